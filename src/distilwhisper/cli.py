@@ -1,0 +1,326 @@
+"""Arguments and wiring, nothing else.
+
+Results go to standard output (``--json`` for programs), the log and progress bars to standard
+error. Exit status 0 means that all of it worked, 1 that some inputs failed (each is named) or that
+the work could not be done, 2 that the command was wrong.
+"""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from json import dumps
+from pathlib import Path
+from typing import Any
+
+from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction
+from tyro.extras import subcommand_cli_from_dict
+
+from distilwhisper import __version__
+from distilwhisper.corpus.batches import UnreadableRecording
+from distilwhisper.corpus.importers import import_folder
+from distilwhisper.corpus.store import TornShard
+from distilwhisper.decoding.search import NonFiniteOutput
+from distilwhisper.decoding.transcriber import DecodingSettings, Hardware, Transcriber
+from distilwhisper.evaluate import EvaluateSettings, evaluate_model, summary_line
+from distilwhisper.filter import FilterSettings, filter_labels
+from distilwhisper.label import LabelSettings, label_manifest
+from distilwhisper.model.hub import import_model
+from distilwhisper.model.layout import BadCheckpoint
+from distilwhisper.pipeline import Recipe, StageName, run_recipe
+from distilwhisper.progress import say
+from distilwhisper.run import StageChanged, read_recipe
+from distilwhisper.speech.audio import CorruptAudio
+from distilwhisper.student import StudentSettings, make_student
+from distilwhisper.text.transcript import TranscriptFormat, render
+from distilwhisper.training.loop import NonFiniteLoss
+from distilwhisper.training.state import CheckpointMismatch
+from distilwhisper.transcribe import (
+    TranscribedFile,
+    output_paths,
+    transcribe_files,
+    write_transcript,
+)
+
+OK, SOME_FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+Overrides = UseAppendAction[tuple[str, ...]]
+
+
+def run(
+    recipe: Positional[Path],
+    /,
+    *,
+    out: Path | None = None,
+    from_stage: StageName | None = None,
+    set: Overrides = (),  # noqa: A002
+    force: bool = False,
+) -> int:
+    """Run a recipe from speech to report, going on where it stopped.
+
+    Args:
+        recipe: a TOML file that describes one run completely.
+        out: folder of the run; runs/NAME when left out.
+        from_stage: do this stage and all behind it again.
+        set: section.key=value, instead of what the recipe says; may be repeated.
+        force: do stages again whose settings or inputs have changed.
+    """
+    settings = read_recipe(recipe, Recipe, set)
+    folder = out or Path("runs") / settings.name
+    finished = run_recipe(settings, folder, command=sys.argv, from_stage=from_stage, force=force)
+    print(folder / "report.html")
+    return _name_each(finished.problems)
+
+
+def train(
+    recipe: Positional[Path],
+    /,
+    *,
+    out: Path,
+    set: Overrides = (),  # noqa: A002
+    force: bool = False,
+) -> int:
+    """Train a run's student: the recipe's train stage alone.
+
+    Args:
+        recipe: a TOML file; its stages before this one are done in the folder.
+        out: folder of the run.
+        set: section.key=value, instead of what the recipe says; may be repeated.
+        force: begin anew where settings or inputs have changed.
+    """
+    settings = read_recipe(recipe, Recipe, set)
+    finished = run_recipe(settings, out, command=sys.argv, stages=("train",), force=force)
+    print(out / "student")
+    return _name_each(finished.problems)
+
+
+def data(source: Positional[Path], /, *, out: Path, language: str | None = None) -> int:
+    """Make a manifest of a folder of audio, with the transcripts that lie beside it.
+
+    Args:
+        source: the folder; transcripts are a table (path and text) or a .txt beside each file.
+        out: the manifest, a .jsonl file.
+        language: of all of the audio.
+    """
+    summary = import_folder(source, out, language=language)
+    print(summary)
+    return _name_each(summary.problems)
+
+
+def import_(
+    source: Positional[str], dest: Positional[Path], /, *, tokenizer: str | None = None
+) -> int:
+    """Convert a model to a Hugging Face folder.
+
+    Args:
+        source: hub id, Hugging Face folder, openai-whisper .pt file, or CTranslate2 folder.
+        dest: the new folder.
+        tokenizer: for a .pt file, which holds none: a model folder or hub id.
+    """
+    print(import_model(source, dest, tokenizer=tokenizer))
+    return OK
+
+
+def label(
+    manifest: Positional[Path],
+    /,
+    *,
+    teacher: str,
+    out: Path,
+    settings: OmitArgPrefixes[LabelSettings] = LabelSettings(),
+    hardware: OmitArgPrefixes[Hardware] = Hardware(),
+    force: bool = False,
+) -> int:
+    """Label a manifest's audio with a teacher.
+
+    Args:
+        manifest: a .jsonl file, or a folder of shards.
+        teacher: model folder or hub id.
+        out: folder of the labels.
+        settings: how to decode.
+        hardware: where to run.
+        force: begin anew where settings or inputs have changed.
+    """
+    summary = label_manifest(manifest, teacher, out, settings, hardware=hardware, force=force)
+    print(f"{summary.n_labels} labels in {out}")
+    return _name_each(summary.failed)
+
+
+def filter_(
+    manifest: Positional[Path],
+    labels: Positional[Path],
+    /,
+    *,
+    out: Path,
+    settings: OmitArgPrefixes[FilterSettings] = FilterSettings(),
+    force: bool = False,
+    json: bool = False,
+) -> int:
+    """Judge every label: keep or drop, with a reason.
+
+    Args:
+        manifest: what was labelled, with references where there are any.
+        labels: folder of the labels.
+        out: folder of the verdicts.
+        settings: the limits.
+        force: begin anew where settings or inputs have changed.
+        json: print the summary for programs.
+    """
+    summary = filter_labels(manifest, labels, out, settings, force=force)
+    print(_json(summary.to_dict()) if json else summary)
+    return OK
+
+
+def student(
+    teacher: Positional[str],
+    dest: Positional[Path],
+    /,
+    *,
+    settings: OmitArgPrefixes[StudentSettings] = StudentSettings(),
+) -> int:
+    """Make a student of a teacher's encoder and some of its decoder layers.
+
+    Args:
+        teacher: model folder or hub id.
+        dest: the new model folder.
+        settings: which layers.
+    """
+    made = make_student(teacher, dest, settings)
+    config = made.model.config
+    print(
+        f"{dest}: {config.decoder_layers} decoder layers, "
+        f"{made.model.n_parameters() / 1e6:.1f} M parameters"
+    )
+    return OK
+
+
+def evaluate(
+    model: Positional[str],
+    manifest: Positional[Path],
+    /,
+    *,
+    out: Path,
+    settings: OmitArgPrefixes[EvaluateSettings] = EvaluateSettings(),
+    hardware: OmitArgPrefixes[Hardware] = Hardware(),
+    force: bool = False,
+    json: bool = False,
+) -> int:
+    """Transcribe a set and count the errors.
+
+    Args:
+        model: folder or hub id.
+        manifest: utterances with references; those over 30 s are cut into chunks.
+        out: folder of the results.
+        settings: how to decode.
+        hardware: where to run.
+        force: begin anew where settings or inputs have changed.
+        json: print the summary for programs.
+    """
+    summary = evaluate_model(model, manifest, out, settings, hardware=hardware, force=force)
+    print(_json(summary.to_dict()) if json else summary_line(model, summary))
+    return _name_each(summary.failed)
+
+
+def transcribe(
+    files: Positional[tuple[str, ...]],
+    /,
+    *,
+    model: str,
+    format: TranscriptFormat = "txt",  # noqa: A002
+    out: Path | None = None,
+    settings: OmitArgPrefixes[DecodingSettings] = DecodingSettings(),
+    hardware: OmitArgPrefixes[Hardware] = Hardware(),
+) -> int:
+    """Transcribe audio and video files of any length.
+
+    Args:
+        files: paths; - reads one file from standard input.
+        model: folder or hub id.
+        format: of the transcripts.
+        out: folder for them, named after the files; standard output when left out.
+        settings: how to decode.
+        hardware: where to run.
+    """
+    if not files:
+        raise ValueError("name at least one file to transcribe, or - for standard input")
+    paths = dict(zip(files, output_paths(files, out, format), strict=True)) if out else {}
+    transcriber = Transcriber.from_model(model, settings, hardware)
+    say(f"transcribe: {model} ({transcriber.describe()})")
+
+    def write(done: TranscribedFile) -> None:
+        if done.transcript is None:
+            return
+        if done.source in paths:
+            write_transcript(done.transcript, paths[done.source], format)
+            print(paths[done.source])
+        else:
+            sys.stdout.write(render(done.transcript, format))
+
+    results = transcribe_files(transcriber, files, on_done=write)
+    return _name_each({done.source: done.error for done in results if done.error})
+
+
+COMMANDS: dict[str, Callable[..., int]] = {
+    "run": run,
+    "data": data,
+    "import": import_,
+    "label": label,
+    "filter": filter_,
+    "student": student,
+    "train": train,
+    "evaluate": evaluate,
+    "transcribe": transcribe,
+}
+
+# What can go wrong without a fault of ours; anything else keeps its traceback.
+EXPECTED = (
+    BadCheckpoint,
+    CheckpointMismatch,
+    CorruptAudio,
+    NonFiniteLoss,
+    NonFiniteOutput,
+    OSError,
+    StageChanged,
+    TornShard,
+    UnreadableRecording,
+)
+
+
+def main() -> None:
+    """Run the command line and exit with its status."""
+    sys.exit(call(sys.argv[1:]))
+
+
+def call(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit status."""
+    if list(arguments) == ["--version"]:
+        print(__version__)
+        return OK
+    try:
+        status: int = subcommand_cli_from_dict(
+            COMMANDS,
+            args=arguments,
+            prog="distilwhisper",
+            description="Make big Whisper speech models small, fast and trustworthy, with proof.",
+        )
+    except SystemExit as stop:
+        return USAGE if stop.code else OK
+    except KeyboardInterrupt:
+        say("distilwhisper: interrupted; run the same command again to go on")
+        return INTERRUPTED
+    except ValueError as error:
+        say(f"distilwhisper: error: {error}")
+        return USAGE
+    except EXPECTED as error:
+        say(f"distilwhisper: error: {error}")
+        return SOME_FAILED
+    return status
+
+
+def _name_each(failed: Mapping[str, str | None]) -> int:
+    """Name every input that failed, and return the exit status."""
+    for name, problem in failed.items():
+        say(f"distilwhisper: failed: {name}: {problem}")
+    return SOME_FAILED if failed else OK
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    return dumps(value, ensure_ascii=False, indent=2)

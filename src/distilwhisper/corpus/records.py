@@ -1,0 +1,449 @@
+"""What a corpus is made of: utterances, and what the stages say about each, joined by id."""
+
+import codecs
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeVar
+
+from distilwhisper.corpus.store import TornShard, read_jsonl, shard_paths, write_jsonl
+from distilwhisper.text.wer import ErrorCounts
+
+_N_FAULTS_SHOWN = 10
+_LARGEST = sys.float_info.max
+_SHARED_STRINGS = ("speaker", "recording", "language", "source")
+
+
+class BadManifest(ValueError):
+    """A manifest breaks its rules; the message names the faulty lines."""
+
+
+class DuplicateId(ValueError):
+    """Two records of one folder speak of the same utterance."""
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """A span of a recording that is one example; the sound itself stays where it is.
+
+    Attributes:
+        id: is of one utterance in the whole manifest.
+        audio: path relative to the manifest, or absolute; ``shard.tar#member`` for a member.
+        start_s: where the span begins in the recording.
+        duration_s: length of the span; None reaches to the end of the recording.
+        text: the human transcript, the reference; None where there is none, "" where a human
+            heard no words.
+        speaker: who speaks.
+        recording: what utterances of the same recording have in common.
+        language: code or English name.
+        source: where it comes from.
+    """
+
+    id: str
+    audio: str
+    start_s: float = 0.0
+    duration_s: float | None = None
+    text: str | None = None
+    speaker: str | None = None
+    recording: str | None = None
+    language: str | None = None
+    source: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Utterances in the order of their file.
+
+    Attributes:
+        path: the file, or the folder of shards.
+        root: absolute folder that audio paths are relative to.
+        utterances: their ids differ.
+    """
+
+    path: Path
+    root: Path
+    utterances: tuple[Utterance, ...]
+
+    def audio_source(self, utterance: Utterance) -> str:
+        """Return an utterance's audio as an absolute path, ``#member`` of a shard included."""
+        return os.path.join(self.root, utterance.audio)  # noqa: PTH118  a Path would edit members
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What a teacher heard in one utterance.
+
+    Attributes:
+        id: of the utterance.
+        token_ids: from start of transcript to end of text, as decoded; none after an error.
+        text: the same without special tokens: the pseudo-label.
+        language: code, given or heard.
+        avg_logprob: mean log-probability of the tokens, in nats; None if it is no number.
+        no_speech_prob: probability that nobody speaks; None if it is no number.
+        compression_ratio: of the text; None if there is none.
+        error: why there is no label; None if there is one.
+        finished: the teacher ended by itself; False where the token limit cut it off.
+    """
+
+    id: str
+    token_ids: tuple[int, ...]
+    text: str
+    language: str | None
+    avg_logprob: float | None
+    no_speech_prob: float | None
+    compression_ratio: float | None
+    error: str | None
+    finished: bool = True
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as JSON can hold it: a number that is not finite becomes None."""
+        return {
+            "id": self.id,
+            "token_ids": list(self.token_ids),
+            "text": self.text,
+            "language": self.language,
+            "avg_logprob": _finite_or_none(self.avg_logprob),
+            "no_speech_prob": _finite_or_none(self.no_speech_prob),
+            "compression_ratio": _finite_or_none(self.compression_ratio),
+            "error": self.error,
+            "finished": self.finished,
+        }
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> "Label":
+        """Return the record that :meth:`to_dict` wrote; unknown keys are ignored.
+
+        Raises:
+            ValueError: a key is missing or its value is of a wrong type.
+        """
+        token_ids = _typed(row, "token_ids", list)
+        if not all(type(token_id) is int for token_id in token_ids):
+            raise ValueError("token_ids must be whole numbers")
+        return cls(
+            id=_typed(row, "id", str),
+            token_ids=tuple(token_ids),
+            text=_typed(row, "text", str),
+            language=_typed(row, "language", str, None),
+            avg_logprob=_typed(row, "avg_logprob", float, int, None),
+            no_speech_prob=_typed(row, "no_speech_prob", float, int, None),
+            compression_ratio=_typed(row, "compression_ratio", float, int, None),
+            error=_typed(row, "error", str, None),
+            finished=_typed({"finished": True, **row}, "finished", bool),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether an utterance's pseudo-label is kept.
+
+    Attributes:
+        id: of the utterance.
+        keep: whether a student may learn from it.
+        reason: why, or why not; the words are those of ``filter.py``.
+        wer: errors over the reference's words, or characters, a fraction; None without them.
+        errors: of the pseudo-label against the reference; None without one.
+        unit: what ``errors`` counts.
+    """
+
+    id: str
+    keep: bool
+    reason: str
+    wer: float | None = None
+    errors: ErrorCounts | None = None
+    unit: Literal["word", "character"] = "word"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as JSON can hold it."""
+        return {
+            "id": self.id,
+            "keep": self.keep,
+            "reason": self.reason,
+            "wer": self.wer,
+            "errors": None if self.errors is None else asdict(self.errors),
+            "unit": self.unit,
+        }
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> "Verdict":
+        """Return the record that :meth:`to_dict` wrote; unknown keys are ignored.
+
+        Raises:
+            ValueError: a key is missing or its value is of a wrong type.
+        """
+        errors = _typed(row, "errors", dict, None)
+        if row.get("unit") not in ("word", "character"):
+            raise ValueError(f"unit must be word or character, found {row.get('unit')!r}")
+        return cls(
+            id=_typed(row, "id", str),
+            keep=_typed(row, "keep", bool),
+            reason=_typed(row, "reason", str),
+            wer=_typed(row, "wer", float, int, None),
+            errors=None if errors is None else _counts(errors),
+            unit=row["unit"],
+        )
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read and check a manifest.
+
+    Only ``id`` and ``audio`` are compulsory in a line; keys that we do not know are ignored, and
+    so are blank lines.
+
+    Args:
+        path: a .jsonl file, or a folder of shards ``*-00000.jsonl``.
+
+    Raises:
+        BadManifest: with the first faulty lines and the number of all.
+        OSError: the file cannot be read.
+    """
+    files = shard_paths(path) if path.is_dir() else [path]
+    reader = _ManifestReader()
+    for file in files:
+        reader.read(file)
+    if reader.n_faults:
+        raise BadManifest(_too_faulty(path, reader.faults, reader.n_faults))
+    if not reader.utterances:
+        looked = "" if files else " (a folder's shards are files called NAME-00000.jsonl)"
+        raise BadManifest(f"{path} must hold at least one utterance, found none{looked}")
+    root = path if path.is_dir() else path.parent
+    return Manifest(path, root.absolute(), tuple(reader.utterances))
+
+
+def write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
+    """Write utterances as a manifest file, which appears whole.
+
+    Args:
+        path: a .jsonl file; the audio paths are relative to its folder.
+        utterances: their ids differ.
+
+    Raises:
+        BadManifest: :func:`read_manifest` would refuse it.
+        StoreError: the disk is full, or the path cannot be written.
+    """
+    utterances = tuple(utterances)
+    faults: list[str] = []
+    seen: set[str] = set()
+    for utterance in utterances:
+        found = _faults(_row(utterance))
+        if utterance.id in seen:
+            found.append("the id must differ from all others")
+        seen.add(utterance.id)
+        if found:
+            faults.append(f"utterance {_shown(utterance.id)}: {'; '.join(found)}")
+    if faults:
+        raise BadManifest(_too_faulty(path, faults[:_N_FAULTS_SHOWN], len(faults)))
+    write_jsonl(path, map(_row, utterances))
+
+
+def audio_from(folder: Path, audio: str | Path) -> str:
+    """Return an absolute audio path as one that is relative to a manifest's folder.
+
+    Args:
+        folder: of the manifest; it need not be there yet.
+        audio: a path or ``shard.tar#member``, such as :meth:`Manifest.audio_source` gives.
+    """
+    path, sign, member = str(audio).partition("#")
+    place, name = os.path.split(path)
+    # Symbolic links count: ".." leads out of the folder that a link points to.
+    start = os.path.relpath(os.path.realpath(place), folder.resolve())
+    return (name if start == "." else f"{start}/{name}") + sign + member
+
+
+def read_labels(folder: Path) -> dict[str, Label]:
+    """Return all labels of a folder by id, in the order of its shards.
+
+    Raises:
+        DuplicateId: two labels have one id.
+        TornShard: a line is no label.
+        FileNotFoundError: there is no shard.
+    """
+    return {label.id: label for labels in label_shards(folder) for label in labels}
+
+
+def read_verdicts(folder: Path) -> dict[str, Verdict]:
+    """Return all verdicts of a folder by id, in the order of its shards.
+
+    Raises:
+        DuplicateId: two verdicts have one id.
+        TornShard: a line is no verdict.
+        FileNotFoundError: there is no shard.
+    """
+    shards = _record_shards(folder, Verdict.from_dict)
+    return {verdict.id: verdict for verdicts in shards for verdict in verdicts}
+
+
+def label_shards(folder: Path) -> Iterator[list[Label]]:
+    """Yield the labels of a folder's shards one by one, so that not all labels need be in memory.
+
+    Raises:
+        DuplicateId, TornShard, FileNotFoundError: as :func:`read_labels`.
+    """
+    return _record_shards(folder, Label.from_dict)
+
+
+class _ManifestReader:
+    """Reads files one after the other; ids differ over all of them."""
+
+    def __init__(self) -> None:
+        self.utterances: list[Utterance] = []
+        self.faults: list[str] = []  # the first few
+        self.n_faults = 0
+        self._where: dict[str, tuple[Path, int]] = {}
+
+    def read(self, path: Path) -> None:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if number == 1:
+                    line = line.removeprefix(codecs.BOM_UTF8)
+                if line.isspace() or not line:
+                    continue
+                faults = self._read_line(path, number, line)
+                if faults:
+                    self.n_faults += 1
+                if faults and len(self.faults) < _N_FAULTS_SHOWN:
+                    self.faults.append(f"{path.name}:{number}: {'; '.join(faults)}")
+
+    def _read_line(self, path: Path, number: int, line: bytes) -> list[str]:
+        try:
+            text = line.decode("utf-8")
+            row = json.loads(text)
+            if "\\u" in text:  # the only way to write half of a character, which nothing can hold
+                json.dumps(row, ensure_ascii=False).encode("utf-8")
+        except ValueError as error:
+            cut = "" if line.endswith(b"\n") else "it has no line end and looks cut off: "
+            return [f"must be one JSON object in UTF-8, {cut}{error}"]
+        if not isinstance(row, dict):
+            return [f"must be one JSON object, found {_shown(row)}"]
+        faults = _faults(row)
+        if faults:
+            return faults
+        first, first_number = self._where.setdefault(row["id"], (path, number))
+        if first_number != number or first != path:
+            return [f"id {_shown(row['id'])} must be new, is that of {first.name}:{first_number}"]
+        self.utterances.append(_utterance(row))
+        return []
+
+
+def _faults(row: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with a row; plain loops, as there may be millions of rows."""
+    faults = []
+    for name in ("id", "audio"):
+        value = row.get(name)
+        if not (value and isinstance(value, str)):
+            faults.append(f"{name} must be a string that is not empty, found {_shown(value)}")
+    for name in ("text", *_SHARED_STRINGS):
+        value = row.get(name)
+        if value is not None and not isinstance(value, str):
+            faults.append(f"{name} must be a string or null, found {_shown(value)}")
+    start_s = row.get("start_s")
+    if start_s is not None and not (_is_number(start_s) and 0 <= start_s <= _LARGEST):
+        faults.append(f"start_s must be a finite number from 0 on, found {_shown(start_s)}")
+    duration_s = row.get("duration_s")
+    if duration_s is not None and not (_is_number(duration_s) and 0 < duration_s <= _LARGEST):
+        faults.append(
+            f"duration_s must be a finite number above 0, or null, found {_shown(duration_s)}"
+        )
+    return faults
+
+
+def _row(utterance: Utterance) -> dict[str, Any]:
+    return {name: getattr(utterance, name) for name in Utterance.__slots__}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (float, int)) and not isinstance(value, bool)
+
+
+def _utterance(row: Mapping[str, Any]) -> Utterance:
+    duration_s = row.get("duration_s")
+    # One object for equal strings: these repeat from line to line.
+    speaker, recording, language, source = (
+        value if value is None else sys.intern(value) for value in map(row.get, _SHARED_STRINGS)
+    )
+    return Utterance(
+        id=row["id"],
+        audio=row["audio"],
+        start_s=float(row.get("start_s") or 0.0),
+        duration_s=None if duration_s is None else float(duration_s),
+        text=row.get("text"),
+        speaker=speaker,
+        recording=recording,
+        language=language,
+        source=source,
+    )
+
+
+def _too_faulty(path: Path, faults: list[str], n_faults: int) -> str:
+    more = [f"... and {n_faults - len(faults)} more"] if n_faults > len(faults) else []
+    return "\n  ".join(
+        [f"{path} is no manifest that can be used, {n_faults} faulty:", *faults, *more]
+    )
+
+
+class _HasId(Protocol):
+    @property
+    def id(self) -> str: ...
+
+
+_Record = TypeVar("_Record", bound=_HasId)
+
+
+def _record_shards(
+    folder: Path, from_dict: Callable[[Mapping[str, Any]], _Record]
+) -> Iterator[list[_Record]]:
+    paths = shard_paths(folder)
+    if not paths:
+        raise FileNotFoundError(
+            f"{folder} must hold shards called shard-00000.jsonl, found none: run the stage that "
+            "writes them first"
+        )
+    where: dict[str, tuple[Path, int]] = {}
+    for path in paths:
+        records: list[_Record] = []
+        for number, row in enumerate(read_jsonl(path), start=1):
+            try:
+                record = from_dict(row)
+            except ValueError as error:
+                raise TornShard(
+                    f"{path}:{number} is not a record of this folder: {error}"
+                ) from error
+            first, first_number = where.setdefault(record.id, (path, number))
+            if first != path or first_number != number:
+                raise DuplicateId(
+                    f"{path}:{number} must speak of another utterance than every other line, found "
+                    f"{record.id!r}, as in {first}:{first_number}: delete one of the two files and "
+                    "run its stage again"
+                )
+            records.append(record)
+        yield records
+
+
+def _typed(row: Mapping[str, Any], name: str, *kinds: type | None) -> Any:
+    value = row.get(name, row)
+    if value is row:
+        raise ValueError(f"{name} is missing")
+    if (None if value is None else type(value)) not in kinds:
+        raise ValueError(f"{name} must not be {_shown(value)}")
+    return value
+
+
+def _counts(errors: Mapping[str, Any]) -> ErrorCounts:
+    return ErrorCounts(
+        substitutions=_typed(errors, "substitutions", int),
+        deletions=_typed(errors, "deletions", int),
+        insertions=_typed(errors, "insertions", int),
+        words=_typed(errors, "words", int),
+    )
+
+
+def _finite_or_none(number: float | None) -> float | None:
+    return number if number is not None and math.isfinite(number) else None
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,186 @@
+"""Files that are there whole or not at all, and the JSONL shards made of them."""
+
+import errno
+import fcntl
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+_SHARD_NAME = re.compile(r"(.*)-(\d{5,})\.jsonl")
+
+
+class StoreError(OSError):
+    """A file could not be written; what was there before it is as it was."""
+
+
+class TornShard(ValueError):
+    """A line of one of our files is not a JSON object of the kind that the file holds."""
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Write a file that appears whole, by rename, in the place of what was there.
+
+    The file and its folder are flushed to the disk before this returns. A process that is killed
+    leaves at most a hidden temporary, which the next write of the same name takes over.
+
+    Args:
+        path: missing folders on the way to it are made.
+        data: text is written as UTF-8.
+
+    Raises:
+        StoreError: the disk is full, or the path cannot be written.
+    """
+    with _replacing(path) as file:
+        file.write(data.encode("utf-8") if isinstance(data, str) else data)
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows as JSON, one a line, in a file that appears whole.
+
+    Args:
+        path: as for :func:`write_atomic`.
+        rows: may be an iterator, so that not all of them need be in memory.
+
+    Raises:
+        StoreError: as for :func:`write_atomic`.
+        ValueError: a row holds what JSON or UTF-8 has no form for, such as nan.
+    """
+    with _replacing(path) as file:
+        for row in rows:
+            line = json.dumps(row, ensure_ascii=False, allow_nan=False)
+            file.write(line.encode("utf-8") + b"\n")
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a file that :func:`write_jsonl` wrote.
+
+    Raises:
+        TornShard: a line is not a JSON object, or the last one has no end; with its number.
+    """
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                row = json.loads(line.decode("utf-8")) if line.endswith(b"\n") else None
+            except ValueError:
+                row = None
+            if not isinstance(row, dict):
+                raise TornShard(
+                    f"{path}:{number} must be a JSON object and a line end, found {line[:60]!r}: "
+                    "delete the file and run its stage again, which makes only what is missing"
+                )
+            yield row
+
+
+def shard_path(folder: Path, index: int) -> Path:
+    """Return the path of one shard of a folder, numbered from 0."""
+    return folder / f"shard-{index:05d}.jsonl"
+
+
+def shard_paths(folder: Path) -> list[Path]:
+    """Return a folder's shards, files called ``*-00000.jsonl``, by name and then number."""
+    names = {path: _SHARD_NAME.fullmatch(path.name) for path in folder.iterdir()}
+    numbered = [(name[1], int(name[2]), path) for path, name in names.items() if name]
+    return [path for _, _, path in sorted(numbered)]
+
+
+def read_shards(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of all shards of a folder, in order.
+
+    Raises:
+        TornShard: as for :func:`read_jsonl`.
+    """
+    for path in shard_paths(folder):
+        yield from read_jsonl(path)
+
+
+def replace_folder(temporary: Path, final: Path) -> None:
+    """Give a finished folder its name; a folder that has this name is replaced.
+
+    Everything in it is flushed to the disk first. Replacing takes two renames: a process that is
+    killed between them leaves the old folder beside the new one, hidden, until the next time.
+
+    Args:
+        temporary: on the same disk as ``final``. It is gone when this returns, or raises.
+        final: the name.
+
+    Raises:
+        StoreError: the disk is full or the name cannot be written; what had the name is kept.
+    """
+    replaced = final.with_name(f".{final.name}.replaced")
+    try:
+        for path in [*temporary.rglob("*"), temporary]:
+            if not path.is_symlink():
+                _sync(path)
+        shutil.rmtree(replaced, ignore_errors=True)
+        if final.exists():
+            final.rename(replaced)
+        try:
+            temporary.rename(final)
+        except OSError:
+            if replaced.exists():
+                replaced.rename(final)
+            raise
+        _sync(final.parent)
+        shutil.rmtree(replaced, ignore_errors=True)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise _store_error(final, error) from error
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary that takes the path's place if all goes well, and else is removed."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _open_alone(temporary) as file:
+            try:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+                temporary.replace(path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+        _sync(path.parent)
+    except OSError as error:
+        raise _store_error(path, error) from error
+
+
+def _open_alone(path: Path) -> BinaryIO:
+    """Open an empty file that no other writer of the same name has.
+
+    Its name is fixed, so that what a killed writer left is written over; the lock makes two
+    living writers take turns. A file that its writer has renamed meanwhile is not ours to touch.
+    """
+    while True:
+        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            file.truncate()
+            return file
+        file.close()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems cannot flush a folder, and say so like this.
+        if error.errno != errno.EINVAL:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _store_error(path: Path, error: OSError) -> StoreError:
+    return StoreError(
+        f"{path} could not be written: {error.strerror or error}. Files finished before are kept; "
+        "free space, or make the place writable, and run the same command again"
+    )

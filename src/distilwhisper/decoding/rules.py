@@ -1,0 +1,128 @@
+"""What a decoder may say next: suppressed tokens and the grammar of timestamps.
+
+The rules work on a batch whose rows stand at different places, and hold no Python state per row:
+what a row may say follows from four numbers, so a row can be dropped, moved or rolled back.
+
+Source: ``openai/whisper: whisper/decoding.py``, SuppressBlank, SuppressTokens and
+ApplyTimestampRules; the outcome equals theirs and transformers'.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TimestampRules:
+    """Ids that the grammar of timestamps speaks of."""
+
+    begin: int  # <|0.00|>; each id above is 20 ms later
+    no_timestamps: int
+    eot: int  # every id below is text
+    max_initial_index: int = 50  # the first timestamp is 1.0 s at most
+
+
+@dataclass(frozen=True)
+class RuleState:
+    """What the rules need to know of each row's tokens so far."""
+
+    n_generated: Int[Tensor, " batch"]
+    last_was_timestamp: Bool[Tensor, " batch"]
+    before_was_timestamp: Bool[Tensor, " batch"]  # the last but one; true while there is none
+    last_timestamp: Int[Tensor, " batch"]  # its id; one below the first while there is none
+
+    def select(self, rows: Int[Tensor, " kept"]) -> "RuleState":
+        """Return the state of some rows, in the order asked for."""
+        return RuleState(
+            self.n_generated[rows],
+            self.last_was_timestamp[rows],
+            self.before_was_timestamp[rows],
+            self.last_timestamp[rows],
+        )
+
+
+class DecodingRules:
+    """Suppress lists, and the timestamp grammar when timestamps are wanted.
+
+    Args:
+        suppress: ids that are never said.
+        begin_suppress: ids that are not said first: a blank, and the end.
+        timestamps: the grammar, or None to decode without timestamps.
+        device: where the logits are.
+    """
+
+    def __init__(
+        self,
+        *,
+        suppress: Sequence[int],
+        begin_suppress: Sequence[int],
+        timestamps: TimestampRules | None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        always = sorted({*suppress, *([timestamps.no_timestamps] if timestamps else [])})
+        self.suppress = torch.tensor(always, dtype=torch.long, device=device)
+        self.begin_suppress = torch.tensor(begin_suppress, dtype=torch.long, device=device)
+        self.timestamps = timestamps
+
+    def start(self, batch: int) -> RuleState:
+        """Return the state of rows that have said nothing yet."""
+        device = self.suppress.device
+        none_yet = self.timestamps.begin - 1 if self.timestamps else 0
+        return RuleState(
+            n_generated=torch.zeros(batch, dtype=torch.long, device=device),
+            last_was_timestamp=torch.zeros(batch, dtype=torch.bool, device=device),
+            before_was_timestamp=torch.ones(batch, dtype=torch.bool, device=device),
+            last_timestamp=torch.full((batch,), none_yet, dtype=torch.long, device=device),
+        )
+
+    def advance(self, state: RuleState, token_ids: Int[Tensor, " batch"]) -> RuleState:
+        """Return the state after each row has said one more token."""
+        n_generated = state.n_generated + 1
+        if self.timestamps is None:
+            return replace(state, n_generated=n_generated)
+        is_timestamp = token_ids >= self.timestamps.begin
+        return RuleState(
+            n_generated=n_generated,
+            last_was_timestamp=is_timestamp,
+            before_was_timestamp=state.last_was_timestamp | (state.n_generated == 0),
+            last_timestamp=torch.where(is_timestamp, token_ids, state.last_timestamp),
+        )
+
+    def __call__(
+        self, logits: Float[Tensor, "batch vocab"], state: RuleState
+    ) -> Float[Tensor, "batch vocab"]:
+        """Return the logits with minus infinity wherever a row may not go."""
+        logits = logits.index_fill(1, self.suppress, -torch.inf)
+        first = (state.n_generated == 0)[:, None]
+        if self.begin_suppress.numel():
+            blocked = logits.index_fill(1, self.begin_suppress, -torch.inf)
+            logits = torch.where(first, blocked, logits)
+        if self.timestamps is not None:
+            logits = self._apply_timestamps(logits, state, first, self.timestamps)
+        return logits
+
+    def _apply_timestamps(
+        self,
+        logits: Tensor,
+        state: RuleState,
+        first: Bool[Tensor, "batch 1"],
+        rules: TimestampRules,
+    ) -> Tensor:
+        ids = torch.arange(logits.shape[1], device=logits.device)[None]
+        is_timestamp = ids >= rules.begin
+        opens_text = state.last_was_timestamp & state.before_was_timestamp
+        ends_segment = state.last_was_timestamp & ~state.before_was_timestamp
+        # A segment's end may be said again as the next one's start; otherwise time moves on.
+        earliest = state.last_timestamp + (~ends_segment).long()
+        blocked = opens_text[:, None] & is_timestamp
+        blocked |= ends_segment[:, None] & (ids < rules.eot)
+        blocked |= is_timestamp & (ids < earliest[:, None])
+        blocked |= first & (~is_timestamp | (ids > rules.begin + rules.max_initial_index))
+        logits = logits.masked_fill(blocked, -torch.inf)
+        # Timestamps together may be likelier than any one text token: then one of them it is.
+        mass = logits[:, rules.begin :].float().logsumexp(dim=1)
+        best_text = logits[:, : rules.begin].float().amax(dim=1)
+        return logits.masked_fill((mass > best_text)[:, None] & ~is_timestamp, -torch.inf)

@@ -1,0 +1,107 @@
+"""Token ids of one window to timed segments and words."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from distilwhisper.text.tokens import Tokenizer
+
+
+@dataclass(frozen=True)
+class TimedSegment:
+    """A run of text tokens between two timestamps."""
+
+    start_s: float  # on the recording's clock
+    end_s: float
+    token_ids: tuple[int, ...]  # text only
+
+
+@dataclass(frozen=True)
+class TimedWord:
+    """A word with the space before it, and when it was said."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    start_s: float
+    end_s: float
+    segment: int  # which segment of its window it stood in
+
+
+def split_segments(
+    token_ids: Sequence[int], tokenizer: Tokenizer, *, start_s: float, end_s: float
+) -> list[TimedSegment]:
+    """Cut a window's tokens at its timestamps.
+
+    Text before the first timestamp begins with the window, and text behind the last one ends
+    with it. Timestamps beyond the window's end are moved back to it: what was padded on was
+    never said.
+
+    Args:
+        token_ids: text and timestamps, as decoded.
+        tokenizer: the model's.
+        start_s: where the window begins in the recording.
+        end_s: where its sound ends.
+    """
+    segments: list[TimedSegment] = []
+    opened_s = start_s
+    text: list[int] = []
+    for token_id in token_ids:
+        if not tokenizer.is_timestamp(token_id):
+            text.append(token_id)
+            continue
+        time_s = min(start_s + tokenizer.timestamp_s(token_id), end_s)
+        if text:
+            segments.append(TimedSegment(opened_s, max(time_s, opened_s), tuple(text)))
+            text = []
+        opened_s = time_s
+    if text:
+        segments.append(TimedSegment(opened_s, end_s, tuple(text)))
+    return segments
+
+
+def split_words(
+    segments: Sequence[TimedSegment], tokenizer: Tokenizer, *, spaced: bool
+) -> list[TimedWord]:
+    """Cut segments into words, sharing each segment's time out by length of text.
+
+    The times are estimates, good to a second or so: enough to line up two windows that heard
+    the same words.
+
+    Args:
+        segments: of one window.
+        tokenizer: the model's.
+        spaced: a word begins where a token's text begins with a space; otherwise, for scripts
+            without spaces, every token that is whole characters is a word.
+    """
+    words: list[TimedWord] = []
+    for number, segment in enumerate(segments):
+        pieces = _word_pieces(segment.token_ids, tokenizer, spaced)
+        lengths = [max(len(text), 1) for text, _ in pieces]
+        rate = (segment.end_s - segment.start_s) / sum(lengths)
+        at_s = segment.start_s
+        for (text, ids), length in zip(pieces, lengths, strict=True):
+            words.append(TimedWord(text, tuple(ids), at_s, at_s + rate * length, number))
+            at_s += rate * length
+    return words
+
+
+def _word_pieces(
+    token_ids: Sequence[int], tokenizer: Tokenizer, spaced: bool
+) -> list[tuple[str, list[int]]]:
+    """Group tokens into words: (text, its tokens)."""
+    pieces: list[tuple[str, list[int]]] = []
+    pending: list[int] = []
+    for token_id in token_ids:
+        pending.append(token_id)
+        text = tokenizer.decode(pending)
+        if "\ufffd" in text:  # part of a character: its other bytes follow
+            continue
+        is_word = text.startswith(" ") if spaced else any(c.isalnum() for c in text)
+        if pieces and not is_word:
+            before, ids = pieces[-1]
+            pieces[-1] = (before + text, ids + pending)
+        else:
+            pieces.append((text, pending))
+        pending = []
+    if pending:
+        pieces.append((tokenizer.decode(pending), pending))
+    return pieces

@@ -1,0 +1,258 @@
+"""Stage 5: how well a model hears, utterance by utterance, and how fast.
+
+    OUT/shard-00000.jsonl  one hypothesis per utterance, in the manifest's order
+    OUT/timing.json        seconds of audio and of computing, per shard
+    OUT/scores.jsonl       errors per utterance
+    OUT/summary.json       their sums
+
+Decoding writes the first two and can be interrupted; scoring is a second pass over them, so a new
+metric needs no new decoding. No utterance is ever left out: one that cannot be read counts as one
+of which nothing was heard, and is named.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from distilwhisper.corpus.batches import load_utterances
+from distilwhisper.corpus.records import Manifest, Utterance, read_manifest
+from distilwhisper.corpus.store import read_jsonl, shard_path, write_atomic, write_jsonl
+from distilwhisper.decoding.transcriber import DecodingSettings, Hardware, Transcriber
+from distilwhisper.model.hub import resolve_model
+from distilwhisper.progress import progress_bar, say
+from distilwhisper.run import fingerprint, lock_folder, open_stage
+from distilwhisper.speech.audio import (
+    SAMPLE_RATE_HZ,
+    WINDOW_SAMPLES,
+    Samples,
+    samples_to_seconds,
+)
+from distilwhisper.text.normalize import normalizer_for, uses_spaces
+from distilwhisper.text.wer import ErrorCounts, character_errors, repeated_ngrams, word_errors
+
+
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """How a model is judged."""
+
+    decoding: DecodingSettings = field(default_factory=DecodingSettings)
+    """How audio becomes text."""
+    shard_size: int = 64
+    """Utterances per shard: what a killed run loses at most."""
+
+    def __post_init__(self) -> None:
+        if self.shard_size < 1:
+            raise ValueError(f"shard_size must be at least 1, found {self.shard_size}")
+
+
+@dataclass(frozen=True)
+class EvaluationSummary:
+    """Sums over a whole set; rates are fractions."""
+
+    n_utterances: int
+    n_without_reference: int  # transcribed, not scored
+    failed: dict[str, str]  # utterance id to what went wrong; scored as if nothing was heard
+    audio_s: float
+    compute_s: float  # mel, encoder and decoder; reading the files is left out
+    n_parameters: int
+    unit: str  # "word"; "character" where any language of the set is written without spaces
+    errors: ErrorCounts
+    repeated_5_grams: int  # over all hypotheses joined
+
+    @property
+    def rtfx(self) -> float:
+        """Seconds of audio per second of computing."""
+        return self.audio_s / self.compute_s if self.compute_s else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what summary.json holds: the sums, and the rates made of them."""
+        counts = self.errors
+        rates = {"wer": counts.wer, "ser": counts.ser, "der": counts.der, "ier": counts.ier}
+        defined = {k: v if counts.words else None for k, v in rates.items()}
+        return {**asdict(self), **defined, "rtfx": round(self.rtfx, 2)}
+
+
+def evaluate_model(
+    model: str,
+    manifest_path: Path,
+    out: Path,
+    settings: EvaluateSettings,
+    *,
+    hardware: Hardware | None = None,
+    force: bool = False,
+) -> EvaluationSummary:
+    """Transcribe a set and score it, going on where a run before stopped.
+
+    Args:
+        model: folder or hub id.
+        manifest_path: utterances with references; longer ones than 30 s are cut into chunks.
+        out: folder of the results.
+        settings: how to decode.
+        hardware: device and dtype.
+        force: begin anew where settings or inputs have changed.
+    """
+    hardware = hardware or Hardware()
+    manifest = read_manifest(manifest_path)
+    folder = resolve_model(model)
+    open_stage(
+        out,
+        settings={**asdict(settings), **asdict(hardware)},
+        inputs={"manifest": fingerprint(manifest_path), "model": fingerprint(folder)},
+        force=force,
+    )
+    with lock_folder(out):
+        transcriber = Transcriber.from_model(str(folder), settings.decoding, hardware)
+        n_shards = _decode_missing(transcriber, manifest, out, settings.shard_size)
+        return score(
+            manifest,
+            [row for i in range(n_shards) for row in read_jsonl(shard_path(out, i))],
+            out,
+            n_parameters=transcriber.checkpoint.model.n_parameters(),
+        )
+
+
+def score(
+    manifest: Manifest, rows: Sequence[dict[str, Any]], out: Path, *, n_parameters: int
+) -> EvaluationSummary:
+    """Count the errors of stored hypotheses and write scores.jsonl and summary.json.
+
+    Args:
+        manifest: with the references.
+        rows: one hypothesis per utterance.
+        out: where timing.json lies and the results go.
+        n_parameters: of the model, for the record.
+    """
+    by_id = {utterance.id: utterance for utterance in manifest.utterances}
+    spaced = all(uses_spaces(_language(by_id[row["id"]], row)) for row in rows)
+    scored = [
+        _score_row(by_id[row["id"]], row, spaced=spaced)
+        for row in rows
+        if by_id[row["id"]].text is not None
+    ]
+    total = ErrorCounts(0, 0, 0, 0)
+    for row in scored:
+        total += ErrorCounts(**row["errors"])
+    timing = _read_timing(out)
+    summary = EvaluationSummary(
+        n_utterances=len(rows),
+        n_without_reference=len(rows) - len(scored),
+        failed={row["id"]: row["error"] for row in rows if row["error"]},
+        audio_s=round(sum(t["audio_s"] for t in timing.values()), 3),
+        compute_s=round(sum(t["compute_s"] for t in timing.values()), 3),
+        n_parameters=n_parameters,
+        unit="word" if spaced else "character",
+        errors=total,
+        repeated_5_grams=repeated_ngrams(row["hypothesis"] for row in scored),
+    )
+    write_jsonl(out / "scores.jsonl", scored)
+    write_atomic(out / "summary.json", json.dumps(summary.to_dict(), indent=2) + "\n")
+    return summary
+
+
+def _language(utterance: Utterance, row: dict[str, Any]) -> str:
+    """Return the reference's language where it is known, else the one that was heard."""
+    return utterance.language or row["language"] or "en"
+
+
+def _score_row(utterance: Utterance, row: dict[str, Any], *, spaced: bool) -> dict[str, Any]:
+    """Normalise both sides alike and count words, or characters."""
+    normalize = normalizer_for(_language(utterance, row))
+    reference, hypothesis = normalize(utterance.text or ""), normalize(row["text"])
+    count = word_errors if spaced else character_errors
+    return {
+        "id": utterance.id,
+        "reference": reference,
+        "hypothesis": hypothesis,
+        "errors": asdict(count(reference, hypothesis)),
+    }
+
+
+def _decode_missing(
+    transcriber: Transcriber, manifest: Manifest, out: Path, shard_size: int
+) -> int:
+    """Write the shards of hypotheses that are not there; return how many there are in all."""
+    utterances = manifest.utterances
+    shards = [utterances[at : at + shard_size] for at in range(0, len(utterances), shard_size)]
+    missing = [i for i in range(len(shards)) if not shard_path(out, i).exists()]
+    if not missing:
+        return len(shards)
+    n_left = sum(len(shards[i]) for i in missing)
+    say(f"evaluate: {n_left} of {len(utterances)} utterances ({transcriber.describe()})")
+    _warm_up(transcriber)
+    timing = _read_timing(out)
+    with progress_bar("evaluate", n_left, "utterances") as advance:
+        for i in missing:
+            rows, timing[str(i)] = _decode_shard(transcriber, manifest, shards[i])
+            write_atomic(out / "timing.json", json.dumps(timing, indent=2) + "\n")
+            write_jsonl(shard_path(out, i), rows)
+            advance(len(rows))
+    return len(shards)
+
+
+def _decode_shard(
+    transcriber: Transcriber, manifest: Manifest, utterances: Sequence[Utterance]
+) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    by_length = sorted(utterances, key=lambda u: (u.duration_s or 0.0, u.id))
+    loaded = list(load_utterances(manifest, by_length))
+    rows = {
+        utterance.id: _row(utterance, "", utterance.language, error=str(problem))
+        for utterance, problem in loaded
+        if isinstance(problem, Exception)
+    }
+    heard = [(u, samples) for u, samples in loaded if not isinstance(samples, Exception)]
+    short = [(u, samples) for u, samples in heard if len(samples) <= WINDOW_SAMPLES]
+    long = [(u, samples) for u, samples in heard if len(samples) > WINDOW_SAMPLES]
+    began = _now(transcriber)
+    windows = transcriber.decode(
+        [samples for _, samples in short], languages=[u.language for u, _ in short]
+    )
+    for (utterance, _), window in zip(short, windows, strict=True):
+        rows[utterance.id] = _row(utterance, window.text, window.language)
+    for utterance, samples in long:
+        transcript = transcriber.transcribe(samples, language=utterance.language)
+        rows[utterance.id] = _row(utterance, transcript.text, transcript.language)
+    compute_s = _now(transcriber) - began
+    audio_s = sum(samples_to_seconds(len(samples)) for _, samples in heard)
+    return [rows[u.id] for u in utterances], {"audio_s": audio_s, "compute_s": compute_s}
+
+
+def _row(
+    utterance: Utterance, text: str, language: str | None, *, error: str | None = None
+) -> dict[str, Any]:
+    return {"id": utterance.id, "text": text, "language": language, "error": error}
+
+
+def _warm_up(transcriber: Transcriber) -> None:
+    silence: Samples = np.zeros(SAMPLE_RATE_HZ, dtype=np.float32)
+    transcriber.decode([silence])
+
+
+def _now(transcriber: Transcriber) -> float:
+    """Return the clock once the device has finished all that it was asked."""
+    if transcriber.checkpoint.model.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def _read_timing(out: Path) -> dict[str, dict[str, float]]:
+    path = out / "timing.json"
+    timing: dict[str, dict[str, float]] = json.loads(path.read_text()) if path.exists() else {}
+    return timing
+
+
+def summary_line(name: str, summary: EvaluationSummary) -> str:
+    """Return a result in one line, for people."""
+    counts = summary.errors
+    rate = f"{100 * counts.wer:.1f} %" if counts.words else "no references"
+    return (
+        f"{name}: {'WER' if summary.unit == 'word' else 'CER'} {rate} "
+        f"({counts.substitutions} S, {counts.deletions} D, {counts.insertions} I of "
+        f"{counts.words}), {summary.n_utterances} utterances, RTFx {summary.rtfx:.1f}, "
+        f"{summary.n_parameters / 1e6:.1f} M parameters"
+    )

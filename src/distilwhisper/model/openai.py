@@ -1,0 +1,215 @@
+"""Whisper checkpoints as OpenAI publishes them: one ``.pt`` file, read without their package.
+
+The file is a pickled dict of ``dims`` (ten sizes) and ``model_state_dict``. Everything else lives
+in their code: the tokenizer, the suppress lists, and the heads whose attention gives word times.
+So a tokenizer comes with the call, the suppress list is computed from it by their rule, and the
+heads are looked up for the published sizes.
+
+Source: openai/whisper: ``whisper/__init__.py``, ``whisper/model.py``, ``whisper/tokenizer.py``.
+"""
+
+import base64
+import gzip
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+from torch import Tensor
+
+from distilwhisper.model.layout import (
+    BadCheckpoint,
+    ModelFiles,
+    check_vocab_size,
+    check_weights,
+    complete_timestamps,
+    config_from_weights,
+    load_pickle,
+    special_token_id,
+    token_ids,
+    token_ids_for_generation,
+)
+
+_MODULES = {
+    "attn.query": "self_attn.q_proj",
+    "attn.key": "self_attn.k_proj",
+    "attn.value": "self_attn.v_proj",
+    "attn.out": "self_attn.out_proj",
+    "attn_ln": "self_attn_layer_norm",
+    "cross_attn.query": "encoder_attn.q_proj",
+    "cross_attn.key": "encoder_attn.k_proj",
+    "cross_attn.value": "encoder_attn.v_proj",
+    "cross_attn.out": "encoder_attn.out_proj",
+    "cross_attn_ln": "encoder_attn_layer_norm",
+    "mlp.0": "fc1",
+    "mlp.2": "fc2",
+    "mlp_ln": "final_layer_norm",
+}
+_NAMES_OUTSIDE_LAYERS = {
+    "encoder.positional_embedding": "encoder.embed_positions.weight",
+    "encoder.ln_post.weight": "encoder.layer_norm.weight",
+    "encoder.ln_post.bias": "encoder.layer_norm.bias",
+    "decoder.positional_embedding": "decoder.embed_positions.weight",
+    "decoder.token_embedding.weight": "decoder.embed_tokens.weight",
+    "decoder.ln.weight": "decoder.layer_norm.weight",
+    "decoder.ln.bias": "decoder.layer_norm.bias",
+}
+_NAME_IN_LAYER = re.compile(r"(encoder|decoder)\.blocks\.(\d+)\.(.+)\.(weight|bias)")
+
+# The sizes in ``dims`` and where they stand in config.json.
+_DIMS = {
+    "n_mels": "num_mel_bins",
+    "n_audio_ctx": "max_source_positions",
+    "n_audio_state": "d_model",
+    "n_audio_head": "encoder_attention_heads",
+    "n_audio_layer": "encoder_layers",
+    "n_vocab": "vocab_size",
+    "n_text_ctx": "max_target_positions",
+    "n_text_state": "d_model",
+    "n_text_head": "decoder_attention_heads",
+    "n_text_layer": "decoder_layers",
+}
+
+# By (n_text_state, n_text_layer, n_vocab): a (layers, heads) array of booleans, gzipped, in base
+# 85. Without large-v1 and large-v2, which have the same sizes and different heads.
+_ALIGNMENT_HEADS = {
+    (384, 4, 51864): b"ABzY8J1N>@0{>%R00Bk>$p{7v037`oCl~+#00",
+    (384, 4, 51865): b"ABzY8bu8Lr0{>%RKn9Fp%m@SkK7Kt=7ytkO",
+    (512, 6, 51864): b"ABzY8;40c<0{>%RzzG;p*o+Vo09|#PsxSZm00",
+    (512, 6, 51865): b"ABzY8KQ!870{>%RzyTQH3`Q^yNP!>##QT-<FaQ7m",
+    (768, 12, 51864): b"ABzY8>?_)10{>%RpeA61k&I|OI3I$65C{;;pbCHh0B{qLQ;+}v00",
+    (768, 12, 51865): b"ABzY8DmU6=0{>%Rpa?J`kvJ6qF(V^F86#Xh7JUGMK}P<N0000",
+    (1024, 24, 51864): b"ABzY8usPae0{>%R7<zz_OvQ{)4kMa0BMw6u5rT}kRKX;$NfYBv00*Hl@qhsU00",
+    (1024, 24, 51865): b"ABzY8B0Jh+0{>%R7}kK1fFL7w6%<-Pf*t^=N)Qr&0RR9",
+    (1280, 32, 51866): b"ABzY8gWO1E0{>%R7(9S+Kn!D~%ngiGaR?*L!iJG9p-nab0JQ=-{D1-g00",
+    (1280, 4, 51866): b"ABzY8j^C+e0{>%RARaKHP%t(lGR*)0g!tONPyhe`",
+}
+
+
+def read_openai(path: Path, *, tokenizer_json: str) -> ModelFiles:
+    """Read an OpenAI checkpoint as what its Hugging Face folder would hold.
+
+    Weights keep the type that they are stored in. Alignment heads are in the generation config
+    only for the published sizes; large-v1 and large-v2 cannot be told apart and have none.
+
+    Args:
+        path: the ``.pt`` file; no code in it is run.
+        tokenizer_json: the ``tokenizer.json`` of a Hugging Face folder of the same vocabulary.
+
+    Raises:
+        BadCheckpoint: the file is no Whisper checkpoint, is torn, contradicts its own sizes, or
+            has another vocabulary than the tokenizer.
+    """
+    checkpoint = load_pickle(path)
+    dims, state = checkpoint.get("dims"), checkpoint.get("model_state_dict")
+    if not isinstance(dims, dict) or not isinstance(state, dict):
+        raise BadCheckpoint(
+            f"{path}: must hold 'dims' and 'model_state_dict', found {sorted(map(str, checkpoint))}"
+        )
+    if missing := [name for name in _DIMS if name not in dims]:
+        raise BadCheckpoint(f"{path}: 'dims' lacks {', '.join(missing)}")
+    vocab_size = dims["n_vocab"]
+    tokenizer_json = complete_timestamps(tokenizer_json, vocab_size=vocab_size, where=path)
+    check_vocab_size(tokenizer_json, vocab_size=vocab_size, where=path)
+    weights = {_hugging_face_name(name, path): weight for name, weight in state.items()}
+    config = _read_config(dims, weights, tokenizer_json, path)
+    generation_config = {
+        **token_ids_for_generation(tokenizer_json, config=config, where=path),
+        "suppress_tokens": suppressed_tokens(tokenizer_json, where=path),
+        "begin_suppress_tokens": _begin_suppressed_tokens(tokenizer_json, where=path),
+    }
+    heads = published_alignment_heads(
+        width=dims["n_text_state"], n_layers=dims["n_text_layer"], vocab_size=vocab_size
+    )
+    if heads is not None:
+        generation_config["alignment_heads"] = heads
+    return ModelFiles(config, generation_config, weights, tokenizer_json)
+
+
+def _hugging_face_name(name: str, path: Path) -> str:
+    if name in _NAMES_OUTSIDE_LAYERS:
+        return f"model.{_NAMES_OUTSIDE_LAYERS[name]}"
+    if name.startswith(("encoder.conv1.", "encoder.conv2.")):
+        return f"model.{name}"
+    match = _NAME_IN_LAYER.fullmatch(name)
+    if match is None or match[3] not in _MODULES:
+        raise BadCheckpoint(f"{path}: {name} belongs to no Whisper network")
+    side, index, module, parameter = match.groups()
+    return f"model.{side}.layers.{index}.{_MODULES[module]}.{parameter}"
+
+
+def _read_config(
+    dims: Mapping[str, int], weights: Mapping[str, Tensor], tokenizer_json: str, path: Path
+) -> dict[str, Any]:
+    config = config_from_weights(
+        weights,
+        tokenizer_json,
+        encoder_heads=dims["n_audio_head"],
+        decoder_heads=dims["n_text_head"],
+        where=path,
+    )
+    for theirs, ours in _DIMS.items():
+        if dims[theirs] != config[ours]:
+            raise BadCheckpoint(
+                f"{path}: 'dims' has {theirs} {dims[theirs]}, the weights have {config[ours]}"
+            )
+    check_weights(weights, config, where=path)
+    return config
+
+
+def suppressed_tokens(tokenizer_json: str, *, where: Path) -> list[int]:
+    """Return the ids that OpenAI's decoder never emits: symbols that nobody speaks, and prompts.
+
+    Speaker tags, brackets and music signs go, ordinary punctuation stays. A symbol of several
+    tokens is left alone, but for the music signs: their first token begins no letter.
+
+    Raises:
+        BadCheckpoint: the tokenizer lacks one of Whisper's special tokens.
+
+    Source: openai/whisper: ``whisper/tokenizer.py``, ``non_speech_tokens``; ``decoding.py``,
+    ``_get_suppress_tokens``.
+    """
+    tokenizer = tokenizers.Tokenizer.from_str(tokenizer_json)
+    music = set("♩♪♫♬♭♮♯")
+    runs = "<< >> <<< >>> -- --- -( -[ (' (\" (( )) ((( ))) [[ ]] {{ }} ♪♪ ♪♪♪"
+    symbols = {*'"#()*+/:;<=>@[\\]^_`{|}~「」『』', *runs.split(), *music}
+    suppressed = {_encode(tokenizer, " -")[0], _encode(tokenizer, " '")[0]}
+    for symbol in symbols:
+        for token_sequence in (_encode(tokenizer, symbol), _encode(tokenizer, f" {symbol}")):
+            if len(token_sequence) == 1 or symbol in music:
+                suppressed.add(token_sequence[0])
+    ids = token_ids(tokenizer_json)
+    no_speech = "<|nospeech|>" if "<|nospeech|>" in ids else "<|nocaptions|>"  # its older name
+    roles = ("startoftranscript", "translate", "transcribe", "startoflm", "startofprev")
+    for token in (*(f"<|{role}|>" for role in roles), no_speech):
+        suppressed.add(special_token_id(ids, token, where=where))
+    return sorted(suppressed)
+
+
+def _begin_suppressed_tokens(tokenizer_json: str, *, where: Path) -> list[int]:
+    tokenizer = tokenizers.Tokenizer.from_str(tokenizer_json)
+    eot = special_token_id(token_ids(tokenizer_json), "<|endoftext|>", where=where)
+    return [*_encode(tokenizer, " "), eot]
+
+
+def _encode(tokenizer: tokenizers.Tokenizer, text: str) -> list[int]:
+    return list(tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def published_alignment_heads(
+    *, width: int, n_layers: int, vocab_size: int
+) -> list[list[int]] | None:
+    """Return the decoder heads that follow the audio, as (layer, head) pairs.
+
+    Returns:
+        None for a decoder of other sizes than the published ones, and for large-v1 and large-v2.
+
+    Source: openai/whisper: ``whisper/__init__.py``, ``_ALIGNMENT_HEADS``.
+    """
+    packed = _ALIGNMENT_HEADS.get((width, n_layers, vocab_size))
+    if packed is None:
+        return None
+    mask = np.frombuffer(gzip.decompress(base64.b85decode(packed)), dtype=bool)
+    return [[int(layer), int(head)] for layer, head in np.argwhere(mask.reshape(n_layers, -1))]

@@ -1,0 +1,394 @@
+"""The Whisper network, written for explicit caches.
+
+Module names are those of the Hugging Face layout, so that a state dict is a checkpoint without
+any renaming (only the "model." prefix is added on disk). Everything a decoder remembers between
+steps stands in two objects that the caller owns:
+
+    CrossCache   keys and values of the encoder states: made once per window, never changed
+    SelfCache    keys and values of the tokens so far: every row has a length of its own, so rows
+                 may start from prompts of different lengths, and a row can be rolled back alone
+
+Source: arXiv:2212.04356, section 2.2; names after ``openai/whisper: whisper/model.py``.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class WhisperConfig:
+    """The sizes of a Whisper network; the rest of a checkpoint's config does not shape it."""
+
+    vocab_size: int
+    n_mels: int
+    width: int
+    encoder_layers: int
+    encoder_heads: int
+    encoder_ffn: int
+    decoder_layers: int
+    decoder_heads: int
+    decoder_ffn: int
+    max_frames: int = 1500  # encoder positions, 20 ms each
+    max_tokens: int = 448  # decoder positions
+
+    def __post_init__(self) -> None:
+        for side, heads in (("encoder", self.encoder_heads), ("decoder", self.decoder_heads)):
+            if heads < 1 or self.width % heads:
+                raise ValueError(
+                    f"{side} heads must divide the width: found {heads} heads, width {self.width}"
+                )
+
+    @classmethod
+    def from_hf(cls, config: Mapping[str, Any]) -> "WhisperConfig":
+        """Read the sizes from a Hugging Face ``config.json``.
+
+        Raises:
+            ValueError: the config is of another architecture, or lacks a size.
+        """
+        found = config.get("model_type")
+        if found != "whisper":
+            raise ValueError(f"config.json must have model_type 'whisper', found {found!r}")
+        for key, wanted in (("activation_function", "gelu"), ("scale_embedding", False)):
+            if config.get(key, wanted) != wanted:
+                raise ValueError(f"config.json: {key} must be {wanted!r}, found {config[key]!r}")
+        try:
+            return cls(
+                **{ours: config[theirs] for ours, theirs in _HF_NAMES.items() if theirs in config}
+            )
+        except TypeError as error:
+            missing = [theirs for theirs in _HF_NAMES.values() if theirs not in config]
+            raise ValueError(f"config.json lacks {', '.join(missing)}") from error
+
+    def to_hf(self, base: Mapping[str, Any]) -> dict[str, Any]:
+        """Return ``base`` (another model's ``config.json``) with the sizes of this one."""
+        sizes = {theirs: getattr(self, ours) for ours, theirs in _HF_NAMES.items()}
+        return {**base, **sizes, "num_hidden_layers": self.encoder_layers}
+
+
+_HF_NAMES = {
+    "vocab_size": "vocab_size",
+    "n_mels": "num_mel_bins",
+    "width": "d_model",
+    "encoder_layers": "encoder_layers",
+    "encoder_heads": "encoder_attention_heads",
+    "encoder_ffn": "encoder_ffn_dim",
+    "decoder_layers": "decoder_layers",
+    "decoder_heads": "decoder_attention_heads",
+    "decoder_ffn": "decoder_ffn_dim",
+    "max_frames": "max_source_positions",
+    "max_tokens": "max_target_positions",
+}
+
+
+class CrossCache:
+    """Keys and values of the encoder states, one pair per decoder layer."""
+
+    def __init__(self, keys: list[Tensor], values: list[Tensor]) -> None:
+        self.keys = keys  # layers x (batch, heads, frames, head_dim)
+        self.values = values
+
+    def select(self, rows: Int[Tensor, " kept"]) -> "CrossCache":
+        """Return the cache of some rows, in the order asked for."""
+        return CrossCache([k[rows] for k in self.keys], [v[rows] for v in self.values])
+
+
+class SelfCache:
+    """Keys and values of the tokens so far, with a length per row.
+
+    The decoder writes behind each row's length and leaves the lengths alone: the caller moves
+    them on by as many tokens as it accepts. Padding on the right of a ragged batch, and drafted
+    tokens that were refused, are overwritten by what comes next and are never seen.
+    """
+
+    def __init__(self, keys: list[Tensor], values: list[Tensor], lengths: Int[Tensor, " batch"]):
+        self.keys = keys  # layers x (batch, heads, capacity, head_dim)
+        self.values = values
+        self.lengths = lengths
+
+    def select(self, rows: Int[Tensor, " kept"]) -> "SelfCache":
+        """Return the cache of some rows, in the order asked for."""
+        return SelfCache(
+            [k[rows] for k in self.keys], [v[rows] for v in self.values], self.lengths[rows]
+        )
+
+
+class Attention(nn.Module):
+    """Multi-head attention with Whisper's biases: none on the keys."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q_proj = nn.Linear(width, width)
+        self.k_proj = nn.Linear(width, width, bias=False)
+        self.v_proj = nn.Linear(width, width)
+        self.out_proj = nn.Linear(width, width)
+
+    def forward(
+        self,
+        states: Float[Tensor, "batch tokens width"],
+        keys: Float[Tensor, "batch heads keys head_dim"],
+        values: Float[Tensor, "batch heads keys head_dim"],
+        visible: Bool[Tensor, "#batch 1 tokens keys"] | None = None,
+    ) -> Float[Tensor, "batch tokens width"]:
+        """Attend from ``states`` to keys and values that :meth:`keys_values` made."""
+        queries = self._split(self.q_proj(states))
+        mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=visible)
+        return self.out_proj(mixed.transpose(1, 2).flatten(2))
+
+    def keys_values(
+        self, states: Float[Tensor, "batch keys width"]
+    ) -> tuple[
+        Float[Tensor, "batch heads keys head_dim"], Float[Tensor, "batch heads keys head_dim"]
+    ]:
+        """Project ``states`` to what queries are compared with and what they collect."""
+        return self._split(self.k_proj(states)), self._split(self.v_proj(states))
+
+    def _split(self, states: Tensor) -> Tensor:
+        batch, n_states, width = states.shape
+        return states.view(batch, n_states, self.heads, width // self.heads).transpose(1, 2)
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention and a feed-forward block, each normalised before."""
+
+    def __init__(self, width: int, heads: int, ffn: int) -> None:
+        super().__init__()
+        self.self_attn = Attention(width, heads)
+        self.self_attn_layer_norm = nn.LayerNorm(width)
+        self.fc1 = nn.Linear(width, ffn)
+        self.fc2 = nn.Linear(ffn, width)
+        self.final_layer_norm = nn.LayerNorm(width)
+
+    def forward(
+        self, states: Float[Tensor, "batch frames width"]
+    ) -> Float[Tensor, "batch frames width"]:
+        """Return the states after this layer."""
+        normed = self.self_attn_layer_norm(states)
+        states = states + self.self_attn(normed, *self.self_attn.keys_values(normed))
+        return states + self.fc2(F.gelu(self.fc1(self.final_layer_norm(states))))
+
+
+class Encoder(nn.Module):
+    """Log-mel frames to encoder states."""
+
+    def __init__(self, config: WhisperConfig) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv1d(config.n_mels, config.width, kernel_size=3, padding=1)
+        self.conv2 = nn.Conv1d(config.width, config.width, kernel_size=3, stride=2, padding=1)
+        self.embed_positions = nn.Embedding(
+            config.max_frames, config.width, _weight=sinusoids(config.max_frames, config.width)
+        )
+        self.embed_positions.weight.requires_grad_(False)
+        layers = (
+            EncoderLayer(config.width, config.encoder_heads, config.encoder_ffn)
+            for _ in range(config.encoder_layers)
+        )
+        self.layers = cast("list[EncoderLayer]", nn.ModuleList(layers))
+        self.layer_norm = nn.LayerNorm(config.width)
+
+    def forward(
+        self, mel: Float[Tensor, "batch n_mels mel_frames"]
+    ) -> Float[Tensor, "batch frames width"]:
+        """Encode windows; two mel frames of 10 ms make one frame of 20 ms.
+
+        Raises:
+            ValueError: the mel has another number of bins than the model, or is longer than its
+                positions reach.
+        """
+        if mel.shape[1] != self.conv1.in_channels:
+            raise ValueError(
+                f"the model hears {self.conv1.in_channels} mel bins, found {mel.shape[1]}: "
+                "compute the log-mel with the model's own n_mels"
+            )
+        states = F.gelu(self.conv2(F.gelu(self.conv1(mel)))).transpose(1, 2)
+        n_frames = states.shape[1]
+        if n_frames > self.embed_positions.num_embeddings:
+            raise ValueError(
+                f"a window holds at most {2 * self.embed_positions.num_embeddings} mel frames, "
+                f"found {mel.shape[2]}: cut the recording into windows first"
+            )
+        states = states + self.embed_positions.weight[:n_frames]
+        for layer in self.layers:
+            states = layer(states)
+        return self.layer_norm(states)
+
+
+class DecoderLayer(nn.Module):
+    """Masked self-attention, attention to the encoder, and a feed-forward block."""
+
+    def __init__(self, width: int, heads: int, ffn: int) -> None:
+        super().__init__()
+        self.self_attn = Attention(width, heads)
+        self.self_attn_layer_norm = nn.LayerNorm(width)
+        self.encoder_attn = Attention(width, heads)
+        self.encoder_attn_layer_norm = nn.LayerNorm(width)
+        self.fc1 = nn.Linear(width, ffn)
+        self.fc2 = nn.Linear(ffn, width)
+        self.final_layer_norm = nn.LayerNorm(width)
+
+    def forward(
+        self,
+        states: Float[Tensor, "batch tokens width"],
+        normed: Float[Tensor, "batch tokens width"],
+        self_keys_values: tuple[Tensor, Tensor],
+        cross_keys_values: tuple[Tensor, Tensor],
+        visible: Bool[Tensor, "#batch 1 tokens keys"],
+    ) -> Float[Tensor, "batch tokens width"]:
+        """Return the states after this layer; ``normed`` is ``states`` after the first norm."""
+        states = states + self.self_attn(normed, *self_keys_values, visible)
+        normed = self.encoder_attn_layer_norm(states)
+        states = states + self.encoder_attn(normed, *cross_keys_values)
+        return states + self.fc2(F.gelu(self.fc1(self.final_layer_norm(states))))
+
+
+class Decoder(nn.Module):
+    """Tokens and encoder states to the state before the vocabulary."""
+
+    def __init__(self, config: WhisperConfig) -> None:
+        super().__init__()
+        self.embed_tokens = _blank_embedding(config.vocab_size, config.width)
+        self.embed_positions = _blank_embedding(config.max_tokens, config.width)
+        layers = (
+            DecoderLayer(config.width, config.decoder_heads, config.decoder_ffn)
+            for _ in range(config.decoder_layers)
+        )
+        self.layers = cast("list[DecoderLayer]", nn.ModuleList(layers))
+        self.layer_norm = nn.LayerNorm(config.width)
+
+    def forward(
+        self,
+        token_ids: Int[Tensor, "batch tokens"],
+        cross: CrossCache,
+        cache: SelfCache | None = None,
+    ) -> Float[Tensor, "batch tokens width"]:
+        """Return the final states of some tokens, before :meth:`project`.
+
+        Args:
+            token_ids: the whole sequence without a cache; with one, what follows each row's
+                length. Rows shorter than the rest are padded on the right.
+            cross: from :meth:`cross_cache`, the same rows.
+            cache: written to behind each row's length; the lengths are the caller's to move.
+
+        Raises:
+            ValueError: the sequence is longer than the model's positions or the cache's capacity.
+        """
+        batch, n_tokens = token_ids.shape
+        start = token_ids.new_zeros(batch) if cache is None else cache.lengths
+        positions = start[:, None] + torch.arange(n_tokens, device=token_ids.device)
+        limit = self.embed_positions.num_embeddings
+        n_keys = n_tokens
+        if cache is not None:
+            limit = min(limit, cache.keys[0].shape[2])
+            n_keys = int(cache.lengths.max()) + n_tokens
+        if n_keys > limit:
+            raise ValueError(f"a sequence holds at most {limit} tokens, found {n_keys}")
+        visible = (
+            torch.arange(n_keys, device=token_ids.device) <= positions[:, None, :, None]
+        )  # (batch, 1, tokens, keys)
+        states = self.embed_tokens(token_ids) + self.embed_positions(positions)
+        for i, layer in enumerate(self.layers):
+            normed = layer.self_attn_layer_norm(states)
+            keys, values = layer.self_attn.keys_values(normed)
+            if cache is not None:
+                _write(cache.keys[i], keys, positions)
+                _write(cache.values[i], values, positions)
+                keys, values = cache.keys[i][:, :, :n_keys], cache.values[i][:, :, :n_keys]
+            cross_keys_values = (cross.keys[i], cross.values[i])
+            states = layer(states, normed, (keys, values), cross_keys_values, visible)
+        return self.layer_norm(states)
+
+    def project(
+        self, states: Float[Tensor, "*positions width"]
+    ) -> Float[Tensor, "*positions vocab"]:
+        """Return the logits of final states: the transposed token embedding, as in Whisper."""
+        return F.linear(states, self.embed_tokens.weight)
+
+    def cross_cache(self, encoder_states: Float[Tensor, "batch frames width"]) -> CrossCache:
+        """Project the encoder states to every layer's keys and values, once per window."""
+        pairs = [layer.encoder_attn.keys_values(encoder_states) for layer in self.layers]
+        return CrossCache([k for k, _ in pairs], [v for _, v in pairs])
+
+    def self_cache(self, batch: int, capacity: int) -> SelfCache:
+        """Return an empty cache of the decoder's dtype and device.
+
+        Args:
+            batch: rows.
+            capacity: tokens per row at most, prompt included.
+        """
+        weight = self.embed_tokens.weight
+        heads = self.layers[0].self_attn.heads
+        shape = (batch, heads, capacity, weight.shape[1] // heads)
+        lengths = torch.zeros(batch, dtype=torch.long, device=weight.device)
+        keys = [weight.new_zeros(shape) for _ in self.layers]
+        return SelfCache(keys, [torch.zeros_like(k) for k in keys], lengths)
+
+
+class Whisper(nn.Module):
+    """An encoder and a decoder with the names of the Hugging Face layout."""
+
+    def __init__(self, config: WhisperConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+
+    def forward(
+        self,
+        mel: Float[Tensor, "batch n_mels mel_frames"],
+        token_ids: Int[Tensor, "batch tokens"],
+    ) -> Float[Tensor, "batch tokens vocab"]:
+        """Return the logits of every token given those before it, without any cache."""
+        cross = self.decoder.cross_cache(self.encoder(mel))
+        return self.decoder.project(self.decoder(token_ids, cross))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.decoder.embed_tokens.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating-point type of the weights."""
+        return self.decoder.embed_tokens.weight.dtype
+
+    def n_parameters(self) -> int:
+        """Count the parameters; the fixed encoder positions are among them."""
+        return sum(p.numel() for p in self.parameters())
+
+    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield every weight under its Hugging Face name."""
+        for name, weight in self.state_dict().items():
+            yield f"model.{name}", weight
+
+
+def sinusoids(length: int, width: int) -> Float[Tensor, "length width"]:
+    """Return the encoder's fixed positions: sines, then cosines, of 1 to 10,000 time constants."""
+    half = width // 2
+    scales = np.exp(-math.log(10_000) / max(half - 1, 1) * np.arange(half))
+    angles = np.arange(length)[:, None] * scales
+    return torch.from_numpy(np.concatenate([np.sin(angles), np.cos(angles)], axis=1)).float()
+
+
+def _blank_embedding(n_rows: int, width: int) -> nn.Embedding:
+    """Return an embedding of zeros: weights are loaded into it.
+
+    Torch's own random start takes seconds on the meta device, where every checkpoint begins.
+    """
+    return nn.Embedding(n_rows, width, _weight=torch.zeros(n_rows, width))
+
+
+def _write(
+    target: Float[Tensor, "batch heads capacity head_dim"],
+    new: Float[Tensor, "batch heads tokens head_dim"],
+    positions: Int[Tensor, "batch tokens"],
+) -> None:
+    index = positions[:, None, :, None].expand(-1, new.shape[1], -1, new.shape[3])
+    target.scatter_(2, index, new)

@@ -1,0 +1,402 @@
+"""The whole job as one recipe: which stage reads what the one before has written.
+
+    RUN/recipe.toml  run.json
+        data/           manifest.jsonl, train.jsonl, validation.jsonl, test.jsonl
+        labels/         what the teacher heard                        label.py
+        verdicts/       which labels are kept, and why not            filter.py
+        student-init/   the student before training                   student.py
+        train/          checkpoints, metrics.jsonl                    training/
+        student/        the student: a Hugging Face model folder
+        long/           a long recording made of test utterances
+        eval/           {teacher,student}-{test,long}/                evaluate.py
+        transcripts/    of the long recording
+        report.html                                                   report.py
+
+Every stage skips what is done and refuses what was made with other settings, so running a recipe
+again goes on where it stopped; ``from_stage`` throws a stage and all behind it away first.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Literal, get_args
+
+from distilwhisper.corpus.batches import join_kept
+from distilwhisper.corpus.importers import import_folder, split_manifest
+from distilwhisper.corpus.long_form import join_recordings
+from distilwhisper.corpus.records import (
+    Manifest,
+    read_labels,
+    read_manifest,
+    read_verdicts,
+    write_manifest,
+)
+from distilwhisper.corpus.store import read_jsonl, write_atomic
+from distilwhisper.decoding.transcriber import Hardware, Transcriber
+from distilwhisper.evaluate import EvaluateSettings, evaluate_model, summary_line
+from distilwhisper.filter import FilterSettings, filter_labels
+from distilwhisper.label import LabelSettings, label_manifest
+from distilwhisper.model.checkpoint import load_checkpoint, save_checkpoint
+from distilwhisper.model.hub import resolve_model
+from distilwhisper.progress import progress_bar, say
+from distilwhisper.report import write_report
+from distilwhisper.run import (
+    fingerprint,
+    lock_folder,
+    open_stage,
+    settings_to_toml,
+    write_run_record,
+)
+from distilwhisper.speech.audio import load_samples
+from distilwhisper.student import StudentSettings, make_student
+from distilwhisper.text.tokens import Tokenizer
+from distilwhisper.text.transcript import TranscriptFormat
+from distilwhisper.training.loop import Trainer, TrainingData, TrainingSettings
+from distilwhisper.transcribe import write_transcript
+
+StageName = Literal[
+    "data", "label", "filter", "student", "train", "evaluate", "transcribe", "report"
+]
+STAGES: tuple[StageName, ...] = get_args(StageName)
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Where the speech comes from, and what is held out from training."""
+
+    source: str | None = None
+    """A folder of audio with transcripts, or a manifest, to be split by the fractions below."""
+    train: str | None = None
+    """Instead of a source: the manifest to label and train on."""
+    validation: str | None = None
+    """With train: the manifest that picks the best checkpoint; it needs references."""
+    test: str | None = None
+    """With train: the manifest that the student is judged by; it needs references."""
+    language: str | None = None
+    """Of all of a folder's audio."""
+    validation_fraction: float = 0.1
+    """Share of the utterances for validation."""
+    test_fraction: float = 0.1
+    """Share of the utterances held out for the test."""
+    seed: int = 0
+    """Of the split."""
+
+    def __post_init__(self) -> None:
+        if (self.source is None) == (self.train is None):
+            raise ValueError("name either source (to be split) or train (with validation and test)")
+        if self.train is not None and (self.test is None or self.validation is None):
+            raise ValueError(
+                "train needs validation and test beside it: the manifest that picks the best "
+                "checkpoint, and the one that judges the student"
+            )
+        for name in ("validation_fraction", "test_fraction"):
+            if not 0 < getattr(self, name) < 0.5:
+                raise ValueError(f"{name} must lie between 0 and 0.5, found {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class LongFormSettings:
+    """The long recording that test utterances are joined into."""
+
+    utterances: int = 60
+    """How many test utterances, in the order of their ids."""
+    pause_s: float = 0.5
+    """Silence between two of them."""
+    formats: tuple[TranscriptFormat, ...] = ("txt", "srt", "json")
+    """Of the transcripts."""
+
+    def __post_init__(self) -> None:
+        if self.utterances < 1 or self.pause_s < 0:
+            raise ValueError("utterances must be at least 1 and pause_s at least 0")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One run, completely."""
+
+    name: str
+    """Of the run."""
+    teacher: str
+    """Model folder or hub id."""
+    data: DataSettings
+    hardware: Hardware = field(default_factory=Hardware)
+    label: LabelSettings = field(default_factory=LabelSettings)
+    filter: FilterSettings = field(default_factory=FilterSettings)
+    student: StudentSettings = field(default_factory=StudentSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
+    long_form: LongFormSettings = field(default_factory=LongFormSettings)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A recipe and the folder it fills."""
+
+    recipe: Recipe
+    folder: Path
+    force: bool = False
+    problems: dict[str, str] = field(default_factory=dict)  # inputs that failed, and why
+
+    def path(self, *parts: str) -> Path:
+        """Return a place in the run's folder."""
+        return self.folder.joinpath(*parts)
+
+    def manifest(self, part: Literal["train", "validation", "test"]) -> Path:
+        """Return where the manifest of one part of the data is."""
+        named: str | None = getattr(self.recipe.data, part)
+        return Path(named) if named is not None else self.path("data", f"{part}.jsonl")
+
+
+def run_recipe(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    command: Sequence[str],
+    stages: Sequence[StageName] = STAGES,
+    from_stage: StageName | None = None,
+    force: bool = False,
+) -> Run:
+    """Run a recipe's stages in order, skipping what is done.
+
+    Args:
+        recipe: the settings.
+        folder: the run's.
+        command: what was typed, for the record.
+        stages: which ones.
+        from_stage: do this stage and all behind it again.
+        force: do stages again whose settings or inputs have changed.
+
+    Returns:
+        The run, with the inputs that failed on the way.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    run = Run(recipe, folder, force)
+    with lock_folder(folder):
+        write_atomic(folder / "recipe.toml", settings_to_toml(recipe))
+        write_run_record(folder, seed=recipe.training.seed, command=list(command))
+        if from_stage is not None:
+            for stage in STAGES[STAGES.index(from_stage) :]:
+                _discard(run, stage)
+        for stage in stages:
+            _STAGE_FUNCTIONS[stage](run)
+    return run
+
+
+def _discard(run: Run, stage: StageName) -> None:
+    for name in _STAGE_OUTPUTS[stage]:
+        path = run.path(name)
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+# The stages
+
+
+def _data(run: Run) -> None:
+    """Make the manifests of the three parts, or name those that the recipe names."""
+    data = run.recipe.data
+    if data.source is None:
+        return
+    source, out = Path(data.source), run.path("data")
+    table = {k: v for k, v in asdict(data).items() if k != "source"}
+    open_stage(out, settings=table, inputs={"source": str(source.resolve())}, force=run.force)
+    if not (out / "manifest.jsonl").exists():
+        if source.is_dir():
+            summary = import_folder(source, out / "manifest.jsonl", language=data.language)
+            say(f"data: {summary} in {source}")
+        else:
+            _copy_manifest(read_manifest(source), out / "manifest.jsonl")
+    fractions = {"test": data.test_fraction, "validation": data.validation_fraction}
+    parts = split_manifest(read_manifest(out / "manifest.jsonl"), fractions, seed=data.seed)
+    for name, utterances in parts.items():
+        write_manifest(out / f"{name}.jsonl", utterances)
+    sizes = (f"{name} {len(utterances)}" for name, utterances in parts.items())
+    say(f"data: utterances for {', '.join(sizes)}")
+    problems = out / "manifest.problems.jsonl"
+    if problems.exists():
+        run.problems.update({row["path"]: row["problem"] for row in read_jsonl(problems)})
+
+
+def _copy_manifest(manifest: Manifest, path: Path) -> None:
+    """Write a manifest elsewhere, its audio still where it was."""
+    moved = [
+        replace(u, audio=os.path.relpath(manifest.audio_source(u), path.parent))
+        for u in manifest.utterances
+    ]
+    write_manifest(path, moved)
+
+
+def _label(run: Run) -> None:
+    summary = label_manifest(
+        run.manifest("train"),
+        run.recipe.teacher,
+        run.path("labels"),
+        run.recipe.label,
+        hardware=run.recipe.hardware,
+        force=run.force,
+    )
+    say(f"label: {summary.n_labels} labels")
+    run.problems.update(summary.failed)
+
+
+def _filter(run: Run) -> None:
+    summary = filter_labels(
+        run.manifest("train"),
+        run.path("labels"),
+        run.path("verdicts"),
+        run.recipe.filter,
+        force=run.force,
+    )
+    say(f"filter: {summary}")
+
+
+def _student(run: Run) -> None:
+    teacher, dest = resolve_model(run.recipe.teacher), run.path("student-init")
+    made_from = {"teacher": fingerprint(teacher)}
+    record = run.path("stages", "student")
+    open_stage(record, settings=asdict(run.recipe.student), inputs=made_from, force=run.force)
+    done = record / "done"
+    if done.exists():
+        return
+    shutil.rmtree(dest, ignore_errors=True)
+    student = make_student(str(teacher), dest, run.recipe.student)
+    done.touch()
+    say(
+        f"student: {student.model.config.decoder_layers} decoder layers, "
+        f"{student.model.n_parameters() / 1e6:.1f} M parameters"
+    )
+
+
+def _train(run: Run) -> None:
+    recipe, out, dest = run.recipe, run.path("train"), run.path("student")
+    inputs = {
+        name: fingerprint(run.path(folder))
+        for name, folder in (
+            ("labels", "labels"),
+            ("verdicts", "verdicts"),
+            ("student", "student-init"),
+        )
+    }
+    open_stage(
+        out,
+        settings={**asdict(recipe.training), "dtype": recipe.hardware.dtype},
+        inputs={**inputs, "validation": fingerprint(run.manifest("validation"))},
+        force=run.force,
+    )
+    done = out / "done"
+    if done.exists():
+        return
+    shutil.rmtree(dest, ignore_errors=True)
+    trainer = _trainer(run)
+    say(
+        f"train: {recipe.training.steps} steps of {recipe.training.batch_size} utterances out of "
+        f"{len(trainer.data.examples)} kept ({trainer.teacher.device}, {trainer.teacher.dtype})"
+    )
+    with progress_bar("train", recipe.training.steps, "steps") as advance:
+        result = trainer.fit(on_steps=advance)
+    save_checkpoint(trainer.student, dest)
+    done.touch()
+    say(f"train: best validation WER {_percent(result.best_wer)} at step {result.best_step}")
+
+
+def _trainer(run: Run) -> Trainer:
+    recipe = run.recipe
+    teacher_folder = resolve_model(recipe.teacher)
+    device, dtype = recipe.hardware.pick_device(), recipe.hardware.pick_dtype()
+    manifest = read_manifest(run.manifest("train"))
+    labels, verdicts = read_labels(run.path("labels")), read_verdicts(run.path("verdicts"))
+    return Trainer(
+        teacher=load_checkpoint(teacher_folder, device=device, dtype=dtype).model,
+        student=load_checkpoint(run.path("student-init"), device=device),
+        tokenizer=Tokenizer.from_folder(teacher_folder),
+        data=TrainingData(
+            manifest=manifest,
+            examples=join_kept(manifest, labels, verdicts),
+            validation=read_manifest(run.manifest("validation")),
+        ),
+        settings=recipe.training,
+        out=run.path("train"),
+    )
+
+
+def _evaluate(run: Run) -> None:
+    recipe = run.recipe
+    test = read_manifest(run.manifest("test"))
+    long = run.path("long")
+    open_stage(
+        long,
+        settings=asdict(recipe.long_form),
+        inputs={"test": fingerprint(run.manifest("test"))},
+        force=run.force,
+    )
+    if not (long / "manifest.jsonl").exists():
+        spoken = [u for u in test.utterances if u.text][: recipe.long_form.utterances]
+        join_recordings(test, spoken, long, pause_s=recipe.long_form.pause_s)
+    for set_, manifest in (("test", run.manifest("test")), ("long", long / "manifest.jsonl")):
+        for name, model in (("teacher", recipe.teacher), ("student", str(run.path("student")))):
+            summary = evaluate_model(
+                model,
+                manifest,
+                run.path("eval", f"{name}-{set_}"),
+                recipe.evaluate,
+                hardware=recipe.hardware,
+                force=run.force,
+            )
+            say(summary_line(f"evaluate: {name}, {set_}", summary))
+            run.problems.update(summary.failed)
+
+
+def _transcribe(run: Run) -> None:
+    recipe, out = run.recipe, run.path("transcripts")
+    audio = run.path("long", "long.wav")
+    student = run.path("student")
+    open_stage(
+        out,
+        settings={**asdict(recipe.evaluate.decoding), "formats": recipe.long_form.formats},
+        inputs={"audio": fingerprint(audio), "student": fingerprint(student)},
+        force=run.force,
+    )
+    for name, model in (("teacher", recipe.teacher), ("student", str(student))):
+        paths = {kind: out / f"{name}.{kind}" for kind in recipe.long_form.formats}
+        if all(path.exists() for path in paths.values()):
+            continue
+        transcriber = Transcriber.from_model(model, recipe.evaluate.decoding, recipe.hardware)
+        transcript = transcriber.transcribe(load_samples(audio), language=recipe.data.language)
+        for kind, path in paths.items():
+            write_transcript(transcript, path, kind)
+
+
+def _report(run: Run) -> None:
+    path = write_report(run.folder, name=run.recipe.name, teacher=run.recipe.teacher)
+    say(f"report: {path}")
+
+
+def _percent(fraction: float | None) -> str:
+    return "unknown" if fraction is None else f"{100 * fraction:.1f} %"
+
+
+_STAGE_FUNCTIONS: dict[StageName, Callable[[Run], None]] = {
+    "data": _data,
+    "label": _label,
+    "filter": _filter,
+    "student": _student,
+    "train": _train,
+    "evaluate": _evaluate,
+    "transcribe": _transcribe,
+    "report": _report,
+}
+
+_STAGE_OUTPUTS: dict[StageName, tuple[str, ...]] = {
+    "data": ("data",),
+    "label": ("labels",),
+    "filter": ("verdicts",),
+    "student": ("student-init", "stages/student"),
+    "train": ("train", "student"),
+    "evaluate": ("long", "eval"),
+    "transcribe": ("transcripts",),
+    "report": ("report.html",),
+}

@@ -1,0 +1,349 @@
+"""One self-contained page about a run: what went in, what was dropped, what came out, how fast."""
+
+import html
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from distilwhisper.corpus.store import read_jsonl, write_atomic
+from distilwhisper.text.wer import ErrorCounts, align_words
+
+N_EXAMPLES = 12
+MAX_LONG_WORDS = 400
+
+_INK, _MUTED, _BLUE, _ORANGE = "#1c2733", "#66717d", "#2563a8", "#c2571a"
+
+_STYLE = """
+:root { color-scheme: light; }
+body { font: 16px/1.5 system-ui, sans-serif; color: #1c2733; background: #fff;
+       max-width: 60rem; margin: 0 auto; padding: 1rem 1rem 4rem; }
+h1 { font-size: 1.7rem; margin: 1rem 0 .2rem; }
+h2 { font-size: 1.2rem; margin: 2.4rem 0 .6rem; border-bottom: 1px solid #d9dee3; }
+p.note, figcaption, .muted { color: #56616d; font-size: .9rem; }
+.headline { font-size: 1.08rem; background: #f2f5f8; border-left: 4px solid #2563a8;
+            padding: .7rem 1rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .6rem; text-align: right; border-bottom: 1px solid #e4e8ec; }
+th { font-weight: 600; font-size: .85rem; color: #56616d; }
+th:first-child, td:first-child { text-align: left; }
+figure { margin: 1rem 0; } figure svg { max-width: 100%; height: auto; }
+.pair { margin: 0 0 1rem; padding: 0 0 .8rem; border-bottom: 1px solid #e4e8ec; }
+.pair div { overflow-wrap: anywhere; } .pair b { font-weight: 600; color: #56616d;
+  display: inline-block; min-width: 5.5rem; font-size: .85rem; }
+del { color: #a3261c; background: #fbe9e7; } ins { color: #14622f; background: #e5f4ea;
+  text-decoration: none; }
+pre { white-space: pre-wrap; background: #f6f8fa; padding: .8rem; font-size: .82rem; }
+details { margin: .6rem 0; } summary { cursor: pointer; }
+@media print { body { max-width: none; } details { display: block; } h2 { break-after: avoid; } }
+"""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A model's scores on one set, read back from its evaluation folder."""
+
+    model: str
+    set: str
+    summary: Mapping[str, Any]
+    scores: Mapping[str, Mapping[str, Any]]  # by utterance id
+
+    @property
+    def counts(self) -> ErrorCounts:
+        """Errors summed over the set."""
+        return ErrorCounts(**self.summary["errors"])
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """All that a report says, read from a run's folder."""
+
+    name: str
+    teacher: str
+    record: Mapping[str, Any]
+    recipe: str
+    filtered: Mapping[str, Any]
+    metrics: Sequence[Mapping[str, Any]]
+    results: Sequence[Result]
+    long_transcripts: Mapping[str, str]
+
+    def result(self, model: str, set_: str) -> Result:
+        """Return one model's scores on one set."""
+        return next(r for r in self.results if (r.model, r.set) == (model, set_))
+
+
+def write_report(run: Path, *, name: str, teacher: str) -> Path:
+    """Write ``report.html`` into a run's folder.
+
+    Args:
+        run: holds verdicts, metrics and evaluations.
+        name: of the run.
+        teacher: as the recipe names it.
+
+    Returns:
+        The page's path.
+    """
+    facts = read_facts(run, name=name, teacher=teacher)
+    sections = [
+        _head(facts),
+        _quality(facts),
+        _filter(facts),
+        _training(facts),
+        _examples(facts),
+        _long_form(facts),
+        _provenance(facts),
+    ]
+    page = (
+        "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
+        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
+        f"<title>{_text(name)}: distilwhisper report</title><style>{_STYLE}</style></head>"
+        f"<body>{''.join(sections)}</body></html>\n"
+    )
+    path = run / "report.html"
+    write_atomic(path, page)
+    return path
+
+
+def read_facts(run: Path, *, name: str, teacher: str) -> RunFacts:
+    """Read what a report needs from a run's folder."""
+    results = [
+        Result(
+            model=model,
+            set=set_,
+            summary=json.loads((run / "eval" / f"{model}-{set_}" / "summary.json").read_text()),
+            scores={
+                row["id"]: row
+                for row in read_jsonl(run / "eval" / f"{model}-{set_}" / "scores.jsonl")
+            },
+        )
+        for set_ in ("test", "long")
+        for model in ("teacher", "student")
+    ]
+    return RunFacts(
+        name=name,
+        teacher=teacher,
+        record=json.loads((run / "run.json").read_text()),
+        recipe=(run / "recipe.toml").read_text(),
+        filtered=json.loads((run / "verdicts" / "summary.json").read_text()),
+        metrics=list(read_jsonl(run / "train" / "metrics.jsonl")),
+        results=results,
+        long_transcripts={
+            model: (run / "transcripts" / f"{model}.txt").read_text()
+            for model in ("teacher", "student")
+        },
+    )
+
+
+# Sections
+
+
+def _head(facts: RunFacts) -> str:
+    teacher, student = facts.result("teacher", "test"), facts.result("student", "test")
+    size = student.summary["n_parameters"] / teacher.summary["n_parameters"]
+    speed = student.summary["rtfx"] / teacher.summary["rtfx"]
+    gap = 100 * (student.counts.wer - teacher.counts.wer)
+    verdict = (
+        f"{gap:.1f} points more errors than its teacher"
+        if gap > 0
+        else f"{-gap:.1f} points fewer errors than its teacher"
+    )
+    return (
+        f"<h1>{_text(facts.name)}</h1>"
+        f"<p class='muted'>A student of {_text(facts.teacher)}</p>"
+        f"<p class='headline'>On {student.summary['n_utterances']} utterances held out from "
+        f"training the student makes <b>{_percent(student.counts.wer)} word errors</b>, the "
+        f"teacher {_percent(teacher.counts.wer)}: {verdict}. It has {100 * size:.0f} % of the "
+        f"parameters and runs {speed:.2f} times as fast.</p>" + _caution(facts, gap)
+    )
+
+
+def _caution(facts: RunFacts, gap: float) -> str:
+    """Say how small a run was where its figures would mislead."""
+    kept = facts.filtered["kept"]
+    hours, steps = kept["hours"], facts.metrics[-1]["step"]
+    if hours > 100 and gap < 2:
+        return ""
+    return (
+        f"<p class='note'>This student was trained for {steps:,} steps on {hours:.2f} hours of "
+        f"speech ({kept['count']} utterances). The paper trains 80,000 steps on 21,770 hours to "
+        "come within 1 % of its teacher: a student of minutes is worse than its teacher, and "
+        "these figures say by how much.</p>"
+    )
+
+
+def _quality(facts: RunFacts) -> str:
+    rows = []
+    for result in facts.results:
+        counts, summary = result.counts, result.summary
+        teacher = facts.result("teacher", result.set).summary
+        rows.append(
+            [
+                f"{result.model}, {'long recording' if result.set == 'long' else 'held-out test'}",
+                _percent(counts.wer),
+                str(counts.substitutions),
+                str(counts.deletions),
+                str(counts.insertions),
+                str(counts.words),
+                str(summary["n_utterances"]),
+                str(len(summary["failed"])),
+                f"{summary['n_parameters'] / 1e6:.1f}",
+                f"{summary['rtfx']:.1f}",
+                f"{summary['rtfx'] / teacher['rtfx']:.2f}",
+            ]
+        )
+    head = [
+        "model, set", "WER", "subst.", "del.", "ins.", "words", "utterances", "failed",
+        "parameters / M", "RTFx", "relative speed",
+    ]  # fmt: skip
+    return (
+        "<h2>Quality and speed</h2>"
+        + _table(head, rows)
+        + "<p class='note'>WER: substitutions, deletions and insertions over reference words, "
+        "summed over the set, after the Whisper normaliser on both sides. RTFx: seconds of audio "
+        "per second of computing (mel, encoder, decoder; after a warm-up; reading files left "
+        "out), batched as the recipe says. The long recording is the test utterances joined, "
+        "transcribed in overlapping chunks. Speed was measured once, one model after the other: "
+        "on a shared machine it drifts by tens of per cent.</p>"
+    )
+
+
+def _filter(facts: RunFacts) -> str:
+    summary = facts.filtered
+    rows = [
+        [_text(reason.replace("_", " ")), str(part["count"]), f"{part['hours']:.3f}"]
+        for reason, part in summary["by_reason"].items()
+    ]
+    kept, total = summary["kept"]["count"], summary["total"]["count"]
+    return (
+        "<h2>Labels and filter</h2>"
+        f"<p>The teacher labelled {total} utterances; {kept} were kept and {total - kept} "
+        f"({_percent((total - kept) / max(total, 1))}) dropped.</p>"
+        + _table(["verdict", "utterances", "hours"], rows)
+    )
+
+
+def _training(facts: RunFacts) -> str:
+    steps = [row for row in facts.metrics if "loss" in row]
+    judged = [row for row in facts.metrics if "validation_wer" in row]
+    figure = Figure(figsize=(8.4, 3.3), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    x = [row["step"] for row in steps]
+    for key, colour, label in (
+        ("kl", _BLUE, "KL to the teacher"),
+        ("pl", _ORANGE, "cross-entropy on pseudo-labels"),
+    ):
+        left.plot(x, [row[key] for row in steps], color=colour, lw=1.8, label=label)
+    left.set(xlabel="step", ylabel="nats per token", ylim=(0, None), title="Training loss")
+    left.legend(frameon=False, fontsize=9)
+    right.plot(
+        [row["step"] for row in judged],
+        [100 * row["validation_wer"] for row in judged],
+        color=_BLUE, marker="o", lw=1.8,
+    )  # fmt: skip
+    right.set(xlabel="step", ylabel="WER / %", ylim=(0, None), title="Validation WER")
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="#e4e8ec")
+    last = steps[-1]
+    return (
+        "<h2>Training</h2><figure>"
+        + _svg(figure)
+        + f"<figcaption>{last['step']:,} steps, {last['epoch']:.1f} epochs; KL with temperature "
+        "squared included. The checkpoint with the lowest validation WER is the student."
+        "</figcaption></figure>"
+    )
+
+
+def _examples(facts: RunFacts) -> str:
+    teacher, student = facts.result("teacher", "test"), facts.result("student", "test")
+    ids = list(student.scores)
+    spread = ids[:: max(1, len(ids) // N_EXAMPLES)][:N_EXAMPLES]
+    worst = sorted(ids, key=lambda i: -ErrorCounts(**student.scores[i]["errors"]).errors)
+    return (
+        "<h2>What they hear</h2><p class='note'>Normalised text. "
+        "<del>Struck</del>: in the reference but not heard; <ins>marked</ins>: heard but not in "
+        "the reference.</p>"
+        + "".join(_pair(i, teacher, student) for i in spread)
+        + "<details><summary>The student's worst utterances</summary>"
+        + "".join(_pair(i, teacher, student) for i in worst[:N_EXAMPLES])
+        + "</details>"
+    )
+
+
+def _pair(id_: str, teacher: Result, student: Result) -> str:
+    row = student.scores[id_]
+    return (
+        f"<div class='pair'><div class='muted'>{_text(id_)}</div>"
+        f"<div><b>reference</b>{_text(row['reference'])}</div>"
+        f"<div><b>teacher</b>{_diff(teacher.scores[id_])}</div>"
+        f"<div><b>student</b>{_diff(row)}</div></div>"
+    )
+
+
+def _diff(row: Mapping[str, Any]) -> str:
+    words = []
+    for step in align_words(row["reference"], row["hypothesis"]):
+        if step.kind == "equal":
+            words.append(_text(step.reference or ""))
+            continue
+        if step.reference is not None:
+            words.append(f"<del>{_text(step.reference)}</del>")
+        if step.hypothesis is not None:
+            words.append(f"<ins>{_text(step.hypothesis)}</ins>")
+    return " ".join(words)
+
+
+def _long_form(facts: RunFacts) -> str:
+    parts = [
+        f"<details{' open' if model == 'student' else ''}><summary>{model}</summary>"
+        f"<pre>{_text(_shortened(text))}</pre></details>"
+        for model, text in facts.long_transcripts.items()
+    ]
+    return "<h2>The long recording, transcribed</h2>" + "".join(parts)
+
+
+def _provenance(facts: RunFacts) -> str:
+    record = json.dumps(facts.record, indent=2, ensure_ascii=False)
+    return (
+        "<h2>How this was made</h2>"
+        f"<details><summary>recipe.toml, all settings</summary><pre>{_text(facts.recipe)}</pre>"
+        f"</details><details><summary>run.json, versions and machine</summary>"
+        f"<pre>{_text(record)}</pre></details>"
+    )
+
+
+# Pieces
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    header = "".join(f"<th>{cell}</th>" for cell in head)
+    body = "".join("<tr>" + "".join(f"<td>{c}</td>" for c in row) + "</tr>" for row in rows)
+    return f"<div class='scroll'><table><tr>{header}</tr>{body}</table></div>"
+
+
+def _svg(figure: Figure) -> str:
+    """Return a figure as inline SVG: the same bytes for the same data, text kept as text."""
+    buffer = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "distilwhisper"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return re.sub(r"^.*?(?=<svg)", "", buffer.getvalue(), count=1, flags=re.DOTALL)
+
+
+def _shortened(text: str) -> str:
+    words = text.split(" ")
+    return " ".join(words[:MAX_LONG_WORDS]) + (" ..." if len(words) > MAX_LONG_WORDS else "")
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f} %"
+
+
+def _text(value: str) -> str:
+    return html.escape(value)

@@ -1,0 +1,439 @@
+"""Whisper's vocabulary: text to ids and back, and the ids that are no text."""
+
+import difflib
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import tokenizers
+
+Task = Literal["transcribe", "translate"]
+
+LAST_TIMESTAMP_S = 30.0
+MAX_PREVIOUS_TOKENS = 223  # half of the decoder's 448 positions, less one for <|startofprev|>
+
+_TIMESTAMPS_PER_SECOND = 50
+_N_TIMESTAMPS = 1501  # 0.00, 0.02, ... 30.00
+
+# Whisper's own table and order; Cantonese came with large-v3.
+LANGUAGES: Mapping[str, str] = {
+    "en": "english",
+    "zh": "chinese",
+    "de": "german",
+    "es": "spanish",
+    "ru": "russian",
+    "ko": "korean",
+    "fr": "french",
+    "ja": "japanese",
+    "pt": "portuguese",
+    "tr": "turkish",
+    "pl": "polish",
+    "ca": "catalan",
+    "nl": "dutch",
+    "ar": "arabic",
+    "sv": "swedish",
+    "it": "italian",
+    "id": "indonesian",
+    "hi": "hindi",
+    "fi": "finnish",
+    "vi": "vietnamese",
+    "he": "hebrew",
+    "uk": "ukrainian",
+    "el": "greek",
+    "ms": "malay",
+    "cs": "czech",
+    "ro": "romanian",
+    "da": "danish",
+    "hu": "hungarian",
+    "ta": "tamil",
+    "no": "norwegian",
+    "th": "thai",
+    "ur": "urdu",
+    "hr": "croatian",
+    "bg": "bulgarian",
+    "lt": "lithuanian",
+    "la": "latin",
+    "mi": "maori",
+    "ml": "malayalam",
+    "cy": "welsh",
+    "sk": "slovak",
+    "te": "telugu",
+    "fa": "persian",
+    "lv": "latvian",
+    "bn": "bengali",
+    "sr": "serbian",
+    "az": "azerbaijani",
+    "sl": "slovenian",
+    "kn": "kannada",
+    "et": "estonian",
+    "mk": "macedonian",
+    "br": "breton",
+    "eu": "basque",
+    "is": "icelandic",
+    "hy": "armenian",
+    "ne": "nepali",
+    "mn": "mongolian",
+    "bs": "bosnian",
+    "kk": "kazakh",
+    "sq": "albanian",
+    "sw": "swahili",
+    "gl": "galician",
+    "mr": "marathi",
+    "pa": "punjabi",
+    "si": "sinhala",
+    "km": "khmer",
+    "sn": "shona",
+    "yo": "yoruba",
+    "so": "somali",
+    "af": "afrikaans",
+    "oc": "occitan",
+    "ka": "georgian",
+    "be": "belarusian",
+    "tg": "tajik",
+    "sd": "sindhi",
+    "gu": "gujarati",
+    "am": "amharic",
+    "yi": "yiddish",
+    "lo": "lao",
+    "uz": "uzbek",
+    "fo": "faroese",
+    "ht": "haitian creole",
+    "ps": "pashto",
+    "tk": "turkmen",
+    "nn": "nynorsk",
+    "mt": "maltese",
+    "sa": "sanskrit",
+    "lb": "luxembourgish",
+    "my": "myanmar",
+    "bo": "tibetan",
+    "tl": "tagalog",
+    "mg": "malagasy",
+    "as": "assamese",
+    "tt": "tatar",
+    "haw": "hawaiian",
+    "ln": "lingala",
+    "ha": "hausa",
+    "ba": "bashkir",
+    "jw": "javanese",
+    "su": "sundanese",
+    "yue": "cantonese",
+}
+
+_OTHER_NAMES: Mapping[str, str] = {
+    "burmese": "my",
+    "valencian": "ca",
+    "flemish": "nl",
+    "haitian": "ht",
+    "letzeburgesch": "lb",
+    "pushto": "ps",
+    "panjabi": "pa",
+    "moldavian": "ro",
+    "moldovan": "ro",
+    "sinhalese": "si",
+    "castilian": "es",
+    "mandarin": "zh",
+}
+_CODE_BY_NAME: Mapping[str, str] = {
+    **{code: code for code in LANGUAGES},
+    **{name: code for code, name in LANGUAGES.items()},
+    **_OTHER_NAMES,
+}
+
+# GPT-2's vocabulary has 50,256 pieces, so the token that ends an English-only text has this
+# id. The multilingual vocabulary has one piece more.
+_ENGLISH_ONLY_EOT = 50_256
+
+_SPECIAL = re.compile(r"<\|[^|]+\|>")
+# Between a letter or digit and "|>" there is always a boundary of the byte-level split, so
+# cutting here breaks every written-out special token and changes no other encoding.
+_INSIDE_SPECIAL = re.compile(r"(?<=[A-Za-z0-9])(?=\|>)")
+
+
+class BadTokenizer(ValueError):
+    """A tokenizer.json that is missing, unreadable or lacks tokens that Whisper needs."""
+
+
+def language_code(name_or_code: str) -> str:
+    """The code that Whisper uses for a language.
+
+    Args:
+        name_or_code: a code ("de") or an English name ("German", "Castilian"), in any case.
+
+    Raises:
+        ValueError: Whisper knows no such language; the message names the nearest it knows.
+
+    Source: the tables of openai/whisper, whisper/tokenizer.py.
+    """
+    wanted = name_or_code.strip().lower()
+    if wanted in _CODE_BY_NAME:
+        return _CODE_BY_NAME[wanted]
+    nearest = difflib.get_close_matches(wanted, _CODE_BY_NAME, n=1, cutoff=0.0)[0]
+    code = _CODE_BY_NAME[nearest]
+    raise ValueError(
+        f"language must be one of Whisper's {len(LANGUAGES)}, as a code or an English name; "
+        f'found "{name_or_code}", nearest is "{nearest}" ({code}, {LANGUAGES[code]})'
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tokenizer:
+    """The vocabulary of one Whisper model. Build it with :meth:`from_folder`.
+
+    The ids of special tokens were found by their text, so every published vocabulary works:
+    51,864 ids (English only), 51,865 and 51,866 (multilingual, without and with Cantonese).
+
+    Attributes:
+        core: the byte-level BPE; use the methods here instead where there is one.
+        is_multilingual: False for the vocabulary of the ".en" models. Their published files
+            hold language and task tokens all the same, as Whisper gives both vocabularies
+            one list of special tokens. Those models never learned them, so here they count
+            as special ids and no more.
+        languages: code to id of every language token; empty when English only.
+        eot: ends a text; Whisper pads with it too.
+        sot: starts a transcript.
+        sot_prev: starts the text that came before.
+        no_speech: its probability at the first position says that nobody speaks.
+        no_timestamps: the last id of a prompt that asks for text alone.
+        transcribe: the task; None when English only.
+        translate: the task, into English; None when English only.
+        timestamp_begin: the id of 0.00 s; 1,500 more follow in steps of 0.02 s.
+        special_ids: every id that carries no text.
+    """
+
+    core: tokenizers.Tokenizer = field(repr=False)
+    is_multilingual: bool
+    languages: Mapping[str, int]
+    eot: int
+    sot: int
+    sot_prev: int
+    no_speech: int
+    no_timestamps: int
+    transcribe: int | None
+    translate: int | None
+    timestamp_begin: int
+    special_ids: frozenset[int] = field(repr=False)
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> "Tokenizer":
+        """Read tokenizer.json of a Hugging Face model folder.
+
+        Raises:
+            BadTokenizer: the file is missing or unreadable, or lacks tokens. Files that were
+                converted for other engines often lack the timestamps.
+        """
+        path = folder / "tokenizer.json"
+        core = _read_core(path)
+        languages = {
+            code: token_id
+            for code in LANGUAGES
+            if (token_id := core.token_to_id(f"<|{code}|>")) is not None
+        }
+        eot = _required_id(core, "<|endoftext|>", path=path)
+        is_multilingual = eot != _ENGLISH_ONLY_EOT and bool(languages)
+        return cls(
+            core=core,
+            is_multilingual=is_multilingual,
+            languages=languages if is_multilingual else {},
+            eot=eot,
+            sot=_required_id(core, "<|startoftranscript|>", path=path),
+            sot_prev=_required_id(core, "<|startofprev|>", path=path),
+            no_speech=_required_id(core, "<|nospeech|>", "<|nocaptions|>", path=path),
+            no_timestamps=_required_id(core, "<|notimestamps|>", path=path),
+            transcribe=_required_id(core, "<|transcribe|>", path=path) if is_multilingual else None,
+            translate=_required_id(core, "<|translate|>", path=path) if is_multilingual else None,
+            timestamp_begin=_first_timestamp_id(core, path=path),
+            special_ids=frozenset(
+                token_id for text, token_id in core.get_vocab().items() if _SPECIAL.fullmatch(text)
+            ),
+        )
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text, exactly as written.
+
+        Whisper's texts begin with a space (" Hello."), and " Hello" and "Hello" are different
+        ids. Nothing is added here: give ``" " + text.strip()`` for what a model would write.
+
+        Only text comes out. A special token that is written out in a transcript, such as
+        "<|endoftext|>", is encoded as the characters it is made of: a transcript must not be
+        able to end itself. It decodes to the same characters.
+        """
+        return [
+            token_id
+            for piece in _INSIDE_SPECIAL.split(text)
+            for token_id in self.core.encode(piece, add_special_tokens=False).ids
+        ]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of some ids; special tokens and timestamps are skipped wherever they stand.
+
+        Ids that begin with start-of-prev begin with the text of another utterance, and it is
+        skipped too. Bytes that are no whole character, as at the end of a text that was cut,
+        become U+FFFD. All this is as in transformers.
+        """
+        own_ids = list(ids)
+        if own_ids and own_ids[0] == self.sot_prev:
+            own_ids = own_ids[own_ids.index(self.sot) :] if self.sot in own_ids else []
+        # Our list goes first: most files do not flag timestamps as special.
+        text_ids = [token_id for token_id in own_ids if token_id not in self.special_ids]
+        return self.core.decode(text_ids, skip_special_tokens=True)
+
+    def is_special(self, token_id: int) -> bool:
+        """Whether an id carries no text: a control, language, task or timestamp token."""
+        return token_id in self.special_ids
+
+    def is_timestamp(self, token_id: int) -> bool:
+        """Whether an id is one of the 1,501 timestamps."""
+        return 0 <= token_id - self.timestamp_begin < _N_TIMESTAMPS
+
+    def timestamp_s(self, token_id: int) -> float:
+        """Seconds from the start of the window that a timestamp id stands for.
+
+        The float nearest to the two decimals of the token, so 57 steps are 1.14.
+
+        Raises:
+            ValueError: the id is no timestamp.
+        """
+        if not self.is_timestamp(token_id):
+            last = self.timestamp_begin + _N_TIMESTAMPS - 1
+            raise ValueError(
+                f"a timestamp id must lie in {self.timestamp_begin} ... {last}, found {token_id}"
+            )
+        return (token_id - self.timestamp_begin) / _TIMESTAMPS_PER_SECOND
+
+    def timestamp_id(self, seconds: float) -> int:
+        """The id of the timestamp nearest to a time in the window; halves go up.
+
+        Raises:
+            ValueError: the time is outside 0 ... 30 s, or not a number.
+        """
+        if not 0.0 <= seconds <= LAST_TIMESTAMP_S:
+            raise ValueError(
+                f"a timestamp must lie in 0 ... {LAST_TIMESTAMP_S:g} s, found {seconds}; "
+                "count from the start of its window"
+            )
+        return self.timestamp_begin + math.floor(seconds * _TIMESTAMPS_PER_SECOND + 0.5)
+
+    def language_code(self, name_or_code: str) -> str:
+        """The code of a language that this vocabulary can ask for.
+
+        Args:
+            name_or_code: as for the function :func:`language_code`.
+
+        Raises:
+            ValueError: Whisper has no such language, or this vocabulary has no token for it.
+        """
+        code = language_code(name_or_code)
+        if code not in (self.languages if self.is_multilingual else ("en",)):
+            held = f"{len(self.languages)} languages" if self.is_multilingual else "English only"
+            raise ValueError(
+                f"this vocabulary must hold the language asked for, found {held} and no "
+                f'"{code}" ({LANGUAGES[code]}); use a model that knows it'
+            )
+        return code
+
+    def prompt_ids(
+        self, *, language: str | None, task: Task = "transcribe", timestamps: bool
+    ) -> list[int]:
+        """The ids that the decoder is given before it writes.
+
+        Start of transcript, language, task and, unless timestamps are wanted, no-timestamps.
+        An English-only model has neither language nor task in its prompt.
+
+        Args:
+            language: a code or an English name. An English-only model takes None or English.
+            task: transcribe, or translate into English.
+            timestamps: whether the model may write timestamps.
+
+        Raises:
+            ValueError: a multilingual model is given no language, or an English-only model
+                another language or translation.
+        """
+        ids = [self.sot]
+        if language is not None:
+            language = self.language_code(language)
+        if self.transcribe is not None and self.translate is not None:
+            if language is None:
+                raise ValueError(
+                    "a multilingual model must be told the language, found None; "
+                    "name one, or detect it from the audio first"
+                )
+            ids += [
+                self.languages[language],
+                self.transcribe if task == "transcribe" else self.translate,
+            ]
+        elif task != "transcribe":
+            raise ValueError(
+                f'the task of an English-only model must be "transcribe", found "{task}"; '
+                "use a multilingual model"
+            )
+        return ids if timestamps else [*ids, self.no_timestamps]
+
+    def previous_text_ids(self, text: str, *, max_tokens: int = MAX_PREVIOUS_TOKENS) -> list[int]:
+        """Text that came before, as the ids that go in front of the prompt.
+
+        One start-of-prev and the last ids of the text. Cutting at an id may cut a word, as
+        in Whisper.
+
+        Args:
+            text: what was said before; stripped, and given the leading space of all texts.
+                Without any, the result is empty: there is no previous text to announce.
+            max_tokens: how many ids of the text to keep, 1 ... 223.
+
+        Raises:
+            ValueError: ``max_tokens`` is out of range.
+
+        Source: openai/whisper, whisper/decoding.py, ``_get_initial_tokens``.
+        """
+        if not 1 <= max_tokens <= MAX_PREVIOUS_TOKENS:
+            raise ValueError(
+                f"max_tokens must lie in 1 ... {MAX_PREVIOUS_TOKENS}, found {max_tokens}: "
+                "longer text leaves the decoder no room to write"
+            )
+        if not text.strip():
+            return []
+        return [self.sot_prev, *self.encode(" " + text.strip())[-max_tokens:]]
+
+
+def _read_core(path: Path) -> tokenizers.Tokenizer:
+    try:
+        core = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadTokenizer(
+            f"a model folder must hold a readable tokenizer.json: {error}; re-import the model"
+        ) from error
+    except Exception as error:  # the library raises this bare class for every fault of a file
+        raise BadTokenizer(
+            f"tokenizer.json must be a file of the tokenizers library: {path}: {error}; "
+            "re-import the model"
+        ) from error
+    # Some files were saved with both switched on for training; texts would be cut or padded.
+    core.no_truncation()
+    core.no_padding()
+    return core
+
+
+def _required_id(core: tokenizers.Tokenizer, *names: str, path: Path) -> int:
+    for name in names:
+        token_id = core.token_to_id(name)
+        if token_id is not None:
+            return token_id
+    raise BadTokenizer(
+        f"a Whisper vocabulary must hold {' or '.join(names)}, found none in {path}; "
+        "re-import the model"
+    )
+
+
+def _first_timestamp_id(core: tokenizers.Tokenizer, *, path: Path) -> int:
+    first = core.token_to_id("<|0.00|>")
+    last = core.token_to_id("<|30.00|>")
+    if first is None or last is None or last - first != _N_TIMESTAMPS - 1:
+        raise BadTokenizer(
+            f"a Whisper vocabulary must hold the {_N_TIMESTAMPS} timestamps <|0.00|> ... "
+            f"<|30.00|> in a row, found ids {first} and {last} for the two ends in {path}; "
+            "folders made for other engines often lack them: re-import the model with "
+            "`distilwhisper import`"
+        )
+    return first

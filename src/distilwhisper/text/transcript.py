@@ -1,0 +1,224 @@
+"""A finished transcript, and its five formats."""
+
+import json
+import math
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+TranscriptFormat = Literal["txt", "srt", "vtt", "tsv", "json"]
+
+_MAX_CUE_LINE = 1000  # characters; Whisper breaks longer lines of a subtitle
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """One word with its time; ``text`` keeps the space or punctuation around it."""
+
+    start_s: float
+    end_s: float
+    text: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A timed piece of a transcript.
+
+    Attributes:
+        id: counts from 0 in the transcript.
+        seek: 10-ms frame at which the window of this segment starts.
+        start_s: start in the recording.
+        end_s: end in the recording.
+        text: with its leading space, so that segments can be joined.
+        token_ids: as the model wrote them, timestamps included.
+        temperature: at which the text was sampled; 0.0 is greedy.
+        avg_logprob: mean log-probability of the window's tokens, nats; NaN if unknown.
+        compression_ratio: of the window's text, see :func:`compression_ratio`.
+        no_speech_prob: that nobody speaks in the window; NaN if unknown.
+        words: timed words, or None where they were not asked for.
+    """
+
+    id: int
+    seek: int
+    start_s: float
+    end_s: float
+    text: str
+    token_ids: tuple[int, ...]
+    temperature: float
+    avg_logprob: float
+    compression_ratio: float
+    no_speech_prob: float
+    words: tuple[Word, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """What was said in one recording; ``language`` is a code."""
+
+    text: str
+    language: str
+    segments: tuple[Segment, ...]
+
+
+def compression_ratio(text: str) -> float:
+    """Bytes of a text over its bytes when compressed; repetition makes it high.
+
+    UTF-8 and zlib at its default level, as in Whisper, whose threshold for text is 2.4. An
+    empty text has 0.0.
+    """
+    data = text.encode("utf-8")
+    return len(data) / len(zlib.compress(data))
+
+
+def render(transcript: Transcript, format: TranscriptFormat) -> str:  # noqa: A002  the field's word
+    r"""A transcript in one of five formats, with the same bytes as openai-whisper's files.
+
+    txt is a line per segment. srt and vtt are subtitles; timed words, where there are any,
+    give the time and text of a subtitle. tsv has integer milliseconds. json is one line,
+    ASCII, with Whisper's field names.
+
+    It differs from openai-whisper where that would lose or break something: an arrow inside
+    timed words also becomes ``->``, as the format reserves ``-->``; a segment with text but
+    no timed words is shown by its own time; a number that is not finite is null in json.
+
+    Args:
+        transcript: to be written; encode the result as UTF-8 with ``\n`` line ends.
+        format: one of txt, srt, vtt, tsv, json.
+
+    Raises:
+        ValueError: unknown format, or a time that is negative or not finite.
+
+    Source: openai/whisper, whisper/utils.py, ``ResultWriter`` and below.
+    """
+    for segment in transcript.segments:
+        _check_times(segment)
+    if format == "txt":
+        return "".join(f"{segment.text.strip()}\n" for segment in transcript.segments)
+    if format == "srt":
+        return _render_srt(transcript.segments)
+    if format == "vtt":
+        return _render_vtt(transcript.segments)
+    if format == "tsv":
+        return _render_tsv(transcript.segments)
+    if format == "json":
+        return json.dumps(_json_fields(transcript), allow_nan=False)
+    raise ValueError(f'format must be txt, srt, vtt, tsv or json, found "{format}"')
+
+
+@dataclass(frozen=True, slots=True)
+class _Cue:
+    start_s: float
+    end_s: float
+    text: str
+
+
+def _render_srt(segments: Sequence[Segment]) -> str:
+    return "".join(
+        f"{number}\n{_srt_clock(cue.start_s)} --> {_srt_clock(cue.end_s)}\n{cue.text}\n\n"
+        for number, cue in enumerate(_cues(segments), start=1)
+    )
+
+
+def _render_vtt(segments: Sequence[Segment]) -> str:
+    return "WEBVTT\n\n" + "".join(
+        f"{_vtt_clock(cue.start_s)} --> {_vtt_clock(cue.end_s)}\n{cue.text}\n\n"
+        for cue in _cues(segments)
+    )
+
+
+def _render_tsv(segments: Sequence[Segment]) -> str:
+    lines = ["start\tend\ttext\n"]
+    for segment in segments:
+        text = segment.text.strip().replace("\t", " ")
+        lines.append(f"{_milliseconds(segment.start_s)}\t{_milliseconds(segment.end_s)}\t{text}\n")
+    return "".join(lines)
+
+
+def _cues(segments: Sequence[Segment]) -> Iterator[_Cue]:
+    for segment in segments:
+        if segment.words:
+            start_s, end_s = segment.words[0].start_s, segment.words[-1].end_s
+            yield _Cue(start_s, end_s, _cue_text(segment.words).replace("-->", "->"))
+        elif segment.words is None or segment.text.strip():
+            text = segment.text.strip().replace("-->", "->")
+            yield _Cue(segment.start_s, segment.end_s, text)
+
+
+def _cue_text(words: Sequence[Word]) -> str:
+    text = ""
+    line_length = 0
+    for word in words:
+        if 0 < line_length <= _MAX_CUE_LINE - len(word.text):
+            text += word.text
+            line_length += len(word.text)
+        else:
+            first_word = word.text.strip()
+            text += f"\n{first_word}" if line_length else first_word
+            line_length = len(first_word)
+    return text
+
+
+def _milliseconds(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def _srt_clock(seconds: float) -> str:
+    minutes, milliseconds = divmod(_milliseconds(seconds), 60_000)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:02d}:{minutes:02d}:{milliseconds // 1000:02d},{milliseconds % 1000:03d}"
+
+
+def _vtt_clock(seconds: float) -> str:
+    clock = _srt_clock(seconds).replace(",", ".")
+    return clock.removeprefix("00:")
+
+
+def _json_fields(transcript: Transcript) -> dict[str, Any]:
+    return {
+        "text": transcript.text,
+        "segments": [_segment_fields(segment) for segment in transcript.segments],
+        "language": transcript.language,
+    }
+
+
+def _segment_fields(segment: Segment) -> dict[str, Any]:
+    fields = {
+        "id": segment.id,
+        "seek": segment.seek,
+        "start": segment.start_s,
+        "end": segment.end_s,
+        "text": segment.text,
+        "tokens": segment.token_ids,
+        "temperature": _finite_or_none(segment.temperature),
+        "avg_logprob": _finite_or_none(segment.avg_logprob),
+        "compression_ratio": _finite_or_none(segment.compression_ratio),
+        "no_speech_prob": _finite_or_none(segment.no_speech_prob),
+    }
+    if segment.words is not None:
+        fields["words"] = [
+            {
+                "word": word.text,
+                "start": word.start_s,
+                "end": word.end_s,
+                "probability": _finite_or_none(word.probability),
+            }
+            for word in segment.words
+        ]
+    return fields
+
+
+def _finite_or_none(number: float) -> float | None:
+    return number if math.isfinite(number) else None
+
+
+def _check_times(segment: Segment) -> None:
+    timed_pieces: tuple[Segment | Word, ...] = (segment, *(segment.words or ()))
+    for timed in timed_pieces:
+        if not (0 <= timed.start_s < math.inf and 0 <= timed.end_s < math.inf):
+            raise ValueError(
+                f"times of a transcript must be finite and not negative, found {timed.start_s} "
+                f"... {timed.end_s} s in segment {segment.id} ({timed.text!r}); "
+                "count seconds from the start of the recording"
+            )

@@ -1,0 +1,184 @@
+"""Errors between two transcripts, counted first and divided last."""
+
+import math
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Literal
+
+from rapidfuzz.distance import Levenshtein
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorCounts:
+    """Word errors of one transcript or, added up, of a corpus.
+
+    ``sum(counts, ErrorCounts())`` is a corpus. Rates come from the sums, never from the mean
+    of rates: that would give a word in a short clip more weight.
+
+    The total is the edit distance and exact. Its split into kinds is that of one best
+    alignment; where several are equally good, another tool may split the same total in
+    another way.
+
+    Attributes:
+        substitutions: words replaced by others.
+        deletions: reference words that the hypothesis lacks.
+        insertions: hypothesis words that the reference lacks.
+        words: words of the reference; characters, where characters were counted.
+    """
+
+    substitutions: int = 0
+    deletions: int = 0
+    insertions: int = 0
+    words: int = 0
+
+    def __add__(self, other: "ErrorCounts") -> "ErrorCounts":
+        return ErrorCounts(
+            substitutions=self.substitutions + other.substitutions,
+            deletions=self.deletions + other.deletions,
+            insertions=self.insertions + other.insertions,
+            words=self.words + other.words,
+        )
+
+    @property
+    def errors(self) -> int:
+        """Substitutions, deletions and insertions together."""
+        return self.substitutions + self.deletions + self.insertions
+
+    @property
+    def wer(self) -> float:
+        """Errors over reference words, a fraction that may exceed 1.
+
+        Without reference words: 0.0 if there are no errors either, infinity otherwise. The
+        same holds for the three rates below. In a corpus such insertions still count.
+        """
+        return self._per_word(self.errors)
+
+    @property
+    def ser(self) -> float:
+        """Substitutions over reference words."""
+        return self._per_word(self.substitutions)
+
+    @property
+    def der(self) -> float:
+        """Deletions over reference words."""
+        return self._per_word(self.deletions)
+
+    @property
+    def ier(self) -> float:
+        """Insertions over reference words."""
+        return self._per_word(self.insertions)
+
+    def _per_word(self, count: int) -> float:
+        if self.words == 0:
+            return math.inf if count else 0.0
+        return count / self.words
+
+
+@dataclass(frozen=True, slots=True)
+class Alignment:
+    """One step of the way from a reference to a hypothesis.
+
+    Attributes:
+        kind: what happened to the word.
+        reference: the reference's word; None for an insertion.
+        hypothesis: the hypothesis's word; None for a deletion.
+    """
+
+    kind: Literal["equal", "substitute", "delete", "insert"]
+    reference: str | None
+    hypothesis: str | None
+
+
+def word_errors(reference: str, hypothesis: str) -> ErrorCounts:
+    """Count the words to change to turn a reference into a hypothesis.
+
+    Args:
+        reference: the human text, already normalised; words are what white space separates.
+        hypothesis: the machine's text, normalised in the same way.
+    """
+    return _count(reference.split(), hypothesis.split())
+
+
+def character_errors(reference: str, hypothesis: str) -> ErrorCounts:
+    """Count the characters to change; for scripts without spaces between words.
+
+    White space does not count: in such a script the normaliser leaves a space for each
+    punctuation mark, and nobody pronounces those. What counts is a Unicode code point. This
+    is Whisper's normaliser with split letters, followed by a word error rate.
+
+    Args:
+        reference: the human text, already normalised.
+        hypothesis: the machine's text, normalised in the same way.
+
+    Returns:
+        Counts whose ``words`` are the characters of the reference.
+    """
+    return _count("".join(reference.split()), "".join(hypothesis.split()))
+
+
+def align_words(reference: str, hypothesis: str) -> list[Alignment]:
+    """The word-by-word difference whose counts :func:`word_errors` gives.
+
+    Reading the reference's words in order gives the reference, and likewise the hypothesis.
+
+    Args:
+        reference: the human text; words are what white space separates.
+        hypothesis: the machine's text.
+    """
+    expected, found = reference.split(), hypothesis.split()
+    steps: list[Alignment] = []
+    for step in Levenshtein.opcodes(expected, found):
+        old = expected[step.src_start : step.src_end]
+        new = found[step.dest_start : step.dest_end]
+        if step.tag == "equal":
+            steps += [Alignment("equal", a, b) for a, b in zip(old, new, strict=True)]
+        elif step.tag == "replace":
+            steps += [Alignment("substitute", a, b) for a, b in zip(old, new, strict=True)]
+        elif step.tag == "delete":
+            steps += [Alignment("delete", word, None) for word in old]
+        else:
+            steps += [Alignment("insert", None, word) for word in new]
+    return steps
+
+
+def repeated_ngrams(texts: Iterable[str], *, n: int = 5) -> int:
+    """How many n-grams of a set of texts have occurred before in it.
+
+    All n-grams less the distinct ones, over the texts joined in their order, so that an
+    n-gram may begin in one text and end in the next. With n = 5 this is the 5-Dup of the
+    Distil-Whisper paper. It grows with the size of the set: compare it on one set only.
+
+    Args:
+        texts: normalised predictions.
+        n: words in an n-gram, at least 1.
+
+    Raises:
+        ValueError: ``n`` is below 1.
+
+    Source: arXiv:2311.00430, table 8; huggingface/distil-whisper,
+    training/flax/run_pt_long_form_transcription.py, ``compute_metrics``.
+    """
+    if n < 1:
+        raise ValueError(f"an n-gram must have at least 1 word, found n = {n}")
+    window: deque[str] = deque(maxlen=n)
+    seen: set[tuple[str, ...]] = set()
+    n_repeated = 0
+    for word in chain.from_iterable(text.split() for text in texts):
+        window.append(word)
+        if len(window) == n:
+            ngram = tuple(window)
+            n_repeated += ngram in seen
+            seen.add(ngram)
+    return n_repeated
+
+
+def _count(reference: Sequence[str], hypothesis: Sequence[str]) -> ErrorCounts:
+    kinds = [step.tag for step in Levenshtein.editops(reference, hypothesis)]
+    return ErrorCounts(
+        substitutions=kinds.count("replace"),
+        deletions=kinds.count("delete"),
+        insertions=kinds.count("insert"),
+        words=len(reference),
+    )

@@ -1,0 +1,432 @@
+"""Stage 4: train the student's decoder on what the teacher said and how sure it was.
+
+The teacher's encoder runs once per batch, without gradients, and serves both decoders; where the
+recipe says so its outputs are kept on disk, and then it runs once per utterance.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from distilwhisper.corpus.batches import (
+    Example,
+    TokenBatch,
+    UnreadableRecording,
+    decoder_sequence,
+    epoch_order,
+    keeps_timestamps,
+    load_utterances,
+    token_batch,
+)
+from distilwhisper.corpus.records import Manifest
+from distilwhisper.corpus.store import write_atomic
+from distilwhisper.decoding.transcriber import DecodingSettings, Transcriber
+from distilwhisper.model.checkpoint import Checkpoint
+from distilwhisper.model.whisper import Whisper
+from distilwhisper.progress import progress_bar, say
+from distilwhisper.run import MetricsLog
+from distilwhisper.speech.mel import log_mel, stack_windows
+from distilwhisper.text.normalize import normalizer_for
+from distilwhisper.text.tokens import Tokenizer
+from distilwhisper.text.wer import ErrorCounts, word_errors
+from distilwhisper.training.encoder_cache import EncoderCache
+from distilwhisper.training.loss import clip_gradients, distillation_sums, learning_rate
+from distilwhisper.training.state import Progress, checkpoints, load_state, save_state
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """The paper's hyper-parameters (table 15) as defaults."""
+
+    steps: int = 80_000
+    """Updates of the weights."""
+    batch_size: int = 256
+    """Utterances per update."""
+    micro_batch_size: int = 16
+    """Utterances that go through the network at a time; less memory, the same result."""
+    peak_lr: float = 1e-4
+    """Learning rate at the end of the warm-up; it falls to zero linearly."""
+    warmup_steps: int = 500
+    """Updates of linear warm-up."""
+    kl_weight: float = 0.8
+    """Weight of the KL divergence between teacher and student (eq. 6)."""
+    pl_weight: float = 1.0
+    """Weight of the cross-entropy on pseudo-labels (eq. 6)."""
+    temperature: float = 2.0
+    """Softens both distributions of the KL term."""
+    timestamp_probability: float = 0.5
+    """How often a label keeps its timestamps, drawn anew every epoch."""
+    weight_decay: float = 0.0
+    """AdamW's decoupled weight decay."""
+    clip_norm: float = 1.0
+    """Gradients are scaled down together beyond this norm."""
+    checkpoint_every: int = 5_000
+    """Updates between checkpoints; each is validated, and the best one becomes the student."""
+    log_every: int = 25
+    """Updates between rows of metrics.jsonl."""
+    cache_encoder: bool = False
+    """Keep the frozen encoder's outputs on disk instead of computing them every epoch."""
+    seed: int = 0
+    """Of the data order and the timestamp draws."""
+
+    def __post_init__(self) -> None:
+        faults = [
+            f"{name} must be at least {least}, found {getattr(self, name)}"
+            for name, least in _AT_LEAST.items()
+            if getattr(self, name) < least
+        ]
+        if not 0 <= self.timestamp_probability <= 1:
+            faults.append(
+                f"timestamp_probability must lie in [0, 1], found {self.timestamp_probability}"
+            )
+        if self.temperature <= 0 or self.clip_norm <= 0 or self.peak_lr <= 0:
+            faults.append("temperature, clip_norm and peak_lr must be above zero")
+        if faults:
+            raise ValueError("; ".join(faults))
+
+
+_AT_LEAST = {
+    "steps": 1,
+    "batch_size": 1,
+    "micro_batch_size": 1,
+    "warmup_steps": 0,
+    "kl_weight": 0,
+    "pl_weight": 0,
+    "weight_decay": 0,
+    "checkpoint_every": 1,
+    "log_every": 1,
+}
+
+
+class NonFiniteLoss(ArithmeticError):
+    """The loss or its gradient is no number; the weights were left as they were."""
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a run learns from, and what it is judged by while it learns."""
+
+    manifest: Manifest
+    examples: Sequence[Example]
+    validation: Manifest | None = None  # with references; none: the last weights win
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """One update, summed over its micro-batches and divided once."""
+
+    kl: float  # nats per token, temperature squared included
+    pl: float  # nats per token
+    grad_norm: float
+    n_tokens: int
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """A teacher, a student, and the run that makes one follow the other.
+
+    Args:
+        teacher: its encoder and decoder are never changed.
+        student: its decoder is trained, in float32; its encoder is the teacher's and stays.
+        tokenizer: of both.
+        data: kept utterances and validation set.
+        settings: hyper-parameters.
+        out: the run's folder: checkpoints, metrics.jsonl, the encoder cache while it is needed.
+
+    Raises:
+        ValueError: teacher and student differ in vocabulary, mel bins or width, or there is
+            nothing to learn from.
+    """
+
+    teacher: Whisper
+    student: Checkpoint
+    tokenizer: Tokenizer
+    data: TrainingData
+    settings: TrainingSettings
+    out: Path
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "n_mels", "width"):
+            found = getattr(self.teacher.config, name), getattr(self.student.model.config, name)
+            if found[0] != found[1]:
+                raise ValueError(
+                    f"teacher and student must have the same {name}: found {found[0]} and "
+                    f"{found[1]}; build the student from this teacher"
+                )
+        if not self.data.examples:
+            raise ValueError(
+                "training needs at least one kept utterance, found none: raise filter.max_wer, or "
+                "see why the labels were dropped in the verdicts' summary.json"
+            )
+
+    def fit(self, *, on_steps: Callable[[float], None] | None = None) -> Progress:
+        """Train to the last step, from the newest checkpoint if there is one.
+
+        Args:
+            on_steps: called with the number of updates just done, or found done.
+
+        Returns:
+            Where the run ended; ``student.model`` holds the best weights.
+
+        Raises:
+            NonFiniteLoss: before the update, naming the step and the utterances.
+        """
+        trained = self._trained()
+        optimizer = self._optimizer(trained)
+        progress = self._resume(trained, optimizer)
+        cache = self._filled_cache() if progress.step < self.settings.steps else None
+        log = MetricsLog(self.out / "metrics.jsonl")
+        log.truncate_after(progress.step)
+        if on_steps:
+            on_steps(progress.step)
+        began, began_at = time.perf_counter(), progress.step
+        for step in range(progress.step, self.settings.steps):
+            metrics = self._update(step, trained, optimizer, cache)
+            row = self._row(step + 1, metrics)
+            if on_steps:
+                on_steps(1)
+            if (step + 1) % self.settings.log_every == 0 or step + 1 == self.settings.steps:
+                n_windows = (step + 1 - began_at) * self.settings.batch_size
+                speed = n_windows / (time.perf_counter() - began)
+                log.append({**row, "windows_per_s": round(speed, 3)})
+            progress = replace(progress, step=step + 1)
+            if (step + 1) % self.settings.checkpoint_every == 0 or step + 1 == self.settings.steps:
+                progress = self._checkpoint(progress, trained, optimizer, log)
+        self._take_best(trained)
+        EncoderCache(self._cache_folder, []).remove()
+        return progress
+
+    # One update
+
+    def _update(
+        self,
+        step: int,
+        trained: dict[str, Tensor],
+        optimizer: torch.optim.AdamW,
+        cache: EncoderCache | None,
+    ) -> StepMetrics:
+        settings = self.settings
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(
+                step,
+                peak=settings.peak_lr,
+                warmup_steps=settings.warmup_steps,
+                total_steps=settings.steps,
+            )
+        micro_batches = list(self._micro_batches(step))
+        n_tokens = sum(tokens.n_tokens for _, tokens in micro_batches)
+        kl = pl = 0.0
+        optimizer.zero_grad(set_to_none=True)
+        for indices, tokens in micro_batches:
+            sums_kl, sums_pl = self._sums(self._encoder_states(indices, cache), tokens)
+            loss = (settings.kl_weight * sums_kl + settings.pl_weight * sums_pl) / n_tokens
+            loss.backward()  # type: ignore[no-untyped-call]
+            kl += sums_kl.item() / n_tokens
+            pl += sums_pl.item() / n_tokens
+        norm = clip_gradients(list(trained.values()), settings.clip_norm)
+        if not all(map(math.isfinite, (kl, pl, norm))):
+            raise self._non_finite(step, micro_batches, kl, pl, norm)
+        optimizer.step()
+        return StepMetrics(kl, pl, norm, n_tokens)
+
+    def _sums(
+        self, encoder_states: Float[Tensor, "batch frames width"], tokens: TokenBatch
+    ) -> tuple[Tensor, Tensor]:
+        device = self.teacher.device
+        inputs, labels = tokens.inputs.to(device), tokens.labels.to(device)
+        with self._autocast():
+            with torch.no_grad():
+                teacher_logits = _logits(self.teacher, encoder_states, inputs)
+            student_logits = _logits(self.student.model, encoder_states, inputs)
+        sums = distillation_sums(
+            student_logits, teacher_logits, labels, temperature=self.settings.temperature
+        )
+        return sums.kl, sums.pl
+
+    def _micro_batches(self, step: int) -> Iterator[tuple[list[int], TokenBatch]]:
+        """Yield one update's examples; the stream of epochs goes on across updates."""
+        n_examples, size = len(self.data.examples), self.settings.batch_size
+        places = range(step * size, (step + 1) * size)
+        drawn = [(place // n_examples, place % n_examples) for place in places]
+        orders = {
+            epoch: epoch_order(n_examples, seed=self.settings.seed, epoch=epoch)
+            for epoch in {epoch for epoch, _ in drawn}
+        }
+        chosen = [(orders[epoch][place], epoch) for epoch, place in drawn]
+        for at in range(0, size, self.settings.micro_batch_size):
+            micro = chosen[at : at + self.settings.micro_batch_size]
+            sequences = [self._sequence(index, epoch) for index, epoch in micro]
+            yield [index for index, _ in micro], token_batch(sequences, self.tokenizer)
+
+    def _sequence(self, index: int, epoch: int) -> list[int]:
+        example = self.data.examples[index]
+        timestamps = keeps_timestamps(
+            example.utterance.id,
+            probability=self.settings.timestamp_probability,
+            seed=self.settings.seed,
+            epoch=epoch,
+        )
+        return decoder_sequence(example.token_ids, self.tokenizer, timestamps=timestamps)
+
+    # The encoder
+
+    def _encoder_states(self, indices: Sequence[int], cache: EncoderCache | None) -> Tensor:
+        if cache is not None:
+            return cache.read(indices).to(self.teacher.device)
+        return self._encode([self.data.examples[index] for index in indices])
+
+    @torch.no_grad()
+    def _encode(self, examples: Sequence[Example]) -> Tensor:
+        pieces = []
+        utterances = [example.utterance for example in examples]
+        for utterance, samples in load_utterances(self.data.manifest, utterances):
+            if isinstance(samples, Exception):
+                raise UnreadableRecording(
+                    f"utterance {utterance.id!r} was labelled but its audio cannot be read now: "
+                    f"{samples}; bring the audio back, or label and filter again without it"
+                ) from samples
+            pieces.append(samples)
+        windows = stack_windows(pieces).to(self.teacher.device)
+        mel = log_mel(windows, n_mels=self.teacher.config.n_mels)
+        states: Tensor = self.teacher.encoder(mel.to(self.teacher.dtype))
+        return states
+
+    def _filled_cache(self) -> EncoderCache | None:
+        if not self.settings.cache_encoder:
+            return None
+        config, examples = self.teacher.config, self.data.examples
+        cache = EncoderCache(self._cache_folder, examples)
+        size = cache.n_bytes(
+            max_frames=config.max_frames, width=config.width, dtype=self.teacher.dtype
+        )
+        say(
+            f"train: keeping encoder outputs of {len(examples)} windows, {size / 1e9:.2f} GB, "
+            f"in {cache.folder}"
+        )
+        with progress_bar("encode", len(examples), "windows") as advance:
+            cache.fill(self._encode, on_progress=advance)
+        return cache
+
+    @property
+    def _cache_folder(self) -> Path:
+        return self.out / "encoder-cache"
+
+    # Checkpoints and validation
+
+    def _trained(self) -> dict[str, Tensor]:
+        self.student.model.requires_grad_(False)
+        self.student.model.decoder.requires_grad_(True)
+        return {
+            f"decoder.{name}": weight
+            for name, weight in self.student.model.decoder.named_parameters()
+        }
+
+    def _optimizer(self, trained: Mapping[str, Tensor]) -> torch.optim.AdamW:
+        return torch.optim.AdamW(
+            list(trained.values()),
+            lr=self.settings.peak_lr,
+            betas=(0.9, 0.999),
+            eps=1e-8,
+            weight_decay=self.settings.weight_decay,
+        )
+
+    def _resume(self, trained: Mapping[str, Tensor], optimizer: torch.optim.AdamW) -> Progress:
+        found = checkpoints(self.out)
+        return load_state(found[-1], trained, optimizer) if found else Progress(step=0)
+
+    def _checkpoint(
+        self,
+        progress: Progress,
+        trained: dict[str, Tensor],
+        optimizer: torch.optim.AdamW,
+        log: MetricsLog,
+    ) -> Progress:
+        wer = self._validation_wer()
+        if wer is not None:
+            log.append({"step": progress.step, "validation_wer": wer})
+        if wer is None or progress.best_wer is None or wer < progress.best_wer:
+            progress = replace(progress, best_wer=wer, best_step=progress.step)
+            weights = {name: weight.detach().cpu() for name, weight in trained.items()}
+            write_atomic(self._best_path, save(weights))
+        save_state(self.out, progress, trained, optimizer)
+        return progress
+
+    def _validation_wer(self) -> float | None:
+        """Return the student's WER on the validation set, decoded without timestamps."""
+        manifest = self.data.validation
+        if manifest is None:
+            return None
+        transcriber = Transcriber(self.student, self.tokenizer, DecodingSettings(timestamps=False))
+        counts = ErrorCounts(0, 0, 0, 0)
+        pairs = list(load_utterances(manifest, manifest.utterances))
+        heard = [(u, samples) for u, samples in pairs if not isinstance(samples, Exception)]
+        languages = [utterance.language for utterance, _ in heard]
+        windows = transcriber.decode([samples for _, samples in heard], languages=languages)
+        for (utterance, _), window in zip(heard, windows, strict=True):
+            normalize = normalizer_for(window.language)
+            counts += word_errors(normalize(utterance.text or ""), normalize(window.text))
+        return counts.wer
+
+    def _take_best(self, trained: Mapping[str, Tensor]) -> None:
+        best = load_file(self._best_path)
+        for name, weight in trained.items():
+            weight.data.copy_(best[name])
+
+    @property
+    def _best_path(self) -> Path:
+        return self.out / "best.safetensors"
+
+    # Reporting
+
+    def _row(self, step: int, metrics: StepMetrics) -> dict[str, Any]:
+        settings = self.settings
+        return {
+            "step": step,
+            "epoch": round(step * settings.batch_size / len(self.data.examples), 4),
+            "loss": settings.kl_weight * metrics.kl + settings.pl_weight * metrics.pl,
+            "kl": metrics.kl,
+            "pl": metrics.pl,
+            "grad_norm": metrics.grad_norm,
+            "lr": learning_rate(
+                step - 1,
+                peak=settings.peak_lr,
+                warmup_steps=settings.warmup_steps,
+                total_steps=settings.steps,
+            ),
+            "n_tokens": metrics.n_tokens,
+        }
+
+    def _non_finite(
+        self,
+        step: int,
+        micro_batches: Sequence[tuple[Sequence[int], TokenBatch]],
+        kl: float,
+        pl: float,
+        norm: float,
+    ) -> NonFiniteLoss:
+        ids = [self.data.examples[i].utterance.id for indices, _ in micro_batches for i in indices]
+        return NonFiniteLoss(
+            f"loss and gradient must be finite, found KL {kl}, PL {pl}, gradient norm {norm} at "
+            f"step {step + 1}, utterances {', '.join(ids[:8])}{' ...' if len(ids) > 8 else ''}; "
+            "the weights were not updated: look at these utterances, or lower peak_lr"
+        )
+
+    def _autocast(self) -> torch.autocast:
+        """Products in the teacher's dtype; what is trained stays float32."""
+        dtype = self.teacher.dtype
+        enabled = dtype in (torch.bfloat16, torch.float16)
+        return torch.autocast(self.teacher.device.type, dtype=dtype, enabled=enabled)
+
+
+def _logits(model: Whisper, encoder_states: Tensor, inputs: Tensor) -> Tensor:
+    decoder = model.decoder
+    logits: Tensor = decoder.project(decoder(inputs, decoder.cross_cache(encoder_states)))
+    return logits

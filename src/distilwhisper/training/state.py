@@ -1,0 +1,109 @@
+"""A training run on disk: all that a resumed run needs to end with the same weights.
+
+    step_000100/  weights.safetensors  what is trained
+                  optimizer.safetensors  AdamW's two moments per weight, and its step count
+                  state.json           the step, and the best validation score so far
+
+The data order and the timestamp draws are functions of seed and step (``corpus/batches.py``), so
+no random state is kept.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from distilwhisper.corpus.store import replace_folder
+
+N_KEPT = 2  # the newest checkpoint, and one before it in case a disk lies
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands."""
+
+    step: int  # updates done
+    best_wer: float | None = None
+    best_step: int | None = None
+
+
+class CheckpointMismatch(Exception):
+    """A training checkpoint is not of the network or run that asks for it."""
+
+
+def save_state(
+    folder: Path,
+    progress: Progress,
+    trained: Mapping[str, Tensor],
+    optimizer: torch.optim.AdamW,
+) -> Path:
+    """Write a checkpoint under ``folder``; it appears whole, by rename. Older ones are deleted.
+
+    Args:
+        folder: of the run.
+        progress: where it stands.
+        trained: the weights being trained, by name, in the optimiser's order.
+        optimizer: of these weights.
+    """
+    final = _path(folder, progress.step)
+    temporary = final.with_suffix(".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    save_file(
+        {k: v.detach().cpu().contiguous() for k, v in trained.items()},
+        temporary / "weights.safetensors",
+    )
+    moments = {
+        f"{name}/{key}": value.detach().cpu().contiguous()
+        for name, weight in trained.items()
+        for key, value in optimizer.state[weight].items()
+    }
+    save_file(moments, temporary / "optimizer.safetensors")
+    (temporary / "state.json").write_text(json.dumps(asdict(progress), indent=2) + "\n")
+    replace_folder(temporary, final)
+    for old in checkpoints(folder)[:-N_KEPT]:
+        shutil.rmtree(old)
+    return final
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Return a run's checkpoints, oldest first."""
+    return sorted(p for p in folder.glob("step_*") if p.is_dir() and p.suffix != ".tmp")
+
+
+def load_state(path: Path, trained: Mapping[str, Tensor], optimizer: torch.optim.AdamW) -> Progress:
+    """Load a checkpoint into weights and optimiser, in place.
+
+    Raises:
+        CheckpointMismatch: the names or shapes of the weights differ, or a file is broken.
+    """
+    try:
+        weights = load_file(path / "weights.safetensors")
+        moments = load_file(path / "optimizer.safetensors")
+        progress = Progress(**json.loads((path / "state.json").read_text()))
+    except Exception as error:
+        raise CheckpointMismatch(
+            f"{path} must be a whole training checkpoint, found {error}: delete it to resume from "
+            "the one before"
+        ) from error
+    if {k: v.shape for k, v in weights.items()} != {k: v.shape for k, v in trained.items()}:
+        raise CheckpointMismatch(
+            f"{path} is of another network: its {len(weights)} weights differ in name or shape "
+            f"from the {len(trained)} being trained; train into another folder, or --force"
+        )
+    for name, weight in trained.items():
+        weight.data.copy_(weights[name])
+        optimizer.state[weight] = {
+            key: moments[f"{name}/{key}"].to(weight.device if key != "step" else "cpu")
+            for key in ("step", "exp_avg", "exp_avg_sq")
+        }
+    return progress
+
+
+def _path(folder: Path, step: int) -> Path:
+    return folder / f"step_{step:06d}"

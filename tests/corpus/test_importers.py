@@ -1,0 +1,365 @@
+import csv
+import io
+import json
+import os
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from distilwhisper.corpus.importers import BadTranscripts, import_folder, split_manifest
+from distilwhisper.corpus.records import Manifest, Utterance, read_manifest
+from distilwhisper.speech.audio import load_samples, write_wav
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    folder = tmp_path / "speech"
+    folder.mkdir()
+    return folder
+
+
+def wav(path: Path, *, seconds: float = 0.5) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_wav(path, np.full(round(16_000 * seconds), 0.1, dtype=np.float32))
+    return path
+
+
+def tar(path: Path, members: dict[str, bytes]) -> None:
+    with tarfile.open(path, "w") as shard:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            shard.addfile(info, io.BytesIO(data))
+
+
+def imported(source: Path, *, language: str | None = None) -> dict[str, Utterance]:
+    out = source.parent / "manifest.jsonl"
+    summary = import_folder(source, out, language=language)
+    assert summary.n_utterances == len(read_manifest(out).utterances)
+    return {utterance.id: utterance for utterance in read_manifest(out).utterances}
+
+
+def problems(source: Path) -> dict[str, str]:
+    out = source.parent / "manifest.jsonl"
+    found = dict(import_folder(source, out).problems)
+    listed = out.with_name("manifest.problems.jsonl")
+    rows = [json.loads(line) for line in listed.read_text().splitlines()] if found else []
+    assert {row["path"]: row["problem"] for row in rows} == found
+    assert listed.exists() == bool(found)
+    return found
+
+
+# Audio
+
+
+def test_all_audio_below_a_folder_is_found_in_order(source: Path) -> None:
+    wav(source / "b.WAV")
+    wav(source / "a" / "2.wav", seconds=1.25)
+    wav(source / "a" / "1.wav")
+    wav(source / ".hidden" / "x.wav")
+    wav(source / "._b.wav")
+    (source / "notes.doc").touch()
+    out = source.parent / "manifests" / "all.jsonl"
+    summary = import_folder(source, out, language="German")
+    manifest = read_manifest(out)
+    assert manifest.utterances == (
+        Utterance("a/1", "../speech/a/1.wav", duration_s=0.5, language="de"),
+        Utterance("a/2", "../speech/a/2.wav", duration_s=1.25, language="de"),
+        Utterance("b", "../speech/b.WAV", duration_s=0.5, language="de"),
+    )
+    for utterance in manifest.utterances:
+        assert len(load_samples(manifest.audio_source(utterance))) in (8_000, 20_000)
+    assert (summary.n_with_text, summary.n_without_text) == (0, 3)
+    assert (summary.min_s, summary.median_s, summary.max_s) == (0.5, 0.5, 1.25)
+    assert summary.hours == 2.25 / 3600
+    assert str(summary) == (
+        "3 utterances, 0.00 h (0.50 to 1.25 s, median 0.50 s); 0 with text, 3 without; 0 problems"
+    )
+    before = out.read_bytes()
+    import_folder(source, out, language="German")
+    assert out.read_bytes() == before
+
+
+def test_members_of_tar_files_are_found_with_their_texts(source: Path) -> None:
+    sound = wav(source.parent / "x.wav").read_bytes()
+    tar(
+        source / "shard-0.tar",
+        {"./one.wav": sound, "sub/two.wav": sound, "sub/two.txt": b"second\n", ".x.wav": sound},
+    )
+    found = imported(source)
+    assert found["shard-0/one"].audio == "speech/shard-0.tar#one.wav"
+    assert found["shard-0/one"].text is None
+    assert found["shard-0/sub/two"].text == "second"
+    assert len(found) == 2
+    manifest = read_manifest(source.parent / "manifest.jsonl")
+    for utterance in manifest.utterances:
+        assert len(load_samples(manifest.audio_source(utterance))) == 8_000
+
+
+def test_two_of_one_name_are_told_apart_by_their_endings(source: Path) -> None:
+    for name in ("a.wav", "a.aiff", "b.wav", "c.wav", "c.wav.au"):
+        wav(source / "x.wav").rename(source / name)
+    assert sorted(imported(source)) == ["a.aiff", "a.wav", "b", "c", "c.wav.au"]
+
+
+def test_audio_in_linked_folders_is_found_once(source: Path) -> None:
+    elsewhere = source.parent / "elsewhere"
+    wav(elsewhere / "a.wav")
+    (source / "link").symlink_to(elsewhere)
+    (source / "second link").symlink_to(elsewhere)
+    (elsewhere / "up").symlink_to(source)
+    assert list(imported(source)) == ["link/a"]
+    manifest = read_manifest(source.parent / "manifest.jsonl")
+    assert Path(manifest.audio_source(manifest.utterances[0])).exists()
+
+
+def test_what_cannot_be_read_is_named_and_left_out(source: Path) -> None:
+    wav(source / "good.wav")
+    (source / "empty.wav").touch()
+    (source / "text.mp3").write_text("no sound")
+    wav(source / "silent.wav", seconds=1 / 16_000)
+    (source / "broken.tar").write_bytes(b"x" * 2000)
+    tar(source / "whole.tar", {"bad.wav": b"RIFF"})
+    (source / os.fsdecode(b"gr\xfc\xdf.wav")).touch()
+    found = problems(source)
+    assert sorted(found) == [
+        "broken.tar",
+        "empty.wav",
+        "gr\\udcfc\\udcdf.wav",
+        "silent.wav",
+        "text.mp3",
+        "whole.tar#bad.wav",
+    ]
+    assert list(imported(source)) == ["good"]
+    for path in [*source.iterdir()]:
+        if path.name != "good.wav":
+            path.unlink()
+    assert problems(source) == {}  # and the list of the first import is gone
+
+
+def test_a_tar_that_was_cut_short_keeps_what_is_whole(source: Path) -> None:
+    sound = wav(source.parent / "x.wav").read_bytes()
+    tar(source / "shard.tar", {"a.wav": sound, "b.wav": sound, "c.wav": sound})
+    whole = (source / "shard.tar").read_bytes()
+    (source / "shard.tar").write_bytes(whole[: 512 + len(sound) + 5000])
+    found = problems(source)
+    assert "shard.tar" in found
+    assert set(found) <= {"shard.tar", "shard.tar#a.wav", "shard.tar#b.wav"}
+
+
+def test_a_folder_without_audio_is_refused(source: Path) -> None:
+    (source / "notes.txt").touch()
+    for path in (source, source / "notes.txt", source / "missing"):
+        with pytest.raises(ValueError, match="must be a folder with audio below it, found n"):
+            import_folder(path, source.parent / "manifest.jsonl")
+    assert not (source.parent / "manifest.jsonl").exists()
+
+
+def test_a_wrong_language_or_name_is_refused_before_anything_is_read(source: Path) -> None:
+    with pytest.raises(ValueError, match="nearest"):
+        import_folder(source, source.parent / "manifest.jsonl", language="germn")
+    with pytest.raises(ValueError, match=r"must be a \.jsonl file"):
+        import_folder(source, source.parent / "manifest.json")
+
+
+# Transcripts
+
+
+def test_a_table_names_audio_in_many_ways(source: Path) -> None:
+    for name in ("1", "2", "3", "4"):
+        wav(source / "part" / "clips" / f"{name}.wav")
+    sound = (source / "part" / "clips" / "1.wav").read_bytes()
+    tar(source / "part" / "t.tar", {"x/5.wav": sound, "x/6.wav": sound})
+    (source / "part" / "train.tsv").write_text(
+        "client_id\tPath\tsentence\n"
+        'anna\tclips/1.wav\tHe said "yes"\n'
+        "anna\tclips/2\tSecond, with a comma\n"
+        "\t3.wav\tthird\n"
+        "bert\tclips\\4.wav\t\n"
+        "bert\tx/5.wav\tfifth\n"
+        "bert\tt.tar#x/6.wav\tsixth\n"
+    )
+    found = imported(source)
+    assert {id_: (u.text, u.speaker) for id_, u in found.items()} == {
+        "part/clips/1": ('He said "yes"', "anna"),
+        "part/clips/2": ("Second, with a comma", "anna"),
+        "part/clips/3": ("third", None),
+        "part/clips/4": (None, "bert"),
+        "part/t/x/5": ("fifth", "bert"),
+        "part/t/x/6": ("sixth", "bert"),
+    }
+    assert problems(source) == {}
+
+
+@pytest.mark.parametrize("name", ["transcripts.csv", "labels.csv", "transcripts.txt"])
+def test_tables_are_found_by_their_header(source: Path, name: str) -> None:
+    wav(source / "a.wav")
+    with (source / name).open("w", newline="", encoding="utf-8-sig") as file:
+        writer = csv.writer(file, delimiter="," if name.endswith("csv") else "\t")
+        writer.writerows([["file", "text"], ["a.wav", "größer, höher"]])
+    assert imported(source)["a"].text == "größer, höher"
+
+
+def test_a_table_of_other_things_is_no_transcript(source: Path) -> None:
+    wav(source / "a.wav")
+    (source / "speakers.csv").write_text("speaker,age\nanna,7\n")
+    assert imported(source)["a"].text is None
+    assert problems(source) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "found"),
+    [
+        ("transcripts.csv", b"a.wav|one\n", "first line must name a column"),
+        ("metadata.tsv", b"", "first line must name a column"),
+        ("transcripts.tsv", b"path\ttext\na.wav\tgr\xfc\xdfe\n", "must be UTF-8"),
+        ("x.csv", b"path,text\na.wav,one\nb.wav," + b"x" * 200_000, "field larger"),
+    ],
+)
+def test_a_table_that_cannot_be_read_is_refused(
+    source: Path, name: str, content: bytes, found: str
+) -> None:
+    wav(source / "a.wav")
+    (source / name).write_bytes(content)
+    with pytest.raises(BadTranscripts, match=found):
+        import_folder(source, source.parent / "manifest.jsonl")
+
+
+def test_lines_that_fit_no_audio_are_named(source: Path) -> None:
+    wav(source / "a" / "same.wav")
+    wav(source / "b" / "same.wav")
+    wav(source / "c.wav")
+    (source / "transcripts.tsv").write_text(
+        "path\ttext\nsame.wav\tone\nmissing.wav\ttwo\nc.wav\tthree\nc\tthree\nc\tfour\n\nc.wav\n"
+    )
+    found = problems(source)
+    assert list(found) == [f"transcripts.tsv:{n}" for n in (2, 3, 6, 8)]
+    assert "found 2, a/same.wav, b/same.wav" in found["transcripts.tsv:2"]
+    assert "found 0" in found["transcripts.tsv:3"]
+    assert "another text than transcripts.tsv:4" in found["transcripts.tsv:6"]
+    assert imported(source)["c"].text == "three"
+
+
+def test_a_text_beside_the_audio_serves_where_no_table_does(source: Path) -> None:
+    for name in ("a", "b", "c", "d"):
+        wav(source / f"{name}.wav")
+    (source / "transcripts.csv").write_text("path,text\na.wav,of the table\n")
+    (source / "a.txt").write_text("beside")
+    (source / "b.txt").write_bytes(b"\xef\xbb\xbftwo\n  lines\n")
+    (source / "c.txt").write_text("\n")
+    (source / "d.txt").write_bytes(b"\xff")
+    found = problems(source)
+    assert list(found) == ["d.wav"]
+    assert "d.txt cannot be read" in found["d.wav"]
+    texts = {id_: utterance.text for id_, utterance in imported(source).items()}
+    assert texts == {"a": "of the table", "b": "two lines", "c": None}
+
+
+# Splitting
+
+
+def corpus(*utterances: Utterance) -> Manifest:
+    return Manifest(Path("all.jsonl"), Path("/"), utterances)
+
+
+def said(id_: str, text: str | None, **other: str) -> Utterance:
+    return Utterance(id_, f"{id_}.wav", text=text, language="en", **other)
+
+
+PARTS = {"test": 0.2, "validation": 0.1}
+
+
+def part_of(parts: dict[str, list[Utterance]]) -> dict[str, str]:
+    return {utterance.id: name for name, part in parts.items() for utterance in part}
+
+
+def test_a_split_has_the_sizes_asked_for_and_all_utterances_in_order() -> None:
+    manifest = corpus(*(said(f"{i:04d}", f"line number {i}") for i in range(4000)))
+    parts = split_manifest(manifest, PARTS, seed=0)
+    assert list(parts) == ["train", "test", "validation"]
+    assert sorted(u.id for part in parts.values() for u in part) == [
+        u.id for u in manifest.utterances
+    ]
+    assert all([u.id for u in part] == sorted(u.id for u in part) for part in parts.values())
+    # 4000 draws: five standard deviations are 126 and 95.
+    assert abs(len(parts["test"]) - 800) < 130
+    assert abs(len(parts["validation"]) - 400) < 100
+
+
+def test_a_split_depends_on_seed_and_content_alone() -> None:
+    utterances = [said(f"{i:03d}", f"line number {i}") for i in range(300)]
+    first = part_of(split_manifest(corpus(*utterances), PARTS, seed=0))
+    assert part_of(split_manifest(corpus(*reversed(utterances)), PARTS, seed=0)) == first
+    assert part_of(split_manifest(corpus(*utterances), PARTS, seed=1)) != first
+    renamed = [replace(u, id=f"x{u.id}") for u in utterances]
+    assert part_of(split_manifest(corpus(*renamed), PARTS, seed=0)) == {
+        f"x{id_}": part for id_, part in first.items()
+    }
+
+
+def test_utterances_that_come_later_move_none() -> None:
+    utterances = [said(f"{i:03d}", f"line number {i}") for i in range(400)]
+    before = part_of(split_manifest(corpus(*utterances[:300]), PARTS, seed=0))
+    after = part_of(split_manifest(corpus(*utterances), PARTS, seed=0))
+    assert before.items() <= after.items()
+
+
+texts = st.none() | st.sampled_from(
+    ["Ten cats.", "10 cats", "ten CATS", "a dog", "a cow", "...", ""]
+)
+sources = st.none() | st.sampled_from(["r1", "r2", "r3"])
+
+
+@settings(max_examples=200)
+@given(
+    rows=st.lists(st.tuples(texts, sources, sources), max_size=12),
+    seed=st.integers(0, 5),
+    by_speaker=st.booleans(),
+)
+def test_no_text_recording_or_speaker_is_in_two_parts(
+    rows: list[tuple[str | None, str | None, str | None]], seed: int, by_speaker: bool
+) -> None:
+    utterances = [
+        Utterance(f"{i}", "a.wav", text=text, recording=recording, speaker=speaker)
+        for i, (text, recording, speaker) in enumerate(rows)
+    ]
+    # Three that nothing holds together, so that there is something to split.
+    utterances += [said(f"alone {i}", f"alone {i}") for i in range(3)]
+    parts = split_manifest(corpus(*utterances), PARTS, seed=seed, keep_speakers_together=by_speaker)
+    assert all(parts.values())
+    place = part_of(parts)
+    assert len(place) == len(utterances)
+    for one in utterances:
+        for other in utterances:
+            same_text = {one.text, other.text} <= {"Ten cats.", "10 cats", "ten CATS"} or (
+                one.text == other.text and one.text not in (None, "", "...")
+            )
+            same_recording = one.recording is not None and one.recording == other.recording
+            same_speaker = one.speaker is not None and one.speaker == other.speaker
+            if same_text or same_recording or (by_speaker and same_speaker):
+                assert place[one.id] == place[other.id]
+
+
+def test_a_small_corpus_gives_every_part_something() -> None:
+    utterances = [said(str(i), f"line {i}") for i in range(3)]
+    for seed in range(20):
+        parts = split_manifest(corpus(*utterances), {"test": 0.01, "validation": 0.98}, seed=seed)
+        assert [len(part) for part in parts.values()] == [1, 1, 1]
+
+
+def test_what_cannot_be_split_is_refused() -> None:
+    together = [said(str(i), f"line {i}", recording="one") for i in range(9)]
+    with pytest.raises(ValueError, match=r"at least 3 groups .* found 1 in 9 utterances"):
+        split_manifest(corpus(*together), PARTS, seed=0)
+
+
+@pytest.mark.parametrize("fractions", [{"test": 0.0}, {"test": -0.1}, {"a": 0.5, "b": 0.5}])
+def test_fractions_that_leave_no_training_part_are_refused(fractions: dict[str, float]) -> None:
+    utterances = [said(str(i), f"line {i}") for i in range(9)]
+    with pytest.raises(ValueError, match="sum to less than 1, found"):
+        split_manifest(corpus(*utterances), fractions, seed=0)

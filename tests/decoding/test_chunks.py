@@ -1,0 +1,129 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distilwhisper.decoding.chunks import ChunkWords, join_chunks, plan_chunks
+from distilwhisper.decoding.segments import TimedWord
+
+WORDS = "one two three four five six seven eight nine ten the a of and".split()
+
+
+@given(
+    n_samples=st.integers(1, 10_000),
+    chunk_samples=st.integers(1, 3_000),
+    data=st.data(),
+)
+def test_every_sample_is_covered_and_neighbours_share_the_overlap(
+    n_samples: int, chunk_samples: int, data: st.DataObject
+) -> None:
+    overlap = data.draw(st.integers(0, chunk_samples - 1))
+    if n_samples / (chunk_samples - overlap) > 2_000:
+        overlap = 0
+    plan = plan_chunks(n_samples, chunk_samples=chunk_samples, overlap_samples=overlap)
+    assert plan[0].start == 0
+    assert plan[-1].stop == n_samples
+    assert all(0 < chunk.stop - chunk.start <= chunk_samples for chunk in plan)
+    for left, right in zip(plan, plan[1:], strict=False):
+        assert left.stop - right.start == overlap
+        assert left.stop - left.start == chunk_samples
+        assert right.stop > left.stop  # no chunk lies inside another
+
+
+@pytest.mark.parametrize(
+    ("n_samples", "n_chunks"), [(1, 1), (480_000, 1), (480_001, 2), (800_000, 2), (800_001, 3)]
+)
+def test_a_window_of_exactly_thirty_seconds_is_one_chunk(n_samples: int, n_chunks: int) -> None:
+    plan = plan_chunks(n_samples, chunk_samples=480_000, overlap_samples=160_000)
+    assert len(plan) == n_chunks
+
+
+@pytest.mark.parametrize(
+    ("n_samples", "chunk", "overlap", "message"),
+    [
+        (0, 10, 1, "found 0 samples"),
+        (10, 0, 0, "chunks of 0"),
+        (10, 5, 5, "found 5 of 5"),
+        (10, 5, -1, "found -1 of 5"),
+    ],
+)
+def test_an_impossible_plan_is_refused(
+    n_samples: int, chunk: int, overlap: int, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        plan_chunks(n_samples, chunk_samples=chunk, overlap_samples=overlap)
+
+
+def spoken(words: list[str], *, seconds_per_word: float = 0.5) -> list[TimedWord]:
+    return [
+        TimedWord(f" {word}", (i,), i * seconds_per_word, (i + 1) * seconds_per_word, 0)
+        for i, word in enumerate(words)
+    ]
+
+
+def hear(
+    words: list[TimedWord], start_s: float, stop_s: float, *, drift_s: float = 0.0
+) -> ChunkWords:
+    """What a perfect model hears of one chunk: words cut by its edges are lost to it."""
+    inside = [w for w in words if w.start_s >= start_s and w.end_s <= stop_s]
+    moved = [TimedWord(w.text, w.token_ids, w.start_s + drift_s, w.end_s + drift_s, 0)
+             for w in inside]
+    return ChunkWords(start_s, stop_s, tuple(moved))
+
+
+@given(
+    words=st.lists(st.sampled_from(WORDS), min_size=1, max_size=200),
+    chunk_s=st.sampled_from([10.0, 15.0, 30.0]),
+    drift_s=st.floats(-0.4, 0.4),
+)
+def test_joining_the_chunks_of_a_known_text_gives_it_back(
+    words: list[str], chunk_s: float, drift_s: float
+) -> None:
+    timed = spoken(words)
+    plan = plan_chunks(
+        int(timed[-1].end_s * 100),
+        chunk_samples=int(chunk_s * 100),
+        overlap_samples=int(chunk_s * 100 / 3),
+    )
+    chunks = [
+        hear(timed, c.start / 100, c.stop / 100, drift_s=drift_s * (-1) ** i)
+        for i, c in enumerate(plan)
+    ]
+    joined = [word.token_ids for _, word in join_chunks(chunks)]
+    assert joined == [word.token_ids for word in timed]
+
+
+def test_a_word_misheard_at_an_edge_is_taken_from_the_chunk_that_heard_it_whole() -> None:
+    timed = spoken("we all met at the old house by the river on a cold day in may".split())
+    left = hear(timed, 0.0, 5.0)
+    garbled = TimedWord(" horse", (99,), 4.9, 5.0, 0)
+    left = ChunkWords(0.0, 5.0, (*left.words, garbled))
+    right = hear(timed, 3.0, 8.0)
+    right = ChunkWords(3.0, 8.0, (TimedWord(" ouse", (98,), 3.0, 3.1, 0), *right.words))
+    assert [w.token_ids[0] for _, w in join_chunks([left, right])] == list(range(len(timed)))
+
+
+def test_chunks_that_agree_on_nothing_pass_over_in_the_middle_of_the_overlap() -> None:
+    left = ChunkWords(0.0, 6.0, tuple(spoken(["x"] * 12)))
+    other = tuple(
+        TimedWord(" y", (50 + i,), 4 + i * 0.5, 4.5 + i * 0.5, 0) for i in range(12)
+    )
+    joined = [w for _, w in join_chunks([left, ChunkWords(4.0, 10.0, other)])]
+    assert [w.text for w in joined if w.start_s < 5] == [" x"] * 10
+    assert [w.text for w in joined if w.start_s >= 5] == [" y"] * 10
+
+
+def test_a_silent_chunk_loses_nothing_of_its_neighbours() -> None:
+    timed = spoken("one two three four".split())
+    chunks = [
+        hear(timed, 0.0, 10.0),
+        ChunkWords(6.0, 16.0, ()),
+        ChunkWords(12.0, 22.0, (TimedWord(" five", (9,), 18.0, 18.5, 0),)),
+    ]
+    assert [w.text for _, w in join_chunks(chunks)] == [" one", " two", " three", " four", " five"]
+
+
+def test_a_phrase_said_twice_is_not_taken_for_one() -> None:
+    words = "go on go on go on go on stop now".split() * 3
+    timed = spoken(words)
+    chunks = [hear(timed, 0.0, 6.0), hear(timed, 4.0, 10.0), hear(timed, 8.0, 15.0)]
+    assert [w.token_ids for _, w in join_chunks(chunks)] == [w.token_ids for w in timed]

@@ -1,0 +1,268 @@
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distilwhisper.text.normalize import normalizer_for, uses_spaces
+from distilwhisper.text.tokens import LANGUAGES
+from distilwhisper.text.wer import character_errors, word_errors
+
+AWKWARD_ENGLISH = [
+    "",
+    " ",
+    "\n\t ",
+    "...",
+    "?!",
+    "Hello, world.",
+    " Hello   there \n",
+    "HELLO",
+    # numbers
+    "twenty one",
+    "twenty-one",
+    "one hundred and five",
+    "a hundred and five people",
+    "two thousand nineteen",
+    "nineteen eighty four",
+    "the 1960s and the nineteen sixties",
+    "the twenty-first of the 3rd",
+    "thirty seconds, thirty-second",
+    "one oh one",
+    "double oh seven",
+    "triple five one two one two",
+    "point five",
+    "three point one four one five",
+    "0.05 and .5 and 5.",
+    "192.168.0.1",
+    "two and a half million",
+    "half a million and a half",
+    "and a half",
+    "minus twenty degrees, negative one, plus two",
+    "1,234,567.89",
+    "1,2,3,4",
+    "ten thousand three hundred and twelve",
+    "three hundred billion trillion",
+    "one, ones, the ones, 1s, 1",
+    "zero hundred",
+    "6th of May, 5 th, 3 rds",
+    "b2b and 4x4 and covid19",
+    # money and per cent
+    "$20 million",
+    "twenty million dollars",
+    "two dollars and seven cents",
+    "$2 and 7 cents",
+    "fifty cents, £0.50, €0.99",
+    "$ 5, 5 $, $five",
+    "ten percent, 10 per cent, ten per person, 100%",
+    "% of % and 5% %",
+    "pound for pound, a euro",
+    # contractions, colloquial
+    "I'm he's she'd we'll they've you're isn't",
+    "won't can't let's ain't y'all",
+    "wanna gotta gonna i'ma imma woulda coulda shoulda ma'am",
+    "kinda sorta dunno 'cause cause because the cause",
+    "he'd been, she's been, it's gone, he'd gone, I'd done, he's got",
+    "rock 'n' roll, the '60s, dogs' , o'clock",
+    "don ' t , it ’s and it’s",
+    "Hmm, mm, mhm, mmm, uh, um, umm, uhm, er",
+    # titles
+    "Mr. Smith and Mrs. Jones met Dr. Who at St. Mary's",
+    "Prof. X, Capt. Y, Gov. Z, Gen. A, Sen. B, Rep. C, Pres. D, Rev. E",
+    "Hon. asst. assoc. lt. col. jr. sr. esq. ald.",
+    # brackets
+    "[laughter] hello (coughs) world <noise>",
+    "(unclosed and [also",
+    "a (nested (one)) b [x] ()",
+    "<unk> & [MUSIC PLAYING]",
+    # spelling
+    "The colour of the theatre's grey tyre was honoured and analysed",
+    "organise, organisation, centre, defence, jewellery, mum",
+    # letters and symbols
+    "naïve café Ångström ﬁnance Œuvre straße Łódź Þór",
+    "Zo\u0308e and Zoë, re\u0301sume\u0301",
+    "5½ cups, x², ①, Ⅻ, ٣ and 三",
+    "e-mail, well-known, and/or, AT&T, C++, #1, @home",
+    "👍 great 👩‍👩‍👧 ♪♪ music ♪",
+    "你好 hello привет नमस्ते",
+    "a\u200bb\u00a0c\ufeffd\u2028e",
+    "U.S.A. e.g. i.e. a.m. 5 p.m. v1.2.3",
+    "-- dashes – and — more…",
+    "under_score and back`tick and \\slash",
+]
+
+ENGLISH_PIECES = """
+    one two nine ten twelve nineteen twenty ninety hundred thousand million decillion
+    oh o zero zeros ones sixes first second fifth twentieth hundredth millions
+    and a half point double triple minus plus percent per cent cents dollars pounds
+    $ £ € ¢ % . , ' - ( ) [ ] < > 0 1 7 10 007 3.5 $5 5% 1960s 2nd
+    it's won't he'd been gone cause kinda mr dr colour um é ß
+"""
+english_like = st.lists(st.sampled_from(ENGLISH_PIECES.split()), max_size=12).flatmap(
+    lambda pieces: st.sampled_from([" ".join(pieces), "".join(pieces)])
+)
+
+AWKWARD_OTHERS = [
+    *AWKWARD_ENGLISH,
+    "Œuvre, cœur, ça va? «Oui»",
+    "Straße und Größe, ÄÖÜ",
+    "¿Qué tal? ¡Bien!",
+    "İstanbul ILIK",
+    "Ελλάδα, ΣΊΣΥΦΟΣ",
+    "हिन्दी में लिखा हुआ",
+    "அகரம் தமிழ்",
+    "السَّلَامُ عَلَيْكُمْ",
+    "你好，世界。（笑）",
+    "ﾊﾝｶｸ ｶﾞｷﾞｸﾞ と 全角ＡＢＣ",
+    "ภาษาไทยง่ายนิดเดียว น้ำ",
+    "မြန်မာစာ ភាសាខ្មែរ ພາສາລາວ བོད་སྐད།",
+]
+
+
+def test_english_sounds_alike_reads_alike() -> None:
+    english = normalizer_for("en")
+    spoken = "Mr. O'Neill's paid twenty-five dollars, uh, for the colour [laughs]!"
+    written = "mister o'neill is paid $25 for the color"
+    assert english(spoken).split() == english(written).split()
+
+
+def test_the_rules_that_the_library_adds_are_off() -> None:
+    """They would hide errors that published word error rates count."""
+    text = "the cause is kinda sorta unclear i dunno"
+    assert normalizer_for("en")(text) == text
+
+
+def test_other_languages_keep_their_letters_and_numbers_as_they_are() -> None:
+    basic = normalizer_for("de")
+    assert basic("Größe: ZWANZIG (20) Euro!").split() == ["größe", "zwanzig", "euro"]
+    assert basic("it's") == "it s"
+
+
+@pytest.mark.parametrize("language", ["en", "EN", "English"])
+def test_english_by_any_name_is_english(language: str) -> None:
+    assert normalizer_for(language)("won't") == "will not"
+
+
+def test_every_other_language_has_one_normaliser() -> None:
+    others = {normalizer_for(code) for code in LANGUAGES if code != "en"}
+    assert len(others) == 1
+    assert normalizer_for("en") not in others
+
+
+def test_the_language_must_be_said() -> None:
+    with pytest.raises(ValueError, match="name the language"):
+        normalizer_for(None)
+    with pytest.raises(ValueError, match='nearest is "german"'):
+        normalizer_for("germn")
+
+
+def test_languages_without_spaces() -> None:
+    without = {code for code in LANGUAGES if not uses_spaces(code)}
+    assert without == {"zh", "ja", "th", "lo", "my", "yue", "km", "bo"}
+    assert not uses_spaces("Mandarin")
+    with pytest.raises(ValueError, match="nearest"):
+        uses_spaces("klingon")
+
+
+def test_digits_without_end_do_not_stop_a_run() -> None:
+    """A loop of zeros: Python refuses to read so long a number, and the library with it."""
+    english = normalizer_for("en")
+    assert english("0" * 9_000).replace(" ", "") == "0" * 3  # each run is the number nought
+    assert english("it is " + "777," * 3_000 + "777").replace(" ", "") == "itis" + "7" * 9_003
+
+
+@given(text=st.one_of(english_like, st.text()))
+def test_no_text_stops_a_normaliser(text: str) -> None:
+    for language in ("en", "fr"):
+        assert isinstance(normalizer_for(language)(text), str)
+
+
+def test_a_normaliser_can_be_sent_to_another_process() -> None:
+    copy = pickle.loads(pickle.dumps(normalizer_for("en")))
+    assert copy("colour") == "color"
+
+
+def test_importing_it_is_quiet_and_brings_no_torch() -> None:
+    code = "import distilwhisper.text.normalize, sys; sys.exit('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+# --- equal to the published normalisers -------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def openai_english():
+    import warnings
+
+    english = pytest.importorskip("whisper.normalizers").EnglishTextNormalizer
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # it leaves its spelling list open
+        return english()
+
+
+@pytest.fixture(scope="module")
+def transformers_english():
+    published = pytest.importorskip("transformers.models.whisper.english_normalizer")
+    whisper = pytest.importorskip("whisper")
+    spelling = Path(whisper.__file__).parent / "normalizers" / "english.json"
+    return published.EnglishTextNormalizer(json.loads(spelling.read_text(encoding="utf-8")))
+
+
+@pytest.mark.reference
+def test_english_equals_openai_whisper_and_transformers(
+    openai_english, transformers_english
+) -> None:
+    ours = normalizer_for("en")
+    for text in AWKWARD_ENGLISH:
+        assert ours(text) == openai_english(text) == transformers_english(text)
+
+
+@pytest.mark.reference
+@given(text=st.one_of(english_like, st.text()))
+def test_english_equals_both_on_any_text(openai_english, transformers_english, text) -> None:
+    assert normalizer_for("en")(text) == openai_english(text) == transformers_english(text)
+
+
+@pytest.mark.reference
+def test_basic_equals_openai_whisper_and_transformers() -> None:
+    openai = pytest.importorskip("whisper.normalizers").BasicTextNormalizer()
+    published = pytest.importorskip("transformers.models.whisper.english_normalizer")
+    transformers = published.BasicTextNormalizer()
+    ours = normalizer_for("fr")
+    for text in AWKWARD_OTHERS:
+        assert ours(text) == openai(text) == transformers(text)
+
+
+@pytest.mark.reference
+@given(text=st.text())
+def test_basic_equals_both_on_any_text(text: str) -> None:
+    openai = pytest.importorskip("whisper.normalizers").BasicTextNormalizer()
+    published = pytest.importorskip("transformers.models.whisper.english_normalizer")
+    assert normalizer_for("fr")(text) == openai(text) == published.BasicTextNormalizer()(text)
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize(
+    ("reference", "hypothesis"),
+    [
+        ("你好，世界。今天天气很好！", "你好世界，今天天汽很好"),
+        ("吾輩は猫である。名前はまだ無い。", "我輩は猫である、名前は未だ無い"),
+        ("ภาษาไทยง่ายนิดเดียว น้ำ", "ภาษาไทยงายนิดเดียว นำ"),
+        ("မြန်မာစာ", "မြန်မာ စာပေ"),
+        ("ភាសាខ្មែរ", "ភាសាខ្មែ"),
+        ("ພາສາລາວ", "ພາສາ ລາວ"),
+        ("བོད་སྐད།", "བོད་ཡིག"),
+    ],
+)
+def test_character_errors_equal_whisper_with_split_letters(reference: str, hypothesis: str) -> None:
+    splitting = pytest.importorskip("whisper.normalizers").BasicTextNormalizer(split_letters=True)
+    basic = normalizer_for("zh")
+    assert character_errors(basic(reference), basic(hypothesis)) == word_errors(
+        splitting(reference), splitting(hypothesis)
+    )

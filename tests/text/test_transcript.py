@@ -1,0 +1,234 @@
+import json
+import math
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distilwhisper.text.transcript import (
+    Segment,
+    Transcript,
+    TranscriptFormat,
+    Word,
+    compression_ratio,
+    render,
+)
+
+FORMATS: tuple[TranscriptFormat, ...] = get_args(TranscriptFormat)
+
+
+def segment(
+    number: int, start_s: float, end_s: float, text: str, words: tuple[Word, ...] | None = None
+) -> Segment:
+    return Segment(
+        id=number,
+        seek=round(start_s * 100),
+        start_s=start_s,
+        end_s=end_s,
+        text=text,
+        token_ids=(50363, 2159, 50413),
+        temperature=0.0,
+        avg_logprob=-0.25,
+        compression_ratio=compression_ratio(text),
+        no_speech_prob=0.125,
+        words=words,
+    )
+
+
+def transcript(*segments: Segment) -> Transcript:
+    text = "".join(one.text for one in segments)
+    return Transcript(text=text, language="en", segments=segments)
+
+
+PLAIN = transcript(
+    segment(0, 0.0, 2.5, " Hello, world."),
+    segment(1, 59.9995, 61.0, " tab\there, arrow --> there"),
+    segment(2, 3599.9996, 3600.5, " 你好 é 👍\u2028 end "),
+    segment(3, 3600.5, 360_000.0, ""),
+)
+HELLO = (Word(0.1, 0.5, " Hello,", 0.9), Word(0.6, 1.0, " world.", 1.0))
+LONG = tuple(Word(4.0, 4.5, " A long one", 0.5) for _ in range(120))
+TIMED = transcript(
+    segment(0, 0.0, 2.5, " Hello, world.", HELLO),
+    segment(1, 3.0, 3.5, "", ()),
+    segment(2, 4.0, 5.0, " A long one" * 120, LONG),
+)
+
+
+def test_text_is_a_line_per_segment() -> None:
+    assert render(PLAIN, "txt").split("\n")[:2] == ["Hello, world.", "tab\there, arrow --> there"]
+
+
+def test_subtitles() -> None:
+    assert render(PLAIN, "srt").startswith(
+        "1\n00:00:00,000 --> 00:00:02,500\nHello, world.\n\n"
+        "2\n00:01:00,000 --> 00:01:01,000\ntab\there, arrow -> there\n\n"
+    )
+
+
+def test_hours_of_vtt_appear_when_they_are_needed() -> None:
+    lines = render(PLAIN, "vtt").split("\n")
+    assert lines[:2] == ["WEBVTT", ""]
+    assert "01:00.000 --> 01:01.000" in lines
+    assert "01:00:00.000 --> 01:00:00.500" in lines
+    assert "01:00:00.500 --> 100:00:00.000" in lines
+
+
+def test_tabs_of_a_text_become_spaces_in_tsv() -> None:
+    lines = render(PLAIN, "tsv").split("\n")
+    assert lines[:3] == [
+        "start\tend\ttext",
+        "0\t2500\tHello, world.",
+        "60000\t61000\ttab here, arrow --> there",
+    ]
+
+
+def test_timed_words_give_a_subtitle_its_times() -> None:
+    assert render(TIMED, "vtt").startswith(
+        "WEBVTT\n\n00:00.100 --> 00:01.000\nHello, world.\n\n00:04.000 --> 00:04.500\nA long"
+    )
+
+
+def test_a_segment_whose_words_could_not_be_timed_is_shown_all_the_same() -> None:
+    lost = transcript(TIMED.segments[0], segment(1, 3.0, 3.5, " Really.", ()))
+    assert "00:03.000 --> 00:03.500\nReally.\n" in render(lost, "vtt")
+
+
+@pytest.mark.parametrize("words", [None, (Word(0.0, 0.5, " a-->", 1.0), Word(0.5, 1.0, "b", 1.0))])
+def test_no_arrow_in_the_text_of_a_subtitle(words: tuple[Word, ...] | None) -> None:
+    for form in ("srt", "vtt"):
+        rendered = render(transcript(segment(0, 0.0, 1.0, " a-->b", words)), form)
+        assert rendered.count("-->") == 1
+        assert "a->b" in rendered
+
+
+def test_an_empty_transcript() -> None:
+    nothing = transcript()
+    assert {form: render(nothing, form) for form in FORMATS} == {
+        "txt": "",
+        "srt": "",
+        "vtt": "WEBVTT\n\n",
+        "tsv": "start\tend\ttext\n",
+        "json": '{"text": "", "segments": [], "language": "en"}',
+    }
+
+
+@pytest.mark.parametrize("unknown", [math.nan, math.inf, -math.inf])
+def test_numbers_that_are_not_finite_are_null_in_json(unknown: float) -> None:
+    one = Segment(
+        id=0,
+        seek=0,
+        start_s=0.0,
+        end_s=1.0,
+        text=" a",
+        token_ids=(1,),
+        temperature=unknown,
+        avg_logprob=unknown,
+        compression_ratio=unknown,
+        no_speech_prob=unknown,
+        words=(Word(0.0, 1.0, " a", unknown),),
+    )
+    rendered = render(transcript(one), "json")
+    fields = json.loads(rendered, parse_constant=pytest.fail)["segments"][0]
+    for name in ("temperature", "avg_logprob", "compression_ratio", "no_speech_prob"):
+        assert fields[name] is None
+    assert fields["words"][0]["probability"] is None
+
+
+@pytest.mark.parametrize("time_s", [-0.01, math.nan, math.inf])
+@pytest.mark.parametrize("form", FORMATS)
+def test_impossible_times_are_refused(time_s: float, form: TranscriptFormat) -> None:
+    in_segment = transcript(segment(7, time_s if math.isfinite(time_s) else 0.0, time_s, " a"))
+    in_word = transcript(segment(7, 0.0, 1.0, " a", (Word(0.0, time_s, " a", 1.0),)))
+    for wrong in (in_segment, in_word):
+        with pytest.raises(ValueError, match=r"found .* s in segment 7"):
+            render(wrong, form)
+
+
+def test_compression_ratio_grows_with_repetition() -> None:
+    assert compression_ratio("") == 0.0
+    assert compression_ratio(" It was the best of times, it was the worst of times.") < 2.4
+    assert compression_ratio(" thank you" * 20) > 2.4
+
+
+# --- equal to openai-whisper --------------------------------------------------------------------
+
+
+def as_whisper(spoken: Transcript) -> dict[str, Any]:
+    """The result that openai-whisper's transcribe() would hand to its writers."""
+    segments = []
+    for one in spoken.segments:
+        fields = {
+            "id": one.id,
+            "seek": one.seek,
+            "start": one.start_s,
+            "end": one.end_s,
+            "text": one.text,
+            "tokens": list(one.token_ids),
+            "temperature": one.temperature,
+            "avg_logprob": one.avg_logprob,
+            "compression_ratio": one.compression_ratio,
+            "no_speech_prob": one.no_speech_prob,
+        }
+        if one.words is not None:
+            fields["words"] = [
+                {"word": w.text, "start": w.start_s, "end": w.end_s, "probability": w.probability}
+                for w in one.words
+            ]
+        segments.append(fields)
+    return {"text": spoken.text, "segments": segments, "language": spoken.language}
+
+
+def written_by_whisper(spoken: Transcript, form: str, folder: Path) -> bytes:
+    whisper_utils = pytest.importorskip("whisper.utils")
+    whisper_utils.get_writer(form, str(folder))(as_whisper(spoken), "talk.wav")
+    return (folder / f"talk.{form}").read_bytes()
+
+
+times = st.floats(0.0, 400_000.0)
+# Lone surrogates cannot be written to a file; "-->" in timed words is our stated difference.
+spoken_texts = st.text(
+    st.characters(codec="utf-8") | st.sampled_from(" \t\n-"), max_size=20
+) | st.sampled_from([" A line of words", " --> ", "--", "w" * 600, " ", ""])
+plain_rows = st.tuples(times, times, spoken_texts, st.none())
+word_rows = st.tuples(
+    times, times, spoken_texts.filter(lambda text: ">" not in text), st.floats(0.0, 1.0)
+)
+timed_rows = st.tuples(times, times, st.just(""), st.lists(word_rows, max_size=6))
+
+
+def transcript_of_rows(rows: list[tuple[float, float, str, list[Any] | None]]) -> Transcript:
+    segments = []
+    for number, (start_s, end_s, text, words) in enumerate(rows):
+        timed = None if words is None else tuple(Word(*word) for word in words)
+        segments.append(segment(number, start_s, end_s, text, timed))
+    return transcript(*segments)
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("spoken", [PLAIN, TIMED, transcript()], ids=["plain", "timed", "empty"])
+@pytest.mark.parametrize("form", FORMATS)
+def test_bytes_equal_openai_whisper(
+    spoken: Transcript, form: TranscriptFormat, tmp_path: Path
+) -> None:
+    assert render(spoken, form).encode() == written_by_whisper(spoken, form, tmp_path)
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("form", FORMATS)
+@given(rows=st.lists(plain_rows, max_size=4) | st.lists(timed_rows, max_size=4))
+def test_bytes_of_any_transcript_equal_openai_whisper(
+    tmp_path_factory: pytest.TempPathFactory, form: TranscriptFormat, rows: list[Any]
+) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    spoken = transcript_of_rows(rows)
+    assert render(spoken, form).encode() == written_by_whisper(spoken, form, folder)
+
+
+@pytest.mark.reference
+@given(text=st.text(st.characters(codec="utf-8")))
+def test_compression_ratio_equals_openai_whisper(text: str) -> None:
+    whisper_utils = pytest.importorskip("whisper.utils")
+    assert compression_ratio(text) == whisper_utils.compression_ratio(text)
