@@ -16,7 +16,6 @@ Every stage skips what is done and refuses what was made with other settings, so
 again goes on where it stopped; ``from_stage`` throws a stage and all behind it away first.
 """
 
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -26,8 +25,10 @@ from typing import Literal, get_args
 from distilwhisper.corpus.batches import join_kept
 from distilwhisper.corpus.importers import import_folder, split_manifest
 from distilwhisper.corpus.long_form import join_recordings
+from distilwhisper.corpus.packing import pack_examples
 from distilwhisper.corpus.records import (
     Manifest,
+    audio_from,
     read_labels,
     read_manifest,
     read_verdicts,
@@ -224,7 +225,7 @@ def _data(run: Run) -> None:
 def _copy_manifest(manifest: Manifest, path: Path) -> None:
     """Write a manifest elsewhere, its audio still where it was."""
     moved = [
-        replace(u, audio=os.path.relpath(manifest.audio_source(u), path.parent))
+        replace(u, audio=audio_from(path.parent, manifest.audio_source(u)))
         for u in manifest.utterances
     ]
     write_manifest(path, moved)
@@ -293,8 +294,10 @@ def _train(run: Run) -> None:
     shutil.rmtree(dest, ignore_errors=True)
     trainer = _trainer(run)
     say(
-        f"train: {recipe.training.steps} steps of {recipe.training.batch_size} utterances out of "
-        f"{len(trainer.data.examples)} kept ({trainer.teacher.device}, {trainer.teacher.dtype})"
+        f"train: {recipe.training.steps} steps of {recipe.training.batch_size} windows, out of "
+        f"{len(trainer.data.examples)} with "
+        f"{sum(len(example.utterances) for example in trainer.data.examples)} utterances "
+        f"({recipe.hardware.describe()})"
     )
     with progress_bar("train", recipe.training.steps, "steps") as advance:
         result = trainer.fit(on_steps=advance)
@@ -308,14 +311,26 @@ def _trainer(run: Run) -> Trainer:
     teacher_folder = resolve_model(recipe.teacher)
     device, dtype = recipe.hardware.pick_device(), recipe.hardware.pick_dtype()
     manifest = read_manifest(run.manifest("train"))
-    labels, verdicts = read_labels(run.path("labels")), read_verdicts(run.path("verdicts"))
+    tokenizer = Tokenizer.from_folder(teacher_folder)
+    examples = join_kept(
+        manifest, read_labels(run.path("labels")), read_verdicts(run.path("verdicts"))
+    )
+    if recipe.training.pack_s:
+        examples = pack_examples(
+            examples,
+            tokenizer,
+            max_s=recipe.training.pack_s,
+            pause_s=recipe.training.pack_pause_s,
+            across_recordings=recipe.training.pack_across_recordings,
+            seed=recipe.training.seed,
+        )
     return Trainer(
         teacher=load_checkpoint(teacher_folder, device=device, dtype=dtype).model,
         student=load_checkpoint(run.path("student-init"), device=device),
-        tokenizer=Tokenizer.from_folder(teacher_folder),
+        tokenizer=tokenizer,
         data=TrainingData(
             manifest=manifest,
-            examples=join_kept(manifest, labels, verdicts),
+            examples=examples,
             validation=read_manifest(run.manifest("validation")),
         ),
         settings=recipe.training,

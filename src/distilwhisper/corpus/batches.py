@@ -1,7 +1,7 @@
 """Pseudo-labelled utterances to training batches; and audio, read ahead.
 
 What a step trains on is a pure function of the seed and the step: the order of an epoch, and
-whether a label keeps its timestamps, are drawn from (seed, epoch, utterance), never from a
+whether a label keeps its timestamps, are drawn from (seed, epoch, example), never from a
 random state that would have to be saved and restored.
 """
 
@@ -17,7 +17,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from distilwhisper.corpus.records import Label, Manifest, Utterance, Verdict
-from distilwhisper.speech.audio import CorruptAudio, Samples, load_samples
+from distilwhisper.speech.audio import CorruptAudio, Samples, load_samples, seconds_to_samples
 from distilwhisper.text.tokens import Tokenizer
 
 # Targets that count for nothing; the value torch's cross-entropy skips by itself.
@@ -30,10 +30,16 @@ class UnreadableRecording(Exception):
 
 @dataclass(frozen=True)
 class Example:
-    """An utterance whose pseudo-label was kept."""
+    """One training window: an utterance whose label was kept, or several packed together."""
 
-    utterance: Utterance
+    utterances: tuple[Utterance, ...]
+    starts_s: tuple[float, ...]  # where each begins in the window; silence lies between them
     token_ids: tuple[int, ...]  # start of transcript to end of text, as decoded
+
+    @property
+    def id(self) -> str:
+        """Its utterances' ids."""
+        return "+".join(utterance.id for utterance in self.utterances)
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,7 @@ def join_kept(
             f"first {strays[0]!r}; filter again with the manifest and the labels of this run"
         )
     return [
-        Example(utterance, tuple(labels[utterance.id].token_ids))
+        Example((utterance,), (0.0,), labels[utterance.id].token_ids)
         for utterance in manifest.utterances
         if utterance.id in verdicts and verdicts[utterance.id].keep
     ]
@@ -79,9 +85,9 @@ def epoch_order(n_examples: int, *, seed: int, epoch: int) -> list[int]:
     return order
 
 
-def keeps_timestamps(utterance_id: str, *, probability: float, seed: int, epoch: int) -> bool:
-    """Draw whether an utterance's label keeps its timestamps in one epoch."""
-    digest = hashlib.blake2b(f"{seed}/{epoch}/{utterance_id}".encode(), digest_size=8).digest()
+def keeps_timestamps(example_id: str, *, probability: float, seed: int, epoch: int) -> bool:
+    """Draw whether an example's label keeps its timestamps in one epoch."""
+    digest = hashlib.blake2b(f"{seed}/{epoch}/{example_id}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64 < probability
 
 
@@ -120,6 +126,35 @@ def token_batch(sequences: Sequence[Sequence[int]], tokenizer: Tokenizer) -> Tok
         inputs[row, : len(ids) - 1] = ids[:-1]
         labels[row, first_target - 1 : len(ids) - 1] = ids[first_target:]
     return TokenBatch(inputs, labels)
+
+
+def load_windows(manifest: Manifest, examples: Sequence[Example]) -> list[Samples]:
+    """Return the sound of some examples, each utterance at its place in its window.
+
+    Raises:
+        UnreadableRecording: audio that was labelled cannot be read now.
+    """
+    utterances = [utterance for example in examples for utterance in example.utterances]
+    loaded = load_utterances(manifest, utterances)
+    return [_window(example, loaded) for example in examples]
+
+
+def _window(
+    example: Example, loaded: Iterator[tuple[Utterance, Samples | CorruptAudio | OSError]]
+) -> Samples:
+    pieces: list[Samples] = []
+    filled = 0
+    for start_s in example.starts_s:
+        utterance, samples = next(loaded)
+        if isinstance(samples, Exception):
+            raise UnreadableRecording(
+                f"utterance {utterance.id!r} was labelled but its audio cannot be read now: "
+                f"{samples}; bring the audio back, or label and filter again without it"
+            ) from samples
+        silence = seconds_to_samples(start_s) - filled
+        pieces += [np.zeros(max(silence, 0), dtype=np.float32), samples]
+        filled += max(silence, 0) + len(samples)
+    return np.concatenate(pieces)
 
 
 def load_utterances(

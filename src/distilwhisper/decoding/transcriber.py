@@ -60,6 +60,10 @@ class Hardware:
             return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
         return torch.bfloat16 if _cpu_multiplies_bfloat16() else torch.float32
 
+    def describe(self) -> str:
+        """Return what was picked, for the log."""
+        return f"{self.pick_device()}, {str(self.pick_dtype()).removeprefix('torch.')}"
+
 
 @dataclass(frozen=True)
 class DecodingSettings:
@@ -359,5 +363,6 @@ def _segment_of(item: tuple[int, TimedWord]) -> tuple[int, int]:
 
 def _cpu_multiplies_bfloat16() -> bool:
     """Return whether the CPU has bfloat16 products; emulated ones are slower than float32."""
-    features = getattr(torch.cpu, "get_capabilities", dict)()  # torch before 2.8 cannot tell
+    # Older torch cannot tell.
+    features: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(features.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))

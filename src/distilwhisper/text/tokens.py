@@ -15,7 +15,7 @@ Task = Literal["transcribe", "translate"]
 LAST_TIMESTAMP_S = 30.0
 MAX_PREVIOUS_TOKENS = 223  # half of the decoder's 448 positions, less one for <|startofprev|>
 
-_TIMESTAMPS_PER_SECOND = 50
+TIMESTAMPS_PER_SECOND = 50
 _N_TIMESTAMPS = 1501  # 0.00, 0.02, ... 30.00
 
 # Whisper's own table and order; Cantonese came with large-v3.
@@ -301,7 +301,7 @@ class Tokenizer:
             raise ValueError(
                 f"a timestamp id must lie in {self.timestamp_begin} ... {last}, found {token_id}"
             )
-        return (token_id - self.timestamp_begin) / _TIMESTAMPS_PER_SECOND
+        return (token_id - self.timestamp_begin) / TIMESTAMPS_PER_SECOND
 
     def timestamp_id(self, seconds: float) -> int:
         """The id of the timestamp nearest to a time in the window; halves go up.
@@ -314,7 +314,7 @@ class Tokenizer:
                 f"a timestamp must lie in 0 ... {LAST_TIMESTAMP_S:g} s, found {seconds}; "
                 "count from the start of its window"
             )
-        return self.timestamp_begin + math.floor(seconds * _TIMESTAMPS_PER_SECOND + 0.5)
+        return self.timestamp_begin + math.floor(seconds * TIMESTAMPS_PER_SECOND + 0.5)
 
     def language_code(self, name_or_code: str) -> str:
         """The code of a language that this vocabulary can ask for.

@@ -50,7 +50,7 @@ class EncoderCache:
         for first in range(0, len(self.examples), SHARD_WINDOWS):
             shard = self.examples[first : first + SHARD_WINDOWS]
             path = self._path(first)
-            ids = json.dumps([example.utterance.id for example in shard])
+            ids = json.dumps([example.id for example in shard])
             if not _holds(path, ids):
                 states = encode(shard).cpu().contiguous()
                 write_atomic(path, save({"states": states}, metadata={"ids": ids}))

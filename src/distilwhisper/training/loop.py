@@ -19,11 +19,11 @@ from torch import Tensor
 from distilwhisper.corpus.batches import (
     Example,
     TokenBatch,
-    UnreadableRecording,
     decoder_sequence,
     epoch_order,
     keeps_timestamps,
     load_utterances,
+    load_windows,
     token_batch,
 )
 from distilwhisper.corpus.records import Manifest
@@ -33,6 +33,7 @@ from distilwhisper.model.checkpoint import Checkpoint
 from distilwhisper.model.whisper import Whisper
 from distilwhisper.progress import progress_bar, say
 from distilwhisper.run import MetricsLog
+from distilwhisper.speech.audio import WINDOW_S
 from distilwhisper.speech.mel import log_mel, stack_windows
 from distilwhisper.text.normalize import normalizer_for
 from distilwhisper.text.tokens import Tokenizer
@@ -72,6 +73,13 @@ class TrainingSettings:
     """Updates between checkpoints; each is validated, and the best one becomes the student."""
     log_every: int = 25
     """Updates between rows of metrics.jsonl."""
+    pack_s: float = 0.0
+    """Utterances are packed into windows of varied length up to this one, at most 30; 0: a window
+    holds one utterance."""
+    pack_pause_s: float = 0.5
+    """Silence between packed utterances."""
+    pack_across_recordings: bool = False
+    """Pack utterances together that are not known to be of one recording or one speaker."""
     cache_encoder: bool = False
     """Keep the frozen encoder's outputs on disk instead of computing them every epoch."""
     seed: int = 0
@@ -87,6 +95,8 @@ class TrainingSettings:
             faults.append(
                 f"timestamp_probability must lie in [0, 1], found {self.timestamp_probability}"
             )
+        if self.pack_s > WINDOW_S:
+            faults.append(f"pack_s must be at most {WINDOW_S:g}, found {self.pack_s:g}")
         if self.temperature <= 0 or self.clip_norm <= 0 or self.peak_lr <= 0:
             faults.append("temperature, clip_norm and peak_lr must be above zero")
         if faults:
@@ -101,6 +111,8 @@ _AT_LEAST = {
     "kl_weight": 0,
     "pl_weight": 0,
     "weight_decay": 0,
+    "pack_s": 0,
+    "pack_pause_s": 0,
     "checkpoint_every": 1,
     "log_every": 1,
 }
@@ -269,7 +281,7 @@ class Trainer:
     def _sequence(self, index: int, epoch: int) -> list[int]:
         example = self.data.examples[index]
         timestamps = keeps_timestamps(
-            example.utterance.id,
+            example.id,
             probability=self.settings.timestamp_probability,
             seed=self.settings.seed,
             epoch=epoch,
@@ -285,19 +297,9 @@ class Trainer:
 
     @torch.no_grad()
     def _encode(self, examples: Sequence[Example]) -> Tensor:
-        pieces = []
-        utterances = [example.utterance for example in examples]
-        for utterance, samples in load_utterances(self.data.manifest, utterances):
-            if isinstance(samples, Exception):
-                raise UnreadableRecording(
-                    f"utterance {utterance.id!r} was labelled but its audio cannot be read now: "
-                    f"{samples}; bring the audio back, or label and filter again without it"
-                ) from samples
-            pieces.append(samples)
-        windows = stack_windows(pieces).to(self.teacher.device)
-        mel = log_mel(windows, n_mels=self.teacher.config.n_mels)
-        states: Tensor = self.teacher.encoder(mel.to(self.teacher.dtype))
-        return states
+        windows = stack_windows(load_windows(self.data.manifest, examples))
+        mel = log_mel(windows.to(self.teacher.device), n_mels=self.teacher.config.n_mels)
+        return self.teacher.encoder(mel.to(self.teacher.dtype))
 
     def _filled_cache(self) -> EncoderCache | None:
         if not self.settings.cache_encoder:
@@ -412,7 +414,7 @@ class Trainer:
         pl: float,
         norm: float,
     ) -> NonFiniteLoss:
-        ids = [self.data.examples[i].utterance.id for indices, _ in micro_batches for i in indices]
+        ids = [self.data.examples[i].id for indices, _ in micro_batches for i in indices]
         return NonFiniteLoss(
             f"loss and gradient must be finite, found KL {kl}, PL {pl}, gradient norm {norm} at "
             f"step {step + 1}, utterances {', '.join(ids[:8])}{' ...' if len(ids) > 8 else ''}; "

@@ -1,0 +1,159 @@
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from distilwhisper.corpus.batches import Example
+from distilwhisper.corpus.records import Utterance
+from distilwhisper.training.encoder_cache import SHARD_WINDOWS, EncoderCache
+
+FRAMES, WIDTH = 5, 4
+
+
+class Encoder:
+    """States that are a function of an example alone; it remembers what it was asked."""
+
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
+        self.dtype = dtype
+        self.asked: list[str] = []
+
+    def __call__(self, examples: Sequence[Example]) -> Tensor:
+        self.asked += [example.id for example in examples]
+        return torch.stack([self.states(example) for example in examples])
+
+    def states(self, example: Example) -> Tensor:
+        random = np.random.default_rng(list(example.id.encode()))
+        return torch.from_numpy(random.standard_normal((FRAMES, WIDTH))).to(self.dtype)
+
+
+def examples(n: int, *, prefix: str = "u") -> list[Example]:
+    return [
+        Example((Utterance(id=f"{prefix}{i}", audio=f"{i}.wav"),), (0.0,), (1, 2))
+        for i in range(n)
+    ]
+
+
+def filled(
+    folder: Path, of: Sequence[Example], encoder: Encoder | None = None
+) -> tuple[EncoderCache, list[int]]:
+    cache, done = EncoderCache(folder, of), []
+    cache.fill(encoder or Encoder(), on_progress=done.append)
+    return cache, done
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("n", [1, SHARD_WINDOWS, 2 * SHARD_WINDOWS + 3])
+def test_what_is_read_is_what_was_encoded(tmp_path: Path, n: int, dtype: torch.dtype) -> None:
+    of, encoder = examples(n), Encoder(dtype)
+    cache, done = filled(tmp_path / "cache", of, encoder)
+    assert encoder.asked == [example.id for example in of]  # each once
+    assert sum(done) == n
+    wanted = np.random.default_rng(0).integers(n, size=10).tolist()  # any order, some twice
+    read = cache.read(wanted)
+    assert read.dtype == dtype
+    assert torch.equal(read, torch.stack([encoder.states(of[i]) for i in wanted]))
+
+
+def test_a_full_cache_encodes_nothing_and_counts_everything(tmp_path: Path) -> None:
+    of = examples(SHARD_WINDOWS + 3)
+    filled(tmp_path, of)
+    before, encoder = contents(tmp_path), Encoder()
+    _, done = filled(tmp_path, of, encoder)
+    assert encoder.asked == []
+    assert sum(done) == len(of)
+    assert contents(tmp_path) == before
+
+
+def test_a_lost_file_is_made_again_with_the_same_bytes(tmp_path: Path) -> None:
+    of = examples(2 * SHARD_WINDOWS + 3)
+    filled(tmp_path, of)
+    before = contents(tmp_path)
+    assert len(before) == 3
+    (tmp_path / sorted(before)[1]).unlink()
+    encoder = Encoder()
+    filled(tmp_path, of, encoder)
+    assert encoder.asked == [example.id for example in of[SHARD_WINDOWS : 2 * SHARD_WINDOWS]]
+    assert contents(tmp_path) == before
+
+
+def test_an_interrupted_fill_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    of = examples(2 * SHARD_WINDOWS + 3)
+    filled(tmp_path / "whole", of)
+    encoder = Encoder()
+
+    def stop(n_done: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        EncoderCache(tmp_path / "cut", of).fill(encoder, on_progress=stop)
+    filled(tmp_path / "cut", of, encoder)
+    assert encoder.asked == [example.id for example in of]
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("other", ["other ids", "another order", "one more", "one less"])
+def test_states_of_other_examples_are_not_taken_for_these(tmp_path: Path, other: str) -> None:
+    of = examples(6)
+    before = {
+        "other ids": examples(6, prefix="v"),
+        "another order": of[::-1],
+        "one more": examples(7),
+        "one less": of[:5],
+    }[other]
+    filled(tmp_path, before)
+    cache, _ = filled(tmp_path, of)
+    assert torch.equal(cache.read(range(6)), Encoder()(of))
+
+
+def test_packed_windows_with_another_pause_are_other_examples(tmp_path: Path) -> None:
+    a, b = (Utterance(id=name, audio=f"{name}.wav") for name in "ab")
+    filled(tmp_path, [Example((a, b), (0.0, 2.0), (1,))])
+    encoder = Encoder()
+    filled(tmp_path, [Example((a, b), (0.0, 3.0), (1,))], encoder)
+    assert encoder.asked == ["a+b"]
+
+
+@pytest.mark.parametrize("fault", [b"", b"half a file"])
+def test_a_broken_file_is_made_again(tmp_path: Path, fault: bytes) -> None:
+    of = examples(3)
+    filled(tmp_path, of)
+    (path,) = tmp_path.iterdir()
+    whole = path.read_bytes()
+    path.write_bytes(fault or whole[: len(whole) // 2])
+    cache, _ = filled(tmp_path, of)
+    assert path.read_bytes() == whole
+    assert torch.equal(cache.read([0, 1, 2]), Encoder()(of))
+
+
+def test_the_size_is_that_of_the_files(tmp_path: Path) -> None:
+    of = examples(SHARD_WINDOWS + 3)
+    for dtype in (torch.float32, torch.bfloat16):
+        cache, _ = filled(tmp_path / str(dtype), of, Encoder(dtype))
+        on_disk = sum(map(len, contents(cache.folder).values()))
+        n_bytes = cache.n_bytes(max_frames=FRAMES, width=WIDTH, dtype=dtype)
+        assert n_bytes == len(of) * FRAMES * WIDTH * dtype.itemsize
+        assert n_bytes <= on_disk < n_bytes + 2048 * len(list(cache.folder.iterdir()))
+
+
+def test_removing_leaves_nothing_and_nothing_is_removed_twice(tmp_path: Path) -> None:
+    cache, _ = filled(tmp_path / "cache", examples(SHARD_WINDOWS + 3))
+    cache.remove()
+    assert not cache.folder.exists()
+    cache.remove()
+    cache, _ = filled(tmp_path / "cache", examples(2))  # and it can be made anew
+    assert cache.folder.exists()
+
+
+def test_what_a_killed_writer_left_does_not_hinder_removing(tmp_path: Path) -> None:
+    cache, _ = filled(tmp_path / "cache", examples(2))
+    (path,) = cache.folder.iterdir()
+    path.with_name(f".{path.name}.tmp").write_bytes(b"half")
+    cache.remove()
+    assert not cache.folder.exists()
