@@ -23,7 +23,7 @@ from distilwhisper.decoding.transcriber import DecodingSettings, Hardware, Trans
 from distilwhisper.evaluate import EvaluateSettings, evaluate_model, summary_line
 from distilwhisper.filter import FilterSettings, filter_labels
 from distilwhisper.label import LabelSettings, label_manifest
-from distilwhisper.model.hub import import_model
+from distilwhisper.model.hub import ModelNotFound, import_model
 from distilwhisper.model.layout import BadCheckpoint
 from distilwhisper.pipeline import Recipe, StageName, run_recipe
 from distilwhisper.progress import say
@@ -306,12 +306,12 @@ def call(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         say("distilwhisper: interrupted; run the same command again to go on")
         return INTERRUPTED
-    except ValueError as error:
-        say(f"distilwhisper: error: {error}")
-        return USAGE
-    except EXPECTED as error:
+    except EXPECTED as error:  # before ValueError: TornShard is one, and no fault of the command
         say(f"distilwhisper: error: {error}")
         return SOME_FAILED
+    except (ValueError, ModelNotFound) as error:
+        say(f"distilwhisper: error: {error}")
+        return USAGE
     return status
 
 

@@ -100,14 +100,15 @@ def evaluate_model(
     hardware = hardware or Hardware()
     manifest = read_manifest(manifest_path)
     folder = resolve_model(model)
-    open_stage(
-        out,
-        settings={**asdict(settings), **asdict(hardware)},
-        inputs={"manifest": fingerprint(manifest_path), "model": fingerprint(folder)},
-        force=force,
-    )
     with lock_folder(out):
+        open_stage(
+            out,
+            settings={**asdict(settings), **asdict(hardware)},
+            inputs={"manifest": fingerprint(manifest_path), "model": fingerprint(folder)},
+            force=force,
+        )
         transcriber = Transcriber.from_model(str(folder), settings.decoding, hardware)
+        transcriber.check_languages({u.id: u.language for u in manifest.utterances})
         n_shards = _decode_missing(transcriber, manifest, out, settings.shard_size)
         return score(
             manifest,

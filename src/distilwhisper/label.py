@@ -7,7 +7,7 @@ A shard is a fixed run of utterances and appears whole, by rename: a run that is
 shard at most, and a run that is repeated makes only what is not there.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,19 +74,20 @@ def label_manifest(
     hardware = hardware or Hardware()
     manifest = read_manifest(manifest_path)
     folder = resolve_model(teacher)
-    open_stage(
-        out,
-        settings={**_what_shapes_labels(settings), "dtype": hardware.dtype},
-        inputs={"manifest": fingerprint(manifest_path), "teacher": fingerprint(folder)},
-        force=force,
-    )
     size = settings.shard_size
     utterances = manifest.utterances
     shards = [utterances[at : at + size] for at in range(0, len(utterances), size)]
     with lock_folder(out):
+        open_stage(
+            out,
+            settings={**_what_shapes_labels(settings), "dtype": hardware.dtype},
+            inputs={"manifest": fingerprint(manifest_path), "teacher": fingerprint(folder)},
+            force=force,
+        )
         missing = [i for i in range(len(shards)) if not shard_path(out, i).exists()]
         if missing:
             transcriber = Transcriber.from_model(str(folder), settings.decoding, hardware)
+            transcriber.check_languages({u.id: u.language for u in utterances})
             n_left = sum(len(shards[i]) for i in missing)
             say(
                 f"label: {n_left} of {len(utterances)} utterances to label with {teacher} "
@@ -94,18 +95,30 @@ def label_manifest(
             )
             with progress_bar("label", n_left, "utterances") as advance:
                 for i in missing:
-                    labels = label_utterances(transcriber, manifest, shards[i])
+                    labels = label_utterances(transcriber, manifest, shards[i], on_progress=advance)
                     write_jsonl(shard_path(out, i), [label.to_dict() for label in labels])
-                    advance(len(labels))
     return _summary(shard_path(out, i) for i in range(len(shards)))
 
 
 def label_utterances(
-    transcriber: Transcriber, manifest: Manifest, utterances: Sequence[Utterance]
+    transcriber: Transcriber,
+    manifest: Manifest,
+    utterances: Sequence[Utterance],
+    *,
+    on_progress: Callable[[int], None],
 ) -> list[Label]:
     """Label some utterances, those of like length together.
 
     An utterance that cannot be read or is no single window becomes a label with an error.
+
+    Args:
+        transcriber: the teacher.
+        manifest: which the utterances are of.
+        utterances: some of its.
+        on_progress: called with the number of utterances just done.
+
+    Returns:
+        Their labels, in the same order.
     """
     by_length = sorted(utterances, key=lambda u: (u.duration_s or 0.0, u.id))
     labels: dict[str, Label] = {}
@@ -114,13 +127,16 @@ def label_utterances(
         problem = _problem(samples)
         if problem is not None:
             labels[utterance.id] = _failed(utterance, problem)
+            on_progress(1)
         elif not isinstance(samples, Exception):
             ready.append((utterance, samples))
         if len(ready) == transcriber.settings.batch_size:
             labels |= _label_batch(transcriber, ready)
+            on_progress(len(ready))
             ready = []
     if ready:
         labels |= _label_batch(transcriber, ready)
+        on_progress(len(ready))
     return [labels[utterance.id] for utterance in utterances]
 
 

@@ -32,6 +32,7 @@ p.note, figcaption, .muted { color: #56616d; font-size: .9rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .6rem; text-align: right; border-bottom: 1px solid #e4e8ec; }
+td { white-space: nowrap; }
 th { font-weight: 600; font-size: .85rem; color: #56616d; }
 th:first-child, td:first-child { text-align: left; }
 figure { margin: 1rem 0; } figure svg { max-width: 100%; height: auto; }

@@ -40,8 +40,9 @@ class ChunkWords:
 def plan_chunks(n_samples: int, *, chunk_samples: int, overlap_samples: int) -> list[Chunk]:
     """Cut a recording into chunks that cover every sample.
 
-    Every chunk but the last is ``chunk_samples`` long, and neighbours share
-    ``overlap_samples``. (The published pipeline's "stride" is per side: half of that.)
+    Every chunk is ``chunk_samples`` long and neighbours share ``overlap_samples``; the last one
+    begins earlier and shares more, because a model hears the end of a recording badly in a short
+    piece of it. (The published pipeline's "stride" is per side: half the overlap.)
 
     Raises:
         ValueError: the overlap is not smaller than the chunk, or a length is out of range.
@@ -56,8 +57,9 @@ def plan_chunks(n_samples: int, *, chunk_samples: int, overlap_samples: int) -> 
             f"found {overlap_samples} of {chunk_samples} samples"
         )
     step = chunk_samples - overlap_samples
-    n_chunks = 1 + max(0, -(-(n_samples - chunk_samples) // step))
-    return [Chunk(i * step, min(i * step + chunk_samples, n_samples)) for i in range(n_chunks)]
+    last = max(0, n_samples - chunk_samples)
+    starts = [*range(0, last, step), last]
+    return [Chunk(start, min(start + chunk_samples, n_samples)) for start in starts]
 
 
 def join_chunks(chunks: Sequence[ChunkWords]) -> list[tuple[int, TimedWord]]:

@@ -4,7 +4,7 @@ Samples in, text out. A piece of at most 30 s is one window; a longer recording 
 overlapping chunks that are decoded in batches and joined (``chunks.py``).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Literal
@@ -20,6 +20,8 @@ from distilwhisper.decoding.segments import TimedSegment, TimedWord, split_segme
 from distilwhisper.model.checkpoint import Checkpoint, load_checkpoint
 from distilwhisper.model.hub import resolve_model
 from distilwhisper.speech.audio import (
+    HOP_SAMPLES,
+    SAMPLE_RATE_HZ,
     WINDOW_S,
     WINDOW_SAMPLES,
     Samples,
@@ -31,6 +33,7 @@ from distilwhisper.text.normalize import uses_spaces
 from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.text.transcript import Segment, Transcript, compression_ratio
 
+FRAMES_PER_SECOND = SAMPLE_RATE_HZ // HOP_SAMPLES  # what openai-whisper counts "seek" in
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -45,11 +48,26 @@ class Hardware:
     GPU and float32 on a CPU."""
 
     def pick_device(self) -> torch.device:
-        """Return the device asked for."""
-        name = self.device
-        if name == "auto":
-            name = "cuda" if torch.cuda.is_available() else "cpu"
-        return torch.device(name)
+        """Return the device asked for.
+
+        Raises:
+            ValueError: there is no such device.
+        """
+        n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if self.device == "auto":
+            return torch.device("cuda" if n_gpus else "cpu")
+        try:
+            device = torch.device(self.device)
+        except RuntimeError as error:
+            raise ValueError(
+                f"device must be auto, cpu, cuda or cuda:N, found {self.device!r}"
+            ) from error
+        if device.type == "cuda" and (device.index or 0) >= n_gpus:
+            raise ValueError(
+                f"device {self.device} must be there, found {n_gpus} GPUs that torch can use: "
+                "take another device, or auto"
+            )
+        return device
 
     def pick_dtype(self) -> torch.dtype:
         """Return the type asked for."""
@@ -127,12 +145,7 @@ class Transcriber:
 
     def __post_init__(self) -> None:
         if self.settings.language is not None:
-            language = self.tokenizer.language_code(self.settings.language)
-            if not self.tokenizer.is_multilingual and language != "en":
-                raise ValueError(
-                    f"the model is English-only, found language {self.settings.language!r}: "
-                    "leave the language out or take a multilingual model"
-                )
+            self.tokenizer.language_code(self.settings.language)
         if self.settings.task == "translate" and not self.tokenizer.is_multilingual:
             raise ValueError("the model is English-only and cannot translate: take another model")
 
@@ -162,6 +175,23 @@ class Transcriber:
         model = self.checkpoint.model
         return f"{model.device}, {str(model.dtype).removeprefix('torch.')}"
 
+    def check_languages(self, languages: Mapping[str, str | None]) -> None:
+        """See that the model knows every language, before any work is done.
+
+        Args:
+            languages: utterance id to language; none: to be detected.
+
+        Raises:
+            ValueError: it does not know one of them; the message names the utterance.
+        """
+        for id_, language in languages.items():
+            if language is None:
+                continue
+            try:
+                self.tokenizer.language_code(language)
+            except ValueError as error:
+                raise ValueError(f"utterance {id_!r} of the manifest: {error}") from error
+
     def decode(
         self, pieces: Sequence[Samples], *, languages: Sequence[str | None] | None = None
     ) -> list[DecodedWindow]:
@@ -175,6 +205,9 @@ class Transcriber:
         Raises:
             ValueError: a piece is empty or longer than 30 s.
         """
+        for number, piece in enumerate(pieces):
+            if not len(piece):
+                raise ValueError(f"piece {number} must hold at least one sample, found none")
         known = languages or [None] * len(pieces)
         size = self.settings.batch_size
         decoded: list[DecodedWindow] = []
@@ -278,8 +311,10 @@ class Transcriber:
     def _encode(self, pieces: Sequence[Samples]) -> Float[Tensor, "batch frames width"]:
         model = self.checkpoint.model
         mel = log_mel(stack_windows(pieces).to(model.device), n_mels=model.config.n_mels)
-        states: Tensor = model.encoder(mel.to(model.dtype))
-        return states
+        # A CPU's caches hold one window's states and not many; a GPU wants them all at once.
+        at_a_time = 1 if model.device.type == "cpu" else len(pieces)
+        parts = torch.split(mel.to(model.dtype), at_a_time)
+        return torch.cat([model.encoder(part) for part in parts])
 
     def _detect_language(self, piece: Samples) -> str:
         if not self.tokenizer.is_multilingual or self.settings.language:
@@ -324,20 +359,28 @@ class Transcriber:
         segments: list[Segment] = []
         for (number, _), group in groupby(joined, key=_segment_of):
             words = [word for _, word in group]
-            segments.append(self._segment(len(segments), heard[number], words))
+            spoken_s = segments[-1].end_s if segments else 0.0
+            segments.append(self._segment(len(segments), heard[number], words, after_s=spoken_s))
         text = "".join(segment.text for segment in segments).strip()
         return Transcript(text, heard[0].window.language, tuple(segments))
 
-    def _segment(self, number: int, chunk: "_HeardChunk", words: Sequence[TimedWord]) -> Segment:
+    def _segment(
+        self, number: int, chunk: "_HeardChunk", words: Sequence[TimedWord], *, after_s: float
+    ) -> Segment:
+        """Make a segment of some of a chunk's words, beginning no earlier than the last one ended.
+
+        Two chunks may differ by a second or so about when the words at their seam were said.
+        """
         whole = chunk.segments[words[0].segment]
         token_ids = tuple(token_id for word in words for token_id in word.token_ids)
         uncut = token_ids == whole.token_ids
+        start_s = max(whole.start_s if uncut else words[0].start_s, after_s)
         text = self.tokenizer.decode(token_ids)
         return Segment(
             id=number,
-            seek=int(chunk.words.start_s * 100),
-            start_s=whole.start_s if uncut else words[0].start_s,
-            end_s=whole.end_s if uncut else words[-1].end_s,
+            seek=round(chunk.words.start_s * FRAMES_PER_SECOND),
+            start_s=start_s,
+            end_s=max(whole.end_s if uncut else words[-1].end_s, start_s),
             text=text,
             token_ids=token_ids,
             temperature=0.0,

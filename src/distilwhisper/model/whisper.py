@@ -140,7 +140,7 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "batch tokens width"]:
         """Attend from ``states`` to keys and values that :meth:`keys_values` made."""
         queries = self._split(self.q_proj(states))
-        mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=visible)
+        mixed = _attend(queries, keys, values, visible)
         return self.out_proj(mixed.transpose(1, 2).flatten(2))
 
     def keys_values(
@@ -375,6 +375,21 @@ def sinusoids(length: int, width: int) -> Float[Tensor, "length width"]:
     scales = np.exp(-math.log(10_000) / max(half - 1, 1) * np.arange(half))
     angles = np.arange(length)[:, None] * scales
     return torch.from_numpy(np.concatenate([np.sin(angles), np.cos(angles)], axis=1)).float()
+
+
+def _attend(
+    queries: Float[Tensor, "batch heads tokens head_dim"],
+    keys: Float[Tensor, "batch heads keys head_dim"],
+    values: Float[Tensor, "batch heads keys head_dim"],
+    visible: Bool[Tensor, "#batch 1 tokens keys"] | None,
+) -> Float[Tensor, "batch heads tokens head_dim"]:
+    if queries.device.type != "cpu" or queries.dtype != torch.bfloat16:
+        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=visible)
+    # Torch's fused attention for the CPU is up to six times slower than this in bfloat16.
+    scores = (queries * queries.shape[-1] ** -0.5) @ keys.transpose(-1, -2)
+    if visible is not None:
+        scores = scores.masked_fill(~visible, -torch.inf)
+    return scores.softmax(dim=-1) @ values
 
 
 def _blank_embedding(n_rows: int, width: int) -> nn.Embedding:

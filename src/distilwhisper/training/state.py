@@ -15,12 +15,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
-from distilwhisper.corpus.store import replace_folder
+from distilwhisper.corpus.store import replace_folder, write_atomic
 
 N_KEPT = 2  # the newest checkpoint, and one before it in case a disk lies
+
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True)
@@ -49,22 +51,25 @@ def save_state(
         progress: where it stands.
         trained: the weights being trained, by name, in the optimiser's order.
         optimizer: of these weights.
+
+    Raises:
+        StoreError: the disk is full or cannot be written; the checkpoints before are kept.
     """
+    moments = {
+        f"{name}/{key}": optimizer.state[weight][key]
+        for name, weight in trained.items()
+        for key in _MOMENTS
+    }
     final = _path(folder, progress.step)
     temporary = final.with_suffix(".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    save_file(
-        {k: v.detach().cpu().contiguous() for k, v in trained.items()},
-        temporary / "weights.safetensors",
-    )
-    moments = {
-        f"{name}/{key}": value.detach().cpu().contiguous()
-        for name, weight in trained.items()
-        for key, value in optimizer.state[weight].items()
-    }
-    save_file(moments, temporary / "optimizer.safetensors")
-    (temporary / "state.json").write_text(json.dumps(asdict(progress), indent=2) + "\n")
+    try:
+        write_atomic(temporary / "weights.safetensors", _bytes(trained))
+        write_atomic(temporary / "optimizer.safetensors", _bytes(moments))
+        write_atomic(temporary / "state.json", json.dumps(asdict(progress), indent=2) + "\n")
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     replace_folder(temporary, final)
     for old in checkpoints(folder)[:-N_KEPT]:
         shutil.rmtree(old)
@@ -73,23 +78,27 @@ def save_state(
 
 def checkpoints(folder: Path) -> list[Path]:
     """Return a run's checkpoints, oldest first."""
-    return sorted(p for p in folder.glob("step_*") if p.is_dir() and p.suffix != ".tmp")
+    found = {path: path.name.removeprefix("step_") for path in folder.glob("step_*")}
+    steps = {path: int(step) for path, step in found.items() if step.isdecimal()}
+    return sorted(steps, key=steps.__getitem__)
 
 
 def load_state(path: Path, trained: Mapping[str, Tensor], optimizer: torch.optim.AdamW) -> Progress:
     """Load a checkpoint into weights and optimiser, in place.
 
     Raises:
-        CheckpointMismatch: the names or shapes of the weights differ, or a file is broken.
+        CheckpointMismatch: the names or shapes of the weights differ, or a file is broken; weights
+            and optimiser are as they were.
     """
     try:
         weights = load_file(path / "weights.safetensors")
         moments = load_file(path / "optimizer.safetensors")
         progress = Progress(**json.loads((path / "state.json").read_text()))
+        states = {name: {key: moments[f"{name}/{key}"] for key in _MOMENTS} for name in weights}
     except Exception as error:
         raise CheckpointMismatch(
-            f"{path} must be a whole training checkpoint, found {error}: delete it to resume from "
-            "the one before"
+            f"{path} must be a whole training checkpoint, found {type(error).__name__}: {error}; "
+            "delete it to resume from the one before"
         ) from error
     if {k: v.shape for k, v in weights.items()} != {k: v.shape for k, v in trained.items()}:
         raise CheckpointMismatch(
@@ -99,10 +108,14 @@ def load_state(path: Path, trained: Mapping[str, Tensor], optimizer: torch.optim
     for name, weight in trained.items():
         weight.data.copy_(weights[name])
         optimizer.state[weight] = {
-            key: moments[f"{name}/{key}"].to(weight.device if key != "step" else "cpu")
-            for key in ("step", "exp_avg", "exp_avg_sq")
+            key: value.to(weight.device if key != "step" else "cpu")
+            for key, value in states[name].items()
         }
     return progress
+
+
+def _bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
 
 
 def _path(folder: Path, step: int) -> Path:
