@@ -1,4 +1,5 @@
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,13 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from distilwhisper.model.checkpoint import load_checkpoint
-from distilwhisper.student import StudentSettings, build_student, make_student
-from distilwhisper.student import named_layers, spaced_layers
+from distilwhisper.student import (
+    StudentSettings,
+    build_student,
+    make_student,
+    named_layers,
+    spaced_layers,
+)
 
 
 @pytest.mark.parametrize(
@@ -34,7 +40,7 @@ def test_spaced_layers_are_spread_and_hold_both_ends(n_layers: int, data: st.Dat
     assert len(layers) == len(set(layers)) == n_kept
     assert layers == sorted(layers)
     assert layers[-1] == n_layers - 1
-    gaps = [b - a for a, b in zip(layers, layers[1:], strict=False)]
+    gaps = [b - a for a, b in pairwise(layers)]
     assert not gaps or (layers[0] == 0 and max(gaps) - min(gaps) <= 1)
 
 
@@ -53,7 +59,7 @@ def test_a_wrong_layer_is_refused(layers: list[int], message: str) -> None:
 
 
 def test_too_many_layers_are_refused_with_both_numbers() -> None:
-    with pytest.raises(ValueError, match="keeps 1 to 4 .* found 5"):
+    with pytest.raises(ValueError, match=r"keeps 1 to 4 .* found 5"):
         spaced_layers(4, 5)
 
 

@@ -129,3 +129,9 @@ def test_a_phrase_said_twice_is_not_taken_for_one() -> None:
     timed = spoken(words)
     chunks = [hear(timed, 0.0, 6.0), hear(timed, 4.0, 10.0), hear(timed, 8.0, 15.0)]
     assert [w.token_ids for _, w in join_chunks(chunks)] == [w.token_ids for w in timed]
+
+
+def test_chunks_that_share_nothing_are_strung_together() -> None:
+    timed = spoken("go on go on go on go on".split())
+    chunks = [hear(timed, 0.0, 2.0), hear(timed, 2.0, 4.0)]
+    assert [w.token_ids for _, w in join_chunks(chunks)] == [w.token_ids for w in timed]

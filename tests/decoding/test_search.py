@@ -72,9 +72,7 @@ def search(
 
 
 @pytest.fixture(scope="module")
-def found(
-    checkpoint: Checkpoint, tokenizer: Tokenizer, encoder_states: Tensor
-) -> list[Hypothesis]:
+def found(checkpoint: Checkpoint, tokenizer: Tokenizer, encoder_states: Tensor) -> list[Hypothesis]:
     return search(checkpoint, tokenizer, encoder_states)
 
 

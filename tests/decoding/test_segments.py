@@ -1,3 +1,4 @@
+import itertools
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,7 @@ def test_words_hold_all_tokens_and_share_the_time(tokenizer: Tokenizer) -> None:
     assert tuple(i for word in words for i in word.token_ids) == ids
     assert words[0].start_s == 1.0
     assert words[-1].end_s == pytest.approx(9.0)
-    for left, right in zip(words, words[1:], strict=False):
+    for left, right in itertools.pairwise(words):
         assert left.end_s == right.start_s
 
 

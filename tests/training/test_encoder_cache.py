@@ -31,8 +31,7 @@ class Encoder:
 
 def examples(n: int, *, prefix: str = "u") -> list[Example]:
     return [
-        Example((Utterance(id=f"{prefix}{i}", audio=f"{i}.wav"),), (0.0,), (1, 2))
-        for i in range(n)
+        Example((Utterance(id=f"{prefix}{i}", audio=f"{i}.wav"),), (0.0,), (1, 2)) for i in range(n)
     ]
 
 

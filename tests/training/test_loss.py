@@ -53,8 +53,9 @@ def test_kl_is_zero_for_equal_models_never_negative_and_blind_to_a_constant(
     assert abs(own.kl.item()) < 1e-4  # float32 sums of 15 distributions
     kl = distillation_sums(student, teacher, labels, temperature=temperature).kl.item()
     assert kl > 0
-    moved = distillation_sums(student + constant, teacher - constant, labels,
-                              temperature=temperature)
+    moved = distillation_sums(
+        student + constant, teacher - constant, labels, temperature=temperature
+    )
     assert moved.kl.item() == pytest.approx(kl, rel=1e-3)
 
 
@@ -94,8 +95,9 @@ def test_sums_of_micro_batches_are_the_sums_of_the_batch(labels: Tensor) -> None
     student, teacher = random_logits(1), random_logits(2)
     whole = distillation_sums(student, teacher, labels, temperature=2.0)
     parts = [
-        distillation_sums(student[b : b + 1], teacher[b : b + 1], labels[b : b + 1],
-                          temperature=2.0)
+        distillation_sums(
+            student[b : b + 1], teacher[b : b + 1], labels[b : b + 1], temperature=2.0
+        )
         for b in range(BATCH)
     ]
     assert sum(p.n_tokens for p in parts) == whole.n_tokens
@@ -105,8 +107,7 @@ def test_sums_of_micro_batches_are_the_sums_of_the_batch(labels: Tensor) -> None
 
 def test_different_vocabularies_are_refused_with_both_numbers(labels: Tensor) -> None:
     with pytest.raises(ValueError, match="found 11 and 12 tokens"):
-        distillation_sums(random_logits(1), torch.zeros(BATCH, TOKENS, 12), labels,
-                          temperature=2.0)
+        distillation_sums(random_logits(1), torch.zeros(BATCH, TOKENS, 12), labels, temperature=2.0)
     with pytest.raises(ValueError, match="above zero, found 0"):
         distillation_sums(random_logits(1), random_logits(1), labels, temperature=0.0)
 

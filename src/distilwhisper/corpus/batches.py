@@ -139,9 +139,7 @@ def load_windows(manifest: Manifest, examples: Sequence[Example]) -> list[Sample
     return [_window(example, loaded) for example in examples]
 
 
-def _window(
-    example: Example, loaded: Iterator[tuple[Utterance, Samples | CorruptAudio | OSError]]
-) -> Samples:
+def _window(example: Example, loaded: Iterator[tuple[Utterance, Samples | Exception]]) -> Samples:
     pieces: list[Samples] = []
     filled = 0
     for start_s in example.starts_s:
@@ -159,7 +157,7 @@ def _window(
 
 def load_utterances(
     manifest: Manifest, utterances: Iterable[Utterance], *, n_threads: int = 2
-) -> Iterator[tuple[Utterance, Samples | CorruptAudio | OSError]]:
+) -> Iterator[tuple[Utterance, Samples | Exception]]:
     """Yield utterances with their samples, a few read ahead, in order.
 
     A recording that cannot be read comes as its error: the caller decides, and nothing is lost.
@@ -182,8 +180,8 @@ def load_utterances(
 
 def _finished(
     utterance: Utterance, future: "Future[Samples]"
-) -> tuple[Utterance, Samples | CorruptAudio | OSError]:
+) -> tuple[Utterance, Samples | Exception]:
     try:
         return utterance, future.result()
-    except (CorruptAudio, OSError) as error:
+    except (CorruptAudio, OSError, ValueError) as error:  # a span may be no span at all
         return utterance, error

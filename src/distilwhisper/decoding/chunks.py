@@ -85,6 +85,8 @@ def join_chunks(chunks: Sequence[ChunkWords]) -> list[tuple[int, TimedWord]]:
 
 def _seam(so_far: Sequence[TimedWord], previous: ChunkWords, chunk: ChunkWords) -> tuple[int, int]:
     """Find how many words to keep of the text so far, and how many to skip of a new chunk."""
+    if chunk.start_s >= previous.stop_s:  # they share nothing
+        return len(so_far), 0
     first = next(
         (i for i, w in enumerate(so_far) if w.end_s > chunk.start_s - TIME_SLACK_S), len(so_far)
     )

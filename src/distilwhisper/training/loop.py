@@ -26,7 +26,7 @@ from distilwhisper.corpus.batches import (
     load_windows,
     token_batch,
 )
-from distilwhisper.corpus.records import Manifest
+from distilwhisper.corpus.records import Manifest, Utterance
 from distilwhisper.corpus.store import write_atomic
 from distilwhisper.decoding.transcriber import DecodingSettings, Transcriber
 from distilwhisper.model.checkpoint import Checkpoint
@@ -155,7 +155,8 @@ class Trainer:
 
     Raises:
         ValueError: teacher and student differ in vocabulary, mel bins or width, or there is
-            nothing to learn from.
+            nothing to learn from; a label is too long; the validation set holds no text, or
+            utterances over 30 s.
     """
 
     teacher: Whisper
@@ -177,6 +178,31 @@ class Trainer:
             raise ValueError(
                 "training needs at least one kept utterance, found none: raise filter.max_wer, or "
                 "see why the labels were dropped in the verdicts' summary.json"
+            )
+        limit = self.student.model.config.max_tokens
+        for example in self.data.examples:
+            if not 2 <= len(example.token_ids) <= limit:
+                raise ValueError(
+                    f"a label must hold 2 to {limit} tokens, found {len(example.token_ids)} in "
+                    f"{example.id!r}: filter again without it"
+                )
+        self._check_validation()
+
+    def _check_validation(self) -> None:
+        """Find out now what would end the run at its first checkpoint."""
+        if self.data.validation is None:
+            return
+        utterances = [u for u in self.data.validation.utterances if u.text]
+        if not utterances:
+            raise ValueError(
+                f"{self.data.validation.path} must hold utterances with a text to validate by, "
+                "found none"
+            )
+        too_long = [u.id for u in utterances if (u.duration_s or 0.0) > WINDOW_S]
+        if too_long:
+            raise ValueError(
+                f"validation utterances must last at most {WINDOW_S:g} s, found {len(too_long)} "
+                f"longer ones, first {too_long[0]!r}: leave them to the test set"
             )
 
     def fit(self, *, on_steps: Callable[[float], None] | None = None) -> Progress:
@@ -362,20 +388,33 @@ class Trainer:
         return progress
 
     def _validation_wer(self) -> float | None:
-        """Return the student's WER on the validation set, decoded without timestamps."""
+        """Return the student's WER on the validation set, decoded without timestamps.
+
+        An utterance that cannot be read counts as one of which nothing was heard.
+        """
         manifest = self.data.validation
         if manifest is None:
             return None
         transcriber = Transcriber(self.student, self.tokenizer, DecodingSettings(timestamps=False))
-        counts = ErrorCounts(0, 0, 0, 0)
-        pairs = list(load_utterances(manifest, manifest.utterances))
-        heard = [(u, samples) for u, samples in pairs if not isinstance(samples, Exception)]
-        languages = [utterance.language for utterance, _ in heard]
-        windows = transcriber.decode([samples for _, samples in heard], languages=languages)
-        for (utterance, _), window in zip(heard, windows, strict=True):
-            normalize = normalizer_for(window.language)
-            counts += word_errors(normalize(utterance.text or ""), normalize(window.text))
+        spoken = [utterance for utterance in manifest.utterances if utterance.text]
+        counts = ErrorCounts()
+        for at in range(0, len(spoken), transcriber.settings.batch_size):
+            batch = spoken[at : at + transcriber.settings.batch_size]
+            for utterance, heard in zip(batch, self._heard(transcriber, batch), strict=True):
+                normalize = normalizer_for(utterance.language or "en")
+                counts += word_errors(normalize(utterance.text or ""), normalize(heard))
         return counts.wer
+
+    def _heard(self, transcriber: Transcriber, utterances: Sequence[Utterance]) -> list[str]:
+        """Return what the student hears in some validation utterances, "" for unreadable ones."""
+        assert self.data.validation is not None
+        loaded = list(load_utterances(self.data.validation, utterances))
+        readable = [(u, samples) for u, samples in loaded if not isinstance(samples, Exception)]
+        windows = transcriber.decode(
+            [samples for _, samples in readable], languages=[u.language for u, _ in readable]
+        )
+        texts = {u.id: window.text for (u, _), window in zip(readable, windows, strict=True)}
+        return [texts.get(utterance.id, "") for utterance in utterances]
 
     def _take_best(self, trained: Mapping[str, Tensor]) -> None:
         best = load_file(self._best_path)

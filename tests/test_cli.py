@@ -1,0 +1,370 @@
+import errno
+import json
+from pathlib import Path
+
+import pytest
+from corpora import bad_utterances, corpus, hearing_model, noise
+
+from distilwhisper import __version__
+from distilwhisper.cli import COMMANDS, OK, SOME_FAILED, USAGE, call
+from distilwhisper.corpus.records import Utterance, read_labels
+from distilwhisper.speech.audio import write_wav
+
+FAST = ("--max-new-tokens", "8", "--device", "cpu", "--dtype", "float32")
+
+OPTIONS = {
+    "run": "--out --from-stage --set --force",
+    "data": "--out --language",
+    "import": "--tokenizer",
+    "label": "--teacher --out --force --shard-size --language --task --timestamps --batch-size "
+    "--max-new-tokens --device --dtype",
+    "filter": "--out --force --json --max-wer --max-compression-ratio --min-avg-logprob --language",
+    "student": "--decoder-layers --layers",
+    "train": "--out --set --force",
+    "evaluate": "--out --force --json --shard-size --language --task --timestamps --batch-size "
+    "--chunk-s --overlap-s --max-new-tokens --device --dtype",
+    "transcribe": "--model --format --out --language --task --timestamps --batch-size --chunk-s "
+    "--overlap-s --max-new-tokens --device --dtype",
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(hearing_model(tmp_path_factory.mktemp("models") / "hearing"))
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> str:
+    write_wav(tmp_path / "one.wav", noise(0.6, seed=1))
+    return str(tmp_path / "one.wav")
+
+
+def err(capsys: pytest.CaptureFixture[str]) -> str:
+    """Return standard error with the frames and line breaks of a terminal taken out."""
+    return " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+# What can be asked
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["--version"]) == OK
+    assert capsys.readouterr() == (f"{__version__}\n", "")
+
+
+def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["--help"]) == OK
+    shown = capsys.readouterr().out
+    assert all(command in shown for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command_lists_its_options(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call([command, "--help"]) == OK
+    shown = capsys.readouterr().out.replace(",", " ").split()
+    assert set(OPTIONS[command].split()) <= set(shown)
+
+
+# Wrong commands
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["lable"],
+        ["label"],
+        ["transcribe", "--model"],
+        ["transcribe", "a.wav", "--model", "m", "--formt", "txt"],
+        ["transcribe", "a.wav", "--model", "m", "--format", "doc"],
+        ["transcribe", "a.wav", "--model", "m", "--batch-size", "many"],
+        ["evaluate", "m", "x.jsonl", "--out", "o", "--chunk-s", "31"],
+        ["filter", "x.jsonl", "labels", "--out", "o", "--max-wer", "-1"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_commands(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(arguments) == USAGE
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err
+
+
+def test_an_unknown_option_names_one_that_is_near(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["transcribe", "a.wav", "--modle", "m"]) == USAGE
+    assert "--model" in err(capsys)
+
+
+def test_settings_that_cannot_be_name_both_numbers(
+    recording: str, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["transcribe", recording, "--model", model, "--chunk-s", "10"]
+    assert call([*arguments, "--overlap-s", "12"]) == USAGE
+    message = err(capsys)
+    assert "chunk_s (10)" in message
+    assert "found 12" in message
+
+
+def test_a_device_that_is_not_there(
+    recording: str, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(["transcribe", recording, "--model", model, "--device", "cudda"]) == USAGE
+    assert "found 'cudda'" in err(capsys)
+
+
+def test_no_file_to_transcribe(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["transcribe", "--model", model]) == USAGE
+    assert "at least one file" in err(capsys)
+
+
+def test_a_model_folder_that_is_not_there(
+    tmp_path: Path, recording: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    absent = tmp_path / "absent-model"
+    assert call(["transcribe", recording, "--model", str(absent)]) == USAGE
+    assert "absent-model" in err(capsys)
+
+
+def test_a_folder_that_is_no_model(
+    tmp_path: Path, recording: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "folder").mkdir()
+    arguments = ["transcribe", recording, "--model", str(tmp_path / "folder")]
+    assert call(arguments) == SOME_FAILED
+    assert str(tmp_path / "folder") in err(capsys)
+
+
+def test_a_wrong_layer(tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["student", model, str(tmp_path / "s"), "--layers", "0", "4"]) == USAGE
+    message = err(capsys)
+    assert "layers must lie in [-4, 3]" in message
+    assert "found 4" in message
+    assert not (tmp_path / "s").exists()
+
+
+def test_an_unknown_language(
+    recording: str, tiny_multilingual_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["transcribe", recording, "--model", str(tiny_multilingual_model)]
+    assert call([*arguments, "--language", "germn"]) == USAGE
+    assert '"germn", nearest is "german"' in err(capsys)
+
+
+def test_two_files_of_one_name_are_refused_before_any_work(
+    tmp_path: Path, recording: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    arguments = ["transcribe", recording, "elsewhere/one.mp3", "--out", str(out)]
+    # There is no such model: it would be named first if it were looked for.
+    assert call([*arguments, "--model", "no-such-model"]) == USAGE
+    assert "more than one file is called 'one'" in err(capsys)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ('name = "x"\nteacher = ', "must be a recipe in TOML"),
+        ('name = "x"\nteacher = "t"\n[data]\nsorce = "s"\n', "source"),
+        ('name = "x"\nteacher = "t"\n[data]\nsource = "s"\n[filter]\nmax_werr = 1.0\n', "max_wer"),
+        ('name = "x"\nteacher = "t"\n[data]\nsource = "s"\n[training]\nsteps = "4"\n', "steps"),
+        ('name = "x"\nteacher = "t"\n[data]\nlanguage = "en"\n', "name either source"),
+        ('name = "x"\n[data]\nsource = "s"\n', "teacher"),
+    ],
+)
+def test_a_recipe_with_a_fault(
+    tmp_path: Path, recipe: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(recipe)
+    out = tmp_path / "out"
+    assert call(["run", str(path), "--out", str(out)]) == USAGE
+    said = err(capsys)
+    assert message in said
+    assert "recipe.toml" in said
+    assert not out.exists()
+
+
+def test_an_override_with_a_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text('name = "x"\nteacher = "t"\n[data]\nsource = "s"\n')
+    assert call(["run", str(path), "--set", "filter.max_werr=1.0"]) == USAGE
+    assert "max_wer" in err(capsys)
+    assert call(["run", str(path), "--set", "filter.max_wer"]) == USAGE
+    assert "section.key=value" in err(capsys)
+
+
+def test_a_recipe_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["run", str(tmp_path / "absent.toml")]) == USAGE
+    assert "absent.toml" in err(capsys)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (['{"id": "a", "audio": "a.wav"}', '{"id": "b", "aud'], ":2: must be one JSON object"),
+        (['{"id": "a", "audio": "a.wav"}'] * 2, ':2: id "a" must be new'),
+        ([], "must hold at least one utterance"),
+    ],
+    ids=["torn", "duplicate", "empty"],
+)
+def test_a_manifest_with_a_fault(
+    tmp_path: Path, model: str, lines: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = tmp_path / "manifest.jsonl"
+    manifest.write_text("\n".join(lines))
+    arguments = ["label", str(manifest), "--teacher", model, "--out", str(tmp_path / "labels")]
+    assert call(arguments) == USAGE
+    said = err(capsys)
+    assert message in said
+    assert "manifest.jsonl" in said
+    assert not (tmp_path / "labels").exists()
+
+
+# Work that is done, and work that fails in part
+
+
+def test_label_filter_and_evaluate(
+    tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest, labels = str(corpus(tmp_path, 2)), tmp_path / "labels"
+    assert call(["label", manifest, "--teacher", model, "--out", str(labels), *FAST]) == OK
+    out, log = capsys.readouterr()
+    assert out == f"2 labels in {labels}\n"
+    assert "2 of 2 utterances" in log
+    assert len(read_labels(labels)) == 2
+
+    verdicts = ["--out", str(tmp_path / "verdicts"), "--max-wer", "1000"]
+    assert call(["filter", manifest, str(labels), *verdicts, "--json"]) == OK
+    assert json.loads(capsys.readouterr().out)["total"]["count"] == 2
+
+    evaluated = ["--out", str(tmp_path / "eval"), *FAST]
+    assert call(["evaluate", model, manifest, *evaluated, "--json"]) == OK
+    out, log = capsys.readouterr()
+    assert json.loads(out) == json.loads((tmp_path / "eval" / "summary.json").read_text())
+    assert "evaluate:" in log
+    assert call(["evaluate", model, manifest, *evaluated]) == OK
+    assert capsys.readouterr().out.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["label", "evaluate"])
+def test_inputs_that_fail_are_each_named(
+    tmp_path: Path, model: str, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = str(corpus(tmp_path, 2, more=bad_utterances(tmp_path)))
+    what = [manifest, "--teacher", model] if command == "label" else [model, manifest]
+    assert call([command, *what, "--out", str(tmp_path / "out"), *FAST]) == SOME_FAILED
+    out, log = capsys.readouterr()
+    assert out
+    for id_ in ("missing", "corrupt", "beyond"):
+        assert f"distilwhisper: failed: {id_}: " in log
+
+
+def test_other_settings_are_refused_until_forced(
+    tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = str(corpus(tmp_path, 1))
+    arguments = ["label", manifest, "--teacher", model, "--out", str(tmp_path / "labels"), *FAST]
+    assert call(arguments) == OK
+    assert call([*arguments, "--shard-size", "7"]) == SOME_FAILED
+    assert "shard_size: was 256, now 7" in err(capsys)
+    assert call([*arguments, "--shard-size", "7", "--force"]) == OK
+
+
+def test_a_torn_shard_is_named_by_its_line(
+    tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest, labels = str(corpus(tmp_path, 2)), tmp_path / "labels"
+    assert call(["label", manifest, "--teacher", model, "--out", str(labels), *FAST]) == OK
+    shard = labels / "shard-00000.jsonl"
+    shard.write_bytes(shard.read_bytes()[:-20])
+    capsys.readouterr()
+    verdicts = str(tmp_path / "verdicts")
+    assert call(["filter", manifest, str(labels), "--out", verdicts]) == SOME_FAILED
+    message = err(capsys)
+    assert f"{shard}:2 must be a JSON object" in message
+    assert "delete the file and run its stage again" in message
+
+
+def test_a_disk_that_is_full_is_named(
+    tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rename = Path.replace
+    full = OSError(errno.ENOSPC, "No space left on device")
+
+    def replace(path: Path, target: Path) -> Path:
+        if Path(target).name == "shard-00000.jsonl":
+            raise full
+        return rename(path, target)
+
+    manifest, labels = str(corpus(tmp_path, 1)), tmp_path / "labels"
+    arguments = ["label", manifest, "--teacher", model, "--out", str(labels), *FAST]
+    monkeypatch.setattr(Path, "replace", replace)
+    assert call(arguments) == SOME_FAILED
+    message = err(capsys)
+    assert "shard-00000.jsonl" in message
+    assert "No space left on device" in message
+    assert [path.name for path in labels.iterdir()] == ["stage.json"]
+    monkeypatch.undo()
+    assert call(arguments) == OK
+
+
+def test_student(tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    dest = tmp_path / "student"
+    assert call(["student", model, str(dest), "--layers", "0", "-1"]) == OK
+    assert "2 decoder layers" in capsys.readouterr().out
+    assert json.loads((dest / "config.json").read_text())["decoder_layers"] == 2
+    assert call(["student", model, str(dest)]) == SOME_FAILED
+    assert str(dest) in err(capsys)
+
+
+def test_data_names_what_it_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "speech"
+    source.mkdir()
+    write_wav(source / "a.wav", noise(0.5, seed=1))
+    (source / "a.txt").write_text("one")
+    (source / "b.wav").write_bytes(b"nothing")
+    assert call(["data", str(source), "--out", str(tmp_path / "m.jsonl")]) == SOME_FAILED
+    out, log = capsys.readouterr()
+    assert out
+    assert "distilwhisper: failed: " in log
+    assert "b.wav" in log
+
+
+def test_transcripts_go_to_standard_output_and_the_log_does_not(
+    recording: str, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["transcribe", recording, "--model", model, "--format", "json", *FAST]
+    assert call(arguments) == OK
+    out, log = capsys.readouterr()
+    assert json.loads(out)["language"] == "en"
+    assert "transcribe: " in log
+
+
+def test_one_broken_file_of_several_is_named_and_the_rest_is_written(
+    tmp_path: Path, recording: str, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken, other = tmp_path / "broken.wav", tmp_path / "other.wav"
+    broken.write_bytes(b"RIFF and no more")
+    write_wav(other, noise(0.4, seed=2))
+    out = tmp_path / "new" / "out"
+    files = [recording, str(broken), str(other)]
+    arguments = ["transcribe", *files, "--model", model, "--format", "srt", "--out", str(out)]
+    assert call([*arguments, *FAST]) == SOME_FAILED
+    stdout, log = capsys.readouterr()
+    assert stdout == f"{out / 'one.srt'}\n{out / 'other.srt'}\n"
+    assert sorted(path.name for path in out.iterdir()) == ["one.srt", "other.srt"]
+    assert f"distilwhisper: failed: {broken}: " in log
+    assert log.count("failed:") == 1
+
+
+def test_a_failure_is_named_by_every_run(tmp_path: Path, model: str) -> None:
+    long = Utterance(id="long", audio="long.wav")
+    write_wav(tmp_path / "long.wav", noise(30.2, seed=1))
+    manifest = str(corpus(tmp_path, 0, more=[long]))
+    arguments = ["label", manifest, "--teacher", model, "--out", str(tmp_path / "labels"), *FAST]
+    assert call(arguments) == SOME_FAILED
+    # Nor does a second run, which has nothing to do, hide it.
+    assert call(arguments) == SOME_FAILED

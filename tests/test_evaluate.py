@@ -1,0 +1,226 @@
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from corpora import bad_utterances, corpus, hearing_model, noise, snapshot, utterance
+
+from distilwhisper.corpus.records import Utterance, read_manifest, write_manifest
+from distilwhisper.corpus.store import read_jsonl, shard_path
+from distilwhisper.decoding.transcriber import DecodingSettings, Hardware, Transcriber
+from distilwhisper.evaluate import EvaluateSettings, EvaluationSummary, evaluate_model, summary_line
+from distilwhisper.run import StageChanged
+from distilwhisper.speech.audio import load_samples, write_wav
+from distilwhisper.text.normalize import normalizer_for
+from distilwhisper.text.wer import ErrorCounts, character_errors, word_errors
+
+CPU = Hardware(device="cpu", dtype="float32")
+SETTINGS = EvaluateSettings(decoding=DecodingSettings(max_new_tokens=8, batch_size=3), shard_size=4)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return hearing_model(tmp_path_factory.mktemp("models") / "hearing")
+
+
+def evaluate(
+    model: Path, manifest: Path, out: Path, settings: EvaluateSettings = SETTINGS
+) -> EvaluationSummary:
+    return evaluate_model(str(model), manifest, out, settings, hardware=CPU)
+
+
+def hypotheses(out: Path) -> list[dict[str, Any]]:
+    return [row for path in sorted(out.glob("shard-*.jsonl")) for row in read_jsonl(path)]
+
+
+def scores(out: Path) -> dict[str, dict[str, Any]]:
+    return {row["id"]: row for row in read_jsonl(out / "scores.jsonl")}
+
+
+def test_every_utterance_has_its_row_and_the_rate_is_errors_over_words(
+    tmp_path: Path, model: Path
+) -> None:
+    manifest, out = corpus(tmp_path, 6), tmp_path / "eval"
+    summary = evaluate(model, manifest, out)
+    utterances = read_manifest(manifest).utterances
+    rows = hypotheses(out)
+    assert [row["id"] for row in rows] == [u.id for u in utterances]
+    assert len({row["text"] for row in rows}) > 1
+
+    normalize = normalizer_for("en")
+    total = ErrorCounts(0, 0, 0, 0)
+    for u, row in zip(utterances, rows, strict=True):
+        counted = word_errors(normalize(u.text or ""), normalize(row["text"]))
+        assert scores(out)[u.id]["errors"] == asdict(counted)
+        total += counted
+    assert summary.errors == total
+    assert total.words == sum(len((u.text or "").split()) for u in utterances)
+    written = json.loads((out / "summary.json").read_text())
+    assert written["wer"] == pytest.approx(total.errors / total.words)
+    assert written == summary.to_dict()
+    # A mean over utterances would be another number: the texts differ in length.
+    assert len({row["errors"]["words"] for row in scores(out).values()}) > 1
+
+
+def test_hypotheses_are_those_of_the_utterances(tmp_path: Path, model: Path) -> None:
+    manifest, out = corpus(tmp_path, 5), tmp_path / "eval"
+    evaluate(model, manifest, out)
+    alone = Transcriber.from_model(str(model), DecodingSettings(max_new_tokens=8), CPU)
+    for row in hypotheses(out):
+        (window,) = alone.decode([load_samples(tmp_path / f"{row['id']}.wav")])
+        assert row["text"] == window.text
+
+
+def test_recordings_that_cannot_be_read_are_named_and_count_as_deletions(
+    tmp_path: Path, model: Path
+) -> None:
+    manifest, out = corpus(tmp_path, 2, more=bad_utterances(tmp_path)), tmp_path / "eval"
+    summary = evaluate(model, manifest, out)
+    assert set(summary.failed) == {"missing", "corrupt", "beyond"}
+    assert str(tmp_path / "missing.wav") in summary.failed["missing"]
+    assert summary.n_utterances == len(hypotheses(out)) == 5
+    lost = scores(out)["missing"]["errors"]
+    assert lost == {"substitutions": 0, "deletions": 5, "insertions": 0, "words": 5}
+    assert summary.errors.words == sum(r["errors"]["words"] for r in scores(out).values())
+    heard_s = sum(u.duration_s or 0 for u in read_manifest(manifest).utterances[:2])
+    assert summary.audio_s == pytest.approx(heard_s, abs=0.002)
+
+
+def test_all_recordings_may_fail(tmp_path: Path, model: Path) -> None:
+    manifest = corpus(tmp_path, 0, more=bad_utterances(tmp_path))
+    summary = evaluate(model, manifest, tmp_path / "eval")
+    assert len(summary.failed) == 3
+    assert summary.errors.wer == 1.0
+    assert summary.rtfx == 0.0
+
+
+def test_an_utterance_without_reference_is_transcribed_and_not_scored(
+    tmp_path: Path, model: Path
+) -> None:
+    silent = replace(utterance(tmp_path, 50), text=None)
+    manifest, out = corpus(tmp_path, 2, more=[silent]), tmp_path / "eval"
+    summary = evaluate(model, manifest, out)
+    assert summary.n_utterances == 3
+    assert summary.n_without_reference == 1
+    assert set(scores(out)) == {"u000", "u001"}
+    assert hypotheses(out)[2]["id"] == "u050"
+    assert hypotheses(out)[2]["error"] is None
+
+
+def test_a_set_without_references_has_no_rate(tmp_path: Path, model: Path) -> None:
+    silent = [replace(utterance(tmp_path, i), text=None) for i in range(2)]
+    summary = evaluate(model, corpus(tmp_path, 0, more=silent), tmp_path / "eval")
+    written = json.loads((tmp_path / "eval" / "summary.json").read_text())
+    assert written["wer"] is None
+    assert summary.n_without_reference == 2
+    assert "no references" in summary_line("tiny", summary)
+
+
+def test_a_set_with_an_unspaced_language_is_counted_in_characters(tmp_path: Path) -> None:
+    model = hearing_model(tmp_path / "model", multilingual=True)
+    chinese = replace(utterance(tmp_path, 7, language="zh"), text="那里有雨")
+    english = utterance(tmp_path, 8, language="en")
+    out = tmp_path / "eval"
+    summary = evaluate(model, corpus(tmp_path, 0, more=[chinese, english]), out)
+    assert summary.unit == "character"
+    for id_, language in (("u007", "zh"), ("u008", "en")):
+        row = next(r for r in hypotheses(out) if r["id"] == id_)
+        reference = {"u007": chinese, "u008": english}[id_].text or ""
+        normalize = normalizer_for(language)
+        counted = character_errors(normalize(reference), normalize(row["text"]))
+        assert scores(out)[id_]["errors"] == asdict(counted)
+    assert "CER" in summary_line("tiny", summary)
+
+
+@pytest.mark.parametrize("language", ["germn", "fr"])
+def test_a_language_the_model_does_not_know_is_refused_before_any_work(
+    tmp_path: Path, tiny_multilingual_model: Path, language: str
+) -> None:
+    manifest = corpus(tmp_path, 2, more=[utterance(tmp_path, 7, language=language)])
+    with pytest.raises(ValueError, match=f"'u007'.*\"{language}\""):
+        evaluate(tiny_multilingual_model, manifest, tmp_path / "eval")
+    assert not list((tmp_path / "eval").glob("shard-*"))
+
+
+def test_a_long_utterance_is_cut_into_chunks(tmp_path: Path, model: Path) -> None:
+    samples = noise(45.0, seed=5)
+    write_wav(tmp_path / "long.wav", samples)
+    long = Utterance(id="long", audio="long.wav", text="the rain in the valley")
+    settings = EvaluateSettings(DecodingSettings(max_new_tokens=8, chunk_s=15, overlap_s=3))
+    manifest, out = corpus(tmp_path, 1, more=[long]), tmp_path / "eval"
+    summary = evaluate(model, manifest, out, settings)
+    assert summary.failed == {}
+    transcriber = Transcriber.from_model(str(model), settings.decoding, CPU)
+    heard = transcriber.transcribe(load_samples(tmp_path / "long.wav"))
+    assert len({segment.seek for segment in heard.segments}) > 1
+    assert hypotheses(out)[1] == {"id": "long", "text": heard.text, "language": "en", "error": None}
+    assert summary.audio_s == pytest.approx(45.3)
+
+
+def test_a_second_run_changes_no_hypothesis_and_no_result(
+    tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest, out = corpus(tmp_path, 5, more=bad_utterances(tmp_path)), tmp_path / "eval"
+    first = evaluate(model, manifest, out)
+    before = snapshot(out)
+    capsys.readouterr()
+    assert evaluate(model, manifest, out) == first
+    after = snapshot(out)
+    assert {k: v[1] for k, v in after.items()} == {k: v[1] for k, v in before.items()}
+    decoded = [name for name in before if name.startswith("shard-")]
+    assert len(decoded) == 2
+    for name in [*decoded, "timing.json", "stage.json"]:
+        assert after[name][0] == before[name][0], f"{name} was written again"
+
+
+def test_a_run_that_lost_a_shard_decodes_that_one(tmp_path: Path, model: Path) -> None:
+    manifest, out = corpus(tmp_path, 9), tmp_path / "eval"
+    first = evaluate(model, manifest, out)
+    before = snapshot(out)
+    shard_path(out, 1).unlink()
+    again = evaluate(model, manifest, out)
+    after = snapshot(out)
+    for name in ("shard-00000.jsonl", "shard-00002.jsonl"):
+        assert after[name] == before[name]
+    assert after["shard-00001.jsonl"][1] == before["shard-00001.jsonl"][1]
+    assert after["scores.jsonl"][1] == before["scores.jsonl"][1]
+    assert (again.errors, again.audio_s) == (first.errors, first.audio_s)
+
+
+def test_scores_can_be_made_again_without_decoding(tmp_path: Path, model: Path) -> None:
+    manifest, out = corpus(tmp_path, 3), tmp_path / "eval"
+    evaluate(model, manifest, out)
+    before = snapshot(out)
+    (out / "scores.jsonl").unlink()
+    (out / "summary.json").unlink()
+    evaluate(model, manifest, out)
+    after = snapshot(out)
+    assert after["scores.jsonl"][1] == before["scores.jsonl"][1]
+    assert after["summary.json"][1] == before["summary.json"][1]
+
+
+def test_other_settings_and_inputs_are_refused_by_name(tmp_path: Path, model: Path) -> None:
+    manifest, out = corpus(tmp_path, 2), tmp_path / "eval"
+    evaluate(model, manifest, out)
+    before = snapshot(out)
+    other = replace(SETTINGS, decoding=replace(SETTINGS.decoding, timestamps=False))
+    with pytest.raises(StageChanged, match=r"decoding\.timestamps: was true, now false"):
+        evaluate(model, manifest, out, other)
+    write_manifest(manifest, read_manifest(manifest).utterances[:1])
+    with pytest.raises(StageChanged, match="input manifest: was"):
+        evaluate(model, manifest, out)
+    assert snapshot(out) == before
+
+
+def test_repeated_five_grams_are_counted_over_all_hypotheses(tmp_path: Path, model: Path) -> None:
+    manifest, out = corpus(tmp_path, 4), tmp_path / "eval"
+    summary = evaluate(model, manifest, out)
+    words = " ".join(scores(out)[f"u00{i}"]["hypothesis"] for i in range(4)).split()
+    grams = [tuple(words[i : i + 5]) for i in range(len(words) - 4)]
+    assert summary.repeated_5_grams == len(grams) - len(set(grams))
+
+
+def test_a_shard_holds_at_least_one_utterance() -> None:
+    with pytest.raises(ValueError, match="shard_size must be at least 1, found 0"):
+        EvaluateSettings(shard_size=0)

@@ -1,0 +1,258 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from corpora import bad_utterances, corpus, hearing_model, noise, snapshot, utterance
+
+from distilwhisper.corpus.records import Utterance, read_labels, read_manifest
+from distilwhisper.corpus.store import shard_path, shard_paths
+from distilwhisper.decoding.transcriber import DecodingSettings, Hardware, Transcriber
+from distilwhisper.label import LabelSettings, label_manifest
+from distilwhisper.run import StageChanged
+from distilwhisper.speech.audio import load_samples, write_wav
+from distilwhisper.text.tokens import Tokenizer
+
+CPU = Hardware(device="cpu", dtype="float32")
+SETTINGS = LabelSettings(decoding=DecodingSettings(max_new_tokens=8, batch_size=3), shard_size=4)
+
+
+def label(manifest: Path, teacher: Path, out: Path, settings: LabelSettings = SETTINGS):
+    return label_manifest(manifest, str(teacher), out, settings, hardware=CPU)
+
+
+@pytest.fixture(scope="module")
+def hearing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return hearing_model(tmp_path_factory.mktemp("models") / "hearing")
+
+
+def shard_bytes(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in shard_paths(folder)}
+
+
+def test_labels_are_what_the_decoder_said_in_the_manifests_order(
+    tmp_path: Path, hearing: Path
+) -> None:
+    manifest = corpus(tmp_path, 6)
+    summary = label(manifest, hearing, tmp_path / "labels")
+    labels = read_labels(tmp_path / "labels")
+    utterances = read_manifest(manifest).utterances
+
+    assert summary.n_labels == 6
+    assert summary.failed == {}
+    assert list(labels) == [u.id for u in utterances]
+    assert len(shard_paths(tmp_path / "labels")) == 2
+    # One by one, so that an exchange of two utterances of a batch would show.
+    transcriber = Transcriber.from_model(
+        str(hearing), DecodingSettings(max_new_tokens=8, batch_size=1), CPU
+    )
+    assert len({label.token_ids for label in labels.values()}) > 3
+    for u in utterances:
+        (window,) = transcriber.decode([load_samples(tmp_path / u.audio)])
+        said, ids = labels[u.id], labels[u.id].token_ids
+        assert ids[: len(window.prompt_ids)] == window.prompt_ids
+        end = (transcriber.tokenizer.eot,) if window.finished else ()
+        assert ids[len(window.prompt_ids) :] == (*window.token_ids, *end)
+        assert said.text == window.text
+        assert said.finished == window.finished
+        # Batches of other sizes add in another order; what is kept are six decimals.
+        assert said.avg_logprob == pytest.approx(window.avg_logprob, abs=1e-4)
+
+
+def test_a_label_that_ended_by_itself_has_the_end_token_and_no_other_does(
+    tmp_path: Path,
+) -> None:
+    ending = hearing_model(tmp_path / "model", multilingual=True, end=1.5)
+    settings = replace(SETTINGS, decoding=DecodingSettings(max_new_tokens=17))
+    label(corpus(tmp_path / "corpus", 8), ending, tmp_path / "labels", settings)
+    labels = read_labels(tmp_path / "labels").values()
+    eot = Tokenizer.from_folder(ending).eot
+    assert {label.finished for label in labels} == {True, False}
+    for label_ in labels:
+        assert (label_.token_ids[-1] == eot) == label_.finished
+        assert eot not in label_.token_ids[:-1]
+
+
+def test_a_multilingual_teacher_puts_the_language_into_the_prompt(
+    tmp_path: Path, tiny_multilingual_model: Path
+) -> None:
+    named = [utterance(tmp_path, 8, language="de"), utterance(tmp_path, 9, language="german")]
+    manifest = corpus(tmp_path, 2, more=named)
+    label(manifest, tiny_multilingual_model, tmp_path / "labels")
+    labels = read_labels(tmp_path / "labels")
+    tokenizer = Tokenizer.from_folder(tiny_multilingual_model)
+    for id_ in ("u008", "u009"):
+        assert labels[id_].language == "de"
+        assert labels[id_].token_ids[:3] == (
+            tokenizer.sot,
+            tokenizer.languages["de"],
+            tokenizer.transcribe,
+        )
+    for id_ in ("u000", "u001"):  # detected
+        assert labels[id_].token_ids[1] == tokenizer.languages[labels[id_].language]
+
+
+def test_bad_recordings_are_named_and_the_rest_is_labelled(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    bad = [*bad_utterances(tmp_path), utterance(tmp_path, 90, seconds=30.5)]
+    manifest = corpus(tmp_path, 3, more=bad)
+    summary = label(manifest, tiny_model, tmp_path / "labels")
+    labels = read_labels(tmp_path / "labels")
+
+    assert list(labels) == ["u000", "u001", "u002", "missing", "corrupt", "beyond", "u090"]
+    assert set(summary.failed) == {"missing", "corrupt", "beyond", "u090"}
+    assert summary.n_labels == 7
+    assert str(tmp_path / "missing.wav") in summary.failed["missing"]
+    assert str(tmp_path / "corrupt.wav") in summary.failed["corrupt"]
+    assert "at most 30 s" in summary.failed["u090"]
+    assert "30.50 s" in summary.failed["u090"]
+    for id_, problem in summary.failed.items():
+        assert labels[id_].error == problem
+        assert labels[id_].token_ids == ()
+    assert all(labels[f"u00{i}"].token_ids for i in range(3))
+
+
+def test_an_utterance_of_exactly_one_window_is_labelled(tmp_path: Path, tiny_model: Path) -> None:
+    manifest = corpus(tmp_path, 0, more=[utterance(tmp_path, 5, seconds=30.0)])
+    assert label(manifest, tiny_model, tmp_path / "labels").failed == {}
+
+
+@pytest.mark.parametrize("language", ["germn", "fr"])
+def test_a_language_the_teacher_does_not_know_is_refused_before_any_work(
+    tmp_path: Path, tiny_multilingual_model: Path, language: str
+) -> None:
+    manifest = corpus(tmp_path, 5, more=[utterance(tmp_path, 7, language=language)])
+    with pytest.raises(ValueError, match=f"'u007'.*\"{language}\""):
+        label(manifest, tiny_multilingual_model, tmp_path / "labels")
+    assert shard_paths(tmp_path / "labels") == []
+
+
+def test_an_english_only_teacher_labels_no_other_language(tmp_path: Path, tiny_model: Path) -> None:
+    manifest = corpus(tmp_path, 1, more=[utterance(tmp_path, 7, language="de")])
+    with pytest.raises(ValueError, match=r"'u007'.*English only.*\"de\""):
+        label(manifest, tiny_model, tmp_path / "labels")
+
+
+def test_a_second_run_changes_nothing_and_loads_no_model(
+    tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = corpus(tmp_path, 5, more=bad_utterances(tmp_path))
+    first = label(manifest, tiny_model, tmp_path / "labels")
+    before = snapshot(tmp_path / "labels")
+    assert "to label" in capsys.readouterr().err
+    assert label(manifest, tiny_model, tmp_path / "labels") == first
+    assert snapshot(tmp_path / "labels") == before
+    assert capsys.readouterr().err == ""
+
+
+def test_only_the_shard_that_is_not_there_is_made_again(tmp_path: Path, tiny_model: Path) -> None:
+    manifest, out = corpus(tmp_path, 9), tmp_path / "labels"
+    label(manifest, tiny_model, out)
+    before = snapshot(out)
+    lost = shard_path(out, 1)
+    lost.unlink()
+    label(manifest, tiny_model, out)
+    after = snapshot(out)
+    assert {k: v[1] for k, v in after.items()} == {k: v[1] for k, v in before.items()}
+    assert {k for k in after if after[k] != before[k]} <= {lost.name}
+
+
+def test_a_resumed_run_may_change_its_batch_size_alone(tmp_path: Path, tiny_model: Path) -> None:
+    manifest, out = corpus(tmp_path, 5), tmp_path / "labels"
+    label(manifest, tiny_model, out)
+    shard_path(out, 1).unlink()
+    smaller = replace(SETTINGS, decoding=replace(SETTINGS.decoding, batch_size=1))
+    assert label(manifest, tiny_model, out, smaller).n_labels == 5
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        (replace(SETTINGS, shard_size=5), "shard_size: was 4, now 5"),
+        (
+            replace(SETTINGS, decoding=replace(SETTINGS.decoding, max_new_tokens=9)),
+            "decoding.max_new_tokens: was 8, now 9",
+        ),
+    ],
+)
+def test_other_settings_are_refused_by_name(
+    tmp_path: Path, tiny_model: Path, changed: LabelSettings, named: str
+) -> None:
+    manifest, out = corpus(tmp_path, 2), tmp_path / "labels"
+    label(manifest, tiny_model, out)
+    before = snapshot(out)
+    with pytest.raises(StageChanged, match="--force") as caught:
+        label(manifest, tiny_model, out, changed)
+    assert named in str(caught.value)
+    assert snapshot(out) == before
+
+
+def test_other_inputs_are_refused_by_name_until_forced(
+    tmp_path: Path, tiny_model: Path, tiny_multilingual_model: Path
+) -> None:
+    manifest, out = corpus(tmp_path, 2), tmp_path / "labels"
+    label(manifest, tiny_model, out)
+    with pytest.raises(StageChanged, match=r"input teacher: was .*, now"):
+        label(manifest, tiny_multilingual_model, out)
+    corpus(tmp_path, 3)
+    with pytest.raises(StageChanged, match=r"input manifest: was .*, now"):
+        label(manifest, tiny_model, out)
+    forced = label_manifest(manifest, str(tiny_model), out, SETTINGS, hardware=CPU, force=True)
+    assert forced.n_labels == 3
+
+
+def test_an_utterance_is_its_span_of_a_recording(tmp_path: Path, tiny_model: Path) -> None:
+    whole = noise(2.0, seed=3)
+    write_wav(tmp_path / "whole.wav", whole)
+    write_wav(tmp_path / "part.wav", whole[8000:24000])
+    spans = [
+        Utterance(id="span", audio="whole.wav", start_s=0.5, duration_s=1.0),
+        Utterance(id="part", audio="part.wav"),
+    ]
+    label(corpus(tmp_path, 0, more=spans), tiny_model, tmp_path / "labels")
+    labels = read_labels(tmp_path / "labels")
+    assert labels["span"].token_ids == labels["part"].token_ids
+    assert labels["span"].token_ids
+
+
+def test_a_shard_holds_at_least_one_utterance() -> None:
+    with pytest.raises(ValueError, match="shard_size must be at least 1, found 0"):
+        LabelSettings(shard_size=0)
+
+
+@pytest.mark.slow
+def test_a_killed_run_resumes_to_the_same_bytes(tmp_path: Path, tiny_model: Path) -> None:
+    manifest, out, whole = corpus(tmp_path, 40), tmp_path / "killed", tmp_path / "whole"
+    settings = replace(SETTINGS, shard_size=2)
+    command = [sys.executable, "-c", "from distilwhisper.cli import main; main()"]
+    command += ["label", str(manifest), "--teacher", str(tiny_model), "--out", str(out)]
+    command += ["--shard-size", "2", "--max-new-tokens", "8", "--batch-size", "3"]
+    command += ["--device", "cpu", "--dtype", "float32"]
+    # Threads share out sums, so their number shows in the last digits.
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    with subprocess.Popen(
+        command, env={**os.environ, **threads}, stderr=subprocess.PIPE
+    ) as process:
+        give_up = time.monotonic() + 120
+        while not shard_path(out, 0).exists() and process.poll() is None:
+            if time.monotonic() > give_up:
+                process.kill()
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        _, log = process.communicate()
+    assert process.returncode == -signal.SIGKILL, log.decode()
+    left = shard_bytes(out)
+    assert 0 < len(left) < 20
+
+    assert label(manifest, tiny_model, out, settings).n_labels == 40
+    label(manifest, tiny_model, whole, settings)
+    assert shard_bytes(out) == shard_bytes(whole)
+    assert left.items() <= shard_bytes(whole).items()
+    # Nor is anything half written left behind, such as the killed process's lock.
+    assert {path.name for path in out.iterdir()} == {path.name for path in whole.iterdir()}

@@ -1,0 +1,301 @@
+import dataclasses
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+from corpora import TEXTS, corpus, hearing_model, noise, snapshot
+
+import distilwhisper
+from distilwhisper.cli import OK, SOME_FAILED, call
+from distilwhisper.corpus.records import read_labels, read_manifest, read_verdicts, write_manifest
+from distilwhisper.pipeline import Recipe, run_recipe
+from distilwhisper.run import build_settings, read_recipe
+from distilwhisper.speech.audio import write_wav
+
+RECIPE = """
+name = "tiny"
+teacher = "{teacher}"
+
+[data]
+{data}
+
+[hardware]
+device = "cpu"
+dtype = "float32"
+
+[label]
+shard_size = 8
+
+[label.decoding]
+max_new_tokens = 17
+
+[filter]
+max_wer = 1000.0
+max_compression_ratio = 1000.0
+
+[student]
+decoder_layers = 2
+
+[training]
+steps = 4
+batch_size = 4
+micro_batch_size = 2
+warmup_steps = 1
+checkpoint_every = 2
+log_every = 1
+{training}
+
+[evaluate.decoding]
+max_new_tokens = 4
+
+[long_form]
+utterances = 3
+"""
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """A recipe, and the folder of its finished run."""
+
+    recipe: Path
+    out: Path
+
+    def run(self, *options: str) -> int:
+        return call(["run", str(self.recipe), "--out", str(self.out), *options])
+
+
+def write_recipe(folder: Path, *, teacher: Path, data: str, training: str = "") -> Path:
+    path = folder / "recipe.toml"
+    path.write_text(RECIPE.format(teacher=teacher, data=data, training=training))
+    return path
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    # One that ends by itself: the filter drops labels that were cut off.
+    folder = tmp_path_factory.mktemp("models") / "teacher"
+    return hearing_model(folder, multilingual=True, end=1.6)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, teacher: Path) -> Workplace:
+    folder = tmp_path_factory.mktemp("pipeline")
+    speech = folder / "speech"
+    speech.mkdir()
+    for i in range(24):
+        write_wav(speech / f"u{i:02}.wav", noise(0.3 + 0.05 * i, seed=i))
+        (speech / f"u{i:02}.txt").write_text(f"{TEXTS[i % len(TEXTS)]} {i}")
+    data = f'source = "{speech}"\nlanguage = "en"\nvalidation_fraction = 0.2\ntest_fraction = 0.2'
+    work = Workplace(write_recipe(folder, teacher=teacher, data=data), folder / "finished")
+    assert work.run() == OK
+    return work
+
+
+@pytest.fixture
+def work(finished: Workplace, request: pytest.FixtureRequest) -> Iterator[Workplace]:
+    """The finished run, copied beside it, where its paths hold."""
+    out = finished.out.with_name(request.node.name)
+    shutil.copytree(finished.out, out)
+    yield replace(finished, out=out)
+    shutil.rmtree(out)
+
+
+def stages(out: Path) -> dict[str, Any]:
+    """Return the files that a stage made, without the log of starts and the report's time."""
+    return {
+        name: content
+        for name, content in snapshot(out).items()
+        if name not in ("run.json", "recipe.toml", "report.html")
+    }
+
+
+def changed(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
+    names = {name for name in {**before, **after} if before.get(name) != after.get(name)}
+    return {name.split("/")[0] for name in names}
+
+
+def test_a_recipe_runs_to_its_report(finished: Workplace) -> None:
+    out = finished.out
+    parts = [read_manifest(out / "data" / f"{part}.jsonl") for part in ("train", "test")]
+    train, test = ({u.id for u in part.utterances} for part in parts)
+    assert len(train) + len(test) < 24
+    assert len(train) > 4
+    assert test
+    assert not train & test
+    assert set(read_labels(out / "labels")) == train
+    verdicts = read_verdicts(out / "verdicts")
+    assert set(verdicts) == train
+    assert any(verdict.keep for verdict in verdicts.values())
+    assert (out / "student" / "model.safetensors").exists()
+    for name in ("teacher-test", "student-test", "teacher-long", "student-long"):
+        assert (out / "eval" / name / "summary.json").exists()
+    assert len(list((out / "transcripts").glob("*.srt"))) == 2
+    report = (out / "report.html").read_text()
+    assert "tiny" in report
+    assert "</html>" in report
+    assert read_recipe(out / "recipe.toml", Recipe) == read_recipe(finished.recipe, Recipe)
+
+
+def test_a_finished_run_does_nothing_again(
+    work: Workplace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = stages(work.out)
+    assert work.run() == OK
+    out, log = capsys.readouterr()
+    assert out == f"{work.out / 'report.html'}\n"
+    after = stages(work.out)
+    # Manifests, scores and summaries are written again, byte for byte.
+    assert {k: v[1] for k, v in after.items()} == {k: v[1] for k, v in before.items()}
+    again = {name for name in after if after[name][0] != before[name][0]}
+    cheap = ("data/", "eval/", "verdicts/")
+    assert all(name.startswith(cheap) for name in again), again
+    assert not any("shard-" in name and name.startswith("eval/") for name in again)
+    assert "to label" not in log
+    assert "train: 4 steps" not in log
+
+
+def test_a_stage_and_all_behind_it_can_be_done_again(work: Workplace) -> None:
+    before = stages(work.out)
+    assert work.run("--from-stage", "evaluate") == OK
+    after = stages(work.out)
+    assert set(after) == set(before)
+    untouched = ("labels/", "student-init/", "student/", "train/", "stages/")
+    for name in after:
+        if name.startswith(untouched):
+            assert after[name] == before[name], name
+        elif name.startswith(("transcripts/", "eval/", "long/")):
+            assert after[name][0] != before[name][0], name
+        if name.endswith("scores.jsonl") or "shard-" in name or name.startswith("long/"):
+            assert after[name][1] == before[name][1], name
+
+
+def test_a_changed_setting_is_refused_with_the_difference_until_forced(
+    work: Workplace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = stages(work.out)
+    assert work.run("--set", "filter.max_wer=900.0") == SOME_FAILED
+    message = capsys.readouterr().err
+    assert "max_wer: was 1000.0, now 900.0" in message
+    assert str(work.out / "verdicts") in message
+    assert "--force" in message
+    after = stages(work.out)
+    assert {k: v[1] for k, v in after.items()} == {k: v[1] for k, v in before.items()}
+
+    assert work.run("--set", "filter.max_wer=900.0", "--force") == OK
+    assert read_recipe(work.out / "recipe.toml", Recipe).filter.max_wer == 900.0
+    assert "labels" not in changed(before, stages(work.out))
+
+
+@pytest.mark.slow
+def test_training_again_makes_the_same_student(work: Workplace) -> None:
+    before = (work.out / "student" / "model.safetensors").read_bytes()
+    assert work.run("--from-stage", "train") == OK
+    assert (work.out / "student" / "model.safetensors").read_bytes() == before
+
+
+def test_another_teacher_is_refused(work: Workplace, tiny_model: Path) -> None:
+    assert work.run("--set", f'teacher="{tiny_model}"') == SOME_FAILED
+
+
+# Every setting is read
+
+
+def settings_classes(cls: type) -> Iterator[type]:
+    yield cls
+    for field in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(field.type):
+            yield from settings_classes(field.type)  # type: ignore[arg-type]
+
+
+def is_a_use(frame: FrameType | None) -> bool:
+    """Return whether a field is read by the package's code, and not to check or to record it.
+
+    Reads by run.py turn settings into files, and __post_init__ checks them; asdict and the type
+    checker are code of others.
+    """
+    package = str(Path(distilwhisper.__file__).parent)
+    if frame is None or not frame.f_code.co_filename.startswith(package):
+        return False
+    while frame is not None and frame.f_code.co_filename.startswith(package):
+        if frame.f_code.co_name == "__post_init__" or frame.f_code.co_filename.endswith("/run.py"):
+            return False
+        frame = frame.f_back
+    return True
+
+
+def recording_reads(cls: type, seen: set[tuple[str, str]]) -> Callable[[Any, str], Any]:
+    names = {field.name for field in dataclasses.fields(cls)}
+
+    def getattribute(self: Any, name: str) -> Any:
+        if name in names and is_a_use(sys._getframe(1)):
+            seen.add((cls.__name__, name))
+        return object.__getattribute__(self, name)
+
+    return getattribute
+
+
+@pytest.mark.slow
+def test_every_setting_of_a_recipe_is_read_by_a_run(
+    tmp_path: Path, teacher: Path, finished: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A field that is only written down, checked or compared would be a setting of nothing.
+
+    Every settings class records which of its fields are read, while one run takes its data from
+    manifests and another splits a folder.
+    """
+    seen: set[tuple[str, str]] = set()
+    classes = list(settings_classes(Recipe))
+    for cls in classes:
+        monkeypatch.setattr(cls, "__getattribute__", recording_reads(cls, seen))
+
+    manifest = corpus(tmp_path, 12)
+    utterances = read_manifest(manifest).utterances
+    # One without a reference, whose label is judged by its probability.
+    write_manifest(manifest, [*utterances[:-1], replace(utterances[-1], text=None)])
+    write_manifest(tmp_path / "held-out.jsonl", utterances[:2])
+    data = "\n".join(
+        f'{part} = "{tmp_path / name}"'
+        for part, name in (
+            ("train", "manifest.jsonl"),
+            ("validation", "held-out.jsonl"),
+            ("test", "held-out.jsonl"),
+        )
+    )
+    training = "pack_s = 10.0\npack_across_recordings = true\ncache_encoder = true"
+    recipe = write_recipe(tmp_path, teacher=teacher, data=data, training=training)
+    run_recipe(read_recipe(recipe, Recipe), tmp_path / "run", command=["test"])
+    split = read_recipe(finished.recipe, Recipe)
+    run_recipe(split, tmp_path / "split", command=["test"], stages=("data",))
+
+    all_fields = {
+        (cls.__name__, field.name) for cls in classes for field in dataclasses.fields(cls)
+    }
+    assert all_fields - seen == set()
+
+
+def test_the_defaults_of_a_recipe_are_those_of_its_stages() -> None:
+    recipe = build_settings(
+        Recipe, {"name": "x", "teacher": "t", "data": {"source": "s"}}, where="here"
+    )
+    for field in dataclasses.fields(Recipe):
+        if field.default_factory is not dataclasses.MISSING:
+            assert getattr(recipe, field.name) == field.default_factory()
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({}, "source .* or train"),
+        ({"source": "a", "train": "b", "validation": "c", "test": "d"}, "source .* or train"),
+        ({"train": "a"}, "validation and test"),
+        ({"source": "a", "test_fraction": 0.5}, "test_fraction must lie between 0 and 0.5"),
+    ],
+)
+def test_data_settings_that_cannot_be_are_refused(table: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build_settings(Recipe, {"name": "x", "teacher": "t", "data": table}, where="here")

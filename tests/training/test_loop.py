@@ -1,0 +1,501 @@
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_model import write_tiny_model
+from torch import Tensor
+
+from distilwhisper.corpus.batches import Example, UnreadableRecording, epoch_order
+from distilwhisper.corpus.records import Manifest, Utterance, read_manifest, write_manifest
+from distilwhisper.decoding.transcriber import DecodingSettings, Transcriber
+from distilwhisper.model.checkpoint import load_checkpoint
+from distilwhisper.speech.audio import SAMPLE_RATE_HZ, load_samples, write_wav
+from distilwhisper.speech.mel import log_mel, stack_windows
+from distilwhisper.student import StudentSettings, build_student
+from distilwhisper.text.tokens import Tokenizer
+from distilwhisper.training.loop import NonFiniteLoss, Trainer, TrainingData, TrainingSettings
+from distilwhisper.training.state import checkpoints
+
+# No bare space comes first, as the model folder forbids: they begin with whole pieces.
+TEXTS = ("the cat", "a hat in the rain", "the nine", "another ant there", "a tin")
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with room for 32 tokens, so that babble ends soon."""
+    return write_tiny_model(tmp_path_factory.mktemp("models") / "short", max_tokens=32)
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five recordings of tones that differ, with their texts."""
+    folder = tmp_path_factory.mktemp("corpus")
+    noise = np.random.default_rng(0)
+    for i, _ in enumerate(TEXTS):
+        times = np.arange((3 + 3 * i) * SAMPLE_RATE_HZ // 10) / SAMPLE_RATE_HZ
+        tone = 0.4 * np.sin(2 * np.pi * 200 * 2**i * times)
+        samples = tone + 0.01 * noise.standard_normal(len(times))
+        write_wav(folder / f"{i}.wav", samples.astype(np.float32))
+    utterances = [Utterance(id=f"u{i}", audio=f"{i}.wav", text=t) for i, t in enumerate(TEXTS)]
+    write_manifest(folder / "manifest.jsonl", utterances)
+    return folder / "manifest.jsonl"
+
+
+SETTINGS = TrainingSettings(
+    steps=6,
+    batch_size=4,
+    micro_batch_size=2,
+    peak_lr=1e-3,
+    warmup_steps=2,
+    checkpoint_every=3,
+    log_every=2,
+)
+
+
+def make_trainer(
+    model: Path, corpus: Path, out: Path, *, layers: int = 2, validate: bool = False, **changed: Any
+) -> Trainer:
+    """A run on the five recordings, whose labels have timestamps."""
+    teacher, tokenizer = load_checkpoint(model), Tokenizer.from_folder(model)
+    manifest = read_manifest(corpus)
+    examples = [
+        Example((utterance,), (0.0,), label(tokenizer, utterance.text or ""))
+        for utterance in manifest.utterances
+    ]
+    data = TrainingData(manifest, examples, manifest if validate else None)
+    student = build_student(teacher, StudentSettings(decoder_layers=layers))
+    return Trainer(teacher.model, student, tokenizer, data, replace(SETTINGS, **changed), out)
+
+
+def label(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
+    start, end = tokenizer.timestamp_id(0.0), tokenizer.timestamp_id(1.0)
+    return (tokenizer.sot, start, *tokenizer.encode(f" {text}"), end, tokenizer.eot)
+
+
+def estranged(trainer: Trainer) -> Trainer:
+    """The run with a student that is far from its teacher, so that the KL is no small change."""
+    noise = torch.Generator().manual_seed(1)
+    for weight in trainer.student.model.decoder.parameters():
+        weight.data += 0.3 * torch.randn(weight.shape, generator=noise)
+    return trainer
+
+
+def weights_of(model: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: weight.detach().clone() for name, weight in model.state_dict().items()}
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def gradients(trainer: Trainer) -> dict[str, Tensor]:
+    """What a run of one step, that clips nothing, hands to the optimiser."""
+    one = replace(trainer, settings=replace(trainer.settings, steps=1, clip_norm=1e9))
+    one.fit()
+    found = {name: weight.grad for name, weight in one.student.model.decoder.named_parameters()}
+    return {name: grad for name, grad in found.items() if grad is not None}
+
+
+def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor], *, rel: float) -> None:
+    """Gradients differ by less than ``rel`` of the whole gradient's norm."""
+    assert found.keys() == expected.keys()
+    flat_found = torch.cat([found[name].double().flatten() for name in found])
+    flat = torch.cat([expected[name].double().flatten() for name in found])
+    assert (flat_found - flat).norm() < rel * flat.norm()
+
+
+def rows(out: Path) -> list[dict[str, Any]]:
+    """The metrics but for the speed."""
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(x).items() if k != "windows_per_s"} for x in lines]
+
+
+def stop_at(step: int) -> Callable[[float], None]:
+    done = []
+
+    def on_steps(n: float) -> None:
+        done.append(n)
+        if sum(done) >= step:
+            raise KeyboardInterrupt
+
+    return on_steps
+
+
+# What is trained
+
+
+def test_the_decoder_alone_is_trained(model: Path, corpus: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(model, corpus, tmp_path)
+    teacher, student = weights_of(trainer.teacher), weights_of(trainer.student.model)
+    progress = trainer.fit()
+    assert progress.step == progress.best_step == 6
+    assert same(weights_of(trainer.teacher), teacher)
+    after = weights_of(trainer.student.model)
+    unchanged = {name for name in student if torch.equal(after[name], student[name])}
+    assert unchanged == {name for name in student if name.startswith("encoder.")}
+
+
+# One update
+
+
+def gradient_by_hand(
+    trainer: Trainer, *, kl_weight: float, pl_weight: float, temperature: float
+) -> tuple[dict[str, Tensor], float, float]:
+    """The first update's gradient in float64, one utterance and one token after the other."""
+    teacher, student = trainer.teacher.double(), trainer.student.model.double()
+    manifest, examples = trainer.data.manifest, trainer.data.examples
+    kl = pl = torch.zeros((), dtype=torch.float64)
+    n_tokens = 0
+    for index in epoch_order(len(examples), seed=0, epoch=0)[: trainer.settings.batch_size]:
+        samples = load_samples(manifest.audio_source(examples[index].utterances[0]))
+        mel = log_mel(stack_windows([samples]), n_mels=80).double()
+        ids = list(examples[index].token_ids)
+        inputs = torch.tensor([ids[:-1]])
+        with torch.no_grad():
+            p = teacher(mel, inputs)[0]
+        q = student(mel, inputs)[0]
+        for at, target in enumerate(ids[1:]):
+            wanted, said = (p[at] / temperature).softmax(0), (q[at] / temperature).softmax(0)
+            kl = kl + temperature**2 * (wanted * (wanted.log() - said.log())).sum()
+            pl = pl - q[at].softmax(0)[target].log()
+            n_tokens += 1
+    ((kl_weight * kl + pl_weight * pl) / n_tokens).backward()
+    found = {name: weight.grad for name, weight in student.decoder.named_parameters()}
+    gradient = {name: grad for name, grad in found.items() if grad is not None}
+    return gradient, kl.item() / n_tokens, pl.item() / n_tokens
+
+
+@pytest.mark.parametrize(
+    ("kl_weight", "pl_weight", "temperature"),
+    [(0.8, 1.0, 2.0), (0.0, 1.0, 2.0), (1.0, 0.0, 2.0), (1.0, 0.0, 1.0)],
+)
+def test_the_gradient_is_that_of_the_formula(
+    model: Path,
+    corpus: Path,
+    tmp_path: Path,
+    kl_weight: float,
+    pl_weight: float,
+    temperature: float,
+) -> None:
+    weights = {"kl_weight": kl_weight, "pl_weight": pl_weight, "temperature": temperature}
+    fixed = {"timestamp_probability": 1.0, "log_every": 1}
+    found = gradients(estranged(make_trainer(model, corpus, tmp_path, **weights, **fixed)))
+    (row,) = rows(tmp_path)
+    again = estranged(make_trainer(model, corpus, tmp_path))
+    by_hand, kl, pl = gradient_by_hand(again, **weights)
+    assert kl > 0.1
+    # float32 against float64: 1e-7 for each of some hundred roundings
+    assert_close(found, by_hand, rel=1e-4)
+    norm = torch.stack([grad.norm() for grad in by_hand.values()]).norm().item()
+    assert row["kl"] == pytest.approx(kl, rel=1e-5)
+    assert row["pl"] == pytest.approx(pl, rel=1e-5)
+    assert row["loss"] == pytest.approx(kl_weight * kl + pl_weight * pl, rel=1e-5)
+    assert row["grad_norm"] == pytest.approx(norm, rel=1e-4)
+    assert row["lr"] == 5e-4  # half of the warm-up
+
+
+def test_a_student_that_is_its_teacher_has_nothing_to_follow(
+    model: Path, corpus: Path, tmp_path: Path
+) -> None:
+    found = gradients(make_trainer(model, corpus, tmp_path, layers=4, pl_weight=0.0, log_every=1))
+    (row,) = rows(tmp_path)
+    assert abs(row["kl"]) < 1e-6
+    assert row["grad_norm"] < 1e-5
+    assert row["pl"] > 1
+    assert all(grad.abs().max() < 1e-5 for grad in found.values())
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"micro_batch_size": 1},
+        {"micro_batch_size": 3},
+        {"micro_batch_size": 100},
+        {"cache_encoder": True},
+    ],
+)
+def test_how_the_update_is_computed_does_not_change_it(
+    model: Path, corpus: Path, tmp_path: Path, changed: dict[str, Any]
+) -> None:
+    expected = gradients(estranged(make_trainer(model, corpus, tmp_path / "expected", log_every=1)))
+    found = gradients(
+        estranged(make_trainer(model, corpus, tmp_path / "found", log_every=1, **changed))
+    )
+    assert_close(found, expected, rel=1e-5)  # sums of float32 in another order
+    (a,), (b,) = rows(tmp_path / "expected"), rows(tmp_path / "found")
+    assert a["n_tokens"] == b["n_tokens"]
+    assert b["loss"] == pytest.approx(a["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_teacher_in_bfloat16_teaches_nearly_the_same(
+    model: Path, corpus: Path, tmp_path: Path, cached: bool
+) -> None:
+    expected = gradients(make_trainer(model, corpus, tmp_path / "expected"))
+    trainer = make_trainer(model, corpus, tmp_path / "found", cache_encoder=cached)
+    trainer.teacher.to(torch.bfloat16)
+    found = gradients(trainer)
+    assert {weight.dtype for weight in trainer.student.model.parameters()} == {torch.float32}
+    assert {grad.dtype for grad in found.values()} == {torch.float32}
+    assert_close(found, expected, rel=0.1)  # bfloat16 holds 8 bits: 0.4 % in each product
+
+
+def test_labels_keep_their_timestamps_as_often_as_asked(
+    model: Path, corpus: Path, tmp_path: Path
+) -> None:
+    """A label has two timestamps, or one no-timestamps in their place."""
+    n_tokens = {}
+    for probability in (0.0, 0.5, 1.0):
+        changed = {"timestamp_probability": probability, "log_every": 1, "batch_size": 5}
+        out = tmp_path / str(probability)
+        make_trainer(model, corpus, out, **changed).fit()
+        n_tokens[probability] = [row["n_tokens"] for row in rows(out)]
+    always, never = n_tokens[1.0][0], n_tokens[0.0][0]
+    assert always == never + 5
+    assert n_tokens[1.0] == [always] * 6
+    assert n_tokens[0.0] == [never] * 6
+    assert never <= min(n_tokens[0.5]) < max(n_tokens[0.5]) <= always  # drawn anew every epoch
+
+
+def test_the_cache_is_filled_once_and_gone_at_the_end(
+    model: Path, corpus: Path, tmp_path: Path
+) -> None:
+    trainer = make_trainer(model, corpus, tmp_path, cache_encoder=True)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit(on_steps=stop_at(2))
+    (states,) = (tmp_path / "encoder-cache").iterdir()
+    before = states.stat().st_mtime_ns
+    with pytest.raises(KeyboardInterrupt):
+        make_trainer(model, corpus, tmp_path, cache_encoder=True).fit(on_steps=stop_at(2))
+    assert states.stat().st_mtime_ns == before
+    make_trainer(model, corpus, tmp_path, cache_encoder=True).fit()
+    assert not (tmp_path / "encoder-cache").exists()
+
+
+# What is refused
+
+
+def test_other_vocabularies_and_mel_bins_are_refused_with_both_numbers(
+    model: Path, tiny_multilingual_model: Path, corpus: Path, tmp_path: Path
+) -> None:
+    trainer = make_trainer(model, corpus, tmp_path)
+    n_tokens = trainer.teacher.config.vocab_size
+    with pytest.raises(ValueError, match=rf"same vocab_size: found {n_tokens + 3} and {n_tokens};"):
+        replace(trainer, teacher=load_checkpoint(tiny_multilingual_model).model)
+    finer = write_tiny_model(tmp_path / "finer", n_mels=128)
+    with pytest.raises(ValueError, match="same n_mels: found 128 and 80; build the student from"):
+        replace(trainer, teacher=load_checkpoint(finer).model)
+    wider = write_tiny_model(tmp_path / "wider", width=64)
+    with pytest.raises(ValueError, match="same width: found 64 and 32"):
+        replace(trainer, teacher=load_checkpoint(wider).model)
+
+
+def test_nothing_to_learn_from_is_refused_with_the_way_out(
+    model: Path, corpus: Path, tmp_path: Path
+) -> None:
+    trainer = make_trainer(model, corpus, tmp_path)
+    with pytest.raises(ValueError, match=r"one kept utterance, found none: raise filter\.max_wer"):
+        replace(trainer, data=replace(trainer.data, examples=[]))
+
+
+def test_settings_that_make_no_sense_are_refused_together() -> None:
+    with pytest.raises(ValueError, match=r"steps .* least 1, found 0; .*\[0, 1\], found 1.5"):
+        TrainingSettings(steps=0, timestamp_probability=1.5)
+    for wrong in ({"temperature": 0.0}, {"clip_norm": 0.0}, {"peak_lr": -1.0}):
+        with pytest.raises(ValueError, match="must be above zero"):
+            TrainingSettings(**wrong)
+
+
+def test_a_loss_that_is_no_number_stops_before_the_update(
+    model: Path, corpus: Path, tmp_path: Path
+) -> None:
+    trainer = make_trainer(model, corpus, tmp_path, log_every=1, checkpoint_every=2)
+    norm, poisoned = trainer.student.model.decoder.layer_norm, {}
+
+    def on_steps(n: float) -> None:
+        poisoned["done"] = poisoned.get("done", 0) + n
+        if poisoned["done"] == 3:
+            norm.weight.data[0] = float("nan")
+            poisoned["weights"] = weights_of(trainer.student.model)
+
+    chosen = [epoch_order(5, seed=0, epoch=epoch) for epoch in (2, 3)]
+    ids = [f"u{i}" for i in [*chosen[0][2:], *chosen[1][:1]]]  # places 12 to 15 of the stream
+    message = f"found KL nan, PL nan.* step 4, utterances {', '.join(ids)}; the weights were not"
+    with pytest.raises(NonFiniteLoss, match=message):
+        trainer.fit(on_steps=on_steps)
+    for name, weight in trainer.student.model.state_dict().items():
+        torch.testing.assert_close(
+            weight, poisoned["weights"][name], rtol=0, atol=0, equal_nan=True
+        )
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3]
+    assert [path.name for path in checkpoints(tmp_path)] == ["step_000002"]
+
+
+def test_audio_that_is_gone_is_named(model: Path, corpus: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(model, corpus, tmp_path)
+    moved = Manifest(corpus, tmp_path, trainer.data.manifest.utterances)
+    with pytest.raises(UnreadableRecording, match=r"utterance 'u\d' was labelled but"):
+        replace(trainer, data=replace(trainer.data, manifest=moved)).fit()
+
+
+# Stopped and resumed
+
+
+def assert_same_end(found: Path, expected: Path) -> None:
+    assert rows(found) == rows(expected)
+    assert [p.name for p in checkpoints(found)] == [p.name for p in checkpoints(expected)]
+    newest = checkpoints(found)[-1].name
+    for name in ("weights.safetensors", "optimizer.safetensors", "state.json"):
+        assert (found / newest / name).read_bytes() == (expected / newest / name).read_bytes()
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(
+    model: Path, corpus: Path, tmp_path: Path, cached: bool
+) -> None:
+    whole = make_trainer(model, corpus, tmp_path / "whole", cache_encoder=cached, log_every=1)
+    whole.fit()
+    for stop in (1, 5):  # before the first checkpoint; between it and the next
+        part = make_trainer(model, corpus, tmp_path / "part", cache_encoder=cached, log_every=1)
+        with pytest.raises(KeyboardInterrupt):
+            part.fit(on_steps=stop_at(stop))
+    done: list[float] = []
+    last = make_trainer(model, corpus, tmp_path / "part", cache_encoder=cached, log_every=1)
+    last.fit(on_steps=done.append)
+    assert done == [3, 1, 1, 1]
+    assert same(weights_of(last.student.model), weights_of(whole.student.model))
+    assert_same_end(tmp_path / "part", tmp_path / "whole")
+
+
+def test_a_finished_run_trains_no_more_and_gives_the_same_student(
+    model: Path, corpus: Path, tmp_path: Path
+) -> None:
+    first = make_trainer(model, corpus, tmp_path)
+    progress, before = first.fit(), rows(tmp_path)
+    again = make_trainer(model, corpus, tmp_path)
+    done: list[float] = []
+    assert again.fit(on_steps=done.append) == progress
+    assert done == [6]
+    assert same(weights_of(again.student.model), weights_of(first.student.model))
+    assert rows(tmp_path) == before
+
+
+TRAINS = """
+import runpy, sys
+from pathlib import Path
+
+test, model, corpus, out = map(Path, sys.argv[1:])
+trainer = runpy.run_path(str(test))["make_trainer"](
+    model, corpus, out, validate=True, steps=12, checkpoint_every=2, log_every=1
+)
+print("ready", flush=True)
+trainer.fit(on_steps=lambda n: print(n, flush=True))
+"""
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_ends_as_one_that_was_not(
+    model: Path, corpus: Path, tmp_path: Path
+) -> None:
+    settings = {"validate": True, "steps": 12, "checkpoint_every": 2, "log_every": 1}
+    whole = make_trainer(model, corpus, tmp_path / "whole", **settings)
+    progress = whole.fit()
+    command = [sys.executable, "-c", TRAINS, __file__, str(model), str(corpus)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    when = random.Random()  # another moment each time; the message of a failure names it
+    moments = []
+    for _ in range(2):
+        with subprocess.Popen(
+            [*command, str(tmp_path / "part")],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        ) as run:
+            assert run.stdout is not None
+            assert run.stdout.readline() == "ready\n"
+            n_lines, delay_s = when.randrange(1, 6), when.uniform(0, 0.1)
+            moments.append((n_lines, delay_s))
+            for _ in range(n_lines):
+                run.stdout.readline()
+            time.sleep(delay_s)
+            run.send_signal(signal.SIGKILL)
+    last = make_trainer(model, corpus, tmp_path / "part", **settings)
+    assert last.fit() == progress, moments
+    assert same(weights_of(last.student.model), weights_of(whole.student.model)), moments
+    assert_same_end(tmp_path / "part", tmp_path / "whole")
+
+
+# Which weights are taken
+
+
+LEARNS_BY_HEART = {
+    "batch_size": 5,
+    "micro_batch_size": 5,
+    "peak_lr": 1e-2,
+    "warmup_steps": 10,
+    "kl_weight": 0.0,
+    "timestamp_probability": 0.0,
+    "cache_encoder": True,
+}
+
+
+def says(trainer: Trainer) -> list[str]:
+    """What the student hears in what it learns from, decoded greedily and without timestamps."""
+    settings = DecodingSettings(timestamps=False)
+    transcriber = Transcriber(trainer.student, trainer.tokenizer, settings)
+    manifest = trainer.data.manifest
+    pieces = [load_samples(manifest.audio_source(u)) for u in manifest.utterances]
+    return [window.text for window in transcriber.decode(pieces)]
+
+
+def test_the_weights_of_the_best_validation_are_taken(
+    model: Path, corpus: Path, tmp_path: Path
+) -> None:
+    """The references are what the student says after 20 of 60 steps, so it is best there."""
+    settings = {**LEARNS_BY_HEART, "steps": 60, "checkpoint_every": 20}
+    first = make_trainer(model, corpus, tmp_path / "first", **settings)
+    with pytest.raises(KeyboardInterrupt):
+        first.fit(on_steps=stop_at(20))
+    best = weights_of(first.student.model)
+    heard = [
+        replace(utterance, text=text)
+        for utterance, text in zip(first.data.manifest.utterances, says(first), strict=True)
+    ]
+    second = make_trainer(model, corpus, tmp_path / "second", **settings)
+    validation = replace(first.data.manifest, utterances=tuple(heard))
+    second = replace(second, data=replace(second.data, validation=validation))
+    progress = second.fit()
+    wers = {r["step"]: r["validation_wer"] for r in rows(second.out) if "validation_wer" in r}
+    assert list(wers) == [20, 40, 60]
+    assert wers[20] == 0
+    assert min(wers[40], wers[60]) > 0
+    assert (progress.step, progress.best_step, progress.best_wer) == (60, 20, 0)
+    assert same(weights_of(second.student.model), best)
+
+
+@pytest.mark.slow
+def test_a_student_learns_to_say_exactly_what_it_is_told(
+    model: Path, corpus: Path, tmp_path: Path
+) -> None:
+    trainer = make_trainer(
+        model,
+        corpus,
+        tmp_path,
+        validate=True,
+        **{**LEARNS_BY_HEART, "steps": 120, "checkpoint_every": 60},
+    )
+    assert says(trainer) != list(TEXTS)
+    progress = trainer.fit()
+    assert says(trainer) == list(TEXTS)
+    assert progress.best_wer == 0
