@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from distilwhisper.corpus.batches import (
+    IGNORE,
     Example,
     TokenBatch,
     decoder_sequence,
@@ -280,12 +281,16 @@ class Trainer:
     ) -> tuple[Tensor, Tensor]:
         device = self.teacher.device
         inputs, labels = tokens.inputs.to(device), tokens.labels.to(device)
+        counted = labels != IGNORE
         with self._autocast():
             with torch.no_grad():
-                teacher_logits = _logits(self.teacher, encoder_states, inputs)
-            student_logits = _logits(self.student.model, encoder_states, inputs)
+                teacher_logits = _logits(self.teacher, encoder_states, inputs, counted)
+            student_logits = _logits(self.student.model, encoder_states, inputs, counted)
         sums = distillation_sums(
-            student_logits, teacher_logits, labels, temperature=self.settings.temperature
+            student_logits,
+            teacher_logits,
+            labels[counted][None],
+            temperature=self.settings.temperature,
         )
         return sums.kl, sums.pl
 
@@ -364,6 +369,7 @@ class Trainer:
             betas=(0.9, 0.999),
             eps=1e-8,
             weight_decay=self.settings.weight_decay,
+            fused=self.teacher.device.type == "cpu",  # one pass over the memory instead of ten
         )
 
     def _resume(self, trained: Mapping[str, Tensor], optimizer: torch.optim.AdamW) -> Progress:
@@ -467,7 +473,9 @@ class Trainer:
         return torch.autocast(self.teacher.device.type, dtype=dtype, enabled=enabled)
 
 
-def _logits(model: Whisper, encoder_states: Tensor, inputs: Tensor) -> Tensor:
-    decoder = model.decoder
-    logits: Tensor = decoder.project(decoder(inputs, decoder.cross_cache(encoder_states)))
-    return logits
+def _logits(
+    model: Whisper, encoder_states: Tensor, inputs: Tensor, counted: Bool[Tensor, "batch tokens"]
+) -> Float[Tensor, "1 counted vocab"]:
+    """Return the logits of the tokens that count: the vocabulary is too wide for padding."""
+    states = model.decoder(inputs, model.decoder.cross_cache(encoder_states))
+    return model.decoder.project(states[counted][None])
