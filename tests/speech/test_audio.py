@@ -594,8 +594,9 @@ def test_non_finite_samples_are_refused(bad: float, subtype: str, rate_hz: int) 
 SAYS_NOTHING = {"plain.mp3", "a.aac", "a.g722"}
 
 
+# At 0.9 some encodings of the video lose less than the 0.1 s of sound that a length may be off.
 @pytest.mark.parametrize("name", sorted(FORMATS.keys() - SAYS_NOTHING))
-@pytest.mark.parametrize("kept", [0.5, 0.9])
+@pytest.mark.parametrize("kept", [0.5, 0.8])
 def test_a_file_cut_short_is_refused(
     name: str, kept: float, recordings: dict[str, Path], tmp_path: Path
 ) -> None:
