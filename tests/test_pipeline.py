@@ -181,6 +181,7 @@ def test_a_changed_setting_is_refused_with_the_difference_until_forced(
     assert work.run("--set", "filter.max_wer=900.0") == SOME_FAILED
     message = capsys.readouterr().err
     assert "max_wer: was 1000.0, now 900.0" in message
+    assert read_recipe(work.out / "recipe.toml", Recipe).filter.max_wer == 1000.0
     assert str(work.out / "verdicts") in message
     assert "--force" in message
     after = stages(work.out)

@@ -44,6 +44,7 @@ from distilwhisper.model.hub import resolve_model
 from distilwhisper.progress import progress_bar, say
 from distilwhisper.report import write_report
 from distilwhisper.run import (
+    StageChanged,
     fingerprint,
     lock_folder,
     open_stage,
@@ -171,17 +172,27 @@ def run_recipe(
 
     Returns:
         The run, with the inputs that failed on the way.
+
+    Raises:
+        StageChanged: what the folder holds was made with other settings or from other inputs.
     """
     folder.mkdir(parents=True, exist_ok=True)
     run = Run(recipe, folder, force)
+    path = folder / "recipe.toml"
     with lock_folder(folder):
-        write_atomic(folder / "recipe.toml", settings_to_toml(recipe))
+        before = path.read_text(encoding="utf-8") if path.exists() else None
+        write_atomic(path, settings_to_toml(recipe))
         write_run_record(folder, seed=recipe.training.seed, command=list(command))
         if from_stage is not None:
             for stage in STAGES[STAGES.index(from_stage) :]:
                 _discard(run, stage)
-        for stage in stages:
-            _STAGE_FUNCTIONS[stage](run)
+        try:
+            for stage in stages:
+                _STAGE_FUNCTIONS[stage](run)
+        except StageChanged:  # what lies in the folder was made by the recipe before
+            if before is not None:
+                write_atomic(path, before)
+            raise
     return run
 
 
