@@ -19,6 +19,7 @@ again goes on where it stopped; ``from_stage`` throws a stage and all behind it 
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -145,6 +146,11 @@ class Run:
         """Return a place in the run's folder."""
         return self.folder.joinpath(*parts)
 
+    @cached_property
+    def teacher(self) -> Path:
+        """Where the teacher lies; asked of the hub once, however many stages need it."""
+        return resolve_model(self.recipe.teacher)
+
     def manifest(self, part: Literal["train", "validation", "test"]) -> Path:
         """Return where the manifest of one part of the data is."""
         named: str | None = getattr(self.recipe.data, part)
@@ -245,7 +251,7 @@ def _copy_manifest(manifest: Manifest, path: Path) -> None:
 def _label(run: Run) -> None:
     summary = label_manifest(
         run.manifest("train"),
-        run.recipe.teacher,
+        str(run.teacher),
         run.path("labels"),
         run.recipe.label,
         hardware=run.recipe.hardware,
@@ -267,7 +273,7 @@ def _filter(run: Run) -> None:
 
 
 def _student(run: Run) -> None:
-    teacher, dest = resolve_model(run.recipe.teacher), run.path("student-init")
+    teacher, dest = run.teacher, run.path("student-init")
     made_from = {"teacher": fingerprint(teacher)}
     record = run.path("stages", "student")
     open_stage(record, settings=asdict(run.recipe.student), inputs=made_from, force=run.force)
@@ -319,10 +325,9 @@ def _train(run: Run) -> None:
 
 def _trainer(run: Run) -> Trainer:
     recipe = run.recipe
-    teacher_folder = resolve_model(recipe.teacher)
     device, dtype = recipe.hardware.pick_device(), recipe.hardware.pick_dtype()
     manifest = read_manifest(run.manifest("train"))
-    tokenizer = Tokenizer.from_folder(teacher_folder)
+    tokenizer = Tokenizer.from_folder(run.teacher)
     examples = join_kept(
         manifest, read_labels(run.path("labels")), read_verdicts(run.path("verdicts"))
     )
@@ -336,7 +341,7 @@ def _trainer(run: Run) -> Trainer:
             seed=recipe.training.seed,
         )
     return Trainer(
-        teacher=load_checkpoint(teacher_folder, device=device, dtype=dtype).model,
+        teacher=load_checkpoint(run.teacher, device=device, dtype=dtype).model,
         student=load_checkpoint(run.path("student-init"), device=device),
         tokenizer=tokenizer,
         data=TrainingData(
@@ -363,7 +368,7 @@ def _evaluate(run: Run) -> None:
         spoken = [u for u in test.utterances if u.text][: recipe.long_form.utterances]
         join_recordings(test, spoken, long, pause_s=recipe.long_form.pause_s)
     for set_, manifest in (("test", run.manifest("test")), ("long", long / "manifest.jsonl")):
-        for name, model in (("teacher", recipe.teacher), ("student", str(run.path("student")))):
+        for name, model in (("teacher", str(run.teacher)), ("student", str(run.path("student")))):
             summary = evaluate_model(
                 model,
                 manifest,
@@ -386,7 +391,7 @@ def _transcribe(run: Run) -> None:
         inputs={"audio": fingerprint(audio), "student": fingerprint(student)},
         force=run.force,
     )
-    for name, model in (("teacher", recipe.teacher), ("student", str(student))):
+    for name, model in (("teacher", str(run.teacher)), ("student", str(student))):
         paths = {kind: out / f"{name}.{kind}" for kind in recipe.long_form.formats}
         if all(path.exists() for path in paths.values()):
             continue

@@ -18,7 +18,7 @@ from distilwhisper.text.wer import ErrorCounts, align_words
 N_EXAMPLES = 12
 MAX_LONG_WORDS = 400
 
-_INK, _MUTED, _BLUE, _ORANGE = "#1c2733", "#66717d", "#2563a8", "#c2571a"
+_BLUE, _ORANGE = "#2563a8", "#c2571a"
 
 _STYLE = """
 :root { color-scheme: light; }
@@ -35,7 +35,8 @@ th, td { padding: .3rem .6rem; text-align: right; border-bottom: 1px solid #e4e8
 td { white-space: nowrap; }
 th { font-weight: 600; font-size: .85rem; color: #56616d; }
 th:first-child, td:first-child { text-align: left; }
-figure { margin: 1rem 0; } figure svg { max-width: 100%; height: auto; }
+figure { margin: 1rem 0; } .plots { display: flex; flex-wrap: wrap; gap: 1rem; }
+figure svg { max-width: 100%; height: auto; }
 .pair { margin: 0 0 1rem; padding: 0 0 .8rem; border-bottom: 1px solid #e4e8ec; }
 .pair div { overflow-wrap: anywhere; } .pair b { font-weight: 600; color: #56616d;
   display: inline-block; min-width: 5.5rem; font-size: .85rem; }
@@ -233,30 +234,26 @@ def _filter(facts: RunFacts) -> str:
 def _training(facts: RunFacts) -> str:
     steps = [row for row in facts.metrics if "loss" in row]
     judged = [row for row in facts.metrics if "validation_wer" in row]
-    figure = Figure(figsize=(8.4, 3.3), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    x = [row["step"] for row in steps]
-    for key, colour, label in (
-        ("kl", _BLUE, "KL to the teacher"),
-        ("pl", _ORANGE, "cross-entropy on pseudo-labels"),
-    ):
-        left.plot(x, [row[key] for row in steps], color=colour, lw=1.8, label=label)
-    left.set(xlabel="step", ylabel="nats per token", ylim=(0, None), title="Training loss")
-    left.legend(frameon=False, fontsize=9)
-    right.plot(
+    loss = _plot(
+        "Training loss",
+        "nats per token",
+        [row["step"] for row in steps],
+        {
+            "KL to the teacher": [row["kl"] for row in steps],
+            "cross-entropy on pseudo-labels": [row["pl"] for row in steps],
+        },
+    )
+    validation = _plot(
+        "Validation WER",
+        "WER / %",
         [row["step"] for row in judged],
-        [100 * row["validation_wer"] for row in judged],
-        color=_BLUE, marker="o", lw=1.8,
-    )  # fmt: skip
-    right.set(xlabel="step", ylabel="WER / %", ylim=(0, None), title="Validation WER")
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", color="#e4e8ec")
+        {"student": [100 * row["validation_wer"] for row in judged]},
+        marker="o",
+    )
     last = steps[-1]
     return (
-        "<h2>Training</h2><figure>"
-        + _svg(figure)
-        + f"<figcaption>{last['step']:,} steps, {last['epoch']:.1f} epochs; KL with temperature "
+        f"<h2>Training</h2><figure><div class='plots'>{loss}{validation}</div>"
+        f"<figcaption>{last['step']:,} steps, {last['epoch']:.1f} epochs; KL with temperature "
         "squared included. The checkpoint with the lowest validation WER is the student."
         "</figcaption></figure>"
     )
@@ -327,6 +324,28 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     header = "".join(f"<th>{cell}</th>" for cell in head)
     body = "".join("<tr>" + "".join(f"<td>{c}</td>" for c in row) + "</tr>" for row in rows)
     return f"<div class='scroll'><table><tr>{header}</tr>{body}</table></div>"
+
+
+def _plot(
+    title: str,
+    unit: str,
+    x: Sequence[float],
+    lines: Mapping[str, Sequence[float]],
+    *,
+    marker: str | None = None,
+) -> str:
+    """Return lines over training steps as inline SVG."""
+    figure = Figure(figsize=(4.6, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for (label, y), colour in zip(lines.items(), (_BLUE, _ORANGE), strict=False):
+        axes.plot(x, y, color=colour, lw=1.8, marker=marker, label=label)
+    axes.set(xlabel="step", ylabel=unit, title=title)
+    axes.set_ylim(0, 1.1 * max(max(y) for y in lines.values()))
+    if len(lines) > 1:
+        axes.legend(frameon=False, fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#e4e8ec")
+    return _svg(figure)
 
 
 def _svg(figure: Figure) -> str:
