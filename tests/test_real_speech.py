@@ -12,6 +12,7 @@ from huggingface_hub import constants
 from distilwhisper.decoding.transcriber import DecodingSettings, Hardware, Transcriber
 from distilwhisper.model.hub import resolve_model
 from distilwhisper.speech.audio import Samples, load_samples
+from distilwhisper.student import StudentSettings, make_student
 from distilwhisper.text.normalize import normalizer_for
 from distilwhisper.text.wer import ErrorCounts, word_errors
 
@@ -75,14 +76,32 @@ def test_a_long_recording_is_heard_whole(tiny_en: Path, prompts: list[tuple[Samp
 def test_tokens_equal_transformers(
     tiny_en: Path, prompts: list[tuple[Samples, str]], timestamps: bool
 ) -> None:
+    pieces = [samples for samples, _ in prompts[:3]]  # theirs is slow
+    settings = DecodingSettings(timestamps=timestamps)
+    assert_tokens_equal_transformers(tiny_en, pieces, settings)
+
+
+@pytest.mark.reference
+@pytest.mark.slow
+def test_a_saved_student_says_the_same_in_transformers(
+    tiny_en: Path, prompts: list[tuple[Samples, str]], tmp_path: Path
+) -> None:
+    make_student(str(tiny_en), tmp_path / "student", StudentSettings())
+    settings = DecodingSettings(timestamps=False, max_new_tokens=20)  # untrained, it rambles
+    pieces = [samples for samples, _ in prompts[:2]]
+    assert_tokens_equal_transformers(tmp_path / "student", pieces, settings)
+
+
+def assert_tokens_equal_transformers(
+    folder: Path, pieces: list[Samples], settings: DecodingSettings
+) -> None:
     from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
-    settings = DecodingSettings(timestamps=timestamps)
-    transcriber = Transcriber.from_model(str(tiny_en), settings, FLOAT32)
-    ours = transcriber.decode([samples for samples, _ in prompts])
-    processor = WhisperProcessor.from_pretrained(tiny_en)
-    theirs = WhisperForConditionalGeneration.from_pretrained(tiny_en)
-    for (samples, _), window in list(zip(prompts, ours, strict=True))[:3]:  # it is slow
+    ours = Transcriber.from_model(str(folder), settings, FLOAT32).decode(pieces)
+    processor = WhisperProcessor.from_pretrained(folder)
+    theirs = WhisperForConditionalGeneration.from_pretrained(folder)
+    limit = {"max_new_tokens": settings.max_new_tokens} if settings.max_new_tokens else {}
+    for samples, window in zip(pieces, ours, strict=True):
         features = processor(
             samples, sampling_rate=16_000, return_tensors="pt", return_attention_mask=True
         )
@@ -90,9 +109,11 @@ def test_tokens_equal_transformers(
             ids = theirs.generate(
                 features.input_features,
                 attention_mask=features.attention_mask,
-                return_timestamps=timestamps,
+                return_timestamps=settings.timestamps,
                 do_sample=False,
                 num_beams=1,
+                **limit,
             )
         said = [i for i in ids[0].tolist() if i not in (*window.prompt_ids, 50256)]
+        assert window.token_ids
         assert list(window.token_ids) == said

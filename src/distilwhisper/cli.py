@@ -318,7 +318,8 @@ def call(arguments: Sequence[str]) -> int:
 def _name_each(failed: Mapping[str, str | None]) -> int:
     """Name every input that failed, and return the exit status."""
     for name, problem in failed.items():
-        say(f"distilwhisper: failed: {name}: {problem}")
+        named = problem if problem and problem.startswith(f"{name}: ") else f"{name}: {problem}"
+        say(f"distilwhisper: failed: {named}")
     return SOME_FAILED if failed else OK
 
 
