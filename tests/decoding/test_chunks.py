@@ -18,42 +18,61 @@ WORDS = "one two three four five six seven eight nine ten the a of and".split()
 def test_every_sample_is_covered_and_neighbours_share_the_overlap_at_least(
     n_samples: int, chunk_samples: int, data: st.DataObject
 ) -> None:
-    overlap = data.draw(st.integers(0, chunk_samples - 1))
+    last = data.draw(st.integers((chunk_samples + 1) // 2, chunk_samples))
+    overlap = data.draw(st.integers(0, min(chunk_samples - 1, 2 * last - chunk_samples)))
     if n_samples / (chunk_samples - overlap) > 2_000:
         overlap = 0
-    plan = plan_chunks(n_samples, chunk_samples=chunk_samples, overlap_samples=overlap)
+    plan = plan_chunks(
+        n_samples, chunk_samples=chunk_samples, overlap_samples=overlap, last_samples=last
+    )
     assert plan[0].start == 0
     assert plan[-1].stop == n_samples
-    assert {chunk.stop - chunk.start for chunk in plan} == {min(chunk_samples, n_samples)}
-    for left, right in pairwise(plan[:-1]):
-        assert left.stop - right.start == overlap
-    for left, right in pairwise(plan[-2:]):
+    if len(plan) == 1:
+        assert n_samples <= chunk_samples
+        return
+    assert {chunk.stop - chunk.start for chunk in plan[:-1]} == {chunk_samples}
+    assert plan[-1].stop - plan[-1].start == last
+    spaces = []
+    for left, right in pairwise(plan):
         assert left.stop - right.start >= overlap
-        assert right.stop > left.stop  # no chunk lies inside another
+        assert right.start > left.start
+        assert right.stop >= left.stop
+        spaces.append(right.start - left.start)
+    assert max(spaces) - min(spaces) <= 1
+
+
+def plan_windows(n_samples: int) -> list[tuple[float, float]]:
+    """The plan of 30-s windows that share 10 s, in seconds."""
+    plan = plan_chunks(
+        n_samples, chunk_samples=480_000, overlap_samples=160_000, last_samples=432_000
+    )
+    return [(chunk.start / 16_000, chunk.stop / 16_000) for chunk in plan]
+
+
+def test_plans_of_thirty_second_windows() -> None:
+    assert plan_windows(1) == [(0, 1 / 16_000)]
+    assert plan_windows(480_000) == [(0, 30)]
+    assert plan_windows(480_000 + 16_000) == [(0, 30), (4, 31)]
+    assert plan_windows(47 * 16_000) == [(0, 30), (20, 47)]
+    assert plan_windows(57 * 16_000) == [(0, 30), (15, 45), (30, 57)]
 
 
 @pytest.mark.parametrize(
-    ("n_samples", "n_chunks"), [(1, 1), (480_000, 1), (480_001, 2), (800_000, 2), (800_001, 3)]
-)
-def test_a_window_of_exactly_thirty_seconds_is_one_chunk(n_samples: int, n_chunks: int) -> None:
-    plan = plan_chunks(n_samples, chunk_samples=480_000, overlap_samples=160_000)
-    assert len(plan) == n_chunks
-
-
-@pytest.mark.parametrize(
-    ("n_samples", "chunk", "overlap", "message"),
+    ("n_samples", "chunk", "overlap", "last", "message"),
     [
-        (0, 10, 1, "found 0 samples"),
-        (10, 0, 0, "chunks of 0"),
-        (10, 5, 5, "found 5 of 5"),
-        (10, 5, -1, "found -1 of 5"),
+        (0, 10, 1, 10, "found 0 samples"),
+        (10, 0, 0, 0, "chunks of 0"),
+        (10, 5, 0, 6, "the last of 6"),
+        (10, 5, 5, 5, r"in \[0, 4\] .* found 5"),
+        (10, 5, -1, 5, "found -1"),
+        (90, 30, 25, 27, r"in \[0, 24\] .* found 25"),
     ],
 )
 def test_an_impossible_plan_is_refused(
-    n_samples: int, chunk: int, overlap: int, message: str
+    n_samples: int, chunk: int, overlap: int, last: int, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        plan_chunks(n_samples, chunk_samples=chunk, overlap_samples=overlap)
+        plan_chunks(n_samples, chunk_samples=chunk, overlap_samples=overlap, last_samples=last)
 
 
 def spoken(words: list[str], *, seconds_per_word: float = 0.5) -> list[TimedWord]:
@@ -87,6 +106,7 @@ def test_joining_the_chunks_of_a_known_text_gives_it_back(
         int(timed[-1].end_s * 100),
         chunk_samples=int(chunk_s * 100),
         overlap_samples=int(chunk_s * 100 / 3),
+        last_samples=int(min(chunk_s, 27.0) * 100),
     )
     chunks = [
         hear(timed, c.start / 100, c.stop / 100, drift_s=drift_s * (-1) ** i)

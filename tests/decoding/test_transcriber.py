@@ -73,9 +73,9 @@ def test_a_long_recording_is_covered_and_its_segments_are_in_order(english: Tran
     samples = noise(41.3, seed=5)
     transcript = cut.transcribe(samples, on_progress=done.append)
 
-    # Chunks of 10 s every 8 s, the last one at the end; the join may leave nothing of one.
+    # Chunks of 10 s, evenly spaced by 8 s at most; the join may leave nothing of one.
     seeks = [segment.seek for segment in transcript.segments]
-    assert set(seeks) <= {0, 800, 1600, 2400, 3130}
+    assert set(seeks) <= {0, 782, 1565, 2348, 3130}
     assert {0, 3130} <= set(seeks)
     assert seeks == sorted(seeks)
     assert [segment.id for segment in transcript.segments] == list(range(len(seeks)))
@@ -186,7 +186,7 @@ def test_an_english_only_model_cannot_translate(tiny_model: Path) -> None:
         ({"chunk_s": 31.0}, r"chunk_s must lie in \[1, 30\], found 31"),
         ({"chunk_s": 0.5}, r"chunk_s must lie in \[1, 30\], found 0.5"),
         ({"chunk_s": float("nan")}, "chunk_s must lie"),
-        ({"chunk_s": 10.0, "overlap_s": 10.0}, r"below chunk_s \(10\), found 10"),
+        ({"chunk_s": 10.0, "overlap_s": 10.0}, r"at most 8, .*chunk_s \(10\), found 10"),
         ({"overlap_s": -1.0}, "overlap_s must be at least 0.*found -1"),
         ({"batch_size": 0}, "batch_size must be at least 1, found 0"),
         ({"max_new_tokens": 0}, "max_new_tokens must be at least 1, found 0"),

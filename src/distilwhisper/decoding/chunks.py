@@ -37,29 +37,39 @@ class ChunkWords:
     words: tuple[TimedWord, ...]
 
 
-def plan_chunks(n_samples: int, *, chunk_samples: int, overlap_samples: int) -> list[Chunk]:
-    """Cut a recording into chunks that cover every sample.
+def plan_chunks(
+    n_samples: int, *, chunk_samples: int, overlap_samples: int, last_samples: int
+) -> list[Chunk]:
+    """Cut a recording into chunks that cover every sample, evenly spaced.
 
-    Every chunk is ``chunk_samples`` long and neighbours share ``overlap_samples``; the last one
-    begins earlier and shares more, because a model hears the end of a recording badly in a short
-    piece of it. (The published pipeline's "stride" is per side: half the overlap.)
+    Args:
+        n_samples: length of the recording; what fits in one chunk is one chunk.
+        chunk_samples: length of all chunks but the last.
+        overlap_samples: what neighbours share at least. (The published pipeline's "stride" is
+            per side: half of that.)
+        last_samples: length of the last chunk. A model hears the end of a recording badly in a
+            short piece of it, and drops the last sentence where no silence follows in its window.
 
     Raises:
-        ValueError: the overlap is not smaller than the chunk, or a length is out of range.
+        ValueError: a length is out of range, or the overlap leaves too little to go on by.
     """
-    if n_samples < 1 or chunk_samples < 1:
+    if n_samples < 1 or not 1 <= last_samples <= chunk_samples:
         raise ValueError(
-            f"lengths must be positive: found {n_samples} samples, chunks of {chunk_samples}"
+            "lengths must be positive and the last chunk no longer than the others: found "
+            f"{n_samples} samples, chunks of {chunk_samples}, the last of {last_samples}"
         )
-    if not 0 <= overlap_samples < chunk_samples:
+    most = min(chunk_samples - 1, 2 * last_samples - chunk_samples)
+    if not 0 <= overlap_samples <= most:
         raise ValueError(
-            "the overlap must be at least 0 and smaller than the chunk: "
-            f"found {overlap_samples} of {chunk_samples} samples"
+            f"the overlap must lie in [0, {most}] samples for chunks of {chunk_samples} and a "
+            f"last one of {last_samples}, found {overlap_samples}"
         )
-    step = chunk_samples - overlap_samples
-    last = max(0, n_samples - chunk_samples)
-    starts = [*range(0, last, step), last]
-    return [Chunk(start, min(start + chunk_samples, n_samples)) for start in starts]
+    if n_samples <= chunk_samples:
+        return [Chunk(0, n_samples)]
+    last = n_samples - last_samples
+    n_before = -(-last // (chunk_samples - overlap_samples))
+    starts = [number * last // n_before for number in range(n_before)]
+    return [*(Chunk(start, start + chunk_samples) for start in starts), Chunk(last, n_samples)]
 
 
 def join_chunks(chunks: Sequence[ChunkWords]) -> list[tuple[int, TimedWord]]:

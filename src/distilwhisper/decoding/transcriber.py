@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from distilwhisper.decoding.chunks import ChunkWords, join_chunks, plan_chunks
+from distilwhisper.decoding.chunks import Chunk, ChunkWords, join_chunks, plan_chunks
 from distilwhisper.decoding.rules import DecodingRules, TimestampRules
 from distilwhisper.decoding.search import Hypothesis, greedy, language_probabilities
 from distilwhisper.decoding.segments import TimedSegment, TimedWord, split_segments, split_words
@@ -34,6 +34,7 @@ from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.text.transcript import Segment, Transcript, compression_ratio
 
 FRAMES_PER_SECOND = SAMPLE_RATE_HZ // HOP_SAMPLES  # what openai-whisper counts "seek" in
+LAST_CHUNK_S = WINDOW_S - 3.0  # the rest of its window is silence, so that the text is ended
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -105,10 +106,11 @@ class DecodingSettings:
     def __post_init__(self) -> None:
         if not 1.0 <= self.chunk_s <= WINDOW_S:
             raise ValueError(f"chunk_s must lie in [1, {WINDOW_S:g}], found {self.chunk_s:g}")
-        if not 0 <= self.shared_s < self.chunk_s:
+        most_s = 0.8 * self.chunk_s
+        if not 0 <= self.shared_s <= most_s:
             raise ValueError(
-                f"overlap_s must be at least 0 and below chunk_s ({self.chunk_s:g}), "
-                f"found {self.overlap_s}"
+                f"overlap_s must be at least 0 and at most {most_s:g}, four fifths of "
+                f"chunk_s ({self.chunk_s:g}), found {self.overlap_s:g}"
             )
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, found {self.batch_size}")
@@ -233,11 +235,7 @@ class Transcriber:
         Returns:
             Segments on the recording's clock.
         """
-        plan = plan_chunks(
-            len(samples),
-            chunk_samples=seconds_to_samples(self._chunk_s(len(samples))),
-            overlap_samples=seconds_to_samples(self.settings.shared_s),
-        )
+        plan = self._plan(len(samples))
         heard: list[_HeardChunk] = []
         done_before = 0.0
         for at in range(0, len(plan), self.settings.batch_size):
@@ -261,9 +259,15 @@ class Transcriber:
                 done_before = done
         return self._join(heard)
 
-    def _chunk_s(self, n_samples: int) -> float:
-        """A recording that fits in one window is not cut, however short the chunks are."""
-        return WINDOW_S if n_samples <= WINDOW_SAMPLES else self.settings.chunk_s
+    def _plan(self, n_samples: int) -> list[Chunk]:
+        """Cut a recording; one that fits in a window is not cut, however short the chunks are."""
+        chunk_s = self.settings.chunk_s if n_samples > WINDOW_SAMPLES else WINDOW_S
+        return plan_chunks(
+            n_samples,
+            chunk_samples=seconds_to_samples(chunk_s),
+            overlap_samples=seconds_to_samples(self.settings.shared_s),
+            last_samples=seconds_to_samples(min(chunk_s, LAST_CHUNK_S)),
+        )
 
     def _decode_batch(
         self, pieces: Sequence[Samples], languages: Sequence[str | None]
