@@ -243,7 +243,7 @@ def transcribe(
         raise ValueError("name at least one file to transcribe, or - for standard input")
     paths = dict(zip(files, output_paths(files, out, format), strict=True)) if out else {}
     transcriber = Transcriber.from_model(model, settings, hardware)
-    say(f"transcribe: {model} ({transcriber.describe()})")
+    say(f"transcribe: {model} ({hardware.describe()})")
 
     def write(done: TranscribedFile) -> None:
         if done.transcript is None:

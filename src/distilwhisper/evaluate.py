@@ -109,7 +109,7 @@ def evaluate_model(
         )
         transcriber = Transcriber.from_model(str(folder), settings.decoding, hardware)
         transcriber.check_languages({u.id: u.language for u in manifest.utterances})
-        n_shards = _decode_missing(transcriber, manifest, out, settings.shard_size)
+        n_shards = _decode_missing(transcriber, hardware, manifest, out, settings.shard_size)
         return score(
             manifest,
             [row for i in range(n_shards) for row in read_jsonl(shard_path(out, i))],
@@ -175,7 +175,7 @@ def _score_row(utterance: Utterance, row: dict[str, Any], *, spaced: bool) -> di
 
 
 def _decode_missing(
-    transcriber: Transcriber, manifest: Manifest, out: Path, shard_size: int
+    transcriber: Transcriber, hardware: Hardware, manifest: Manifest, out: Path, shard_size: int
 ) -> int:
     """Write the shards of hypotheses that are not there; return how many there are in all."""
     utterances = manifest.utterances
@@ -184,7 +184,7 @@ def _decode_missing(
     if not missing:
         return len(shards)
     n_left = sum(len(shards[i]) for i in missing)
-    say(f"evaluate: {n_left} of {len(utterances)} utterances ({transcriber.describe()})")
+    say(f"evaluate: {n_left} of {len(utterances)} utterances ({hardware.describe()})")
     _warm_up(transcriber)
     timing = _read_timing(out)
     with progress_bar("evaluate", n_left, "utterances") as advance:

@@ -91,7 +91,7 @@ def label_manifest(
             n_left = sum(len(shards[i]) for i in missing)
             say(
                 f"label: {n_left} of {len(utterances)} utterances to label with {teacher} "
-                f"({transcriber.describe()})"
+                f"({hardware.describe()})"
             )
             with progress_bar("label", n_left, "utterances") as advance:
                 for i in missing:

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -79,10 +80,10 @@ def join_kept(
     ]
 
 
-def epoch_order(n_examples: int, *, seed: int, epoch: int) -> list[int]:
+@lru_cache(maxsize=2)  # every step asks for its epoch's order, at an epoch's end for two
+def epoch_order(n_examples: int, *, seed: int, epoch: int) -> tuple[int, ...]:
     """Return the order in which one epoch visits the examples."""
-    order: list[int] = np.random.default_rng((seed, epoch)).permutation(n_examples).tolist()
-    return order
+    return tuple(np.random.default_rng((seed, epoch)).permutation(n_examples).tolist())
 
 
 def keeps_timestamps(example_id: str, *, probability: float, seed: int, epoch: int) -> bool:

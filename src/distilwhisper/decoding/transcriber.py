@@ -172,11 +172,6 @@ class Transcriber:
         )
         return cls(checkpoint, Tokenizer.from_folder(folder), settings or DecodingSettings())
 
-    def describe(self) -> str:
-        """Return where the model runs and in which numbers, for the log."""
-        model = self.checkpoint.model
-        return f"{model.device}, {str(model.dtype).removeprefix('torch.')}"
-
     def check_languages(self, languages: Mapping[str, str | None]) -> None:
         """See that the model knows every language, before any work is done.
 

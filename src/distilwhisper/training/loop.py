@@ -139,6 +139,7 @@ class StepMetrics:
     kl: float  # nats per token, temperature squared included
     pl: float  # nats per token
     grad_norm: float
+    lr: float
     n_tokens: int
 
 
@@ -229,12 +230,12 @@ class Trainer:
         began, began_at = time.perf_counter(), progress.step
         for step in range(progress.step, self.settings.steps):
             metrics = self._update(step, trained, optimizer, cache)
-            row = self._row(step + 1, metrics)
             if on_steps:
                 on_steps(1)
             if (step + 1) % self.settings.log_every == 0 or step + 1 == self.settings.steps:
                 n_windows = (step + 1 - began_at) * self.settings.batch_size
                 speed = n_windows / (time.perf_counter() - began)
+                row = self._row(step + 1, metrics)
                 log.append({**row, "windows_per_s": round(speed, 3)})
             progress = replace(progress, step=step + 1)
             if (step + 1) % self.settings.checkpoint_every == 0 or step + 1 == self.settings.steps:
@@ -253,13 +254,14 @@ class Trainer:
         cache: EncoderCache | None,
     ) -> StepMetrics:
         settings = self.settings
+        lr = learning_rate(
+            step,
+            peak=settings.peak_lr,
+            warmup_steps=settings.warmup_steps,
+            total_steps=settings.steps,
+        )
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(
-                step,
-                peak=settings.peak_lr,
-                warmup_steps=settings.warmup_steps,
-                total_steps=settings.steps,
-            )
+            group["lr"] = lr
         micro_batches = list(self._micro_batches(step))
         n_tokens = sum(tokens.n_tokens for _, tokens in micro_batches)
         kl = pl = 0.0
@@ -274,7 +276,7 @@ class Trainer:
         if not all(map(math.isfinite, (kl, pl, norm))):
             raise self._non_finite(step, micro_batches, kl, pl, norm)
         optimizer.step()
-        return StepMetrics(kl, pl, norm, n_tokens)
+        return StepMetrics(kl, pl, norm, lr, n_tokens)
 
     def _sums(
         self, encoder_states: Float[Tensor, "batch frames width"], tokens: TokenBatch
@@ -406,15 +408,19 @@ class Trainer:
         counts = ErrorCounts()
         for at in range(0, len(spoken), transcriber.settings.batch_size):
             batch = spoken[at : at + transcriber.settings.batch_size]
-            for utterance, heard in zip(batch, self._heard(transcriber, batch), strict=True):
+            for utterance, heard in zip(
+                batch, self._heard(transcriber, manifest, batch), strict=True
+            ):
                 normalize = normalizer_for(utterance.language or "en")
                 counts += word_errors(normalize(utterance.text or ""), normalize(heard))
         return counts.wer
 
-    def _heard(self, transcriber: Transcriber, utterances: Sequence[Utterance]) -> list[str]:
+    @staticmethod
+    def _heard(
+        transcriber: Transcriber, manifest: Manifest, utterances: Sequence[Utterance]
+    ) -> list[str]:
         """Return what the student hears in some validation utterances, "" for unreadable ones."""
-        assert self.data.validation is not None
-        loaded = list(load_utterances(self.data.validation, utterances))
+        loaded = list(load_utterances(manifest, utterances))
         readable = [(u, samples) for u, samples in loaded if not isinstance(samples, Exception)]
         windows = transcriber.decode(
             [samples for _, samples in readable], languages=[u.language for u, _ in readable]
@@ -442,12 +448,7 @@ class Trainer:
             "kl": metrics.kl,
             "pl": metrics.pl,
             "grad_norm": metrics.grad_norm,
-            "lr": learning_rate(
-                step - 1,
-                peak=settings.peak_lr,
-                warmup_steps=settings.warmup_steps,
-                total_steps=settings.steps,
-            ),
+            "lr": metrics.lr,
             "n_tokens": metrics.n_tokens,
         }
 
