@@ -1,8 +1,14 @@
+import os
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 from tiny_model import write_tiny_model
+
+# Beside other workers, a second thread waits for a core more than it works.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)
 
 # A property is true or false however busy the machine is: no test asserts on time.
 settings.register_profile("untimed", deadline=None)

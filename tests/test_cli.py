@@ -20,11 +20,12 @@ OPTIONS = {
     "--max-new-tokens --device --dtype",
     "filter": "--out --force --json --max-wer --max-compression-ratio --min-avg-logprob --language",
     "student": "--decoder-layers --layers",
+    "heads": "--help",
     "train": "--out --set --force",
     "evaluate": "--out --force --json --shard-size --language --task --timestamps --batch-size "
-    "--chunk-s --overlap-s --max-new-tokens --device --dtype",
-    "transcribe": "--model --format --out --language --task --timestamps --batch-size --chunk-s "
-    "--overlap-s --max-new-tokens --device --dtype",
+    "--chunk-s --overlap-s --max-new-tokens --long-form --draft --temperatures --device --dtype",
+    "transcribe": "--model --draft --vad-filter --word-timestamps --hotwords --format --out "
+    "--language --task --timestamps --batch-size --chunk-s --overlap-s --max-new-tokens --device --dtype",
 }
 
 

@@ -8,15 +8,18 @@ from corpora import bad_utterances, corpus, hearing_model, noise, snapshot, utte
 
 from distilwhisper.corpus.records import Utterance, read_manifest, write_manifest
 from distilwhisper.corpus.store import read_jsonl, shard_path
-from distilwhisper.decoding.transcriber import DecodingSettings, Hardware, Transcriber
+from distilwhisper.decoding.settings import DecodingSettings
+from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.evaluate import EvaluateSettings, EvaluationSummary, evaluate_model, summary_line
+from distilwhisper.model.hardware import Hardware
 from distilwhisper.run import StageChanged
 from distilwhisper.speech.audio import load_samples, write_wav
 from distilwhisper.text.normalize import normalizer_for
 from distilwhisper.text.wer import ErrorCounts, character_errors, word_errors
 
 CPU = Hardware(device="cpu", dtype="float32")
-SETTINGS = EvaluateSettings(decoding=DecodingSettings(max_new_tokens=8, batch_size=3), shard_size=4)
+DECODING = DecodingSettings(max_new_tokens=8, batch_size=3, temperatures=(0.0,))
+SETTINGS = EvaluateSettings(decoding=DECODING, shard_size=4)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +69,9 @@ def test_every_utterance_has_its_row_and_the_rate_is_errors_over_words(
 def test_hypotheses_are_those_of_the_utterances(tmp_path: Path, model: Path) -> None:
     manifest, out = corpus(tmp_path, 5), tmp_path / "eval"
     evaluate(model, manifest, out)
-    alone = Transcriber.from_model(str(model), DecodingSettings(max_new_tokens=8), CPU)
+    alone = Transcriber.from_model(
+        str(model), DecodingSettings(max_new_tokens=8, temperatures=(0.0,)), CPU
+    )
     for row in hypotheses(out):
         (window,) = alone.decode([load_samples(tmp_path / f"{row['id']}.wav")])
         assert row["text"] == window.text
@@ -147,7 +152,7 @@ def test_a_long_utterance_is_cut_into_chunks(tmp_path: Path, model: Path) -> Non
     samples = noise(45.0, seed=5)
     write_wav(tmp_path / "long.wav", samples)
     long = Utterance(id="long", audio="long.wav", text="the rain in the valley")
-    settings = EvaluateSettings(DecodingSettings(max_new_tokens=8, chunk_s=15, overlap_s=3))
+    settings = EvaluateSettings(replace(DECODING, chunk_s=15, overlap_s=3))
     manifest, out = corpus(tmp_path, 1, more=[long]), tmp_path / "eval"
     summary = evaluate(model, manifest, out, settings)
     assert summary.failed == {}

@@ -12,14 +12,19 @@ from corpora import bad_utterances, corpus, hearing_model, noise, snapshot, utte
 
 from distilwhisper.corpus.records import Utterance, read_labels, read_manifest
 from distilwhisper.corpus.store import shard_path, shard_paths
-from distilwhisper.decoding.transcriber import DecodingSettings, Hardware, Transcriber
+from distilwhisper.decoding.settings import DecodingSettings
+from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.label import LabelSettings, label_manifest
+from distilwhisper.model.hardware import Hardware
 from distilwhisper.run import StageChanged
 from distilwhisper.speech.audio import load_samples, write_wav
 from distilwhisper.text.tokens import Tokenizer
 
 CPU = Hardware(device="cpu", dtype="float32")
-SETTINGS = LabelSettings(decoding=DecodingSettings(max_new_tokens=8, batch_size=3), shard_size=4)
+GREEDY = (0.0,)
+SETTINGS = LabelSettings(
+    decoding=DecodingSettings(max_new_tokens=8, batch_size=3, temperatures=GREEDY), shard_size=4
+)
 
 
 def label(manifest: Path, teacher: Path, out: Path, settings: LabelSettings = SETTINGS):
@@ -49,7 +54,7 @@ def test_labels_are_what_the_decoder_said_in_the_manifests_order(
     assert len(shard_paths(tmp_path / "labels")) == 2
     # One by one, so that an exchange of two utterances of a batch would show.
     transcriber = Transcriber.from_model(
-        str(hearing), DecodingSettings(max_new_tokens=8, batch_size=1), CPU
+        str(hearing), DecodingSettings(max_new_tokens=8, batch_size=1, temperatures=GREEDY), CPU
     )
     assert len({label.token_ids for label in labels.values()}) > 3
     for u in utterances:
@@ -68,7 +73,7 @@ def test_a_label_that_ended_by_itself_has_the_end_token_and_no_other_does(
     tmp_path: Path,
 ) -> None:
     ending = hearing_model(tmp_path / "model", multilingual=True, end=1.5)
-    settings = replace(SETTINGS, decoding=DecodingSettings(max_new_tokens=17))
+    settings = replace(SETTINGS, decoding=DecodingSettings(max_new_tokens=17, temperatures=GREEDY))
     label(corpus(tmp_path / "corpus", 8), ending, tmp_path / "labels", settings)
     labels = read_labels(tmp_path / "labels").values()
     eot = Tokenizer.from_folder(ending).eot

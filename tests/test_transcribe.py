@@ -3,13 +3,16 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
 import pytest
 from corpora import hearing_model, noise
 
-from distilwhisper.decoding.transcriber import DecodingSettings, Hardware, Transcriber
+from distilwhisper.decoding.settings import DecodingSettings
+from distilwhisper.decoding.transcriber import Transcriber
+from distilwhisper.model.hardware import Hardware
 from distilwhisper.speech.audio import load_samples, write_wav
 from distilwhisper.text.transcript import TranscriptFormat, render
 from distilwhisper.transcribe import (
@@ -26,7 +29,8 @@ FORMATS = get_args(TranscriptFormat)
 @pytest.fixture(scope="module")
 def transcriber(tmp_path_factory: pytest.TempPathFactory) -> Transcriber:
     model = hearing_model(tmp_path_factory.mktemp("models") / "hearing")
-    return Transcriber.from_model(str(model), DecodingSettings(max_new_tokens=8), CPU)
+    settings = DecodingSettings(max_new_tokens=8, temperatures=(0.0,), batch_size=1)
+    return Transcriber.from_model(str(model), settings, CPU)
 
 
 @pytest.fixture
@@ -57,6 +61,23 @@ def test_each_file_has_its_transcript_in_order(
         assert result.transcript == alone
         assert result.error is None
     assert results[0].transcript != results[1].transcript
+
+
+def test_files_side_by_side_are_the_files_alone(
+    transcriber: Transcriber, recordings: list[str]
+) -> None:
+    together = replace(transcriber, settings=replace(transcriber.settings, batch_size=4))
+    sources = [*recordings, *recordings[::-1]]
+    alone = transcribe_files(transcriber, sources, on_done=lambda _: None)
+    for one, other in zip(
+        alone, transcribe_files(together, sources, on_done=lambda _: None), strict=True
+    ):
+        assert one.source == other.source
+        assert one.transcript is not None
+        assert other.transcript is not None
+        assert [s.token_ids for s in one.transcript.segments] == [
+            s.token_ids for s in other.transcript.segments
+        ]
 
 
 def test_a_file_that_cannot_be_read_stops_no_other(

@@ -17,19 +17,24 @@ from tyro.extras import subcommand_cli_from_dict
 from distilwhisper import __version__
 from distilwhisper.corpus.batches import UnreadableRecording
 from distilwhisper.corpus.importers import import_folder
+from distilwhisper.corpus.records import read_manifest
 from distilwhisper.corpus.store import TornShard
 from distilwhisper.decoding.search import NonFiniteOutput
-from distilwhisper.decoding.transcriber import DecodingSettings, Hardware, Transcriber
+from distilwhisper.decoding.settings import DecodingSettings
+from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.evaluate import EvaluateSettings, evaluate_model, summary_line
 from distilwhisper.filter import FilterSettings, filter_labels
 from distilwhisper.label import LabelSettings, label_manifest
-from distilwhisper.model.hub import ModelNotFound, import_model
+from distilwhisper.model.checkpoint import load_checkpoint, save_checkpoint
+from distilwhisper.model.hardware import Hardware
+from distilwhisper.model.hub import ModelNotFound, import_model, resolve_model
 from distilwhisper.model.layout import BadCheckpoint
 from distilwhisper.pipeline import Recipe, StageName, run_recipe
 from distilwhisper.progress import say
 from distilwhisper.run import StageChanged, read_recipe
 from distilwhisper.speech.audio import CorruptAudio
-from distilwhisper.student import StudentSettings, make_student
+from distilwhisper.speech.vad import MissingVad
+from distilwhisper.student import StudentSettings, add_alignment_heads, make_student
 from distilwhisper.text.transcript import TranscriptFormat, render
 from distilwhisper.training.loop import NonFiniteLoss
 from distilwhisper.training.state import CheckpointMismatch
@@ -125,6 +130,7 @@ def label(
     *,
     teacher: str,
     out: Path,
+    draft: str | None = None,
     settings: OmitArgPrefixes[LabelSettings] = LabelSettings(),
     hardware: OmitArgPrefixes[Hardware] = Hardware(),
     force: bool = False,
@@ -135,11 +141,15 @@ def label(
         manifest: a .jsonl file, or a folder of shards.
         teacher: model folder or hub id.
         out: folder of the labels.
+        draft: a smaller model that drafts for the teacher, such as its student: the same labels,
+            sooner.
         settings: how to decode.
         hardware: where to run.
         force: begin anew where settings or inputs have changed.
     """
-    summary = label_manifest(manifest, teacher, out, settings, hardware=hardware, force=force)
+    summary = label_manifest(
+        manifest, teacher, out, settings, hardware=hardware, draft=draft, force=force
+    )
     print(f"{summary.n_labels} labels in {out}")
     return _name_each(summary.failed)
 
@@ -192,12 +202,27 @@ def student(
     return OK
 
 
+def heads(model: Positional[str], manifest: Positional[Path], dest: Positional[Path], /) -> int:
+    """Measure which attention heads time a model's words, and write the model with them.
+
+    Args:
+        model: folder or hub id.
+        manifest: utterances with their texts.
+        dest: the new model folder.
+    """
+    found = add_alignment_heads(load_checkpoint(resolve_model(model)), read_manifest(manifest))
+    save_checkpoint(found, dest)
+    print(f"{dest}: {found.generation_config['alignment_heads']}")
+    return OK
+
+
 def evaluate(
     model: Positional[str],
     manifest: Positional[Path],
     /,
     *,
     out: Path,
+    draft: str | None = None,
     settings: OmitArgPrefixes[EvaluateSettings] = EvaluateSettings(),
     hardware: OmitArgPrefixes[Hardware] = Hardware(),
     force: bool = False,
@@ -207,14 +232,17 @@ def evaluate(
 
     Args:
         model: folder or hub id.
-        manifest: utterances with references; those over 30 s are cut into chunks.
+        manifest: utterances with references, of any length.
         out: folder of the results.
+        draft: a smaller model that drafts for this one: the same text, at another speed.
         settings: how to decode.
         hardware: where to run.
         force: begin anew where settings or inputs have changed.
         json: print the summary for programs.
     """
-    summary = evaluate_model(model, manifest, out, settings, hardware=hardware, force=force)
+    summary = evaluate_model(
+        model, manifest, out, settings, hardware=hardware, draft=draft, force=force
+    )
     print(_json(summary.to_dict()) if json else summary_line(model, summary))
     return _name_each(summary.failed)
 
@@ -224,6 +252,7 @@ def transcribe(
     /,
     *,
     model: str,
+    draft: str | None = None,
     format: TranscriptFormat = "txt",  # noqa: A002
     out: Path | None = None,
     settings: OmitArgPrefixes[DecodingSettings] = DecodingSettings(),
@@ -234,6 +263,8 @@ def transcribe(
     Args:
         files: paths; - reads one file from standard input.
         model: folder or hub id.
+        draft: a smaller model that drafts for this one, such as its student: the same text,
+            sooner.
         format: of the transcripts.
         out: folder for them, named after the files; standard output when left out.
         settings: how to decode.
@@ -242,7 +273,7 @@ def transcribe(
     if not files:
         raise ValueError("name at least one file to transcribe, or - for standard input")
     paths = dict(zip(files, output_paths(files, out, format), strict=True)) if out else {}
-    transcriber = Transcriber.from_model(model, settings, hardware)
+    transcriber = Transcriber.from_model(model, settings, hardware, draft=draft)
     say(f"transcribe: {model} ({hardware.describe()})")
 
     def write(done: TranscribedFile) -> None:
@@ -255,6 +286,8 @@ def transcribe(
             sys.stdout.write(render(done.transcript, format))
 
     results = transcribe_files(transcriber, files, on_done=write)
+    if draft is not None:
+        say(f"transcribe: {transcriber.counts.describe_draft()}")
     return _name_each({done.source: done.error for done in results if done.error})
 
 
@@ -265,6 +298,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "label": label,
     "filter": filter_,
     "student": student,
+    "heads": heads,
     "train": train,
     "evaluate": evaluate,
     "transcribe": transcribe,
@@ -275,6 +309,7 @@ EXPECTED = (
     BadCheckpoint,
     CheckpointMismatch,
     CorruptAudio,
+    MissingVad,
     NonFiniteLoss,
     NonFiniteOutput,
     OSError,

@@ -23,7 +23,9 @@ import torch
 from distilwhisper.corpus.batches import load_utterances
 from distilwhisper.corpus.records import Manifest, Utterance, read_manifest
 from distilwhisper.corpus.store import read_jsonl, shard_path, write_atomic, write_jsonl
-from distilwhisper.decoding.transcriber import DecodingSettings, Hardware, Transcriber
+from distilwhisper.decoding.settings import DecodingSettings
+from distilwhisper.decoding.transcriber import Transcriber
+from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import resolve_model
 from distilwhisper.progress import progress_bar, say
 from distilwhisper.run import fingerprint, lock_folder, open_stage
@@ -33,8 +35,12 @@ from distilwhisper.speech.audio import (
     Samples,
     samples_to_seconds,
 )
+from distilwhisper.speech.recording import HeldRecording
 from distilwhisper.text.normalize import normalizer_for, uses_spaces
+from distilwhisper.text.transcript import Transcript
 from distilwhisper.text.wer import ErrorCounts, character_errors, repeated_ngrams, word_errors
+
+COST = ("tokens", "row_steps", "drafted", "accepted", "layers")  # of decoding: Counts
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,11 @@ class EvaluationSummary:
     failed: dict[str, str]  # utterance id to what went wrong; scored as if nothing was heard
     audio_s: float
     compute_s: float  # mel, encoder and decoder; reading the files is left out
+    tokens: int  # decoded, over all attempts
+    row_steps: int  # passes of the decoder that a window took part in, summed over the windows
+    drafted: int  # tokens proposed by a draft
+    accepted: int  # of these
+    layers: int  # decoder layers used over all tokens, where early exit counts them
     n_parameters: int
     unit: str  # "word"; "character" where any language of the set is written without spaces
     errors: ErrorCounts
@@ -75,7 +86,12 @@ class EvaluationSummary:
         counts = self.errors
         rates = {"wer": counts.wer, "ser": counts.ser, "der": counts.der, "ier": counts.ier}
         defined = {k: v if counts.words else None for k, v in rates.items()}
-        return {**asdict(self), **defined, "rtfx": round(self.rtfx, 2)}
+        cost = {
+            "acceptance": self.accepted / self.drafted if self.drafted else None,
+            "tokens_per_step": self.tokens / self.row_steps if self.row_steps else None,
+            "layers_per_token": self.layers / self.tokens if self.layers else None,
+        }
+        return {**asdict(self), **defined, **cost, "rtfx": round(self.rtfx, 2)}
 
 
 def evaluate_model(
@@ -85,6 +101,7 @@ def evaluate_model(
     settings: EvaluateSettings,
     *,
     hardware: Hardware | None = None,
+    draft: str | None = None,
     force: bool = False,
 ) -> EvaluationSummary:
     """Transcribe a set and score it, going on where a run before stopped.
@@ -95,6 +112,7 @@ def evaluate_model(
         out: folder of the results.
         settings: how to decode.
         hardware: device and dtype.
+        draft: model that drafts for this one: the same text, at another speed.
         force: begin anew where settings or inputs have changed.
     """
     hardware = hardware or Hardware()
@@ -103,11 +121,11 @@ def evaluate_model(
     with lock_folder(out):
         open_stage(
             out,
-            settings={**asdict(settings), **asdict(hardware)},
+            settings={**asdict(settings), **asdict(hardware), "draft": draft},
             inputs={"manifest": fingerprint(manifest_path), "model": fingerprint(folder)},
             force=force,
         )
-        transcriber = Transcriber.from_model(str(folder), settings.decoding, hardware)
+        transcriber = Transcriber.from_model(str(folder), settings.decoding, hardware, draft=draft)
         transcriber.check_languages({u.id: u.language for u in manifest.utterances})
         n_shards = _decode_missing(transcriber, hardware, manifest, out, settings.shard_size)
         return score(
@@ -146,6 +164,7 @@ def score(
         failed={row["id"]: row["error"] for row in rows if row["error"]},
         audio_s=round(sum(t["audio_s"] for t in timing.values()), 3),
         compute_s=round(sum(t["compute_s"] for t in timing.values()), 3),
+        **{name: int(sum(t[name] for t in timing.values())) for name in COST},
         n_parameters=n_parameters,
         unit="word" if spaced else "character",
         errors=total,
@@ -209,18 +228,25 @@ def _decode_shard(
     heard = [(u, samples) for u, samples in loaded if not isinstance(samples, Exception)]
     short = [(u, samples) for u, samples in heard if len(samples) <= WINDOW_SAMPLES]
     long = [(u, samples) for u, samples in heard if len(samples) > WINDOW_SAMPLES]
+    before = transcriber.counts
     began = _now(transcriber)
     windows = transcriber.decode(
         [samples for _, samples in short], languages=[u.language for u, _ in short]
     )
     for (utterance, _), window in zip(short, windows, strict=True):
         rows[utterance.id] = _row(utterance, window.text, window.language)
-    for utterance, samples in long:
-        transcript = transcriber.transcribe(samples, language=utterance.language)
+    recordings = (HeldRecording(samples) for _, samples in long)
+    languages = (utterance.language for utterance, _ in long)
+    for number, transcript in transcriber.transcribe_all(recordings, languages=languages):
+        if not isinstance(transcript, Transcript):
+            raise transcript
+        utterance = long[number][0]
         rows[utterance.id] = _row(utterance, transcript.text, transcript.language)
     compute_s = _now(transcriber) - began
     audio_s = sum(samples_to_seconds(len(samples)) for _, samples in heard)
-    return [rows[u.id] for u in utterances], {"audio_s": audio_s, "compute_s": compute_s}
+    cost = {name: getattr(transcriber.counts, name) - getattr(before, name) for name in COST}
+    timing = {"audio_s": audio_s, "compute_s": compute_s, **cost}
+    return [rows[u.id] for u in utterances], timing
 
 
 def _row(
@@ -255,5 +281,14 @@ def summary_line(name: str, summary: EvaluationSummary) -> str:
         f"{name}: {'WER' if summary.unit == 'word' else 'CER'} {rate} "
         f"({counts.substitutions} S, {counts.deletions} D, {counts.insertions} I of "
         f"{counts.words}), {summary.n_utterances} utterances, RTFx {summary.rtfx:.1f}, "
-        f"{summary.n_parameters / 1e6:.1f} M parameters"
+        f"{summary.n_parameters / 1e6:.1f} M parameters{_drafting(summary)}"
+    )
+
+
+def _drafting(summary: EvaluationSummary) -> str:
+    if not summary.drafted:
+        return ""
+    return (
+        f", {100 * summary.accepted / summary.drafted:.0f} % of the draft accepted, "
+        f"{summary.tokens / summary.row_steps:.1f} tokens a step"
     )

@@ -7,7 +7,7 @@ A shard is a fixed run of utterances and appears whole, by rename: a run that is
 shard at most, and a run that is repeated makes only what is not there.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,10 @@ from typing import Any
 from distilwhisper.corpus.batches import load_utterances
 from distilwhisper.corpus.records import Label, Manifest, Utterance, read_manifest
 from distilwhisper.corpus.store import read_jsonl, shard_path, write_jsonl
-from distilwhisper.decoding.transcriber import (
-    DecodedWindow,
-    DecodingSettings,
-    Hardware,
-    Transcriber,
-)
+from distilwhisper.decoding.settings import DecodingSettings
+from distilwhisper.decoding.transcriber import Transcriber
+from distilwhisper.decoding.windows import DecodedWindow
+from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import resolve_model
 from distilwhisper.progress import progress_bar, say
 from distilwhisper.run import fingerprint, lock_folder, open_stage
@@ -31,8 +29,10 @@ from distilwhisper.speech.audio import WINDOW_S, WINDOW_SAMPLES, Samples, sample
 class LabelSettings:
     """How a corpus is labelled."""
 
-    decoding: DecodingSettings = field(default_factory=DecodingSettings)
-    """How audio becomes text."""
+    decoding: DecodingSettings = field(
+        default_factory=lambda: DecodingSettings(temperatures=(0.0,))
+    )
+    """How audio becomes text. Labels are greedy: what fails is filtered out, not sampled again."""
     shard_size: int = 256
     """Utterances per shard: what a killed run loses at most."""
 
@@ -56,6 +56,7 @@ def label_manifest(
     settings: LabelSettings,
     *,
     hardware: Hardware | None = None,
+    draft: str | None = None,
     force: bool = False,
 ) -> LabelSummary:
     """Label every utterance of a manifest with a teacher, going on where a run before stopped.
@@ -66,6 +67,7 @@ def label_manifest(
         out: folder of the labels.
         settings: how to decode.
         hardware: device and dtype.
+        draft: model that drafts for the teacher; it changes the speed, not the labels.
         force: begin anew where settings or inputs have changed.
 
     Raises:
@@ -86,7 +88,9 @@ def label_manifest(
         )
         missing = [i for i in range(len(shards)) if not shard_path(out, i).exists()]
         if missing:
-            transcriber = Transcriber.from_model(str(folder), settings.decoding, hardware)
+            transcriber = Transcriber.from_model(
+                str(folder), settings.decoding, hardware, draft=draft
+            )
             transcriber.check_languages({u.id: u.language for u in utterances})
             n_left = sum(len(shards[i]) for i in missing)
             say(
@@ -97,6 +101,8 @@ def label_manifest(
                 for i in missing:
                     labels = label_utterances(transcriber, manifest, shards[i], on_progress=advance)
                     write_jsonl(shard_path(out, i), [label.to_dict() for label in labels])
+            if draft is not None:
+                say(f"label: {transcriber.counts.describe_draft()}")
     return _summary(shard_path(out, i) for i in range(len(shards)))
 
 
@@ -107,7 +113,7 @@ def label_utterances(
     *,
     on_progress: Callable[[int], None],
 ) -> list[Label]:
-    """Label some utterances, those of like length together.
+    """Label some utterances.
 
     An utterance that cannot be read or is no single window becomes a label with an error.
 
@@ -120,23 +126,23 @@ def label_utterances(
     Returns:
         Their labels, in the same order.
     """
-    by_length = sorted(utterances, key=lambda u: (u.duration_s or 0.0, u.id))
     labels: dict[str, Label] = {}
-    ready: list[tuple[Utterance, Samples]] = []
-    for utterance, samples in load_utterances(manifest, by_length):
-        problem = _problem(samples)
-        if problem is not None:
-            labels[utterance.id] = _failed(utterance, problem)
-            on_progress(1)
-        elif not isinstance(samples, Exception):
-            ready.append((utterance, samples))
-        if len(ready) == transcriber.settings.batch_size:
-            labels |= _label_batch(transcriber, ready)
-            on_progress(len(ready))
-            ready = []
-    if ready:
-        labels |= _label_batch(transcriber, ready)
-        on_progress(len(ready))
+    heard: list[Utterance] = []
+
+    def readable() -> Iterator[tuple[Samples, str | None]]:
+        for utterance, samples in load_utterances(manifest, utterances):
+            problem = _problem(samples)
+            if problem is not None:
+                labels[utterance.id] = _failed(utterance, problem)
+                on_progress(1)
+            elif not isinstance(samples, Exception):
+                heard.append(utterance)
+                yield samples, utterance.language
+
+    for number, window in transcriber.decode_each(readable()):
+        utterance = heard[number]
+        labels[utterance.id] = _label(utterance, window, transcriber.tokenizer.eot)
+        on_progress(1)
     return [labels[utterance.id] for utterance in utterances]
 
 
@@ -149,19 +155,6 @@ def _problem(samples: Samples | Exception) -> str | None:
             f"{samples_to_seconds(len(samples)):.2f} s: cut it at a pause"
         )
     return None
-
-
-def _label_batch(
-    transcriber: Transcriber, batch: Sequence[tuple[Utterance, Samples]]
-) -> dict[str, Label]:
-    windows = transcriber.decode(
-        [samples for _, samples in batch],
-        languages=[utterance.language for utterance, _ in batch],
-    )
-    return {
-        utterance.id: _label(utterance, window, transcriber.tokenizer.eot)
-        for (utterance, _), window in zip(batch, windows, strict=True)
-    }
 
 
 def _label(utterance: Utterance, window: DecodedWindow, eot: int) -> Label:
@@ -194,9 +187,10 @@ def _failed(utterance: Utterance, problem: str) -> Label:
 
 
 def _what_shapes_labels(settings: LabelSettings) -> dict[str, Any]:
-    """All settings but the batch size, which a resumed run may change to fit its memory."""
+    """All settings but those that a resumed run may change to fit its machine."""
     values = asdict(settings)
-    del values["decoding"]["batch_size"]
+    for name in ("batch_size", "draft_tokens"):
+        del values["decoding"][name]
     return values
 
 

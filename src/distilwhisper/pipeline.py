@@ -36,11 +36,12 @@ from distilwhisper.corpus.records import (
     write_manifest,
 )
 from distilwhisper.corpus.store import read_jsonl, write_atomic
-from distilwhisper.decoding.transcriber import Hardware, Transcriber
+from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.evaluate import EvaluateSettings, evaluate_model, summary_line
 from distilwhisper.filter import FilterSettings, filter_labels
 from distilwhisper.label import LabelSettings, label_manifest
-from distilwhisper.model.checkpoint import load_checkpoint, save_checkpoint
+from distilwhisper.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import resolve_model
 from distilwhisper.progress import progress_bar, say
 from distilwhisper.report import write_report
@@ -53,7 +54,7 @@ from distilwhisper.run import (
     write_run_record,
 )
 from distilwhisper.speech.audio import load_samples
-from distilwhisper.student import StudentSettings, make_student
+from distilwhisper.student import StudentSettings, add_alignment_heads, make_student
 from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.text.transcript import TranscriptFormat
 from distilwhisper.training.loop import Trainer, TrainingData, TrainingSettings
@@ -318,9 +319,19 @@ def _train(run: Run) -> None:
     )
     with progress_bar("train", recipe.training.steps, "steps") as advance:
         result = trainer.fit(on_steps=advance)
-    save_checkpoint(trainer.student, dest)
+    save_checkpoint(_with_heads(trainer), dest)
     done.touch()
     say(f"train: best validation WER {_percent(result.best_wer)} at step {result.best_step}")
+
+
+def _with_heads(trainer: Trainer) -> Checkpoint:
+    """Measure the student's alignment heads on the validation set, if that can be done."""
+    assert trainer.data.validation is not None
+    try:
+        return add_alignment_heads(trainer.student, trainer.data.validation)
+    except ValueError as error:
+        say(f"train: word times will be rough: {error}")
+        return trainer.student
 
 
 def _trainer(run: Run) -> Trainer:

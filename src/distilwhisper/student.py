@@ -7,9 +7,20 @@ from typing import Any
 
 import torch
 
+from distilwhisper.corpus.batches import load_utterances
+from distilwhisper.corpus.records import Manifest
+from distilwhisper.decoding.alignment import (
+    LabelledSpeech,
+    measure_alignment_heads,
+    with_alignment_heads,
+)
 from distilwhisper.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from distilwhisper.model.hub import resolve_model
 from distilwhisper.model.whisper import Whisper
+from distilwhisper.speech.audio import WINDOW_SAMPLES
+from distilwhisper.text.tokens import Tokenizer
+
+MOST_UTTERANCES = 120  # more did not change the heads found for tiny.en
 
 
 @dataclass(frozen=True)
@@ -111,6 +122,42 @@ def make_student(teacher: str, dest: Path, settings: StudentSettings) -> Checkpo
     student = build_student(load_checkpoint(resolve_model(teacher)), settings)
     save_checkpoint(student, dest)
     return replace(student, folder=dest)
+
+
+def add_alignment_heads(checkpoint: Checkpoint, manifest: Manifest) -> Checkpoint:
+    """Return a model that knows which of its attention heads follow the speech, for word times.
+
+    They are measured on the model itself: a teacher's are of layers that its student may lack.
+
+    Args:
+        checkpoint: the model.
+        manifest: utterances with their texts; the first ``MOST_UTTERANCES`` are listened to.
+
+    Raises:
+        ValueError: fewer than two utterances have a text and can be read.
+    """
+    tokenizer = Tokenizer.from_folder(checkpoint.folder)
+    spoken = [utterance for utterance in manifest.utterances if (utterance.text or "").strip()]
+    loaded = load_utterances(manifest, spoken[:MOST_UTTERANCES])
+    utterances = [
+        LabelledSpeech(samples, tuple(tokenizer.encode(f" {(utterance.text or '').strip()}")))
+        for utterance, samples in loaded
+        if not isinstance(samples, Exception) and len(samples) <= WINDOW_SAMPLES
+    ]
+    if len(utterances) < 2:
+        raise ValueError(
+            "alignment heads are measured where one utterance ends and the next begins: at least "
+            f"two with texts must be readable, found {len(utterances)} in the manifest"
+        )
+    languages = {utterance.language for utterance in spoken}
+    language = (languages.pop() or "en") if len(languages) == 1 else "en"
+    prompt_ids = tokenizer.prompt_ids(
+        language=language if tokenizer.is_multilingual else None, timestamps=False
+    )
+    heads = measure_alignment_heads(
+        checkpoint.model, utterances, prompt_ids=prompt_ids, tokenizer=tokenizer
+    )
+    return with_alignment_heads(checkpoint, heads)
 
 
 def _student_name(name: str, layers: Sequence[int]) -> str | None:

@@ -10,7 +10,8 @@ from pathlib import Path
 from distilwhisper.corpus.store import write_atomic
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.progress import progress_bar
-from distilwhisper.speech.audio import CorruptAudio, Samples, load_samples, samples_to_seconds
+from distilwhisper.speech.audio import CorruptAudio, Source, probe_duration_s
+from distilwhisper.speech.recording import StreamedRecording
 from distilwhisper.text.transcript import Transcript, TranscriptFormat, render
 
 STDIN = "-"
@@ -31,22 +32,31 @@ def transcribe_files(
     *,
     on_done: Callable[[TranscribedFile], None],
 ) -> list[TranscribedFile]:
-    """Transcribe files one after the other; one that cannot be read does not stop the rest.
+    """Transcribe files side by side; one that cannot be read does not stop the rest.
+
+    Files are read as they are decoded, so that one of any length takes little memory.
 
     Args:
         transcriber: a loaded model.
         sources: paths, or ``-`` for standard input.
-        on_done: called with each file as soon as it is done, so that what is finished is written.
+        on_done: called with each file, in order, as soon as it and those before it are done, so
+            that what is finished is written.
     """
-    done = []
-    for source in sources:
-        try:
-            samples = load_samples(_open(source))
-            done.append(TranscribedFile(source, _transcribe(transcriber, source, samples)))
-        except (CorruptAudio, OSError) as error:
-            done.append(TranscribedFile(source, None, str(error)))
-        on_done(done[-1])
-    return done
+    done: dict[int, TranscribedFile] = {}
+    n_told = 0
+    opened = [_Opened(source) for source in sources]
+    label = sources[0] if len(sources) == 1 else f"{len(sources)} files"
+    total_s = sum(one.duration_s for one in opened)
+    with progress_bar(label, total_s, "seconds") as advance:
+        recordings = (one.recording for one in opened)
+        for number, came in transcriber.transcribe_all(recordings, on_progress=advance):
+            transcript = came if isinstance(came, Transcript) else None
+            error = None if transcript is not None else str(came)
+            done[number] = TranscribedFile(sources[number], transcript, error)
+            while n_told in done:
+                on_done(done[n_told])
+                n_told += 1
+    return [done[number] for number in range(len(sources))]
 
 
 def output_paths(sources: Sequence[str], out: Path, format: TranscriptFormat) -> list[Path]:  # noqa: A002
@@ -71,11 +81,17 @@ def write_transcript(transcript: Transcript, path: Path, format: TranscriptForma
     write_atomic(path, render(transcript, format))
 
 
-def _open(source: str) -> str | io.BytesIO:
-    return io.BytesIO(sys.stdin.buffer.read()) if source == STDIN else source
+class _Opened:
+    """A file to be read, and how long it says it is."""
 
+    def __init__(self, source: str) -> None:
+        data = sys.stdin.buffer.read() if source == STDIN else b""
 
-def _transcribe(transcriber: Transcriber, source: str, samples: Samples) -> Transcript:
-    duration_s = samples_to_seconds(len(samples))
-    with progress_bar(source, duration_s, "seconds") as advance:
-        return transcriber.transcribe(samples, on_progress=advance)
+        def open_source() -> Source:
+            return io.BytesIO(data) if source == STDIN else source
+
+        self.recording = StreamedRecording(open_source)
+        try:
+            self.duration_s = probe_duration_s(open_source())
+        except (CorruptAudio, OSError):
+            self.duration_s = 0.0  # reading it will say what is wrong

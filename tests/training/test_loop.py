@@ -18,7 +18,8 @@ from torch import Tensor
 
 from distilwhisper.corpus.batches import Example, UnreadableRecording, epoch_order
 from distilwhisper.corpus.records import Manifest, Utterance, read_manifest, write_manifest
-from distilwhisper.decoding.transcriber import DecodingSettings, Transcriber
+from distilwhisper.decoding.settings import DecodingSettings
+from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.model.checkpoint import load_checkpoint
 from distilwhisper.speech.audio import SAMPLE_RATE_HZ, load_samples, write_wav
 from distilwhisper.speech.mel import log_mel, stack_windows
@@ -452,7 +453,7 @@ LEARNS_BY_HEART = {
 
 def says(trainer: Trainer) -> list[str]:
     """What the student hears in what it learns from, decoded greedily and without timestamps."""
-    settings = DecodingSettings(timestamps=False)
+    settings = DecodingSettings(timestamps=False, temperatures=(0.0,))
     transcriber = Transcriber(trainer.student, trainer.tokenizer, settings)
     manifest = trainer.data.manifest
     pieces = [load_samples(manifest.audio_source(u)) for u in manifest.utterances]

@@ -11,8 +11,9 @@ Source: arXiv:2311.00430, section 5 ("chunked"); the published pipeline aligns t
 best sliding offset, this one words by longest common run, which a slipped word cannot break.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from distilwhisper.decoding.segments import TimedWord
 
@@ -38,25 +39,29 @@ class ChunkWords:
 
 
 def plan_chunks(
-    n_samples: int, *, chunk_samples: int, overlap_samples: int, last_samples: int
-) -> list[Chunk]:
-    """Cut a recording into chunks that cover every sample, evenly spaced.
+    reach: Callable[[int], int], *, chunk_samples: int, overlap_samples: int, last_samples: int
+) -> Iterator[Chunk]:
+    """Cut a recording into chunks that cover every sample, reading it no further than it must.
 
     Args:
-        n_samples: length of the recording; what fits in one chunk is one chunk.
+        reach: given a place, returns how many of the samples before it the recording has: the
+            place itself, or less where the recording ends. Asked in order.
         chunk_samples: length of all chunks but the last.
-        overlap_samples: what neighbours share at least. (The published pipeline's "stride" is
-            per side: half of that.)
+        overlap_samples: what neighbours share at least, unless the last chunk makes it less. (The
+            published pipeline's "stride" is per side: half of that.)
         last_samples: length of the last chunk. A model hears the end of a recording badly in a
             short piece of it, and drops the last sentence where no silence follows in its window.
+
+    Yields:
+        Chunks in order; a recording that fits into one chunk is one. One without a sample is none.
 
     Raises:
         ValueError: a length is out of range, or the overlap leaves too little to go on by.
     """
-    if n_samples < 1 or not 1 <= last_samples <= chunk_samples:
+    if not 1 <= last_samples <= chunk_samples:
         raise ValueError(
-            "lengths must be positive and the last chunk no longer than the others: found "
-            f"{n_samples} samples, chunks of {chunk_samples}, the last of {last_samples}"
+            "lengths must be positive and the last chunk no longer than the others: found chunks "
+            f"of {chunk_samples}, the last of {last_samples}"
         )
     most = min(chunk_samples - 1, 2 * last_samples - chunk_samples)
     if not 0 <= overlap_samples <= most:
@@ -64,12 +69,53 @@ def plan_chunks(
             f"the overlap must lie in [0, {most}] samples for chunks of {chunk_samples} and a "
             f"last one of {last_samples}, found {overlap_samples}"
         )
-    if n_samples <= chunk_samples:
-        return [Chunk(0, n_samples)]
+    step = chunk_samples - overlap_samples
+    start = 0
+    while reach(start + chunk_samples + 1) > start + chunk_samples:
+        yield Chunk(start, start + chunk_samples)
+        start += step
+    n_samples = reach(start + chunk_samples)
+    if not start:
+        if n_samples:
+            yield Chunk(0, n_samples)
+        return
     last = n_samples - last_samples
-    n_before = -(-last // (chunk_samples - overlap_samples))
-    starts = [number * last // n_before for number in range(n_before)]
-    return [*(Chunk(start, start + chunk_samples) for start in starts), Chunk(last, n_samples)]
+    if last > start:  # the one before would be too far off: one more between the two
+        middle = (start - step + last) // 2
+        yield Chunk(middle, min(middle + chunk_samples, n_samples))
+    yield Chunk(last, n_samples)
+
+
+def plan_speech(
+    spans: Iterable[Chunk], *, chunk_samples: int, overlap_samples: int, last_samples: int
+) -> Iterator[Chunk]:
+    """Cut spans of speech into chunks: neighbours share one while it has room for them.
+
+    Args:
+        spans: where somebody speaks, in order.
+        chunk_samples: as for :func:`plan_chunks`, which cuts a span that is longer.
+        overlap_samples: in such a span; other chunks share nothing, as they end in silence.
+        last_samples: in such a span.
+    """
+    held: Chunk | None = None
+    for span in spans:
+        if held is not None and span.stop - held.start <= chunk_samples:
+            held = Chunk(held.start, span.stop)
+            continue
+        if held is not None:
+            yield held
+        held = span
+        if span.stop - span.start > chunk_samples:
+            inner = plan_chunks(
+                partial(min, span.stop - span.start),
+                chunk_samples=chunk_samples,
+                overlap_samples=overlap_samples,
+                last_samples=last_samples,
+            )
+            yield from (Chunk(span.start + c.start, span.start + c.stop) for c in inner)
+            held = None
+    if held is not None:
+        yield held
 
 
 def join_chunks(chunks: Sequence[ChunkWords]) -> list[tuple[int, TimedWord]]:

@@ -1,185 +1,318 @@
-"""Greedy search over a batch of windows: encoder states and prompts in, tokens and scores out."""
+"""Search in slots: windows come in, are decoded together, and leave as they finish.
+
+Whoever drives a search admits a window wherever a slot is free, so that a window that is done is
+followed at once by the next one, and asks for one step (or, with a draft, one round) after the
+other. What a window says depends on that window alone: not on its neighbours, its slot or the
+time it came in.
+"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from distilwhisper.decoding.rules import DecodingRules, RuleState
-from distilwhisper.model.whisper import CrossCache, SelfCache, Whisper
+from distilwhisper.decoding.early_exit import exit_early
+from distilwhisper.decoding.rules import DecodingRules, best, choose
+from distilwhisper.decoding.slots import Counts, Hypothesis, Job, Lane, SlotState, SpecialTokens
+from distilwhisper.decoding.speculative import Draft, speculate
+from distilwhisper.model.whisper import CrossCache, Whisper
 
-# Finished rows leave the batch when this share of it is done: dropping a row copies the caches of
-# those that stay, and pays when the steps saved cost more than the copy.
-DROP_SHARE = 0.25
+# Steps between two looks at which rows have ended: on a GPU, looking waits for the device. A row
+# that ended says nothing more in between.
+GPU_STEPS_PER_LOOK = 8
+# A step captured in a CUDA graph looks at whole blocks of keys, or every length would need its own.
+KEYS_PER_BLOCK = 64
 
 
 class NonFiniteOutput(ArithmeticError):
     """The network gave a number that is none: its weights or its input are broken."""
 
 
-@dataclass(frozen=True)
-class Hypothesis:
-    """What a search found for one window."""
-
-    token_ids: tuple[int, ...]  # without prompt and without the end token
-    finished: bool  # the end token was said; False where the token limit cut the text off
-    avg_logprob: float  # mean log-probability per token, the end token counted (nats)
-    no_speech_prob: float  # of the no-speech token, right after start of transcript
-
-
-@dataclass
-class _Rows:
-    """The rows still being decoded, and all that moves along with them."""
-
-    index: Tensor  # (rows,) place in the batch that was asked for
-    cross: CrossCache
-    cache: SelfCache
-    rules: RuleState
-    last: Tensor  # (rows,) the token that was said last
-
-    def select(self, rows: Tensor) -> "_Rows":
-        return _Rows(
-            self.index[rows],
-            self.cross.select(rows),
-            self.cache.select(rows),
-            self.rules.select(rows),
-            self.last[rows],
-        )
-
-
-@torch.inference_mode()
-def greedy(
-    model: Whisper,
-    encoder_states: Float[Tensor, "batch frames width"],
-    prompts: Sequence[Sequence[int]],
-    rules: DecodingRules,
-    *,
-    sot: int,
-    eot: int,
-    no_speech: int,
-    max_new_tokens: int,
-) -> list[Hypothesis]:
-    """Decode every row greedily; rows finish independently.
+class Search:
+    """A model at work on up to ``n_slots`` windows, greedily or by sampling.
 
     Args:
         model: its decoder speaks.
-        encoder_states: of the windows, one row each.
-        prompts: what each row begins with, up to and with its task tokens; lengths may differ.
         rules: what may be said; ties go to the lowest id.
-        sot: start of transcript, which every prompt holds.
-        eot: ends a row.
-        no_speech: the id whose probability after ``sot`` tells silence.
-        max_new_tokens: a row that has not ended by then is cut off.
-
-    Returns:
-        One hypothesis a row, in order.
+        special: ids that every search needs.
+        n_slots: windows at a time.
+        draft: a smaller model that proposes tokens; the text stays the same.
+        draft_tokens: how many it proposes a round.
+        exit_confidence: leave the decoder after the first layer that is this sure of its token,
+            which may change the text; None: use all layers.
 
     Raises:
-        ValueError: prompt and new tokens together exceed the model's positions.
-        NonFiniteOutput: a row's probabilities are not numbers.
+        ValueError: a draft and early exit together.
     """
-    longest = max(len(prompt) for prompt in prompts)
-    if longest + max_new_tokens > model.config.max_tokens:
-        raise ValueError(
-            f"prompt and new tokens must fit in {model.config.max_tokens} positions, "
-            f"found {longest} + {max_new_tokens}: shorten the prompt or lower max_new_tokens"
+
+    def __init__(
+        self,
+        model: Whisper,
+        rules: DecodingRules,
+        special: SpecialTokens,
+        *,
+        n_slots: int,
+        draft: Whisper | None = None,
+        draft_tokens: int = 5,
+        exit_confidence: float | None = None,
+    ) -> None:
+        if draft is not None and exit_confidence is not None:
+            raise ValueError("a draft checks all layers' words, so layers cannot be left out too")
+        self.model = model
+        self.rules = rules
+        self.special = special
+        self.n_slots = n_slots
+        self.exit_confidence = exit_confidence
+        self.counts = Counts()
+        self._lane = Lane(model, n_slots)
+        self._draft = None if draft is None else Draft(draft, n_slots, draft_tokens)
+        self._state = SlotState.blank(n_slots, model.config.max_tokens, rules)
+        self._jobs: list[Job | None] = []  # of the slots in use; None: done, to be filled up
+        self._lengths: list[int] = []  # of each slot's tokens when last looked at
+        self._noise: dict[int, torch.Generator] = {}  # ticket to its random numbers
+        self._graphs: dict[tuple[int, int, int], torch.cuda.CUDAGraph] = {}
+
+    @property
+    def n_busy(self) -> int:
+        """Windows being decoded."""
+        return sum(job is not None for job in self._jobs)
+
+    @property
+    def n_free(self) -> int:
+        """Slots that a window could be admitted to."""
+        return self.n_slots - self.n_busy
+
+    @torch.inference_mode()
+    def admit(self, jobs: Sequence[Job]) -> None:
+        """Take windows into free slots and read their prompts.
+
+        Raises:
+            ValueError: more windows than free slots; a prompt without start of transcript; prompt
+                and new tokens together exceed the model's positions.
+        """
+        if len(jobs) > self.n_free:
+            raise ValueError(f"{self.n_free} slots are free, found {len(jobs)} windows")
+        for job in jobs:
+            self._check(job)
+        if not jobs:
+            return
+        self._close_ranks()
+        first = len(self._jobs)
+        for job in jobs:
+            self._place(len(self._jobs), job)
+            self._jobs.append(job)
+            self._lengths.append(len(job.prompt) - 1)
+        self._read_prompts(first, jobs)
+
+    @torch.inference_mode()
+    def step(self) -> list[tuple[int, Hypothesis]]:
+        """Say at least one more token in every slot in use.
+
+        Returns:
+            Ticket and hypothesis of the windows that are now done; their slots are free.
+
+        Raises:
+            NonFiniteOutput: a row's probabilities are not numbers.
+        """
+        self._close_ranks()
+        n = len(self._jobs)
+        if not n:
+            return []
+        longest = max(self._lengths)
+        sampling = any(job is not None and job.temperature > 0 for job in self._jobs)
+        if self._draft is not None and not sampling:
+            state = self._state.head(n)
+            rules, eot = self.rules, self.special.eot
+            done = speculate(self._lane, self._draft, state, rules, eot=eot, longest=longest)
+            self.counts += done
+        elif sampling or self.exit_confidence is not None or not self._is_capturable(n):
+            self._decode(n, longest + 1, noise=self._sample_noise(n) if sampling else None)
+            self.counts += Counts(steps=1, row_steps=n)
+        else:
+            most = self.model.config.max_tokens - longest
+            n_steps = min(GPU_STEPS_PER_LOOK, most)
+            for number in range(n_steps):
+                self._replay(n, longest + 1 + number)
+            self.counts += Counts(steps=n_steps, row_steps=n_steps * n)
+        return self._collect(n)
+
+    def clear(self) -> None:
+        """Forget all windows, done or not."""
+        self._jobs.clear()
+        self._lengths.clear()
+        self._noise.clear()
+
+    def _check(self, job: Job) -> None:
+        most = self.model.config.max_tokens
+        if len(job.prompt) + job.max_new_tokens > most:
+            raise ValueError(
+                f"prompt and new tokens must fit in {most} positions, found {len(job.prompt)} + "
+                f"{job.max_new_tokens}: shorten the prompt or lower max_new_tokens"
+            )
+        if self.special.sot not in job.prompt:
+            raise ValueError("a prompt must hold start of transcript, found none")
+        if (self._draft is None) != (job.draft_cross is None):
+            raise ValueError("a window needs a draft's cross cache exactly where there is a draft")
+
+    def _place(self, slot: int, job: Job) -> None:
+        self._lane.place(slot, job.cross)
+        if self._draft is not None and job.draft_cross is not None:
+            self._draft.place(slot, job.draft_cross)
+        self._state.begin(slot, job, self.rules)
+        if job.temperature > 0:
+            generator = torch.Generator(self.model.device)
+            self._noise[job.ticket] = generator.manual_seed(job.seed)
+
+    def _read_prompts(self, first: int, jobs: Sequence[Job]) -> None:
+        """Fill the caches; the last token of each prompt is read again by the first step."""
+        device = self.model.device
+        prompts = pad_right([job.prompt for job in jobs], value=self.special.eot).to(device)
+        zeros = torch.zeros(len(jobs), dtype=torch.long, device=device)
+        states = self._lane.run(prompts, zeros, first=first, n_keys=prompts.shape[1])
+        at = torch.tensor([job.prompt.index(self.special.sot) for job in jobs], device=device)
+        after_sot = states[torch.arange(len(jobs), device=device), at]
+        likely = self.model.decoder.project(after_sot).float().softmax(dim=-1)
+        stop = first + len(jobs)
+        self._state.no_speech_probs[first:stop] = likely[:, self.special.no_speech]
+
+    def _decode(self, n: int, n_keys: int, *, noise: Tensor | None = None) -> None:
+        """Say one token in the first ``n`` slots; nothing here waits for the device."""
+        state = self._state.head(n)
+        if self.exit_confidence is None:
+            states = self._lane.run(state.last[:, None], state.lengths, n_keys=n_keys)
+            logits = self.model.decoder.project(states[:, 0])
+        else:
+            logits = self._logits_of_few_layers(state, n_keys)
+        allowed = self.rules(logits.float(), state.rules)
+        choice = None if noise is None else _sample(allowed, state.temperatures, noise)
+        choice, logprobs = choose(allowed, choice)
+        state.say(choice, logprobs, ~state.ended, rules=self.rules, eot=self.special.eot)
+
+    def _logits_of_few_layers(self, state: SlotState, n_keys: int) -> Float[Tensor, "rows vocab"]:
+        assert self.exit_confidence is not None
+        cross, cache = self._lane.view(0, len(state.ended), state.lengths)
+        logits, n_layers = exit_early(
+            self.model.decoder,
+            state.last,
+            cross,
+            cache,
+            confidence=self.exit_confidence,
+            n_keys=n_keys,
         )
-    rows, logits, no_speech_probs = _start(
-        model, encoder_states, prompts, rules, sot, no_speech, capacity=longest + max_new_tokens
-    )
-    batch = len(prompts)
-    tokens = torch.full((batch, max_new_tokens), eot, device=model.device)
-    sum_logprobs = torch.zeros(batch, dtype=torch.float32, device=model.device)
-    ended = torch.zeros(batch, dtype=torch.bool, device=model.device)
-    for step in range(max_new_tokens):
-        allowed = rules(logits.float(), rows.rules)
-        rows.last = allowed.argmax(dim=-1)
-        chosen = allowed.gather(1, rows.last[:, None])[:, 0] - allowed.logsumexp(dim=-1)
-        alive = ~ended[rows.index]
-        sum_logprobs[rows.index] += torch.where(alive, chosen, 0.0)
-        tokens[rows.index, step] = torch.where(alive, rows.last, eot)
-        ended[rows.index] |= rows.last == eot
-        open_rows = (~ended[rows.index]).nonzero()[:, 0]
-        if not len(open_rows) or step == max_new_tokens - 1:
-            break
-        rows.rules = rules.advance(rows.rules, rows.last)
-        if len(open_rows) <= (1 - DROP_SHARE) * len(rows.index):
-            rows = rows.select(open_rows)
-        states = model.decoder(rows.last[:, None], rows.cross, rows.cache)
-        rows.cache.lengths += 1
-        logits = model.decoder.project(states[:, 0])
-    return _collect(tokens, sum_logprobs, ended, no_speech_probs, eot)
+        self.counts += Counts(layers=int(n_layers[~state.ended].sum()))
+        return logits
+
+    def _sample_noise(self, n: int) -> Float[Tensor, "rows vocab"]:
+        """Return Gumbel noise, each window's from its own random numbers; none where not asked.
+
+        The largest of log-probabilities with such noise is a sample of the distribution.
+        """
+        noise = torch.zeros(n, self.model.config.vocab_size, device=self.model.device)
+        for slot, job in enumerate(self._jobs):
+            if job is not None and job.temperature > 0:
+                noise[slot].exponential_(generator=self._noise[job.ticket])
+                noise[slot].log_().neg_()
+        return noise
+
+    def _is_capturable(self, n: int) -> bool:
+        return self.model.device.type == "cuda" and len(set(self._lane.n_frames[:n])) == 1
+
+    def _replay(self, n: int, n_keys: int) -> None:
+        """Run a step as a CUDA graph, captured at the first step of its size."""
+        whole = -(-n_keys // KEYS_PER_BLOCK) * KEYS_PER_BLOCK
+        n_keys = min(whole, self.model.config.max_tokens)
+        size = (n, n_keys, self._lane.n_frames[0])
+        with torch.cuda.device(self.model.device):
+            if size not in self._graphs:
+                self._graphs[size] = self._capture(n, n_keys)
+            self._graphs[size].replay()
+
+    def _capture(self, n: int, n_keys: int) -> torch.cuda.CUDAGraph:
+        """Capture :meth:`_decode`, leaving the slots as they were."""
+        before = self._state.head(n).copy()
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):  # libraries set themselves up outside of any capture
+            for _ in range(2):
+                self._decode(n, n_keys)
+        torch.cuda.current_stream().wait_stream(side)
+        self._state.head(n).restore(before)
+        graph = torch.cuda.CUDAGraph()
+        # Nothing made in a capture outlives its step, so all of them may share their memory.
+        shared = next(iter(self._graphs.values())).pool() if self._graphs else None
+        with torch.cuda.graph(graph, pool=shared):
+            self._decode(n, n_keys)
+        return graph
+
+    def _collect(self, n: int) -> list[tuple[int, Hypothesis]]:
+        """Take the windows that are done out of their slots."""
+        state = self._state
+        ended, lengths = torch.stack([state.ended[:n].long(), state.lengths[:n]]).tolist()
+        self._lengths = lengths
+        done = [slot for slot in range(n) if ended[slot] and self._jobs[slot] is not None]
+        if not done:
+            return []
+        rows = torch.tensor(done, device=self.model.device)
+        said = state.tokens[rows].tolist()
+        scores = torch.stack([state.sum_logprobs[rows], state.no_speech_probs[rows]])
+        if not scores.isfinite().all():
+            raise NonFiniteOutput(
+                "log-probabilities must be finite, found others: the weights hold NaN, or the "
+                "sound overflows this dtype (try float32)"
+            )
+        found = []
+        for slot, tokens, total, silence in zip(done, said, *scores.tolist(), strict=True):
+            job = self._jobs[slot]
+            assert job is not None
+            self._jobs[slot] = None
+            self._noise.pop(job.ticket, None)
+            new = tokens[len(job.prompt) : lengths[slot] + 1]
+            self.counts += Counts(tokens=len(new))
+            finished = new[-1] == self.special.eot
+            text = tuple(new[:-1] if finished else new)
+            found.append((job.ticket, Hypothesis(text, finished, total / len(new), silence)))
+        return found
+
+    def _close_ranks(self) -> None:
+        """Move the last windows into slots that are done: the slots in use are the first ones."""
+        while None in self._jobs:
+            hole = self._jobs.index(None)
+            last = len(self._jobs) - 1
+            job, length = self._jobs.pop(), self._lengths.pop()
+            if job is None or hole == last:
+                continue
+            self._jobs[hole], self._lengths[hole] = job, length
+            self._state.move(last, hole)
+            self._lane.move(last, hole, length + 1)
+            if self._draft is not None:
+                self._draft.move(last, hole, length + 1)
 
 
-def _start(
-    model: Whisper,
-    encoder_states: Tensor,
-    prompts: Sequence[Sequence[int]],
-    rules: DecodingRules,
-    sot: int,
-    no_speech: int,
-    capacity: int,
-) -> tuple[_Rows, Tensor, Tensor]:
-    """Run the prompts: the rows, the logits of their first new token, and no-speech."""
-    device = model.device
-    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    padded = pad_right(prompts, value=sot).to(device)
-    cross = model.decoder.cross_cache(encoder_states)
-    cache = model.decoder.self_cache(len(prompts), capacity)
-    states = model.decoder(padded, cross, cache)
-    cache.lengths += lengths
-    every = torch.arange(len(prompts), device=device)
-    sot_at = torch.tensor([list(prompt).index(sot) for prompt in prompts], device=device)
-    after_sot = model.decoder.project(states[every, sot_at]).float().softmax(dim=-1)
-    rows = _Rows(every, cross, cache, rules.start(len(prompts)), padded[every, lengths - 1])
-    logits = model.decoder.project(states[every, lengths - 1])
-    return rows, logits, after_sot[:, no_speech]
-
-
-def _collect(
-    tokens: Tensor, sum_logprobs: Tensor, ended: Tensor, no_speech_probs: Tensor, eot: int
-) -> list[Hypothesis]:
-    n_said = (tokens != eot).sum(dim=1)
-    averages = sum_logprobs / (n_said + ended.long()).clamp(min=1)
-    broken = (~(averages + no_speech_probs).isfinite()).nonzero()[:, 0].tolist()
-    if broken:
-        raise NonFiniteOutput(
-            f"log-probabilities must be finite, found others in rows {broken} of the batch: the "
-            "weights hold NaN, or the sound overflows this dtype (try float32)"
-        )
-    return [
-        Hypothesis(tuple(ids[:n]), finished, logprob, no_speech)
-        for ids, n, finished, logprob, no_speech in zip(
-            tokens.tolist(),
-            n_said.tolist(),
-            ended.tolist(),
-            averages.tolist(),
-            no_speech_probs.tolist(),
-            strict=True,
-        )
-    ]
+def _sample(
+    allowed: Float[Tensor, "rows vocab"],
+    temperatures: Float[Tensor, " rows"],
+    noise: Float[Tensor, "rows vocab"],
+) -> Int[Tensor, " rows"]:
+    """Return a sample of each row that is hot, and the likeliest token of the others."""
+    hot = temperatures > 0
+    scale = torch.where(hot, temperatures, 1.0)
+    return best(allowed / scale[:, None] + noise)
 
 
 @torch.inference_mode()
 def language_probabilities(
-    model: Whisper,
-    encoder_states: Float[Tensor, "batch frames width"],
-    *,
-    sot: int,
-    language_ids: Sequence[int],
+    model: Whisper, cross: CrossCache, *, sot: int, language_ids: Sequence[int]
 ) -> Float[Tensor, "batch languages"]:
     """Return how likely each language is, judged from the token after start of transcript.
 
     Args:
         model: a multilingual model.
-        encoder_states: of the windows.
+        cross: its cross cache of the windows.
         sot: start of transcript.
         language_ids: the languages' tokens, which share the whole probability.
     """
-    start = torch.full((len(encoder_states), 1), sot, device=model.device)
-    cross = model.decoder.cross_cache(encoder_states)
+    start = torch.full((len(cross.keys[0]), 1), sot, device=model.device)
     logits = model.decoder.project(model.decoder(start, cross)[:, 0])
     return logits[:, list(language_ids)].float().softmax(dim=-1)
 

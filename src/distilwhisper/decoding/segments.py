@@ -24,6 +24,7 @@ class TimedWord:
     start_s: float
     end_s: float
     segment: int  # which segment of its window it stood in
+    probability: float | None = None  # None where the times are estimates
 
 
 def split_segments(
@@ -74,7 +75,7 @@ def split_words(
     """
     words: list[TimedWord] = []
     for number, segment in enumerate(segments):
-        pieces = _word_pieces(segment.token_ids, tokenizer, spaced)
+        pieces = word_pieces(segment.token_ids, tokenizer, spaced)
         lengths = [max(len(text), 1) for text, _ in pieces]
         rate = (segment.end_s - segment.start_s) / sum(lengths)
         at_s = segment.start_s
@@ -84,7 +85,7 @@ def split_words(
     return words
 
 
-def _word_pieces(
+def word_pieces(
     token_ids: Sequence[int], tokenizer: Tokenizer, spaced: bool
 ) -> list[tuple[str, list[int]]]:
     """Group tokens into words: (text, its tokens)."""

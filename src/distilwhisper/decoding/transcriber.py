@@ -1,155 +1,83 @@
 """The one door to a transcript: labelling, evaluation and the command line all go through here.
 
-Samples in, text out. A piece of at most 30 s is one window; a longer recording is cut into
-overlapping chunks that are decoded in batches and joined (``chunks.py``).
+samples, files            a recording of any length
+chunked.py              overlapping chunks, joined by chunks.py       } each asks for windows:
+sequential.py           or one window after the other                 } a task
+failure.py            again and hotter, where the text is not to be believed
+windows.py          runs the tasks side by side: mel, encoder, prompt
+search.py         slots that windows enter and leave: greedy, sampling, drafts
+beam.py           or beam search
+heard.py                  segments and words with times
+transcriber.py            a transcript
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import groupby
-from typing import Literal
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
+import numpy as np
 
-from distilwhisper.decoding.chunks import Chunk, ChunkWords, join_chunks, plan_chunks
-from distilwhisper.decoding.rules import DecodingRules, TimestampRules
-from distilwhisper.decoding.search import Hypothesis, greedy, language_probabilities
-from distilwhisper.decoding.segments import TimedSegment, TimedWord, split_segments, split_words
+from distilwhisper.decoding.chunked import decode_chunk
+from distilwhisper.decoding.chunks import Chunk, ChunkWords, join_chunks, plan_chunks, plan_speech
+from distilwhisper.decoding.failure import decode_with_fallback
+from distilwhisper.decoding.heard import HeardWindow
+from distilwhisper.decoding.segments import TimedWord
+from distilwhisper.decoding.sequential import FRAMES_PER_SECOND, decode_sequentially
+from distilwhisper.decoding.settings import DecodingSettings
+from distilwhisper.decoding.slots import Counts
+from distilwhisper.decoding.windows import DecodedWindow, WindowDecoder, WindowRequest
 from distilwhisper.model.checkpoint import Checkpoint, load_checkpoint
+from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import resolve_model
+from distilwhisper.model.packed import can_pack, pack
 from distilwhisper.speech.audio import (
-    HOP_SAMPLES,
-    SAMPLE_RATE_HZ,
     WINDOW_S,
     WINDOW_SAMPLES,
+    CorruptAudio,
     Samples,
     samples_to_seconds,
     seconds_to_samples,
 )
-from distilwhisper.speech.mel import log_mel, stack_windows
-from distilwhisper.text.normalize import uses_spaces
+from distilwhisper.speech.mel import RecordingMel
+from distilwhisper.speech.recording import HeldRecording, Recording
+from distilwhisper.speech.vad import Span, stream_spans
 from distilwhisper.text.tokens import Tokenizer
-from distilwhisper.text.transcript import Segment, Transcript, compression_ratio
+from distilwhisper.text.transcript import Segment, Transcript, Word, compression_ratio
 
-FRAMES_PER_SECOND = SAMPLE_RATE_HZ // HOP_SAMPLES  # what openai-whisper counts "seek" in
 LAST_CHUNK_S = WINDOW_S - 3.0  # the rest of its window is silence, so that the text is ended
-DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
+BLOCK_S = 30.0  # of sound, at a time, for the voice activity detector
+
+Unreadable = (CorruptAudio, OSError)
 
 
 @dataclass(frozen=True)
-class Hardware:
-    """Where the network runs, and in which numbers."""
+class _Part:
+    """What came of a piece of a recording, or how the recording ended."""
 
-    device: str = "auto"
-    """cpu, cuda, cuda:1 ...; auto takes a GPU where there is one."""
-    dtype: DTypeName = "auto"
-    """auto: bfloat16 where the processor multiplies it natively, GPU or CPU; else float16 on a
-    GPU and float32 on a CPU."""
-
-    def pick_device(self) -> torch.device:
-        """Return the device asked for.
-
-        Raises:
-            ValueError: there is no such device.
-        """
-        n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if self.device == "auto":
-            return torch.device("cuda" if n_gpus else "cpu")
-        try:
-            device = torch.device(self.device)
-        except RuntimeError as error:
-            raise ValueError(
-                f"device must be auto, cpu, cuda or cuda:N, found {self.device!r}"
-            ) from error
-        if device.type == "cuda" and (device.index or 0) >= n_gpus:
-            raise ValueError(
-                f"device {self.device} must be there, found {n_gpus} GPUs that torch can use: "
-                "take another device, or auto"
-            )
-        return device
-
-    def pick_dtype(self) -> torch.dtype:
-        """Return the type asked for."""
-        if self.dtype != "auto":
-            dtype: torch.dtype = getattr(torch, self.dtype)
-            return dtype
-        if self.pick_device().type == "cuda":
-            return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-        return torch.bfloat16 if _cpu_multiplies_bfloat16() else torch.float32
-
-    def describe(self) -> str:
-        """Return what was picked, for the log."""
-        return f"{self.pick_device()}, {str(self.pick_dtype()).removeprefix('torch.')}"
-
-
-@dataclass(frozen=True)
-class DecodingSettings:
-    """How audio becomes text; the same for labels, scores and transcripts."""
-
-    language: str | None = None
-    """Code or English name; none: English-only models need none, others detect it per window."""
-    task: Literal["transcribe", "translate"] = "transcribe"
-    """Translate puts any language into English (multilingual models)."""
-    timestamps: bool = True
-    """Decode with timestamps; without them a window is one segment."""
-    batch_size: int = 16
-    """Windows decoded at a time."""
-    chunk_s: float = 30.0
-    """Length of the chunks that a long recording is cut into, at most 30."""
-    overlap_s: float | None = None
-    """Seconds that neighbouring chunks share; none: a third of a chunk, as in the paper."""
-    max_new_tokens: int | None = None
-    """Tokens per window at most; none: as many as the model has positions."""
-
-    def __post_init__(self) -> None:
-        if not 1.0 <= self.chunk_s <= WINDOW_S:
-            raise ValueError(f"chunk_s must lie in [1, {WINDOW_S:g}], found {self.chunk_s:g}")
-        most_s = 0.8 * self.chunk_s
-        if not 0 <= self.shared_s <= most_s:
-            raise ValueError(
-                f"overlap_s must be at least 0 and at most {most_s:g}, four fifths of "
-                f"chunk_s ({self.chunk_s:g}), found {self.overlap_s:g}"
-            )
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, found {self.batch_size}")
-        if self.max_new_tokens is not None and self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be at least 1, found {self.max_new_tokens}")
-
-    @property
-    def shared_s(self) -> float:
-        """Seconds that neighbouring chunks share."""
-        return self.chunk_s / 3 if self.overlap_s is None else self.overlap_s
-
-
-@dataclass(frozen=True)
-class DecodedWindow:
-    """What the model said of one window of at most 30 s."""
-
-    prompt_ids: tuple[int, ...]
-    token_ids: tuple[int, ...]  # text and timestamps, without prompt and end token
-    finished: bool  # the model ended by itself
-    text: str
-    language: str
-    avg_logprob: float
-    no_speech_prob: float
-    compression_ratio: float
+    recording: int
+    chunk: int | None  # None: the recording has ended
+    came: list[HeardWindow] | int | CorruptAudio | OSError  # ended: its chunks, or a problem
 
 
 @dataclass(frozen=True)
 class Transcriber:
-    """A model, its tokenizer, and how it is to be used."""
+    """A model, its tokenizer, and how it is to be used. One thread at a time."""
 
     checkpoint: Checkpoint
     tokenizer: Tokenizer
     settings: DecodingSettings = field(default_factory=DecodingSettings)
+    draft: Checkpoint | None = None
+    """Proposes tokens that the model then checks: the same text, sooner."""
 
     def __post_init__(self) -> None:
         if self.settings.language is not None:
             self.tokenizer.language_code(self.settings.language)
         if self.settings.task == "translate" and not self.tokenizer.is_multilingual:
             raise ValueError("the model is English-only and cannot translate: take another model")
+        if self.draft is not None:
+            self._check_draft(self.draft)
 
     @classmethod
     def from_model(
@@ -157,6 +85,8 @@ class Transcriber:
         name: str,
         settings: DecodingSettings | None = None,
         hardware: Hardware | None = None,
+        *,
+        draft: str | None = None,
     ) -> "Transcriber":
         """Load a model folder or hub id.
 
@@ -164,13 +94,40 @@ class Transcriber:
             name: a Hugging Face model folder, or ``owner/name`` on the hub.
             settings: how to decode.
             hardware: device and dtype.
+            draft: a second model that drafts for the first, such as its student.
+
+        Raises:
+            ValueError: the draft does not fit the model.
         """
         hardware = hardware or Hardware()
+        device, dtype = hardware.pick_device(), hardware.pick_dtype()
         folder = resolve_model(name)
-        checkpoint = load_checkpoint(
-            folder, device=hardware.pick_device(), dtype=hardware.pick_dtype()
+        made = cls(
+            load_checkpoint(folder, device=device, dtype=dtype),
+            Tokenizer.from_folder(folder),
+            settings or DecodingSettings(),
+            None
+            if draft is None
+            else load_checkpoint(resolve_model(draft), device=device, dtype=dtype),
         )
-        return cls(checkpoint, Tokenizer.from_folder(folder), settings or DecodingSettings())
+        made.share_encoder()
+        for checkpoint in (made.checkpoint, made.draft):
+            if checkpoint is not None and can_pack(checkpoint.model):
+                pack(checkpoint.model)
+        return made
+
+    @property
+    def counts(self) -> Counts:
+        """What decoding has cost so far: steps, tokens, drafts."""
+        return self._decoder.counts
+
+    def share_encoder(self) -> None:
+        """Let a draft use the model's own encoder, if it has the same: it is then run once."""
+        if self.draft is None:
+            return
+        ours, theirs = self.checkpoint.model.encoder, self.draft.model.encoder
+        if ours.equals(theirs):
+            self.draft.model.encoder = ours
 
     def check_languages(self, languages: Mapping[str, str | None]) -> None:
         """See that the model knows every language, before any work is done.
@@ -192,7 +149,7 @@ class Transcriber:
     def decode(
         self, pieces: Sequence[Samples], *, languages: Sequence[str | None] | None = None
     ) -> list[DecodedWindow]:
-        """Decode pieces of at most 30 s, each a window of its own, in batches.
+        """Decode pieces of at most 30 s, each a window of its own.
 
         Args:
             pieces: mono, 16 kHz.
@@ -200,17 +157,28 @@ class Transcriber:
                 else detected.
 
         Raises:
-            ValueError: a piece is empty or longer than 30 s.
+            ValueError: a piece is empty, longer than 30 s, or holds NaN.
         """
-        for number, piece in enumerate(pieces):
-            if not len(piece):
-                raise ValueError(f"piece {number} must hold at least one sample, found none")
         known = languages or [None] * len(pieces)
-        size = self.settings.batch_size
-        decoded: list[DecodedWindow] = []
-        for at in range(0, len(pieces), size):
-            decoded += self._decode_batch(pieces[at : at + size], known[at : at + size])
-        return decoded
+        decoded = dict(self.decode_each(zip(pieces, known, strict=True)))
+        return [decoded[number] for number in range(len(pieces))]
+
+    def decode_each(
+        self, pieces: Iterable[tuple[Samples, str | None]]
+    ) -> Iterator[tuple[int, DecodedWindow]]:
+        """Decode pieces of at most 30 s as they come, each a window of its own.
+
+        Args:
+            pieces: sound, and its language or none; each is taken when there is a slot for it.
+
+        Yields:
+            A piece's place in the order, and its window, in the order in which they are done.
+
+        Raises:
+            ValueError: as for :meth:`decode`.
+        """
+        tasks = (self._decode_piece(n, *piece) for n, piece in enumerate(pieces))
+        return self._decoder.run(tasks)
 
     def transcribe(
         self,
@@ -223,188 +191,314 @@ class Transcriber:
 
         Args:
             samples: mono, 16 kHz.
-            language: of the recording; none: the settings' language, or else detected from its
-                first window.
+            language: of the recording; none: the settings' language, or else detected.
             on_progress: called with the seconds of audio just done.
 
         Returns:
             Segments on the recording's clock.
+
+        Raises:
+            ValueError: there is no sample, or one is NaN.
         """
-        plan = self._plan(len(samples))
-        heard: list[_HeardChunk] = []
-        done_before = 0.0
-        for at in range(0, len(plan), self.settings.batch_size):
-            batch = plan[at : at + self.settings.batch_size]
-            pieces = [samples[chunk.start : chunk.stop] for chunk in batch]
-            language = language or self._detect_language(pieces[0])
-            windows = self._decode_batch(pieces, [language] * len(batch))
-            for chunk, window in zip(batch, windows, strict=True):
-                start_s, stop_s = samples_to_seconds(chunk.start), samples_to_seconds(chunk.stop)
-                segments = split_segments(
-                    window.token_ids, self.tokenizer, start_s=start_s, end_s=stop_s
+        _check_samples(samples, "the recording")
+        found = self.transcribe_all(
+            [HeldRecording(samples)], languages=[language], on_progress=on_progress
+        )
+        _, transcript = next(iter(found))
+        if not isinstance(transcript, Transcript):
+            raise transcript
+        return transcript
+
+    def transcribe_all(
+        self,
+        recordings: Iterable[Recording],
+        *,
+        languages: Iterable[str | None] | None = None,
+        on_progress: Callable[[float], None] | None = None,
+    ) -> Iterator[tuple[int, Transcript | CorruptAudio | OSError]]:
+        """Transcribe recordings side by side, in bounded memory.
+
+        Args:
+            recordings: of any length and number; each is read from front to back, once its turn
+                comes.
+            languages: of each recording; none, or a none among them: the settings' language, or
+                else detected.
+            on_progress: called with the seconds of audio just done, over all recordings.
+
+        Yields:
+            A recording's place in the order, and its transcript or why it could not be read, in
+            the order in which they are done.
+        """
+        report = on_progress or _ignore
+        pairs = enumerate(recordings)
+        known = iter(languages) if languages is not None else None
+        numbered = ((n, r, next(known) if known is not None else None) for n, r in pairs)
+        if self.settings.long_form == "sequential":
+            tasks = (self._sequential(r, code, report) for _, r, code in numbered)
+            for number, heard in self._decoder.run(tasks):
+                yield number, heard if isinstance(heard, Unreadable) else self._follow(heard)
+            return
+        yield from self._joined(self._decoder.run(self._chunk_tasks(numbered, report)))
+
+    @cached_property
+    def _decoder(self) -> WindowDecoder:
+        return WindowDecoder(self.checkpoint, self.tokenizer, self.settings, self.draft)
+
+    @cached_property
+    def _first_prompt(self) -> list[int]:
+        """The ids of the initial prompt."""
+        text = (self.settings.initial_prompt or "").strip()
+        return self.tokenizer.encode(f" {text}") if text else []
+
+    @cached_property
+    def _hotwords(self) -> list[int]:
+        text = (self.settings.hotwords or "").strip()
+        return self.tokenizer.encode(f" {text}") if text else []
+
+    @cached_property
+    def _previous_ids(self) -> list[int]:
+        """What every window on its own is told came before it."""
+        return self.tokenizer.previous_ids(self._first_prompt, hotwords=self._hotwords)
+
+    def _check_draft(self, draft: Checkpoint) -> None:
+        ours, theirs = self.checkpoint.model.config, draft.model.config
+        for name in ("vocab_size", "n_mels"):
+            wanted, found = getattr(ours, name), getattr(theirs, name)
+            if wanted != found:
+                what = "a vocabulary of" if name == "vocab_size" else "a number of mel bins of"
+                raise ValueError(
+                    f"a draft must have {what} {wanted}, as the model it drafts for, found "
+                    f"{found} in {draft.folder}: take a draft made from this model"
                 )
-                spaced = uses_spaces(window.language)
-                words = split_words(segments, self.tokenizer, spaced=spaced)
-                heard.append(
-                    _HeardChunk(window, segments, ChunkWords(start_s, stop_s, tuple(words)))
-                )
-            if on_progress:
-                done = samples_to_seconds(batch[-1].stop)
-                on_progress(done - done_before)
-                done_before = done
-        return self._join(heard)
+        if self.settings.beam_size > 1:
+            raise ValueError("a draft needs greedy decoding, found beam_size above 1: drop one")
 
-    def _plan(self, n_samples: int) -> list[Chunk]:
-        """Cut a recording; one that fits in a window is not cut, however short the chunks are."""
-        chunk_s = self.settings.chunk_s if n_samples > WINDOW_SAMPLES else WINDOW_S
-        return plan_chunks(
-            n_samples,
-            chunk_samples=seconds_to_samples(chunk_s),
-            overlap_samples=seconds_to_samples(self.settings.shared_s),
-            last_samples=seconds_to_samples(min(chunk_s, LAST_CHUNK_S)),
-        )
-
-    def _decode_batch(
-        self, pieces: Sequence[Samples], languages: Sequence[str | None]
-    ) -> list[DecodedWindow]:
-        encoder_states = self._encode(pieces)
-        codes = self._languages(encoder_states, languages)
-        prompts = [
-            self.tokenizer.prompt_ids(
-                language=code if self.tokenizer.is_multilingual else None,
-                task=self.settings.task,
-                timestamps=self.settings.timestamps,
-            )
-            for code in codes
-        ]
-        room = self.checkpoint.model.config.max_tokens - max(map(len, prompts))
-        hypotheses = greedy(
-            self.checkpoint.model,
-            encoder_states,
-            prompts,
-            self._rules(),
-            sot=self.tokenizer.sot,
-            eot=self.tokenizer.eot,
-            no_speech=self.tokenizer.no_speech,
-            max_new_tokens=min(self.settings.max_new_tokens or room, room),
-        )
-        return [
-            self._decoded(prompt, hypothesis, code)
-            for prompt, hypothesis, code in zip(prompts, hypotheses, codes, strict=True)
-        ]
-
-    def _decoded(self, prompt: list[int], found: Hypothesis, language: str) -> DecodedWindow:
-        text = self.tokenizer.decode(found.token_ids).strip()
-        return DecodedWindow(
-            prompt_ids=tuple(prompt),
-            token_ids=found.token_ids,
-            finished=found.finished,
-            text=text,
-            language=language,
-            avg_logprob=found.avg_logprob,
-            no_speech_prob=found.no_speech_prob,
-            compression_ratio=compression_ratio(text),
-        )
-
-    @torch.inference_mode()
-    def _encode(self, pieces: Sequence[Samples]) -> Float[Tensor, "batch frames width"]:
-        model = self.checkpoint.model
-        mel = log_mel(stack_windows(pieces).to(model.device), n_mels=model.config.n_mels)
-        # A CPU's caches hold one window's states and not many; a GPU wants them all at once.
-        at_a_time = 1 if model.device.type == "cpu" else len(pieces)
-        parts = torch.split(mel.to(model.dtype), at_a_time)
-        return torch.cat([model.encoder(part) for part in parts])
-
-    def _detect_language(self, piece: Samples) -> str:
-        if not self.tokenizer.is_multilingual or self.settings.language:
-            return self.settings.language or "en"
-        return self._languages(self._encode([piece]), [None])[0]
-
-    def _languages(self, encoder_states: Tensor, languages: Sequence[str | None]) -> list[str]:
+    def _code(self, language: str | None) -> str | None:
+        """Return the code of the language asked for; None: to be detected."""
         if not self.tokenizer.is_multilingual:
-            return ["en"] * len(languages)
-        wanted = [language or self.settings.language for language in languages]
-        codes = [None if one is None else self.tokenizer.language_code(one) for one in wanted]
-        unknown = [i for i, code in enumerate(codes) if code is None]
-        if unknown:
-            names = list(self.tokenizer.languages)
-            likely = language_probabilities(
-                self.checkpoint.model,
-                encoder_states[unknown],
-                sot=self.tokenizer.sot,
-                language_ids=list(self.tokenizer.languages.values()),
+            return "en"
+        wanted = language or self.settings.language
+        return None if wanted is None else self.tokenizer.language_code(wanted)
+
+    def _decode_piece(
+        self, number: int, samples: Samples, language: str | None
+    ) -> Generator[WindowRequest, DecodedWindow, DecodedWindow]:
+        _check_samples(samples, f"piece {number}")
+        window = self._decoder.window(samples, language=self._code(language))
+        request = WindowRequest(window, tuple(self._previous_ids), seed=self.settings.seed)
+        judged = yield from decode_with_fallback(request, self.settings)
+        return judged.window
+
+    def _detect(self, recording: Recording, language: str | None) -> str:
+        """Return a recording's language: as told, or heard in windows spread over it."""
+        code = self._code(language)
+        if code is not None:
+            return code
+        scan = recording.again()
+        wanted = self.settings.language_windows
+        starts = [0]
+        if wanted > 1:
+            n_samples = _length(recording.again())
+            last = max(n_samples - WINDOW_SAMPLES, 0)
+            starts = sorted({last * number // (wanted - 1) for number in range(wanted)})
+        pieces = (scan.read(start, start + WINDOW_SAMPLES) for start in starts)
+        return self._decoder.detect_language([self._decoder.window(p) for p in pieces])
+
+    def _spans(self, recording: Recording) -> Iterator[Span] | None:
+        """Return where somebody speaks; None where that was not asked for."""
+        if not self.settings.vad_filter:
+            return None
+        return stream_spans(_blocks(recording.again()))
+
+    def _sequential(
+        self, recording: Recording, language: str | None, report: Callable[[float], None]
+    ) -> Generator[WindowRequest, DecodedWindow, "list[HeardWindow] | CorruptAudio | OSError"]:
+        model = self.checkpoint.model
+        try:
+            code = self._detect(recording, language)
+            mel = RecordingMel(recording, n_mels=model.config.n_mels, device=model.device)
+            return (
+                yield from decode_sequentially(
+                    self._decoder,
+                    mel,
+                    self._spans(recording),
+                    language=code,
+                    first_prompt=self._first_prompt,
+                    hotwords=self._hotwords,
+                    on_progress=report,
+                )
             )
-            for i, best in zip(unknown, likely.argmax(dim=1).tolist(), strict=True):
-                codes[i] = names[best]
-        return [code for code in codes if code is not None]
+        except Unreadable as error:
+            return error
 
-    def _rules(self) -> DecodingRules:
-        said = self.checkpoint.generation_config
-        grammar = TimestampRules(
-            begin=self.tokenizer.timestamp_begin,
-            no_timestamps=self.tokenizer.no_timestamps,
-            eot=self.tokenizer.eot,
-            max_initial_index=said.get("max_initial_timestamp_index") or 50,
-        )
-        return DecodingRules(
-            suppress=said.get("suppress_tokens") or [],
-            begin_suppress=said.get("begin_suppress_tokens") or [],
-            timestamps=grammar if self.settings.timestamps else None,
-            device=self.checkpoint.model.device,
-        )
+    def _chunk_tasks(
+        self,
+        recordings: Iterable[tuple[int, Recording, str | None]],
+        report: Callable[[float], None],
+    ) -> Iterator[Generator[WindowRequest, DecodedWindow, _Part]]:
+        """Yield a task for every chunk of every recording, and one for the end of each."""
+        for number, recording, language in recordings:
+            n_chunks = done = 0
+            shared_s = self.settings.shared_s
+            try:
+                code = self._code(language)
+                for chunk in self._plan(recording):
+                    samples = recording.read(chunk.start, chunk.stop)
+                    if code is None and recording.reach(chunk.stop + 1) > chunk.stop:
+                        code = self._detect(recording, language)  # else its only window tells
+                    is_last = recording.reach(chunk.stop + 1) <= chunk.stop
+                    task = decode_chunk(
+                        self._decoder,
+                        chunk,
+                        samples,
+                        language=code,
+                        previous_ids=self._previous_ids,
+                        heard_again_s=0.0 if is_last or self.settings.vad_filter else shared_s,
+                    )
+                    new_s = samples_to_seconds(max(chunk.stop - done, 0))
+                    yield _reported(_Part(number, n_chunks, []), task, new_s, report)
+                    done = max(chunk.stop, done)
+                    n_chunks += 1
+            except Unreadable as error:
+                yield _ended(number, error)
+            else:
+                yield _ended(number, n_chunks)
 
-    def _join(self, heard: Sequence["_HeardChunk"]) -> Transcript:
-        joined = join_chunks([chunk.words for chunk in heard])
+    def _plan(self, recording: Recording) -> Iterator[Chunk]:
+        """Cut a recording; one that fits in a window is not cut, however short the chunks are."""
+        spans = self._spans(recording)
+        is_whole = recording.reach(WINDOW_SAMPLES + 1) <= WINDOW_SAMPLES
+        chunk_s = WINDOW_S if is_whole else self.settings.chunk_s
+        cut = {
+            "chunk_samples": seconds_to_samples(chunk_s),
+            "overlap_samples": seconds_to_samples(self.settings.shared_s),
+            "last_samples": seconds_to_samples(min(chunk_s, LAST_CHUNK_S)),
+        }
+        if spans is None:
+            return plan_chunks(recording.reach, **cut)
+        return plan_speech((Chunk(span.start, span.stop) for span in spans), **cut)
+
+    def _joined(
+        self, parts: Iterable[tuple[int, _Part]]
+    ) -> Iterator[tuple[int, Transcript | CorruptAudio | OSError]]:
+        """Yield a recording's transcript when its last chunk is done."""
+        heard: dict[int, dict[int, list[HeardWindow]]] = {}
+        n_chunks: dict[int, int] = {}  # of recordings that were read to their end
+        for _, part in parts:
+            number = part.recording
+            chunks = heard.setdefault(number, {})
+            if isinstance(part.came, Unreadable):
+                n_chunks[number] = -1  # whatever else is heard of it is left
+                yield number, part.came
+            elif isinstance(part.came, int):
+                n_chunks[number] = part.came
+            else:
+                assert part.chunk is not None
+                chunks[part.chunk] = part.came
+            if n_chunks.get(number) == len(chunks):
+                yield number, self._join([one for i in sorted(chunks) for one in chunks[i]])
+                del heard[number]
+
+    def _follow(self, heard: Sequence[HeardWindow]) -> Transcript:
+        """Make a transcript of windows that follow each other."""
+        words = [(number, word) for number, one in enumerate(heard) for word in one.words]
+        return self._transcript(heard, words)
+
+    def _join(self, heard: Sequence[HeardWindow]) -> Transcript:
+        """Make a transcript of chunks that overlap."""
+        chunks = [ChunkWords(one.start_s, one.end_s, one.words) for one in heard]
+        return self._transcript(heard, join_chunks(chunks))
+
+    def _transcript(
+        self, heard: Sequence[HeardWindow], words: Sequence[tuple[int, TimedWord]]
+    ) -> Transcript:
         segments: list[Segment] = []
-        for (number, _), group in groupby(joined, key=_segment_of):
-            words = [word for _, word in group]
+        for (number, _), group in groupby(words, key=_segment_of):
             spoken_s = segments[-1].end_s if segments else 0.0
-            segments.append(self._segment(len(segments), heard[number], words, after_s=spoken_s))
+            of_segment = [word for _, word in group]
+            segments.append(
+                self._segment(len(segments), heard[number], of_segment, after_s=spoken_s)
+            )
         text = "".join(segment.text for segment in segments).strip()
-        return Transcript(text, heard[0].window.language, tuple(segments))
+        language = heard[0].decoded.language if heard else (self._code(None) or "en")
+        return Transcript(text, language, tuple(segments))
 
     def _segment(
-        self, number: int, chunk: "_HeardChunk", words: Sequence[TimedWord], *, after_s: float
+        self, number: int, heard: HeardWindow, words: Sequence[TimedWord], *, after_s: float
     ) -> Segment:
-        """Make a segment of some of a chunk's words, beginning no earlier than the last one ended.
+        """Make a segment of some of a window's words, beginning no earlier than the last one ended.
 
         Two chunks may differ by a second or so about when the words at their seam were said.
         """
-        whole = chunk.segments[words[0].segment]
+        whole = heard.segments[words[0].segment]
         token_ids = tuple(token_id for word in words for token_id in word.token_ids)
         uncut = token_ids == whole.token_ids
         start_s = max(whole.start_s if uncut else words[0].start_s, after_s)
         text = self.tokenizer.decode(token_ids)
         return Segment(
             id=number,
-            seek=round(chunk.words.start_s * FRAMES_PER_SECOND),
+            seek=round(heard.start_s * FRAMES_PER_SECOND),
             start_s=start_s,
             end_s=max(whole.end_s if uncut else words[-1].end_s, start_s),
             text=text,
             token_ids=token_ids,
-            temperature=0.0,
-            avg_logprob=chunk.window.avg_logprob,
+            temperature=heard.decoded.temperature,
+            avg_logprob=heard.decoded.avg_logprob,
             compression_ratio=compression_ratio(text),
-            no_speech_prob=chunk.window.no_speech_prob,
-            words=None,
+            no_speech_prob=heard.decoded.no_speech_prob,
+            words=_words(words) if self.settings.word_timestamps else None,
         )
 
 
-@dataclass(frozen=True)
-class _HeardChunk:
-    """A chunk's window, the segments in it, and their words."""
+def _ended(
+    number: int, came: "int | CorruptAudio | OSError"
+) -> Generator[WindowRequest, DecodedWindow, _Part]:
+    """A task that asks for nothing and tells how a recording ended."""
+    yield from ()
+    return _Part(number, None, came)
 
-    window: DecodedWindow
-    segments: list[TimedSegment]
-    words: ChunkWords
+
+def _reported(
+    part: _Part,
+    task: Generator[WindowRequest, DecodedWindow, list[HeardWindow]],
+    new_s: float,
+    report: Callable[[float], None],
+) -> Generator[WindowRequest, DecodedWindow, _Part]:
+    """A chunk's task that says whose chunk it was, and reports the seconds that it adds."""
+    heard = yield from task
+    report(new_s)
+    return replace(part, came=heard)
+
+
+def _words(words: Sequence[TimedWord]) -> tuple[Word, ...]:
+    return tuple(
+        Word(word.start_s, word.end_s, word.text, math.nan if p is None else p)
+        for word in words
+        for p in [word.probability]
+    )
 
 
 def _segment_of(item: tuple[int, TimedWord]) -> tuple[int, int]:
     return item[0], item[1].segment
 
 
-def _cpu_multiplies_bfloat16() -> bool:
-    """Return whether the CPU has bfloat16 products; emulated ones are slower than float32."""
-    # Older torch cannot tell.
-    features: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-    return any(features.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+def _check_samples(samples: Samples, name: str) -> None:
+    if not len(samples):
+        raise ValueError(f"{name} must hold at least one sample, found none")
+    if not np.isfinite(samples).all():
+        raise ValueError(f"{name} must hold numbers, found NaN or infinity among its samples")
+
+
+def _blocks(recording: Recording) -> Iterator[Samples]:
+    at, size = 0, seconds_to_samples(BLOCK_S)
+    while len(block := recording.read(at, at + size)):
+        yield block
+        at += len(block)
+
+
+def _length(recording: Recording) -> int:
+    return sum(map(len, _blocks(recording)))
+
+
+def _ignore(_: float) -> None:
+    pass

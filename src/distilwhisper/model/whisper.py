@@ -12,7 +12,7 @@ Source: arXiv:2212.04356, section 2.2; names after ``openai/whisper: whisper/mod
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+
+MANY_QUERIES = 256  # from here on, attention on a CPU goes head by head
 
 
 @dataclass(frozen=True)
@@ -91,13 +93,20 @@ _HF_NAMES = {
 class CrossCache:
     """Keys and values of the encoder states, one pair per decoder layer."""
 
-    def __init__(self, keys: list[Tensor], values: list[Tensor]) -> None:
+    def __init__(
+        self,
+        keys: list[Tensor],
+        values: list[Tensor],
+        visible: Bool[Tensor, "batch 1 1 frames"] | None = None,
+    ) -> None:
         self.keys = keys  # layers x (batch, heads, frames, head_dim)
         self.values = values
+        self.visible = visible  # where rows have fewer frames than others; None: all are there
 
     def select(self, rows: Int[Tensor, " kept"]) -> "CrossCache":
         """Return the cache of some rows, in the order asked for."""
-        return CrossCache([k[rows] for k in self.keys], [v[rows] for v in self.values])
+        visible = None if self.visible is None else self.visible[rows]
+        return CrossCache([k[rows] for k in self.keys], [v[rows] for v in self.values], visible)
 
 
 class SelfCache:
@@ -112,6 +121,15 @@ class SelfCache:
         self.keys = keys  # layers x (batch, heads, capacity, head_dim)
         self.values = values
         self.lengths = lengths
+
+    def write(
+        self, number: int, keys: Tensor, values: Tensor, step: "DecoderStep"
+    ) -> tuple[Tensor, Tensor]:
+        """Write one layer's new keys and values; return all that the step can see."""
+        _write(self.keys[number], keys, step.positions)
+        _write(self.values[number], values, step.positions)
+        n_keys = step.visible.shape[-1]
+        return self.keys[number][:, :, :n_keys], self.values[number][:, :, :n_keys]
 
     def select(self, rows: Int[Tensor, " kept"]) -> "SelfCache":
         """Return the cache of some rows, in the order asked for."""
@@ -136,7 +154,7 @@ class Attention(nn.Module):
         states: Float[Tensor, "batch tokens width"],
         keys: Float[Tensor, "batch heads keys head_dim"],
         values: Float[Tensor, "batch heads keys head_dim"],
-        visible: Bool[Tensor, "#batch 1 tokens keys"] | None = None,
+        visible: Bool[Tensor, "#batch 1 #tokens keys"] | None = None,
     ) -> Float[Tensor, "batch tokens width"]:
         """Attend from ``states`` to keys and values that :meth:`keys_values` made."""
         queries = self._split(self.q_proj(states))
@@ -220,6 +238,14 @@ class Encoder(nn.Module):
             states = layer(states)
         return self.layer_norm(states)
 
+    def equals(self, other: "Encoder") -> bool:
+        """Return whether another encoder has the same weights, and so hears alike."""
+        ours, theirs = self.state_dict(), other.state_dict()
+        return ours.keys() == theirs.keys() and all(
+            ours[name].shape == theirs[name].shape and torch.equal(ours[name], theirs[name])
+            for name in ours
+        )
+
 
 class DecoderLayer(nn.Module):
     """Masked self-attention, attention to the encoder, and a feed-forward block."""
@@ -241,12 +267,22 @@ class DecoderLayer(nn.Module):
         self_keys_values: tuple[Tensor, Tensor],
         cross_keys_values: tuple[Tensor, Tensor],
         visible: Bool[Tensor, "#batch 1 tokens keys"],
+        frames_visible: Bool[Tensor, "batch 1 1 frames"] | None,
     ) -> Float[Tensor, "batch tokens width"]:
         """Return the states after this layer; ``normed`` is ``states`` after the first norm."""
         states = states + self.self_attn(normed, *self_keys_values, visible)
         normed = self.encoder_attn_layer_norm(states)
-        states = states + self.encoder_attn(normed, *cross_keys_values)
+        states = states + self.encoder_attn(normed, *cross_keys_values, frames_visible)
         return states + self.fc2(F.gelu(self.fc1(self.final_layer_norm(states))))
+
+
+@dataclass(frozen=True)
+class DecoderStep:
+    """Some tokens on their way through the decoder's layers."""
+
+    states: Float[Tensor, "batch tokens width"]  # before the first layer
+    positions: Int[Tensor, "batch tokens"]
+    visible: Bool[Tensor, "batch 1 tokens keys"]
 
 
 class Decoder(nn.Module):
@@ -262,12 +298,16 @@ class Decoder(nn.Module):
         )
         self.layers = cast("list[DecoderLayer]", nn.ModuleList(layers))
         self.layer_norm = nn.LayerNorm(config.width)
+        # Set by packed.py: the embedding once more, laid out for products.
+        self.packed_projection: Callable[[Tensor], Tensor] | None = None
 
     def forward(
         self,
         token_ids: Int[Tensor, "batch tokens"],
         cross: CrossCache,
         cache: SelfCache | None = None,
+        *,
+        n_keys: int | None = None,
     ) -> Float[Tensor, "batch tokens width"]:
         """Return the final states of some tokens, before :meth:`project`.
 
@@ -276,39 +316,78 @@ class Decoder(nn.Module):
                 length. Rows shorter than the rest are padded on the right.
             cross: from :meth:`cross_cache`, the same rows.
             cache: written to behind each row's length; the lengths are the caller's to move.
+            n_keys: how far into the cache to look, at least the longest row with its new tokens.
+                None: just so far, which costs a wait for the device.
 
         Raises:
             ValueError: the sequence is longer than the model's positions or the cache's capacity.
         """
+        step = self.begin(token_ids, cache, n_keys=n_keys)
+        states = step.states
+        for number in range(len(self.layers)):
+            states = self.run_layer(number, states, step, cross, cache)
+        return self.layer_norm(states)
+
+    def begin(
+        self,
+        token_ids: Int[Tensor, "batch tokens"],
+        cache: SelfCache | None = None,
+        *,
+        n_keys: int | None = None,
+    ) -> "DecoderStep":
+        """Return what the layers need to work on some tokens; see :meth:`forward`."""
         batch, n_tokens = token_ids.shape
-        start = token_ids.new_zeros(batch) if cache is None else cache.lengths
-        positions = start[:, None] + torch.arange(n_tokens, device=token_ids.device)
         limit = self.embed_positions.num_embeddings
-        n_keys = n_tokens
-        if cache is not None:
+        if cache is None:
+            start = token_ids.new_zeros(batch)
+            n_keys = n_tokens
+        else:
+            start = cache.lengths
             limit = min(limit, cache.keys[0].shape[2])
-            n_keys = int(cache.lengths.max()) + n_tokens
+            n_keys = int(start.max()) + n_tokens if n_keys is None else n_keys
         if n_keys > limit:
             raise ValueError(f"a sequence holds at most {limit} tokens, found {n_keys}")
-        visible = (
-            torch.arange(n_keys, device=token_ids.device) <= positions[:, None, :, None]
-        )  # (batch, 1, tokens, keys)
+        positions = start[:, None] + torch.arange(n_tokens, device=token_ids.device)
+        keys_at = torch.arange(n_keys, device=token_ids.device)
+        visible = keys_at <= positions[:, None, :, None]  # (batch, 1, tokens, keys)
         states = self.embed_tokens(token_ids) + self.embed_positions(positions)
-        for i, layer in enumerate(self.layers):
-            normed = layer.self_attn_layer_norm(states)
-            keys, values = layer.self_attn.keys_values(normed)
-            if cache is not None:
-                _write(cache.keys[i], keys, positions)
-                _write(cache.values[i], values, positions)
-                keys, values = cache.keys[i][:, :, :n_keys], cache.values[i][:, :, :n_keys]
-            cross_keys_values = (cross.keys[i], cross.values[i])
-            states = layer(states, normed, (keys, values), cross_keys_values, visible)
-        return self.layer_norm(states)
+        return DecoderStep(states, positions, visible)
+
+    def run_layer(
+        self,
+        number: int,
+        states: Float[Tensor, "batch tokens width"],
+        step: "DecoderStep",
+        cross: CrossCache,
+        cache: SelfCache | None,
+    ) -> Float[Tensor, "batch tokens width"]:
+        """Return the states after one layer, whose part of the cache is written."""
+        layer = self.layers[number]
+        normed = layer.self_attn_layer_norm(states)
+        keys_values = layer.self_attn.keys_values(normed)
+        if cache is not None:
+            keys_values = cache.write(number, *keys_values, step)
+        cross_keys_values = (cross.keys[number], cross.values[number])
+        return layer(states, normed, keys_values, cross_keys_values, step.visible, cross.visible)
+
+    def skip_layer(
+        self,
+        number: int,
+        states: Float[Tensor, "batch tokens width"],
+        step: "DecoderStep",
+        cache: SelfCache,
+    ) -> None:
+        """Write a layer's part of the cache as :meth:`run_layer` would, and leave it out."""
+        layer = self.layers[number]
+        normed = layer.self_attn_layer_norm(states)
+        cache.write(number, *layer.self_attn.keys_values(normed), step)
 
     def project(
         self, states: Float[Tensor, "*positions width"]
     ) -> Float[Tensor, "*positions vocab"]:
         """Return the logits of final states: the transposed token embedding, as in Whisper."""
+        if self.packed_projection is not None:
+            return self.packed_projection(states)
         return F.linear(states, self.embed_tokens.weight)
 
     def cross_cache(self, encoder_states: Float[Tensor, "batch frames width"]) -> CrossCache:
@@ -381,11 +460,30 @@ def _attend(
     queries: Float[Tensor, "batch heads tokens head_dim"],
     keys: Float[Tensor, "batch heads keys head_dim"],
     values: Float[Tensor, "batch heads keys head_dim"],
-    visible: Bool[Tensor, "#batch 1 tokens keys"] | None,
+    visible: Bool[Tensor, "#batch 1 #tokens keys"] | None,
 ) -> Float[Tensor, "batch heads tokens head_dim"]:
     if queries.device.type != "cpu" or queries.dtype != torch.bfloat16:
         return F.scaled_dot_product_attention(queries, keys, values, attn_mask=visible)
     # Torch's fused attention for the CPU is up to six times slower than this in bfloat16.
+    n_tokens = queries.shape[2]
+    if n_tokens >= MANY_QUERIES:  # one head's scores stay in the cache, those of all do not
+        heads = [
+            _attend_plainly(queries[:, [h]], keys[:, [h]], values[:, [h]], visible)
+            for h in range(queries.shape[1])
+        ]
+        return torch.cat(heads, dim=1)
+    # One query alone is another product than two and more, with other roundings. As two, a token
+    # comes out the same to the bit whether it is decoded alone or checked among drafted ones.
+    pair = queries.expand(-1, -1, 2, -1) if n_tokens == 1 else queries
+    return _attend_plainly(pair, keys, values, visible)[:, :, :n_tokens]
+
+
+def _attend_plainly(
+    queries: Float[Tensor, "batch heads tokens head_dim"],
+    keys: Float[Tensor, "batch heads keys head_dim"],
+    values: Float[Tensor, "batch heads keys head_dim"],
+    visible: Bool[Tensor, "#batch 1 #tokens keys"] | None,
+) -> Float[Tensor, "batch heads tokens head_dim"]:
     scores = (queries * queries.shape[-1] ** -0.5) @ keys.transpose(-1, -2)
     if visible is not None:
         scores = scores.masked_fill(~visible, -torch.inf)

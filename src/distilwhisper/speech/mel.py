@@ -10,7 +10,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from distilwhisper.speech.audio import HOP_SAMPLES, SAMPLE_RATE_HZ, WINDOW_SAMPLES, Samples
+from distilwhisper.speech.audio import (
+    FRAMES_PER_WINDOW,
+    HOP_SAMPLES,
+    SAMPLE_RATE_HZ,
+    WINDOW_SAMPLES,
+    Samples,
+)
+from distilwhisper.speech.recording import Recording
 
 FFT_SAMPLES = 400  # 25 ms, under a Hann window
 N_FREQUENCIES = FFT_SAMPLES // 2 + 1  # 0 to 8 kHz in steps of 40 Hz
@@ -52,17 +59,98 @@ def log_mel(
             f"log_mel needs at least {FFT_SAMPLES // 2 + 1} samples, found {samples.shape[1]}; "
             "pad them to the window with stack_windows"
         )
+    edge = FFT_SAMPLES // 2
+    mirrored = torch.nn.functional.pad(samples[:, None], (edge, edge), mode="reflect")[:, 0]
+    # One frame for each whole hop: none is centred on the end of the sound.
+    n_wanted = (samples.shape[1] // HOP_SAMPLES - 1) * HOP_SAMPLES + FFT_SAMPLES
+    log_power = log_mel_power(mirrored[:, :n_wanted], n_mels=n_mels)
+    return scale_log_mel(log_power, log_power.amax(dim=(1, 2), keepdim=True))
+
+
+def log_mel_power(
+    samples: Float[Tensor, "batch samples"], *, n_mels: int
+) -> Float[Tensor, "batch n_mels frames"]:
+    """Return the log10 of the power in each mel band, before any scaling.
+
+    Args:
+        samples: with the 200 samples before the first frame's centre, and 200 behind the last's.
+        n_mels: 80 or 128.
+    """
     # Inside a training loop's autocast the product with the filters would be rounded to bfloat16.
     with torch.autocast(samples.device.type, enabled=False):
         window = torch.hann_window(FFT_SAMPLES, dtype=samples.dtype, device=samples.device)
         spectrum = torch.stft(
-            samples, FFT_SAMPLES, HOP_SAMPLES, window=window, return_complex=True
-        )[..., :-1]  # the last frame is centred on the end of the sound
+            samples, FFT_SAMPLES, HOP_SAMPLES, window=window, center=False, return_complex=True
+        )
         power = spectrum.real.square() + spectrum.imag.square()  # (batch, frequencies, frames)
         bank = _mel_filters_on(n_mels, samples.dtype, samples.device)
-        log_power = (bank @ power).clamp(min=POWER_FLOOR).log10()
-    floor = log_power.amax(dim=(1, 2), keepdim=True) - DYNAMIC_RANGE
-    return (torch.maximum(log_power, floor) + 4.0) / 4.0
+        return (bank @ power).clamp(min=POWER_FLOOR).log10()
+
+
+def scale_log_mel(
+    log_power: Float[Tensor, "*batch n_mels frames"], loudest: Float[Tensor, "..."]
+) -> Float[Tensor, "*batch n_mels frames"]:
+    """Scale log power to what the encoder takes, cut off 80 dB below the loudest value."""
+    return (torch.maximum(log_power, loudest - DYNAMIC_RANGE) + 4.0) / 4.0
+
+
+class RecordingMel:
+    """The log-mel of a whole recording, made window by window.
+
+    The frames are those of one transform of the whole recording, with 30 s of silence behind it,
+    scaled by the loudest of all: what openai-whisper cuts its windows from.
+
+    Args:
+        recording: read twice; the first time for its loudest value.
+        n_mels: 80 or 128.
+        device: where the frames are made.
+    """
+
+    def __init__(self, recording: Recording, *, n_mels: int, device: torch.device) -> None:
+        self._recording = recording.again()
+        self._n_mels = n_mels
+        self._device = device
+        scan = recording.again()
+        loudest = -torch.inf
+        at = 0
+        while (frames := self._log_power(scan, at, FRAMES_PER_WINDOW)).shape[1]:
+            loudest = max(loudest, float(frames.amax()))
+            at += FRAMES_PER_WINDOW
+        # Behind the sound lies silence.
+        self._loudest = max(loudest, math.log10(POWER_FLOOR))
+
+    def window(self, first: int, stop: int) -> tuple[Float[Tensor, "n_mels frames"], int]:
+        """Return 3,000 frames from one on, and how many of them hold sound.
+
+        Args:
+            first: frame of the recording.
+            stop: frame behind the last that is wanted; from there on, and behind the end of the
+                recording, all is zero.
+        """
+        n_wanted = max(min(FRAMES_PER_WINDOW, stop - first), 0)
+        power = self._log_power(self._recording, first, n_wanted)
+        scaled = scale_log_mel(power, torch.tensor(self._loudest, device=self._device))
+        missing = FRAMES_PER_WINDOW - scaled.shape[1]
+        return torch.nn.functional.pad(scaled, (0, missing)), scaled.shape[1]
+
+    def _log_power(
+        self, recording: Recording, first_frame: int, n_frames: int
+    ) -> Float[Tensor, "n_mels frames"]:
+        """Return the frames that begin in the recording."""
+        edge = FFT_SAMPLES // 2
+        start = first_frame * HOP_SAMPLES
+        samples = recording.read(max(start - edge, 0), start + n_frames * HOP_SAMPLES + edge)
+        n_before = min(start, edge)
+        n_frames = min(n_frames, (len(samples) - n_before) // HOP_SAMPLES)
+        if n_frames <= 0:
+            return torch.zeros(self._n_mels, 0, device=self._device)
+        wanted = (n_frames - 1) * HOP_SAMPLES + FFT_SAMPLES
+        padded = np.zeros(wanted + edge, dtype=np.float32)
+        begins = edge - n_before
+        padded[begins:][: len(samples)] = samples[: wanted + n_before]
+        padded[:begins] = padded[begins + 1 :][:begins][::-1]  # the beginning is mirrored
+        block = torch.from_numpy(padded[:wanted]).to(self._device)
+        return log_mel_power(block[None], n_mels=self._n_mels)[0]
 
 
 def stack_windows(pieces: Sequence[Samples]) -> Float[Tensor, "batch 480000"]:

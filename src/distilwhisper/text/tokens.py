@@ -3,7 +3,7 @@
 import difflib
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -394,7 +394,18 @@ class Tokenizer:
             )
         if not text.strip():
             return []
-        return [self.sot_prev, *self.encode(" " + text.strip())[-max_tokens:]]
+        return self.previous_ids(self.encode(" " + text.strip())[-max_tokens:])
+
+    def previous_ids(self, before: Sequence[int], *, hotwords: Sequence[int] = ()) -> list[int]:
+        """Ids of what came before, as the ids that go in front of the prompt.
+
+        One start-of-prev, the hotwords, and as many of the last ids before as there is room for;
+        nothing where there are none.
+        """
+        kept = list(hotwords[:MAX_PREVIOUS_TOKENS])
+        room = MAX_PREVIOUS_TOKENS - len(kept)
+        kept += before[max(len(before) - room, 0) :]
+        return [self.sot_prev, *kept] if kept else []
 
 
 def _read_core(path: Path) -> tokenizers.Tokenizer:

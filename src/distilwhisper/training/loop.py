@@ -29,7 +29,8 @@ from distilwhisper.corpus.batches import (
 )
 from distilwhisper.corpus.records import Manifest, Utterance
 from distilwhisper.corpus.store import write_atomic
-from distilwhisper.decoding.transcriber import DecodingSettings, Transcriber
+from distilwhisper.decoding.settings import DecodingSettings
+from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.model.checkpoint import Checkpoint
 from distilwhisper.model.whisper import Whisper
 from distilwhisper.progress import progress_bar, say
@@ -403,7 +404,9 @@ class Trainer:
         manifest = self.data.validation
         if manifest is None:
             return None
-        transcriber = Transcriber(self.student, self.tokenizer, DecodingSettings(timestamps=False))
+        transcriber = Transcriber(
+            self.student, self.tokenizer, DecodingSettings(timestamps=False, temperatures=(0.0,))
+        )
         spoken = [utterance for utterance in manifest.utterances if utterance.text]
         counts = ErrorCounts()
         for at in range(0, len(spoken), transcriber.settings.batch_size):

@@ -1,0 +1,612 @@
+"""When each word was said, from where the decoder looked while it wrote the word.
+
+Some heads of the cross-attention follow the speech: the token they serve looks at the frames in
+which it is spoken. Their weights, one row per token, are a picture with a line from its first
+corner to its last; the best monotone path through it gives each token its frames.
+
+    cross_attention         where some heads look
+    align_words             a window's words with their times
+    trim_words              the same words, without the pauses that some of them swallowed
+    alignment_heads         the heads that a checkpoint names
+    measure_alignment_heads those of a network that comes without, from speech with its text
+
+Source: openai/whisper: ``whisper/timing.py``; arXiv:2212.04356 does not describe it.
+"""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor
+
+from distilwhisper.model.checkpoint import Checkpoint
+from distilwhisper.model.whisper import Attention, Whisper, WhisperConfig
+from distilwhisper.speech.audio import WINDOW_S, Samples, samples_to_seconds, seconds_to_samples
+from distilwhisper.speech.mel import log_mel, stack_windows
+from distilwhisper.text.tokens import Tokenizer
+from distilwhisper.text.transcript import Word
+
+Head = tuple[int, int]  # decoder layer, head in it
+
+FRAMES_PER_SECOND = 50  # encoder frames of 20 ms
+
+# Measuring heads. The pause is longer than the frames that the median filter mixes; a head that is
+# a second off at a join is lost there, and how far is chance; and a set is chosen by its figure
+# only between sizes like those of the published lists, as one head alone wobbles inside a phrase.
+_PAUSE_S = 0.3
+_JOINED_S = WINDOW_S - 2.0
+_LOST_S = 1.0
+_FEWEST_HEADS = 4
+_MOST_HEADS = 10
+
+# As in openai-whisper: wide enough for single frames that stand out, shorter than a syllable.
+_MEDIAN_FRAMES = 7
+
+# openai-whisper's limits. A word that seems longer than twice the usual one holds a pause.
+_LONGEST_USUAL_WORD_S = 0.7
+_USUAL_WORDS_AT_MOST = 2
+_PAUSE_IN_USUAL_WORDS = 4
+_SEGMENT_IS_RIGHT_S = 0.5  # a word that leaves its segment by more is the one that is wrong
+_SENTENCE_ENDS = ".。!！?？"
+
+# What openai-whisper joins to the words beside it, and its like. Signs such as % are spoken.
+_UNSPOKEN = frozenset("\"'“”‘’«»„¿¡()[]{}-–—.。,，、!！?？:：;；…")
+
+
+def alignment_heads(
+    generation_config: Mapping[str, Any], config: WhisperConfig
+) -> list[Head] | None:
+    """Return the heads that a checkpoint names as following the speech.
+
+    Returns:
+        None where it names none, or one that its decoder lacks: a list that was copied from a
+        larger model says nothing of this one's heads. See :func:`measure_alignment_heads` and
+        :func:`upper_half_heads` for what to take instead.
+    """
+    named = generation_config.get("alignment_heads")
+    try:
+        heads = [(int(layer), int(head)) for layer, head in named or []]
+    except (TypeError, ValueError):
+        return None
+    return heads if heads and not _missing(heads, config) else None
+
+
+def upper_half_heads(config: WhisperConfig) -> list[Head]:
+    """Return all heads of the upper half of the decoder layers, for want of better ones.
+
+    Source: openai/whisper: ``whisper/model.py``, the start value of ``alignment_heads``.
+    """
+    layers = range(config.decoder_layers // 2, config.decoder_layers)
+    return list(itertools.product(layers, range(config.decoder_heads)))
+
+
+def with_alignment_heads(checkpoint: Checkpoint, heads: Sequence[Head]) -> Checkpoint:
+    """Return a checkpoint that names ``heads``, as its ``generation_config.json`` will on disk.
+
+    Raises:
+        ValueError: the decoder lacks one of them, or there are none.
+    """
+    _check_heads(heads, checkpoint.model.config)
+    named = [[layer, head] for layer, head in heads]
+    config = {**checkpoint.files.generation_config, "alignment_heads": named}
+    return replace(checkpoint, files=replace(checkpoint.files, generation_config=config))
+
+
+@dataclass(frozen=True)
+class LabelledSpeech:
+    """An utterance with what is said in it; a pseudo-label serves as well as a reference."""
+
+    samples: Samples
+    token_ids: tuple[int, ...]  # text only
+
+
+def measure_alignment_heads(
+    model: Whisper,
+    utterances: Sequence[LabelledSpeech],
+    *,
+    prompt_ids: Sequence[int],
+    tokenizer: Tokenizer,
+) -> list[Head]:
+    """Find the heads that follow the speech, from speech whose word times nobody knows.
+
+    Utterances are joined, with a pause between them, to windows of up to 28 s. Where one ends and
+    the next begins is then known: the word in front of a pause must end in it, and the one behind
+    it begin. Heads are ranked by how far from the pauses their own best paths get there. Of the
+    best 4, 5, ... 10 together, the set that comes nearest is returned, the smaller of equals.
+
+    How sharply a head's weights follow some path is no sign of a good one: the sharpest follow
+    the token that is read, and so are one word behind the token that is written.
+
+    Args:
+        model: the network to be measured, as it will be used.
+        utterances: of one language and any number of speakers, shuffled; joined in this order.
+            Each join is one measurement: with 15 of them the choice is rough, and 100 are plenty.
+            One that is too long to share a window is left out.
+        prompt_ids: of the utterances' language, without timestamps.
+        tokenizer: the model's.
+
+    Returns:
+        Layers and heads in order, as ``alignment_heads`` of a ``generation_config.json`` has them.
+
+    Raises:
+        ValueError: no two utterances fit in a window together, or one is empty; or as for
+            :func:`align_words`.
+    """
+    _check_text(prompt_ids, [utterance.token_ids for utterance in utterances], tokenizer)
+    return _best_heads(model, _joined_windows(model, utterances, prompt_ids, tokenizer))
+
+
+def _best_heads(model: Whisper, windows: Sequence["_JoinedWindow"]) -> list[Head]:
+    config = model.config
+    heads = list(itertools.product(range(config.decoder_layers), range(config.decoder_heads)))
+    errors_s = np.zeros(len(heads))
+    for window in windows:
+        errors_s += [_join_error_s(one, window) for one in _standing_out(model, window, heads)]
+    best = [heads[i] for i in np.argsort(errors_s, kind="stable")[:_MOST_HEADS]]
+    joint_s = np.zeros(len(best))
+    for window in windows:
+        sums = np.cumsum(_standing_out(model, window, best), axis=0)
+        joint_s += [_join_error_s(one, window) for one in sums]
+    fewest = min(_FEWEST_HEADS, len(best))
+    return sorted(best[: fewest + int(np.argmin(joint_s[fewest - 1 :]))])
+
+
+@dataclass(frozen=True)
+class _Join:
+    """The pause between two utterances, and the tokens of the text that must begin in it.
+
+    They are the first token of the second utterance, and what follows the last word of the first:
+    its full stop, most often. Without the latter, a head that is one token behind would pass, as
+    it stands at the full stop, in the pause, when the second utterance begins.
+    """
+
+    tokens: tuple[int, int]
+    from_s: float
+    to_s: float
+
+
+@dataclass(frozen=True)
+class _JoinedWindow:
+    """Utterances behind one another."""
+
+    encoder_states: Float[Tensor, "frames width"]
+    token_ids: tuple[int, ...]
+    text: slice  # the positions that write the text
+    n_frames: int
+    joins: tuple[_Join, ...]
+
+
+def _joined_windows(
+    model: Whisper,
+    utterances: Sequence[LabelledSpeech],
+    prompt_ids: Sequence[int],
+    tokenizer: Tokenizer,
+) -> list[_JoinedWindow]:
+    groups: list[list[LabelledSpeech]] = [[]]
+    for utterance in utterances:
+        together = [*groups[-1], utterance]
+        n_samples = sum(len(one.samples) + seconds_to_samples(_PAUSE_S) for one in together)
+        n_tokens = len(prompt_ids) + sum(len(one.token_ids) for one in together) + 1
+        if n_samples > seconds_to_samples(_JOINED_S) or n_tokens > model.config.max_tokens:
+            groups.append([utterance])
+        else:
+            groups[-1] = together
+    groups = [group for group in groups if len(group) > 1]
+    if not groups:
+        raise ValueError(
+            f"measuring needs utterances of which two follow each other within {_JOINED_S:g} s, "
+            f"found {len(utterances)} that do not: give more and shorter ones"
+        )
+    return [_joined_window(model, group, prompt_ids, tokenizer) for group in groups]
+
+
+@torch.no_grad()
+def _joined_window(
+    model: Whisper,
+    group: Sequence[LabelledSpeech],
+    prompt_ids: Sequence[int],
+    tokenizer: Tokenizer,
+) -> _JoinedWindow:
+    pause = np.zeros(seconds_to_samples(_PAUSE_S), dtype=np.float32)
+    sound: list[Samples] = [group[0].samples]
+    text = list(group[0].token_ids)
+    joins: list[_Join] = []
+    for before, utterance in itertools.pairwise(group):
+        unspoken = len(before.token_ids) - 1 - _spoken_tokens(before.token_ids, tokenizer)[1]
+        begins = len(text) + _spoken_tokens(utterance.token_ids, tokenizer)[0]
+        ended_s = samples_to_seconds(sum(map(len, sound)))
+        joins.append(_Join((len(text) - unspoken, begins), ended_s, ended_s + _PAUSE_S))
+        sound += [pause, utterance.samples]
+        text += utterance.token_ids
+    samples = np.concatenate(sound)
+    mel = log_mel(stack_windows([samples]).to(model.device), n_mels=model.config.n_mels)
+    first = len(prompt_ids) - 1
+    return _JoinedWindow(
+        encoder_states=model.encoder(mel.to(model.dtype))[0],
+        token_ids=(*prompt_ids, *text, tokenizer.eot),
+        text=slice(first, first + len(text)),
+        n_frames=math.ceil(samples_to_seconds(len(samples)) * FRAMES_PER_SECOND),
+        joins=tuple(joins),
+    )
+
+
+def _standing_out(
+    model: Whisper, window: _JoinedWindow, heads: Sequence[Head]
+) -> Float64[np.ndarray, "heads tokens frames"]:
+    weights = cross_attention(
+        model, window.encoder_states, window.token_ids, heads=heads, n_frames=window.n_frames
+    )
+    rows = slice(window.text.start, window.text.stop + 1)
+    return _contrast(weights)[:, rows].double().cpu().numpy()
+
+
+def _join_error_s(
+    standing_out: Float64[np.ndarray, "tokens frames"], window: _JoinedWindow
+) -> float:
+    """Return how far outside the pauses the tokens at them begin, summed over a window's joins."""
+    times = _token_starts(standing_out) / FRAMES_PER_SECOND
+    return sum(
+        float(min(max(join.from_s - times[i], times[i] - join.to_s, 0.0), _LOST_S))
+        for join in window.joins
+        for i in join.tokens
+    )
+
+
+def cross_attention(
+    model: Whisper,
+    encoder_states: Float[Tensor, "frames width"],
+    token_ids: Sequence[int],
+    *,
+    heads: Sequence[Head],
+    n_frames: int,
+) -> Float[Tensor, "heads tokens {n_frames}"]:
+    """Return how much each token looks at each frame, for some heads.
+
+    Computed in one pass without a cache. The weights are float32 where the model is less.
+
+    Args:
+        model: any dtype.
+        encoder_states: of one window.
+        token_ids: the whole sequence, prompt included.
+        heads: in any order, which the result follows.
+        n_frames: how many of the frames, from the first, hold sound. Each token's weights sum
+            to 1 over these, as in openai-whisper: what was padded on was never said.
+
+    Raises:
+        ValueError: there are no heads, or the decoder lacks one; ``n_frames`` is not 1 ... the
+            frames of ``encoder_states``; there are no tokens, or more than positions.
+    """
+    return _decode(model, encoder_states, token_ids, heads=heads, n_frames=n_frames)[0]
+
+
+@torch.no_grad()
+def align_words(
+    model: Whisper,
+    encoder_states: Float[Tensor, "frames width"],
+    words: Sequence[Sequence[int]],
+    *,
+    prompt_ids: Sequence[int],
+    tokenizer: Tokenizer,
+    heads: Sequence[Head],
+    n_frames: int,
+) -> list[Word]:
+    """Time the words of one window.
+
+    The text is given to the decoder as if it had just written it, without timestamps. The times
+    of a word are those of its tokens without the punctuation at its ends, which takes in the
+    pauses: ``" Well,"`` ends with "Well". Its probability is the mean of the same tokens'.
+
+    Args:
+        model: the network that wrote the text, or any other of the same vocabulary.
+        encoder_states: of the window.
+        words: the token ids of each word, in order, none of them special.
+        prompt_ids: of a text without timestamps: the last one is ``tokenizer.no_timestamps``.
+            Text that came before may stand in front.
+        tokenizer: the model's.
+        heads: which follow the speech, see :func:`alignment_heads`.
+        n_frames: how many frames hold sound.
+
+    Returns:
+        As many as ``words``, in order, on the window's clock: no word starts before the one in
+        front of it ends, and none leaves the first ``n_frames``. A word can be 0 s long.
+
+    Raises:
+        ValueError: the prompt asks for timestamps; a word is empty or holds a special token; or
+            as for :func:`cross_attention`.
+
+    Source: openai/whisper: ``whisper/timing.py``, ``find_alignment``.
+    """
+    _check_text(prompt_ids, words, tokenizer)
+    _check_heads(heads, model.config)
+    _check_frames(n_frames, len(encoder_states))
+    text = list(itertools.chain.from_iterable(words))
+    if not text:
+        return []
+    token_ids = [*prompt_ids, *text]
+    if len(token_ids) < model.config.max_tokens:
+        token_ids.append(tokenizer.eot)  # as in openai-whisper; a full sequence has no place for it
+    weights, states = _decode(model, encoder_states, token_ids, heads=heads, n_frames=n_frames)
+    # Position i writes token i + 1, so that the text is written by what stands one before it.
+    writers = slice(len(prompt_ids) - 1, len(prompt_ids) - 1 + len(text))
+    rows = slice(writers.start, writers.stop + 1)  # the last one tells when the text ends
+    times = _token_starts(_alignment_map(weights)[rows]) / FRAMES_PER_SECOND
+    odds = model.decoder.project(states[writers])[:, : tokenizer.eot].to(weights.dtype)
+    chosen = torch.tensor(text, device=odds.device)[:, None]
+    probabilities = odds.softmax(dim=-1).gather(1, chosen)[:, 0].double().cpu().numpy()
+    timed: list[Word] = []
+    at = 0
+    for ids in words:
+        first, last = _spoken_tokens(ids, tokenizer)
+        spoken = slice(at + first, at + last + 1)
+        timed.append(
+            Word(
+                start_s=float(times[spoken.start]),
+                end_s=float(times[spoken.stop]),
+                text=tokenizer.decode(ids),
+                probability=float(probabilities[spoken].mean()),
+            )
+        )
+        at += len(ids)
+    return timed
+
+
+def trim_words(
+    words: Sequence[Sequence[Word]],
+    spans: Sequence[tuple[float, float]],
+    *,
+    spoken_s: float,
+) -> list[list[Word]]:
+    """Cut the pauses off words that swallowed one: beside a sentence's end or a segment's.
+
+    A pause has no token, so that a word next to it takes it in. Words there that last longer than
+    twice the usual word (the median, 0.7 s at most) are shortened. Words only ever become
+    shorter, and all times are on one clock.
+
+    Args:
+        words: of each segment, in order.
+        spans: when each segment starts and ends by its timestamps.
+        spoken_s: when the last word before these segments ended.
+
+    Source: openai/whisper: ``whisper/timing.py``, ``add_word_timestamps``. There punctuation
+    counts as words of its own for the median, the second word after a pause may begin at half its
+    time since the start of the recording, and a word may be made longer to reach its segment.
+    """
+    lengths_s = [word.end_s - word.start_s for segment in words for word in segment]
+    nonzero_s = [length_s for length_s in lengths_s if length_s > 0]
+    usual_s = min(_LONGEST_USUAL_WORD_S, float(np.median(nonzero_s))) if nonzero_s else 0.0
+    trimmed: list[list[Word]] = []
+    before = ""
+    for segment, span_s in zip(words, spans, strict=True):
+        if segment:
+            cut = _trim_after_sentences(segment, before, usual_s=usual_s)
+            cut = _trim_after_pause(cut, spoken_s=spoken_s, usual_s=usual_s)
+            cut = _trim_to_span(cut, *span_s, usual_s=usual_s)
+            before, spoken_s = cut[-1].text, cut[-1].end_s
+            trimmed.append(cut)
+        else:
+            trimmed.append([])
+    return trimmed
+
+
+def _trim_after_sentences(words: Sequence[Word], before: str, *, usual_s: float) -> list[Word]:
+    """Let a word that follows the end of a sentence begin no earlier than it can."""
+    texts = [before, *(word.text for word in words)]
+    return [
+        _from(word, word.end_s - _USUAL_WORDS_AT_MOST * usual_s)
+        if previous.rstrip().endswith(tuple(_SENTENCE_ENDS))
+        else word
+        for word, previous in zip(words, texts, strict=False)
+    ]
+
+
+def _trim_after_pause(words: Sequence[Word], *, spoken_s: float, usual_s: float) -> list[Word]:
+    """Let the first two words after a pause be no longer than words are."""
+    first, *rest = words
+    most_s = _USUAL_WORDS_AT_MOST * usual_s
+    after_pause = first.end_s - spoken_s > _PAUSE_IN_USUAL_WORDS * usual_s
+    first_is_long = first.end_s - first.start_s > most_s
+    two_are_long = bool(rest) and rest[0].end_s - first.start_s > 2 * most_s
+    if not after_pause or not (first_is_long or two_are_long):
+        return list(words)
+    if rest and rest[0].end_s - rest[0].start_s > most_s:
+        rest[0] = _from(rest[0], rest[0].end_s - most_s)
+    return [_from(first, first.end_s - most_s), *rest]
+
+
+def _trim_to_span(
+    words: Sequence[Word], start_s: float, end_s: float, *, usual_s: float
+) -> list[Word]:
+    """Believe a segment's own times where the first or the last word leaves them by far."""
+    first, *rest = words
+    if first.start_s + _SEGMENT_IS_RIGHT_S < start_s < first.end_s:
+        first = _from(first, min(first.end_s - usual_s, start_s))
+    *most, last = [first, *rest]
+    if last.start_s < end_s < last.end_s - _SEGMENT_IS_RIGHT_S:
+        last = replace(last, end_s=min(last.end_s, max(last.start_s + usual_s, end_s)))
+    return [*most, last]
+
+
+def _from(word: Word, start_s: float) -> Word:
+    """Return the word with a later start, if it is later."""
+    return replace(word, start_s=max(word.start_s, start_s))
+
+
+def cheapest_path(
+    costs: Float64[np.ndarray, "tokens frames"],
+) -> tuple[Int64[np.ndarray, " steps"], Int64[np.ndarray, " steps"]]:
+    """Return the monotone path of the smallest sum, from the first corner to the last.
+
+    Each step goes one token on, one frame on, or both: dynamic time warping. Of equal ways to a
+    cell, that from the frame before is taken, then the diagonal. (Where the other two are equal,
+    openai-whisper comes from the frame before even if that costs more.)
+
+    Returns:
+        The token and the frame of every step.
+    """
+    n_tokens, n_frames = costs.shape
+    # Behind a border of infinity: totals[i + 1, j + 1] is the cheapest way to costs[i, j].
+    totals = np.full((n_tokens + 1, n_frames + 1), np.inf)
+    totals[0, 0] = 0
+    for i, row in enumerate(costs):
+        entered = np.minimum(totals[i, :-1], totals[i, 1:])
+        # To enter the row at frame k and stay until j costs entered[k] + row[k] + ... + row[j]:
+        # with running sums, the best k for every j is a running minimum, and no loop is needed.
+        sums = np.cumsum(row)
+        totals[i + 1, 1:] = sums + np.minimum.accumulate(entered - (sums - row))
+    i, j = n_tokens, n_frames
+    steps: list[tuple[int, int]] = []
+    while i and j:
+        steps.append((i - 1, j - 1))
+        both, token, frame = totals[i - 1, j - 1], totals[i - 1, j], totals[i, j - 1]
+        if frame <= both and frame <= token:
+            j -= 1
+        elif both <= token:
+            i, j = i - 1, j - 1
+        else:
+            i -= 1
+    tokens, frames = np.array(steps[::-1], dtype=np.int64).T
+    return tokens, frames
+
+
+@torch.no_grad()
+def _decode(
+    model: Whisper,
+    encoder_states: Float[Tensor, "frames width"],
+    token_ids: Sequence[int],
+    *,
+    heads: Sequence[Head],
+    n_frames: int,
+) -> tuple[Float[Tensor, "heads tokens {n_frames}"], Float[Tensor, "tokens width"]]:
+    """Return some heads' weights and the final states: ``Decoder.forward``, opened up."""
+    _check_heads(heads, model.config)
+    _check_frames(n_frames, len(encoder_states))
+    if not 0 < len(token_ids) <= model.config.max_tokens:
+        raise ValueError(
+            f"a sequence holds 1 to {model.config.max_tokens} tokens, found {len(token_ids)}: "
+            "leave off previous text, or align fewer words"
+        )
+    decoder = model.decoder
+    ids = torch.tensor([list(token_ids)], device=model.device)
+    visible = torch.ones(1, 1, len(token_ids), len(token_ids), dtype=torch.bool).tril()
+    visible = visible.to(model.device)
+    heard = encoder_states.to(device=model.device, dtype=model.dtype)[None]
+    states = decoder.embed_tokens(ids) + decoder.embed_positions.weight[: len(token_ids)]
+    found: dict[Head, Tensor] = {}
+    for number, layer in enumerate(decoder.layers):
+        normed = layer.self_attn_layer_norm(states)
+        states = states + layer.self_attn(normed, *layer.self_attn.keys_values(normed), visible)
+        normed = layer.encoder_attn_layer_norm(states)
+        keys, values = layer.encoder_attn.keys_values(heard)
+        for head in {head for wanted, head in heads if wanted == number}:
+            sounding = keys[0, head, :n_frames]
+            found[number, head] = _head_weights(layer.encoder_attn, head, normed[0], sounding)
+        states = states + layer.encoder_attn(normed, keys, values)
+        states = states + layer.fc2(F.gelu(layer.fc1(layer.final_layer_norm(states))))
+    return torch.stack([found[head] for head in heads]), decoder.layer_norm(states)[0]
+
+
+def _head_weights(
+    attention: Attention,
+    head: int,
+    states: Float[Tensor, "tokens width"],
+    keys: Float[Tensor, "frames head_dim"],
+) -> Float[Tensor, "tokens frames"]:
+    """Return one head's softmax; in bfloat16 its scores would be good to one part in 100."""
+    dtype = torch.promote_types(states.dtype, torch.float32)
+    queries = attention.q_proj(states).unflatten(-1, (attention.heads, -1))[:, head]
+    scores = (queries.to(dtype) * keys.shape[-1] ** -0.5) @ keys.to(dtype).T
+    return scores.softmax(dim=-1)
+
+
+def _alignment_map(
+    weights: Float[Tensor, "heads tokens frames"],
+) -> Float64[np.ndarray, "tokens frames"]:
+    """Return how far each token stands out in each frame, as the mean of the heads."""
+    return _contrast(weights).mean(dim=0).double().cpu().numpy()
+
+
+def _contrast(
+    weights: Float[Tensor, "heads tokens frames"],
+) -> Float[Tensor, "heads tokens frames"]:
+    """Return each frame's weights in standard deviations over the tokens, smoothed in time.
+
+    Thus a frame that every token looks at, as many do at the first, speaks for none.
+    """
+    std, mean = torch.std_mean(weights, dim=1, keepdim=True, unbiased=False)
+    # A frame that all tokens treat alike has no spread; openai-whisper divides by it all the same.
+    standing_out = torch.where(std > 0, (weights - mean) / std, torch.zeros_like(mean))
+    return _median_filter(standing_out)
+
+
+def _median_filter(
+    rows: Float[Tensor, "heads tokens frames"],
+) -> Float[Tensor, "heads tokens frames"]:
+    """Return the running median over frames; a row too short to be mirrored stays as it is."""
+    reach = _MEDIAN_FRAMES // 2
+    if rows.shape[-1] <= reach:
+        return rows
+    mirrored = F.pad(rows, (reach, reach), mode="reflect")
+    return mirrored.unfold(-1, _MEDIAN_FRAMES, 1).sort(dim=-1).values[..., reach]
+
+
+def _token_starts(
+    standing_out: Float64[np.ndarray, "tokens frames"],
+) -> Int64[np.ndarray, " tokens"]:
+    """Return the frame in which the best path comes to each token."""
+    tokens, frames = cheapest_path(-standing_out)
+    return frames[np.diff(tokens, prepend=-1) > 0]
+
+
+def _spoken_tokens(ids: Sequence[int], tokenizer: Tokenizer) -> tuple[int, int]:
+    """Return the first and the last token that is no punctuation; of punctuation alone, all."""
+    texts = [tokenizer.decode([one]).strip() for one in ids]
+    spoken = [i for i, text in enumerate(texts) if not text or not _UNSPOKEN.issuperset(text)]
+    return (spoken[0], spoken[-1]) if spoken else (0, len(ids) - 1)
+
+
+def _missing(heads: Sequence[Head], config: WhisperConfig) -> list[Head]:
+    return [
+        (layer, head)
+        for layer, head in heads
+        if not (0 <= layer < config.decoder_layers and 0 <= head < config.decoder_heads)
+    ]
+
+
+def _check_heads(heads: Sequence[Head], config: WhisperConfig) -> None:
+    missing = _missing(heads, config)
+    if missing or not heads:
+        raise ValueError(
+            f"alignment needs heads of the decoder's {config.decoder_layers} layers of "
+            f"{config.decoder_heads} heads, counted from 0; found {missing or 'none'}: measure "
+            "them on this model, or take all heads of the upper half of its layers"
+        )
+
+
+def _check_frames(n_frames: int, n_given: int) -> None:
+    if not 1 <= n_frames <= n_given:
+        raise ValueError(
+            f"n_frames must lie in 1 ... {n_given}, the frames of encoder_states; found "
+            f"{n_frames}: count the 20-ms frames that hold sound"
+        )
+
+
+def _check_text(
+    prompt_ids: Sequence[int], words: Sequence[Sequence[int]], tokenizer: Tokenizer
+) -> None:
+    if not prompt_ids or prompt_ids[-1] != tokenizer.no_timestamps:
+        raise ValueError(
+            f"the prompt must end with {tokenizer.no_timestamps}, which asks for no timestamps; "
+            f"found {list(prompt_ids[-1:])}: make it with prompt_ids(..., timestamps=False)"
+        )
+    for number, ids in enumerate(words):
+        if not ids or any(tokenizer.is_special(one) for one in ids):
+            raise ValueError(
+                f"a word must hold one token of text or more and no other, found {list(ids)} in "
+                f"word {number}: leave timestamps and empty words out"
+            )

@@ -1,0 +1,79 @@
+"""Whether a window's text is to be believed, and what to try when it is not.
+
+Source: ``openai/whisper: whisper/transcribe.py``, decode_with_fallback; the thresholds and what
+they are compared with are its. Repetition is our own, for chunks: a loop at the end of a chunk
+that holds much good text stays below the compression threshold.
+"""
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
+
+from distilwhisper.decoding.settings import DecodingSettings
+from distilwhisper.decoding.windows import DecodedWindow, WindowRequest
+
+MAX_REPEATS = 4  # a phrase said more often than this in a row is a loop
+MAX_PHRASE_WORDS = 8
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The text of a window's last attempt, and why it is not to be believed."""
+
+    window: DecodedWindow
+    failure: str | None  # None: it is
+
+
+def decode_with_fallback(
+    request: WindowRequest,
+    settings: DecodingSettings,
+    *,
+    stricter: Callable[[DecodedWindow], str | None] | None = None,
+) -> Generator[WindowRequest, DecodedWindow, Judged]:
+    """Decode a window at one temperature after the other until its text is to be believed.
+
+    Args:
+        request: its temperature is replaced.
+        settings: temperatures and thresholds.
+        stricter: a further judge of texts that pass the thresholds.
+
+    Returns:
+        The last attempt, judged.
+    """
+    failure = None
+    for temperature in settings.temperatures:
+        window = yield replace(request, temperature=temperature)
+        failure = why_failed(window, settings) or (stricter(window) if stricter else None)
+        if failure is None:
+            break
+    return Judged(window, failure)
+
+
+def why_failed(window: DecodedWindow, settings: DecodingSettings) -> str | None:
+    """Return which threshold a window's text fails; None where it passes or is silence."""
+    if is_silence(window, settings):
+        return None
+    ratio, logprob = settings.compression_ratio_threshold, settings.logprob_threshold
+    if ratio is not None and window.compression_ratio > ratio:
+        return f"compression ratio {window.compression_ratio:.1f} over {ratio:g}"
+    if logprob is not None and window.avg_logprob < logprob:
+        return f"average log-probability {window.avg_logprob:.2f} under {logprob:g}"
+    return None
+
+
+def is_silence(window: DecodedWindow, settings: DecodingSettings) -> bool:
+    """Return whether nobody speaks: no-speech is likely, and the text is not."""
+    likely, logprob = settings.no_speech_threshold, settings.logprob_threshold
+    if likely is None or window.no_speech_prob <= likely:
+        return False
+    return logprob is None or window.avg_logprob <= logprob
+
+
+def repeats(words: Sequence[str]) -> bool:
+    """Return whether a text says one phrase over and over, more than ``MAX_REPEATS`` times."""
+    for size in range(1, MAX_PHRASE_WORDS + 1):
+        run = 0  # words that equal the one a phrase before
+        for word, before in zip(words[size:], words, strict=False):
+            run = run + 1 if word == before else 0
+            if run >= size * MAX_REPEATS:
+                return True
+    return False

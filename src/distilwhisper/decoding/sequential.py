@@ -1,0 +1,135 @@
+"""A long recording window by window: each begins where the timestamps of the last one ended.
+
+Source: ``openai/whisper: whisper/transcribe.py``; with the same weights and settings the text is
+the same, as long as nothing is sampled.
+"""
+
+import sys
+from collections.abc import Callable, Generator, Iterable, Sequence
+
+from distilwhisper.decoding.failure import decode_with_fallback, is_silence
+from distilwhisper.decoding.heard import HeardWindow, hear
+from distilwhisper.decoding.segments import TimedSegment
+from distilwhisper.decoding.windows import DecodedWindow, Window, WindowDecoder, WindowRequest
+from distilwhisper.speech.audio import HOP_SAMPLES, SAMPLE_RATE_HZ
+from distilwhisper.speech.mel import RecordingMel
+from distilwhisper.speech.vad import Span
+from distilwhisper.text.tokens import Tokenizer
+
+FRAMES_PER_SECOND = SAMPLE_RATE_HZ // HOP_SAMPLES  # what "seek" is counted in
+FRAMES_PER_TIMESTAMP = 2
+HOT = 0.5  # text sampled above this temperature is not told to the next window
+# A window that ends its text this early, so many times in a row, is left for the next one: a model
+# that only says timestamps would go on in steps of 20 ms.
+CRAWL_FRAMES, MAX_CRAWLS = 100, 3
+
+
+def decode_sequentially(
+    decoder: WindowDecoder,
+    mel: RecordingMel,
+    spans: Iterable[Span] | None,
+    *,
+    language: str,
+    first_prompt: Sequence[int] = (),
+    hotwords: Sequence[int] = (),
+    on_progress: Callable[[float], None],
+) -> Generator[WindowRequest, DecodedWindow, list[HeardWindow]]:
+    """Decode a recording from front to back; a task for :meth:`WindowDecoder.run`.
+
+    Args:
+        decoder: encodes and searches.
+        mel: of the recording.
+        spans: decode these parts of it alone; None: all of it.
+        language: its code.
+        first_prompt: ids of text that came before.
+        hotwords: ids that every window is told first.
+        on_progress: called with the seconds of audio just done.
+    """
+    settings, tokenizer = decoder.settings, decoder.tokenizer
+    heard: list[HeardWindow] = []
+    said = list(first_prompt)
+    seek = crawls = 0
+    for span in [Span(0, sys.maxsize)] if spans is None else spans:
+        seek = max(seek, span.start // HOP_SAMPLES)
+        while True:
+            frames, n_frames = mel.window(seek, -(-span.stop // HOP_SAMPLES))
+            if not n_frames:
+                break
+            n_samples = n_frames * HOP_SAMPLES
+            window = Window(decoder.cut_context(frames, n_samples), n_samples, language)
+            previous = tokenizer.previous_ids(said, hotwords=hotwords)
+            request = WindowRequest(window, tuple(previous), seed=settings.seed + seek)
+            judged = yield from decode_with_fallback(request, settings)
+            if is_silence(judged.window, settings):
+                seek += n_frames
+                on_progress(n_frames / FRAMES_PER_SECOND)
+                continue
+            start_s = seek / FRAMES_PER_SECOND
+            pieces, moved = split_window(
+                judged.window.token_ids, tokenizer, start_s=start_s, n_frames=n_frames
+            )
+            segments = [segment for segment, _ in pieces]
+            end_s = start_s + n_frames / FRAMES_PER_SECOND
+            heard.append(
+                hear(decoder, window, judged.window, segments, start_s=start_s, end_s=end_s)
+            )
+            if judged.window.temperature > HOT or not settings.condition_on_previous_text:
+                said = []
+            else:
+                said += [token_id for _, ids in pieces for token_id in ids]
+            crawls = crawls + 1 if moved < CRAWL_FRAMES else 0
+            moved = n_frames if crawls > MAX_CRAWLS else moved
+            seek += moved
+            on_progress(moved / FRAMES_PER_SECOND)
+    return heard
+
+
+def split_window(
+    token_ids: Sequence[int], tokenizer: Tokenizer, *, start_s: float, n_frames: int
+) -> tuple[list[tuple[TimedSegment, Sequence[int]]], int]:
+    """Cut a window's tokens into segments, and say where the next window begins.
+
+    Two timestamps in a row end one segment and begin the next. The last segment is left to the
+    next window, which begins with it, unless a single timestamp ended it.
+
+    Args:
+        token_ids: text and timestamps, as decoded.
+        tokenizer: the model's.
+        start_s: where the window begins in the recording.
+        n_frames: of its sound, 10 ms each.
+
+    Returns:
+        The segments that hold text, each with its ids as decoded, and the frames to move on by.
+    """
+    is_time = [tokenizer.is_timestamp(token_id) for token_id in token_ids]
+    cuts = [i for i in range(1, len(token_ids)) if is_time[i - 1] and is_time[i]]
+    if not cuts:
+        spoken_s = n_frames / FRAMES_PER_SECOND
+        last = next((i for i, time in zip(token_ids[::-1], is_time[::-1], strict=True) if time), 0)
+        if last and tokenizer.timestamp_s(last) > 0:
+            spoken_s = tokenizer.timestamp_s(last)
+        spans = [(start_s, start_s + spoken_s, token_ids)]
+        moved = n_frames
+    else:
+        moved = (token_ids[cuts[-1] - 1] - tokenizer.timestamp_begin) * FRAMES_PER_TIMESTAMP
+        if is_time[-2:] == [False, True]:
+            cuts.append(len(token_ids))
+            moved = n_frames
+        pieces = [token_ids[a:b] for a, b in zip([0, *cuts], cuts, strict=False)]
+        spans = [
+            (
+                start_s + tokenizer.timestamp_s(piece[0]),
+                start_s + tokenizer.timestamp_s(piece[-1]),
+                piece,
+            )
+            for piece in pieces
+        ]
+    segments = [
+        (TimedSegment(start, stop, tuple(i for i in ids if not tokenizer.is_timestamp(i))), ids)
+        for start, stop, ids in spans
+    ]
+    return [(s, ids) for s, ids in segments if _says_something(s, tokenizer)], moved
+
+
+def _says_something(segment: TimedSegment, tokenizer: Tokenizer) -> bool:
+    return segment.end_s > segment.start_s and bool(tokenizer.decode(segment.token_ids).strip())

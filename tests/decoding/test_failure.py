@@ -1,0 +1,173 @@
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distilwhisper.decoding.failure import (
+    MAX_PHRASE_WORDS,
+    MAX_REPEATS,
+    Judged,
+    decode_with_fallback,
+    is_silence,
+    repeats,
+    why_failed,
+)
+from distilwhisper.decoding.settings import DecodingSettings
+from distilwhisper.decoding.windows import DecodedWindow, Window, WindowRequest
+
+SETTINGS = DecodingSettings()
+REQUEST = WindowRequest(Window(torch.zeros(80, 10), 1600), (5, 6), seed=3)
+
+
+def window(
+    *, logprob: float = -0.3, compression: float = 1.2, no_speech: float = 0.1
+) -> DecodedWindow:
+    return DecodedWindow(
+        prompt_ids=(1,),
+        token_ids=(2, 3),
+        finished=True,
+        text="the end",
+        language="en",
+        temperature=0.0,
+        avg_logprob=logprob,
+        no_speech_prob=no_speech,
+        compression_ratio=compression,
+    )
+
+
+GOOD, UNLIKELY, LOOPING = window(), window(logprob=-1.4), window(compression=3.0)
+SILENT = window(logprob=-1.4, compression=3.0, no_speech=0.9)
+
+
+def climb(
+    settings: DecodingSettings, answers: Iterator[DecodedWindow], **judge: object
+) -> tuple[Judged, list[WindowRequest]]:
+    """Answer each request with the next window; return what came out, and the requests."""
+    task = decode_with_fallback(REQUEST, settings, **judge)  # type: ignore[arg-type]
+    asked = [next(task)]
+    while True:
+        try:
+            asked.append(task.send(next(answers)))
+        except StopIteration as stop:
+            return stop.value, asked
+
+
+@pytest.mark.parametrize("n_failing", range(6))
+def test_the_ladder_ends_at_the_first_text_that_is_believed(n_failing: int) -> None:
+    failing = [UNLIKELY, LOOPING][n_failing % 2]
+    answers = iter([*[failing] * n_failing, GOOD, UNLIKELY])
+    judged, asked = climb(SETTINGS, answers)
+    assert judged == Judged(GOOD, None)
+    assert [request.temperature for request in asked] == list(
+        SETTINGS.temperatures[: n_failing + 1]
+    )
+    for request in asked:
+        assert request == replace(REQUEST, temperature=request.temperature)
+    assert next(answers) is UNLIKELY
+
+
+def test_a_ladder_that_finds_nothing_ends_with_its_last_text() -> None:
+    last = window(logprob=-7.25)
+    judged, asked = climb(SETTINGS, iter([*[LOOPING] * 5, last]))
+    assert judged == Judged(last, "average log-probability -7.25 under -1")
+    assert len(asked) == 6
+    judged, asked = climb(replace(SETTINGS, temperatures=(0.0,)), iter([LOOPING]))
+    assert judged == Judged(LOOPING, "compression ratio 3.0 over 2.4")
+    assert len(asked) == 1
+
+
+def test_a_stricter_judge_is_asked_of_texts_that_pass_the_thresholds() -> None:
+    seen = []
+
+    def stricter(one: DecodedWindow) -> str | None:
+        seen.append(one)
+        return "too short" if len(seen) < 2 else None
+
+    other = window(logprob=-0.2)
+    judged, _ = climb(SETTINGS, iter([GOOD, UNLIKELY, other]), stricter=stricter)
+    assert judged == Judged(other, None)
+    assert seen == [GOOD, other]
+    judged, _ = climb(replace(SETTINGS, temperatures=(0.0,)), iter([GOOD]), stricter=lambda _: "no")
+    assert judged == Judged(GOOD, "no")
+
+
+@pytest.mark.parametrize(
+    ("one", "changed", "failure"),
+    [
+        (GOOD, {}, None),
+        (window(compression=2.4), {}, None),
+        (window(compression=2.41), {}, "compression ratio 2.4 over 2.4"),
+        (window(logprob=-1.0), {}, None),
+        (window(logprob=-1.01), {}, "average log-probability -1.01 under -1"),
+        (LOOPING, {"compression_ratio_threshold": None}, None),
+        (LOOPING, {"compression_ratio_threshold": 3.5}, None),
+        (LOOPING, {"logprob_threshold": None}, "compression ratio 3.0 over 2.4"),
+        (UNLIKELY, {"logprob_threshold": None}, None),
+        (UNLIKELY, {"compression_ratio_threshold": None}, "average log-probability -1.40 under -1"),
+        (SILENT, {}, None),
+        (SILENT, {"no_speech_threshold": None}, "compression ratio 3.0 over 2.4"),
+        (SILENT, {"no_speech_threshold": 0.95}, "compression ratio 3.0 over 2.4"),
+    ],
+)
+def test_a_text_fails_beyond_a_threshold(
+    one: DecodedWindow, changed: dict[str, float | None], failure: str | None
+) -> None:
+    assert why_failed(one, replace(SETTINGS, **changed)) == failure  # type: ignore[arg-type]
+
+
+def test_silence_is_no_speech_and_a_text_that_is_not_likely() -> None:
+    assert is_silence(SILENT, SETTINGS)
+    assert not is_silence(replace(SILENT, avg_logprob=-0.9), SETTINGS)
+    assert not is_silence(replace(SILENT, no_speech_prob=0.6), SETTINGS)
+    assert not is_silence(SILENT, replace(SETTINGS, no_speech_threshold=None))
+    # Without a threshold for the text, no-speech alone decides.
+    assert is_silence(replace(SILENT, avg_logprob=-0.1), replace(SETTINGS, logprob_threshold=None))
+
+
+def test_silence_is_not_tried_again() -> None:
+    judged, asked = climb(SETTINGS, iter([SILENT]))
+    assert judged == Judged(SILENT, None)
+    assert len(asked) == 1
+
+
+WORDS = st.sampled_from("one two three four five six seven eight nine ten".split())
+# Words around a loop that can be no part of it.
+EDGES = st.lists(st.integers(100, 999).map(str), max_size=8, unique=True)
+
+
+@given(st.lists(WORDS, min_size=1, max_size=MAX_PHRASE_WORDS), EDGES, EDGES)
+def test_a_phrase_said_over_and_over_is_found_wherever_it_stands(
+    phrase: list[str], before: list[str], after: list[str]
+) -> None:
+    assert repeats([*before, *phrase * (MAX_REPEATS + 1), *after])
+
+
+@given(
+    st.lists(WORDS, min_size=1, max_size=MAX_PHRASE_WORDS, unique=True),
+    EDGES,
+    EDGES,
+    st.integers(1, MAX_REPEATS),
+)
+def test_a_phrase_said_a_few_times_is_none(
+    phrase: list[str], before: list[str], after: list[str], times: int
+) -> None:
+    assert not repeats([*before, *phrase * times, *after])
+
+
+@given(st.lists(st.sampled_from("ab"), max_size=40))
+def test_a_loop_is_what_a_plain_search_finds(words: list[str]) -> None:
+    wanted = any(
+        words[at : at + size] * (MAX_REPEATS + 1) == words[at : at + size * (MAX_REPEATS + 1)]
+        for size in range(1, MAX_PHRASE_WORDS + 1)
+        for at in range(len(words) - size * (MAX_REPEATS + 1) + 1)
+    )
+    assert repeats(words) == wanted
+
+
+def test_a_longer_phrase_than_is_looked_for_is_no_loop() -> None:
+    phrase = [str(n) for n in range(MAX_PHRASE_WORDS + 1)]
+    assert not repeats(phrase * 10)
+    assert not repeats([])
