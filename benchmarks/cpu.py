@@ -3,12 +3,12 @@
     python benchmarks/cpu.py --model openai/whisper-base --short SHORT.jsonl --long LONG.jsonl
 
 Run it with the project's own Python. The others get environments of their own and converted models
-in ``.cache/peers``, made on the first run (some 5 GB, and minutes). Each engine is one process,
+in ``.cache/peers``, made on the first run (gigabytes, and minutes). Each engine is one process,
 which loads its model once; they take turns, round after round, and only one computes at a time.
 
 SHORT.jsonl and LONG.jsonl are manifests of English recordings with a text: clips of at most 30 s,
 which go in one at a time, and recordings longer than that, which each engine transcribes in its
-own best way. The published figures are from 30 utterances of LJSpeech of 3 to 12 s, and from one
+own best way. The README's figures are from 30 utterances of LJSpeech of 3 to 12 s, and from one
 file of ten minutes, joined from readings of LJSpeech, sonnets and a monologue.
 
 A word error rate that differs from that of our own float32 by more than 0.3 points is marked "!".

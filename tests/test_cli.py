@@ -25,7 +25,8 @@ OPTIONS = {
     "evaluate": "--out --force --json --shard-size --language --task --timestamps --batch-size "
     "--chunk-s --overlap-s --max-new-tokens --long-form --draft --temperatures --device --dtype",
     "transcribe": "--model --draft --vad-filter --word-timestamps --hotwords --format --out "
-    "--language --task --timestamps --batch-size --chunk-s --overlap-s --max-new-tokens --device --dtype",
+    "--language --task --timestamps --batch-size --chunk-s --overlap-s --max-new-tokens "
+    "--device --dtype",
 }
 
 

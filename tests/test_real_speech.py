@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub import constants
+from rapidfuzz.distance import Levenshtein
 
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
@@ -70,6 +71,47 @@ def test_a_long_recording_is_heard_whole(tiny_en: Path, prompts: list[tuple[Samp
     assert len(samples) / 16_000 - 3 < times[-1] <= len(samples) / 16_000
     starts = [segment.start_s for segment in transcript.segments]
     assert starts == sorted(starts)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("chunk_s", "overlap_s"), [(30.0, 10.0), (15.0, 5.0)])
+def test_nothing_is_lost_or_doubled_at_seams(
+    tiny_en: Path,
+    prompts: list[tuple[Samples, str]],
+    chunk_s: float,
+    overlap_s: float,
+) -> None:
+    """Utterances joined to minutes, against what the model hears in each alone."""
+    settings = DecodingSettings(chunk_s=chunk_s, overlap_s=overlap_s)
+    transcriber = Transcriber.from_model(str(tiny_en), settings, FLOAT32)
+    alone = [window.text for window in transcriber.decode([samples for samples, _ in prompts])]
+    heard_alone = list(zip([samples for samples, _ in prompts], alone, strict=True))
+    pause = np.zeros(6_000, dtype=np.float32)
+    ordered = [*heard_alone, *heard_alone[::-1], *heard_alone[1::2], *heard_alone[::2]]
+    pieces: list[Samples] = []
+    spoken: list[tuple[str, float]] = []  # words and about when they are said
+    at_s = 0.0
+    normalize = normalizer_for("en")
+    for samples, text in ordered:
+        words = normalize(text).split()
+        length_s = len(samples) / 16_000
+        spoken += [(w, at_s + (i + 0.5) * length_s / len(words)) for i, w in enumerate(words)]
+        pieces += [samples, pause]
+        at_s += length_s + len(pause) / 16_000
+    heard = normalize(transcriber.transcribe(np.concatenate(pieces)).text).split()
+    step_s = chunk_s - overlap_s
+    edges_s = [k * step_s for k in range(1, int(at_s / step_s) + 1)]
+    edges_s += [edge_s + overlap_s for edge_s in edges_s]
+    at_seams = {"dropped": 0, "doubled": 0}
+    words = [word for word, _ in spoken]
+    for tag, first, stop, other, other_stop in Levenshtein.opcodes(words, heard):
+        when_s = spoken[min(first, len(spoken) - 1)][1]
+        if tag in ("equal", "replace") or min(abs(when_s - edge) for edge in edges_s) > 1.5:
+            continue
+        at_seams["dropped" if tag == "delete" else "doubled"] += max(
+            stop - first, other_stop - other
+        )
+    assert at_seams == {"dropped": 0, "doubled": 0}
 
 
 @pytest.mark.reference

@@ -72,10 +72,16 @@ class StreamedRecording:
                 f"a streamed recording is read forwards: samples before {self._first} are gone, "
                 f"found {start}"
             )
+        self._forget(start)
+        while self._first < start and (block := next(self._blocks, None)) is not None:
+            self._held = block  # all that was held lay before the start
+            self._forget(start)
         self.reach(stop)
-        kept = min(start - self._first, len(self._held))
-        self._held, self._first = self._held[kept:], self._first + kept
         return self._held[start - self._first : stop - self._first]
+
+    def _forget(self, start: int) -> None:
+        n_gone = min(start - self._first, len(self._held))
+        self._held, self._first = self._held[n_gone:], self._first + n_gone
 
     def reach(self, stop: int) -> int:
         """Decode up to a place; return it, or the length where that is less.
