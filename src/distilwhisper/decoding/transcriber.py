@@ -433,13 +433,15 @@ class Transcriber:
         whole = heard.segments[words[0].segment]
         token_ids = tuple(token_id for word in words for token_id in word.token_ids)
         uncut = token_ids == whole.token_ids
-        start_s = max(whole.start_s if uncut else words[0].start_s, after_s)
+        # A timestamp may point into the silence behind the recording, where nothing was said.
+        start_s = min(max(whole.start_s if uncut else words[0].start_s, after_s), heard.end_s)
+        end_s = min(whole.end_s if uncut else words[-1].end_s, heard.end_s)
         text = self.tokenizer.decode(token_ids)
         return Segment(
             id=number,
             seek=round(heard.start_s * FRAMES_PER_SECOND),
             start_s=start_s,
-            end_s=max(whole.end_s if uncut else words[-1].end_s, start_s),
+            end_s=max(end_s, start_s),
             text=text,
             token_ids=token_ids,
             temperature=heard.decoded.temperature,
