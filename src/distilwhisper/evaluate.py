@@ -24,6 +24,7 @@ from distilwhisper.corpus.batches import load_utterances
 from distilwhisper.corpus.records import Manifest, Utterance, read_manifest
 from distilwhisper.corpus.store import read_jsonl, shard_path, write_atomic, write_jsonl
 from distilwhisper.decoding.settings import DecodingSettings
+from distilwhisper.decoding.slots import Counts
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import resolve_model
@@ -77,6 +78,11 @@ class EvaluationSummary:
     repeated_5_grams: int  # over all hypotheses joined
 
     @property
+    def cost(self) -> Counts:
+        """What decoding cost, with its rates; passes over several windows are not known."""
+        return Counts(**{name: getattr(self, name) for name in COST})
+
+    @property
     def rtfx(self) -> float:
         """Seconds of audio per second of computing."""
         return self.audio_s / self.compute_s if self.compute_s else 0.0
@@ -87,9 +93,9 @@ class EvaluationSummary:
         rates = {"wer": counts.wer, "ser": counts.ser, "der": counts.der, "ier": counts.ier}
         defined = {k: v if counts.words else None for k, v in rates.items()}
         cost = {
-            "acceptance": self.accepted / self.drafted if self.drafted else None,
-            "tokens_per_step": self.tokens / self.row_steps if self.row_steps else None,
-            "layers_per_token": self.layers / self.tokens if self.layers else None,
+            "acceptance": self.cost.acceptance if self.drafted else None,
+            "tokens_per_step": self.cost.tokens_per_step if self.row_steps else None,
+            "layers_per_token": self.cost.layers_per_token if self.layers else None,
         }
         return {**asdict(self), **defined, **cost, "rtfx": round(self.rtfx, 2)}
 
@@ -289,6 +295,6 @@ def _drafting(summary: EvaluationSummary) -> str:
     if not summary.drafted:
         return ""
     return (
-        f", {100 * summary.accepted / summary.drafted:.0f} % of the draft accepted, "
-        f"{summary.tokens / summary.row_steps:.1f} tokens a step"
+        f", {100 * summary.cost.acceptance:.0f} % of the draft accepted, "
+        f"{summary.cost.tokens_per_step:.1f} tokens a step"
     )

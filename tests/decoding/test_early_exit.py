@@ -1,14 +1,12 @@
-from collections import deque
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from searching import decode, make_rules
 from torch import Tensor
 
 from distilwhisper.decoding.early_exit import exit_early
-from distilwhisper.decoding.rules import DecodingRules, TimestampRules
 from distilwhisper.decoding.search import Search
 from distilwhisper.decoding.slots import Hypothesis, Job, SpecialTokens
 from distilwhisper.model.checkpoint import Checkpoint, load_checkpoint
@@ -44,10 +42,7 @@ def encoder_states(model: Whisper) -> Tensor:
 def make_search(
     model: Whisper, tokenizer: Tokenizer, *, n_slots: int, confidence: float | None
 ) -> Search:
-    grammar = TimestampRules(
-        begin=tokenizer.timestamp_begin, no_timestamps=tokenizer.no_timestamps, eot=tokenizer.eot
-    )
-    rules = DecodingRules(suppress=[7], begin_suppress=[tokenizer.eot], timestamps=grammar)
+    rules = make_rules(tokenizer)
     special = SpecialTokens(tokenizer.sot, tokenizer.eot, tokenizer.no_speech)
     return Search(model, rules, special, n_slots=n_slots, exit_confidence=confidence)
 
@@ -60,16 +55,6 @@ def jobs(model: Whisper, tokenizer: Tokenizer, encoder_states: Tensor) -> list[J
             Job(ticket, model.decoder.cross_cache(states[None]), prompt, 8 + 3 * ticket)
             for ticket, states in enumerate(encoder_states)
         ]
-
-
-def decode(search: Search, jobs: Iterable[Job]) -> dict[int, Hypothesis]:
-    """Decode jobs in order, each admitted when there is a slot."""
-    waiting = deque(jobs)
-    found: dict[int, Hypothesis] = {}
-    while waiting or search.n_busy:
-        search.admit([waiting.popleft() for _ in range(min(len(waiting), search.n_free))])
-        found |= search.step()
-    return found
 
 
 def test_full_confidence_is_plain_decoding(

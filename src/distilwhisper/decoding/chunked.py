@@ -1,6 +1,6 @@
 """One chunk of a long recording: decoded, judged, and decoded in two halves where it failed."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +9,7 @@ from distilwhisper.decoding.chunks import Chunk
 from distilwhisper.decoding.failure import Judged, decode_with_fallback, is_silence, repeats
 from distilwhisper.decoding.heard import HeardWindow, hear
 from distilwhisper.decoding.segments import TimedSegment, split_segments
-from distilwhisper.decoding.windows import DecodedWindow, WindowDecoder, WindowRequest
+from distilwhisper.decoding.windows import DecodedWindow, Task, WindowDecoder, WindowRequest
 from distilwhisper.speech.audio import Samples, samples_to_seconds, seconds_to_samples
 from distilwhisper.text.normalize import uses_spaces
 
@@ -35,7 +35,7 @@ def decode_chunk(
     language: str | None,
     previous_ids: Sequence[int] = (),
     heard_again_s: float,
-) -> Generator[WindowRequest, DecodedWindow, list[HeardWindow]]:
+) -> Task[list[HeardWindow]]:
     """Decode a chunk; a task for :meth:`WindowDecoder.run`.
 
     Where the text ends long before the speech does, the rest is decoded as a window of its own.
@@ -109,7 +109,7 @@ def _attempt(
     samples: Samples,
     language: str | None,
     previous_ids: Sequence[int],
-) -> Generator[WindowRequest, DecodedWindow, tuple[HeardWindow, bool]]:
+) -> Task[tuple[HeardWindow, bool]]:
     window = decoder.window(samples, language=language)
     seed = decoder.settings.seed + chunk.start
     request = WindowRequest(window, tuple(previous_ids), seed=seed)

@@ -5,11 +5,11 @@ they are compared with are its. Repetition is our own, for chunks: a loop at the
 that holds much good text stays below the compression threshold.
 """
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from distilwhisper.decoding.settings import DecodingSettings
-from distilwhisper.decoding.windows import DecodedWindow, WindowRequest
+from distilwhisper.decoding.windows import DecodedWindow, Task, WindowRequest
 
 MAX_REPEATS = 4  # a phrase said more often than this in a row is a loop
 MAX_PHRASE_WORDS = 8
@@ -28,7 +28,7 @@ def decode_with_fallback(
     settings: DecodingSettings,
     *,
     stricter: Callable[[DecodedWindow], str | None] | None = None,
-) -> Generator[WindowRequest, DecodedWindow, Judged]:
+) -> Task[Judged]:
     """Decode a window at one temperature after the other until its text is to be believed.
 
     Args:

@@ -144,12 +144,7 @@ class Search:
         self._noise.clear()
 
     def _check(self, job: Job) -> None:
-        most = self.model.config.max_tokens
-        if len(job.prompt) + job.max_new_tokens > most:
-            raise ValueError(
-                f"prompt and new tokens must fit in {most} positions, found {len(job.prompt)} + "
-                f"{job.max_new_tokens}: shorten the prompt or lower max_new_tokens"
-            )
+        require_room(self.model, n_prompt=len(job.prompt), n_new=job.max_new_tokens)
         if self.special.sot not in job.prompt:
             raise ValueError("a prompt must hold start of transcript, found none")
         if (self._draft is None) != (job.draft_cross is None):
@@ -315,6 +310,20 @@ def language_probabilities(
     start = torch.full((len(cross.keys[0]), 1), sot, device=model.device)
     logits = model.decoder.project(model.decoder(start, cross)[:, 0])
     return logits[:, list(language_ids)].float().softmax(dim=-1)
+
+
+def require_room(model: Whisper, *, n_prompt: int, n_new: int) -> None:
+    """Check that a prompt and what may follow it have a position each.
+
+    Raises:
+        ValueError: they have not.
+    """
+    most = model.config.max_tokens
+    if n_prompt + n_new > most:
+        raise ValueError(
+            f"prompt and new tokens must fit in {most} positions, found {n_prompt} + {n_new}: "
+            "shorten the prompt or lower max_new_tokens"
+        )
 
 
 def pad_right(rows: Sequence[Sequence[int]], *, value: int) -> Int[Tensor, "batch longest"]:

@@ -5,12 +5,12 @@ the same, as long as nothing is sampled.
 """
 
 import sys
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from distilwhisper.decoding.failure import decode_with_fallback, is_silence
 from distilwhisper.decoding.heard import HeardWindow, hear
 from distilwhisper.decoding.segments import TimedSegment
-from distilwhisper.decoding.windows import DecodedWindow, Window, WindowDecoder, WindowRequest
+from distilwhisper.decoding.windows import Task, Window, WindowDecoder, WindowRequest
 from distilwhisper.speech.audio import HOP_SAMPLES, SAMPLE_RATE_HZ
 from distilwhisper.speech.mel import RecordingMel
 from distilwhisper.speech.vad import Span
@@ -33,7 +33,7 @@ def decode_sequentially(
     first_prompt: Sequence[int] = (),
     hotwords: Sequence[int] = (),
     on_progress: Callable[[float], None],
-) -> Generator[WindowRequest, DecodedWindow, list[HeardWindow]]:
+) -> Task[list[HeardWindow]]:
     """Decode a recording from front to back; a task for :meth:`WindowDecoder.run`.
 
     Args:

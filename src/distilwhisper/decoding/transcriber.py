@@ -1,18 +1,20 @@
 """The one door to a transcript: labelling, evaluation and the command line all go through here.
 
-samples, files            a recording of any length
-chunked.py              overlapping chunks, joined by chunks.py       } each asks for windows:
-sequential.py           or one window after the other                 } a task
-failure.py            again and hotter, where the text is not to be believed
-windows.py          runs the tasks side by side: mel, encoder, prompt
-search.py         slots that windows enter and leave: greedy, sampling, drafts
-beam.py           or beam search
-heard.py                  segments and words with times
-transcriber.py            a transcript
+What calls what:
+
+    samples, files            a recording of any length
+      chunked.py              overlapping chunks, joined by chunks.py       } each asks for windows:
+      sequential.py           or one window after the other                 } a task
+        failure.py            again and hotter, where the text is not to be believed
+          windows.py          runs the tasks side by side: mel, encoder, prompt
+            search.py         slots that windows enter and leave: greedy, sampling, drafts
+            beam.py           or beam search
+    heard.py                  segments and words with times
+    transcriber.py            a transcript
 """
 
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
@@ -27,7 +29,7 @@ from distilwhisper.decoding.segments import TimedWord
 from distilwhisper.decoding.sequential import FRAMES_PER_SECOND, decode_sequentially
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.slots import Counts
-from distilwhisper.decoding.windows import DecodedWindow, WindowDecoder, WindowRequest
+from distilwhisper.decoding.windows import DecodedWindow, Task, WindowDecoder, WindowRequest
 from distilwhisper.model.checkpoint import Checkpoint, load_checkpoint
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import resolve_model
@@ -246,19 +248,21 @@ class Transcriber:
 
     @cached_property
     def _first_prompt(self) -> list[int]:
-        """The ids of the initial prompt."""
-        text = (self.settings.initial_prompt or "").strip()
-        return self.tokenizer.encode(f" {text}") if text else []
+        return self._told_ids(self.settings.initial_prompt)
 
     @cached_property
     def _hotwords(self) -> list[int]:
-        text = (self.settings.hotwords or "").strip()
-        return self.tokenizer.encode(f" {text}") if text else []
+        return self._told_ids(self.settings.hotwords)
 
     @cached_property
     def _previous_ids(self) -> list[int]:
         """What every window on its own is told came before it."""
         return self.tokenizer.previous_ids(self._first_prompt, hotwords=self._hotwords)
+
+    def _told_ids(self, text: str | None) -> list[int]:
+        """The ids of a text that the settings tell the model; none where there is none."""
+        stripped = (text or "").strip()
+        return self.tokenizer.encode(f" {stripped}") if stripped else []
 
     def _check_draft(self, draft: Checkpoint) -> None:
         ours, theirs = self.checkpoint.model.config, draft.model.config
@@ -282,7 +286,7 @@ class Transcriber:
 
     def _decode_piece(
         self, number: int, samples: Samples, language: str | None
-    ) -> Generator[WindowRequest, DecodedWindow, DecodedWindow]:
+    ) -> Task[DecodedWindow]:
         _check_samples(samples, f"piece {number}")
         window = self._decoder.window(samples, language=self._code(language))
         request = WindowRequest(window, tuple(self._previous_ids), seed=self.settings.seed)
@@ -312,7 +316,7 @@ class Transcriber:
 
     def _sequential(
         self, recording: Recording, language: str | None, report: Callable[[float], None]
-    ) -> Generator[WindowRequest, DecodedWindow, "list[HeardWindow] | CorruptAudio | OSError"]:
+    ) -> "Task[list[HeardWindow] | CorruptAudio | OSError]":
         model = self.checkpoint.model
         try:
             code = self._detect(recording, language)
@@ -335,7 +339,7 @@ class Transcriber:
         self,
         recordings: Iterable[tuple[int, Recording, str | None]],
         report: Callable[[float], None],
-    ) -> Iterator[Generator[WindowRequest, DecodedWindow, _Part]]:
+    ) -> Iterator[Task[_Part]]:
         """Yield a task for every chunk of every recording, and one for the end of each."""
         for number, recording, language in recordings:
             n_chunks = done = 0
@@ -344,9 +348,9 @@ class Transcriber:
                 code = self._code(language)
                 for chunk in self._plan(recording):
                     samples = recording.read(chunk.start, chunk.stop)
-                    if code is None and recording.reach(chunk.stop + 1) > chunk.stop:
-                        code = self._detect(recording, language)  # else its only window tells
                     is_last = recording.reach(chunk.stop + 1) <= chunk.stop
+                    if code is None and not is_last:
+                        code = self._detect(recording, language)  # else its only window tells
                     task = decode_chunk(
                         self._decoder,
                         chunk,
@@ -452,9 +456,7 @@ class Transcriber:
         )
 
 
-def _ended(
-    number: int, came: "int | CorruptAudio | OSError"
-) -> Generator[WindowRequest, DecodedWindow, _Part]:
+def _ended(number: int, came: "int | CorruptAudio | OSError") -> Task[_Part]:
     """A task that asks for nothing and tells how a recording ended."""
     yield from ()
     return _Part(number, None, came)
@@ -462,10 +464,10 @@ def _ended(
 
 def _reported(
     part: _Part,
-    task: Generator[WindowRequest, DecodedWindow, list[HeardWindow]],
+    task: Task[list[HeardWindow]],
     new_s: float,
     report: Callable[[float], None],
-) -> Generator[WindowRequest, DecodedWindow, _Part]:
+) -> Task[_Part]:
     """A chunk's task that says whose chunk it was, and reports the seconds that it adds."""
     heard = yield from task
     report(new_s)

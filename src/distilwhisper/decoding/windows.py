@@ -76,7 +76,7 @@ Task: TypeAlias = Generator[WindowRequest, DecodedWindow, T]
 @dataclass(frozen=True, eq=False)
 class _Pending(Generic[T]):
     number: int
-    task: Generator[WindowRequest, DecodedWindow, T]
+    task: "Task[T]"
     request: WindowRequest
 
 
