@@ -15,7 +15,6 @@ from distilwhisper.student import StudentSettings, make_student
 from distilwhisper.text.normalize import normalizer_for
 from distilwhisper.text.wer import ErrorCounts, word_errors
 
-SPEECH = Path(__file__).parent / "assets" / "speech"
 FLOAT32 = Hardware(device="cpu", dtype="float32")
 
 

@@ -32,8 +32,6 @@ from distilwhisper.student import StudentSettings, build_student
 from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.text.transcript import Word
 
-SPEECH = Path(__file__).parents[1] / "assets" / "speech"
-
 
 @pytest.fixture(scope="module")
 def checkpoint(tiny_model: Path) -> Checkpoint:

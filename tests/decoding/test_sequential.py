@@ -24,8 +24,6 @@ from distilwhisper.speech.recording import HeldRecording
 from distilwhisper.speech.vad import Span
 from distilwhisper.text.tokens import Tokenizer
 
-SPEECH = Path(__file__).parents[1] / "assets" / "speech"
-
 
 @pytest.fixture(scope="module")
 def tokenizer(tiny_model: Path) -> Tokenizer:

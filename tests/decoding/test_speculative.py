@@ -26,7 +26,6 @@ from distilwhisper.speech.audio import Samples
 from distilwhisper.student import StudentSettings, build_student, make_student
 from distilwhisper.text.tokens import Tokenizer
 
-SPEECH = Path(__file__).parents[1] / "assets" / "speech"
 LIKES_TO_END = 0.35
 
 

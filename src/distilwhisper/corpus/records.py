@@ -87,6 +87,10 @@ class Label:
         compression_ratio: of the text; None if there is none.
         error: why there is no label; None if there is one.
         finished: the teacher ended by itself; False where the token limit cut it off.
+        duration_s: length of the sound that was heard; None if it is not known.
+        detected_language: code of the language that the teacher takes the sound for, whatever it
+            was told; None if it was not asked, or knows only English.
+        language_probability: of the detected language, among all that the teacher knows.
     """
 
     id: str
@@ -98,6 +102,9 @@ class Label:
     compression_ratio: float | None
     error: str | None
     finished: bool = True
+    duration_s: float | None = None
+    detected_language: str | None = None
+    language_probability: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as JSON can hold it: a number that is not finite becomes None."""
@@ -111,6 +118,9 @@ class Label:
             "compression_ratio": _finite_or_none(self.compression_ratio),
             "error": self.error,
             "finished": self.finished,
+            "duration_s": _finite_or_none(self.duration_s),
+            "detected_language": self.detected_language,
+            "language_probability": _finite_or_none(self.language_probability),
         }
 
     @classmethod
@@ -120,6 +130,7 @@ class Label:
         Raises:
             ValueError: a key is missing or its value is of a wrong type.
         """
+        row = {**_UNKNOWN_TO_OLD_LABELS, **row}
         token_ids = _typed(row, "token_ids", list)
         if not all(type(token_id) is int for token_id in token_ids):
             raise ValueError("token_ids must be whole numbers")
@@ -132,8 +143,20 @@ class Label:
             no_speech_prob=_typed(row, "no_speech_prob", float, int, None),
             compression_ratio=_typed(row, "compression_ratio", float, int, None),
             error=_typed(row, "error", str, None),
-            finished=_typed({"finished": True, **row}, "finished", bool),
+            finished=_typed(row, "finished", bool),
+            duration_s=_typed(row, "duration_s", float, int, None),
+            detected_language=_typed(row, "detected_language", str, None),
+            language_probability=_typed(row, "language_probability", float, int, None),
         )
+
+
+# What labels of earlier versions do not say.
+_UNKNOWN_TO_OLD_LABELS: Mapping[str, Any] = {
+    "finished": True,
+    "duration_s": None,
+    "detected_language": None,
+    "language_probability": None,
+}
 
 
 @dataclass(frozen=True, slots=True)
