@@ -61,6 +61,7 @@ def run(monkeypatch: pytest.MonkeyPatch, out: Path, *words: str, peer: bool = Fa
     return json.loads(out.read_text())
 
 
+@pytest.mark.slow
 def test_the_script_runs_from_end_to_end(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

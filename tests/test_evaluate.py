@@ -148,6 +148,7 @@ def test_a_language_the_model_does_not_know_is_refused_before_any_work(
     assert not list((tmp_path / "eval").glob("shard-*"))
 
 
+@pytest.mark.slow
 def test_a_long_utterance_is_cut_into_chunks(tmp_path: Path, model: Path) -> None:
     samples = noise(45.0, seed=5)
     write_wav(tmp_path / "long.wav", samples)
@@ -179,6 +180,7 @@ def test_a_second_run_changes_no_hypothesis_and_no_result(
         assert after[name][0] == before[name][0], f"{name} was written again"
 
 
+@pytest.mark.slow
 def test_a_run_that_lost_a_shard_decodes_that_one(tmp_path: Path, model: Path) -> None:
     manifest, out = corpus(tmp_path, 9), tmp_path / "eval"
     first = evaluate(model, manifest, out)

@@ -159,6 +159,7 @@ def test_a_finished_run_does_nothing_again(
     assert "train: 4 steps" not in log
 
 
+@pytest.mark.slow
 def test_a_stage_and_all_behind_it_can_be_done_again(work: Workplace) -> None:
     before = stages(work.out)
     assert work.run("--from-stage", "evaluate") == OK

@@ -32,6 +32,7 @@ def test_short_prompts_are_heard(tiny_en: Path, prompts: list[tuple[Samples, str
     assert all(window.finished for window in windows)
 
 
+@pytest.mark.slow
 def test_a_long_recording_is_heard_whole(tiny_en: Path, prompts: list[tuple[Samples, str]]) -> None:
     """Over a minute in chunks of 15 s: a seam that lost or doubled a sentence would show."""
     pause = np.zeros(8_000, dtype=np.float32)

@@ -85,9 +85,9 @@ def test_arguments_and_exit_status_are_passed_on_and_the_command_is_named(checko
     finish_environment(checkout, python='echo "$OMP_NUM_THREADS $*"; exit 3')
     done = run_script(checkout, "test", "-k", "two words", OMP_NUM_THREADS="1")
     assert done.returncode == 3
-    assert done.stdout == "1 -m pytest -n 2 -k two words\n"
+    assert done.stdout == "1 -m pytest -n 2 --dist worksteal -m not slow -k two words\n"
     assert "status 3" in done.stderr
-    assert "-m pytest -n 2 -k 'two words'" in done.stderr
+    assert "-m pytest -n 2 --dist worksteal -m 'not slow' -k 'two words'" in done.stderr
 
 
 def test_every_check_runs_and_the_first_bad_status_comes_back(checkout: Path) -> None:

@@ -260,6 +260,7 @@ def test_the_score_is_that_of_the_text_in_a_full_pass(
         assert found.avg_logprob == pytest.approx(total / len(scored), abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length_penalty", [None, 0.0, 1.0])
 def test_beams_for_every_beginning_find_the_best_text_of_all(
     checkpoint: Checkpoint,

@@ -130,6 +130,7 @@ def test_cached_search_equals_choosing_from_the_full_pass(
         assert hypothesis.avg_logprob == pytest.approx(total / n_scored, abs=1e-5)
 
 
+@pytest.mark.slow
 @settings(max_examples=12)
 @given(data=st.data())
 def test_a_window_says_the_same_in_any_company(

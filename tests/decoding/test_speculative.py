@@ -127,6 +127,7 @@ def assert_same(found: dict[int, Hypothesis], wanted: dict[int, Hypothesis]) -> 
         assert hypothesis.no_speech_prob == pytest.approx(other.no_speech_prob, abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("timestamps", [True, False])
 @pytest.mark.parametrize("draft_tokens", [1, 3, 7])
 def test_the_text_is_the_models_whatever_the_draft(
@@ -166,6 +167,7 @@ def test_the_text_is_the_models_whatever_the_draft(
         assert 1 <= search.counts.tokens_per_step <= 1 + draft_tokens
 
 
+@pytest.mark.slow
 @settings(max_examples=5)
 @given(data=st.data())
 def test_slots_order_and_prompts_change_nothing(

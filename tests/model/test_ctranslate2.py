@@ -341,6 +341,7 @@ def test_a_faulty_file_is_named_with_what_was_found(tmp_path, content, message):
 # Real weights
 
 
+@pytest.mark.slow
 @pytest.mark.reference
 def test_real_weights_know_english(tmp_path, wheel_folder):
     # Without any sound the decoder is a language model: wrong weights would not finish this.

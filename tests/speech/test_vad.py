@@ -280,6 +280,7 @@ def test_probabilities_equal_those_of_silero(silero_package: Any, prompts: list[
     np.testing.assert_allclose(found, theirs, rtol=0, atol=5e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.reference
 @needs_weights
 @pytest.mark.filterwarnings("ignore:.*torch.jit.load:DeprecationWarning")
