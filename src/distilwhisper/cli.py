@@ -31,6 +31,7 @@ from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import ModelNotFound, import_model, resolve_model
 from distilwhisper.model.layout import BadCheckpoint
 from distilwhisper.pipeline import Recipe, StageName, run_recipe
+from distilwhisper.plan import PlanSettings, plan_recipe
 from distilwhisper.progress import say
 from distilwhisper.run import Part, StageChanged, read_recipe
 from distilwhisper.speech.audio import CorruptAudio, MissingStorage
@@ -77,6 +78,27 @@ def run(
     finished = run_recipe(settings, folder, command=sys.argv, from_stage=from_stage, force=force)
     print(folder / "report.html")
     return _name_each(finished.problems)
+
+
+def plan(
+    recipe: Positional[Path],
+    /,
+    *,
+    settings: OmitArgPrefixes[PlanSettings] = PlanSettings(),
+    set: Overrides = (),  # noqa: A002
+    json: bool = False,
+) -> int:
+    """Reckon the hours, memory, disk and price of a recipe before it runs.
+
+    Args:
+        recipe: a TOML file that describes one run completely.
+        settings: the device, and what is supposed.
+        set: section.key=value, instead of what the recipe says; may be repeated.
+        json: print the plan for programs.
+    """
+    planned = plan_recipe(read_recipe(recipe, Recipe, set), settings)
+    print(_json(planned.to_dict()) if json else planned)
+    return OK
 
 
 def train(
@@ -320,6 +342,7 @@ def transcribe(
 
 COMMANDS: dict[str, Callable[..., int]] = {
     "run": run,
+    "plan": plan,
     "data": data,
     "import": import_,
     "label": label,
