@@ -13,11 +13,12 @@ from distilwhisper.speech.audio import write_wav
 FAST = ("--max-new-tokens", "8", "--device", "cpu", "--dtype", "float32")
 
 OPTIONS = {
-    "run": "--out --from-stage --set --force",
+    "run": "--out --from-stage --engine --set --force",
+    "plan": "--gpu --hours --utterance-s --efficiency --rates --price-per-hour --set --json",
     "data": "--out --language",
     "import": "--tokenizer",
-    "label": "--teacher --out --force --shard-size --language --task --timestamps --batch-size "
-    "--max-new-tokens --device --dtype",
+    "label": "--teacher --out --engine --n-workers --shards --force --shard-size --language "
+    "--task --timestamps --batch-size --max-new-tokens --device --dtype",
     "filter": "--out --force --json --max-wer --max-compression-ratio --min-avg-logprob --language",
     "student": "--decoder-layers --layers",
     "heads": "--help",

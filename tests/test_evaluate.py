@@ -176,7 +176,7 @@ def test_a_second_run_changes_no_hypothesis_and_no_result(
     assert {k: v[1] for k, v in after.items()} == {k: v[1] for k, v in before.items()}
     decoded = [name for name in before if name.startswith("shard-")]
     assert len(decoded) == 2
-    for name in [*decoded, "timing.json", "stage.json"]:
+    for name in [*decoded, "timing/00000.json", "timing/00001.json", "stage.json"]:
         assert after[name][0] == before[name][0], f"{name} was written again"
 
 

@@ -16,7 +16,7 @@ from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.label import LabelSettings, label_manifest
 from distilwhisper.model.hardware import Hardware
-from distilwhisper.run import StageChanged
+from distilwhisper.run import Part, StageChanged
 from distilwhisper.speech.audio import load_samples, write_wav
 from distilwhisper.text.tokens import Tokenizer
 
@@ -229,6 +229,52 @@ def test_an_utterance_is_its_span_of_a_recording(tmp_path: Path, tiny_model: Pat
 def test_a_shard_holds_at_least_one_utterance() -> None:
     with pytest.raises(ValueError, match="shard_size must be at least 1, found 0"):
         LabelSettings(shard_size=0)
+
+
+def test_a_part_labels_its_own_shards_and_the_whole_finds_the_rest(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    manifest, out, whole = corpus(tmp_path, 10), tmp_path / "parts", tmp_path / "whole"
+    part = label_manifest(
+        manifest, str(tiny_model), out, SETTINGS, hardware=CPU, part=Part.parse("1/2")
+    )
+    assert part.n_labels == 4
+    assert [path.name for path in shard_paths(out)] == ["shard-00001.jsonl"]
+    assert label(manifest, tiny_model, out).n_labels == 10
+    label(manifest, tiny_model, whole)
+    assert shard_bytes(out) == shard_bytes(whole)
+    with pytest.raises(ValueError, match="force must be for a whole folder, found it with part"):
+        label_manifest(manifest, str(tiny_model), out, SETTINGS, part=Part(0, 2), force=True)
+
+
+@pytest.mark.slow
+def test_two_processes_label_their_parts_side_by_side(
+    tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest, out, whole = corpus(tmp_path, 24), tmp_path / "parts", tmp_path / "whole"
+    settings = replace(SETTINGS, shard_size=2)
+    command = [sys.executable, "-c", "from distilwhisper.cli import main; main()"]
+    command += ["label", str(manifest), "--teacher", str(tiny_model), "--out", str(out)]
+    command += ["--shard-size", "2", "--max-new-tokens", "8", "--batch-size", "3"]
+    command += ["--device", "cpu", "--dtype", "float32"]
+    # Threads share out sums, so their number shows in the last digits.
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    parts = [
+        subprocess.Popen(
+            [*command, "--shards", f"{i}/2"], env=environment, stdout=subprocess.PIPE, text=True
+        )
+        for i in range(2)
+    ]
+    said = [part.communicate()[0] for part in parts]
+    assert [part.returncode for part in parts] == [0, 0]
+    assert said == [f"12 labels in {out}\n"] * 2
+    before = snapshot(out)
+    capsys.readouterr()
+    assert label(manifest, tiny_model, out, settings).n_labels == 24
+    assert capsys.readouterr().err == ""  # nothing was missing
+    label(manifest, tiny_model, whole, settings)
+    assert shard_bytes(out) == shard_bytes(whole)
+    assert {k: v for k, v in before.items() if not k.startswith(".")} == snapshot(out)
 
 
 @pytest.mark.slow

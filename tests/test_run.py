@@ -17,6 +17,7 @@ from distilwhisper.run import (
     BadRunFolder,
     FolderInUse,
     MetricsLog,
+    Part,
     SettingsError,
     StageChanged,
     _git,
@@ -368,14 +369,14 @@ class LockHolder:
     """Another process that holds a folder's lock."""
 
     CODE = (
-        "import sys; from pathlib import Path; from distilwhisper.run import lock_folder\n"
-        "with lock_folder(Path(sys.argv[1])):\n"
+        "import sys; from pathlib import Path; from distilwhisper.run import Part, lock_folder\n"
+        "with lock_folder(Path(sys.argv[1]), *map(Part.parse, sys.argv[2:])):\n"
         "    print('locked', flush=True); sys.stdin.read()\n"
     )
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *part: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", self.CODE, str(folder)],
+            [sys.executable, "-c", self.CODE, str(folder), *part],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
@@ -405,6 +406,73 @@ def test_a_killed_process_leaves_no_lock(tmp_path: Path) -> None:
         holder.process.wait()
         with lock_folder(tmp_path):
             assert (tmp_path / ".lock").read_text().startswith(f"process {os.getpid()} on ")
+
+
+def test_parts_of_a_folder_are_locked_side_by_side(tmp_path: Path) -> None:
+    with LockHolder(tmp_path, "1/3") as holder:
+        with lock_folder(tmp_path, Part(2, 3)):
+            open_stage(tmp_path, settings=SETTINGS, inputs=INPUTS, force=False)
+        found = rf"part 1/3 of {tmp_path} .* locked by process {holder.process.pid} on "
+        with pytest.raises(FolderInUse, match=found), lock_folder(tmp_path, Part(1, 3)):
+            pass
+        with pytest.raises(FolderInUse, match="one process"), lock_folder(tmp_path):
+            pass
+    with lock_folder(tmp_path):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} == {"stage.json"}
+
+
+def test_a_part_is_refused_while_the_whole_folder_is_in_use(tmp_path: Path) -> None:
+    with LockHolder(tmp_path), pytest.raises(FolderInUse), lock_folder(tmp_path, Part(0, 2)):
+        pass
+
+
+def test_what_killed_parts_leave_is_no_stranger(tmp_path: Path) -> None:
+    with LockHolder(tmp_path, "0/2") as holder:
+        holder.process.kill()
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", ".lock-0-of-2"}
+    with lock_folder(tmp_path, Part(0, 2)):
+        open_stage(tmp_path, settings=SETTINGS, inputs=INPUTS, force=False)
+
+
+def test_many_parts_that_open_a_folder_at_once_agree(tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from distilwhisper.run import *\n"
+        "sys.stdin.read()\n"
+        "folder, part = Path(sys.argv[1]), Part.parse(sys.argv[2])\n"
+        "with lock_folder(folder, part):\n"
+        "    open_stage(folder, settings={}, inputs={}, force=False)\n"
+        "    (folder / f'shard-{part.index}').touch()\n"
+    )
+    n = 6
+    parts = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, str(tmp_path), f"{i}/{n}"], stdin=subprocess.PIPE
+        )
+        for i in range(n)
+    ]
+    for part in parts:
+        assert part.stdin is not None
+        part.stdin.close()
+    assert [part.wait() for part in parts] == [0] * n
+    with lock_folder(tmp_path):
+        pass
+    assert {p.name for p in tmp_path.iterdir()} == {"stage.json", *(f"shard-{i}" for i in range(n))}
+
+
+def test_a_part_is_every_nth_shard() -> None:
+    parts = [Part.parse(f"{i}/3") for i in range(3)]
+    assert [[n for n in range(8) if part.holds(n)] for part in parts] == [
+        [0, 3, 6],
+        [1, 4, 7],
+        [2, 5],
+    ]
+
+
+@pytest.mark.parametrize(("text", "found"), [("3", '"3"'), ("3/3", "3/3"), ("-1/3", '"-1/3"')])
+def test_a_part_that_there_is_not_is_refused(text: str, found: str) -> None:
+    with pytest.raises(ValueError, match=f"found {found}"):
+        Part.parse(text)
 
 
 def test_a_process_may_lock_again_what_it_has_locked(tmp_path: Path) -> None:

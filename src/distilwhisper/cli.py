@@ -22,6 +22,7 @@ from distilwhisper.corpus.store import TornShard
 from distilwhisper.decoding.search import NonFiniteOutput
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
+from distilwhisper.engines import EngineName, EngineSettings, MissingRay, NoWorkers, ShardFailed
 from distilwhisper.evaluate import EvaluateSettings, evaluate_model, summary_line
 from distilwhisper.filter import FilterSettings, filter_labels
 from distilwhisper.label import LabelSettings, label_manifest
@@ -30,9 +31,10 @@ from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import ModelNotFound, import_model, resolve_model
 from distilwhisper.model.layout import BadCheckpoint
 from distilwhisper.pipeline import Recipe, StageName, run_recipe
+from distilwhisper.plan import PlanSettings, plan_recipe
 from distilwhisper.progress import say
-from distilwhisper.run import StageChanged, read_recipe
-from distilwhisper.speech.audio import CorruptAudio
+from distilwhisper.run import Part, StageChanged, read_recipe
+from distilwhisper.speech.audio import CorruptAudio, MissingStorage
 from distilwhisper.speech.vad import MissingVad
 from distilwhisper.student import StudentSettings, add_alignment_heads, make_student
 from distilwhisper.text.transcript import TranscriptFormat, render
@@ -56,6 +58,7 @@ def run(
     *,
     out: Path | None = None,
     from_stage: StageName | None = None,
+    engine: EngineName | None = None,
     set: Overrides = (),  # noqa: A002
     force: bool = False,
 ) -> int:
@@ -65,14 +68,37 @@ def run(
         recipe: a TOML file that describes one run completely.
         out: folder of the run; runs/NAME when left out.
         from_stage: do this stage and all behind it again.
+        engine: which processes label and evaluate, instead of what the recipe says.
         set: section.key=value, instead of what the recipe says; may be repeated.
         force: do stages again whose settings or inputs have changed.
     """
-    settings = read_recipe(recipe, Recipe, set)
+    engines = () if engine is None else (f"engine.engine={engine}",)
+    settings = read_recipe(recipe, Recipe, (*set, *engines))
     folder = out or Path("runs") / settings.name
     finished = run_recipe(settings, folder, command=sys.argv, from_stage=from_stage, force=force)
     print(folder / "report.html")
     return _name_each(finished.problems)
+
+
+def plan(
+    recipe: Positional[Path],
+    /,
+    *,
+    settings: OmitArgPrefixes[PlanSettings] = PlanSettings(),
+    set: Overrides = (),  # noqa: A002
+    json: bool = False,
+) -> int:
+    """Reckon the hours, memory, disk and price of a recipe before it runs.
+
+    Args:
+        recipe: a TOML file that describes one run completely.
+        settings: the device, and what is supposed.
+        set: section.key=value, instead of what the recipe says; may be repeated.
+        json: print the plan for programs.
+    """
+    planned = plan_recipe(read_recipe(recipe, Recipe, set), settings)
+    print(_json(planned.to_dict()) if json else planned)
+    return OK
 
 
 def train(
@@ -133,6 +159,8 @@ def label(
     draft: str | None = None,
     settings: OmitArgPrefixes[LabelSettings] = LabelSettings(),
     hardware: OmitArgPrefixes[Hardware] = Hardware(),
+    engine: OmitArgPrefixes[EngineSettings] = EngineSettings(),
+    shards: str | None = None,
     force: bool = False,
 ) -> int:
     """Label a manifest's audio with a teacher.
@@ -145,10 +173,22 @@ def label(
             sooner.
         settings: how to decode.
         hardware: where to run.
+        engine: which processes do it.
+        shards: I/N: label every N-th shard alone, from the I-th on, counted from 0; N such
+            commands may run side by side, as a Slurm array does. The same command without it
+            then sees that all is there.
         force: begin anew where settings or inputs have changed.
     """
     summary = label_manifest(
-        manifest, teacher, out, settings, hardware=hardware, draft=draft, force=force
+        manifest,
+        teacher,
+        out,
+        settings,
+        hardware=hardware,
+        draft=draft,
+        engine=engine,
+        part=None if shards is None else Part.parse(shards),
+        force=force,
     )
     print(f"{summary.n_labels} labels in {out}")
     return _name_each(summary.failed)
@@ -225,6 +265,7 @@ def evaluate(
     draft: str | None = None,
     settings: OmitArgPrefixes[EvaluateSettings] = EvaluateSettings(),
     hardware: OmitArgPrefixes[Hardware] = Hardware(),
+    engine: OmitArgPrefixes[EngineSettings] = EngineSettings(),
     force: bool = False,
     json: bool = False,
 ) -> int:
@@ -237,11 +278,19 @@ def evaluate(
         draft: a smaller model that drafts for this one: the same text, at another speed.
         settings: how to decode.
         hardware: where to run.
+        engine: which processes do it.
         force: begin anew where settings or inputs have changed.
         json: print the summary for programs.
     """
     summary = evaluate_model(
-        model, manifest, out, settings, hardware=hardware, draft=draft, force=force
+        model,
+        manifest,
+        out,
+        settings,
+        hardware=hardware,
+        draft=draft,
+        engine=engine,
+        force=force,
     )
     print(_json(summary.to_dict()) if json else summary_line(model, summary))
     return _name_each(summary.failed)
@@ -293,6 +342,7 @@ def transcribe(
 
 COMMANDS: dict[str, Callable[..., int]] = {
     "run": run,
+    "plan": plan,
     "data": data,
     "import": import_,
     "label": label,
@@ -309,10 +359,14 @@ EXPECTED = (
     BadCheckpoint,
     CheckpointMismatch,
     CorruptAudio,
+    MissingRay,
+    MissingStorage,
     MissingVad,
+    NoWorkers,
     NonFiniteLoss,
     NonFiniteOutput,
     OSError,
+    ShardFailed,
     StageChanged,
     TornShard,
     UnreadableRecording,

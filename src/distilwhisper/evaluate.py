@@ -1,7 +1,7 @@
 """Stage 5: how well a model hears, utterance by utterance, and how fast.
 
     OUT/shard-00000.jsonl  one hypothesis per utterance, in the manifest's order
-    OUT/timing.json        seconds of audio and of computing, per shard
+    OUT/timing/00000.json  seconds of audio and of computing, of a shard
     OUT/scores.jsonl       errors per utterance
     OUT/summary.json       their sums
 
@@ -12,8 +12,9 @@ of which nothing was heard, and is named.
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from distilwhisper.corpus.store import read_jsonl, shard_path, write_atomic, wri
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.slots import Counts
 from distilwhisper.decoding.transcriber import Transcriber
+from distilwhisper.engines import EngineSettings, run_shards
+from distilwhisper.model.checkpoint import count_parameters
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import resolve_model
 from distilwhisper.progress import progress_bar, say
@@ -108,6 +111,7 @@ def evaluate_model(
     *,
     hardware: Hardware | None = None,
     draft: str | None = None,
+    engine: EngineSettings | None = None,
     force: bool = False,
 ) -> EvaluationSummary:
     """Transcribe a set and score it, going on where a run before stopped.
@@ -119,11 +123,20 @@ def evaluate_model(
         settings: how to decode.
         hardware: device and dtype.
         draft: model that drafts for this one: the same text, at another speed.
+        engine: which processes do it.
         force: begin anew where settings or inputs have changed.
     """
-    hardware = hardware or Hardware()
+    hardware, engine = hardware or Hardware(), engine or EngineSettings()
     manifest = read_manifest(manifest_path)
     folder = resolve_model(model)
+    job = EvaluateJob(
+        manifest=manifest,
+        model=folder.absolute(),
+        out=out.absolute(),
+        settings=settings,
+        hardware=hardware,
+        draft=None if draft is None else resolve_model(draft).absolute(),
+    )
     with lock_folder(out):
         open_stage(
             out,
@@ -131,26 +144,31 @@ def evaluate_model(
             inputs={"manifest": fingerprint(manifest_path), "model": fingerprint(folder)},
             force=force,
         )
-        transcriber = Transcriber.from_model(str(folder), settings.decoding, hardware, draft=draft)
-        transcriber.check_languages({u.id: u.language for u in manifest.utterances})
-        n_shards = _decode_missing(transcriber, hardware, manifest, out, settings.shard_size)
+        _decode_missing(job, engine)
         return score(
             manifest,
-            [row for i in range(n_shards) for row in read_jsonl(shard_path(out, i))],
+            [row for i in range(job.n_shards) for row in read_jsonl(shard_path(out, i))],
+            [_read_timing(out, i) for i in range(job.n_shards)],
             out,
-            n_parameters=transcriber.checkpoint.model.n_parameters(),
+            n_parameters=count_parameters(folder),
         )
 
 
 def score(
-    manifest: Manifest, rows: Sequence[dict[str, Any]], out: Path, *, n_parameters: int
+    manifest: Manifest,
+    rows: Sequence[dict[str, Any]],
+    timing: Sequence[dict[str, float]],
+    out: Path,
+    *,
+    n_parameters: int,
 ) -> EvaluationSummary:
     """Count the errors of stored hypotheses and write scores.jsonl and summary.json.
 
     Args:
         manifest: with the references.
         rows: one hypothesis per utterance.
-        out: where timing.json lies and the results go.
+        timing: of each shard, what decoding it took.
+        out: where the results go.
         n_parameters: of the model, for the record.
     """
     by_id = {utterance.id: utterance for utterance in manifest.utterances}
@@ -163,14 +181,13 @@ def score(
     total = ErrorCounts(0, 0, 0, 0)
     for row in scored:
         total += ErrorCounts(**row["errors"])
-    timing = _read_timing(out)
     summary = EvaluationSummary(
         n_utterances=len(rows),
         n_without_reference=len(rows) - len(scored),
         failed={row["id"]: row["error"] for row in rows if row["error"]},
-        audio_s=round(sum(t["audio_s"] for t in timing.values()), 3),
-        compute_s=round(sum(t["compute_s"] for t in timing.values()), 3),
-        **{name: int(sum(t[name] for t in timing.values())) for name in COST},
+        audio_s=round(sum(t["audio_s"] for t in timing), 3),
+        compute_s=round(sum(t["compute_s"] for t in timing), 3),
+        **{name: int(sum(t[name] for t in timing)) for name in COST},
         n_parameters=n_parameters,
         unit="word" if spaced else "character",
         errors=total,
@@ -199,26 +216,65 @@ def _score_row(utterance: Utterance, row: dict[str, Any], *, spaced: bool) -> di
     }
 
 
-def _decode_missing(
-    transcriber: Transcriber, hardware: Hardware, manifest: Manifest, out: Path, shard_size: int
-) -> int:
-    """Write the shards of hypotheses that are not there; return how many there are in all."""
-    utterances = manifest.utterances
-    shards = [utterances[at : at + shard_size] for at in range(0, len(utterances), shard_size)]
-    missing = [i for i in range(len(shards)) if not shard_path(out, i).exists()]
+def _decode_missing(job: "EvaluateJob", engine: EngineSettings) -> None:
+    """Write the shards of hypotheses, and their timing, that are not there."""
+    missing = [i for i in range(job.n_shards) if not job.is_done(i)]
     if not missing:
-        return len(shards)
-    n_left = sum(len(shards[i]) for i in missing)
-    say(f"evaluate: {n_left} of {len(utterances)} utterances ({hardware.describe()})")
-    _warm_up(transcriber)
-    timing = _read_timing(out)
+        return
+    n_left = sum(len(job.shard(i)) for i in missing)
+    say(
+        f"evaluate: {n_left} of {len(job.manifest.utterances)} utterances "
+        f"({engine.where(job.hardware)})"
+    )
     with progress_bar("evaluate", n_left, "utterances") as advance:
-        for i in missing:
-            rows, timing[str(i)] = _decode_shard(transcriber, manifest, shards[i])
-            write_atomic(out / "timing.json", json.dumps(timing, indent=2) + "\n")
-            write_jsonl(shard_path(out, i), rows)
-            advance(len(rows))
-    return len(shards)
+        for _ in run_shards(job, missing, engine, on_progress=advance):
+            pass
+
+
+@dataclass(frozen=True)
+class EvaluateJob:
+    """What every process that evaluates must know; an engine's job."""
+
+    manifest: Manifest
+    model: Path
+    out: Path
+    settings: EvaluateSettings
+    hardware: Hardware
+    draft: Path | None
+
+    @property
+    def n_shards(self) -> int:
+        """How many shards the manifest makes."""
+        return -(-len(self.manifest.utterances) // self.settings.shard_size)
+
+    def shard(self, number: int) -> Sequence[Utterance]:
+        """Return the utterances of one shard."""
+        at = number * self.settings.shard_size
+        return self.manifest.utterances[at : at + self.settings.shard_size]
+
+    def is_done(self, number: int) -> bool:
+        """Tell whether a shard is there, with its timing."""
+        return shard_path(self.out, number).exists() and _timing_path(self.out, number).exists()
+
+    def start(self) -> Callable[[int, Callable[[int], None]], None]:
+        """Load the model and warm it up; return what decodes a shard."""
+        transcriber = Transcriber.from_model(
+            str(self.model),
+            self.settings.decoding,
+            self.hardware,
+            draft=None if self.draft is None else str(self.draft),
+        )
+        transcriber.check_languages({u.id: u.language for u in self.manifest.utterances})
+        _warm_up(transcriber)
+        return partial(self._write, transcriber)
+
+    def _write(
+        self, transcriber: Transcriber, number: int, on_progress: Callable[[int], None]
+    ) -> None:
+        rows, timing = _decode_shard(transcriber, self.manifest, self.shard(number))
+        write_atomic(_timing_path(self.out, number), json.dumps(timing) + "\n")
+        write_jsonl(shard_path(self.out, number), rows)
+        on_progress(len(rows))
 
 
 def _decode_shard(
@@ -250,8 +306,12 @@ def _decode_shard(
         rows[utterance.id] = _row(utterance, transcript.text, transcript.language)
     compute_s = _now(transcriber) - began
     audio_s = sum(samples_to_seconds(len(samples)) for _, samples in heard)
-    cost = {name: getattr(transcriber.counts, name) - getattr(before, name) for name in COST}
-    timing = {"audio_s": audio_s, "compute_s": compute_s, **cost}
+    cost = transcriber.counts - before
+    timing = {
+        "audio_s": audio_s,
+        "compute_s": compute_s,
+        **{name: getattr(cost, name) for name in COST},
+    }
     return [rows[u.id] for u in utterances], timing
 
 
@@ -273,9 +333,12 @@ def _now(transcriber: Transcriber) -> float:
     return time.perf_counter()
 
 
-def _read_timing(out: Path) -> dict[str, dict[str, float]]:
-    path = out / "timing.json"
-    timing: dict[str, dict[str, float]] = json.loads(path.read_text()) if path.exists() else {}
+def _timing_path(out: Path, number: int) -> Path:
+    return out / "timing" / f"{number:05d}.json"
+
+
+def _read_timing(out: Path, number: int) -> dict[str, float]:
+    timing: dict[str, float] = json.loads(_timing_path(out, number).read_text())
     return timing
 
 

@@ -9,6 +9,7 @@ shard at most, and a run that is repeated makes only what is not there.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ from distilwhisper.corpus.batches import load_utterances
 from distilwhisper.corpus.records import Label, Manifest, Utterance, read_manifest
 from distilwhisper.corpus.store import read_jsonl, shard_path, write_jsonl
 from distilwhisper.decoding.settings import DecodingSettings
+from distilwhisper.decoding.slots import Counts
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.decoding.windows import DecodedWindow
+from distilwhisper.engines import EngineSettings, run_shards
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import resolve_model
 from distilwhisper.progress import progress_bar, say
-from distilwhisper.run import fingerprint, lock_folder, open_stage
+from distilwhisper.run import Part, fingerprint, lock_folder, open_stage
 from distilwhisper.speech.audio import WINDOW_S, WINDOW_SAMPLES, Samples, samples_to_seconds
 
 
@@ -57,6 +60,8 @@ def label_manifest(
     *,
     hardware: Hardware | None = None,
     draft: str | None = None,
+    engine: EngineSettings | None = None,
+    part: Part | None = None,
     force: bool = False,
 ) -> LabelSummary:
     """Label every utterance of a manifest with a teacher, going on where a run before stopped.
@@ -68,42 +73,95 @@ def label_manifest(
         settings: how to decode.
         hardware: device and dtype.
         draft: model that drafts for the teacher; it changes the speed, not the labels.
+        engine: which processes do it.
+        part: do these shards alone, while other processes may be doing others; the same without
+            one, afterwards, sees that none is missing.
         force: begin anew where settings or inputs have changed.
 
     Raises:
         StageChanged: the folder holds labels made from or with something else.
+        FolderInUse: another process works in the folder, or on this part of it.
+        ValueError: force with a part, whose neighbours it would delete.
     """
-    hardware = hardware or Hardware()
+    if part is not None and force:
+        raise ValueError(
+            f"force must be for a whole folder, found it with part {part}: delete {out}, and start "
+            "its parts anew"
+        )
+    hardware, engine = hardware or Hardware(), engine or EngineSettings()
     manifest = read_manifest(manifest_path)
     folder = resolve_model(teacher)
-    size = settings.shard_size
-    utterances = manifest.utterances
-    shards = [utterances[at : at + size] for at in range(0, len(utterances), size)]
-    with lock_folder(out):
+    job = LabelJob(
+        manifest=manifest,
+        teacher=folder.absolute(),
+        out=out.absolute(),
+        settings=settings,
+        hardware=hardware,
+        draft=None if draft is None else resolve_model(draft).absolute(),
+    )
+    shards = [i for i in range(job.n_shards) if part is None or part.holds(i)]
+    with lock_folder(out, part):
         open_stage(
             out,
             settings={**_what_shapes_labels(settings), "dtype": hardware.dtype},
             inputs={"manifest": fingerprint(manifest_path), "teacher": fingerprint(folder)},
             force=force,
         )
-        missing = [i for i in range(len(shards)) if not shard_path(out, i).exists()]
+        missing = [i for i in shards if not shard_path(out, i).exists()]
         if missing:
-            transcriber = Transcriber.from_model(
-                str(folder), settings.decoding, hardware, draft=draft
-            )
-            transcriber.check_languages({u.id: u.language for u in utterances})
-            n_left = sum(len(shards[i]) for i in missing)
+            n_left = sum(len(job.shard(i)) for i in missing)
             say(
-                f"label: {n_left} of {len(utterances)} utterances to label with {teacher} "
-                f"({hardware.describe()})"
+                f"label: {n_left} of {len(manifest.utterances)} utterances to label with {teacher} "
+                f"({engine.where(hardware)})"
             )
             with progress_bar("label", n_left, "utterances") as advance:
-                for i in missing:
-                    labels = label_utterances(transcriber, manifest, shards[i], on_progress=advance)
-                    write_jsonl(shard_path(out, i), [label.to_dict() for label in labels])
+                cost = sum(run_shards(job, missing, engine, on_progress=advance), Counts())
             if draft is not None:
-                say(f"label: {transcriber.counts.describe_draft()}")
-    return _summary(shard_path(out, i) for i in range(len(shards)))
+                say(f"label: {cost.describe_draft()}")
+    return _summary(shard_path(out, i) for i in shards)
+
+
+@dataclass(frozen=True)
+class LabelJob:
+    """What every process that labels must know; an engine's job."""
+
+    manifest: Manifest
+    teacher: Path
+    out: Path
+    settings: LabelSettings
+    hardware: Hardware
+    draft: Path | None
+
+    @property
+    def n_shards(self) -> int:
+        """How many shards the manifest makes."""
+        return -(-len(self.manifest.utterances) // self.settings.shard_size)
+
+    def shard(self, number: int) -> Sequence[Utterance]:
+        """Return the utterances of one shard."""
+        at = number * self.settings.shard_size
+        return self.manifest.utterances[at : at + self.settings.shard_size]
+
+    def start(self) -> Callable[[int, Callable[[int], None]], Counts]:
+        """Load the teacher; return what labels a shard and says what decoding it cost."""
+        transcriber = Transcriber.from_model(
+            str(self.teacher),
+            self.settings.decoding,
+            self.hardware,
+            draft=None if self.draft is None else str(self.draft),
+        )
+        transcriber.check_languages({u.id: u.language for u in self.manifest.utterances})
+        return partial(self._write, transcriber)
+
+    def _write(
+        self, transcriber: Transcriber, number: int, on_progress: Callable[[int], None]
+    ) -> Counts:
+        before = transcriber.counts
+        labels = label_utterances(
+            transcriber, self.manifest, self.shard(number), on_progress=on_progress
+        )
+        write_jsonl(shard_path(self.out, number), [label.to_dict() for label in labels])
+        return transcriber.counts - before
 
 
 def label_utterances(

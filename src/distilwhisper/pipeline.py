@@ -37,6 +37,7 @@ from distilwhisper.corpus.records import (
 )
 from distilwhisper.corpus.store import read_jsonl, write_atomic
 from distilwhisper.decoding.transcriber import Transcriber
+from distilwhisper.engines import EngineSettings
 from distilwhisper.evaluate import EvaluateSettings, evaluate_model, summary_line
 from distilwhisper.filter import FilterSettings, filter_labels
 from distilwhisper.label import LabelSettings, label_manifest
@@ -126,6 +127,7 @@ class Recipe:
     """Model folder or hub id."""
     data: DataSettings
     hardware: Hardware = field(default_factory=Hardware)
+    engine: EngineSettings = field(default_factory=EngineSettings)
     label: LabelSettings = field(default_factory=LabelSettings)
     filter: FilterSettings = field(default_factory=FilterSettings)
     student: StudentSettings = field(default_factory=StudentSettings)
@@ -256,6 +258,7 @@ def _label(run: Run) -> None:
         run.path("labels"),
         run.recipe.label,
         hardware=run.recipe.hardware,
+        engine=run.recipe.engine,
         force=run.force,
     )
     say(f"label: {summary.n_labels} labels")
@@ -386,6 +389,7 @@ def _evaluate(run: Run) -> None:
                 run.path("eval", f"{name}-{set_}"),
                 recipe.evaluate,
                 hardware=recipe.hardware,
+                engine=recipe.engine,
                 force=run.force,
             )
             say(summary_line(f"evaluate: {name}, {set_}", summary))

@@ -8,6 +8,7 @@
 Whatever else lies in a run's folder, the stages write.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import fcntl
@@ -41,7 +42,7 @@ Settings = TypeVar("Settings")
 
 _STAGE_FILE = "stage.json"
 _LOCK_FILE = ".lock"
-_HOUSEKEEPING = {_LOCK_FILE, f".{_STAGE_FILE}.tmp"}  # what a killed process may leave
+_TEMPORARY = f".{_STAGE_FILE}.tmp"
 _FAULT = object()  # stands where a value was refused; the fault is in the list
 _locked_here: set[Path] = set()
 
@@ -323,7 +324,8 @@ def open_stage(
     now = json.loads(
         json.dumps({"settings": settings, "inputs": inputs}, default=str, allow_nan=False)
     )
-    with lock_folder(folder):
+    # Processes that work on parts of the folder open it at the same time.
+    with lock_folder(folder), _taking_turns(folder):
         before = _read_stage(folder)
         changes = [] if before is None else _changes(before, now)
         if before is not None and not changes:
@@ -342,7 +344,7 @@ def open_stage(
 def _read_stage(folder: Path) -> dict[str, Any] | None:
     path = folder / _STAGE_FILE
     if not path.exists():
-        strangers = sorted({p.name for p in folder.iterdir()} - _HOUSEKEEPING)
+        strangers = sorted(p.name for p in folder.iterdir() if not _is_housekeeping(p.name))
         if strangers:
             raise BadRunFolder(
                 f"{folder} must be new, empty or of an earlier run, found no {_STAGE_FILE} but "
@@ -358,6 +360,11 @@ def _read_stage(folder: Path) -> dict[str, Any] | None:
             f"({', '.join(record) or 'none'}): name another folder"
         )
     return record
+
+
+def _is_housekeeping(name: str) -> bool:
+    """Tell a file that a killed process may leave."""
+    return name.startswith(_LOCK_FILE) or name == _TEMPORARY
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -392,9 +399,9 @@ def _value_of(values: Mapping[str, Any], key: str) -> str:
 
 
 def _empty(folder: Path) -> None:
-    """Delete all but stage.json and the lock: a kill on the way leaves a folder still ours."""
+    """Delete all but stage.json and locks: a kill on the way leaves a folder still ours."""
     for path in folder.iterdir():
-        if path.name in (_STAGE_FILE, _LOCK_FILE):
+        if path.name == _STAGE_FILE or path.name.startswith(_LOCK_FILE):
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -426,51 +433,117 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Every n-th shard of a folder, for one of n processes that work on it side by side."""
+
+    index: int  # from 0
+    n_parts: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.n_parts:
+            raise ValueError(
+                f"part I/N must be one of N, counted from 0, found {self.index}/{self.n_parts}"
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> "Part":
+        """Read "I/N".
+
+        Raises:
+            ValueError: it is not written so, or there is no such part.
+        """
+        found = re.fullmatch(r"(\d+)/(\d+)", text)
+        if not found:
+            raise ValueError(f'a part must be written as I/N, such as 0/8, found "{text}"')
+        return cls(int(found[1]), int(found[2]))
+
+    def holds(self, shard: int) -> bool:
+        """Tell whether a shard is of this part."""
+        return shard % self.n_parts == self.index
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.n_parts}"
+
+
 @contextmanager
-def lock_folder(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path, part: Part | None = None) -> Iterator[None]:
     """Keep every other process out of a folder, which is made if it is not there.
 
     The operating system drops the lock when the process ends, however it ends. A process may lock
     a folder that it has locked already; the outer lock holds.
 
+    Args:
+        folder: the folder.
+        part: keep others out of this part alone; they may be at work on other parts meanwhile.
+
     Raises:
-        FolderInUse: another process has it; the message names its id.
+        FolderInUse: another process has it, all of it or the part; the message names its id.
     """
     place = folder.resolve()
     if place in _locked_here:
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    path = place / _LOCK_FILE
-    descriptor = _lock(path, folder)
-    _locked_here.add(place)
+    whole = place / _LOCK_FILE
+    with contextlib.ExitStack() as locks:
+        if part is None:
+            locks.enter_context(_locked(whole, folder, fcntl.LOCK_EX | fcntl.LOCK_NB))
+        else:
+            locks.enter_context(_locked(whole, folder, fcntl.LOCK_SH | fcntl.LOCK_NB))
+            own = place / f"{_LOCK_FILE}-{part.index}-of-{part.n_parts}"
+            locks.enter_context(
+                _locked(own, f"part {part} of {folder}", fcntl.LOCK_EX | fcntl.LOCK_NB)
+            )
+        _locked_here.add(place)
+        locks.callback(_locked_here.discard, place)
+        yield
+
+
+@contextmanager
+def _taking_turns(folder: Path) -> Iterator[None]:
+    with _locked(folder / f"{_LOCK_FILE}-open", folder, fcntl.LOCK_EX):
+        yield
+
+
+@contextmanager
+def _locked(path: Path, what: Path | str, operation: int) -> Iterator[None]:
+    """Hold a lock file, which goes afterwards; but one that others share stays for them."""
+    descriptor = _lock(path, what, operation)
     try:
         yield
     finally:
-        _locked_here.discard(place)
-        path.unlink(missing_ok=True)
+        if not operation & fcntl.LOCK_SH:
+            path.unlink(missing_ok=True)
         os.close(descriptor)
 
 
-def _lock(path: Path, folder: Path) -> int:
+def _lock(path: Path, what: Path | str, operation: int) -> int:
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, operation)
         except BlockingIOError as error:
             holder = os.read(descriptor, 256).decode(errors="replace") or "another process"
             os.close(descriptor)
             raise FolderInUse(
-                f"{folder} must be used by one process at a time, found it locked by {holder}: "
+                f"{what} must be used by one process at a time, found it locked by {holder}: "
                 "wait for that process to end, or name another folder"
             ) from error
         # Whoever held the lock before has deleted the file on leaving: then this one is no
         # longer what others find under the name.
-        if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+        if _is_at(path, descriptor):
             os.ftruncate(descriptor, 0)
             os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
             return descriptor
         os.close(descriptor)
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 # Where and when it ran

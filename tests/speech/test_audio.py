@@ -1,6 +1,7 @@
 import io
 import math
 import os
+import sys
 import tarfile
 import threading
 import tracemalloc
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import av
+import fsspec
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -25,6 +27,7 @@ from distilwhisper.speech.audio import (
     SAMPLE_RATE_HZ,
     WINDOW_SAMPLES,
     CorruptAudio,
+    MissingStorage,
     load_samples,
     probe_duration_s,
     samples_to_seconds,
@@ -484,6 +487,59 @@ def test_a_shard_is_scanned_once_and_again_when_rewritten(
     write_shard(shard, {"b.wav": 300, "a.wav": 400})
     assert len(load_samples(f"{shard}#a.wav")) == 400
     assert len(load_samples(f"{shard}#b.wav")) == 300
+
+
+# URLs
+
+
+@pytest.fixture
+def memory() -> Iterator[fsspec.AbstractFileSystem]:
+    storage = fsspec.filesystem("memory")
+    yield storage
+    storage.store.clear()
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.mp3", "a.g722"])  # the last: by its name
+def test_a_url_is_read_as_its_file(
+    recordings: dict[str, Path], memory: fsspec.AbstractFileSystem, name: str
+) -> None:
+    expected = load_samples(recordings[name])
+    memory.pipe(f"bucket/{name}", recordings[name].read_bytes())
+    for url in (f"memory://bucket/{name}", recordings[name].absolute().as_uri()):
+        assert np.array_equal(load_samples(url), expected)
+        span = load_samples(url, start_s=1.25, duration_s=0.5)
+        assert np.array_equal(span, expected[20_000:28_000])
+        assert probe_duration_s(url) == probe_duration_s(recordings[name])
+
+
+def test_members_of_a_shard_behind_a_url(tmp_path: Path, memory: fsspec.AbstractFileSystem) -> None:
+    shard = tmp_path / "shard.tar"
+    write_shard(shard, {"a.wav": 100, "b.wav": 200})
+    memory.pipe("bucket/shard.tar", shard.read_bytes())
+    for url in ("memory://bucket/shard.tar", shard.as_uri()):
+        assert len(load_samples(f"{url}#a.wav")) == 100
+        assert len(load_samples(f"{url}#b.wav")) == 200
+        with pytest.raises(CorruptAudio, match=r"no member 'c.wav' among 2"):
+            load_samples(f"{url}#c.wav")
+    write_shard(shard, {"b.wav": 300, "a.wav": 400})
+    memory.pipe("bucket/shard.tar", shard.read_bytes())
+    for url in ("memory://bucket/shard.tar", shard.as_uri()):
+        assert len(load_samples(f"{url}#a.wav")) == 400
+
+
+def test_a_url_without_a_file_is_no_file(memory: fsspec.AbstractFileSystem) -> None:
+    for url in ("memory://bucket/none.wav", "memory://bucket/none.tar#a.wav"):
+        with pytest.raises(FileNotFoundError):
+            load_samples(url)
+
+
+def test_storage_without_its_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(MissingStorage, match=r"s3://bucket/a\.wav: .*s3fs"):
+        load_samples("s3://bucket/a.wav")
+    monkeypatch.setitem(sys.modules, "fsspec.core", None)
+    with pytest.raises(MissingStorage, match=r"distilwhisper\[storage\]"):
+        load_samples("memory://bucket/a.wav")
 
 
 def test_readers_see_one_shard_or_the_other_while_it_is_replaced(tmp_path: Path) -> None:

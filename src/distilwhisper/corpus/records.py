@@ -32,7 +32,8 @@ class Utterance:
 
     Attributes:
         id: is of one utterance in the whole manifest.
-        audio: path relative to the manifest, or absolute; ``shard.tar#member`` for a member.
+        audio: path relative to the manifest, or absolute, or a URL such as ``s3://bucket/a.flac``;
+            ``shard.tar#member`` for a member.
         start_s: where the span begins in the recording.
         duration_s: length of the span; None reaches to the end of the recording.
         text: the human transcript, the reference; None where there is none, "" where a human
@@ -69,7 +70,9 @@ class Manifest:
     utterances: tuple[Utterance, ...]
 
     def audio_source(self, utterance: Utterance) -> str:
-        """Return an utterance's audio as an absolute path, ``#member`` of a shard included."""
+        """Return an utterance's audio as an absolute path or URL, ``#member`` included."""
+        if "://" in utterance.audio:
+            return utterance.audio
         return os.path.join(self.root, utterance.audio)  # noqa: PTH118  a Path would edit members
 
 
@@ -263,12 +266,14 @@ def write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
 
 
 def audio_from(folder: Path, audio: str | Path) -> str:
-    """Return an absolute audio path as one that is relative to a manifest's folder.
+    """Return an absolute audio path as one that is relative to a manifest's folder; a URL as it is.
 
     Args:
         folder: of the manifest; it need not be there yet.
         audio: a path or ``shard.tar#member``, such as :meth:`Manifest.audio_source` gives.
     """
+    if "://" in str(audio):
+        return str(audio)
     path, sign, member = str(audio).partition("#")
     place, name = os.path.split(path)
     # Symbolic links count: ".." leads out of the folder that a link points to.

@@ -83,6 +83,10 @@ class Counts:
         names = [field.name for field in fields(self)]
         return Counts(**{name: getattr(self, name) + getattr(other, name) for name in names})
 
+    def __sub__(self, other: "Counts") -> "Counts":
+        names = [field.name for field in fields(self)]
+        return Counts(**{name: getattr(self, name) - getattr(other, name) for name in names})
+
 
 class Lane:
     """One model's caches over all slots."""

@@ -1,5 +1,6 @@
 """A model on disk: the network with everything that its Hugging Face folder says of it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 from distilwhisper.model.layout import (
     BadCheckpoint,
     ModelFiles,
+    read_json_object,
     read_model_folder,
     write_model_folder,
 )
@@ -46,12 +48,7 @@ def load_checkpoint(
         BadCheckpoint: a file is missing or broken, or the weights do not fit the config.
     """
     files = read_model_folder(folder)
-    try:
-        config = WhisperConfig.from_hf(files.config)
-    except ValueError as error:
-        raise BadCheckpoint(f"{folder}: {error}") from error
-    with torch.device("meta"):
-        model = Whisper(config)
+    model = _hollow(folder, files.config)
     state = {name.removeprefix("model."): weight for name, weight in files.weights.items()}
     try:
         model.load_state_dict(state, strict=True, assign=True)
@@ -59,6 +56,25 @@ def load_checkpoint(
         raise BadCheckpoint(f"{folder}: weights do not fit config.json: {error}") from error
     model.to(device=device, dtype=dtype).eval()
     return Checkpoint(model, replace(files, weights={}), folder)
+
+
+def count_parameters(folder: Path) -> int:
+    """Return how many parameters a model folder's network has, without reading its weights.
+
+    Raises:
+        BadCheckpoint: there is no ``config.json``, or it is of something else.
+    """
+    return _hollow(folder, read_json_object(folder / "config.json")).n_parameters()
+
+
+def _hollow(folder: Path, config: Mapping[str, Any]) -> Whisper:
+    """Return a network of the right shape, its weights in no memory."""
+    try:
+        sizes = WhisperConfig.from_hf(config)
+    except ValueError as error:
+        raise BadCheckpoint(f"{folder}: {error}") from error
+    with torch.device("meta"):
+        return Whisper(sizes)
 
 
 def save_checkpoint(

@@ -13,13 +13,14 @@ import struct
 import tarfile
 import threading
 import wave
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from difflib import get_close_matches
 from fractions import Fraction
+from functools import partial
 from itertools import chain, groupby, islice
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import av
 import numpy as np
@@ -48,6 +49,10 @@ class CorruptAudio(Exception):
     """A sound that cannot be had whole: the message names the file and what was found in it."""
 
 
+class MissingStorage(RuntimeError):
+    """The package that reads a URL's kind of storage is not installed."""
+
+
 def seconds_to_samples(seconds: float) -> int:
     """Return the sample nearest to a time; a half is rounded up."""
     return math.floor(seconds * SAMPLE_RATE_HZ + 0.5)
@@ -67,14 +72,16 @@ def load_samples(
     can be entered exactly (PCM, FLAC) only the span is decoded; elsewhere all that precedes it is.
 
     Args:
-        source: a path, a member of a plain tar as "shard.tar#member", or an open binary file, read
-            from its beginning (one that cannot seek, such as standard input, is read to its end).
+        source: a path, a member of a plain tar as "shard.tar#member", the URL of either
+            ("s3://bucket/shard.tar#member"), or an open binary file, read from its beginning (one
+            that cannot seek, such as standard input, is read to its end).
         start_s: rounded to a sample.
         duration_s: rounded to samples by itself, so that equal durations have equal lengths; None
             is all that is left. The last 0.1 s of it may lie beyond the end, and is then cut.
 
     Raises:
         FileNotFoundError: no such file.
+        MissingStorage: a package must be installed to read this URL.
         CorruptAudio: nothing in it can be decoded, or not all of it; a shard lacks the member; the
             span lies beyond the end.
         ValueError: start_s or duration_s is negative, zero samples long, or not a number.
@@ -533,7 +540,7 @@ def _opened(source: Source) -> Iterator[tuple[OpenFile, str]]:
         if member:
             yield _NamedBytes(_read_member(member[1], member[2]), member[2]), str(source)
         else:
-            with Path(source).open("rb") as file:
+            with _open_path(str(source)) as file:
                 yield file, str(source)
         return
     name = str(getattr(source, "name", "the open file"))
@@ -544,7 +551,35 @@ def _opened(source: Source) -> Iterator[tuple[OpenFile, str]]:
         yield _NamedBytes(source.read(), name), name
 
 
-_TarKey: TypeAlias = tuple[int, int, int]  # inode, size, time of change
+def _open_path(path: str) -> OpenFile:
+    """Open a file on a disk, or what a URL stands for, read in pieces as they are asked for."""
+    if "://" not in path:
+        return Path(path).open("rb")
+    storage, place = _storage(path)
+    file = storage.open(place, "rb")
+    if not isinstance(getattr(file, "name", None), str):
+        file.name = path  # libav asks for it, as of _NamedBytes
+    opened: OpenFile = file
+    return opened
+
+
+def _storage(url: str) -> tuple[Any, str]:
+    """Return the file system of a URL, and its path there."""
+    try:
+        from fsspec.core import url_to_fs
+    except ImportError as error:
+        raise MissingStorage(
+            f'{url}: reading URLs needs fsspec: pip install "distilwhisper[storage]", and the '
+            "package of the storage (s3fs, gcsfs, adlfs ...)"
+        ) from error
+    try:
+        storage, place = url_to_fs(url)
+    except ImportError as error:
+        raise MissingStorage(f"{url}: {error}") from error
+    return storage, place
+
+
+_TarKey: TypeAlias = tuple[int, int, int] | str  # inode, size, time of change; or a URL's state
 _TarIndex: TypeAlias = dict[str, tuple[int, int]]  # member -> offset, size
 
 # Most recently used last. An index costs about 0.2 MB for a thousand members.
@@ -554,18 +589,19 @@ _tar_lock = threading.Lock()
 
 
 def _read_member(shard: str, member: str) -> bytes:
-    with Path(shard).open("rb") as file:
-        index = _tar_index(file, shard)
-        found = index.get(_plain(member))
-        if found is None:
-            near = get_close_matches(member, islice(index, 2000)) or list(islice(index, 3))
-            raise CorruptAudio(
-                f"{shard}: no member {member!r} among {len(index)}; "
-                f"near it: {', '.join(map(repr, near)) or 'none'}"
-            )
-        offset, size = found
-        file.seek(offset)
-        data = file.read(size)
+    if "://" in shard:
+        storage, place = _storage(shard)
+        index = _tar_index(shard, storage.ukey(place), partial(storage.open, place, "rb"))
+        offset, size = _find_member(index, shard, member)
+        data: bytes = storage.cat_file(place, start=offset, end=offset + size)
+    else:
+        with Path(shard).open("rb") as file:
+            status = os.fstat(file.fileno())
+            key = status.st_ino, status.st_size, status.st_mtime_ns
+            index = _tar_index(shard, key, lambda: nullcontext(file))
+            offset, size = _find_member(index, shard, member)
+            file.seek(offset)
+            data = file.read(size)
     if len(data) < size:
         raise CorruptAudio(
             f"{shard}#{member}: the tar header states {size} bytes, found {len(data)}; "
@@ -574,14 +610,26 @@ def _read_member(shard: str, member: str) -> bytes:
     return data
 
 
-def _tar_index(file: OpenFile, shard: str) -> _TarIndex:
-    """Return where the members of an open tar lie, scanning it once as long as it is the same."""
-    status = os.fstat(file.fileno())
-    key = (status.st_ino, status.st_size, status.st_mtime_ns)
+def _find_member(index: _TarIndex, shard: str, member: str) -> tuple[int, int]:
+    found = index.get(_plain(member))
+    if found is None:
+        near = get_close_matches(member, islice(index, 2000)) or list(islice(index, 3))
+        raise CorruptAudio(
+            f"{shard}: no member {member!r} among {len(index)}; "
+            f"near it: {', '.join(map(repr, near)) or 'none'}"
+        )
+    return found
+
+
+def _tar_index(
+    shard: str, key: _TarKey, open_: Callable[[], AbstractContextManager[OpenFile]]
+) -> _TarIndex:
+    """Return where the members of a tar lie, scanning it once as long as its key is the same."""
     with _tar_lock:
         known = _tar_indexes.pop(shard, None)
         if known is None or known[0] != key:
-            known = key, _scan_tar(file, shard)
+            with open_() as file:
+                known = key, _scan_tar(file, shard)
         _tar_indexes[shard] = known
         if len(_tar_indexes) > _MAX_TAR_INDEXES:
             del _tar_indexes[next(iter(_tar_indexes))]

@@ -1,0 +1,304 @@
+"""Who writes the shards of a stage: this process, or the workers of a Ray cluster.
+
+A stage describes its work as plain data, a job. An engine starts the job once in every process
+that works on it (that loads the model) and hands out shard numbers. Shards appear whole, by rename,
+and are a function of their number alone, so one that is begun by a worker that dies is simply made
+again: at least once is exactly once in effect. Stages do not know which engine runs them.
+"""
+
+import logging
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
+
+import torch
+
+from distilwhisper.model.hardware import Hardware
+from distilwhisper.progress import say
+
+EngineName = Literal["local", "ray"]
+OnProgress = Callable[[int], None]
+Result = TypeVar("Result")
+Result_co = TypeVar("Result_co", covariant=True)
+
+LOCAL_STORE_BYTES = 256 * 1024**2  # of a cluster that we start: it holds a manifest, and numbers
+POLL_S = 1.0
+SECONDS_BETWEEN_COMPLAINTS = 30.0
+
+
+@runtime_checkable
+class ShardJob(Protocol[Result_co]):
+    """A stage's work on the shards of one folder, as plain data that can be pickled.
+
+    Its paths mean the same in every process, whatever folder that runs in.
+    """
+
+    def start(self) -> Callable[[int, OnProgress], Result_co]:
+        """Load what the work needs, and return what writes one shard.
+
+        That takes the shard's number, and what to call with the number of utterances just done. It
+        writes the shard's files, each whole or not at all, and returns what the stage wants to know
+        of it, picklable.
+        """
+        ...
+
+
+class ShardFailed(RuntimeError):
+    """A shard, or a worker before its first one, failed as often as it may."""
+
+
+class NoWorkers(RuntimeError):
+    """The cluster has had no room for a single worker."""
+
+
+class MissingRay(RuntimeError):
+    """The package of the ray engine is not installed."""
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """Which processes label and evaluate; all but the engine's name is ray's."""
+
+    engine: EngineName = "local"
+    """local: this process. ray: the workers of the Ray cluster that RAY_ADDRESS names or that runs
+    on this machine, or else of one that is started on this machine for as long as it is needed."""
+    n_workers: int = 0
+    """Most workers at a time, also while the cluster grows to bear them; 0: as many as its present
+    size bears."""
+    cpus_per_worker: float = 1.0
+    """CPUs that a worker holds; it computes in as many threads, at least one."""
+    gpus_per_worker: float | None = None
+    """GPUs that a worker holds; left out: one where the cluster has any, else none."""
+    max_attempts: int = 3
+    """How often a shard is begun before its failing ends the run."""
+    start_timeout_s: float = 600.0
+    """How long to wait for the first worker, while a cluster starts machines."""
+
+    def __post_init__(self) -> None:
+        faults = [
+            f"{name} must be {wanted}, found {getattr(self, name)}"
+            for name, wanted, fits in (
+                ("n_workers", "at least 0", self.n_workers >= 0),
+                ("cpus_per_worker", "above 0", self.cpus_per_worker > 0),
+                ("gpus_per_worker", "at least 0", (self.gpus_per_worker or 0) >= 0),
+                ("max_attempts", "at least 1", self.max_attempts >= 1),
+                ("start_timeout_s", "above 0", self.start_timeout_s > 0),
+            )
+            if not fits
+        ]
+        if faults:
+            raise ValueError("; ".join(faults))
+
+    def where(self, hardware: Hardware) -> str:
+        """Return where the work is done, for the log."""
+        return hardware.describe() if self.engine == "local" else "Ray cluster"
+
+
+def run_shards(
+    job: ShardJob[Result],
+    shards: Sequence[int],
+    settings: EngineSettings,
+    *,
+    on_progress: OnProgress,
+) -> Iterator[Result]:
+    """Write some shards and yield what the job says of each, in the order in which they finish.
+
+    Args:
+        job: the work.
+        shards: numbers of those to write; with none of them nothing is started.
+        settings: which engine.
+        on_progress: called with the number of utterances just done.
+
+    Raises:
+        ShardFailed, NoWorkers, MissingRay: the ray engine's. The local one raises what the job
+            does.
+    """
+    if not shards:
+        return
+    if settings.engine == "ray":
+        yield from _run_on_ray(job, shards, settings, on_progress)
+        return
+    write = job.start()
+    for shard in shards:
+        yield write(shard, on_progress)
+
+
+def _run_on_ray(
+    job: ShardJob[Result], shards: Sequence[int], settings: EngineSettings, on_progress: OnProgress
+) -> Iterator[Result]:
+    with _cluster() as ray:
+        crew = _Crew(ray, job, settings)
+        try:
+            for n_done, result in crew.write(shards):
+                on_progress(n_done)
+                yield result
+        finally:
+            crew.dismiss()
+
+
+@contextmanager
+def _cluster() -> Iterator[Any]:
+    """Connect to the cluster that runs, or start one on this machine; leave it as it was found."""
+    try:
+        import ray
+    except ImportError as error:
+        raise MissingRay(
+            'the ray engine needs the package ray: pip install "distilwhisper[ray]"'
+        ) from error
+    if ray.is_initialized():
+        yield ray
+        return
+    # No worker and no cluster of ours tells its maker of the work.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        ray.init(address="auto", logging_level=logging.WARNING)
+    except ConnectionError:
+        if "RAY_ADDRESS" in os.environ:
+            raise
+        ray.init(
+            address="local",
+            object_store_memory=LOCAL_STORE_BYTES,
+            include_dashboard=False,
+            logging_level=logging.WARNING,
+        )
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+class _Worker:
+    """What an actor does, in a process of its own."""
+
+    def __init__(self, job: ShardJob[Any]) -> None:
+        self._job = job
+
+    def start(self, n_threads: int) -> None:
+        torch.set_num_threads(n_threads)
+        self._write = self._job.start()
+
+    def write(self, shard: int) -> tuple[int, Any]:
+        """Return how many utterances the shard has, and what the job says of it."""
+        done: list[int] = []
+        result = self._write(shard, done.append)
+        return sum(done), result
+
+
+class _Crew:
+    """The actors that write one job's shards. Each is starting or has one shard, else it goes."""
+
+    def __init__(self, ray: Any, job: ShardJob[Any], settings: EngineSettings) -> None:
+        self._ray = ray
+        self._settings = settings
+        self._job = ray.put(job)
+        self._tasks: dict[Any, tuple[Any, int | None]] = {}  # actor and its shard; none: starting
+        self._attempts: Counter[int | None] = Counter()  # failures of a shard; none: of starts
+        self._idle_since = time.monotonic()  # since when no shard is being written
+        self._complained = self._idle_since
+
+    def write(self, shards: Sequence[int]) -> Iterator[tuple[int, Any]]:
+        """Yield the utterances of every shard and what the job says of it, as they finish."""
+        queue = deque(shards)
+        while queue or self._n_writing:
+            self._hire(queue)
+            finished, _ = self._ray.wait(list(self._tasks), timeout=POLL_S)
+            for task in finished:
+                actor, shard = self._tasks.pop(task)
+                try:
+                    done = self._ray.get(task)
+                except Exception as error:
+                    self._ray.kill(actor)
+                    self._note_failure(shard, error)
+                    if shard is not None:
+                        queue.appendleft(shard)
+                    continue
+                if shard is None:
+                    del self._attempts[None]
+                else:
+                    yield done
+                if queue:
+                    self._give(actor, queue.popleft())
+                else:
+                    self._ray.kill(actor)
+            self._look_at_clock()
+
+    def dismiss(self) -> None:
+        """Stop every actor."""
+        for actor, _ in self._tasks.values():
+            self._ray.kill(actor)
+        self._tasks.clear()
+
+    @property
+    def _n_writing(self) -> int:
+        return sum(shard is not None for _, shard in self._tasks.values())
+
+    def _hire(self, queue: Sequence[int]) -> None:
+        """Start workers, so that there are as many as are allowed and have something to do."""
+        n_wanted = min(self._n_allowed(), len(queue) + self._n_writing)
+        while len(self._tasks) < n_wanted:
+            wants = self._wants()
+            actor = (
+                self._ray.remote(_Worker)
+                .options(num_cpus=wants["CPU"], num_gpus=wants["GPU"])
+                .remote(self._job)
+            )
+            self._tasks[actor.start.remote(max(1, int(wants["CPU"])))] = actor, None
+
+    def _give(self, actor: Any, shard: int) -> None:
+        self._tasks[actor.write.remote(shard)] = actor, shard
+
+    def _wants(self) -> dict[str, float]:
+        """Return what one worker holds."""
+        gpus = self._settings.gpus_per_worker
+        if gpus is None:
+            gpus = min(1.0, self._ray.cluster_resources().get("GPU", 0.0))
+        return {"CPU": self._settings.cpus_per_worker, "GPU": gpus}
+
+    def _n_allowed(self) -> int:
+        """Return how many workers there may be; at least one, for a cluster that has to grow."""
+        if self._settings.n_workers:
+            return self._settings.n_workers
+        there = self._ray.cluster_resources()
+        return max(1, min(int(there.get(k, 0) / v) for k, v in self._wants().items() if v))
+
+    def _note_failure(self, shard: int | None, error: Exception) -> None:
+        self._attempts[shard] += 1
+        n, most = self._attempts[shard], self._settings.max_attempts
+        what = "a worker before its first shard" if shard is None else f"shard {shard}"
+        cause = getattr(error, "cause", None) or error
+        reason = f"{type(cause).__name__}: {cause}"
+        if n >= most:
+            raise ShardFailed(
+                f"{what} failed {n} times, the last time with {reason}\nThe shards that are "
+                "finished are kept: remove the cause, and run the same command again"
+            ) from error
+        say(f"ray: {what} failed, attempt {n} of {most}: {reason}")
+
+    def _look_at_clock(self) -> None:
+        """Say what is missing while no worker works, and give up in the end."""
+        now = time.monotonic()
+        if self._n_writing:
+            self._idle_since = self._complained = now
+            return
+        state = (
+            f"no worker is ready after {now - self._idle_since:.0f} s: each asks for "
+            f"{_resources(self._wants())}; the cluster has "
+            f"{_resources(self._ray.cluster_resources())}, of which free are "
+            f"{_resources(self._ray.available_resources())}"
+        )
+        if now - self._idle_since >= self._settings.start_timeout_s:
+            raise NoWorkers(
+                f"{state}: ask for less (cpus_per_worker, gpus_per_worker), free or add machines, "
+                "or raise start_timeout_s"
+            )
+        if now - self._complained >= SECONDS_BETWEEN_COMPLAINTS:
+            self._complained = now
+            say(f"ray: {state}")
+
+
+def _resources(amounts: dict[str, float]) -> str:
+    return " and ".join(f"{amounts.get(name, 0):g} {name}" for name in ("CPU", "GPU"))
