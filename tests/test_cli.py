@@ -14,7 +14,7 @@ FAST = ("--max-new-tokens", "8", "--device", "cpu", "--dtype", "float32")
 
 OPTIONS = {
     "run": "--out --from-stage --set --force",
-    "data": "--out --language",
+    "data": "--out --format --language --config --split --column --cut --json",
     "import": "--tokenizer",
     "label": "--teacher --out --force --shard-size --language --task --timestamps --batch-size "
     "--max-new-tokens --device --dtype",
