@@ -601,7 +601,8 @@ def test_a_log_that_is_broken_inside_is_refused(tmp_path: Path) -> None:
 
 def test_no_torch_comes_with_the_rooms_that_need_none() -> None:
     code = (
-        "import sys, distilwhisper.filter, distilwhisper.corpus.importers, distilwhisper.run\n"
+        "import sys, distilwhisper.filter, distilwhisper.run\n"
+        "import distilwhisper.corpus.importing.importer, distilwhisper.corpus.splitting\n"
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

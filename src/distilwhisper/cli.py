@@ -16,7 +16,8 @@ from tyro.extras import subcommand_cli_from_dict
 
 from distilwhisper import __version__
 from distilwhisper.corpus.batches import UnreadableRecording
-from distilwhisper.corpus.importers import import_folder
+from distilwhisper.corpus.importing.entries import ImportSettings, UnreadableSource
+from distilwhisper.corpus.importing.importer import import_data
 from distilwhisper.corpus.records import read_manifest
 from distilwhisper.corpus.store import TornShard
 from distilwhisper.decoding.search import NonFiniteOutput
@@ -123,17 +124,27 @@ def train(
     return _name_each(finished.problems)
 
 
-def data(source: Positional[Path], /, *, out: Path, language: str | None = None) -> int:
-    """Make a manifest of a folder of audio, with the transcripts that lie beside it.
+def data(
+    source: Positional[str],
+    /,
+    *,
+    out: Path,
+    settings: OmitArgPrefixes[ImportSettings] = ImportSettings(),
+    json: bool = False,
+) -> int:
+    """Make a manifest of audio, and of the transcripts that come with it.
 
     Args:
-        source: the folder; transcripts are a table (path and text) or a .txt beside each file.
+        source: a folder of audio with texts beside it or in tables; a Kaldi, LibriSpeech or Common
+            Voice folder; Lhotse manifests; WebDataset shards; Parquet files; a table; a manifest;
+            a Hugging Face dataset, saved in a folder or by its id on the hub.
         out: the manifest, a .jsonl file.
-        language: of all of the audio.
+        settings: what the source is, and how to read it.
+        json: print the summary for programs.
     """
-    summary = import_folder(source, out, language=language)
-    print(summary)
-    return _name_each(summary.problems)
+    summary = import_data(source, out, settings)
+    print(_json(summary.to_dict()) if json else summary.table())
+    return _name_each(summary.failed)
 
 
 def import_(
@@ -370,6 +381,7 @@ EXPECTED = (
     StageChanged,
     TornShard,
     UnreadableRecording,
+    UnreadableSource,
 )
 
 

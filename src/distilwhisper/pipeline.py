@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from distilwhisper.corpus.batches import join_kept
-from distilwhisper.corpus.importers import import_folder, split_manifest
+from distilwhisper.corpus.importing.entries import ImportSettings
+from distilwhisper.corpus.importing.importer import import_data
 from distilwhisper.corpus.long_form import join_recordings
 from distilwhisper.corpus.packing import pack_examples
 from distilwhisper.corpus.records import (
@@ -35,6 +36,7 @@ from distilwhisper.corpus.records import (
     read_verdicts,
     write_manifest,
 )
+from distilwhisper.corpus.splitting import split_manifest
 from distilwhisper.corpus.store import read_jsonl, write_atomic
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.engines import EngineSettings
@@ -227,7 +229,8 @@ def _data(run: Run) -> None:
     open_stage(out, settings=table, inputs={"source": str(source.resolve())}, force=run.force)
     if not (out / "manifest.jsonl").exists():
         if source.is_dir():
-            summary = import_folder(source, out / "manifest.jsonl", language=data.language)
+            settings = ImportSettings(language=data.language)
+            summary = import_data(source, out / "manifest.jsonl", settings)
             say(f"data: {summary} in {source}")
         else:
             _copy_manifest(read_manifest(source), out / "manifest.jsonl")

@@ -29,6 +29,7 @@ from distilwhisper.speech.audio import (
     CorruptAudio,
     MissingStorage,
     load_samples,
+    probe_audio,
     probe_duration_s,
     samples_to_seconds,
     seconds_to_samples,
@@ -815,3 +816,17 @@ def test_too_short_to_resample_is_zero_samples() -> None:
     # As with the ffmpeg command: less than half the length of the resampler's filter.
     with pytest.raises(CorruptAudio, match="zero samples at 16 kHz came out of pcm_s16le at 44100"):
         load_samples(io.BytesIO(wav_bytes(np.ones(3, dtype=np.int16), 44_100)))
+
+
+def test_a_probe_knows_rate_length_and_content(tmp_path: Path) -> None:
+    for name, rate_hz, value in (("a", 8_000, 1), ("b", 8_000, 1), ("c", 8_000, 2)):
+        pcm = np.full(400_000, value, dtype=np.int16)
+        (tmp_path / f"{name}.wav").write_bytes(wav_bytes(pcm, rate_hz))
+    a, b, c = (probe_audio(tmp_path / f"{name}.wav") for name in "abc")
+    assert a == b
+    assert (a.duration_s, a.sample_rate_hz) == (50.0, 8_000)
+    assert a.digest != c.digest
+    span = list(stream_samples(tmp_path / "a.wav", start_s=3.0, duration_s=5.0, block_s=2.0))
+    assert [len(block) for block in span] == [32_000, 32_000, 16_000]
+    whole = load_samples(tmp_path / "a.wav", start_s=3.0, duration_s=5.0)
+    assert np.array_equal(np.concatenate(span), whole)

@@ -239,6 +239,41 @@ def read_manifest(path: Path) -> Manifest:
     return Manifest(path, root.absolute(), tuple(reader.utterances))
 
 
+def utterance_from_line(line: bytes) -> Utterance:
+    """Return the utterance of one line of a manifest.
+
+    Raises:
+        ValueError: with all that is wrong with it.
+    """
+    try:
+        text = line.decode("utf-8")
+        row = json.loads(text)
+        if "\\u" in text:  # the only way to write half of a character, which nothing can hold
+            json.dumps(row, ensure_ascii=False).encode("utf-8")
+    except ValueError as error:
+        cut = "" if line.endswith(b"\n") else "it has no line end and looks cut off: "
+        raise ValueError(f"must be one JSON object in UTF-8, {cut}{error}") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"must be one JSON object, found {_shown(row)}")
+    faults = _faults(row)
+    if faults:
+        raise ValueError("; ".join(faults))
+    return _utterance(row)
+
+
+def manifest_row(utterance: Utterance) -> dict[str, Any]:
+    """Return an utterance as a line of a manifest holds it.
+
+    Raises:
+        ValueError: with all for which :func:`read_manifest` would refuse it.
+    """
+    row = _row(utterance)
+    faults = _faults(row)
+    if faults:
+        raise ValueError("; ".join(faults))
+    return row
+
+
 def write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
     """Write utterances as a manifest file, which appears whole.
 
@@ -337,22 +372,15 @@ class _ManifestReader:
 
     def _read_line(self, path: Path, number: int, line: bytes) -> list[str]:
         try:
-            text = line.decode("utf-8")
-            row = json.loads(text)
-            if "\\u" in text:  # the only way to write half of a character, which nothing can hold
-                json.dumps(row, ensure_ascii=False).encode("utf-8")
+            utterance = utterance_from_line(line)
         except ValueError as error:
-            cut = "" if line.endswith(b"\n") else "it has no line end and looks cut off: "
-            return [f"must be one JSON object in UTF-8, {cut}{error}"]
-        if not isinstance(row, dict):
-            return [f"must be one JSON object, found {_shown(row)}"]
-        faults = _faults(row)
-        if faults:
-            return faults
-        first, first_number = self._where.setdefault(row["id"], (path, number))
+            return [str(error)]
+        first, first_number = self._where.setdefault(utterance.id, (path, number))
         if first_number != number or first != path:
-            return [f"id {_shown(row['id'])} must be new, is that of {first.name}:{first_number}"]
-        self.utterances.append(_utterance(row))
+            return [
+                f"id {_shown(utterance.id)} must be new, is that of {first.name}:{first_number}"
+            ]
+        self.utterances.append(utterance)
         return []
 
 

@@ -5,6 +5,7 @@ downmixing and resampling end in 16-bit integers, which are then divided by 3276
 pass in silence is refused here, by name: files cut short, NaN, packets that cannot be decoded.
 """
 
+import hashlib
 import io
 import math
 import os
@@ -15,6 +16,7 @@ import threading
 import wave
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from difflib import get_close_matches
 from fractions import Fraction
 from functools import partial
@@ -51,6 +53,22 @@ class CorruptAudio(Exception):
 
 class MissingStorage(RuntimeError):
     """The package that reads a URL's kind of storage is not installed."""
+
+
+@dataclass(frozen=True, slots=True)
+class AudioFacts:
+    """What a file of sound is, known without decoding it where that can be.
+
+    Attributes:
+        duration_s: its length.
+        sample_rate_hz: of the file, not of our samples.
+        digest: of the file's bytes, not of the sound: the size, and 64 KiB at the beginning, in the
+            middle and at the end.
+    """
+
+    duration_s: float
+    sample_rate_hz: int
+    digest: bytes
 
 
 def seconds_to_samples(seconds: float) -> int:
@@ -90,24 +108,35 @@ def load_samples(
     return _joined(list(_pcm(source, start=start, stop=stop)))
 
 
-def stream_samples(source: Source, *, block_s: float = WINDOW_S) -> Iterator[Samples]:
-    """Yield a recording in blocks of equal length, the last one shorter, in bounded memory.
+def stream_samples(
+    source: Source,
+    *,
+    start_s: float = 0.0,
+    duration_s: float | None = None,
+    block_s: float = WINDOW_S,
+) -> Iterator[Samples]:
+    """Yield a recording, or a span of it, in blocks of equal length, the last one shorter.
+
+    No more than a block is in memory, whatever the length of the recording.
 
     Joined, the blocks are what ``load_samples`` returns. Nothing is opened before the first block
     is asked for, and a file cut short is known only at its end, after the last whole block.
 
     Args:
         source: as for ``load_samples``.
+        start_s: as for ``load_samples``.
+        duration_s: as for ``load_samples``.
         block_s: length of a block, at least one sample.
 
     Raises:
         FileNotFoundError, CorruptAudio: as ``load_samples``.
-        ValueError: block_s is shorter than one sample.
+        ValueError: as ``load_samples``, or block_s is shorter than one sample.
     """
+    start, stop = _span(start_s, duration_s)
     size = _length(block_s)
     held: list[Pcm] = []
     n_held = 0
-    for piece in _pcm(source):
+    for piece in _pcm(source, start=start, stop=stop):
         held.append(piece)
         n_held += len(piece)
         while n_held >= size:
@@ -129,11 +158,19 @@ def probe_duration_s(source: Source) -> float:
             short is rarely noticed.
     """
     with _opened(source) as (file, name), _Sound(file, name) as sound:
-        if sound.stated_s is not None:
-            return sound.stated_s
-        n_decoded = sum(len(piece) for piece in sound.pieces())
-        sound.require_whole(n_decoded)
-        return samples_to_seconds(n_decoded)
+        return sound.duration_s()
+
+
+def probe_audio(source: Source) -> AudioFacts:
+    """Return what a recording is; its length as by ``probe_duration_s``.
+
+    Raises:
+        FileNotFoundError, CorruptAudio: as ``probe_duration_s``.
+    """
+    with _opened(source) as (file, name):
+        digest = _digest(file)
+        with _Sound(file, name) as sound:
+            return AudioFacts(sound.duration_s(), sound.rate_hz, digest)
 
 
 def write_wav(path: str | Path, samples: Samples) -> None:
@@ -293,6 +330,23 @@ class _Sound:
                     ) from error
                 yield from (piece.to_ndarray()[0] for piece in resampled)
             yield from (piece.to_ndarray()[0] for piece in resampler.resample(None))
+
+    @property
+    def rate_hz(self) -> int:
+        """Sample rate of the file."""
+        return self._stream.rate
+
+    def duration_s(self) -> float:
+        """Return the length as stated; where nothing is, decode all of it and count.
+
+        Raises:
+            CorruptAudio: as ``pieces`` and ``require_whole``.
+        """
+        if self.stated_s is not None:
+            return self.stated_s
+        n_decoded = sum(len(piece) for piece in self.pieces())
+        self.require_whole(n_decoded)
+        return samples_to_seconds(n_decoded)
 
     def require_whole(self, n_decoded: int) -> None:
         """Refuse a sound that gave nothing, or less than its container states.
@@ -524,7 +578,7 @@ def _has_frame_count(file: OpenFile) -> bool:
     return any(mark in first_frame for mark in (b"Xing", b"Info", b"VBRI"))
 
 
-class _NamedBytes(io.BytesIO):
+class NamedBytes(io.BytesIO):
     """Bytes with a name: libav knows a format without a header (g722) by its extension alone."""
 
     def __init__(self, data: bytes, name: str) -> None:
@@ -538,7 +592,7 @@ def _opened(source: Source) -> Iterator[tuple[OpenFile, str]]:
     if isinstance(source, (str, Path)):
         member = re.fullmatch(r"(.+?\.(?:tar(?:\.\w+)?|tgz))#(.+)", str(source))
         if member:
-            yield _NamedBytes(_read_member(member[1], member[2]), member[2]), str(source)
+            yield NamedBytes(_read_member(member[1], member[2]), member[2]), str(source)
         else:
             with _open_path(str(source)) as file:
                 yield file, str(source)
@@ -548,7 +602,19 @@ def _opened(source: Source) -> Iterator[tuple[OpenFile, str]]:
         source.seek(0)
         yield source, name
     else:
-        yield _NamedBytes(source.read(), name), name
+        yield NamedBytes(source.read(), name), name
+
+
+def _digest(file: OpenFile) -> bytes:
+    """Return a digest of a file's size and three parts of it, and go back to its beginning."""
+    n_bytes = file.seek(0, os.SEEK_END)
+    digest = hashlib.blake2b(n_bytes.to_bytes(8, "big"), digest_size=16)
+    part = 1 << 16
+    for position in (0, max(n_bytes - part, 0) // 2, max(n_bytes - part, 0)):
+        file.seek(position)
+        digest.update(file.read(part))
+    file.seek(0)
+    return digest.digest()
 
 
 def _open_path(path: str) -> OpenFile:
@@ -558,7 +624,7 @@ def _open_path(path: str) -> OpenFile:
     storage, place = _storage(path)
     file = storage.open(place, "rb")
     if not isinstance(getattr(file, "name", None), str):
-        file.name = path  # libav asks for it, as of _NamedBytes
+        file.name = path  # libav asks for it, as of NamedBytes
     opened: OpenFile = file
     return opened
 

@@ -1,0 +1,32 @@
+"""Common Voice's layout: clips/ beside train.tsv and other splits, for one locale or several."""
+
+from pathlib import Path
+
+from distilwhisper.corpus.importing.entries import BadSource, Found, ImportSettings
+from distilwhisper.corpus.importing.tables import table_entries
+
+
+def read_commonvoice(source: Path, settings: ImportSettings) -> Found:
+    """Yield the utterances of one split, locale by locale, in the order of the tables.
+
+    Raises:
+        BadSource: a locale lacks the split.
+        BadTranscripts: a table cannot be read.
+    """
+    split = settings.split or "train"
+    locales = locale_folders(source)
+    for folder in locales:
+        if not (folder / f"{split}.tsv").is_file():
+            held = ", ".join(sorted(path.stem for path in folder.glob("*.tsv")))
+            raise BadSource(f"--split {split} must be a table in {folder}, found {held or 'none'}")
+    for folder in locales:
+        yield from table_entries(folder / f"{split}.tsv", folder / "clips", settings)
+
+
+def locale_folders(source: Path) -> list[Path]:
+    """Return the folders that hold clips/ and tables: the source, or those in it."""
+    return [
+        folder
+        for folder in (source, *sorted(source.iterdir()))
+        if (folder / "clips").is_dir() and any(folder.glob("*.tsv"))
+    ]

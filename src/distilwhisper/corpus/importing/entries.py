@@ -1,0 +1,288 @@
+"""What every reader of other people's data yields: utterances and problems, one by one."""
+
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple, TypeAlias
+
+from distilwhisper.corpus.records import Utterance
+from distilwhisper.speech.audio import AudioFacts
+from distilwhisper.text.tokens import language_code
+
+AUDIO_SUFFIXES = frozenset(
+    ".3gp .aac .ac3 .aif .aifc .aiff .amr .au .avi .caf .flac .g722 .m4a .m4b .m4v .mka .mkv .mov "
+    ".mp2 .mp3 .mp4 .mpeg .mpg .oga .ogg .opus .spx .w64 .wav .webm .wma".split()
+)
+
+Format: TypeAlias = Literal[
+    "folder",
+    "table",
+    "kaldi",
+    "librispeech",
+    "commonvoice",
+    "huggingface",
+    "lhotse",
+    "webdataset",
+    "parquet",
+    "manifest",
+]
+
+Kind: TypeAlias = Literal[
+    "audio missing",
+    "audio unreadable",
+    "bad line",
+    "conflicting transcripts",
+    "id taken",
+    "no speech",
+    "span outside the sound",
+    "transcript without audio",
+    "transcript unreadable",
+    "unknown language",
+    "unreadable",
+    "unsupported",
+]
+
+# The fields of an utterance that a column may hold, and what people call them. Ids come from paths
+# and rows unless a column is named: a column called id is often not of one utterance alone.
+FIELDS: Mapping[str, tuple[str, ...]] = {
+    "audio": ("path", "file", "audio", "file_name", "filename", "audio_filepath", "audio_path"),
+    "text": ("text", "transcript", "transcription", "sentence"),
+    "id": (),
+    "speaker": ("speaker", "speaker_id", "client_id"),
+    "recording": ("recording", "recording_id"),
+    "language": ("language", "lang", "locale"),
+    "source": ("source", "domain"),
+    "start": ("start", "start_s", "start_time", "offset"),
+    "end": ("end", "end_s", "end_time"),
+    "duration": ("duration", "duration_s"),
+}
+
+
+class BadSource(ValueError):
+    """A source is not what it was taken for; nothing of it is imported."""
+
+
+class BadTranscripts(BadSource):
+    """A table of transcripts cannot be read."""
+
+
+class UnreadableSource(Exception):
+    """A source cannot be read to its end, through no fault of the command."""
+
+
+class Problem(NamedTuple):
+    """What could not be used.
+
+    Attributes:
+        where: file, and line, row or member.
+        kind: what problems are counted by.
+        message: what must hold and what was found.
+    """
+
+    where: str
+    kind: Kind
+    message: str
+
+
+class Entry(NamedTuple):
+    """One utterance as its source tells of it; its sound has not been opened.
+
+    Attributes:
+        where: as of a :class:`Problem`.
+        utterance: its audio is an absolute path, or ``shard.tar#member``; no duration stands for
+            all that follows the start.
+        data: the sound itself where it lies in no file; the audio is then a name for it.
+    """
+
+    where: str
+    utterance: Utterance
+    data: bytes | None = None
+
+
+class Probed(NamedTuple):
+    """An entry whose sound has been opened: its utterance has a duration."""
+
+    entry: Entry
+    facts: AudioFacts
+
+
+Found: TypeAlias = Iterator[Entry | Problem]
+
+
+@dataclass(frozen=True)
+class ImportSettings:
+    """How to read a source.
+
+    Attributes:
+        format: what it is; found out when left out.
+        language: code or English name, where the source names none.
+        config: of a Hugging Face dataset.
+        split: of a Hugging Face dataset, Common Voice or Parquet files; train when left out.
+        column: FIELD=NAME for a column that has a name of its own; may be repeated. Fields are
+            audio, text, id, speaker, recording, language, source, start, end, duration.
+        cut: vad cuts what is longer than 30 s in its pauses, without its text.
+    """
+
+    format: Format | None = None
+    language: str | None = None
+    config: str | None = None
+    split: str | None = None
+    column: tuple[str, ...] = ()
+    cut: Literal["vad"] | None = None
+    columns: Mapping[str, str] = field(init=False, repr=False)  # of column, by field
+
+    def __post_init__(self) -> None:
+        faults = []
+        columns: dict[str, str] = {}
+        for choice in self.column:
+            name, sign, column = choice.partition("=")
+            if name not in FIELDS or not sign or not column or name in columns:
+                faults.append(
+                    f"column must be FIELD=NAME, each field once, of {', '.join(FIELDS)}; found "
+                    f"{choice!r}"
+                )
+            columns[name] = column
+        if self.language is not None:
+            try:
+                language_code(self.language)
+            except ValueError as error:
+                faults.append(str(error))
+        if faults:
+            raise ValueError("; ".join(faults))
+        object.__setattr__(self, "columns", columns)
+
+
+def located(audio: str, folder: Path) -> str:
+    """Return where a path leads that is relative to a folder, or else to the current one."""
+    beside = os.path.join(folder.absolute(), audio)  # noqa: PTH118  a Path would edit members
+    path = audio.partition(".tar#")[0]
+    if Path(beside.partition(".tar#")[0]).exists() or not Path(path).exists():
+        return beside
+    return str(Path(audio).absolute())
+
+
+def span_id(stem: str, start_s: float, duration_s: float | None) -> str:
+    """Return the id of a span of a recording: the recording and its two times in milliseconds."""
+    end = "" if duration_s is None else f"-{round(1000 * (start_s + duration_s)):08d}"
+    return f"{stem}-{round(1000 * start_s):08d}{end}"
+
+
+def utterance_from(row: Mapping[str, object], columns: Mapping[str, str], stem: str) -> Utterance:
+    """Return the utterance that a row of a table tells of; it has no audio yet.
+
+    Args:
+        row: values by column, of any kind.
+        columns: which of them holds a field; see :func:`find_columns`.
+        stem: what the audio is called: the id, unless a column holds it. A span of the audio has
+            its times in its id as well, and the stem is its recording.
+
+    Raises:
+        ValueError: a value cannot be what its field needs.
+        UnknownLanguage: Whisper does not know the language.
+    """
+    values = {name: row.get(column) for name, column in columns.items()}
+    span = _span(values)
+    start_s, duration_s = span or (0.0, None)
+    return Utterance(
+        id=_words(values, "id") or (span_id(stem, start_s, duration_s) if span else stem),
+        audio="",
+        start_s=start_s,
+        duration_s=duration_s,
+        text=_words(values, "text"),
+        speaker=_words(values, "speaker"),
+        recording=_words(values, "recording") or (stem if span else None),
+        language=known_language(_words(values, "language")),
+        source=_words(values, "source"),
+    )
+
+
+class UnknownLanguage(ValueError):
+    """Whisper does not know a language."""
+
+
+def known_language(language: str | None) -> str | None:
+    """Return the code of a language called by code, name, or locale such as pt-BR.
+
+    Raises:
+        UnknownLanguage: Whisper does not know it.
+    """
+    if language is None:
+        return None
+    if language.lower() in ("zh-hk", "zh_hk"):
+        return "yue"
+    for name in (language, language.replace("_", "-").partition("-")[0]):
+        try:
+            return language_code(name)
+        except ValueError as error:
+            unknown = error
+    raise UnknownLanguage(str(unknown))
+
+
+def problem_of(where: str, error: ValueError) -> Problem:
+    """Return what :func:`utterance_from` raised as a problem."""
+    language = isinstance(error, UnknownLanguage)
+    return Problem(where, "unknown language" if language else "bad line", str(error))
+
+
+def find_columns(names: Sequence[str], chosen: Mapping[str, str]) -> dict[str, str]:
+    """Return the column that holds each field, of those that there are.
+
+    Args:
+        names: of all columns; their case does not matter.
+        chosen: column by field, by the user's wish.
+
+    Raises:
+        BadSource: a chosen column is not there.
+    """
+    by_name = {name.strip().lower(): name for name in reversed(names)}
+    columns = {}
+    for name, known_as in FIELDS.items():
+        if name in chosen:
+            column = by_name.get(chosen[name].lower())
+            if column is None:
+                raise BadSource(
+                    f"--column {name}={chosen[name]} must name a column, found {', '.join(names)}"
+                )
+            columns[name] = column
+        else:
+            found = next((by_name[called] for called in known_as if called in by_name), None)
+            if found is not None and found not in chosen.values():
+                columns[name] = found
+    return columns
+
+
+def _words(values: Mapping[str, object], name: str) -> str | None:
+    """Return a value as words with single spaces; None where there are none."""
+    value = values.get(name)
+    if value is None or value != value:  # nan stands for nothing in many tables
+        return None
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise ValueError(f"{name} must be text or a number, found {str(value)[:60]!r}")
+    return " ".join(str(value).split()) or None
+
+
+def _span(values: Mapping[str, object]) -> tuple[float, float | None] | None:
+    """Return start and duration; a duration without a start is that of the whole, and not used."""
+    start_s = _seconds(values, "start")
+    if start_s is None:
+        return None
+    end_s, duration_s = _seconds(values, "end"), _seconds(values, "duration")
+    length_s = duration_s if end_s is None else end_s - start_s
+    if not (0 <= start_s < math.inf and (length_s is None or 0 < length_s < math.inf)):
+        raise ValueError(
+            f"a span must start at 0 or later and end after its start, found start {start_s}, "
+            + (f"duration {duration_s}" if end_s is None else f"end {end_s}")
+        )
+    return start_s, None if length_s is None else round(length_s, 6)
+
+
+def _seconds(values: Mapping[str, object], name: str) -> float | None:
+    words = _words(values, name)
+    if words is None:
+        return None
+    try:
+        return float(words)
+    except ValueError:
+        raise ValueError(f"{name} must be a number of seconds, found {words!r}") from None

@@ -1,0 +1,318 @@
+"""A folder of audio, in files and plain tars, with its transcripts beside it or in tables."""
+
+import json
+import os
+import posixpath
+import tarfile
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from distilwhisper.corpus.importing.entries import (
+    AUDIO_SUFFIXES,
+    BadSource,
+    BadTranscripts,
+    Entry,
+    Found,
+    ImportSettings,
+    Problem,
+    find_columns,
+    problem_of,
+    utterance_from,
+)
+from distilwhisper.corpus.importing.tables import (
+    TABLE_SUFFIXES,
+    audio_named,
+    no_transcripts,
+    read_table,
+    table_columns,
+    tells,
+)
+from distilwhisper.corpus.records import Utterance
+from distilwhisper.progress import say
+
+TABLE_STEMS = ("transcript", "transcripts", "metadata")
+BESIDE_SUFFIXES = (".txt", ".json")
+
+
+def read_folder(source: Path, settings: ImportSettings, *, out: Path) -> Found:
+    """Yield all audio below a folder, in the order of the paths.
+
+    Audio is found by its ending, in files and in members of ``.tar`` files; what begins with a
+    dot is passed over. An utterance's id is its path without the ending, or with it where two
+    would be called the same.
+
+    Transcripts come from tables: ``.tsv``, ``.csv`` and ``.jsonl`` files, and ``.txt`` files called
+    transcripts or metadata and tab-separated, in UTF-8. Their first line names a column with the
+    path and one with the text (the names are in ``entries.FIELDS``), and may name others. A path
+    is relative to the table's folder, with or without ending; a bare name will do where it is
+    clear. Lines with a start are spans of the audio, each an utterance. Failing a table, the text
+    is that of a ``.txt`` file beside the audio, or of a ``.json`` file with the same names as a
+    table's columns. Audio without a transcript is taken along without one.
+
+    Args:
+        source: the folder.
+        settings: names of columns.
+        out: the manifest to be, which is no table of the source.
+
+    Raises:
+        BadSource: there is no audio in the folder.
+        BadTranscripts: a table is not in UTF-8, or its first line does not name the columns.
+    """
+    problems: list[Problem] = []
+    found = _find(source, problems, skip=out)
+    if not found.audio and not problems:
+        raise BadSource(
+            f"{source} must be a folder with audio below it, found none: no file, and no member "
+            f"of a .tar, ends in {' '.join(sorted(AUDIO_SUFFIXES))}"
+        )
+    ids = _ids(found.audio)
+    lines = _read_tables(source, found, ids, settings, problems)
+    yield from problems
+    for name in found.audio:
+        yield from _entries(source, name, ids[name], lines.get(name), found, settings)
+
+
+@dataclass(frozen=True)
+class _Line:
+    """What a table says of an audio."""
+
+    told: Utterance
+    origin: str  # table and line
+
+
+@dataclass
+class _Found:
+    """What lies below a folder, by path; ``shard.tar#member`` for what lies in a tar."""
+
+    audio: list[str] = field(default_factory=list)
+    tables: list[str] = field(default_factory=list)
+    # What may be a transcript beside its audio. None: a file of its own, not read yet.
+    beside: dict[str, bytes | None] = field(default_factory=dict)
+
+
+def _find(source: Path, problems: list[Problem], *, skip: Path) -> _Found:
+    found = _Found()
+    skipped = {skip.resolve(), skip.with_suffix(".problems.jsonl").resolve()}
+    for name in files_below(source, problems):
+        stem, suffix = posixpath.splitext(posixpath.basename(name).lower())
+        if suffix in AUDIO_SUFFIXES:
+            found.audio.append(name)
+        elif suffix == ".tar":
+            _find_members(source, name, found, problems)
+        elif suffix in TABLE_SUFFIXES or (suffix == ".txt" and stem in TABLE_STEMS):
+            if (source / name).resolve() not in skipped:
+                found.tables.append(name)
+        elif suffix in BESIDE_SUFFIXES:
+            found.beside[name] = None
+    found.audio.sort()
+    return found
+
+
+def files_below(source: Path, problems: list[Problem]) -> Iterator[str]:
+    """Yield paths below a folder, in order, less what is hidden; links to folders are followed.
+
+    Args:
+        source: the folder.
+        problems: folders that cannot be read, and names that are not UTF-8, are added.
+    """
+    unread: list[OSError] = []
+    seen: set[str] = set()
+    for folder, subfolders, files in os.walk(source, onerror=unread.append, followlinks=True):
+        if os.path.realpath(folder) in seen:  # a link to a folder above, or a second one
+            subfolders.clear()
+            continue
+        seen.add(os.path.realpath(folder))
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        for file in sorted(file for file in files if not file.startswith(".")):
+            name = Path(folder, file).relative_to(source).as_posix()
+            if _is_utf8(name):
+                yield name
+            else:
+                shown, reason = ascii(name)[1:-1], "its name is not UTF-8; no manifest can hold it"
+                problems.append(Problem(shown, "unreadable", reason))
+    for error in unread:
+        name = Path(error.filename).relative_to(source).as_posix()
+        reason = f"the folder cannot be read: {error.strerror}"
+        problems.append(Problem(name, "unreadable", reason))
+
+
+def _find_members(source: Path, shard: str, found: _Found, problems: list[Problem]) -> None:
+    try:
+        with tarfile.open(source / shard, "r:") as tar:
+            for info in tar:
+                name = info.name.removeprefix("./")
+                suffix = posixpath.splitext(name.lower())[1]
+                hidden = any(part.startswith(".") for part in name.split("/"))
+                if not info.isreg() or hidden or not _is_utf8(name):
+                    continue
+                if suffix in AUDIO_SUFFIXES:
+                    found.audio.append(f"{shard}#{name}")
+                elif suffix in BESIDE_SUFFIXES and (file := tar.extractfile(info)):
+                    found.beside[f"{shard}#{name}"] = file.read()
+    except (tarfile.TarError, OSError) as error:
+        reason = f"not a plain tar that can be read to its end: {error}"
+        problems.append(Problem(shard, "unreadable", reason))
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _read_tables(
+    source: Path,
+    found: _Found,
+    ids: Mapping[str, str],
+    settings: ImportSettings,
+    problems: list[Problem],
+) -> dict[str, list[_Line]]:
+    """Return what tables say of each audio: one line of the whole, or any number of spans."""
+    lines: dict[str, list[_Line]] = defaultdict(list)
+    places = _places(found.audio)
+    n_read, unfit = 0, None
+    for table in found.tables:
+        path, folder = source / table, posixpath.dirname(table)
+        try:
+            fits = tells(table_columns(path, settings))
+        except BadTranscripts:
+            raise
+        except BadSource as error:  # it may be a table of other things
+            unfit = error
+            continue
+        n_read += fits
+        if not fits:
+            if path.stem.lower() in TABLE_STEMS:
+                raise no_transcripts(path)
+            continue
+        say(f"data: transcripts from {path}")
+        for number, row, columns in read_table(path, settings):
+            where = f"{table}:{number}"
+            if isinstance(row, str):
+                problems.append(Problem(where, "bad line", row))
+                continue
+            try:
+                named = audio_named(row, columns)
+                audio = _named_by(named, folder, places)
+                told = utterance_from(row, columns, ids[audio[0]] if audio else "")
+            except ValueError as error:
+                problems.append(problem_of(where, error))
+                continue
+            if len(audio) == 1:
+                problems.extend(_add(lines[audio[0]], _Line(told, where), audio[0]))
+            else:
+                message = f"names {named!r}, which must be one audio file, found {len(audio)}"
+                message += "".join(f", {name}" for name in audio[:3])
+                problems.append(Problem(where, "transcript without audio", message))
+    if unfit is not None and not n_read:
+        raise unfit
+    return lines
+
+
+def _add(lines: list[_Line], line: _Line, audio: str) -> Iterator[Problem]:
+    """Add what a table says of an audio to what is known, unless the two contradict each other."""
+    told = line.told
+    for known in lines:
+        other = known.told
+        if (told.start_s, told.duration_s) == (other.start_s, other.duration_s):
+            if told.text != other.text:
+                yield Problem(
+                    line.origin,
+                    "conflicting transcripts",
+                    f"gives {audio} another text than {known.origin}, which was taken",
+                )
+            return
+    lines.append(line)
+
+
+def _places(audio: Iterable[str]) -> dict[str, list[str]]:
+    """Return audio by all that a table may call it."""
+    places: dict[str, list[str]] = defaultdict(list)
+    for name in audio:
+        for place in _called(name):
+            places[place].append(name)
+    return places
+
+
+def _called(name: str) -> set[str]:
+    """Return an audio's path, and its bare name behind a slash, both with and without ending."""
+    shard, sign, member = name.partition(".tar#")
+    path = posixpath.join(posixpath.dirname(shard), member) if sign else name
+    whole = {name, path, f"/{posixpath.basename(path)}"}
+    return whole | {posixpath.splitext(called)[0] for called in whole}
+
+
+def _named_by(path: str, folder: str, places: Mapping[str, list[str]]) -> list[str]:
+    """Return the audio that a path in a table means, the table lying in a folder."""
+    path = posixpath.normpath(path.replace("\\", "/"))
+    exact = places.get(posixpath.normpath(posixpath.join(folder, path)))
+    if exact:
+        return exact
+    below = f"{folder}/" if folder else ""
+    bare = places.get(f"/{posixpath.basename(path)}", [])
+    return [name for name in bare if name.startswith(below)]
+
+
+def _ids(audio: Sequence[str]) -> dict[str, str]:
+    """Return an id for every audio: its path without ending where that names it alone."""
+    stems = {name: posixpath.splitext(name.replace(".tar#", "/"))[0] for name in audio}
+    named: dict[str, int] = defaultdict(int)
+    for stem in (*stems.values(), *audio):
+        named[stem] += 1
+    return {name: stem if named[stem] == 1 else name for name, stem in stems.items()}
+
+
+def _entries(
+    source: Path,
+    name: str,
+    id_: str,
+    lines: Sequence[_Line] | None,
+    found: _Found,
+    settings: ImportSettings,
+) -> Found:
+    """Yield the utterances of one audio: what tables say of it, or else a file beside it."""
+    audio = f"{source.absolute()}/{name}"
+    for line in lines or ():
+        is_span = line.told.start_s > 0 or line.told.duration_s is not None
+        yield Entry(line.origin if is_span else name, replace(line.told, audio=audio))
+    if lines:
+        return
+    stem = posixpath.splitext(name)[0]
+    beside = next((stem + s for s in BESIDE_SUFFIXES if stem + s in found.beside), None)
+    told = Utterance(id=id_, audio="")
+    if beside is not None:
+        try:
+            data = found.beside[beside]
+            data = (source / beside).read_bytes() if data is None else data
+            told = told_by(data, beside, id_, settings)
+        except (OSError, ValueError) as error:
+            message = f"its transcript {beside} cannot be read: {error}"
+            yield Problem(name, "transcript unreadable", message)
+            return
+    yield Entry(name, replace(told, audio=audio))
+
+
+def told_by(data: bytes, name: str, id_: str, settings: ImportSettings) -> Utterance:
+    """Return what a transcript beside an audio says.
+
+    Args:
+        data: of a .txt file, all of which is the text, or of a .json file.
+        name: of the file.
+        id_: of the utterance.
+        settings: names of columns.
+
+    Raises:
+        ValueError: it is not in UTF-8, or is no JSON object with values that can be used.
+    """
+    text = data.decode("utf-8-sig")
+    if not name.lower().endswith(".json"):
+        return Utterance(id=id_, audio="", text=" ".join(text.split()) or None)
+    row = json.loads(text)
+    if not isinstance(row, dict):
+        raise ValueError("it must be one JSON object")
+    columns = find_columns([*row, *settings.columns.values()], settings.columns)
+    return utterance_from(row, columns, id_)

@@ -1,0 +1,143 @@
+"""Hugging Face datasets, from a folder or the hub, as a stream: no copy of the whole is made.
+
+Rows are taken as Arrow tables, the form in which they come. Asked for rows of its own kind the
+library would decode the sound, or want the decoder even where it is told not to.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distilwhisper.corpus.importing.entries import (
+    BadSource,
+    Entry,
+    Found,
+    ImportSettings,
+    Problem,
+    UnreadableSource,
+)
+from distilwhisper.corpus.importing.parquet import ROWS_AT_ONCE, fields_of, sound_entry
+from distilwhisper.progress import say
+
+if TYPE_CHECKING:
+    import pyarrow
+
+
+def read_huggingface(source: str, settings: ImportSettings) -> Found:
+    """Yield the rows of one split of a dataset, in order.
+
+    An utterance's id is the split and the number of the row; its source is the hub id, unless a
+    column names one.
+
+    Args:
+        source: a folder of save_to_disk, a folder as on the hub, or a hub id.
+        settings: config, split, and names of columns.
+
+    Raises:
+        BadSource: there is no such config, split or column.
+        UnreadableSource: there is no such dataset, or it cannot be read to its end.
+        ImportError: datasets is not installed.
+    """
+    dataset, split = _opened(source, settings)
+    from_hub = None if Path(source).exists() else source
+    columns: dict[str, str] = {}
+    number = 0
+    for table in _tables(dataset, source):
+        columns = columns or fields_of(table.schema, source, settings)
+        names_of = _class_names(dataset, columns)
+        for row in table.select([*dict.fromkeys(columns.values())]).to_pylist():
+            for column, names in names_of.items():
+                row[column] = None if row[column] is None else names[row[column]]
+            where = f"{source}: {split}, row {number}"
+            found = sound_entry(where, row, columns, f"{split}/{number:08d}", Path())
+            number += 1
+            if isinstance(found, Entry):
+                found = _fetched(found, from_hub)
+            yield found
+
+
+def _opened(source: str, settings: ImportSettings) -> tuple[Any, str]:
+    """Return one split of a dataset, of which no row has been read, and its name.
+
+    Raises:
+        BadSource, UnreadableSource, ImportError: as :func:`read_huggingface`.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise ImportError(
+            'Hugging Face datasets need their library: pip install "distilwhisper[datasets]"'
+        ) from error
+    saved = any((Path(source) / name).exists() for name in ("state.json", "dataset_dict.json"))
+    if saved and settings.config is not None:
+        raise BadSource(f"{source} was saved without configs, found --config {settings.config}")
+    try:
+        if saved:
+            opened = datasets.load_from_disk(source)
+        else:
+            opened = datasets.load_dataset(source, settings.config, streaming=True)
+    except (OSError, datasets.exceptions.DatasetsError) as error:
+        raise UnreadableSource(
+            f"{source} must be a file or folder, or a dataset that can be had from the hub, found: "
+            f"{error}"
+        ) from error
+    except ValueError as error:  # of configs the library says which there are
+        raise BadSource(f"{source}: {error}") from error
+    if not isinstance(opened, Mapping):
+        if settings.split is not None:
+            raise BadSource(f"{source} was saved as one split, found --split {settings.split}")
+        return opened, str(opened.split or "row")
+    split = settings.split or ("train" if len(opened) > 1 else next(iter(opened)))
+    if split not in opened:
+        raise BadSource(f"--split must be one of {', '.join(opened)} in {source}, found {split}")
+    say(f"data: split {split} of {', '.join(opened)}")
+    return opened[split], split
+
+
+def _tables(dataset: Any, source: str) -> Iterator["pyarrow.Table"]:
+    """Yield the rows some at a time.
+
+    Raises:
+        UnreadableSource: they cannot be read to their end.
+    """
+    from datasets.exceptions import DatasetsError
+    from pyarrow import ArrowException
+
+    n_read = 0
+    tables = iter(dataset.with_format("arrow").iter(ROWS_AT_ONCE))
+    while True:
+        try:
+            table = next(tables, None)
+        except (OSError, ValueError, ArrowException, DatasetsError) as error:
+            raise UnreadableSource(
+                f"{source} cannot be read on behind row {n_read}: {error}; nothing was written: "
+                "run the same command again"
+            ) from error
+        if table is None:
+            return
+        n_read += len(table)
+        yield table
+
+
+def _class_names(dataset: Any, columns: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return the names that the numbers in a column stand for, where they stand for names."""
+    features = dataset.features or {}
+    names = {column: getattr(features.get(column), "names", None) for column in columns.values()}
+    return {column: list(of) for column, of in names.items() if of}
+
+
+def _fetched(entry: Entry, from_hub: str | None) -> Entry | Problem:
+    """Return an entry with its sound where that lies in no file here: on the hub, or in a zip."""
+    utterance = entry.utterance
+    if from_hub is not None and utterance.source is None:
+        utterance = replace(utterance, source=from_hub)
+    if entry.data is not None or "://" not in utterance.audio:
+        return entry._replace(utterance=utterance)
+    import fsspec
+
+    try:
+        with fsspec.open(utterance.audio, "rb") as file:
+            return Entry(entry.where, utterance, file.read())
+    except OSError as error:
+        return Problem(entry.where, "audio missing", f"{utterance.audio}: {error}")

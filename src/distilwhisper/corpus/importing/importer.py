@@ -1,0 +1,208 @@
+"""Other people's data to manifests: read, opened, stored where it must be, cut, counted."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from distilwhisper.corpus.importing.entries import (
+    BadSource,
+    Entry,
+    Found,
+    ImportSettings,
+    Probed,
+    Problem,
+)
+from distilwhisper.corpus.importing.layouts import DESCRIPTIONS, detect, read
+from distilwhisper.corpus.importing.shards import stored
+from distilwhisper.corpus.importing.summary import ImportSummary, Tally
+from distilwhisper.corpus.records import Utterance, audio_from, manifest_row
+from distilwhisper.corpus.store import write_jsonl
+from distilwhisper.progress import SECONDS_BETWEEN_LINES, say
+from distilwhisper.speech.audio import (
+    LENGTH_TOLERANCE_S,
+    WINDOW_S,
+    AudioFacts,
+    CorruptAudio,
+    NamedBytes,
+    probe_audio,
+)
+from distilwhisper.text.tokens import language_code
+
+N_THREADS = 8  # they wait for disks more than they compute
+N_AHEAD = 2 * N_THREADS
+N_REMEMBERED = 4096  # files whose facts are kept, for the spans to come
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+def import_data(source: str | Path, out: Path, settings: ImportSettings) -> ImportSummary:
+    """Make a manifest of data in any of the layouts that people have.
+
+    The manifest appears whole, at the end. Audio stays where it is; only what lies in no file of
+    its own (Parquet, Hugging Face) is stored, once, in ``NAME.audio/`` beside ``NAME.jsonl``.
+    What could not be used is not in the manifest but in the summary, and listed in
+    ``NAME.problems.jsonl``.
+
+    Args:
+        source: a folder or file, or the hub id of a dataset.
+        out: the manifest, a .jsonl file; it replaces one that is there.
+        settings: what the source is, and how to read it.
+
+    Raises:
+        BadSource: the source is not what it is taken for, or holds nothing.
+        UnreadableSource: it cannot be read to its end.
+        ValueError: ``out`` is no .jsonl file, or the source itself.
+        ImportError: a library is missing that this source needs; its extra is named.
+        MissingVad: long recordings are to be cut, and the detector is not installed.
+        StoreError: the disk is full, or ``out`` cannot be written.
+    """
+    source = str(source)
+    if out.suffix != ".jsonl":
+        raise ValueError(f"a manifest must be a .jsonl file, found {out}")
+    if out.resolve() == Path(source).resolve():
+        raise ValueError(f"--out must not be the source, found {out} for both")
+    layout = settings.format or detect(source)
+    found = read(source, layout, settings, out=out)
+    if settings.format is None:
+        say(f"data: {source} is taken for {DESCRIPTIONS[layout]}; --format says otherwise")
+    tally = Tally()
+    write_jsonl(out, _rows(found, source, out, settings, tally))
+    _write_problems(out.with_suffix(".problems.jsonl"), tally.problems)
+    return tally.summary()
+
+
+def _rows(
+    found: Found, source: str, out: Path, settings: ImportSettings, tally: Tally
+) -> Iterator[dict[str, Any]]:
+    """Yield the lines of the manifest, and count all that goes by."""
+    probe = lru_cache(N_REMEMBERED)(probe_audio)
+    pieces_of = _whole if settings.cut is None else _cutter()
+    last_said = time.monotonic()
+    with ThreadPoolExecutor(N_THREADS) as pool:
+        probed = _in_order(pool, lambda item: _probed(item, probe), _told(found, settings))
+        in_files = stored(probed, out.with_suffix(".audio"))
+        for item, pieces in _in_order(pool, pieces_of, in_files):
+            if isinstance(item, Problem):
+                tally.problems.append(item)
+                continue
+            whole = item.entry.utterance
+            if pieces != [whole]:
+                tally.n_cut += 1
+                tally.n_texts_lost += whole.text is not None
+            for utterance in pieces:
+                row = _row(item.entry.where, utterance, out, tally)
+                if isinstance(row, Problem):
+                    tally.problems.append(row)
+                else:
+                    tally.add(utterance, item.facts)
+                    yield row
+            if time.monotonic() - last_said >= SECONDS_BETWEEN_LINES:
+                last_said = time.monotonic()
+                say(f"data: {tally.n_utterances} utterances, {tally.seconds / 3600:.1f} h so far")
+    if not tally.n_utterances and not tally.problems:
+        raise BadSource(f"{source} must hold at least one utterance, found none")
+
+
+def _told(found: Found, settings: ImportSettings) -> Found:
+    """Yield what was found, in the settings' language where it has none."""
+    code = None if settings.language is None else language_code(settings.language)
+    for item in found:
+        if isinstance(item, Entry) and item.utterance.language is None:
+            item = item._replace(utterance=replace(item.utterance, language=code))
+        yield item
+
+
+def _probed(item: Entry | Problem, probe: Callable[[str], AudioFacts]) -> Probed | Problem:
+    """Open an entry's sound, and see that the entry lies in it."""
+    if isinstance(item, Problem):
+        return item
+    audio = item.utterance.audio
+    try:
+        facts = probe(audio) if item.data is None else probe_audio(NamedBytes(item.data, audio))
+    except FileNotFoundError:
+        return Problem(item.where, "audio missing", f"its audio must be a file, found no {audio}")
+    except (CorruptAudio, OSError, ValueError) as error:  # a path can be none: ValueError
+        return Problem(item.where, "audio unreadable", str(error))
+    start_s, duration_s = item.utterance.start_s, item.utterance.duration_s
+    left_s = round(facts.duration_s - start_s, 3)
+    if left_s <= 0 or (duration_s is not None and duration_s > left_s + LENGTH_TOLERANCE_S):
+        until = "the end" if duration_s is None else f"{start_s + duration_s:.3f}"
+        message = (
+            f"{audio}: must last at least a millisecond from {start_s:.3f} s, and to {until} s, "
+            f"found a sound of {facts.duration_s:.3f} s"
+        )
+        return Problem(item.where, "span outside the sound", message)
+    utterance = replace(item.utterance, duration_s=left_s if duration_s is None else duration_s)
+    return Probed(item._replace(utterance=utterance), facts)
+
+
+def _whole(item: Probed | Problem) -> tuple[Probed | Problem, list[Utterance]]:
+    return item, [] if isinstance(item, Problem) else [item.entry.utterance]
+
+
+def _cutter() -> Callable[[Probed | Problem], tuple[Probed | Problem, list[Utterance]]]:
+    """Return the function that cuts what is too long for a window.
+
+    Raises:
+        MissingVad: the detector is not installed.
+    """
+    # Here, as it needs torch: manifests are made without it.
+    from distilwhisper.corpus.importing.cutting import cut_at_pauses
+    from distilwhisper.speech.vad import load_silero
+
+    load_silero()
+
+    def pieces_of(item: Probed | Problem) -> tuple[Probed | Problem, list[Utterance]]:
+        if isinstance(item, Problem) or (item.entry.utterance.duration_s or 0.0) <= WINDOW_S:
+            return _whole(item)
+        where, utterance, _ = item.entry
+        try:
+            pieces = cut_at_pauses(utterance)
+        except (CorruptAudio, OSError) as error:
+            return Problem(where, "audio unreadable", str(error)), []
+        if not pieces:
+            return Problem(where, "no speech", f"{utterance.audio}: nobody speaks in it"), []
+        return item, pieces
+
+    return pieces_of
+
+
+def _row(where: str, utterance: Utterance, out: Path, tally: Tally) -> dict[str, Any] | Problem:
+    """Return an utterance as a line of the manifest, or why it cannot be one."""
+    if tally.knows(utterance.id):
+        message = f"the id must be new, found {utterance.id!r} a second time"
+        return Problem(where, "id taken", message)
+    try:
+        audio = audio_from(out.parent, utterance.audio)
+        row = manifest_row(replace(utterance, audio=audio))
+        "".join(str(value) for value in row.values()).encode("utf-8")
+    except ValueError as error:  # half a character, which JSON can say and UTF-8 cannot
+        return Problem(where, "bad line", f"no line of a manifest can hold it: {error}")
+    return row
+
+
+def _in_order(
+    pool: ThreadPoolExecutor, function: Callable[[_Item], _Result], items: Iterable[_Item]
+) -> Iterator[_Result]:
+    """Apply a function to items some ahead, and yield what comes out in their order."""
+    pending: deque[Future[_Result]] = deque()
+    for item in items:
+        pending.append(pool.submit(function, item))
+        if len(pending) >= N_AHEAD:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
+
+
+def _write_problems(path: Path, problems: Sequence[Problem]) -> None:
+    if problems:
+        rows = [{"path": p.where, "kind": p.kind, "problem": p.message} for p in problems]
+        write_jsonl(path, rows)
+    else:
+        path.unlink(missing_ok=True)  # of an earlier import

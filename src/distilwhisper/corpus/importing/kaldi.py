@@ -1,0 +1,197 @@
+"""Kaldi data directories: wav.scp, and where there are such text, segments, utt2spk, utt2lang."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from distilwhisper.corpus.importing.entries import (
+    AUDIO_SUFFIXES,
+    BadSource,
+    Entry,
+    Found,
+    Problem,
+    known_language,
+    located,
+    problem_of,
+)
+from distilwhisper.corpus.records import Utterance
+
+
+def read_kaldi(source: Path) -> Found:
+    """Yield the utterances of a Kaldi data directory, in the order of segments, else of wav.scp.
+
+    Paths are relative to the directory, or else to the current folder. Where the files are in one
+    order, as Kaldi wants them, they are read side by side; other orders cost memory.
+
+    Raises:
+        BadSource: there is no wav.scp.
+    """
+    if not (source / "wav.scp").is_file():
+        raise BadSource(f"{source} must be a Kaldi data directory, found no wav.scp in it")
+    texts = _Beside(source / "text")
+    speakers = _Beside(source / "utt2spk")
+    languages = _Beside(source / "utt2lang")
+    for span in _segments(source) if (source / "segments").exists() else _recordings(source):
+        if isinstance(span, Problem):
+            yield span
+            continue
+        text, speaker = texts.take(span.key), speakers.take(span.key)
+        language = languages.take(span.key)
+        if span.fault is not None:
+            yield Problem(span.where, "unsupported", span.fault)
+            continue
+        try:
+            utterance = Utterance(
+                id=span.key,
+                audio=located(span.audio, source),
+                start_s=span.start_s,
+                duration_s=span.duration_s,
+                text=text or None,
+                speaker=speaker or None,
+                recording=span.recording,
+                language=known_language(language or None),
+            )
+        except ValueError as error:
+            yield problem_of(span.where, error)
+            continue
+        yield Entry(span.where, utterance)
+    for beside in (texts, speakers, languages):
+        yield from beside.left_over()
+
+
+class _Line(NamedTuple):
+    where: str
+    key: str
+    rest: str
+
+
+class _Span(NamedTuple):
+    """An utterance before it is known what is said in it."""
+
+    where: str
+    key: str
+    audio: str
+    fault: str | None  # why the audio cannot be read
+    recording: str | None = None
+    start_s: float = 0.0
+    duration_s: float | None = None
+
+
+class _Beside:
+    """A file with a line per utterance, read as far as it is asked; absent it has no lines."""
+
+    def __init__(self, path: Path) -> None:
+        self._lines = _lines(path) if path.exists() else iter(())
+        self._passed: dict[str, _Line] = {}
+        self._problems: list[Problem] = []
+
+    def take(self, key: str) -> str | None:
+        """Return what the file says of an utterance."""
+        if key in self._passed:
+            return self._passed.pop(key).rest
+        for line in self._lines:
+            if isinstance(line, Problem):
+                self._problems.append(line)
+            elif line.key == key:
+                return line.rest
+            elif line.key in self._passed:
+                self._problems.append(_doubled(line))
+            else:
+                self._passed[line.key] = line
+        return None
+
+    def left_over(self) -> Iterator[Problem]:
+        """Yield the lines that cannot be read, or that speak of no utterance."""
+        self.take("")  # no line has this key: reads the rest
+        yield from self._problems
+        for line in self._passed.values():
+            message = f"must be of an utterance, found {line.key!r}, which has no audio"
+            yield Problem(line.where, "transcript without audio", message)
+
+
+def _lines(path: Path) -> Iterator[_Line | Problem]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            where = f"{path}:{number}"
+            try:
+                words = line.decode("utf-8").split(maxsplit=1)
+            except UnicodeDecodeError as error:
+                yield Problem(where, "bad line", f"must be UTF-8 text, found: {error}")
+                continue
+            if words:
+                yield _Line(where, words[0], " ".join("".join(words[1:]).split()))
+
+
+def _recordings(source: Path) -> Iterator[_Span | Problem]:
+    """Yield the lines of wav.scp."""
+    for line in _lines(source / "wav.scp"):
+        if isinstance(line, Problem):
+            yield line
+        elif not line.rest:
+            yield Problem(line.where, "bad line", f"must name the audio of {line.key}")
+        else:
+            yield _Span(line.where, line.key, line.rest, _fault(line.rest))
+
+
+def _segments(source: Path) -> Iterator[_Span | Problem]:
+    recordings: dict[str, _Span] = {}
+    for recording in _recordings(source):
+        if isinstance(recording, Problem):
+            yield recording
+        else:
+            recordings[recording.key] = recording
+    for line in _lines(source / "segments"):
+        if isinstance(line, Problem):
+            yield line
+            continue
+        try:
+            name, start_s, duration_s = _segment(line.rest)
+        except ValueError as error:
+            yield Problem(line.where, "bad line", str(error))
+            continue
+        if name not in recordings:
+            message = f"must name a recording of wav.scp, found {name!r}"
+            yield Problem(line.where, "audio missing", message)
+            continue
+        yield recordings[name]._replace(
+            where=line.where,
+            key=line.key,
+            recording=name,
+            start_s=start_s,
+            duration_s=duration_s,
+        )
+
+
+def _segment(rest: str) -> tuple[str, float, float | None]:
+    """Return recording, start and duration; an end below zero is that of the recording.
+
+    Raises:
+        ValueError: the line has other fields.
+    """
+    wanted = "must be: utterance recording start end, in seconds, the end behind the start"
+    try:
+        name, first, last = rest.split()
+        start_s, end_s = float(first), float(last)
+    except ValueError:
+        raise ValueError(f"{wanted}; found {rest!r}") from None
+    if not (start_s >= 0 and (end_s < 0 or start_s < end_s < float("inf"))):
+        raise ValueError(f"{wanted}; found {rest!r}")
+    return name, start_s, None if end_s < 0 else round(end_s - start_s, 6)
+
+
+def _fault(audio: str) -> str | None:
+    """Return why an entry of wav.scp is no file of sound; None if it is one."""
+    if audio.endswith("|"):
+        named = [word for word in audio[:-1].split() if Path(word).suffix.lower() in AUDIO_SUFFIXES]
+        way_out = "run it once and name the file that it makes"
+        if len(named) == 1:
+            way_out = f"name {named[0]} itself, if the command does no more than decode it"
+        return f"commands are not run, found {audio!r}; {way_out}"
+    if re.search(r":\d+$", audio) or audio == "-":
+        return f"must be a file of sound, found {audio!r}; write archives out as files"
+    return None
+
+
+def _doubled(line: _Line) -> Problem:
+    return Problem(line.where, "bad line", f"speaks of {line.key} a second time")

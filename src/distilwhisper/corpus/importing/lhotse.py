@@ -1,0 +1,249 @@
+"""Lhotse's manifests: recordings and supervisions, or cuts, as JSON lines, gzipped or not.
+
+Read here are the forms that a file of sound can be had from: recordings whose one source is a
+file, untransformed, and cuts of one track. What does not fit is named and left out.
+
+Source: lhotse-speech/lhotse: ``lhotse/audio/recording.py``, ``lhotse/supervision.py``,
+``lhotse/cut/mono.py``.
+"""
+
+import gzip
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+from zlib import error as ZlibError
+
+from distilwhisper.corpus.importing.entries import (
+    BadSource,
+    Entry,
+    Found,
+    Problem,
+    UnknownLanguage,
+    known_language,
+    located,
+)
+from distilwhisper.corpus.records import Utterance
+
+Row: TypeAlias = Mapping[str, Any]
+
+_ENDINGS = (".jsonl", ".jsonl.gz")
+
+
+def read_lhotse(source: Path) -> Found:
+    """Yield the utterances of a Lhotse manifest, or of all that lie in a folder.
+
+    Every supervision is an utterance, and so is a recording or a cut that has none. Audio paths
+    are relative to the manifest's folder, or else to the current one.
+
+    Args:
+        source: cuts, or a folder with cuts, or with recordings and supervisions whose names differ
+            by that word alone.
+
+    Raises:
+        BadSource: there are no such files.
+    """
+    manifests = lhotse_files(source)
+    if not manifests:
+        raise BadSource(
+            f"{source} must be or hold Lhotse's cuts or recordings, NAMEcutsNAME.jsonl.gz or "
+            "NAMErecordingsNAME.jsonl.gz, found none; of recordings name the folder"
+        )
+    for manifest in manifests:
+        yield from _cuts(manifest) if "cuts" in manifest.name else _recordings(manifest)
+
+
+def lhotse_files(source: Path) -> list[Path]:
+    """Return cuts and recordings, of a folder or that one file; where there are cuts only these."""
+    files = sorted(source.iterdir()) if source.is_dir() else [source]
+    files = [path for path in files if path.name.endswith(_ENDINGS)]
+    cuts = [path for path in files if "cuts" in path.name]
+    return cuts or [path for path in files if "recordings" in path.name]
+
+
+class _Audio(NamedTuple):
+    path: str
+    channels: frozenset[int]
+
+
+class _Unfit(Exception):
+    """What a manifest describes is no file of sound, or not one that can be read so."""
+
+
+def _recordings(manifest: Path) -> Found:
+    audio: dict[str, _Audio | _Unfit] = {}
+    where_of: dict[str, str] = {}  # recordings that no supervision has spoken of yet
+    for where, row in _rows(manifest):
+        if isinstance(row, Problem):
+            yield row
+            continue
+        try:
+            audio[row["id"]] = _audio(row, manifest.parent)
+        except _Unfit as unfit:
+            audio[row["id"]] = unfit
+        except (KeyError, TypeError, ValueError) as error:
+            yield _not_of_lhotse(where, error)
+            continue
+        where_of[row["id"]] = where
+    supervisions = manifest.with_name(manifest.name.replace("recordings", "supervisions"))
+    for where, row in _rows(supervisions) if supervisions.exists() else ():
+        if isinstance(row, Problem):
+            yield row
+            continue
+        try:
+            known = audio.get(row["recording_id"])
+            where_of.pop(row["recording_id"], None)
+            if known is None:
+                message = f"no recording is called {row['recording_id']!r} in {manifest.name}"
+                yield Problem(where, "transcript without audio", message)
+            else:
+                yield Entry(where, _supervised(row, row["id"], known, start_s=0.0, end_s=None))
+        except _Unfit as unfit:
+            yield Problem(where, "unsupported", str(unfit))
+        except UnknownLanguage as error:
+            yield Problem(where, "unknown language", str(error))
+        except (KeyError, TypeError, ValueError) as error:
+            yield _not_of_lhotse(where, error)
+    for id_, where in where_of.items():
+        known = audio[id_]
+        if isinstance(known, _Unfit):
+            yield Problem(where, "unsupported", str(known))
+        else:
+            yield Entry(where, Utterance(id=id_, audio=known.path))
+
+
+def _cuts(manifest: Path) -> Found:
+    for where, row in _rows(manifest):
+        if isinstance(row, Problem):
+            yield row
+            continue
+        try:
+            yield from [Entry(where, utterance) for utterance in _cut(row, manifest.parent)]
+        except _Unfit as unfit:
+            yield Problem(where, "unsupported", str(unfit))
+        except UnknownLanguage as error:
+            yield Problem(where, "unknown language", str(error))
+        except (KeyError, TypeError, ValueError) as error:
+            yield _not_of_lhotse(where, error)
+
+
+def _cut(row: Row, folder: Path) -> Iterator[Utterance]:
+    """Yield what is said in a cut: a span of one recording.
+
+    Raises:
+        _Unfit: it is a mix of several, or its recording is no file of sound.
+        KeyError, TypeError, ValueError: it is no cut.
+    """
+    if row["type"] not in ("MonoCut", "MultiCut"):
+        raise _Unfit(f"a cut must be of one recording, found {row['id']!r}, a {row['type']}")
+    if row.get("recording") is None:
+        raise _Unfit(f"a cut must have its recording, found {row['id']!r} with features alone")
+    audio = _audio(row["recording"], folder)
+    start_s, length_s = float(row["start"]), float(row["duration"])
+    supervisions = row.get("supervisions") or []
+    if not supervisions:
+        _require_channels(row["id"], row.get("channel"), audio)
+        yield Utterance(
+            id=row["id"],
+            audio=audio.path,
+            start_s=start_s,
+            duration_s=length_s,
+            recording=row["recording"]["id"],
+        )
+    for said in supervisions:
+        id_ = row["id"] if len(supervisions) == 1 else said["id"]
+        yield _supervised(said, id_, audio, start_s=start_s, end_s=start_s + length_s)
+
+
+def _supervised(
+    row: Row, id_: str, audio: _Audio | _Unfit, *, start_s: float, end_s: float | None
+) -> Utterance:
+    """Return the utterance of a supervision.
+
+    Args:
+        row: the supervision; it may reach out of its cut.
+        id_: of the utterance.
+        audio: of its recording.
+        start_s: of its cut, in the recording; 0 where there is no cut.
+        end_s: of its cut; None where there is no cut.
+    """
+    if isinstance(audio, _Unfit):
+        raise audio
+    _require_channels(id_, row.get("channel", 0), audio)
+    begin_s = max(start_s + float(row["start"]), start_s)
+    stop_s = start_s + float(row["start"]) + float(row["duration"])
+    stop_s = stop_s if end_s is None else min(stop_s, end_s)
+    if not begin_s < stop_s < float("inf"):
+        raise ValueError(f"{id_!r} lasts from {begin_s} to {stop_s} s")
+    return Utterance(
+        id=id_,
+        audio=audio.path,
+        start_s=round(begin_s, 6),
+        duration_s=round(stop_s - begin_s, 6),
+        text=" ".join((row.get("text") or "").split()) or None,
+        speaker=row.get("speaker"),
+        recording=row["recording_id"],
+        language=known_language(row.get("language")),
+    )
+
+
+def _audio(recording: Row, folder: Path) -> _Audio:
+    """Return the one file of a recording.
+
+    Raises:
+        _Unfit: it has several, or none, or what is meant is a change of it.
+    """
+    sources: Sequence[Row] = recording["sources"]
+    kinds = [source["type"] for source in sources]
+    if kinds != ["file"]:
+        raise _Unfit(
+            f"recording {recording['id']!r} must have one source, a file, found "
+            f"{', '.join(kinds) or 'none'}; save it as a file of its own"
+        )
+    if recording.get("transforms"):
+        names = [str(change.get("name")) for change in recording["transforms"]]
+        raise _Unfit(
+            f"recording {recording['id']!r} must be as its file is, found {', '.join(names)}; "
+            "import what it was made of, or save the audio"
+        )
+    path = located(sources[0]["source"], folder)
+    return _Audio(path, frozenset(sources[0]["channels"]))
+
+
+def _require_channels(id_: str, channel: int | Sequence[int] | None, audio: _Audio) -> None:
+    """See that an utterance is in all channels of its file, which are heard together.
+
+    Raises:
+        _Unfit: it is not.
+    """
+    wanted = {channel} if isinstance(channel, int) else set(channel or audio.channels)
+    if wanted != audio.channels:
+        raise _Unfit(
+            f"{id_!r} must be in all channels of its file, found {sorted(wanted)} of "
+            f"{sorted(audio.channels)}; write channels to files of their own"
+        )
+
+
+def _rows(manifest: Path) -> Iterator[tuple[str, Row | Problem]]:
+    """Yield where each line is, and what it holds or what is wrong with it."""
+    number = 0
+    with gzip.open(manifest) if manifest.suffix == ".gz" else manifest.open("rb") as file:
+        try:
+            for number, line in enumerate(file, start=1):
+                where = f"{manifest}:{number}"
+                try:
+                    row = json.loads(line)
+                except ValueError as error:
+                    yield where, Problem(where, "bad line", f"must be one JSON object, {error}")
+                    continue
+                if isinstance(row, dict):
+                    yield where, row
+                else:
+                    yield where, Problem(where, "bad line", "must be one JSON object")
+        except (OSError, EOFError, ZlibError) as error:
+            where = f"{manifest}:{number + 1}"
+            yield where, Problem(where, "unreadable", f"cannot be read on from here: {error}")
+
+
+def _not_of_lhotse(where: str, error: Exception) -> Problem:
+    return Problem(where, "bad line", f"must be as Lhotse writes it, found: {error!r}")

@@ -1,0 +1,143 @@
+"""Parquet files with a column of audio: bytes, or paths of files."""
+
+import posixpath
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from distilwhisper.corpus.importing.entries import (
+    BadSource,
+    Entry,
+    Found,
+    ImportSettings,
+    Problem,
+    find_columns,
+    located,
+    problem_of,
+    utterance_from,
+)
+from distilwhisper.progress import say
+
+if TYPE_CHECKING:
+    import pyarrow
+
+ROWS_AT_ONCE = 16  # a row may hold an hour of sound
+
+
+def read_parquet(source: Path, settings: ImportSettings) -> Found:
+    """Yield the utterances of a Parquet file, or of all below a folder, in the order of the paths.
+
+    The audio column is the one with structs of bytes and path, as Hugging Face writes them; else
+    one of bytes; else one that is called as in a table and holds paths, relative to the file's
+    folder. An utterance's id is the file's path and the number of the row.
+
+    Args:
+        source: the file or folder.
+        settings: names of columns; the split, a word in the names of files or their folders.
+
+    Raises:
+        BadSource: there is no such file, or no column of audio.
+        ImportError: pyarrow is not installed.
+    """
+    try:
+        from pyarrow import ArrowException
+    except ImportError as error:
+        raise ImportError(
+            'Parquet files are read with pyarrow: pip install "distilwhisper[datasets]"'
+        ) from error
+    paths = _of_split(source, settings.split)
+    for path in paths:
+        name = path.name if path == source else path.relative_to(source).as_posix()
+        try:
+            yield from _rows(path, name, settings)
+        except (ArrowException, OSError) as error:
+            yield Problem(name, "unreadable", f"must be a whole Parquet file, found: {error}")
+
+
+def fields_of(schema: "pyarrow.Schema", source: str, settings: ImportSettings) -> dict[str, str]:
+    """Return the column of each field; that of the audio is found by its type, where it can be.
+
+    Raises:
+        BadSource: no column is of audio, or more than one may be.
+    """
+    from pyarrow import types
+
+    names = [column.name for column in schema]
+    chosen = dict(settings.columns)
+    if "audio" not in chosen:
+        structs = [
+            column.name
+            for column in schema
+            if types.is_struct(column.type) and column.type.get_field_index("bytes") >= 0
+        ]
+        plain = [c.name for c in schema if types.is_binary(c.type) or types.is_large_binary(c.type)]
+        held = structs or plain
+        if len(held) > 1:
+            raise BadSource(f"{source}: say which is meant, --column audio={' or '.join(held)}")
+        chosen |= dict(zip(["audio"], held, strict=False))
+    columns = find_columns(names, chosen)
+    if "audio" not in columns:
+        raise BadSource(
+            f"{source} must have a column of audio, found {', '.join(names)}; say --column "
+            "audio=NAME"
+        )
+    return columns
+
+
+def sound_entry(
+    where: str, row: Mapping[str, object], columns: Mapping[str, str], stem: str, folder: Path
+) -> Entry | Problem:
+    """Return the utterance of a row whose audio is bytes, or a path, or a struct of both."""
+    try:
+        told = utterance_from(row, columns, stem)
+    except ValueError as error:
+        return problem_of(where, error)
+    audio = row.get(columns["audio"])
+    path: object = audio
+    if isinstance(audio, Mapping):
+        path, audio = audio.get("path"), audio.get("bytes")
+    if isinstance(audio, bytes) and audio:
+        suffix = posixpath.splitext(path)[1] if isinstance(path, str) else ""
+        return Entry(where, replace(told, audio=f"{stem}{suffix}"), audio)
+    if isinstance(path, str) and path:
+        remote = "://" in path
+        return Entry(where, replace(told, audio=path if remote else located(path, folder)))
+    return Problem(where, "audio missing", "its audio must have bytes or a path, found neither")
+
+
+def _of_split(source: Path, split: str | None) -> list[Path]:
+    """Return the files of a split: train if none is asked for, or all if none is called that.
+
+    Raises:
+        BadSource: there is none.
+    """
+    paths = sorted(source.rglob("*.parquet")) if source.is_dir() else [source]
+    named = [path for path in paths if _is_of(path.relative_to(source), split or "train")]
+    if named and len(named) < len(paths):
+        say(f"data: split {split or 'train'}: {len(named)} of {len(paths)} files")
+    if not paths or (split is not None and not named):
+        of = f" with {split} in their names" if split else ""
+        raise BadSource(f"{source} must hold Parquet files{of}, found none among {len(paths)}")
+    return named or paths
+
+
+def _is_of(path: Path, split: str) -> bool:
+    name = path.as_posix()
+    return split in re.split(r"[^0-9A-Za-z]+", name) or path.name.startswith(f"{split}-")
+
+
+def _rows(path: Path, name: str, settings: ImportSettings) -> Found:
+    from pyarrow.parquet import ParquetFile
+
+    with ParquetFile(path) as file:
+        schema = file.schema_arrow
+        columns = fields_of(schema, str(path), settings)
+        batches = file.iter_batches(ROWS_AT_ONCE, columns=[*dict.fromkeys(columns.values())])
+        number = 0
+        for batch in batches:
+            for row in batch.to_pylist():
+                stem = f"{posixpath.splitext(name)[0]}/{number:08d}"
+                yield sound_entry(f"{name}: row {number}", row, columns, stem, path.parent)
+                number += 1
