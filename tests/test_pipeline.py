@@ -16,6 +16,7 @@ from distilwhisper.corpus.records import read_labels, read_manifest, read_verdic
 from distilwhisper.pipeline import Recipe, run_recipe
 from distilwhisper.run import build_settings, read_recipe
 from distilwhisper.speech.audio import write_wav
+from distilwhisper.speech.augment import AugmentSettings
 
 RECIPE = """
 name = "tiny"
@@ -273,6 +274,21 @@ def test_every_setting_of_a_recipe_is_read_by_a_run(
     run_recipe(read_recipe(recipe, Recipe), tmp_path / "run", command=["test"])
     split = read_recipe(finished.recipe, Recipe)
     run_recipe(split, tmp_path / "split", command=["test"], stages=("data",))
+    # What cannot be on together with the cache of encoder outputs.
+    changing = replace(
+        read_recipe(recipe, Recipe).training,
+        cache_encoder=False,
+        prompt_probability=0.5,
+        augment=AugmentSettings(
+            speed_probability=1.0,
+            noise_probability=1.0,
+            time_mask_share=0.1,
+            frequency_mask_share=0.1,
+            short_context_probability=1.0,
+        ),
+    )
+    again = replace(read_recipe(recipe, Recipe), training=changing)
+    run_recipe(again, tmp_path / "run", command=["test"], stages=("train",), from_stage="train")
 
     all_fields = {
         (cls.__name__, field.name) for cls in classes for field in dataclasses.fields(cls)

@@ -23,7 +23,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
 
-from distilwhisper.corpus.batches import join_kept
+from distilwhisper.corpus.batches import Example, join_kept, with_previous_text
 from distilwhisper.corpus.importing.entries import ImportSettings
 from distilwhisper.corpus.importing.importer import import_data
 from distilwhisper.corpus.long_form import join_recordings
@@ -345,30 +345,41 @@ def _trainer(run: Run) -> Trainer:
     device, dtype = recipe.hardware.pick_device(), recipe.hardware.pick_dtype()
     manifest = read_manifest(run.manifest("train"))
     tokenizer = Tokenizer.from_folder(run.teacher)
-    examples = join_kept(
-        manifest, read_labels(run.path("labels")), read_verdicts(run.path("verdicts"))
-    )
-    if recipe.training.pack_s:
-        examples = pack_examples(
-            examples,
-            tokenizer,
-            max_s=recipe.training.pack_s,
-            pause_s=recipe.training.pack_pause_s,
-            across_recordings=recipe.training.pack_across_recordings,
-            seed=recipe.training.seed,
-        )
     return Trainer(
         teacher=load_checkpoint(run.teacher, device=device, dtype=dtype).model,
         student=load_checkpoint(run.path("student-init"), device=device),
         tokenizer=tokenizer,
         data=TrainingData(
             manifest=manifest,
-            examples=examples,
+            examples=_examples(run, manifest, tokenizer),
             validation=read_manifest(run.manifest("validation")),
         ),
         settings=recipe.training,
         out=run.path("train"),
     )
+
+
+def _examples(run: Run, manifest: Manifest, tokenizer: Tokenizer) -> list[Example]:
+    """Return the windows to train on, made of what the filter kept."""
+    settings = run.recipe.training
+    examples = join_kept(
+        manifest, read_labels(run.path("labels")), read_verdicts(run.path("verdicts"))
+    )
+    if settings.prompt_probability:
+        examples = with_previous_text(
+            manifest, examples, tokenizer, max_gap_s=settings.prompt_gap_s
+        )
+    if settings.pack_s:
+        examples = pack_examples(
+            examples,
+            tokenizer,
+            max_s=settings.pack_s,
+            pause_s=settings.pack_pause_s,
+            fill=settings.pack_fill,
+            across_recordings=settings.pack_across_recordings,
+            seed=settings.seed,
+        )
+    return examples
 
 
 def _evaluate(run: Run) -> None:

@@ -1,4 +1,6 @@
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,15 +10,21 @@ from hypothesis import strategies as st
 
 from distilwhisper.corpus.batches import (
     IGNORE,
+    Drawn,
     Example,
+    Mixture,
     UnreadableRecording,
     decoder_sequence,
     epoch_order,
+    example_generator,
     join_kept,
+    keeps_previous,
     keeps_timestamps,
     load_utterances,
     load_windows,
     token_batch,
+    with_previous_text,
+    with_prompt,
 )
 from distilwhisper.corpus.records import (
     Label,
@@ -58,6 +66,76 @@ def test_orders_differ_by_epoch_and_by_seed() -> None:
     assert len(set(map(tuple, orders))) == 16
 
 
+# The stream of examples
+
+
+@given(
+    sizes=st.lists(st.integers(1, 40), min_size=1, max_size=4),
+    weights=st.lists(st.floats(0.05, 10.0), min_size=4, max_size=4),
+    seed=st.integers(0, 2**40),
+    start=st.integers(0, 60_000),
+    workers=st.integers(1, 4),
+)
+def test_the_stream_is_the_same_from_any_place_and_for_any_number_of_readers(
+    sizes: list[int], weights: list[float], seed: int, start: int, workers: int
+) -> None:
+    sources = [f"s{part}" for part, size in enumerate(sizes) for _ in range(size)]
+    by_source = {f"s{part}": weights[part] for part in range(len(sizes))}
+    whole = Mixture(sources, by_source, seed=seed)
+    stream = [whole.at(place) for place in range(start, start + 60)]
+    resumed = Mixture(sources, by_source, seed=seed)
+    assert [resumed.at(place) for place in range(start + 30, start + 60)] == stream[30:]
+    readers = [Mixture(sources, by_source, seed=seed) for _ in range(workers)]
+    dealt = [readers[i % workers].at(start + i) for i in reversed(range(60))]
+    assert dealt[::-1] == stream
+
+
+@pytest.mark.parametrize("weights", [{}, {"a": 1.0}, {"a": 1.0, "b": 3.0, "c": 0.5}])
+def test_every_epoch_of_a_source_has_each_of_its_examples_once(weights: dict[str, float]) -> None:
+    sources = [s for s in (weights or "ab") for _ in range({"a": 300, "b": 500, "c": 11}[s])]
+    mixture = Mixture(sources, weights, seed=3)
+    drawn = [mixture.at(place) for place in range(11_000)]
+    for source in weights or {None: 1.0}:
+        members = {i for i, s in enumerate(sources) if source in (s, None)}
+        of_source = [d for d in drawn if d.example in members]
+        n_epochs = len(of_source) // len(members)
+        assert n_epochs >= 5
+        orders = [
+            of_source[epoch * len(members) : (epoch + 1) * len(members)]
+            for epoch in range(n_epochs)
+        ]
+        for epoch, order in enumerate(orders):
+            assert {d.epoch for d in order} == {epoch}
+            assert {d.example for d in order} == members
+        assert [d.example for d in orders[0]] != [d.example for d in orders[1]]
+
+
+def test_without_weights_the_stream_is_epoch_after_epoch() -> None:
+    mixture = Mixture([None] * 5, {}, seed=2)
+    orders = [(i, epoch) for epoch in range(4) for i in epoch_order(5, seed=2, epoch=epoch)]
+    assert [mixture.at(place) for place in range(20)] == [Drawn(*pair) for pair in orders]
+
+
+@settings(max_examples=3)
+@given(weights=st.lists(st.floats(0.01, 10.0), min_size=2, max_size=5), seed=st.integers(0, 99))
+def test_the_shares_of_the_stream_are_the_weights(weights: list[float], seed: int) -> None:
+    sources = [f"s{part}" for part in range(len(weights))]  # one example each
+    mixture = Mixture(sources, dict(zip(sources, weights, strict=True)), seed=seed)
+    counts = np.bincount([mixture.at(place).example for place in range(10_000)])
+    shares = np.array(weights) / sum(weights)
+    assert np.abs(counts - 10_000 * shares).max() < 1
+    # Early on as well: 6 standard deviations of 400 draws.
+    early = np.bincount([mixture.at(p).example for p in range(400)], minlength=len(weights))
+    assert (np.abs(early / 400 - shares) <= 6 * np.sqrt(shares * (1 - shares) / 400)).all()
+
+
+def test_weights_that_are_not_of_the_sources_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"weights of 'a', 'x' and utterances of 'a', None"):
+        Mixture(["a", None], {"a": 1.0, "x": 1.0}, seed=0)
+    with pytest.raises(ValueError, match=r"at least 1/10000 of all, found 1e-05 of 1"):
+        Mixture(["a", "b"], {"a": 1.0, "b": 1e-5}, seed=0)
+
+
 # The draw of timestamps
 
 
@@ -95,6 +173,23 @@ def test_timestamps_are_drawn_anew_by_epoch_utterance_and_seed() -> None:
     for drawn in (by_epoch, by_seed, by_id):
         assert 140 < sum(drawn) < 260  # 6 standard deviations of 400 fair draws
     assert by_epoch != by_seed != by_id != by_epoch
+
+
+def test_what_is_drawn_for_one_example_is_drawn_each_by_itself() -> None:
+    ids = [f"u{i}" for i in range(400)]
+    fixed = {"probability": 0.5, "seed": 1, "epoch": 2}
+    times = [keeps_timestamps(id_, **fixed) for id_ in ids]
+    prompts = [keeps_previous(id_, **fixed) for id_ in ids]
+    assert 140 < sum(prompts) < 260
+    assert 140 < sum(a == b for a, b in zip(times, prompts, strict=True)) < 260
+    assert prompts == [keeps_previous(id_, **fixed) for id_ in ids]
+    assert prompts != [keeps_previous(id_, **{**fixed, "epoch": 3}) for id_ in ids]
+    assert prompts != [keeps_previous(id_, **{**fixed, "seed": 3}) for id_ in ids]
+    sounds = {
+        example_generator(id_, seed=seed, epoch=epoch).random()
+        for id_ in ids[:5] for seed in range(5) for epoch in range(5)
+    }  # fmt: skip
+    assert len(sounds) == 125
 
 
 # A label as the decoder is to say it
@@ -176,6 +271,126 @@ def test_stripping_takes_timestamps_alone_and_a_second_time_changes_nothing(
     assert decoder_sequence(stripped, english, timestamps=False) == stripped
 
 
+@given(
+    steps=st.lists(st.integers(0, 1500), min_size=1, max_size=8).map(sorted),
+    speed=st.floats(0.5, 2.0),
+)
+def test_faster_sound_has_earlier_timestamps(
+    english: Tokenizer, steps: list[int], speed: float
+) -> None:
+    times = [english.timestamp_begin + step for step in steps]
+    sequence = [english.sot, times[0], 7, *times[1:], english.eot]
+    changed = decoder_sequence(sequence, english, timestamps=True, speed=speed)
+    assert [id_ for id_ in changed if not english.is_timestamp(id_)] == [
+        english.sot, 7, english.eot
+    ]  # fmt: skip
+    moved = [id_ - english.timestamp_begin for id_ in changed if english.is_timestamp(id_)]
+    assert moved == sorted(moved)
+    assert moved == pytest.approx([min(step / speed, 1500) for step in steps], abs=0.51)
+    bare = decoder_sequence(sequence, english, timestamps=False)
+    assert decoder_sequence(sequence, english, timestamps=False, speed=speed) == bare
+
+
+# What was said before
+
+
+def follower(
+    tokenizer: Tokenizer, id_: str, start_s: float, *, said: str, n: int = 1, **facts: Any
+) -> Example:
+    """An utterance of one second, whose label has timestamps."""
+    utterance = Utterance(id_, **{"audio": "a.wav", "start_s": start_s, "duration_s": 1.0, **facts})
+    text = tokenizer.encode(f" {said}") * n
+    times = tokenizer.timestamp_id(0.0), tokenizer.timestamp_id(1.0)
+    ids = (tokenizer.sot, times[0], *text, times[1], tokenizer.eot)
+    return Example((utterance,), (0.0,), ids)
+
+
+def previous_of(
+    tokenizer: Tokenizer, examples: list[Example], *, dropped: tuple[str, ...] = ()
+) -> dict[str, str]:
+    """What precedes each, the manifest being in any order."""
+    order = np.random.default_rng(0).permutation(len(examples))
+    utterances = tuple(examples[i].utterances[0] for i in order)
+    manifest = Manifest(Path("m"), Path("/"), utterances)
+    kept = [e for e in examples if e.id not in dropped]
+    found = with_previous_text(manifest, kept, tokenizer, max_gap_s=2.0)
+    assert [replace(e, previous=()) for e in found] == kept
+    return {e.id: tokenizer.decode(e.previous) for e in found}
+
+
+def test_what_was_said_just_before_precedes(english: Tokenizer) -> None:
+    said = [follower(english, f"u{i}", 1.5 * i, said=f"word {i}", speaker="s") for i in range(3)]
+    found = previous_of(english, said)
+    assert found == {"u0": "", "u1": " word 0", "u2": " word 0 word 1"}
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"start_s": 3.1},  # too long a silence
+        {"start_s": 0.9},  # spoken at once
+        {"speaker": "t"},
+        {"recording": "other"},
+        {"audio": "b.wav"},
+    ],
+)
+def test_what_is_of_another_time_or_voice_does_not_precede(
+    english: Tokenizer, facts: dict[str, Any]
+) -> None:
+    first = follower(english, "u0", 0.0, said="word", speaker="s", recording="r")
+    same = {"start_s": 3.0, "speaker": "s", "recording": "r"}
+    good, bad = (
+        follower(english, "u1", said="two", **{**same, **changed})
+        for changed in ({}, facts)
+    )  # fmt: skip
+    assert previous_of(english, [first, good])["u1"] == " word"
+    assert previous_of(english, [first, bad])["u1"] == ""
+
+
+def test_nothing_precedes_past_what_was_dropped_or_said_by_another(english: Tokenizer) -> None:
+    three = [follower(english, f"u{i}", 1.0 * i, said=f"word {i}", speaker="s") for i in range(3)]
+    assert previous_of(english, three, dropped=("u1",)) == {"u0": "", "u2": ""}
+    three[1] = follower(english, "u1", 1.0, said="no", speaker="t")
+    assert previous_of(english, three) == {"u0": "", "u1": "", "u2": ""}
+
+
+def test_a_prompt_is_cut_on_its_left_to_223_tokens_and_448_in_all(english: Tokenizer) -> None:
+    many = [follower(english, f"u{i}", 1.0 * i, said="a", n=100) for i in range(4)]
+    manifest = Manifest(Path("m"), Path("/"), tuple(e.utterances[0] for e in many))
+    last = with_previous_text(manifest, many, english, max_gap_s=2.0)[-1]
+    assert len(last.previous) == 223
+    numbered = list(range(200))
+    for length, kept in ((100, 200), (248, 199), (300, 147), (446, 1), (447, 0), (448, 0)):
+        sequence = [english.sot, *[5] * (length - 2), english.eot]
+        prompted = with_prompt(sequence, numbered, english, max_tokens=448)
+        before = [english.sot_prev, *numbered[200 - kept :]] if kept else []
+        assert prompted == [*before, *sequence]
+        assert len(prompted) <= 448
+    long = with_prompt([english.sot, english.eot], list(range(240)), english, max_tokens=448)
+    assert long == [english.sot_prev, *range(17, 240), english.sot, english.eot]
+
+
+def test_a_prompt_is_given_and_not_learnt(multilingual: Tokenizer) -> None:
+    """One start-of-prev, found by its text, and text without timestamps; the rest is learnt."""
+    t = multilingual
+    one, two = (follower(t, f"u{i}", 1.0 * i, said=f"word {i}") for i in range(2))
+    manifest = Manifest(Path("m"), Path("/"), (one.utterances[0], two.utterances[0]))
+    previous = with_previous_text(manifest, [one, two], t, max_gap_s=2.0)[1].previous
+    label = timed(t, "a cat", "de")
+    for timestamps in (True, False):
+        sequence = decoder_sequence(label, t, timestamps=timestamps)
+        prompted = with_prompt(sequence, previous, t, max_tokens=448)
+        assert t.decode(previous) == " word 0"
+        assert prompted == [t.sot_prev, *previous, *sequence]
+        batch = token_batch([prompted], t)
+        n_given = len(previous) + 1
+        assert batch.inputs[0].tolist() == prompted[:-1]
+        assert batch.labels[0].tolist() == [IGNORE] * n_given + sequence[1:]
+        assert t.languages["de"] in batch.labels
+        assert t.transcribe in batch.labels
+        assert (t.no_timestamps in batch.labels) == (not timestamps)
+
+
 # Inputs and targets
 
 
@@ -246,6 +461,13 @@ def test_kept_utterances_come_in_the_manifests_order() -> None:
     assert [tuple(example.token_ids) for example in examples] == [(1, 2), (1, 0)]
 
 
+def test_an_utterance_to_the_end_of_its_file_is_as_long_as_what_was_heard() -> None:
+    manifest = Manifest(Path("m"), Path("/"), (Utterance(id="a", audio="a.wav"),))
+    heard = {"a": replace(label("a", 1), duration_s=2.5)}
+    (example,) = join_kept(manifest, heard, {"a": Verdict("a", True, "")})
+    assert example.end_s == 2.5
+
+
 @pytest.mark.parametrize("lacking", ["utterance", "label"])
 def test_a_kept_verdict_without_its_utterance_or_label_is_refused(lacking: str) -> None:
     utterances = tuple(
@@ -310,6 +532,8 @@ def test_utterances_lie_where_their_window_says_with_silence_between(tmp_path: P
     manifest = read_manifest(tmp_path / "m.jsonl")
     examples = [Example((b,), (0.0,), ()), Example((a, b), (0.0, 0.3), ())]
     alone, together = load_windows(manifest, examples)
+    again = load_windows(manifest, examples, n_threads=5)
+    assert [w.tolist() for w in again] == [alone.tolist(), together.tolist()]
     assert alone.tolist() == [0.5] * 1600
     assert together.tolist() == [0.25] * 1600 + [0.0] * 3200 + [0.5] * 1600
 

@@ -1,3 +1,6 @@
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
@@ -6,9 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distilwhisper.corpus.batches import Example, load_windows
-from distilwhisper.corpus.packing import pack_examples
+from distilwhisper.corpus.packing import (
+    LOOK_AHEAD,
+    MAX_TOKENS,
+    Fill,
+    pack_examples,
+    pack_stream,
+)
 from distilwhisper.corpus.records import Manifest, Utterance
-from distilwhisper.speech.audio import load_samples, write_wav
+from distilwhisper.speech.audio import load_samples, seconds_to_samples, write_wav
 from distilwhisper.text.tokens import Tokenizer
 
 
@@ -38,40 +47,125 @@ def example(
 
 def pack(
     examples: list[Example], tokenizer: Tokenizer, *, max_s: float = 30.0, across: bool = True,
-    pause_s: float = 0.5, seed: int = 0,
+    pause_s: float = 0.5, fill: Fill = "varied", seed: int = 0,
 ) -> list[Example]:  # fmt: skip
     return pack_examples(
-        examples, tokenizer, max_s=max_s, pause_s=pause_s, across_recordings=across, seed=seed
-    )
+        examples, tokenizer, max_s=max_s, pause_s=pause_s, fill=fill,
+        across_recordings=across, seed=seed,
+    )  # fmt: skip
 
 
+FILLS: tuple[Fill, ...] = ("varied", "full")
+
+
+@pytest.mark.parametrize("fill", FILLS)
 @given(
-    lengths=st.lists(st.integers(10, 3000), min_size=1, max_size=60),
+    lengths=st.lists(st.integers(1, 480_000), min_size=1, max_size=60),
+    voices=st.lists(st.sampled_from(["", "a", "b"]), min_size=60, max_size=60),
+    across=st.booleans(),
     max_s=st.floats(1.0, 30.0),
     pause_s=st.floats(0.0, 2.0),
     seed=st.integers(0, 100),
 )
 def test_every_utterance_is_in_one_window_that_holds_it(
-    tokenizer: Tokenizer, lengths: list[int], max_s: float, pause_s: float, seed: int
-) -> None:
-    examples = [example(tokenizer, i, n / 100) for i, n in enumerate(lengths)]
-    packed = pack(examples, tokenizer, max_s=max_s, pause_s=pause_s, seed=seed)
+    tokenizer: Tokenizer, fill: Fill, lengths: list[int], voices: list[str], across: bool,
+    max_s: float, pause_s: float, seed: int,
+) -> None:  # fmt: skip
+    examples = [
+        example(tokenizer, i, n / 16_000, **({"speaker": voice} if voice else {}))
+        for i, (n, voice) in enumerate(zip(lengths, voices, strict=False))
+    ]
+    packed = pack(
+        examples, tokenizer, max_s=max_s, pause_s=pause_s, across=across, fill=fill, seed=seed
+    )
     ids = [utterance.id for window in packed for utterance in window.utterances]
     assert sorted(ids) == sorted(e.id for e in examples)
     for window in packed:
+        if not across and len(window.utterances) > 1:
+            assert len({utterance.speaker for utterance in window.utterances}) == 1
         ends = [
             start_s + (utterance.duration_s or 0)
             for start_s, utterance in zip(window.starts_s, window.utterances, strict=True)
         ]
-        assert len(ends) == 1 or ends[-1] <= max_s
+        assert len(ends) == 1 or seconds_to_samples(ends[-1]) <= seconds_to_samples(max_s)
+        assert seconds_to_samples(ends[-1]) <= 480_000
+        assert window.end_s == ends[-1]
         for end_s, start_s in zip(ends, window.starts_s[1:], strict=False):
             assert pause_s - 1e-6 <= start_s - end_s <= pause_s + 0.02 + 1e-6
         times = [tokenizer.timestamp_s(i) for i in window.token_ids if tokenizer.is_timestamp(i)]
         assert times == sorted(times)
         assert times[::2] == pytest.approx(window.starts_s, abs=1e-6)
+        assert len(times) == 2 * len(ends)
+        assert times[-1] <= min(ends[-1] + 0.0201, 30.0)
+        assert len(window.token_ids) <= MAX_TOKENS
         assert window.token_ids[0] == tokenizer.sot
         assert window.token_ids.count(tokenizer.eot) == 1
         assert window.token_ids[-1] == tokenizer.eot
+
+
+def test_a_window_of_exactly_480_000_samples_is_whole(tokenizer: Tokenizer) -> None:
+    lengths = [160_000, 160_000, 160_000]
+    examples = [example(tokenizer, i, n / 16_000) for i, n in enumerate(lengths)]
+    (window,) = pack(examples, tokenizer, pause_s=0.0, fill="full")
+    assert window.end_s == 30.0
+    longer = [*examples[:2], example(tokenizer, 2, 160_001 / 16_000)]
+    assert len(pack(longer, tokenizer, pause_s=0.0, fill="full")) == 2
+
+
+def test_full_windows_are_full(tokenizer: Tokenizer) -> None:
+    """Clips of 7 s on average, in one pass, with 64 windows open."""
+    drawn = np.random.default_rng(0).gamma(4, 7 / 4, 2_500)
+    one = example(tokenizer, 0, 1.0)
+    examples = [
+        replace(one, utterances=(Utterance(f"u{i}", "u.wav", duration_s=float(seconds)),))
+        for i, seconds in enumerate(np.clip(drawn, 1, 20))
+    ]
+    packed = pack(examples, tokenizer, fill="full", pause_s=0.2)
+    sound_s = sum(e.end_s or 0.0 for e in examples)
+    assert sound_s / len(packed) / 30 > 0.95
+    assert np.mean([(w.end_s or 0.0) / 30 for w in packed]) > 0.96
+
+
+@pytest.mark.parametrize("fill", FILLS)
+def test_a_stream_is_packed_as_it_comes_in_bounded_memory(tokenizer: Tokenizer, fill: Fill) -> None:
+    """Never do more utterances wait than the open windows can hold."""
+    taken = 0
+
+    def endless() -> Iterator[Example]:
+        nonlocal taken
+        for taken in count(1):
+            # Every speaker's windows stay open as long as they can.
+            yield example(tokenizer, taken, 5.0, speaker=f"s{taken * 7919 % 1000}")
+
+    stream = pack_stream(
+        endless(), tokenizer, max_s=30, pause_s=0.5, fill=fill, across_recordings=False,
+        generator=np.random.default_rng(0),
+    )  # fmt: skip
+    given_out = 0
+    for window in islice(stream, 300):
+        given_out += len(window.utterances)
+        assert taken - given_out <= LOOK_AHEAD * 6
+
+
+def test_a_recording_is_packed_in_the_order_of_its_times(tokenizer: Tokenizer) -> None:
+    """However its lines lie in the manifest; its files follow each other."""
+    examples = []
+    for number in range(40):
+        file, place = divmod(number, 20)
+        made = example(tokenizer, number, 2.0, recording="r", speaker="a")
+        utterance = replace(made.utterances[0], audio=f"{file}.wav", start_s=3.0 * place)
+        examples.append(replace(made, utterances=(utterance,)))
+    mixed = [examples[i] for i in [0, 20, *np.random.default_rng(0).permutation(40)] if i < 40]
+    mixed = list({e.id: e for e in mixed}.values())
+    for fill in FILLS:
+        packed = pack(mixed, tokenizer, across=False, fill=fill)
+        assert [u.id for w in packed for u in w.utterances] == [e.id for e in examples]
+
+
+def test_a_window_follows_what_its_first_utterance_follows(tokenizer: Tokenizer) -> None:
+    examples = [replace(example(tokenizer, i, 5.0, recording="r"), previous=(i,)) for i in range(4)]
+    (window,) = pack(examples, tokenizer, across=False, fill="full")
+    assert window.previous == (0,)
 
 
 def test_windows_are_of_varied_length(tokenizer: Tokenizer) -> None:
@@ -98,8 +192,11 @@ def test_speakers_and_recordings_are_not_mixed_unless_asked(tokenizer: Tokenizer
         {},
     ]
     examples = [example(tokenizer, i, 0.1, **fact) for i, fact in enumerate(facts)]
-    assert [w.id for w in pack(examples, tokenizer, across=False)] == [e.id for e in examples]
+    assert sorted(w.id for w in pack(examples, tokenizer, across=False)) == [e.id for e in examples]
     same = [example(tokenizer, i, 0.1, recording="r", speaker="a") for i in range(30)]
+    of_two = [example(tokenizer, i, 0.1, source="ab"[i % 2]) for i in range(30)]
+    for window in pack(of_two, tokenizer):
+        assert len({utterance.source for utterance in window.utterances}) == 1
     assert max(len(w.utterances) for w in pack(same, tokenizer, across=False)) > 5
     ids = [u.id for w in pack(same, tokenizer, across=False) for u in w.utterances]
     assert ids == [e.id for e in same]  # in the order they were said

@@ -1,25 +1,28 @@
 """Pseudo-labelled utterances to training batches; and audio, read ahead.
 
-What a step trains on is a pure function of the seed and the step: the order of an epoch, and
-whether a label keeps its timestamps, are drawn from (seed, epoch, example), never from a
-random state that would have to be saved and restored.
+What a step trains on is a pure function of the seed and the step: which example has which place
+in the stream, whether its label keeps its timestamps, and what is done to its sound, are drawn
+from (seed, epoch, example), never from a random state that would have to be saved and restored.
 """
 
 import hashlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from distilwhisper.corpus.records import Label, Manifest, Utterance, Verdict
 from distilwhisper.speech.audio import CorruptAudio, Samples, load_samples, seconds_to_samples
-from distilwhisper.text.tokens import Tokenizer
+from distilwhisper.text.tokens import LAST_TIMESTAMP_S, MAX_PREVIOUS_TOKENS, Tokenizer
 
 # Targets that count for nothing; the value torch's cross-entropy skips by itself.
 IGNORE = -100
@@ -29,18 +32,25 @@ class UnreadableRecording(Exception):
     """Audio that an earlier stage has read cannot be read now."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Example:
     """One training window: an utterance whose label was kept, or several packed together."""
 
     utterances: tuple[Utterance, ...]
     starts_s: tuple[float, ...]  # where each begins in the window; silence lies between them
     token_ids: tuple[int, ...]  # start of transcript to end of text, as decoded
+    previous: tuple[int, ...] = ()  # the text that was said just before; see with_previous_text
 
     @property
     def id(self) -> str:
         """Its utterances' ids."""
         return "+".join(utterance.id for utterance in self.utterances)
+
+    @property
+    def end_s(self) -> float | None:
+        """Where its sound ends in the window; None where that is not known before it is read."""
+        length_s = self.utterances[-1].duration_s
+        return None if length_s is None else self.starts_s[-1] + length_s
 
 
 @dataclass(frozen=True)
@@ -73,27 +83,187 @@ def join_kept(
             f"every kept verdict must have its utterance and its label: {len(strays)} have not, "
             f"first {strays[0]!r}; filter again with the manifest and the labels of this run"
         )
-    return [
-        Example((utterance,), (0.0,), labels[utterance.id].token_ids)
-        for utterance in manifest.utterances
-        if utterance.id in verdicts and verdicts[utterance.id].keep
-    ]
+    shared: dict[int, int] = {}  # one object for equal ids: a label takes a quarter of the memory
+    examples = []
+    for utterance in manifest.utterances:
+        if utterance.id not in verdicts or not verdicts[utterance.id].keep:
+            continue
+        label = labels[utterance.id]
+        if utterance.duration_s is None:
+            utterance = replace(utterance, duration_s=label.duration_s)
+        token_ids = tuple(shared.setdefault(id_, id_) for id_ in label.token_ids)
+        examples.append(Example((utterance,), (0.0,), token_ids))
+    return examples
 
 
-@lru_cache(maxsize=2)  # every step asks for its epoch's order, at an epoch's end for two
-def epoch_order(n_examples: int, *, seed: int, epoch: int) -> tuple[int, ...]:
-    """Return the order in which one epoch visits the examples."""
-    return tuple(np.random.default_rng((seed, epoch)).permutation(n_examples).tolist())
+def with_previous_text(
+    manifest: Manifest, examples: Sequence[Example], tokenizer: Tokenizer, *, max_gap_s: float
+) -> list[Example]:
+    """Return examples that know what was said just before them.
+
+    An utterance precedes another if it lies in the same file, is of the same recording and
+    speaker, ends at most ``max_gap_s`` before the other begins, and nothing of the manifest lies
+    between. What precedes it precedes the other as well, and so on, up to the tokens that a
+    prompt can hold; an utterance that the filter dropped ends it.
+
+    Args:
+        manifest: all utterances, the dropped ones too.
+        examples: one utterance each, not yet packed.
+        tokenizer: of the labels.
+        max_gap_s: longest silence between two utterances.
+    """
+    kept = {example.id: example for example in examples}
+    previous: dict[str, tuple[int, ...]] = {}
+    text: tuple[int, ...] = ()
+    in_time = sorted(manifest.utterances, key=lambda u: (u.audio, u.start_s))
+    for before, utterance in pairwise(in_time):
+        if before.id in kept and _precedes(before, utterance, max_gap_s):
+            said = (id_ for id_ in kept[before.id].token_ids if not tokenizer.is_special(id_))
+            text = (*text, *said)[-MAX_PREVIOUS_TOKENS:]
+        else:
+            text = ()
+        previous[utterance.id] = text
+    return [replace(e, previous=previous.get(e.id, ())) for e in examples]
+
+
+def _precedes(before: Utterance, utterance: Utterance, max_gap_s: float) -> bool:
+    alike = all(
+        getattr(before, name) == getattr(utterance, name)
+        for name in ("audio", "recording", "speaker")
+    )
+    if not alike or before.duration_s is None:
+        return False
+    gap_s = utterance.start_s - (before.start_s + before.duration_s)
+    return -1e-6 <= gap_s <= max_gap_s  # times in decimals need not add up in binary
+
+
+# The stream of examples
+
+
+class Drawn(NamedTuple):
+    """What stands at one place of the stream."""
+
+    example: int  # its number
+    epoch: int  # how often all examples of its source came before
+
+
+class Mixture:
+    """Every example's places in the endless stream that a run trains on.
+
+    A source's examples come in epochs, each in another order and without replacement, however
+    many places the source is given. Of every 10,000 places each source has its share exactly, in
+    a random order. What stands at a place follows from the seed and the place alone.
+
+    Args:
+        sources: of the examples, in their order.
+        weights: share of the stream that each source gets, up to a common factor; none: all
+            examples are one source.
+        seed: of the orders.
+
+    Raises:
+        ValueError: the weights are not of the sources, or one gets less than one in 10,000.
+    """
+
+    def __init__(
+        self, sources: Sequence[str | None], weights: Mapping[str, float], *, seed: int
+    ) -> None:
+        self._seed = seed
+        if weights:
+            self._parts = _parts(sources, weights)
+            self._quotas = _quotas(list(weights.values()))
+        else:
+            self._parts = [range(len(sources))]
+            self._quotas = (_BLOCK,)
+        self._orders: dict[int, tuple[int, tuple[int, ...]]] = {}  # the newest epoch of each part
+
+    def at(self, place: int) -> Drawn:
+        """Return what stands at a place, counted from 0."""
+        block, at = divmod(place, _BLOCK)
+        parts = _block_order(self._quotas, seed=self._seed, block=block)
+        part = int(parts[at])
+        n_before = block * self._quotas[part] + int(np.count_nonzero(parts[:at] == part))
+        epoch, at = divmod(n_before, len(self._parts[part]))
+        return Drawn(self._parts[part][self._order(part, epoch)[at]], epoch)
+
+    def _order(self, part: int, epoch: int) -> tuple[int, ...]:
+        held = self._orders.get(part)
+        if held is None or held[0] != epoch:
+            order = epoch_order(len(self._parts[part]), seed=self._seed, epoch=epoch, part=part)
+            held = self._orders[part] = (epoch, order)
+        return held[1]
+
+
+_BLOCK = 10_000
+
+
+def _parts(sources: Sequence[str | None], weights: Mapping[str, float]) -> list[Sequence[int]]:
+    found: dict[str | None, list[int]] = {}
+    for index, source in enumerate(sources):
+        found.setdefault(source, []).append(index)
+    if set(found) != set(weights):
+        raise ValueError(
+            "source_weights must name the sources of the kept utterances, no more and no less: "
+            f"found weights of {', '.join(map(repr, weights))} and utterances of "
+            f"{', '.join(map(repr, found))}"
+        )
+    return [found[source] for source in weights]
+
+
+def _quotas(weights: Sequence[float]) -> tuple[int, ...]:
+    """Return how many places of a block each part gets: the largest remainders are rounded up."""
+    shares = [weight / sum(weights) * _BLOCK for weight in weights]
+    quotas = [int(share) for share in shares]
+    by_remainder = sorted(range(len(shares)), key=lambda part: quotas[part] - shares[part])
+    for part in by_remainder[: _BLOCK - sum(quotas)]:
+        quotas[part] += 1
+    if min(quotas) < 1:
+        raise ValueError(
+            f"every weight must be at least 1/{_BLOCK} of all, found {min(weights):g} of "
+            f"{sum(weights):g}: leave the source out"
+        )
+    return tuple(quotas)
+
+
+@lru_cache(maxsize=2)
+def _block_order(quotas: tuple[int, ...], *, seed: int, block: int) -> npt.NDArray[np.int64]:
+    """Return the part at each place of a block."""
+    parts = np.repeat(np.arange(len(quotas)), quotas)
+    return np.random.default_rng((seed, block, 0, 1)).permutation(parts)
+
+
+def epoch_order(n_examples: int, *, seed: int, epoch: int, part: int = 0) -> tuple[int, ...]:
+    """Return the order in which one epoch visits the examples of one part of the data."""
+    # A part of 0 is as none at all: numpy fills a seed up with zeros.
+    return tuple(np.random.default_rng((seed, epoch, part)).permutation(n_examples).tolist())
+
+
+# What is drawn for each example anew every epoch
 
 
 def keeps_timestamps(example_id: str, *, probability: float, seed: int, epoch: int) -> bool:
     """Draw whether an example's label keeps its timestamps in one epoch."""
-    digest = hashlib.blake2b(f"{seed}/{epoch}/{example_id}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64 < probability
+    return _hash(f"{seed}/{epoch}/{example_id}") / 2**64 < probability
+
+
+def keeps_previous(example_id: str, *, probability: float, seed: int, epoch: int) -> bool:
+    """Draw whether an example is given the text before it in one epoch."""
+    return _hash(f"previous/{seed}/{epoch}/{example_id}") / 2**64 < probability
+
+
+def example_generator(example_id: str, *, seed: int, epoch: int) -> np.random.Generator:
+    """Return the source of all that is drawn for an example's sound in one epoch."""
+    return np.random.default_rng(_hash(f"sound/{seed}/{epoch}/{example_id}"))
+
+
+def _hash(what: str) -> int:
+    return int.from_bytes(hashlib.blake2b(what.encode(), digest_size=8).digest(), "big")
+
+
+# Labels as the decoder sees them
 
 
 def decoder_sequence(
-    token_ids: Sequence[int], tokenizer: Tokenizer, *, timestamps: bool
+    token_ids: Sequence[int], tokenizer: Tokenizer, *, timestamps: bool, speed: float = 1.0
 ) -> list[int]:
     """Return a label as the decoder is to say it, from its prompt to the end token.
 
@@ -102,13 +272,37 @@ def decoder_sequence(
         tokenizer: the model's.
         timestamps: keep them; otherwise they go, and the prompt says so. A label that was
             decoded without timestamps has none to keep.
+        speed: at which the sound is played; timestamps are divided by it.
     """
-    if timestamps or tokenizer.no_timestamps in token_ids:
+    if tokenizer.no_timestamps in token_ids:
         return list(token_ids)
+    if timestamps:
+        return [_at_speed(id_, speed, tokenizer) for id_ in token_ids]
     text = [id_ for id_ in token_ids if not tokenizer.is_timestamp(id_)]
     sot_at = len(text) - 1 - text[::-1].index(tokenizer.sot)
     prompt_end = sot_at + (3 if tokenizer.is_multilingual else 1)
     return [*text[:prompt_end], tokenizer.no_timestamps, *text[prompt_end:]]
+
+
+def _at_speed(token_id: int, speed: float, tokenizer: Tokenizer) -> int:
+    if speed == 1.0 or not tokenizer.is_timestamp(token_id):
+        return token_id
+    return tokenizer.timestamp_id(min(tokenizer.timestamp_s(token_id) / speed, LAST_TIMESTAMP_S))
+
+
+def with_prompt(
+    sequence: Sequence[int], previous: Sequence[int], tokenizer: Tokenizer, *, max_tokens: int
+) -> list[int]:
+    """Return a sequence behind the text that precedes it, cut on its left to fit.
+
+    Args:
+        sequence: from start of transcript to the end token.
+        previous: text without timestamps; at most the last 223 tokens of it are taken.
+        tokenizer: the model's.
+        max_tokens: of the whole sequence: the decoder's positions.
+    """
+    room = max(max_tokens - len(sequence) - 1, 0)  # start-of-prev takes one
+    return [*tokenizer.previous_ids(previous[max(len(previous) - room, 0) :]), *sequence]
 
 
 def token_batch(sequences: Sequence[Sequence[int]], tokenizer: Tokenizer) -> TokenBatch:
@@ -129,14 +323,16 @@ def token_batch(sequences: Sequence[Sequence[int]], tokenizer: Tokenizer) -> Tok
     return TokenBatch(inputs, labels)
 
 
-def load_windows(manifest: Manifest, examples: Sequence[Example]) -> list[Samples]:
+def load_windows(
+    manifest: Manifest, examples: Sequence[Example], *, n_threads: int = 2
+) -> list[Samples]:
     """Return the sound of some examples, each utterance at its place in its window.
 
     Raises:
         UnreadableRecording: audio that was labelled cannot be read now.
     """
     utterances = [utterance for example in examples for utterance in example.utterances]
-    loaded = load_utterances(manifest, utterances)
+    loaded = load_utterances(manifest, utterances, n_threads=n_threads)
     return [_window(example, loaded) for example in examples]
 
 

@@ -6,16 +6,25 @@ window, has fewer of them to read.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from operator import attrgetter
+from typing import Literal
 
 import numpy as np
 
 from distilwhisper.corpus.batches import Example
-from distilwhisper.speech.audio import WINDOW_S
-from distilwhisper.text.tokens import TIMESTAMPS_PER_SECOND, Tokenizer
+from distilwhisper.speech.audio import WINDOW_S, seconds_to_samples
+from distilwhisper.text.tokens import LAST_TIMESTAMP_S, TIMESTAMPS_PER_SECOND, Tokenizer
 
 # Leaves room for the prompt of the longest task; a window's tokens must fit in the decoder.
 MAX_TOKENS = 440
+
+# Windows that stay open at once for what is still to come.
+LOOK_AHEAD = 64
+
+Fill = Literal["varied", "full"]
+
+_room = attrgetter("room")
 
 
 def pack_examples(
@@ -24,75 +33,180 @@ def pack_examples(
     *,
     max_s: float,
     pause_s: float,
+    fill: Fill,
     across_recordings: bool,
     seed: int,
 ) -> list[Example]:
-    """Join examples into windows of varied length.
+    """Join examples into windows, having put them in order.
 
-    Every window is filled to a length drawn evenly between nothing and ``max_s``, so that a
-    student learns short and long ones alike. The labels were judged one by one before; here they
-    are strung together, their timestamps moved to where each utterance begins.
+    Utterances that may lie anywhere are shuffled first; otherwise those of one file come in the
+    order of their times, and files in the order given. See :func:`pack_stream`.
+    """
+    generator = np.random.default_rng(seed)
+    if across_recordings:
+        ordered = [examples[i] for i in generator.permutation(len(examples))]
+    else:
+        ordered = _by_voice(examples)
+    return list(
+        pack_stream(
+            ordered,
+            tokenizer,
+            max_s=max_s,
+            pause_s=pause_s,
+            fill=fill,
+            across_recordings=across_recordings,
+            generator=generator,
+        )
+    )
+
+
+def pack_stream(
+    examples: Iterable[Example],
+    tokenizer: Tokenizer,
+    *,
+    max_s: float,
+    pause_s: float,
+    fill: Fill,
+    across_recordings: bool,
+    generator: np.random.Generator,
+) -> Iterator[Example]:
+    """Join examples into windows as they come, holding :data:`LOOK_AHEAD` open windows at most.
+
+    The labels were judged one by one before; here they are strung together, their timestamps
+    moved to where each utterance begins. A window is given out when it can take no more, or when
+    too many are open and it is the fullest.
 
     Args:
-        examples: one utterance each, in the manifest's order.
+        examples: one utterance each; those of one recording in the order of their times.
         tokenizer: of the labels.
         max_s: longest window, at most 30.
         pause_s: silence between two utterances, rounded up to a whole timestamp of 20 ms.
-        across_recordings: also join what is not known to be of one recording or one speaker; the
-            utterances are shuffled first. Otherwise only neighbours of one recording, or of one
-            speaker where no recording is named, share a window.
-        seed: of the lengths and the shuffling.
+        fill: "varied" fills every window to a length drawn evenly between nothing and ``max_s``,
+            so that a student learns short and long ones alike; "full" puts every utterance where
+            the least room is left, but keeps those of one recording in order.
+        across_recordings: also join what is not known to be of one recording or one speaker.
+            Otherwise an utterance shares a window with others of its recording and speaker, or
+            of its speaker where no recording is named. Sources are never mixed.
+        generator: of the lengths.
 
     Returns:
         All utterances, each in one window. One without a known length stays alone.
     """
-    generator = np.random.default_rng(seed)
-    ordered: Iterable[Example] = examples
-    if across_recordings:
-        ordered = [examples[i] for i in generator.permutation(len(examples))]
-    packed: list[Example] = []
-    limit_s = 0.0
-    for example in ordered:
-        joined = None
-        if packed and (across_recordings or _same_voice(packed[-1], example)):
-            joined = _join(packed[-1], example, tokenizer, limit_s=limit_s, pause_s=pause_s)
-        if joined is None:
-            packed.append(example)
-            limit_s = generator.uniform(0, min(max_s, WINDOW_S))
-        else:
-            packed[-1] = joined
-    return packed
+    limit_s = min(max_s, WINDOW_S)
+    open_: list[_Window] = []
+    for example in examples:
+        voice = _voice(example, across_recordings)
+        if voice is None:
+            yield example
+            continue
+        prompt, text = _split(example.token_ids, tokenizer)
+        like = [window for window in open_ if window.voice == voice and window.prompt == prompt]
+        n_samples = seconds_to_samples(_length_s(example))
+        fitting = [window for window in like if window.fits(n_samples, len(text))]
+        if fitting:
+            min(fitting, key=_room).add(example, text)
+            continue
+        in_order = not across_recordings and example.utterances[0].recording is not None
+        if like and (fill == "varied" or in_order):
+            yield _taken(open_, like).joined(tokenizer)
+        drawn_s = generator.uniform(0, limit_s) if fill == "varied" else limit_s
+        open_.append(_Window(example, voice, prompt, text, limit_s=drawn_s, pause_s=pause_s))
+        if len(open_) > LOOK_AHEAD:
+            yield _taken(open_, open_).joined(tokenizer)
+    for window in open_:
+        yield window.joined(tokenizer)
 
 
-def _same_voice(left: Example, right: Example) -> bool:
-    a, b = left.utterances[-1], right.utterances[0]
-    if a.recording is not None or b.recording is not None:
-        return a.recording == b.recording and a.speaker == b.speaker
-    return a.speaker is not None and a.speaker == b.speaker
+def _taken(open_: list["_Window"], among: Sequence["_Window"]) -> "_Window":
+    """Return the fullest of some open windows, which is open no more."""
+    fullest = min(among, key=_room)
+    open_.remove(fullest)
+    return fullest
 
 
-def _join(
-    window: Example, example: Example, tokenizer: Tokenizer, *, limit_s: float, pause_s: float
-) -> Example | None:
-    """Append an utterance to a window; None where it does not fit."""
-    last, new = window.utterances[-1], example.utterances[0]
-    if last.duration_s is None or new.duration_s is None:
+class _Window:
+    """A window that is being filled."""
+
+    def __init__(
+        self,
+        example: Example,
+        voice: tuple[str | None, ...],
+        prompt: list[int],
+        text: list[int],
+        *,
+        limit_s: float,
+        pause_s: float,
+    ) -> None:
+        self.voice = voice
+        self.prompt = prompt
+        self.examples: list[Example] = []
+        self.begins: list[int] = []  # in steps of 20 ms
+        self.texts: list[list[int]] = []
+        self.pause_s = pause_s
+        self.limit = seconds_to_samples(limit_s)
+        self.n_tokens = len(prompt) + 1
+        self.begin = 0  # of what comes next, in steps
+        self.add(example, text)
+
+    def fits(self, n_samples: int, n_tokens: int) -> bool:
+        return self.start + n_samples <= self.limit and self.n_tokens + n_tokens <= MAX_TOKENS
+
+    def add(self, example: Example, text: list[int]) -> None:
+        self.examples.append(example)
+        self.texts.append(text)
+        self.begins.append(self.begin)
+        self.n_tokens += len(text)
+        end_s = self.begin / TIMESTAMPS_PER_SECOND + _length_s(example)
+        self.begin = _steps(end_s + self.pause_s)
+        self.start = seconds_to_samples(self.begin / TIMESTAMPS_PER_SECOND)
+        self.room = self.limit - self.start
+
+    def joined(self, tokenizer: Tokenizer) -> Example:
+        if len(self.examples) == 1:
+            return self.examples[0]
+        starts_s = [begin / TIMESTAMPS_PER_SECOND for begin in self.begins]
+        text: list[int] = []
+        for begin, start_s, example, said in zip(
+            self.begins, starts_s, self.examples, self.texts, strict=True
+        ):
+            end = _steps(start_s + _length_s(example))
+            text += _moved(said, tokenizer, by=begin, end=end)
+        return Example(
+            tuple(example.utterances[0] for example in self.examples),
+            tuple(starts_s),
+            (*self.prompt, *text, tokenizer.eot),
+            self.examples[0].previous,
+        )
+
+
+def _by_voice(examples: Sequence[Example]) -> list[Example]:
+    """Return examples recording by recording, each in the order of its times."""
+    voices: dict[Hashable, list[Example]] = {}
+    for number, example in enumerate(examples):
+        voice = _voice(example, across_recordings=False)
+        voices.setdefault(number if voice is None else voice, []).append(example)
+    files = {e.utterances[0].audio: number for number, e in reversed([*enumerate(examples)])}
+
+    def time(example: Example) -> tuple[int, float]:
+        utterance = example.utterances[0]
+        return files[utterance.audio], utterance.start_s
+
+    return [example for said in voices.values() for example in sorted(said, key=time)]
+
+
+def _voice(example: Example, across_recordings: bool) -> tuple[str | None, ...] | None:
+    """Return what utterances must have in common to share a window; None: this one shares none."""
+    utterance = example.utterances[0]
+    known = (utterance.source, utterance.recording, utterance.speaker)
+    if utterance.duration_s is None or (not across_recordings and known[1:] == (None, None)):
         return None
-    prompt, text = _split(window.token_ids, tokenizer)
-    new_prompt, new_text = _split(example.token_ids, tokenizer)
-    begin = _steps(window.starts_s[-1] + last.duration_s + pause_s)
-    start_s = begin / TIMESTAMPS_PER_SECOND
-    fits = start_s + new.duration_s <= limit_s
-    if not fits or prompt != new_prompt or len(window.token_ids) + len(new_text) > MAX_TOKENS:
-        return None
-    if len(window.utterances) == 1:
-        text = _moved(text, tokenizer, by=0, end=_steps(last.duration_s))
-    new_text = _moved(new_text, tokenizer, by=begin, end=_steps(start_s + new.duration_s))
-    return Example(
-        (*window.utterances, new),
-        (*window.starts_s, start_s),
-        (*prompt, *text, *new_text, tokenizer.eot),
-    )
+    return known[:1] if across_recordings else known
+
+
+def _length_s(example: Example) -> float:
+    length_s = example.utterances[0].duration_s
+    assert length_s is not None
+    return length_s
 
 
 def _split(token_ids: Sequence[int], tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
@@ -115,7 +229,7 @@ def _moved(text: Sequence[int], tokenizer: Tokenizer, *, by: int, end: int) -> l
     None is later than where the sound ends: a teacher may have heard words in the padding, where
     the next utterance is now.
     """
-    latest = tokenizer.timestamp_begin + end
+    latest = tokenizer.timestamp_begin + min(end, _steps(LAST_TIMESTAMP_S))
     return [min(id_ + by, latest) if tokenizer.is_timestamp(id_) else id_ for id_ in text]
 
 

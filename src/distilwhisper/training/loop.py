@@ -7,7 +7,8 @@ recipe says so its outputs are kept on disk, and then it runs once per utterance
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,20 @@ from torch import Tensor
 
 from distilwhisper.corpus.batches import (
     IGNORE,
+    Drawn,
     Example,
+    Mixture,
     TokenBatch,
     decoder_sequence,
-    epoch_order,
+    example_generator,
+    keeps_previous,
     keeps_timestamps,
     load_utterances,
     load_windows,
     token_batch,
+    with_prompt,
 )
+from distilwhisper.corpus.packing import Fill
 from distilwhisper.corpus.records import Manifest, Utterance
 from distilwhisper.corpus.store import write_atomic
 from distilwhisper.decoding.settings import DecodingSettings
@@ -35,7 +41,14 @@ from distilwhisper.model.checkpoint import Checkpoint
 from distilwhisper.model.whisper import Whisper
 from distilwhisper.progress import progress_bar, say
 from distilwhisper.run import MetricsLog
-from distilwhisper.speech.audio import WINDOW_S
+from distilwhisper.speech.audio import FRAMES_PER_WINDOW, HOP_SAMPLES, WINDOW_S
+from distilwhisper.speech.augment import (
+    Augmentation,
+    AugmentSettings,
+    augment_samples,
+    draw_augmentation,
+    mask_mel,
+)
 from distilwhisper.speech.mel import log_mel, stack_windows
 from distilwhisper.text.normalize import normalizer_for
 from distilwhisper.text.tokens import Tokenizer
@@ -67,6 +80,13 @@ class TrainingSettings:
     """Softens both distributions of the KL term."""
     timestamp_probability: float = 0.5
     """How often a label keeps its timestamps, drawn anew every epoch."""
+    prompt_probability: float = 0.0
+    """How often a window is given the text that precedes it, drawn anew every epoch."""
+    prompt_gap_s: float = 3.0
+    """Longest silence across which an utterance precedes the next of its recording."""
+    source_weights: tuple[tuple[str, float], ...] = ()
+    """Sources of the utterances with the share of the windows that each gets, up to a common
+    factor; none: every utterance counts alike."""
     weight_decay: float = 0.0
     """AdamW's decoupled weight decay."""
     clip_norm: float = 1.0
@@ -76,16 +96,19 @@ class TrainingSettings:
     log_every: int = 25
     """Updates between rows of metrics.jsonl."""
     pack_s: float = 0.0
-    """Utterances are packed into windows of varied length up to this one, at most 30; 0: a window
-    holds one utterance."""
+    """Utterances are packed into windows of at most this length, at most 30; 0: a window holds one
+    utterance."""
+    pack_fill: Fill = "varied"
+    """To lengths drawn evenly, so that the student hears short windows too; or "full"."""
     pack_pause_s: float = 0.5
     """Silence between packed utterances."""
     pack_across_recordings: bool = False
     """Pack utterances together that are not known to be of one recording or one speaker."""
     cache_encoder: bool = False
     """Keep the frozen encoder's outputs on disk instead of computing them every epoch."""
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
     seed: int = 0
-    """Of the data order and the timestamp draws."""
+    """Of the data order and of all that is drawn for an example."""
 
     def __post_init__(self) -> None:
         faults = [
@@ -93,12 +116,22 @@ class TrainingSettings:
             for name, least in _AT_LEAST.items()
             if getattr(self, name) < least
         ]
-        if not 0 <= self.timestamp_probability <= 1:
-            faults.append(
-                f"timestamp_probability must lie in [0, 1], found {self.timestamp_probability}"
-            )
+        faults += [
+            f"{name} must lie in [0, 1], found {getattr(self, name)}"
+            for name in ("timestamp_probability", "prompt_probability")
+            if not 0 <= getattr(self, name) <= 1
+        ]
         if self.pack_s > WINDOW_S:
             faults.append(f"pack_s must be at most {WINDOW_S:g}, found {self.pack_s:g}")
+        if any(weight <= 0 for _, weight in self.source_weights):
+            faults.append("source_weights must be above zero: leave the others' utterances out")
+        if len(dict(self.source_weights)) < len(self.source_weights):
+            faults.append("source_weights must name every source once")
+        if self.cache_encoder and self.augment.is_on:
+            faults.append(
+                "cache_encoder keeps what the encoder made of the sound as it is: switch it off, "
+                "or everything in augment"
+            )
         if self.temperature <= 0 or self.clip_norm <= 0 or self.peak_lr <= 0:
             faults.append("temperature, clip_norm and peak_lr must be above zero")
         if faults:
@@ -115,6 +148,7 @@ _AT_LEAST = {
     "weight_decay": 0,
     "pack_s": 0,
     "pack_pause_s": 0,
+    "prompt_gap_s": 0,
     "checkpoint_every": 1,
     "log_every": 1,
 }
@@ -190,6 +224,7 @@ class Trainer:
                     f"{example.id!r}: filter again without it"
                 )
         self._check_validation()
+        _ = self._mixture  # its weights may be of other sources
 
     def _check_validation(self) -> None:
         """Find out now what would end the run at its first checkpoint."""
@@ -267,8 +302,8 @@ class Trainer:
         n_tokens = sum(tokens.n_tokens for _, tokens in micro_batches)
         kl = pl = 0.0
         optimizer.zero_grad(set_to_none=True)
-        for indices, tokens in micro_batches:
-            sums_kl, sums_pl = self._sums(self._encoder_states(indices, cache), tokens)
+        for drawn, tokens in micro_batches:
+            sums_kl, sums_pl = self._sums(self._encoder_states(drawn, cache), tokens)
             loss = (settings.kl_weight * sums_kl + settings.pl_weight * sums_pl) / n_tokens
             loss.backward()  # type: ignore[no-untyped-call]
             kl += sums_kl.item() / n_tokens
@@ -297,43 +332,83 @@ class Trainer:
         )
         return sums.kl, sums.pl
 
-    def _micro_batches(self, step: int) -> Iterator[tuple[list[int], TokenBatch]]:
-        """Yield one update's examples; the stream of epochs goes on across updates."""
-        n_examples, size = len(self.data.examples), self.settings.batch_size
-        places = range(step * size, (step + 1) * size)
-        drawn = [(place // n_examples, place % n_examples) for place in places]
-        orders = {
-            epoch: epoch_order(n_examples, seed=self.settings.seed, epoch=epoch)
-            for epoch in {epoch for epoch, _ in drawn}
-        }
-        chosen = [(orders[epoch][place], epoch) for epoch, place in drawn]
-        for at in range(0, size, self.settings.micro_batch_size):
-            micro = chosen[at : at + self.settings.micro_batch_size]
-            sequences = [self._sequence(index, epoch) for index, epoch in micro]
-            yield [index for index, _ in micro], token_batch(sequences, self.tokenizer)
+    @cached_property
+    def _mixture(self) -> Mixture:
+        sources = [example.utterances[0].source for example in self.data.examples]
+        return Mixture(sources, dict(self.settings.source_weights), seed=self.settings.seed)
 
-    def _sequence(self, index: int, epoch: int) -> list[int]:
-        example = self.data.examples[index]
+    def _micro_batches(self, step: int) -> Iterator[tuple[list[Drawn], TokenBatch]]:
+        """Yield one update's examples; the stream of epochs goes on across updates."""
+        size = self.settings.batch_size
+        by_context: dict[int, list[Drawn]] = {}
+        for place in range(step * size, (step + 1) * size):
+            drawn = self._mixture.at(place)
+            by_context.setdefault(self._augmentation(drawn).n_frames, []).append(drawn)
+        for alike in by_context.values():
+            for at in range(0, len(alike), self.settings.micro_batch_size):
+                micro = alike[at : at + self.settings.micro_batch_size]
+                yield micro, token_batch([self._sequence(d) for d in micro], self.tokenizer)
+
+    def _sequence(self, drawn: Drawn) -> list[int]:
+        settings, example = self.settings, self.data.examples[drawn.example]
+        draw = {"seed": settings.seed, "epoch": drawn.epoch}
         timestamps = keeps_timestamps(
-            example.id,
-            probability=self.settings.timestamp_probability,
-            seed=self.settings.seed,
-            epoch=epoch,
+            example.id, probability=settings.timestamp_probability, **draw
         )
-        return decoder_sequence(example.token_ids, self.tokenizer, timestamps=timestamps)
+        sequence = decoder_sequence(
+            example.token_ids,
+            self.tokenizer,
+            timestamps=timestamps,
+            speed=self._augmentation(drawn).speed,
+        )
+        if not keeps_previous(example.id, probability=settings.prompt_probability, **draw):
+            return sequence
+        limit = self.student.model.config.max_tokens
+        return with_prompt(sequence, example.previous, self.tokenizer, max_tokens=limit)
+
+    def _augmentation(self, drawn: Drawn) -> Augmentation:
+        settings, example = self.settings, self.data.examples[drawn.example]
+        if not settings.augment.is_on:
+            return Augmentation()
+        generator = example_generator(example.id, seed=settings.seed, epoch=drawn.epoch)
+        return draw_augmentation(settings.augment, generator, end_s=example.end_s)
 
     # The encoder
 
-    def _encoder_states(self, indices: Sequence[int], cache: EncoderCache | None) -> Tensor:
+    def _encoder_states(self, drawn: Sequence[Drawn], cache: EncoderCache | None) -> Tensor:
         if cache is not None:
-            return cache.read(indices).to(self.teacher.device)
-        return self._encode([self.data.examples[index] for index in indices])
+            return cache.read([d.example for d in drawn]).to(self.teacher.device)
+        examples = [self.data.examples[d.example] for d in drawn]
+        return self._encode(examples, [self._augmentation(d) for d in drawn])
 
     @torch.no_grad()
-    def _encode(self, examples: Sequence[Example]) -> Tensor:
-        windows = stack_windows(load_windows(self.data.manifest, examples))
-        mel = log_mel(windows.to(self.teacher.device), n_mels=self.teacher.config.n_mels)
-        return self.teacher.encoder(mel.to(self.teacher.dtype))
+    def _encode(
+        self, examples: Sequence[Example], augmentations: Sequence[Augmentation] = ()
+    ) -> Tensor:
+        return self.teacher.encoder(self._mel(examples, augmentations).to(self.teacher.dtype))
+
+    def _mel(
+        self, examples: Sequence[Example], augmentations: Sequence[Augmentation]
+    ) -> Float[Tensor, "batch n_mels frames"]:
+        """Return what the encoder hears; the augmentations, if any, agree in their frames."""
+        windows = load_windows(self.data.manifest, examples)
+        settings = self.settings.augment
+        n_frames = FRAMES_PER_WINDOW
+        if settings.is_on and augmentations:
+            n_frames = augmentations[0].n_frames
+            windows = [
+                augment_samples(samples, augmentation, settings)
+                for samples, augmentation in zip(windows, augmentations, strict=True)
+            ]
+        samples = stack_windows(windows)[:, : n_frames * HOP_SAMPLES]
+        mel = log_mel(samples.to(self.teacher.device), n_mels=self.teacher.config.n_mels)
+        if not augmentations or not (settings.time_mask_share or settings.frequency_mask_share):
+            return mel
+        rows = [
+            mask_mel(row, augmentation, settings, n_sound_frames=-(-len(window) // HOP_SAMPLES))
+            for row, augmentation, window in zip(mel, augmentations, windows, strict=True)
+        ]
+        return torch.stack(rows)
 
     def _filled_cache(self) -> EncoderCache | None:
         if not self.settings.cache_encoder:
@@ -458,12 +533,12 @@ class Trainer:
     def _non_finite(
         self,
         step: int,
-        micro_batches: Sequence[tuple[Sequence[int], TokenBatch]],
+        micro_batches: Sequence[tuple[Sequence[Drawn], TokenBatch]],
         kl: float,
         pl: float,
         norm: float,
     ) -> NonFiniteLoss:
-        ids = [self.data.examples[i].id for indices, _ in micro_batches for i in indices]
+        ids = [self.data.examples[d.example].id for drawn, _ in micro_batches for d in drawn]
         return NonFiniteLoss(
             f"loss and gradient must be finite, found KL {kl}, PL {pl}, gradient norm {norm} at "
             f"step {step + 1}, utterances {', '.join(ids[:8])}{' ...' if len(ids) > 8 else ''}; "

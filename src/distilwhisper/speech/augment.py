@@ -1,0 +1,242 @@
+"""Sound made harder to learn from: faster, noisier, with holes, or without silence behind it.
+
+What is done to a window is drawn first, as an :class:`Augmentation`, from a generator of its own;
+then it is done. So the same draw can move a label's timestamps, sort windows by length, and change
+the sound, wherever each of these happens.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from jaxtyping import Float
+from torch import Tensor
+
+from distilwhisper.speech.audio import (
+    FRAMES_PER_WINDOW,
+    HOP_SAMPLES,
+    SAMPLE_RATE_HZ,
+    WINDOW_SAMPLES,
+    Samples,
+    seconds_to_samples,
+)
+from distilwhisper.speech.noise import mix_at_snr, recorded_noise, white_noise
+
+# Short contexts are whole seconds, so that windows of one context can go through the network
+# together.
+_CONTEXT_FRAMES = SAMPLE_RATE_HZ // HOP_SAMPLES
+
+# As in transformers: at least two masks in time where there are any.
+_LEAST_TIME_MASKS = 2
+
+
+@dataclass(frozen=True)
+class AugmentSettings:
+    """What may happen to the sound of a training window; nothing by default.
+
+    Teacher and student hear the same: the frozen encoder is theirs both.
+    """
+
+    speed_probability: float = 0.0
+    """How often a window is played at another speed, its pitch and timestamps changing along."""
+    speed_factors: tuple[float, ...] = (0.9, 1.1)
+    """Of these one is drawn; above 1 is faster. A window that would grow over 30 s stays."""
+    noise_probability: float = 0.0
+    """How often noise is added."""
+    noise: str = "white"
+    """White noise, or a folder of recorded noises."""
+    noise_snr_db: tuple[float, float] = (0.0, 30.0)
+    """Lowest and highest ratio of speech to noise; drawn evenly between."""
+    time_mask_share: float = 0.0
+    """SpecAugment: share of the sound's frames to cut out, overlaps counted twice; 0.05 is usual.
+    """
+    time_mask_frames: int = 10
+    """Length of each cut, in frames of 10 ms."""
+    frequency_mask_share: float = 0.0
+    """SpecAugment: share of the mel bins to cut out, overlaps counted twice."""
+    frequency_mask_bins: int = 10
+    """Width of each cut."""
+    short_context_probability: float = 0.0
+    """How often the silence that fills a window up to 30 s is left out. A recipe for students that
+    shall hear short sound without it."""
+    short_context_margin_s: float = 0.5
+    """Silence that stays; the whole is rounded up to a second."""
+
+    def __post_init__(self) -> None:
+        faults = [
+            f"{name} must lie in [0, 1], found {getattr(self, name):g}"
+            for name in (*_PROBABILITIES, "time_mask_share", "frequency_mask_share")
+            if not 0 <= getattr(self, name) <= 1
+        ]
+        if not self.speed_factors or min(self.speed_factors) <= 0:
+            faults.append(f"speed_factors must be above zero, found {list(self.speed_factors)}")
+        if self.noise_snr_db[0] > self.noise_snr_db[1]:
+            faults.append(f"noise_snr_db must rise, found {list(self.noise_snr_db)}")
+        if min(self.time_mask_frames, self.frequency_mask_bins) < 1:
+            faults.append("time_mask_frames and frequency_mask_bins must be at least 1")
+        if self.short_context_margin_s < 0:
+            faults.append("short_context_margin_s must be at least 0")
+        if faults:
+            raise ValueError("; ".join(faults))
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anything may happen."""
+        shares = (self.time_mask_share, self.frequency_mask_share)
+        return any((*(getattr(self, name) for name in _PROBABILITIES), *shares))
+
+
+_PROBABILITIES = ("speed_probability", "noise_probability", "short_context_probability")
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What happens to one window, once."""
+
+    speed: float = 1.0  # above 1 is faster
+    snr_db: float | None = None  # None: no noise
+    n_frames: int = FRAMES_PER_WINDOW  # of mel that the encoder is given
+    seed: int = 0  # of the noise and the masks
+
+
+def draw_augmentation(
+    settings: AugmentSettings, generator: np.random.Generator, *, end_s: float | None
+) -> Augmentation:
+    """Draw what happens to a window.
+
+    Args:
+        settings: what may happen.
+        generator: draws the same from the same state, whatever is switched on.
+        end_s: where the sound ends in the window; None, where that is not known, leaves speed and
+            context as they are.
+    """
+    speed_draw, noise_draw, context_draw, snr_draw = generator.random(4)
+    factor = settings.speed_factors[generator.integers(len(settings.speed_factors))]
+    low_db, high_db = settings.noise_snr_db
+    speed, n_frames = 1.0, FRAMES_PER_WINDOW
+    if end_s is not None and speed_draw < settings.speed_probability:
+        grown = seconds_to_samples(end_s) / factor
+        speed = factor if round(grown) <= WINDOW_SAMPLES else 1.0
+    if end_s is not None and context_draw < settings.short_context_probability:
+        n_frames = context_frames(end_s / speed + settings.short_context_margin_s)
+    return Augmentation(
+        speed=speed,
+        snr_db=low_db + snr_draw * (high_db - low_db)
+        if noise_draw < settings.noise_probability
+        else None,
+        n_frames=n_frames,
+        seed=int(generator.integers(2**63)),
+    )
+
+
+def context_frames(seconds: float) -> int:
+    """Return the mel frames of a short context: whole seconds, at most the window."""
+    n_frames = math.ceil(seconds_to_samples(seconds) / HOP_SAMPLES / _CONTEXT_FRAMES)
+    return min(max(n_frames, 1) * _CONTEXT_FRAMES, FRAMES_PER_WINDOW)
+
+
+def augment_samples(
+    samples: Samples, augmentation: Augmentation, settings: AugmentSettings
+) -> Samples:
+    """Return a window's sound, faster or slower, then with noise.
+
+    Sound or noise without any power has no ratio to the other, and stays as it is.
+
+    Args:
+        samples: the window's, without the silence that fills it up.
+        augmentation: what is to happen.
+        settings: that it was drawn from.
+    """
+    samples = change_speed(samples, augmentation.speed)
+    if augmentation.snr_db is None or not samples.any():
+        return samples
+    generator = np.random.default_rng((augmentation.seed, 0))
+    if settings.noise == "white":
+        noise = white_noise(len(samples), generator)
+    else:
+        noise = recorded_noise(Path(settings.noise), len(samples), generator)
+    return mix_at_snr(samples, noise, augmentation.snr_db) if noise.any() else samples
+
+
+def change_speed(samples: Samples, factor: float) -> Samples:
+    """Play samples faster; tempo and pitch change together, as on a tape.
+
+    Args:
+        samples: of any length above zero.
+        factor: above 1 is faster and shorter; frequencies beyond 8 kHz are lost.
+
+    Returns:
+        ``len(samples) / factor`` samples, rounded.
+
+    Source: "Audio augmentation for speech recognition", Ko et al., Interspeech 2015. Resampled by
+    its spectrum, which takes the sound for periodic: the edges are best silent.
+    """
+    n_after = round(len(samples) / factor)
+    if n_after == len(samples):
+        return samples
+    spectrum = np.fft.rfft(samples.astype(np.float64))[: n_after // 2 + 1]
+    return (np.fft.irfft(spectrum, n_after) * (n_after / len(samples))).astype(np.float32)
+
+
+def mask_mel(
+    mel: Float[Tensor, "n_mels frames"],
+    augmentation: Augmentation,
+    settings: AugmentSettings,
+    *,
+    n_sound_frames: int,
+) -> Float[Tensor, "n_mels frames"]:
+    """Return a window's log-mel with stretches of time and of frequency set to zero.
+
+    Args:
+        mel: as the encoder takes it; not changed.
+        augmentation: seeds the masks.
+        settings: how many, and how wide.
+        n_sound_frames: the masks in time fall within so many of the first frames.
+
+    Source: arXiv:1904.08779, without the warping; counted, placed and filled as transformers does
+    when it fine-tunes Whisper (``modeling_whisper.py``, _compute_mask_indices).
+    """
+    generator = np.random.default_rng((augmentation.seed, 1))
+    masked = mel.clone()
+    if settings.time_mask_share:
+        spans = masked_places(
+            n_sound_frames,
+            share=settings.time_mask_share,
+            length=settings.time_mask_frames,
+            least=_LEAST_TIME_MASKS,
+            generator=generator,
+        )
+        masked[:, np.flatnonzero(spans)] = 0
+    if settings.frequency_mask_share:
+        spans = masked_places(
+            len(mel),
+            share=settings.frequency_mask_share,
+            length=settings.frequency_mask_bins,
+            least=0,
+            generator=generator,
+        )
+        masked[np.flatnonzero(spans)] = 0
+    return masked
+
+
+def masked_places(
+    n_places: int, *, share: float, length: int, least: int, generator: np.random.Generator
+) -> npt.NDArray[np.bool_]:
+    """Return which places of an axis are masked.
+
+    Args:
+        n_places: of the axis.
+        share: of the places, over all spans; chance rounds the number of spans up or down.
+        length: of a span, in places.
+        least: spans, where so many fit.
+        generator: of the rounding and of where the spans begin; no two begin at one place.
+    """
+    n_begins = max(n_places - (length - 1), 0)
+    n_spans = max(int(share * n_places / length + generator.random()), least)
+    n_spans = min(n_spans, n_places // length, n_begins)
+    masked = np.zeros(n_places, dtype=np.bool_)
+    for begin in generator.choice(n_begins, n_spans, replace=False) if n_spans else ():
+        masked[begin : begin + length] = True
+    return masked
