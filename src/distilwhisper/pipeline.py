@@ -6,11 +6,11 @@
         verdicts/       which labels are kept, and why not            filter.py
         student-init/   the student before training                   student.py
         train/          checkpoints, metrics.jsonl                    training/
-        student/        the student: a Hugging Face model folder
+        student/        the student: a Hugging Face model folder, its card among them
         long/           a long recording made of test utterances
         eval/           {teacher,student}-{test,long}/                evaluate.py
         transcripts/    of the long recording
-        report.html                                                   report.py
+        report.html                                                   report/
 
 Every stage skips what is done and refuses what was made with other settings, so running a recipe
 again goes on where it stopped; ``from_stage`` throws a stage and all behind it away first.
@@ -47,7 +47,7 @@ from distilwhisper.model.checkpoint import Checkpoint, load_checkpoint, save_che
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import resolve_model
 from distilwhisper.progress import progress_bar, say
-from distilwhisper.report import write_report
+from distilwhisper.report import read_facts, write_card, write_report
 from distilwhisper.run import (
     StageChanged,
     fingerprint,
@@ -431,8 +431,9 @@ def _transcribe(run: Run) -> None:
 
 
 def _report(run: Run) -> None:
-    path = write_report(run.folder, name=run.recipe.name, teacher=run.recipe.teacher)
-    say(f"report: {path}")
+    facts = read_facts(run.folder, name=run.recipe.name, teacher=run.recipe.teacher)
+    say(f"report: {write_card(run.path('student'), facts)}")
+    say(f"report: {write_report(run.folder, facts)}")
 
 
 def _percent(fraction: float | None) -> str:

@@ -104,13 +104,22 @@ def read_recipe(path: Path, cls: type[Settings], overrides: Sequence[str] = ()) 
     Raises:
         SettingsError: the file cannot be read, or its settings do not fit.
     """
-    try:
-        mapping = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SettingsError(f"{path} must be a recipe in TOML, found: {error}") from error
+    mapping = read_toml(path)
     for override in overrides:
         _override(mapping, override)
     return build_settings(cls, mapping, where=path)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a recipe as the plain tables and values that it holds.
+
+    Raises:
+        SettingsError: the file cannot be read, or is no TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"{path} must be a recipe in TOML, found: {error}") from error
 
 
 def settings_to_toml(settings: Any) -> str:
@@ -412,15 +421,16 @@ def _empty(folder: Path) -> None:
 def fingerprint(path: Path) -> str:
     """Return the sha256 of a file, or of a folder's names and contents, in hexadecimal.
 
-    In a folder, files whose name or folder begins with a dot do not count: they are locks,
-    temporaries and caches.
+    In a folder, files whose name or folder begins with a dot do not count, which are locks,
+    temporaries and caches, nor does README.md: a model is the same whatever its card says.
     """
     if not path.is_dir():
         return _sha256(path)
     total = hashlib.sha256()
     for file in sorted(path.rglob("*")):
         name = file.relative_to(path)
-        if file.is_file() and not any(part.startswith(".") for part in name.parts):
+        hidden = any(part.startswith(".") for part in name.parts)
+        if file.is_file() and not hidden and name.as_posix() != "README.md":
             total.update(f"{name.as_posix()}\0{_sha256(file)}\n".encode("utf-8", "surrogateescape"))
     return total.hexdigest()
 

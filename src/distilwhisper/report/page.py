@@ -5,14 +5,14 @@ import io
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from distilwhisper.corpus.store import read_jsonl, write_atomic
+from distilwhisper.corpus.store import write_atomic
+from distilwhisper.report.facts import SETS, Result, RunFacts, percent
 from distilwhisper.text.wer import ErrorCounts, align_words
 
 N_EXAMPLES = 12
@@ -48,51 +48,16 @@ details { margin: .6rem 0; } summary { cursor: pointer; }
 """
 
 
-@dataclass(frozen=True)
-class Result:
-    """A model's scores on one set, read back from its evaluation folder."""
-
-    model: str
-    set: str
-    summary: Mapping[str, Any]
-    scores: Mapping[str, Mapping[str, Any]]  # by utterance id
-
-    @property
-    def counts(self) -> ErrorCounts:
-        """Errors summed over the set."""
-        return ErrorCounts(**self.summary["errors"])
-
-
-@dataclass(frozen=True)
-class RunFacts:
-    """All that a report says, read from a run's folder."""
-
-    name: str
-    teacher: str
-    record: Mapping[str, Any]
-    recipe: str
-    filtered: Mapping[str, Any]
-    metrics: Sequence[Mapping[str, Any]]
-    results: Sequence[Result]
-    long_transcripts: Mapping[str, str]
-
-    def result(self, model: str, set_: str) -> Result:
-        """Return one model's scores on one set."""
-        return next(r for r in self.results if (r.model, r.set) == (model, set_))
-
-
-def write_report(run: Path, *, name: str, teacher: str) -> Path:
+def write_report(run: Path, facts: RunFacts) -> Path:
     """Write ``report.html`` into a run's folder.
 
     Args:
-        run: holds verdicts, metrics and evaluations.
-        name: of the run.
-        teacher: as the recipe names it.
+        run: the folder.
+        facts: read from it.
 
     Returns:
         The page's path.
     """
-    facts = read_facts(run, name=name, teacher=teacher)
     sections = [
         _head(facts),
         _quality(facts),
@@ -105,42 +70,12 @@ def write_report(run: Path, *, name: str, teacher: str) -> Path:
     page = (
         "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>{_text(name)}: distilwhisper report</title><style>{_STYLE}</style></head>"
+        f"<title>{_text(facts.name)}: distilwhisper report</title><style>{_STYLE}</style></head>"
         f"<body>{''.join(sections)}</body></html>\n"
     )
     path = run / "report.html"
     write_atomic(path, page)
     return path
-
-
-def read_facts(run: Path, *, name: str, teacher: str) -> RunFacts:
-    """Read what a report needs from a run's folder."""
-    results = [
-        Result(
-            model=model,
-            set=set_,
-            summary=json.loads((run / "eval" / f"{model}-{set_}" / "summary.json").read_text()),
-            scores={
-                row["id"]: row
-                for row in read_jsonl(run / "eval" / f"{model}-{set_}" / "scores.jsonl")
-            },
-        )
-        for set_ in ("test", "long")
-        for model in ("teacher", "student")
-    ]
-    return RunFacts(
-        name=name,
-        teacher=teacher,
-        record=json.loads((run / "run.json").read_text()),
-        recipe=(run / "recipe.toml").read_text(),
-        filtered=json.loads((run / "verdicts" / "summary.json").read_text()),
-        metrics=list(read_jsonl(run / "train" / "metrics.jsonl")),
-        results=results,
-        long_transcripts={
-            model: (run / "transcripts" / f"{model}.txt").read_text()
-            for model in ("teacher", "student")
-        },
-    )
 
 
 # Sections
@@ -150,7 +85,7 @@ def _head(facts: RunFacts) -> str:
     teacher, student = facts.result("teacher", "test"), facts.result("student", "test")
     size = student.summary["n_parameters"] / teacher.summary["n_parameters"]
     speed = student.summary["rtfx"] / teacher.summary["rtfx"]
-    gap = 100 * (student.counts.wer - teacher.counts.wer)
+    gap = 100 * facts.wer_gap
     verdict = (
         f"{gap:.1f} points more errors than its teacher"
         if gap > 0
@@ -160,23 +95,10 @@ def _head(facts: RunFacts) -> str:
         f"<h1>{_text(facts.name)}</h1>"
         f"<p class='muted'>A student of {_text(facts.teacher)}</p>"
         f"<p class='headline'>On {student.summary['n_utterances']} utterances held out from "
-        f"training the student makes <b>{_percent(student.counts.wer)} word errors</b>, the "
-        f"teacher {_percent(teacher.counts.wer)}: {verdict}. It has {100 * size:.0f} % of the "
-        f"parameters and runs {speed:.2f} times as fast.</p>" + _caution(facts, gap)
-    )
-
-
-def _caution(facts: RunFacts, gap: float) -> str:
-    """Say how small a run was where its figures would mislead."""
-    kept = facts.filtered["kept"]
-    hours, steps = kept["hours"], facts.metrics[-1]["step"]
-    if hours > 100 and gap < 2:
-        return ""
-    return (
-        f"<p class='note'>This student was trained for {steps:,} steps on {hours:.2f} hours of "
-        f"speech ({kept['count']} utterances). The paper trains 80,000 steps on 21,770 hours to "
-        "come within 1 % of its teacher: a student of minutes is worse than its teacher, and "
-        "these figures say by how much.</p>"
+        f"training the student makes <b>{percent(student.counts.wer)} word errors</b>, the "
+        f"teacher {percent(teacher.counts.wer)}: {verdict}. It has {100 * size:.0f} % of the "
+        f"parameters and runs {speed:.2f} times as fast.</p>"
+        + (f"<p class='note'>{facts.caution}</p>" if facts.caution else "")
     )
 
 
@@ -187,8 +109,8 @@ def _quality(facts: RunFacts) -> str:
         teacher = facts.result("teacher", result.set).summary
         rows.append(
             [
-                f"{result.model}, {'long recording' if result.set == 'long' else 'held-out test'}",
-                _percent(counts.wer),
+                f"{result.model}, {SETS[result.set]}",
+                percent(counts.wer),
                 str(counts.substitutions),
                 str(counts.deletions),
                 str(counts.insertions),
@@ -226,7 +148,7 @@ def _filter(facts: RunFacts) -> str:
     return (
         "<h2>Labels and filter</h2>"
         f"<p>The teacher labelled {total} utterances; {kept} were kept and {total - kept} "
-        f"({_percent((total - kept) / max(total, 1))}) dropped.</p>"
+        f"({percent((total - kept) / max(total, 1))}) dropped.</p>"
         + _table(["verdict", "utterances", "hours"], rows)
     )
 
@@ -311,8 +233,9 @@ def _provenance(facts: RunFacts) -> str:
     record = json.dumps(facts.record, indent=2, ensure_ascii=False)
     return (
         "<h2>How this was made</h2>"
-        f"<details><summary>recipe.toml, all settings</summary><pre>{_text(facts.recipe)}</pre>"
-        f"</details><details><summary>run.json, versions and machine</summary>"
+        f"<details><summary>recipe.toml, all settings</summary>"
+        f"<pre>{_text(facts.recipe_text)}</pre></details>"
+        f"<details><summary>run.json, versions and machine</summary>"
         f"<pre>{_text(record)}</pre></details>"
     )
 
@@ -359,10 +282,6 @@ def _svg(figure: Figure) -> str:
 def _shortened(text: str) -> str:
     words = text.split(" ")
     return " ".join(words[:MAX_LONG_WORDS]) + (" ..." if len(words) > MAX_LONG_WORDS else "")
-
-
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.1f} %"
 
 
 def _text(value: str) -> str:

@@ -1,0 +1,161 @@
+"""The model card of a student: what it was made from and how, and how far to trust it.
+
+It is the README.md of the model's folder, in the form that Hugging Face's hub reads: facts for
+programs between two lines of dashes, then the same for people.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from distilwhisper.corpus.store import write_atomic
+from distilwhisper.report.facts import SETS, Result, RunFacts, percent
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def write_card(model: Path, facts: RunFacts) -> Path:
+    """Write a student's README.md from the run that made it.
+
+    Args:
+        model: the student's folder.
+        facts: of its run.
+
+    Returns:
+        The card's path.
+    """
+    sections = [_metadata(facts), _head(facts), _use(facts), _results(facts), _made(facts)]
+    path = model / "README.md"
+    write_atomic(path, "\n".join(sections) + _limits(facts))
+    return path
+
+
+def _metadata(facts: RunFacts) -> str:
+    """Return the card's YAML; strings are quoted as in JSON, which YAML reads."""
+    lines = ["---", "library_name: transformers", "pipeline_tag: automatic-speech-recognition"]
+    if _HUB_ID.fullmatch(facts.teacher) and not Path(facts.teacher).exists():
+        lines.append(f"base_model: {json.dumps(facts.teacher)}")
+    language = facts.recipe.get("data", {}).get("language")
+    if language is not None:
+        lines += ["language:", f"- {json.dumps(language)}"]
+    lines += ["tags:", "- whisper", "- distil-whisper", "- distilwhisper", "model-index:"]
+    lines += [f"- name: {json.dumps(facts.name)}", "  results:"]
+    for set_, name in SETS.items():
+        wer = facts.result("student", set_).counts.wer
+        lines += [
+            "  - task:",
+            "      type: automatic-speech-recognition",
+            "    dataset:",
+            f"      name: {json.dumps(f'{facts.name}: {name}')}",
+            f"      type: {json.dumps(set_)}",
+            "    metrics:",
+            "    - type: wer",
+            f"      value: {100 * wer:.2f}",
+        ]
+    return "\n".join([*lines, "---", ""])
+
+
+def _head(facts: RunFacts) -> str:
+    student, teacher = facts.result("student", "test"), facts.result("teacher", "test")
+    share = student.summary["n_parameters"] / teacher.summary["n_parameters"]
+    layers = facts.recipe.get("student", {}).get("decoder_layers")
+    return (
+        f"# {facts.name}\n\n"
+        f"A distilled Whisper model for speech recognition: a student of `{facts.teacher}` with "
+        f"{layers} decoder layers and {student.summary['n_parameters'] / 1e6:.1f} M parameters, "
+        f"{100 * share:.0f} % of its teacher's. Made with distilwhisper after "
+        "[Distil-Whisper](https://arxiv.org/abs/2311.00430).\n"
+    )
+
+
+def _use(facts: RunFacts) -> str:
+    return (
+        "## Use\n\n"
+        "```python\n"
+        "from transformers import pipeline\n\n"
+        'recognise = pipeline("automatic-speech-recognition", model="path/to/this/folder")\n'
+        'print(recognise("talk.mp3")["text"])\n'
+        "```\n\n"
+        "Long recordings, subtitles, and drafting for the teacher (the teacher's own text, "
+        "sooner):\n\n"
+        "    distilwhisper transcribe talk.mp3 --model path/to/this/folder --format srt\n"
+        f"    distilwhisper transcribe talk.mp3 --model {facts.teacher} "
+        "--draft path/to/this/folder\n"
+    )
+
+
+def _results(facts: RunFacts) -> str:
+    rows = [_result_row(result) for result in facts.results]
+    return (
+        "## Results\n\n"
+        + _table(["model, set", "WER", "S / D / I of words", "utterances", "RTFx"], rows)
+        + "\nWER: substitutions, deletions and insertions over reference words, summed over the "
+        "set, after Whisper's normaliser on both sides. RTFx: seconds of audio per second of "
+        "computing, measured once on the machine below.\n"
+    )
+
+
+def _result_row(result: Result) -> list[str]:
+    counts = result.counts
+    errors = f"{counts.substitutions} / {counts.deletions} / {counts.insertions} of {counts.words}"
+    return [
+        f"{result.model}, {SETS[result.set]}",
+        percent(counts.wer),
+        errors,
+        str(result.summary["n_utterances"]),
+        f"{result.summary['rtfx']:.1f}",
+    ]
+
+
+def _made(facts: RunFacts) -> str:
+    kept, total = facts.filtered["kept"], facts.filtered["total"]
+    dropped = [
+        [reason.replace("_", " "), str(part["count"]), f"{part['hours']:.2f}"]
+        for reason, part in facts.filtered["by_reason"].items()
+    ]
+    training = facts.recipe.get("training", {})
+    names = ("steps", "batch_size", "peak_lr", "kl_weight", "pl_weight", "temperature")
+    settings = ", ".join(f"{name} {training[name]}" for name in names if name in training)
+    return (
+        "## How it was made\n\n"
+        f"`{facts.teacher}` labelled {total['count']} utterances ({total['hours']:.2f} h); "
+        f"{kept['count']} ({kept['hours']:.2f} h) passed the filter:\n\n"
+        + _table(["verdict", "utterances", "hours"], dropped)
+        + f"\nTrained on them with {settings}. {_machine(facts)}\n"
+    )
+
+
+def _machine(facts: RunFacts) -> str:
+    starts: Sequence[dict[str, Any]] = facts.record.get("invocations", [])
+    if not starts:
+        return ""
+    last = starts[-1]
+    git = last.get("git") or {}
+    return (
+        f"distilwhisper {last['distilwhisper']}"
+        + (f" ({git['revision'][:12]})" if git else "")
+        + f", torch {last['packages'].get('torch')}, {last['cpu']}, seed {last['seed']}."
+    )
+
+
+def _limits(facts: RunFacts) -> str:
+    limits = [
+        "It has what its teacher's labels have: their errors, names and spellings that they get "
+        "wrong, and the languages and kinds of speech that were in the data above, no others.",
+        "Like every Whisper model it may write words where nobody speaks.",
+    ]
+    if facts.caution is not None:
+        limits.insert(0, facts.caution)
+    if not facts.recipe.get("training", {}).get("prompt_probability"):
+        limits.append(
+            "It was trained without previous text as a prompt: do not condition it on any."
+        )
+    limits.append("The licences of the teacher's weights and of the training data apply to it.")
+    return "\n## Limits\n\n" + "".join(f"- {limit}\n" for limit in limits)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -1,0 +1,95 @@
+"""One process among those that train together, each on its device: plain torch.distributed.
+
+Started by ``torchrun``, which tells every process its place in the environment; a process that was
+started alone is all there is, and then nothing here costs anything.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+# A rank waits so long for the others: one of them may write a checkpoint or encode a corpus.
+PATIENCE = timedelta(hours=2)
+BUCKET_BYTES = 32 << 20  # gradients that travel together
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Who trains together."""
+
+    rank: int = 0
+    n_ranks: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that writes what is written once."""
+        return self.rank == 0
+
+    def wait(self) -> None:
+        """Wait until all are here."""
+        if self.n_ranks > 1:
+            dist.barrier()
+
+    def add_up(self, tensors: Sequence[Tensor]) -> None:
+        """Replace every tensor by its sum over all ranks, the same bits on each of them.
+
+        Args:
+            tensors: of one dtype and device; as many and as large on every rank.
+        """
+        if self.n_ranks == 1:
+            return
+        for bucket in _buckets(tensors):
+            joined = torch.cat([tensor.reshape(-1) for tensor in bucket])
+            dist.all_reduce(joined)
+            parts = joined.split([tensor.numel() for tensor in bucket])
+            for tensor, part in zip(bucket, parts, strict=True):
+                tensor.copy_(part.view_as(tensor))
+
+    def total(self, *numbers: float) -> list[float]:
+        """Return the sums of numbers over all ranks."""
+        if self.n_ranks == 1:
+            return list(numbers)
+        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+        sums = torch.tensor(numbers, dtype=torch.float64, device=device)
+        dist.all_reduce(sums)
+        return sums.tolist()
+
+
+@contextmanager
+def ranks_of_environment() -> Iterator[Ranks]:
+    """Join the processes that ``torchrun`` started, if it did; leave them at the end.
+
+    Takes nccl where there are GPUs, of which each process takes its own, and gloo elsewhere.
+    """
+    n_ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    if n_ranks == 1:
+        yield Ranks()
+        return
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
+    try:
+        yield Ranks(dist.get_rank(), dist.get_world_size())
+    finally:
+        dist.destroy_process_group()
+
+
+def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Yield the tensors in order, in groups of about :data:`BUCKET_BYTES`."""
+    bucket: list[Tensor] = []
+    size = 0
+    for tensor in tensors:
+        bucket.append(tensor)
+        size += tensor.numel() * tensor.element_size()
+        if size >= BUCKET_BYTES:
+            yield bucket
+            bucket, size = [], 0
+    if bucket:
+        yield bucket
