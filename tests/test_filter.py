@@ -279,7 +279,8 @@ def run(corpus: Path, settings: FilterSettings = SETTINGS, *, force: bool = Fals
 
 
 def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
-    return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()}
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 
 def test_every_utterance_gets_one_verdict_and_the_summary_counts_them(corpus: Path) -> None:
