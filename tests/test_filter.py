@@ -274,7 +274,12 @@ def corpus(tmp_path: Path) -> Path:
 
 def run(corpus: Path, settings: FilterSettings = SETTINGS, *, force: bool = False) -> FilterSummary:
     return filter_labels(
-        corpus / "train.jsonl", corpus / "labels", corpus / "verdicts", settings, force=force
+        corpus / "train.jsonl",
+        corpus / "labels",
+        corpus / "verdicts",
+        settings,
+        figures=False,
+        force=force,
     )
 
 

@@ -188,6 +188,7 @@ def filter_labels(
     second_labels: Path | None = None,
     measures: Path | None = None,
     n_processes: int | None = None,
+    figures: bool = True,
     force: bool = False,
 ) -> FilterSummary:
     """Judge every utterance of a manifest, going on where a run before stopped.
@@ -202,6 +203,7 @@ def filter_labels(
         second_labels: folder of other labels of the same utterances, such as another model's.
         measures: where the measures are kept; None: with the labels.
         n_processes: that measure; None: as many as there are cores.
+        figures: draw them too, which takes a second or two.
         force: begin anew where settings or inputs have changed.
 
     Raises:
@@ -235,7 +237,8 @@ def filter_labels(
         codes = judge_all(table, settings)
         _write_verdicts(table, codes, out)
         summary = summarise(table, codes, settings)
-        _draw(summary, out / "figures")
+        if figures:
+            _draw(summary, out / "figures")
         text = json.dumps(summary.to_dict(), indent=2, allow_nan=False)
         write_atomic(summary_path, text + "\n")
     return summary

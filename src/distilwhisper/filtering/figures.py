@@ -81,8 +81,9 @@ def _limits(retention: Retention, max_wer: float) -> Figure:
             )
     if drawn:
         axes.legend(frameon=False, loc="lower right")
-    axes.set_xlim(left=0)
     axes.margins(x=0.12)
+    axes.set_xlim(left=0)
+    axes.set_ylim(0, 105)
     axes.set_title("each limit on errors, and what it leaves")
     return figure
 

@@ -122,7 +122,7 @@ def retention(measures: Measures, settings: FilterSettings, kept: Flags) -> Rete
     }
     groups["length"] = _groups(measures, kept, _length_bins(measures), lengths, in_order=True)
     rates = measures.rates
-    rates = np.sort(rates[np.isfinite(rates) & ~measures["has_error"]])
+    rates = np.sort(rates[np.isfinite(rates) & ~measures["has_error"] & (measures["words"] > 0)])
     curve = np.searchsorted(rates, _CURVE, side="right") / max(len(rates), 1)
     return Retention(
         groups=groups,
