@@ -274,12 +274,18 @@ def corpus(tmp_path: Path) -> Path:
 
 def run(corpus: Path, settings: FilterSettings = SETTINGS, *, force: bool = False) -> FilterSummary:
     return filter_labels(
-        corpus / "train.jsonl", corpus / "labels", corpus / "verdicts", settings, force=force
+        corpus / "train.jsonl",
+        corpus / "labels",
+        corpus / "verdicts",
+        settings,
+        figures=False,
+        force=force,
     )
 
 
 def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
-    return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()}
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 
 def test_every_utterance_gets_one_verdict_and_the_summary_counts_them(corpus: Path) -> None:

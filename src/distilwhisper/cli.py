@@ -211,6 +211,8 @@ def filter_(
     /,
     *,
     out: Path,
+    second_labels: Path | None = None,
+    measures: Path | None = None,
     settings: OmitArgPrefixes[FilterSettings] = FilterSettings(),
     force: bool = False,
     json: bool = False,
@@ -221,12 +223,23 @@ def filter_(
         manifest: what was labelled, with references where there are any.
         labels: folder of the labels.
         out: folder of the verdicts.
+        second_labels: folder of other labels of the same utterances, to compare with.
+        measures: folder of what is measured of the labels, once for all limits; with the labels
+            when left out.
         settings: the limits.
         force: begin anew where settings or inputs have changed.
         json: print the summary for programs.
     """
-    summary = filter_labels(manifest, labels, out, settings, force=force)
-    print(_json(summary.to_dict()) if json else summary)
+    summary = filter_labels(
+        manifest,
+        labels,
+        out,
+        settings,
+        second_labels=second_labels,
+        measures=measures,
+        force=force,
+    )
+    print(_json(summary.to_dict()) if json else f"{summary}\n{summary.tables()}")
     return OK
 
 

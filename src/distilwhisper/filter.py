@@ -1,26 +1,42 @@
 """Stage 2: labels to verdicts. Every utterance is judged by itself, and every drop has a reason.
 
+    LABELS/.measures/      what is measured of each label, once      filtering/measures.py
     OUT/stage.json         what the verdicts were made from and with
     OUT/shard-00000.jsonl  one verdict per label, shard for shard; utterances without a label
                            come last, in a shard of their own
-    OUT/summary.json       counts and hours by reason, errors of all and of what is kept
+    OUT/figures/           what is kept, and how wrong it is         filtering/figures.py
+    OUT/summary.json       counts and hours by reason, errors of all and of what is kept; what is
+                           kept of whom, and under other limits      filtering/retention.py
+                           how well the gates without a reference do filtering/calibration.py
 
-The first of these that holds is the verdict's reason:
+Measures come from texts and scores alone, never from audio. Verdicts are a view of them: another
+folder with other limits takes the same measures and seconds. The first of these that holds is the
+verdict's reason:
 
-    unlabelled                     there is no label
-    label_failed                   the label holds an error instead of a text
-    cut_off                        the teacher did not end by itself: it ran into the token limit
-    empty_reference                there is a reference, and it normalises to nothing
-    empty_pseudo_label             the label normalises to nothing
-    all_capitals                   the label is written in capitals throughout, as bad ones are
-    wer_above_limit                against the reference, in words
-    cer_above_limit                the same in characters, in scripts without spaces
-    compression_ratio_above_limit  the label repeats itself
-    log_probability_below_limit    without a reference only: the teacher was unsure
-    kept_without_reference         nothing was found against it
-    kept
+    unlabelled                         there is no label
+    label_failed                       the label holds an error instead of a text
+    cut_off                            the teacher did not end by itself: it ran into the token
+                                       limit
+    empty_reference                    there is a reference, and it normalises to nothing
+    empty_pseudo_label                 the label normalises to nothing
+    all_capitals                       the label is written in capitals throughout, as bad ones are
+    wer_above_limit                    against the reference, in words
+    cer_above_limit                    the same in characters, in scripts without spaces
+    compression_ratio_above_limit      the label repeats itself
 
-A value at its limit is kept.
+and without a reference only:
+
+    log_probability_below_limit        the teacher was unsure
+    no_speech_probability_above_limit  the teacher thinks that nobody speaks
+    repetition_above_limit             much of the label says again what stands just before
+    words_per_second_below_limit       fewer words than anybody speaks
+    words_per_second_above_limit       more words than anybody speaks
+    unique_words_below_limit           the same few words all over
+    other_language_above_limit         the teacher hears another language than was expected
+    disagreement_above_limit           a second decode says something else
+    kept_without_reference             nothing was found against it
+
+and with one: kept. A value at its limit is kept.
 
 Source: arXiv:2311.00430, equation 7. It differs from the published script on purpose: clips are
 judged before they are packed into windows, where a wrong short one would hide; a text in capitals
@@ -28,83 +44,47 @@ must be long enough to be no abbreviation, and of a script that has capitals.
 """
 
 import json
-import math
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-from fractions import Fraction
-from functools import cache
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 
-from distilwhisper.corpus.records import (
-    Label,
-    Utterance,
-    Verdict,
-    label_shards,
-    read_manifest,
+import numpy as np
+
+from distilwhisper.corpus.records import Label, Utterance, Verdict
+from distilwhisper.corpus.store import shard_path, write_atomic
+from distilwhisper.filtering.calibration import Calibration, calibrate
+from distilwhisper.filtering.gates import (
+    REASONS,
+    Codes,
+    FilterSettings,
+    Reason,
+    is_kept,
+    judge_all,
 )
-from distilwhisper.corpus.store import read_jsonl, shard_path, write_atomic, write_jsonl
-from distilwhisper.run import fingerprint, lock_folder, open_stage
-from distilwhisper.text.normalize import normalizer_for, uses_spaces
-from distilwhisper.text.transcript import compression_ratio
-from distilwhisper.text.wer import ErrorCounts, character_errors, word_errors
+from distilwhisper.filtering.groups import Sources, measures_key
+from distilwhisper.filtering.measures import Flags, Measures, is_all_capitals, measure
+from distilwhisper.filtering.retention import Retention, retention
+from distilwhisper.filtering.workers import make_measures
+from distilwhisper.run import build_settings, fingerprint, lock_folder, open_stage
+from distilwhisper.text.wer import ErrorCounts
 
-Reason = Literal[
-    "unlabelled",
-    "label_failed",
-    "cut_off",
-    "empty_reference",
-    "empty_pseudo_label",
-    "all_capitals",
-    "wer_above_limit",
-    "cer_above_limit",
-    "compression_ratio_above_limit",
-    "log_probability_below_limit",
-    "kept_without_reference",
-    "kept",
+__all__ = [
+    "FilterSettings",
+    "FilterSummary",
+    "Reason",
+    "Share",
+    "filter_labels",
+    "is_all_capitals",
+    "judge",
+    "within_limit",
 ]
+
 Unit: TypeAlias = Literal["word", "character"]
 
-MIN_CAPITALS = 10  # fewer may be abbreviations: "OK", "USA", "NASA TV"
-
-
-@dataclass(frozen=True)
-class FilterSettings:
-    """The limits beyond which a label is not trained on."""
-
-    max_wer: float = 0.10
-    """Errors over the words of the reference, a fraction; over its characters in scripts without
-    spaces. The paper's lambda."""
-    max_compression_ratio: float = 2.4
-    """Bytes of the label's text over its compressed bytes; above it the text repeats itself."""
-    min_avg_logprob: float = -1.0
-    """Mean log-probability of a token, for labels without a reference."""
-    language: str | None = None
-    """Of the utterances whose language the manifest leaves open; None: what the teacher heard."""
-
-    def __post_init__(self) -> None:
-        faults = []
-        if not 0 <= self.max_wer < math.inf:
-            faults.append(
-                f"max_wer must be a finite fraction from 0 on (0.10 is 10 %), found {self.max_wer}"
-            )
-        if not 0 < self.max_compression_ratio < math.inf:
-            faults.append(
-                "max_compression_ratio must be a finite number above 0, found "
-                f"{self.max_compression_ratio}"
-            )
-        if not -math.inf < self.min_avg_logprob <= 0:
-            faults.append(
-                "min_avg_logprob must be a finite logarithm of at most 0, found "
-                f"{self.min_avg_logprob}"
-            )
-        if self.language is not None:
-            try:
-                uses_spaces(self.language)
-            except ValueError as error:
-                faults.append(str(error))
-        if faults:
-            raise ValueError("; ".join(faults))
+_KEPT: tuple[Reason, ...] = ("kept", "kept_without_reference")
+_N_WRITERS = 16  # that wait for the disk at the same time
 
 
 @dataclass(frozen=True)
@@ -132,6 +112,8 @@ class FilterSummary:
         n_without_duration: utterances that no hours count.
         n_stray_labels: labels of no utterance of the manifest; they were passed over.
         settings: the limits.
+        retention: what is kept of whom, and what other limits would keep.
+        calibration: how well gates without a reference know bad labels; None without references.
     """
 
     total: Share
@@ -142,6 +124,8 @@ class FilterSummary:
     n_without_duration: int
     n_stray_labels: int
     settings: FilterSettings
+    retention: Retention | None = field(default=None, compare=False)
+    calibration: Calibration | None = field(default=None, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what summary.json holds: the sums, and rates made of them."""
@@ -162,8 +146,16 @@ class FilterSummary:
             errors_kept={unit: _without_rate(c) for unit, c in row["errors_kept"].items()},
             n_without_duration=row["n_without_duration"],
             n_stray_labels=row["n_stray_labels"],
-            settings=FilterSettings(**row["settings"]),
+            settings=build_settings(FilterSettings, row["settings"], where="summary.json"),
+            retention=Retention.from_dict(row["retention"]),
+            calibration=(
+                None if row["calibration"] is None else Calibration.from_dict(row["calibration"])
+            ),
         )
+
+    def tables(self) -> str:
+        """Return the retention report and the calibration, to be read by people."""
+        return "\n".join(str(part) for part in (self.retention, self.calibration) if part)
 
     def __str__(self) -> str:
         lines = [
@@ -193,6 +185,10 @@ def filter_labels(
     out: Path,
     settings: FilterSettings,
     *,
+    second_labels: Path | None = None,
+    measures: Path | None = None,
+    n_processes: int | None = None,
+    figures: bool = True,
     force: bool = False,
 ) -> FilterSummary:
     """Judge every utterance of a manifest, going on where a run before stopped.
@@ -204,26 +200,45 @@ def filter_labels(
         labels_folder: of the labels.
         out: folder of the verdicts.
         settings: the limits.
+        second_labels: folder of other labels of the same utterances, such as another model's.
+        measures: where the measures are kept; None: with the labels.
+        n_processes: that measure; None: as many as there are cores.
+        figures: draw them too, which takes a second or two.
         force: begin anew where settings or inputs have changed.
 
     Raises:
         StageChanged: the folder holds verdicts made from or with something else.
-        ValueError: no label is of an utterance of the manifest, or a language is unknown.
+        ValueError: no label is of an utterance of the manifest, a language is unknown, or
+            disagreement is limited and there are no second labels.
     """
+    if settings.max_disagreement is not None and second_labels is None:
+        raise ValueError(
+            "max_disagreement needs second labels to compare with, found none: name their folder"
+        )
     inputs = {"manifest": fingerprint(manifest_path), "labels": fingerprint(labels_folder)}
+    if second_labels is not None:
+        inputs["second_labels"] = fingerprint(second_labels)
     with lock_folder(out):
         open_stage(out, settings=asdict(settings), inputs=inputs, force=force)
         summary_path = out / "summary.json"
         if summary_path.exists():
             return FilterSummary.from_dict(json.loads(summary_path.read_text(encoding="utf-8")))
-        utterances = {u.id: u for u in read_manifest(manifest_path).utterances}
-        verdicts, n_stray = _judge_all(utterances, labels_folder, out, settings)
-        if n_stray and all(verdict.reason == "unlabelled" for verdict in verdicts):
+        key = measures_key(inputs, settings.language)
+        table = make_measures(
+            Sources(manifest_path, labels_folder, second_labels, settings.language, key),
+            labels_folder / ".measures" if measures is None else measures,
+            n_processes=n_processes,
+        )
+        if table.n_stray and not table["has_label"].any():
             raise ValueError(
-                f"{labels_folder} must hold labels of {manifest_path}, found {n_stray} labels, all "
-                "of other utterances: name the manifest that was labelled"
+                f"{labels_folder} must hold labels of {manifest_path}, found {table.n_stray} "
+                "labels, all of other utterances: name the manifest that was labelled"
             )
-        summary = summarise(utterances, verdicts, settings, n_stray_labels=n_stray)
+        codes = judge_all(table, settings)
+        _write_verdicts(table, codes, out)
+        summary = summarise(table, codes, settings)
+        if figures:
+            _draw(summary, out / "figures")
         text = json.dumps(summary.to_dict(), indent=2, allow_nan=False)
         write_atomic(summary_path, text + "\n")
     return summary
@@ -240,169 +255,115 @@ def judge(utterance: Utterance, label: Label | None, settings: FilterSettings) -
     Raises:
         ValueError: the language is unknown, or neither manifest, settings nor label names it.
     """
-    if label is None:
-        return Verdict(utterance.id, keep=False, reason="unlabelled")
-    if label.error is not None:
-        return Verdict(utterance.id, keep=False, reason="label_failed")
-    language = utterance.language or settings.language or label.language
-    try:
-        normalize = normalizer_for(language)
-    except ValueError as error:
-        raise ValueError(f"utterance {utterance.id!r}: {error}") from error
-    heard = normalize(label.text)
-    spoken = None if utterance.text is None else normalize(utterance.text)
-    unit: Unit = "word" if uses_spaces(str(language)) else "character"
-    count = word_errors if unit == "word" else character_errors
-    errors = None if spoken is None else count(spoken, heard)
-    reason = _reason(label, settings, heard=heard, spoken=spoken, errors=errors, unit=unit)
-    return Verdict(
-        id=utterance.id,
-        keep=reason in ("kept", "kept_without_reference"),
-        reason=reason,
-        wer=errors.wer if errors is not None and errors.words else None,
-        errors=errors,
-        unit=unit,
-    )
+    table = measure(utterance, label, language=settings.language)
+    line = next(_verdict_lines(table, judge_all(table, settings)))
+    return Verdict.from_dict(json.loads(line))
 
 
-def summarise(
-    utterances: Mapping[str, Utterance],
-    verdicts: Iterable[Verdict],
-    settings: FilterSettings,
-    *,
-    n_stray_labels: int = 0,
-) -> FilterSummary:
-    """Add up verdicts by reason.
+def summarise(table: Measures, codes: Codes, settings: FilterSettings) -> FilterSummary:
+    """Add up verdicts.
 
     Args:
-        utterances: by id.
-        verdicts: one of each utterance.
+        table: of the corpus.
+        codes: the reason of each verdict.
         settings: that the verdicts were made with.
-        n_stray_labels: labels that were passed over.
     """
-    shares = {reason: Share() for reason in get_args(Reason)}
-    kept = Share()
-    errors: dict[Unit, ErrorCounts] = {}
-    errors_kept: dict[Unit, ErrorCounts] = {}
-    n_without_duration = 0
-    for verdict in verdicts:
-        duration_s = utterances[verdict.id].duration_s
-        n_without_duration += duration_s is None
-        share = Share(1, (duration_s or 0.0) / 3600)
-        shares[verdict.reason] += share
-        if verdict.keep:
-            kept += share
-        if verdict.errors is not None:
-            none = ErrorCounts()
-            errors[verdict.unit] = errors.get(verdict.unit, none) + verdict.errors
-            gained = verdict.errors if verdict.keep else none
-            errors_kept[verdict.unit] = errors_kept.get(verdict.unit, none) + gained
+    kept = is_kept(codes)
+    counts = np.bincount(codes, minlength=len(REASONS)).tolist()
+    hours = np.bincount(codes, weights=table.hours, minlength=len(REASONS)).tolist()
+    shares = dict(zip(REASONS, map(Share, counts, hours), strict=True))
     return FilterSummary(
         total=sum(shares.values(), Share()),
-        kept=kept,
+        kept=sum((shares[reason] for reason in _KEPT), Share()),
         by_reason={reason: share for reason, share in shares.items() if share.count},
-        errors=errors,
-        errors_kept=errors_kept,
-        n_without_duration=n_without_duration,
-        n_stray_labels=n_stray_labels,
+        errors=_errors(table, np.ones(len(codes), dtype=bool)),
+        errors_kept=_errors(table, kept),
+        n_without_duration=int(np.count_nonzero(np.isnan(table["duration_s"]))),
+        n_stray_labels=table.n_stray,
         settings=settings,
+        retention=retention(table, settings, kept),
+        calibration=calibrate(table, settings),
     )
-
-
-def is_all_capitals(text: str) -> bool:
-    """Tell whether a text is written in capitals throughout and too long for abbreviations.
-
-    Never so in scripts without case.
-    """
-    return text.isupper() and sum(map(str.isupper, text)) >= MIN_CAPITALS
 
 
 def within_limit(errors: ErrorCounts, limit: float) -> bool:
     """Tell whether errors are at most a share of the words.
 
     The limit counts as the decimal that it is written as: 3 errors in 30 words are within 0.1,
-    whatever 0.1 is in binary.
+    as both are rounded to the same number.
     """
-    share = _exact(limit)
-    return errors.errors * share.denominator <= share.numerator * errors.words
+    return errors.wer <= limit
 
 
-@cache
-def _exact(number: float) -> Fraction:
-    return Fraction(str(number))
+def _errors(table: Measures, counted: Flags) -> dict[Unit, ErrorCounts]:
+    """Add up errors by unit; a unit that no label with a reference has is left out."""
+    judged = table["has_label"] & ~table["has_error"] & table["has_reference"]
+    units: tuple[tuple[Unit, Flags], ...] = (
+        ("word", judged & ~table["in_characters"]),
+        ("character", judged & table["in_characters"]),
+    )
+    names = ("substitutions", "deletions", "insertions", "words")
+    return {
+        unit: ErrorCounts(*(int(table[name][flags & counted].sum()) for name in names))
+        for unit, flags in units
+        if flags.any()
+    }
 
 
-def _reason(
-    label: Label,
-    settings: FilterSettings,
-    *,
-    heard: str,
-    spoken: str | None,
-    errors: ErrorCounts | None,
-    unit: Unit,
-) -> Reason:
-    """Return the first reason that holds for a label, its text and the reference normalised."""
-    if not label.finished:
-        return "cut_off"
-    if spoken is not None and _is_empty(spoken):
-        return "empty_reference"
-    if _is_empty(heard):
-        return "empty_pseudo_label"
-    if is_all_capitals(label.text):
-        return "all_capitals"
-    if errors is not None and not within_limit(errors, settings.max_wer):
-        return "wer_above_limit" if unit == "word" else "cer_above_limit"
-    if _ratio(label) > settings.max_compression_ratio:
-        return "compression_ratio_above_limit"
-    if errors is not None:
-        return "kept"
-    # A probability that is no number says nothing for the label.
-    if label.avg_logprob is None or not label.avg_logprob >= settings.min_avg_logprob:
-        return "log_probability_below_limit"
-    return "kept_without_reference"
+def _write_verdicts(table: Measures, codes: Codes, out: Path) -> None:
+    """Write the shards that are not there yet, many at a time: most of it is waiting."""
+    lines = _verdict_lines(table, codes)
+    with ThreadPoolExecutor(_N_WRITERS) as threads:
+        writes = []
+        for number, size in enumerate(table.shards):
+            text = "".join(next(lines) for _ in range(size))
+            path = shard_path(out, number)
+            if not path.exists():
+                writes.append(threads.submit(write_atomic, path, text))
+        for write in writes:
+            write.result()
 
 
-def _is_empty(normalised: str) -> bool:
-    """Tell whether a text says nothing; the normaliser leaves a dot of "...", which is no word."""
-    return not any(map(str.isalnum, normalised))
+def _verdict_lines(table: Measures, codes: Codes) -> Iterator[str]:
+    """Yield the line of each verdict, as ``write_jsonl`` would write it."""
+    endings: dict[tuple[Any, ...], str] = {}
+    judged = table["has_label"] & ~table["has_error"] & table["has_reference"]
+    columns = (
+        codes,
+        judged,
+        table["in_characters"],
+        *(table[name] for name in ("substitutions", "deletions", "insertions", "words")),
+    )
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    for id_, row in zip(table.ids, rows, strict=True):
+        ending = endings.get(row)
+        if ending is None:
+            ending = endings[row] = _ending(*row)
+        yield f'{{"id": {id_}, {ending}'
 
 
-def _ratio(label: Label) -> float:
-    ratio = label.compression_ratio
-    return compression_ratio(label.text) if ratio is None else ratio
+def _ending(code: int, judged: bool, in_characters: bool, *counts: int) -> str:
+    """Return what verdicts of the same reason and errors have in common: all but the id."""
+    reason = REASONS[code]
+    errors = ErrorCounts(*counts) if judged else None
+    verdict = Verdict(
+        id="",
+        keep=reason in _KEPT,
+        reason=reason,
+        wer=errors.wer if errors is not None and errors.words else None,
+        errors=errors,
+        unit="character" if in_characters else "word",
+    )
+    row = verdict.to_dict()
+    del row["id"]
+    return json.dumps(row, ensure_ascii=False)[1:] + "\n"
 
 
-def _judge_all(
-    utterances: Mapping[str, Utterance],
-    labels_folder: Path,
-    out: Path,
-    settings: FilterSettings,
-) -> tuple[list[Verdict], int]:
-    """Return all verdicts, of which every shard is on disk, and how many labels were strays."""
-    verdicts: list[Verdict] = []
-    left = dict(utterances)
-    n_shards = n_stray = 0
-    for labels in label_shards(labels_folder):
-        known = [(left.pop(label.id), label) for label in labels if label.id in left]
-        n_stray += len(labels) - len(known)
-        verdicts += _judge_shard(shard_path(out, n_shards), known, settings)
-        n_shards += 1
-    if left:
-        unlabelled = [(utterance, None) for utterance in left.values()]
-        verdicts += _judge_shard(shard_path(out, n_shards), unlabelled, settings)
-    return verdicts, n_stray
+def _draw(summary: FilterSummary, folder: Path) -> None:
+    from distilwhisper.filtering.figures import draw_retention  # a second that most imports save
 
-
-def _judge_shard(
-    path: Path,
-    pairs: Iterable[tuple[Utterance, Label | None]],
-    settings: FilterSettings,
-) -> list[Verdict]:
-    if path.exists():
-        return [Verdict.from_dict(row) for row in read_jsonl(path)]
-    verdicts = [judge(utterance, label, settings) for utterance, label in pairs]
-    write_jsonl(path, [verdict.to_dict() for verdict in verdicts])
-    return verdicts
+    assert summary.retention is not None
+    draw_retention(summary.retention, folder, max_wer=summary.settings.max_wer)
 
 
 def _with_rate(counts: ErrorCounts) -> dict[str, Any]:

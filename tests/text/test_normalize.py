@@ -266,3 +266,49 @@ def test_character_errors_equal_whisper_with_split_letters(reference: str, hypot
     assert character_errors(basic(reference), basic(hypothesis)) == word_errors(
         splitting(reference), splitting(hypothesis)
     )
+
+
+# --- plain English, word by word ---------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def library_english():
+    from whisper_normalizer.english import EnglishTextNormalizer
+
+    english = EnglishTextNormalizer()
+    for rule in (r"\bkinda\b", r"\bsorta\b", r"\bdunno\b", r"\bcause\b"):
+        del english.replacers[rule]
+    return english
+
+
+PLAIN_PIECES = """
+    the cat's colour isn't grey don't he'd she's been gone done got 's 'cause and and and a half
+    um uh hmm um's uh'd mm-hmm um, st. st mr Mr. Dr. th s nd - -- " "so" dogs' walkin' o'clock
+    well-known twenty-one half-time x. x.. x... x.... ...x ..x . .. ... x,y x...? y...! e.g. b2b
+    5 20 20. 20, 1,000 1,2,3 007 1 1s 1st 3rd 60s 1960s 3.5 $5 5% £ one ones two oh o zero hundred
+    thousand point double triple minus plus percent per cent cents dollars pound second first half
+""".split()
+
+
+@given(
+    pieces=st.lists(st.sampled_from(PLAIN_PIECES + ENGLISH_PIECES.split()), max_size=9),
+    between=st.sampled_from([" ", " ", " ", "  ", "\n", ", ", "-", "\u00a0"]),
+)
+def test_word_by_word_is_as_a_whole(library_english, pieces: list[str], between: str) -> None:
+    text = between.join(pieces)
+    assert normalizer_for("en")(text) == library_english(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "normalised"),
+    [
+        ("I, um, paid one hundred and twenty dollars.", "i paid $120"),
+        ("Wait... what?", "wait what"),
+        ("Wait...", "wait ."),
+        ("... what", " what"),
+        ("He'd been on St. John's, in 1960s grey.", "he had been on saint john is in 1960s gray"),
+        ("he um's gone", "he has gone"),
+    ],
+)
+def test_word_by_word_by_example(library_english, text: str, normalised: str) -> None:
+    assert normalizer_for("en")(text) == library_english(text) == normalised

@@ -10,7 +10,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
-from distilwhisper.corpus.store import TornShard, read_jsonl, shard_paths, write_jsonl
+from distilwhisper.corpus.store import (
+    TornShard,
+    parse_json,
+    read_jsonl,
+    shard_paths,
+    write_jsonl,
+)
 from distilwhisper.text.wer import ErrorCounts
 
 _N_FAULTS_SHOWN = 10
@@ -134,24 +140,28 @@ class Label:
             ValueError: a key is missing or its value is of a wrong type.
         """
         row = {**_UNKNOWN_TO_OLD_LABELS, **row}
-        token_ids = _typed(row, "token_ids", list)
-        if not all(type(token_id) is int for token_id in token_ids):
+        values = {name: _typed(row, name, *kinds) for name, kinds in _LABEL_KINDS.items()}
+        if not set(map(type, values["token_ids"])) <= {int}:
             raise ValueError("token_ids must be whole numbers")
-        return cls(
-            id=_typed(row, "id", str),
-            token_ids=tuple(token_ids),
-            text=_typed(row, "text", str),
-            language=_typed(row, "language", str, None),
-            avg_logprob=_typed(row, "avg_logprob", float, int, None),
-            no_speech_prob=_typed(row, "no_speech_prob", float, int, None),
-            compression_ratio=_typed(row, "compression_ratio", float, int, None),
-            error=_typed(row, "error", str, None),
-            finished=_typed(row, "finished", bool),
-            duration_s=_typed(row, "duration_s", float, int, None),
-            detected_language=_typed(row, "detected_language", str, None),
-            language_probability=_typed(row, "language_probability", float, int, None),
-        )
+        values["token_ids"] = tuple(values["token_ids"])
+        return cls(**values)
 
+
+_STRING, _NUMBER = (str, type(None)), (float, int, type(None))
+_LABEL_KINDS: Mapping[str, tuple[type, ...]] = {
+    "id": (str,),
+    "token_ids": (list,),
+    "text": (str,),
+    "language": _STRING,
+    "avg_logprob": _NUMBER,
+    "no_speech_prob": _NUMBER,
+    "compression_ratio": _NUMBER,
+    "error": _STRING,
+    "finished": (bool,),
+    "duration_s": _NUMBER,
+    "detected_language": _STRING,
+    "language_probability": _NUMBER,
+}
 
 # What labels of earlier versions do not say.
 _UNKNOWN_TO_OLD_LABELS: Mapping[str, Any] = {
@@ -200,14 +210,14 @@ class Verdict:
         Raises:
             ValueError: a key is missing or its value is of a wrong type.
         """
-        errors = _typed(row, "errors", dict, None)
+        errors = _typed(row, "errors", dict, type(None))
         if row.get("unit") not in ("word", "character"):
             raise ValueError(f"unit must be word or character, found {row.get('unit')!r}")
         return cls(
             id=_typed(row, "id", str),
             keep=_typed(row, "keep", bool),
             reason=_typed(row, "reason", str),
-            wer=_typed(row, "wer", float, int, None),
+            wer=_typed(row, "wer", *_NUMBER),
             errors=None if errors is None else _counts(errors),
             unit=row["unit"],
         )
@@ -226,39 +236,20 @@ def read_manifest(path: Path) -> Manifest:
         BadManifest: with the first faulty lines and the number of all.
         OSError: the file cannot be read.
     """
-    files = shard_paths(path) if path.is_dir() else [path]
     reader = _ManifestReader()
-    for file in files:
-        reader.read(file)
+    for file, number, line in manifest_lines(path):
+        reader.read(file, number, line)
     if reader.n_faults:
         raise BadManifest(_too_faulty(path, reader.faults, reader.n_faults))
     if not reader.utterances:
-        looked = "" if files else " (a folder's shards are files called NAME-00000.jsonl)"
+        looked = (
+            ""
+            if path.is_file() or shard_paths(path)
+            else " (a folder's shards are files called NAME-00000.jsonl)"
+        )
         raise BadManifest(f"{path} must hold at least one utterance, found none{looked}")
     root = path if path.is_dir() else path.parent
     return Manifest(path, root.absolute(), tuple(reader.utterances))
-
-
-def utterance_from_line(line: bytes) -> Utterance:
-    """Return the utterance of one line of a manifest.
-
-    Raises:
-        ValueError: with all that is wrong with it.
-    """
-    try:
-        text = line.decode("utf-8")
-        row = json.loads(text)
-        if "\\u" in text:  # the only way to write half of a character, which nothing can hold
-            json.dumps(row, ensure_ascii=False).encode("utf-8")
-    except ValueError as error:
-        cut = "" if line.endswith(b"\n") else "it has no line end and looks cut off: "
-        raise ValueError(f"must be one JSON object in UTF-8, {cut}{error}") from error
-    if not isinstance(row, dict):
-        raise ValueError(f"must be one JSON object, found {_shown(row)}")
-    faults = _faults(row)
-    if faults:
-        raise ValueError("; ".join(faults))
-    return _utterance(row)
 
 
 def manifest_row(utterance: Utterance) -> dict[str, Any]:
@@ -272,6 +263,21 @@ def manifest_row(utterance: Utterance) -> dict[str, Any]:
     if faults:
         raise ValueError("; ".join(faults))
     return row
+
+
+def manifest_lines(path: Path) -> Iterator[tuple[Path, int, bytes]]:
+    """Yield the lines of a manifest as they are, each with its file and number; blank ones not.
+
+    Args:
+        path: as for :func:`read_manifest`.
+    """
+    for file in shard_paths(path) if path.is_dir() else [path]:
+        with file.open("rb") as opened:
+            for number, line in enumerate(opened, start=1):
+                if number == 1:
+                    line = line.removeprefix(codecs.BOM_UTF8)
+                if line and not line.isspace():
+                    yield file, number, line
 
 
 def write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
@@ -339,6 +345,15 @@ def read_verdicts(folder: Path) -> dict[str, Verdict]:
     return {verdict.id: verdict for verdicts in shards for verdict in verdicts}
 
 
+def labels_of(shard: Path) -> Iterator[Label]:
+    """Yield the labels of one shard, in the order of its lines.
+
+    Raises:
+        TornShard: a line is no label.
+    """
+    return _records(shard, Label.from_dict)
+
+
 def label_shards(folder: Path) -> Iterator[list[Label]]:
     """Yield the labels of a folder's shards one by one, so that not all labels need be in memory.
 
@@ -349,7 +364,7 @@ def label_shards(folder: Path) -> Iterator[list[Label]]:
 
 
 class _ManifestReader:
-    """Reads files one after the other; ids differ over all of them."""
+    """Reads lines of one file after the other; ids differ over all of them."""
 
     def __init__(self) -> None:
         self.utterances: list[Utterance] = []
@@ -357,31 +372,45 @@ class _ManifestReader:
         self.n_faults = 0
         self._where: dict[str, tuple[Path, int]] = {}
 
-    def read(self, path: Path) -> None:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if number == 1:
-                    line = line.removeprefix(codecs.BOM_UTF8)
-                if line.isspace() or not line:
-                    continue
-                faults = self._read_line(path, number, line)
-                if faults:
-                    self.n_faults += 1
-                if faults and len(self.faults) < _N_FAULTS_SHOWN:
-                    self.faults.append(f"{path.name}:{number}: {'; '.join(faults)}")
-
-    def _read_line(self, path: Path, number: int, line: bytes) -> list[str]:
+    def read(self, path: Path, number: int, line: bytes) -> None:
         try:
-            utterance = utterance_from_line(line)
+            utterance = utterance_of(line)
         except ValueError as error:
-            return [str(error)]
-        first, first_number = self._where.setdefault(utterance.id, (path, number))
-        if first_number != number or first != path:
-            return [
-                f"id {_shown(utterance.id)} must be new, is that of {first.name}:{first_number}"
-            ]
-        self.utterances.append(utterance)
-        return []
+            self._note(path, number, str(error))
+            return
+        here = (path, number)
+        first = self._where.setdefault(utterance.id, here)
+        if first is here:
+            self.utterances.append(utterance)
+        else:
+            told = f"id {_shown(utterance.id)} must be new, is that of {first[0].name}:{first[1]}"
+            self._note(path, number, told)
+
+    def _note(self, path: Path, number: int, fault: str) -> None:
+        self.n_faults += 1
+        if len(self.faults) < _N_FAULTS_SHOWN:
+            self.faults.append(f"{path.name}:{number}: {fault}")
+
+
+def utterance_of(line: bytes) -> Utterance:
+    """Return the utterance of one line of a manifest.
+
+    Raises:
+        ValueError: with all that is wrong, but not where: :func:`read_manifest` says that too.
+    """
+    try:
+        row = parse_json(line)
+        if b"\\u" in line:  # the only way to write half of a character, which nothing can hold
+            json.dumps(row, ensure_ascii=False).encode("utf-8")
+    except ValueError as error:
+        cut = "" if line.endswith(b"\n") else "it has no line end and looks cut off: "
+        raise ValueError(f"must be one JSON object in UTF-8, {cut}{error}") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"must be one JSON object, found {_shown(row)}")
+    faults = _faults(row)
+    if faults:
+        raise ValueError("; ".join(faults))
+    return _utterance(row)
 
 
 def _faults(row: Mapping[str, Any]) -> list[str]:
@@ -460,13 +489,7 @@ def _record_shards(
     where: dict[str, tuple[Path, int]] = {}
     for path in paths:
         records: list[_Record] = []
-        for number, row in enumerate(read_jsonl(path), start=1):
-            try:
-                record = from_dict(row)
-            except ValueError as error:
-                raise TornShard(
-                    f"{path}:{number} is not a record of this folder: {error}"
-                ) from error
+        for number, record in enumerate(_records(path, from_dict), start=1):
             first, first_number = where.setdefault(record.id, (path, number))
             if first != path or first_number != number:
                 raise DuplicateId(
@@ -478,13 +501,22 @@ def _record_shards(
         yield records
 
 
-def _typed(row: Mapping[str, Any], name: str, *kinds: type | None) -> Any:
+def _records(path: Path, from_dict: Callable[[Mapping[str, Any]], _Record]) -> Iterator[_Record]:
+    for number, row in enumerate(read_jsonl(path), start=1):
+        try:
+            record = from_dict(row)
+        except ValueError as error:
+            raise TornShard(f"{path}:{number} is not a record of this folder: {error}") from error
+        yield record
+
+
+def _typed(row: Mapping[str, Any], name: str, *kinds: type) -> Any:
     value = row.get(name, row)
+    if type(value) in kinds and value is not row:
+        return value
     if value is row:
         raise ValueError(f"{name} is missing")
-    if (None if value is None else type(value)) not in kinds:
-        raise ValueError(f"{name} must not be {_shown(value)}")
-    return value
+    raise ValueError(f"{name} must not be {_shown(value)}")
 
 
 def _counts(errors: Mapping[str, Any]) -> ErrorCounts:

@@ -1,9 +1,11 @@
 """One spelling for what sounds alike, so that two transcripts can be compared."""
 
 import re
+import unicodedata
 import warnings
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
+from itertools import groupby
 from typing import TypeAlias
 
 from distilwhisper.text.tokens import language_code
@@ -12,7 +14,7 @@ with warnings.catch_warnings():
     # A docstring in the library holds "\X": a warning to every user whose Python compiles it.
     warnings.simplefilter("ignore")
     from whisper_normalizer.basic import BasicTextNormalizer
-    from whisper_normalizer.english import EnglishTextNormalizer
+    from whisper_normalizer.english import EnglishNumberNormalizer, EnglishTextNormalizer
 
 Normalizer: TypeAlias = Callable[[str], str]
 
@@ -26,6 +28,24 @@ _NOT_IN_WHISPER = (r"\bkinda\b", r"\bsorta\b", r"\bdunno\b", r"\bcause\b")
 # decoder that is caught in a loop writes one.
 _MAX_DIGITS = 4_000
 _TOO_MANY_DIGITS = re.compile(rf"(?:\d,?){{{_MAX_DIGITS}}}")
+
+# What white space parts and no rule of the library joins again: letters, with an apostrophe or a
+# hyphen between two of them; or a whole number; or nothing but marks. A filler is taken out, and
+# what an apostrophe then begins joins the word before: "he uh's gone".
+_PLAIN_TOKEN = re.compile(
+    r"""
+    "* (?: (?!(?:hmm|mm|mhm|mmm|uh|um)') [a-z]+ (?:['-]+[a-z]+)* '?
+         | [0-9]+ (?:,[0-9]+)* (?:st|nd|rd|th|s)?
+         | -* )
+    (?!(?:.*\.){4}) [,?!;:".-]*
+    """,
+    re.VERBOSE | re.ASCII,
+)
+# Pairs of words that one rule reads together: "he'd been" is "he had been".
+_JOINED_PAIR = re.compile(r"'[ds]\s+(?:been|gone|done|got)")
+# Words that have a meaning only with their neighbours: "three and a half", "the 1960 s".
+_JOINED_WORDS = frozenset({"half", "st", "nd", "rd", "th", "s"})
+_MAX_KNOWN_TOKENS = 1_000_000
 
 
 def normalizer_for(language: str | None) -> Normalizer:
@@ -79,15 +99,118 @@ def uses_spaces(language: str) -> bool:
 def _normalize_english(text: str) -> str:
     if len(text) > _MAX_DIGITS:
         text = _TOO_MANY_DIGITS.sub(r"\g<0> ", text)
-    return str(_english()(text))
+        return str(_english()(text))
+    fast = _plain_english(text.lower())
+    return str(_english()(text)) if fast is None else fast
 
 
 def _normalize_basic(text: str) -> str:
     return str(_basic()(text))
 
 
+def _plain_english(text: str) -> str | None:
+    """Return a text in lower case normalised word by word, or None where that may be wrong.
+
+    The library passes every text through eighty expressions. Most texts consist of tokens whose
+    outcome depends on no neighbour, and of few different ones: each is passed through once.
+    Numbers do depend on their neighbours, but only on those that are numbers or "and", as the
+    library forgets all at any other word: a run of them is passed on by itself.
+    """
+    if "'" in text and _JOINED_PAIR.search(text):
+        return None
+    try:
+        joined = " ".join(map(_tokens().__getitem__, text.split()))
+    except _NotPlain:
+        return None
+    if _NUMBER in joined:
+        try:
+            joined = _with_numbers(joined)
+        except _NotPlain:
+            return None
+    return _tidy(joined)
+
+
+def _tidy(joined: str) -> str:
+    """Leave single spaces, and of the dots that stand for "..." what the library leaves of them.
+
+    It turns all but the last word of a text into a space.
+    """
+    words = joined.split()
+    if "." not in joined:
+        return " ".join(words)
+    leading_space = " " if words[0] == "." and len(words) > 1 else ""
+    return leading_space + " ".join([word for word in words[:-1] if word != "."] + words[-1:])
+
+
+_NUMBER = "\0"  # before each word that the rules on numbers read
+
+
+class _NotPlain(Exception):
+    """A text must go through the library as a whole."""
+
+
+class _Tokens(dict[str, str]):
+    """What a plain token becomes by itself, spelling included; found out when first asked for."""
+
+    def __init__(self) -> None:
+        # The library without what it does to numbers and spelling, which are words.
+        self._rules = _english_rules()
+        self._rules.standardize_numbers = _single_spaced
+        self._rules.standardize_spellings = str
+        whole = _english()
+        self._numeric = whole.standardize_numbers.words - {"and"}
+        self._spelling = whole.standardize_spellings.mapping
+
+    def __missing__(self, token: str) -> str:
+        if not _PLAIN_TOKEN.fullmatch(token):
+            raise _NotPlain
+        words = self._rules(token).split()
+        if not _JOINED_WORDS.isdisjoint(words):
+            raise _NotPlain
+        outcome = " ".join(map(self._word, words))
+        if len(self) < _MAX_KNOWN_TOKENS:
+            self[token] = outcome
+        return outcome
+
+    def _word(self, word: str) -> str:
+        if word in self._numeric or word[0].isdigit():
+            return _NUMBER + word
+        return self._spelling.get(word, word)
+
+
+def _single_spaced(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _with_numbers(joined: str) -> str:
+    runs = groupby(joined.split(), key=lambda word: word[0] == _NUMBER or word == "and")
+    return " ".join(
+        _number_run(" ".join(words)) if numeric else " ".join(words) for numeric, words in runs
+    )
+
+
+@lru_cache(maxsize=100_000)
+def _number_run(words: str) -> str:
+    """Return a run of number words and "and" as the library writes it."""
+    library = _english()
+    numbers: EnglishNumberNormalizer = library.standardize_numbers
+    found = numbers(words.replace(_NUMBER, ""))
+    if not found.replace(" ", "").isalnum():
+        raise _NotPlain  # a sign or a point, whose spacing depends on what stands beside it
+    return str(library.standardize_spellings(found))
+
+
 @cache
-def _english() -> Normalizer:
+def _tokens() -> _Tokens:
+    return _Tokens()
+
+
+@cache
+def _english() -> EnglishTextNormalizer:
+    return _english_rules()
+
+
+def _english_rules() -> EnglishTextNormalizer:
     english = EnglishTextNormalizer()
     for pattern in _NOT_IN_WHISPER:
         del english.replacers[pattern]
@@ -95,5 +218,24 @@ def _english() -> Normalizer:
 
 
 @cache
-def _basic() -> Normalizer:
-    return BasicTextNormalizer()
+def _basic() -> BasicTextNormalizer:
+    basic = BasicTextNormalizer()
+    basic.clean = _without_symbols
+    return basic
+
+
+class _Symbols(dict[int, str]):
+    """A space for every mark, symbol and punctuation; anything else is itself."""
+
+    def __missing__(self, character: int) -> str:
+        text = chr(character)
+        self[character] = " " if unicodedata.category(text)[0] in "MSP" else text
+        return self[character]
+
+
+_SYMBOLS = _Symbols()
+
+
+def _without_symbols(text: str) -> str:
+    """Do what the library's function of the same purpose does, character by character in C."""
+    return unicodedata.normalize("NFKC", text).translate(_SYMBOLS)

@@ -47,7 +47,7 @@ class Ranks:
         for bucket in _buckets(tensors):
             joined = torch.cat([tensor.reshape(-1) for tensor in bucket])
             dist.all_reduce(joined)
-            parts = joined.split([tensor.numel() for tensor in bucket])
+            parts = torch.split(joined, [tensor.numel() for tensor in bucket])
             for tensor, part in zip(bucket, parts, strict=True):
                 tensor.copy_(part.view_as(tensor))
 

@@ -1,28 +1,22 @@
 """A manifest of ours as a source: checked line by line, its audio still where it is."""
 
-import codecs
 import os
 from dataclasses import replace
 from pathlib import Path
 
 from distilwhisper.corpus.importing.entries import Entry, Found, Problem
-from distilwhisper.corpus.records import utterance_from_line
+from distilwhisper.corpus.records import manifest_lines, utterance_of
 
 
 def read_manifest_lines(source: Path) -> Found:
     """Yield the utterances of a manifest; its audio paths are relative to its folder."""
     folder = source.parent.absolute()
-    with source.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if number == 1:
-                line = line.removeprefix(codecs.BOM_UTF8)
-            if not line.strip():
-                continue
-            where = f"{source}:{number}"
-            try:
-                utterance = utterance_from_line(line)
-            except ValueError as error:
-                yield Problem(where, "bad line", str(error))
-                continue
-            audio = os.path.join(folder, utterance.audio)  # noqa: PTH118  a Path would edit members
-            yield Entry(where, replace(utterance, audio=audio))
+    for path, number, line in manifest_lines(source):
+        where = f"{path}:{number}"
+        try:
+            utterance = utterance_of(line)
+        except ValueError as error:
+            yield Problem(where, "bad line", str(error))
+            continue
+        audio = os.path.join(folder, utterance.audio)  # noqa: PTH118  a Path would edit members
+        yield Entry(where, replace(utterance, audio=audio))

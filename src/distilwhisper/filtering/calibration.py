@@ -1,0 +1,192 @@
+"""How well the gates that need no reference know bad labels, told by labels that have one."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from distilwhisper.filtering.gates import GATES, FilterSettings, Gate, above_wer
+from distilwhisper.filtering.measures import Flags, Floats, Measures
+
+GOOD_KEPT = 0.9
+"""A limit is suggested that keeps this share of the good labels."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a gate does at one limit.
+
+    Attributes:
+        limit: at which a label is still kept; None for several gates together.
+        precision: share of the labels that it drops that are bad; None if it drops none.
+        recall: share of the bad labels that it drops.
+        good_kept: share of the good labels that it keeps.
+    """
+
+    limit: float | None
+    precision: float | None
+    recall: float
+    good_kept: float
+
+
+@dataclass(frozen=True)
+class GateScore:
+    """One gate, or all of them together.
+
+    Attributes:
+        gate: name of its setting, or "all".
+        n_known: labels that its measure is known of.
+        at_limit: at the limit that is set; None where none is.
+        suggested: at the strictest limit that keeps ``GOOD_KEPT`` of the good labels; None where
+            that catches no more bad ones than chance would.
+    """
+
+    gate: str
+    n_known: int
+    at_limit: Score | None
+    suggested: Score | None
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """All gates against the word error rate.
+
+    Attributes:
+        n_good: labels with a reference whose errors are within the limit.
+        n_bad: those whose errors are not.
+        gates: those whose measure is known of any of these labels, and then all together.
+    """
+
+    n_good: int
+    n_bad: int
+    gates: tuple[GateScore, ...]
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> "Calibration":
+        """Return what ``dataclasses.asdict`` made a dict of."""
+        gates = tuple(
+            GateScore(
+                gate=gate["gate"],
+                n_known=gate["n_known"],
+                at_limit=None if gate["at_limit"] is None else Score(**gate["at_limit"]),
+                suggested=None if gate["suggested"] is None else Score(**gate["suggested"]),
+            )
+            for gate in row["gates"]
+        )
+        return cls(row["n_good"], row["n_bad"], gates)
+
+    def __str__(self) -> str:
+        n = self.n_good + self.n_bad
+        lines = [
+            f"gates without a reference, against the errors of {n} labels that have one, "
+            f"{self.n_bad} of them bad ({_percent(self.n_bad / n)})",
+            f"  {'':24}{'as set: limit':>14}{'precision':>11}{'recall':>8}{'good kept':>11}"
+            f"{'suggested:':>14}{'precision':>11}{'recall':>8}{'good kept':>11}",
+        ]
+        for gate in self.gates:
+            lines.append(f"  {gate.gate:24}{_cells(gate.at_limit)}{_cells(gate.suggested)}")
+        return "\n".join(lines)
+
+
+def calibrate(measures: Measures, settings: FilterSettings) -> Calibration | None:
+    """Compare each gate's verdict with that of the word error rate.
+
+    What is dropped for reasons that need no limit (a label that failed, was cut off, is empty or
+    in capitals) is in no comparison, as it is dropped with a reference or without.
+
+    Args:
+        measures: of labels, with references and without.
+        settings: the limits.
+
+    Returns:
+        None if there is no good label or no bad one with a reference, so that nothing can be
+        told.
+    """
+    rows = measures.rows
+    fixed = ~rows["finished"] | rows["empty_reference"] | rows["empty_label"] | rows["all_capitals"]
+    compared = rows["has_label"] & ~rows["has_error"] & rows["has_reference"] & ~fixed
+    bad = above_wer(measures, settings)[compared]
+    if bad.all() or not bad.any():
+        return None
+    scores: list[GateScore] = []
+    dropped = np.zeros(len(bad), dtype=bool)
+    dropped_if_suggested = dropped.copy()
+    for gate in GATES:
+        values = gate.values(measures)[compared]
+        if np.isnan(values).all():
+            continue
+        limit = getattr(settings, gate.setting)
+        if limit is not None:
+            dropped |= gate.beyond(values, limit)
+        suggested = suggest(gate, values, bad)
+        if suggested is not None and suggested.limit is not None:
+            dropped_if_suggested |= gate.beyond(values, suggested.limit)
+        scores.append(
+            GateScore(
+                gate=gate.setting,
+                n_known=int(np.count_nonzero(~np.isnan(values))),
+                at_limit=None if limit is None else _score(gate.beyond(values, limit), bad, limit),
+                suggested=suggested,
+            )
+        )
+    together = GateScore(
+        "all together", len(bad), _score(dropped, bad), _score(dropped_if_suggested, bad)
+    )
+    n_bad = int(np.count_nonzero(bad))
+    return Calibration(len(bad) - n_bad, n_bad, (*scores, together))
+
+
+def suggest(gate: Gate, values: Floats, bad: Flags) -> Score | None:
+    """Return the strictest limit that keeps enough of the good labels, and what it does.
+
+    Args:
+        gate: that the limit is for.
+        values: of its measure; nan is beyond no limit.
+        bad: whether each label is bad.
+
+    Returns:
+        None where what the limit drops is no worse than all labels are.
+    """
+    sign = 1 if gate.is_maximum else -1
+    good = np.sort(sign * values[~bad])  # nan comes last, where nothing is dropped
+    edge = sign * float(good[math.ceil(GOOD_KEPT * len(good)) - 1])
+    if not math.isfinite(edge):
+        return None
+    limit = _round_outwards(edge, up=gate.is_maximum)
+    score = _score(gate.beyond(values, limit), bad, limit)
+    better = score.precision is not None and score.precision > np.count_nonzero(bad) / len(bad)
+    return score if better else None
+
+
+def _score(dropped: Flags, bad: Flags, limit: float | None = None) -> Score:
+    n_dropped, n_bad = np.count_nonzero(dropped), np.count_nonzero(bad)
+    n_caught = np.count_nonzero(dropped & bad)
+    return Score(
+        limit=limit,
+        precision=float(n_caught / n_dropped) if n_dropped else None,
+        recall=float(n_caught / n_bad),
+        good_kept=float(1 - (n_dropped - n_caught) / (len(bad) - n_bad)),
+    )
+
+
+def _round_outwards(value: float, *, up: bool) -> float:
+    """Round to three digits that a person can type, to the side on which more is kept."""
+    if value == 0:
+        return 0.0
+    digits = 2 - math.floor(math.log10(abs(value)))
+    scaled = value * 10.0**digits
+    return round((math.ceil(scaled) if up else math.floor(scaled)) / 10.0**digits, digits)
+
+
+def _cells(score: Score | None) -> str:
+    if score is None:
+        return f"{'-':>14}{'-':>11}{'-':>8}{'-':>11}"
+    limit = "" if score.limit is None else f"{score.limit:g}"
+    precision = "-" if score.precision is None else _percent(score.precision)
+    return f"{limit:>14}{precision:>11}{_percent(score.recall):>8}{_percent(score.good_kept):>11}"
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f} %"

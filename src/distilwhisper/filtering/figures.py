@@ -1,0 +1,144 @@
+"""Figures of what a filter keeps: the same bytes from the same numbers."""
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from distilwhisper.corpus.store import write_atomic
+from distilwhisper.filtering.retention import Kept, Retention
+
+_BLUE, _ORANGE, _PALE = "#2563a8", "#c2571a", "#cdd5dd"
+N_BARS = 8  # of one kind
+
+
+def draw_retention(retention: Retention, folder: Path, *, max_wer: float) -> list[Path]:
+    """Draw a retention report as SVG files.
+
+    Args:
+        retention: the numbers.
+        folder: of the figures.
+        max_wer: the limit that was set, to be marked.
+
+    Returns:
+        The files: kept.svg, and where there are references errors.svg and limits.svg.
+    """
+    figures = {"kept.svg": _kept(retention)}
+    if retention.n_judged:
+        figures["errors.svg"] = _errors(retention, max_wer)
+        figures["limits.svg"] = _limits(retention, max_wer)
+    for name, figure in figures.items():
+        write_atomic(folder / name, _svg(figure))
+    return [folder / name for name in figures]
+
+
+def _errors(retention: Retention, max_wer: float) -> Figure:
+    """Draw the share of labels with at most so many errors."""
+    figure, axes = _axes("errors of the label, % of the reference", "share of labels, %")
+    shares = [100 * share for share in retention.error_curve]
+    axes.step(range(len(shares)), shares, where="post", color=_BLUE)
+    if max_wer <= 1:
+        percent = 100 * max_wer
+        axes.axvline(percent, color=_ORANGE, linestyle="--", linewidth=1)
+        axes.annotate(
+            f"limit {percent:g} %",
+            (percent, 2),
+            xytext=(4, 0),
+            textcoords="offset points",
+            color=_ORANGE,
+        )
+    axes.set_xlim(0, 100)
+    axes.set_ylim(0, 101)
+    axes.set_title(f"{retention.n_judged} labels against their references")
+    return figure
+
+
+def _limits(retention: Retention, max_wer: float) -> Figure:
+    """Draw what is kept under each limit against the errors that are left in it."""
+    figure, axes = _axes("errors left in what is kept, %", "utterances kept, %")
+    drawn = False
+    for unit, colour in (("wer", _BLUE), ("cer", _ORANGE)):
+        points = {
+            limit: (100 * rate, 100 * kept.n_kept / kept.n)
+            for limit, kept in retention.by_limit.items()
+            if (rate := getattr(kept, f"{unit}_kept")) is not None
+        }
+        if not points:
+            continue
+        drawn = True
+        xs, ys = zip(*points.values(), strict=True)
+        axes.plot(xs, ys, marker="o", color=colour, label=unit.upper())
+        for limit, point in points.items():
+            axes.annotate(
+                f"{100 * limit:g} %",
+                point,
+                xytext=(5, -11),
+                textcoords="offset points",
+                fontsize=8,
+                fontweight="bold" if limit == max_wer else "normal",
+            )
+    if drawn:
+        axes.legend(frameon=False, loc="lower right")
+    axes.margins(x=0.12)
+    axes.set_xlim(left=0)
+    axes.set_ylim(0, 105)
+    axes.set_title("each limit on errors, and what it leaves")
+    return figure
+
+
+def _kept(retention: Retention) -> Figure:
+    """Draw the share of utterances kept, by kind of group."""
+    kinds = {
+        kind: dict(list(groups.largest.items())[:N_BARS])
+        for kind, groups in retention.groups.items()
+    }
+    heights = [max(len(groups), 1) + 1 for groups in kinds.values()]
+    with mpl.rc_context({"font.size": 9}):
+        figure = Figure(figsize=(7, 0.28 * sum(heights) + 0.8), layout="constrained")
+        all_axes = figure.subplots(
+            len(kinds), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": heights}
+        )[:, 0]
+        for axes, (kind, groups) in zip(all_axes, kinds.items(), strict=True):
+            _bars(axes, kind, groups)
+    all_axes[-1].set_xlabel("utterances kept, %")
+    return figure
+
+
+def _bars(axes: "mpl.axes.Axes", kind: str, groups: Mapping[str, Kept]) -> None:
+    names = [name if len(name) <= 28 else f"{name[:27]}…" for name in groups]
+    places = range(len(groups))
+    shares = [100 * group.n_kept / group.n for group in groups.values()]
+    axes.barh(places, [100] * len(groups), color=_PALE, height=0.7)
+    axes.barh(places, shares, color=_BLUE, height=0.7)
+    for place, (share, group) in enumerate(zip(shares, groups.values(), strict=True)):
+        axes.annotate(
+            f"{share:.0f} % of {group.n}", (101, place), va="center", annotation_clip=False
+        )
+    axes.set_yticks(places, names)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 100)
+    axes.set_title(f"by {kind}", loc="left")
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def _axes(x: str, y: str) -> tuple[Figure, "mpl.axes.Axes"]:
+    with mpl.rc_context({"font.size": 9}):
+        figure = Figure(figsize=(6, 3.6), layout="constrained")
+        axes = figure.subplots()
+        axes.set_xlabel(x)
+        axes.set_ylabel(y)
+        axes.grid(alpha=0.3)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+    return figure, axes
+
+
+def _svg(figure: Figure) -> bytes:
+    """Return a figure as SVG, without what changes from run to run: the date and random ids."""
+    file = io.BytesIO()
+    with mpl.rc_context({"svg.hashsalt": "distilwhisper"}):
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    return file.getvalue()

@@ -1,0 +1,281 @@
+"""What is measured of each label, once, from texts and scores alone; verdicts are views of it."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from distilwhisper.corpus.records import Label, Utterance
+from distilwhisper.text.normalize import Normalizer, normalizer_for, uses_spaces
+from distilwhisper.text.repetition import longest_loop
+from distilwhisper.text.tokens import language_code
+from distilwhisper.text.transcript import compression_ratio
+from distilwhisper.text.wer import ErrorCounts, character_errors, word_errors
+
+Floats: TypeAlias = npt.NDArray[np.float64]
+Flags: TypeAlias = npt.NDArray[np.bool_]
+Integers: TypeAlias = npt.NDArray[np.int64]
+Rows: TypeAlias = npt.NDArray[Any]  # of type ROW
+
+MIN_CAPITALS = 10  # fewer may be abbreviations: "OK", "USA", "NASA TV"
+
+# Numbers that nobody knows are nan; counts that nobody knows are -1. Units are words, or
+# characters in scripts without spaces.
+ROW = np.dtype(
+    [
+        ("has_label", "?"),
+        ("has_error", "?"),
+        ("finished", "?"),
+        ("has_reference", "?"),
+        ("empty_reference", "?"),
+        ("empty_label", "?"),
+        ("all_capitals", "?"),
+        ("in_characters", "?"),
+        ("substitutions", "<i4"),
+        ("deletions", "<i4"),
+        ("insertions", "<i4"),
+        ("words", "<i4"),  # units of the reference
+        ("heard", "<i4"),  # units of the label
+        ("unique", "<i4"),  # of which so many are different
+        ("looped", "<i4"),  # see longest_loop
+        ("second_errors", "<i4"),  # of a second decode, against the label
+        ("language", "<i4"),  # places in the names of the same column; -1: unknown
+        ("speaker", "<i4"),
+        ("source", "<i4"),
+        ("avg_logprob", "<f8"),
+        ("no_speech_prob", "<f8"),
+        ("compression_ratio", "<f8"),
+        ("duration_s", "<f8"),
+        ("other_language_prob", "<f8"),  # that another language is spoken than was expected
+    ]
+)
+NAMED_COLUMNS = ("language", "speaker", "source")
+
+
+@dataclass(frozen=True, eq=False)
+class Measures:
+    """A row of measures for every utterance.
+
+    Attributes:
+        rows: of type ``ROW``.
+        ids: of the utterances, each as JSON writes it.
+        shards: how many rows each shard of verdicts has.
+        names: of languages, speakers and sources, which the rows point at.
+        n_stray: labels of no utterance of the manifest; they have no row.
+    """
+
+    rows: Rows
+    ids: list[str]
+    shards: list[int]
+    names: Mapping[str, list[str]]
+    n_stray: int = 0
+
+    def __getitem__(self, column: str) -> npt.NDArray[Any]:
+        """Return one column."""
+        return self.rows[column]
+
+    @property
+    def errors(self) -> Integers:
+        """Substitutions, deletions and insertions together."""
+        rows = self.rows
+        total: Integers = rows["substitutions"] + rows["deletions"] + rows["insertions"]
+        return total.astype(np.int64)
+
+    @property
+    def rates(self) -> Floats:
+        """Errors over the units of the reference; nan where there is none.
+
+        A quotient is rounded to the nearest number, and so is a limit that somebody writes: 3
+        errors in 30 words give the very number that is written 0.1.
+        """
+        return share(
+            np.where(self["has_label"] & self["has_reference"], self.errors, -1), self["words"]
+        )
+
+    @property
+    def hours(self) -> Floats:
+        """Length of each utterance; 0 where it is unknown."""
+        hours: Floats = np.nan_to_num(self["duration_s"]) / 3600
+        return hours
+
+
+def share(counts: npt.ArrayLike, of: npt.ArrayLike) -> Floats:
+    """Divide counts; nan for a negative count, 0 for none of nothing, infinity for some of it."""
+    counts, of = np.asarray(counts, dtype=np.float64), np.asarray(of, dtype=np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shares: Floats = np.where((counts == 0) & (of == 0), 0.0, counts / of)
+    return np.where(counts < 0, np.nan, shares)
+
+
+# One label
+
+
+def measure(
+    utterance: Utterance, label: Label | None, *, language: str | None, second: Label | None = None
+) -> Measures:
+    """Measure one label by itself.
+
+    Args:
+        utterance: with its reference, or without one.
+        label: what the teacher heard in it; None if it was not asked.
+        language: of the utterance, if the manifest leaves it open.
+        second: another label of the same utterance.
+
+    Raises:
+        ValueError: the language is unknown, or nobody names it.
+    """
+    table = MeasureTable()
+    table.add(utterance, label, language, second)
+    return table.measures([1])
+
+
+def is_all_capitals(text: str) -> bool:
+    """Tell whether a text is written in capitals throughout and too long for abbreviations.
+
+    Never so in scripts without case.
+    """
+    return text.isupper() and sum(map(str.isupper, text)) >= MIN_CAPITALS
+
+
+class MeasureTable:
+    """Measures one label after the other."""
+
+    def __init__(self) -> None:
+        self._rows: list[tuple[Any, ...]] = []
+        self._ids: list[str] = []
+        self._codes: dict[str, dict[str, int]] = {column: {} for column in NAMED_COLUMNS}
+
+    def measures(self, shards: list[int]) -> Measures:
+        """Return all rows.
+
+        Args:
+            shards: how many of them each shard of verdicts has.
+        """
+        names = {column: list(codes) for column, codes in self._codes.items()}
+        return Measures(np.array(self._rows, dtype=ROW), self._ids, shards, names)
+
+    def add(
+        self,
+        utterance: Utterance,
+        label: Label | None,
+        language: str | None,
+        second: Label | None,
+    ) -> None:
+        """Measure one label; see :func:`measure`."""
+        expected = utterance.language or language
+        duration_s = utterance.duration_s
+        if label is not None:
+            duration_s = label.duration_s if duration_s is None else duration_s
+        spoken_language = expected or (label.language if label is not None else None)
+        if label is None or label.error is not None:
+            texts, scores = _NO_TEXTS, _NO_SCORES
+        else:
+            texts = _text_measures(utterance, label, spoken_language, second)
+            scores = (
+                _number(label.avg_logprob),
+                _number(label.no_speech_prob),
+                _compression_ratio(label),
+            )
+        self._ids.append(json.dumps(utterance.id, ensure_ascii=False))
+        self._rows.append(
+            (
+                label is not None,
+                label is not None and label.error is not None,
+                label is not None and label.finished,
+                utterance.text is not None,
+                *texts,
+                self._code("language", spoken_language and _known_code(spoken_language)),
+                self._code("speaker", utterance.speaker),
+                self._code("source", utterance.source),
+                *scores,
+                _number(duration_s),
+                _other_language_prob(expected, label),
+            )
+        )
+
+    def _code(self, column: str, name: str | None) -> int:
+        if name is None:
+            return -1
+        codes = self._codes[column]
+        return codes.setdefault(name, len(codes))
+
+
+_NO_TEXTS = (False, False, False, False, 0, 0, 0, 0, 0, 0, 0, -1)
+_NO_SCORES = (math.nan, math.nan, math.nan)
+
+
+def _text_measures(
+    utterance: Utterance, label: Label, language: str | None, second: Label | None
+) -> tuple[Any, ...]:
+    """Return the columns from empty_reference to second_errors, without the named ones."""
+    try:
+        normalize, in_characters = _how_to_read(language)
+    except ValueError as error:
+        raise ValueError(f"utterance {utterance.id!r}: {error}") from error
+    heard = normalize(label.text)
+    units: Sequence[str] = heard.split()
+    if in_characters:
+        units = "".join(units)
+    spoken = None if utterance.text is None else normalize(utterance.text)
+    count = character_errors if in_characters else word_errors
+    if spoken is None:
+        errors = ErrorCounts()
+    elif spoken == heard:
+        errors = ErrorCounts(words=len(units))
+    else:
+        errors = count(spoken, heard)
+    return (
+        spoken is not None and _is_empty(spoken),
+        _is_empty(heard),
+        is_all_capitals(label.text),
+        in_characters,
+        errors.substitutions,
+        errors.deletions,
+        errors.insertions,
+        errors.words,
+        len(units),
+        len(set(units)),
+        longest_loop(units),
+        -1 if second is None or second.error else count(heard, normalize(second.text)).errors,
+    )
+
+
+@cache
+def _how_to_read(language: str | None) -> tuple[Normalizer, bool]:
+    return normalizer_for(language), not uses_spaces(str(language))
+
+
+@cache
+def _known_code(language: str) -> str:
+    """Return a language's code, or an unknown name as it is: whoever must read it will say so."""
+    try:
+        return language_code(language)
+    except ValueError:
+        return language
+
+
+def _is_empty(normalised: str) -> bool:
+    """Tell whether a text says nothing; the normaliser leaves a dot of "...", which is no word."""
+    return not any(map(str.isalnum, normalised))
+
+
+def _compression_ratio(label: Label) -> float:
+    ratio = label.compression_ratio
+    return compression_ratio(label.text) if ratio is None else ratio
+
+
+def _other_language_prob(expected: str | None, label: Label | None) -> float:
+    if expected is None or label is None or label.detected_language is None:
+        return math.nan
+    if _known_code(expected) == _known_code(label.detected_language):
+        return 0.0
+    return 1.0 if label.language_probability is None else label.language_probability
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value

@@ -1,0 +1,220 @@
+"""What a filter keeps and what it loses: of whom, from where, how long, and how wrong."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from distilwhisper.filtering.gates import FilterSettings, is_kept, judge_all
+from distilwhisper.filtering.measures import Flags, Measures
+
+LIMITS = (0.05, 0.10, 0.15, 0.20, 0.40, 0.80, 1.00)
+"""The paper's sweep over lambda (arXiv:2311.00430, table 10), from strict to lax."""
+
+LENGTHS_S = (1, 2, 5, 10, 15, 20, 30)
+"""Edges of the bins of length; an utterance on an edge is in the bin below it."""
+
+N_GROUPS_SHOWN = 20
+"""Groups of one kind in a summary; there may be a speaker per utterance."""
+
+UNKNOWN = "unknown"
+_CURVE = tuple(percent / 100 for percent in range(101))
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is kept of a part of a corpus.
+
+    Attributes:
+        n: utterances.
+        hours: of them; utterances of unknown length count nothing.
+        n_kept: those that a student may learn from.
+        hours_kept: of these.
+        wer: errors of all labels that have a reference over its words; None without words.
+        wer_kept: of those that are kept.
+        cer: the same in characters, of scripts without spaces.
+        cer_kept: of those that are kept.
+    """
+
+    n: int
+    hours: float
+    n_kept: int
+    hours_kept: float
+    wer: float | None
+    wer_kept: float | None
+    cer: float | None
+    cer_kept: float | None
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The groups of one kind.
+
+    Attributes:
+        n: how many there are.
+        n_lost: of which nothing is kept.
+        largest: the first ``N_GROUPS_SHOWN`` by number of utterances; lengths in their order.
+    """
+
+    n: int
+    n_lost: int
+    largest: Mapping[str, Kept]
+
+
+@dataclass(frozen=True)
+class Retention:
+    """What is kept, seen from all sides.
+
+    Attributes:
+        groups: by kind: language, source, speaker, length.
+        by_limit: what would be kept of the utterances that have a reference if all else stayed
+            and every language had this limit on its errors.
+        n_judged: labels that have errors over a reference.
+        error_curve: share of these whose errors are at most 0, 1, ... 100 % of the reference.
+    """
+
+    groups: Mapping[str, Groups]
+    by_limit: Mapping[float, Kept]
+    n_judged: int
+    error_curve: Sequence[float]
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> "Retention":
+        """Return what ``dataclasses.asdict`` made a dict of, and JSON made of that."""
+        groups = {
+            kind: Groups(g["n"], g["n_lost"], {k: Kept(**v) for k, v in g["largest"].items()})
+            for kind, g in row["groups"].items()
+        }
+        by_limit = {float(limit): Kept(**kept) for limit, kept in row["by_limit"].items()}
+        return cls(groups, by_limit, row["n_judged"], tuple(row["error_curve"]))
+
+    def __str__(self) -> str:
+        lines = []
+        for kind, groups in self.groups.items():
+            few = (
+                ""
+                if groups.n <= N_GROUPS_SHOWN
+                else f", the largest {N_GROUPS_SHOWN} of {groups.n}"
+            )
+            lost = f", {groups.n_lost} lost altogether" if groups.n_lost else ""
+            lines += [f"by {kind}{few}{lost}", *_table(groups.largest)]
+        if self.by_limit:
+            lines.append("if the limit on errors were")
+            lines += _table({f"{100 * limit:g} %": k for limit, k in self.by_limit.items()})
+        return "\n".join(lines)
+
+
+def retention(measures: Measures, settings: FilterSettings, kept: Flags) -> Retention:
+    """Compare what is kept with what there is.
+
+    Args:
+        measures: of the corpus.
+        settings: the limits.
+        kept: the verdict on each label under them.
+    """
+    lengths = [UNKNOWN, *_length_names()]
+    groups = {
+        column: _groups(measures, kept, measures[column] + 1, [UNKNOWN, *measures.names[column]])
+        for column in ("language", "source", "speaker")
+    }
+    groups["length"] = _groups(measures, kept, _length_bins(measures), lengths, in_order=True)
+    rates = measures.rates
+    rates = np.sort(rates[np.isfinite(rates) & ~measures["has_error"] & (measures["words"] > 0)])
+    curve = np.searchsorted(rates, _CURVE, side="right") / max(len(rates), 1)
+    return Retention(
+        groups=groups,
+        by_limit=_by_limit(measures, settings) if len(rates) else {},
+        n_judged=len(rates),
+        error_curve=tuple(curve.tolist()) if len(rates) else (),
+    )
+
+
+def _by_limit(measures: Measures, settings: FilterSettings) -> dict[float, Kept]:
+    """Return what each limit would keep; all other reasons are asked once."""
+    at_most = max(LIMITS)
+    lax = replace(settings, max_wer=at_most, max_wer_by_language=())
+    kept = is_kept(judge_all(measures, lax))
+    judged = measures["has_reference"].astype(np.intp) - 1  # -1 is in no group
+    rates = np.nan_to_num(measures.rates, nan=np.inf)
+    return {limit: _sums(measures, kept & (rates <= limit), judged, 1)[0] for limit in LIMITS}
+
+
+def _groups(
+    measures: Measures,
+    kept: Flags,
+    groups: npt.NDArray[Any],
+    names: Sequence[str],
+    *,
+    in_order: bool = False,
+) -> Groups:
+    sums = dict(zip(names, _sums(measures, kept, groups, len(names)), strict=True))
+    found = {name: part for name, part in sums.items() if part.n}
+    ranked = found if in_order else dict(sorted(found.items(), key=lambda item: -item[1].n))
+    return Groups(
+        n=len(found),
+        n_lost=sum(not part.n_kept for part in found.values()),
+        largest=dict(list(ranked.items())[:N_GROUPS_SHOWN]),
+    )
+
+
+def _sums(measures: Measures, kept: Flags, groups: npt.NDArray[Any], n: int) -> list[Kept]:
+    """Add up every group's utterances; those of a negative group are left out."""
+    inside = groups >= 0
+    judged = measures["has_label"] & ~measures["has_error"] & measures["has_reference"]
+
+    def total(flags: Flags, weights: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
+        flags = flags & inside
+        chosen = None if weights is None else weights[flags]
+        return np.bincount(groups[flags], weights=chosen, minlength=n)
+
+    def rate(flags: Flags) -> list[float | None]:
+        errors, words = total(flags, measures.errors), total(flags, measures["words"])
+        return [float(e / w) if w else None for e, w in zip(errors, words, strict=True)]
+
+    characters = measures["in_characters"]
+    columns = [
+        total(inside).tolist(),
+        total(inside, measures.hours).tolist(),
+        total(kept).tolist(),
+        total(kept, measures.hours).tolist(),
+        rate(judged & ~characters),
+        rate(judged & ~characters & kept),
+        rate(judged & characters),
+        rate(judged & characters & kept),
+    ]
+    return [Kept(*values) for values in zip(*columns, strict=True)]
+
+
+def _length_bins(measures: Measures) -> npt.NDArray[np.intp]:
+    durations_s = measures["duration_s"]
+    bins = 1 + np.searchsorted(np.array(LENGTHS_S, dtype=np.float64), durations_s)
+    return np.where(np.isnan(durations_s), 0, bins)
+
+
+def _length_names() -> list[str]:
+    edges = [0, *LENGTHS_S]
+    names = [f"{low} to {high} s" for low, high in pairwise(edges)]
+    return [*names, f"over {edges[-1]} s"]
+
+
+def _table(parts: Mapping[str, Kept]) -> list[str]:
+    lines = [
+        f"  {'':24}{'utterances':>11}{'kept':>9}{'hours':>10}{'kept':>9}"
+        f"{'error rate':>12}{'of kept':>9}"
+    ]
+    for name, part in parts.items():
+        rates = (part.wer, part.wer_kept) if part.cer is None else (part.cer, part.cer_kept)
+        hours_kept = part.hours_kept / part.hours if part.hours else None
+        lines.append(
+            f"  {name[:24]:24}{part.n:>11}{_percent(part.n_kept / part.n if part.n else None):>9}"
+            f"{part.hours:>10.2f}{_percent(hours_kept):>9}"
+            f"{_percent(rates[0]):>12}{_percent(rates[1]):>9}"
+        )
+    return lines
+
+
+def _percent(fraction: float | None) -> str:
+    return "-" if fraction is None else f"{100 * fraction:.1f} %"

@@ -1,0 +1,80 @@
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distilwhisper.filter import FilterSettings
+from distilwhisper.filtering.calibration import GOOD_KEPT, Calibration, calibrate, suggest
+from distilwhisper.filtering.gates import GATES
+from distilwhisper.filtering.measures import ROW, Measures
+
+
+def corpus(rates: list[float], logprobs: list[float]) -> Measures:
+    """Labels of a hundred words each, with so many errors and such scores."""
+    rows = np.zeros(len(rates), dtype=ROW)
+    for flag in ("has_label", "finished", "has_reference"):
+        rows[flag] = True
+    rows["words"] = rows["heard"] = rows["unique"] = 100
+    rows["substitutions"] = [round(100 * rate) for rate in rates]
+    rows["avg_logprob"] = logprobs
+    rows["compression_ratio"] = 1.0
+    rows["second_errors"] = -1
+    for unknown in ("no_speech_prob", "duration_s", "other_language_prob"):
+        rows[unknown] = np.nan
+    names = {"language": ["en"], "speaker": [""], "source": [""]}
+    return Measures(rows, [f'"{i}"' for i in range(len(rates))], [len(rates)], names)
+
+
+def test_a_gate_is_scored_at_its_limit_and_at_the_one_suggested() -> None:
+    # Ten good labels, of which one is unsure, and four bad ones, of which three are.
+    rates = [0.0] * 9 + [0.1] + [0.5] * 4
+    logprobs = [-0.1 * i for i in range(1, 10)] + [-1.5] + [-0.05, -1.1, -1.2, -1.3]
+    found = calibrate(corpus(rates, logprobs), FilterSettings(min_avg_logprob=-1.15))
+    assert found is not None
+    assert (found.n_good, found.n_bad) == (10, 4)
+    scores = {score.gate: score for score in found.gates}
+    gate = scores["min_avg_logprob"]
+    assert gate.at_limit is not None
+    assert gate.suggested is not None
+    assert asdict(gate.at_limit) == {
+        "limit": -1.15,
+        "precision": pytest.approx(2 / 3),
+        "recall": 0.5,
+        "good_kept": pytest.approx(0.9),
+    }
+    assert (gate.suggested.limit, gate.suggested.recall) == (-0.9, 0.75)
+    assert gate.suggested.good_kept == pytest.approx(0.9)
+    assert scores["max_compression_ratio"].suggested is None  # the same for all
+    assert scores["all together"].at_limit == replace(gate.at_limit, limit=None)
+    assert "max_no_speech_prob" not in scores
+    assert Calibration.from_dict(asdict(found)) == found
+    assert "4 of them bad (28.6 %)" in str(found)
+
+
+def test_without_good_and_bad_labels_nothing_can_be_told() -> None:
+    assert calibrate(corpus([0.0, 0.0], [-0.1, -0.2]), FilterSettings()) is None
+    measures = corpus([0.0, 0.5], [-0.1, -0.2])
+    assert calibrate(measures, FilterSettings()) is not None
+    measures.rows["finished"][1] = False
+    assert calibrate(measures, FilterSettings()) is None
+
+
+values = st.floats(0.001, 9) | st.just(float("nan"))
+
+
+@given(
+    good=st.lists(values, min_size=1, max_size=40),
+    bad=st.lists(values, min_size=1, max_size=40),
+    gate=st.sampled_from(GATES),
+)
+def test_a_suggested_limit_keeps_enough_of_the_good_and_beats_chance(
+    good: list[float], bad: list[float], gate: "object"
+) -> None:
+    is_bad = np.array([False] * len(good) + [True] * len(bad))
+    score = suggest(gate, np.array(good + bad), is_bad)  # type: ignore[arg-type]
+    if score is not None:
+        assert score.precision is not None
+        assert score.good_kept >= GOOD_KEPT - 1e-9
+        assert score.precision > len(bad) / len(is_bad)
