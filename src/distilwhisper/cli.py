@@ -133,6 +133,7 @@ def label(
     draft: str | None = None,
     settings: OmitArgPrefixes[LabelSettings] = LabelSettings(),
     hardware: OmitArgPrefixes[Hardware] = Hardware(),
+    retry_failed: bool = False,
     force: bool = False,
 ) -> int:
     """Label a manifest's audio with a teacher.
@@ -145,10 +146,18 @@ def label(
             sooner.
         settings: how to decode.
         hardware: where to run.
+        retry_failed: try again what failed before, such as audio that has come back.
         force: begin anew where settings or inputs have changed.
     """
     summary = label_manifest(
-        manifest, teacher, out, settings, hardware=hardware, draft=draft, force=force
+        manifest,
+        teacher,
+        out,
+        settings,
+        hardware=hardware,
+        draft=draft,
+        retry_failed=retry_failed,
+        force=force,
     )
     print(f"{summary.n_labels} labels in {out}")
     return _name_each(summary.failed)

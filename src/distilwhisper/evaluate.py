@@ -217,7 +217,7 @@ def _decode_missing(
             rows, timing[str(i)] = _decode_shard(transcriber, manifest, shards[i])
             write_atomic(out / "timing.json", json.dumps(timing, indent=2) + "\n")
             write_jsonl(shard_path(out, i), rows)
-            advance(len(rows))
+            advance(len(rows), timing[str(i)]["audio_s"])
     return len(shards)
 
 

@@ -2,25 +2,34 @@
 
     OUT/stage.json         what the labels were made from and with
     OUT/shard-00000.jsonl  one label per utterance, in the manifest's order
+    OUT/problems.jsonl     the files that no label could be made of, and why; absent without any
 
 A shard is a fixed run of utterances and appears whole, by rename: a run that is killed loses one
-shard at most, and a run that is repeated makes only what is not there.
+shard at most, and a run that is repeated makes only what is not there. A shard that somebody has
+changed is refused.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from distilwhisper.corpus.batches import load_utterances
 from distilwhisper.corpus.records import Label, Manifest, Utterance, read_manifest
-from distilwhisper.corpus.store import read_jsonl, shard_path, write_jsonl
+from distilwhisper.corpus.store import (
+    check_shard,
+    read_jsonl,
+    shard_path,
+    write_jsonl,
+    write_shard,
+)
+from distilwhisper.decoding.packed_windows import packing_fault
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.decoding.windows import DecodedWindow
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import resolve_model
-from distilwhisper.progress import progress_bar, say
+from distilwhisper.progress import Advance, progress_bar, say
 from distilwhisper.run import fingerprint, lock_folder, open_stage
 from distilwhisper.speech.audio import WINDOW_S, WINDOW_SAMPLES, Samples, samples_to_seconds
 
@@ -33,12 +42,20 @@ class LabelSettings:
         default_factory=lambda: DecodingSettings(temperatures=(0.0,))
     )
     """How audio becomes text. Labels are greedy: what fails is filtered out, not sampled again."""
+    pack: bool = False
+    """Decode short utterances of one language several to a window: sooner, but not always the
+    same text. Greedy, with timestamps; languages must be given."""
     shard_size: int = 256
     """Utterances per shard: what a killed run loses at most."""
 
     def __post_init__(self) -> None:
+        faults = []
         if self.shard_size < 1:
-            raise ValueError(f"shard_size must be at least 1, found {self.shard_size}")
+            faults.append(f"shard_size must be at least 1, found {self.shard_size}")
+        if self.pack and (fault := packing_fault(self.decoding)):
+            faults.append(fault)
+        if faults:
+            raise ValueError("; ".join(faults))
 
 
 @dataclass(frozen=True)
@@ -57,6 +74,7 @@ def label_manifest(
     *,
     hardware: Hardware | None = None,
     draft: str | None = None,
+    retry_failed: bool = False,
     force: bool = False,
 ) -> LabelSummary:
     """Label every utterance of a manifest with a teacher, going on where a run before stopped.
@@ -68,10 +86,12 @@ def label_manifest(
         settings: how to decode.
         hardware: device and dtype.
         draft: model that drafts for the teacher; it changes the speed, not the labels.
+        retry_failed: try again what failed before; labels that are there stay as they are.
         force: begin anew where settings or inputs have changed.
 
     Raises:
         StageChanged: the folder holds labels made from or with something else.
+        ChangedShard: somebody has edited the labels.
     """
     hardware = hardware or Hardware()
     manifest = read_manifest(manifest_path)
@@ -86,24 +106,39 @@ def label_manifest(
             inputs={"manifest": fingerprint(manifest_path), "teacher": fingerprint(folder)},
             force=force,
         )
-        missing = [i for i in range(len(shards)) if not shard_path(out, i).exists()]
+        missing = [
+            i
+            for i in range(len(shards))
+            if not _is_done(shard_path(out, i), retry_failed=retry_failed)
+        ]
         if missing:
             transcriber = Transcriber.from_model(
                 str(folder), settings.decoding, hardware, draft=draft
             )
             transcriber.check_languages({u.id: u.language for u in utterances})
-            n_left = sum(len(shards[i]) for i in missing)
+            n_left = sum(len(shards[i]) - len(_without_error(shard_path(out, i))) for i in missing)
             say(
                 f"label: {n_left} of {len(utterances)} utterances to label with {teacher} "
                 f"({hardware.describe()})"
             )
             with progress_bar("label", n_left, "utterances") as advance:
                 for i in missing:
-                    labels = label_utterances(transcriber, manifest, shards[i], on_progress=advance)
-                    write_jsonl(shard_path(out, i), [label.to_dict() for label in labels])
+                    kept = _without_error(shard_path(out, i))
+                    labels = label_utterances(
+                        transcriber,
+                        manifest,
+                        [u for u in shards[i] if u.id not in kept],
+                        pack=settings.pack,
+                        on_progress=advance,
+                    )
+                    made = {label.id: label.to_dict() for label in labels}
+                    rows = [kept.get(u.id) or made[u.id] for u in shards[i]]
+                    write_shard(shard_path(out, i), rows)
             if draft is not None:
                 say(f"label: {transcriber.counts.describe_draft()}")
-    return _summary(shard_path(out, i) for i in range(len(shards)))
+        summary = _summary(shard_path(out, i) for i in range(len(shards)))
+        _write_problems(out / "problems.jsonl", manifest, summary.failed)
+    return summary
 
 
 def label_utterances(
@@ -111,7 +146,8 @@ def label_utterances(
     manifest: Manifest,
     utterances: Sequence[Utterance],
     *,
-    on_progress: Callable[[int], None],
+    pack: bool = False,
+    on_progress: Advance,
 ) -> list[Label]:
     """Label some utterances.
 
@@ -121,13 +157,14 @@ def label_utterances(
         transcriber: the teacher.
         manifest: which the utterances are of.
         utterances: some of its.
-        on_progress: called with the number of utterances just done.
+        pack: several utterances to a window.
+        on_progress: called with the utterances and the seconds of sound just done.
 
     Returns:
         Their labels, in the same order.
     """
     labels: dict[str, Label] = {}
-    heard: list[Utterance] = []
+    heard: list[tuple[Utterance, int]] = []  # with its number of samples
 
     def readable() -> Iterator[tuple[Samples, str | None]]:
         for utterance, samples in load_utterances(manifest, utterances):
@@ -136,13 +173,14 @@ def label_utterances(
                 labels[utterance.id] = _failed(utterance, problem)
                 on_progress(1)
             elif not isinstance(samples, Exception):
-                heard.append(utterance)
+                heard.append((utterance, len(samples)))
                 yield samples, utterance.language
 
-    for number, window in transcriber.decode_each(readable()):
-        utterance = heard[number]
-        labels[utterance.id] = _label(utterance, window, transcriber.tokenizer.eot)
-        on_progress(1)
+    decode = transcriber.decode_packed if pack else transcriber.decode_each
+    for number, window in decode(readable()):
+        utterance, n_samples = heard[number]
+        labels[utterance.id] = _label(utterance, n_samples, window, transcriber.tokenizer.eot)
+        on_progress(1, samples_to_seconds(n_samples))
     return [labels[utterance.id] for utterance in utterances]
 
 
@@ -157,7 +195,7 @@ def _problem(samples: Samples | Exception) -> str | None:
     return None
 
 
-def _label(utterance: Utterance, window: DecodedWindow, eot: int) -> Label:
+def _label(utterance: Utterance, n_samples: int, window: DecodedWindow, eot: int) -> Label:
     """Keep the ids as the decoder saw them; a text that was cut off has no end token."""
     return Label(
         id=utterance.id,
@@ -169,6 +207,11 @@ def _label(utterance: Utterance, window: DecodedWindow, eot: int) -> Label:
         compression_ratio=round(window.compression_ratio, 6),
         finished=window.finished,
         error=None,
+        duration_s=samples_to_seconds(n_samples),
+        detected_language=window.detected_language,
+        language_probability=window.language_probability
+        if window.language_probability is None
+        else round(window.language_probability, 6),
     )
 
 
@@ -192,6 +235,38 @@ def _what_shapes_labels(settings: LabelSettings) -> dict[str, Any]:
     for name in ("batch_size", "draft_tokens"):
         del values["decoding"][name]
     return values
+
+
+def _is_done(shard: Path, *, retry_failed: bool) -> bool:
+    if not shard.exists():
+        return False
+    if retry_failed:
+        return all(row["error"] is None for row in read_jsonl(shard))
+    check_shard(shard)
+    return True
+
+
+def _without_error(shard: Path) -> dict[str, dict[str, Any]]:
+    """Return the rows of a shard that need not be made again, by id."""
+    if not shard.exists():
+        return {}
+    return {row["id"]: row for row in read_jsonl(shard) if row["error"] is None}
+
+
+def _write_problems(path: Path, manifest: Manifest, failed: Mapping[str, str]) -> None:
+    """List every file with a problem once, with the ids of its utterances that have it."""
+    ids: dict[tuple[str, str], list[str]] = {}
+    for utterance in manifest.utterances:
+        if utterance.id in failed:
+            place = manifest.audio_source(utterance), failed[utterance.id]
+            ids.setdefault(place, []).append(utterance.id)
+    rows = [
+        {"path": audio, "problem": problem, "ids": found} for (audio, problem), found in ids.items()
+    ]
+    if not rows:
+        path.unlink(missing_ok=True)
+    elif not path.exists() or list(read_jsonl(path)) != rows:
+        write_jsonl(path, rows)
 
 
 def _summary(paths: Iterable[Path]) -> LabelSummary:
