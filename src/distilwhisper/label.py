@@ -9,6 +9,7 @@ shard at most, and a run that is repeated makes only what is not there. A shard 
 changed is refused.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -202,17 +203,19 @@ def _label(utterance: Utterance, n_samples: int, window: DecodedWindow, eot: int
         token_ids=(*window.prompt_ids, *window.token_ids, *([eot] if window.finished else [])),
         text=window.text,
         language=window.language,
-        avg_logprob=round(window.avg_logprob, 6),
-        no_speech_prob=round(window.no_speech_prob, 6),
-        compression_ratio=round(window.compression_ratio, 6),
+        avg_logprob=_rounded(window.avg_logprob),
+        no_speech_prob=_rounded(window.no_speech_prob),
+        compression_ratio=_rounded(window.compression_ratio),
         finished=window.finished,
         error=None,
         duration_s=samples_to_seconds(n_samples),
         detected_language=window.detected_language,
-        language_probability=window.language_probability
-        if window.language_probability is None
-        else round(window.language_probability, 6),
+        language_probability=_rounded(window.language_probability),
     )
+
+
+def _rounded(number: float | None) -> float | None:
+    return None if number is None or math.isnan(number) else round(number, 6)
 
 
 def _failed(utterance: Utterance, problem: str) -> Label:
