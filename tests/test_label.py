@@ -18,6 +18,8 @@ from distilwhisper.label import LabelSettings, label_manifest
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.run import Part, StageChanged
 from distilwhisper.speech.audio import load_samples, write_wav
+from distilwhisper.speech.mel import log_mel, stack_windows
+from distilwhisper.student import StudentSettings, make_student
 from distilwhisper.text.tokens import Tokenizer
 
 CPU = Hardware(device="cpu", dtype="float32")
@@ -67,6 +69,8 @@ def test_labels_are_what_the_decoder_said_in_the_manifests_order(
         assert said.finished == window.finished
         # Batches of other sizes add in another order; what is kept are six decimals.
         assert said.avg_logprob == pytest.approx(window.avg_logprob, abs=1e-4)
+        assert said.duration_s == pytest.approx(u.duration_s, abs=1e-4)
+        assert said.detected_language is said.language_probability is None  # it knows one only
 
 
 def test_a_label_that_ended_by_itself_has_the_end_token_and_no_other_does(
@@ -100,6 +104,85 @@ def test_a_multilingual_teacher_puts_the_language_into_the_prompt(
         )
     for id_ in ("u000", "u001"):  # detected
         assert labels[id_].token_ids[1] == tokenizer.languages[labels[id_].language]
+        assert labels[id_].detected_language == labels[id_].language
+
+
+@pytest.mark.parametrize("beam_size", [1, 2])
+def test_a_label_names_the_likeliest_language_whatever_was_told(
+    tmp_path: Path, beam_size: int
+) -> None:
+    model = hearing_model(tmp_path / "model", multilingual=True)
+    manifest = corpus(tmp_path, 2, more=[utterance(tmp_path, 8, language="en")])
+    settings = replace(SETTINGS, decoding=replace(SETTINGS.decoding, beam_size=beam_size))
+    label(manifest, model, tmp_path / "labels", settings)
+    transcriber = Transcriber.from_model(str(model), settings.decoding, CPU)
+    decoder, tokenizer = transcriber.checkpoint.model.decoder, transcriber.tokenizer
+    codes = list(tokenizer.languages)
+    for u in read_manifest(manifest).utterances:
+        said = read_labels(tmp_path / "labels")[u.id]
+        # By the book: the whole encoder and one step of the decoder, the languages alone.
+        samples = load_samples(tmp_path / u.audio)
+        mel = log_mel(stack_windows([samples]), n_mels=80)
+        with torch.no_grad():
+            states = transcriber.checkpoint.model.encoder(mel)
+            cross = decoder.cross_cache(states)
+            logits = decoder.project(decoder(torch.tensor([[tokenizer.sot]]), cross)[0, 0])
+        likely = logits[list(tokenizer.languages.values())].softmax(dim=-1)
+        assert said.detected_language == codes[int(likely.argmax())]
+        assert said.language_probability == pytest.approx(float(likely.max()), abs=1e-4)
+        assert said.duration_s == pytest.approx(len(samples) / 16000)
+
+
+@pytest.mark.parametrize(
+    "decoding",
+    [
+        DecodingSettings(),
+        DecodingSettings(timestamps=False, language="de"),
+    ],
+)
+def test_a_draft_changes_nothing_of_the_labels(tmp_path: Path, decoding: DecodingSettings) -> None:
+    teacher = hearing_model(tmp_path / "teacher", multilingual=True)
+    make_student(str(teacher), tmp_path / "student", StudentSettings(decoder_layers=2))
+    decoding = replace(decoding, max_new_tokens=8, batch_size=2, temperatures=GREEDY)
+    settings = replace(SETTINGS, decoding=decoding)
+    manifest = corpus(tmp_path, 3)
+    rows = {}
+    for name, draft in (("plain", None), ("drafted", str(tmp_path / "student"))):
+        label_manifest(manifest, str(teacher), tmp_path / name, settings, hardware=CPU, draft=draft)
+        rows[name] = list(read_labels(tmp_path / name).values())
+    tokenizer = Tokenizer.from_folder(teacher)
+    for plain, drafted in zip(rows["plain"], rows["drafted"], strict=True):
+        assert drafted.token_ids == plain.token_ids
+        assert (drafted.text, drafted.finished) == (plain.text, plain.finished)
+        assert drafted.detected_language == plain.detected_language
+        for name in ("avg_logprob", "no_speech_prob", "language_probability"):
+            assert getattr(drafted, name) == pytest.approx(getattr(plain, name), abs=1e-4)
+        assert (tokenizer.no_timestamps in plain.token_ids) == (not decoding.timestamps)
+        if decoding.language:
+            assert plain.language == "de"
+            assert plain.token_ids[1] == tokenizer.languages["de"]
+
+
+def test_packed_labels_are_of_the_same_form(tmp_path: Path, hearing: Path) -> None:
+    # A random model's segments cross the joins, so that here nearly all is decoded alone.
+    manifest = corpus(tmp_path, 5, more=bad_utterances(tmp_path))
+    label(manifest, hearing, tmp_path / "alone")
+    summary = label(manifest, hearing, tmp_path / "packed", replace(SETTINGS, pack=True))
+    assert set(summary.failed) == {"missing", "corrupt", "beyond"}
+    alone, packed = read_labels(tmp_path / "alone"), read_labels(tmp_path / "packed")
+    assert list(packed) == list(alone)
+    for id_, one in packed.items():
+        assert one.duration_s == alone[id_].duration_s
+        if one.no_speech_prob is not None:  # it was not in a shared window
+            assert one.token_ids == alone[id_].token_ids
+    assert any(one.no_speech_prob is not None for one in packed.values())
+
+
+def test_packing_and_beams_or_no_timestamps_are_refused_with_all_other_faults() -> None:
+    with pytest.raises(ValueError, match=r"shard_size.*found 0; pack needs.*beam_size=3"):
+        LabelSettings(decoding=DecodingSettings(beam_size=3), pack=True, shard_size=0)
+    with pytest.raises(ValueError, match=r"pack needs.*timestamps=false"):
+        LabelSettings(decoding=DecodingSettings(timestamps=False), pack=True)
 
 
 def test_bad_recordings_are_named_and_the_rest_is_labelled(

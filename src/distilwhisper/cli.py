@@ -172,6 +172,7 @@ def label(
     hardware: OmitArgPrefixes[Hardware] = Hardware(),
     engine: OmitArgPrefixes[EngineSettings] = EngineSettings(),
     shards: str | None = None,
+    retry_failed: bool = False,
     force: bool = False,
 ) -> int:
     """Label a manifest's audio with a teacher.
@@ -188,6 +189,7 @@ def label(
         shards: I/N: label every N-th shard alone, from the I-th on, counted from 0; N such
             commands may run side by side, as a Slurm array does. The same command without it
             then sees that all is there.
+        retry_failed: try again what failed before, such as audio that has come back.
         force: begin anew where settings or inputs have changed.
     """
     summary = label_manifest(
@@ -199,6 +201,7 @@ def label(
         draft=draft,
         engine=engine,
         part=None if shards is None else Part.parse(shards),
+        retry_failed=retry_failed,
         force=force,
     )
     print(f"{summary.n_labels} labels in {out}")

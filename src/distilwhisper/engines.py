@@ -13,15 +13,15 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import torch
 
 from distilwhisper.model.hardware import Hardware
-from distilwhisper.progress import say
+from distilwhisper.progress import Advance, say
 
 EngineName = Literal["local", "ray"]
-OnProgress = Callable[[int], None]
+Done: TypeAlias = tuple[float, float]  # utterances, and seconds of their sound
 Result = TypeVar("Result")
 Result_co = TypeVar("Result_co", covariant=True)
 
@@ -37,12 +37,12 @@ class ShardJob(Protocol[Result_co]):
     Its paths mean the same in every process, whatever folder that runs in.
     """
 
-    def start(self) -> Callable[[int, OnProgress], Result_co]:
+    def start(self) -> Callable[[int, Advance], Result_co]:
         """Load what the work needs, and return what writes one shard.
 
-        That takes the shard's number, and what to call with the number of utterances just done. It
-        writes the shard's files, each whole or not at all, and returns what the stage wants to know
-        of it, picklable.
+        That takes the shard's number, and what to call with the utterances and the seconds of
+        sound just done. It writes the shard's files, each whole or not at all, and returns what the
+        stage wants to know of it, picklable.
         """
         ...
 
@@ -103,7 +103,7 @@ def run_shards(
     shards: Sequence[int],
     settings: EngineSettings,
     *,
-    on_progress: OnProgress,
+    on_progress: Advance,
 ) -> Iterator[Result]:
     """Write some shards and yield what the job says of each, in the order in which they finish.
 
@@ -111,7 +111,7 @@ def run_shards(
         job: the work.
         shards: numbers of those to write; with none of them nothing is started.
         settings: which engine.
-        on_progress: called with the number of utterances just done.
+        on_progress: called with the utterances and the seconds of sound just done.
 
     Raises:
         ShardFailed, NoWorkers, MissingRay: the ray engine's. The local one raises what the job
@@ -128,13 +128,13 @@ def run_shards(
 
 
 def _run_on_ray(
-    job: ShardJob[Result], shards: Sequence[int], settings: EngineSettings, on_progress: OnProgress
+    job: ShardJob[Result], shards: Sequence[int], settings: EngineSettings, on_progress: Advance
 ) -> Iterator[Result]:
     with _cluster() as ray:
         crew = _Crew(ray, job, settings)
         try:
-            for n_done, result in crew.write(shards):
-                on_progress(n_done)
+            for done, result in crew.write(shards):
+                on_progress(*done)
                 yield result
         finally:
             crew.dismiss()
@@ -171,6 +171,17 @@ def _cluster() -> Iterator[Any]:
         ray.shutdown()
 
 
+class _Tally:
+    """Adds up what is done."""
+
+    def __init__(self) -> None:
+        self.n = self.audio_s = 0.0
+
+    def __call__(self, n: float, audio_s: float = 0.0) -> None:
+        self.n += n
+        self.audio_s += audio_s
+
+
 class _Worker:
     """What an actor does, in a process of its own."""
 
@@ -181,11 +192,11 @@ class _Worker:
         torch.set_num_threads(n_threads)
         self._write = self._job.start()
 
-    def write(self, shard: int) -> tuple[int, Any]:
-        """Return how many utterances the shard has, and what the job says of it."""
-        done: list[int] = []
-        result = self._write(shard, done.append)
-        return sum(done), result
+    def write(self, shard: int) -> tuple[Done, Any]:
+        """Return how much the shard held, and what the job says of it."""
+        tally = _Tally()
+        result = self._write(shard, tally)
+        return (tally.n, tally.audio_s), result
 
 
 class _Crew:
@@ -200,8 +211,8 @@ class _Crew:
         self._idle_since = time.monotonic()  # since when no shard is being written
         self._complained = self._idle_since
 
-    def write(self, shards: Sequence[int]) -> Iterator[tuple[int, Any]]:
-        """Yield the utterances of every shard and what the job says of it, as they finish."""
+    def write(self, shards: Sequence[int]) -> Iterator[tuple[Done, Any]]:
+        """Yield how much every shard held and what the job says of it, as they finish."""
         queue = deque(shards)
         while queue or self._n_writing:
             self._hire(queue)

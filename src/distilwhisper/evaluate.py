@@ -31,7 +31,7 @@ from distilwhisper.engines import EngineSettings, run_shards
 from distilwhisper.model.checkpoint import count_parameters
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import resolve_model
-from distilwhisper.progress import progress_bar, say
+from distilwhisper.progress import Advance, progress_bar, say
 from distilwhisper.run import fingerprint, lock_folder, open_stage
 from distilwhisper.speech.audio import (
     SAMPLE_RATE_HZ,
@@ -256,7 +256,7 @@ class EvaluateJob:
         """Tell whether a shard is there, with its timing."""
         return shard_path(self.out, number).exists() and _timing_path(self.out, number).exists()
 
-    def start(self) -> Callable[[int, Callable[[int], None]], None]:
+    def start(self) -> Callable[[int, Advance], None]:
         """Load the model and warm it up; return what decodes a shard."""
         transcriber = Transcriber.from_model(
             str(self.model),
@@ -268,13 +268,11 @@ class EvaluateJob:
         _warm_up(transcriber)
         return partial(self._write, transcriber)
 
-    def _write(
-        self, transcriber: Transcriber, number: int, on_progress: Callable[[int], None]
-    ) -> None:
+    def _write(self, transcriber: Transcriber, number: int, on_progress: Advance) -> None:
         rows, timing = _decode_shard(transcriber, self.manifest, self.shard(number))
         write_atomic(_timing_path(self.out, number), json.dumps(timing) + "\n")
         write_jsonl(shard_path(self.out, number), rows)
-        on_progress(len(rows))
+        on_progress(len(rows), timing["audio_s"])
 
 
 def _decode_shard(

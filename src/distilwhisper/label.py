@@ -2,12 +2,15 @@
 
     OUT/stage.json         what the labels were made from and with
     OUT/shard-00000.jsonl  one label per utterance, in the manifest's order
+    OUT/problems.jsonl     the files that no label could be made of, and why; absent without any
 
 A shard is a fixed run of utterances and appears whole, by rename: a run that is killed loses one
-shard at most, and a run that is repeated makes only what is not there.
+shard at most, and a run that is repeated makes only what is not there. A shard that somebody has
+changed is refused.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,7 +18,14 @@ from typing import Any
 
 from distilwhisper.corpus.batches import load_utterances
 from distilwhisper.corpus.records import Label, Manifest, Utterance, read_manifest
-from distilwhisper.corpus.store import read_jsonl, shard_path, write_jsonl
+from distilwhisper.corpus.store import (
+    check_shard,
+    read_jsonl,
+    shard_path,
+    write_jsonl,
+    write_shard,
+)
+from distilwhisper.decoding.packed_windows import packing_fault
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.slots import Counts
 from distilwhisper.decoding.transcriber import Transcriber
@@ -23,7 +33,7 @@ from distilwhisper.decoding.windows import DecodedWindow
 from distilwhisper.engines import EngineSettings, run_shards
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import resolve_model
-from distilwhisper.progress import progress_bar, say
+from distilwhisper.progress import Advance, progress_bar, say
 from distilwhisper.run import Part, fingerprint, lock_folder, open_stage
 from distilwhisper.speech.audio import WINDOW_S, WINDOW_SAMPLES, Samples, samples_to_seconds
 
@@ -36,12 +46,20 @@ class LabelSettings:
         default_factory=lambda: DecodingSettings(temperatures=(0.0,))
     )
     """How audio becomes text. Labels are greedy: what fails is filtered out, not sampled again."""
+    pack: bool = False
+    """Decode short utterances of one language several to a window: sooner, but not always the
+    same text. Greedy, with timestamps; languages must be given."""
     shard_size: int = 256
     """Utterances per shard: what a killed run loses at most."""
 
     def __post_init__(self) -> None:
+        faults = []
         if self.shard_size < 1:
-            raise ValueError(f"shard_size must be at least 1, found {self.shard_size}")
+            faults.append(f"shard_size must be at least 1, found {self.shard_size}")
+        if self.pack and (fault := packing_fault(self.decoding)):
+            faults.append(fault)
+        if faults:
+            raise ValueError("; ".join(faults))
 
 
 @dataclass(frozen=True)
@@ -62,6 +80,7 @@ def label_manifest(
     draft: str | None = None,
     engine: EngineSettings | None = None,
     part: Part | None = None,
+    retry_failed: bool = False,
     force: bool = False,
 ) -> LabelSummary:
     """Label every utterance of a manifest with a teacher, going on where a run before stopped.
@@ -76,10 +95,12 @@ def label_manifest(
         engine: which processes do it.
         part: do these shards alone, while other processes may be doing others; the same without
             one, afterwards, sees that none is missing.
+        retry_failed: try again what failed before; labels that are there stay as they are.
         force: begin anew where settings or inputs have changed.
 
     Raises:
         StageChanged: the folder holds labels made from or with something else.
+        ChangedShard: somebody has edited the labels.
         FolderInUse: another process works in the folder, or on this part of it.
         ValueError: force with a part, whose neighbours it would delete.
     """
@@ -107,9 +128,9 @@ def label_manifest(
             inputs={"manifest": fingerprint(manifest_path), "teacher": fingerprint(folder)},
             force=force,
         )
-        missing = [i for i in shards if not shard_path(out, i).exists()]
+        missing = [i for i in shards if not _is_done(shard_path(out, i), retry_failed=retry_failed)]
         if missing:
-            n_left = sum(len(job.shard(i)) for i in missing)
+            n_left = sum(len(job.left(i)) for i in missing)
             say(
                 f"label: {n_left} of {len(manifest.utterances)} utterances to label with {teacher} "
                 f"({engine.where(hardware)})"
@@ -118,7 +139,10 @@ def label_manifest(
                 cost = sum(run_shards(job, missing, engine, on_progress=advance), Counts())
             if draft is not None:
                 say(f"label: {cost.describe_draft()}")
-    return _summary(shard_path(out, i) for i in shards)
+        summary = _summary(shard_path(out, i) for i in shards)
+        if part is None:
+            _write_problems(out / "problems.jsonl", manifest, summary.failed)
+    return summary
 
 
 @dataclass(frozen=True)
@@ -142,7 +166,12 @@ class LabelJob:
         at = number * self.settings.shard_size
         return self.manifest.utterances[at : at + self.settings.shard_size]
 
-    def start(self) -> Callable[[int, Callable[[int], None]], Counts]:
+    def left(self, number: int) -> list[Utterance]:
+        """Return the utterances of one shard that have no label yet."""
+        kept = _without_error(shard_path(self.out, number))
+        return [utterance for utterance in self.shard(number) if utterance.id not in kept]
+
+    def start(self) -> Callable[[int, Advance], Counts]:
         """Load the teacher; return what labels a shard and says what decoding it cost."""
         transcriber = Transcriber.from_model(
             str(self.teacher),
@@ -153,14 +182,19 @@ class LabelJob:
         transcriber.check_languages({u.id: u.language for u in self.manifest.utterances})
         return partial(self._write, transcriber)
 
-    def _write(
-        self, transcriber: Transcriber, number: int, on_progress: Callable[[int], None]
-    ) -> Counts:
+    def _write(self, transcriber: Transcriber, number: int, on_progress: Advance) -> Counts:
         before = transcriber.counts
+        path = shard_path(self.out, number)
+        rows = _without_error(path)
         labels = label_utterances(
-            transcriber, self.manifest, self.shard(number), on_progress=on_progress
+            transcriber,
+            self.manifest,
+            self.left(number),
+            pack=self.settings.pack,
+            on_progress=on_progress,
         )
-        write_jsonl(shard_path(self.out, number), [label.to_dict() for label in labels])
+        rows |= {label.id: label.to_dict() for label in labels}
+        write_shard(path, [rows[utterance.id] for utterance in self.shard(number)])
         return transcriber.counts - before
 
 
@@ -169,7 +203,8 @@ def label_utterances(
     manifest: Manifest,
     utterances: Sequence[Utterance],
     *,
-    on_progress: Callable[[int], None],
+    pack: bool = False,
+    on_progress: Advance,
 ) -> list[Label]:
     """Label some utterances.
 
@@ -179,13 +214,14 @@ def label_utterances(
         transcriber: the teacher.
         manifest: which the utterances are of.
         utterances: some of its.
-        on_progress: called with the number of utterances just done.
+        pack: several utterances to a window.
+        on_progress: called with the utterances and the seconds of sound just done.
 
     Returns:
         Their labels, in the same order.
     """
     labels: dict[str, Label] = {}
-    heard: list[Utterance] = []
+    heard: list[tuple[Utterance, int]] = []  # with its number of samples
 
     def readable() -> Iterator[tuple[Samples, str | None]]:
         for utterance, samples in load_utterances(manifest, utterances):
@@ -194,13 +230,14 @@ def label_utterances(
                 labels[utterance.id] = _failed(utterance, problem)
                 on_progress(1)
             elif not isinstance(samples, Exception):
-                heard.append(utterance)
+                heard.append((utterance, len(samples)))
                 yield samples, utterance.language
 
-    for number, window in transcriber.decode_each(readable()):
-        utterance = heard[number]
-        labels[utterance.id] = _label(utterance, window, transcriber.tokenizer.eot)
-        on_progress(1)
+    decode = transcriber.decode_packed if pack else transcriber.decode_each
+    for number, window in decode(readable()):
+        utterance, n_samples = heard[number]
+        labels[utterance.id] = _label(utterance, n_samples, window, transcriber.tokenizer.eot)
+        on_progress(1, samples_to_seconds(n_samples))
     return [labels[utterance.id] for utterance in utterances]
 
 
@@ -215,19 +252,26 @@ def _problem(samples: Samples | Exception) -> str | None:
     return None
 
 
-def _label(utterance: Utterance, window: DecodedWindow, eot: int) -> Label:
+def _label(utterance: Utterance, n_samples: int, window: DecodedWindow, eot: int) -> Label:
     """Keep the ids as the decoder saw them; a text that was cut off has no end token."""
     return Label(
         id=utterance.id,
         token_ids=(*window.prompt_ids, *window.token_ids, *([eot] if window.finished else [])),
         text=window.text,
         language=window.language,
-        avg_logprob=round(window.avg_logprob, 6),
-        no_speech_prob=round(window.no_speech_prob, 6),
-        compression_ratio=round(window.compression_ratio, 6),
+        avg_logprob=_rounded(window.avg_logprob),
+        no_speech_prob=_rounded(window.no_speech_prob),
+        compression_ratio=_rounded(window.compression_ratio),
         finished=window.finished,
         error=None,
+        duration_s=samples_to_seconds(n_samples),
+        detected_language=window.detected_language,
+        language_probability=_rounded(window.language_probability),
     )
+
+
+def _rounded(number: float | None) -> float | None:
+    return None if number is None or math.isnan(number) else round(number, 6)
 
 
 def _failed(utterance: Utterance, problem: str) -> Label:
@@ -250,6 +294,38 @@ def _what_shapes_labels(settings: LabelSettings) -> dict[str, Any]:
     for name in ("batch_size", "draft_tokens"):
         del values["decoding"][name]
     return values
+
+
+def _is_done(shard: Path, *, retry_failed: bool) -> bool:
+    if not shard.exists():
+        return False
+    if retry_failed:
+        return all(row["error"] is None for row in read_jsonl(shard))
+    check_shard(shard)
+    return True
+
+
+def _without_error(shard: Path) -> dict[str, dict[str, Any]]:
+    """Return the rows of a shard that need not be made again, by id."""
+    if not shard.exists():
+        return {}
+    return {row["id"]: row for row in read_jsonl(shard) if row["error"] is None}
+
+
+def _write_problems(path: Path, manifest: Manifest, failed: Mapping[str, str]) -> None:
+    """List every file with a problem once, with the ids of its utterances that have it."""
+    ids: dict[tuple[str, str], list[str]] = {}
+    for utterance in manifest.utterances:
+        if utterance.id in failed:
+            place = manifest.audio_source(utterance), failed[utterance.id]
+            ids.setdefault(place, []).append(utterance.id)
+    rows = [
+        {"path": audio, "problem": problem, "ids": found} for (audio, problem), found in ids.items()
+    ]
+    if not rows:
+        path.unlink(missing_ok=True)
+    elif not path.exists() or list(read_jsonl(path)) != rows:
+        write_jsonl(path, rows)
 
 
 def _summary(paths: Iterable[Path]) -> LabelSummary:

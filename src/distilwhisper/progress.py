@@ -1,14 +1,38 @@
 """What a person sees while a stage runs: a bar on a terminal, a line now and then elsewhere."""
 
+import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol, runtime_checkable
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 SECONDS_BETWEEN_LINES = 20.0
+
+
+@runtime_checkable
+class Advance(Protocol):
+    """Tells a bar what was just done."""
+
+    def __call__(self, n: float, audio_s: float = 0.0) -> None:
+        """Move the bar.
+
+        Args:
+            n: units just done.
+            audio_s: length of the sound in them; stages that tell it see their speed.
+        """
 
 
 def say(message: str) -> None:
@@ -17,8 +41,8 @@ def say(message: str) -> None:
 
 
 @contextmanager
-def progress_bar(label: str, total: float, unit: str) -> Iterator[Callable[[float], None]]:
-    """Show how far a stage is, on standard error.
+def progress_bar(label: str, total: float, unit: str) -> Iterator[Advance]:
+    """Show how far a stage is, how fast it goes and how long it will take, on standard error.
 
     Args:
         label: what is being done.
@@ -28,19 +52,32 @@ def progress_bar(label: str, total: float, unit: str) -> Iterator[Callable[[floa
     Yields:
         A function to call with the number of units just done.
     """
-    if sys.stderr.isatty():
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn(unit),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-            task = bars.add_task(label, total=total)
-            yield lambda n: bars.advance(task, n)
-    else:
+    if not sys.stderr.isatty():
         yield _Lines(label, total, unit)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        _SpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task(label, total=total, audio_s=0.0)
+
+        def advance(n: float, audio_s: float = 0.0) -> None:
+            so_far = bars.tasks[task].fields["audio_s"]
+            bars.update(task, advance=n, audio_s=so_far + audio_s)
+
+        yield advance
+
+
+class _SpeedColumn(ProgressColumn):
+    """Hours of audio per hour."""
+
+    def render(self, task: Task) -> Text:
+        return Text(_speed(task.fields["audio_s"], task.elapsed or 0.0))
 
 
 class _Lines:
@@ -48,12 +85,35 @@ class _Lines:
 
     def __init__(self, label: str, total: float, unit: str) -> None:
         self.label, self.total, self.unit = label, total, unit
-        self.done = 0.0
-        self.last = time.monotonic()
+        self.done = self.audio_s = 0.0
+        self.began = self.last = time.monotonic()
 
-    def __call__(self, n: float) -> None:
+    def __call__(self, n: float, audio_s: float = 0.0) -> None:
         self.done += n
+        self.audio_s += audio_s
         now = time.monotonic()
-        if now - self.last >= SECONDS_BETWEEN_LINES:
-            self.last = now
-            say(f"{self.label}: {self.done:.0f} of {self.total:.0f} {self.unit}")
+        if now - self.last < SECONDS_BETWEEN_LINES:
+            return
+        self.last = now
+        elapsed_s = now - self.began
+        parts = [
+            f"{self.label}: {self.done:.0f} of {self.total:.0f} {self.unit}",
+            _speed(self.audio_s, elapsed_s),
+            _left(self.done, self.total, elapsed_s),
+        ]
+        say(", ".join(part for part in parts if part))
+
+
+def _speed(audio_s: float, elapsed_s: float) -> str:
+    if not audio_s or not elapsed_s:
+        return ""
+    return f"{audio_s / elapsed_s:.1f} h of audio per hour"
+
+
+def _left(done: float, total: float, elapsed_s: float) -> str:
+    """Return the time left if the rest goes on as the part that is done."""
+    if not done:
+        return ""
+    minutes = math.ceil((total - done) * elapsed_s / done / 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min left" if hours else f"{minutes} min left"

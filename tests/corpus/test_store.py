@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distilwhisper.corpus.store import (
+    ChangedShard,
     StoreError,
     TornShard,
     read_jsonl,
@@ -20,6 +21,7 @@ from distilwhisper.corpus.store import (
     shard_path,
     write_atomic,
     write_jsonl,
+    write_shard,
 )
 
 
@@ -262,3 +264,52 @@ def test_what_had_the_name_is_kept_when_the_rename_fails(tmp_path: Path, full_di
     assert (final / "sub" / "weights").read_text() == "old"
     assert names(tmp_path) == ["disk", "step_100"]
     assert names(full_disk) == []
+
+
+def test_a_shard_is_checked_where_it_is_read(tmp_path: Path) -> None:
+    shard = shard_path(tmp_path, 0)
+    write_shard(shard, [{"id": "a"}, {"id": "b"}])
+    write_jsonl(tmp_path / "notes.jsonl", [{"kept": "by nobody"}])  # no shard, so not checked
+    assert list(read_jsonl(shard)) == [{"id": "a"}, {"id": "b"}]
+    assert list(read_jsonl(tmp_path / "notes.jsonl")) == [{"kept": "by nobody"}]
+    shard.write_text('{"id": "a"}\n')
+    with pytest.raises(ChangedShard, match=f"{shard} must hold what its stage wrote"):
+        next(read_jsonl(shard))
+    # A stage may write it anew, and the same again.
+    for _ in range(2):
+        write_shard(shard, [{"id": "c"}])
+        assert list(read_shards(tmp_path)) == [{"id": "c"}]
+
+
+def test_a_shard_of_nobody_is_found_and_one_without_digests_is_believed(tmp_path: Path) -> None:
+    write_shard(shard_path(tmp_path / "ours", 0), [{"id": "a"}])
+    write_jsonl(shard_path(tmp_path / "ours", 1), [{"id": "b"}])
+    with pytest.raises(ChangedShard):
+        list(read_shards(tmp_path / "ours"))
+    write_jsonl(shard_path(tmp_path / "plain", 0), [{"id": "a"}])
+    assert list(read_shards(tmp_path / "plain")) == [{"id": "a"}]
+
+
+def test_a_shard_is_good_whenever_its_writer_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard = shard_path(tmp_path, 0)
+    write_shard(shard, [{"id": "old"}])
+
+    class Killed(BaseException):
+        pass
+
+    rename = Path.replace
+
+    def killed(self: Path, target: Path) -> Path:
+        if Path(target) == shard:
+            raise Killed
+        return rename(self, target)
+
+    with monkeypatch.context() as patch:  # between the digest's name and the shard's
+        patch.setattr(Path, "replace", killed)
+        with pytest.raises(Killed):
+            write_shard(shard, [{"id": "new"}])
+    assert list(read_jsonl(shard)) == [{"id": "old"}]
+    write_shard(shard, [{"id": "new"}])
+    assert list(read_jsonl(shard)) == [{"id": "new"}]

@@ -14,7 +14,7 @@ from torch import Tensor
 from distilwhisper.decoding.beam import beam_search
 from distilwhisper.decoding.rules import DecodingRules, TimestampRules
 from distilwhisper.decoding.search import NonFiniteOutput
-from distilwhisper.decoding.slots import Hypothesis
+from distilwhisper.decoding.slots import Hypothesis, SpecialTokens
 from distilwhisper.model.checkpoint import Checkpoint, load_checkpoint
 from distilwhisper.model.hub import resolve_model
 from distilwhisper.model.whisper import Whisper, WhisperConfig
@@ -77,9 +77,7 @@ def search(
         encoder_states,
         [prompt] * len(encoder_states) if prompts is None else prompts,
         rules or make_rules(tokenizer, timestamps=timestamps),
-        sot=tokenizer.sot,
-        eot=tokenizer.eot,
-        no_speech=tokenizer.no_speech,
+        SpecialTokens(tokenizer.sot, tokenizer.eot, tokenizer.no_speech),
         max_new_tokens=max_new_tokens,
         beam_size=beam_size,
         **settings,
@@ -319,9 +317,7 @@ def test_an_end_that_the_rules_forbid_is_no_candidate() -> None:
             torch.randn(1, 20, 8),
             [[3]],
             DecodingRules(suppress=range(1, 6), begin_suppress=[], timestamps=None),
-            sot=3,
-            eot=eot,
-            no_speech=4,
+            SpecialTokens(sot=3, eot=eot, no_speech=4),
             max_new_tokens=3,
             beam_size=5,
             patience=0.2,  # the first candidate ends the search
@@ -447,9 +443,7 @@ def test_real_speech_equals_openai(
                 begin_suppress=[*tokenizer.encode(" "), tokenizer.eot],
                 timestamps=grammar if timestamps else None,
             ),
-            sot=tokenizer.sot,
-            eot=tokenizer.eot,
-            no_speech=tokenizer.no_speech,
+            SpecialTokens(tokenizer.sot, tokenizer.eot, tokenizer.no_speech),
             max_new_tokens=n_new,
             beam_size=beam_size,
             patience=patience,

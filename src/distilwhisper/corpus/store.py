@@ -1,7 +1,14 @@
-"""Files that are there whole or not at all, and the JSONL shards made of them."""
+"""Files that are there whole or not at all, and the JSONL shards made of them.
+
+A shard that a stage has written is not to be edited: what was made of it would no longer be of it.
+Beside the shards lies ``.digests/``, with an empty file for each, named after the shard and the
+sha256 of what it holds. It is made before the shard gets its name, so that a process may be killed
+at any moment and two may write the same shard; reading a shard checks it.
+"""
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -13,6 +20,7 @@ from typing import Any, BinaryIO
 
 import orjson
 
+DIGESTS = ".digests"
 _SHARD_NAME = re.compile(r"(.*)-(\d{5,})\.jsonl")
 
 
@@ -22,6 +30,10 @@ class StoreError(OSError):
 
 class TornShard(ValueError):
     """A line of one of our files is not a JSON object of the kind that the file holds."""
+
+
+class ChangedShard(TornShard):
+    """A shard does not hold what a stage wrote there."""
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
@@ -53,9 +65,37 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         ValueError: a row holds what JSON or UTF-8 has no form for, such as nan.
     """
     with _replacing(path) as file:
-        for row in rows:
-            line = json.dumps(row, ensure_ascii=False, allow_nan=False)
-            file.write(line.encode("utf-8") + b"\n")
+        file.writelines(map(_line, rows))
+
+
+def write_shard(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows as :func:`write_jsonl` does, in a file that nobody else is to change.
+
+    Raises:
+        StoreError, ValueError: as for :func:`write_jsonl`.
+    """
+    data = b"".join(map(_line, rows))
+    digest = _digest_path(path, hashlib.sha256(data).hexdigest())
+    if not digest.exists():
+        write_atomic(digest, b"")
+    write_atomic(path, data)
+
+
+def check_shard(path: Path) -> None:
+    """See that a shard is as :func:`write_shard` wrote it; without digests there is no telling.
+
+    Raises:
+        ChangedShard: it is not.
+    """
+    if not _SHARD_NAME.fullmatch(path.name) or not (path.parent / DIGESTS).exists():
+        return
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if not _digest_path(path, digest).exists():
+        raise ChangedShard(
+            f"{path} must hold what its stage wrote, found something else (sha256 "
+            f"{digest[:12]}...): put the file back as it was, or delete it and run the stage "
+            f"again; to work on edited shards, copy them to a folder without {DIGESTS}"
+        )
 
 
 def parse_json(data: bytes) -> Any:
@@ -73,11 +113,13 @@ def parse_json(data: bytes) -> Any:
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a file that :func:`write_jsonl` wrote.
+    """Yield the rows of a file that :func:`write_jsonl` or :func:`write_shard` wrote.
 
     Raises:
+        ChangedShard: as for :func:`check_shard`.
         TornShard: a line is not a JSON object, or the last one has no end; with its number.
     """
+    check_shard(path)
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:
@@ -146,6 +188,14 @@ def replace_folder(temporary: Path, final: Path) -> None:
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise _store_error(final, error) from error
+
+
+def _line(row: Mapping[str, Any]) -> bytes:
+    return json.dumps(row, ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n"
+
+
+def _digest_path(path: Path, digest: str) -> Path:
+    return path.parent / DIGESTS / f"{path.name}.{digest}"
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from distilwhisper.decoding.rules import DecodingRules, RuleState
 from distilwhisper.decoding.search import NonFiniteOutput, pad_right, require_room
-from distilwhisper.decoding.slots import Hypothesis
+from distilwhisper.decoding.slots import Hypothesis, SpecialTokens, Start
 from distilwhisper.model.whisper import CrossCache, Decoder, SelfCache, Whisper
 
 # Windows that are done leave the batch when this share of it is: to drop one copies the caches of
@@ -33,10 +33,8 @@ def beam_search(
     encoder_states: Float[Tensor, "batch frames width"],
     prompts: Sequence[Sequence[int]],
     rules: DecodingRules,
+    special: SpecialTokens,
     *,
-    sot: int,
-    eot: int,
-    no_speech: int,
     max_new_tokens: int,
     beam_size: int,
     patience: float = 1.0,
@@ -53,9 +51,7 @@ def beam_search(
         encoder_states: of the windows, one row each.
         prompts: what each row begins with, up to and with its task tokens; lengths may differ.
         rules: what may be said.
-        sot: start of transcript, which every prompt holds.
-        eot: ends a text.
-        no_speech: the id whose probability after ``sot`` tells silence.
+        special: ids that every search needs.
         max_new_tokens: what has not ended by then is cut off.
         beam_size: beginnings kept per window; 1 is greedy search.
         patience: a window ends with ``round(beam_size * patience)`` finished candidates.
@@ -76,13 +72,13 @@ def beam_search(
         return []
     n_candidates = round(beam_size * patience)
     windows = [_Window() for _ in prompts]
-    batch, logits, no_speech_probs = _start(
-        model, encoder_states, prompts, rules, sot=sot, no_speech=no_speech, n_new=max_new_tokens
+    batch, logits, start = _start(
+        model, encoder_states, prompts, rules, special, n_new=max_new_tokens
     )
     for step in range(max_new_tokens):
         allowed = rules(logits.float(), batch.rules)
         moves = [
-            windows[i].extend(ways, eot=eot, beam_size=beam_size, n_candidates=n_candidates)
+            windows[i].extend(ways, eot=special.eot, beam_size=beam_size, n_candidates=n_candidates)
             for i, ways in zip(batch.index, _best_ways(allowed, batch, beam_size + 1), strict=True)
         ]
         is_open = [len(windows[i].ended) < n_candidates for i in batch.index]
@@ -93,9 +89,23 @@ def beam_search(
             batch.keep([place for place, wanted in enumerate(is_open) if wanted])
         states = _decode_beams(model.decoder, batch)
         logits = model.decoder.project(states[:, 0])
+    found = [window.best(beam_size=beam_size, length_penalty=length_penalty) for window in windows]
     return [
-        window.best(no_speech_prob, beam_size=beam_size, length_penalty=length_penalty)
-        for window, no_speech_prob in zip(windows, no_speech_probs, strict=True)
+        Hypothesis(
+            token_ids=best.token_ids,
+            finished=finished,
+            avg_logprob=best.sum_logprob / max(len(best.token_ids) + finished, 1),
+            no_speech_prob=no_speech_prob,
+            language_id=special.languages[place] if special.languages else None,
+            language_prob=language_prob if special.languages else None,
+        )
+        for (best, finished), no_speech_prob, place, language_prob in zip(
+            found,
+            start.no_speech_probs.tolist(),
+            start.languages.tolist(),
+            start.language_probs.tolist(),
+            strict=True,
+        )
     ]
 
 
@@ -151,10 +161,11 @@ class _Window:
             ]
         return kept
 
-    def best(
-        self, no_speech_prob: float, *, beam_size: int, length_penalty: float | None
-    ) -> Hypothesis:
-        """Return the best of what ended and, where too little did, of what was cut off."""
+    def best(self, *, beam_size: int, length_penalty: float | None) -> tuple[_Beam, bool]:
+        """Return the best text, and whether it ended by itself.
+
+        It is of those that ended and, where too few did, of those that were cut off.
+        """
         # Beams of probability 0 fill the batch where the rules leave fewer ways than beams.
         cut_off = [beam for beam in self.beams if beam.sum_logprob > -torch.inf]
         candidates = [*self.ended, *cut_off[: max(beam_size - len(self.ended), 0)]]
@@ -163,11 +174,7 @@ class _Window:
             for beam in candidates
         ]
         place = scores.index(max(scores))
-        finished = place < len(self.ended)
-        chosen = candidates[place]
-        n_scored = max(len(chosen.token_ids) + finished, 1)
-        average = chosen.sum_logprob / n_scored
-        return Hypothesis(chosen.token_ids, finished, average, no_speech_prob)
+        return candidates[place], place < len(self.ended)
 
 
 @dataclass
@@ -234,23 +241,22 @@ def _start(
     encoder_states: Tensor,
     prompts: Sequence[Sequence[int]],
     rules: DecodingRules,
+    special: SpecialTokens,
     *,
-    sot: int,
-    no_speech: int,
     n_new: int,
-) -> tuple[_Batch, Float[Tensor, "batch vocab"], list[float]]:
-    """Run the prompts: the batch, the logits of the first new token, and no-speech."""
+) -> tuple[_Batch, Float[Tensor, "batch vocab"], Start]:
+    """Run the prompts: the batch, the logits of the first new token, and what start tells."""
     device = model.device
     lengths = [len(prompt) for prompt in prompts]
     every = torch.arange(len(prompts), device=device)
     ends = torch.tensor(lengths, device=device) - 1
-    padded = pad_right(prompts, value=sot).to(device)
+    padded = pad_right(prompts, value=special.sot).to(device)
     cross = model.decoder.cross_cache(encoder_states)
     cache = model.decoder.self_cache(len(prompts), max(lengths) + n_new)
     states = model.decoder(padded, cross, cache)
     cache.lengths += ends + 1
-    sot_at = torch.tensor([list(prompt).index(sot) for prompt in prompts], device=device)
-    after_sot = model.decoder.project(states[every, sot_at]).float().softmax(dim=-1)
+    sot_at = torch.tensor([list(prompt).index(special.sot) for prompt in prompts], device=device)
+    after_sot = model.decoder.project(states[every, sot_at]).float()
     batch = _Batch(
         index=list(range(len(prompts))),
         cross=cross,
@@ -261,7 +267,7 @@ def _start(
         n_keys=max(lengths),
         n_shared=min(lengths),
     )
-    return batch, model.decoder.project(states[every, ends]), after_sot[:, no_speech].tolist()
+    return batch, model.decoder.project(states[every, ends]), Start.of(after_sot, special)
 
 
 def _decode_beams(decoder: Decoder, batch: _Batch) -> Float[Tensor, "beams 1 width"]:

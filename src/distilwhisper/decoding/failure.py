@@ -63,7 +63,7 @@ def why_failed(window: DecodedWindow, settings: DecodingSettings) -> str | None:
 def is_silence(window: DecodedWindow, settings: DecodingSettings) -> bool:
     """Return whether nobody speaks: no-speech is likely, and the text is not."""
     likely, logprob = settings.no_speech_threshold, settings.logprob_threshold
-    if likely is None or window.no_speech_prob <= likely:
+    if likely is None or not window.no_speech_prob > likely:  # it may be unknown: nan
         return False
     return logprob is None or window.avg_logprob <= logprob
 

@@ -14,7 +14,15 @@ from torch import Tensor
 
 from distilwhisper.decoding.early_exit import exit_early
 from distilwhisper.decoding.rules import DecodingRules, best, choose
-from distilwhisper.decoding.slots import Counts, Hypothesis, Job, Lane, SlotState, SpecialTokens
+from distilwhisper.decoding.slots import (
+    Counts,
+    Hypothesis,
+    Job,
+    Lane,
+    SlotState,
+    SpecialTokens,
+    Start,
+)
 from distilwhisper.decoding.speculative import Draft, speculate
 from distilwhisper.model.whisper import CrossCache, Whisper
 
@@ -167,9 +175,11 @@ class Search:
         states = self._lane.run(prompts, zeros, first=first, n_keys=prompts.shape[1])
         at = torch.tensor([job.prompt.index(self.special.sot) for job in jobs], device=device)
         after_sot = states[torch.arange(len(jobs), device=device), at]
-        likely = self.model.decoder.project(after_sot).float().softmax(dim=-1)
-        stop = first + len(jobs)
-        self._state.no_speech_probs[first:stop] = likely[:, self.special.no_speech]
+        start = Start.of(self.model.decoder.project(after_sot).float(), self.special)
+        rows = slice(first, first + len(jobs))
+        self._state.no_speech_probs[rows] = start.no_speech_probs
+        self._state.languages[rows] = start.languages
+        self._state.language_probs[rows] = start.language_probs
 
     def _decode(self, n: int, n_keys: int, *, noise: Tensor | None = None) -> None:
         """Say one token in the first ``n`` slots; nothing here waits for the device."""
@@ -249,24 +259,38 @@ class Search:
         if not done:
             return []
         rows = torch.tensor(done, device=self.model.device)
-        said = state.tokens[rows].tolist()
-        scores = torch.stack([state.sum_logprobs[rows], state.no_speech_probs[rows]])
+        said = zip(state.tokens[rows].tolist(), state.logprobs[rows].tolist(), strict=True)
+        languages = self.special.languages
+        places = state.languages[rows].tolist()
+        start_probs = (state.no_speech_probs[rows], state.language_probs[rows])
+        scores = torch.stack([state.sum_logprobs[rows], *start_probs])
         if not scores.isfinite().all():
             raise NonFiniteOutput(
                 "log-probabilities must be finite, found others: the weights hold NaN, or the "
                 "sound overflows this dtype (try float32)"
             )
         found = []
-        for slot, tokens, total, silence in zip(done, said, *scores.tolist(), strict=True):
+        for slot, (tokens, logprobs), place, total, silence, spoken in zip(
+            done, said, places, *scores.tolist(), strict=True
+        ):
             job = self._jobs[slot]
             assert job is not None
             self._jobs[slot] = None
             self._noise.pop(job.ticket, None)
-            new = tokens[len(job.prompt) : lengths[slot] + 1]
+            new_at = slice(len(job.prompt), lengths[slot] + 1)
+            new = tokens[new_at]
             self.counts += Counts(tokens=len(new))
             finished = new[-1] == self.special.eot
-            text = tuple(new[:-1] if finished else new)
-            found.append((job.ticket, Hypothesis(text, finished, total / len(new), silence)))
+            hypothesis = Hypothesis(
+                token_ids=tuple(new[:-1] if finished else new),
+                finished=finished,
+                avg_logprob=total / len(new),
+                no_speech_prob=silence,
+                language_id=languages[place] if languages else None,
+                language_prob=spoken if languages else None,
+                logprobs=tuple(logprobs[new_at]),
+            )
+            found.append((job.ticket, hypothesis))
         return found
 
     def _close_ranks(self) -> None:

@@ -21,6 +21,7 @@ class SpecialTokens:
     sot: int  # start of transcript, which every prompt holds
     eot: int  # ends a window's text
     no_speech: int  # its probability after sot tells silence
+    languages: tuple[int, ...] = ()  # the likeliest after sot is the one heard; English only: none
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,28 @@ class Hypothesis:
     finished: bool  # the end token was said; False where the token limit cut the text off
     avg_logprob: float  # mean log-probability per token, the end token counted (nats)
     no_speech_prob: float  # of the no-speech token, right after start of transcript
+    language_id: int | None = None  # the likeliest language's token at the same place
+    language_prob: float | None = None  # of it, among the languages
+    logprobs: tuple[float, ...] = ()  # of each token, the end token counted; beams keep only sums
+
+
+@dataclass(frozen=True)
+class Start:
+    """What the decoder makes of windows before a word is said: after start of transcript."""
+
+    no_speech_probs: Float[Tensor, " rows"]
+    languages: Int[Tensor, " rows"]  # places among the special tokens' languages
+    language_probs: Float[Tensor, " rows"]  # of these, among all the languages
+
+    @classmethod
+    def of(cls, logits: Float[Tensor, "rows vocab"], special: SpecialTokens) -> "Start":
+        """Read it off the logits that follow start of transcript."""
+        no_speech = logits.softmax(dim=-1)[:, special.no_speech]
+        if not special.languages:
+            none = torch.zeros_like(no_speech)
+            return cls(no_speech, none.long(), none)
+        likely, place = logits[:, list(special.languages)].softmax(dim=-1).max(dim=-1)
+        return cls(no_speech, place, likely)
 
 
 @dataclass(frozen=True)
@@ -166,7 +189,10 @@ class SlotState:
     limits: Int[Tensor, " slots"]  # length at which a row is cut off
     ended: Bool[Tensor, " slots"]
     sum_logprobs: Float[Tensor, " slots"]
+    logprobs: Float[Tensor, "slots positions"]  # of the tokens that were said
     no_speech_probs: Float[Tensor, " slots"]
+    languages: Int[Tensor, " slots"]  # places among the special tokens' languages
+    language_probs: Float[Tensor, " slots"]
     temperatures: Float[Tensor, " slots"]
     n_generated: Int[Tensor, " slots"]  # this and the next three: RuleState
     last_was_timestamp: Bool[Tensor, " slots"]
@@ -186,7 +212,10 @@ class SlotState:
             limits=whole.clone(),
             ended=torch.ones(n_slots, dtype=torch.bool, device=device),
             sum_logprobs=real.clone(),
+            logprobs=torch.zeros(n_slots, positions, dtype=torch.float32, device=device),
             no_speech_probs=real.clone(),
+            languages=whole.clone(),
+            language_probs=real.clone(),
             temperatures=real.clone(),
             **{field.name: getattr(fresh, field.name) for field in fields(RuleState)},
         )
@@ -248,8 +277,8 @@ class SlotState:
     ) -> None:
         """Write one more token in the rows that are ``speaking``."""
         at = (self.lengths + 1).clamp(max=self.tokens.shape[1] - 1)[:, None]
-        kept = self.tokens.gather(1, at)
-        self.tokens.scatter_(1, at, torch.where(speaking[:, None], choice[:, None], kept))
+        for row, new in ((self.tokens, choice), (self.logprobs, logprobs)):
+            row.scatter_(1, at, torch.where(speaking[:, None], new[:, None], row.gather(1, at)))
         self.sum_logprobs += torch.where(speaking, logprobs, 0.0)
         self.lengths += speaking
         after = rules.advance(self.rules, choice)

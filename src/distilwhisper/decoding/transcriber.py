@@ -5,6 +5,7 @@ What calls what:
     samples, files            a recording of any length
       chunked.py              overlapping chunks, joined by chunks.py       } each asks for windows:
       sequential.py           or one window after the other                 } a task
+      packed_windows.py       short pieces that share a window              }
         failure.py            again and hotter, where the text is not to be believed
           windows.py          runs the tasks side by side: mel, encoder, prompt
             search.py         slots that windows enter and leave: greedy, sampling, drafts
@@ -25,6 +26,12 @@ from distilwhisper.decoding.chunked import decode_chunk
 from distilwhisper.decoding.chunks import Chunk, ChunkWords, join_chunks, plan_chunks, plan_speech
 from distilwhisper.decoding.failure import decode_with_fallback
 from distilwhisper.decoding.heard import HeardWindow
+from distilwhisper.decoding.packed_windows import (
+    Piece,
+    decode_packed,
+    group_pieces,
+    packing_fault,
+)
 from distilwhisper.decoding.segments import TimedWord
 from distilwhisper.decoding.sequential import FRAMES_PER_SECOND, decode_sequentially
 from distilwhisper.decoding.settings import DecodingSettings
@@ -182,6 +189,32 @@ class Transcriber:
         tasks = (self._decode_piece(n, *piece) for n, piece in enumerate(pieces))
         return self._decoder.run(tasks)
 
+    def decode_packed(
+        self, pieces: Iterable[tuple[Samples, str | None]]
+    ) -> Iterator[tuple[int, DecodedWindow]]:
+        """Decode pieces as :meth:`decode_each`, those of one language several to a window.
+
+        The text of a piece may differ from what it would be alone. How silent a piece of a shared
+        window is, and which language it seems to be, are not known.
+
+        Raises:
+            ValueError: as for :meth:`decode`, or the settings ask for beams or for no timestamps.
+        """
+        fault = packing_fault(self.settings)
+        if fault is not None:
+            raise ValueError(fault)
+        tasks = (
+            decode_packed(
+                self._decoder,
+                group,
+                previous_ids=tuple(self._previous_ids),
+                alone=lambda piece: self._decode_piece(piece.number, piece.samples, piece.language),
+            )
+            for group in group_pieces(self._pieces(pieces))
+        )
+        for _, decoded in self._decoder.run(tasks):
+            yield from decoded
+
     def transcribe(
         self,
         samples: Samples,
@@ -283,6 +316,11 @@ class Transcriber:
             return "en"
         wanted = language or self.settings.language
         return None if wanted is None else self.tokenizer.language_code(wanted)
+
+    def _pieces(self, pieces: Iterable[tuple[Samples, str | None]]) -> Iterator[Piece]:
+        for number, (samples, language) in enumerate(pieces):
+            _check_samples(samples, f"piece {number}")
+            yield Piece(number, samples, self._code(language))
 
     def _decode_piece(
         self, number: int, samples: Samples, language: str | None

@@ -66,8 +66,11 @@ class DecodedWindow:
     language: str
     temperature: float
     avg_logprob: float
-    no_speech_prob: float
+    no_speech_prob: float  # nan: not known
     compression_ratio: float
+    detected_language: str | None = None  # the likeliest, whatever it was told; None: English only
+    language_probability: float | None = None  # of the detected language
+    logprobs: tuple[float, ...] = ()  # of the tokens, the end token counted; beams keep only sums
 
 
 Task: TypeAlias = Generator[WindowRequest, DecodedWindow, T]
@@ -104,7 +107,13 @@ class WindowDecoder:
         self._draft_hears_alike = (
             draft is not None and draft.model.encoder is checkpoint.model.encoder
         )
-        self._special = SpecialTokens(tokenizer.sot, tokenizer.eot, tokenizer.no_speech)
+        self._special = SpecialTokens(
+            tokenizer.sot,
+            tokenizer.eot,
+            tokenizer.no_speech,
+            tuple(tokenizer.languages.values()),
+        )
+        self._language_codes = {id_: code for code, id_ in tokenizer.languages.items()}
         self._rules = self._make_rules()
         self._search: Search | None = None
 
@@ -275,9 +284,7 @@ class WindowDecoder:
             request.window.encoder_states[None],
             [prompt],
             self._rules,
-            sot=self.tokenizer.sot,
-            eot=self.tokenizer.eot,
-            no_speech=self.tokenizer.no_speech,
+            self._special,
             max_new_tokens=self._max_new_tokens(prompt),
             beam_size=self.settings.beam_size,
         )[0]
@@ -306,6 +313,11 @@ class WindowDecoder:
             avg_logprob=found.avg_logprob,
             no_speech_prob=found.no_speech_prob,
             compression_ratio=compression_ratio(text),
+            detected_language=None
+            if found.language_id is None
+            else self._language_codes[found.language_id],
+            language_probability=found.language_prob,
+            logprobs=found.logprobs,
         )
 
     def _searching(self) -> Search:

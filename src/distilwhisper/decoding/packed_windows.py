@@ -1,0 +1,255 @@
+"""Short pieces of sound decoded together: joined into windows, and their text split again.
+
+The encoder reads 30 s whatever is in them, so that a window of one short piece is mostly wasted.
+Here pieces of one language share a window. The pause between two of them is so long that a model
+closes its segment there: a segment is then of the one piece that it overlaps. A piece of which
+that is not plain, or whose text is not to be believed, is decoded again, alone.
+
+    group_pieces   which pieces share a window       }
+    place_pieces   where in it they lie              }  numbers only
+    find_segments  what was said between timestamps  }
+    assign         whose each segment is             }
+    decode_packed  all of it, as a task
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from distilwhisper.decoding.failure import why_failed
+from distilwhisper.decoding.settings import DecodingSettings
+from distilwhisper.decoding.windows import DecodedWindow, Task, WindowDecoder, WindowRequest
+from distilwhisper.speech.audio import SAMPLE_RATE_HZ, Samples
+from distilwhisper.text.tokens import TIMESTAMPS_PER_SECOND, Tokenizer
+from distilwhisper.text.transcript import compression_ratio
+
+# With pauses of 0.5 s, whisper-tiny.en joins one piece in five to a neighbour's segment; with 1 s
+# one in a hundred. The silence behind the last piece is there for its text to be ended.
+PAUSE_S = 1.0
+PACKED_S = 27.0
+
+# A segment reaches into the next piece by so much and no more, and by half of a short piece.
+SPILL_S = 0.3
+
+STEP_SAMPLES = SAMPLE_RATE_HZ // TIMESTAMPS_PER_SECOND
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """A short sound, and its place in the order of those to be decoded."""
+
+    number: int
+    samples: Samples
+    language: str | None  # a code; None: to be detected
+
+
+@dataclass(frozen=True)
+class Span:
+    """A stretch of a window, in timestamp steps of 20 ms."""
+
+    start: int
+    stop: int
+
+    def overlap(self, other: "Span") -> int:
+        """Return how many steps the two have in common; below zero, how many lie between them."""
+        return min(self.stop, other.stop) - max(self.start, other.start)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Text between two timestamps."""
+
+    span: Span
+    text: slice  # positions of its text among the window's tokens
+
+
+def group_pieces(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
+    """Yield pieces in groups that fit in a window together, every piece once.
+
+    A window is filled in the order of its pieces, one window a language at a time, so that no
+    more is held than is about to be decoded. A piece of no known language stays alone: a window
+    has one language.
+    """
+    open_: dict[str, list[Piece]] = {}
+    for piece in pieces:
+        if piece.language is None:
+            yield [piece]
+            continue
+        group = open_.setdefault(piece.language, [])
+        together = [*group, piece]
+        places = place_pieces([len(one.samples) for one in together])
+        if group and places[-1].stop > PACKED_S * TIMESTAMPS_PER_SECOND:
+            yield group
+            together = [piece]
+        open_[piece.language] = together
+    yield from open_.values()
+
+
+def place_pieces(lengths: Sequence[int]) -> list[Span]:
+    """Return where pieces of some numbers of samples lie when joined, each at a whole step."""
+    places: list[Span] = []
+    at = 0
+    for length in lengths:
+        stop = at + math.ceil(length / STEP_SAMPLES)
+        places.append(Span(at, stop))
+        at = stop + round(PAUSE_S * TIMESTAMPS_PER_SECOND)
+    return places
+
+
+def find_segments(token_ids: Sequence[int], tokenizer: Tokenizer, *, end: int) -> list[Segment]:
+    """Cut a window's tokens at its timestamps; every token of text is in one segment.
+
+    Args:
+        token_ids: as decoded.
+        tokenizer: the model's.
+        end: step at which text ends that has no timestamp behind it.
+    """
+    segments: list[Segment] = []
+    opened = 0  # the timestamp before the text
+    first = 0  # of the text
+    for place, token_id in enumerate(token_ids):
+        if not tokenizer.is_timestamp(token_id):
+            continue
+        step = token_id - tokenizer.timestamp_begin
+        if first < place:
+            segments.append(Segment(Span(opened, step), slice(first, place)))
+        opened, first = step, place + 1
+    if first < len(token_ids):
+        segments.append(Segment(Span(opened, max(end, opened)), slice(first, len(token_ids))))
+    return segments
+
+
+def packing_fault(settings: DecodingSettings) -> str | None:
+    """Return why pieces cannot be packed with these settings, if they cannot."""
+    if settings.timestamps and settings.beam_size == 1:
+        return None
+    return (
+        "pack needs timestamps=true, which tell whose the text is, and beam_size=1; found "
+        f"timestamps={str(settings.timestamps).lower()} and beam_size={settings.beam_size}"
+    )
+
+
+def assign(spans: Sequence[Span], places: Sequence[Span]) -> list[list[int]]:
+    """Return whose each segment is.
+
+    A segment is a piece's own if it overlaps no other by more than a little.
+
+    Args:
+        spans: of the segments.
+        places: of the pieces, in order, with pauses between them.
+
+    Returns:
+        For every piece the numbers of its segments; none where nothing was said, or where it is
+        not plain who said it. No segment is of two pieces.
+    """
+    own: list[list[int]] = [[] for _ in places]
+    unclear: set[int] = set()
+    reach = round(PAUSE_S * TIMESTAMPS_PER_SECOND / 2)
+    for number, span in enumerate(spans):
+        overlaps = [place.overlap(span) for place in places]
+        nearest = max(range(len(places)), key=overlaps.__getitem__)
+        others = [
+            i
+            for i, (place, overlap) in enumerate(zip(places, overlaps, strict=True))
+            if i != nearest and overlap > _spill(place)
+        ]
+        if others or overlaps[nearest] <= 0:
+            unclear |= {i for i, overlap in enumerate(overlaps) if overlap > -reach} | {nearest}
+        else:
+            own[nearest].append(number)
+    return [[] if i in unclear else numbers for i, numbers in enumerate(own)]
+
+
+def _spill(place: Span) -> float:
+    return min(SPILL_S * TIMESTAMPS_PER_SECOND, (place.stop - place.start) / 2)
+
+
+def decode_packed(
+    decoder: WindowDecoder,
+    group: Sequence[Piece],
+    *,
+    previous_ids: tuple[int, ...],
+    alone: Callable[[Piece], Task[DecodedWindow]],
+) -> Task[list[tuple[int, DecodedWindow]]]:
+    """Decode pieces in one window, and those again alone that could not be told apart.
+
+    Args:
+        decoder: greedy, with timestamps.
+        group: pieces of one language that fit in a window together.
+        previous_ids: what every window is told came before it.
+        alone: decodes one piece in a window of its own.
+
+    Returns:
+        Every piece's number and what was said in it, as if it had been decoded alone: its
+        timestamps begin with it. Silence and the likeliest language are the window's and no
+        piece's, and so not known.
+    """
+    found: dict[int, DecodedWindow] = {}
+    if len(group) > 1:
+        window = decoder.window(_join(group), language=group[0].language)
+        temperature = decoder.settings.temperatures[0]
+        decoded = yield WindowRequest(window, previous_ids, temperature=temperature)
+        if decoded.finished and why_failed(decoded, decoder.settings) is None:
+            found = _split(decoded, group, decoder.tokenizer)
+    done: list[tuple[int, DecodedWindow]] = []
+    for piece in group:
+        said = found.get(piece.number)
+        if said is None or why_failed(said, decoder.settings) is not None:
+            said = yield from alone(piece)
+        done.append((piece.number, said))
+    return done
+
+
+def _join(group: Sequence[Piece]) -> Samples:
+    places = place_pieces([len(piece.samples) for piece in group])
+    joined = np.zeros(places[-1].start * STEP_SAMPLES + len(group[-1].samples), dtype=np.float32)
+    for piece, place in zip(group, places, strict=True):
+        start = place.start * STEP_SAMPLES
+        joined[start : start + len(piece.samples)] = piece.samples
+    return joined
+
+
+def _split(
+    decoded: DecodedWindow, group: Sequence[Piece], tokenizer: Tokenizer
+) -> dict[int, DecodedWindow]:
+    """Return what was said in each piece, by its number, where that is plain."""
+    places = place_pieces([len(piece.samples) for piece in group])
+    segments = find_segments(decoded.token_ids, tokenizer, end=places[-1].stop)
+    owned = assign([segment.span for segment in segments], places)
+    return {
+        piece.number: _of_piece(decoded, [segments[i] for i in numbers], place, tokenizer)
+        for piece, place, numbers in zip(group, places, owned, strict=True)
+        if numbers
+    }
+
+
+def _of_piece(
+    decoded: DecodedWindow, segments: Sequence[Segment], place: Span, tokenizer: Tokenizer
+) -> DecodedWindow:
+    """Return a piece's segments with timestamps that begin with the piece and end with it."""
+    token_ids: list[int] = []
+    logprobs: list[float] = []
+    length = place.stop - place.start
+    for segment in segments:
+        start, stop = (
+            tokenizer.timestamp_begin + min(max(step - place.start, 0), length)
+            for step in (segment.span.start, segment.span.stop)
+        )
+        token_ids += [start, *decoded.token_ids[segment.text], stop]
+        # A timestamp, or the end, stands on each side of the text.
+        logprobs += decoded.logprobs[max(segment.text.start - 1, 0) : segment.text.stop + 1]
+    text = tokenizer.decode(token_ids).strip()
+    return replace(
+        decoded,
+        token_ids=tuple(token_ids),
+        finished=True,
+        text=text,
+        avg_logprob=sum(logprobs) / len(logprobs),
+        no_speech_prob=math.nan,
+        compression_ratio=compression_ratio(text),
+        detected_language=None,
+        language_probability=None,
+        logprobs=tuple(logprobs),
+    )
