@@ -8,11 +8,11 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -24,7 +24,6 @@ from distilwhisper.corpus.batches import (
     epoch_order,
     keeps_timestamps,
     load_utterances,
-    load_windows,
     token_batch,
 )
 from distilwhisper.corpus.records import Manifest, Utterance
@@ -33,15 +32,20 @@ from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.model.checkpoint import Checkpoint
 from distilwhisper.model.whisper import Whisper
-from distilwhisper.progress import progress_bar, say
 from distilwhisper.run import MetricsLog
 from distilwhisper.speech.audio import WINDOW_S
-from distilwhisper.speech.mel import log_mel, stack_windows
 from distilwhisper.text.normalize import normalizer_for
 from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.text.wer import ErrorCounts, word_errors
-from distilwhisper.training.encoder_cache import EncoderCache
-from distilwhisper.training.loss import clip_gradients, distillation_sums, learning_rate
+from distilwhisper.training.forcing import forced_states
+from distilwhisper.training.fused import Objective, fused_sums
+from distilwhisper.training.loss import (
+    Divergence,
+    clip_gradients,
+    hidden_mse_sum,
+    learning_rate,
+)
+from distilwhisper.training.source import StateSource, remove_caches, same_weights
 from distilwhisper.training.state import Progress, checkpoints, load_state, save_state
 
 
@@ -60,11 +64,24 @@ class TrainingSettings:
     warmup_steps: int = 500
     """Updates of linear warm-up."""
     kl_weight: float = 0.8
-    """Weight of the KL divergence between teacher and student (eq. 6)."""
+    """Weight of the KL divergence between teacher and student (eq. 6); 0 asks no teacher."""
     pl_weight: float = 1.0
     """Weight of the cross-entropy on pseudo-labels (eq. 6)."""
+    mse_weight: float = 0.0
+    """Weight of the squared distance between hidden states (eq. 10-12)."""
     temperature: float = 2.0
     """Softens both distributions of the KL term."""
+    divergence: Divergence = "forward-kl"
+    """What stands in the place of the paper's KL(teacher || student)."""
+    teacher_annealing: bool = False
+    """Let kl_weight and mse_weight fall linearly to 0, so that the labels teach alone in the end
+    (arXiv:1907.04829)."""
+    train_encoder: bool = False
+    """Train the student's encoder too; the teacher then hears through its own."""
+    freeze_positions: bool = False
+    """Leave the decoder's position embeddings as they are."""
+    checkpoint_activations: bool = False
+    """Make the activations inside layers again in the backward pass; less memory, more time."""
     timestamp_probability: float = 0.5
     """How often a label keeps its timestamps, drawn anew every epoch."""
     weight_decay: float = 0.0
@@ -83,7 +100,9 @@ class TrainingSettings:
     pack_across_recordings: bool = False
     """Pack utterances together that are not known to be of one recording or one speaker."""
     cache_encoder: bool = False
-    """Keep the frozen encoder's outputs on disk instead of computing them every epoch."""
+    """Keep frozen encoders' outputs on disk instead of computing them every epoch."""
+    cache_teacher: bool = False
+    """Keep the teacher's last hidden states on disk too, and train without its layers in memory."""
     seed: int = 0
     """Of the data order and the timestamp draws."""
 
@@ -101,8 +120,27 @@ class TrainingSettings:
             faults.append(f"pack_s must be at most {WINDOW_S:g}, found {self.pack_s:g}")
         if self.temperature <= 0 or self.clip_norm <= 0 or self.peak_lr <= 0:
             faults.append("temperature, clip_norm and peak_lr must be above zero")
+        if not (self.kl_weight or self.pl_weight or self.mse_weight):
+            faults.append("one of kl_weight, pl_weight and mse_weight must be above zero")
+        if self.teacher_annealing and not self.pl_weight:
+            faults.append("teacher_annealing ends with the labels alone: pl_weight must be above 0")
+        if self.cache_teacher and (self.mse_weight or not self.kl_weight):
+            faults.append(
+                "cache_teacher keeps what kl_weight asks of the teacher, its last states alone: "
+                f"kl_weight must be above 0 and mse_weight 0, found {self.kl_weight:g} and "
+                f"{self.mse_weight:g}"
+            )
         if faults:
             raise ValueError("; ".join(faults))
+
+    @property
+    def asks_teacher(self) -> bool:
+        """Whether anything is learnt from the teacher's states."""
+        return self.kl_weight > 0 or self.mse_weight > 0
+
+    def teacher_share(self, step: int) -> float:
+        """Return what is left of ``kl_weight`` and ``mse_weight`` at a step, counted from 0."""
+        return 1 - step / self.steps if self.teacher_annealing else 1.0
 
 
 _AT_LEAST = {
@@ -112,6 +150,7 @@ _AT_LEAST = {
     "warmup_steps": 0,
     "kl_weight": 0,
     "pl_weight": 0,
+    "mse_weight": 0,
     "weight_decay": 0,
     "pack_s": 0,
     "pack_pause_s": 0,
@@ -137,11 +176,22 @@ class TrainingData:
 class StepMetrics:
     """One update, summed over its micro-batches and divided once."""
 
-    kl: float  # nats per token, temperature squared included
+    loss: float  # what was differentiated
+    kl: float | None  # nats per token, temperature squared included; None: no teacher was asked
     pl: float  # nats per token
+    mse: float | None  # per token, summed over the student's layers
     grad_norm: float
     lr: float
     n_tokens: int
+
+
+class StepSums(NamedTuple):
+    """Losses of a micro-batch, summed over its tokens."""
+
+    loss: Tensor  # weighted; gradients flow through it alone
+    kl: Tensor
+    pl: Tensor
+    mse: Tensor
 
 
 @dataclass(frozen=True)
@@ -149,15 +199,16 @@ class Trainer:
     """A teacher, a student, and the run that makes one follow the other.
 
     Args:
-        teacher: its encoder and decoder are never changed.
-        student: its decoder is trained, in float32; its encoder is the teacher's and stays.
+        teacher: its weights are never changed; with ``cache_teacher`` its layers are given up once
+            their states are on disk.
+        student: its decoder is trained, in float32, and its encoder where the settings say so.
         tokenizer: of both.
         data: kept utterances and validation set.
         settings: hyper-parameters.
-        out: the run's folder: checkpoints, metrics.jsonl, the encoder cache while it is needed.
+        out: the run's folder: checkpoints, metrics.jsonl, cached states while they are needed.
 
     Raises:
-        ValueError: teacher and student differ in vocabulary, mel bins or width, or there is
+        ValueError: teacher and student differ in vocabulary or mel bins, or there is
             nothing to learn from; a label is too long; the validation set holds no text, or
             utterances over 30 s.
     """
@@ -170,13 +221,15 @@ class Trainer:
     out: Path
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "n_mels", "width"):
+        for name in ("vocab_size", "n_mels"):
             found = getattr(self.teacher.config, name), getattr(self.student.model.config, name)
             if found[0] != found[1]:
                 raise ValueError(
                     f"teacher and student must have the same {name}: found {found[0]} and "
                     f"{found[1]}; build the student from this teacher"
                 )
+        if self.settings.mse_weight:
+            self._check_layers()
         if not self.data.examples:
             raise ValueError(
                 "training needs at least one kept utterance, found none: raise filter.max_wer, or "
@@ -190,6 +243,15 @@ class Trainer:
                     f"{example.id!r}: filter again without it"
                 )
         self._check_validation()
+
+    def _check_layers(self) -> None:
+        teacher, student = self.teacher.config, self.student.model.config
+        if teacher.width != student.width or teacher.decoder_layers < student.decoder_layers:
+            raise ValueError(
+                "mse_weight pairs states of one width, and each student layer with a block of the "
+                f"teacher's: found widths {teacher.width} and {student.width}, "
+                f"{teacher.decoder_layers} and {student.decoder_layers} decoder layers; set it to 0"
+            )
 
     def _check_validation(self) -> None:
         """Find out now what would end the run at its first checkpoint."""
@@ -223,14 +285,15 @@ class Trainer:
         trained = self._trained()
         optimizer = self._optimizer(trained)
         progress = self._resume(trained, optimizer)
-        cache = self._filled_cache() if progress.step < self.settings.steps else None
+        source = self._source() if progress.step < self.settings.steps else None
         log = MetricsLog(self.out / "metrics.jsonl")
         log.truncate_after(progress.step)
         if on_steps:
             on_steps(progress.step)
         began, began_at = time.perf_counter(), progress.step
         for step in range(progress.step, self.settings.steps):
-            metrics = self._update(step, trained, optimizer, cache)
+            assert source is not None
+            metrics = self._update(step, trained, optimizer, source)
             if on_steps:
                 on_steps(1)
             if (step + 1) % self.settings.log_every == 0 or step + 1 == self.settings.steps:
@@ -242,7 +305,7 @@ class Trainer:
             if (step + 1) % self.settings.checkpoint_every == 0 or step + 1 == self.settings.steps:
                 progress = self._checkpoint(progress, trained, optimizer, log)
         self._take_best(trained)
-        EncoderCache(self._cache_folder, []).remove()
+        remove_caches(self.out)
         return progress
 
     # One update
@@ -252,7 +315,7 @@ class Trainer:
         step: int,
         trained: dict[str, Tensor],
         optimizer: torch.optim.AdamW,
-        cache: EncoderCache | None,
+        source: StateSource,
     ) -> StepMetrics:
         settings = self.settings
         lr = learning_rate(
@@ -265,37 +328,64 @@ class Trainer:
             group["lr"] = lr
         micro_batches = list(self._micro_batches(step))
         n_tokens = sum(tokens.n_tokens for _, tokens in micro_batches)
-        kl = pl = 0.0
+        share = settings.teacher_share(step)
+        totals = torch.zeros(4, dtype=torch.float64)
         optimizer.zero_grad(set_to_none=True)
         for indices, tokens in micro_batches:
-            sums_kl, sums_pl = self._sums(self._encoder_states(indices, cache), tokens)
-            loss = (settings.kl_weight * sums_kl + settings.pl_weight * sums_pl) / n_tokens
-            loss.backward()  # type: ignore[no-untyped-call]
-            kl += sums_kl.item() / n_tokens
-            pl += sums_pl.item() / n_tokens
+            sums = self._sums(source, indices, tokens, share=share)
+            (sums.loss / n_tokens).backward()  # type: ignore[no-untyped-call]
+            totals += torch.stack([value.detach().double().cpu() for value in sums])
+        loss, kl, pl, mse = (totals / n_tokens).tolist()
         norm = clip_gradients(list(trained.values()), settings.clip_norm)
-        if not all(map(math.isfinite, (kl, pl, norm))):
+        if not all(map(math.isfinite, (loss, kl, pl, mse, norm))):
             raise self._non_finite(step, micro_batches, kl, pl, norm)
         optimizer.step()
-        return StepMetrics(kl, pl, norm, lr, n_tokens)
+        return StepMetrics(
+            loss=loss,
+            kl=kl if settings.kl_weight else None,
+            pl=pl,
+            mse=mse if settings.mse_weight else None,
+            grad_norm=norm,
+            lr=lr,
+            n_tokens=n_tokens,
+        )
 
     def _sums(
-        self, encoder_states: Float[Tensor, "batch frames width"], tokens: TokenBatch
-    ) -> tuple[Tensor, Tensor]:
-        device = self.teacher.device
-        inputs, labels = tokens.inputs.to(device), tokens.labels.to(device)
+        self, source: StateSource, indices: Sequence[int], tokens: TokenBatch, *, share: float
+    ) -> StepSums:
+        """Return the losses of a micro-batch; ``share`` of the teacher's weights is left."""
+        settings, decoder = self.settings, self.student.model.decoder
+        objective = Objective(
+            settings.kl_weight * share,
+            settings.pl_weight,
+            settings.temperature,
+            settings.divergence,
+        )
+        labels = tokens.labels.to(self.teacher.device)
         counted = labels != IGNORE
         with self._autocast():
-            with torch.no_grad():
-                teacher_logits = _logits(self.teacher, encoder_states, inputs, counted)
-            student_logits = _logits(self.student.model, encoder_states, inputs, counted)
-        sums = distillation_sums(
-            student_logits,
-            teacher_logits,
-            labels[counted][None],
-            temperature=self.settings.temperature,
-        )
-        return sums.kl, sums.pl
+            heard = source.heard(indices)
+            taught = (
+                source.taught(indices, tokens, heard.teacher) if settings.asks_teacher else None
+            )
+            said = forced_states(
+                decoder,
+                heard.student,
+                tokens.inputs.to(self.teacher.device),
+                checkpointed=settings.checkpoint_activations,
+            )
+            sums = fused_sums(
+                said.final[counted],
+                decoder.embed_tokens.weight,
+                taught.final if taught is not None and settings.kl_weight else None,
+                self.teacher.decoder.embed_tokens.weight,
+                labels[counted],
+                objective,
+            )
+        mse = torch.zeros_like(sums.pl)
+        if taught is not None and settings.mse_weight:
+            mse = hidden_mse_sum([states[counted] for states in said.layers], taught.layers)
+        return StepSums(sums.loss + settings.mse_weight * share * mse, sums.kl, sums.pl, mse)
 
     def _micro_batches(self, step: int) -> Iterator[tuple[list[int], TokenBatch]]:
         """Yield one update's examples; the stream of epochs goes on across updates."""
@@ -322,48 +412,48 @@ class Trainer:
         )
         return decoder_sequence(example.token_ids, self.tokenizer, timestamps=timestamps)
 
-    # The encoder
-
-    def _encoder_states(self, indices: Sequence[int], cache: EncoderCache | None) -> Tensor:
-        if cache is not None:
-            return cache.read(indices).to(self.teacher.device)
-        return self._encode([self.data.examples[index] for index in indices])
-
-    @torch.no_grad()
-    def _encode(self, examples: Sequence[Example]) -> Tensor:
-        windows = stack_windows(load_windows(self.data.manifest, examples))
-        mel = log_mel(windows.to(self.teacher.device), n_mels=self.teacher.config.n_mels)
-        return self.teacher.encoder(mel.to(self.teacher.dtype))
-
-    def _filled_cache(self) -> EncoderCache | None:
-        if not self.settings.cache_encoder:
-            return None
-        config, examples = self.teacher.config, self.data.examples
-        cache = EncoderCache(self._cache_folder, examples)
-        size = cache.n_bytes(
-            max_frames=config.max_frames, width=config.width, dtype=self.teacher.dtype
+    def _source(self) -> StateSource:
+        """Return where states come from, with what is to be kept on disk made."""
+        settings, teacher, student = self.settings, self.teacher, self.student.model
+        source = StateSource(
+            teacher,
+            student,
+            self.data.manifest,
+            self.data.examples,
+            shares_encoder=(
+                not settings.train_encoder and same_weights(student.encoder, teacher.encoder)
+            ),
+            train_encoder=settings.train_encoder,
+            asks_teacher=settings.asks_teacher,
+            checkpointed=settings.checkpoint_activations,
         )
-        say(
-            f"train: keeping encoder outputs of {len(examples)} windows, {size / 1e9:.2f} GB, "
-            f"in {cache.folder}"
-        )
-        with progress_bar("encode", len(examples), "windows") as advance:
-            cache.fill(self._encode, on_progress=advance)
-        return cache
+        with self._autocast():
+            if settings.cache_encoder:
+                source = source.with_encoder_caches(self.out)
+            if settings.cache_teacher:
+                batch = partial(token_batch, tokenizer=self.tokenizer)
+                source = source.with_teacher_store(self.out, self._forms, batch)
+        return source
 
-    @property
-    def _cache_folder(self) -> Path:
-        return self.out / "encoder-cache"
+    def _forms(self, index: int) -> list[tuple[int, ...]]:
+        """Return all sequences that the run draws for an example, each once."""
+        settings = self.settings
+        n_epochs = math.ceil(settings.steps * settings.batch_size / len(self.data.examples))
+        drawn = (tuple(self._sequence(index, epoch)) for epoch in range(n_epochs))
+        return list(dict.fromkeys(drawn))
 
     # Checkpoints and validation
 
     def _trained(self) -> dict[str, Tensor]:
-        self.student.model.requires_grad_(False)
-        self.student.model.decoder.requires_grad_(True)
-        return {
-            f"decoder.{name}": weight
-            for name, weight in self.student.model.decoder.named_parameters()
-        }
+        """Return what is trained, by name; all else of the student takes no gradient."""
+        model, settings = self.student.model, self.settings
+        model.requires_grad_(False)
+        model.decoder.requires_grad_(True)
+        model.decoder.embed_positions.requires_grad_(not settings.freeze_positions)
+        if settings.train_encoder:
+            model.encoder.requires_grad_(True)
+            model.encoder.embed_positions.requires_grad_(False)  # sinusoids, never learnt
+        return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
 
     def _optimizer(self, trained: Mapping[str, Tensor]) -> torch.optim.AdamW:
         return torch.optim.AdamW(
@@ -447,9 +537,10 @@ class Trainer:
         return {
             "step": step,
             "epoch": round(step * settings.batch_size / len(self.data.examples), 4),
-            "loss": settings.kl_weight * metrics.kl + settings.pl_weight * metrics.pl,
+            "loss": metrics.loss,
             "kl": metrics.kl,
             "pl": metrics.pl,
+            **({} if metrics.mse is None else {"mse": metrics.mse}),
             "grad_norm": metrics.grad_norm,
             "lr": metrics.lr,
             "n_tokens": metrics.n_tokens,
@@ -475,11 +566,3 @@ class Trainer:
         dtype = self.teacher.dtype
         enabled = dtype in (torch.bfloat16, torch.float16)
         return torch.autocast(self.teacher.device.type, dtype=dtype, enabled=enabled)
-
-
-def _logits(
-    model: Whisper, encoder_states: Tensor, inputs: Tensor, counted: Bool[Tensor, "batch tokens"]
-) -> Float[Tensor, "1 counted vocab"]:
-    """Return the logits of the tokens that count: the vocabulary is too wide for padding."""
-    states = model.decoder(inputs, model.decoder.cross_cache(encoder_states))
-    return model.decoder.project(states[counted][None])
