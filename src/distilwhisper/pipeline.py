@@ -276,6 +276,8 @@ def _filter(run: Run) -> None:
 def _student(run: Run) -> None:
     teacher, dest = run.teacher, run.path("student-init")
     made_from = {"teacher": fingerprint(teacher)}
+    if run.recipe.student.start is not None:
+        made_from["start"] = fingerprint(resolve_model(run.recipe.student.start))
     record = run.path("stages", "student")
     open_stage(record, settings=asdict(run.recipe.student), inputs=made_from, force=run.force)
     done = record / "done"
