@@ -317,7 +317,7 @@ def test_a_disk_that_is_full_is_named(
 def test_student(tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
     dest = tmp_path / "student"
     assert call(["student", model, str(dest), "--layers", "0", "-1"]) == OK
-    assert "2 decoder layers" in capsys.readouterr().out
+    assert "2 of 4 decoder layers" in capsys.readouterr().out
     assert json.loads((dest / "config.json").read_text())["decoder_layers"] == 2
     assert call(["student", model, str(dest)]) == SOME_FAILED
     assert str(dest) in err(capsys)

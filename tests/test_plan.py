@@ -27,7 +27,7 @@ from distilwhisper.plan import (
     step_weights,
 )
 from distilwhisper.run import SettingsError, settings_to_toml
-from distilwhisper.training.loop import TrainingSettings
+from distilwhisper.training.settings import TrainingSettings
 
 PAPER = Recipe(
     name="paper",

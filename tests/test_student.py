@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -7,14 +8,32 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from tiny_model import write_tiny_model
 
 from distilwhisper.model.checkpoint import load_checkpoint
+from distilwhisper.model.roofline import window_s
+from distilwhisper.model.whisper import WhisperConfig
 from distilwhisper.student import (
     StudentSettings,
     build_student,
+    describe_student,
+    layer_blocks,
     make_student,
+    n_parameters,
     named_layers,
     spaced_layers,
+)
+
+LARGE_V2 = WhisperConfig(
+    vocab_size=51865,
+    n_mels=80,
+    width=1280,
+    encoder_layers=32,
+    encoder_heads=20,
+    encoder_ffn=5120,
+    decoder_layers=32,
+    decoder_heads=20,
+    decoder_ffn=5120,
 )
 
 
@@ -74,6 +93,84 @@ def test_a_student_holds_its_teachers_weights(tiny_model: Path) -> None:
         assert torch.equal(weight, theirs[source]), name
         assert weight.data_ptr() != theirs[source].data_ptr(), name
     assert "alignment_heads" not in student.generation_config
+
+
+def test_fewer_encoder_layers_are_spaced_likewise(tmp_path: Path) -> None:
+    teacher = load_checkpoint(write_tiny_model(tmp_path / "deep", encoder_layers=5))
+    student = build_student(teacher, StudentSettings(encoder_layers=3))
+    ours, theirs = student.model.state_dict(), teacher.model.state_dict()
+    assert student.model.config.encoder_layers == 3
+    for place, source in enumerate((0, 2, 4)):
+        for name in ("self_attn.q_proj.weight", "fc2.bias"):
+            found = ours[f"encoder.layers.{place}.{name}"]
+            assert torch.equal(found, theirs[f"encoder.layers.{source}.{name}"])
+    again = StudentSettings(encoder_layers=6)
+    with pytest.raises(ValueError, match=r"keeps 1 to 5 .* found 6"):
+        build_student(teacher, again)
+
+
+@given(st.integers(1, 64), st.data())
+def test_blocks_are_equal_and_hold_every_layer_once(n_layers: int, data: st.DataObject) -> None:
+    n_blocks = data.draw(st.integers(1, n_layers))
+    blocks = layer_blocks(n_layers, n_blocks)
+    assert [number for block in blocks for number in block] == list(range(n_layers))
+    assert len(blocks) == n_blocks
+    sizes = {len(block) for block in blocks}
+    assert max(sizes) - min(sizes) <= 1
+    assert min(sizes) >= 1
+
+
+def test_merged_layers_are_the_mean_of_their_blocks(tiny_model: Path) -> None:
+    teacher = load_checkpoint(tiny_model)
+    student = build_student(teacher, StudentSettings(decoder_layers=2, merge_layers=True))
+    ours, theirs = student.model.state_dict(), teacher.model.state_dict()
+    for name in ("encoder_attn.k_proj.weight", "fc1.bias"):
+        for place, (a, b) in enumerate(((0, 1), (2, 3))):
+            pair = [theirs[f"decoder.layers.{source}.{name}"] for source in (a, b)]
+            found = ours[f"decoder.layers.{place}.{name}"]
+            torch.testing.assert_close(found, (pair[0] + pair[1]) / 2)
+
+
+def test_a_student_can_begin_as_another_student(tiny_model: Path, tmp_path: Path) -> None:
+    make_student(str(tiny_model), tmp_path / "three", StudentSettings(decoder_layers=3))
+    settings = StudentSettings(layers=(-1,), start=str(tmp_path / "three"))
+    made = make_student(str(tiny_model), tmp_path / "one", settings)
+    last = load_checkpoint(tiny_model).model.decoder.layers[-1].fc1.weight
+    assert torch.equal(made.model.decoder.layers[0].fc1.weight, last)
+    assert made.model.config.decoder_layers == 1
+    finer = write_tiny_model(tmp_path / "finer", n_mels=128)
+    with pytest.raises(ValueError, match=r"teacher's n_mels: found 128 in .*finer and 80 in"):
+        make_student(str(tiny_model), tmp_path / "x", StudentSettings(start=str(finer)))
+
+
+def test_settings_that_make_no_sense_are_refused_together() -> None:
+    with pytest.raises(ValueError, match=r"decoder_layers .* 0; encoder_layers .* 0; layers must"):
+        StudentSettings(decoder_layers=0, encoder_layers=0, layers=())
+    with pytest.raises(ValueError, match="merge_layers takes all layers"):
+        StudentSettings(layers=(0,), merge_layers=True)
+
+
+def test_a_description_counts_parameters_and_predicts_the_speed(tiny_model: Path) -> None:
+    """distil-large-v2 in the paper: 756 M of 1,550 M parameters, 5.8 times as fast at batch 1."""
+    teacher = LARGE_V2
+    student = replace(teacher, decoder_layers=2)
+    assert n_parameters(student) == pytest.approx(756e6, rel=0.01)
+    assert n_parameters(teacher) == pytest.approx(1550e6, rel=0.01)
+    said = describe_student(student, teacher)
+    assert said.startswith("32 of 32 encoder layers, 2 of 32 decoder layers; 756.2 M parameters")
+    assert "49 % of the teacher's; predicted speed-up 6.1, 4.1, 3.8 at batch 1, 16, 64" in said
+    model = load_checkpoint(tiny_model).model
+    assert n_parameters(model.config) == model.n_parameters()
+
+
+def test_the_roofline_is_the_published_arithmetic() -> None:
+    """RTFx at batch 64 and ms at batch 1, for 110 tokens on an H100."""
+    for config, rtfx, ms in (
+        (LARGE_V2, 2217, 71.0),
+        (replace(LARGE_V2, decoder_layers=2), 8350, 11.7),
+    ):
+        assert 30 / window_s(config, batch=64) == pytest.approx(rtfx, rel=0.01)
+        assert 1000 * window_s(config, batch=1) == pytest.approx(ms, rel=0.01)
 
 
 def test_a_full_student_says_what_its_teacher_says(tiny_model: Path) -> None:

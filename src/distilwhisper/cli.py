@@ -37,7 +37,12 @@ from distilwhisper.progress import say
 from distilwhisper.run import Part, StageChanged, read_recipe
 from distilwhisper.speech.audio import CorruptAudio, MissingStorage
 from distilwhisper.speech.vad import MissingVad
-from distilwhisper.student import StudentSettings, add_alignment_heads, make_student
+from distilwhisper.student import (
+    StudentSettings,
+    add_alignment_heads,
+    describe_student,
+    make_student,
+)
 from distilwhisper.text.transcript import TranscriptFormat, render
 from distilwhisper.training.loop import NonFiniteLoss
 from distilwhisper.training.state import CheckpointMismatch
@@ -253,7 +258,7 @@ def student(
     *,
     settings: OmitArgPrefixes[StudentSettings] = StudentSettings(),
 ) -> int:
-    """Make a student of a teacher's encoder and some of its decoder layers.
+    """Make a student of some of a teacher's layers.
 
     Args:
         teacher: model folder or hub id.
@@ -261,11 +266,8 @@ def student(
         settings: which layers.
     """
     made = make_student(teacher, dest, settings)
-    config = made.model.config
-    print(
-        f"{dest}: {config.decoder_layers} decoder layers, "
-        f"{made.model.n_parameters() / 1e6:.1f} M parameters"
-    )
+    config = load_checkpoint(resolve_model(teacher)).model.config
+    print(f"{dest}: {describe_student(made.model.config, config)}")
     return OK
 
 

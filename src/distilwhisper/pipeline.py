@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from distilwhisper.corpus.batches import Example, join_kept, with_previous_text
 from distilwhisper.corpus.importing.entries import ImportSettings
@@ -60,7 +60,9 @@ from distilwhisper.speech.audio import load_samples
 from distilwhisper.student import StudentSettings, add_alignment_heads, make_student
 from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.text.transcript import TranscriptFormat
-from distilwhisper.training.loop import Trainer, TrainingData, TrainingSettings
+from distilwhisper.training.loop import Trainer, TrainingData
+from distilwhisper.training.ranks import Ranks, ranks_of_environment
+from distilwhisper.training.settings import TrainingSettings
 from distilwhisper.transcribe import write_transcript
 
 StageName = Literal[
@@ -77,8 +79,9 @@ class DataSettings:
     """A folder of audio with transcripts, or a manifest, to be split by the fractions below."""
     train: str | None = None
     """Instead of a source: the manifest to label and train on."""
-    validation: str | None = None
-    """With train: the manifest that picks the best checkpoint; it needs references."""
+    validation: str | tuple[str, ...] | None = None
+    """With train: the manifest that picks the best checkpoint; it needs references. Of several the
+    mean of their error rates counts."""
     test: str | None = None
     """With train: the manifest that the student is judged by; it needs references."""
     language: str | None = None
@@ -93,14 +96,22 @@ class DataSettings:
     def __post_init__(self) -> None:
         if (self.source is None) == (self.train is None):
             raise ValueError("name either source (to be split) or train (with validation and test)")
-        if self.train is not None and (self.test is None or self.validation is None):
+        if self.train is not None and not (self.test and self.validation):
             raise ValueError(
                 "train needs validation and test beside it: the manifest that picks the best "
                 "checkpoint, and the one that judges the student"
             )
+        if len(set(self.validation_sets)) < len(self.validation_sets):
+            raise ValueError("validation must name every manifest once")
         for name in ("validation_fraction", "test_fraction"):
             if not 0 < getattr(self, name) < 0.5:
                 raise ValueError(f"{name} must lie between 0 and 0.5, found {getattr(self, name)}")
+
+    @property
+    def validation_sets(self) -> tuple[str, ...]:
+        """The manifests for validation that are named; none where a source is split."""
+        named = self.validation
+        return (named,) if isinstance(named, str) else named or ()
 
 
 @dataclass(frozen=True)
@@ -145,6 +156,7 @@ class Run:
     recipe: Recipe
     folder: Path
     force: bool = False
+    ranks: Ranks = field(default_factory=Ranks)  # the processes that train together
     problems: dict[str, str] = field(default_factory=dict)  # inputs that failed, and why
 
     def path(self, *parts: str) -> Path:
@@ -156,10 +168,20 @@ class Run:
         """Where the teacher lies; asked of the hub once, however many stages need it."""
         return resolve_model(self.recipe.teacher)
 
-    def manifest(self, part: Literal["train", "validation", "test"]) -> Path:
+    def manifest(self, part: Literal["train", "test"]) -> Path:
         """Return where the manifest of one part of the data is."""
         named: str | None = getattr(self.recipe.data, part)
         return Path(named) if named is not None else self.path("data", f"{part}.jsonl")
+
+    @property
+    def validation(self) -> dict[str, Path]:
+        """Where the validation sets are, by name: the file's, or its path where two share it."""
+        named = self.recipe.data.validation_sets or (str(self.path("data", "validation.jsonl")),)
+        stems = [Path(name).stem for name in named]
+        return {
+            stem if stems.count(stem) == 1 else name: Path(name)
+            for name, stem in zip(named, stems, strict=True)
+        }
 
 
 def run_recipe(
@@ -172,6 +194,8 @@ def run_recipe(
     force: bool = False,
 ) -> Run:
     """Run a recipe's stages in order, skipping what is done.
+
+    Started by torchrun, several processes train together; the first does all else alone.
 
     Args:
         recipe: the settings.
@@ -188,7 +212,23 @@ def run_recipe(
         StageChanged: what the folder holds was made with other settings or from other inputs.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    run = Run(recipe, folder, force)
+    with ranks_of_environment() as ranks:
+        run = Run(recipe, folder, force, ranks)
+        if ranks.is_first:
+            _lead(run, command, stages, from_stage)
+        elif "train" in stages:
+            _train_along(run)
+    return run
+
+
+def _lead(
+    run: Run,
+    command: Sequence[str],
+    stages: Sequence[StageName],
+    from_stage: StageName | None,
+) -> None:
+    """Run the stages: as the only process, or as the first of those that train together."""
+    folder, recipe = run.folder, run.recipe
     path = folder / "recipe.toml"
     with lock_folder(folder):
         before = path.read_text(encoding="utf-8") if path.exists() else None
@@ -204,7 +244,6 @@ def run_recipe(
             if before is not None:
                 write_atomic(path, before)
             raise
-    return run
 
 
 def _discard(run: Run, stage: StageName) -> None:
@@ -282,6 +321,8 @@ def _filter(run: Run) -> None:
 def _student(run: Run) -> None:
     teacher, dest = run.teacher, run.path("student-init")
     made_from = {"teacher": fingerprint(teacher)}
+    if run.recipe.student.start is not None:
+        made_from["start"] = fingerprint(resolve_model(run.recipe.student.start))
     record = run.path("stages", "student")
     open_stage(record, settings=asdict(run.recipe.student), inputs=made_from, force=run.force)
     done = record / "done"
@@ -306,14 +347,15 @@ def _train(run: Run) -> None:
             ("student", "student-init"),
         )
     }
+    validation = {f"validation {name}": fingerprint(path) for name, path in run.validation.items()}
     open_stage(
         out,
-        settings={**asdict(recipe.training), "dtype": recipe.hardware.dtype},
-        inputs={**inputs, "validation": fingerprint(run.manifest("validation"))},
+        settings={**_what_shapes_student(recipe.training), "dtype": recipe.hardware.dtype},
+        inputs={**inputs, **validation},
         force=run.force,
     )
     done = out / "done"
-    if done.exists():
+    if not _agree_to_train(run, not done.exists()):
         return
     shutil.rmtree(dest, ignore_errors=True)
     trainer = _trainer(run)
@@ -330,11 +372,26 @@ def _train(run: Run) -> None:
     say(f"train: best validation WER {_percent(result.best_wer)} at step {result.best_step}")
 
 
+def _train_along(run: Run) -> None:
+    """Train as one of the processes that the first one leads; it alone writes."""
+    if _agree_to_train(run, False):
+        _trainer(run).fit()
+
+
+def _agree_to_train(run: Run, there_is_work: bool) -> bool:
+    """Tell all processes what the first one found: whether there is anything to train."""
+    return run.ranks.total(float(there_is_work))[0] > 0
+
+
+def _what_shapes_student(settings: TrainingSettings) -> dict[str, Any]:
+    """All settings but those that a resumed run may change to fit its machine."""
+    return {k: v for k, v in asdict(settings).items() if k != "data_workers"}
+
+
 def _with_heads(trainer: Trainer) -> Checkpoint:
-    """Measure the student's alignment heads on the validation set, if that can be done."""
-    assert trainer.data.validation is not None
+    """Measure the student's alignment heads on the first validation set, if that can be done."""
     try:
-        return add_alignment_heads(trainer.student, trainer.data.validation)
+        return add_alignment_heads(trainer.student, next(iter(trainer.data.validation.values())))
     except ValueError as error:
         say(f"train: word times will be rough: {error}")
         return trainer.student
@@ -352,10 +409,11 @@ def _trainer(run: Run) -> Trainer:
         data=TrainingData(
             manifest=manifest,
             examples=_examples(run, manifest, tokenizer),
-            validation=read_manifest(run.manifest("validation")),
+            validation={name: read_manifest(path) for name, path in run.validation.items()},
         ),
         settings=recipe.training,
         out=run.path("train"),
+        ranks=run.ranks,
     )
 
 

@@ -9,7 +9,7 @@ estimates of the large pieces, and nothing is taken off for what the filter will
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -258,8 +258,12 @@ def _named_sizes(size: str, *, english: bool) -> WhisperConfig:
 
 
 def _student_sizes(recipe: Recipe, teacher: WhisperConfig) -> WhisperConfig:
-    n_layers = len(recipe.student.chosen(teacher.decoder_layers))
-    return WhisperConfig(**{**asdict(teacher), "decoder_layers": n_layers})
+    student = recipe.student
+    return replace(
+        teacher,
+        encoder_layers=len(student.encoder_sources(teacher.encoder_layers)),
+        decoder_layers=len(student.decoder_sources(teacher.decoder_layers)),
+    )
 
 
 @cache
@@ -304,17 +308,18 @@ def cache_values(c: WhisperConfig, frames: float) -> float:
 
 def _amounts(recipe: Recipe, settings: PlanSettings) -> dict[str, Amount]:
     data = recipe.data
+    held_out = {"validation": data.validation_sets, "test": (data.test,) if data.test else ()}
     if settings.hours is not None:
         n = max(1, round(settings.hours * 3600 / settings.utterance_s))
         one = _amount([settings.utterance_s], recipe)
         counted = {"train": Amount(n, n * one.n_windows, n * one.audio_s)}
-        for part, path in (("validation", data.validation), ("test", data.test)):
-            known = path is not None and Path(path).exists()
-            counted[part] = _counted(Path(path or ""), recipe) if known else Amount(0, 0, 0.0)
+        for part, paths in held_out.items():
+            known = [Path(path) for path in paths if Path(path).exists()]
+            counted[part] = _counted(known, recipe)
         return counted
     if data.train is not None:
-        paths = {"train": data.train, "validation": data.validation, "test": data.test}
-        return {part: _counted(Path(path or ""), recipe) for part, path in paths.items()}
+        parts = {"train": (data.train,), **held_out}
+        return {part: _counted(list(map(Path, paths)), recipe) for part, paths in parts.items()}
     source = Path(data.source or "")
     if source.is_dir() and not any(source.glob("*-00000.jsonl")):
         raise ValueError(
@@ -332,8 +337,8 @@ def _amounts(recipe: Recipe, settings: PlanSettings) -> dict[str, Amount]:
     }
 
 
-def _counted(path: Path, recipe: Recipe) -> Amount:
-    return _amount(_lengths(path), recipe)
+def _counted(paths: Iterable[Path], recipe: Recipe) -> Amount:
+    return _amount([length for path in paths for length in _lengths(path)], recipe)
 
 
 def _lengths(path: Path) -> list[float]:

@@ -1,11 +1,13 @@
 """Stage 3: a teacher to a smaller network that starts from the teacher's own layers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from distilwhisper.corpus.batches import load_utterances
 from distilwhisper.corpus.records import Manifest
@@ -16,7 +18,8 @@ from distilwhisper.decoding.alignment import (
 )
 from distilwhisper.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from distilwhisper.model.hub import resolve_model
-from distilwhisper.model.whisper import Whisper
+from distilwhisper.model.roofline import TOKENS_PER_WINDOW, window_s
+from distilwhisper.model.whisper import Whisper, WhisperConfig
 from distilwhisper.speech.audio import WINDOW_SAMPLES
 from distilwhisper.text.tokens import Tokenizer
 
@@ -25,24 +28,46 @@ MOST_UTTERANCES = 120  # more did not change the heads found for tiny.en
 
 @dataclass(frozen=True)
 class StudentSettings:
-    """Which of the teacher's decoder layers the student begins with."""
+    """Which of a model's layers the student begins with."""
 
     decoder_layers: int = 2
     """How many, spaced as widely as can be: the first and the last are among them."""
     layers: tuple[int, ...] | None = None
-    """Named layers instead, in order; negative numbers count from the end."""
+    """Named decoder layers instead, in order; negative numbers count from the end."""
+    encoder_layers: int | None = None
+    """How many of the encoder's, spaced likewise; left out: all. Fewer need train_encoder."""
+    merge_layers: bool = False
+    """Begin with the mean of each of as many equal blocks of layers, instead of copies."""
+    start: str | None = None
+    """Model folder or hub id to take the layers from instead of the teacher: another student."""
 
     def __post_init__(self) -> None:
-        if self.decoder_layers < 1:
-            raise ValueError(f"decoder_layers must be at least 1, found {self.decoder_layers}")
+        faults = []
+        for name in ("decoder_layers", "encoder_layers"):
+            found = getattr(self, name)
+            if found is not None and found < 1:
+                faults.append(f"{name} must be at least 1, found {found}")
         if self.layers is not None and not self.layers:
-            raise ValueError("layers must name at least one layer, found none")
+            faults.append("layers must name at least one layer, found none")
+        if self.layers is not None and self.merge_layers:
+            faults.append("merge_layers takes all layers: leave layers out, or merge_layers")
+        if faults:
+            raise ValueError("; ".join(faults))
 
-    def chosen(self, n_layers: int) -> list[int]:
-        """Return the teacher's layers that the student copies, of a teacher of ``n_layers``."""
-        if self.layers is None:
-            return spaced_layers(n_layers, self.decoder_layers)
-        return named_layers(n_layers, self.layers)
+    def decoder_sources(self, n_layers: int) -> list[list[int]]:
+        """Return the layers, of ``n_layers``, whose mean each of the student's decoder has."""
+        if self.layers is not None:
+            return [[number] for number in named_layers(n_layers, self.layers)]
+        return self._sources(n_layers, self.decoder_layers)
+
+    def encoder_sources(self, n_layers: int) -> list[list[int]]:
+        """Return the same of the encoder."""
+        kept = n_layers if self.encoder_layers is None else self.encoder_layers
+        return self._sources(n_layers, kept)
+
+    def _sources(self, n_layers: int, n_kept: int) -> list[list[int]]:
+        spaced = spaced_layers(n_layers, n_kept)
+        return layer_blocks(n_layers, n_kept) if self.merge_layers else [[i] for i in spaced]
 
 
 def spaced_layers(n_layers: int, n_kept: int) -> list[int]:
@@ -58,12 +83,17 @@ def spaced_layers(n_layers: int, n_kept: int) -> list[int]:
     """
     if not 1 <= n_kept <= n_layers:
         raise ValueError(
-            f"a student keeps 1 to {n_layers} of its teacher's {n_layers} decoder layers, "
-            f"found {n_kept}"
+            f"a student keeps 1 to {n_layers} of its teacher's {n_layers} layers, found {n_kept}"
         )
     if n_kept == 1:
         return [n_layers - 1]
     return [i * (n_layers - 1) // (n_kept - 1) for i in range(n_kept)]
+
+
+def layer_blocks(n_layers: int, n_blocks: int) -> list[list[int]]:
+    """Return ``n_layers`` layers in consecutive blocks whose sizes differ by one at most."""
+    ends = [number * n_layers // n_blocks for number in range(n_blocks + 1)]
+    return [list(range(begin, end)) for begin, end in pairwise(ends)]
 
 
 def named_layers(n_layers: int, layers: Sequence[int]) -> list[int]:
@@ -85,21 +115,31 @@ def named_layers(n_layers: int, layers: Sequence[int]) -> list[int]:
 
 
 def build_student(teacher: Checkpoint, settings: StudentSettings) -> Checkpoint:
-    """Copy a teacher's encoder, embeddings and chosen decoder layers into a new network.
+    """Copy a teacher's embeddings and chosen layers into a new network.
+
+    Args:
+        teacher: or another student, as the case may be.
+        settings: which layers; ``start`` is the caller's to follow.
 
     Returns:
         A checkpoint of the teacher's dtype and device that shares no memory with it. Alignment
         heads that name layers of the teacher are left out: the student has other ones.
     """
-    layers = settings.chosen(teacher.model.config.decoder_layers)
-    config = replace(teacher.model.config, decoder_layers=len(layers))
-    weights = {}
-    for name, weight in teacher.model.state_dict().items():
-        kept = _student_name(name, layers)
-        if kept is not None:
-            weights[kept] = weight.clone()
+    config = teacher.model.config
+    sources = {
+        "encoder.layers.": settings.encoder_sources(config.encoder_layers),
+        "decoder.layers.": settings.decoder_sources(config.decoder_layers),
+    }
+    theirs = teacher.model.state_dict()
+    weights = {name: w.clone() for name, w in theirs.items() if not name.startswith(tuple(sources))}
+    for prefix, blocks in sources.items():
+        for number, block in enumerate(blocks):
+            for name in _names_in(theirs, f"{prefix}{block[0]}."):
+                merged = [theirs[f"{prefix}{source}.{name}"] for source in block]
+                weights[f"{prefix}{number}.{name}"] = _mean(merged)
+    encoder, decoder = sources.values()
     with torch.device("meta"):
-        model = Whisper(config)
+        model = Whisper(replace(config, encoder_layers=len(encoder), decoder_layers=len(decoder)))
     model.load_state_dict(weights, strict=True, assign=True)
     model.eval()
     files = replace(teacher.files, generation_config=_generation_config(teacher))
@@ -112,14 +152,18 @@ def make_student(teacher: str, dest: Path, settings: StudentSettings) -> Checkpo
     Args:
         teacher: a model folder or hub id.
         dest: must not exist or be empty.
-        settings: which layers.
+        settings: which layers, and whether of another model.
 
     Raises:
+        ValueError: the model to start from has another vocabulary or other mel bins.
         FileExistsError: ``dest`` holds something.
     """
     if dest.exists() and any(dest.iterdir()):
         raise FileExistsError(f"{dest} must be empty or new, found files in it: name another DEST")
-    student = build_student(load_checkpoint(resolve_model(teacher)), settings)
+    source = load_checkpoint(resolve_model(settings.start or teacher))
+    if settings.start is not None:
+        _check_start(source, load_checkpoint(resolve_model(teacher)))
+    student = build_student(source, settings)
     save_checkpoint(student, dest)
     return replace(student, folder=dest)
 
@@ -160,13 +204,49 @@ def add_alignment_heads(checkpoint: Checkpoint, manifest: Manifest) -> Checkpoin
     return with_alignment_heads(checkpoint, heads)
 
 
-def _student_name(name: str, layers: Sequence[int]) -> str | None:
-    """Return what a teacher's weight is called in the student; None where it stays behind."""
-    prefix = "decoder.layers."
-    if not name.startswith(prefix):
-        return name
-    number, rest = name.removeprefix(prefix).split(".", 1)
-    return f"{prefix}{layers.index(int(number))}.{rest}" if int(number) in layers else None
+def describe_student(student: WhisperConfig, teacher: WhisperConfig) -> str:
+    """Return layers and parameters of a student, and how much faster it is to be."""
+    parts = []
+    for name in ("encoder_layers", "decoder_layers"):
+        ours, theirs = getattr(student, name), getattr(teacher, name)
+        parts.append(f"{ours} of {theirs} {name.replace('_', ' ')}")
+    ours, theirs = n_parameters(student), n_parameters(teacher)
+    speeds = [
+        f"{window_s(teacher, batch=batch) / window_s(student, batch=batch):.1f}"
+        for batch in (1, 16, 64)
+    ]
+    return (
+        f"{', '.join(parts)}; {ours / 1e6:.1f} M parameters, {100 * ours / theirs:.0f} % of the "
+        f"teacher's; predicted speed-up {', '.join(speeds)} at batch 1, 16, 64 (roofline of an "
+        f"H100, {TOKENS_PER_WINDOW} tokens a window)"
+    )
+
+
+def n_parameters(config: WhisperConfig) -> int:
+    """Return the parameters of a network of these sizes."""
+    with torch.device("meta"):
+        return Whisper(config).n_parameters()
+
+
+def _check_start(start: Checkpoint, teacher: Checkpoint) -> None:
+    for name in ("vocab_size", "n_mels"):
+        found = getattr(start.model.config, name), getattr(teacher.model.config, name)
+        if found[0] != found[1]:
+            raise ValueError(
+                f"a student must have its teacher's {name}: found {found[0]} in {start.folder} and "
+                f"{found[1]} in {teacher.folder}; start from another model"
+            )
+
+
+def _names_in(weights: Mapping[str, Tensor], prefix: str) -> list[str]:
+    return [name.removeprefix(prefix) for name in weights if name.startswith(prefix)]
+
+
+def _mean(weights: Sequence[Tensor]) -> Tensor:
+    """Return the mean of some weights, of their own dtype; one alone comes back as it is."""
+    if len(weights) == 1:
+        return weights[0].clone()
+    return torch.stack([weight.float() for weight in weights]).mean(dim=0).to(weights[0].dtype)
 
 
 def _generation_config(teacher: Checkpoint) -> dict[str, Any]:

@@ -1,5 +1,9 @@
-from collections.abc import Sequence
+import copy
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -7,8 +11,9 @@ import torch
 from torch import Tensor
 
 from distilwhisper.corpus.batches import Example
-from distilwhisper.corpus.records import Utterance
-from distilwhisper.training.encoder_cache import SHARD_WINDOWS, EncoderCache
+from distilwhisper.corpus.records import Manifest, Utterance
+from distilwhisper.training.encoder_cache import SHARD_WINDOWS, EncoderCache, weights_digest
+from distilwhisper.training.ranks import Ranks
 
 FRAMES, WIDTH = 5, 4
 
@@ -35,12 +40,34 @@ def examples(n: int, *, prefix: str = "u") -> list[Example]:
     ]
 
 
+def cache_of(
+    folder: Path, of: Sequence[Example], *, root: Path | None = None, digest: str = "one"
+) -> EncoderCache:
+    """A cache; the sound is in ``root``, where there is any."""
+    root = root or folder
+    manifest = Manifest(root / "manifest.jsonl", root, tuple(u for e in of for u in e.utterances))
+    return EncoderCache(folder, of, manifest, encoder_digest=digest)
+
+
 def filled(
-    folder: Path, of: Sequence[Example], encoder: Encoder | None = None
+    folder: Path, of: Sequence[Example], encoder: Encoder | None = None, **changed: Any
 ) -> tuple[EncoderCache, list[int]]:
-    cache, done = EncoderCache(folder, of), []
-    cache.fill(encoder or Encoder(), on_progress=done.append)
+    cache, done = cache_of(folder, of, **changed), []
+    fill(cache, encoder or Encoder(), on_progress=done.append)
     return cache, done
+
+
+def fill(
+    cache: EncoderCache,
+    encoder: Encoder,
+    ranks: Ranks | None = None,
+    *,
+    on_progress: Callable[[int], None],
+) -> None:
+    def encode(numbers: Sequence[int]) -> Tensor:
+        return encoder([cache.examples[number] for number in numbers])
+
+    cache.fill(encode, ranks or Ranks(), on_progress=on_progress)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -84,17 +111,29 @@ def test_a_lost_file_is_made_again_with_the_same_bytes(tmp_path: Path) -> None:
 
 def test_an_interrupted_fill_goes_on_where_it_stopped(tmp_path: Path) -> None:
     of = examples(2 * SHARD_WINDOWS + 3)
-    filled(tmp_path / "whole", of)
+    filled(tmp_path / "whole", of, root=tmp_path)
     encoder = Encoder()
 
     def stop(n_done: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        EncoderCache(tmp_path / "cut", of).fill(encoder, on_progress=stop)
-    filled(tmp_path / "cut", of, encoder)
+        fill(cache_of(tmp_path / "cut", of, root=tmp_path), encoder, on_progress=stop)
+    filled(tmp_path / "cut", of, encoder, root=tmp_path)
     assert encoder.asked == [example.id for example in of]
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+
+
+def test_ranks_encode_a_part_each(tmp_path: Path) -> None:
+    of = examples(4 * SHARD_WINDOWS + 3)
+    filled(tmp_path / "alone", of, root=tmp_path)
+    encoders, done = [Encoder(), Encoder()], []
+    for rank, encoder in enumerate(encoders):
+        cache = cache_of(tmp_path / "shared", of, root=tmp_path)
+        fill(cache, encoder, Ranks(rank, 2), on_progress=done.append)
+    assert [len(e.asked) for e in encoders] == [2 * SHARD_WINDOWS + 3, 2 * SHARD_WINDOWS]
+    assert sum(done) == len(of)
+    assert contents(tmp_path / "shared") == contents(tmp_path / "alone")
 
 
 @pytest.mark.parametrize("other", ["other ids", "another order", "one more", "one less"])
@@ -117,6 +156,46 @@ def test_packed_windows_with_another_pause_are_other_examples(tmp_path: Path) ->
     encoder = Encoder()
     filled(tmp_path, [Example((a, b), (0.0, 3.0), (1,))], encoder)
     assert encoder.asked == ["a+b"]
+
+
+@pytest.mark.parametrize("change", ["contents", "span", "another encoder", "nothing"])
+def test_states_of_other_sound_or_of_another_encoder_are_made_again(
+    tmp_path: Path, change: str
+) -> None:
+    of, digest = examples(3), "one"
+    for name in "012":
+        (tmp_path / f"{name}.wav").write_bytes(b"sound")
+    filled(tmp_path / "cache", of, root=tmp_path)
+    if change == "contents":
+        (tmp_path / "1.wav").write_bytes(b"other sound")
+    elif change == "span":
+        utterance = replace(of[1].utterances[0], start_s=1.0)
+        of[1] = replace(of[1], utterances=(utterance,))
+    elif change == "another encoder":
+        digest = "two"
+    encoder = Encoder()
+    filled(tmp_path / "cache", of, encoder, root=tmp_path, digest=digest)
+    assert encoder.asked == ([] if change == "nothing" else ["u0", "u1", "u2"])
+
+
+def test_a_shard_of_sound_that_was_rewritten_is_other_sound(tmp_path: Path) -> None:
+    of = [Example((Utterance(id="u", audio="shard.tar#u.wav"),), (0.0,), (1,))]
+    (tmp_path / "shard.tar").write_bytes(b"sound")
+    filled(tmp_path / "cache", of, root=tmp_path)
+    os.utime(tmp_path / "shard.tar", ns=(1, 1))
+    encoder = Encoder()
+    filled(tmp_path / "cache", of, encoder, root=tmp_path)
+    assert encoder.asked == ["u"]
+
+
+def test_a_digest_tells_one_weight_and_one_number_format_from_another() -> None:
+    one = torch.nn.Linear(2, 2)
+    digests = {weights_digest(one), weights_digest(copy.deepcopy(one))}
+    assert len(digests) == 1
+    digests.add(weights_digest(copy.deepcopy(one).to(torch.bfloat16)))
+    one.weight.data[0, 0] += 1e-3
+    digests.add(weights_digest(one))
+    assert len(digests) == 3
 
 
 @pytest.mark.parametrize("fault", [b"", b"half a file"])

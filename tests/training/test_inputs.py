@@ -18,7 +18,9 @@ from distilwhisper.speech.augment import AugmentSettings
 from distilwhisper.speech.mel import log_mel, stack_windows
 from distilwhisper.student import StudentSettings, build_student
 from distilwhisper.text.tokens import Tokenizer
-from distilwhisper.training.loop import Trainer, TrainingData, TrainingSettings
+from distilwhisper.training.inputs import SoundReader
+from distilwhisper.training.loop import Trainer, TrainingData
+from distilwhisper.training.settings import TrainingSettings
 
 SETTINGS = TrainingSettings(
     steps=2, batch_size=8, micro_batch_size=3, warmup_steps=0, checkpoint_every=2, log_every=1
@@ -67,7 +69,8 @@ def make_trainer(
 
 
 def micro_batches(trainer: Trainer, step: int) -> list[tuple[list[Drawn], TokenBatch]]:
-    return list(trainer._micro_batches(step))
+    inputs = trainer.inputs
+    return [(drawn, inputs.tokens(drawn)) for drawn in inputs.micro_batches(step)]
 
 
 def drawn_in(trainer: Trainer, step: int) -> list[Drawn]:
@@ -140,8 +143,10 @@ def test_settings_of_the_input_that_make_no_sense_are_refused_together(
         TrainingSettings(prompt_probability=2, source_weights=(("a", 0.0),))
     with pytest.raises(ValueError, match="name every source once"):
         TrainingSettings(source_weights=(("a", 1.0), ("a", 2.0)))
-    with pytest.raises(ValueError, match=r"cache_encoder keeps what .* as it is: switch it off"):
+    with pytest.raises(ValueError, match=r"cache_encoder keeps what .* as it is, .* switch it off"):
         TrainingSettings(cache_encoder=True, augment=AugmentSettings(time_mask_share=0.05))
+    with pytest.raises(ValueError, match="as does cache_teacher: switch it off"):
+        TrainingSettings(cache_teacher=True, augment=AugmentSettings(noise_probability=0.5))
     with pytest.raises(ValueError, match="weights of 'a' and utterances of 'a', 'b'"):
         make_trainer(model, corpus, tmp_path, source_weights=(("a", 1.0),))
 
@@ -149,8 +154,16 @@ def test_settings_of_the_input_that_make_no_sense_are_refused_together(
 # Sound
 
 
+def heard(trainer: Trainer, drawn: list[Drawn]) -> torch.Tensor:
+    reader = SoundReader(trainer.inputs, iter([drawn]), n_threads=2)
+    try:
+        return trainer._source(reader).heard(drawn).student
+    finally:
+        reader.close()
+
+
 def states(trainer: Trainer, drawn: Drawn) -> torch.Tensor:
-    return trainer._encoder_states([drawn], None)[0]
+    return heard(trainer, [drawn])[0]
 
 
 @pytest.mark.parametrize(
@@ -175,7 +188,7 @@ def test_sound_is_changed_every_epoch_anew_and_always_the_same(
     again = make_trainer(model, corpus, tmp_path, augment)
     company = [Drawn(0, 4), Drawn(1, 3), Drawn(2, 5)]
     torch.testing.assert_close(
-        again._encoder_states(company, None)[1], epochs[3], rtol=0, atol=1e-4
+        heard(again, company)[1], epochs[3], rtol=0, atol=1e-4
     )  # a row of a batch adds up in another order
 
 
@@ -194,8 +207,8 @@ def test_short_contexts_leave_out_silence_alone_and_go_through_together(
     trainer = make_trainer(model, corpus, tmp_path, short)
     for micro, _ in micro_batches(trainer, 0):
         assert len(micro) <= SETTINGS.micro_batch_size
-        (n_frames,) = {trainer._augmentation(d).n_frames for d in micro}
-        assert trainer._encoder_states(micro, None).shape[1] == n_frames // 2
+        (n_frames,) = {trainer.inputs.augmentation(d).n_frames for d in micro}
+        assert heard(trainer, micro).shape[1] == n_frames // 2
         for d in micro:
             assert n_frames == 100 * int(np.ceil(LENGTHS_S[d.example] + 0.5))
             utterance = trainer.data.examples[d.example].utterances[0]

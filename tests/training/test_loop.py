@@ -25,7 +25,9 @@ from distilwhisper.speech.audio import SAMPLE_RATE_HZ, load_samples, write_wav
 from distilwhisper.speech.mel import log_mel, stack_windows
 from distilwhisper.student import StudentSettings, build_student
 from distilwhisper.text.tokens import Tokenizer
-from distilwhisper.training.loop import NonFiniteLoss, Trainer, TrainingData, TrainingSettings
+from distilwhisper.training.loop import NonFiniteLoss, Trainer, TrainingData
+from distilwhisper.training.loss import distillation_sums
+from distilwhisper.training.settings import TrainingSettings
 from distilwhisper.training.state import checkpoints
 
 # No bare space comes first, as the model folder forbids: they begin with whole pieces.
@@ -74,7 +76,7 @@ def make_trainer(
         Example((utterance,), (0.0,), label(tokenizer, utterance.text or ""))
         for utterance in manifest.utterances
     ]
-    data = TrainingData(manifest, examples, manifest if validate else None)
+    data = TrainingData(manifest, examples, {"all": manifest} if validate else {})
     student = build_student(teacher, StudentSettings(decoder_layers=layers))
     return Trainer(teacher.model, student, tokenizer, data, replace(SETTINGS, **changed), out)
 
@@ -199,7 +201,7 @@ def test_the_gradient_is_that_of_the_formula(
     # float32 against float64: 1e-7 for each of some hundred roundings
     assert_close(found, by_hand, rel=1e-4)
     norm = torch.stack([grad.norm() for grad in by_hand.values()]).norm().item()
-    assert row["kl"] == pytest.approx(kl, rel=1e-5)
+    assert row["kl"] == (pytest.approx(kl, rel=1e-5) if kl_weight else None)
     assert row["pl"] == pytest.approx(pl, rel=1e-5)
     assert row["loss"] == pytest.approx(kl_weight * kl + pl_weight * pl, rel=1e-5)
     assert row["grad_norm"] == pytest.approx(norm, rel=1e-4)
@@ -269,6 +271,169 @@ def test_labels_keep_their_timestamps_as_often_as_asked(
     assert never <= min(n_tokens[0.5]) < max(n_tokens[0.5]) <= always  # drawn anew every epoch
 
 
+# Arms of the objective, and other students
+
+
+def float64_objective(trainer: Trainer, *, share: float = 1.0) -> dict[str, Tensor]:
+    """The first update's gradient in float64 from logits that are all there, by autograd."""
+    settings = trainer.settings
+    teacher, student = trainer.teacher.double(), trainer.student.model.double()
+    manifest, examples = trainer.data.manifest, trainer.data.examples
+    total, n_tokens = torch.zeros((), dtype=torch.float64), 0
+    for index in epoch_order(len(examples), seed=0, epoch=0)[: settings.batch_size]:
+        samples = load_samples(manifest.audio_source(examples[index].utterances[0]))
+        mel = log_mel(stack_windows([samples]), n_mels=80).double()
+        ids = torch.tensor([examples[index].token_ids])
+        layers: dict[str, list[Tensor]] = {"teacher": [], "student": []}
+        logits = {}
+        for name, model in (("teacher", teacher), ("student", student)):
+            hooks = [
+                layer.register_forward_hook(lambda _, __, out, to=layers[name]: to.append(out))
+                for layer in model.decoder.layers
+            ]
+            logits[name] = model(mel, ids[:, :-1])
+            for hook in hooks:
+                hook.remove()
+        sums = distillation_sums(
+            logits["student"],
+            logits["teacher"],
+            ids[:, 1:],
+            temperature=settings.temperature,
+            divergence=settings.divergence,
+        )
+        # Two student layers, four of the teacher: the second and the fourth.
+        pairs = zip(layers["student"], layers["teacher"][1::2], strict=True)
+        mse = sum(((ours - theirs.detach()) ** 2).mean(dim=-1).sum() for ours, theirs in pairs)
+        taught = settings.kl_weight * sums.kl + settings.mse_weight * mse
+        total = total + share * taught + settings.pl_weight * sums.pl
+        n_tokens += sums.n_tokens
+    (total / n_tokens).backward()
+    named = student.named_parameters()
+    return {name: weight.grad for name, weight in named if weight.grad is not None}
+
+
+ARMS: list[dict[str, Any]] = [
+    {"kl_weight": 0.0},
+    {"pl_weight": 0.0},
+    {"mse_weight": 0.5},
+    {"kl_weight": 0.0, "pl_weight": 0.0, "mse_weight": 0.5},
+    {"divergence": "reverse-kl"},
+    {"divergence": "jensen-shannon"},
+    {"checkpoint_activations": True},
+    {"cache_encoder": True},
+]
+
+
+@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("train_encoder", [False, True])
+def test_every_arm_has_the_gradient_of_its_formula(
+    model: Path, corpus: Path, tmp_path: Path, arm: dict[str, Any], train_encoder: bool
+) -> None:
+    fixed = {"timestamp_probability": 1.0, "train_encoder": train_encoder, "steps": 1}
+    trainer = estranged(make_trainer(model, corpus, tmp_path, clip_norm=1e9, **arm, **fixed))
+    trainer.fit()
+    named = trainer.student.model.named_parameters()
+    found = {name: weight.grad for name, weight in named if weight.grad is not None}
+    again = estranged(make_trainer(model, corpus, tmp_path, **arm))
+    expected = float64_objective(again)
+    if not train_encoder:
+        expected = {name: grad for name, grad in expected.items() if name.startswith("decoder.")}
+    if not (trainer.settings.kl_weight or trainer.settings.pl_weight):
+        for name in ("decoder.layer_norm.weight", "decoder.layer_norm.bias"):
+            assert not found.pop(name).any()  # behind the last states that are compared
+            expected.pop(name)
+    assert_close(found, expected, rel=1e-4)
+
+
+def test_annealing_takes_the_teacher_away_step_by_step(
+    model: Path, corpus: Path, tmp_path: Path
+) -> None:
+    settings = {"teacher_annealing": True, "mse_weight": 0.5, "log_every": 1, "steps": 4}
+    make_trainer(model, corpus, tmp_path, **settings).fit()
+    for row, share in zip(rows(tmp_path), (1.0, 0.75, 0.5, 0.25), strict=True):
+        taught = 0.8 * row["kl"] + 0.5 * row["mse"]
+        assert row["loss"] == pytest.approx(share * taught + row["pl"], rel=1e-5)
+
+
+def test_positions_that_are_frozen_stay(model: Path, corpus: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(model, corpus, tmp_path, freeze_positions=True, train_encoder=True)
+    before = weights_of(trainer.student.model)
+    trainer.fit()
+    after = weights_of(trainer.student.model)
+    unchanged = {name for name in before if torch.equal(after[name], before[name])}
+    assert unchanged == {"encoder.embed_positions.weight", "decoder.embed_positions.weight"}
+
+
+@pytest.mark.parametrize("train_encoder", [False, True])
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_student_with_an_encoder_of_its_own_hears_through_it(
+    model: Path, corpus: Path, tmp_path: Path, train_encoder: bool, cached: bool
+) -> None:
+    """Of another width even: each decoder gets its own encoder's states."""
+    narrow = load_checkpoint(write_tiny_model(tmp_path / "narrow", width=16, seed=3, max_tokens=32))
+    changed = {"train_encoder": train_encoder, "cache_encoder": cached, "steps": 1}
+    trainer = make_trainer(
+        model, corpus, tmp_path / "run", clip_norm=1e9, timestamp_probability=1.0, **changed
+    )
+    trainer = replace(trainer, student=narrow)
+    trainer.fit()
+    named = narrow.model.named_parameters()
+    found = {name: weight.grad for name, weight in named if weight.grad is not None}
+    fresh = load_checkpoint(tmp_path / "narrow")
+    again = replace(make_trainer(model, corpus, tmp_path), student=fresh)
+    expected, *_ = gradient_by_hand(again, kl_weight=0.8, pl_weight=1.0, temperature=2.0)
+    assert any(name.startswith("encoder.") for name in found) == train_encoder
+    of_decoder = {
+        name.removeprefix("decoder."): grad
+        for name, grad in found.items()
+        if name.startswith("decoder.")
+    }
+    assert_close(of_decoder, expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_teacher_on_disk_teaches_as_the_one_in_memory(
+    model: Path, corpus: Path, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    """To the bit in bfloat16, which the products round states to anyway."""
+    found = {}
+    for cached in (False, True):
+        trainer = estranged(
+            make_trainer(
+                model, corpus, tmp_path / str(cached), cache_teacher=cached, cache_encoder=True
+            )
+        )
+        trainer.teacher.to(dtype)
+        found[cached] = gradients(trainer)
+        assert len(trainer.teacher.decoder.layers) == (0 if cached else 4)
+        assert len(trainer.teacher.encoder.layers) == (0 if cached else 1)
+        assert not (trainer.out / "teacher-cache").exists()  # the run is over
+    if dtype == torch.bfloat16:
+        assert same(found[True], found[False])
+    # float16 holds the states to 2^-11
+    assert_close(found[True], found[False], rel=1e-3)
+
+
+def test_a_store_holds_every_form_that_a_run_draws(
+    model: Path, corpus: Path, tmp_path: Path
+) -> None:
+    settings = {"log_every": 1, "batch_size": 5, "cache_teacher": True}
+    make_trainer(model, corpus, tmp_path / "expected", log_every=1, batch_size=5).fit()
+    make_trainer(model, corpus, tmp_path / "found", **settings).fit()
+    for found, expected in zip(rows(tmp_path / "found"), rows(tmp_path / "expected"), strict=True):
+        assert found["n_tokens"] == expected["n_tokens"]
+        assert found["loss"] == pytest.approx(expected["loss"], rel=1e-3)
+
+
+def test_a_teacher_that_gave_up_its_layers_teaches_no_second_run(
+    model: Path, corpus: Path, tmp_path: Path
+) -> None:
+    trainer = make_trainer(model, corpus, tmp_path / "first", cache_teacher=True)
+    trainer.fit()
+    with pytest.raises(ValueError, match="4 decoder layers, found 0: load it again"):
+        replace(trainer, out=tmp_path / "second").fit()
+
+
 def test_the_cache_is_filled_once_and_gone_at_the_end(
     model: Path, corpus: Path, tmp_path: Path
 ) -> None:
@@ -297,9 +462,10 @@ def test_other_vocabularies_and_mel_bins_are_refused_with_both_numbers(
     finer = write_tiny_model(tmp_path / "finer", n_mels=128)
     with pytest.raises(ValueError, match="same n_mels: found 128 and 80; build the student from"):
         replace(trainer, teacher=load_checkpoint(finer).model)
-    wider = write_tiny_model(tmp_path / "wider", width=64)
-    with pytest.raises(ValueError, match="same width: found 64 and 32"):
-        replace(trainer, teacher=load_checkpoint(wider).model)
+    wider = load_checkpoint(write_tiny_model(tmp_path / "wider", width=64)).model
+    paired = replace(trainer.settings, mse_weight=1.0)
+    with pytest.raises(ValueError, match="widths 64 and 32, 4 and 2 decoder layers"):
+        replace(trainer, teacher=wider, settings=paired)
 
 
 def test_nothing_to_learn_from_is_refused_with_the_way_out(
@@ -311,6 +477,13 @@ def test_nothing_to_learn_from_is_refused_with_the_way_out(
 
 
 def test_settings_that_make_no_sense_are_refused_together() -> None:
+    nothing = {"kl_weight": 0.0, "pl_weight": 0.0}
+    with pytest.raises(ValueError, match="one of kl_weight, pl_weight and mse_weight"):
+        TrainingSettings(**nothing)
+    with pytest.raises(ValueError, match="pl_weight must be above 0"):
+        TrainingSettings(pl_weight=0.0, teacher_annealing=True)
+    with pytest.raises(ValueError, match=r"mse_weight 0, found 0\.8 and 1"):
+        TrainingSettings(mse_weight=1.0, cache_teacher=True)
     with pytest.raises(ValueError, match=r"steps .* least 1, found 0; .*\[0, 1\], found 1.5"):
         TrainingSettings(steps=0, timestamp_probability=1.5)
     for wrong in ({"temperature": 0.0}, {"clip_norm": 0.0}, {"peak_lr": -1.0}):
@@ -475,7 +648,7 @@ def test_the_weights_of_the_best_validation_are_taken(
     ]
     second = make_trainer(model, corpus, tmp_path / "second", **settings)
     validation = replace(first.data.manifest, utterances=tuple(heard))
-    second = replace(second, data=replace(second.data, validation=validation))
+    second = replace(second, data=replace(second.data, validation={"heard": validation}))
     progress = second.fit()
     wers = {r["step"]: r["validation_wer"] for r in rows(second.out) if "validation_wer" in r}
     assert list(wers) == [20, 40, 60]

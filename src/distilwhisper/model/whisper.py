@@ -221,6 +221,15 @@ class Encoder(nn.Module):
             ValueError: the mel has another number of bins than the model, or is longer than its
                 positions reach.
         """
+        states = self.begin(mel)
+        for layer in self.layers:
+            states = layer(states)
+        return self.layer_norm(states)
+
+    def begin(
+        self, mel: Float[Tensor, "batch n_mels mel_frames"]
+    ) -> Float[Tensor, "batch frames width"]:
+        """Return the states before the first layer; see :meth:`forward`."""
         if mel.shape[1] != self.conv1.in_channels:
             raise ValueError(
                 f"the model hears {self.conv1.in_channels} mel bins, found {mel.shape[1]}: "
@@ -233,10 +242,7 @@ class Encoder(nn.Module):
                 f"a window holds at most {2 * self.embed_positions.num_embeddings} mel frames, "
                 f"found {mel.shape[2]}: cut the recording into windows first"
             )
-        states = states + self.embed_positions.weight[:n_frames]
-        for layer in self.layers:
-            states = layer(states)
-        return self.layer_norm(states)
+        return states + self.embed_positions.weight[:n_frames]
 
     def equals(self, other: "Encoder") -> bool:
         """Return whether another encoder has the same weights, and so hears alike."""

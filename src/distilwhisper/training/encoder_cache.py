@@ -1,18 +1,22 @@
-"""Encoder outputs on disk, so that the frozen encoder runs once per utterance, not per epoch."""
+"""Encoder outputs on disk, so that a frozen encoder runs once per window, not per epoch."""
 
+import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from distilwhisper.corpus.batches import Example
+from distilwhisper.corpus.records import Manifest
 from distilwhisper.corpus.store import write_atomic
+from distilwhisper.training.ranks import Ranks
 
 # Windows per file. Files are made whole or not at all, and a window's companions are always the
 # same ones, so a cache that was interrupted and finished later holds the same bits.
@@ -25,11 +29,18 @@ class EncoderCache:
     Args:
         folder: made when needed.
         examples: in the order that numbers them.
+        manifest: where their sound is; states of sound that has changed since are made again.
+        encoder_digest: the encoder's weights, from :func:`weights_digest`; states of others are
+            made again.
     """
 
-    def __init__(self, folder: Path, examples: Sequence[Example]) -> None:
+    def __init__(
+        self, folder: Path, examples: Sequence[Example], manifest: Manifest, *, encoder_digest: str
+    ) -> None:
         self.folder = folder
         self.examples = examples
+        self.manifest = manifest
+        self.encoder_digest = encoder_digest
 
     def n_bytes(self, *, max_frames: int, width: int, dtype: torch.dtype) -> int:
         """Return the disk space that the whole cache takes."""
@@ -37,32 +48,31 @@ class EncoderCache:
 
     def fill(
         self,
-        encode: Callable[[Sequence[Example]], Tensor],
+        encode: Callable[[Sequence[int]], Tensor],
+        ranks: Ranks,
         *,
         on_progress: Callable[[int], None],
     ) -> None:
-        """Encode what is not there yet.
+        """Encode what is not there yet and falls to this rank.
 
         Args:
-            encode: examples to their encoder states, one row each.
+            encode: examples' numbers to their encoder states, one row each.
+            ranks: the processes that share the work.
             on_progress: called with the number of examples just done, or found done.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for first in range(0, len(self.examples), SHARD_WINDOWS):
-            shard = self.examples[first : first + SHARD_WINDOWS]
-            path = self._path(first)
-            # Packed with other pauses, the same utterances are other windows.
-            held = json.dumps([[example.id, *example.starts_s] for example in shard])
-            if not _holds(path, held):
-                states = encode(shard).cpu().contiguous()
-                write_atomic(path, save({"states": states}, metadata={"windows": held}))
-            on_progress(len(shard))
+        for numbers in own_shards(len(self.examples), ranks):
+            path = shard_file(self.folder, numbers[0])
+            sounds = [sound_key(self.examples[number], self.manifest) for number in numbers]
+            made_from = digest([self.encoder_digest, *sounds])
+            if not is_made_from(path, made_from):
+                write_shard(path, {"states": encode(numbers)}, made_from)
+            on_progress(len(numbers))
 
     def read(self, indices: Sequence[int]) -> Float[Tensor, "batch frames width"]:
         """Return the states of some examples, in the order asked for."""
         rows = []
         for index in indices:
-            with safe_open(self._path(index), framework="pt") as file:
+            with safe_open(shard_file(self.folder, index), framework="pt") as file:
                 rows.append(file.get_slice("states")[index % SHARD_WINDOWS])
         return torch.stack(rows)
 
@@ -71,15 +81,63 @@ class EncoderCache:
         if self.folder.exists():
             shutil.rmtree(self.folder)
 
-    def _path(self, index: int) -> Path:
-        return self.folder / f"states-{index // SHARD_WINDOWS:05d}.safetensors"
+
+def own_shards(n_examples: int, ranks: Ranks) -> Iterator[range]:
+    """Yield the numbers of the examples of each shard that falls to this rank."""
+    for shard in range(ranks.rank, -(-n_examples // SHARD_WINDOWS), ranks.n_ranks):
+        yield range(shard * SHARD_WINDOWS, min((shard + 1) * SHARD_WINDOWS, n_examples))
 
 
-def _holds(path: Path, held: str) -> bool:
+def digest(made_from: list[Any]) -> str:
+    """Return a hash of what a shard is made from, as JSON."""
+    return hashlib.blake2b(json.dumps(made_from).encode(), digest_size=16).hexdigest()
+
+
+def weights_digest(*modules: nn.Module) -> str:
+    """Return what tells networks from any others: a hash of their weights, names and dtypes."""
+    total = hashlib.blake2b(digest_size=16)
+    for module in modules:
+        for name, weight in module.state_dict().items():
+            total.update(f"{name} {weight.dtype} {tuple(weight.shape)}\n".encode())
+            total.update(weight.cpu().contiguous().view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def sound_key(example: Example, manifest: Manifest) -> list[Any]:
+    """Return what tells an example's sound from any other: its pieces and the files they are in.
+
+    A file is known by its path, size and time of change; packed with other pauses, the same
+    utterances are another sound.
+    """
+    pieces = []
+    for utterance, start_s in zip(example.utterances, example.starts_s, strict=True):
+        source = manifest.audio_source(utterance)
+        path = Path(source)
+        if not path.exists():  # a member of a shard
+            path = Path(source.rpartition("#")[0])
+        changed = [path.stat().st_size, path.stat().st_mtime_ns] if path.is_file() else None
+        pieces.append([start_s, source, utterance.start_s, utterance.duration_s, changed])
+    return [example.id, pieces]
+
+
+def shard_file(folder: Path, index: int) -> Path:
+    """Return the file that holds an example's states."""
+    return folder / f"states-{index // SHARD_WINDOWS:05d}.safetensors"
+
+
+def is_made_from(path: Path, made_from: str) -> bool:
+    """Return whether a whole shard is there, made from just these windows by just this network."""
     if not path.exists():
         return False
     try:
         with safe_open(path, framework="pt") as file:
-            return bool((file.metadata() or {}).get("windows") == held)
+            return bool((file.metadata() or {}).get("made_from") == made_from)
     except SafetensorError:  # cut short by a failing disk, not by us: it is made again
         return False
+
+
+def write_shard(path: Path, tensors: dict[str, Tensor], made_from: str) -> None:
+    """Write a shard whole; its folder is made when needed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomic(path, save(held, metadata={"made_from": made_from}))

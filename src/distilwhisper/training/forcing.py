@@ -1,0 +1,95 @@
+"""Encoder and decoder as training needs them: whole label sequences at once, layer by layer."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from distilwhisper.model.whisper import Attention, Decoder, DecoderStep, Encoder
+
+
+class ForcedStates(NamedTuple):
+    """What a decoder makes of the tokens that it is given."""
+
+    final: Float[Tensor, "batch tokens width"]  # after the last norm: what is projected
+    layers: list[Float[Tensor, "batch tokens width"]]  # after each layer
+
+
+def encoder_states(
+    encoder: Encoder, mel: Float[Tensor, "batch n_mels mel_frames"], *, checkpointed: bool
+) -> Float[Tensor, "batch frames width"]:
+    """Return what the encoder returns; see :func:`forced_states` for ``checkpointed``."""
+    if not checkpointed:
+        return encoder(mel)
+    states = encoder.begin(mel)
+    for layer in encoder.layers:
+        states = checkpoint(layer, states, use_reentrant=False)
+    return encoder.layer_norm(states)
+
+
+def forced_states(
+    decoder: Decoder,
+    heard: Float[Tensor, "batch frames width"],
+    inputs: Int[Tensor, "batch tokens"],
+    *,
+    checkpointed: bool = False,
+) -> ForcedStates:
+    """Return the states of token sequences, each token seeing those before it.
+
+    Args:
+        decoder: a teacher's or a student's.
+        heard: encoder states of the same rows.
+        inputs: padded on the right.
+        checkpointed: keep no activations inside a layer for the backward pass, which makes them
+            again; the gradients are the same.
+    """
+    step = decoder.begin(inputs)
+    states, layers = step.states, []
+    for number in range(len(decoder.layers)):
+        if checkpointed:
+            states = checkpoint(_layer, decoder, number, states, step, heard, use_reentrant=False)
+        else:
+            states = _layer(decoder, number, states, step, heard)
+        layers.append(states)
+    return ForcedStates(decoder.layer_norm(states), layers)
+
+
+def _layer(
+    decoder: Decoder, number: int, states: Tensor, step: DecoderStep, heard: Tensor
+) -> Tensor:
+    layer = decoder.layers[number]
+    normed = layer.self_attn_layer_norm(states)
+    states = states + layer.self_attn(normed, *layer.self_attn.keys_values(normed), step.visible)
+    normed = layer.encoder_attn_layer_norm(states)
+    states = states + attend_to_encoder(layer.encoder_attn, normed, heard)
+    return states + layer.fc2(F.gelu(layer.fc1(layer.final_layer_norm(states))))
+
+
+def attend_to_encoder(
+    attention: Attention,
+    states: Float[Tensor, "batch tokens width"],
+    heard: Float[Tensor, "batch frames width"],
+) -> Float[Tensor, "batch tokens width"]:
+    """Attend from tokens to encoder states, whichever way takes fewer products.
+
+    Projecting 1,500 frames to keys and values costs more than all else in a decoder layer. With
+    fewer tokens than a head is wide, it is cheaper to move the key's weights to the query and the
+    value's behind the sum, and to compare the encoder states themselves: the same by associativity.
+    """
+    batch, n_tokens, width = states.shape
+    heads = attention.heads
+    size = width // heads
+    if n_tokens >= size:
+        return attention(states, *attention.keys_values(heard))
+    queries = attention.q_proj(states).view(batch, n_tokens, heads, size) * size**-0.5
+    by_head = attention.k_proj.weight.view(heads, size, width)
+    queries = torch.einsum("bthd,hdw->bhtw", queries, by_head).flatten(1, 2)
+    weights = (queries @ heard.transpose(1, 2)).softmax(dim=-1)
+    mixed = (weights @ heard).view(batch, heads, n_tokens, width)
+    by_head = attention.v_proj.weight.view(heads, size, width)
+    values = torch.einsum("bhtw,hdw->bthd", mixed, by_head).flatten(2)
+    # Weights sum to one, so the bias of a weighted mean of values is the bias.
+    return attention.out_proj(values + attention.v_proj.bias)

@@ -1,0 +1,203 @@
+"""What a training step sees and says: a pure function of the settings and the step.
+
+Nothing here holds a random state. An example's place in the stream, its timestamps, its prompt and
+what happens to its sound are drawn from the seed, the epoch and the example, so that a run that is
+resumed, and one on more devices or with more threads, sees the same.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from distilwhisper.corpus.batches import (
+    Drawn,
+    Example,
+    Mixture,
+    TokenBatch,
+    decoder_sequence,
+    example_generator,
+    keeps_previous,
+    keeps_timestamps,
+    load_windows,
+    token_batch,
+    with_prompt,
+)
+from distilwhisper.corpus.records import Manifest
+from distilwhisper.speech.audio import HOP_SAMPLES, Samples
+from distilwhisper.speech.augment import (
+    Augmentation,
+    augment_samples,
+    draw_augmentation,
+    mask_mel,
+)
+from distilwhisper.speech.mel import log_mel, stack_windows
+from distilwhisper.text.tokens import Tokenizer
+from distilwhisper.training.settings import TrainingSettings
+
+MICRO_BATCHES_AHEAD = 2
+
+
+@dataclass(frozen=True)
+class TrainingInput:
+    """The stream of windows that a run trains on.
+
+    Args:
+        manifest: where the sound is.
+        examples: in the order that numbers them.
+        tokenizer: of their labels.
+        settings: what is drawn.
+        max_tokens: positions of the decoder.
+        n_mels: of the encoder.
+
+    Raises:
+        ValueError: the settings weigh other sources than the examples have.
+    """
+
+    manifest: Manifest
+    examples: Sequence[Example]
+    tokenizer: Tokenizer
+    settings: TrainingSettings
+    max_tokens: int
+    n_mels: int
+
+    def __post_init__(self) -> None:
+        _ = self._mixture
+
+    @cached_property
+    def _mixture(self) -> Mixture:
+        sources = [example.utterances[0].source for example in self.examples]
+        return Mixture(sources, dict(self.settings.source_weights), seed=self.settings.seed)
+
+    def micro_batches(self, step: int) -> Iterator[list[Drawn]]:
+        """Yield one update's windows, those together that go through the network together.
+
+        The stream of epochs goes on across updates. Windows of different contexts stay apart, so
+        that none hears the silence of another.
+        """
+        size, most = self.settings.batch_size, self.settings.micro_batch_size
+        by_context: dict[int, list[Drawn]] = {}
+        for place in range(step * size, (step + 1) * size):
+            drawn = self._mixture.at(place)
+            by_context.setdefault(self.augmentation(drawn).n_frames, []).append(drawn)
+        for alike in by_context.values():
+            yield from (alike[at : at + most] for at in range(0, len(alike), most))
+
+    def tokens(self, micro_batch: Sequence[Drawn]) -> TokenBatch:
+        """Return what both decoders are given for some windows, and what they are to say."""
+        return token_batch([self.sequence(drawn) for drawn in micro_batch], self.tokenizer)
+
+    def sequence(self, drawn: Drawn) -> list[int]:
+        """Return a window's label as it is drawn: timestamps or none, a prompt or none."""
+        settings, example = self.settings, self.examples[drawn.example]
+        draw = {"seed": settings.seed, "epoch": drawn.epoch}
+        sequence = decoder_sequence(
+            example.token_ids,
+            self.tokenizer,
+            timestamps=keeps_timestamps(
+                example.id, probability=settings.timestamp_probability, **draw
+            ),
+            speed=self.augmentation(drawn).speed,
+        )
+        if not keeps_previous(example.id, probability=settings.prompt_probability, **draw):
+            return sequence
+        return with_prompt(sequence, example.previous, self.tokenizer, max_tokens=self.max_tokens)
+
+    def forms(self, example: int) -> list[tuple[int, ...]]:
+        """Return all sequences that the run draws for an example, each once."""
+        epochs = sorted(self._epochs[example])
+        drawn = (tuple(self.sequence(Drawn(example, epoch))) for epoch in epochs)
+        return list(dict.fromkeys(drawn))
+
+    @cached_property
+    def _epochs(self) -> list[set[int]]:
+        """The epochs in which the run draws each example."""
+        epochs: list[set[int]] = [set() for _ in self.examples]
+        for place in range(self.settings.steps * self.settings.batch_size):
+            drawn = self._mixture.at(place)
+            epochs[drawn.example].add(drawn.epoch)
+        return epochs
+
+    def augmentation(self, drawn: Drawn) -> Augmentation:
+        """Return what happens to a window's sound."""
+        settings, example = self.settings, self.examples[drawn.example]
+        if not settings.augment.is_on:
+            return Augmentation()
+        generator = example_generator(example.id, seed=settings.seed, epoch=drawn.epoch)
+        return draw_augmentation(settings.augment, generator, end_s=example.end_s)
+
+    def sound(self, drawn: Drawn) -> Samples:
+        """Return a window's sound, changed as is drawn.
+
+        Raises:
+            UnreadableRecording: audio that was labelled cannot be read now.
+        """
+        (samples,) = load_windows(self.manifest, [self.examples[drawn.example]], n_threads=1)
+        if not self.settings.augment.is_on:
+            return samples
+        return augment_samples(samples, self.augmentation(drawn), self.settings.augment)
+
+    def mel(
+        self, micro_batch: Sequence[Drawn], sounds: Sequence[Samples], *, device: torch.device
+    ) -> Float[Tensor, "batch n_mels frames"]:
+        """Return what the encoders hear of windows of one context.
+
+        Args:
+            micro_batch: the windows.
+            sounds: theirs, from :meth:`sound`.
+            device: where the work is done.
+        """
+        drawn = [self.augmentation(one) for one in micro_batch]
+        samples = stack_windows(sounds)[:, : drawn[0].n_frames * HOP_SAMPLES]
+        mel = log_mel(samples.to(device), n_mels=self.n_mels)
+        settings = self.settings.augment
+        if not (settings.time_mask_share or settings.frequency_mask_share):
+            return mel
+        rows = [
+            mask_mel(row, augmentation, settings, n_sound_frames=-(-len(sound) // HOP_SAMPLES))
+            for row, augmentation, sound in zip(mel, drawn, sounds, strict=True)
+        ]
+        return torch.stack(rows)
+
+
+class SoundReader:
+    """Reads the sound of micro-batches in threads, before they are asked for.
+
+    Args:
+        inputs: what is read.
+        upcoming: the micro-batches in the order in which they will be asked for.
+        n_threads: that read.
+    """
+
+    def __init__(
+        self, inputs: TrainingInput, upcoming: Iterator[Sequence[Drawn]], *, n_threads: int
+    ) -> None:
+        self._inputs = inputs
+        self._upcoming = upcoming
+        self._pool = ThreadPoolExecutor(n_threads)
+        self._ahead: deque[tuple[Sequence[Drawn], list[Future[Samples]]]] = deque()
+
+    def read(self, micro_batch: Sequence[Drawn]) -> list[Samples]:
+        """Return the sound of the micro-batch whose turn it is.
+
+        Raises:
+            UnreadableRecording: audio that was labelled cannot be read now.
+        """
+        while len(self._ahead) <= MICRO_BATCHES_AHEAD:
+            coming = next(self._upcoming, None)
+            if coming is None:
+                break
+            futures = [self._pool.submit(self._inputs.sound, drawn) for drawn in coming]
+            self._ahead.append((coming, futures))
+        whose, found = self._ahead.popleft()
+        assert list(whose) == list(micro_batch), "micro-batches are read in their order"
+        return [future.result() for future in found]
+
+    def close(self) -> None:
+        """Read no more."""
+        self._pool.shutdown(cancel_futures=True)

@@ -1,0 +1,142 @@
+"""How a student is trained: the paper's hyper-parameters, and the arms beside them."""
+
+from dataclasses import dataclass, field
+
+from distilwhisper.corpus.packing import Fill
+from distilwhisper.speech.audio import WINDOW_S
+from distilwhisper.speech.augment import AugmentSettings
+from distilwhisper.training.loss import Divergence
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """The paper's hyper-parameters (table 15) as defaults."""
+
+    steps: int = 80_000
+    """Updates of the weights."""
+    batch_size: int = 256
+    """Utterances per update."""
+    micro_batch_size: int = 16
+    """Utterances that go through the network at a time; less memory, the same result."""
+    peak_lr: float = 1e-4
+    """Learning rate at the end of the warm-up; it falls to zero linearly."""
+    warmup_steps: int = 500
+    """Updates of linear warm-up."""
+    kl_weight: float = 0.8
+    """Weight of the KL divergence between teacher and student (eq. 6); 0 asks no teacher."""
+    pl_weight: float = 1.0
+    """Weight of the cross-entropy on pseudo-labels (eq. 6)."""
+    mse_weight: float = 0.0
+    """Weight of the squared distance between hidden states (eq. 10-12)."""
+    temperature: float = 2.0
+    """Softens both distributions of the KL term."""
+    divergence: Divergence = "forward-kl"
+    """What stands in the place of the paper's KL(teacher || student)."""
+    teacher_annealing: bool = False
+    """Let kl_weight and mse_weight fall linearly to 0, so that the labels teach alone in the end
+    (arXiv:1907.04829)."""
+    train_encoder: bool = False
+    """Train the student's encoder too; the teacher then hears through its own."""
+    freeze_positions: bool = False
+    """Leave the decoder's position embeddings as they are."""
+    checkpoint_activations: bool = False
+    """Make the activations inside layers again in the backward pass; less memory, more time."""
+    timestamp_probability: float = 0.5
+    """How often a label keeps its timestamps, drawn anew every epoch."""
+    prompt_probability: float = 0.0
+    """How often a window is given the text that precedes it, drawn anew every epoch."""
+    prompt_gap_s: float = 3.0
+    """Longest silence across which an utterance precedes the next of its recording."""
+    source_weights: tuple[tuple[str, float], ...] = ()
+    """Sources of the utterances with the share of the windows that each gets, up to a common
+    factor; none: every utterance counts alike."""
+    weight_decay: float = 0.0
+    """AdamW's decoupled weight decay."""
+    clip_norm: float = 1.0
+    """Gradients are scaled down together beyond this norm."""
+    checkpoint_every: int = 5_000
+    """Updates between checkpoints; each is validated, and the best one becomes the student."""
+    log_every: int = 25
+    """Updates between rows of metrics.jsonl."""
+    pack_s: float = 0.0
+    """Utterances are packed into windows of at most this length, at most 30; 0: a window holds one
+    utterance."""
+    pack_fill: Fill = "varied"
+    """To lengths drawn evenly, so that the student hears short windows too; or "full"."""
+    pack_pause_s: float = 0.5
+    """Silence between packed utterances."""
+    pack_across_recordings: bool = False
+    """Pack utterances together that are not known to be of one recording or one speaker."""
+    cache_encoder: bool = False
+    """Keep frozen encoders' outputs on disk instead of computing them every epoch."""
+    cache_teacher: bool = False
+    """Keep the teacher's last hidden states on disk too, and train without its layers in memory."""
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
+    data_workers: int = 2
+    """Threads that read audio ahead of the network; more for a faster one, the same result."""
+    seed: int = 0
+    """Of the data order and of all that is drawn for an example."""
+
+    def __post_init__(self) -> None:
+        faults = [
+            f"{name} must be at least {least}, found {getattr(self, name)}"
+            for name, least in _AT_LEAST.items()
+            if getattr(self, name) < least
+        ]
+        faults += [
+            f"{name} must lie in [0, 1], found {getattr(self, name)}"
+            for name in ("timestamp_probability", "prompt_probability")
+            if not 0 <= getattr(self, name) <= 1
+        ]
+        if self.pack_s > WINDOW_S:
+            faults.append(f"pack_s must be at most {WINDOW_S:g}, found {self.pack_s:g}")
+        if any(weight <= 0 for _, weight in self.source_weights):
+            faults.append("source_weights must be above zero: leave the others' utterances out")
+        if len(dict(self.source_weights)) < len(self.source_weights):
+            faults.append("source_weights must name every source once")
+        if (self.cache_encoder or self.cache_teacher) and self.augment.is_on:
+            faults.append(
+                "cache_encoder keeps what the encoder made of the sound as it is, as does "
+                "cache_teacher: switch it off, or everything in augment"
+            )
+        if self.temperature <= 0 or self.clip_norm <= 0 or self.peak_lr <= 0:
+            faults.append("temperature, clip_norm and peak_lr must be above zero")
+        if not (self.kl_weight or self.pl_weight or self.mse_weight):
+            faults.append("one of kl_weight, pl_weight and mse_weight must be above zero")
+        if self.teacher_annealing and not self.pl_weight:
+            faults.append("teacher_annealing ends with the labels alone: pl_weight must be above 0")
+        if self.cache_teacher and (self.mse_weight or not self.kl_weight):
+            faults.append(
+                "cache_teacher keeps what kl_weight asks of the teacher, its last states alone: "
+                f"kl_weight must be above 0 and mse_weight 0, found {self.kl_weight:g} and "
+                f"{self.mse_weight:g}"
+            )
+        if faults:
+            raise ValueError("; ".join(faults))
+
+    @property
+    def asks_teacher(self) -> bool:
+        """Whether anything is learnt from the teacher's states."""
+        return self.kl_weight > 0 or self.mse_weight > 0
+
+    def teacher_share(self, step: int) -> float:
+        """Return what is left of ``kl_weight`` and ``mse_weight`` at a step, counted from 0."""
+        return 1 - step / self.steps if self.teacher_annealing else 1.0
+
+
+_AT_LEAST = {
+    "steps": 1,
+    "batch_size": 1,
+    "micro_batch_size": 1,
+    "warmup_steps": 0,
+    "kl_weight": 0,
+    "pl_weight": 0,
+    "mse_weight": 0,
+    "weight_decay": 0,
+    "pack_s": 0,
+    "pack_pause_s": 0,
+    "prompt_gap_s": 0,
+    "checkpoint_every": 1,
+    "log_every": 1,
+    "data_workers": 1,
+}

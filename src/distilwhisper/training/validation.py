@@ -1,0 +1,83 @@
+"""How well a student in training hears: word errors on sets that it does not learn from."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from distilwhisper.corpus.batches import load_utterances
+from distilwhisper.corpus.records import Manifest, Utterance
+from distilwhisper.decoding.settings import DecodingSettings
+from distilwhisper.decoding.transcriber import Transcriber
+from distilwhisper.model.checkpoint import Checkpoint
+from distilwhisper.speech.audio import WINDOW_S, Samples
+from distilwhisper.text.normalize import normalizer_for, uses_spaces
+from distilwhisper.text.tokens import Tokenizer
+from distilwhisper.text.wer import ErrorCounts, character_errors, word_errors
+from distilwhisper.training.ranks import Ranks
+
+
+def check_validation(sets: Mapping[str, Manifest]) -> None:
+    """Find out before a run what would end it at its first checkpoint.
+
+    Raises:
+        ValueError: a set holds no text, or utterances over 30 s.
+    """
+    for manifest in sets.values():
+        utterances = _spoken(manifest)
+        if not utterances:
+            raise ValueError(
+                f"{manifest.path} must hold utterances with a text to validate by, found none"
+            )
+        too_long = [u.id for u in utterances if (u.duration_s or 0.0) > WINDOW_S]
+        if too_long:
+            raise ValueError(
+                f"validation utterances must last at most {WINDOW_S:g} s, found {len(too_long)} "
+                f"longer ones in {manifest.path}, first {too_long[0]!r}: leave them to the test set"
+            )
+
+
+def validation_wers(
+    student: Checkpoint, tokenizer: Tokenizer, sets: Mapping[str, Manifest], ranks: Ranks
+) -> dict[str, float]:
+    """Return a student's WER on every set, decoded greedily and without timestamps.
+
+    In scripts without spaces characters are counted. An utterance that cannot be read counts as one
+    of which nothing was heard. Each rank hears a part; all get the whole.
+    """
+    settings = DecodingSettings(timestamps=False, temperatures=(0.0,))
+    transcriber = Transcriber(student, tokenizer, settings)
+    wers = {}
+    for name, manifest in sets.items():
+        utterances = _spoken(manifest)[ranks.rank :: ranks.n_ranks]
+        counts = sum(_errors(transcriber, manifest, utterances), ErrorCounts())
+        errors, words = ranks.total(counts.errors, counts.words)
+        wers[name] = errors / words
+    return wers
+
+
+def _spoken(manifest: Manifest) -> list[Utterance]:
+    return [utterance for utterance in manifest.utterances if utterance.text]
+
+
+def _errors(
+    transcriber: Transcriber, manifest: Manifest, utterances: Sequence[Utterance]
+) -> Iterator[ErrorCounts]:
+    heard: list[Utterance] = []
+    unreadable: list[Utterance] = []
+
+    def readable() -> Iterator[tuple[Samples, str | None]]:
+        for utterance, samples in load_utterances(manifest, utterances):
+            if isinstance(samples, Exception):
+                unreadable.append(utterance)
+            else:
+                heard.append(utterance)
+                yield samples, utterance.language
+
+    for number, window in transcriber.decode_each(readable()):
+        yield _count(heard[number], window.text)
+    yield from (_count(utterance, "") for utterance in unreadable)
+
+
+def _count(utterance: Utterance, text: str) -> ErrorCounts:
+    language = utterance.language or "en"
+    normalize = normalizer_for(language)
+    count = word_errors if uses_spaces(language) else character_errors
+    return count(normalize(utterance.text or ""), normalize(text))
