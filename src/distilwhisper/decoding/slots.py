@@ -91,13 +91,18 @@ class Lane:
         self.model = model
         self.cache = model.decoder.self_cache(n_slots, model.config.max_tokens)
         # On a GPU steps are captured with the addresses of their tensors: those may not move.
-        frames = model.config.max_frames if model.device.type == "cuda" else 0
+        on_gpu = model.device.type == "cuda"
+        self._is_alone = n_slots == 1 and not on_gpu  # then a window's cache is used as it is
+        frames = model.config.max_frames if on_gpu else 0
         self.cross = _blank_cross(model, n_slots, frames)
         self.n_frames = [0] * n_slots
 
     def place(self, slot: int, cross: CrossCache) -> None:
-        """Copy a window's cross cache into a slot, making room for the longest one first."""
+        """Take a window's cross cache into a slot, making room for the longest one first."""
         frames = cross.keys[0].shape[2]
+        if self._is_alone:
+            self.cross, self.n_frames[0] = cross, frames
+            return
         if frames > self.cross.keys[0].shape[2]:
             self._widen(frames)
         for ours, new in zip(_tensors(self.cross), _tensors(cross), strict=True):
