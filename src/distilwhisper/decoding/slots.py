@@ -6,6 +6,7 @@ place: a step that works on them has no shape of its own and can be captured in 
 
 from dataclasses import dataclass, fields
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -263,11 +264,19 @@ class SlotState:
 def _blank_cross(model: Whisper, n_slots: int, frames: int) -> CrossCache:
     config = model.config
     shape = (n_slots, config.decoder_heads, frames, config.width // config.decoder_heads)
-    weight = model.decoder.embed_tokens.weight
     layers = range(config.decoder_layers)
     return CrossCache(
-        [weight.new_zeros(shape) for _ in layers], [weight.new_zeros(shape) for _ in layers]
+        [_zeros(model, shape) for _ in layers], [_zeros(model, shape) for _ in layers]
     )
+
+
+def _zeros(model: Whisper, shape: tuple[int, ...]) -> Tensor:
+    """Return zeros of a model's dtype; on a CPU, slots that nobody uses take no memory."""
+    if model.device.type != "cpu" or 0 in shape:
+        return torch.zeros(shape, dtype=model.dtype, device=model.device)
+    # numpy leaves zeros to the system, which hands out a page when it is first written to.
+    raw = np.zeros((*shape[:-1], shape[-1] * model.dtype.itemsize), dtype=np.uint8)
+    return torch.from_numpy(raw).view(model.dtype)
 
 
 def _tensors(cross: CrossCache) -> list[Tensor]:
