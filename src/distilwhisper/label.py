@@ -124,7 +124,11 @@ def label_manifest(
     with lock_folder(out, part):
         open_stage(
             out,
-            settings={**_what_shapes_labels(settings), "dtype": hardware.dtype},
+            settings={
+                **_what_shapes_labels(settings),
+                "dtype": hardware.dtype,
+                "backend": hardware.backend,
+            },
             inputs={"manifest": fingerprint(manifest_path), "teacher": fingerprint(folder)},
             force=force,
         )

@@ -3,15 +3,25 @@ from pathlib import Path
 
 import pytest
 import torch
+from corpora import noise
 from torch import Tensor, nn
 
+from distilwhisper.decoding.settings import DecodingSettings
+from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.model.checkpoint import load_checkpoint
-from distilwhisper.model.packed import PackedLinear, PackedWeight, can_pack, pack
+from distilwhisper.model.hardware import Hardware
+from distilwhisper.model.packed import (
+    PackedLinear,
+    PackedWeight,
+    can_pack,
+    cpu_packs_bfloat16,
+    pack,
+)
 from distilwhisper.model.whisper import Whisper
 
-needs_mkldnn = pytest.mark.skipif(
-    not torch.backends.mkldnn.is_available(),  # type: ignore[no-untyped-call]
-    reason="needs torch built with oneDNN",
+needs_packing = pytest.mark.skipif(
+    not cpu_packs_bfloat16(),
+    reason="oneDNN packs bfloat16 weights on CPUs with AVX-512 or newer",
 )
 
 
@@ -35,13 +45,12 @@ def encoder_states(plain: Whisper) -> Tensor:
 
 
 def test_only_bfloat16_on_a_cpu_is_packed(tiny_model: Path, plain: Whisper) -> None:
-    wanted = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    assert can_pack(plain) == wanted
+    assert can_pack(plain) == cpu_packs_bfloat16()
     assert not can_pack(load_checkpoint(tiny_model, dtype=torch.float32).model)
     assert not can_pack(copy.deepcopy(plain).to("meta"))
 
 
-@needs_mkldnn
+@needs_packing
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(1, 48), (2, 48), (7, 48), (3, 5, 48), (1, 1, 48)])
 def test_a_packed_layer_gives_the_product(shape: tuple[int, ...], bias: bool) -> None:
@@ -58,7 +67,7 @@ def test_a_packed_layer_gives_the_product(shape: tuple[int, ...], bias: bool) ->
     torch.testing.assert_close(found.double(), exact, rtol=2**-8, atol=1e-5)
 
 
-@needs_mkldnn
+@needs_packing
 @pytest.mark.parametrize("width", [32, 384])
 def test_rows_alone_equal_rows_together_to_the_bit(width: int) -> None:
     torch.manual_seed(1)
@@ -72,7 +81,7 @@ def test_rows_alone_equal_rows_together_to_the_bit(width: int) -> None:
             assert torch.equal(torch.cat(parts), together)
 
 
-@needs_mkldnn
+@needs_packing
 def test_every_linear_layer_is_packed_and_the_parameters_are_as_many(
     plain: Whisper, packed: Whisper
 ) -> None:
@@ -84,7 +93,7 @@ def test_every_linear_layer_is_packed_and_the_parameters_are_as_many(
     assert packed.n_parameters() == plain.n_parameters()
 
 
-@needs_mkldnn
+@needs_packing
 def test_a_packed_model_says_what_the_plain_one_does(plain: Whisper, packed: Whisper) -> None:
     """As near to the float32 model as the plain bfloat16 one is, or nearly so."""
     exact = copy.deepcopy(plain).float()
@@ -101,7 +110,7 @@ def test_a_packed_model_says_what_the_plain_one_does(plain: Whisper, packed: Whi
     assert (ours - wanted).square().mean() < 1.5 * (theirs - wanted).square().mean()
 
 
-@needs_mkldnn
+@needs_packing
 def test_a_token_is_the_same_to_the_bit_alone_and_among_others(
     packed: Whisper, encoder_states: Tensor
 ) -> None:
@@ -120,3 +129,13 @@ def test_a_token_is_the_same_to_the_bit_alone_and_among_others(
                 logits = decoder.project(decoder(token, own, alone, n_keys=6))
                 alone.lengths += 1
                 assert torch.equal(logits[0, 0], together[row, at])
+
+
+def test_bfloat16_runs_on_every_cpu(tiny_model: Path) -> None:
+    """Packed where the CPU packs, plain elsewhere."""
+    hardware = Hardware(device="cpu", dtype="bfloat16")
+    settings = DecodingSettings(max_new_tokens=4, temperatures=(0.0,))
+    transcriber = Transcriber.from_model(str(tiny_model), settings, hardware)
+    model = transcriber.checkpoint.model
+    assert any(isinstance(m, PackedLinear) for m in model.modules()) == cpu_packs_bfloat16()
+    assert len(transcriber.decode([noise(0.2, seed=0)])) == 1

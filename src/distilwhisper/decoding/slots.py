@@ -6,6 +6,7 @@ place: a step that works on them has no shape of its own and can be captured in 
 
 from dataclasses import dataclass, fields
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -118,13 +119,18 @@ class Lane:
         self.model = model
         self.cache = model.decoder.self_cache(n_slots, model.config.max_tokens)
         # On a GPU steps are captured with the addresses of their tensors: those may not move.
-        frames = model.config.max_frames if model.device.type == "cuda" else 0
+        on_gpu = model.device.type == "cuda"
+        self._is_alone = n_slots == 1 and not on_gpu  # then a window's cache is used as it is
+        frames = model.config.max_frames if on_gpu else 0
         self.cross = _blank_cross(model, n_slots, frames)
         self.n_frames = [0] * n_slots
 
     def place(self, slot: int, cross: CrossCache) -> None:
-        """Copy a window's cross cache into a slot, making room for the longest one first."""
+        """Take a window's cross cache into a slot, making room for the longest one first."""
         frames = cross.keys[0].shape[2]
+        if self._is_alone:
+            self.cross, self.n_frames[0] = cross, frames
+            return
         if frames > self.cross.keys[0].shape[2]:
             self._widen(frames)
         for ours, new in zip(_tensors(self.cross), _tensors(cross), strict=True):
@@ -291,11 +297,19 @@ class SlotState:
 def _blank_cross(model: Whisper, n_slots: int, frames: int) -> CrossCache:
     config = model.config
     shape = (n_slots, config.decoder_heads, frames, config.width // config.decoder_heads)
-    weight = model.decoder.embed_tokens.weight
     layers = range(config.decoder_layers)
     return CrossCache(
-        [weight.new_zeros(shape) for _ in layers], [weight.new_zeros(shape) for _ in layers]
+        [_zeros(model, shape) for _ in layers], [_zeros(model, shape) for _ in layers]
     )
+
+
+def _zeros(model: Whisper, shape: tuple[int, ...]) -> Tensor:
+    """Return zeros of a model's dtype; on a CPU, slots that nobody uses take no memory."""
+    if model.device.type != "cpu" or 0 in shape:
+        return torch.zeros(shape, dtype=model.dtype, device=model.device)
+    # numpy leaves zeros to the system, which hands out a page when it is first written to.
+    raw = np.zeros((*shape[:-1], shape[-1] * model.dtype.itemsize), dtype=np.uint8)
+    return torch.from_numpy(raw).view(model.dtype)
 
 
 def _tensors(cross: CrossCache) -> list[Tensor]:

@@ -21,6 +21,7 @@ from functools import cached_property
 from itertools import groupby
 
 import numpy as np
+import torch
 
 from distilwhisper.decoding.chunked import decode_chunk
 from distilwhisper.decoding.chunks import Chunk, ChunkWords, join_chunks, plan_chunks, plan_speech
@@ -40,6 +41,7 @@ from distilwhisper.decoding.windows import DecodedWindow, Task, WindowDecoder, W
 from distilwhisper.model.checkpoint import Checkpoint, load_checkpoint
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import resolve_model
+from distilwhisper.model.openvino import accelerate
 from distilwhisper.model.packed import can_pack, pack
 from distilwhisper.speech.audio import (
     WINDOW_S,
@@ -102,14 +104,16 @@ class Transcriber:
         Args:
             name: a Hugging Face model folder, or ``owner/name`` on the hub.
             settings: how to decode.
-            hardware: device and dtype.
+            hardware: device, dtype and backend.
             draft: a second model that drafts for the first, such as its student.
 
         Raises:
-            ValueError: the draft does not fit the model.
+            ValueError: the draft does not fit the model, or the backend not the hardware.
         """
         hardware = hardware or Hardware()
-        device, dtype = hardware.pick_device(), hardware.pick_dtype()
+        by_openvino = hardware.backend == "openvino"
+        device = hardware.pick_device()
+        dtype = torch.float32 if by_openvino else hardware.pick_dtype()
         folder = resolve_model(name)
         made = cls(
             load_checkpoint(folder, device=device, dtype=dtype),
@@ -121,7 +125,11 @@ class Transcriber:
         )
         made.share_encoder()
         for checkpoint in (made.checkpoint, made.draft):
-            if checkpoint is not None and can_pack(checkpoint.model):
+            if checkpoint is None:
+                continue
+            if by_openvino:
+                accelerate(checkpoint.model, precision=hardware.pick_precision())
+            elif can_pack(checkpoint.model):
                 pack(checkpoint.model)
         return made
 

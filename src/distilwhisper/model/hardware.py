@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
+Backend = Literal["torch", "openvino"]
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,9 @@ class Hardware:
     dtype: DTypeName = "auto"
     """auto: bfloat16 where the processor multiplies it natively, GPU or CPU; else float16 on a
     GPU and float32 on a CPU."""
+    backend: Backend = "torch"
+    """What decodes: torch, or OpenVINO (extra openvino) on a CPU, with decoder weights in int8 and
+    products in float32, or in bfloat16 with dtype=bfloat16. Training is torch's."""
 
     def pick_device(self) -> torch.device:
         """Return the device asked for.
@@ -49,9 +53,25 @@ class Hardware:
             return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
         return torch.bfloat16 if _cpu_multiplies_bfloat16() else torch.float32
 
+    def pick_precision(self) -> torch.dtype:
+        """Return the type of OpenVINO's products.
+
+        Raises:
+            ValueError: float16 was asked for.
+        """
+        if self.dtype == "float16":
+            raise ValueError("backend openvino multiplies float32 or bfloat16, found dtype float16")
+        return torch.bfloat16 if self.dtype == "bfloat16" else torch.float32
+
     def describe(self) -> str:
         """Return what was picked, for the log."""
-        return f"{self.pick_device()}, {str(self.pick_dtype()).removeprefix('torch.')}"
+        if self.backend == "openvino":
+            return f"{self.pick_device()}, openvino, {_name(self.pick_precision())}"
+        return f"{self.pick_device()}, {_name(self.pick_dtype())}"
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _cpu_multiplies_bfloat16() -> bool:

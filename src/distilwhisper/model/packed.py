@@ -1,7 +1,8 @@
 """Weights laid out once for a CPU's bfloat16 products, which otherwise lay them out at every call.
 
 Between two and five times faster for a token at a time. It also makes a token's numbers the same
-to the bit in whatever company it is decoded: alone, in a batch, or among drafted ones.
+to the bit in whatever company it is decoded: alone, in a batch, or among drafted ones. A CPU
+without AVX-512 packs nothing: there, bfloat16 is emulated, slow, and promises no such thing.
 """
 
 import torch
@@ -52,9 +53,18 @@ class PackedLinear(nn.Module):
 
 
 def can_pack(model: Whisper) -> bool:
-    """Return whether a model's weights are such that packing them pays."""
-    is_wanted = model.device.type == "cpu" and model.dtype == torch.bfloat16
-    return is_wanted and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    """Return whether packing works for a model and pays: bfloat16 weights, on such a CPU."""
+    return model.device.type == "cpu" and model.dtype == torch.bfloat16 and cpu_packs_bfloat16()
+
+
+def cpu_packs_bfloat16() -> bool:
+    """Return whether oneDNN lays out bfloat16 weights on this CPU: with AVX-512 or newer.
+
+    Elsewhere it refuses them, and torch emulates the products of plain weights.
+    """
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def pack(model: Whisper) -> None:

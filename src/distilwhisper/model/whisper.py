@@ -14,7 +14,7 @@ Source: arXiv:2212.04356, section 2.2; names after ``openai/whisper: whisper/mod
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -211,6 +211,7 @@ class Encoder(nn.Module):
         )
         self.layers = cast("list[EncoderLayer]", nn.ModuleList(layers))
         self.layer_norm = nn.LayerNorm(config.width)
+        self.engine: Callable[[Tensor], Tensor] | None = None  # set by openvino.py
 
     def forward(
         self, mel: Float[Tensor, "batch n_mels mel_frames"]
@@ -221,6 +222,9 @@ class Encoder(nn.Module):
             ValueError: the mel has another number of bins than the model, or is longer than its
                 positions reach.
         """
+        if self.engine is not None:
+            self._check(mel)
+            return self.engine(mel)
         states = self.begin(mel)
         for layer in self.layers:
             states = layer(states)
@@ -230,19 +234,22 @@ class Encoder(nn.Module):
         self, mel: Float[Tensor, "batch n_mels mel_frames"]
     ) -> Float[Tensor, "batch frames width"]:
         """Return the states before the first layer; see :meth:`forward`."""
+        self._check(mel)
+        states = F.gelu(self.conv2(F.gelu(self.conv1(mel)))).transpose(1, 2)
+        return states + self.embed_positions.weight[: states.shape[1]]
+
+    def _check(self, mel: Tensor) -> None:
         if mel.shape[1] != self.conv1.in_channels:
             raise ValueError(
                 f"the model hears {self.conv1.in_channels} mel bins, found {mel.shape[1]}: "
                 "compute the log-mel with the model's own n_mels"
             )
-        states = F.gelu(self.conv2(F.gelu(self.conv1(mel)))).transpose(1, 2)
-        n_frames = states.shape[1]
+        n_frames = -(-mel.shape[2] // 2)
         if n_frames > self.embed_positions.num_embeddings:
             raise ValueError(
                 f"a window holds at most {2 * self.embed_positions.num_embeddings} mel frames, "
                 f"found {mel.shape[2]}: cut the recording into windows first"
             )
-        return states + self.embed_positions.weight[:n_frames]
 
     def equals(self, other: "Encoder") -> bool:
         """Return whether another encoder has the same weights, and so hears alike."""
@@ -291,6 +298,23 @@ class DecoderStep:
     visible: Bool[Tensor, "batch 1 tokens keys"]
 
 
+class DecoderEngine(Protocol):
+    """Whatever does a decoder's work in its place, for inference."""
+
+    def __call__(
+        self, step: DecoderStep, cross: CrossCache, cache: SelfCache
+    ) -> Float[Tensor, "batch tokens width"]:
+        """Return the final states, and write to the cache, as :meth:`Decoder.forward` would."""
+
+    def cross_cache(self, encoder_states: Float[Tensor, "batch frames width"]) -> CrossCache:
+        """Do the work of :meth:`Decoder.cross_cache`."""
+
+    def project(
+        self, states: Float[Tensor, "*positions width"]
+    ) -> Float[Tensor, "*positions vocab"]:
+        """Do the work of :meth:`Decoder.project`."""
+
+
 class Decoder(nn.Module):
     """Tokens and encoder states to the state before the vocabulary."""
 
@@ -306,6 +330,7 @@ class Decoder(nn.Module):
         self.layer_norm = nn.LayerNorm(config.width)
         # Set by packed.py: the embedding once more, laid out for products.
         self.packed_projection: Callable[[Tensor], Tensor] | None = None
+        self.engine: DecoderEngine | None = None  # set by openvino.py
 
     def forward(
         self,
@@ -329,6 +354,8 @@ class Decoder(nn.Module):
             ValueError: the sequence is longer than the model's positions or the cache's capacity.
         """
         step = self.begin(token_ids, cache, n_keys=n_keys)
+        if self.engine is not None and cache is not None:
+            return self.engine(step, cross, cache)
         states = step.states
         for number in range(len(self.layers)):
             states = self.run_layer(number, states, step, cross, cache)
@@ -392,12 +419,16 @@ class Decoder(nn.Module):
         self, states: Float[Tensor, "*positions width"]
     ) -> Float[Tensor, "*positions vocab"]:
         """Return the logits of final states: the transposed token embedding, as in Whisper."""
+        if self.engine is not None:
+            return self.engine.project(states)
         if self.packed_projection is not None:
             return self.packed_projection(states)
         return F.linear(states, self.embed_tokens.weight)
 
     def cross_cache(self, encoder_states: Float[Tensor, "batch frames width"]) -> CrossCache:
         """Project the encoder states to every layer's keys and values, once per window."""
+        if self.engine is not None:
+            return self.engine.cross_cache(encoder_states)
         pairs = [layer.encoder_attn.keys_values(encoder_states) for layer in self.layers]
         return CrossCache([k for k, _ in pairs], [v for _, v in pairs])
 

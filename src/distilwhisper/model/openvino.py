@@ -1,0 +1,342 @@
+"""A network's inference as OpenVINO graphs: an optional engine for CPUs, beside torch's.
+
+The graphs are built from the loaded weights, layer by layer, and put behind the modules' own doors
+(``Encoder.forward``, ``Decoder.forward`` with a cache, ``cross_cache`` and ``project``), so that
+whatever decodes need not know of them. The torch weights stay: beam search, early exit, word times
+and training open the network up and work on those.
+
+The decoder's weights are held in int8, one scale per row, and multiplied in the activations' own
+precision: a step at small batches is as fast as its weights are read. The encoder's stay as they
+are: it computes more than it reads.
+"""
+
+from collections.abc import Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from distilwhisper.model.whisper import (
+    Attention,
+    CrossCache,
+    Decoder,
+    DecoderLayer,
+    DecoderStep,
+    Encoder,
+    EncoderLayer,
+    SelfCache,
+    Whisper,
+)
+
+if TYPE_CHECKING:
+    import openvino
+
+INT8_MAX = 127
+
+
+def accelerate(model: Whisper, *, precision: torch.dtype = torch.float32) -> None:
+    """Let OpenVINO run a float32 model's encoder and decoder on the CPU.
+
+    Args:
+        model: in float32 on the CPU; its weights must not change afterwards.
+        precision: of the products; float32, or bfloat16 where the CPU multiplies it.
+
+    Raises:
+        ModuleNotFoundError: OpenVINO is not installed; the message names the extra.
+        ValueError: the model is elsewhere or in another dtype.
+    """
+    if model.device.type != "cpu" or model.dtype != torch.float32:
+        raise ValueError(
+            "backend openvino needs float32 weights on the CPU, found "
+            f"{str(model.dtype).removeprefix('torch.')} on {model.device}: take device=cpu"
+        )
+    compiler = _Compiler(precision)
+    if model.encoder.engine is None:  # a draft may share its model's
+        model.encoder.engine = _EncoderEngine(model.encoder, compiler)
+    model.decoder.engine = _DecoderEngine(model.decoder, compiler)
+
+
+class _Compiler:
+    """Compiles graphs for this CPU."""
+
+    def __init__(self, precision: torch.dtype) -> None:
+        self.openvino, self.ops = _import_openvino()
+        self._core = self.openvino.Core()
+        self._options = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "INFERENCE_PRECISION_HINT": "bf16" if precision == torch.bfloat16 else "f32",
+            # Activations rounded to int8 would turn a last bit's difference into a visible one.
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
+            "ENABLE_CPU_PINNING": False,  # others may need these cores
+        }
+
+    def compile(self, outputs: Sequence[Any], inputs: Sequence[Any]) -> "_Graph":
+        network = self.openvino.Model(list(outputs), list(inputs), "whisper")
+        compiled = self._core.compile_model(network, "CPU", self._options)
+        return _Graph(self.openvino, compiled.create_infer_request())
+
+
+class _Graph:
+    """A compiled graph that reads torch's memory."""
+
+    def __init__(self, module: ModuleType, request: "openvino.InferRequest") -> None:
+        self._module = module
+        self._request = request
+
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+        """Return the outputs, which the next call overwrites."""
+        arrays = [tensor.contiguous().numpy() for tensor in inputs]  # must outlive the work
+        for number, array in enumerate(arrays):
+            shared = self._module.Tensor(array, shared_memory=True)
+            self._request.set_input_tensor(number, shared)
+        self._request.infer()
+        return [torch.from_numpy(tensor.data) for tensor in self._request.output_tensors]
+
+
+class _EncoderEngine:
+    def __init__(self, encoder: Encoder, compiler: _Compiler) -> None:
+        ops = compiler.ops
+        mel = ops.parameter([-1, encoder.conv1.in_channels, -1], np.float32)
+        net = _Network(ops)
+        states = net.gelu(net.conv(mel, encoder.conv1))
+        states = net.gelu(net.conv(states, encoder.conv2))
+        states = ops.transpose(states, [0, 2, 1])
+        positions = net.constant(encoder.embed_positions.weight)
+        states = ops.add(states, net.head(positions, net.size(states, 1), axis=0))
+        for layer in encoder.layers:
+            states = net.encoder_layer(states, layer)
+        self._graph = compiler.compile([net.norm(states, encoder.layer_norm)], [mel])
+
+    def __call__(self, mel: Float[Tensor, "batch n_mels frames"]) -> Tensor:
+        return self._graph(mel)[0].clone()
+
+
+class _DecoderEngine:
+    def __init__(self, decoder: Decoder, compiler: _Compiler) -> None:
+        heads = decoder.layers[0].self_attn.heads
+        width = decoder.embed_tokens.weight.shape[1]
+        self._layers = _decoder_layers(decoder, compiler, width, heads)
+        self._cross = _cross_projection(decoder, compiler, width)
+        net = _Network(compiler.ops)
+        states = compiler.ops.parameter([-1, width], np.float32)
+        logits = net.product(states, decoder.embed_tokens.weight, int8=True)
+        self._projection = compiler.compile([logits], [states])
+
+    def __call__(self, step: DecoderStep, cross: CrossCache, cache: SelfCache) -> Tensor:
+        """Return the states behind the last layer, and write to the cache."""
+        n_tokens, n_keys = step.visible.shape[2:]
+        n_past = n_keys - n_tokens
+        frames = cross.keys[0].shape[2]
+        seen = (
+            torch.ones(1, 1, 1, frames, dtype=torch.bool)
+            if cross.visible is None
+            else cross.visible
+        )
+        states, *new = self._layers(
+            step.states,
+            _penalty(_visible(step, n_past)),
+            _penalty(seen),
+            *cache.keys,
+            *cache.values,
+            *cross.keys,
+            *cross.values,
+        )
+        n_layers = len(cache.keys)
+        for number in range(n_layers):
+            cache.write(number, new[number], new[n_layers + number], step)
+        return states.clone()
+
+    def cross_cache(self, encoder_states: Float[Tensor, "batch frames width"]) -> CrossCache:
+        made = [tensor.clone() for tensor in self._cross(encoder_states)]
+        return CrossCache(made[: len(made) // 2], made[len(made) // 2 :])
+
+    def project(self, states: Float[Tensor, "*positions width"]) -> Tensor:
+        """Return the logits."""
+        logits = self._projection(states.reshape(-1, states.shape[-1]))[0].clone()
+        return logits.view(*states.shape[:-1], -1)
+
+
+def _decoder_layers(decoder: Decoder, compiler: _Compiler, width: int, heads: int) -> _Graph:
+    """The layers as one graph: states, two penalties, four lists of keys and values."""
+    ops, net = compiler.ops, _Network(compiler.ops)
+    n_layers = len(decoder.layers)
+    states = ops.parameter([-1, -1, width], np.float32)
+    penalty = ops.parameter([-1, 1, -1, -1], np.float32)
+    cross_penalty = ops.parameter([-1, 1, 1, -1], np.float32)
+    shape = [-1, heads, -1, width // heads]
+    caches = [ops.parameter(shape, np.float32) for _ in range(4 * n_layers)]
+    past_keys, past_values, cross_keys, cross_values = (
+        caches[n * n_layers : (n + 1) * n_layers] for n in range(4)
+    )
+    inputs = [states, penalty, cross_penalty, *caches]
+    n_past = ops.subtract(net.size(penalty, 3), net.size(penalty, 2))
+    new_keys, new_values = [], []
+    for number, layer in enumerate(decoder.layers):
+        states, keys, values = net.decoder_layer(
+            states,
+            layer,
+            past=(
+                net.head(past_keys[number], n_past, axis=2),
+                net.head(past_values[number], n_past, axis=2),
+            ),
+            penalty=penalty,
+            cross=(cross_keys[number], cross_values[number]),
+            cross_penalty=cross_penalty,
+        )
+        new_keys.append(keys)
+        new_values.append(values)
+    states = net.norm(states, decoder.layer_norm)
+    return compiler.compile([states, *new_keys, *new_values], inputs)
+
+
+def _cross_projection(decoder: Decoder, compiler: _Compiler, width: int) -> _Graph:
+    net = _Network(compiler.ops)
+    states = compiler.ops.parameter([-1, -1, width], np.float32)
+    layers = [layer.encoder_attn for layer in decoder.layers]
+    keys = [net.split(net.linear(states, layer.k_proj), layer.heads) for layer in layers]
+    values = [net.split(net.linear(states, layer.v_proj), layer.heads) for layer in layers]
+    return compiler.compile([*keys, *values], [states])
+
+
+class _Network:
+    """The parts of Whisper, as OpenVINO's operations."""
+
+    def __init__(self, ops: ModuleType) -> None:
+        self.ops = ops
+
+    def constant(self, weight: Tensor) -> Any:
+        return self.ops.constant(weight.detach().numpy(), shared_memory=True)
+
+    def size(self, node: Any, axis: int) -> Any:
+        """A tensor's length along an axis, as a vector of one."""
+        shape = self.ops.shape_of(node)
+        return self.ops.gather(shape, self.ops.constant([axis]), self.ops.constant(0))
+
+    def head(self, node: Any, n: Any, *, axis: int) -> Any:
+        """The first ``n`` along an axis."""
+        c = self.ops.constant
+        return self.ops.slice(node, c([0]), n, c([1]), c([axis]))
+
+    def gelu(self, states: Any) -> Any:
+        return self.ops.gelu(states, "erf")
+
+    def norm(self, states: Any, norm: nn.LayerNorm) -> Any:
+        axes = self.ops.constant([-1])
+        centred = self.ops.mvn(states, axes, True, norm.eps, "INSIDE_SQRT")
+        scaled = self.ops.multiply(centred, self.constant(norm.weight))
+        return self.ops.add(scaled, self.constant(norm.bias))
+
+    def conv(self, states: Any, conv: nn.Conv1d) -> Any:
+        assert conv.bias is not None
+        made = self.ops.convolution(
+            states, self.constant(conv.weight), list(conv.stride), [1], [1], [1]
+        )
+        return self.ops.add(made, self.constant(conv.bias[None, :, None]))
+
+    def product(self, states: Any, weight: Tensor, *, int8: bool) -> Any:
+        """``states @ weight.T``."""
+        if not int8:
+            return self.ops.matmul(states, self.constant(weight), False, True)
+        rounded, scale = quantise(weight.detach())
+        whole = self.ops.convert(self.ops.constant(rounded.numpy()), np.float32)
+        scaled = self.ops.multiply(whole, self.constant(scale))
+        return self.ops.matmul(states, scaled, False, True)
+
+    def linear(self, states: Any, *layers: nn.Linear, int8: bool = False) -> Any:
+        """One product for several layers of the same input, side by side."""
+        weight = torch.cat([layer.weight for layer in layers])
+        bias = torch.cat([_bias(layer) for layer in layers])
+        made = self.product(states, weight, int8=int8)
+        return self.ops.add(made, self.constant(bias)) if bool(bias.any()) else made
+
+    def split(self, states: Any, heads: int) -> Any:
+        shape = self.ops.constant([0, 0, heads, -1])
+        return self.ops.transpose(self.ops.reshape(states, shape, True), [0, 2, 1, 3])
+
+    def merge(self, states: Any) -> Any:
+        made = self.ops.transpose(states, [0, 2, 1, 3])
+        return self.ops.reshape(made, self.ops.constant([0, 0, -1]), True)
+
+    def queries_keys_values(self, states: Any, attention: Attention, *, int8: bool) -> list[Any]:
+        layers = (attention.q_proj, attention.k_proj, attention.v_proj)
+        made = self.linear(states, *layers, int8=int8)
+        parts = self.ops.split(made, self.ops.constant(2), 3).outputs()
+        return [self.split(part, attention.heads) for part in parts]
+
+    def attend(self, *inputs: Any) -> Any:
+        return self.merge(self.ops.scaled_dot_product_attention(*inputs))
+
+    def feed_forward(self, states: Any, layer: EncoderLayer | DecoderLayer, *, int8: bool) -> Any:
+        normed = self.norm(states, layer.final_layer_norm)
+        inner = self.gelu(self.linear(normed, layer.fc1, int8=int8))
+        return self.ops.add(states, self.linear(inner, layer.fc2, int8=int8))
+
+    def encoder_layer(self, states: Any, layer: EncoderLayer) -> Any:
+        normed = self.norm(states, layer.self_attn_layer_norm)
+        mixed = self.attend(*self.queries_keys_values(normed, layer.self_attn, int8=False))
+        states = self.ops.add(states, self.linear(mixed, layer.self_attn.out_proj))
+        return self.feed_forward(states, layer, int8=False)
+
+    def decoder_layer(
+        self,
+        states: Any,
+        layer: DecoderLayer,
+        *,
+        past: tuple[Any, Any],
+        penalty: Any,
+        cross: tuple[Any, Any],
+        cross_penalty: Any,
+    ) -> tuple[Any, Any, Any]:
+        """The states behind a layer, and its new keys and values."""
+        add, attention = self.ops.add, layer.self_attn
+        normed = self.norm(states, layer.self_attn_layer_norm)
+        queries, *new = self.queries_keys_values(normed, attention, int8=True)
+        keys, values = (self.ops.concat([p, n], 2) for p, n in zip(past, new, strict=True))
+        mixed = self.attend(queries, keys, values, penalty)
+        states = add(states, self.linear(mixed, attention.out_proj, int8=True))
+        attention = layer.encoder_attn
+        normed = self.norm(states, layer.encoder_attn_layer_norm)
+        queries = self.split(self.linear(normed, attention.q_proj, int8=True), attention.heads)
+        mixed = self.attend(queries, *cross, cross_penalty)
+        states = add(states, self.linear(mixed, attention.out_proj, int8=True))
+        return self.feed_forward(states, layer, int8=True), *new
+
+
+def quantise(weight: Float[Tensor, "out in"]) -> tuple[Tensor, Float[Tensor, "out 1"]]:
+    """Return a weight in int8, and the scale of each row."""
+    scale = weight.abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / INT8_MAX
+    return (weight / scale).round().to(torch.int8), scale
+
+
+def _bias(layer: nn.Linear) -> Tensor:
+    bias = layer.bias if layer.bias is not None else layer.weight.new_zeros(len(layer.weight))
+    return bias.detach()
+
+
+def _visible(step: DecoderStep, n_past: int) -> Tensor:
+    """What each token sees: of the past as far as its row goes, then the new ones up to itself."""
+    n_rows, n_tokens = step.positions.shape
+    past = torch.arange(n_past) < step.positions[:, :1]
+    own = torch.ones(n_tokens, n_tokens, dtype=torch.bool).tril()
+    return torch.cat([past[:, None].expand(-1, n_tokens, -1), own.expand(n_rows, -1, -1)], dim=2)[
+        :, None
+    ]
+
+
+def _penalty(visible: Tensor) -> Tensor:
+    return torch.zeros(visible.shape).masked_fill(~visible, -torch.inf)
+
+
+def _import_openvino() -> tuple[ModuleType, ModuleType]:
+    try:
+        import openvino
+        import openvino.opset15 as ops
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            'backend openvino needs the package openvino: pip install "distilwhisper[openvino]"'
+        ) from error
+    return openvino, ops

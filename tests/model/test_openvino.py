@@ -1,0 +1,168 @@
+"""OpenVINO's graphs against torch's modules, on the same weights."""
+
+import copy
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from corpora import noise
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from distilwhisper.decoding.settings import DecodingSettings
+from distilwhisper.decoding.transcriber import Transcriber
+from distilwhisper.model.checkpoint import load_checkpoint
+from distilwhisper.model.hardware import Hardware
+from distilwhisper.model.openvino import accelerate, quantise
+from distilwhisper.model.whisper import CrossCache, Whisper
+from distilwhisper.speech.audio import Samples
+from distilwhisper.student import StudentSettings, make_student
+
+pytest.importorskip("openvino")
+
+CPU = Hardware(device="cpu", dtype="float32", backend="openvino")
+GREEDY = DecodingSettings(temperatures=(0.0,))
+
+
+@pytest.fixture(scope="module")
+def rounded(tiny_model: Path) -> Whisper:
+    """Torch's modules, whose decoder holds what is left of its weights in int8."""
+    model = load_checkpoint(tiny_model, dtype=torch.float32).model
+    decoder = model.decoder
+    for layer in decoder.layers:
+        own, cross = layer.self_attn, layer.encoder_attn
+        for linear in (own.q_proj, own.k_proj, own.v_proj, own.out_proj, cross.q_proj):
+            _round(linear.weight)
+        for linear in (cross.out_proj, layer.fc1, layer.fc2):
+            _round(linear.weight)
+    return model
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_model: Path) -> Whisper:
+    model = load_checkpoint(tiny_model, dtype=torch.float32).model
+    accelerate(model)
+    return model
+
+
+def _round(weight: Tensor) -> None:
+    whole, scale = quantise(weight.data)
+    weight.data = whole * scale
+
+
+@given(st.integers(1, 5), st.integers(1, 40), st.floats(1e-6, 1e6))
+def test_a_weight_is_off_by_half_a_step_at_most(n_rows: int, n_columns: int, size: float) -> None:
+    weight = size * torch.randn(n_rows, n_columns, generator=torch.Generator().manual_seed(n_rows))
+    whole, scale = quantise(weight)
+    assert whole.dtype == torch.int8
+    assert ((whole * scale - weight).abs() <= 0.5001 * scale).all()
+    assert (whole.abs().amax(dim=1) == 127).all()
+
+
+def test_a_row_of_zeros_stays_one() -> None:
+    whole, scale = quantise(torch.zeros(2, 3))
+    assert not whole.any()
+    assert scale.isfinite().all()
+
+
+@pytest.mark.parametrize("n_frames", [3000, 2, 3, 701])
+def test_the_encoder_hears_alike_for_any_number_of_frames(
+    rounded: Whisper, engine: Whisper, n_frames: int
+) -> None:
+    mel = torch.randn(2, 80, n_frames, generator=torch.Generator().manual_seed(n_frames))
+    with torch.inference_mode():
+        # Sums of a few hundred float32 products in another order.
+        torch.testing.assert_close(engine.encoder(mel), rounded.encoder(mel), rtol=1e-4, atol=1e-4)
+        with pytest.raises(ValueError, match="at most 3000 mel frames, found 3001"):
+            engine.encoder(torch.zeros(1, 80, 3001))
+
+
+def test_rows_of_any_lengths_go_on_as_in_torch(rounded: Whisper, engine: Whisper) -> None:
+    """Prompts of several tokens, then single tokens, over frames that some rows lack."""
+    generator = torch.Generator().manual_seed(4)
+    token_ids = torch.randint(0, 200, (3, 5), generator=generator)
+    with torch.inference_mode():
+        states = rounded.encoder(torch.randn(3, 80, 60, generator=generator))
+        seen = torch.arange(30) < torch.tensor([30, 11, 29])[:, None, None, None]
+        outputs = []
+        for model in (rounded, engine):
+            cross = model.decoder.cross_cache(states)
+            for visible in (None, seen):
+                crossed = CrossCache(cross.keys, cross.values, visible)
+                cache = model.decoder.self_cache(3, 20)
+                outputs.append(model.decoder(token_ids, crossed, cache))
+                cache.lengths += torch.tensor([5, 1, 3])  # the rest was padding
+                outputs.append(model.decoder(token_ids[:, :1], crossed, cache))
+                cache.lengths += 1
+                outputs.append(model.decoder(token_ids[:, 1:4], crossed, cache, n_keys=15))
+                outputs.append(torch.stack([*cache.keys, *cache.values]))
+    half = len(outputs) // 2
+    for wanted, found in zip(outputs[:half], outputs[half:], strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    assert not torch.equal(outputs[1], outputs[5])  # hidden frames are not seen
+
+
+def test_logits_are_those_of_the_rounded_embedding(rounded: Whisper, engine: Whisper) -> None:
+    states = torch.randn(2, 3, 32, generator=torch.Generator().manual_seed(1))
+    whole, scale = quantise(rounded.decoder.embed_tokens.weight.detach())
+    with torch.inference_mode():
+        found = engine.decoder.project(states)
+    torch.testing.assert_close(found, states @ (whole * scale).T, rtol=1e-4, atol=1e-5)
+
+
+def test_what_opens_the_decoder_up_works_on_the_weights(tiny_model: Path) -> None:
+    pieces = [noise(0.5, seed=seed) for seed in range(2)]
+    short = replace(GREEDY, max_new_tokens=6, context_margin_s=1.0)
+    for settings in (
+        replace(short, beam_size=2),
+        replace(short, exit_confidence=1.0),
+        replace(short, word_timestamps=True),
+    ):
+        transcriber = Transcriber.from_model(str(tiny_model), settings, CPU)
+        together = transcriber.decode(pieces)
+        assert [transcriber.decode([p])[0].token_ids for p in pieces] == [
+            window.token_ids for window in together
+        ]
+    assert transcriber.transcribe(pieces[0]).segments is not None
+
+
+def test_a_model_elsewhere_or_of_other_numbers_is_refused(tiny_model: Path) -> None:
+    model = load_checkpoint(tiny_model, dtype=torch.float32).model
+    with pytest.raises(ValueError, match="found bfloat16 on cpu"):
+        accelerate(copy.deepcopy(model).bfloat16())
+    with pytest.raises(ValueError, match="float32 on meta: take device=cpu"):
+        accelerate(copy.deepcopy(model).to("meta"))
+    with pytest.raises(ValueError, match="found dtype float16"):
+        Transcriber.from_model(str(tiny_model), GREEDY, replace(CPU, dtype="float16"))
+
+
+def test_a_missing_package_names_the_extra(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(ModuleNotFoundError, match=r"distilwhisper\[openvino\]"):
+        Transcriber.from_model(str(tiny_model), GREEDY, CPU)
+
+
+# Real weights
+
+
+@pytest.mark.slow
+def test_real_speech_is_heard_alike_in_any_company(
+    tiny_en: Path, prompts: list[tuple[Samples, str]], tmp_path: Path
+) -> None:
+    """Alone, in a batch, and with a draft that is sometimes right."""
+    pieces = [samples for samples, _ in prompts[:6]]
+    make_student(str(tiny_en), tmp_path / "student", StudentSettings(decoder_layers=2))
+    settings = replace(GREEDY, batch_size=1, context_margin_s=4.0)
+    wanted = Transcriber.from_model(str(tiny_en), settings, CPU).decode(pieces)
+    for draft in (None, str(tmp_path / "student")):
+        transcriber = Transcriber.from_model(
+            str(tiny_en), replace(settings, batch_size=4), CPU, draft=draft
+        )
+        found = transcriber.decode(pieces)
+        assert [w.token_ids for w in found] == [w.token_ids for w in wanted]
+        assert (0 < transcriber.counts.acceptance < 1) == (draft is not None)
