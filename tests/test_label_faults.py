@@ -116,7 +116,9 @@ def test_a_shard_changed_by_hand_is_found_by_whoever_reads_it(
         with pytest.raises(ChangedShard, match=rf"{shard} must hold what its stage wrote"):
             label(manifest, tiny_model, out)
         with pytest.raises(ChangedShard, match=str(shard)):
-            filter_labels(manifest, out, tmp_path / edit, FilterSettings())
+            filter_labels(
+                manifest, out, tmp_path / edit, FilterSettings(), measures=tmp_path / "measures"
+            )
         with pytest.raises(ChangedShard, match=str(shard)):
             read_labels(out)
         assert snapshot(out) == before, edit

@@ -1,5 +1,6 @@
 import dataclasses
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -8,11 +9,14 @@ from types import FrameType
 from typing import Any
 
 import pytest
+import torch
 from corpora import TEXTS, corpus, hearing_model, noise, snapshot
+from safetensors.torch import load_file
 
 import distilwhisper
 from distilwhisper.cli import OK, SOME_FAILED, call
 from distilwhisper.corpus.records import read_labels, read_manifest, read_verdicts, write_manifest
+from distilwhisper.corpus.store import read_jsonl
 from distilwhisper.pipeline import Recipe, run_recipe
 from distilwhisper.run import build_settings, read_recipe
 from distilwhisper.speech.audio import write_wav
@@ -153,7 +157,7 @@ def test_a_finished_run_does_nothing_again(
     # Manifests, scores and summaries are written again, byte for byte.
     assert {k: v[1] for k, v in after.items()} == {k: v[1] for k, v in before.items()}
     again = {name for name in after if after[name][0] != before[name][0]}
-    cheap = ("data/", "eval/", "verdicts/")
+    cheap = ("data/", "eval/", "verdicts/", "student/README.md")
     assert all(name.startswith(cheap) for name in again), again
     assert not any("shard-" in name and name.startswith("eval/") for name in again)
     assert "to label" not in log
@@ -199,6 +203,42 @@ def test_training_again_makes_the_same_student(work: Workplace) -> None:
     before = (work.out / "student" / "model.safetensors").read_bytes()
     assert work.run("--from-stage", "train") == OK
     assert (work.out / "student" / "model.safetensors").read_bytes() == before
+
+
+def torchrun(work: Workplace, *options: str) -> subprocess.CompletedProcess[str]:
+    """Train as two processes do that torchrun starts."""
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    train = ["-m", "distilwhisper", "train", str(work.recipe), "--out", str(work.out), *options]
+    command = [sys.executable, *launch, *train]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_student_that_one_does(work: Workplace) -> None:
+    """Three micro-batches over two ranks, with checkpoints, validation and a cache on the way."""
+    cached = ("--set", "training.cache_encoder=true", "--set", "training.batch_size=5")
+    train = ["train", str(work.recipe), "--out", str(work.out)]
+    assert call([*train, *cached, "--force"]) == OK
+    alone = load_file(work.out / "student" / "model.safetensors")
+    rows = [row for row in read_jsonl(work.out / "train" / "metrics.jsonl") if "loss" in row]
+
+    shutil.rmtree(work.out / "train")
+    done = torchrun(work, *cached)
+    assert done.returncode == OK, done.stderr
+    together = (work.out / "student" / "model.safetensors").read_bytes()
+    for name, weight in load_file(work.out / "student" / "model.safetensors").items():
+        torch.testing.assert_close(weight, alone[name], rtol=1e-4, atol=1e-5)  # sums in two orders
+    again = [row for row in read_jsonl(work.out / "train" / "metrics.jsonl") if "loss" in row]
+    assert [row["loss"] for row in again] == pytest.approx([row["loss"] for row in rows], rel=1e-5)
+    assert [row["n_tokens"] for row in again] == [row["n_tokens"] for row in rows]
+
+    # From the checkpoint in the middle, the same two end with the same bytes.
+    (work.out / "train" / "done").unlink()
+    shutil.rmtree(work.out / "train" / "step_000004")
+    done = torchrun(work, *cached)
+    assert done.returncode == OK, done.stderr
+    assert (work.out / "student" / "model.safetensors").read_bytes() == together
+    assert torchrun(work, *cached).returncode == OK  # nothing left to do, and nobody waits
 
 
 def test_another_teacher_is_refused(work: Workplace, tiny_model: Path) -> None:

@@ -673,3 +673,29 @@ def test_a_student_learns_to_say_exactly_what_it_is_told(
     progress = trainer.fit()
     assert says(trainer) == list(TEXTS)
     assert progress.best_wer == 0
+
+
+def test_the_mean_over_validation_sets_decides(model: Path, corpus: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(model, corpus, tmp_path, steps=1, log_every=1)
+    manifest = trainer.data.manifest
+    first, rest = manifest.utterances[:1], manifest.utterances[1:]
+    sets = {
+        "one": replace(manifest, utterances=first),
+        "others": replace(manifest, utterances=rest),
+    }
+    progress = replace(trainer, data=replace(trainer.data, validation=sets)).fit()
+    (row,) = [row for row in rows(tmp_path) if "validation_wer" in row]
+    assert set(row["wer_by_set"]) == {"one", "others"}
+    assert row["validation_wer"] == sum(row["wer_by_set"].values()) / 2 == progress.best_wer
+
+
+def test_readers_of_audio_change_nothing(model: Path, corpus: Path, tmp_path: Path) -> None:
+    """Neither their number nor how far ahead of the network they are."""
+    ended = []
+    for n_workers in (1, 3):
+        trainer = make_trainer(
+            model, corpus, tmp_path / str(n_workers), data_workers=n_workers, micro_batch_size=1
+        )
+        trainer.fit()
+        ended.append(weights_of(trainer.student.model))
+    assert same(*ended)
