@@ -18,6 +18,7 @@ from torch import Tensor
 
 from distilwhisper.corpus.batches import Example, UnreadableRecording, epoch_order
 from distilwhisper.corpus.records import Manifest, Utterance, read_manifest, write_manifest
+from distilwhisper.corpus.store import read_jsonl
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.model.checkpoint import load_checkpoint
@@ -31,6 +32,7 @@ from distilwhisper.training.settings import TrainingSettings
 from distilwhisper.training.state import checkpoints
 
 # No bare space comes first, as the model folder forbids: they begin with whole pieces.
+LOSSES = Path(__file__).parents[1] / "assets" / "losses" / "tiny.jsonl"
 TEXTS = ("the cat", "a hat in the rain", "the nine", "another ant there", "a tin")
 
 
@@ -699,3 +701,17 @@ def test_readers_of_audio_change_nothing(model: Path, corpus: Path, tmp_path: Pa
         trainer.fit()
         ended.append(weights_of(trainer.student.model))
     assert same(*ended)
+
+
+def test_the_losses_are_those_on_record(model: Path, corpus: Path, tmp_path: Path) -> None:
+    """A change that should not move them must leave them; one that should says so in CHANGELOG.md.
+
+    To record them anew: copy what the message shows into the file.
+    """
+    make_trainer(model, corpus, tmp_path, steps=12, log_every=1, checkpoint_every=12).fit()
+    kept = ("step", "loss", "kl", "pl", "grad_norm", "n_tokens")
+    found = [{name: row[name] for name in kept} for row in rows(tmp_path)]
+    recorded = list(read_jsonl(LOSSES))
+    # Processors add up in different orders; twelve updates multiply that.
+    same = [pytest.approx(row, rel=1e-3) for row in recorded]
+    assert found == same, "\n".join(map(json.dumps, found))
