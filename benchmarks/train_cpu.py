@@ -14,7 +14,6 @@ import copy
 import datetime
 import json
 import platform
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +49,15 @@ CPU = torch.device("cpu")
 SIDES = (PUBLISHED, OURS, CACHED)
 
 
+def peak_bytes() -> int:
+    """Return the most memory that this process has held since it began.
+
+    Not ru_maxrss, which Linux lets a process inherit from the one that started it.
+    """
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(next(line for line in status.splitlines() if "VmHWM" in line).split()[1])
+
+
 def main(words: list[str] | None = None) -> int:
     """Compare, write and print."""
     arguments = parse_arguments(words)
@@ -63,7 +71,7 @@ def main(words: list[str] | None = None) -> int:
     sides = {name: make(name, teacher.model, student, tokenizer, work) for name in names}
     first = {name: side(work) for name, side in sides.items()}
     if arguments.only:  # a process of its own, to see its memory
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+        print(peak_bytes())
         return 0
     check_same(first, torch.float32)
     for side in sides.values():  # the optimiser's moments are there now: warm
