@@ -56,6 +56,7 @@ from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.slots import Hypothesis, Job, SpecialTokens
 from distilwhisper.decoding.windows import GPU_ADMIT_SHARE
 from distilwhisper.model.hardware import Hardware
+from distilwhisper.model.roofline import window_s
 from distilwhisper.model.whisper import Whisper, WhisperConfig, sinusoids
 from distilwhisper.speech.audio import WINDOW_S
 
@@ -80,8 +81,6 @@ FEWEST_TOKENS, MOST_TOKENS = 16, 220
 # Ids counted from the first special one, as in the multilingual vocabulary.
 SOT, ENGLISH, TRANSCRIBE, NO_SPEECH, NO_TIMESTAMPS, N_SPECIAL = 1, 2, 102, 105, 106, 107
 
-H100_FLOPS = 798e12  # per second, measured in bfloat16
-H100_BYTES = 3.0e12  # per second, measured
 COMPILE_S = 120.0  # that compiling may take, warm-up included: it cannot be stopped half-way
 
 
@@ -166,42 +165,6 @@ TINY = Scale(
     n_single=2,
     mean_tokens=10,
 )
-
-
-@dataclass(frozen=True)
-class Floor:
-    """Seconds that an H100 needs for a window at the least: every byte and product once."""
-
-    encoder_s: float
-    cross_s: float  # keys and values of the encoder states
-    step_s: float  # one decoder step of the whole batch
-
-    def window_s(self, n_tokens: float, batch: int) -> float:
-        """Return the time of a window, its share of each step's time counted."""
-        return self.encoder_s + self.cross_s + n_tokens * self.step_s / batch
-
-
-def floor_of(config: WhisperConfig, *, n_tokens: float, batch: int) -> Floor:
-    """Return the floor of a shape in bfloat16.
-
-    Args:
-        config: the sizes.
-        n_tokens: of a window; the cache of tokens is half as long on average.
-        batch: rows of a step.
-    """
-    width, frames = config.width, config.max_frames
-    layer = 8 * frames * width**2 + 4 * frames**2 * width + 4 * frames * width * config.encoder_ffn
-    convolutions = 6 * frames * width * (2 * config.n_mels + width)
-    cross_bytes = 4 * config.decoder_layers * frames * width
-    self_bytes = 4 * config.decoder_layers * width * n_tokens / 2
-    # The cross keys' and values' weights are read once per window and not at every step.
-    layer_weights = 6 * width**2 + 2 * width * config.decoder_ffn
-    weight_bytes = 2 * (config.decoder_layers * layer_weights + config.vocab_size * width)
-    return Floor(
-        encoder_s=(config.encoder_layers * layer + convolutions) / H100_FLOPS,
-        cross_s=4 * config.decoder_layers * frames * width**2 / H100_FLOPS,
-        step_s=(weight_bytes + batch * (cross_bytes + self_bytes)) / H100_BYTES,
-    )
 
 
 # ------------------------------------------------------------------------------------------------
@@ -703,7 +666,7 @@ class Bench:
         """Return the floor of a window, where the device is the one that it is known of."""
         if self.device.type != "cuda" or "H100" not in torch.cuda.get_device_name(self.device):
             return None
-        return floor_of(model.config, n_tokens=n_tokens, batch=batch).window_s(n_tokens, batch)
+        return window_s(model.config, batch=batch, n_tokens=n_tokens)
 
 
 @dataclass(frozen=True)

@@ -155,17 +155,6 @@ def test_lengths_are_seeded_and_spread_as_told() -> None:
     assert sum(longest) / len(longest) / mean == pytest.approx(1.6, abs=0.05)
 
 
-def test_the_floor_is_the_published_arithmetic() -> None:
-    """RTFx at batch 64 and ms at batch 1, for 110 tokens on an H100."""
-    scale = bench.LARGE_V2
-    expected = {scale.teacher: (2217, 71.0), scale.student: (8350, 11.7)}
-    for config, (rtfx, ms) in expected.items():
-        many = bench.floor_of(config, n_tokens=110, batch=64).window_s(110, 64)
-        one = bench.floor_of(config, n_tokens=110, batch=1).window_s(110, 1)
-        assert 30 / many == pytest.approx(rtfx, rel=0.01)
-        assert 1000 * one == pytest.approx(ms, rel=0.01)
-
-
 def test_sides_take_turns_and_the_budget_ends_the_rounds() -> None:
     said: list[str] = []
     sides = {"a": lambda: said.append("a"), "b": lambda: said.append("b")}

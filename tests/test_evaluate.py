@@ -7,7 +7,7 @@ import pytest
 from corpora import bad_utterances, corpus, hearing_model, noise, snapshot, utterance
 
 from distilwhisper.corpus.records import Utterance, read_manifest, write_manifest
-from distilwhisper.corpus.store import read_jsonl, shard_path
+from distilwhisper.corpus.store import ChangedShard, read_jsonl, shard_path
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.evaluate import EvaluateSettings, EvaluationSummary, evaluate_model, summary_line
@@ -231,3 +231,14 @@ def test_repeated_five_grams_are_counted_over_all_hypotheses(tmp_path: Path, mod
 def test_a_shard_holds_at_least_one_utterance() -> None:
     with pytest.raises(ValueError, match="shard_size must be at least 1, found 0"):
         EvaluateSettings(shard_size=0)
+
+
+def test_hypotheses_that_somebody_has_edited_are_refused(tmp_path: Path, model: Path) -> None:
+    manifest, out = corpus(tmp_path, 5), tmp_path / "eval"
+    before = evaluate(model, manifest, out)
+    shard = shard_path(out, 1)
+    shard.write_bytes(shard.read_bytes().replace(b'"text": "', b'"text": "better '))
+    with pytest.raises(ChangedShard, match=r"shard-00001\.jsonl must hold what its stage wrote"):
+        evaluate(model, manifest, out)
+    shard.unlink()
+    assert evaluate(model, manifest, out).errors == before.errors

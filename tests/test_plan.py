@@ -11,6 +11,13 @@ from distilwhisper.corpus.records import Utterance, write_manifest
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.label import LabelSettings
 from distilwhisper.model.checkpoint import load_checkpoint
+from distilwhisper.model.roofline import (
+    Roof,
+    cache_values,
+    cross_flops,
+    encoder_flops,
+    step_weights,
+)
 from distilwhisper.pipeline import DataSettings, Recipe
 from distilwhisper.plan import (
     DEVICES,
@@ -18,13 +25,9 @@ from distilwhisper.plan import (
     Plan,
     PlanSettings,
     StagePlan,
-    cache_values,
-    cross_flops,
-    encoder_flops,
     model_sizes,
     n_parameters,
     plan_recipe,
-    step_weights,
 )
 from distilwhisper.run import SettingsError, settings_to_toml
 from distilwhisper.training.settings import TrainingSettings
@@ -72,7 +75,7 @@ def test_the_papers_own_run_takes_the_gpu_hours_that_it_should(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # An H100 as it was measured, in place of its data sheet: 9 hours to label, 21 to train.
-    monkeypatch.setattr(plan, "DEVICES", {**DEVICES, "h100": Device(798e12, 3.0e12, 80)})
+    monkeypatch.setattr(plan, "DEVICES", {**DEVICES, "h100": Device(Roof(798e12, 3.0e12), 80)})
     rows = stages(plan_recipe(PAPER, PAPER_HOURS))
     assert rows["label"].device_hours == pytest.approx(9, abs=0.6)
     assert rows["train"].device_hours == pytest.approx(21, abs=0.6)
@@ -94,6 +97,27 @@ def test_what_is_supposed_scales_what_comes_out() -> None:
     assert short["label"].device_hours > 1.5 * base["label"].device_hours
     slow = stages(plan_recipe(PAPER, replace(PAPER_HOURS, gpu="t4")))
     assert slow["label"].device_hours > 5 * base["label"].device_hours
+
+
+def test_shared_windows_are_counted_as_such() -> None:
+    short = replace(PAPER_HOURS, hours=28, utterance_s=3)
+    shared = replace(PAPER, label=LabelSettings(decoding=PAPER.label.decoding, pack=True))
+    plain, packed = (stages(plan_recipe(recipe, short)) for recipe in (PAPER, shared))
+    # Seven clips of 3 s and the pauses between them fill 27 s; a window has seven times the text.
+    assert 2 < plain["label"].device_hours / packed["label"].device_hours < 7
+    assert packed["evaluate"] == plain["evaluate"]
+
+
+def test_training_holds_a_chunk_of_logits_at_most() -> None:
+    def memory_gb(n: int) -> float:
+        training = TrainingSettings(batch_size=n, micro_batch_size=n)
+        planned = plan_recipe(replace(PAPER, training=training), PAPER_HOURS)
+        return stages(planned)["train"].memory_gb
+
+    # Beyond the chunk (1,294 tokens) a window adds its encoder and caches, and nothing else.
+    a, b, c = memory_gb(32), memory_gb(64), memory_gb(128)
+    assert c - b == pytest.approx(2 * (b - a))
+    assert b - a < 32 * 0.5
 
 
 def test_a_cached_encoder_trades_hours_for_disk() -> None:

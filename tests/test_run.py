@@ -606,3 +606,27 @@ def test_no_torch_comes_with_the_rooms_that_need_none() -> None:
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# A process may write files of 200 bytes at most: to it, any larger file meets a full disk.
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from distilwhisper.run import StoreError, write_run_record
+resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))
+try:
+    write_run_record(Path(sys.argv[1]), seed=0, command=["x"])
+except StoreError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_is_told_with_its_path_and_the_way_out(tmp_path: Path) -> None:
+    write_run_record(tmp_path, seed=0, command=["before"])
+    before = (tmp_path / "run.json").read_bytes()
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert said.startswith(f"{tmp_path / 'run.json'} could not be written: File too large.")
+    assert "free space" in said
+    assert (tmp_path / "run.json").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]

@@ -23,7 +23,13 @@ import torch
 
 from distilwhisper.corpus.batches import load_utterances
 from distilwhisper.corpus.records import Manifest, Utterance, read_manifest
-from distilwhisper.corpus.store import read_jsonl, shard_path, write_atomic, write_jsonl
+from distilwhisper.corpus.store import (
+    read_jsonl,
+    shard_path,
+    write_atomic,
+    write_jsonl,
+    write_shard,
+)
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.slots import Counts
 from distilwhisper.decoding.transcriber import Transcriber
@@ -271,7 +277,7 @@ class EvaluateJob:
     def _write(self, transcriber: Transcriber, number: int, on_progress: Advance) -> None:
         rows, timing = _decode_shard(transcriber, self.manifest, self.shard(number))
         write_atomic(_timing_path(self.out, number), json.dumps(timing) + "\n")
-        write_jsonl(shard_path(self.out, number), rows)
+        write_shard(shard_path(self.out, number), rows)
         on_progress(len(rows), timing["audio_s"])
 
 

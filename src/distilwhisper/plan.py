@@ -7,6 +7,7 @@ estimates of the large pieces, and nothing is taken off for what the filter will
 """
 
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -18,51 +19,58 @@ import torch
 
 from distilwhisper.corpus.records import Utterance, read_manifest
 from distilwhisper.corpus.store import read_jsonl
+from distilwhisper.decoding.packed_windows import PACKED_S, PAUSE_S
 from distilwhisper.model.hub import resolve_model
 from distilwhisper.model.layout import read_json_object
+from distilwhisper.model.roofline import (
+    Roof,
+    cache_values,
+    cross_flops,
+    encoder_flops,
+    token_flops,
+    window_s,
+)
 from distilwhisper.model.whisper import Whisper, WhisperConfig
 from distilwhisper.pipeline import Recipe
 from distilwhisper.run import SettingsError, build_settings, read_recipe
 from distilwhisper.speech.audio import WINDOW_S
+from distilwhisper.training.fused import CHUNK_LOGITS
 from distilwhisper.training.state import N_KEPT
 
 GpuName = Literal["h100", "h200", "a100", "a100-40gb", "l40s", "l4", "a10", "v100", "t4", "cpu"]
 
 TOKENS_PER_S = 110 / 30  # of speech, as large-v2 writes English
 PACKED_SHARE = 0.95  # of a packed window that is filled
-LABEL_BYTES, LABEL_BYTES_PER_TOKEN = 300, 8  # 272 and 7.8 fitted to 679 labels of whisper-base
+LABEL_BYTES, LABEL_BYTES_PER_TOKEN = 300, 8  # an estimate, of JSON rows as label.py writes them
 VERDICT_BYTES, SCORE_BYTES = 150, 400
 ADAM_BYTES = 16  # of a trained weight in float32: itself, its gradient and two moments
 
 
 @dataclass(frozen=True)
 class Device:
-    """What a device's vendor says of it."""
+    """What a device's vendor says of it, in 16 bits (CPU: 32)."""
 
-    flops: float  # multiplications and additions per second, dense, in 16 bits (CPU: 32)
-    bandwidth: float  # bytes per second of its memory
+    roof: Roof
     memory_gb: float
-    weight_bytes: int = 2
 
 
-# Vendors' data sheets, SXM modules where there are several; dense, without structured sparsity.
+# As remembered of the vendors' data sheets, not looked up again: --rates overrules them. SXM
+# modules where there are several; dense, without structured sparsity.
 DEVICES: Mapping[GpuName, Device] = {
-    "h100": Device(989e12, 3.35e12, 80),  # NVIDIA H100 SXM5
-    "h200": Device(989e12, 4.8e12, 141),  # NVIDIA H200 SXM
-    "a100": Device(312e12, 2.039e12, 80),  # NVIDIA A100 80GB SXM
-    "a100-40gb": Device(312e12, 1.555e12, 40),  # NVIDIA A100 40GB SXM
-    "l40s": Device(362e12, 0.864e12, 48),  # NVIDIA L40S
-    "l4": Device(121e12, 0.3e12, 24),  # NVIDIA L4; its sheet's 242 are with sparsity
-    "a10": Device(125e12, 0.6e12, 24),  # NVIDIA A10
-    "v100": Device(125e12, 0.9e12, 32),  # NVIDIA V100 SXM2 32GB, float16
-    "t4": Device(65e12, 0.32e12, 16),  # NVIDIA T4, float16
+    "h100": Device(Roof(989e12, 3.35e12), 80),  # NVIDIA H100 SXM5
+    "h200": Device(Roof(989e12, 4.8e12), 141),  # NVIDIA H200 SXM
+    "a100": Device(Roof(312e12, 2.039e12), 80),  # NVIDIA A100 80GB SXM
+    "a100-40gb": Device(Roof(312e12, 1.555e12), 40),  # NVIDIA A100 40GB SXM
+    "l40s": Device(Roof(362e12, 0.864e12), 48),  # NVIDIA L40S
+    "l4": Device(Roof(121e12, 0.3e12), 24),  # NVIDIA L4; its sheet's 242 are with sparsity
+    "a10": Device(Roof(125e12, 0.6e12), 24),  # NVIDIA A10
+    "v100": Device(Roof(125e12, 0.9e12), 32),  # NVIDIA V100 SXM2 32GB, float16
+    "t4": Device(Roof(65e12, 0.32e12), 16),  # NVIDIA T4, float16
     # No data sheet but arithmetic: 3 GHz x 2 AVX2 units x 8 floats x 2 a core of this machine, and
     # two channels of DDR4-3200.
     "cpu": Device(
-        96e9 * (os.cpu_count() or 1),
-        51.2e9,
+        Roof(96e9 * (os.cpu_count() or 1), 51.2e9, weight_bytes=4),
         os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9,
-        4,
     ),
 }
 
@@ -273,36 +281,6 @@ def n_parameters(config: WhisperConfig) -> int:
         return Whisper(config).n_parameters()
 
 
-def encoder_flops(c: WhisperConfig) -> float:
-    """Return the arithmetic of one window's encoder states."""
-    stem = 2 * c.max_frames * (2 * 3 * c.n_mels * c.width + 3 * c.width**2)
-    layer = 2 * c.max_frames * (4 * c.width**2 + 2 * c.max_frames * c.width) + (
-        4 * c.max_frames * c.width * c.encoder_ffn
-    )
-    return float(stem + c.encoder_layers * layer)
-
-
-def cross_flops(c: WhisperConfig) -> float:
-    """Return the arithmetic of one window's cross-attention keys and values."""
-    return 4.0 * c.max_frames * c.width**2 * c.decoder_layers
-
-
-def step_weights(c: WhisperConfig) -> int:
-    """Return how many weights a step of the decoder reads: all but those of the cross cache."""
-    layer = 6 * c.width**2 + 2 * c.width * c.decoder_ffn
-    return c.decoder_layers * layer + c.vocab_size * c.width
-
-
-def token_flops(c: WhisperConfig) -> float:
-    """Return the arithmetic of one token in the decoder."""
-    return 2.0 * step_weights(c) + 4.0 * c.max_frames * c.width * c.decoder_layers
-
-
-def cache_values(c: WhisperConfig, frames: float) -> float:
-    """Return how many keys and values the decoder holds of so many frames, or tokens."""
-    return 2.0 * frames * c.width * c.decoder_layers
-
-
 # Speech
 
 
@@ -410,10 +388,19 @@ class _Reckoner:
 
     def label(self, teacher: WhisperConfig, part: Amount) -> StagePlan:
         batch = self.recipe.label.decoding.batch_size
-        seconds, how = self._decoding(teacher, part, batch, self.rates.teacher_windows_per_s)
+        rate = self.rates.teacher_windows_per_s
+        seconds, how = self._decoding(teacher, self._labelled(part), batch, rate)
         tokens = TOKENS_PER_S * part.audio_s
         disk = LABEL_BYTES * part.n_utterances + LABEL_BYTES_PER_TOKEN * tokens
         return self._stage("label", seconds, self._decoding_bytes(teacher, batch), disk, how)
+
+    def _labelled(self, part: Amount) -> Amount:
+        """Return the windows that short utterances share; none is decoded again alone."""
+        if not self.recipe.label.pack:
+            return part
+        sounding_s = part.audio_s + PAUSE_S * part.n_utterances
+        n_shared = math.ceil(sounding_s / (PACKED_S + PAUSE_S))
+        return replace(part, n_windows=min(part.n_windows, n_shared))
 
     def evaluate(self, teacher: WhisperConfig, student: WhisperConfig, part: Amount) -> StagePlan:
         """Both models hear the test set, and a part of it once more as one long recording."""
@@ -449,7 +436,10 @@ class _Reckoner:
             flops += 3 * (cross_flops(student) + tokens * token_flops(student))  # and back
             n_encoded = n_distinct if t.cache_encoder else n_windows
             flops = n_windows * flops + n_encoded * encoder_flops(teacher)
-            seconds, how = flops / (self.device.flops * self.settings.efficiency), self._roofline()
+            seconds, how = (
+                flops / (self.device.roof.flops * self.settings.efficiency),
+                self._roofline(),
+            )
         n_checks = -(-t.steps // t.checkpoint_every)
         checking, _ = self._decoding(student, validation, 16, self.rates.student_windows_per_s)
         trained = (
@@ -457,7 +447,7 @@ class _Reckoner:
             - n_parameters(WhisperConfig(**{**asdict(student), "decoder_layers": 0}))
             + student.vocab_size * student.width
         )
-        states = teacher.max_frames * teacher.width * self.device.weight_bytes
+        states = teacher.max_frames * teacher.width * self.device.roof.weight_bytes
         cached = n_distinct * states if t.cache_encoder else 0
         disk = N_KEPT * 12 * trained + 4 * n_parameters(student) + cached
         return self._stage(
@@ -474,32 +464,32 @@ class _Reckoner:
         """Return the seconds that decoding takes, and where they come from."""
         if rate is not None:
             return part.n_windows / rate, self._measured()
-        tokens, size = part.tokens_per_window, self.device.weight_bytes
-        held = cache_values(model, model.max_frames) + cache_values(model, tokens / 2)
-        moved_s = (step_weights(model) / batch + held) * size / self.device.bandwidth
-        token_s = max(moved_s, token_flops(model) / self.device.flops)
-        window_s = (encoder_flops(model) + cross_flops(model)) / self.device.flops
-        seconds = part.n_windows * (window_s + tokens * token_s) / self.settings.efficiency
+        each_s = window_s(
+            model, batch=batch, n_tokens=part.tokens_per_window, roof=self.device.roof
+        )
+        seconds = part.n_windows * each_s / self.settings.efficiency
         return seconds, self._roofline()
 
     def _decoding_bytes(self, model: WhisperConfig, batch: int) -> float:
         held = cache_values(model, model.max_frames + model.max_tokens)
         passing = model.max_frames * (4 * model.width + 2 * model.encoder_ffn)
-        return self.device.weight_bytes * (n_parameters(model) + batch * (held + passing))
+        return self.device.roof.weight_bytes * (n_parameters(model) + batch * (held + passing))
 
     def _training_bytes(
         self, teacher: WhisperConfig, student: WhisperConfig, trained: int, tokens: float
     ) -> float:
-        """Return weights, optimiser, and of a micro-batch the encoder, the caches and logits."""
-        micro, size = self.recipe.training.micro_batch_size, self.device.weight_bytes
+        """Return weights, optimiser, a micro-batch's encoder and caches, and a chunk's logits."""
+        micro, size = self.recipe.training.micro_batch_size, self.device.roof.weight_bytes
         weights = size * n_parameters(teacher) + 4 * n_parameters(student)
         window = (
             teacher.max_frames * (4 * teacher.width + 2 * teacher.encoder_ffn)
             + cache_values(teacher, teacher.max_frames)
             + 3 * cache_values(student, student.max_frames)
         )
-        logits = 4 * 4 * tokens * student.vocab_size  # two sides, each with its softmax, float32
-        return weights + (ADAM_BYTES - 4) * trained + micro * (size * window + logits)
+        kind: Literal["cpu", "cuda"] = "cpu" if self.settings.gpu == "cpu" else "cuda"
+        n_logits = min(micro * tokens * student.vocab_size, CHUNK_LOGITS[kind])
+        logits = 4 * 4 * n_logits  # of two sides, each with its softmax, float32
+        return weights + (ADAM_BYTES - 4) * trained + micro * size * window + logits
 
     def _measured(self) -> str:
         return f"measured: {self.settings.rates}"

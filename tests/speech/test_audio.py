@@ -528,6 +528,22 @@ def test_members_of_a_shard_behind_a_url(tmp_path: Path, memory: fsspec.Abstract
         assert len(load_samples(f"{url}#a.wav")) == 400
 
 
+def test_an_error_of_a_storage_library_is_one_of_a_file(
+    memory: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class ClientError(Exception):
+        """As aiohttp has it: no OSError."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise ClientError("connection lost")
+
+    for name in ("_open", "ukey"):
+        monkeypatch.setattr(type(memory), name, fail)
+    for url in ("memory://bucket/a.wav", "memory://bucket/a.tar#a.wav"):
+        with pytest.raises(OSError, match=r"memory://bucket/a.*ClientError: connection lost"):
+            load_samples(url)
+
+
 def test_a_url_without_a_file_is_no_file(memory: fsspec.AbstractFileSystem) -> None:
     for url in ("memory://bucket/none.wav", "memory://bucket/none.tar#a.wav"):
         with pytest.raises(FileNotFoundError):

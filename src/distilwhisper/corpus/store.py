@@ -6,26 +6,22 @@ sha256 of what it holds. It is made before the shard gets its name, so that a pr
 at any moment and two may write the same shard; reading a shard checks it.
 """
 
-import errno
-import fcntl
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import orjson
 
+from distilwhisper.run import StoreError as StoreError
+from distilwhisper.run import replacing, store_error, sync
+from distilwhisper.run import write_atomic as write_atomic
+
 DIGESTS = ".digests"
 _SHARD_NAME = re.compile(r"(.*)-(\d{5,})\.jsonl")
-
-
-class StoreError(OSError):
-    """A file could not be written; what was there before it is as it was."""
 
 
 class TornShard(ValueError):
@@ -34,23 +30,6 @@ class TornShard(ValueError):
 
 class ChangedShard(TornShard):
     """A shard does not hold what a stage wrote there."""
-
-
-def write_atomic(path: Path, data: bytes | str) -> None:
-    """Write a file that appears whole, by rename, in the place of what was there.
-
-    The file and its folder are flushed to the disk before this returns. A process that is killed
-    leaves at most a hidden temporary, which the next write of the same name takes over.
-
-    Args:
-        path: missing folders on the way to it are made.
-        data: text is written as UTF-8.
-
-    Raises:
-        StoreError: the disk is full, or the path cannot be written.
-    """
-    with _replacing(path) as file:
-        file.write(data.encode("utf-8") if isinstance(data, str) else data)
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -64,7 +43,7 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         StoreError: as for :func:`write_atomic`.
         ValueError: a row holds what JSON or UTF-8 has no form for, such as nan.
     """
-    with _replacing(path) as file:
+    with replacing(path) as file:
         file.writelines(map(_line, rows))
 
 
@@ -173,7 +152,7 @@ def replace_folder(temporary: Path, final: Path) -> None:
     try:
         for path in [*temporary.rglob("*"), temporary]:
             if not path.is_symlink():
-                _sync(path)
+                sync(path)
         shutil.rmtree(replaced, ignore_errors=True)
         if final.exists():
             final.rename(replaced)
@@ -183,11 +162,11 @@ def replace_folder(temporary: Path, final: Path) -> None:
             if replaced.exists():
                 replaced.rename(final)
             raise
-        _sync(final.parent)
+        sync(final.parent)
         shutil.rmtree(replaced, ignore_errors=True)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise _store_error(final, error) from error
+        raise store_error(final, error) from error
 
 
 def _line(row: Mapping[str, Any]) -> bytes:
@@ -196,57 +175,3 @@ def _line(row: Mapping[str, Any]) -> bytes:
 
 def _digest_path(path: Path, digest: str) -> Path:
     return path.parent / DIGESTS / f"{path.name}.{digest}"
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open a temporary that takes the path's place if all goes well, and else is removed."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _open_alone(temporary) as file:
-            try:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-                temporary.replace(path)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
-        _sync(path.parent)
-    except OSError as error:
-        raise _store_error(path, error) from error
-
-
-def _open_alone(path: Path) -> BinaryIO:
-    """Open an empty file that no other writer of the same name has.
-
-    Its name is fixed, so that what a killed writer left is written over; the lock makes two
-    living writers take turns. A file that its writer has renamed meanwhile is not ours to touch.
-    """
-    while True:
-        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
-        fcntl.flock(file, fcntl.LOCK_EX)
-        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
-            file.truncate()
-            return file
-        file.close()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        # Some network file systems cannot flush a folder, and say so like this.
-        if error.errno != errno.EINVAL:
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def _store_error(path: Path, error: OSError) -> StoreError:
-    return StoreError(
-        f"{path} could not be written: {error.strerror or error}. Files finished before are kept; "
-        "free space, or make the place writable, and run the same command again"
-    )

@@ -622,11 +622,25 @@ def _open_path(path: str) -> OpenFile:
     if "://" not in path:
         return Path(path).open("rb")
     storage, place = _storage(path)
-    file = storage.open(place, "rb")
+    with _asking_storage(path):
+        file = storage.open(place, "rb")
     if not isinstance(getattr(file, "name", None), str):
         file.name = path  # libav asks for it, as of NamedBytes
     opened: OpenFile = file
     return opened
+
+
+@contextmanager
+def _asking_storage(url: str) -> Iterator[None]:
+    """Make whatever a storage library raises an OSError: the file fails, and not the run."""
+    try:
+        yield
+    except (OSError, CorruptAudio):
+        raise
+    except Exception as error:
+        raise OSError(
+            f"{url} could not be read from its storage: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _storage(url: str) -> tuple[Any, str]:
@@ -657,9 +671,10 @@ _tar_lock = threading.Lock()
 def _read_member(shard: str, member: str) -> bytes:
     if "://" in shard:
         storage, place = _storage(shard)
-        index = _tar_index(shard, storage.ukey(place), partial(storage.open, place, "rb"))
-        offset, size = _find_member(index, shard, member)
-        data: bytes = storage.cat_file(place, start=offset, end=offset + size)
+        with _asking_storage(shard):
+            index = _tar_index(shard, storage.ukey(place), partial(storage.open, place, "rb"))
+            offset, size = _find_member(index, shard, member)
+            data: bytes = storage.cat_file(place, start=offset, end=offset + size)
     else:
         with Path(shard).open("rb") as file:
             status = os.fstat(file.fileno())
