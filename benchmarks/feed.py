@@ -13,7 +13,6 @@ to compare where other programs run beside.
 
 import argparse
 import json
-import platform
 import random
 import resource
 import shutil
@@ -27,7 +26,7 @@ from typing import Any
 
 from distilwhisper.corpus.records import Label, Utterance, read_manifest
 from distilwhisper.corpus.store import shard_path, write_atomic, write_jsonl
-from distilwhisper.filtering.workers import n_cores
+from distilwhisper.run import cpu_model, n_cores
 
 SHARD_SIZE = 256
 _FILTER = """
@@ -58,7 +57,7 @@ def main() -> None:
         part.add_argument("--out", type=Path, help="a JSON file")
     arguments = parser.parse_args()
     result = {"filter": time_filter}[arguments.part](arguments)
-    result |= {"cpu": platform.processor() or platform.machine(), "n_cores": n_cores()}
+    result |= {"cpu": cpu_model(), "n_cores": n_cores()}
     text = json.dumps(result, indent=2)
     print(text)
     if arguments.out is not None:
