@@ -353,9 +353,10 @@ def test_an_interrupted_stage_goes_on(corpus: Path) -> None:
     before = contents(corpus / "verdicts")
     for name in ("summary.json", "shard-00001.jsonl"):
         (corpus / "verdicts" / name).unlink()
+    # An earlier version made more and smaller shards.
+    (corpus / "verdicts" / "shard-00000.jsonl").rename(corpus / "verdicts" / "shard-00007.jsonl")
     assert run(corpus) == first
     after = contents(corpus / "verdicts")
-    assert after["shard-00000.jsonl"] == before["shard-00000.jsonl"]
     assert {k: v[1] for k, v in after.items()} == {k: v[1] for k, v in before.items()}
 
 

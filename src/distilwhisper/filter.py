@@ -56,7 +56,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from distilwhisper.corpus.records import Label, Utterance, Verdict
-from distilwhisper.corpus.store import shard_path, write_atomic
+from distilwhisper.corpus.store import shard_path, shard_paths, write_atomic
 from distilwhisper.filtering.calibration import Calibration, calibrate
 from distilwhisper.filtering.gates import (
     REASONS,
@@ -199,9 +199,10 @@ def filter_labels(
     figures: bool = True,
     force: bool = False,
 ) -> FilterSummary:
-    """Judge every utterance of a manifest, going on where a run before stopped.
+    """Judge every utterance of a manifest.
 
-    Reads text alone, never audio. What is finished already is not done again.
+    Reads text alone, never audio. Measuring goes on where a run before stopped, and what is
+    finished is not done again.
 
     Args:
         manifest_path: what was labelled, or a part of it.
@@ -324,13 +325,14 @@ def _write(table: Measures, settings: FilterSettings, out: Path, sources: Source
             "labels, all of other utterances: name the manifest that was labelled"
         )
     codes = judge_all(table, settings)
-    # Many at a time: most of it is waiting.
-    with ThreadPoolExecutor(_N_WRITERS) as threads:
-        writes = []
-        for number, text in enumerate(_verdict_texts(table, codes)):
-            path = shard_path(out, number)
-            if not path.exists():
-                writes.append(threads.submit(write_atomic, path, text))
+    # What a killed run has left takes seconds to make again, and may be of other shards.
+    for path in shard_paths(out):
+        path.unlink()
+    with ThreadPoolExecutor(_N_WRITERS) as threads:  # most of it is waiting
+        writes = [
+            threads.submit(write_atomic, shard_path(out, number), text)
+            for number, text in enumerate(_verdict_texts(table, codes))
+        ]
         summary = summarise(table, codes, settings)
         for write in writes:
             write.result()
