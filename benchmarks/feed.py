@@ -5,15 +5,15 @@
 filter: utterances with references, and labels of them in shards of 256 as `distilwhisper label`
 writes them, are made of the texts of a manifest: a tenth of the labels has a word replaced, another
 tenth one left out, the others differ from their reference in capitals and marks alone. A label
-carries 30 token ids. Three passes are timed, each a process of its own, with all of its cores:
-the first, which measures; another limit, on stored measures; and reading the manifest alone.
+carries 30 token ids. Four passes are timed, each a process of its own, with all of its cores:
+the first, which measures; another limit, on stored measures; the same without figures; and reading
+the manifest alone.
 Wall time is what a person waits for; processor time, children included, is what it costs, and what
 to compare where other programs run beside.
 """
 
 import argparse
 import json
-import platform
 import random
 import resource
 import shutil
@@ -27,7 +27,7 @@ from typing import Any
 
 from distilwhisper.corpus.records import Label, Utterance, read_manifest
 from distilwhisper.corpus.store import shard_path, write_atomic, write_jsonl
-from distilwhisper.filtering.workers import n_cores
+from distilwhisper.run import cpu_model, n_cores
 
 SHARD_SIZE = 256
 _FILTER = """
@@ -36,7 +36,8 @@ from pathlib import Path
 from distilwhisper.filter import FilterSettings, filter_labels
 manifest, labels, out = map(Path, sys.argv[1:4])
 settings = FilterSettings(max_wer=float(sys.argv[4]))
-print(str(filter_labels(manifest, labels, out, settings)).splitlines()[0])
+figures = sys.argv[5] == "figures"
+print(str(filter_labels(manifest, labels, out, settings, figures=figures)).splitlines()[0])
 """
 _READ = """
 import sys
@@ -58,7 +59,7 @@ def main() -> None:
         part.add_argument("--out", type=Path, help="a JSON file")
     arguments = parser.parse_args()
     result = {"filter": time_filter}[arguments.part](arguments)
-    result |= {"cpu": platform.processor() or platform.machine(), "n_cores": n_cores()}
+    result |= {"cpu": cpu_model(), "n_cores": n_cores()}
     text = json.dumps(result, indent=2)
     print(text)
     if arguments.out is not None:
@@ -73,8 +74,9 @@ def time_filter(arguments: argparse.Namespace) -> dict[str, Any]:
         manifest, labels = folder / "train.jsonl", folder / "labels"
         make_corpus(texts, arguments.n, manifest, labels)
         passes = {
-            "first": (_FILTER, manifest, labels, folder / "first", 0.1),
-            "another_limit": (_FILTER, manifest, labels, folder / "second", 0.2),
+            "first": (_FILTER, manifest, labels, folder / "first", 0.1, "figures"),
+            "another_limit": (_FILTER, manifest, labels, folder / "second", 0.2, "figures"),
+            "without_figures": (_FILTER, manifest, labels, folder / "third", 0.3, "none"),
             "read_manifest": (_READ, manifest),
         }
         timed = {name: time_program(*program) for name, program in passes.items()}

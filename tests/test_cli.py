@@ -20,7 +20,8 @@ OPTIONS = {
     "import": "--tokenizer",
     "label": "--teacher --out --engine --n-workers --shards --force --shard-size --language "
     "--task --timestamps --batch-size --max-new-tokens --device --dtype",
-    "filter": "--out --force --json --max-wer --max-compression-ratio --min-avg-logprob --language",
+    "filter": "--out --no-figures --force --json --max-wer --max-compression-ratio "
+    "--min-avg-logprob --language",
     "student": "--decoder-layers --layers",
     "heads": "--help",
     "train": "--out --set --force",

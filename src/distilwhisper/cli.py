@@ -222,6 +222,7 @@ def filter_(
     second_labels: Path | None = None,
     measures: Path | None = None,
     settings: OmitArgPrefixes[FilterSettings] = FilterSettings(),
+    figures: bool = True,
     force: bool = False,
     json: bool = False,
 ) -> int:
@@ -235,6 +236,7 @@ def filter_(
         measures: folder of what is measured of the labels, once for all limits; with the labels
             when left out.
         settings: the limits.
+        figures: draw what is kept too, which takes seconds.
         force: begin anew where settings or inputs have changed.
         json: print the summary for programs.
     """
@@ -245,6 +247,7 @@ def filter_(
         settings,
         second_labels=second_labels,
         measures=measures,
+        figures=figures,
         force=force,
     )
     print(_json(summary.to_dict()) if json else f"{summary}\n{summary.tables()}")

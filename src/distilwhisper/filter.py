@@ -2,9 +2,11 @@
 
     LABELS/.measures/      what is measured of each label, once      filtering/measures.py
     OUT/stage.json         what the verdicts were made from and with
-    OUT/shard-00000.jsonl  one verdict per label, shard for shard; utterances without a label
-                           come last, in a shard of their own
-    OUT/figures/           what is kept, and how wrong it is         filtering/figures.py
+    OUT/shard-00000.jsonl  one verdict per label, in their order; a shard holds those of some
+                           label shards. Utterances without a label come last, in a shard of
+                           their own
+    OUT/figures/           what is kept, and how wrong it is, unless figures=False
+                                                                     filtering/figures.py
     OUT/summary.json       counts and hours by reason, errors of all and of what is kept; what is
                            kept of whom, and under other limits      filtering/retention.py
                            how well the gates without a reference do filtering/calibration.py
@@ -47,13 +49,14 @@ import json
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
 from distilwhisper.corpus.records import Label, Utterance, Verdict
-from distilwhisper.corpus.store import shard_path, write_atomic
+from distilwhisper.corpus.store import shard_path, shard_paths, write_atomic
 from distilwhisper.filtering.calibration import Calibration, calibrate
 from distilwhisper.filtering.gates import (
     REASONS,
@@ -66,8 +69,14 @@ from distilwhisper.filtering.gates import (
 from distilwhisper.filtering.groups import Sources, measures_key
 from distilwhisper.filtering.measures import Flags, Measures, is_all_capitals, measure
 from distilwhisper.filtering.retention import Retention, retention
-from distilwhisper.filtering.workers import make_measures
-from distilwhisper.run import build_settings, fingerprint, lock_folder, open_stage
+from distilwhisper.filtering.workers import is_measured, make_measures
+from distilwhisper.run import (
+    StageChanged,
+    build_settings,
+    fingerprint,
+    lock_folder,
+    open_stage,
+)
 from distilwhisper.text.wer import ErrorCounts
 
 __all__ = [
@@ -84,7 +93,7 @@ __all__ = [
 Unit: TypeAlias = Literal["word", "character"]
 
 _KEPT: tuple[Reason, ...] = ("kept", "kept_without_reference")
-_N_WRITERS = 16  # that wait for the disk at the same time
+_N_WRITERS = 8  # that wait for the disk at the same time
 
 
 @dataclass(frozen=True)
@@ -137,7 +146,8 @@ class FilterSummary:
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> "FilterSummary":
-        """Return the summary that :meth:`to_dict` wrote."""
+        """Return the summary that :meth:`to_dict` wrote, of earlier versions too."""
+        reported, calibration = row.get("retention"), row.get("calibration")
         return cls(
             total=Share(**row["total"]),
             kept=Share(**row["kept"]),
@@ -147,10 +157,8 @@ class FilterSummary:
             n_without_duration=row["n_without_duration"],
             n_stray_labels=row["n_stray_labels"],
             settings=build_settings(FilterSettings, row["settings"], where="summary.json"),
-            retention=Retention.from_dict(row["retention"]),
-            calibration=(
-                None if row["calibration"] is None else Calibration.from_dict(row["calibration"])
-            ),
+            retention=None if reported is None else Retention.from_dict(reported),
+            calibration=None if calibration is None else Calibration.from_dict(calibration),
         )
 
     def tables(self) -> str:
@@ -191,9 +199,10 @@ def filter_labels(
     figures: bool = True,
     force: bool = False,
 ) -> FilterSummary:
-    """Judge every utterance of a manifest, going on where a run before stopped.
+    """Judge every utterance of a manifest.
 
-    Reads text alone, never audio. What is finished already is not done again.
+    Reads text alone, never audio. Measuring goes on where a run before stopped, and what is
+    finished is not done again.
 
     Args:
         manifest_path: what was labelled, or a part of it.
@@ -203,7 +212,7 @@ def filter_labels(
         second_labels: folder of other labels of the same utterances, such as another model's.
         measures: where the measures are kept; None: with the labels.
         n_processes: that measure; None: as many as there are cores.
-        figures: draw them too, which takes a second or two.
+        figures: draw them too where they are missing, which takes seconds.
         force: begin anew where settings or inputs have changed.
 
     Raises:
@@ -218,29 +227,27 @@ def filter_labels(
     inputs = {"manifest": fingerprint(manifest_path), "labels": fingerprint(labels_folder)}
     if second_labels is not None:
         inputs["second_labels"] = fingerprint(second_labels)
+    key = measures_key(inputs, settings.language)
+    sources = Sources(manifest_path, labels_folder, second_labels, settings.language, key)
+    folder = labels_folder / ".measures" if measures is None else measures
     with lock_folder(out):
-        open_stage(out, settings=asdict(settings), inputs=inputs, force=force)
+        try:
+            open_stage(out, settings=asdict(settings), inputs=inputs, force=force)
+        except StageChanged as changed:
+            if not is_measured(sources, folder):
+                raise
+            raise StageChanged(
+                f"{changed}\nAll labels are measured, so that either takes seconds: another --out "
+                "keeps these verdicts beside the new ones, --force replaces them"
+            ) from changed
         summary_path = out / "summary.json"
         if summary_path.exists():
-            return FilterSummary.from_dict(json.loads(summary_path.read_text(encoding="utf-8")))
-        key = measures_key(inputs, settings.language)
-        table = make_measures(
-            Sources(manifest_path, labels_folder, second_labels, settings.language, key),
-            labels_folder / ".measures" if measures is None else measures,
-            n_processes=n_processes,
-        )
-        if table.n_stray and not table["has_label"].any():
-            raise ValueError(
-                f"{labels_folder} must hold labels of {manifest_path}, found {table.n_stray} "
-                "labels, all of other utterances: name the manifest that was labelled"
-            )
-        codes = judge_all(table, settings)
-        _write_verdicts(table, codes, out)
-        summary = summarise(table, codes, settings)
+            summary = FilterSummary.from_dict(json.loads(summary_path.read_text(encoding="utf-8")))
+        else:
+            table = make_measures(sources, folder, n_processes=n_processes)
+            summary = _write(table, settings, out, sources)
         if figures:
             _draw(summary, out / "figures")
-        text = json.dumps(summary.to_dict(), indent=2, allow_nan=False)
-        write_atomic(summary_path, text + "\n")
     return summary
 
 
@@ -256,7 +263,7 @@ def judge(utterance: Utterance, label: Label | None, settings: FilterSettings) -
         ValueError: the language is unknown, or neither manifest, settings nor label names it.
     """
     table = measure(utterance, label, language=settings.language)
-    line = next(_verdict_lines(table, judge_all(table, settings)))
+    (line,) = _verdict_texts(table, judge_all(table, settings))
     return Verdict.from_dict(json.loads(line))
 
 
@@ -310,40 +317,51 @@ def _errors(table: Measures, counted: Flags) -> dict[Unit, ErrorCounts]:
     }
 
 
-def _write_verdicts(table: Measures, codes: Codes, out: Path) -> None:
-    """Write the shards that are not there yet, many at a time: most of it is waiting."""
-    lines = _verdict_lines(table, codes)
-    with ThreadPoolExecutor(_N_WRITERS) as threads:
-        writes = []
-        for number, size in enumerate(table.shards):
-            text = "".join(next(lines) for _ in range(size))
-            path = shard_path(out, number)
-            if not path.exists():
-                writes.append(threads.submit(write_atomic, path, text))
+def _write(table: Measures, settings: FilterSettings, out: Path, sources: Sources) -> FilterSummary:
+    """Write the verdicts and, when all are there, their summary."""
+    if table.n_stray and not table["has_label"].any():
+        raise ValueError(
+            f"{sources.labels} must hold labels of {sources.manifest}, found {table.n_stray} "
+            "labels, all of other utterances: name the manifest that was labelled"
+        )
+    codes = judge_all(table, settings)
+    # What a killed run has left takes seconds to make again, and may be of other shards.
+    for path in shard_paths(out):
+        path.unlink()
+    with ThreadPoolExecutor(_N_WRITERS) as threads:  # most of it is waiting
+        writes = [
+            threads.submit(write_atomic, shard_path(out, number), text)
+            for number, text in enumerate(_verdict_texts(table, codes))
+        ]
+        summary = summarise(table, codes, settings)
         for write in writes:
             write.result()
+    text = json.dumps(summary.to_dict(), indent=2, allow_nan=False)
+    write_atomic(out / "summary.json", text + "\n")
+    return summary
 
 
-def _verdict_lines(table: Measures, codes: Codes) -> Iterator[str]:
-    """Yield the line of each verdict, as ``write_jsonl`` would write it."""
-    endings: dict[tuple[Any, ...], str] = {}
+def _verdict_texts(table: Measures, codes: Codes) -> Iterator[str]:
+    """Yield each shard of verdicts, as ``write_jsonl`` would write it."""
     judged = table["has_label"] & ~table["has_error"] & table["has_reference"]
-    columns = (
-        codes,
-        judged,
-        table["in_characters"],
-        *(table[name] for name in ("substitutions", "deletions", "insertions", "words")),
-    )
+    names = ("in_characters", "substitutions", "deletions", "insertions", "words")
+    columns = (codes, judged, *(table[name] for name in names))
     rows = zip(*(column.tolist() for column in columns), strict=True)
-    for id_, row in zip(table.ids, rows, strict=True):
-        ending = endings.get(row)
-        if ending is None:
-            ending = endings[row] = _ending(*row)
-        yield f'{{"id": {id_}, {ending}'
+    endings = _Endings()
+    lines = (f'{{"id": {id_}, {endings[row]}' for id_, row in zip(table.ids, rows, strict=True))
+    for size in table.shards:
+        yield "".join(islice(lines, size))
+
+
+class _Endings(dict[tuple[Any, ...], str]):
+    """What verdicts of the same reason and errors have in common: all but the id."""
+
+    def __missing__(self, row: tuple[Any, ...]) -> str:
+        self[row] = _ending(*row)
+        return self[row]
 
 
 def _ending(code: int, judged: bool, in_characters: bool, *counts: int) -> str:
-    """Return what verdicts of the same reason and errors have in common: all but the id."""
     reason = REASONS[code]
     errors = ErrorCounts(*counts) if judged else None
     verdict = Verdict(
@@ -360,9 +378,11 @@ def _ending(code: int, judged: bool, in_characters: bool, *counts: int) -> str:
 
 
 def _draw(summary: FilterSummary, folder: Path) -> None:
+    """Draw the figures that are not there; the file drawn last tells whether all are."""
+    if summary.retention is None or (folder / "kept.svg").exists():
+        return
     from distilwhisper.filtering.figures import draw_retention  # a second that most imports save
 
-    assert summary.retention is not None
     draw_retention(summary.retention, folder, max_wer=summary.settings.max_wer)
 
 

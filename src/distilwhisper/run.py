@@ -597,8 +597,8 @@ def _invocation(seed: int, command: Sequence[str]) -> dict[str, Any]:
         "packages": _package_versions(),
         "platform": platform.platform(),
         "host": socket.gethostname(),
-        "cpu": _cpu_model(),
-        "n_cores": _n_cores(),
+        "cpu": cpu_model(),
+        "n_cores": n_cores(),
     }
 
 
@@ -638,14 +638,15 @@ def _package_versions() -> dict[str, str]:
     return versions
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
+    """Return the name of the processor, as far as the system tells it."""
     cpuinfo = Path("/proc/cpuinfo")
     text = cpuinfo.read_text(errors="replace") if cpuinfo.exists() else ""
     found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     return found[1].strip() if found else platform.processor() or platform.machine()
 
 
-def _n_cores() -> int:
+def n_cores() -> int:
     """Return the cores that this process may use, which a container can make fewer."""
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distilwhisper.filter import FilterSettings
-from distilwhisper.filtering.calibration import GOOD_KEPT, Calibration, calibrate, suggest
-from distilwhisper.filtering.gates import GATES
+from distilwhisper.filtering.calibration import GOOD_KEPT, Calibration, calibrate, score_at, suggest
+from distilwhisper.filtering.gates import GATES, Gate
 from distilwhisper.filtering.measures import ROW, Measures
 
 
@@ -27,13 +27,20 @@ def corpus(rates: list[float], logprobs: list[float]) -> Measures:
     return Measures(rows, [f'"{i}"' for i in range(len(rates))], [len(rates)], names)
 
 
+def both_halves(rates: list[float], logprobs: list[float]) -> Measures:
+    """The same labels once in the half that is held out and once in the other."""
+    measures = corpus(2 * rates, 2 * logprobs)
+    measures.rows["held_out"][len(rates) :] = True
+    return measures
+
+
 def test_a_gate_is_scored_at_its_limit_and_at_the_one_suggested() -> None:
     # Ten good labels, of which one is unsure, and four bad ones, of which three are.
     rates = [0.0] * 9 + [0.1] + [0.5] * 4
     logprobs = [-0.1 * i for i in range(1, 10)] + [-1.5] + [-0.05, -1.1, -1.2, -1.3]
-    found = calibrate(corpus(rates, logprobs), FilterSettings(min_avg_logprob=-1.15))
+    found = calibrate(both_halves(rates, logprobs), FilterSettings(min_avg_logprob=-1.15))
     assert found is not None
-    assert (found.n_good, found.n_bad) == (10, 4)
+    assert (found.n_good, found.n_bad, found.n_made_from) == (10, 4, 14)
     scores = {score.gate: score for score in found.gates}
     gate = scores["min_avg_logprob"]
     assert gate.at_limit is not None
@@ -50,15 +57,42 @@ def test_a_gate_is_scored_at_its_limit_and_at_the_one_suggested() -> None:
     assert scores["all together"].at_limit == replace(gate.at_limit, limit=None)
     assert "max_no_speech_prob" not in scores
     assert Calibration.from_dict(asdict(found)) == found
-    assert "4 of them bad (28.6 %)" in str(found)
+    assert "4 of them bad (28.6 %);\n  limits are suggested by 14 others" in str(found)
+
+
+def test_a_limit_is_made_on_one_half_and_scored_on_the_other() -> None:
+    rates = [0.0] * 10 + [0.5] * 4
+    made = [-0.1] * 9 + [-0.5] + [-0.4] * 3 + [-0.05]
+    held = [-0.3] * 5 + [-0.05] * 5 + [-0.4] + [-0.05] * 3
+    measures = corpus(2 * rates, made + held)
+    measures.rows["held_out"][len(rates) :] = True
+    found = calibrate(measures, FilterSettings(min_avg_logprob=-9))
+    assert found is not None
+    suggested = {score.gate: score for score in found.gates}["min_avg_logprob"].suggested
+    assert suggested is not None
+    assert asdict(suggested) == {
+        "limit": -0.1,
+        "precision": pytest.approx(1 / 6),  # worse than chance there, and it says so
+        "recall": 0.25,
+        "good_kept": 0.5,
+    }
+
+
+def test_a_calibration_of_an_earlier_version_is_read() -> None:
+    found = calibrate(both_halves([0.0, 0.5], [-0.1, -0.2]), FilterSettings())
+    assert found is not None
+    row = asdict(found)
+    del row["n_made_from"]
+    assert "suggested by the same labels" in str(Calibration.from_dict(row))
 
 
 def test_without_good_and_bad_labels_nothing_can_be_told() -> None:
-    assert calibrate(corpus([0.0, 0.0], [-0.1, -0.2]), FilterSettings()) is None
-    measures = corpus([0.0, 0.5], [-0.1, -0.2])
-    assert calibrate(measures, FilterSettings()) is not None
-    measures.rows["finished"][1] = False
-    assert calibrate(measures, FilterSettings()) is None
+    assert calibrate(both_halves([0.0, 0.0], [-0.1, -0.2]), FilterSettings()) is None
+    for row in (1, 3):  # the bad one of either half
+        measures = both_halves([0.0, 0.5], [-0.1, -0.2])
+        assert calibrate(measures, FilterSettings()) is not None
+        measures.rows["finished"][row] = False
+        assert calibrate(measures, FilterSettings()) is None
 
 
 values = st.floats(0.001, 9) | st.just(float("nan"))
@@ -70,10 +104,11 @@ values = st.floats(0.001, 9) | st.just(float("nan"))
     gate=st.sampled_from(GATES),
 )
 def test_a_suggested_limit_keeps_enough_of_the_good_and_beats_chance(
-    good: list[float], bad: list[float], gate: "object"
+    good: list[float], bad: list[float], gate: Gate
 ) -> None:
     is_bad = np.array([False] * len(good) + [True] * len(bad))
-    score = suggest(gate, np.array(good + bad), is_bad)  # type: ignore[arg-type]
+    values = np.array(good + bad)
+    score = score_at(gate, suggest(gate, values, is_bad), values, is_bad)
     if score is not None:
         assert score.precision is not None
         assert score.good_kept >= GOOD_KEPT - 1e-9

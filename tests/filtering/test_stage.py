@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from distilwhisper.corpus.records import (
     read_verdicts,
     write_manifest,
 )
-from distilwhisper.corpus.store import TornShard, shard_path, write_jsonl
+from distilwhisper.corpus.store import TornShard, shard_path, shard_paths, write_jsonl
 from distilwhisper.filter import FilterSettings, FilterSummary, filter_labels
 from distilwhisper.filtering import groups
 from distilwhisper.run import StageChanged
@@ -108,6 +109,26 @@ def test_another_limit_measures_nothing_again(tmp_path: Path) -> None:
     assert (again.retention, again.calibration) == (lax.retention, lax.calibration)
 
 
+def test_a_shard_of_verdicts_holds_those_of_some_label_shards(tmp_path: Path) -> None:
+    corpus(tmp_path)
+    run(tmp_path)
+    assert len(list((tmp_path / "labels").glob("shard-*"))) == 8
+    sizes = [len(path.read_bytes().splitlines()) for path in shard_paths(tmp_path / "verdicts")]
+    assert sizes == [14, 14, 14, 14, 4]
+
+
+def test_figures_are_drawn_where_they_are_missing(tmp_path: Path) -> None:
+    corpus(tmp_path)
+    first = run(tmp_path, figures=False)
+    figures = tmp_path / "verdicts" / "figures"
+    assert not figures.exists()
+    assert run(tmp_path, figures=True) == first
+    assert len(list(figures.iterdir())) == 3
+    before = {path: path.stat().st_mtime_ns for path in figures.iterdir()}
+    run(tmp_path, figures=True)
+    assert {path: path.stat().st_mtime_ns for path in figures.iterdir()} == before
+
+
 def test_a_shard_rewritten_by_hand_is_measured_anew(tmp_path: Path) -> None:
     corpus(tmp_path)
     first = run(tmp_path)
@@ -156,10 +177,49 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bytes(tmp_path: Path) -> None
             assert process.stdout is not None
             assert process.stdout.readline()  # one file more is written
             process.send_signal(signal.SIGKILL)
-    assert len(list((tmp_path / "killed").glob("shard-*"))) == 2
+    assert len(list((tmp_path / "killed").glob("shard-*"))) == 1
     run(tmp_path, "killed", measures=tmp_path / "k")
     assert contents(tmp_path / "k") == contents(tmp_path / "m")
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds children in /proc")
+def test_a_run_of_many_processes_that_was_killed_leaves_none_and_goes_on(tmp_path: Path) -> None:
+    corpus(tmp_path, n=3000, shard_size=150)
+    run(tmp_path, "whole", measures=tmp_path / "m")
+    program = (
+        "import sys; from pathlib import Path\n"
+        "from distilwhisper.filtering import groups\n"
+        "from distilwhisper.filter import FilterSettings, filter_labels\n"
+        "groups.GROUP_ROWS = 10\n"
+        "t = Path(sys.argv[1])\n"
+        "filter_labels(t / 'train.jsonl', t / 'labels', t / 'killed', FilterSettings(),\n"
+        "              measures=t / 'k', n_processes=2, figures=False)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program, str(tmp_path)]) as process:
+        while not list((tmp_path / "k").rglob("group-*.npz")):
+            assert process.poll() is None
+            time.sleep(0.001)
+        task = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        workers = [Path("/proc") / pid for pid in task.read_text().split()]
+        process.kill()
+    assert len(workers) == 2
+    until = time.monotonic() + 60
+    while any(map(_runs, workers)):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    assert not list((tmp_path / "k").rglob("measures.json"))
+    run(tmp_path, "killed", measures=tmp_path / "k", n_processes=2)
+    assert contents(tmp_path / "k") == contents(tmp_path / "m")
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
+def _runs(process: Path) -> bool:
+    """Tell whether a process does anything; whoever adopts it may leave its entry for a while."""
+    try:
+        return "\nState:\tZ" not in (process / "status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def test_workers_end_with_their_parent(tmp_path: Path) -> None:

@@ -140,15 +140,17 @@ class Label:
             ValueError: a key is missing or its value is of a wrong type.
         """
         row = {**_UNKNOWN_TO_OLD_LABELS, **row}
-        values = {name: _typed(row, name, *kinds) for name, kinds in _LABEL_KINDS.items()}
-        if not set(map(type, values["token_ids"])) <= {int}:
+        for name, kinds in _LABEL_KINDS.items():
+            if type(row.get(name, row)) not in kinds:  # a shortcut: there may be millions of rows
+                _typed(row, name, *kinds)
+        id_, token_ids, *others = map(row.__getitem__, _LABEL_KINDS)
+        if not set(map(type, token_ids)) <= {int}:
             raise ValueError("token_ids must be whole numbers")
-        values["token_ids"] = tuple(values["token_ids"])
-        return cls(**values)
+        return cls(id_, tuple(token_ids), *others)
 
 
 _STRING, _NUMBER = (str, type(None)), (float, int, type(None))
-_LABEL_KINDS: Mapping[str, tuple[type, ...]] = {
+_LABEL_KINDS: Mapping[str, tuple[type, ...]] = {  # in the order of the fields
     "id": (str,),
     "token_ids": (list,),
     "text": (str,),

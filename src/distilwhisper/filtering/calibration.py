@@ -53,15 +53,21 @@ class GateScore:
 class Calibration:
     """All gates against the word error rate.
 
+    Limits are suggested by one half of the labels that have a reference, and all scores are those
+    of the other half. A digest of its id says which half a label is in.
+
     Attributes:
-        n_good: labels with a reference whose errors are within the limit.
+        n_good: labels of the scored half whose errors are within the limit.
         n_bad: those whose errors are not.
         gates: those whose measure is known of any of these labels, and then all together.
+        n_made_from: labels of the half that limits are suggested by; 0 in what earlier versions
+            wrote, which suggested and scored by the same labels.
     """
 
     n_good: int
     n_bad: int
     gates: tuple[GateScore, ...]
+    n_made_from: int
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> "Calibration":
@@ -75,13 +81,15 @@ class Calibration:
             )
             for gate in row["gates"]
         )
-        return cls(row["n_good"], row["n_bad"], gates)
+        return cls(row["n_good"], row["n_bad"], gates, row.get("n_made_from", 0))
 
     def __str__(self) -> str:
         n = self.n_good + self.n_bad
         lines = [
             f"gates without a reference, against the errors of {n} labels that have one, "
-            f"{self.n_bad} of them bad ({_percent(self.n_bad / n)})",
+            f"{self.n_bad} of them bad ({_percent(self.n_bad / n)});",
+            "  limits are suggested by "
+            + (f"{self.n_made_from} others" if self.n_made_from else "the same labels"),
             f"  {'':24}{'as set: limit':>14}{'precision':>11}{'recall':>8}{'good kept':>11}"
             f"{'suggested:':>14}{'precision':>11}{'recall':>8}{'good kept':>11}",
         ]
@@ -101,45 +109,47 @@ def calibrate(measures: Measures, settings: FilterSettings) -> Calibration | Non
         settings: the limits.
 
     Returns:
-        None if there is no good label or no bad one with a reference, so that nothing can be
-        told.
+        None if one of the halves has no good label or no bad one, so that nothing can be told.
     """
     rows = measures.rows
     fixed = ~rows["finished"] | rows["empty_reference"] | rows["empty_label"] | rows["all_capitals"]
     compared = rows["has_label"] & ~rows["has_error"] & rows["has_reference"] & ~fixed
-    bad = above_wer(measures, settings)[compared]
-    if bad.all() or not bad.any():
+    above = above_wer(measures, settings)
+    made, held = compared & ~rows["held_out"], compared & rows["held_out"]
+    if any(above[half].all() or not above[half].any() for half in (made, held)):
         return None
+    bad = above[held]
     scores: list[GateScore] = []
     dropped = np.zeros(len(bad), dtype=bool)
     dropped_if_suggested = dropped.copy()
     for gate in GATES:
-        values = gate.values(measures)[compared]
+        all_values = gate.values(measures)
+        values = all_values[held]
         if np.isnan(values).all():
             continue
         limit = getattr(settings, gate.setting)
         if limit is not None:
             dropped |= gate.beyond(values, limit)
-        suggested = suggest(gate, values, bad)
-        if suggested is not None and suggested.limit is not None:
-            dropped_if_suggested |= gate.beyond(values, suggested.limit)
+        suggested = suggest(gate, all_values[made], above[made])
+        if suggested is not None:
+            dropped_if_suggested |= gate.beyond(values, suggested)
         scores.append(
             GateScore(
                 gate=gate.setting,
                 n_known=int(np.count_nonzero(~np.isnan(values))),
-                at_limit=None if limit is None else _score(gate.beyond(values, limit), bad, limit),
-                suggested=suggested,
+                at_limit=score_at(gate, limit, values, bad),
+                suggested=score_at(gate, suggested, values, bad),
             )
         )
     together = GateScore(
         "all together", len(bad), _score(dropped, bad), _score(dropped_if_suggested, bad)
     )
     n_bad = int(np.count_nonzero(bad))
-    return Calibration(len(bad) - n_bad, n_bad, (*scores, together))
+    return Calibration(len(bad) - n_bad, n_bad, (*scores, together), int(np.count_nonzero(made)))
 
 
-def suggest(gate: Gate, values: Floats, bad: Flags) -> Score | None:
-    """Return the strictest limit that keeps enough of the good labels, and what it does.
+def suggest(gate: Gate, values: Floats, bad: Flags) -> float | None:
+    """Return the strictest limit that keeps enough of the good labels.
 
     Args:
         gate: that the limit is for.
@@ -155,9 +165,14 @@ def suggest(gate: Gate, values: Floats, bad: Flags) -> Score | None:
     if not math.isfinite(edge):
         return None
     limit = _round_outwards(edge, up=gate.is_maximum)
-    score = _score(gate.beyond(values, limit), bad, limit)
-    better = score.precision is not None and score.precision > np.count_nonzero(bad) / len(bad)
-    return score if better else None
+    precision = _score(gate.beyond(values, limit), bad).precision
+    better = precision is not None and precision > np.count_nonzero(bad) / len(bad)
+    return limit if better else None
+
+
+def score_at(gate: Gate, limit: float | None, values: Floats, bad: Flags) -> Score | None:
+    """Return what a gate does at a limit, if there is one, to labels as in :func:`suggest`."""
+    return None if limit is None else _score(gate.beyond(values, limit), bad, limit)
 
 
 def _score(dropped: Flags, bad: Flags, limit: float | None = None) -> Score:

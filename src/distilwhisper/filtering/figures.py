@@ -23,12 +23,14 @@ def draw_retention(retention: Retention, folder: Path, *, max_wer: float) -> lis
         max_wer: the limit that was set, to be marked.
 
     Returns:
-        The files: kept.svg, and where there are references errors.svg and limits.svg.
+        The files, in the order in which they appear: errors.svg and limits.svg where there are
+        references, and then kept.svg.
     """
-    figures = {"kept.svg": _kept(retention)}
+    figures = {}
     if retention.n_judged:
         figures["errors.svg"] = _errors(retention, max_wer)
         figures["limits.svg"] = _limits(retention, max_wer)
+    figures["kept.svg"] = _kept(retention)
     for name, figure in figures.items():
         write_atomic(folder / name, _svg(figure))
     return [folder / name for name in figures]

@@ -1,7 +1,8 @@
 """The measures of a corpus on disk, in groups that any process can make.
 
     FOLDER/KEY/group-00000.npz  the rows of some label shards, in their order, one per label;
-                                utterances without a label come last, in a group of their own
+                                utterances without a label come last, in a group of their own;
+                                each group becomes one shard of verdicts
     FOLDER/KEY/measures.json    how many groups there are; written last
 
 The folder is a cache, by default ``LABELS/.measures``: it may be deleted at any time, and goes
@@ -43,7 +44,7 @@ from distilwhisper.filtering.measures import (
 )
 
 GROUP_ROWS = 8192  # a group takes label shards until it has as many rows
-_VERSION = 1  # of what the numbers mean; part of the key
+_VERSION = 2  # of what the numbers mean; part of the key
 
 
 @dataclass(frozen=True)
@@ -135,16 +136,14 @@ def group_path(folder: Path, number: int) -> Path:
 def measure_group(group: Group) -> None:
     """Measure the labels of a group and write its file."""
     table = MeasureTable()
-    shards: list[int] = []
-    for utterance, label, second in _joined(group, shards):
+    for utterance, label, second in _joined(group):
         table.add(utterance, label, group.language, second)
-    measures = table.measures(shards)
+    measures = table.measures()
     file = io.BytesIO()
     np.savez(
         file,
         rows=measures.rows,
         ids=_as_bytes("\n".join(measures.ids)),
-        shards=np.array(shards, dtype=np.int64),
         names=_as_bytes(json.dumps(dict(measures.names))),
     )
     write_atomic(group.path, file.getvalue())
@@ -169,7 +168,7 @@ def read_groups(folder: Path, n_groups: int, *, n_stray: int) -> Measures:
             part.rows[column] = np.array([*new, -1], dtype=np.int32)[part.rows[column]]
         rows.append(part.rows)
         ids += part.ids
-        sizes += part.shards
+        sizes.append(len(part.rows))
     names = {column: list(known) for column, known in codes.items()}
     return Measures(np.concatenate(rows), ids, sizes, names, n_stray)
 
@@ -191,17 +190,17 @@ def discard_stale(folder: Path, key: str) -> None:
 def _read_group(path: Path) -> Measures:
     try:
         with np.load(path, allow_pickle=False) as file:
-            rows, sizes = file["rows"], file["shards"]
+            rows = file["rows"]
             text, names = (file[name].tobytes().decode("utf-8") for name in ("ids", "names"))
         ids = text.split("\n") if text else []
-        if rows.dtype != ROW or not len(rows) == len(ids) == sizes.sum():
+        if rows.dtype != ROW or len(rows) != len(ids):
             raise ValueError("its columns do not fit")
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise TornShard(
             f"{path} must hold measures of labels, found: {error}; delete the folder "
             f"{path.parent} and run the filter again"
         ) from error
-    return Measures(rows, ids, sizes.tolist(), json.loads(names))
+    return Measures(rows, ids, [len(rows)], json.loads(names))
 
 
 def _parts(sources: Sources) -> Iterator[tuple[list[Path], list[str], list[bytes | None]]]:
@@ -230,17 +229,13 @@ def _parts(sources: Sources) -> Iterator[tuple[list[Path], list[str], list[bytes
         yield [], [], list(left.values())
 
 
-def _joined(
-    group: Group, shards: list[int]
-) -> Iterator[tuple[Utterance, Label | None, Label | None]]:
-    """Yield each utterance with its labels, and note how many there are of each shard."""
+def _joined(group: Group) -> Iterator[tuple[Utterance, Label | None, Label | None]]:
+    """Yield each utterance with its labels."""
     if not group.shards:
-        shards.append(len(group.lines))
         yield from ((_utterance(line), None, None) for line in group.lines if line is not None)
         return
     pairs = zip(group.lines, group.second, strict=True)
     for shard in group.shards:
-        n_known = 0
         for label in labels_of(shard):
             line, other = next(pairs, (b"", None))
             if line is None:
@@ -252,8 +247,6 @@ def _joined(
                     f"utterance, found {label.id!r} where it was not: run the filter again"
                 )
             yield utterance, label, None if other is None else _second_label(other)
-            n_known += 1
-        shards.append(n_known)
 
 
 def _second_label(line: bytes) -> Label:

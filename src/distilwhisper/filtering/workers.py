@@ -5,7 +5,6 @@ no tensors. They end when their parent does.
 """
 
 import json
-import os
 import pickle
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from distilwhisper.filtering.groups import (
     read_groups,
 )
 from distilwhisper.filtering.measures import Measures
+from distilwhisper.run import n_cores
 
 
 def make_measures(sources: Sources, folder: Path, *, n_processes: int | None = None) -> Measures:
@@ -42,8 +42,8 @@ def make_measures(sources: Sources, folder: Path, *, n_processes: int | None = N
         BadManifest, TornShard, DuplicateId, FileNotFoundError: as the records' readers.
         ValueError: the language of a label is unknown.
     """
-    here = folder / sources.key
-    done = here / "measures.json"
+    done = _done_path(sources, folder)
+    here = done.parent
     if not done.exists():
         discard_stale(folder, sources.key)
         plan = Plan(sources, here)
@@ -58,11 +58,9 @@ def make_measures(sources: Sources, folder: Path, *, n_processes: int | None = N
     return read_groups(here, counts["n_groups"], n_stray=counts["n_stray"])
 
 
-def n_cores() -> int:
-    """Return the cores that this process may use, which a container can make fewer."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def is_measured(sources: Sources, folder: Path) -> bool:
+    """Tell whether :func:`make_measures` has nothing to measure."""
+    return _done_path(sources, folder).exists()
 
 
 def work(tasks: BinaryIO, results: BinaryIO) -> None:
@@ -79,6 +77,10 @@ def work(tasks: BinaryIO, results: BinaryIO) -> None:
             error = met
         pickle.dump(error, results)
         results.flush()
+
+
+def _done_path(sources: Sources, folder: Path) -> Path:
+    return folder / sources.key / "measures.json"
 
 
 def _measure_all(groups: Iterable[Group], n_processes: int) -> None:

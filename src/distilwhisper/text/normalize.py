@@ -30,11 +30,11 @@ _MAX_DIGITS = 4_000
 _TOO_MANY_DIGITS = re.compile(rf"(?:\d,?){{{_MAX_DIGITS}}}")
 
 # What white space parts and no rule of the library joins again: letters, with an apostrophe or a
-# hyphen between two of them; or a whole number; or nothing but marks. A filler is taken out, and
-# what an apostrophe then begins joins the word before: "he uh's gone".
+# hyphen between two of them, and "..." before them or not; or a whole number; or nothing but marks.
+# A filler is taken out, and what an apostrophe then begins joins the word before: "he uh's gone".
 _PLAIN_TOKEN = re.compile(
     r"""
-    "* (?: (?!(?:hmm|mm|mhm|mmm|uh|um)') [a-z]+ (?:['-]+[a-z]+)* '?
+    "* (?: (?:\.{3})? (?!(?:hmm|mm|mhm|mmm|uh|um)') [a-z]+ (?:['-]+[a-z]+)* '?
          | [0-9]+ (?:,[0-9]+)* (?:st|nd|rd|th|s)?
          | -* )
     (?!(?:.*\.){4}) [,?!;:".-]*
@@ -164,7 +164,10 @@ class _Tokens(dict[str, str]):
     def __missing__(self, token: str) -> str:
         if not _PLAIN_TOKEN.fullmatch(token):
             raise _NotPlain
-        words = self._rules(token).split()
+        normalised = self._rules(token)
+        words = normalised.split()
+        if words and normalised[0] == " ":  # of "..." before a word the library leaves a space
+            words.insert(0, ".")
         if not _JOINED_WORDS.isdisjoint(words):
             raise _NotPlain
         outcome = " ".join(map(self._word, words))
