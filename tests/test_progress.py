@@ -17,9 +17,9 @@ def test_a_log_tells_how_far_how_fast_and_how_long(
         for _ in range(10):
             clock[0] += 3.0
             advance(10, 36.0)
-    # A line after 21 s, and none in the 9 s behind it.
+    # A line 21 s after the first report, and none in the 6 s behind it.
     assert capsys.readouterr().err == (
-        "label: 70 of 400 utterances, 12.0 h of audio per hour, 2 min left\n"
+        "label: 80 of 400 utterances, 12.0 h of audio per hour, 2 min left\n"
     )
 
 
@@ -29,9 +29,11 @@ def test_hours_are_told_as_hours_and_no_speed_where_there_is_no_sound(
     clock = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     with progress_bar("train", 1000, "steps") as advance:
-        clock[0] = 100.0
+        clock[0] = 500.0  # loading takes none of the steps' time
+        advance(20)  # found done
+        clock[0] = 600.0
         advance(10)
-    assert capsys.readouterr().err == "train: 10 of 1000 steps, 2 h 45 min left\n"
+    assert capsys.readouterr().err == "train: 30 of 1000 steps, 2 h 42 min left\n"
 
 
 def test_a_terminal_shows_the_speed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,17 +81,25 @@ class _SpeedColumn(ProgressColumn):
 
 
 class _Lines:
-    """Progress for logs: a line when some time has passed."""
+    """Progress for logs: a line when some time has passed.
+
+    The clock starts at the first report: what came before it was loading, or found done.
+    """
 
     def __init__(self, label: str, total: float, unit: str) -> None:
         self.label, self.total, self.unit = label, total, unit
-        self.done = self.audio_s = 0.0
-        self.began = self.last = time.monotonic()
+        self.done = self.done_before = self.audio_s = 0.0
+        self.began: float | None = None
+        self.last = 0.0
 
     def __call__(self, n: float, audio_s: float = 0.0) -> None:
         self.done += n
-        self.audio_s += audio_s
         now = time.monotonic()
+        if self.began is None:
+            self.began = self.last = now
+            self.done_before = self.done
+            return
+        self.audio_s += audio_s
         if now - self.last < SECONDS_BETWEEN_LINES:
             return
         self.last = now
@@ -99,7 +107,7 @@ class _Lines:
         parts = [
             f"{self.label}: {self.done:.0f} of {self.total:.0f} {self.unit}",
             _speed(self.audio_s, elapsed_s),
-            _left(self.done, self.total, elapsed_s),
+            _left(self.done - self.done_before, self.total - self.done, elapsed_s),
         ]
         say(", ".join(part for part in parts if part))
 
@@ -110,10 +118,10 @@ def _speed(audio_s: float, elapsed_s: float) -> str:
     return f"{audio_s / elapsed_s:.1f} h of audio per hour"
 
 
-def _left(done: float, total: float, elapsed_s: float) -> str:
-    """Return the time left if the rest goes on as the part that is done."""
+def _left(done: float, left: float, elapsed_s: float) -> str:
+    """Return the time left if the rest goes on as what was done in the time."""
     if not done:
         return ""
-    minutes = math.ceil((total - done) * elapsed_s / done / 60)
+    minutes = math.ceil(left * elapsed_s / done / 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min left" if hours else f"{minutes} min left"

@@ -166,10 +166,11 @@ class Trainer:
         trained = self._trained()
         optimizer = self._optimizer(trained)
         progress = self._resume(trained, optimizer)
-        if on_steps:
-            on_steps(progress.step)
+        report = on_steps or _ignore
         if progress.step < self.settings.steps:
-            progress = self._learn(progress, trained, optimizer, on_steps or _ignore)
+            progress = self._learn(progress, trained, optimizer, report)
+        else:
+            report(progress.step)
         self._take_best(trained)
         self.ranks.wait()
         if self.ranks.is_first:
@@ -190,6 +191,7 @@ class Trainer:
         log = MetricsLog(self.out / "metrics.jsonl") if self.ranks.is_first else None
         if log:
             log.truncate_after(first)
+        on_steps(first)
         began = time.perf_counter()
         try:
             for step in range(first, settings.steps):
