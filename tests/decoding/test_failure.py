@@ -1,8 +1,11 @@
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from corpora import noise
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,7 +19,9 @@ from distilwhisper.decoding.failure import (
     why_failed,
 )
 from distilwhisper.decoding.settings import DecodingSettings
+from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.decoding.windows import DecodedWindow, Window, WindowRequest
+from distilwhisper.model.hardware import Hardware
 
 SETTINGS = DecodingSettings()
 REQUEST = WindowRequest(Window(torch.zeros(80, 10), 1600), (5, 6), seed=3)
@@ -125,6 +130,64 @@ def test_silence_is_no_speech_and_a_text_that_is_not_likely() -> None:
     assert not is_silence(SILENT, replace(SETTINGS, no_speech_threshold=None))
     # Without a threshold for the text, no-speech alone decides.
     assert is_silence(replace(SILENT, avg_logprob=-0.1), replace(SETTINGS, logprob_threshold=None))
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        UNLIKELY,
+        LOOPING,
+        SILENT,
+        replace(GOOD, text=""),
+        replace(GOOD, finished=False),
+        replace(GOOD, text="go on " * 6),
+    ],
+)
+def test_a_cut_window_gets_its_silence_back_before_it_is_tried_hotter(
+    broken: DecodedWindow,
+) -> None:
+    whole = torch.zeros(80, 30)
+    cut = Window(whole[:, :10], 1600, whole_mel=whole)
+    cut.encoder_states = torch.zeros(5, 4)
+    task = decode_with_fallback(WindowRequest(cut), SETTINGS)
+    assert next(task) == WindowRequest(cut)
+    again = task.send(broken)
+    assert again == WindowRequest(cut)
+    assert cut.mel is whole
+    assert cut.encoder_states is None
+    assert task.send(UNLIKELY).temperature == SETTINGS.temperatures[1]
+    assert task.send(UNLIKELY).temperature == SETTINGS.temperatures[2]
+
+
+def test_a_cut_window_that_is_believed_stays_cut() -> None:
+    cut = Window(torch.zeros(80, 10), 1600, whole_mel=torch.zeros(80, 30))
+    task = decode_with_fallback(WindowRequest(cut), SETTINGS)
+    next(task)
+    with pytest.raises(StopIteration) as stop:
+        task.send(GOOD)
+    assert stop.value.value == Judged(GOOD, None)
+    assert cut.whole_mel is not None
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_what_less_context_breaks_is_heard_as_with_all_of_it(
+    tiny_model: Path, batch_size: int
+) -> None:
+    """A random model finds no end, whatever it hears."""
+    pieces = [noise(0.3 + seed, seed=seed) for seed in range(3)]
+    settings = DecodingSettings(temperatures=(0.0,), batch_size=batch_size, max_new_tokens=6)
+    model, on_cpu = str(tiny_model), Hardware("cpu", "float32")
+    whole = Transcriber.from_model(model, settings, on_cpu)
+    short = Transcriber.from_model(model, replace(settings, context_margin_s=0.2), on_cpu)
+    assert short.decode(pieces) == whole.decode(pieces)
+    assert short.counts.tokens == 2 * whole.counts.tokens > 0
+    recording = np.concatenate(pieces)
+    for long_form in ("chunked", "sequential"):
+        wanted, found = (
+            replace(one, settings=replace(one.settings, long_form=long_form)).transcribe(recording)
+            for one in (whole, short)
+        )
+        assert found == wanted
 
 
 def test_silence_is_not_tried_again() -> None:

@@ -6,12 +6,11 @@ from dataclasses import replace
 import numpy as np
 
 from distilwhisper.decoding.chunks import Chunk
-from distilwhisper.decoding.failure import Judged, decode_with_fallback, is_silence, repeats
+from distilwhisper.decoding.failure import Judged, decode_with_fallback, is_silence, loops
 from distilwhisper.decoding.heard import HeardWindow, hear
 from distilwhisper.decoding.segments import TimedSegment, split_segments
-from distilwhisper.decoding.windows import DecodedWindow, Task, WindowDecoder, WindowRequest
+from distilwhisper.decoding.windows import Task, WindowDecoder, WindowRequest
 from distilwhisper.speech.audio import Samples, samples_to_seconds, seconds_to_samples
-from distilwhisper.text.normalize import uses_spaces
 
 # Halves of a failed chunk share this much, and a chunk is not cut when they would be shorter.
 HALVES_SHARE_S = 4.0
@@ -123,9 +122,3 @@ def _attempt(
         )
     heard = hear(decoder, window, decoded, segments, start_s=start_s, end_s=end_s)
     return heard, judged.failure is not None
-
-
-def loops(window: DecodedWindow) -> str | None:
-    """Return how a window's text repeats itself, if it does."""
-    words = window.text.split() if uses_spaces(window.language) else list(window.text)
-    return "a phrase repeated over and over" if repeats(words) else None

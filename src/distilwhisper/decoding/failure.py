@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.windows import DecodedWindow, Task, WindowRequest
+from distilwhisper.text.normalize import uses_spaces
 
 MAX_REPEATS = 4  # a phrase said more often than this in a row is a loop
 MAX_PHRASE_WORDS = 8
@@ -31,6 +32,8 @@ def decode_with_fallback(
 ) -> Task[Judged]:
     """Decode a window at one temperature after the other until its text is to be believed.
 
+    A window whose silence was cut off gets it back, for good, before it is tried any hotter.
+
     Args:
         request: its temperature is replaced.
         settings: temperatures and thresholds.
@@ -42,6 +45,9 @@ def decode_with_fallback(
     failure = None
     for temperature in settings.temperatures:
         window = yield replace(request, temperature=temperature)
+        if request.window.whole_mel is not None and needs_whole(window, settings):
+            request.window.uncut()
+            window = yield replace(request, temperature=temperature)
         failure = why_failed(window, settings) or (stricter(window) if stricter else None)
         if failure is None:
             break
@@ -60,12 +66,33 @@ def why_failed(window: DecodedWindow, settings: DecodingSettings) -> str | None:
     return None
 
 
+def needs_whole(window: DecodedWindow, settings: DecodingSettings) -> bool:
+    """Return whether less than 30 s of context may be why a window's text is what it is.
+
+    Models that never saw less break in all of these ways: they loop, until the text is cut off or
+    the thresholds are failed, or they hear nothing.
+    """
+    return (
+        not window.finished
+        or not window.text
+        or is_silence(window, settings)
+        or loops(window) is not None
+        or why_failed(window, settings) is not None
+    )
+
+
 def is_silence(window: DecodedWindow, settings: DecodingSettings) -> bool:
     """Return whether nobody speaks: no-speech is likely, and the text is not."""
     likely, logprob = settings.no_speech_threshold, settings.logprob_threshold
     if likely is None or not window.no_speech_prob > likely:  # it may be unknown: nan
         return False
     return logprob is None or window.avg_logprob <= logprob
+
+
+def loops(window: DecodedWindow) -> str | None:
+    """Return how a window's text repeats itself, if it does."""
+    words = window.text.split() if uses_spaces(window.language) else list(window.text)
+    return "a phrase repeated over and over" if repeats(words) else None
 
 
 def repeats(words: Sequence[str]) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from distilwhisper.decoding.failure import decode_with_fallback, is_silence
 from distilwhisper.decoding.heard import HeardWindow, hear
 from distilwhisper.decoding.segments import TimedSegment
-from distilwhisper.decoding.windows import Task, Window, WindowDecoder, WindowRequest
+from distilwhisper.decoding.windows import Task, WindowDecoder, WindowRequest
 from distilwhisper.speech.audio import HOP_SAMPLES, SAMPLE_RATE_HZ
 from distilwhisper.speech.mel import RecordingMel
 from distilwhisper.speech.vad import Span
@@ -56,7 +56,7 @@ def decode_sequentially(
             if not n_frames:
                 break
             n_samples = n_frames * HOP_SAMPLES
-            window = Window(decoder.cut_context(frames, n_samples), n_samples, language)
+            window = decoder.window_of(frames, n_samples, language=language)
             previous = tokenizer.previous_ids(said, hotwords=hotwords)
             request = WindowRequest(window, tuple(previous), seed=settings.seed + seek)
             judged = yield from decode_with_fallback(request, settings)

@@ -63,7 +63,9 @@ class DecodingSettings:
     exit_confidence: float | None = None
     """Leave the decoder after the first layer this sure of its token; none: use all layers."""
     context_margin_s: float | None = None
-    """Encode a window's sound and this much silence behind it, instead of 30 s; none: 30 s."""
+    """Encode a window's sound and this much silence behind it, instead of 30 s; none: 30 s. A
+    window that says nothing so, repeats itself, finds no end or fails a threshold is decoded again
+    with 30 s before it is tried any hotter. What else shorter context breaks is not found out."""
 
     def __post_init__(self) -> None:
         faults = [fault for fault in self._faults() if fault]

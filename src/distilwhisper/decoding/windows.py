@@ -41,8 +41,15 @@ class Window:
     mel: Float[Tensor, "n_mels frames"]
     n_samples: int  # of the sound; the rest of the frames is silence
     language: str | None = None  # a code; none: detected when it is first decoded
+    whole_mel: Float[Tensor, "n_mels whole"] | None = field(default=None, repr=False)  # if cut
     encoder_states: Float[Tensor, "frames width"] | None = field(default=None, repr=False)
     draft_states: Float[Tensor, "frames width"] | None = field(default=None, repr=False)
+
+    def uncut(self) -> None:
+        """Put back the silence that was cut off; a language that was detected stays."""
+        assert self.whole_mel is not None
+        self.mel, self.whole_mel = self.whole_mel, None
+        self.encoder_states = self.draft_states = None
 
 
 @dataclass(frozen=True)
@@ -131,17 +138,25 @@ class WindowDecoder:
         """
         model = self.checkpoint.model
         mel = log_mel(stack_windows([samples]).to(model.device), n_mels=model.config.n_mels)[0]
-        return Window(self.cut_context(mel, len(samples)), len(samples), language)
+        return self.window_of(mel, len(samples), language=language)
 
-    def cut_context(
-        self, mel: Float[Tensor, "n_mels frames"], n_samples: int
-    ) -> Float[Tensor, "n_mels kept"]:
-        """Leave out the frames behind the sound that the settings do without."""
+    def window_of(
+        self, mel: Float[Tensor, "n_mels frames"], n_samples: int, *, language: str | None
+    ) -> Window:
+        """Return a window of a log-mel of 30 s, cut as the settings say.
+
+        Args:
+            mel: of the sound and the silence behind it.
+            n_samples: of the sound.
+            language: a code; none: to be detected.
+        """
         margin_s = self.settings.context_margin_s
-        if margin_s is None:
-            return mel
-        n_frames = -(-n_samples // HOP_SAMPLES) + round(margin_s * SAMPLE_RATE_HZ / HOP_SAMPLES)
-        return mel[:, : min(n_frames + n_frames % 2, FRAMES_PER_WINDOW)]
+        if margin_s is not None:
+            n_frames = -(-n_samples // HOP_SAMPLES) + round(margin_s * SAMPLE_RATE_HZ / HOP_SAMPLES)
+            n_frames += n_frames % 2
+            if n_frames < FRAMES_PER_WINDOW:
+                return Window(mel[:, :n_frames], n_samples, language, whole_mel=mel)
+        return Window(mel, n_samples, language)
 
     def run(self, tasks: Iterable["Task[T]"]) -> Iterator[tuple[int, T]]:
         """Run tasks side by side.
