@@ -158,6 +158,7 @@ def test_silence_stays_silent(tmp_path: Path) -> None:
 # Masks
 
 
+@pytest.mark.slow
 @pytest.mark.reference
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.05, 0.5, 1.0])
 @pytest.mark.parametrize(("n_places", "length", "least"), [(3000, 10, 2), (80, 10, 0), (40, 30, 2)])
