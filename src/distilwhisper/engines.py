@@ -13,10 +13,14 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import torch
 
+from distilwhisper.corpus.records import Manifest, Utterance
+from distilwhisper.decoding.settings import DecodingSettings
+from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.progress import Advance, say
 
@@ -45,6 +49,47 @@ class ShardJob(Protocol[Result_co]):
         stage wants to know of it, picklable.
         """
         ...
+
+
+@dataclass(frozen=True)
+class DecodingJob:
+    """A model at work on a manifest's utterances, a fixed number of them to a shard.
+
+    What every process must know of it; a stage adds what it writes of a shard.
+    """
+
+    manifest: Manifest
+    model: Path
+    out: Path
+    decoding: DecodingSettings
+    shard_size: int
+    hardware: Hardware
+    draft: Path | None
+
+    @property
+    def n_shards(self) -> int:
+        """How many shards the manifest makes."""
+        return -(-len(self.manifest.utterances) // self.shard_size)
+
+    def shard(self, number: int) -> Sequence[Utterance]:
+        """Return the utterances of one shard."""
+        at = number * self.shard_size
+        return self.manifest.utterances[at : at + self.shard_size]
+
+    def load(self) -> Transcriber:
+        """Load the model, and see that it knows the utterances' languages.
+
+        Raises:
+            ValueError: it does not know one of them.
+        """
+        transcriber = Transcriber.from_model(
+            str(self.model),
+            self.decoding,
+            self.hardware,
+            draft=None if self.draft is None else str(self.draft),
+        )
+        transcriber.check_languages({u.id: u.language for u in self.manifest.utterances})
+        return transcriber
 
 
 class ShardFailed(RuntimeError):

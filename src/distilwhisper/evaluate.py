@@ -33,7 +33,7 @@ from distilwhisper.corpus.store import (
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.slots import Counts
 from distilwhisper.decoding.transcriber import Transcriber
-from distilwhisper.engines import EngineSettings, run_shards
+from distilwhisper.engines import DecodingJob, EngineSettings, run_shards
 from distilwhisper.model.checkpoint import count_parameters
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import resolve_model
@@ -139,7 +139,8 @@ def evaluate_model(
         manifest=manifest,
         model=folder.absolute(),
         out=out.absolute(),
-        settings=settings,
+        decoding=settings.decoding,
+        shard_size=settings.shard_size,
         hardware=hardware,
         draft=None if draft is None else resolve_model(draft).absolute(),
     )
@@ -238,25 +239,8 @@ def _decode_missing(job: "EvaluateJob", engine: EngineSettings) -> None:
 
 
 @dataclass(frozen=True)
-class EvaluateJob:
+class EvaluateJob(DecodingJob):
     """What every process that evaluates must know; an engine's job."""
-
-    manifest: Manifest
-    model: Path
-    out: Path
-    settings: EvaluateSettings
-    hardware: Hardware
-    draft: Path | None
-
-    @property
-    def n_shards(self) -> int:
-        """How many shards the manifest makes."""
-        return -(-len(self.manifest.utterances) // self.settings.shard_size)
-
-    def shard(self, number: int) -> Sequence[Utterance]:
-        """Return the utterances of one shard."""
-        at = number * self.settings.shard_size
-        return self.manifest.utterances[at : at + self.settings.shard_size]
 
     def is_done(self, number: int) -> bool:
         """Tell whether a shard is there, with its timing."""
@@ -264,13 +248,7 @@ class EvaluateJob:
 
     def start(self) -> Callable[[int, Advance], None]:
         """Load the model and warm it up; return what decodes a shard."""
-        transcriber = Transcriber.from_model(
-            str(self.model),
-            self.settings.decoding,
-            self.hardware,
-            draft=None if self.draft is None else str(self.draft),
-        )
-        transcriber.check_languages({u.id: u.language for u in self.manifest.utterances})
+        transcriber = self.load()
         _warm_up(transcriber)
         return partial(self._write, transcriber)
 

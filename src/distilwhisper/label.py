@@ -30,7 +30,7 @@ from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.slots import Counts
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.decoding.windows import DecodedWindow
-from distilwhisper.engines import EngineSettings, run_shards
+from distilwhisper.engines import DecodingJob, EngineSettings, run_shards
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import resolve_model
 from distilwhisper.progress import Advance, progress_bar, say
@@ -114,11 +114,13 @@ def label_manifest(
     folder = resolve_model(teacher)
     job = LabelJob(
         manifest=manifest,
-        teacher=folder.absolute(),
+        model=folder.absolute(),
         out=out.absolute(),
-        settings=settings,
+        decoding=settings.decoding,
+        shard_size=settings.shard_size,
         hardware=hardware,
         draft=None if draft is None else resolve_model(draft).absolute(),
+        pack=settings.pack,
     )
     shards = [i for i in range(job.n_shards) if part is None or part.holds(i)]
     with lock_folder(out, part):
@@ -150,25 +152,10 @@ def label_manifest(
 
 
 @dataclass(frozen=True)
-class LabelJob:
+class LabelJob(DecodingJob):
     """What every process that labels must know; an engine's job."""
 
-    manifest: Manifest
-    teacher: Path
-    out: Path
-    settings: LabelSettings
-    hardware: Hardware
-    draft: Path | None
-
-    @property
-    def n_shards(self) -> int:
-        """How many shards the manifest makes."""
-        return -(-len(self.manifest.utterances) // self.settings.shard_size)
-
-    def shard(self, number: int) -> Sequence[Utterance]:
-        """Return the utterances of one shard."""
-        at = number * self.settings.shard_size
-        return self.manifest.utterances[at : at + self.settings.shard_size]
+    pack: bool
 
     def left(self, number: int) -> list[Utterance]:
         """Return the utterances of one shard that have no label yet."""
@@ -177,14 +164,7 @@ class LabelJob:
 
     def start(self) -> Callable[[int, Advance], Counts]:
         """Load the teacher; return what labels a shard and says what decoding it cost."""
-        transcriber = Transcriber.from_model(
-            str(self.teacher),
-            self.settings.decoding,
-            self.hardware,
-            draft=None if self.draft is None else str(self.draft),
-        )
-        transcriber.check_languages({u.id: u.language for u in self.manifest.utterances})
-        return partial(self._write, transcriber)
+        return partial(self._write, self.load())
 
     def _write(self, transcriber: Transcriber, number: int, on_progress: Advance) -> Counts:
         before = transcriber.counts
@@ -194,7 +174,7 @@ class LabelJob:
             transcriber,
             self.manifest,
             self.left(number),
-            pack=self.settings.pack,
+            pack=self.pack,
             on_progress=on_progress,
         )
         rows |= {label.id: label.to_dict() for label in labels}
