@@ -46,8 +46,8 @@ def read_lhotse(source: Path) -> Found:
     manifests = lhotse_files(source)
     if not manifests:
         raise BadSource(
-            f"{source} must be or hold Lhotse's cuts or recordings, NAMEcutsNAME.jsonl.gz or "
-            "NAMErecordingsNAME.jsonl.gz, found none; of recordings name the folder"
+            f"{source} must be or hold Lhotse's cuts or recordings (files called *cuts*.jsonl.gz "
+            "or *recordings*.jsonl.gz, or without .gz), found none; of recordings name the folder"
         )
     for manifest in manifests:
         yield from _cuts(manifest) if "cuts" in manifest.name else _recordings(manifest)
