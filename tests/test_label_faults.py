@@ -208,6 +208,9 @@ def test_a_full_disk_is_said_and_the_run_goes_on_afterwards(
     manifest, out, whole = corpus(tmp_path, 6), tmp_path / "labels", tmp_path / "whole"
     label(manifest, tiny_model, whole)
     largest = max(len(data) for data in shard_bytes(whole).values())
+    label(manifest, tiny_model, out)  # for its stage.json, which is larger than a shard
+    for shard in shard_paths(out):
+        shard.unlink()
     code = "from distilwhisper.cli import main; main()"
     full = subprocess.run(
         [sys.executable, "-c", code, *arguments(manifest, tiny_model, out)],
