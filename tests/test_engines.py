@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from corpora import bad_utterances, corpus, hearing_model
+from corpora import bad_utterances, corpus, hearing_model, snapshot
 
 from distilwhisper.corpus.store import shard_path, shard_paths, write_atomic
 from distilwhisper.decoding.settings import DecodingSettings
@@ -18,6 +18,7 @@ from distilwhisper.engines import EngineSettings, NoWorkers, ShardFailed, run_sh
 from distilwhisper.evaluate import EvaluateSettings, evaluate_model
 from distilwhisper.label import LabelSettings, label_manifest
 from distilwhisper.model.hardware import Hardware
+from distilwhisper.progress import Advance
 
 CPU = Hardware(device="cpu", dtype="float32")
 DECODING = DecodingSettings(max_new_tokens=8, batch_size=3, temperatures=(0.0,))
@@ -33,21 +34,32 @@ class Job:
     fault: str = "raise"
     unfit: bool = False
 
-    def start(self) -> Callable[[int, Callable[[int], None]], int]:
+    def start(self) -> Callable[[int, Advance], int]:
         if self.unfit:
             raise ValueError("the draft does not fit")
         return self.write
 
-    def write(self, shard: int, on_progress: Callable[[int], None]) -> int:
+    def write(self, shard: int, on_progress: Advance) -> int:
         (self.out / f"attempt-{shard}-{time.time_ns()}").touch()
         if shard == self.poisoned:
             if self.fault == "die":
                 os.kill(os.getpid(), signal.SIGKILL)
             raise ValueError("poison in the shard")
-        on_progress(1)
-        on_progress(2)
+        on_progress(1, 2.5)
+        on_progress(2, 0.5)
         write_atomic(self.out / str(shard), str(shard))
         return 10 * shard
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {name: data for name, (_, data) in snapshot(folder).items()}
+
+
+class Told(list[tuple[float, float]]):
+    """What was reported: utterances, and seconds of their sound."""
+
+    def __call__(self, n: float, audio_s: float = 0.0) -> None:
+        self.append((n, audio_s))
 
 
 def attempts(out: Path, shard: int) -> int:
@@ -55,23 +67,23 @@ def attempts(out: Path, shard: int) -> int:
 
 
 def test_the_local_engine_writes_in_order_and_reports_as_it_goes(tmp_path: Path) -> None:
-    progress: list[int] = []
-    done = run_shards(Job(tmp_path), [3, 1], EngineSettings(), on_progress=progress.append)
+    progress = Told()
+    done = run_shards(Job(tmp_path), [3, 1], EngineSettings(), on_progress=progress)
     assert next(done) == 30
-    assert progress == [1, 2]
+    assert progress == [(1, 2.5), (2, 0.5)]
     assert list(done) == [10]
     assert (tmp_path / "3").read_text() == "3"
 
 
 def test_nothing_to_do_starts_nothing(tmp_path: Path) -> None:
     job = Job(tmp_path, unfit=True)
-    assert list(run_shards(job, [], RAY, on_progress=print)) == []
+    assert list(run_shards(job, [], RAY, on_progress=Told())) == []
 
 
 def test_the_local_engine_raises_what_the_job_raises(tmp_path: Path) -> None:
     job = Job(tmp_path, poisoned=1)
     with pytest.raises(ValueError, match="poison"):
-        list(run_shards(job, [0, 1], EngineSettings(), on_progress=lambda n: None))
+        list(run_shards(job, [0, 1], EngineSettings(), on_progress=Told()))
     assert (tmp_path / "0").exists()
 
 
@@ -161,9 +173,7 @@ def test_a_cluster_that_loses_a_worker_labels_to_the_same_bytes(
     alone = label_manifest(manifest, str(teacher), whole, settings, hardware=CPU)
     assert spread == alone
     assert len(spread.failed) == 3
-    assert {p.name: p.read_bytes() for p in out.iterdir()} == {
-        p.name: p.read_bytes() for p in whole.iterdir()
-    }
+    assert contents(out) == contents(whole)
 
 
 @pytest.mark.slow
@@ -197,7 +207,7 @@ def test_a_shard_that_keeps_failing_ends_the_run_by_name(
     job = Job(tmp_path, poisoned=2, fault=fault)
     engine = replace(RAY, max_attempts=2)
     with pytest.raises(ShardFailed, match=rf"(?s)shard 2 failed 2 times.*{reason}"):
-        list(run_shards(job, range(40), engine, on_progress=lambda n: None))
+        list(run_shards(job, range(40), engine, on_progress=Told()))
     assert attempts(tmp_path, 2) == 2
     # What others have finished is there, and is not made again.
     for path in tmp_path.glob("[0-9]*"):
@@ -208,21 +218,21 @@ def test_a_shard_that_keeps_failing_ends_the_run_by_name(
 def test_a_job_that_cannot_start_says_why(tmp_path: Path, cluster: str) -> None:
     engine = replace(RAY, n_workers=1, max_attempts=1)
     with pytest.raises(ShardFailed, match=r"before its first shard .*the draft does not fit"):
-        list(run_shards(Job(tmp_path, unfit=True), [0], engine, on_progress=lambda n: None))
+        list(run_shards(Job(tmp_path, unfit=True), [0], engine, on_progress=Told()))
 
 
 @pytest.mark.slow
 def test_a_cluster_without_room_says_what_is_missing(tmp_path: Path, cluster: str) -> None:
     engine = replace(RAY, gpus_per_worker=1, start_timeout_s=2)
     with pytest.raises(NoWorkers, match=r"0\.5 CPU and 1 GPU; the cluster has 2 CPU and 0 GPU"):
-        list(run_shards(Job(tmp_path), [0], engine, on_progress=lambda n: None))
+        list(run_shards(Job(tmp_path), [0], engine, on_progress=Told()))
 
 
 @pytest.mark.slow
 def test_every_shard_is_written_once_and_counted_once(tmp_path: Path, cluster: str) -> None:
-    progress: list[int] = []
+    progress = Told()
     engine = replace(RAY, n_workers=0)
-    done = sorted(run_shards(Job(tmp_path), range(30), engine, on_progress=progress.append))
+    done = sorted(run_shards(Job(tmp_path), range(30), engine, on_progress=progress))
     assert done == [10 * i for i in range(30)]
-    assert progress == [3] * 30
+    assert progress == [(3, 3.0)] * 30
     assert all(attempts(tmp_path, i) == 1 for i in range(30))

@@ -173,6 +173,8 @@ def test_a_stage_and_all_behind_it_can_be_done_again(work: Workplace) -> None:
     assert set(after) == set(before)
     untouched = ("labels/", "student-init/", "student/", "train/", "stages/")
     for name in after:
+        if name == "student/README.md":  # says what was measured
+            continue
         if name.startswith(untouched):
             assert after[name] == before[name], name
         elif name.startswith(("transcripts/", "eval/", "long/")):
