@@ -58,6 +58,7 @@ from distilwhisper.decoding.windows import GPU_ADMIT_SHARE
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.roofline import window_s
 from distilwhisper.model.whisper import Whisper, WhisperConfig, sinusoids
+from distilwhisper.plan import model_sizes
 from distilwhisper.speech.audio import WINDOW_S
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -127,17 +128,7 @@ class Scale:
 
 LARGE_V2 = Scale(
     "large-v2",
-    WhisperConfig(
-        vocab_size=51865,
-        n_mels=80,
-        width=1280,
-        encoder_layers=32,
-        encoder_heads=20,
-        encoder_ffn=5120,
-        decoder_layers=32,
-        decoder_heads=20,
-        decoder_ffn=5120,
-    ),
+    model_sizes("openai/whisper-large-v2"),
     n_text=50257,
     batch=64,
     draft_batches=(1, 16, 64),

@@ -45,6 +45,7 @@ from distilwhisper.model.checkpoint import Checkpoint
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.layout import ModelFiles
 from distilwhisper.model.whisper import Whisper, WhisperConfig, sinusoids
+from distilwhisper.plan import model_sizes
 from distilwhisper.student import StudentSettings, build_student
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -52,17 +53,7 @@ SEED = 0
 N_ROUNDS = 5
 SIDES = (PUBLISHED, OURS, CACHED)
 
-LARGE_V2 = WhisperConfig(
-    vocab_size=51865,
-    n_mels=80,
-    width=1280,
-    encoder_layers=32,
-    encoder_heads=20,
-    encoder_ffn=5120,
-    decoder_layers=32,
-    decoder_heads=20,
-    decoder_ffn=5120,
-)
+LARGE_V2 = model_sizes("openai/whisper-large-v2")
 TINY = WhisperConfig(
     vocab_size=400,
     n_mels=8,

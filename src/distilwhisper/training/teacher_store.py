@@ -8,7 +8,6 @@ those that the run will draw are kept, each once.
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,11 +121,6 @@ class TeacherStore:
             with safe_open(shard_file(self.folder, index), framework="pt") as file:
                 found.append(file.get_tensor(name))
         return torch.cat(found)
-
-    def remove(self) -> None:
-        """Delete the store."""
-        if self.folder.exists():
-            shutil.rmtree(self.folder)
 
 
 def _names(indices: Sequence[int], tokens: TokenBatch) -> list[str]:
