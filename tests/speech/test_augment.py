@@ -45,8 +45,11 @@ def test_nothing_happens_by_default() -> None:
     assert replace(drawn, seed=0) == Augmentation()
     for name in ("speed_probability", "noise_probability", "short_context_probability"):
         assert AugmentSettings(**{name: 0.1}).is_on
+        of_both = name != "short_context_probability"
+        assert AugmentSettings(**{name: 0.1}).changes_sound == of_both
     for name in ("time_mask_share", "frequency_mask_share"):
         assert AugmentSettings(**{name: 0.1}).is_on
+        assert AugmentSettings(**{name: 0.1}).changes_sound
 
 
 def test_draws_are_as_frequent_as_asked_and_alone_the_same_as_together() -> None:
@@ -104,7 +107,8 @@ def test_settings_that_make_no_sense_are_refused_together() -> None:
         {"speed_factors": ()},
         {"speed_factors": (0.0,)},
         {"time_mask_frames": 0},
-        {"short_context_margin_s": -1.0},
+        {"short_context_margin_s": (-1.0, 1.0)},
+        {"short_context_margin_s": (2.0, 1.0)},
     ):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             AugmentSettings(**wrong)  # type: ignore[arg-type]

@@ -18,7 +18,6 @@ from distilwhisper.speech.augment import AugmentSettings
 from distilwhisper.speech.mel import log_mel, stack_windows
 from distilwhisper.student import StudentSettings, build_student
 from distilwhisper.text.tokens import Tokenizer
-from distilwhisper.training.inputs import SoundReader
 from distilwhisper.training.loop import Trainer, TrainingData
 from distilwhisper.training.settings import TrainingSettings
 
@@ -147,6 +146,7 @@ def test_settings_of_the_input_that_make_no_sense_are_refused_together(
         TrainingSettings(cache_encoder=True, augment=AugmentSettings(time_mask_share=0.05))
     with pytest.raises(ValueError, match="as does cache_teacher: switch it off"):
         TrainingSettings(cache_teacher=True, augment=AugmentSettings(noise_probability=0.5))
+    assert TrainingSettings(cache_encoder=True, cache_teacher=True, augment=SHORT).augment.is_on
     with pytest.raises(ValueError, match="weights of 'a' and utterances of 'a', 'b'"):
         make_trainer(model, corpus, tmp_path, source_weights=(("a", 1.0),))
 
@@ -155,11 +155,7 @@ def test_settings_of_the_input_that_make_no_sense_are_refused_together(
 
 
 def heard(trainer: Trainer, drawn: list[Drawn]) -> torch.Tensor:
-    reader = SoundReader(trainer.inputs, iter([drawn]), n_threads=2)
-    try:
-        return trainer._source(reader).heard(drawn).student
-    finally:
-        reader.close()
+    return trainer._source().heard(drawn, [trainer.inputs.sound(d) for d in drawn]).student
 
 
 def states(trainer: Trainer, drawn: Drawn) -> torch.Tensor:
@@ -200,24 +196,107 @@ def test_faster_sound_has_earlier_times(model: Path, corpus: Path, tmp_path: Pat
         assert times == {trainer.tokenizer.timestamp_id(t) for t in (0.0, 0.4)}
 
 
-def test_short_contexts_leave_out_silence_alone_and_go_through_together(
+# Short contexts
+
+
+SHORT = AugmentSettings(short_context_probability=1.0, short_context_margin_s=(0.5, 2.5))
+
+
+def whole_mel(trainer: Trainer, drawn: Drawn) -> torch.Tensor:
+    utterance = trainer.data.examples[drawn.example].utterances[0]
+    samples = load_samples(trainer.data.manifest.audio_source(utterance))
+    return log_mel(stack_windows([samples]), n_mels=80)
+
+
+def n_frames(trainer: Trainer, drawn: Drawn) -> int:
+    return trainer.inputs.augmentation(drawn).n_frames
+
+
+def estranged(trainer: Trainer) -> Trainer:
+    """The run with a student whose encoder is another one than its teacher's."""
+    noise = torch.Generator().manual_seed(1)
+    for weight in trainer.student.model.encoder.parameters():
+        weight.data += 0.1 * torch.randn(weight.shape, generator=noise)
+    return trainer
+
+
+def test_windows_of_which_the_student_hears_as_much_go_through_together(
     model: Path, corpus: Path, tmp_path: Path
 ) -> None:
-    short = AugmentSettings(short_context_probability=1.0)
-    trainer = make_trainer(model, corpus, tmp_path, short)
+    trainer = make_trainer(model, corpus, tmp_path, SHORT)
     for micro, _ in micro_batches(trainer, 0):
         assert len(micro) <= SETTINGS.micro_batch_size
-        (n_frames,) = {trainer.inputs.augmentation(d).n_frames for d in micro}
-        assert heard(trainer, micro).shape[1] == n_frames // 2
-        for d in micro:
-            assert n_frames == 100 * int(np.ceil(LENGTHS_S[d.example] + 0.5))
-            utterance = trainer.data.examples[d.example].utterances[0]
-            samples = load_samples(trainer.data.manifest.audio_source(utterance))
-            whole = log_mel(stack_windows([samples]), n_mels=80)[:, :, :n_frames]
-            expected = trainer.teacher.encoder(whole)[0]
-            torch.testing.assert_close(states(trainer, d), expected, rtol=0, atol=1e-4)
+        (frames,) = {n_frames(trainer, drawn) for drawn in micro}
+        for drawn in micro:
+            margin_s = frames / 100 - LENGTHS_S[drawn.example]
+            assert 0.5 <= margin_s < 3.5  # rounded up to a second
     assert sorted(drawn_in(trainer, 1)) == sorted(
         drawn_in(make_trainer(model, corpus, tmp_path), 1)
+    )
+    epochs = {n_frames(trainer, Drawn(1, epoch)) for epoch in range(20)}
+    assert epochs == {500, 600, 700}  # 4.2 s and a margin that is drawn anew
+
+
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("encoder", ["shared", "own", "trained"])
+def test_the_student_hears_a_part_and_its_teacher_the_whole(
+    model: Path, corpus: Path, tmp_path: Path, encoder: str, cached: bool
+) -> None:
+    half = replace(SHORT, short_context_probability=0.5)
+    changed = {"cache_encoder": cached, "train_encoder": encoder == "trained"}
+    trainer = make_trainer(model, corpus, tmp_path, half, **changed)
+    if encoder != "shared":
+        estranged(trainer)
+    source, lengths = trainer._source(), set()
+    for step in range(2):
+        for micro, _ in micro_batches(trainer, step):
+            frames = n_frames(trainer, micro[0])
+            sounds = [trainer.inputs.sound(drawn) for drawn in micro]
+            on_disk = cached and frames == 3000 and encoder != "trained"
+            assert source.needs_sound(micro) is not on_disk
+            heard = source.heard(micro, None if on_disk else sounds)
+            mel = torch.cat([whole_mel(trainer, drawn) for drawn in micro])
+            with torch.no_grad():
+                whole = trainer.teacher.encoder(mel)
+                part = trainer.student.model.encoder(mel[:, :, :frames])
+            assert heard.student.requires_grad == (encoder == "trained")
+            assert heard.teacher is not None
+            # sums in another order
+            torch.testing.assert_close(heard.teacher, whole, rtol=0, atol=1e-4)
+            torch.testing.assert_close(heard.student.detach(), part, rtol=0, atol=1e-4)
+            lengths.add(frames)
+    assert len(lengths) > 2
+    assert 3000 in lengths
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{}, {"cache_encoder": True}, {"cache_teacher": True}, {"train_encoder": True}],
+    ids=str,
+)
+def test_the_loss_compares_a_part_heard_with_the_whole(
+    model: Path, corpus: Path, tmp_path: Path, changed: dict[str, Any]
+) -> None:
+    """A student that is its teacher has something to follow: what 30 s would have told it."""
+    fixed = {"timestamp_probability": 1.0, "pl_weight": 0.0, "steps": 1}
+    trainer = make_trainer(model, corpus, tmp_path, SHORT, **changed, **fixed)
+    checkpoint = load_checkpoint(model)
+    trainer = replace(trainer, student=build_student(checkpoint, StudentSettings(decoder_layers=4)))
+    teacher, kl, n_tokens = checkpoint.model, 0.0, 0
+    for drawn in drawn_in(trainer, 0):
+        ids = torch.tensor([trainer.data.examples[drawn.example].token_ids])
+        mel = whole_mel(trainer, drawn)
+        with torch.no_grad():
+            wanted = (teacher(mel, ids[:, :-1]).double() / 2).log_softmax(-1)
+            said = teacher(mel[:, :, : n_frames(trainer, drawn)], ids[:, :-1]).double() / 2
+        kl += 4 * float((wanted.exp() * (wanted - said.log_softmax(-1))).sum())
+        n_tokens += ids.shape[1] - 1
+    trainer.fit()
+    row = json.loads((tmp_path / "metrics.jsonl").read_text())
+    assert row["kl"] > 1e-4
+    # float16 on disk holds a state to 2^-11
+    assert row["kl"] == pytest.approx(
+        kl / n_tokens, rel=2e-2 if "cache_teacher" in changed else 1e-3
     )
 
 

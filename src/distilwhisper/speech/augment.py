@@ -36,7 +36,7 @@ _LEAST_TIME_MASKS = 2
 class AugmentSettings:
     """What may happen to the sound of a training window; nothing by default.
 
-    Teacher and student hear the same: the frozen encoder is theirs both.
+    Teacher and student hear the same, but for short contexts, which are the student's alone.
     """
 
     speed_probability: float = 0.0
@@ -59,10 +59,11 @@ class AugmentSettings:
     frequency_mask_bins: int = 10
     """Width of each cut."""
     short_context_probability: float = 0.0
-    """How often the silence that fills a window up to 30 s is left out. A recipe for students that
-    shall hear short sound without it."""
-    short_context_margin_s: float = 0.5
-    """Silence that stays; the whole is rounded up to a second."""
+    """How often the student hears a window without the silence that fills it up to 30 s, and
+    learns to say what its teacher makes of all 30: a student for short sound."""
+    short_context_margin_s: tuple[float, float] = (0.5, 2.0)
+    """Least and most silence that stays; drawn evenly between, then the whole is rounded up to a
+    second."""
 
     def __post_init__(self) -> None:
         faults = [
@@ -76,16 +77,22 @@ class AugmentSettings:
             faults.append(f"noise_snr_db must rise, found {list(self.noise_snr_db)}")
         if min(self.time_mask_frames, self.frequency_mask_bins) < 1:
             faults.append("time_mask_frames and frequency_mask_bins must be at least 1")
-        if self.short_context_margin_s < 0:
-            faults.append("short_context_margin_s must be at least 0")
+        low_s, high_s = self.short_context_margin_s
+        if not 0 <= low_s <= high_s:
+            faults.append(f"short_context_margin_s must rise from 0 on, found {[low_s, high_s]}")
         if faults:
             raise ValueError("; ".join(faults))
 
     @property
     def is_on(self) -> bool:
         """Whether anything may happen."""
+        return self.changes_sound or self.short_context_probability > 0
+
+    @property
+    def changes_sound(self) -> bool:
+        """Whether the teacher, too, may hear something else than what was recorded."""
         shares = (self.time_mask_share, self.frequency_mask_share)
-        return any((*(getattr(self, name) for name in _PROBABILITIES), *shares))
+        return any((self.speed_probability, self.noise_probability, *shares))
 
 
 _PROBABILITIES = ("speed_probability", "noise_probability", "short_context_probability")
@@ -97,7 +104,7 @@ class Augmentation:
 
     speed: float = 1.0  # above 1 is faster
     snr_db: float | None = None  # None: no noise
-    n_frames: int = FRAMES_PER_WINDOW  # of mel that the encoder is given
+    n_frames: int = FRAMES_PER_WINDOW  # of mel that the student's encoder is given
     seed: int = 0  # of the noise and the masks
 
 
@@ -115,19 +122,21 @@ def draw_augmentation(
     speed_draw, noise_draw, context_draw, snr_draw = generator.random(4)
     factor = settings.speed_factors[generator.integers(len(settings.speed_factors))]
     low_db, high_db = settings.noise_snr_db
+    seed, margin_draw = int(generator.integers(2**63)), generator.random()
+    low_s, high_s = settings.short_context_margin_s
     speed, n_frames = 1.0, FRAMES_PER_WINDOW
     if end_s is not None and speed_draw < settings.speed_probability:
         grown = seconds_to_samples(end_s) / factor
         speed = factor if round(grown) <= WINDOW_SAMPLES else 1.0
     if end_s is not None and context_draw < settings.short_context_probability:
-        n_frames = context_frames(end_s / speed + settings.short_context_margin_s)
+        n_frames = context_frames(end_s / speed + low_s + margin_draw * (high_s - low_s))
     return Augmentation(
         speed=speed,
         snr_db=low_db + snr_draw * (high_db - low_db)
         if noise_draw < settings.noise_probability
         else None,
         n_frames=n_frames,
-        seed=int(generator.integers(2**63)),
+        seed=seed,
     )
 
 

@@ -6,7 +6,7 @@ resumed, and one on more devices or with more threads, sees the same.
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -41,6 +41,9 @@ from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.training.settings import TrainingSettings
 
 MICRO_BATCHES_AHEAD = 2
+
+# A frame is made of samples of its neighbours too.
+_FRAMES_AT_EDGE = 2
 
 
 @dataclass(frozen=True)
@@ -77,8 +80,8 @@ class TrainingInput:
     def micro_batches(self, step: int) -> Iterator[list[Drawn]]:
         """Yield one update's windows, those together that go through the network together.
 
-        The stream of epochs goes on across updates. Windows of different contexts stay apart, so
-        that none hears the silence of another.
+        The stream of epochs goes on across updates. Windows of which the student hears more or
+        less stay apart, so that none is given the silence of another.
         """
         size, most = self.settings.batch_size, self.settings.micro_batch_size
         by_context: dict[int, list[Drawn]] = {}
@@ -138,23 +141,29 @@ class TrainingInput:
             UnreadableRecording: audio that was labelled cannot be read now.
         """
         (samples,) = load_windows(self.manifest, [self.examples[drawn.example]], n_threads=1)
-        if not self.settings.augment.is_on:
+        if not self.settings.augment.changes_sound:
             return samples
         return augment_samples(samples, self.augmentation(drawn), self.settings.augment)
 
     def mel(
-        self, micro_batch: Sequence[Drawn], sounds: Sequence[Samples], *, device: torch.device
+        self,
+        micro_batch: Sequence[Drawn],
+        sounds: Sequence[Samples],
+        *,
+        n_frames: int,
+        device: torch.device,
     ) -> Float[Tensor, "batch n_mels frames"]:
-        """Return what the encoders hear of windows of one context.
+        """Return what there is to hear of some windows.
 
         Args:
             micro_batch: the windows.
             sounds: theirs, from :meth:`sound`.
+            n_frames: of each, from its beginning: all its sound is within.
             device: where the work is done.
         """
         drawn = [self.augmentation(one) for one in micro_batch]
-        samples = stack_windows(sounds)[:, : drawn[0].n_frames * HOP_SAMPLES]
-        mel = log_mel(samples.to(device), n_mels=self.n_mels)
+        samples = stack_windows(sounds)[:, : (n_frames + _FRAMES_AT_EDGE) * HOP_SAMPLES]
+        mel = log_mel(samples.to(device), n_mels=self.n_mels)[:, :, :n_frames]
         settings = self.settings.augment
         if not (settings.time_mask_share or settings.frequency_mask_share):
             return mel
@@ -171,19 +180,26 @@ class SoundReader:
     Args:
         inputs: what is read.
         upcoming: the micro-batches in the order in which they will be asked for.
+        needs_sound: which of them are read at all.
         n_threads: that read.
     """
 
     def __init__(
-        self, inputs: TrainingInput, upcoming: Iterator[Sequence[Drawn]], *, n_threads: int
+        self,
+        inputs: TrainingInput,
+        upcoming: Iterator[Sequence[Drawn]],
+        needs_sound: Callable[[Sequence[Drawn]], bool],
+        *,
+        n_threads: int,
     ) -> None:
         self._inputs = inputs
         self._upcoming = upcoming
+        self._needs_sound = needs_sound
         self._pool = ThreadPoolExecutor(n_threads)
-        self._ahead: deque[tuple[Sequence[Drawn], list[Future[Samples]]]] = deque()
+        self._ahead: deque[tuple[Sequence[Drawn], list[Future[Samples]] | None]] = deque()
 
-    def read(self, micro_batch: Sequence[Drawn]) -> list[Samples]:
-        """Return the sound of the micro-batch whose turn it is.
+    def read(self, micro_batch: Sequence[Drawn]) -> list[Samples] | None:
+        """Return the sound of the micro-batch whose turn it is; None where it needs none.
 
         Raises:
             UnreadableRecording: audio that was labelled cannot be read now.
@@ -192,11 +208,15 @@ class SoundReader:
             coming = next(self._upcoming, None)
             if coming is None:
                 break
-            futures = [self._pool.submit(self._inputs.sound, drawn) for drawn in coming]
-            self._ahead.append((coming, futures))
+            self._ahead.append((coming, self._begin(coming)))
         whose, found = self._ahead.popleft()
         assert list(whose) == list(micro_batch), "micro-batches are read in their order"
-        return [future.result() for future in found]
+        return None if found is None else [future.result() for future in found]
+
+    def _begin(self, micro_batch: Sequence[Drawn]) -> list[Future[Samples]] | None:
+        if not self._needs_sound(micro_batch):
+            return None
+        return [self._pool.submit(self._inputs.sound, drawn) for drawn in micro_batch]
 
     def close(self) -> None:
         """Read no more."""

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain, tee
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ from distilwhisper.corpus.store import write_atomic
 from distilwhisper.model.checkpoint import Checkpoint
 from distilwhisper.model.whisper import Whisper
 from distilwhisper.run import MetricsLog
+from distilwhisper.speech.audio import Samples
 from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.training.forcing import forced_states
 from distilwhisper.training.fused import Objective, fused_sums
@@ -185,17 +187,22 @@ class Trainer:
         on_steps: Callable[[float], None],
     ) -> Progress:
         settings, first = self.settings, progress.step
-        upcoming = (own for step in range(first, settings.steps) for own in self._own(step))
-        reader = SoundReader(self.inputs, upcoming, n_threads=settings.data_workers)
-        source = self._source(reader)
+        source = self._source()
+        updates, ahead = tee(map(self._own, range(first, settings.steps)))
+        reader = SoundReader(
+            self.inputs,
+            chain.from_iterable(ahead),
+            source.needs_sound,
+            n_threads=settings.data_workers,
+        )
         log = MetricsLog(self.out / "metrics.jsonl") if self.ranks.is_first else None
         if log:
             log.truncate_after(first)
         on_steps(first)
         began = time.perf_counter()
         try:
-            for step in range(first, settings.steps):
-                metrics = self._update(step, trained, optimizer, source)
+            for step, own in enumerate(updates, start=first):
+                metrics = self._update(step, own, optimizer, source, reader)
                 on_steps(1)
                 progress = replace(progress, step=step + 1)
                 is_last = step + 1 == settings.steps
@@ -218,9 +225,10 @@ class Trainer:
     def _update(
         self,
         step: int,
-        trained: dict[str, Tensor],
+        micro_batches: Sequence[Sequence[Drawn]],
         optimizer: torch.optim.AdamW,
         source: StateSource,
+        reader: SoundReader,
     ) -> StepMetrics:
         settings = self.settings
         lr = learning_rate(
@@ -231,18 +239,19 @@ class Trainer:
         )
         for group in optimizer.param_groups:
             group["lr"] = lr
-        own = [(drawn, self.inputs.tokens(drawn)) for drawn in self._own(step)]
+        own = [(drawn, self.inputs.tokens(drawn)) for drawn in micro_batches]
         n_tokens = int(self.ranks.total(sum(tokens.n_tokens for _, tokens in own))[0])
         share = settings.teacher_share(step)
         sums = torch.zeros(len(StepSums._fields), dtype=torch.float64)
         optimizer.zero_grad(set_to_none=True)
         for drawn, tokens in own:
-            found = self._sums(source, drawn, tokens, share=share)
+            found = self._sums(source, drawn, tokens, reader.read(drawn), share=share)
             (found.loss / n_tokens).backward()  # type: ignore[no-untyped-call]
             sums += torch.stack([value.detach().double().cpu() for value in found])
-        self.ranks.add_up([_gradient(weight) for weight in trained.values()])
+        weights: list[Tensor] = optimizer.param_groups[0]["params"]
+        self.ranks.add_up([_gradient(weight) for weight in weights])
         loss, kl, pl, mse = (total / n_tokens for total in self.ranks.total(*sums.tolist()))
-        norm = clip_gradients(list(trained.values()), settings.clip_norm)
+        norm = clip_gradients(weights, settings.clip_norm)
         if not all(map(math.isfinite, (loss, kl, pl, mse, norm))):
             raise self._non_finite(step, kl, pl, norm)
         optimizer.step()
@@ -257,7 +266,13 @@ class Trainer:
         )
 
     def _sums(
-        self, source: StateSource, drawn: Sequence[Drawn], tokens: TokenBatch, *, share: float
+        self,
+        source: StateSource,
+        drawn: Sequence[Drawn],
+        tokens: TokenBatch,
+        sounds: Sequence[Samples] | None,
+        *,
+        share: float,
     ) -> StepSums:
         """Return the losses of a micro-batch; ``share`` of the teacher's weights is left."""
         settings, decoder = self.settings, self.student.model.decoder
@@ -270,7 +285,7 @@ class Trainer:
         labels = tokens.labels.to(self.teacher.device)
         counted = labels != IGNORE
         with self._autocast():
-            heard = source.heard(drawn)
+            heard = source.heard(drawn, sounds)
             indices = [one.example for one in drawn]
             taught = (
                 source.taught(indices, tokens, heard.teacher) if settings.asks_teacher else None
@@ -294,14 +309,13 @@ class Trainer:
             mse = hidden_mse_sum([states[counted] for states in said.layers], taught.layers)
         return StepSums(sums.loss + settings.mse_weight * share * mse, sums.kl, sums.pl, mse)
 
-    def _source(self, reader: SoundReader) -> StateSource:
+    def _source(self) -> StateSource:
         """Return where states come from, with what is to be kept on disk made."""
         settings, teacher, student = self.settings, self.teacher, self.student.model
         source = StateSource(
             teacher,
             student,
             self.inputs,
-            reader,
             shares_encoder=(
                 not settings.train_encoder and same_weights(student.encoder, teacher.encoder)
             ),
@@ -351,7 +365,13 @@ class Trainer:
         log: MetricsLog | None,
     ) -> Progress:
         """Validate and write a checkpoint; the best mean of the sets' WERs becomes the student."""
-        wers = validation_wers(self.student, self.tokenizer, self.data.validation, self.ranks)
+        wers = validation_wers(
+            self.student,
+            self.tokenizer,
+            self.data.validation,
+            self.ranks,
+            context_margin_s=self.settings.validation_context_margin_s,
+        )
         mean = sum(wers.values()) / len(wers) if wers else None
         is_best = mean is None or progress.best_wer is None or mean < progress.best_wer
         if is_best:

@@ -56,6 +56,9 @@ class TrainingSettings:
     """Gradients are scaled down together beyond this norm."""
     checkpoint_every: int = 5_000
     """Updates between checkpoints; each is validated, and the best one becomes the student."""
+    validation_context_margin_s: float | None = None
+    """Validate with so much silence behind the sound, as a student for short sound will be used
+    (decoding's context_margin_s); none: 30 s."""
     log_every: int = 25
     """Updates between rows of metrics.jsonl."""
     pack_s: float = 0.0
@@ -88,16 +91,21 @@ class TrainingSettings:
             for name in ("timestamp_probability", "prompt_probability")
             if not 0 <= getattr(self, name) <= 1
         ]
+        if (self.validation_context_margin_s or 0.0) < 0:
+            faults.append(
+                "validation_context_margin_s must be at least 0, found "
+                f"{self.validation_context_margin_s:g}"
+            )
         if self.pack_s > WINDOW_S:
             faults.append(f"pack_s must be at most {WINDOW_S:g}, found {self.pack_s:g}")
         if any(weight <= 0 for _, weight in self.source_weights):
             faults.append("source_weights must be above zero: leave the others' utterances out")
         if len(dict(self.source_weights)) < len(self.source_weights):
             faults.append("source_weights must name every source once")
-        if (self.cache_encoder or self.cache_teacher) and self.augment.is_on:
+        if (self.cache_encoder or self.cache_teacher) and self.augment.changes_sound:
             faults.append(
                 "cache_encoder keeps what the encoder made of the sound as it is, as does "
-                "cache_teacher: switch it off, or everything in augment"
+                "cache_teacher: switch it off, or everything in augment but short contexts"
             )
         if self.temperature <= 0 or self.clip_norm <= 0 or self.peak_lr <= 0:
             faults.append("temperature, clip_norm and peak_lr must be above zero")

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from distilwhisper.corpus.batches import IGNORE, Drawn, TokenBatch
 from distilwhisper.model.whisper import Whisper
 from distilwhisper.progress import progress_bar, say
-from distilwhisper.speech.audio import Samples
+from distilwhisper.speech.audio import FRAMES_PER_WINDOW, Samples
 from distilwhisper.training.encoder_cache import EncoderCache, weights_digest
 from distilwhisper.training.forcing import encoder_states, forced_states
-from distilwhisper.training.inputs import SoundReader, TrainingInput
+from distilwhisper.training.inputs import TrainingInput
 from distilwhisper.training.ranks import Ranks
 from distilwhisper.training.teacher_store import TeacherStore
 
@@ -49,20 +49,19 @@ class StateSource:
         teacher: never changed, but for the layers that :meth:`with_teacher_store` gives up.
         student: gradients flow through its encoder if that is trained.
         inputs: the corpus, and what is drawn of it.
-        reader: of its sound, in the order in which a run asks for it.
-        shares_encoder: one encoder serves both decoders: the student's is the teacher's, and stays.
+        shares_encoder: one encoder serves both decoders where both hear the whole window: the
+            student's is the teacher's, and stays.
         train_encoder: the student's.
         asks_teacher: without it the teacher is not run at all.
         checkpointed: see :func:`~distilwhisper.training.forcing.forced_states`.
         teacher_cache: what the teacher's encoder said.
-        student_cache: what the student's own frozen encoder said.
+        student_cache: what the student's own frozen encoder said of whole windows.
         store: what the teacher's decoder said.
     """
 
     teacher: Whisper
     student: Whisper
     inputs: TrainingInput
-    reader: SoundReader
     shares_encoder: bool
     train_encoder: bool
     asks_teacher: bool
@@ -71,19 +70,23 @@ class StateSource:
     student_cache: EncoderCache | None = None
     store: TeacherStore | None = None
 
-    def heard(self, drawn: Sequence[Drawn]) -> Heard:
-        """Return the encoder states of the micro-batch whose turn it is.
+    def needs_sound(self, drawn: Sequence[Drawn]) -> bool:
+        """Return whether a micro-batch's states are not all on disk."""
+        of_student = not self._share(drawn) and self._kept(drawn) is None
+        return self._encodes_whole(drawn) or of_student
 
-        Raises:
-            UnreadableRecording: audio that was labelled cannot be read now.
+    def heard(self, drawn: Sequence[Drawn], sounds: Sequence[Samples] | None) -> Heard:
+        """Return the encoder states of a micro-batch.
+
+        Args:
+            drawn: its windows.
+            sounds: theirs; None where :meth:`needs_sound` has none.
         """
-        needs_teacher = self.shares_encoder or (self.asks_teacher and self.store is None)
-        is_cached = (self.teacher_cache or not needs_teacher) and (
-            self.student_cache or self.shares_encoder
-        )
-        mel = None if is_cached else self._mel(drawn, self.reader.read(drawn))
-        teacher = self._teacher_heard(drawn, mel) if needs_teacher else None
-        if self.shares_encoder:
+        is_whole = self._encodes_whole(drawn)
+        n_frames = FRAMES_PER_WINDOW if is_whole else self._student_frames(drawn)
+        mel = None if sounds is None else self._mel(drawn, sounds, n_frames)
+        teacher = self._teacher_heard(drawn, mel) if self._needs_teacher(drawn) else None
+        if self._share(drawn):
             assert teacher is not None
             return Heard(teacher, teacher)
         return Heard(teacher, self._student_heard(drawn, mel))
@@ -104,6 +107,28 @@ class StateSource:
         counted = tokens.labels.to(device) != IGNORE
         states = forced_states(self.teacher.decoder, heard, tokens.inputs.to(device))
         return Taught(states.final[counted], [layer[counted] for layer in states.layers])
+
+    # Who hears what of a micro-batch
+
+    def _needs_teacher(self, drawn: Sequence[Drawn]) -> bool:
+        """Return whether anybody is given the states of the teacher's encoder."""
+        return self._share(drawn) or (self.asks_teacher and self.store is None)
+
+    def _encodes_whole(self, drawn: Sequence[Drawn]) -> bool:
+        """Return whether those states are not on disk."""
+        return self._needs_teacher(drawn) and self.teacher_cache is None
+
+    def _share(self, drawn: Sequence[Drawn]) -> bool:
+        """Return whether one encoder's states serve both decoders."""
+        return self.shares_encoder and self._student_frames(drawn) == FRAMES_PER_WINDOW
+
+    def _student_frames(self, drawn: Sequence[Drawn]) -> int:
+        """Return the mel frames that the student hears of each window."""
+        return self.inputs.augmentation(drawn[0]).n_frames
+
+    def _kept(self, drawn: Sequence[Drawn]) -> EncoderCache | None:
+        """Return the cache with the states of the student's own encoder, if they are in one."""
+        return self.student_cache if self._student_frames(drawn) == FRAMES_PER_WINDOW else None
 
     # On disk
 
@@ -201,11 +226,11 @@ class StateSource:
         return self._teacher_encode(mel)
 
     def _student_heard(self, drawn: Sequence[Drawn], mel: Tensor | None) -> Tensor:
-        if self.student_cache is not None:
-            numbers = [one.example for one in drawn]
-            return self.student_cache.read(numbers).to(self.student.device)
+        kept = self._kept(drawn)
+        if kept is not None:
+            return kept.read([one.example for one in drawn]).to(self.student.device)
         assert mel is not None
-        return self._student_encode(mel)
+        return self._student_encode(mel[:, :, : self._student_frames(drawn)])
 
     @torch.no_grad()
     def _teacher_encode(self, mel: Tensor) -> Tensor:
@@ -220,10 +245,11 @@ class StateSource:
     def _plain_mel(self, numbers: Sequence[int]) -> Tensor:
         """Return what the encoders hear of examples to which nothing happens."""
         drawn = [Drawn(number, 0) for number in numbers]
-        return self._mel(drawn, [self.inputs.sound(one) for one in drawn])
+        return self._mel(drawn, [self.inputs.sound(one) for one in drawn], FRAMES_PER_WINDOW)
 
-    def _mel(self, drawn: Sequence[Drawn], sounds: Sequence[Samples]) -> Tensor:
-        return self.inputs.mel(drawn, sounds, device=self.teacher.device).to(self.teacher.dtype)
+    def _mel(self, drawn: Sequence[Drawn], sounds: Sequence[Samples], n_frames: int) -> Tensor:
+        mel = self.inputs.mel(drawn, sounds, n_frames=n_frames, device=self.teacher.device)
+        return mel.to(self.teacher.dtype)
 
 
 def remove_caches(folder: Path) -> None:

@@ -35,14 +35,28 @@ def check_validation(sets: Mapping[str, Manifest]) -> None:
 
 
 def validation_wers(
-    student: Checkpoint, tokenizer: Tokenizer, sets: Mapping[str, Manifest], ranks: Ranks
+    student: Checkpoint,
+    tokenizer: Tokenizer,
+    sets: Mapping[str, Manifest],
+    ranks: Ranks,
+    *,
+    context_margin_s: float | None = None,
 ) -> dict[str, float]:
     """Return a student's WER on every set, decoded greedily and without timestamps.
 
     In scripts without spaces characters are counted. An utterance that cannot be read counts as one
     of which nothing was heard. Each rank hears a part; all get the whole.
+
+    Args:
+        student: as far as it has come.
+        tokenizer: its own.
+        sets: with references, by name.
+        ranks: the processes that share the work.
+        context_margin_s: as in :class:`~distilwhisper.decoding.settings.DecodingSettings`.
     """
-    settings = DecodingSettings(timestamps=False, temperatures=(0.0,))
+    settings = DecodingSettings(
+        timestamps=False, temperatures=(0.0,), context_margin_s=context_margin_s
+    )
     transcriber = Transcriber(student, tokenizer, settings)
     wers = {}
     for name, manifest in sets.items():
