@@ -18,8 +18,8 @@ from distilwhisper.cli import OK, SOME_FAILED, call
 from distilwhisper.corpus.records import read_labels, read_manifest, read_verdicts, write_manifest
 from distilwhisper.corpus.store import read_jsonl
 from distilwhisper.engines import EngineSettings
-from distilwhisper.pipeline import Recipe, run_recipe
-from distilwhisper.run import build_settings, read_recipe
+from distilwhisper.pipeline import DataSettings, Recipe, run_recipe
+from distilwhisper.run import StageChanged, build_settings, read_recipe
 from distilwhisper.speech.audio import write_wav
 from distilwhisper.speech.augment import AugmentSettings
 
@@ -248,6 +248,57 @@ def test_another_teacher_is_refused(work: Workplace, tiny_model: Path) -> None:
     assert work.run("--set", f'teacher="{tiny_model}"') == SOME_FAILED
 
 
+# Several corpora
+
+
+def several(folder: Path, *, prefixes: str = "ab") -> list[Path]:
+    """Write manifests of two utterances each, whose files are called alike."""
+    paths = []
+    for prefix in prefixes:
+        paths.append(corpus(folder / prefix, 2))
+        utterances = read_manifest(paths[-1]).utterances
+        write_manifest(paths[-1], [replace(u, id=f"{prefix}-{u.id}") for u in utterances])
+    return paths
+
+
+def recipe_of(manifests: list[Path], held_out: Path) -> Recipe:
+    data = DataSettings(
+        train=tuple(map(str, manifests)), validation=str(held_out), test=str(held_out)
+    )
+    return Recipe(name="several", teacher="none", data=data)
+
+
+def test_several_manifests_are_trained_on_as_one(tmp_path: Path) -> None:
+    a, b = several(tmp_path)
+    calls = b.rename(b.with_name("calls.jsonl"))
+    for named, sources in (
+        ([a, calls], ["manifest", "calls"]),
+        ([a, several(tmp_path / "more", prefixes="c")[0]], None),  # of one name: their paths tell
+    ):
+        recipe, out = recipe_of(named, a), tmp_path / f"run-{named[1].parent.name}"
+        run = run_recipe(recipe, out, command=["test"], stages=("data",))
+        merged = read_manifest(run.manifest("train"))
+        assert run.manifest("train") == out / "data" / "train.jsonl"
+        assert run.manifest("test") == a
+        expected = sources or [str(path) for path in named]
+        assert [u.source for u in merged.utterances] == [s for s in expected for _ in range(2)]
+        assert all(Path(merged.audio_source(u)).exists() for u in merged.utterances)
+
+
+def test_several_manifests_are_merged_once_and_again_when_one_has_changed(tmp_path: Path) -> None:
+    a, b = several(tmp_path)
+    recipe, out = recipe_of([a, b], a), tmp_path / "run"
+    run_recipe(recipe, out, command=["test"], stages=("data",))
+    before = snapshot(out / "data")
+    run_recipe(recipe, out, command=["test"], stages=("data",))
+    assert snapshot(out / "data") == before
+    write_manifest(b, read_manifest(b).utterances[:1])
+    with pytest.raises(StageChanged, match=r"manifest\.jsonl: was .* now "):
+        run_recipe(recipe, out, command=["test"], stages=("data",))
+    run = run_recipe(recipe, out, command=["test"], stages=("data",), force=True)
+    assert len(read_manifest(run.manifest("train")).utterances) == 3
+
+
 # Every setting is read
 
 
@@ -356,6 +407,9 @@ def test_the_defaults_of_a_recipe_are_those_of_its_stages() -> None:
         ({}, "source .* or train"),
         ({"source": "a", "train": "b", "validation": "c", "test": "d"}, "source .* or train"),
         ({"train": "a"}, "validation and test"),
+        ({"train": []}, "source .* or train"),
+        ({"train": ["a", "a"], "validation": "c", "test": "d"}, "train must name every .* once"),
+        ({"train": "a", "validation": ["c", "c"], "test": "d"}, "validation must name every"),
         ({"source": "a", "test_fraction": 0.5}, "test_fraction must lie between 0 and 0.5"),
     ],
 )

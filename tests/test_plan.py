@@ -153,6 +153,8 @@ def test_manifests_are_counted(tmp_path: Path, tiny_model: Path) -> None:
     amounts = plan._amounts(recipe, PlanSettings())
     assert amounts["train"].n_utterances == amounts["train"].n_windows == 6
     assert amounts["train"].audio_s == pytest.approx(6 * 0.3 + 0.1 * (0 + 7 + 2 + 9 + 4 + 11))
+    twice = replace(recipe.data, train=(recipe.data.train, str(corpus(tmp_path / "more", 4))))
+    assert plan._amounts(replace(recipe, data=twice), PlanSettings())["train"].n_utterances == 10
     # One without a length counts as the mean of the others; 40 s are two chunks.
     assert amounts["test"] == plan.Amount(3, 4, 90.0)
     whole = replace(recipe, data=DataSettings(source=recipe.data.train, test_fraction=0.34))

@@ -18,7 +18,7 @@ again goes on where it stopped; ``from_stage`` throws a stage and all behind it 
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -27,10 +27,10 @@ from distilwhisper.corpus.batches import Example, join_kept, with_previous_text
 from distilwhisper.corpus.importing.entries import ImportSettings
 from distilwhisper.corpus.importing.importer import import_data
 from distilwhisper.corpus.long_form import join_recordings
+from distilwhisper.corpus.merging import merge_manifests, moved_to
 from distilwhisper.corpus.packing import pack_examples
 from distilwhisper.corpus.records import (
     Manifest,
-    audio_from,
     read_labels,
     read_manifest,
     read_verdicts,
@@ -77,8 +77,9 @@ class DataSettings:
 
     source: str | None = None
     """A folder of audio with transcripts, or a manifest, to be split by the fractions below."""
-    train: str | None = None
-    """Instead of a source: the manifest to label and train on."""
+    train: str | tuple[str, ...] | None = None
+    """Instead of a source: the manifest to label and train on, or several. Of several, utterances
+    without a source get their manifest's name, by which training.source_weights weighs them."""
     validation: str | tuple[str, ...] | None = None
     """With train: the manifest that picks the best checkpoint; it needs references. Of several the
     mean of their error rates counts."""
@@ -94,24 +95,34 @@ class DataSettings:
     """Of the split."""
 
     def __post_init__(self) -> None:
-        if (self.source is None) == (self.train is None):
+        if (self.source is None) == (not self.train_sets):
             raise ValueError("name either source (to be split) or train (with validation and test)")
-        if self.train is not None and not (self.test and self.validation):
+        if self.train_sets and not (self.test and self.validation):
             raise ValueError(
                 "train needs validation and test beside it: the manifest that picks the best "
                 "checkpoint, and the one that judges the student"
             )
-        if len(set(self.validation_sets)) < len(self.validation_sets):
-            raise ValueError("validation must name every manifest once")
+        for name in ("train", "validation"):
+            named = getattr(self, f"{name}_sets")
+            if len(set(named)) < len(named):
+                raise ValueError(f"{name} must name every manifest once")
         for name in ("validation_fraction", "test_fraction"):
             if not 0 < getattr(self, name) < 0.5:
                 raise ValueError(f"{name} must lie between 0 and 0.5, found {getattr(self, name)}")
 
     @property
+    def train_sets(self) -> tuple[str, ...]:
+        """The manifests for training that are named; none where a source is split."""
+        return _one_or_more(self.train)
+
+    @property
     def validation_sets(self) -> tuple[str, ...]:
         """The manifests for validation that are named; none where a source is split."""
-        named = self.validation
-        return (named,) if isinstance(named, str) else named or ()
+        return _one_or_more(self.validation)
+
+
+def _one_or_more(named: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return (named,) if isinstance(named, str) else named or ()
 
 
 @dataclass(frozen=True)
@@ -170,18 +181,24 @@ class Run:
 
     def manifest(self, part: Literal["train", "test"]) -> Path:
         """Return where the manifest of one part of the data is."""
-        named: str | None = getattr(self.recipe.data, part)
-        return Path(named) if named is not None else self.path("data", f"{part}.jsonl")
+        data = self.recipe.data
+        named = data.train_sets if part == "train" else _one_or_more(data.test)
+        return Path(named[0]) if len(named) == 1 else self.path("data", f"{part}.jsonl")
 
     @property
     def validation(self) -> dict[str, Path]:
-        """Where the validation sets are, by name: the file's, or its path where two share it."""
-        named = self.recipe.data.validation_sets or (str(self.path("data", "validation.jsonl")),)
-        stems = [Path(name).stem for name in named]
-        return {
-            stem if stems.count(stem) == 1 else name: Path(name)
-            for name, stem in zip(named, stems, strict=True)
-        }
+        """Where the validation sets are, by name."""
+        named = self.recipe.data.validation_sets
+        return _by_name(named or (str(self.path("data", "validation.jsonl")),))
+
+
+def _by_name(paths: Sequence[str]) -> dict[str, Path]:
+    """Return paths by their file's name, or by the whole where two share it."""
+    stems = [Path(path).stem for path in paths]
+    return {
+        stem if stems.count(stem) == 1 else path: Path(path)
+        for path, stem in zip(paths, stems, strict=True)
+    }
 
 
 def run_recipe(
@@ -259,9 +276,11 @@ def _discard(run: Run, stage: StageName) -> None:
 
 
 def _data(run: Run) -> None:
-    """Make the manifests of the three parts, or name those that the recipe names."""
+    """Make the manifests of the three parts, or one of the several that the recipe trains on."""
     data = run.recipe.data
     if data.source is None:
+        if len(data.train_sets) > 1:
+            _merge(run, _by_name(data.train_sets))
         return
     source, out = Path(data.source), run.path("data")
     table = {k: v for k, v in asdict(data).items() if k != "source"}
@@ -272,7 +291,7 @@ def _data(run: Run) -> None:
             summary = import_data(source, out / "manifest.jsonl", settings)
             say(f"data: {summary} in {source}")
         else:
-            _copy_manifest(read_manifest(source), out / "manifest.jsonl")
+            write_manifest(out / "manifest.jsonl", moved_to(out, read_manifest(source)))
     fractions = {"test": data.test_fraction, "validation": data.validation_fraction}
     parts = split_manifest(read_manifest(out / "manifest.jsonl"), fractions, seed=data.seed)
     for name, utterances in parts.items():
@@ -284,13 +303,19 @@ def _data(run: Run) -> None:
         run.problems.update({row["path"]: row["problem"] for row in read_jsonl(problems)})
 
 
-def _copy_manifest(manifest: Manifest, path: Path) -> None:
-    """Write a manifest elsewhere, its audio still where it was."""
-    moved = [
-        replace(u, audio=audio_from(path.parent, manifest.audio_source(u)))
-        for u in manifest.utterances
-    ]
-    write_manifest(path, moved)
+def _merge(run: Run, named: dict[str, Path]) -> None:
+    """Make the manifest to train on of several."""
+    open_stage(
+        run.path("data"),
+        settings={name: str(path.resolve()) for name, path in named.items()},
+        inputs={name: fingerprint(path) for name, path in named.items()},
+        force=run.force,
+    )
+    if not run.manifest("train").exists():
+        manifests = {name: read_manifest(path) for name, path in named.items()}
+        merge_manifests(manifests, run.manifest("train"))
+        sizes = (f"{name} {len(manifest.utterances)}" for name, manifest in manifests.items())
+        say(f"data: utterances to train on: {', '.join(sizes)}")
 
 
 def _label(run: Run) -> None:

@@ -295,8 +295,8 @@ def _amounts(recipe: Recipe, settings: PlanSettings) -> dict[str, Amount]:
             known = [Path(path) for path in paths if Path(path).exists()]
             counted[part] = _counted(known, recipe)
         return counted
-    if data.train is not None:
-        parts = {"train": (data.train,), **held_out}
+    if data.train_sets:
+        parts = {"train": data.train_sets, **held_out}
         return {part: _counted(list(map(Path, paths)), recipe) for part, paths in parts.items()}
     source = Path(data.source or "")
     if source.is_dir() and not any(source.glob("*-00000.jsonl")):
