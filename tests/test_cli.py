@@ -25,6 +25,7 @@ OPTIONS = {
     "student": "--decoder-layers --layers",
     "heads": "--help",
     "train": "--out --set --force",
+    "tensorboard": "--out --follow",
     "evaluate": "--out --force --json --shard-size --language --task --timestamps --batch-size "
     "--chunk-s --overlap-s --max-new-tokens --long-form --draft --temperatures --device --dtype",
     "transcribe": "--model --draft --vad-filter --word-timestamps --hotwords --format --out "

@@ -46,6 +46,7 @@ from distilwhisper.student import (
 from distilwhisper.text.transcript import TranscriptFormat, render
 from distilwhisper.training.loop import NonFiniteLoss
 from distilwhisper.training.state import CheckpointMismatch
+from distilwhisper.training.tensorboard import MissingTensorBoard, write_events
 from distilwhisper.transcribe import (
     TranscribedFile,
     output_paths,
@@ -127,6 +128,25 @@ def train(
     finished = run_recipe(settings, out, command=sys.argv, stages=("train",), force=force)
     print(out / "student")
     return _name_each(finished.problems)
+
+
+def tensorboard(
+    runs: Positional[tuple[Path, ...]],
+    /,
+    *,
+    out: Path,
+    follow: bool = False,
+) -> int:
+    """Turn the metrics of runs into event files, for TensorBoard to show.
+
+    Args:
+        runs: folders of runs, trained or in training.
+        out: what to give to tensorboard --logdir; it gets a folder for each run.
+        follow: go on as rows are added, until every run has been trained.
+    """
+    write_events(runs, out, follow=follow)
+    print(f"tensorboard --logdir {out}")
+    return OK
 
 
 def data(
@@ -382,6 +402,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "student": student,
     "heads": heads,
     "train": train,
+    "tensorboard": tensorboard,
     "evaluate": evaluate,
     "transcribe": transcribe,
 }
@@ -393,6 +414,7 @@ EXPECTED = (
     CorruptAudio,
     MissingRay,
     MissingStorage,
+    MissingTensorBoard,
     MissingVad,
     NoWorkers,
     NonFiniteLoss,

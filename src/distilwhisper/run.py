@@ -670,7 +670,7 @@ class MetricsLog:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-        os.truncate(path, sum(n_bytes for _, n_bytes in self._rows()))
+        os.truncate(path, sum(n_bytes for _, n_bytes in _whole_rows(path)))
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Add a row. Numbers that are not finite become null, for which JSON has a word.
@@ -691,27 +691,37 @@ class MetricsLog:
     def truncate_after(self, step: int) -> None:
         """Drop the rows of later steps: a run that resumes from this one writes them again."""
         n_kept = 0
-        for row, n_bytes in self._rows():
+        for row, n_bytes in _whole_rows(self.path):
             if row["step"] > step:
                 break
             n_kept += n_bytes
         os.truncate(self.path, n_kept)
 
-    def _rows(self) -> Iterator[tuple[dict[str, Any], int]]:
-        """Yield the whole rows, each with its length in the file."""
-        lines = self.path.read_bytes().splitlines(keepends=True)
-        for number, line in enumerate(lines, start=1):
-            try:
-                row = json.loads(line) if line.endswith(b"\n") else None
-            except ValueError:
-                row = None
-            if isinstance(row, dict) and type(row.get("step")) is int:
-                yield row, len(line)
-            elif number < len(lines):
-                raise BadRunFolder(
-                    f"{self.path}:{number} must be a JSON object with a step, found {line[:60]!r}: "
-                    "delete the line, or move the file away"
-                )
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a metrics.jsonl, to which a run may be adding one: only whole ones.
+
+    Raises:
+        BadRunFolder: a line before the last one is broken.
+    """
+    return [row for row, _ in _whole_rows(path)]
+
+
+def _whole_rows(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
+    """Yield the whole rows of a log, each with its length in the file."""
+    lines = path.read_bytes().splitlines(keepends=True)
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line) if line.endswith(b"\n") else None
+        except ValueError:
+            row = None
+        if isinstance(row, dict) and type(row.get("step")) is int:
+            yield row, len(line)
+        elif number < len(lines):
+            raise BadRunFolder(
+                f"{path}:{number} must be a JSON object with a step, found {line[:60]!r}: "
+                "delete the line, or move the file away"
+            )
 
 
 # Files
