@@ -5,9 +5,11 @@
     forcing.py      decoders given their text   source.py       states: of the networks, or of
     validation.py   WER while it learns                         encoder_cache.py, teacher_store.py
     state.py        checkpoints                 ranks.py        several processes, one run
+    tensorboard.py  metrics.jsonl, for those who like to watch
 
-The teacher's encoder runs once per batch, without gradients, and serves both decoders; where the
-recipe says so its outputs are kept on disk, and then it runs once per window.
+The teacher's encoder runs once per batch, without gradients, and serves both decoders where both
+hear the same; where the recipe says so its outputs are kept on disk, and then it runs once per
+window.
 """
 
 import math
