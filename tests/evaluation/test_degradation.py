@@ -89,14 +89,14 @@ def test_length_and_silence_stay_and_the_sound_changes(place: Path, text: str) -
         assert degrader.n_silent == n_silent
 
 
-@pytest.mark.parametrize("text", [t for t in ALL if t.split(":")[0] not in ("codec", "clipping")])
+@pytest.mark.parametrize("text", ["white:5", "babble:5", "recorded:5@noises", "reverberation:0.4"])
 def test_draws_differ_by_seed_and_by_utterance(place: Path, text: str) -> None:
     first, second = (degrade(place, text, seed=seed) for seed in (0, 1))
-    assert any(not np.array_equal(first[id_][1], second[id_][1]) for id_ in first)
+    assert all(not np.array_equal(first[id_][1], second[id_][1]) for id_ in first)
     manifest = manifest_in(place)
     samples = load_samples(place / "u000.wav")
     heard = [Degrader(below(place, text), manifest).apply(samples, u) for u in manifest.utterances]
-    assert len({h.tobytes() for h in heard}) > 1
+    assert len({h.tobytes() for h in heard}) == len(heard)
 
 
 PROGRAM = """

@@ -10,7 +10,7 @@ from distilwhisper.corpus.records import Manifest, Utterance
 from distilwhisper.progress import say
 from distilwhisper.speech.audio import CorruptAudio, Samples, stream_samples
 
-N_VOICES = 6  # at once; most masking of speech by speech needs no more
+N_VOICES = 6  # at once
 UTTERANCES_PER_VOICE = 3  # that a voice says one after the other before it begins again
 HELD_UTTERANCES = 64  # in memory: of 30 s each, 123 MB
 
