@@ -10,7 +10,8 @@ from distilwhisper.corpus.records import Utterance, read_manifest, write_manifes
 from distilwhisper.corpus.store import ChangedShard, read_jsonl, shard_path
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
-from distilwhisper.evaluate import EvaluateSettings, EvaluationSummary, evaluate_model, summary_line
+from distilwhisper.evaluate import EvaluateSettings, evaluate_model
+from distilwhisper.evaluation.scoring import EvaluationSummary, summary_line
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.run import StageChanged
 from distilwhisper.speech.audio import load_samples, write_wav

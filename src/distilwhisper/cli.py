@@ -24,7 +24,8 @@ from distilwhisper.decoding.search import NonFiniteOutput
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.engines import EngineName, EngineSettings, MissingRay, NoWorkers, ShardFailed
-from distilwhisper.evaluate import EvaluateSettings, evaluate_model, summary_line
+from distilwhisper.evaluate import EvaluateSettings, evaluate_model
+from distilwhisper.evaluation.scoring import summary_line
 from distilwhisper.filter import FilterSettings, filter_labels
 from distilwhisper.label import LabelSettings, label_manifest
 from distilwhisper.model.checkpoint import load_checkpoint, save_checkpoint

@@ -27,13 +27,12 @@ from distilwhisper.corpus.store import (
     read_jsonl,
     shard_path,
     write_atomic,
-    write_jsonl,
     write_shard,
 )
 from distilwhisper.decoding.settings import DecodingSettings
-from distilwhisper.decoding.slots import Counts
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.engines import DecodingJob, EngineSettings, run_shards
+from distilwhisper.evaluation.scoring import COST, EvaluationSummary, score
 from distilwhisper.model.checkpoint import count_parameters
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import resolve_model
@@ -46,11 +45,7 @@ from distilwhisper.speech.audio import (
     samples_to_seconds,
 )
 from distilwhisper.speech.recording import HeldRecording
-from distilwhisper.text.normalize import normalizer_for, uses_spaces
 from distilwhisper.text.transcript import Transcript
-from distilwhisper.text.wer import ErrorCounts, character_errors, repeated_ngrams, word_errors
-
-COST = ("tokens", "row_steps", "drafted", "accepted", "layers")  # of decoding: Counts
 
 
 @dataclass(frozen=True)
@@ -65,48 +60,6 @@ class EvaluateSettings:
     def __post_init__(self) -> None:
         if self.shard_size < 1:
             raise ValueError(f"shard_size must be at least 1, found {self.shard_size}")
-
-
-@dataclass(frozen=True)
-class EvaluationSummary:
-    """Sums over a whole set; rates are fractions."""
-
-    n_utterances: int
-    n_without_reference: int  # transcribed, not scored
-    failed: dict[str, str]  # utterance id to what went wrong; scored as if nothing was heard
-    audio_s: float
-    compute_s: float  # mel, encoder and decoder; reading the files is left out
-    tokens: int  # decoded, over all attempts
-    row_steps: int  # passes of the decoder that a window took part in, summed over the windows
-    drafted: int  # tokens proposed by a draft
-    accepted: int  # of these
-    layers: int  # decoder layers used over all tokens, where early exit counts them
-    n_parameters: int
-    unit: str  # "word"; "character" where any language of the set is written without spaces
-    errors: ErrorCounts
-    repeated_5_grams: int  # over all hypotheses joined
-
-    @property
-    def cost(self) -> Counts:
-        """What decoding cost, with its rates; passes over several windows are not known."""
-        return Counts(**{name: getattr(self, name) for name in COST})
-
-    @property
-    def rtfx(self) -> float:
-        """Seconds of audio per second of computing."""
-        return self.audio_s / self.compute_s if self.compute_s else 0.0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what summary.json holds: the sums, and the rates made of them."""
-        counts = self.errors
-        rates = {"wer": counts.wer, "ser": counts.ser, "der": counts.der, "ier": counts.ier}
-        defined = {k: v if counts.words else None for k, v in rates.items()}
-        cost = {
-            "acceptance": self.cost.acceptance if self.drafted else None,
-            "tokens_per_step": self.cost.tokens_per_step if self.row_steps else None,
-            "layers_per_token": self.cost.layers_per_token if self.layers else None,
-        }
-        return {**asdict(self), **defined, **cost, "rtfx": round(self.rtfx, 2)}
 
 
 def evaluate_model(
@@ -159,68 +112,6 @@ def evaluate_model(
             out,
             n_parameters=count_parameters(folder),
         )
-
-
-def score(
-    manifest: Manifest,
-    rows: Sequence[dict[str, Any]],
-    timing: Sequence[dict[str, float]],
-    out: Path,
-    *,
-    n_parameters: int,
-) -> EvaluationSummary:
-    """Count the errors of stored hypotheses and write scores.jsonl and summary.json.
-
-    Args:
-        manifest: with the references.
-        rows: one hypothesis per utterance.
-        timing: of each shard, what decoding it took.
-        out: where the results go.
-        n_parameters: of the model, for the record.
-    """
-    by_id = {utterance.id: utterance for utterance in manifest.utterances}
-    spaced = all(uses_spaces(_language(by_id[row["id"]], row)) for row in rows)
-    scored = [
-        _score_row(by_id[row["id"]], row, spaced=spaced)
-        for row in rows
-        if by_id[row["id"]].text is not None
-    ]
-    total = ErrorCounts(0, 0, 0, 0)
-    for row in scored:
-        total += ErrorCounts(**row["errors"])
-    summary = EvaluationSummary(
-        n_utterances=len(rows),
-        n_without_reference=len(rows) - len(scored),
-        failed={row["id"]: row["error"] for row in rows if row["error"]},
-        audio_s=round(sum(t["audio_s"] for t in timing), 3),
-        compute_s=round(sum(t["compute_s"] for t in timing), 3),
-        **{name: int(sum(t[name] for t in timing)) for name in COST},
-        n_parameters=n_parameters,
-        unit="word" if spaced else "character",
-        errors=total,
-        repeated_5_grams=repeated_ngrams(row["hypothesis"] for row in scored),
-    )
-    write_jsonl(out / "scores.jsonl", scored)
-    write_atomic(out / "summary.json", json.dumps(summary.to_dict(), indent=2) + "\n")
-    return summary
-
-
-def _language(utterance: Utterance, row: dict[str, Any]) -> str:
-    """Return the reference's language where it is known, else the one that was heard."""
-    return utterance.language or row["language"] or "en"
-
-
-def _score_row(utterance: Utterance, row: dict[str, Any], *, spaced: bool) -> dict[str, Any]:
-    """Normalise both sides alike and count words, or characters."""
-    normalize = normalizer_for(_language(utterance, row))
-    reference, hypothesis = normalize(utterance.text or ""), normalize(row["text"])
-    count = word_errors if spaced else character_errors
-    return {
-        "id": utterance.id,
-        "reference": reference,
-        "hypothesis": hypothesis,
-        "errors": asdict(count(reference, hypothesis)),
-    }
 
 
 def _decode_missing(job: "EvaluateJob", engine: EngineSettings) -> None:
@@ -322,24 +213,3 @@ def _timing_path(out: Path, number: int) -> Path:
 def _read_timing(out: Path, number: int) -> dict[str, float]:
     timing: dict[str, float] = json.loads(_timing_path(out, number).read_text())
     return timing
-
-
-def summary_line(name: str, summary: EvaluationSummary) -> str:
-    """Return a result in one line, for people."""
-    counts = summary.errors
-    rate = f"{100 * counts.wer:.1f} %" if counts.words else "no references"
-    return (
-        f"{name}: {'WER' if summary.unit == 'word' else 'CER'} {rate} "
-        f"({counts.substitutions} S, {counts.deletions} D, {counts.insertions} I of "
-        f"{counts.words}), {summary.n_utterances} utterances, RTFx {summary.rtfx:.1f}, "
-        f"{summary.n_parameters / 1e6:.1f} M parameters{_drafting(summary)}"
-    )
-
-
-def _drafting(summary: EvaluationSummary) -> str:
-    if not summary.drafted:
-        return ""
-    return (
-        f", {100 * summary.cost.acceptance:.0f} % of the draft accepted, "
-        f"{summary.cost.tokens_per_step:.1f} tokens a step"
-    )
