@@ -8,15 +8,23 @@
 Decoding writes the first two and can be interrupted; scoring is a second pass over them, so a new
 metric needs no new decoding. No utterance is ever left out: one that cannot be read counts as one
 of which nothing was heard, and is named.
+
+Several models on several sets, with several noises, are as many such folders side by side:
+
+    OUT/MODEL/SET          and SET+NOISE, each as above
+    OUT/comparison.json    rates with intervals, means over the sets, differences, worst utterances
+    OUT/figures/           error rates against speed
 """
 
 import json
+import re
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -32,7 +40,9 @@ from distilwhisper.corpus.store import (
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.engines import DecodingJob, EngineSettings, run_shards
-from distilwhisper.evaluation.scoring import COST, EvaluationSummary, score
+from distilwhisper.evaluation.comparison import Comparison, Evaluation, compare
+from distilwhisper.evaluation.figures import draw_comparison
+from distilwhisper.evaluation.scoring import COST, EvaluationSummary, score, summary_line
 from distilwhisper.model.checkpoint import count_parameters
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import resolve_model
@@ -47,6 +57,8 @@ from distilwhisper.speech.audio import (
 from distilwhisper.speech.recording import HeldRecording
 from distilwhisper.text.transcript import Transcript
 
+Thing = TypeVar("Thing")
+
 
 @dataclass(frozen=True)
 class EvaluateSettings:
@@ -56,10 +68,21 @@ class EvaluateSettings:
     """How audio becomes text."""
     shard_size: int = 64
     """Utterances per shard: what a killed run loses at most."""
+    noise: str | None = None
+    """What is done to the sound first, such as white:10; none: nothing."""
 
     def __post_init__(self) -> None:
         if self.shard_size < 1:
             raise ValueError(f"shard_size must be at least 1, found {self.shard_size}")
+
+
+@dataclass(frozen=True)
+class EvaluationTask:
+    """A set to be heard, how, and the folder of what comes of it."""
+
+    manifest: Path
+    settings: EvaluateSettings
+    out: Path
 
 
 def evaluate_model(
@@ -85,62 +108,203 @@ def evaluate_model(
         engine: which processes do it.
         force: begin anew where settings or inputs have changed.
     """
-    hardware, engine = hardware or Hardware(), engine or EngineSettings()
-    manifest = read_manifest(manifest_path)
-    folder = resolve_model(model)
-    job = EvaluateJob(
-        manifest=manifest,
-        model=folder.absolute(),
-        out=out.absolute(),
-        decoding=settings.decoding,
-        shard_size=settings.shard_size,
-        hardware=hardware,
-        draft=None if draft is None else resolve_model(draft).absolute(),
+    task = EvaluationTask(manifest_path, settings, out)
+    (summary,) = evaluate_tasks(
+        model, [task], hardware=hardware, draft=draft, engine=engine, force=force
     )
+    return summary
+
+
+def evaluate_tasks(
+    model: str,
+    tasks: Sequence[EvaluationTask],
+    *,
+    hardware: Hardware | None = None,
+    draft: str | None = None,
+    engine: EngineSettings | None = None,
+    force: bool = False,
+) -> list[EvaluationSummary]:
+    """Do as :func:`evaluate_model` for several sets, with a model that is loaded once at most.
+
+    Args:
+        model: folder or hub id.
+        tasks: their folders differ.
+        hardware: device and dtype.
+        draft: model that drafts for this one.
+        engine: which processes do it.
+        force: begin anew where settings or inputs have changed.
+
+    Returns:
+        One summary for each task.
+    """
+    hardware, engine = hardware or Hardware(), engine or EngineSettings()
+    folder = resolve_model(model)
+    model_digest, n_parameters = fingerprint(folder), count_parameters(folder)
+    draft_folder = None if draft is None else resolve_model(draft).absolute()
+    manifests = {task.manifest: read_manifest(task.manifest) for task in tasks}
+    with ExitStack() as locks:
+        jobs = []
+        for task in tasks:
+            locks.enter_context(lock_folder(task.out))
+            open_stage(
+                task.out,
+                settings={**asdict(task.settings), **asdict(hardware), "draft": draft},
+                inputs={"manifest": fingerprint(task.manifest), "model": model_digest},
+                force=force,
+            )
+            jobs.append(
+                EvaluateJob(
+                    manifest=manifests[task.manifest],
+                    model=folder.absolute(),
+                    out=task.out.absolute(),
+                    decoding=task.settings.decoding,
+                    shard_size=task.settings.shard_size,
+                    hardware=hardware,
+                    draft=draft_folder,
+                )
+            )
+        _decode_missing(EvaluateJobs(tuple(jobs)), engine)
+        return [
+            score(
+                job.manifest,
+                [row for i in range(job.n_shards) for row in read_jsonl(shard_path(job.out, i))],
+                [_read_timing(job.out, i) for i in range(job.n_shards)],
+                job.out,
+                n_parameters=n_parameters,
+            )
+            for job in jobs
+        ]
+
+
+def evaluate_all(
+    models: Sequence[str],
+    manifests: Sequence[Path],
+    noises: Sequence[str | None],
+    out: Path,
+    settings: EvaluateSettings,
+    *,
+    baseline: int | None = None,
+    hardware: Hardware | None = None,
+    draft: str | None = None,
+    engine: EngineSettings | None = None,
+    force: bool = False,
+) -> Comparison:
+    """Evaluate every model on every set with every noise, and put the results side by side.
+
+    Each evaluation goes on where it stopped; one that is done is scored anew, without its model.
+
+    Args:
+        models: folders or hub ids; they are called by the last parts that tell them apart.
+        manifests: the sets, called in the same way.
+        noises: what is done to the sound; None leaves it as it is.
+        out: folder of the results, with a folder for each evaluation in it.
+        settings: how to decode; their noise gives way to each of ``noises``.
+        baseline: place among the models of the one that the others are compared with.
+        hardware: device and dtype.
+        draft: model that drafts for the first of the models, and for no other.
+        engine: which processes do it.
+        force: begin anew where settings or inputs have changed.
+
+    Raises:
+        ValueError: a model, a set or a noise is named twice.
+    """
+    if not (models and manifests and noises):
+        raise ValueError("name at least one model, one set, and one noise or None")
+    sets = _by_name(
+        "set", short_names([str(path).removesuffix(".jsonl") for path in manifests]), manifests
+    )
+    names = short_names(models)
+    if draft is not None:
+        names[0] += f"+{short_names([draft])[0]}"
+    called = _by_name("model", names, models)
+    suffixes = ["" if noise is None else f"+{_as_file_name(noise)}" for noise in noises]
+    evaluations = [
+        Evaluation(name, set_, noise, out / name / f"{set_}{suffix}")
+        for name in called
+        for set_ in sets
+        for suffix, noise in _by_name("noise", suffixes, noises).items()
+    ]
+    if (out / "stage.json").exists():
+        raise ValueError(
+            f"{out} must be new or hold a comparison, found a single evaluation's stage.json: "
+            "name another folder"
+        )
     with lock_folder(out):
-        open_stage(
-            out,
-            settings={**asdict(settings), **asdict(hardware), "draft": draft},
-            inputs={"manifest": fingerprint(manifest_path), "model": fingerprint(folder)},
-            force=force,
+        for number, (name, model) in enumerate(called.items()):
+            here = [evaluation for evaluation in evaluations if evaluation.model == name]
+            summaries = evaluate_tasks(
+                model,
+                [
+                    EvaluationTask(sets[e.set], replace(settings, noise=e.noise), e.folder)
+                    for e in here
+                ],
+                hardware=hardware,
+                draft=draft if number == 0 else None,
+                engine=engine,
+                force=force,
+            )
+            for evaluation, summary in zip(here, summaries, strict=True):
+                say(summary_line(f"evaluate: {evaluation}", summary))
+        comparison = compare(
+            evaluations,
+            folder=out,
+            baseline=None if baseline is None else names[baseline],
         )
-        _decode_missing(job, engine)
-        return score(
-            manifest,
-            [row for i in range(job.n_shards) for row in read_jsonl(shard_path(out, i))],
-            [_read_timing(out, i) for i in range(job.n_shards)],
-            out,
-            n_parameters=count_parameters(folder),
-        )
+        text = json.dumps(comparison.to_dict(), ensure_ascii=False, indent=2)
+        write_atomic(out / "comparison.json", text + "\n")
+        draw_comparison(comparison, out / "figures")
+    return comparison
 
 
-def _decode_missing(job: "EvaluateJob", engine: EngineSettings) -> None:
+def short_names(paths: Sequence[str]) -> list[str]:
+    """Call every path or hub id by as few of its last parts as tell it from all others."""
+    parts = [Path(path).absolute().parts for path in paths]
+    return [_short_name(own, set(parts)) for own in parts]
+
+
+def _short_name(own: tuple[str, ...], all_: Collection[tuple[str, ...]]) -> str:
+    n = 1
+    while sum(own[-n:] == other[-n:] for other in all_) > 1:
+        n += 1
+    return _as_file_name("-".join(own[-n:]))
+
+
+def _as_file_name(text: str) -> str:
+    return re.sub(r"[^\w.+-]+", "-", text)
+
+
+def _by_name(kind: str, names: Sequence[str], things: Sequence[Thing]) -> dict[str, Thing]:
+    if len(set(names)) < len(names):
+        raise ValueError(
+            f"every {kind} must be named once, found {', '.join(map(str, things))}, which would "
+            f"be called {', '.join(names)}"
+        )
+    return dict(zip(names, things, strict=True))
+
+
+def _decode_missing(jobs: "EvaluateJobs", engine: EngineSettings) -> None:
     """Write the shards of hypotheses, and their timing, that are not there."""
-    missing = [i for i in range(job.n_shards) if not job.is_done(i)]
+    missing = [n for n, (job, shard) in enumerate(jobs.shards) if not job.is_done(shard)]
     if not missing:
         return
-    n_left = sum(len(job.shard(i)) for i in missing)
-    say(
-        f"evaluate: {n_left} of {len(job.manifest.utterances)} utterances "
-        f"({engine.where(job.hardware)})"
-    )
+    n_left = sum(len(job.shard(shard)) for job, shard in map(jobs.shards.__getitem__, missing))
+    n_all = sum(len(job.manifest.utterances) for job in jobs.jobs)
+    say(f"evaluate: {n_left} of {n_all} utterances ({engine.where(jobs.jobs[0].hardware)})")
     with progress_bar("evaluate", n_left, "utterances") as advance:
-        for _ in run_shards(job, missing, engine, on_progress=advance):
+        for _ in run_shards(jobs, missing, engine, on_progress=advance):
             pass
 
 
 @dataclass(frozen=True)
 class EvaluateJob(DecodingJob):
-    """What every process that evaluates must know; an engine's job."""
+    """What every process that evaluates must know of one set."""
 
     def is_done(self, number: int) -> bool:
         """Tell whether a shard is there, with its timing."""
         return shard_path(self.out, number).exists() and _timing_path(self.out, number).exists()
 
-    def start(self) -> Callable[[int, Advance], None]:
-        """Load the model and warm it up; return what decodes a shard."""
-        transcriber = self.load()
-        _warm_up(transcriber)
+    def writer(self, transcriber: Transcriber) -> Callable[[int, Advance], None]:
+        """Return what decodes a shard."""
         return partial(self._write, transcriber)
 
     def _write(self, transcriber: Transcriber, number: int, on_progress: Advance) -> None:
@@ -148,6 +312,35 @@ class EvaluateJob(DecodingJob):
         write_atomic(_timing_path(self.out, number), json.dumps(timing) + "\n")
         write_shard(shard_path(self.out, number), rows)
         on_progress(len(rows), timing["audio_s"])
+
+
+@dataclass(frozen=True)
+class EvaluateJobs:
+    """Several sets for one model; an engine's job, whose shards are theirs one after the other."""
+
+    jobs: tuple[EvaluateJob, ...]
+
+    @cached_property
+    def shards(self) -> list[tuple[EvaluateJob, int]]:
+        """Every shard: whose it is, and its number there."""
+        return [(job, shard) for job in self.jobs for shard in range(job.n_shards)]
+
+    def start(self) -> Callable[[int, Advance], None]:
+        """Load the model and warm it up; return what decodes a shard."""
+        transcriber = self.jobs[0].load()
+        for job in self.jobs[1:]:
+            job.check_languages(transcriber)
+        _warm_up(transcriber)
+        return partial(self._write, {job.out: job.writer(transcriber) for job in self.jobs})
+
+    def _write(
+        self,
+        writers: Mapping[Path, Callable[[int, Advance], None]],
+        number: int,
+        on_progress: Advance,
+    ) -> None:
+        job, shard = self.shards[number]
+        writers[job.out](shard, on_progress)
 
 
 def _decode_shard(
