@@ -25,8 +25,8 @@ OPTIONS = {
     "student": "--decoder-layers --layers",
     "heads": "--help",
     "train": "--out --set --force",
-    "evaluate": "--out --against --noise --force --json --shard-size --language --task "
-    "--timestamps --batch-size --chunk-s --overlap-s --max-new-tokens --long-form --draft "
+    "evaluate": "--out --against --noise --noise-seed --force --json --shard-size --language "
+    "--task --timestamps --batch-size --chunk-s --overlap-s --max-new-tokens --long-form --draft "
     "--temperatures --device --dtype",
     "transcribe": "--model --draft --vad-filter --word-timestamps --hotwords --format --out "
     "--language --task --timestamps --batch-size --chunk-s --overlap-s --max-new-tokens "
@@ -88,6 +88,7 @@ def test_help_of_a_command_lists_its_options(
         ["transcribe", "a.wav", "--model", "m", "--batch-size", "many"],
         ["evaluate", "m", "x.jsonl", "--out", "o", "--chunk-s", "31"],
         ["evaluate", "m", "--out", "o"],
+        ["evaluate", "m", "x.jsonl", "--out", "o", "--noise", "pub:10"],
         ["filter", "x.jsonl", "labels", "--out", "o", "--max-wer", "-1"],
     ],
     ids=" ".join,

@@ -41,6 +41,7 @@ from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.engines import DecodingJob, EngineSettings, run_shards
 from distilwhisper.evaluation.comparison import Comparison, Evaluation, compare
+from distilwhisper.evaluation.degradation import Degradation, Degrader
 from distilwhisper.evaluation.figures import draw_comparison
 from distilwhisper.evaluation.scoring import COST, EvaluationSummary, score, summary_line
 from distilwhisper.model.checkpoint import count_parameters
@@ -69,11 +70,32 @@ class EvaluateSettings:
     shard_size: int = 64
     """Utterances per shard: what a killed run loses at most."""
     noise: str | None = None
-    """What is done to the sound first, such as white:10; none: nothing."""
+    """What the sound goes through first, as KIND[:LEVEL][@PATH]: white:10, pink:0, babble:5,
+    recorded:10@FOLDER (dB of speech over noise), reverberation:0.6 (seconds of RT60) or
+    reverberation@FOLDER, codec:opus-6k, codec:mp3-16k, codec:mulaw, clipping:12 (dB)."""
+    noise_seed: int = 0
+    """Of what is drawn for the noise of each utterance; the same for all models and levels."""
 
     def __post_init__(self) -> None:
+        faults = []
         if self.shard_size < 1:
-            raise ValueError(f"shard_size must be at least 1, found {self.shard_size}")
+            faults.append(f"shard_size must be at least 1, found {self.shard_size}")
+        if self.noise is not None:
+            try:
+                Degradation.parse(self.noise)
+            except ValueError as error:
+                faults.append(str(error))
+        if faults:
+            raise ValueError("; ".join(faults))
+
+    @property
+    def degradation(self) -> Degradation | None:
+        """The noise, its path absolute: the same in whatever folder a process runs."""
+        if self.noise is None:
+            return None
+        parsed = Degradation.parse(self.noise)
+        source = None if parsed.source is None else parsed.source.absolute()
+        return replace(parsed, source=source)
 
 
 @dataclass(frozen=True)
@@ -145,11 +167,15 @@ def evaluate_tasks(
     with ExitStack() as locks:
         jobs = []
         for task in tasks:
+            noise = task.settings.degradation
+            inputs = {"manifest": fingerprint(task.manifest), "model": model_digest}
+            if noise is not None and noise.source is not None:
+                inputs["noise"] = fingerprint(noise.source)
             locks.enter_context(lock_folder(task.out))
             open_stage(
                 task.out,
                 settings={**asdict(task.settings), **asdict(hardware), "draft": draft},
-                inputs={"manifest": fingerprint(task.manifest), "model": model_digest},
+                inputs=inputs,
                 force=force,
             )
             jobs.append(
@@ -161,6 +187,8 @@ def evaluate_tasks(
                     shard_size=task.settings.shard_size,
                     hardware=hardware,
                     draft=draft_folder,
+                    noise=noise,
+                    noise_seed=task.settings.noise_seed,
                 )
             )
         _decode_missing(EvaluateJobs(tuple(jobs)), engine)
@@ -217,6 +245,7 @@ def evaluate_all(
     if draft is not None:
         names[0] += f"+{short_names([draft])[0]}"
     called = _by_name("model", names, models)
+    settings_with = {noise: replace(settings, noise=noise) for noise in noises}
     suffixes = ["" if noise is None else f"+{_as_file_name(noise)}" for noise in noises]
     evaluations = [
         Evaluation(name, set_, noise, out / name / f"{set_}{suffix}")
@@ -234,10 +263,7 @@ def evaluate_all(
             here = [evaluation for evaluation in evaluations if evaluation.model == name]
             summaries = evaluate_tasks(
                 model,
-                [
-                    EvaluationTask(sets[e.set], replace(settings, noise=e.noise), e.folder)
-                    for e in here
-                ],
+                [EvaluationTask(sets[e.set], settings_with[e.noise], e.folder) for e in here],
                 hardware=hardware,
                 draft=draft if number == 0 else None,
                 engine=engine,
@@ -291,27 +317,43 @@ def _decode_missing(jobs: "EvaluateJobs", engine: EngineSettings) -> None:
     n_all = sum(len(job.manifest.utterances) for job in jobs.jobs)
     say(f"evaluate: {n_left} of {n_all} utterances ({engine.where(jobs.jobs[0].hardware)})")
     with progress_bar("evaluate", n_left, "utterances") as advance:
-        for _ in run_shards(jobs, missing, engine, on_progress=advance):
-            pass
+        n_silent = sum(run_shards(jobs, missing, engine, on_progress=advance))
+    if n_silent:
+        noises = ", ".join(dict.fromkeys(str(job.noise) for job in jobs.jobs if job.noise))
+        say(f"evaluate: {n_silent} utterances are silent, and were left without {noises}")
 
 
 @dataclass(frozen=True)
 class EvaluateJob(DecodingJob):
     """What every process that evaluates must know of one set."""
 
+    noise: Degradation | None
+    noise_seed: int
+
     def is_done(self, number: int) -> bool:
         """Tell whether a shard is there, with its timing."""
         return shard_path(self.out, number).exists() and _timing_path(self.out, number).exists()
 
-    def writer(self, transcriber: Transcriber) -> Callable[[int, Advance], None]:
-        """Return what decodes a shard."""
-        return partial(self._write, transcriber)
+    def writer(self, transcriber: Transcriber) -> Callable[[int, Advance], int]:
+        """Return what decodes a shard, and tells how many utterances are too silent for noise."""
+        degrader = None
+        if self.noise is not None:
+            degrader = Degrader(self.noise, self.manifest, self.noise_seed)
+        return partial(self._write, transcriber, degrader)
 
-    def _write(self, transcriber: Transcriber, number: int, on_progress: Advance) -> None:
-        rows, timing = _decode_shard(transcriber, self.manifest, self.shard(number))
+    def _write(
+        self,
+        transcriber: Transcriber,
+        degrader: Degrader | None,
+        number: int,
+        on_progress: Advance,
+    ) -> int:
+        n_before = 0 if degrader is None else degrader.n_silent
+        rows, timing = _decode_shard(transcriber, degrader, self.manifest, self.shard(number))
         write_atomic(_timing_path(self.out, number), json.dumps(timing) + "\n")
         write_shard(shard_path(self.out, number), rows)
         on_progress(len(rows), timing["audio_s"])
+        return 0 if degrader is None else degrader.n_silent - n_before
 
 
 @dataclass(frozen=True)
@@ -325,7 +367,7 @@ class EvaluateJobs:
         """Every shard: whose it is, and its number there."""
         return [(job, shard) for job in self.jobs for shard in range(job.n_shards)]
 
-    def start(self) -> Callable[[int, Advance], None]:
+    def start(self) -> Callable[[int, Advance], int]:
         """Load the model and warm it up; return what decodes a shard."""
         transcriber = self.jobs[0].load()
         for job in self.jobs[1:]:
@@ -335,16 +377,19 @@ class EvaluateJobs:
 
     def _write(
         self,
-        writers: Mapping[Path, Callable[[int, Advance], None]],
+        writers: Mapping[Path, Callable[[int, Advance], int]],
         number: int,
         on_progress: Advance,
-    ) -> None:
+    ) -> int:
         job, shard = self.shards[number]
-        writers[job.out](shard, on_progress)
+        return writers[job.out](shard, on_progress)
 
 
 def _decode_shard(
-    transcriber: Transcriber, manifest: Manifest, utterances: Sequence[Utterance]
+    transcriber: Transcriber,
+    degrader: Degrader | None,
+    manifest: Manifest,
+    utterances: Sequence[Utterance],
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
     by_length = sorted(utterances, key=lambda u: (u.duration_s or 0.0, u.id))
     loaded = list(load_utterances(manifest, by_length))
@@ -354,6 +399,8 @@ def _decode_shard(
         if isinstance(problem, Exception)
     }
     heard = [(u, samples) for u, samples in loaded if not isinstance(samples, Exception)]
+    if degrader is not None:
+        heard = [(u, degrader.apply(samples, u)) for u, samples in heard]
     short = [(u, samples) for u, samples in heard if len(samples) <= WINDOW_SAMPLES]
     long = [(u, samples) for u, samples in heard if len(samples) > WINDOW_SAMPLES]
     before = transcriber.counts
