@@ -3,7 +3,8 @@
 Errors within one recording go together: one voice, one microphone, one subject. So it is recordings
 that are drawn again, with replacement, as many as there are, and never single words; two systems
 are compared on the same draws. Bounds are percentiles of the rates of the draws. With few
-recordings they lie too close together: ten give an interval that says 95 % and holds about 90 %.
+recordings they lie too close together: of simulated sets (as in tests/evaluation/test_bootstrap.py)
+an interval of 95 % held the truth in 94 of 100 of 60 recordings, in 89 of ten, in 68 of three.
 
 Source: Bisani and Ney, "Bootstrap estimates for confidence intervals in ASR performance
 evaluation", ICASSP 2004, where the draws are of sentences.

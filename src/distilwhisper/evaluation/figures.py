@@ -19,9 +19,7 @@ _N_COLUMNS = 3
 
 
 def draw_comparison(comparison: Comparison, folder: Path) -> list[Path]:
-    """Draw error rates against speed, a panel for each noise.
-
-    A large dot is a model's mean over the sets, with its interval; small ones are the sets.
+    """Write :func:`errors_against_speed` as SVG and PNG.
 
     Args:
         comparison: the figures.
@@ -32,7 +30,7 @@ def draw_comparison(comparison: Comparison, folder: Path) -> list[Path]:
     """
     if all(average.wer is None for average in comparison.averages):
         return []
-    figure = _figure(comparison)
+    figure = errors_against_speed(comparison)
     kinds: tuple[Literal["svg", "png"], ...] = ("svg", "png")
     paths = [folder / f"wer-rtfx.{kind}" for kind in kinds]
     for path, kind in zip(paths, kinds, strict=True):
@@ -40,7 +38,11 @@ def draw_comparison(comparison: Comparison, folder: Path) -> list[Path]:
     return paths
 
 
-def _figure(comparison: Comparison) -> Figure:
+def errors_against_speed(comparison: Comparison) -> Figure:
+    """Draw error rates against speed, a panel for each noise.
+
+    A large dot is a model's mean over the sets, with its interval; small ones are the sets.
+    """
     n_panels = len(comparison.noises)
     n_columns = min(n_panels, _N_COLUMNS)
     n_rows = -(-n_panels // n_columns)
@@ -51,6 +53,9 @@ def _figure(comparison: Comparison) -> Figure:
             _panel(axes, comparison, noise)
         for axes in panels.flat[n_panels:]:
             axes.set_axis_off()
+        # Once all is drawn, for the panels share them.
+        panels[0, 0].set_xlim(left=0)
+        panels[0, 0].set_ylim(bottom=0)
         figure.supxlabel("RTFx: seconds of audio per second of computing")
         figure.supylabel("WER, %")
         figure.legend(handles=_legend(comparison), loc="outside right upper", frameon=False)
@@ -72,9 +77,8 @@ def _panel(axes: "mpl.axes.Axes", comparison: Comparison, noise: str | None) -> 
         axes.plot(rtfx, wer, "o", color=colour, markersize=9)
         if average.low is not None and average.high is not None:
             axes.plot([rtfx] * 2, [100 * average.low, 100 * average.high], color=colour)
-    axes.set_xscale("log")
-    axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.3, which="both")
+    axes.tick_params(labelbottom=True)  # also where no panel is below, which is not known here
+    axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title("no noise added" if noise is None else noise)
 
