@@ -61,6 +61,8 @@ class EvaluateSettings:
     """How audio becomes text."""
     shard_size: int = 64
     """Utterances per shard: what a killed run loses at most."""
+    noise: str | None = None
+    """What is done to the sound first, such as white:10; none: nothing."""
 
     def __post_init__(self) -> None:
         if self.shard_size < 1:
