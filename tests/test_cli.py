@@ -26,7 +26,8 @@ OPTIONS = {
     "heads": "--help",
     "train": "--out --set --force",
     "evaluate": "--out --force --json --shard-size --language --task --timestamps --batch-size "
-    "--chunk-s --overlap-s --max-new-tokens --long-form --draft --temperatures --device --dtype",
+    "--chunk-s --overlap-s --max-new-tokens --long-form --draft --temperatures --device --dtype "
+    "--noise --noise-seed",
     "transcribe": "--model --draft --vad-filter --word-timestamps --hotwords --format --out "
     "--language --task --timestamps --batch-size --chunk-s --overlap-s --max-new-tokens "
     "--device --dtype",
@@ -86,6 +87,7 @@ def test_help_of_a_command_lists_its_options(
         ["transcribe", "a.wav", "--model", "m", "--format", "doc"],
         ["transcribe", "a.wav", "--model", "m", "--batch-size", "many"],
         ["evaluate", "m", "x.jsonl", "--out", "o", "--chunk-s", "31"],
+        ["evaluate", "m", "x.jsonl", "--out", "o", "--noise", "pub:10"],
         ["filter", "x.jsonl", "labels", "--out", "o", "--max-wer", "-1"],
     ],
     ids=" ".join,

@@ -3,6 +3,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from corpora import bad_utterances, corpus, hearing_model, noise, snapshot, utterance
 
@@ -242,3 +243,58 @@ def test_hypotheses_that_somebody_has_edited_are_refused(tmp_path: Path, model: 
         evaluate(model, manifest, out)
     shard.unlink()
     assert evaluate(model, manifest, out).errors == before.errors
+
+
+def noisy(text: str, *, seed: int = 0) -> EvaluateSettings:
+    return replace(SETTINGS, noise=text, noise_seed=seed)
+
+
+def test_noise_is_heard_goes_on_after_a_kill_and_is_part_of_the_result(
+    tmp_path: Path, model: Path
+) -> None:
+    manifest, out = corpus(tmp_path, 5), tmp_path / "eval"
+    clean = evaluate(model, manifest, tmp_path / "clean")
+    first = evaluate(model, manifest, out, noisy("babble:0"))
+    before = snapshot(out)
+    assert hypotheses(out) != hypotheses(tmp_path / "clean")
+    assert (first.audio_s, first.failed) == (clean.audio_s, {})
+    shard_path(out, 1).unlink()
+    evaluate(model, manifest, out, noisy("babble:0"))
+    assert snapshot(out)["shard-00001.jsonl"][1] == before["shard-00001.jsonl"][1]
+    for other, difference in (
+        (noisy("babble:5"), 'noise: was "babble:0", now "babble:5"'),
+        (noisy("babble:0", seed=1), "noise_seed: was 0, now 1"),
+        (SETTINGS, 'noise: was "babble:0", now null'),
+    ):
+        with pytest.raises(StageChanged, match=difference):
+            evaluate(model, manifest, out, other)
+
+
+def test_a_folder_of_noise_that_has_changed_is_refused(tmp_path: Path, model: Path) -> None:
+    manifest, out = corpus(tmp_path, 2), tmp_path / "eval"
+    noises = tmp_path / "noises"
+    noises.mkdir()
+    write_wav(noises / "a.wav", noise(1.0, seed=9))
+    settings = noisy(f"recorded:0@{noises}")
+    evaluate(model, manifest, out, settings)
+    evaluate(model, manifest, out, settings)
+    write_wav(noises / "b.wav", noise(1.0, seed=10))
+    with pytest.raises(StageChanged, match="input noise: was"):
+        evaluate(model, manifest, out, settings)
+
+
+def test_a_silent_utterance_stays_under_noise_and_is_counted(
+    tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_wav(tmp_path / "silent.wav", np.zeros(8_000, dtype=np.float32))
+    silent = Utterance(id="silent", audio="silent.wav", text="")
+    manifest = corpus(tmp_path, 2, more=[silent])
+    summary = evaluate(model, manifest, tmp_path / "eval", noisy("white:0"))
+    assert (summary.n_utterances, summary.failed) == (3, {})
+    said = "evaluate: 1 utterances are silent, and were left without white:0"
+    assert said in capsys.readouterr().err
+
+
+def test_faults_of_the_settings_are_told_at_once() -> None:
+    with pytest.raises(ValueError, match=r"shard_size must be .* 0; .*found \"pub:10\", there are"):
+        EvaluateSettings(shard_size=0, noise="pub:10")

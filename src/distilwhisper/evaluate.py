@@ -13,7 +13,7 @@ of which nothing was heard, and is named.
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.slots import Counts
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.engines import DecodingJob, EngineSettings, run_shards
+from distilwhisper.evaluation.degradation import Degradation, Degrader
 from distilwhisper.model.checkpoint import count_parameters
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import resolve_model
@@ -62,11 +63,23 @@ class EvaluateSettings:
     shard_size: int = 64
     """Utterances per shard: what a killed run loses at most."""
     noise: str | None = None
-    """What is done to the sound first, such as white:10; none: nothing."""
+    """What the sound goes through first, as KIND[:LEVEL][@PATH]: white:10, pink:0, babble:5,
+    recorded:10@FOLDER (dB of speech over noise), reverberation:0.6 (seconds of RT60) or
+    reverberation@FOLDER, codec:opus-6k, codec:mp3-16k, codec:mulaw, clipping:12 (dB)."""
+    noise_seed: int = 0
+    """Of what is drawn for the noise of each utterance; the same for all models and levels."""
 
     def __post_init__(self) -> None:
+        faults = []
         if self.shard_size < 1:
-            raise ValueError(f"shard_size must be at least 1, found {self.shard_size}")
+            faults.append(f"shard_size must be at least 1, found {self.shard_size}")
+        if self.noise is not None:
+            try:
+                Degradation.parse(self.noise)
+            except ValueError as error:
+                faults.append(str(error))
+        if faults:
+            raise ValueError("; ".join(faults))
 
 
 @dataclass(frozen=True)
@@ -137,6 +150,11 @@ def evaluate_model(
     hardware, engine = hardware or Hardware(), engine or EngineSettings()
     manifest = read_manifest(manifest_path)
     folder = resolve_model(model)
+    noise = None if settings.noise is None else Degradation.parse(settings.noise)
+    inputs = {"manifest": manifest_path, "model": folder}
+    if noise is not None and noise.source is not None:
+        inputs["noise"] = noise.source
+        noise = replace(noise, source=noise.source.absolute())
     job = EvaluateJob(
         manifest=manifest,
         model=folder.absolute(),
@@ -145,12 +163,14 @@ def evaluate_model(
         shard_size=settings.shard_size,
         hardware=hardware,
         draft=None if draft is None else resolve_model(draft).absolute(),
+        noise=noise,
+        noise_seed=settings.noise_seed,
     )
     with lock_folder(out):
         open_stage(
             out,
             settings={**asdict(settings), **asdict(hardware), "draft": draft},
-            inputs={"manifest": fingerprint(manifest_path), "model": fingerprint(folder)},
+            inputs={name: fingerprint(path) for name, path in inputs.items()},
             force=force,
         )
         _decode_missing(job, engine)
@@ -236,33 +256,54 @@ def _decode_missing(job: "EvaluateJob", engine: EngineSettings) -> None:
         f"({engine.where(job.hardware)})"
     )
     with progress_bar("evaluate", n_left, "utterances") as advance:
-        for _ in run_shards(job, missing, engine, on_progress=advance):
-            pass
+        n_silent = sum(run_shards(job, missing, engine, on_progress=advance))
+    if n_silent:
+        say(f"evaluate: {n_silent} utterances are silent, and were left without {job.noise}")
 
 
 @dataclass(frozen=True)
 class EvaluateJob(DecodingJob):
     """What every process that evaluates must know; an engine's job."""
 
+    noise: Degradation | None
+    noise_seed: int
+
     def is_done(self, number: int) -> bool:
         """Tell whether a shard is there, with its timing."""
         return shard_path(self.out, number).exists() and _timing_path(self.out, number).exists()
 
-    def start(self) -> Callable[[int, Advance], None]:
-        """Load the model and warm it up; return what decodes a shard."""
+    def start(self) -> Callable[[int, Advance], int]:
+        """Load the model and warm it up; return what decodes a shard.
+
+        That returns how many utterances have no sound for the noise to be under.
+        """
+        degrader = None
+        if self.noise is not None:
+            degrader = Degrader(self.noise, self.manifest, self.noise_seed)
         transcriber = self.load()
         _warm_up(transcriber)
-        return partial(self._write, transcriber)
+        return partial(self._write, transcriber, degrader)
 
-    def _write(self, transcriber: Transcriber, number: int, on_progress: Advance) -> None:
-        rows, timing = _decode_shard(transcriber, self.manifest, self.shard(number))
+    def _write(
+        self,
+        transcriber: Transcriber,
+        degrader: Degrader | None,
+        number: int,
+        on_progress: Advance,
+    ) -> int:
+        n_before = 0 if degrader is None else degrader.n_silent
+        rows, timing = _decode_shard(transcriber, degrader, self.manifest, self.shard(number))
         write_atomic(_timing_path(self.out, number), json.dumps(timing) + "\n")
         write_shard(shard_path(self.out, number), rows)
         on_progress(len(rows), timing["audio_s"])
+        return 0 if degrader is None else degrader.n_silent - n_before
 
 
 def _decode_shard(
-    transcriber: Transcriber, manifest: Manifest, utterances: Sequence[Utterance]
+    transcriber: Transcriber,
+    degrader: Degrader | None,
+    manifest: Manifest,
+    utterances: Sequence[Utterance],
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
     by_length = sorted(utterances, key=lambda u: (u.duration_s or 0.0, u.id))
     loaded = list(load_utterances(manifest, by_length))
@@ -272,6 +313,8 @@ def _decode_shard(
         if isinstance(problem, Exception)
     }
     heard = [(u, samples) for u, samples in loaded if not isinstance(samples, Exception)]
+    if degrader is not None:
+        heard = [(u, degrader.apply(samples, u)) for u, samples in heard]
     short = [(u, samples) for u, samples in heard if len(samples) <= WINDOW_SAMPLES]
     long = [(u, samples) for u, samples in heard if len(samples) > WINDOW_SAMPLES]
     before = transcriber.counts
