@@ -37,8 +37,8 @@ def join_at_middle(chunks: Sequence[ChunkWords]) -> list[TimedWord]:
     Args:
         chunks: in order of time.
     """
-    seams = seams_s(chunks)
-    shares = zip([-1.0, *seams], chunks, [*seams, float("inf")], strict=True)
+    edges_s = [-1.0, *seams_s(chunks), float("inf")]
+    shares = zip(edges_s, chunks, edges_s[1:], strict=False)
     return [
         word
         for first_s, chunk, stop_s in shares
