@@ -137,7 +137,8 @@ def run_overlap(context: Context) -> Outcome:
             "middle; both of the same chunks. Errors by distance: over the reference's words that "
             "lie so far from the nearest middle of an overlap, by the hypothesis's times.",
             f"Cost: chunks as they are, and as windows of {WINDOW_S:g} s, which a chunk is encoded "
-            "in. Neither counts what was decoded again.",
+            "in. A part of a chunk that was decoded again, and kept, counts as a chunk; attempts "
+            "that failed are not counted.",
             INTERVALS,
         ),
     )
