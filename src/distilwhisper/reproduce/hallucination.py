@@ -33,7 +33,7 @@ def run_hallucination(context: Context) -> Outcome:
     modes = {**MODES, **({"chunked, vad_filter": {"vad_filter": True}} if has_vad else {})}
     arms = [
         context.arm(model, f"{model.name}, {mode}", language="en", **named)
-        for model in context.models
+        for model in context.distilled
         for mode, named in modes.items()
     ]
     minutes = context.settings.nonspeech_minutes
