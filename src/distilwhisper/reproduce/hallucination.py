@@ -47,7 +47,13 @@ def run_hallucination(context: Context) -> Outcome:
         notes=(f"{minutes:g} minutes of each sound; every word is one too many.{missing}",),
     )
     figure = draw_bars(
-        {sound: {name: of_arm[sound] for name, of_arm in heard.items()} for sound in SOUNDS},
+        {
+            f"{sound}: {model.name}": {
+                mode: heard[f"{model.name}, {mode}"][sound] for mode in modes
+            }
+            for sound in SOUNDS
+            for model in context.distilled
+        },
         x="words a minute",
         title="words heard where nobody speaks",
     )
