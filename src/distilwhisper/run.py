@@ -111,7 +111,7 @@ def read_recipe(path: Path, cls: type[Settings], overrides: Sequence[str] = ()) 
     """
     mapping = read_toml(path)
     for override in overrides:
-        _override(mapping, override)
+        put_override(mapping, override)
     return build_settings(cls, mapping, where=path)
 
 
@@ -264,7 +264,12 @@ def _shown(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _override(mapping: dict[str, Any], override: str) -> None:
+def put_override(mapping: dict[str, Any], override: str) -> None:
+    """Put one ``section.key=value``, written as for :func:`read_recipe`, into plain tables.
+
+    Raises:
+        SettingsError: it is not written so, or a section of it is a value.
+    """
     key, equals, text = override.partition("=")
     *sections, name = (part.strip() for part in key.split("."))
     if not equals or not name or not all(sections):

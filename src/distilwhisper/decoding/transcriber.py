@@ -283,6 +283,22 @@ class Transcriber:
             return
         yield from self._joined(self._decoder.run(self._chunk_tasks(numbered, report)))
 
+    def hear_chunks(self, samples: Samples, *, language: str | None = None) -> list[ChunkWords]:
+        """Return what each chunk of a recording heard, not yet joined.
+
+        Args:
+            samples: mono, 16 kHz, of any length.
+            language: of the recording; none: the settings' language, or else detected.
+
+        Raises:
+            ValueError: there is no sample, or one is NaN.
+        """
+        _check_samples(samples, "the recording")
+        tasks = self._chunk_tasks([(0, HeldRecording(samples), language)], _ignore)
+        parts = [part for _, part in self._decoder.run(tasks)]
+        heard = {part.chunk: part.came for part in parts if isinstance(part.came, list)}
+        return [_chunk_words(one) for chunk in range(len(heard)) for one in heard[chunk]]
+
     @cached_property
     def _decoder(self) -> WindowDecoder:
         return WindowDecoder(self.checkpoint, self.tokenizer, self.settings, self.draft)
@@ -456,8 +472,7 @@ class Transcriber:
 
     def _join(self, heard: Sequence[HeardWindow]) -> Transcript:
         """Make a transcript of chunks that overlap."""
-        chunks = [ChunkWords(one.start_s, one.end_s, one.words) for one in heard]
-        return self._transcript(heard, join_chunks(chunks))
+        return self._transcript(heard, join_chunks([_chunk_words(one) for one in heard]))
 
     def _transcript(
         self, heard: Sequence[HeardWindow], words: Sequence[tuple[int, TimedWord]]
@@ -500,6 +515,10 @@ class Transcriber:
             no_speech_prob=heard.decoded.no_speech_prob,
             words=_words(words) if self.settings.word_timestamps else None,
         )
+
+
+def _chunk_words(heard: HeardWindow) -> ChunkWords:
+    return ChunkWords(heard.start_s, heard.end_s, heard.words)
 
 
 def _ended(number: int, came: "int | CorruptAudio | OSError") -> Task[_Part]:

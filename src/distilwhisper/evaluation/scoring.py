@@ -83,7 +83,7 @@ def score(
     spaced = all(uses_spaces(_language(by_id[row["id"]], row)) for row in rows)
     scored = [
         {
-            **_errors(by_id[row["id"]], row, spaced=spaced),
+            **count_errors(by_id[row["id"]], row, spaced=spaced),
             **_place(manifest, by_id[row["id"]], out),
         }
         for row in rows
@@ -112,7 +112,7 @@ def _language(utterance: Utterance, row: Mapping[str, Any]) -> str:
     return utterance.language or row["language"] or "en"
 
 
-def _errors(utterance: Utterance, row: Mapping[str, Any], *, spaced: bool) -> dict[str, Any]:
+def count_errors(utterance: Utterance, row: Mapping[str, Any], *, spaced: bool) -> dict[str, Any]:
     """Normalise both sides alike and count words, or characters."""
     normalize = normalizer_for(_language(utterance, row))
     reference, hypothesis = normalize(utterance.text or ""), normalize(row["text"])
@@ -129,14 +129,14 @@ def _errors(utterance: Utterance, row: Mapping[str, Any], *, spaced: bool) -> di
 def _place(manifest: Manifest, utterance: Utterance, out: Path) -> dict[str, Any]:
     """Return what an utterance is part of, and where its sound is, seen from the results."""
     return {
-        "group": _group(utterance),
+        "group": group_of(utterance),
         "audio": audio_from(out, manifest.audio_source(utterance)),
         "start_s": utterance.start_s,
         "duration_s": utterance.duration_s,
     }
 
 
-def _group(utterance: Utterance) -> str:
+def group_of(utterance: Utterance) -> str:
     """Name what an utterance shares with those whose errors are not independent of its own.
 
     That is its recording; else its speaker, whose name is good within a source; else its file.
