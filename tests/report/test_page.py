@@ -183,8 +183,9 @@ def test_runs_are_put_side_by_side(run: Path, tmp_path: Path) -> None:
     for said in (
         "Of 2 students other is nearest to its teacher on the held-out test: 0.0 % word errors, "
         "the teacher 12.5 %, 12.5 points fewer",
-        "small openai/some-teacher 0.10 2 37.5 % +25.0 points 37.5 % +25.0 points 30.0 75 % 2.50",
-        "other openai/some-teacher 0.10 2 0.0 % -12.5 points",
+        "small openai/some-teacher 37.5 % +25.0 points 37.5 % +25.0 points 2.50 2.50 30.0 75 % "
+        "0.10 2",
+        "other openai/some-teacher 0.0 % -12.5 points",
         "All were judged on the same 2 held-out utterances",
     ):
         assert said in page.text

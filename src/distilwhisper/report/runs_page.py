@@ -56,22 +56,21 @@ def _headline(runs: Mapping[str, RunFacts]) -> str:
 def _runs_table(runs: Mapping[str, RunFacts]) -> Html:
     rows = [
         [
-            name,
-            facts.teacher,
-            f"{facts.filtered['kept']['hours']:.2f}",
-            f"{facts.n_steps:,}",
+            _over(name, facts.teacher),
             *(_rate_and_gap(facts, set_) for set_ in SETS),
+            *(ratio_text(facts.ratio[set_]) for set_ in SETS),
             _over(
                 f"{facts.cell('student', 'test').n_parameters / 1e6:.1f}",
                 ratio_text(facts.ratio["parameters"], percent=True),
             ),
-            *(ratio_text(facts.ratio[set_]) for set_ in SETS),
+            f"{facts.filtered['kept']['hours']:.2f}",
+            f"{facts.n_steps:,}",
         ]
         for name, facts in runs.items()
     ]
     head = [
-        "run", "teacher", "hours", "steps", *(f"{name}, gap" for name in SETS.values()),
-        "parameters / M, of the teacher's", *(f"speed, {name}" for name in SETS.values()),
+        "run, teacher", *SETS.values(), *(f"speed, {name}" for name in SETS.values()),
+        "parameters / M", "hours", "steps",
     ]  # fmt: skip
     return table(head, rows)
 
@@ -101,8 +100,9 @@ def _same_sets(runs: Mapping[str, RunFacts]) -> str:
         "the rates."
     )
     return (
-        f"{judged} Gap: the student's errors less its teacher's, in points. Hours: kept for "
-        "training. Speed: the student's RTFx over its teacher's, in the same run."
+        f"{judged} Below the student's error rate: how far it is from its teacher's. Speed: its "
+        "RTFx over its teacher's, in the same run. Below its parameters: their share of the "
+        "teacher's. Hours: kept for training."
     )
 
 
