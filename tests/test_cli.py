@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 from corpora import bad_utterances, corpus, hearing_model, noise
+from pages import Page
+from runs import make_run
 
 from distilwhisper import __version__
 from distilwhisper.cli import COMMANDS, OK, SOME_FAILED, USAGE, call
@@ -32,6 +34,7 @@ OPTIONS = {
     "transcribe": "--model --draft --vad-filter --word-timestamps --hotwords --format --out "
     "--language --task --timestamps --batch-size --chunk-s --overlap-s --max-new-tokens "
     "--device --dtype",
+    "report": "--out",
 }
 
 
@@ -89,6 +92,7 @@ def test_help_of_a_command_lists_its_options(
         ["transcribe", "a.wav", "--model", "m", "--batch-size", "many"],
         ["evaluate", "m", "x.jsonl", "--out", "o", "--chunk-s", "31"],
         ["evaluate", "m", "--out", "o"],
+        ["report"],
         ["evaluate", "m", "x.jsonl", "--out", "o", "--noise", "pub:10"],
         ["filter", "x.jsonl", "labels", "--out", "o", "--max-wer", "-1"],
     ],
@@ -292,6 +296,28 @@ def test_several_models_and_sets_are_compared(
     assert [(d["model"], d["against"]) for d in written["differences"]] == [
         ("hearing", "other")
     ] * 3
+    page = (out / "report.html").read_text()
+    assert "bad-manifest, missing" in Page(page).text
+    assert call(["report", str(out)]) == OK
+    assert capsys.readouterr().out == f"{out / 'report.html'}\n"
+    assert (out / "report.html").read_text() == page
+
+
+def test_a_report_goes_into_the_folder_it_is_of_or_where_it_is_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other = (str(make_run(tmp_path / name, name=name)) for name in ("one", "other"))
+    monkeypatch.chdir(tmp_path)
+    for arguments, page in (
+        ([one], f"{one}/report.html"),
+        ([one, other], "report.html"),
+        ([one, "--out", "new/page.html"], "new/page.html"),
+    ):
+        assert call(["report", *arguments]) == OK
+        assert capsys.readouterr().out == f"{page}\n"
+        assert "one" in Page(Path(page).read_text()).text
+    assert call(["report", one, str(tmp_path / "no")]) == USAGE
+    assert "must be the folder of a finished run" in err(capsys)
 
 
 def test_one_noise_makes_an_evaluation_and_several_a_comparison(

@@ -38,6 +38,7 @@ from distilwhisper.model.layout import BadCheckpoint
 from distilwhisper.pipeline import Recipe, StageName, run_recipe
 from distilwhisper.plan import PlanSettings, plan_recipe
 from distilwhisper.progress import say
+from distilwhisper.report import REPORT, read_facts, write_comparison_report, write_report
 from distilwhisper.reproduce.catalogue import find_experiment, list_experiments
 from distilwhisper.reproduce.runner import problems, run_experiment
 from distilwhisper.reproduce.settings import Scale
@@ -342,7 +343,8 @@ def evaluate(
     Args:
         model: folder or hub id.
         manifests: utterances with references, of any length.
-        out: folder of the results; of several, it has a folder for each and comparison.json.
+        out: folder of the results; of several, it has a folder for each, comparison.json and
+            report.html.
         against: other models to evaluate as well; the first of them is the one that all others
             are compared with.
         noise: what the sound goes through first: none, or KIND[:LEVEL][@PATH] such as white:10,
@@ -381,6 +383,7 @@ def evaluate(
         engine=engine,
         force=force,
     )
+    say(f"evaluate: {write_comparison_report(out)}")
     print(_json(comparison.to_dict()) if json else comparison_table(comparison))
     return _name_each(comparison.failed)
 
@@ -427,6 +430,21 @@ def transcribe(
     if draft is not None:
         say(f"transcribe: {transcriber.counts.describe_draft()}")
     return _name_each({done.source: done.error for done in results if done.error})
+
+
+def report(folders: Positional[tuple[Path, ...]], /, *, out: Path | None = None) -> int:
+    """Write one page about finished runs, side by side, and comparisons of models.
+
+    Args:
+        folders: each of a run that has come to its end, or of what evaluate leaves of several
+            models, sets or noises.
+        out: the page; report.html in the folder when left out, and here if there are several.
+    """
+    if not folders:
+        raise ValueError("name at least one folder of a finished run or of a comparison")
+    path = out or (folders[0] if len(folders) == 1 else Path()) / REPORT
+    print(write_report(path, [read_facts(folder) for folder in folders]))
+    return OK
 
 
 def reproduce(
@@ -483,6 +501,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "tensorboard": tensorboard,
     "evaluate": evaluate,
     "transcribe": transcribe,
+    "report": report,
     "reproduce": reproduce,
 }
 

@@ -48,7 +48,7 @@ from distilwhisper.model.checkpoint import Checkpoint, load_checkpoint, save_che
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import resolve_model
 from distilwhisper.progress import progress_bar, say
-from distilwhisper.report import read_facts, write_card, write_report
+from distilwhisper.report import REPORT, read_run, write_card, write_report
 from distilwhisper.run import (
     StageChanged,
     fingerprint,
@@ -515,9 +515,9 @@ def _transcribe(run: Run) -> None:
 
 
 def _report(run: Run) -> None:
-    facts = read_facts(run.folder, name=run.recipe.name, teacher=run.recipe.teacher)
+    facts = read_run(run.folder)
     say(f"report: {write_card(run.path('student'), facts)}")
-    say(f"report: {write_report(run.folder, facts)}")
+    say(f"report: {write_report(run.path(REPORT), [facts])}")
 
 
 def _percent(fraction: float | None) -> str:

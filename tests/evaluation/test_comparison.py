@@ -44,6 +44,10 @@ def test_the_keys_are_those_that_others_read(comparison: Comparison) -> None:
     assert row["resampling"] == {"n": 500, "level": 0.95, "seed": 2}
 
 
+def test_a_comparison_is_read_back_as_it_was_written(comparison: Comparison) -> None:
+    assert Comparison.from_dict(json.loads(json.dumps(comparison.to_dict()))) == comparison
+
+
 def test_a_cell_is_the_summary_of_its_folder_with_an_interval(
     tmp_path: Path, comparison: Comparison
 ) -> None:

@@ -1,14 +1,18 @@
+import json
 from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
 
-from distilwhisper.report import read_facts, write_card
+from distilwhisper.report import read_run, write_card
 from distilwhisper.run import fingerprint
 
 
 def card_of(run: Path, *, teacher: str = "openai/some-teacher") -> Path:
-    return write_card(run / "student", read_facts(run, name="a run: x", teacher=teacher))
+    recipe = run / "recipe.toml"
+    text = recipe.read_text().replace("openai/some-teacher", teacher)
+    recipe.write_text(text.replace('"small"', '"a run: x"'))
+    return write_card(run / "student", read_run(run))
 
 
 def test_the_hub_reads_the_card(run: Path) -> None:
@@ -18,14 +22,14 @@ def test_the_hub_reads_the_card(run: Path) -> None:
     assert data.base_model == "openai/some-teacher"
     assert data.language == ["en"]
     results = {r.dataset_type: (r.metric_type, r.metric_value) for r in data.eval_results}
-    assert results == {"test": ("wer", 50.0), "long": ("wer", 50.0)}
+    assert results == {"test": ("wer", 37.5), "long": ("wer", 37.5)}
     assert data.eval_results[0].dataset_name == "a run: x: held-out test"
 
 
 def test_the_card_says_what_the_run_says(run: Path) -> None:
     text = ModelCard.load(card_of(run)).text
     assert "with 2 decoder layers" in text
-    assert "| student, held-out test | 50.0 % | 1 / 3 / 0 of 8 | 1 | 25.0 |" in text
+    assert "| student, held-out test | 37.5 % | 1 / 2 / 0 of 8 | 2 | 25.0 |" in text
     assert "| wer above limit | 1 | 0.02 |" in text
     assert "labelled 4 utterances (0.12 h); 3 (0.10 h) passed" in text
     assert "steps 2, kl_weight 0.8." in text
@@ -46,6 +50,15 @@ def test_a_teacher_that_is_no_hub_id_is_no_base_model(
     monkeypatch.chdir(run)
     (run / "runs/a/student").mkdir(parents=True)
     assert ModelCard.load(card_of(run, teacher=teacher)).data.base_model is None
+
+
+def test_a_card_without_references_gives_no_rate(run: Path) -> None:
+    for name in ("teacher-test", "student-test"):
+        path = run / "eval" / name / "summary.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "wer": None}))
+    card = card_of(run)
+    assert [r.dataset_type for r in ModelCard.load(card).data.eval_results] == ["long"]
+    assert "| student, held-out test | – |" in card.read_text()
 
 
 def test_a_card_changes_no_fingerprint(run: Path) -> None:

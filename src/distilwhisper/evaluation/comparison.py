@@ -159,6 +159,25 @@ class Comparison:
         """Return it as JSON can hold it."""
         return asdict(self)
 
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> "Comparison":
+        """Return what :meth:`to_dict` made a dict of, and JSON made of that.
+
+        Raises:
+            KeyError, TypeError: a figure is missing, or is not one of ours.
+        """
+        return cls(
+            models=tuple(row["models"]),
+            baseline=row["baseline"],
+            sets=tuple(row["sets"]),
+            noises=tuple(row["noises"]),
+            cells=[Cell(**cell) for cell in row["cells"]],
+            averages=[Average(**average) for average in row["averages"]],
+            differences=[Difference(**difference) for difference in row["differences"]],
+            worst=[WorstUtterance(**worst) for worst in row["worst"]],
+            resampling=Resampling(**row["resampling"]),
+        )
+
     @property
     def failed(self) -> dict[str, str]:
         """Every utterance that could not be read, and why, by model, set, noise and id."""

@@ -29,6 +29,12 @@ def comparison_table(comparison: Comparison) -> str:
     return "\n".join([*lines, *_notes(comparison)])
 
 
+def are_few(comparison: Comparison, set_: str | None = None) -> bool:
+    """Tell whether a set, or any, has too few recordings for its differences to be trusted."""
+    cells = (cell for cell in comparison.cells if set_ in (None, cell.set))
+    return any(0 < cell.n_groups < FEW_RECORDINGS for cell in cells)
+
+
 def _set_section(
     comparison: Comparison, set_: str, noise: str | None
 ) -> tuple[str, list[list[str]]]:
@@ -88,16 +94,10 @@ def _difference(
         return []
     for row in comparison.differences:
         if (row.model, row.set, row.noise) == (model, set_, noise):
-            sure = row.p is not None and row.p < SIGNIFICANT and not _are_few(comparison, set_)
+            sure = row.p is not None and row.p < SIGNIFICANT and not are_few(comparison, set_)
             p = "" if row.p is None else f"{row.p:.4f} {'*' if sure else ' '}"
             return [_rate(row.difference, row.low, row.high, sign="+"), p]
     return ["", ""]  # the baseline itself
-
-
-def _are_few(comparison: Comparison, set_: str | None = None) -> bool:
-    """Tell whether a set, or any, has so few recordings that nothing is marked."""
-    cells = (cell for cell in comparison.cells if set_ in (None, cell.set))
-    return any(0 < cell.n_groups < FEW_RECORDINGS for cell in cells)
 
 
 def _rate(rate: float | None, low: float | None, high: float | None, *, sign: str = "") -> str:
@@ -132,7 +132,7 @@ def _notes(comparison: Comparison) -> list[str]:
             f"against {comparison.baseline}: difference in points, on the same draws; *: p below "
             f"{SIGNIFICANT:g}, for this one comparison."
         )
-    if _are_few(comparison):
+    if are_few(comparison):
         notes.append(
             f"Fewer than {FEW_RECORDINGS} recordings make intervals too narrow and p too small, so "
             "nothing is marked there; a single one makes none."

@@ -1,7 +1,16 @@
-"""What a finished run says of itself: a page for people, a card for the model."""
+"""What finished folders say of themselves: a page for people, a card for the model."""
 
 from distilwhisper.report.card import write_card
-from distilwhisper.report.facts import RunFacts, read_facts
-from distilwhisper.report.page import write_report
+from distilwhisper.report.facts import ComparisonFacts, RunFacts, read_facts, read_run
+from distilwhisper.report.page import REPORT, write_comparison_report, write_report
 
-__all__ = ["RunFacts", "read_facts", "write_card", "write_report"]
+__all__ = [
+    "REPORT",
+    "ComparisonFacts",
+    "RunFacts",
+    "read_facts",
+    "read_run",
+    "write_card",
+    "write_comparison_report",
+    "write_report",
+]

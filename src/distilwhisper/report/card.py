@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from distilwhisper.corpus.store import write_atomic
-from distilwhisper.report.facts import SETS, Result, RunFacts, percent
+from distilwhisper.evaluation.comparison import Cell
+from distilwhisper.report.facts import SETS, RunFacts, percent
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -43,7 +44,9 @@ def _metadata(facts: RunFacts) -> str:
     lines += ["tags:", "- whisper", "- distil-whisper", "- distilwhisper", "model-index:"]
     lines += [f"- name: {json.dumps(facts.name)}", "  results:"]
     for set_, name in SETS.items():
-        wer = facts.result("student", set_).counts.wer
+        wer = facts.cell("student", set_).wer
+        if wer is None:
+            continue
         lines += [
             "  - task:",
             "      type: automatic-speech-recognition",
@@ -58,13 +61,13 @@ def _metadata(facts: RunFacts) -> str:
 
 
 def _head(facts: RunFacts) -> str:
-    student, teacher = facts.result("student", "test"), facts.result("teacher", "test")
-    share = student.summary["n_parameters"] / teacher.summary["n_parameters"]
+    student, teacher = facts.cell("student", "test"), facts.cell("teacher", "test")
+    share = student.n_parameters / teacher.n_parameters
     layers = facts.recipe.get("student", {}).get("decoder_layers")
     return (
         f"# {facts.name}\n\n"
         f"A distilled Whisper model for speech recognition: a student of `{facts.teacher}` with "
-        f"{layers} decoder layers and {student.summary['n_parameters'] / 1e6:.1f} M parameters, "
+        f"{layers} decoder layers and {student.n_parameters / 1e6:.1f} M parameters, "
         f"{100 * share:.0f} % of its teacher's. Made with distilwhisper after "
         "[Distil-Whisper](https://arxiv.org/abs/2311.00430).\n"
     )
@@ -87,7 +90,7 @@ def _use(facts: RunFacts) -> str:
 
 
 def _results(facts: RunFacts) -> str:
-    rows = [_result_row(result) for result in facts.results]
+    rows = [_result_row(cell) for cell in facts.comparison.cells]
     return (
         "## Results\n\n"
         + _table(["model, set", "WER", "S / D / I of words", "utterances", "RTFx"], rows)
@@ -97,15 +100,15 @@ def _results(facts: RunFacts) -> str:
     )
 
 
-def _result_row(result: Result) -> list[str]:
-    counts = result.counts
-    errors = f"{counts.substitutions} / {counts.deletions} / {counts.insertions} of {counts.words}"
+def _result_row(cell: Cell) -> list[str]:
+    kinds = ("substitutions", "deletions", "insertions")
+    errors = " / ".join(str(cell.errors[kind]) for kind in kinds)
     return [
-        f"{result.model}, {SETS[result.set]}",
-        percent(counts.wer),
-        errors,
-        str(result.summary["n_utterances"]),
-        f"{result.summary['rtfx']:.1f}",
+        f"{cell.model}, {cell.set}",
+        percent(cell.wer),
+        f"{errors} of {cell.errors['words']}",
+        str(cell.n_utterances),
+        f"{cell.rtfx:.1f}",
     ]
 
 
@@ -115,7 +118,7 @@ def _made(facts: RunFacts) -> str:
         [reason.replace("_", " "), str(part["count"]), f"{part['hours']:.2f}"]
         for reason, part in facts.filtered["by_reason"].items()
     ]
-    training = facts.recipe.get("training", {})
+    training = facts.training
     names = ("steps", "batch_size", "peak_lr", "kl_weight", "pl_weight", "temperature")
     settings = ", ".join(f"{name} {training[name]}" for name in names if name in training)
     return (
@@ -148,7 +151,7 @@ def _limits(facts: RunFacts) -> str:
     ]
     if facts.caution is not None:
         limits.insert(0, facts.caution)
-    if not facts.recipe.get("training", {}).get("prompt_probability"):
+    if not facts.training.get("prompt_probability"):
         limits.append(
             "It was trained without previous text as a prompt: do not condition it on any."
         )

@@ -1,52 +1,110 @@
-"""All that a run's folder tells, read once for whatever is written about it."""
+"""All that a finished folder tells, read once for whatever is written about it."""
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from distilwhisper.corpus.store import read_jsonl
-from distilwhisper.run import read_toml
-from distilwhisper.text.wer import ErrorCounts
+from distilwhisper.evaluation.comparison import Cell, Comparison, Difference, Evaluation, compare
+from distilwhisper.filtering.retention import Retention
+from distilwhisper.run import BadRunFolder, read_toml
 
 SETS = {"test": "held-out test", "long": "long recording"}
 MODELS = ("teacher", "student")
 PAPER_HOURS, PAPER_STEPS = 21_770, 80_000  # arXiv:2311.00430, table 11 and table 15
 
+COMPARISON = "comparison.json"
+_OF_A_RUN = (
+    "run.json",
+    "recipe.toml",
+    "verdicts/summary.json",
+    "train/metrics.jsonl",
+    *(f"eval/{model}-{set_}/summary.json" for set_ in SETS for model in MODELS),
+)
+_N_NAMED = 8  # of what is in a folder that is neither
+
 
 @dataclass(frozen=True)
-class Result:
-    """A model's scores on one set, read back from its evaluation folder."""
+class ComparisonFacts:
+    """Several models on several sets, and the folder that they are compared in."""
 
-    model: str
-    set: str
-    summary: Mapping[str, Any]
-    scores: Mapping[str, Mapping[str, Any]]  # by utterance id
-
-    @property
-    def counts(self) -> ErrorCounts:
-        """Errors summed over the set."""
-        return ErrorCounts(**self.summary["errors"])
+    folder: Path
+    comparison: Comparison
 
 
 @dataclass(frozen=True)
 class RunFacts:
-    """All that is written about a run, read from its folder."""
+    """All that is written about a run.
 
-    name: str
-    teacher: str
+    Attributes:
+        folder: of the run.
+        record: what run.json holds.
+        recipe: what recipe.toml holds.
+        recipe_text: the same, as it was written.
+        filtered: what the verdicts' summary.json holds.
+        metrics: the rows of metrics.jsonl.
+        evaluations: every model on every set.
+        comparison: of the student with its teacher on all sets, which ``SETS`` names.
+    """
+
+    folder: Path
     record: Mapping[str, Any]
     recipe: Mapping[str, Any]
     recipe_text: str
     filtered: Mapping[str, Any]
     metrics: Sequence[Mapping[str, Any]]
-    results: Sequence[Result]
-    long_transcripts: Mapping[str, str]
+    evaluations: Sequence[Evaluation]
+    comparison: Comparison
 
-    def result(self, model: str, set_: str) -> Result:
-        """Return one model's scores on one set."""
-        return next(r for r in self.results if (r.model, r.set) == (model, set_))
+    @property
+    def name(self) -> str:
+        """Of the run."""
+        return str(self.recipe["name"])
+
+    @property
+    def teacher(self) -> str:
+        """The teacher, as the recipe names it."""
+        return str(self.recipe["teacher"])
+
+    @property
+    def training(self) -> Mapping[str, Any]:
+        """The settings of the training."""
+        settings: Mapping[str, Any] = self.recipe.get("training", {})
+        return settings
+
+    @property
+    def retention(self) -> Retention | None:
+        """What the filter kept, seen from all sides; None of earlier versions."""
+        found = self.filtered.get("retention")
+        return None if found is None else Retention.from_dict(found)
+
+    def cell(self, model: str, set_: str) -> Cell:
+        """Return what one model did on one set."""
+        here = (model, SETS[set_])
+        return next(cell for cell in self.comparison.cells if (cell.model, cell.set) == here)
+
+    def scores(self, model: str, set_: str) -> Mapping[str, Mapping[str, Any]]:
+        """Return one model's rows of scores.jsonl by id."""
+        here = (model, SETS[set_])
+        found = next(e for e in self.evaluations if (e.model, e.set) == here)
+        return {row["id"]: row for row in found.scores}
+
+    def gap(self, set_: str) -> Difference:
+        """Return how much higher the student's error rate is than its teacher's."""
+        return next(row for row in self.comparison.differences if row.set == SETS[set_])
+
+    @cached_property
+    def ratio(self) -> Mapping[str, float | None]:
+        """The student's parameters and its speed on each set, over its teacher's."""
+        student, teacher = (self.cell(model, "test") for model in ("student", "teacher"))
+        speeds = {
+            set_: _over(self.cell("student", set_).rtfx, self.cell("teacher", set_).rtfx)
+            for set_ in SETS
+        }
+        return {"parameters": _over(student.n_parameters, teacher.n_parameters), **speeds}
 
     @property
     def n_steps(self) -> int:
@@ -54,15 +112,10 @@ class RunFacts:
         return int(self.metrics[-1]["step"])
 
     @property
-    def wer_gap(self) -> float:
-        """Word errors of the student beyond its teacher's on the held-out set, a fraction."""
-        return self.result("student", "test").counts.wer - self.result("teacher", "test").counts.wer
-
-    @property
     def caution(self) -> str | None:
         """How small the run was, where its figures would mislead; None where they would not."""
-        kept = self.filtered["kept"]
-        if kept["hours"] > 100 and self.wer_gap < 0.02:
+        kept, gap = self.filtered["kept"], self.gap("test").difference
+        if kept["hours"] > 100 and gap is not None and gap < 0.02:
             return None
         return (
             f"This student was trained for {self.n_steps:,} steps on {kept['hours']:.2f} hours of "
@@ -72,39 +125,86 @@ class RunFacts:
         )
 
 
-def read_facts(run: Path, *, name: str, teacher: str) -> RunFacts:
-    """Read what is written about a run from its folder.
+def read_facts(folder: Path) -> RunFacts | ComparisonFacts:
+    """Read what is to be told about a finished run, or a comparison that evaluate has left.
 
     Args:
-        run: holds verdicts, metrics and evaluations.
-        name: of the run.
-        teacher: as the recipe names it.
+        folder: of either.
+
+    Raises:
+        BadRunFolder: it is neither, or the run is not finished.
     """
+    if (folder / COMPARISON).is_file():
+        return read_comparison(folder)
+    missing = [name for name in _OF_A_RUN if not (folder / name).is_file()]
+    if missing:
+        raise BadRunFolder(_not_finished(folder, missing))
+    return read_run(folder)
+
+
+def read_comparison(folder: Path) -> ComparisonFacts:
+    """Read a comparison.
+
+    Raises:
+        BadRunFolder: another version has written it, with other figures.
+    """
+    path = folder / COMPARISON
+    try:
+        return ComparisonFacts(folder, Comparison.from_dict(json.loads(path.read_text("utf-8"))))
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadRunFolder(
+            f"{path} must hold what evaluate writes today, found otherwise ({error!r}): run "
+            "evaluate on that folder again, which only counts anew"
+        ) from error
+
+
+def read_run(folder: Path) -> RunFacts:
+    """Read what is written about a run whose student has been evaluated.
+
+    Args:
+        folder: holds verdicts, metrics and evaluations.
+    """
+    recipe = read_toml(folder / "recipe.toml")
+    noise = recipe.get("evaluate", {}).get("noise")
+    evaluations = [
+        Evaluation(model, name, noise, folder / "eval" / f"{model}-{set_}")
+        for set_, name in SETS.items()
+        for model in MODELS
+    ]
     return RunFacts(
-        name=name,
-        teacher=teacher,
-        record=json.loads((run / "run.json").read_text()),
-        recipe=read_toml(run / "recipe.toml"),
-        recipe_text=(run / "recipe.toml").read_text(),
-        filtered=json.loads((run / "verdicts" / "summary.json").read_text()),
-        metrics=list(read_jsonl(run / "train" / "metrics.jsonl")),
-        results=[_result(run, model, set_) for set_ in SETS for model in MODELS],
-        long_transcripts={
-            model: (run / "transcripts" / f"{model}.txt").read_text() for model in MODELS
-        },
+        folder=folder,
+        record=json.loads((folder / "run.json").read_text("utf-8")),
+        recipe=recipe,
+        recipe_text=(folder / "recipe.toml").read_text("utf-8"),
+        filtered=json.loads((folder / "verdicts" / "summary.json").read_text("utf-8")),
+        metrics=list(read_jsonl(folder / "train" / "metrics.jsonl")),
+        evaluations=evaluations,
+        comparison=compare(evaluations, folder=folder, baseline="teacher"),
     )
 
 
-def percent(fraction: float) -> str:
+def percent(fraction: float | None) -> str:
     """Return a fraction as people read it."""
-    return f"{100 * fraction:.1f} %"
+    return "–" if fraction is None else f"{100 * fraction:.1f} %"
 
 
-def _result(run: Path, model: str, set_: str) -> Result:
-    folder = run / "eval" / f"{model}-{set_}"
-    return Result(
-        model=model,
-        set=set_,
-        summary=json.loads((folder / "summary.json").read_text()),
-        scores={row["id"]: row for row in read_jsonl(folder / "scores.jsonl")},
+def _over(one: float, other: float) -> float | None:
+    return one / other if other else None
+
+
+def _not_finished(folder: Path, missing: Sequence[str]) -> str:
+    if not folder.is_dir():
+        return f"{folder} must be the folder of a finished run or of a comparison, found none"
+    there = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    more = f" and {len(there) - _N_NAMED} more" if len(there) > _N_NAMED else ""
+    found = ", ".join(there[:_N_NAMED]) + more if there else "nothing"
+    if "recipe.toml" in missing:
+        return (
+            f"{folder} must be the folder of a finished run (with {', '.join(_OF_A_RUN[:3])} ...) "
+            f"or of a comparison (with {COMPARISON}, which evaluate writes for several models, "
+            f"sets or noises), found {found}"
+        )
+    return (
+        f"the run in {folder} must be finished, found no {', '.join(missing)} but {found}: "
+        f"distilwhisper run {folder / 'recipe.toml'} --out {folder} goes on where it stopped"
     )

@@ -1,0 +1,100 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from evaluations import evaluation
+from runs import make_run
+
+from distilwhisper.corpus.store import write_atomic
+from distilwhisper.evaluation.bootstrap import Resampling
+from distilwhisper.evaluation.comparison import NotComparable, compare
+from distilwhisper.report import ComparisonFacts, RunFacts, read_facts
+from distilwhisper.run import BadRunFolder
+
+
+def test_a_run_is_read_from_its_folder(run: Path) -> None:
+    facts = read_facts(run)
+    assert isinstance(facts, RunFacts)
+    assert (facts.name, facts.teacher, facts.n_steps) == ("small", "openai/some-teacher", 2)
+    assert facts.cell("student", "test").wer == 3 / 8
+    assert facts.gap("test").difference == 2 / 8
+    assert facts.gap("long").against == "teacher"
+    assert facts.ratio == {"parameters": 0.75, "test": 2.5, "long": 2.5}
+    assert set(facts.scores("teacher", "long")) == {"first", "second"}
+    assert facts.retention is None
+
+
+def test_a_run_under_noise_says_so(run: Path) -> None:
+    recipe = run / "recipe.toml"
+    recipe.write_text(recipe.read_text() + '[evaluate]\nnoise = "white:10"\n')
+    facts = read_facts(run)
+    assert isinstance(facts, RunFacts)
+    assert facts.comparison.noises == ("white:10",)
+
+
+def test_a_large_run_near_its_teacher_needs_no_caution(run: Path) -> None:
+    path = run / "verdicts" / "summary.json"
+    verdicts = json.loads(path.read_text())
+    verdicts["kept"]["hours"] = 1000.0
+    path.write_text(json.dumps(verdicts))
+    far = read_facts(run)
+    assert isinstance(far, RunFacts)
+    assert far.caution is not None
+    shutil.rmtree(run / "eval" / "student-test")
+    shutil.copytree(run / "eval" / "teacher-test", run / "eval" / "student-test")
+    near = read_facts(run)
+    assert isinstance(near, RunFacts)
+    assert near.caution is None
+
+
+def test_a_comparison_is_read_as_it_was_written(tmp_path: Path) -> None:
+    evaluations = [evaluation(tmp_path, name, heard={"a": "no"}) for name in ("one", "two")]
+    few = Resampling(n=50)
+    written = compare(evaluations, folder=tmp_path, baseline="one", resampling=few)
+    path = tmp_path / "comparison.json"
+    path.write_text(json.dumps(written.to_dict()))
+    facts = read_facts(tmp_path)
+    assert isinstance(facts, ComparisonFacts)
+    assert facts.comparison == written
+
+
+@pytest.mark.parametrize("text", ["{", "{}", "[]", '{"models": 1}'])
+def test_a_comparison_of_another_version_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "comparison.json").write_text(text)
+    with pytest.raises(BadRunFolder, match=r"(?s)comparison\.json must hold .*run evaluate on"):
+        read_facts(tmp_path)
+
+
+def test_what_is_no_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadRunFolder, match=r"must be the folder of a finished run .* found none"):
+        read_facts(tmp_path / "no")
+
+
+def test_a_folder_of_something_else_is_told_by_what_is_in_it(tmp_path: Path) -> None:
+    with pytest.raises(BadRunFolder, match=r"with comparison\.json, .* found nothing"):
+        read_facts(tmp_path)
+    for i in range(12):
+        (tmp_path / f"{i:02}.wav").touch()
+    with pytest.raises(BadRunFolder, match=r"found 00\.wav, .*, 07\.wav and 4 more"):
+        read_facts(tmp_path)
+
+
+def test_an_unfinished_run_is_told_by_what_it_lacks(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    shutil.rmtree(run / "eval" / "student-test")
+    message = (
+        r"found no eval/student-test/summary\.json but data, eval, .*: distilwhisper run "
+        r".*recipe\.toml --out .*run goes on where it stopped"
+    )
+    with pytest.raises(BadRunFolder, match=message):
+        read_facts(run)
+
+
+def test_scores_of_an_earlier_version_are_refused(run: Path) -> None:
+    path = run / "eval" / "student-test" / "scores.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    old = [{k: v for k, v in row.items() if k != "group"} for row in rows]
+    write_atomic(path, "".join(json.dumps(row) + "\n" for row in old))
+    with pytest.raises(NotComparable, match="run evaluate on that folder again"):
+        read_facts(run)

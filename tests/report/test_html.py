@@ -1,0 +1,57 @@
+import pytest
+from pages import Page
+
+from distilwhisper.report.html import Html, folded, image, page, sound, table, tag, word_diff, words
+
+
+def test_text_is_escaped_and_html_is_not() -> None:
+    assert tag("p", "a < b", tag("b", "&"), title='"') == (
+        '<p title="&quot;">a &lt; b<b>&amp;</b></p>'
+    )
+    assert isinstance(tag("p", "x"), Html)
+
+
+def test_a_page_holds_what_it_is_given_and_closes_all_that_it_opens() -> None:
+    inside = [table(["a", "b"], [["1", words("two")]]), folded("more", "<script>")]
+    read = Page(page("<title>", *inside))
+    assert read.text.split() == ["<title>", "a", "b", "1", "two", "more", "<script>"]
+    assert "script" not in read.tags
+    assert read.tags.count("td") == 2
+
+
+def test_what_is_folded_prints_unless_told_otherwise() -> None:
+    assert folded("more", "x") == "<details><summary>more</summary>x</details>"
+    assert 'class="screen"' in folded("more", "x", prints=False)
+
+
+def test_an_image_is_part_of_the_page() -> None:
+    assert Page(image("<svg>ü</svg>", "a u")).images == ["<svg>ü</svg>"]
+
+
+@pytest.mark.parametrize(
+    ("audio", "start_s", "duration_s", "link"),
+    [
+        ("../a b#1.wav", 0.0, 2.0, None),  # as a member of a tar file would be written
+        ("../sound/a b.wav", 0.0, 2.0, "../sound/a%20b.wav"),
+        ("a.wav", 1.5, 2.0, "a.wav#t=1.5,3.5"),
+        ("a.wav", 1.5, None, "a.wav#t=1.5"),
+        ("https://host/a.wav", 0.0, None, "https://host/a.wav"),
+        ("s3://bucket/a.wav", 0.0, None, None),
+        ("shard.tar#a.flac", 0.0, None, None),
+    ],
+)
+def test_a_sound_is_linked_where_a_browser_can_fetch_it(
+    audio: str, start_s: float, duration_s: float | None, link: str | None
+) -> None:
+    read = Page(sound(audio, start_s, duration_s))
+    assert read.links == ([] if link is None else [link])
+    assert read.text == audio.rpartition("/")[2]
+
+
+def test_errors_are_marked() -> None:
+    assert word_diff("say it twice", "say that twice more") == (
+        "say <del>it</del> <ins>that</ins> twice <ins>more</ins>"
+    )
+    assert word_diff("<b>", "") == "<del>&lt;b&gt;</del>"
+    assert word_diff("a b c d", "a b c d", at_most=2) == "a b ..."
+    assert word_diff("天 気が", "天気は", in_characters=True) == "天気<del>が</del> <ins>は</ins>"
