@@ -27,7 +27,7 @@ from distilwhisper.engines import EngineName, EngineSettings, MissingRay, NoWork
 from distilwhisper.evaluate import EvaluateSettings, evaluate_model, summary_line
 from distilwhisper.filter import FilterSettings, filter_labels
 from distilwhisper.label import LabelSettings, label_manifest
-from distilwhisper.model.checkpoint import load_checkpoint, save_checkpoint
+from distilwhisper.model.checkpoint import load_checkpoint, read_config, save_checkpoint
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import ModelNotFound, import_model, resolve_model
 from distilwhisper.model.layout import BadCheckpoint
@@ -272,8 +272,8 @@ def student(
         settings: which layers.
     """
     made = make_student(teacher, dest, settings)
-    config = load_checkpoint(resolve_model(teacher)).model.config
-    print(f"{dest}: {describe_student(made.model.config, config)}")
+    theirs = read_config(resolve_model(teacher))
+    print(f"{dest}: {describe_student(made.model.config, theirs)}")
     return OK
 
 

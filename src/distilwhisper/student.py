@@ -16,7 +16,12 @@ from distilwhisper.decoding.alignment import (
     measure_alignment_heads,
     with_alignment_heads,
 )
-from distilwhisper.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from distilwhisper.model.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    read_config,
+    save_checkpoint,
+)
 from distilwhisper.model.hub import resolve_model
 from distilwhisper.model.roofline import TOKENS_PER_WINDOW, window_s
 from distilwhisper.model.whisper import Whisper, WhisperConfig
@@ -162,7 +167,7 @@ def make_student(teacher: str, dest: Path, settings: StudentSettings) -> Checkpo
         raise FileExistsError(f"{dest} must be empty or new, found files in it: name another DEST")
     source = load_checkpoint(resolve_model(settings.start or teacher))
     if settings.start is not None:
-        _check_start(source, load_checkpoint(resolve_model(teacher)))
+        _check_start(source, resolve_model(teacher))
     student = build_student(source, settings)
     save_checkpoint(student, dest)
     return replace(student, folder=dest)
@@ -228,13 +233,14 @@ def n_parameters(config: WhisperConfig) -> int:
         return Whisper(config).n_parameters()
 
 
-def _check_start(start: Checkpoint, teacher: Checkpoint) -> None:
+def _check_start(start: Checkpoint, teacher: Path) -> None:
+    ours, theirs = start.model.config, read_config(teacher)
     for name in ("vocab_size", "n_mels"):
-        found = getattr(start.model.config, name), getattr(teacher.model.config, name)
+        found = getattr(ours, name), getattr(theirs, name)
         if found[0] != found[1]:
             raise ValueError(
                 f"a student must have its teacher's {name}: found {found[0]} in {start.folder} and "
-                f"{found[1]} in {teacher.folder}; start from another model"
+                f"{found[1]} in {teacher}; start from another model"
             )
 
 

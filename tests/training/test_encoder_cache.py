@@ -218,20 +218,3 @@ def test_the_size_is_that_of_the_files(tmp_path: Path) -> None:
         n_bytes = cache.n_bytes(max_frames=FRAMES, width=WIDTH, dtype=dtype)
         assert n_bytes == len(of) * FRAMES * WIDTH * dtype.itemsize
         assert n_bytes <= on_disk < n_bytes + 2048 * len(list(cache.folder.iterdir()))
-
-
-def test_removing_leaves_nothing_and_nothing_is_removed_twice(tmp_path: Path) -> None:
-    cache, _ = filled(tmp_path / "cache", examples(SHARD_WINDOWS + 3))
-    cache.remove()
-    assert not cache.folder.exists()
-    cache.remove()
-    cache, _ = filled(tmp_path / "cache", examples(2))  # and it can be made anew
-    assert cache.folder.exists()
-
-
-def test_what_a_killed_writer_left_does_not_hinder_removing(tmp_path: Path) -> None:
-    cache, _ = filled(tmp_path / "cache", examples(2))
-    (path,) = cache.folder.iterdir()
-    path.with_name(f".{path.name}.tmp").write_bytes(b"half")
-    cache.remove()
-    assert not cache.folder.exists()

@@ -48,7 +48,7 @@ def load_checkpoint(
         BadCheckpoint: a file is missing or broken, or the weights do not fit the config.
     """
     files = read_model_folder(folder)
-    model = _hollow(folder, files.config)
+    model = _hollow(_sizes(folder, files.config))
     state = {name.removeprefix("model."): weight for name, weight in files.weights.items()}
     try:
         model.load_state_dict(state, strict=True, assign=True)
@@ -58,23 +58,35 @@ def load_checkpoint(
     return Checkpoint(model, replace(files, weights={}), folder)
 
 
+def read_config(folder: Path) -> WhisperConfig:
+    """Return the sizes of a model folder's network, without reading its weights.
+
+    Raises:
+        BadCheckpoint: there is no ``config.json``, or it is of something else.
+    """
+    return _sizes(folder, read_json_object(folder / "config.json"))
+
+
 def count_parameters(folder: Path) -> int:
     """Return how many parameters a model folder's network has, without reading its weights.
 
     Raises:
         BadCheckpoint: there is no ``config.json``, or it is of something else.
     """
-    return _hollow(folder, read_json_object(folder / "config.json")).n_parameters()
+    return _hollow(read_config(folder)).n_parameters()
 
 
-def _hollow(folder: Path, config: Mapping[str, Any]) -> Whisper:
+def _hollow(sizes: WhisperConfig) -> Whisper:
     """Return a network of the right shape, its weights in no memory."""
-    try:
-        sizes = WhisperConfig.from_hf(config)
-    except ValueError as error:
-        raise BadCheckpoint(f"{folder}: {error}") from error
     with torch.device("meta"):
         return Whisper(sizes)
+
+
+def _sizes(folder: Path, config: Mapping[str, Any]) -> WhisperConfig:
+    try:
+        return WhisperConfig.from_hf(config)
+    except ValueError as error:
+        raise BadCheckpoint(f"{folder}: {error}") from error
 
 
 def save_checkpoint(

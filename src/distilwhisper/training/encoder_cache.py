@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,11 +74,6 @@ class EncoderCache:
             with safe_open(shard_file(self.folder, index), framework="pt") as file:
                 rows.append(file.get_slice("states")[index % SHARD_WINDOWS])
         return torch.stack(rows)
-
-    def remove(self) -> None:
-        """Delete the cache."""
-        if self.folder.exists():
-            shutil.rmtree(self.folder)
 
 
 def own_shards(n_examples: int, ranks: Ranks) -> Iterator[range]:
