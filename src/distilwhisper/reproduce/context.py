@@ -86,6 +86,13 @@ class Context:
         """Sets of long recordings."""
         return _sets(self.settings.long)
 
+    @property
+    def train(self) -> EvalSet:
+        """What is labelled and trained on; an experiment that asks for it needs "train"."""
+        assert self.settings.train is not None
+        (found,) = _sets((self.settings.train,))
+        return found
+
     def arm(self, model: Model, name: str | None = None, **decoding: Any) -> Arm:
         """Return a model at work as the settings say, but for what is named.
 

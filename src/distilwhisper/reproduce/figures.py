@@ -30,6 +30,7 @@ class Line:
     lows: Sequence[float] | None = None
     highs: Sequence[float] | None = None
     is_paper: bool = False  # drawn in grey
+    is_smooth: bool = False  # a fitted curve: no marks, as it was measured nowhere
 
 
 def draw_lines(
@@ -38,6 +39,7 @@ def draw_lines(
     x: str,
     y: str,
     x_reversed: bool = False,
+    x_log: bool = False,
     y_most: float | None = None,
 ) -> Figure:
     """Draw curves, in panels side by side that share their y axis.
@@ -47,6 +49,7 @@ def draw_lines(
         x: what the x axis is of, with its unit.
         y: of the y axis.
         x_reversed: the largest x is on the left.
+        x_log: equal ratios of x are equally far apart.
         y_most: where the y axis ends; left out: where the curves do.
     """
     names = [line.name for lines in panels.values() for line in lines if not line.is_paper]
@@ -62,6 +65,8 @@ def draw_lines(
             _tidy(axes)
             if x_reversed:
                 axes.invert_xaxis()
+            if x_log:
+                axes.set_xscale("log")
         all_axes[0].set_ylabel(y)
         all_axes[0].set_ylim(0, y_most)
         all_axes[0].legend(frameon=False)
@@ -69,8 +74,9 @@ def draw_lines(
 
 
 def _draw_line(axes: "Axes", line: Line, colour: str) -> None:
-    style = "--" if line.is_paper else "-"
-    axes.plot(line.xs, line.ys, style, marker="o", markersize=3.5, color=colour, label=line.name)
+    style = "--" if line.is_paper else ":" if line.is_smooth else "-"
+    marker = "" if line.is_smooth else "o"
+    axes.plot(line.xs, line.ys, style, marker=marker, markersize=3.5, color=colour, label=line.name)
     if line.lows is not None and line.highs is not None:
         axes.fill_between(line.xs, line.lows, line.highs, color=colour, alpha=0.15, linewidth=0)
 
