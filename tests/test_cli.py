@@ -25,8 +25,9 @@ OPTIONS = {
     "student": "--decoder-layers --layers",
     "heads": "--help",
     "train": "--out --set --force",
-    "evaluate": "--out --force --json --shard-size --language --task --timestamps --batch-size "
-    "--chunk-s --overlap-s --max-new-tokens --long-form --draft --temperatures --device --dtype",
+    "evaluate": "--out --against --noise --noise-seed --force --json --shard-size --language "
+    "--task --timestamps --batch-size --chunk-s --overlap-s --max-new-tokens --long-form --draft "
+    "--temperatures --device --dtype",
     "transcribe": "--model --draft --vad-filter --word-timestamps --hotwords --format --out "
     "--language --task --timestamps --batch-size --chunk-s --overlap-s --max-new-tokens "
     "--device --dtype",
@@ -86,6 +87,8 @@ def test_help_of_a_command_lists_its_options(
         ["transcribe", "a.wav", "--model", "m", "--format", "doc"],
         ["transcribe", "a.wav", "--model", "m", "--batch-size", "many"],
         ["evaluate", "m", "x.jsonl", "--out", "o", "--chunk-s", "31"],
+        ["evaluate", "m", "--out", "o"],
+        ["evaluate", "m", "x.jsonl", "--out", "o", "--noise", "pub:10"],
         ["filter", "x.jsonl", "labels", "--out", "o", "--max-wer", "-1"],
     ],
     ids=" ".join,
@@ -265,6 +268,43 @@ def test_inputs_that_fail_are_each_named(
     assert out
     for id_ in ("missing", "corrupt", "beyond"):
         assert f"distilwhisper: failed: {id_}: " in log
+
+
+def test_several_models_and_sets_are_compared(
+    tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = str(hearing_model(tmp_path / "other", end=3.0))
+    good = str(corpus(tmp_path / "good", 2))
+    bad = str(corpus(tmp_path / "bad", 1, more=bad_utterances(tmp_path / "bad")))
+    out = tmp_path / "eval"
+    arguments = ["evaluate", model, good, bad, "--against", other, "--out", str(out), *FAST]
+    assert call(arguments) == SOME_FAILED
+    table, log = capsys.readouterr()
+    assert "against other" in table
+    assert table.count("hearing") == 3  # a set, a set, and their mean
+    assert "evaluate: hearing, good-manifest: WER" in log
+    for name in ("hearing", "other"):
+        assert f"distilwhisper: failed: {name}, bad-manifest, missing: " in log
+    assert call([*arguments, "--json"]) == SOME_FAILED
+    written = json.loads((out / "comparison.json").read_text())
+    assert json.loads(capsys.readouterr().out) == written
+    assert [(d["model"], d["against"]) for d in written["differences"]] == [
+        ("hearing", "other")
+    ] * 3
+
+
+def test_one_noise_makes_an_evaluation_and_several_a_comparison(
+    tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["evaluate", model, str(corpus(tmp_path, 1)), *FAST, "--out"]
+    assert call([*arguments, str(tmp_path / "one"), "--noise", "white:10"]) == OK
+    assert json.loads((tmp_path / "one/stage.json").read_text())["settings"]["noise"] == "white:10"
+    out = tmp_path / "both"
+    assert call([*arguments, str(out), "--noise", "none", "white:-10"]) == OK
+    assert "manifest, white:-10: 1 utterances" in capsys.readouterr().out
+    for folder, heard in (("manifest", None), ("manifest+white--10", "white:-10")):
+        stage = json.loads((out / "hearing" / folder / "stage.json").read_text())
+        assert stage["settings"]["noise"] == heard
 
 
 def test_other_settings_are_refused_until_forced(

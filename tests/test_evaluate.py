@@ -3,6 +3,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from corpora import bad_utterances, corpus, hearing_model, noise, snapshot, utterance
 
@@ -10,9 +11,19 @@ from distilwhisper.corpus.records import Utterance, read_manifest, write_manifes
 from distilwhisper.corpus.store import ChangedShard, read_jsonl, shard_path
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
-from distilwhisper.evaluate import EvaluateSettings, EvaluationSummary, evaluate_model, summary_line
+from distilwhisper.engines import DecodingJob
+from distilwhisper.evaluate import (
+    EvaluateSettings,
+    EvaluationTask,
+    evaluate_all,
+    evaluate_model,
+    evaluate_tasks,
+    short_names,
+)
+from distilwhisper.evaluation.comparison import Comparison
+from distilwhisper.evaluation.scoring import EvaluationSummary, summary_line
 from distilwhisper.model.hardware import Hardware
-from distilwhisper.run import StageChanged
+from distilwhisper.run import BadRunFolder, StageChanged
 from distilwhisper.speech.audio import load_samples, write_wav
 from distilwhisper.text.normalize import normalizer_for
 from distilwhisper.text.wer import ErrorCounts, character_errors, word_errors
@@ -242,3 +253,199 @@ def test_hypotheses_that_somebody_has_edited_are_refused(tmp_path: Path, model: 
         evaluate(model, manifest, out)
     shard.unlink()
     assert evaluate(model, manifest, out).errors == before.errors
+
+
+def noisy(text: str, *, seed: int = 0) -> EvaluateSettings:
+    return replace(SETTINGS, noise=text, noise_seed=seed)
+
+
+def test_noise_is_heard_goes_on_after_a_kill_and_is_part_of_the_result(
+    tmp_path: Path, model: Path
+) -> None:
+    manifest, out = corpus(tmp_path, 5), tmp_path / "eval"
+    clean = evaluate(model, manifest, tmp_path / "clean")
+    first = evaluate(model, manifest, out, noisy("babble:0"))
+    before = snapshot(out)
+    assert hypotheses(out) != hypotheses(tmp_path / "clean")
+    assert (first.audio_s, first.failed) == (clean.audio_s, {})
+    shard_path(out, 1).unlink()
+    evaluate(model, manifest, out, noisy("babble:0"))
+    assert snapshot(out)["shard-00001.jsonl"][1] == before["shard-00001.jsonl"][1]
+    for other, difference in (
+        (noisy("babble:5"), 'noise: was "babble:0", now "babble:5"'),
+        (noisy("babble:0", seed=1), "noise_seed: was 0, now 1"),
+        (SETTINGS, 'noise: was "babble:0", now null'),
+    ):
+        with pytest.raises(StageChanged, match=difference):
+            evaluate(model, manifest, out, other)
+
+
+def test_a_folder_of_noise_that_has_changed_is_refused(tmp_path: Path, model: Path) -> None:
+    manifest, out = corpus(tmp_path, 2), tmp_path / "eval"
+    noises = tmp_path / "noises"
+    noises.mkdir()
+    write_wav(noises / "a.wav", noise(1.0, seed=9))
+    settings = noisy(f"recorded:0@{noises}")
+    evaluate(model, manifest, out, settings)
+    evaluate(model, manifest, out, settings)
+    write_wav(noises / "b.wav", noise(1.0, seed=10))
+    with pytest.raises(StageChanged, match="input noise: was"):
+        evaluate(model, manifest, out, settings)
+
+
+def test_a_silent_utterance_stays_under_noise_and_is_counted(
+    tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_wav(tmp_path / "silent.wav", np.zeros(8_000, dtype=np.float32))
+    silent = Utterance(id="silent", audio="silent.wav", text="")
+    manifest = corpus(tmp_path, 2, more=[silent])
+    summary = evaluate(model, manifest, tmp_path / "eval", noisy("white:0"))
+    assert (summary.n_utterances, summary.failed) == (3, {})
+    said = "evaluate: 1 utterances are silent, and were left without white:0"
+    assert said in capsys.readouterr().err
+
+
+def test_faults_of_the_settings_are_told_at_once() -> None:
+    with pytest.raises(ValueError, match=r"shard_size must be .* 0; .*found \"pub:10\", there are"):
+        EvaluateSettings(shard_size=0, noise="pub:10")
+
+
+# Several models, sets and noises
+
+
+@pytest.fixture(scope="module")
+def other_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return hearing_model(tmp_path_factory.mktemp("models") / "other", end=3.0)
+
+
+def evaluate_both(models: list[Path], sets: list[Path], out: Path) -> Comparison:
+    return evaluate_all(
+        [str(model) for model in models], sets, [None], out, SETTINGS, baseline=1, hardware=CPU
+    )
+
+
+def test_every_model_hears_every_set_as_it_would_alone(
+    tmp_path: Path, model: Path, other_model: Path
+) -> None:
+    sets = [corpus(tmp_path / name, n) for name, n in (("one", 2), ("two", 3))]
+    out = tmp_path / "out"
+    found = evaluate_both([model, other_model], sets, out)
+    assert found.models == ("hearing", "other")
+    assert found.sets == ("one-manifest", "two-manifest")
+    assert found.baseline == "other"
+    assert [cell.folder for cell in found.cells] == [
+        "hearing/one-manifest", "hearing/two-manifest", "other/one-manifest", "other/two-manifest",
+    ]  # fmt: skip
+    assert found.cells[1].errors != found.cells[3].errors
+    evaluate(other_model, sets[1], tmp_path / "alone")
+    for name in ("shard-00000.jsonl", "stage.json"):
+        there, alone = (
+            folder / name for folder in (out / "other/two-manifest", tmp_path / "alone")
+        )
+        assert there.read_bytes() == alone.read_bytes()
+    written = json.loads((out / "comparison.json").read_text())
+    assert written == json.loads(json.dumps(found.to_dict()))
+    figures = sorted(path.name for path in (out / "figures").iterdir())
+    assert figures == ["wer-rtfx.png", "wer-rtfx.svg"]
+
+
+def test_a_model_is_loaded_once_for_all_its_sets_and_not_at_all_to_score_anew(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = []
+    load = DecodingJob.load
+
+    def counted(job: DecodingJob) -> Transcriber:
+        loaded.append(job.model)
+        return load(job)
+
+    monkeypatch.setattr(DecodingJob, "load", counted)
+    tasks = [
+        EvaluationTask(corpus(tmp_path / name, 2), SETTINGS, tmp_path / "out" / name)
+        for name in ("one", "two")
+    ]
+    first = evaluate_tasks(str(model), tasks, hardware=CPU)
+    assert loaded == [model]
+    (tasks[1].out / "summary.json").unlink()
+    (tasks[1].out / "scores.jsonl").unlink()
+    assert evaluate_tasks(str(model), tasks, hardware=CPU) == first
+    assert loaded == [model]
+    assert (tasks[1].out / "scores.jsonl").exists()
+    shard_path(tasks[1].out, 0).unlink()
+    evaluate_tasks(str(model), tasks, hardware=CPU)
+    assert loaded == [model, model]
+
+
+def test_a_draft_is_the_first_model_s_alone_and_part_of_its_name(
+    tmp_path: Path, model: Path, other_model: Path
+) -> None:
+    found = evaluate_all(
+        [str(model), str(model)],
+        [corpus(tmp_path, 1)],
+        [None],
+        tmp_path / "out",
+        SETTINGS,
+        baseline=1,
+        hardware=CPU,
+        draft=str(other_model),
+    )
+    assert found.models == ("hearing+other", "hearing")
+    assert found.cells[0].acceptance is not None
+    assert found.cells[1].acceptance is None
+    assert found.differences[0].difference == 0.0
+    assert found.differences[0].against == "hearing"
+
+
+def test_names_are_as_short_as_they_can_be_told_apart_by() -> None:
+    names = ["openai/whisper-tiny", "runs/a/student", "runs/b/student/", "my model@v2"]
+    assert short_names(names) == ["whisper-tiny", "a-student", "b-student", "my-model-v2"]
+
+
+@pytest.mark.parametrize(
+    ("models", "sets", "noises", "message"),
+    [
+        (["m", "./m"], ["a"], [None], "every model must be named once"),
+        (["m"], ["a.jsonl", "a"], [None], "every set must be named once"),
+        (["m"], ["a"], ["white:10", "white:10"], "every noise must be named once"),
+        (["m"], [], [None], "at least one model, one set"),
+    ],
+)
+def test_what_is_named_twice_or_not_at_all_is_refused_before_any_work(
+    tmp_path: Path, models: list[str], sets: list[str], noises: list[str | None], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        evaluate_all(models, [Path(set_) for set_ in sets], noises, tmp_path / "out", SETTINGS)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_comparison_does_not_go_into_the_folder_of_an_evaluation_nor_the_other_way(
+    tmp_path: Path, model: Path
+) -> None:
+    manifest = corpus(tmp_path, 1)
+    evaluate(model, manifest, tmp_path / "single")
+    with pytest.raises(ValueError, match=r"found a single evaluation's stage\.json"):
+        evaluate_all([str(model)], [manifest], [None], tmp_path / "single", SETTINGS, hardware=CPU)
+    evaluate_all([str(model)], [manifest], [None], tmp_path / "many", SETTINGS, hardware=CPU)
+    with pytest.raises(BadRunFolder, match=r"found no stage\.json but comparison\.json"):
+        evaluate(model, manifest, tmp_path / "many")
+
+
+def test_other_settings_are_refused_before_any_model_is_at_work(
+    tmp_path: Path, model: Path, other_model: Path
+) -> None:
+    sets = [corpus(tmp_path / name, 1) for name in ("one", "two")]
+    before = replace(SETTINGS, shard_size=9)
+    evaluate(model, sets[1], tmp_path / "out" / "hearing" / "two-manifest", before)
+    with pytest.raises(StageChanged, match=r"(?s)hearing/two-manifest .*shard_size: was 9, now 4"):
+        evaluate_both([model, other_model], sets, tmp_path / "out")
+    assert not list((tmp_path / "out").glob("**/one-manifest/shard-*"))
+
+
+def test_a_language_that_a_model_does_not_know_is_refused_before_the_first_set(
+    tmp_path: Path, model: Path
+) -> None:
+    english, german = corpus(tmp_path / "en", 1), corpus(tmp_path / "de", 0)
+    write_manifest(german, [utterance(tmp_path / "de", 1, language="de")])
+    with pytest.raises(ValueError, match="'u001'"):
+        evaluate_all([str(model)], [english, german], [None], tmp_path / "out", SETTINGS)
+    assert not list((tmp_path / "out").glob("**/shard-*"))

@@ -7,11 +7,12 @@ the work could not be done, 2 that the command was wrong.
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from json import dumps
 from pathlib import Path
 from typing import Any
 
-from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction
+from tyro.conf import OmitArgPrefixes, Positional, Suppress, UseAppendAction
 from tyro.extras import subcommand_cli_from_dict
 
 from distilwhisper import __version__
@@ -24,7 +25,10 @@ from distilwhisper.decoding.search import NonFiniteOutput
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.engines import EngineName, EngineSettings, MissingRay, NoWorkers, ShardFailed
-from distilwhisper.evaluate import EvaluateSettings, evaluate_model, summary_line
+from distilwhisper.evaluate import EvaluateSettings, evaluate_all, evaluate_model
+from distilwhisper.evaluation.comparison import NotComparable
+from distilwhisper.evaluation.scoring import summary_line
+from distilwhisper.evaluation.table import comparison_table
 from distilwhisper.filter import FilterSettings, filter_labels
 from distilwhisper.label import LabelSettings, label_manifest
 from distilwhisper.model.checkpoint import load_checkpoint, read_config, save_checkpoint
@@ -291,44 +295,72 @@ def heads(model: Positional[str], manifest: Positional[Path], dest: Positional[P
     return OK
 
 
+@dataclass(frozen=True)
+class EvaluateOptions(EvaluateSettings):
+    """The settings but for the noise, of which a command line names several."""
+
+    noise: Suppress[str | None] = None
+
+
 def evaluate(
     model: Positional[str],
-    manifest: Positional[Path],
+    manifests: Positional[tuple[Path, ...]],
     /,
     *,
     out: Path,
+    against: tuple[str, ...] = (),
+    noise: tuple[str, ...] = ("none",),
     draft: str | None = None,
-    settings: OmitArgPrefixes[EvaluateSettings] = EvaluateSettings(),
+    settings: OmitArgPrefixes[EvaluateOptions] = EvaluateOptions(),
     hardware: OmitArgPrefixes[Hardware] = Hardware(),
     engine: OmitArgPrefixes[EngineSettings] = EngineSettings(),
     force: bool = False,
     json: bool = False,
 ) -> int:
-    """Transcribe a set and count the errors.
+    """Transcribe sets and count the errors; of several sets, models or noises, compare them.
 
     Args:
         model: folder or hub id.
-        manifest: utterances with references, of any length.
-        out: folder of the results.
+        manifests: utterances with references, of any length.
+        out: folder of the results; of several, it has a folder for each and comparison.json.
+        against: other models to evaluate as well; the first of them is the one that all others
+            are compared with.
+        noise: what is done to the sound, such as white:10; none leaves it as it is.
         draft: a smaller model that drafts for this one: the same text, at another speed.
         settings: how to decode.
         hardware: where to run.
         engine: which processes do it.
         force: begin anew where settings or inputs have changed.
-        json: print the summary for programs.
+        json: print the summary, or the comparison, for programs.
     """
-    summary = evaluate_model(
-        model,
-        manifest,
+    noises = [None if text == "none" else text for text in noise]
+    if len(manifests) == len(noises) == 1 and not against:
+        summary = evaluate_model(
+            model,
+            manifests[0],
+            out,
+            replace(settings, noise=noises[0]),
+            hardware=hardware,
+            draft=draft,
+            engine=engine,
+            force=force,
+        )
+        print(_json(summary.to_dict()) if json else summary_line(model, summary))
+        return _name_each(summary.failed)
+    comparison = evaluate_all(
+        [model, *against],
+        manifests,
+        noises,
         out,
         settings,
+        baseline=1 if against else None,
         hardware=hardware,
         draft=draft,
         engine=engine,
         force=force,
     )
-    print(_json(summary.to_dict()) if json else summary_line(model, summary))
-    return _name_each(summary.failed)
+    print(_json(comparison.to_dict()) if json else comparison_table(comparison))
+    return _name_each(comparison.failed)
 
 
 def transcribe(
@@ -443,6 +475,7 @@ EXPECTED = (
     NoWorkers,
     NonFiniteLoss,
     NonFiniteOutput,
+    NotComparable,
     OSError,
     ShardFailed,
     StageChanged,

@@ -88,8 +88,16 @@ class DecodingJob:
             self.hardware,
             draft=None if self.draft is None else str(self.draft),
         )
-        transcriber.check_languages({u.id: u.language for u in self.manifest.utterances})
+        self.check_languages(transcriber)
         return transcriber
+
+    def check_languages(self, transcriber: Transcriber) -> None:
+        """See that a model that is loaded knows the utterances' languages.
+
+        Raises:
+            ValueError: it does not know one of them.
+        """
+        transcriber.check_languages({u.id: u.language for u in self.manifest.utterances})
 
 
 class ShardFailed(RuntimeError):

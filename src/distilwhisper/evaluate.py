@@ -8,15 +8,23 @@
 Decoding writes the first two and can be interrupted; scoring is a second pass over them, so a new
 metric needs no new decoding. No utterance is ever left out: one that cannot be read counts as one
 of which nothing was heard, and is named.
+
+Several models on several sets, with several noises, are as many such folders side by side:
+
+    OUT/MODEL/SET          and SET+NOISE, each as above
+    OUT/comparison.json    rates with intervals, means over the sets, differences, worst utterances
+    OUT/figures/           error rates against speed
 """
 
 import json
+import re
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,13 +35,15 @@ from distilwhisper.corpus.store import (
     read_jsonl,
     shard_path,
     write_atomic,
-    write_jsonl,
     write_shard,
 )
 from distilwhisper.decoding.settings import DecodingSettings
-from distilwhisper.decoding.slots import Counts
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.engines import DecodingJob, EngineSettings, run_shards
+from distilwhisper.evaluation.comparison import Comparison, Evaluation, compare
+from distilwhisper.evaluation.degradation import Degradation, Degrader
+from distilwhisper.evaluation.figures import draw_comparison
+from distilwhisper.evaluation.scoring import COST, EvaluationSummary, score, summary_line
 from distilwhisper.model.checkpoint import count_parameters
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import resolve_model
@@ -46,11 +56,9 @@ from distilwhisper.speech.audio import (
     samples_to_seconds,
 )
 from distilwhisper.speech.recording import HeldRecording
-from distilwhisper.text.normalize import normalizer_for, uses_spaces
 from distilwhisper.text.transcript import Transcript
-from distilwhisper.text.wer import ErrorCounts, character_errors, repeated_ngrams, word_errors
 
-COST = ("tokens", "row_steps", "drafted", "accepted", "layers")  # of decoding: Counts
+Thing = TypeVar("Thing")
 
 
 @dataclass(frozen=True)
@@ -62,53 +70,41 @@ class EvaluateSettings:
     shard_size: int = 64
     """Utterances per shard: what a killed run loses at most."""
     noise: str | None = None
-    """What is done to the sound first, such as white:10; none: nothing."""
+    """What the sound goes through first, as KIND[:LEVEL][@PATH]: white:10, pink:0, babble:5,
+    recorded:10@FOLDER (dB of speech over noise), reverberation:0.6 (seconds of RT60) or
+    reverberation@FOLDER, codec:opus-6k, codec:mp3-16k, codec:mulaw, clipping:12 (dB)."""
+    noise_seed: int = 0
+    """Of what is drawn for the noise of each utterance; the same for all models and levels."""
 
     def __post_init__(self) -> None:
+        faults = []
         if self.shard_size < 1:
-            raise ValueError(f"shard_size must be at least 1, found {self.shard_size}")
+            faults.append(f"shard_size must be at least 1, found {self.shard_size}")
+        if self.noise is not None:
+            try:
+                Degradation.parse(self.noise)
+            except ValueError as error:
+                faults.append(str(error))
+        if faults:
+            raise ValueError("; ".join(faults))
+
+    @property
+    def degradation(self) -> Degradation | None:
+        """The noise, its path absolute: the same in whatever folder a process runs."""
+        if self.noise is None:
+            return None
+        parsed = Degradation.parse(self.noise)
+        source = None if parsed.source is None else parsed.source.absolute()
+        return replace(parsed, source=source)
 
 
 @dataclass(frozen=True)
-class EvaluationSummary:
-    """Sums over a whole set; rates are fractions."""
+class EvaluationTask:
+    """A set to be heard, how, and the folder of what comes of it."""
 
-    n_utterances: int
-    n_without_reference: int  # transcribed, not scored
-    failed: dict[str, str]  # utterance id to what went wrong; scored as if nothing was heard
-    audio_s: float
-    compute_s: float  # mel, encoder and decoder; reading the files is left out
-    tokens: int  # decoded, over all attempts
-    row_steps: int  # passes of the decoder that a window took part in, summed over the windows
-    drafted: int  # tokens proposed by a draft
-    accepted: int  # of these
-    layers: int  # decoder layers used over all tokens, where early exit counts them
-    n_parameters: int
-    unit: str  # "word"; "character" where any language of the set is written without spaces
-    errors: ErrorCounts
-    repeated_5_grams: int  # over all hypotheses joined
-
-    @property
-    def cost(self) -> Counts:
-        """What decoding cost, with its rates; passes over several windows are not known."""
-        return Counts(**{name: getattr(self, name) for name in COST})
-
-    @property
-    def rtfx(self) -> float:
-        """Seconds of audio per second of computing."""
-        return self.audio_s / self.compute_s if self.compute_s else 0.0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what summary.json holds: the sums, and the rates made of them."""
-        counts = self.errors
-        rates = {"wer": counts.wer, "ser": counts.ser, "der": counts.der, "ier": counts.ier}
-        defined = {k: v if counts.words else None for k, v in rates.items()}
-        cost = {
-            "acceptance": self.cost.acceptance if self.drafted else None,
-            "tokens_per_step": self.cost.tokens_per_step if self.row_steps else None,
-            "layers_per_token": self.cost.layers_per_token if self.layers else None,
-        }
-        return {**asdict(self), **defined, **cost, "rtfx": round(self.rtfx, 2)}
+    manifest: Path
+    settings: EvaluateSettings
+    out: Path
 
 
 def evaluate_model(
@@ -134,135 +130,266 @@ def evaluate_model(
         engine: which processes do it.
         force: begin anew where settings or inputs have changed.
     """
-    hardware, engine = hardware or Hardware(), engine or EngineSettings()
-    manifest = read_manifest(manifest_path)
-    folder = resolve_model(model)
-    job = EvaluateJob(
-        manifest=manifest,
-        model=folder.absolute(),
-        out=out.absolute(),
-        decoding=settings.decoding,
-        shard_size=settings.shard_size,
-        hardware=hardware,
-        draft=None if draft is None else resolve_model(draft).absolute(),
+    task = EvaluationTask(manifest_path, settings, out)
+    (summary,) = evaluate_tasks(
+        model, [task], hardware=hardware, draft=draft, engine=engine, force=force
     )
-    with lock_folder(out):
-        open_stage(
-            out,
-            settings={**asdict(settings), **asdict(hardware), "draft": draft},
-            inputs={"manifest": fingerprint(manifest_path), "model": fingerprint(folder)},
-            force=force,
-        )
-        _decode_missing(job, engine)
-        return score(
-            manifest,
-            [row for i in range(job.n_shards) for row in read_jsonl(shard_path(out, i))],
-            [_read_timing(out, i) for i in range(job.n_shards)],
-            out,
-            n_parameters=count_parameters(folder),
-        )
-
-
-def score(
-    manifest: Manifest,
-    rows: Sequence[dict[str, Any]],
-    timing: Sequence[dict[str, float]],
-    out: Path,
-    *,
-    n_parameters: int,
-) -> EvaluationSummary:
-    """Count the errors of stored hypotheses and write scores.jsonl and summary.json.
-
-    Args:
-        manifest: with the references.
-        rows: one hypothesis per utterance.
-        timing: of each shard, what decoding it took.
-        out: where the results go.
-        n_parameters: of the model, for the record.
-    """
-    by_id = {utterance.id: utterance for utterance in manifest.utterances}
-    spaced = all(uses_spaces(_language(by_id[row["id"]], row)) for row in rows)
-    scored = [
-        _score_row(by_id[row["id"]], row, spaced=spaced)
-        for row in rows
-        if by_id[row["id"]].text is not None
-    ]
-    total = ErrorCounts(0, 0, 0, 0)
-    for row in scored:
-        total += ErrorCounts(**row["errors"])
-    summary = EvaluationSummary(
-        n_utterances=len(rows),
-        n_without_reference=len(rows) - len(scored),
-        failed={row["id"]: row["error"] for row in rows if row["error"]},
-        audio_s=round(sum(t["audio_s"] for t in timing), 3),
-        compute_s=round(sum(t["compute_s"] for t in timing), 3),
-        **{name: int(sum(t[name] for t in timing)) for name in COST},
-        n_parameters=n_parameters,
-        unit="word" if spaced else "character",
-        errors=total,
-        repeated_5_grams=repeated_ngrams(row["hypothesis"] for row in scored),
-    )
-    write_jsonl(out / "scores.jsonl", scored)
-    write_atomic(out / "summary.json", json.dumps(summary.to_dict(), indent=2) + "\n")
     return summary
 
 
-def _language(utterance: Utterance, row: dict[str, Any]) -> str:
-    """Return the reference's language where it is known, else the one that was heard."""
-    return utterance.language or row["language"] or "en"
+def evaluate_tasks(
+    model: str,
+    tasks: Sequence[EvaluationTask],
+    *,
+    hardware: Hardware | None = None,
+    draft: str | None = None,
+    engine: EngineSettings | None = None,
+    force: bool = False,
+) -> list[EvaluationSummary]:
+    """Do as :func:`evaluate_model` for several sets, with a model that is loaded once at most.
+
+    Args:
+        model: folder or hub id.
+        tasks: their folders differ.
+        hardware: device and dtype.
+        draft: model that drafts for this one.
+        engine: which processes do it.
+        force: begin anew where settings or inputs have changed.
+
+    Returns:
+        One summary for each task.
+    """
+    hardware, engine = hardware or Hardware(), engine or EngineSettings()
+    folder = resolve_model(model)
+    model_digest, n_parameters = fingerprint(folder), count_parameters(folder)
+    draft_folder = None if draft is None else resolve_model(draft).absolute()
+    manifests = {task.manifest: read_manifest(task.manifest) for task in tasks}
+    with ExitStack() as locks:
+        jobs = []
+        for task in tasks:
+            noise = task.settings.degradation
+            inputs = {"manifest": fingerprint(task.manifest), "model": model_digest}
+            if noise is not None and noise.source is not None:
+                inputs["noise"] = fingerprint(noise.source)
+            locks.enter_context(lock_folder(task.out))
+            open_stage(
+                task.out,
+                settings={**asdict(task.settings), **asdict(hardware), "draft": draft},
+                inputs=inputs,
+                force=force,
+            )
+            jobs.append(
+                EvaluateJob(
+                    manifest=manifests[task.manifest],
+                    model=folder.absolute(),
+                    out=task.out.absolute(),
+                    decoding=task.settings.decoding,
+                    shard_size=task.settings.shard_size,
+                    hardware=hardware,
+                    draft=draft_folder,
+                    noise=noise,
+                    noise_seed=task.settings.noise_seed,
+                )
+            )
+        _decode_missing(EvaluateJobs(tuple(jobs)), engine)
+        return [
+            score(
+                job.manifest,
+                [row for i in range(job.n_shards) for row in read_jsonl(shard_path(job.out, i))],
+                [_read_timing(job.out, i) for i in range(job.n_shards)],
+                job.out,
+                n_parameters=n_parameters,
+            )
+            for job in jobs
+        ]
 
 
-def _score_row(utterance: Utterance, row: dict[str, Any], *, spaced: bool) -> dict[str, Any]:
-    """Normalise both sides alike and count words, or characters."""
-    normalize = normalizer_for(_language(utterance, row))
-    reference, hypothesis = normalize(utterance.text or ""), normalize(row["text"])
-    count = word_errors if spaced else character_errors
-    return {
-        "id": utterance.id,
-        "reference": reference,
-        "hypothesis": hypothesis,
-        "errors": asdict(count(reference, hypothesis)),
-    }
+def evaluate_all(
+    models: Sequence[str],
+    manifests: Sequence[Path],
+    noises: Sequence[str | None],
+    out: Path,
+    settings: EvaluateSettings,
+    *,
+    baseline: int | None = None,
+    hardware: Hardware | None = None,
+    draft: str | None = None,
+    engine: EngineSettings | None = None,
+    force: bool = False,
+) -> Comparison:
+    """Evaluate every model on every set with every noise, and put the results side by side.
+
+    Each evaluation goes on where it stopped; one that is done is scored anew, without its model.
+
+    Args:
+        models: folders or hub ids; they are called by the last parts that tell them apart.
+        manifests: the sets, called in the same way.
+        noises: what is done to the sound; None leaves it as it is.
+        out: folder of the results, with a folder for each evaluation in it.
+        settings: how to decode; their noise gives way to each of ``noises``.
+        baseline: place among the models of the one that the others are compared with.
+        hardware: device and dtype.
+        draft: model that drafts for the first of the models, and for no other.
+        engine: which processes do it.
+        force: begin anew where settings or inputs have changed.
+
+    Raises:
+        ValueError: a model, a set or a noise is named twice.
+    """
+    if not (models and manifests and noises):
+        raise ValueError("name at least one model, one set, and one noise or None")
+    sets = _by_name(
+        "set", short_names([str(path).removesuffix(".jsonl") for path in manifests]), manifests
+    )
+    names = short_names(models)
+    if draft is not None:
+        names[0] += f"+{short_names([draft])[0]}"
+    called = _by_name("model", names, models)
+    settings_with = {noise: replace(settings, noise=noise) for noise in noises}
+    suffixes = ["" if noise is None else f"+{_as_file_name(noise)}" for noise in noises]
+    evaluations = [
+        Evaluation(name, set_, noise, out / name / f"{set_}{suffix}")
+        for name in called
+        for set_ in sets
+        for suffix, noise in _by_name("noise", suffixes, noises).items()
+    ]
+    if (out / "stage.json").exists():
+        raise ValueError(
+            f"{out} must be new or hold a comparison, found a single evaluation's stage.json: "
+            "name another folder"
+        )
+    with lock_folder(out):
+        for number, (name, model) in enumerate(called.items()):
+            here = [evaluation for evaluation in evaluations if evaluation.model == name]
+            summaries = evaluate_tasks(
+                model,
+                [EvaluationTask(sets[e.set], settings_with[e.noise], e.folder) for e in here],
+                hardware=hardware,
+                draft=draft if number == 0 else None,
+                engine=engine,
+                force=force,
+            )
+            for evaluation, summary in zip(here, summaries, strict=True):
+                say(summary_line(f"evaluate: {evaluation}", summary))
+        comparison = compare(
+            evaluations,
+            folder=out,
+            baseline=None if baseline is None else names[baseline],
+        )
+        text = json.dumps(comparison.to_dict(), ensure_ascii=False, indent=2)
+        write_atomic(out / "comparison.json", text + "\n")
+        draw_comparison(comparison, out / "figures")
+    return comparison
 
 
-def _decode_missing(job: "EvaluateJob", engine: EngineSettings) -> None:
+def short_names(paths: Sequence[str]) -> list[str]:
+    """Call every path or hub id by as few of its last parts as tell it from all others."""
+    parts = [Path(path).absolute().parts for path in paths]
+    return [_short_name(own, set(parts)) for own in parts]
+
+
+def _short_name(own: tuple[str, ...], all_: Collection[tuple[str, ...]]) -> str:
+    n = 1
+    while sum(own[-n:] == other[-n:] for other in all_) > 1:
+        n += 1
+    return _as_file_name("-".join(own[-n:]))
+
+
+def _as_file_name(text: str) -> str:
+    return re.sub(r"[^\w.+-]+", "-", text)
+
+
+def _by_name(kind: str, names: Sequence[str], things: Sequence[Thing]) -> dict[str, Thing]:
+    if len(set(names)) < len(names):
+        raise ValueError(
+            f"every {kind} must be named once, found {', '.join(map(str, things))}, which would "
+            f"be called {', '.join(names)}"
+        )
+    return dict(zip(names, things, strict=True))
+
+
+def _decode_missing(jobs: "EvaluateJobs", engine: EngineSettings) -> None:
     """Write the shards of hypotheses, and their timing, that are not there."""
-    missing = [i for i in range(job.n_shards) if not job.is_done(i)]
+    missing = [n for n, (job, shard) in enumerate(jobs.shards) if not job.is_done(shard)]
     if not missing:
         return
-    n_left = sum(len(job.shard(i)) for i in missing)
-    say(
-        f"evaluate: {n_left} of {len(job.manifest.utterances)} utterances "
-        f"({engine.where(job.hardware)})"
-    )
+    n_left = sum(len(job.shard(shard)) for job, shard in map(jobs.shards.__getitem__, missing))
+    n_all = sum(len(job.manifest.utterances) for job in jobs.jobs)
+    say(f"evaluate: {n_left} of {n_all} utterances ({engine.where(jobs.jobs[0].hardware)})")
     with progress_bar("evaluate", n_left, "utterances") as advance:
-        for _ in run_shards(job, missing, engine, on_progress=advance):
-            pass
+        n_silent = sum(run_shards(jobs, missing, engine, on_progress=advance))
+    if n_silent:
+        noises = ", ".join(dict.fromkeys(str(job.noise) for job in jobs.jobs if job.noise))
+        say(f"evaluate: {n_silent} utterances are silent, and were left without {noises}")
 
 
 @dataclass(frozen=True)
 class EvaluateJob(DecodingJob):
-    """What every process that evaluates must know; an engine's job."""
+    """What every process that evaluates must know of one set."""
+
+    noise: Degradation | None
+    noise_seed: int
 
     def is_done(self, number: int) -> bool:
         """Tell whether a shard is there, with its timing."""
         return shard_path(self.out, number).exists() and _timing_path(self.out, number).exists()
 
-    def start(self) -> Callable[[int, Advance], None]:
-        """Load the model and warm it up; return what decodes a shard."""
-        transcriber = self.load()
-        _warm_up(transcriber)
-        return partial(self._write, transcriber)
+    def writer(self, transcriber: Transcriber) -> Callable[[int, Advance], int]:
+        """Return what decodes a shard, and tells how many utterances are too silent for noise."""
+        degrader = None
+        if self.noise is not None:
+            degrader = Degrader(self.noise, self.manifest, self.noise_seed)
+        return partial(self._write, transcriber, degrader)
 
-    def _write(self, transcriber: Transcriber, number: int, on_progress: Advance) -> None:
-        rows, timing = _decode_shard(transcriber, self.manifest, self.shard(number))
+    def _write(
+        self,
+        transcriber: Transcriber,
+        degrader: Degrader | None,
+        number: int,
+        on_progress: Advance,
+    ) -> int:
+        n_before = 0 if degrader is None else degrader.n_silent
+        rows, timing = _decode_shard(transcriber, degrader, self.manifest, self.shard(number))
         write_atomic(_timing_path(self.out, number), json.dumps(timing) + "\n")
         write_shard(shard_path(self.out, number), rows)
         on_progress(len(rows), timing["audio_s"])
+        return 0 if degrader is None else degrader.n_silent - n_before
+
+
+@dataclass(frozen=True)
+class EvaluateJobs:
+    """Several sets for one model; an engine's job, whose shards are theirs one after the other."""
+
+    jobs: tuple[EvaluateJob, ...]
+
+    @cached_property
+    def shards(self) -> list[tuple[EvaluateJob, int]]:
+        """Every shard: whose it is, and its number there."""
+        return [(job, shard) for job in self.jobs for shard in range(job.n_shards)]
+
+    def start(self) -> Callable[[int, Advance], int]:
+        """Load the model and warm it up; return what decodes a shard."""
+        transcriber = self.jobs[0].load()
+        for job in self.jobs[1:]:
+            job.check_languages(transcriber)
+        _warm_up(transcriber)
+        return partial(self._write, {job.out: job.writer(transcriber) for job in self.jobs})
+
+    def _write(
+        self,
+        writers: Mapping[Path, Callable[[int, Advance], int]],
+        number: int,
+        on_progress: Advance,
+    ) -> int:
+        job, shard = self.shards[number]
+        return writers[job.out](shard, on_progress)
 
 
 def _decode_shard(
-    transcriber: Transcriber, manifest: Manifest, utterances: Sequence[Utterance]
+    transcriber: Transcriber,
+    degrader: Degrader | None,
+    manifest: Manifest,
+    utterances: Sequence[Utterance],
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
     by_length = sorted(utterances, key=lambda u: (u.duration_s or 0.0, u.id))
     loaded = list(load_utterances(manifest, by_length))
@@ -272,6 +399,8 @@ def _decode_shard(
         if isinstance(problem, Exception)
     }
     heard = [(u, samples) for u, samples in loaded if not isinstance(samples, Exception)]
+    if degrader is not None:
+        heard = [(u, degrader.apply(samples, u)) for u, samples in heard]
     short = [(u, samples) for u, samples in heard if len(samples) <= WINDOW_SAMPLES]
     long = [(u, samples) for u, samples in heard if len(samples) > WINDOW_SAMPLES]
     before = transcriber.counts
@@ -324,24 +453,3 @@ def _timing_path(out: Path, number: int) -> Path:
 def _read_timing(out: Path, number: int) -> dict[str, float]:
     timing: dict[str, float] = json.loads(_timing_path(out, number).read_text())
     return timing
-
-
-def summary_line(name: str, summary: EvaluationSummary) -> str:
-    """Return a result in one line, for people."""
-    counts = summary.errors
-    rate = f"{100 * counts.wer:.1f} %" if counts.words else "no references"
-    return (
-        f"{name}: {'WER' if summary.unit == 'word' else 'CER'} {rate} "
-        f"({counts.substitutions} S, {counts.deletions} D, {counts.insertions} I of "
-        f"{counts.words}), {summary.n_utterances} utterances, RTFx {summary.rtfx:.1f}, "
-        f"{summary.n_parameters / 1e6:.1f} M parameters{_drafting(summary)}"
-    )
-
-
-def _drafting(summary: EvaluationSummary) -> str:
-    if not summary.drafted:
-        return ""
-    return (
-        f", {100 * summary.cost.acceptance:.0f} % of the draft accepted, "
-        f"{summary.cost.tokens_per_step:.1f} tokens a step"
-    )

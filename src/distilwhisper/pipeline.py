@@ -40,7 +40,8 @@ from distilwhisper.corpus.splitting import split_manifest
 from distilwhisper.corpus.store import read_jsonl, write_atomic
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.engines import EngineSettings
-from distilwhisper.evaluate import EvaluateSettings, evaluate_model, summary_line
+from distilwhisper.evaluate import EvaluateSettings, evaluate_model
+from distilwhisper.evaluation.scoring import summary_line
 from distilwhisper.filter import FilterSettings, filter_labels
 from distilwhisper.label import LabelSettings, label_manifest
 from distilwhisper.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint

@@ -1,7 +1,10 @@
+from collections.abc import Mapping, Sequence
+
 import pytest
 
 from distilwhisper.corpus.records import Utterance
-from distilwhisper.reproduce.scores import Row, score_text, summarise
+from distilwhisper.evaluation.bootstrap import Resampling
+from distilwhisper.reproduce.scores import ArmSummary, Row, score_text, summarise
 from distilwhisper.text.wer import ErrorCounts
 
 
@@ -16,39 +19,49 @@ ROWS = {
 }
 
 
+def summed(
+    rows: Mapping[str, Sequence[Row]], against: Mapping[str, str] | None = None
+) -> dict[str, ArmSummary]:
+    return summarise(rows, against=against or {}, resampling=Resampling(200))
+
+
+SECOND_FILES = {arm: [*rows, row(arm, "b", "2", 4, 10)] for arm, rows in ROWS.items()}
+
+
 def test_sums_means_and_differences() -> None:
-    found = summarise(ROWS, against={"one": "two", "two": "two"}, resamples=500, seed=0)
+    found = summed(SECOND_FILES, {"one": "two", "two": "two"})
     one, two = found["one"], found["two"]
-    assert one.errors == ErrorCounts(substitutions=12, words=30)
-    assert one.wer is not None
-    assert one.wer.value == pytest.approx(0.4)
-    assert one.mean() == pytest.approx((4 / 20 + 8 / 10) / 2)
+    assert one.errors == ErrorCounts(substitutions=16, words=40)
+    assert one.mean_wer is not None
+    assert one.mean() == one.mean_wer.value == pytest.approx((4 / 20 + 12 / 20) / 2)
+    assert one.shown_wer is one.mean_wer
     assert one.mean("ser", ["a"]) == pytest.approx(0.2)
     assert one.mean("ier") == 0.0
     assert one.difference is not None
-    assert one.difference.value == pytest.approx((12 - 5) / 30)
+    assert one.difference.value == pytest.approx(one.mean() - two.mean())
     assert one.against == "two"
     assert (two.against, two.difference, two.p) == (None, None, None)
+    assert one.to_dict()["wer"] == pytest.approx(16 / 40)
 
 
 def test_only_rows_that_both_have_are_compared() -> None:
-    rows = {**ROWS, "one": ROWS["one"][:2]}
-    found = summarise(rows, against={"one": "two"}, resamples=100, seed=0)
+    found = summed({**ROWS, "one": ROWS["one"][:2]}, {"one": "two"})
     assert found["one"].difference is not None
     assert found["one"].difference.value == pytest.approx((4 - 3) / 20)
 
 
-def test_one_file_has_no_interval() -> None:
-    rows = {"one": [row("one", "a", "1", 1, 10, "f"), row("one", "a", "2", 3, 10, "f")]}
-    [arm] = summarise(rows, against={}, resamples=100, seed=0).values()
-    assert arm.wer is None
-    assert arm.shown_wer == pytest.approx(0.2)
+def test_a_set_of_one_file_has_no_interval() -> None:
+    [arm] = summed({"one": ROWS["one"]}).values()
+    assert arm.mean_wer is None
+    assert arm.shown_wer == pytest.approx((0.2 + 0.8) / 2)
+    same_file = [row("one", "a", "1", 1, 10, "f"), row("one", "a", "2", 3, 10, "f")]
+    [arm] = summed({"one": same_file}).values()
+    assert arm.mean_wer is None
     assert arm.to_dict()["wer"] == pytest.approx(0.2)
-    assert arm.to_dict()["wer_interval"] is None
 
 
 def test_without_words_there_is_no_rate() -> None:
-    [arm] = summarise({"a": [row("a", "s", "1", 1, 0)]}, against={}, resamples=9, seed=0).values()
+    [arm] = summed({"a": [row("a", "s", "1", 1, 0)]}).values()
     assert arm.to_dict()["wer"] is None
     assert arm.to_dict()["by_set"]["s"]["wer"] is None
 
@@ -59,7 +72,7 @@ def test_repetitions_are_counted_set_by_set() -> None:
         Row("one", name, id_, id_, text, text, ErrorCounts(words=5))
         for name, id_ in (("a", "1"), ("a", "2"), ("b", "1"))
     ]
-    [arm] = summarise({"one": rows}, against={}, resamples=9, seed=0).values()
+    [arm] = summed({"one": rows}).values()
     # Set a: ten words have six 5-grams, of which the last repeats the first; b's one is its own.
     assert arm.repeated_5_grams == arm.reference_5_grams == 1
 
@@ -68,8 +81,8 @@ def test_text_is_scored_normalised_by_words_or_characters() -> None:
     english = Utterance(id="u", audio="u.wav", text="Mr. Bennet's colour", recording="r")
     scored = score_text("arm", "set", english, "mister bennet's color")
     assert scored.errors == ErrorCounts(words=4)
-    assert scored.file == "r"
+    assert scored.file == "recording r"
     chinese = Utterance(id="u", audio="u.wav", text="你好吗", language="zh")
     scored = score_text("arm", "set", chinese, "你好")
     assert scored.errors == ErrorCounts(deletions=1, words=3)
-    assert scored.file == "u.wav"
+    assert scored.file == "file u.wav"

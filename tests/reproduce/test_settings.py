@@ -28,7 +28,7 @@ def test_part_of_a_table_keeps_the_scales_rest(tmp_path: Path) -> None:
     path.write_text("[decoding]\nbatch_size = 2\n")
     settings = reproduce_settings("unit", path, made_up={"teacher": "any"})
     assert settings.decoding.batch_size == 2
-    assert settings.decoding.max_new_tokens == 16
+    assert settings.decoding.max_new_tokens == 8
     # and what one run sets is not there in the next
     again = reproduce_settings("unit", None, ["decoding.batch_size=7"], made_up={"teacher": "any"})
     assert again.decoding.batch_size == 7

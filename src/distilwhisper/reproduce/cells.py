@@ -2,16 +2,16 @@
 
 import hashlib
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from distilwhisper.corpus.records import read_manifest
 from distilwhisper.corpus.store import read_jsonl
 from distilwhisper.decoding.settings import DecodingSettings
-from distilwhisper.evaluate import EvaluateSettings, evaluate_model
+from distilwhisper.evaluate import EvaluateSettings, EvaluationTask, evaluate_tasks
 from distilwhisper.model.hardware import Hardware
-from distilwhisper.reproduce.scores import Row, file_of
+from distilwhisper.reproduce.scores import Row
 from distilwhisper.text.wer import ErrorCounts
 
 
@@ -47,43 +47,64 @@ class Cell:
     rows: list[Row]
 
 
-def evaluate_cell(arm: Arm, on: EvalSet, folder: Path, *, force: bool) -> Cell:
-    """Evaluate an arm on a set, or read what an experiment before this one has found.
+def evaluate_cells(
+    arms: Iterable[Arm], sets: Sequence[EvalSet], folder: Path, *, force: bool
+) -> dict[str, dict[str, Cell]]:
+    """Evaluate arms on sets, or read what an experiment before this one has found.
+
+    Arms that decode alike, and differ by noise alone, share a model that is loaded once.
 
     Args:
-        arm: who hears, and how.
-        on: the set.
+        arms: who hears, and how.
+        sets: that every arm hears.
         folder: of all cells; each has a folder below it, named after model, set and a digest of
             the rest.
         force: begin anew where a model or a manifest has changed behind its name.
 
+    Returns:
+        By arm, by set.
+
     Raises:
         StageChanged: a model or a manifest has changed behind its name.
     """
-    name = f"{Path(arm.model).name}-{Path(on.name).name}-{digest(arm.of_set(on))}"
-    evaluate_model(
-        arm.model,
-        on.manifest,
-        folder / name,
-        EvaluateSettings(decoding=arm.decoding, noise=arm.noise),
-        hardware=arm.hardware,
-        draft=arm.draft,
-        force=force,
-    )
-    summary = json.loads((folder / name / "summary.json").read_text(encoding="utf-8"))
-    files = {u.id: file_of(u) for u in read_manifest(on.manifest).utterances}
+    named = {arm.name: arm for arm in arms}
+    alike: dict[Any, list[Arm]] = {}
+    for arm in named.values():
+        alike.setdefault((arm.model, arm.draft, arm.hardware, arm.decoding), []).append(arm)
+    for (model, draft, hardware, decoding), of_model in alike.items():
+        tasks = {
+            out: EvaluationTask(
+                on.manifest, EvaluateSettings(decoding=decoding, noise=arm.noise), out
+            )
+            for arm in of_model
+            for on in sets
+            for out in [folder / _name(arm, on)]
+        }
+        evaluate_tasks(model, list(tasks.values()), hardware=hardware, draft=draft, force=force)
+    return {
+        name: {on.name: _read(arm, on, folder / _name(arm, on)) for on in sets}
+        for name, arm in named.items()
+    }
+
+
+def _name(arm: Arm, on: EvalSet) -> str:
+    return f"{Path(arm.model).name}-{Path(on.name).name}-{digest(arm.of_set(on))}"
+
+
+def _read(arm: Arm, on: EvalSet, folder: Path) -> Cell:
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     rows = [
         Row(
             arm=arm.name,
             set=on.name,
             id=row["id"],
-            file=files[row["id"]],
+            file=row["group"],
             reference=row["reference"],
             hypothesis=row["hypothesis"],
             errors=ErrorCounts(**row["errors"]),
             problem=summary["failed"].get(row["id"]),
         )
-        for row in read_jsonl(folder / name / "scores.jsonl")
+        for row in read_jsonl(folder / "scores.jsonl")
     ]
     return Cell(summary, rows)
 

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from distilwhisper.decoding.settings import DecodingSettings
+from distilwhisper.decoding.transcriber import Transcriber
+from distilwhisper.evaluation.bootstrap import Resampling
 from distilwhisper.model.hub import resolve_model
 from distilwhisper.reproduce import paper
-from distilwhisper.reproduce.cells import Arm, Cell, EvalSet, digest, evaluate_cell
+from distilwhisper.reproduce.cells import Arm, Cell, EvalSet, digest, evaluate_cells
 from distilwhisper.reproduce.scores import ArmSummary, Row, summarise
 from distilwhisper.reproduce.settings import ReproduceSettings
 from distilwhisper.run import fingerprint, write_atomic
@@ -79,19 +81,18 @@ class Context:
     @property
     def short(self) -> list[EvalSet]:
         """Sets of short utterances."""
-        return _sets(self.settings.short)
+        return self._sets(self.settings.short)
 
     @property
     def long(self) -> list[EvalSet]:
         """Sets of long recordings."""
-        return _sets(self.settings.long)
+        return self._sets(self.settings.long)
 
     @property
     def train(self) -> EvalSet:
         """What is labelled and trained on; an experiment that asks for it needs "train"."""
         assert self.settings.train is not None
-        (found,) = _sets((self.settings.train,))
-        return found
+        return EvalSet(_set_name(self.settings.train), Path(self.settings.train))
 
     def arm(self, model: Model, name: str | None = None, **decoding: Any) -> Arm:
         """Return a model at work as the settings say, but for what is named.
@@ -108,17 +109,16 @@ class Context:
 
     # Results
 
-    def evaluate(self, arm: Arm, sets: Iterable[EvalSet]) -> dict[str, Cell]:
+    def evaluate(self, arm: Arm, sets: Sequence[EvalSet]) -> dict[str, Cell]:
         """Return what an arm hears of sets, by set; stored for all experiments."""
-        return {
-            on.name: evaluate_cell(arm, on, self.folder / "cells", force=self.force) for on in sets
-        }
+        return evaluate_cells([arm], sets, self.folder / "cells", force=self.force)[arm.name]
 
     def evaluate_all(self, arms: Iterable[Arm], sets: Sequence[EvalSet]) -> dict[str, list[Row]]:
-        """Return the rows of several arms, by arm."""
+        """Return the rows of what several arms hear, by arm."""
+        found = evaluate_cells(arms, sets, self.folder / "cells", force=self.force)
         return {
-            arm.name: [row for cell in self.evaluate(arm, sets).values() for row in cell.rows]
-            for arm in arms
+            name: [row for cell in cells.values() for row in cell.rows]
+            for name, cells in found.items()
         }
 
     def remember(self, kind: str, key: Mapping[str, Any], make: Callable[[], Any]) -> Any:
@@ -137,6 +137,18 @@ class Context:
         write_atomic(path, json.dumps(record, indent=1, default=str) + "\n")
         return value
 
+    def transcriber(self, arm: Arm) -> Transcriber:
+        """Return an arm's transcriber, for what evaluation cannot do.
+
+        Arms of the same models share them; the caches are each one's own, and go with it.
+        """
+        key = arm.model, arm.draft, arm.hardware
+        if key not in self._loaded:
+            self._loaded[key] = Transcriber.from_model(
+                arm.model, arm.decoding, arm.hardware, draft=arm.draft
+            )
+        return replace(self._loaded[key], settings=arm.decoding)
+
     def fingerprint(self, model: str) -> str:
         """Return what tells a model from another of the same name; read once."""
         if model not in self._fingerprints:
@@ -154,8 +166,7 @@ class Context:
         return summarise(
             rows,
             against=against,
-            resamples=self.settings.resamples,
-            seed=self.settings.seed,
+            resampling=Resampling(self.settings.resamples, seed=self.settings.seed),
             more=more,
         )
 
@@ -167,6 +178,19 @@ class Context:
         """Return an experiment's own folder for what it makes on the way."""
         return self.folder / name / "work"
 
+    def _sets(self, manifests: Sequence[str]) -> list[EvalSet]:
+        """Name sets by their files, or by their folders where the file is manifest.jsonl."""
+        names = [_set_name(other) for other in (*self.settings.short, *self.settings.long)]
+        return [
+            EvalSet(name if names.count(name) == 1 else manifest, Path(manifest))
+            for manifest in manifests
+            for name in [_set_name(manifest)]
+        ]
+
+    @cached_property
+    def _loaded(self) -> dict[Any, Transcriber]:
+        return {}
+
     @cached_property
     def _fingerprints(self) -> dict[str, str]:
         return {}
@@ -176,11 +200,6 @@ def _short_name(model: str) -> str:
     return Path(model).name.removeprefix("whisper-")
 
 
-def _sets(manifests: Sequence[str]) -> list[EvalSet]:
-    """Name sets by their files, or by their folders where the file is manifest.jsonl."""
-    paths = [Path(manifest) for manifest in manifests]
-    names = [path.parent.name if path.stem == "manifest" else path.stem for path in paths]
-    return [
-        EvalSet(name if names.count(name) == 1 else str(path), path)
-        for name, path in zip(names, paths, strict=True)
-    ]
+def _set_name(manifest: str) -> str:
+    path = Path(manifest)
+    return path.parent.name if path.stem == "manifest" else path.stem

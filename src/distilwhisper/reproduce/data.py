@@ -104,7 +104,7 @@ def run_table10(context: Context) -> Outcome:
             f"Equal steps: {settings.training.steps} updates for every student. Equal passes: as "
             "often over what it keeps as at the loosest limit, so fewer updates.",
             f"By chance: drawn from what {_percent(limits[0])} % keeps. The paper has no such "
-            "control; its students all took 10,000 steps, and its WER is a mean over sets.",
+            "control; its students all took 10,000 steps.",
         ),
     )
     figure = draw_lines(
@@ -204,7 +204,7 @@ def run_table11(context: Context) -> Outcome:
         more={name: student.facts for name, student in students.items()},
     )
     by_hours = {students[name].hours: arm for name, arm in found.items()}
-    ours = _fit(list(by_hours), [100 * arm.errors.wer for arm in by_hours.values()])
+    ours = _fit(list(by_hours), [100 * arm.mean() for arm in by_hours.values()])
     theirs = _fit(list(paper.TABLE_11), list(paper.TABLE_11.values()))
     table = Table(
         "Table 11: hours of labels",

@@ -97,7 +97,7 @@ def run_encoder(context: Context) -> Outcome:
     )
     figure = draw_bars(
         {
-            on: {model.name: 100 * found[arms[model.name, on].name].errors.wer for model in models}
+            on: {model.name: 100 * found[arms[model.name, on].name].mean() for model in models}
             for on in conditions
         },
         x="WER, %",

@@ -14,10 +14,10 @@ needs, which is checked before anything is done. ``runner.py`` writes what comes
 
 The rules that make experiments resumable and comparable:
 
-- What a model hears comes from ``context.evaluate_all`` (or ``evaluate``), which stores it below
-  ``DIR/cells`` for all experiments, from ``context.remember``, which stores any other result that
-  JSON can hold below ``DIR/results``, or from ``timing.time_arms``. So a second run does only what
-  is missing, and two arms differ by their models alone.
+- What models hear comes from ``context.evaluate_all`` (``evaluate`` gives the summaries too), which
+  stores it below ``DIR/cells`` for all experiments; from ``context.remember``, which stores any
+  other result that JSON can hold below ``DIR/results``; or from ``timing.time_arms``. So a second
+  run does only what is missing, and two arms differ by their models alone.
 - An experiment that trains asks ``students.py`` for its labels, what a filter keeps of them, and
   its students, which are stored for all experiments as well, and judges each as
   ``context.arm(student.model)``. It needs "train" and "validation". What it is to be told besides

@@ -29,7 +29,8 @@ class Line:
     ys: Sequence[float]
     lows: Sequence[float] | None = None
     highs: Sequence[float] | None = None
-    is_paper: bool = False  # drawn in grey
+    is_paper: bool = False  # drawn pale and dashed, grey where it is beside none of ours
+    beside: str | None = None  # the line whose colour it shares
     is_smooth: bool = False  # a fitted curve: no marks, as it was measured nowhere
 
 
@@ -55,11 +56,11 @@ def draw_lines(
     names = [line.name for lines in panels.values() for line in lines if not line.is_paper]
     colours = dict(zip(dict.fromkeys(names), COLOURS * (1 + len(names)), strict=False))
     with mpl.rc_context({"font.size": 9}):
-        figure = Figure(figsize=(max(5.6, 3.4 * len(panels)), 3.6), layout="constrained")
+        figure = Figure(figsize=(2.4 + 3.6 * len(panels), 3.6), layout="constrained")
         all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for axes, (title, lines) in zip(all_axes, panels.items(), strict=True):
             for line in lines:
-                _draw_line(axes, line, colours.get(line.name, PAPER_COLOUR))
+                _draw_line(axes, line, colours.get(line.beside or line.name, PAPER_COLOUR))
             axes.set_title(title)
             axes.set_xlabel(x)
             _tidy(axes)
@@ -69,26 +70,39 @@ def draw_lines(
                 axes.set_xscale("log")
         all_axes[0].set_ylabel(y)
         all_axes[0].set_ylim(0, y_most)
-        all_axes[0].legend(frameon=False)
+        shown = {
+            name: handle
+            for axes in all_axes
+            for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)
+        }
+        figure.legend(shown.values(), shown, loc="outside right upper", frameon=False)
     return figure
 
 
 def _draw_line(axes: "Axes", line: Line, colour: str) -> None:
-    style = "--" if line.is_paper else ":" if line.is_smooth else "-"
-    marker = "" if line.is_smooth else "o"
-    axes.plot(line.xs, line.ys, style, marker=marker, markersize=3.5, color=colour, label=line.name)
+    style, alpha = ("--", 0.5) if line.is_paper else (":" if line.is_smooth else "-", 1.0)
+    axes.plot(
+        line.xs,
+        line.ys,
+        style,
+        marker="" if line.is_smooth else "o",
+        markersize=3.5,
+        color=colour,
+        alpha=alpha,
+        label=line.name,
+    )
     if line.lows is not None and line.highs is not None:
         axes.fill_between(line.xs, line.lows, line.highs, color=colour, alpha=0.15, linewidth=0)
 
 
 def wer_line(name: str, arms: Mapping[Any, ArmSummary]) -> Line:
     """Return the curve of error rates, in per cent, over the number that the arms differ by."""
-    known = [arm.wer for arm in arms.values() if arm.wer is not None]
+    known = [arm.mean_wer for arm in arms.values() if arm.mean_wer is not None]
     has_band = len(known) == len(arms)
     return Line(
         name,
         xs=list(arms),
-        ys=[100 * arm.errors.wer for arm in arms.values()],
+        ys=[100 * arm.mean() for arm in arms.values()],
         lows=[100 * wer.low for wer in known] if has_band else None,
         highs=[100 * wer.high for wer in known] if has_band else None,
     )

@@ -5,7 +5,6 @@ from dataclasses import asdict, replace
 from importlib.util import find_spec
 from typing import Any
 
-from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.reproduce.cells import Arm
 from distilwhisper.reproduce.context import Context
 from distilwhisper.reproduce.experiment import Outcome
@@ -58,7 +57,7 @@ def run_hallucination(context: Context) -> Outcome:
 
 def _words_per_minute(context: Context, arm: Arm, minutes: float) -> dict[str, float]:
     def listen() -> dict[str, str]:
-        transcriber = Transcriber.from_model(arm.model, arm.decoding, arm.hardware)
+        transcriber = context.transcriber(arm)
         n_samples = seconds_to_samples(60 * minutes)
         return {
             sound: transcriber.transcribe(make(n_samples)).text for sound, make in SOUNDS.items()

@@ -2,15 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from itertools import accumulate
 from statistics import fmean
 from typing import Any
 
 from distilwhisper.corpus.batches import UnreadableRecording, load_utterances
 from distilwhisper.corpus.records import Utterance, read_manifest
-from distilwhisper.decoding.transcriber import Transcriber
-from distilwhisper.reproduce.cells import EvalSet
+from distilwhisper.reproduce.cells import Arm, EvalSet
 from distilwhisper.reproduce.context import Context, Model
 from distilwhisper.reproduce.experiment import Outcome
 from distilwhisper.reproduce.figures import draw_lines, wer_line
@@ -44,13 +43,12 @@ def run_prompts(context: Context) -> Outcome:
     rows: dict[str, list[Row]] = {}
     against, told = {}, {}
     for model in context.distilled:
-        listener = _Listener(context, model)
         plain = f"{model.name}, no prompt"
-        rows[plain], _ = listener.hear(plain, "matching", 0)
+        rows[plain], _ = _hear(context, model, plain, "matching", 0)
         for kind in KINDS:
             for length in lengths:
                 arm = _arm(model, kind, length)
-                rows[arm], told[arm] = listener.hear(arm, kind, length)
+                rows[arm], told[arm] = _hear(context, model, arm, kind, length)
                 against[arm] = plain
     more = {arm: {"mean_prompt_tokens": mean} for arm, mean in told.items()}
     found = context.summarise(rows, against=against, more=more)
@@ -102,60 +100,53 @@ def _arm(model: Model, kind: str, length: int) -> str:
     return f"{model.name}, {kind} {length}"
 
 
-class _Listener:
-    """A model that hears the first utterances of every short set, told what came before."""
+def _hear(
+    context: Context, model: Model, name: str, kind: str, length: int
+) -> tuple[list[Row], float]:
+    """Hear the first utterances of every short set, each told what came before it.
 
-    def __init__(self, context: Context, model: Model) -> None:
-        self._context = context
-        self._weights = context.fingerprint(model.path)
-        self._arm = context.arm(model, batch_size=1)
+    Returns:
+        The rows of an arm of this name, and how many tokens its prompts had in the mean.
+    """
+    arm = context.arm(model, name, batch_size=1)
+    rows: list[Row] = []
+    n_tokens: list[int] = []
+    for on in context.short:
+        key = {
+            **arm.of_set(on),
+            "weights": context.fingerprint(model.path),
+            "utterances": [fingerprint(on.manifest), context.settings.prompt_utterances],
+            "prompt": [kind, length],
+        }
+        decode = partial(_decode, context, arm, on, kind, length)
+        heard: dict[str, Any] = context.remember("prompts", key, decode)
+        for utterance in _with_reference(on):
+            if utterance.id in heard:
+                rows.append(score_text(name, on.name, utterance, heard[utterance.id]["text"]))
+                n_tokens.append(heard[utterance.id]["prompt_tokens"])
+    return rows, fmean(n_tokens)
 
-    def hear(self, arm: str, kind: str, length: int) -> tuple[list[Row], float]:
-        """Return an arm's rows, and how many tokens its prompts had in the mean."""
-        rows: list[Row] = []
-        n_tokens: list[int] = []
-        for on in self._context.short:
-            key = {
-                **self._arm.of_set(on),
-                "weights": self._weights,
-                "utterances": [fingerprint(on.manifest), self._n_utterances],
-                "prompt": [kind, length],
-            }
-            decode = partial(self._decode, on, kind, length)
-            heard: dict[str, Any] = self._context.remember("prompts", key, decode)
-            for utterance in _with_reference(on):
-                if utterance.id in heard:
-                    one = heard[utterance.id]
-                    rows.append(score_text(arm, on.name, utterance, one["text"]))
-                    n_tokens.append(one["prompt_tokens"])
-        return rows, fmean(n_tokens)
 
-    @property
-    def _n_utterances(self) -> int:
-        return self._context.settings.prompt_utterances
-
-    @cached_property
-    def _transcriber(self) -> Transcriber:
-        return Transcriber.from_model(self._arm.model, self._arm.decoding, self._arm.hardware)
-
-    def _decode(self, on: EvalSet, kind: str, length: int) -> dict[str, Any]:
-        manifest, tokenizer = read_manifest(on.manifest), self._transcriber.tokenizer
-        utterances = _with_reference(on)
-        heard = {}
-        for place, (utterance, samples) in enumerate(
-            load_utterances(manifest, utterances[: self._n_utterances])
-        ):
-            if isinstance(samples, Exception):
-                raise UnreadableRecording(f"utterance {utterance.id!r} cannot be read: {samples}")
-            before = UNRELATED if kind == "unrelated" else _text_before(utterances, place)
-            prompt = last_tokens(before, length, tokenizer)
-            told = replace(self._arm.decoding, initial_prompt=prompt or None)
-            window = replace(self._transcriber, settings=told).decode(
-                [samples], languages=[utterance.language]
-            )[0]
-            n_tokens = len(tokenizer.encode(f" {prompt}")) if prompt else 0
-            heard[utterance.id] = {"text": window.text, "prompt_tokens": n_tokens}
-        return heard
+def _decode(context: Context, arm: Arm, on: EvalSet, kind: str, length: int) -> dict[str, Any]:
+    transcriber = context.transcriber(arm)
+    tokenizer = transcriber.tokenizer
+    utterances = _with_reference(on)
+    first = utterances[: context.settings.prompt_utterances]
+    heard = {}
+    for place, (utterance, samples) in enumerate(
+        load_utterances(read_manifest(on.manifest), first)
+    ):
+        if isinstance(samples, Exception):
+            raise UnreadableRecording(f"utterance {utterance.id!r} cannot be read: {samples}")
+        before = UNRELATED if kind == "unrelated" else _text_before(utterances, place)
+        prompt = last_tokens(before, length, tokenizer)
+        told = replace(arm.decoding, initial_prompt=prompt or None)
+        [window] = replace(transcriber, settings=told).decode(
+            [samples], languages=[utterance.language]
+        )
+        n_tokens = len(tokenizer.encode(f" {prompt}")) if prompt else 0
+        heard[utterance.id] = {"text": window.text, "prompt_tokens": n_tokens}
+    return heard
 
 
 def _with_reference(on: EvalSet) -> list[Utterance]:

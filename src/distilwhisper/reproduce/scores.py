@@ -3,12 +3,19 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from distilwhisper.corpus.records import Utterance
-from distilwhisper.evaluation.bootstrap import Interval, difference_interval, rate_interval
-from distilwhisper.text.normalize import normalizer_for, uses_spaces
-from distilwhisper.text.wer import ErrorCounts, character_errors, repeated_ngrams, word_errors
+from distilwhisper.evaluation.bootstrap import (
+    Counted,
+    Interval,
+    Resampling,
+    mean_difference,
+    mean_interval,
+)
+from distilwhisper.evaluation.scoring import count_errors, group_of
+from distilwhisper.text.normalize import uses_spaces
+from distilwhisper.text.wer import ErrorCounts, repeated_ngrams
 
 Rate = Literal["wer", "ser", "der", "ier"]
 
@@ -31,9 +38,7 @@ class Row:
         return asdict(self)
 
 
-def score_text(
-    arm: str, set_name: str, utterance: Utterance, text: str, *, problem: str | None = None
-) -> Row:
+def score_text(arm: str, set_name: str, utterance: Utterance, text: str) -> Row:
     """Normalise both sides alike and count words, or characters where words are not spaced.
 
     Args:
@@ -41,27 +46,20 @@ def score_text(
         set_name: what the utterance is of.
         utterance: with its reference.
         text: the hypothesis.
-        problem: why there is none.
     """
     language = utterance.language or "en"
-    normalize = normalizer_for(language)
-    reference, hypothesis = normalize(utterance.text or ""), normalize(text)
-    count = word_errors if uses_spaces(language) else character_errors
+    scored = count_errors(
+        utterance, {"text": text, "language": language}, spaced=uses_spaces(language)
+    )
     return Row(
         arm=arm,
         set=set_name,
         id=utterance.id,
-        file=file_of(utterance),
-        reference=reference,
-        hypothesis=hypothesis,
-        errors=count(reference, hypothesis),
-        problem=problem,
+        file=group_of(utterance),
+        reference=scored["reference"],
+        hypothesis=scored["hypothesis"],
+        errors=ErrorCounts(**scored["errors"]),
     )
-
-
-def file_of(utterance: Utterance) -> str:
-    """Return the recording that an utterance is of: utterances of one are not independent."""
-    return utterance.recording or utterance.audio
 
 
 @dataclass(frozen=True)
@@ -70,46 +68,38 @@ class ArmSummary:
 
     arm: str
     n_utterances: int
-    errors: ErrorCounts
-    wer: Interval | None  # of all words together; None: fewer than two files
+    errors: ErrorCounts  # of all sets together
     by_set: Mapping[str, ErrorCounts]
-    repeated_5_grams: int  # over all hypotheses, set by set
-    reference_5_grams: int  # the same of the references
+    mean_wer: Interval | None  # over the sets; None where one has fewer than two files
+    repeated_5_grams: int  # in the hypotheses, set by set
+    reference_5_grams: int  # in the references
     against: str | None = None  # the arm it is compared with
-    difference: Interval | None = None  # of the error rates, over the rows that both have
+    difference: Interval | None = None  # of the mean error rates, over the rows that both have
     p: float | None = None  # of there being no difference, two-sided
     more: Mapping[str, Any] | None = None  # what else an experiment measures of the arm
-
-    @property
-    def shown_wer(self) -> Interval | float:
-        """The error rate of all words together, with its interval where there is one."""
-        return self.errors.wer if self.wer is None else self.wer
 
     def mean(self, rate: Rate = "wer", sets: Iterable[str] | None = None) -> float:
         """Return the mean of a rate over some sets, or all: as the paper averages."""
         return fmean(getattr(self.by_set[name], rate) for name in sets or self.by_set)
 
+    @property
+    def shown_wer(self) -> Interval | float:
+        """The mean of the sets' error rates, with its interval where there is one."""
+        return self.mean() if self.mean_wer is None else self.mean_wer
+
     def to_dict(self) -> dict[str, Any]:
         """Return what summary.json holds of the arm."""
-        rates = {name: getattr(self.errors, name) for name in ("wer", "ser", "der", "ier")}
-        return {
-            **asdict(self),
-            **(rates if self.errors.words else dict.fromkeys(rates)),
-            "wer_interval": None if self.wer is None else asdict(self.wer),
-            "mean_wer": self.mean() if self.errors.words else None,
-            "by_set": {
-                name: {**asdict(counts), "wer": counts.wer if counts.words else None}
-                for name, counts in self.by_set.items()
-            },
+        by_set = {
+            name: {**asdict(counts), **_rates(counts)} for name, counts in self.by_set.items()
         }
+        return {**asdict(self), **_rates(self.errors), "by_set": by_set}
 
 
 def summarise(
     rows: Mapping[str, Sequence[Row]],
     *,
     against: Mapping[str, str],
-    resamples: int,
-    seed: int,
+    resampling: Resampling,
     more: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, ArmSummary]:
     """Sum up arms, and compare each with another over the utterances that both have.
@@ -117,69 +107,66 @@ def summarise(
     Args:
         rows: by arm.
         against: arm to the arm that it is compared with; arms left out are compared with none.
-        resamples: how often the files are drawn.
-        seed: of the draws.
+        resampling: how the files are drawn.
         more: by arm, what else is known of it.
     """
     found = {}
     for arm, of_arm in rows.items():
-        by_set = {name: _errors(r for r in of_arm if r.set == name) for name in _sets(of_arm)}
-        other = against.get(arm)
-        difference, p = (
-            (None, None)
-            if other is None or other == arm
-            else _difference(of_arm, rows[other], resamples=resamples, seed=seed)
-        )
+        by_set = _by_set(of_arm)
+        other = against.get(arm, arm)
+        compared = None if other == arm else _difference(of_arm, rows[other], resampling)
         found[arm] = ArmSummary(
             arm=arm,
             n_utterances=len(of_arm),
-            errors=_errors(of_arm),
-            wer=rate_interval(
-                [r.errors.errors for r in of_arm],
-                [r.errors.words for r in of_arm],
-                [r.file for r in of_arm],
-                n_resamples=resamples,
-                seed=seed,
-            ),
-            by_set=by_set,
-            repeated_5_grams=_repeated(of_arm, "hypothesis"),
-            reference_5_grams=_repeated(of_arm, "reference"),
+            errors=_total(of_arm),
+            by_set={name: _total(of_set) for name, of_set in by_set.items()},
+            mean_wer=mean_interval([_counted(of_set) for of_set in by_set.values()], resampling),
+            repeated_5_grams=sum(repeated_ngrams(r.hypothesis for r in s) for s in by_set.values()),
+            reference_5_grams=sum(repeated_ngrams(r.reference for r in s) for s in by_set.values()),
             against=None if other == arm else other,
-            difference=difference,
-            p=p,
+            difference=compared[0] if compared else None,
+            p=compared[1] if compared else None,
             more=(more or {}).get(arm),
         )
     return found
 
 
-def _sets(rows: Sequence[Row]) -> list[str]:
-    return list(dict.fromkeys(row.set for row in rows))
+def _by_set(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    return {
+        name: [row for row in rows if row.set == name]
+        for name in dict.fromkeys(r.set for r in rows)
+    }
 
 
-def _errors(rows: Any) -> ErrorCounts:
+def _total(rows: Iterable[Row]) -> ErrorCounts:
     return sum((row.errors for row in rows), ErrorCounts())
 
 
-def _repeated(rows: Sequence[Row], side: str) -> int:
-    """Count a set's repeated 5-grams, and add up the sets."""
-    return sum(
-        repeated_ngrams(getattr(row, side) for row in rows if row.set == name)
-        for name in _sets(rows)
+def _rates(counts: ErrorCounts) -> dict[str, float | None]:
+    return {rate: getattr(counts, rate) if counts.words else None for rate in get_args(Rate)}
+
+
+def _counted(rows: Sequence[Row]) -> Counted:
+    return Counted(
+        errors=[row.errors.errors for row in rows],
+        words=[row.errors.words for row in rows],
+        groups=[row.file for row in rows],
     )
 
 
 def _difference(
-    ours: Sequence[Row], theirs: Sequence[Row], *, resamples: int, seed: int
-) -> tuple[Interval | None, float | None]:
+    ours: Sequence[Row], theirs: Sequence[Row], resampling: Resampling
+) -> tuple[Interval, float] | None:
     known = {(row.set, row.id): row for row in theirs}
-    pairs = [(row, known[row.set, row.id]) for row in ours if (row.set, row.id) in known]
-    if not pairs:
-        return None, None
-    return difference_interval(
-        [ours.errors.errors for ours, _ in pairs],
-        [theirs.errors.errors for _, theirs in pairs],
-        [ours.errors.words for ours, _ in pairs],
-        [ours.file for ours, _ in pairs],
-        n_resamples=resamples,
-        seed=seed,
+    pairs = [
+        [(row, known[name, row.id]) for row in of_set if (name, row.id) in known]
+        for name, of_set in _by_set(ours).items()
+    ]
+    return mean_difference(
+        [
+            (_counted([one for one, _ in of_set]), _counted([other for _, other in of_set]))
+            for of_set in pairs
+            if of_set
+        ],
+        resampling,
     )

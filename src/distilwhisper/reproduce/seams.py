@@ -11,7 +11,6 @@ from distilwhisper.corpus.batches import UnreadableRecording, load_utterances
 from distilwhisper.corpus.records import Utterance, read_manifest
 from distilwhisper.decoding.chunks import ChunkWords, join_chunks
 from distilwhisper.decoding.segments import TimedWord
-from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.reproduce.cells import Arm, EvalSet
 from distilwhisper.reproduce.context import Context
 from distilwhisper.reproduce.experiment import Outcome
@@ -26,7 +25,7 @@ from distilwhisper.text.wer import align_words
 
 # Edges of the bins of a word's distance to the nearest seam; the last bin has no end.
 DISTANCES_S = (0.0, 1.0, 2.0, 4.0, 8.0)
-DISTANCES = ("0 to 1 s", "1 to 2 s", "2 to 4 s", "4 to 8 s", "over 8 s")
+DISTANCES = ("within 1 s", "1 to 2 s", "2 to 4 s", "4 to 8 s", "over 8 s")
 
 
 def join_at_middle(chunks: Sequence[ChunkWords]) -> list[TimedWord]:
@@ -92,11 +91,10 @@ def run_overlap(context: Context) -> Outcome:
     more: dict[str, dict[str, Any]] = {}
     cuts: dict[str, _Cut] = {}
     for model in context.distilled:
-        load = _Loader()
         for chunk_s in context.settings.seam_chunks_s:
             for overlap_s in _overlaps_s(context, chunk_s):
                 arm = context.arm(model, long_form="chunked", chunk_s=chunk_s, overlap_s=overlap_s)
-                heard = {on.name: _hear(context, arm, on, load) for on in context.long}
+                heard = {on.name: _hear(context, arm, on) for on in context.long}
                 for join in JOINS:
                     cut = _Cut(model.name, chunk_s, overlap_s, join)
                     cuts[cut.name] = cut
@@ -117,7 +115,7 @@ def run_overlap(context: Context) -> Outcome:
             Column("IER, %", percent=True),
             Column("5-Dup", 0),
             Column("5-Dup above the references'", 0),
-            *(Column(f"errors {far} from a seam, %", percent=True) for far in DISTANCES),
+            *(Column(f"errors {far} of a seam, %", percent=True) for far in DISTANCES),
             Column("seconds in chunks a second", 2),
             Column("seconds in windows a second", 2),
         ),
@@ -125,7 +123,7 @@ def run_overlap(context: Context) -> Outcome:
             name: (
                 arm.shown_wer,
                 arm.difference,
-                arm.errors.ier,
+                arm.mean("ier"),
                 arm.repeated_5_grams,
                 arm.repeated_5_grams - arm.reference_5_grams,
                 *more[name]["errors_by_distance"],
@@ -136,7 +134,7 @@ def run_overlap(context: Context) -> Outcome:
         },
         notes=(
             "Joins: the longest common run of words in the overlap, or plain concatenation at its "
-            "middle; both of the same chunks. Errors from a seam: over the reference's words that "
+            "middle; both of the same chunks. Errors by distance: over the reference's words that "
             "lie so far from the nearest middle of an overlap, by the hypothesis's times.",
             f"Cost: chunks as they are, and as windows of {WINDOW_S:g} s, which a chunk is encoded "
             "in. Neither counts what was decoded again.",
@@ -166,26 +164,14 @@ def _overlaps_s(context: Context, chunk_s: float) -> list[float]:
     return [*context.settings.overlaps_s, chunk_s / 3]
 
 
-class _Loader:
-    """A model's transcriber, loaded when it is first needed."""
-
-    def __init__(self) -> None:
-        self._loaded: Transcriber | None = None
-
-    def get(self, arm: Arm) -> Transcriber:
-        if self._loaded is None:
-            self._loaded = Transcriber.from_model(arm.model, arm.decoding, arm.hardware)
-        return replace(self._loaded, settings=arm.decoding)
-
-
-def _hear(context: Context, arm: Arm, on: EvalSet, load: _Loader) -> list[_Heard]:
+def _hear(context: Context, arm: Arm, on: EvalSet) -> list[_Heard]:
     """Return what an arm's chunks heard, which is stored: joins are tried on the same words."""
     key = {
         **arm.of_set(on),
         "weights": context.fingerprint(arm.model),
         "recordings": fingerprint(on.manifest),
     }
-    stored: dict[str, Any] = context.remember("chunks", key, partial(_decode, arm, on, load))
+    stored: dict[str, Any] = context.remember("chunks", key, partial(_decode, context, arm, on))
     utterances = {u.id: u for u in read_manifest(on.manifest).utterances}
     return [
         _Heard(
@@ -205,8 +191,8 @@ def _hear(context: Context, arm: Arm, on: EvalSet, load: _Loader) -> list[_Heard
     ]
 
 
-def _decode(arm: Arm, on: EvalSet, load: _Loader) -> dict[str, Any]:
-    transcriber, manifest = load.get(arm), read_manifest(on.manifest)
+def _decode(context: Context, arm: Arm, on: EvalSet) -> dict[str, Any]:
+    transcriber, manifest = context.transcriber(arm), read_manifest(on.manifest)
     with_reference = [u for u in manifest.utterances if u.text is not None]
     heard = {}
     for utterance, samples in load_utterances(manifest, with_reference):

@@ -162,7 +162,7 @@ class ReproduceSettings:
 # unit scale, whose models and sets inputs.py makes.
 SCALES: Mapping[Scale, Mapping[str, Any]] = {
     "unit": {
-        "decoding": {"temperatures": [0.0], "max_new_tokens": 16, "batch_size": 4},
+        "decoding": {"temperatures": [0.0], "max_new_tokens": 8, "batch_size": 4},
         "hardware": {"device": "cpu", "dtype": "float32"},
         "rounds": 2,
         "timed_utterances": 2,

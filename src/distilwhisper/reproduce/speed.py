@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from distilwhisper.reproduce import paper
+from distilwhisper.reproduce.cells import Cell
 from distilwhisper.reproduce.context import Context, Model
 from distilwhisper.reproduce.experiment import Outcome
 from distilwhisper.reproduce.figures import draw_lines, wer_line
@@ -99,20 +100,13 @@ def run_table20(context: Context) -> Outcome:
         one: context.arm(teacher, f"{teacher.name}, {one:g}", exit_confidence=one)
         for one in confidences
     }
-    cells = {one: context.evaluate(arm, context.short) for one, arm in arms.items()}
-    layers = {
-        one: sum(cell.summary["layers"] for cell in of_arm.values())
-        / max(1, sum(cell.summary["tokens"] for cell in of_arm.values()))
-        for one, of_arm in cells.items()
-    }
-    rows = {
-        arms[one].name: [row for cell in of_arm.values() for row in cell.rows]
-        for one, of_arm in cells.items()
-    }
+    cells = {arm.name: context.evaluate(arm, context.short) for arm in arms.values()}
+    rows = {name: [r for cell in of.values() for r in cell.rows] for name, of in cells.items()}
+    layers = {name: _layers_per_token(list(of_arm.values())) for name, of_arm in cells.items()}
     found = context.summarise(
         rows,
         against=dict.fromkeys(rows, arms[confidences[0]].name),
-        more={arms[one].name: {"layers_per_token": layers[one]} for one in confidences},
+        more={name: {"layers_per_token": n} for name, n in layers.items()},
     )
     by_confidence = {one: found[arm.name] for one, arm in arms.items()}
     table = Table(
@@ -124,7 +118,7 @@ def run_table20(context: Context) -> Outcome:
             Column(f"less {confidences[0]:g}'s, points", 2, percent=True),
         ),
         rows={
-            f"{one:g}": (layers[one], arm.shown_wer, arm.difference)
+            f"{one:g}": (layers[arm.arm], arm.shown_wer, arm.difference)
             for one, arm in by_confidence.items()
         },
         paper={f"{one:g}": (*row, None) for one, row in paper.TABLE_20.items()},
@@ -188,6 +182,11 @@ def run_table24(context: Context) -> Outcome:
         ),
     )
     return Outcome(table, found, rows)
+
+
+def _layers_per_token(cells: Sequence[Cell]) -> float:
+    layers, tokens = (sum(cell.summary[name] for cell in cells) for name in ("layers", "tokens"))
+    return float(layers / max(1, tokens))
 
 
 def _at_batch(name: str, size: int) -> str:

@@ -87,14 +87,13 @@ def time_arms(context: Context, arms: Sequence[Arm], sets: Sequence[EvalSet]) ->
         "n_threads": torch.get_num_threads(),
     }
     pieces = _Pieces(sets, n_first)
-    loaded = _Loaded()
     rounds = []
     with progress_bar("timing", settings.rounds * len(arms), "turns") as advance:
         for number in range(settings.rounds):
             turns = context.remember(
                 "timings",
                 {**key, "round": number},
-                lambda: [_turn(loaded.get(arm), pieces.all) for arm in arms],
+                lambda: [_turn(context.transcriber(arm), pieces.all) for arm in arms],
             )
             rounds.append(turns)
             advance(len(arms))
@@ -144,22 +143,6 @@ class _Pieces:
                 ) from samples
             pieces.append((on.name, utterance, samples))
         return pieces
-
-
-class _Loaded:
-    """Models in memory, each once however many arms use it."""
-
-    def __init__(self) -> None:
-        self._transcribers: dict[Any, Transcriber] = {}
-
-    def get(self, arm: Arm) -> Transcriber:
-        """Return an arm's transcriber, whose caches are its own and go with it."""
-        key = arm.model, arm.draft, arm.hardware
-        if key not in self._transcribers:
-            self._transcribers[key] = Transcriber.from_model(
-                arm.model, arm.decoding, arm.hardware, draft=arm.draft
-            )
-        return replace(self._transcribers[key], settings=arm.decoding)
 
 
 def _turn(transcriber: Transcriber, pieces: Sequence[Piece]) -> dict[str, Any]:

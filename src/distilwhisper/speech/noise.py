@@ -1,11 +1,17 @@
 """Noise under speech."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from distilwhisper.speech.audio import Samples, load_samples
+from distilwhisper.speech.audio import SAMPLE_RATE_HZ, Samples, load_samples
+
+# Pink noise is as loud in every octave. Those that nobody hears would take a good part of its
+# power, the more the longer it is, and a ratio to speech would mean something else at each length.
+PINK_FROM_HZ = 20.0
+PINK_PERIOD_SAMPLES = 1 << 21  # 131 s; a transform of hours would take gigabytes
 
 
 def mix_at_snr(speech: Samples, noise: Samples, snr_db: float) -> Samples:
@@ -35,7 +41,9 @@ def mix_at_snr(speech: Samples, noise: Samples, snr_db: float) -> Samples:
             f"{silent} is silent in all of its {len(speech)} samples: leave it as it is"
         )
     gain = (powers[0] / powers[1] / 10 ** (snr_db / 10)) ** 0.5
-    return (speech + gain * noise).astype(np.float32)
+    mixed = gain * noise
+    mixed += speech  # in place: hours of sound are gigabytes
+    return mixed.astype(np.float32, copy=False)
 
 
 def white_noise(n_samples: int, generator: np.random.Generator) -> Samples:
@@ -43,11 +51,50 @@ def white_noise(n_samples: int, generator: np.random.Generator) -> Samples:
     return generator.standard_normal(n_samples, dtype=np.float32)
 
 
+def pink_noise(n_samples: int, generator: np.random.Generator) -> Samples:
+    """Return noise whose power falls as one over the frequency, from 20 Hz on; none lies below.
+
+    Args:
+        n_samples: how long; after two minutes the noise begins again, without a seam.
+        generator: of the draws.
+
+    Returns:
+        Of mean power one over a period.
+    """
+    period = min(max(n_samples, SAMPLE_RATE_HZ), PINK_PERIOD_SAMPLES)
+    spectrum = np.fft.rfft(generator.standard_normal(period))
+    frequencies_hz = np.fft.rfftfreq(period, 1 / SAMPLE_RATE_HZ)
+    heard = frequencies_hz >= PINK_FROM_HZ
+    spectrum[~heard] = 0
+    spectrum[heard] /= np.sqrt(frequencies_hz[heard])
+    noise = np.fft.irfft(spectrum, period)
+    noise /= np.sqrt(np.mean(np.square(noise)))
+    return np.resize(noise.astype(np.float32), n_samples)
+
+
+def babble(voices: Sequence[Samples], n_samples: int, generator: np.random.Generator) -> Samples:
+    """Return voices that speak all at once, each with the same mean power.
+
+    Args:
+        voices: of any lengths; one that is silent where it is heard adds nothing.
+        n_samples: how long; a voice that is shorter begins again.
+        generator: draws where each voice begins.
+    """
+    total = np.zeros(n_samples)
+    for voice in voices:
+        heard = _from_anywhere(voice, n_samples, generator)
+        power = np.mean(np.square(heard, dtype=np.float64))
+        if power:
+            total += heard / np.sqrt(power)
+    return total.astype(np.float32)
+
+
 def recorded_noise(folder: Path, n_samples: int, generator: np.random.Generator) -> Samples:
     """Return a stretch of one of a folder's recordings, drawn evenly, from anywhere in it.
 
     Args:
-        folder: of audio alone, in folders of its own or not; hidden files are passed over.
+        folder: of audio alone, in folders of its own or not; hidden files and folders are passed
+            over.
         n_samples: how long; a recording that is shorter begins again.
         generator: of the draws.
 
@@ -55,18 +102,40 @@ def recorded_noise(folder: Path, n_samples: int, generator: np.random.Generator)
         ValueError: the folder holds no files.
         CorruptAudio: one of its files cannot be decoded.
     """
+    return _from_anywhere(draw_recording(folder, generator), n_samples, generator)
+
+
+def draw_recording(folder: Path, generator: np.random.Generator) -> Samples:
+    """Return one of a folder's recordings, drawn evenly.
+
+    Args:
+        folder: as for :func:`recorded_noise`.
+        generator: of the draw.
+
+    Raises:
+        ValueError, CorruptAudio: as :func:`recorded_noise`.
+    """
     files = _files(folder)
-    noise = _recording(files[generator.integers(len(files))])
-    start = int(generator.integers(len(noise)))
-    return np.resize(np.roll(noise, -start)[:n_samples], n_samples)
+    return _recording(files[generator.integers(len(files))])
+
+
+def _from_anywhere(samples: Samples, n_samples: int, generator: np.random.Generator) -> Samples:
+    start = int(generator.integers(len(samples)))
+    if start + n_samples <= len(samples):
+        return samples[start : start + n_samples]
+    return np.resize(np.concatenate([samples[start:], samples[:start]]), n_samples)
 
 
 @lru_cache(maxsize=4)
 def _files(folder: Path) -> tuple[Path, ...]:
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and not _is_hidden(p, folder))
     if not files:
-        raise ValueError(f"a folder of noise must hold audio files, found none in {folder}")
+        raise ValueError(f"a folder of sounds must hold audio files, found none in {folder}")
     return tuple(files)
+
+
+def _is_hidden(path: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
 @lru_cache(maxsize=32)  # half an hour of each of these would be 3.7 GB; noises are minutes

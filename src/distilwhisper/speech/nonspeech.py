@@ -1,10 +1,13 @@
 """Sounds in which nobody speaks, seeded: every word that is heard in them is one too many."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from distilwhisper.speech.audio import SAMPLE_RATE_HZ, Samples
+from distilwhisper.speech.noise import pink_noise, white_noise
+
+Sound = Callable[[int], Samples]  # of so many samples
 
 
 def silence(n: int) -> Samples:
@@ -12,19 +15,17 @@ def silence(n: int) -> Samples:
     return np.zeros(n, dtype=np.float32)
 
 
-def coloured(exponent: float, rms: float) -> Callable[[int], Samples]:
-    """Return a maker of noise whose power falls with frequency to the exponent given."""
+def steady(noise: Callable[[int, np.random.Generator], Samples], level_db: float) -> Sound:
+    """Return a maker of noise of a mean power of so many dB, below that of full scale."""
 
     def make(n: int) -> Samples:
-        spectrum = np.fft.rfft(np.random.default_rng(0).standard_normal(n))
-        frequency = np.maximum(np.fft.rfftfreq(n), 20 / SAMPLE_RATE_HZ)
-        noise = np.fft.irfft(spectrum * frequency ** (-exponent / 2), n)
-        return (noise * rms / np.sqrt(np.mean(noise**2))).astype(np.float32)
+        samples = noise(n, np.random.default_rng(0))
+        return (samples * 10 ** (level_db / 20)).astype(np.float32)
 
     return make
 
 
-def tones(*hz: float) -> Callable[[int], Samples]:
+def tones(*hz: float) -> Sound:
     """Return a maker of steady tones."""
 
     def make(n: int) -> Samples:
@@ -44,12 +45,11 @@ def clicks(n: int) -> Samples:
     return samples
 
 
-SOUNDS: dict[str, Callable[[int], Samples]] = {
+SOUNDS: Mapping[str, Sound] = {
     "silence": silence,
-    "white noise, -40 dB": coloured(0, 0.01),
-    "white noise, -20 dB": coloured(0, 0.1),
-    "pink noise, -30 dB": coloured(1, 0.03),
-    "brown noise, -30 dB": coloured(2, 0.03),
+    "white noise, -40 dB": steady(white_noise, -40.0),
+    "white noise, -20 dB": steady(white_noise, -20.0),
+    "pink noise, -30 dB": steady(pink_noise, -30.0),
     "hum, 50 Hz": tones(50, 100, 150),
     "chord": tones(261.6, 329.6, 392.0),
     "clicks": clicks,

@@ -1,0 +1,349 @@
+"""Several models on several sets, read from their evaluation folders and put side by side."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from distilwhisper.corpus.records import audio_from
+from distilwhisper.corpus.store import read_jsonl
+from distilwhisper.evaluation.bootstrap import (
+    Counted,
+    Resampling,
+    mean_difference,
+    mean_interval,
+)
+from distilwhisper.text.wer import ErrorCounts
+
+N_WORST = 10  # utterances of one model on one set
+
+
+class NotComparable(ValueError):
+    """Evaluations do not speak of the same utterances, or count in other units."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One model on one set, with one kind of noise or none, and the folder of its results."""
+
+    model: str
+    set: str
+    noise: str | None
+    folder: Path
+
+    def __str__(self) -> str:
+        return ", ".join(filter(None, (self.model, self.set, self.noise)))
+
+    @cached_property
+    def summary(self) -> Mapping[str, Any]:
+        """What summary.json holds."""
+        summary: Mapping[str, Any] = json.loads(
+            (self.folder / "summary.json").read_text(encoding="utf-8")
+        )
+        return summary
+
+    @cached_property
+    def scores(self) -> Sequence[Mapping[str, Any]]:
+        """The rows of scores.jsonl.
+
+        Raises:
+            NotComparable: an earlier version has written them.
+        """
+        path = self.folder / "scores.jsonl"
+        rows = list(read_jsonl(path))
+        if rows and "group" not in rows[0]:
+            raise NotComparable(
+                f"{path} must say of each utterance which recording it is of, found none: "
+                "run evaluate on that folder again, which only counts anew"
+            )
+        return rows
+
+    @cached_property
+    def counted(self) -> Counted:
+        """Errors and words of every utterance, with its recording."""
+        counts = [ErrorCounts(**row["errors"]) for row in self.scores]
+        return Counted(
+            errors=[count.errors for count in counts],
+            words=[count.words for count in counts],
+            groups=[row["group"] for row in self.scores],
+        )
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one model did on one set; rates are fractions, and None without references."""
+
+    model: str
+    set: str
+    noise: str | None
+    folder: str  # seen from the comparison's
+    n_utterances: int
+    n_groups: int  # recordings, or what stands for them: what an interval is made of
+    failed: Mapping[str, str]
+    audio_s: float
+    compute_s: float
+    rtfx: float
+    n_parameters: int
+    unit: str
+    errors: Mapping[str, int]
+    wer: float | None
+    wer_low: float | None  # None where there are fewer than two recordings
+    wer_high: float | None
+    cer: float | None
+    ser: float | None
+    der: float | None
+    ier: float | None
+    repeated_5_grams: int
+    acceptance: float | None  # of what a draft proposed
+
+
+@dataclass(frozen=True)
+class Average:
+    """The mean of a model's rates over the sets that have references."""
+
+    model: str
+    noise: str | None
+    wer: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much higher a model's error rate is than the baseline's."""
+
+    model: str
+    against: str
+    set: str | None  # None: of the means over the sets
+    noise: str | None
+    difference: float | None
+    low: float | None
+    high: float | None
+    p: float | None  # two-sided
+
+
+@dataclass(frozen=True)
+class WorstUtterance:
+    """An utterance in which a model made many errors."""
+
+    model: str
+    set: str
+    noise: str | None
+    id: str
+    audio: str  # seen from the comparison's folder; or a URL
+    start_s: float
+    duration_s: float | None
+    reference: str
+    hypothesis: str
+    errors: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All models on all sets with all noises; what comparison.json holds."""
+
+    models: Sequence[str]
+    baseline: str | None  # the model that the others are compared with
+    sets: Sequence[str]
+    noises: Sequence[str | None]  # None: the sound as it is
+    cells: Sequence[Cell]
+    averages: Sequence[Average]
+    differences: Sequence[Difference]
+    worst: Sequence[WorstUtterance]
+    resampling: Resampling
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON can hold it."""
+        return asdict(self)
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """Every utterance that could not be read, and why, by model, set, noise and id."""
+        return {
+            ", ".join(filter(None, (cell.model, cell.set, cell.noise, id_))): problem
+            for cell in self.cells
+            for id_, problem in cell.failed.items()
+        }
+
+
+def compare(
+    evaluations: Sequence[Evaluation],
+    *,
+    folder: Path,
+    baseline: str | None = None,
+    resampling: Resampling | None = None,
+) -> Comparison:
+    """Put evaluations side by side.
+
+    Args:
+        evaluations: every model on every set with every noise, once.
+        folder: of the comparison, which names of files are relative to.
+        baseline: the model that the others are compared with, pair by pair; None compares none.
+        resampling: how the recordings are drawn that make the intervals.
+
+    Raises:
+        ValueError: an evaluation is missing or there twice, or no model is called as the baseline.
+        NotComparable: the models have not been scored on the same utterances of a set, or not in
+            the same unit.
+    """
+    resampling = resampling or Resampling()
+    grid = _Grid(evaluations)
+    if baseline is not None and baseline not in grid.models:
+        raise ValueError(
+            f'the baseline must be one of {", ".join(grid.models)}, found "{baseline}"'
+        )
+    others = [model for model in grid.models if model != baseline]
+    return Comparison(
+        models=grid.models,
+        baseline=baseline,
+        sets=grid.sets,
+        noises=grid.noises,
+        cells=[_cell(evaluation, folder, resampling) for evaluation in evaluations],
+        averages=[
+            _average(grid, model, noise, resampling)
+            for noise in grid.noises
+            for model in grid.models
+        ],
+        differences=[
+            _difference(grid, model, baseline, set_, noise, resampling)
+            for noise in grid.noises
+            for set_ in (*grid.sets, None)
+            for model in others
+            if baseline is not None
+        ],
+        worst=[row for evaluation in evaluations for row in _worst(evaluation, folder)],
+        resampling=resampling,
+    )
+
+
+class _Grid:
+    """Evaluations by model, set and noise: each there once, and comparable."""
+
+    def __init__(self, evaluations: Sequence[Evaluation]) -> None:
+        self.models = tuple(dict.fromkeys(e.model for e in evaluations))
+        self.sets = tuple(dict.fromkeys(e.set for e in evaluations))
+        self.noises = tuple(dict.fromkeys(e.noise for e in evaluations))
+        self._at = {(e.model, e.set, e.noise): e for e in evaluations}
+        n_wanted = len(self.models) * len(self.sets) * len(self.noises)
+        if not n_wanted == len(self._at) == len(evaluations):
+            raise ValueError(
+                f"every model must be there once on every set with every noise, {n_wanted} "
+                f"evaluations, found {len(evaluations)}, of which {len(self._at)} differ"
+            )
+        for set_ in self.sets:
+            first, *others = (e for e in evaluations if e.set == set_)
+            for other in others:
+                _check_same(first, other)
+
+    def over_sets(self, model: str, noise: str | None, set_: str | None = None) -> list[Counted]:
+        """Return what was counted in each set, or in one; sets without references have no rate."""
+        sets = self.sets if set_ is None else (set_,)
+        counted = [self._at[model, each, noise].counted for each in sets]
+        return [each for each in counted if sum(each.words)]
+
+
+def _check_same(one: Evaluation, other: Evaluation) -> None:
+    ids = [{row["id"] for row in each.scores} for each in (one, other)]
+    if ids[0] != ids[1]:
+        raise NotComparable(
+            f"{one.set} must be the same utterances for all, found {len(ids[0])} scored in "
+            f"{one.folder} and {len(ids[1])} in {other.folder}, {len(ids[0] & ids[1])} of them in "
+            "both: evaluate both on one manifest"
+        )
+    units = [each.summary["unit"] for each in (one, other)]
+    if units[0] != units[1]:
+        raise NotComparable(
+            f"{one.set} must be counted in one unit for all, found {units[0]}s in {one.folder} and "
+            f"{units[1]}s in {other.folder}: name the language of each utterance in the manifest, "
+            "where each model would else go by what it heard"
+        )
+
+
+def _cell(evaluation: Evaluation, folder: Path, resampling: Resampling) -> Cell:
+    summary, counted = evaluation.summary, evaluation.counted
+    interval = mean_interval([counted], resampling)
+    of_summary = (
+        "n_utterances", "failed", "audio_s", "compute_s", "rtfx", "n_parameters", "unit", "errors",
+        "wer", "cer", "ser", "der", "ier", "repeated_5_grams", "acceptance",
+    )  # fmt: skip
+    return Cell(
+        model=evaluation.model,
+        set=evaluation.set,
+        noise=evaluation.noise,
+        folder=os.path.relpath(evaluation.folder, folder),
+        n_groups=len(set(counted.groups)),
+        wer_low=None if interval is None else interval.low,
+        wer_high=None if interval is None else interval.high,
+        **{name: summary[name] for name in of_summary},
+    )
+
+
+def _average(grid: _Grid, model: str, noise: str | None, resampling: Resampling) -> Average:
+    sets = grid.over_sets(model, noise)
+    interval = mean_interval(sets, resampling)
+    return Average(
+        model=model,
+        noise=noise,
+        wer=_mean_rate(sets),
+        low=None if interval is None else interval.low,
+        high=None if interval is None else interval.high,
+    )
+
+
+def _difference(
+    grid: _Grid,
+    model: str,
+    against: str,
+    set_: str | None,
+    noise: str | None,
+    resampling: Resampling,
+) -> Difference:
+    ours, theirs = (grid.over_sets(name, noise, set_) for name in (model, against))
+    rate, other = _mean_rate(ours), _mean_rate(theirs)
+    found = mean_difference(list(zip(ours, theirs, strict=True)), resampling)
+    interval, p = (None, None) if found is None else found
+    return Difference(
+        model=model,
+        against=against,
+        set=set_,
+        noise=noise,
+        difference=None if rate is None or other is None else rate - other,
+        low=None if interval is None else interval.low,
+        high=None if interval is None else interval.high,
+        p=p,
+    )
+
+
+def _mean_rate(sets: Sequence[Counted]) -> float | None:
+    rates = [sum(counted.errors) / sum(counted.words) for counted in sets]
+    return sum(rates) / len(rates) if rates else None
+
+
+def _worst(evaluation: Evaluation, folder: Path) -> list[WorstUtterance]:
+    """Return the utterances with the most errors; of as many, those with the fewest words."""
+    counts = {row["id"]: ErrorCounts(**row["errors"]) for row in evaluation.scores}
+    ranked = sorted(
+        (row for row in evaluation.scores if counts[row["id"]].errors),
+        key=lambda row: (-counts[row["id"]].errors, counts[row["id"]].words, row["id"]),
+    )
+    names = ("id", "start_s", "duration_s", "reference", "hypothesis", "errors")
+    return [
+        WorstUtterance(
+            model=evaluation.model,
+            set=evaluation.set,
+            noise=evaluation.noise,
+            audio=_audio(evaluation.folder, row["audio"], folder),
+            **{name: row[name] for name in names},
+        )
+        for row in ranked[:N_WORST]
+    ]
+
+
+def _audio(of: Path, audio: str, folder: Path) -> str:
+    """Return where the sound is that a row of one folder names, seen from another folder."""
+    if "://" in audio:
+        return audio
+    return audio_from(folder, os.path.join(of.resolve(), audio))  # noqa: PTH118  as in a manifest

@@ -1,0 +1,221 @@
+"""What is done to the sound of an evaluation, so that every model hears the same bad sound.
+
+What is drawn for an utterance follows from the seed, the kind and the utterance's id alone: not
+from the level, the model, the process, or the order of utterances.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+import numpy as np
+
+from distilwhisper.corpus.records import Manifest, Utterance, read_manifest
+from distilwhisper.evaluation.voices import OtherVoices
+from distilwhisper.speech.audio import Samples
+from distilwhisper.speech.channel import (
+    Codec,
+    clip_peaks,
+    reverberate,
+    room_response,
+    through_codec,
+)
+from distilwhisper.speech.noise import (
+    babble,
+    draw_recording,
+    mix_at_snr,
+    pink_noise,
+    recorded_noise,
+    white_noise,
+)
+
+Kind = Literal["white", "pink", "babble", "recorded", "reverberation", "codec", "clipping"]
+
+_ALL_KINDS = (
+    "white:DB, pink:DB, babble:DB or babble:DB@MANIFEST, recorded:DB@FOLDER (dB of speech over "
+    "noise), reverberation:RT60 (seconds) or reverberation@FOLDER (of impulse responses), "
+    "codec:NAME (such as opus-6k, mp3-16k, mulaw), clipping:DB (dB beyond full scale)"
+)
+_SNR_DB = (-100.0, 100.0)
+_LEVELS: Mapping[str, tuple[float, float]] = {  # lowest and highest
+    "white": _SNR_DB,
+    "pink": _SNR_DB,
+    "babble": _SNR_DB,
+    "recorded": _SNR_DB,
+    "reverberation": (0.01, 10.0),
+    "clipping": (0.0, 100.0),
+}
+_WITH_PATH = ("babble", "recorded", "reverberation")
+_MAX_DRAWS = 20  # of a stretch that is not silent
+
+
+@dataclass(frozen=True)
+class Degradation:
+    """What is done to a sound, as KIND[:LEVEL][@PATH] says it.
+
+    Attributes:
+        kind: of noise, or of what the sound goes through.
+        level: a codec's name; RT60 in seconds; else dB: of speech over noise, or of clipping
+            beyond full scale. None where a room's response comes out of a folder.
+        source: folder of recorded noise or of recorded impulse responses; manifest of who babbles,
+            where that is not the evaluated one.
+
+    Raises:
+        ValueError: with all faults.
+    """
+
+    kind: Kind
+    level: float | str | None = None
+    source: Path | None = None
+
+    def __post_init__(self) -> None:
+        faults = [fault for fault in (self._level_fault(), self._path_fault()) if fault]
+        if faults:
+            raise ValueError(f'{"; ".join(faults)}; found "{self}", there are {_ALL_KINDS}')
+
+    @classmethod
+    def parse(cls, text: str) -> "Degradation":
+        """Read KIND[:LEVEL][@PATH].
+
+        Raises:
+            ValueError: it is not written so, or the kind has no such level or path.
+        """
+        found = re.fullmatch(r"([^:@]*)(?::([^@]*))?(?:@(.+))?", text)
+        if not found or found[1] not in get_args(Kind):
+            raise ValueError(
+                f'noise must be one kind, written KIND[:LEVEL][@PATH]; found "{text}", there are '
+                f"{_ALL_KINDS}"
+            )
+        kind, level, source = found.groups()
+        return cls(cast(Kind, kind), _number(level), None if source is None else Path(source))
+
+    def __str__(self) -> str:
+        """Return the text that :meth:`parse` reads back."""
+        level = self.level
+        if isinstance(level, (int, float)):
+            level = np.format_float_positional(level, trim="-")
+        source = "" if self.source is None else f"@{self.source}"
+        return f"{self.kind}{'' if level is None else f':{level}'}{source}"
+
+    def _level_fault(self) -> str | None:
+        level = self.level
+        if self.kind == "codec":
+            try:
+                Codec.parse("" if level is None else str(level))
+            except ValueError as error:
+                return str(error)
+            return None
+        if self.kind == "reverberation" and self.source is not None:
+            return None if level is None else "a recorded response has its own RT60"
+        low, high = _LEVELS[self.kind]
+        if isinstance(level, (int, float)) and low <= level <= high:
+            return None
+        return f"the level of {self.kind} must be a number from {low:g} to {high:g}"
+
+    def _path_fault(self) -> str | None:
+        if self.kind == "recorded" and self.source is None:
+            return "recorded noise must have the @FOLDER that it is in"
+        if self.source is not None and self.kind not in _WITH_PATH:
+            return f"{self.kind} has no @PATH"
+        return None
+
+
+def _number(text: str | None) -> float | str | None:
+    """Return a level as a number, if it is one."""
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text
+
+
+class Degrader:
+    """Does to utterances what a :class:`Degradation` says; built once a process.
+
+    Args:
+        degradation: what to do.
+        manifest: of the utterances; the voices of babble are its own where no other is named.
+        seed: of all draws.
+
+    Attributes:
+        n_silent: utterances so far in which nothing is heard, and which are left as they are.
+
+    Raises:
+        ValueError: babble is wanted, and some utterance has no other voices.
+    """
+
+    def __init__(self, degradation: Degradation, manifest: Manifest, seed: int = 0) -> None:
+        self.n_silent = 0
+        self._degradation = degradation
+        self._manifest = manifest
+        self._seed = seed
+        self._voices: OtherVoices | None = None
+        if degradation.kind == "babble":
+            source = degradation.source
+            self._voices = OtherVoices(manifest if source is None else read_manifest(source))
+            for utterance in manifest.utterances:
+                self._voices.require_others(utterance, manifest.audio_source(utterance))
+
+    def apply(self, samples: Samples, utterance: Utterance) -> Samples:
+        """Return an utterance's samples with the degradation, as long as before.
+
+        Args:
+            samples: of the whole utterance, over which a ratio to noise is taken.
+            utterance: of the manifest.
+
+        Raises:
+            ValueError, CorruptAudio: a noise cannot be heard or read.
+        """
+        if not samples.any():
+            self.n_silent += 1
+            return samples
+        kind, level = self._degradation.kind, self._degradation.level
+        generator = self._generator(utterance)
+        if kind == "codec":
+            return through_codec(samples, Codec.parse(str(level)))
+        if kind == "reverberation":
+            return reverberate(samples, self._heard(lambda: self._response(generator)))
+        assert isinstance(level, (int, float))
+        if kind == "clipping":
+            return clip_peaks(samples, level)
+        noise = self._heard(lambda: self._noise(utterance, len(samples), generator))
+        return mix_at_snr(samples, noise, level)
+
+    def _generator(self, utterance: Utterance) -> np.random.Generator:
+        what = f"{self._seed}/{self._degradation.kind}/{utterance.id}"
+        digest = hashlib.blake2b(what.encode(), digest_size=16).digest()
+        return np.random.default_rng(int.from_bytes(digest, "big"))
+
+    def _heard(self, draw: Callable[[], Samples]) -> Samples:
+        """Draw until something is heard: recordings have pauses, and voices too."""
+        for _ in range(_MAX_DRAWS):
+            drawn = draw()
+            if drawn.any():
+                return drawn
+        raise ValueError(
+            f"{self._degradation} must be of sound that is heard, found silence in {_MAX_DRAWS} "
+            "draws: leave silent and unreadable recordings out"
+        )
+
+    def _response(self, generator: np.random.Generator) -> Samples:
+        level, source = self._degradation.level, self._degradation.source
+        if source is not None:
+            return draw_recording(source, generator)
+        assert isinstance(level, (int, float))
+        return room_response(level, generator)
+
+    def _noise(
+        self, utterance: Utterance, n_samples: int, generator: np.random.Generator
+    ) -> Samples:
+        if self._degradation.kind == "white":
+            return white_noise(n_samples, generator)
+        if self._degradation.kind == "pink":
+            return pink_noise(n_samples, generator)
+        if self._voices is not None:
+            audio = self._manifest.audio_source(utterance)
+            voices = self._voices.draw(utterance, audio, n_samples, generator)
+            return babble(voices, n_samples, generator)
+        assert self._degradation.source is not None
+        return recorded_noise(self._degradation.source, n_samples, generator)

@@ -1,0 +1,173 @@
+"""What stored hypotheses are worth: errors of each utterance, and their sums over a set.
+
+Scoring reads what decoding has written and nothing else, so a new metric needs no new decoding.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from distilwhisper.corpus.records import Manifest, Utterance, audio_from
+from distilwhisper.corpus.store import write_atomic, write_jsonl
+from distilwhisper.decoding.slots import Counts
+from distilwhisper.text.normalize import normalizer_for, uses_spaces
+from distilwhisper.text.wer import ErrorCounts, character_errors, repeated_ngrams, word_errors
+
+COST = ("tokens", "row_steps", "drafted", "accepted", "layers")  # of decoding: Counts
+
+
+@dataclass(frozen=True)
+class EvaluationSummary:
+    """Sums over a whole set; rates are fractions."""
+
+    n_utterances: int
+    n_without_reference: int  # transcribed, not scored
+    failed: dict[str, str]  # utterance id to what went wrong; scored as if nothing was heard
+    audio_s: float
+    compute_s: float  # mel, encoder and decoder; reading the files is left out
+    tokens: int  # decoded, over all attempts
+    row_steps: int  # passes of the decoder that a window took part in, summed over the windows
+    drafted: int  # tokens proposed by a draft
+    accepted: int  # of these
+    layers: int  # decoder layers used over all tokens, where early exit counts them
+    n_parameters: int
+    unit: str  # "word"; "character" where any language of the set is written without spaces
+    errors: ErrorCounts
+    character_errors: ErrorCounts  # of the same texts; white space does not count
+    repeated_5_grams: int  # over all hypotheses joined
+
+    @property
+    def cost(self) -> Counts:
+        """What decoding cost, with its rates; passes over several windows are not known."""
+        return Counts(**{name: getattr(self, name) for name in COST})
+
+    @property
+    def rtfx(self) -> float:
+        """Seconds of audio per second of computing."""
+        return self.audio_s / self.compute_s if self.compute_s else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what summary.json holds: the sums, and the rates made of them."""
+        counts, characters = self.errors, self.character_errors
+        rates = {"wer": counts.wer, "ser": counts.ser, "der": counts.der, "ier": counts.ier}
+        defined = {k: v if counts.words else None for k, v in rates.items()}
+        cost = {
+            "acceptance": self.cost.acceptance if self.drafted else None,
+            "tokens_per_step": self.cost.tokens_per_step if self.row_steps else None,
+            "layers_per_token": self.cost.layers_per_token if self.layers else None,
+        }
+        cer = characters.wer if characters.words else None
+        return {**asdict(self), **defined, "cer": cer, **cost, "rtfx": round(self.rtfx, 2)}
+
+
+def score(
+    manifest: Manifest,
+    rows: Sequence[Mapping[str, Any]],
+    timing: Sequence[Mapping[str, float]],
+    out: Path,
+    *,
+    n_parameters: int,
+) -> EvaluationSummary:
+    """Count the errors of stored hypotheses and write scores.jsonl and summary.json.
+
+    Args:
+        manifest: with the references.
+        rows: one hypothesis per utterance.
+        timing: of each shard, what decoding it took.
+        out: where the results go.
+        n_parameters: of the model, for the record.
+    """
+    by_id = {utterance.id: utterance for utterance in manifest.utterances}
+    spaced = all(uses_spaces(_language(by_id[row["id"]], row)) for row in rows)
+    scored = [
+        {
+            **count_errors(by_id[row["id"]], row, spaced=spaced),
+            **_place(manifest, by_id[row["id"]], out),
+        }
+        for row in rows
+        if by_id[row["id"]].text is not None
+    ]
+    summary = EvaluationSummary(
+        n_utterances=len(rows),
+        n_without_reference=len(rows) - len(scored),
+        failed={row["id"]: row["error"] for row in rows if row["error"]},
+        audio_s=round(sum(t["audio_s"] for t in timing), 3),
+        compute_s=round(sum(t["compute_s"] for t in timing), 3),
+        **{name: int(sum(t[name] for t in timing)) for name in COST},
+        n_parameters=n_parameters,
+        unit="word" if spaced else "character",
+        errors=_total(scored, "errors"),
+        character_errors=_total(scored, "character_errors"),
+        repeated_5_grams=repeated_ngrams(row["hypothesis"] for row in scored),
+    )
+    write_jsonl(out / "scores.jsonl", scored)
+    write_atomic(out / "summary.json", json.dumps(summary.to_dict(), indent=2) + "\n")
+    return summary
+
+
+def _language(utterance: Utterance, row: Mapping[str, Any]) -> str:
+    """Return the reference's language where it is known, else the one that was heard."""
+    return utterance.language or row["language"] or "en"
+
+
+def count_errors(utterance: Utterance, row: Mapping[str, Any], *, spaced: bool) -> dict[str, Any]:
+    """Normalise both sides alike and count words, or characters."""
+    normalize = normalizer_for(_language(utterance, row))
+    reference, hypothesis = normalize(utterance.text or ""), normalize(row["text"])
+    characters = character_errors(reference, hypothesis)
+    return {
+        "id": utterance.id,
+        "reference": reference,
+        "hypothesis": hypothesis,
+        "errors": asdict(word_errors(reference, hypothesis) if spaced else characters),
+        "character_errors": asdict(characters),
+    }
+
+
+def _place(manifest: Manifest, utterance: Utterance, out: Path) -> dict[str, Any]:
+    """Return what an utterance is part of, and where its sound is, seen from the results."""
+    return {
+        "group": group_of(utterance),
+        "audio": audio_from(out, manifest.audio_source(utterance)),
+        "start_s": utterance.start_s,
+        "duration_s": utterance.duration_s,
+    }
+
+
+def group_of(utterance: Utterance) -> str:
+    """Name what an utterance shares with those whose errors are not independent of its own.
+
+    That is its recording; else its speaker, whose name is good within a source; else its file.
+    """
+    if utterance.recording is not None:
+        return f"recording {utterance.recording}"
+    if utterance.speaker is not None:
+        return f"speaker {utterance.source or ''}/{utterance.speaker}"
+    return f"file {utterance.audio}"
+
+
+def _total(scored: Sequence[Mapping[str, Any]], name: str) -> ErrorCounts:
+    return sum((ErrorCounts(**row[name]) for row in scored), ErrorCounts())
+
+
+def summary_line(name: str, summary: EvaluationSummary) -> str:
+    """Return a result in one line, for people."""
+    counts = summary.errors
+    rate = f"{100 * counts.wer:.1f} %" if counts.words else "no references"
+    return (
+        f"{name}: {'WER' if summary.unit == 'word' else 'CER'} {rate} "
+        f"({counts.substitutions} S, {counts.deletions} D, {counts.insertions} I of "
+        f"{counts.words}), {summary.n_utterances} utterances, RTFx {summary.rtfx:.1f}, "
+        f"{summary.n_parameters / 1e6:.1f} M parameters{_drafting(summary)}"
+    )
+
+
+def _drafting(summary: EvaluationSummary) -> str:
+    if not summary.drafted:
+        return ""
+    return (
+        f", {100 * summary.cost.acceptance:.0f} % of the draft accepted, "
+        f"{summary.cost.tokens_per_step:.1f} tokens a step"
+    )

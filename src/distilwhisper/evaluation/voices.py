@@ -1,0 +1,134 @@
+"""Who else speaks: what babble over an utterance is made of."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from distilwhisper.corpus.records import Manifest, Utterance
+from distilwhisper.progress import say
+from distilwhisper.speech.audio import CorruptAudio, Samples, stream_samples
+
+N_VOICES = 6  # at once
+UTTERANCES_PER_VOICE = 3  # that a voice says one after the other before it begins again
+HELD_UTTERANCES = 64  # in memory: of 30 s each, 123 MB
+
+_Drawn = TypeVar("_Drawn")
+
+
+class OtherVoices:
+    """The speakers of a manifest, to be heard under utterances of others.
+
+    Of each utterance the first 30 s are used at most. One that cannot be read is passed over and
+    named.
+
+    Args:
+        manifest: with many speakers, best.
+    """
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._manifest = manifest
+        self._by_speaker = _grouped(manifest.utterances, lambda u: u.speaker)
+        self._recordings = {
+            (audio := manifest.audio_source(u)): u.recording or audio for u in manifest.utterances
+        }
+        self._by_recording = _grouped(
+            manifest.utterances, lambda u: self._recordings[manifest.audio_source(u)]
+        )
+        self._load = lru_cache(HELD_UTTERANCES)(self._read)
+
+    def require_others(self, utterance: Utterance, audio: str) -> None:
+        """See that somebody else speaks than in an utterance.
+
+        Args:
+            utterance: of this manifest or another.
+            audio: absolute path or URL of its sound.
+
+        Raises:
+            ValueError: nobody does.
+        """
+        groups, own = self._others(utterance, audio)
+        if len(groups.names) == sum(name in groups.utterances for name in own):
+            raise ValueError(
+                "babble must be of other speakers than the utterance's, or at least of other "
+                f"recordings, found none in {self._manifest.path} for {utterance.id!r}: name "
+                "another manifest, as in babble:5@other.jsonl"
+            )
+
+    def draw(
+        self, utterance: Utterance, audio: str, n_samples: int, generator: np.random.Generator
+    ) -> list[Samples]:
+        """Return voices of other speakers; where none are known, of other recordings.
+
+        Each voice is of another speaker as long as there are any, and says other utterances than
+        the others.
+
+        Args:
+            utterance: as for :meth:`require_others`, which it has passed.
+            audio: as there.
+            n_samples: for which a voice goes on, with up to three utterances; it may be shorter.
+            generator: of the draws; nothing else shapes them.
+
+        Returns:
+            At most six, fewer where the manifest has no more, or some cannot be read.
+        """
+        groups, own = self._others(utterance, audio)
+        drawn = _drawn(groups.names, N_VOICES + len(own), generator)
+        others = [name for name in drawn if name not in own][:N_VOICES]
+        voices = []
+        for place, name in enumerate(others):
+            n_voices = len(range(place, N_VOICES, len(others)))
+            said = _drawn(groups.utterances[name], n_voices * UTTERANCES_PER_VOICE, generator)
+            voices += [self._voice(said[v::n_voices], n_samples) for v in range(n_voices)]
+        return [voice for voice in voices if voice.any()]
+
+    def _others(self, utterance: Utterance, audio: str) -> tuple["_Groups", set[str]]:
+        """Return all groups of utterances, and the names of those that are the utterance's own."""
+        speaker, speakers = utterance.speaker, self._by_speaker.utterances
+        if speaker is not None and len(speakers) > (speaker in speakers):
+            return self._by_speaker, {speaker}
+        recording = utterance.recording or audio
+        return self._by_recording, {recording, self._recordings.get(audio, recording)}
+
+    def _voice(self, utterances: Iterable[Utterance], n_samples: int) -> Samples:
+        pieces: list[Samples] = [np.zeros(0, dtype=np.float32)]
+        for utterance in utterances:
+            if sum(map(len, pieces)) >= n_samples:
+                break
+            pieces.append(self._load(utterance))
+        return np.concatenate(pieces)
+
+    def _read(self, utterance: Utterance) -> Samples:
+        blocks = stream_samples(
+            self._manifest.audio_source(utterance),
+            start_s=utterance.start_s,
+            duration_s=utterance.duration_s,
+        )
+        try:
+            return next(blocks)
+        except (CorruptAudio, OSError, ValueError) as error:
+            say(f"babble: {utterance.id} is left out: {error}")
+            return np.zeros(0, dtype=np.float32)
+
+
+class _Groups(NamedTuple):
+    """Utterances by what they have in common."""
+
+    names: tuple[str, ...]
+    utterances: Mapping[str, Sequence[Utterance]]
+
+
+def _grouped(utterances: Iterable[Utterance], key: Callable[[Utterance], str | None]) -> _Groups:
+    """Return utterances by what the key says of them, without those of which it says nothing."""
+    groups: dict[str, list[Utterance]] = {}
+    for utterance in utterances:
+        name = key(utterance)
+        if name is not None:
+            groups.setdefault(name, []).append(utterance)
+    return _Groups(tuple(groups), groups)
+
+
+def _drawn(of: Sequence[_Drawn], n: int, generator: np.random.Generator) -> list[_Drawn]:
+    """Return n of a sequence, or all if they are no more, in an order that is drawn."""
+    return [of[i] for i in generator.choice(len(of), min(n, len(of)), replace=False)]

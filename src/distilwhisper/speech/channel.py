@@ -1,0 +1,189 @@
+"""What a room, a codec or an overdriven input does to a sound: length and place in time stay."""
+
+import io
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import av
+import numpy as np
+
+from distilwhisper.speech.audio import SAMPLE_RATE_HZ, Samples, load_samples, seconds_to_samples
+
+# The room of a synthetic response. By Sabine, reverberant over direct energy at a distance is
+# 16 pi distance^2 RT60 / (0.161 volume), so that a tail of 60 dB in RT60 begins at a level which
+# RT60 does not change.
+ROOM_M3 = 100.0
+DISTANCE_M = 1.5
+_TAIL_POWER = (
+    16 * np.pi * DISTANCE_M**2 / (0.161 * ROOM_M3) * 6 * np.log(10) / SAMPLE_RATE_HZ
+)  # of its first sample, the direct sound being one
+
+_LEAST_BLOCK_SAMPLES = 1 << 14  # of a convolution; shorter ones are all overhead
+_BLOCK_SAMPLES = 30 * SAMPLE_RATE_HZ  # of what an encoder is given at a time
+_PADDING_SAMPLES = SAMPLE_RATE_HZ // 10  # more than any of our codecs delays
+
+
+def room_response(rt60_s: float, generator: np.random.Generator) -> Samples:
+    """Return what a click becomes in a room: itself, and a tail of noise that dies away.
+
+    Args:
+        rt60_s: in which the tail falls by 60 dB, and where it ends. Shorter times give the same
+            noise, sooner gone.
+        generator: of the noise.
+
+    Returns:
+        The direct sound first, as 1.0. The tail's energy is 7 times RT60 in seconds on average, as
+        1.5 m from who speaks in a room of 100 cubic metres.
+
+    Source: Polack's model, white noise that decays exponentially, as in "Late reverberant spectral
+    variance estimation based on a statistical model", Habets, Gannot and Cohen, IEEE Signal
+    Processing Letters 16 (9), 2009.
+    """
+    n_samples = seconds_to_samples(rt60_s)
+    decay = 10 ** (-3 * np.arange(1, n_samples + 1) / (rt60_s * SAMPLE_RATE_HZ))
+    tail = np.sqrt(_TAIL_POWER) * generator.standard_normal(n_samples) * decay
+    return np.concatenate([[1.0], tail]).astype(np.float32)
+
+
+def reverberate(samples: Samples, response: Samples) -> Samples:
+    """Return samples as they are heard in a room, at the same mean power.
+
+    Args:
+        samples: of any length above zero; the time taken grows as the length does.
+        response: of the room to a click. Its greatest sample is taken for the direct sound, which
+            stays where it is in time.
+
+    Raises:
+        ValueError: samples or response are silent.
+    """
+    if not samples.any() or not response.any():
+        silent = "room's response" if samples.any() else "sound"
+        raise ValueError(f"a sound must be heard, and so must a room, found the {silent} silent")
+    direct = int(np.argmax(np.abs(response)))
+    heard = _convolve(samples, response)[direct : direct + len(samples)]
+    before, after = (np.mean(np.square(x, dtype=np.float64)) for x in (samples, heard))
+    return (heard * np.sqrt(before / after)).astype(np.float32)
+
+
+def _convolve(samples: Samples, response: Samples) -> Samples:
+    """Convolve block by block, adding up what overlaps; each block by its spectrum."""
+    size = max(1 << (2 * len(response)).bit_length(), _LEAST_BLOCK_SAMPLES)
+    step = size - len(response) + 1
+    spectrum = np.fft.rfft(response.astype(np.float64), size)
+    heard = np.zeros(len(samples) + len(response) - 1, dtype=np.float32)
+    for start in range(0, len(samples), step):
+        block = np.fft.rfft(samples[start : start + step].astype(np.float64), size)
+        part = np.fft.irfft(block * spectrum, size)[: len(heard) - start]
+        heard[start : start + size] += part
+    return heard
+
+
+def clip_peaks(samples: Samples, drive_db: float) -> Samples:
+    """Return samples as an input gives them that is driven beyond what it can hold.
+
+    Args:
+        samples: their greatest is taken for full scale.
+        drive_db: by how much it is driven beyond; nothing is left above.
+
+    Returns:
+        As loud as before where nothing was lost: what stands more than ``drive_db`` below the
+        greatest sample is unchanged.
+    """
+    most = np.abs(samples).max(initial=0.0) * 10 ** (-drive_db / 20)
+    return np.clip(samples, -most, most).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class _Format:
+    """How PyAV is asked for a codec."""
+
+    encoder: str
+    container: str
+    sample_rate_hz: int
+    bit_rates_k: tuple[int, ...]  # that may be asked for; none: there is one only
+    options: tuple[tuple[str, str], ...] = ()
+
+
+_MP3_RATES_K = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)  # of MPEG-2
+_FORMATS = {
+    "opus": _Format("libopus", "ogg", 16_000, tuple(range(6, 257)), (("application", "voip"),)),
+    "mp3": _Format("libmp3lame", "mp3", 16_000, _MP3_RATES_K),
+    "mulaw": _Format("pcm_mulaw", "wav", 8_000, ()),
+}
+
+
+@dataclass(frozen=True)
+class Codec:
+    """A codec that speech is sent through.
+
+    Attributes:
+        name: opus and mp3 at 16 kHz, mulaw as on the telephone, at 8 kHz.
+        bit_rate_k: thousands of bits per second; None where the codec has one rate alone.
+    """
+
+    name: str
+    bit_rate_k: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "Codec":
+        """Read "opus-6k", "mp3-16k" or "mulaw".
+
+        Raises:
+            ValueError: there is no such codec, or not at that rate.
+        """
+        found = re.fullmatch(r"([a-z0-9]+?)(?:-(\d+)k)?", text)
+        codec = cls(found[1], int(found[2]) if found[2] else None) if found else cls(text)
+        if not codec._is_known:
+            rates_k = ", ".join(map(str, _MP3_RATES_K))
+            raise ValueError(
+                f"a codec must be opus-6k to opus-256k, mp3-Nk where N is one of {rates_k}, or "
+                f'mulaw, found "{text}"'
+            )
+        return codec
+
+    @property
+    def _is_known(self) -> bool:
+        if self.name not in _FORMATS:
+            return False
+        rates_k = _FORMATS[self.name].bit_rates_k
+        return self.bit_rate_k in rates_k if rates_k else self.bit_rate_k is None
+
+
+def through_codec(samples: Samples, codec: Codec) -> Samples:
+    """Return what is left of samples behind a codec.
+
+    Args:
+        samples: what lies outside [-1, 1] is clipped.
+        codec: known.
+
+    Returns:
+        As long as before, the codec's delay taken out. Opus moves low tones by up to a sample, as
+        it filters what lies below a voice.
+    """
+    format_ = _FORMATS[codec.name]
+    file = io.BytesIO()
+    with av.open(file, "w", format=format_.container) as container:
+        stream = container.add_stream(
+            format_.encoder, rate=format_.sample_rate_hz, options=dict(format_.options)
+        )
+        assert isinstance(stream, av.AudioStream)
+        stream.layout = "mono"
+        if codec.bit_rate_k is not None:
+            stream.bit_rate = codec.bit_rate_k * 1000
+        for frame in _frames(samples):
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    heard = load_samples(file)[: len(samples)]
+    return np.pad(heard, (0, len(samples) - len(heard)))
+
+
+def _frames(samples: Samples) -> Iterator[av.AudioFrame]:
+    """Yield samples as an encoder takes them, with silence behind for what it holds back."""
+    padded = np.pad(samples, (0, _PADDING_SAMPLES))
+    for start in range(0, len(padded), _BLOCK_SAMPLES):
+        block = padded[start : start + _BLOCK_SAMPLES]
+        pcm = np.clip(np.rint(block * 32768.0), -32768, 32767).astype(np.int16)
+        frame = av.AudioFrame.from_ndarray(pcm[None], format="s16", layout="mono")
+        frame.sample_rate = SAMPLE_RATE_HZ
+        yield frame
