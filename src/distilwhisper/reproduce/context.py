@@ -174,10 +174,6 @@ class Context:
         """Sum up arms that are models by their names, each compared with the teacher."""
         return self.summarise(rows, against=dict.fromkeys(rows, self.teacher.name))
 
-    def work(self, name: str) -> Path:
-        """Return an experiment's own folder for what it makes on the way."""
-        return self.folder / name / "work"
-
     def _sets(self, manifests: Sequence[str]) -> list[EvalSet]:
         """Name sets by their files, or by their folders where the file is manifest.jsonl."""
         names = [_set_name(other) for other in (*self.settings.short, *self.settings.long)]

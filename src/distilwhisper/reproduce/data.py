@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from distilwhisper.reproduce import paper
 from distilwhisper.reproduce.context import Context
@@ -26,102 +27,80 @@ from distilwhisper.reproduce.students import (
 )
 from distilwhisper.reproduce.tables import Column, Table, Value
 
+FILTERED, CHANCE = "filtered", "by chance"
 BUDGETS = EQUAL_STEPS, EQUAL_PASSES = "equal steps", "equal passes"
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What a limit keeps, and what chance keeps in its place: as many hours."""
+    """What a limit keeps, and what chance keeps in its place."""
 
-    filtered: list[str]
-    random: list[str]
+    ids: Mapping[str, list[str]]  # by way: FILTERED, and CHANCE of as many hours
+    removed: float  # share of all hours that the filter removes
 
 
 def run_table10(context: Context) -> Outcome:
     """Error rate by the filter's limit, against chance, at equal steps and at equal passes."""
-    settings = context.settings
     corpus = label_corpus(context)
+    sweep = _sweep(context, corpus)
+    students = train_students(context, corpus, _plans(context, corpus, sweep))
+    rows = judge_students(context, students)
+    found = context.summarise(
+        rows,
+        against={name: name.replace(FILTERED, CHANCE) for name in rows if FILTERED in name},
+        more={name: student.facts for name, student in students.items()},
+    )
+    return Outcome(
+        _table10(context, sweep, found),
+        found,
+        rows,
+        _figure10(sweep, found),
+        problems=corpus.problems,
+    )
+
+
+def _sweep(context: Context, corpus: Corpus) -> dict[float, Kept]:
+    """Return what every limit keeps, the loosest first; chance draws from what that one keeps.
+
+    Raises:
+        ValueError: the loosest limit keeps nothing.
+    """
+    settings = context.settings
     limits = sorted(set(settings.max_wers), reverse=True)
     filtered = {
         limit: kept_ids(context, corpus, replace(settings.filter, max_wer=limit))
         for limit in limits
     }
-    pool = filtered[limits[0]]
-    kept = {
-        limit: Kept(ids, nested(corpus, pool, corpus.hours(ids), seed=settings.seed))
+    pool, all_hours = filtered[limits[0]], corpus.hours(corpus.labels)
+    if not pool:
+        raise ValueError(
+            f"the loosest of max_wers must keep labels to compare with, found that {limits[0]:g} "
+            f"keeps none of {len(corpus.labels)}: see why in {context.folder / 'verdicts'}"
+        )
+    return {
+        limit: Kept(
+            {
+                FILTERED: ids,
+                CHANCE: nested(corpus, pool, corpus.hours(ids), seed=settings.seed) if ids else [],
+            },
+            removed=1 - corpus.hours(ids) / all_hours,
+        )
         for limit, ids in filtered.items()
-        if ids
     }
-    plans = [
-        plan(context, _name(limit, way, budget), ids, training=_training(context, share, budget))
-        for limit, found in kept.items()
-        for way, ids in (("filtered", found.filtered), ("random", found.random))
+
+
+def _plans(context: Context, corpus: Corpus, sweep: Mapping[float, Kept]) -> list[Plan]:
+    """Return a student for each limit, way and budget; a limit that keeps nothing has none."""
+    loosest, *_ = sweep.values()
+    pool = loosest.ids[FILTERED]
+    return [
+        plan(context, _name(limit, way, budget), ids, training=_schedule(context, share, budget))
+        for limit, kept in sweep.items()
+        for way, ids in kept.ids.items()
+        if ids
         for share in [_share_of_windows(context, corpus, ids, pool)]
         for budget in BUDGETS
     ]
-    students = train_students(context, corpus, plans)
-    rows = judge_students(context, students)
-    found = context.summarise(
-        rows,
-        against={
-            _name(limit, "filtered", budget): _name(limit, "random", budget)
-            for limit in kept
-            for budget in BUDGETS
-        },
-        more={name: student.facts for name, student in students.items()},
-    )
-    all_hours = corpus.hours(corpus.labels)
-    removed = {limit: 1 - corpus.hours(ids) / all_hours for limit, ids in filtered.items()}
-    table = Table(
-        "Table 10: the filter's limit, with controls",
-        of="lambda, %",
-        columns=(
-            Column("removed, % of hours", percent=True),
-            *(
-                column
-                for budget in BUDGETS
-                for column in (
-                    Column(f"{budget}: WER, %", percent=True),
-                    Column(f"{budget}, as many hours by chance: WER, %", percent=True),
-                    Column(f"{budget}: filter less chance, points", 2, percent=True),
-                )
-            ),
-        ),
-        rows={
-            _percent(limit): (
-                removed[limit],
-                *(value for budget in BUDGETS for value in _cells(found, limit, budget)),
-            )
-            for limit in limits
-        },
-        paper={
-            _percent(limit): (gone, wer, *[None] * 5)
-            for limit, (gone, wer) in paper.TABLE_10.items()
-        },
-        notes=(
-            INTERVALS,
-            NOTE,
-            f"Equal steps: {settings.training.steps} updates for every student. Equal passes: as "
-            "often over what it keeps as at the loosest limit, so fewer updates.",
-            f"By chance: drawn from what {_percent(limits[0])} % keeps. The paper has no such "
-            "control; its students all took 10,000 steps.",
-        ),
-    )
-    figure = draw_lines(
-        {
-            budget: [
-                *(
-                    _over_removed(name, way, budget, removed, found)
-                    for way, name in (("filtered", "by the filter"), ("random", "by chance"))
-                ),
-                *_papers(budget == EQUAL_STEPS),
-            ]
-            for budget in BUDGETS
-        },
-        x="removed, % of hours",
-        y="WER, %",
-    )
-    return Outcome(table, found, rows, figure, problems=corpus.problems)
 
 
 def _name(limit: float, way: str, budget: str) -> str:
@@ -141,7 +120,7 @@ def _share_of_windows(
     return len(ids) / len(pool)
 
 
-def _training(context: Context, share: float, budget: str) -> dict[str, Any]:
+def _schedule(context: Context, share: float, budget: str) -> dict[str, Any]:
     """Return the schedule of a budget: the whole one, or as much of it as there are windows."""
     if budget == EQUAL_STEPS:
         return {}
@@ -153,31 +132,69 @@ def _training(context: Context, share: float, budget: str) -> dict[str, Any]:
     }
 
 
-def _cells(found: Mapping[str, ArmSummary], limit: float, budget: str) -> list[Value]:
-    ours = found.get(_name(limit, "filtered", budget))
+def _table10(
+    context: Context, sweep: Mapping[float, Kept], found: Mapping[str, ArmSummary]
+) -> Table:
+    columns = [Column("removed, % of hours", percent=True)]
+    for budget in BUDGETS:
+        columns += [
+            Column(f"{budget}: WER, %", percent=True),
+            Column(f"{budget}, as many hours by chance: WER, %", percent=True),
+            Column(f"{budget}: filter less chance, points", 2, percent=True),
+        ]
+    return Table(
+        "Table 10: the filter's limit, with controls",
+        of="lambda, %",
+        columns=columns,
+        rows={
+            _percent(limit): (
+                kept.removed,
+                *(value for budget in BUDGETS for value in _compared(found, limit, budget)),
+            )
+            for limit, kept in sweep.items()
+        },
+        paper={
+            _percent(limit): (gone, wer, *[None] * 5)
+            for limit, (gone, wer) in paper.TABLE_10.items()
+        },
+        notes=(
+            INTERVALS,
+            NOTE,
+            f"Equal steps: {context.settings.training.steps} updates for every student. Equal "
+            "passes: as often over what it keeps as at the loosest limit, so fewer updates.",
+            f"By chance: drawn from what {_percent(max(sweep))} % keeps. The paper has no such "
+            "control; its students all took 10,000 steps.",
+        ),
+    )
+
+
+def _compared(found: Mapping[str, ArmSummary], limit: float, budget: str) -> list[Value]:
+    ours = found.get(_name(limit, FILTERED, budget))
     if ours is None:  # nothing is kept
         return [None] * 3
-    return [ours.shown_wer, found[_name(limit, "random", budget)].shown_wer, ours.difference]
+    return [ours.shown_wer, found[_name(limit, CHANCE, budget)].shown_wer, ours.difference]
+
+
+def _figure10(sweep: Mapping[float, Kept], found: Mapping[str, ArmSummary]) -> Figure:
+    gone, wers = zip(*paper.TABLE_10.values(), strict=True)
+    theirs = Line("paper", gone, wers, is_paper=True)
+    panels = {
+        budget: [_over_removed(way, budget, sweep, found) for way in (FILTERED, CHANCE)]
+        for budget in BUDGETS
+    }
+    panels[EQUAL_STEPS].append(theirs)
+    return draw_lines(panels, x="removed, % of hours", y="WER, %")
 
 
 def _over_removed(
-    name: str,
-    way: str,
-    budget: str,
-    removed: Mapping[float, float],
-    found: Mapping[str, ArmSummary],
+    way: str, budget: str, sweep: Mapping[float, Kept], found: Mapping[str, ArmSummary]
 ) -> Line:
     arms = {
-        limit: found[_name(limit, way, budget)]
-        for limit in removed
-        if _name(limit, way, budget) in found
+        100 * kept.removed: found[_name(limit, way, budget)]
+        for limit, kept in sweep.items()
+        if kept.ids[way]
     }
-    return replace(wer_line(name, arms), xs=[100 * removed[limit] for limit in arms])
-
-
-def _papers(is_there: bool) -> list[Line]:
-    gone, wers = zip(*paper.TABLE_10.values(), strict=True)
-    return [Line("paper", gone, wers, is_paper=True)] if is_there else []
+    return wer_line(way, arms)
 
 
 # Table 11

@@ -200,15 +200,15 @@ class LinearCka:
     """
 
     n: int = 0
-    sums: list[Floats] = field(default_factory=list)  # of each
+    sums: dict[int, Floats] = field(default_factory=dict)  # of network 0 and of network 1
     products: dict[tuple[int, int], Floats] = field(default_factory=dict)
 
     def add(self, ours: Floats, theirs: Floats) -> None:
         """Add the states of the same moments, (moments, width) each; widths may differ."""
         both = (ours, theirs)
         self.n += len(ours)
-        totals = [states.sum(axis=0) for states in both]
-        self.sums = [a + b for a, b in zip(self.sums, totals, strict=True)] or totals
+        for a, states in enumerate(both):
+            self.sums[a] = self.sums.get(a, 0) + states.sum(axis=0)
         for a, b in ((0, 0), (0, 1), (1, 1)):
             self.products[a, b] = self.products.get((a, b), 0) + both[a].T @ both[b]
 

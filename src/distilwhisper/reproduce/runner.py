@@ -4,6 +4,7 @@ DIR/NAME/recipe.toml  the settings       run.json      every start: versions, ma
          rows.jsonl   utterance and arm  summary.json  arms: errors, intervals, differences
          table.md  table.csv             figure.svg  figure.png    and further tables by name
 DIR/cells/  DIR/results/                 what was measured, shared by all experiments
+DIR/labels/  DIR/verdicts/  DIR/students/  DIR/spoilt/   what was labelled and trained, likewise
 DIR/inputs/                              the unit scale's models and sets
 """
 

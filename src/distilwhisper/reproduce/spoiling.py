@@ -195,7 +195,7 @@ def _with_sounds(
         fingerprint(corpus.manifest.path), [u.id for u in chosen], way, settings.seed,
         settings.teacher, asdict(settings.label),
     ]  # fmt: skip
-    folder = context.work("label-quality") / digest(made_of)
+    folder = context.folder / "spoilt" / digest(made_of)
     manifest = folder / "sound" / "manifest.jsonl"
     if not manifest.exists():
         _write_sounds(context, corpus, chosen, way, spoil, manifest)
