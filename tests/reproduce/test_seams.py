@@ -54,16 +54,17 @@ def test_nothing_and_one_chunk() -> None:
 
 
 def test_errors_are_dated_by_the_hypothesis() -> None:
-    utterance = Utterance(id="u", audio="u.wav", text="one two three four", language="en")
-    heard = [word("1", 1.0), word("tool", 2.0), word("four", 4.0), word("more", 5.0)]
-    steps = list(timed_errors(utterance, heard))
-    # equal; replaced; missed after the word at 2 s; equal; added
+    text = "alpha beta gamma delta omega"
+    utterance = Utterance(id="u", audio="u.wav", text=text, language="en")
+    said = {"Alfa,": 1.0, "beta": 2.0, "delta": 4.0, "omega.": 5.0, "more": 6.0}
+    steps = list(timed_errors(utterance, [word(one, at_s) for one, at_s in said.items()]))
     assert steps == [
-        (1.0, False, True),
-        (2.0, True, True),
-        (2.0, True, True),
+        (1.0, True, True),  # replaced
+        (2.0, False, True),
+        (2.0, True, True),  # missed after the word at 2 s
         (4.0, False, True),
-        (5.0, True, False),
+        (5.0, False, True),
+        (6.0, True, False),  # added
     ]
 
 

@@ -39,7 +39,7 @@ def test_timed_texts_are_those_that_evaluation_hears(context: Context, tmp_path:
 
 
 def test_a_round_that_is_stored_is_not_run_again(context: Context, tmp_path: Path) -> None:
-    own = replace(context, folder=tmp_path)
+    own = replace(context, folder=tmp_path, settings=replace(context.settings, rounds=2))
     arms = [own.arm(own.teacher), own.arm(own.models[1])]
     before = time_arms(own, arms, own.short)
     stored = sorted((tmp_path / "results" / "timings").iterdir())

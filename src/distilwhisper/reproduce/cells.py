@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from distilwhisper.corpus.store import read_jsonl
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.evaluate import EvaluateSettings, EvaluationTask, evaluate_tasks
 from distilwhisper.model.hardware import Hardware
+from distilwhisper.model.hub import resolve_model
 from distilwhisper.reproduce.scores import Row
 from distilwhisper.text.wer import ErrorCounts
 
@@ -80,7 +82,13 @@ def evaluate_cells(
             for on in sets
             for out in [folder / _name(arm, on)]
         }
-        evaluate_tasks(model, list(tasks.values()), hardware=hardware, draft=draft, force=force)
+        evaluate_tasks(
+            str(model_folder(model)),
+            list(tasks.values()),
+            hardware=hardware,
+            draft=draft,
+            force=force,
+        )
     return {
         name: {on.name: _read(arm, on, folder / _name(arm, on)) for on in sets}
         for name, arm in named.items()
@@ -107,6 +115,12 @@ def _read(arm: Arm, on: EvalSet, folder: Path) -> Cell:
         for row in read_jsonl(folder / "scores.jsonl")
     ]
     return Cell(summary, rows)
+
+
+@cache
+def model_folder(model: str) -> Path:
+    """Return where a model lies; the hub is asked once, however many arms use it."""
+    return resolve_model(model)
 
 
 def digest(key: Any) -> str:

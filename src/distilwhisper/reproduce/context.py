@@ -11,9 +11,8 @@ from typing import Any
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.evaluation.bootstrap import Resampling
-from distilwhisper.model.hub import resolve_model
 from distilwhisper.reproduce import paper
-from distilwhisper.reproduce.cells import Arm, Cell, EvalSet, digest, evaluate_cells
+from distilwhisper.reproduce.cells import Arm, Cell, EvalSet, digest, evaluate_cells, model_folder
 from distilwhisper.reproduce.scores import ArmSummary, Row, summarise
 from distilwhisper.reproduce.settings import ReproduceSettings
 from distilwhisper.run import fingerprint, write_atomic
@@ -145,14 +144,14 @@ class Context:
         key = arm.model, arm.draft, arm.hardware
         if key not in self._loaded:
             self._loaded[key] = Transcriber.from_model(
-                arm.model, arm.decoding, arm.hardware, draft=arm.draft
+                str(model_folder(arm.model)), arm.decoding, arm.hardware, draft=arm.draft
             )
         return replace(self._loaded[key], settings=arm.decoding)
 
     def fingerprint(self, model: str) -> str:
         """Return what tells a model from another of the same name; read once."""
         if model not in self._fingerprints:
-            self._fingerprints[model] = fingerprint(resolve_model(model))
+            self._fingerprints[model] = fingerprint(model_folder(model))
         return self._fingerprints[model]
 
     def summarise(

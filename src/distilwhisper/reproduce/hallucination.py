@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -23,15 +24,13 @@ MODES: Mapping[str, Mapping[str, Any]] = {
     "chunked": {},
     "chunked, no checks": UNCHECKED,
     "sequential": {"long_form": "sequential"},
-    "chunked, vad_filter": {"vad_filter": True},
 }
 
 
 def run_hallucination(context: Context) -> Outcome:
     """Words per minute on silence, noise, hum and music, by model and decoding."""
-    modes = {
-        mode: named for mode, named in MODES.items() if mode != "chunked, vad_filter" or _has_vad()
-    }
+    has_vad = find_spec("silero_vad") is not None
+    modes = {**MODES, **({"chunked, vad_filter": {"vad_filter": True}} if has_vad else {})}
     arms = [
         context.arm(model, f"{model.name}, {mode}", language="en", **named)
         for model in context.models
@@ -39,7 +38,7 @@ def run_hallucination(context: Context) -> Outcome:
     ]
     minutes = context.settings.nonspeech_minutes
     heard = {arm.name: _words_per_minute(context, arm, minutes) for arm in arms}
-    missing = "" if _has_vad() else " Without vad_filter: the extra vad is not installed."
+    missing = "" if has_vad else " Without vad_filter: the extra vad is not installed."
     table = Table(
         "Hallucination: words a minute where nobody speaks",
         of="model, decoding",
@@ -56,22 +55,18 @@ def run_hallucination(context: Context) -> Outcome:
 
 
 def _words_per_minute(context: Context, arm: Arm, minutes: float) -> dict[str, float]:
-    def listen() -> dict[str, str]:
-        transcriber = context.transcriber(arm)
-        n_samples = seconds_to_samples(60 * minutes)
-        return {
-            sound: transcriber.transcribe(make(n_samples)).text for sound, make in SOUNDS.items()
-        }
-
     key = {
         **asdict(replace(arm, name="")),
         "weights": context.fingerprint(arm.model),
         "minutes": minutes,
         "sounds": list(SOUNDS),
     }
-    texts: dict[str, str] = context.remember("hallucination", key, listen)
+    texts: dict[str, str] = context.remember(
+        "hallucination", key, partial(_listen, context, arm, minutes)
+    )
     return {sound: len(text.split()) / minutes for sound, text in texts.items()}
 
 
-def _has_vad() -> bool:
-    return find_spec("silero_vad") is not None
+def _listen(context: Context, arm: Arm, minutes: float) -> dict[str, str]:
+    transcriber, n_samples = context.transcriber(arm), seconds_to_samples(60 * minutes)
+    return {sound: transcriber.transcribe(make(n_samples)).text for sound, make in SOUNDS.items()}

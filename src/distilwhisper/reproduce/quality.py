@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 
 from distilwhisper.model.checkpoint import count_parameters
-from distilwhisper.model.hub import resolve_model
 from distilwhisper.reproduce import paper
-from distilwhisper.reproduce.cells import EvalSet
+from distilwhisper.reproduce.cells import EvalSet, model_folder
 from distilwhisper.reproduce.context import Context
 from distilwhisper.reproduce.experiment import Outcome
 from distilwhisper.reproduce.figures import draw_points
@@ -24,7 +23,7 @@ def run_table5(context: Context) -> Outcome:
     rows = context.evaluate_all(arms, [*context.short, *context.long])
     found = context.against_teacher(rows)
     measured: dict[str, list[float]] = {
-        model.name: [count_parameters(resolve_model(model.path)) / 1e6] for model in context.models
+        model.name: [count_parameters(model_folder(model.path)) / 1e6] for model in context.models
     }
     for sets in (context.short, context.long):
         times = time_arms(context, arms, sets)

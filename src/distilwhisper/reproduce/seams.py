@@ -37,8 +37,8 @@ def join_at_middle(chunks: Sequence[ChunkWords]) -> list[TimedWord]:
     Args:
         chunks: in order of time.
     """
-    seams = seams_s(chunks)
-    shares = zip([-1.0, *seams], chunks, [*seams, float("inf")], strict=True)
+    edges_s = [-1.0, *seams_s(chunks), float("inf")]
+    shares = zip(edges_s, chunks, edges_s[1:], strict=False)
     return [
         word
         for first_s, chunk, stop_s in shares
@@ -137,7 +137,8 @@ def run_overlap(context: Context) -> Outcome:
             "middle; both of the same chunks. Errors by distance: over the reference's words that "
             "lie so far from the nearest middle of an overlap, by the hypothesis's times.",
             f"Cost: chunks as they are, and as windows of {WINDOW_S:g} s, which a chunk is encoded "
-            "in. Neither counts what was decoded again.",
+            "in. A part of a chunk that was decoded again, and kept, counts as a chunk; attempts "
+            "that failed are not counted.",
             INTERVALS,
         ),
     )

@@ -164,7 +164,7 @@ SCALES: Mapping[Scale, Mapping[str, Any]] = {
     "unit": {
         "decoding": {"temperatures": [0.0], "max_new_tokens": 8, "batch_size": 4},
         "hardware": {"device": "cpu", "dtype": "float32"},
-        "rounds": 2,
+        "rounds": 1,
         "timed_utterances": 2,
         "timed_recordings": 1,
         "batch_sizes": [1, 2],
