@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from distilwhisper.model.checkpoint import count_parameters, read_config
-from distilwhisper.model.hub import resolve_model
 from distilwhisper.reproduce import paper
+from distilwhisper.reproduce.cells import model_folder
 from distilwhisper.reproduce.context import Context
 from distilwhisper.reproduce.experiment import Outcome
 from distilwhisper.reproduce.figures import draw_bars, draw_points
@@ -29,7 +29,7 @@ TRAINED_ENCODER: Mapping[str, Any] = {"train_encoder": True, "cache_encoder": Fa
 def run_table12(context: Context) -> Outcome:
     """Parameters, relative speed and error rate by layers of decoder and encoder."""
     settings, teacher = context.settings, context.teacher
-    sizes = read_config(resolve_model(teacher.path))
+    sizes = read_config(model_folder(teacher.path))
     corpus = label_corpus(context)
     kept = kept_ids(context, corpus, settings.filter)
     n_decoder = len(settings.student_init.decoder_sources(sizes.decoder_layers))
@@ -63,7 +63,7 @@ def run_table12(context: Context) -> Outcome:
     times = time_arms(context, arms, context.short)
     measured: dict[str, tuple[float, float, float]] = {
         model.name: (
-            count_parameters(resolve_model(model.path)) / 1e6,
+            count_parameters(model_folder(model.path)) / 1e6,
             times[model.name].speed_against(times[teacher.name]),
             found[model.name].mean(),
         )

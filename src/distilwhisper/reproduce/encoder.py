@@ -13,9 +13,8 @@ import torch
 from distilwhisper.corpus.batches import load_utterances
 from distilwhisper.corpus.records import read_manifest
 from distilwhisper.model.checkpoint import load_checkpoint, read_config
-from distilwhisper.model.hub import resolve_model
 from distilwhisper.model.whisper import Whisper
-from distilwhisper.reproduce.cells import Arm
+from distilwhisper.reproduce.cells import Arm, model_folder
 from distilwhisper.reproduce.context import Context, Model
 from distilwhisper.reproduce.designs import TRAINED_ENCODER
 from distilwhisper.reproduce.experiment import Outcome
@@ -108,7 +107,7 @@ def run_encoder(context: Context) -> Outcome:
 
 def _plans(context: Context, kept: Sequence[str]) -> list[Plan]:
     settings = context.settings
-    n_layers = read_config(resolve_model(context.teacher.path)).encoder_layers
+    n_layers = read_config(model_folder(context.teacher.path)).encoder_layers
     trained = {**TRAINED_ENCODER, "cache_teacher": False}
     return [
         plan(context, "the teacher's, frozen", kept, student={"encoder_layers": None}),
@@ -162,7 +161,7 @@ def _similarity(context: Context, student: Model) -> float:
 def _compare(context: Context, student: Model) -> float:
     device = context.settings.hardware.pick_device()
     ours, theirs = (
-        load_checkpoint(resolve_model(model.path), device=device).model
+        load_checkpoint(model_folder(model.path), device=device).model
         for model in (student, context.teacher)
     )
     likeness = LinearCka()

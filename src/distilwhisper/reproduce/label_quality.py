@@ -12,7 +12,7 @@ from typing import Any
 from distilwhisper.corpus.batches import Example, join_kept
 from distilwhisper.corpus.packing import pack_examples
 from distilwhisper.corpus.records import Verdict
-from distilwhisper.model.hub import resolve_model
+from distilwhisper.reproduce.cells import model_folder
 from distilwhisper.reproduce.context import Context
 from distilwhisper.reproduce.experiment import Outcome
 from distilwhisper.reproduce.figures import draw_bars
@@ -307,7 +307,7 @@ def _packed(
     training = context.settings.training
     packed: list[Example] = pack_examples(
         join_kept(corpus.manifest, dict(corpus.labels), judged),
-        Tokenizer.from_folder(resolve_model(context.teacher.path)),
+        Tokenizer.from_folder(model_folder(context.teacher.path)),
         max_s=length_s,
         pause_s=training.pack_pause_s,
         fill="full",

@@ -19,7 +19,7 @@ from distilwhisper.corpus.records import (
 )
 from distilwhisper.filter import judge
 from distilwhisper.label import label_manifest
-from distilwhisper.reproduce.cells import digest
+from distilwhisper.reproduce.cells import digest, model_folder
 from distilwhisper.reproduce.context import Context
 from distilwhisper.reproduce.scores import Row, score_text
 from distilwhisper.reproduce.students import Corpus
@@ -201,7 +201,7 @@ def _with_sounds(
         _write_sounds(context, corpus, chosen, way, spoil, manifest)
     label_manifest(
         manifest,
-        settings.teacher,
+        str(model_folder(settings.teacher)),
         folder / "labels",
         settings.label,
         hardware=settings.hardware,

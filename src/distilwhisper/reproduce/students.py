@@ -30,7 +30,7 @@ from distilwhisper.corpus.store import read_jsonl, shard_path, write_jsonl
 from distilwhisper.filter import FilterSettings, filter_labels
 from distilwhisper.label import label_manifest
 from distilwhisper.pipeline import DataSettings, Recipe, run_recipe
-from distilwhisper.reproduce.cells import digest
+from distilwhisper.reproduce.cells import digest, model_folder
 from distilwhisper.reproduce.context import Context, Model
 from distilwhisper.reproduce.scores import Row
 from distilwhisper.run import fingerprint
@@ -60,11 +60,13 @@ class Corpus:
 def label_corpus(context: Context) -> Corpus:
     """Return the utterances to train on with the teacher's labels, made where they are missing."""
     settings, path = context.settings, context.train.manifest
-    made_with = {"teacher": settings.teacher, "manifest": str(path.resolve())}
-    folder = context.folder / "labels" / digest({**made_with, **asdict(settings.label)})
+    made_with = asdict(settings.label)
+    del made_with["decoding"]["batch_size"]  # which changes the speed, not the labels
+    made_with |= {"teacher": settings.teacher, "manifest": str(path.resolve())}
+    folder = context.folder / "labels" / digest(made_with)
     summary = label_manifest(
         path,
-        settings.teacher,
+        str(model_folder(settings.teacher)),
         folder,
         settings.label,
         hardware=settings.hardware,
@@ -211,7 +213,7 @@ def _recipe(context: Context, plan: Plan) -> Recipe:
     validation = str(_validation(context).absolute())
     return Recipe(
         name=plan.name,
-        teacher=settings.teacher,
+        teacher=str(model_folder(settings.teacher)),
         data=DataSettings(
             train=str(context.train.manifest.absolute()), validation=validation, test=validation
         ),
