@@ -44,6 +44,7 @@ def read_all(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "run.json"}
 
 
+@pytest.mark.slow  # together; each alone takes seconds
 @pytest.mark.parametrize("name", NAMES)
 def test_an_experiment_runs_offline_and_again_without_measuring(
     name: str, results: Path, capsys: pytest.CaptureFixture[str]
@@ -110,6 +111,7 @@ def test_all_arms_hear_all_utterances(results: Path) -> None:
     assert len(heard) == 3  # else the experiments could not tell the models apart
 
 
+@pytest.mark.slow
 def test_drafts_never_change_a_text(results: Path) -> None:
     assert reproduce("table9", results) == OK
     lines = (results / "table9" / "table.csv").read_text().splitlines()

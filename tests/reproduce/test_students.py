@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,12 @@ from typing import Any
 import pytest
 
 from distilwhisper.cli import OK, SOME_FAILED, call
-from distilwhisper.corpus.records import read_manifest
+from distilwhisper.corpus.records import Label, Manifest, Utterance, read_manifest
 from distilwhisper.corpus.store import read_jsonl
 from distilwhisper.model.checkpoint import load_checkpoint
 from distilwhisper.reproduce.context import Context
 from distilwhisper.reproduce.students import (
+    Corpus,
     kept_ids,
     label_corpus,
     nested,
@@ -31,22 +33,34 @@ def summary(out: Path, name: str) -> dict[str, Any]:
     return record
 
 
-def test_more_hours_hold_fewer_hours(context: Context) -> None:
-    corpus = label_corpus(context)
-    ids = [u.id for u in corpus.manifest.utterances]
+def corpus_of(lengths_s: Sequence[float]) -> Corpus:
+    labels = {
+        f"{number}": Label(
+            f"{number}", (), "", "en", None, None, None, error=None, duration_s=length_s
+        )
+        for number, length_s in enumerate(lengths_s)
+    }
+    utterances = tuple(Utterance(id_, "a.wav") for id_ in labels)
+    return Corpus(Manifest(Path("m"), Path(), utterances), Path("labels"), labels, {})
+
+
+def test_more_hours_hold_fewer_hours() -> None:
+    corpus = corpus_of([1.1, 0.3, 7.0, 2.2, 0.9, 3.3, 1.7, 0.1])
+    ids = list(corpus.labels)
     total = corpus.hours(ids)
+    assert total == pytest.approx(16.6 / 3600)
     before: set[str] = set()
-    for share in (0.1, 0.3, 0.6, 1.0):
+    for share in (0.01, 0.3, 0.6, 1.0):
         drawn = nested(corpus, ids, share * total, seed=3)
         assert before <= set(drawn)
         assert drawn == [id_ for id_ in ids if id_ in drawn]  # the manifest's order
-        longest = max(corpus.hours([id_]) for id_ in ids)
-        assert share * total - 1e-9 <= corpus.hours(drawn) < share * total + longest
+        assert share * total - 1e-9 <= corpus.hours(drawn) < share * total + 7.0 / 3600
         before = set(drawn)
     assert before == set(ids)
     assert nested(corpus, ids, 0.3 * total, seed=4) != nested(corpus, ids, 0.3 * total, seed=3)
 
 
+@pytest.mark.slow
 def test_a_student_is_trained_once_and_its_checkpoints_go(context: Context) -> None:
     corpus = label_corpus(context)
     kept = kept_ids(context, corpus, context.settings.filter)
@@ -64,6 +78,7 @@ def test_a_student_is_trained_once_and_its_checkpoints_go(context: Context) -> N
     assert not (folder / "student-init").exists()
 
 
+@pytest.mark.slow
 def test_a_student_that_was_interrupted_ends_the_same(context: Context, tmp_path: Path) -> None:
     """Its run goes on: here, from a student that was made and not yet trained."""
     corpus = label_corpus(context)
@@ -83,6 +98,7 @@ def test_a_student_that_was_interrupted_ends_the_same(context: Context, tmp_path
     assert all((ours[name] == weight).all() for name, weight in theirs.items())
 
 
+@pytest.mark.slow
 def test_budgets_and_controls_of_the_lambda_sweep(results: Path) -> None:
     assert reproduce("table10", results) == OK
     more = {arm["arm"]: arm["more"] for arm in summary(results, "table10")["arms"]}
@@ -100,6 +116,7 @@ def test_budgets_and_controls_of_the_lambda_sweep(results: Path) -> None:
     assert [line.split(",")[0] for line in rows[1:3]] == ["900", "100"]
 
 
+@pytest.mark.slow
 def test_a_limit_that_keeps_nothing_has_no_students(results: Path) -> None:
     assert reproduce("table10", results, "--set", "max_wers=[9.0, 0.01]") == OK
     (line,) = (
@@ -111,6 +128,7 @@ def test_a_limit_that_keeps_nothing_has_no_students(results: Path) -> None:
     assert not line.replace("|", "").split()[2:]
 
 
+@pytest.mark.slow
 def test_experiments_share_their_students(results: Path) -> None:
     """What learns from all labels, as the settings say, is one student in all of them."""
     texts = []
@@ -131,6 +149,7 @@ def test_experiments_share_their_students(results: Path) -> None:
         assert len(made) < len(arms)
 
 
+@pytest.mark.slow
 def test_the_encoders_likeness_is_one_where_it_is_the_teachers(results: Path) -> None:
     assert reproduce("encoder", results) == OK
     arms = {arm["arm"]: arm["more"] for arm in summary(results, "encoder")["arms"]}
@@ -140,6 +159,7 @@ def test_the_encoders_likeness_is_one_where_it_is_the_teachers(results: Path) ->
         assert 0.0 <= arms[name]["acceptance"] <= 1.0
 
 
+@pytest.mark.slow
 def test_sound_that_cannot_be_labelled_is_named(
     results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

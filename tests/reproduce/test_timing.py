@@ -17,6 +17,7 @@ def test_speed_is_the_median_of_rounds_in_which_both_took_part() -> None:
     assert slow.spread == 2.0
 
 
+@pytest.mark.slow
 def test_timed_texts_are_those_that_evaluation_hears(context: Context, tmp_path: Path) -> None:
     """Also on recordings longer than a window."""
     own = replace(context, folder=tmp_path)

@@ -120,7 +120,7 @@ def draw_bars(bars: Mapping[str, Mapping[str, float]], *, x: str, title: str) ->
     thickness = 0.8 / len(names)
     with mpl.rc_context({"font.size": 9}):
         figure = Figure(
-            figsize=(8.0, 1.2 + 0.16 * len(bars) * (len(names) + 1)), layout="constrained"
+            figsize=(8, 1.2 + 0.16 * len(bars) * (len(names) + 1)), layout="constrained"
         )
         axes = figure.subplots()
         for number, name in enumerate(names):

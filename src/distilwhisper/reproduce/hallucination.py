@@ -33,7 +33,7 @@ def run_hallucination(context: Context) -> Outcome:
     modes = {**MODES, **({"chunked, vad_filter": {"vad_filter": True}} if has_vad else {})}
     arms = [
         context.arm(model, f"{model.name}, {mode}", language="en", **named)
-        for model in context.models
+        for model in context.distilled
         for mode, named in modes.items()
     ]
     minutes = context.settings.nonspeech_minutes
@@ -47,7 +47,13 @@ def run_hallucination(context: Context) -> Outcome:
         notes=(f"{minutes:g} minutes of each sound; every word is one too many.{missing}",),
     )
     figure = draw_bars(
-        {sound: {name: of_arm[sound] for name, of_arm in heard.items()} for sound in SOUNDS},
+        {
+            f"{sound}: {model.name}": {
+                mode: heard[f"{model.name}, {mode}"][sound] for mode in modes
+            }
+            for sound in SOUNDS
+            for model in context.distilled
+        },
         x="words a minute",
         title="words heard where nobody speaks",
     )
