@@ -100,7 +100,7 @@ def run_encoder(context: Context) -> Outcome:
             for on in conditions
         },
         x="WER, %",
-        title="error rate by encoder, clean and under noise",
+        title="error rate by encoder",
     )
     return Outcome(table, found, rows, figure, problems=corpus.problems)
 

@@ -73,7 +73,7 @@ def run_label_quality(context: Context) -> Outcome:
                 if way != UNSPOILT
             },
             x="%",
-            title="what the filter does with pairs that were spoilt on purpose",
+            title="pairs that were spoilt on purpose",
         ),
         more={
             "spoilt": {way: one.to_dict() for way, one in trials.items()},
