@@ -484,7 +484,8 @@ def reproduce(
         overrides=set,
         force=force,
     )
-    print(outcome.table.to_markdown())
+    for table in (outcome.table, *outcome.further.values()):
+        print(table.to_markdown())
     return _name_each(problems(outcome))
 
 

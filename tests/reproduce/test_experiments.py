@@ -12,7 +12,10 @@ from distilwhisper.corpus.store import read_jsonl
 from distilwhisper.reproduce.catalogue import EXPERIMENTS
 from distilwhisper.text.wer import ErrorCounts, word_errors
 
-WITH_FIGURE = {"table5", "table20", "table23", "figure2", "overlap", "prompts", "hallucination"}
+WITH_FIGURE = {
+    *("table5", "table10", "table11", "table12", "table20", "table21", "table23"),
+    *("figure2", "overlap", "prompts", "hallucination", "encoder", "label-quality"),
+}
 NAMES = [experiment.name for experiment in EXPERIMENTS]
 
 
@@ -48,7 +51,7 @@ def test_an_experiment_runs_offline_and_again_without_measuring(
 ) -> None:
     assert reproduce(name, results) == OK
     folder = results / name
-    assert capsys.readouterr().out == (folder / "table.md").read_text() + "\n"
+    assert capsys.readouterr().out.startswith((folder / "table.md").read_text() + "\n")
     check_tables(folder)
     check_rows(folder)
     assert ((folder / "figure.svg").exists(), (folder / "figure.png").exists()) == (

@@ -44,3 +44,7 @@ def test_faults_are_named_together() -> None:
         reproduce_settings("small", None, ["rounds=0", "snrs_db=[]"])
     with pytest.raises(SettingsError, match="nonspeech_minutes must be above 0"):
         reproduce_settings("small", None, ["nonspeech_minutes=0"])
+    with pytest.raises(SettingsError, match=r"max_wers must name .* data_shares must lie above 0"):
+        reproduce_settings("small", None, ["max_wers=[]", "data_shares=[0.5, 2.0]"])
+    with pytest.raises(SettingsError, match="mse_weight must be above 0"):
+        reproduce_settings("small", None, ["mse_weight=0.0"])

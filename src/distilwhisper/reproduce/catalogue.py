@@ -3,7 +3,11 @@
 import difflib
 
 from distilwhisper.reproduce import (
+    data,
+    designs,
+    encoder,
     hallucination,
+    label_quality,
     long_form,
     noise,
     prompts,
@@ -11,7 +15,9 @@ from distilwhisper.reproduce import (
     seams,
     speed,
 )
-from distilwhisper.reproduce.experiment import Experiment
+from distilwhisper.reproduce.experiment import Experiment, Need
+
+TRAINS: tuple[Need, ...] = ("train", "validation", "short")
 
 EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
@@ -44,6 +50,21 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         ("student", "short"),
         speed.run_table9,
     ),
+    Experiment(
+        "table10",
+        "the filter's limit against chance, at equal steps and at equal passes: error rate",
+        TRAINS,
+        data.run_table10,
+    ),
+    Experiment(
+        "table11", "error rate by hours of labels, with a curve fitted", TRAINS, data.run_table11
+    ),
+    Experiment(
+        "table12",
+        "layers of the student's decoder and encoder: size, relative speed, error rate",
+        TRAINS,
+        designs.run_table12,
+    ),
     Experiment("table16", "error rates by model and short set", ("short",), quality.run_table16),
     Experiment("table17", "error rates by model and long set", ("long",), quality.run_table17),
     Experiment("table18", "table 7 by set", ("long",), long_form.run_table18),
@@ -53,6 +74,12 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         "early exit: layers used and error rate by confidence",
         ("short",),
         speed.run_table20,
+    ),
+    Experiment(
+        "table21",
+        "objectives: labels, teacher's distributions, hidden states, other divergences",
+        TRAINS,
+        designs.run_table21,
     ),
     Experiment(
         "table22",
@@ -84,6 +111,18 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         "words a minute on silence, noise, hum and music",
         (),
         hallucination.run_hallucination,
+    ),
+    Experiment(
+        "encoder",
+        "encoders frozen, trained, augmented, cut: error rate clean and noisy, likeness, drafts",
+        TRAINS,
+        encoder.run_encoder,
+    ),
+    Experiment(
+        "label-quality",
+        "labels against trusted references: what the filter keeps, drops, and misses in windows",
+        ("train",),
+        label_quality.run_label_quality,
     ),
 )
 

@@ -87,6 +87,12 @@ class Context:
         """Sets of long recordings."""
         return self._sets(self.settings.long)
 
+    @property
+    def train(self) -> EvalSet:
+        """What is labelled and trained on; an experiment that asks for it needs "train"."""
+        assert self.settings.train is not None
+        return EvalSet(_set_name(self.settings.train), Path(self.settings.train))
+
     def arm(self, model: Model, name: str | None = None, **decoding: Any) -> Arm:
         """Return a model at work as the settings say, but for what is named.
 
@@ -166,10 +172,6 @@ class Context:
     def against_teacher(self, rows: Mapping[str, Sequence[Row]]) -> dict[str, ArmSummary]:
         """Sum up arms that are models by their names, each compared with the teacher."""
         return self.summarise(rows, against=dict.fromkeys(rows, self.teacher.name))
-
-    def work(self, name: str) -> Path:
-        """Return an experiment's own folder for what it makes on the way."""
-        return self.folder / name / "work"
 
     def _sets(self, manifests: Sequence[str]) -> list[EvalSet]:
         """Name sets by their files, or by their folders where the file is manifest.jsonl."""

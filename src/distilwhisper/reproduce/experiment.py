@@ -18,11 +18,10 @@ The rules that make experiments resumable and comparable:
   stores it below ``DIR/cells`` for all experiments; from ``context.remember``, which stores any
   other result that JSON can hold below ``DIR/results``; or from ``timing.time_arms``. So a second
   run does only what is missing, and two arms differ by their models alone.
-- An experiment that trains works below ``context.work(name)``, a folder of its own, with what the
-  stages offer (``label_manifest``, ``filter_labels``, ``make_student``, ``Trainer``), which goes on
-  where it stopped; it makes model folders, and judges each as
-  ``context.arm(Model(name, str(folder), chunk_s))``. It needs "train" and "validation". What it is
-  to be told besides goes into ``ReproduceSettings``, with values for every scale in ``SCALES``.
+- An experiment that trains asks ``students.py`` for its labels, what a filter keeps of them, and
+  its students, which are stored for all experiments as well, and judges each as
+  ``context.arm(student.model)``. It needs "train" and "validation". What it is to be told besides
+  goes into ``ReproduceSettings``, with values for every scale in ``SCALES``.
 - Rates are fractions until a table shows them.
 """
 
@@ -60,6 +59,8 @@ class Outcome:
     rows: Mapping[str, Sequence[Row]] = field(default_factory=dict)  # by arm
     figure: Figure | None = None
     more: Mapping[str, Any] = field(default_factory=dict)  # for summary.json, beside the arms
+    further: Mapping[str, Table] = field(default_factory=dict)  # other tables, by file name
+    problems: Mapping[str, str] = field(default_factory=dict)  # inputs that no row is of, and why
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ class Line:
     highs: Sequence[float] | None = None
     is_paper: bool = False  # drawn pale and dashed, grey where it is beside none of ours
     beside: str | None = None  # the line whose colour it shares
+    is_smooth: bool = False  # a fitted curve: no marks, as it was measured nowhere
 
 
 def draw_lines(
@@ -39,6 +40,7 @@ def draw_lines(
     x: str,
     y: str,
     x_reversed: bool = False,
+    x_log: bool = False,
     y_most: float | None = None,
 ) -> Figure:
     """Draw curves, in panels side by side that share their y axis.
@@ -48,6 +50,7 @@ def draw_lines(
         x: what the x axis is of, with its unit.
         y: of the y axis.
         x_reversed: the largest x is on the left.
+        x_log: equal ratios of x are equally far apart.
         y_most: where the y axis ends; left out: where the curves do.
     """
     names = [line.name for lines in panels.values() for line in lines if not line.is_paper]
@@ -63,6 +66,8 @@ def draw_lines(
             _tidy(axes)
             if x_reversed:
                 axes.invert_xaxis()
+            if x_log:
+                axes.set_xscale("log")
         all_axes[0].set_ylabel(y)
         all_axes[0].set_ylim(0, y_most)
         shown = {
@@ -75,12 +80,12 @@ def draw_lines(
 
 
 def _draw_line(axes: "Axes", line: Line, colour: str) -> None:
-    style, alpha = ("--", 0.5) if line.is_paper else ("-", 1.0)
+    style, alpha = ("--", 0.5) if line.is_paper else (":" if line.is_smooth else "-", 1.0)
     axes.plot(
         line.xs,
         line.ys,
         style,
-        marker="o",
+        marker="" if line.is_smooth else "o",
         markersize=3.5,
         color=colour,
         alpha=alpha,
@@ -129,7 +134,8 @@ def draw_bars(bars: Mapping[str, Mapping[str, float]], *, x: str, title: str) ->
         axes.set_xlabel(x)
         axes.set_title(title)
         _tidy(axes)
-        figure.legend(loc="outside right upper", frameon=False)
+        if len(names) > 1:
+            figure.legend(loc="outside right upper", frameon=False)
     return figure
 
 

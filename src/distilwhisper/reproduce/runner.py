@@ -2,8 +2,9 @@
 
 DIR/NAME/recipe.toml  the settings       run.json      every start: versions, machine, git
          rows.jsonl   utterance and arm  summary.json  arms: errors, intervals, differences
-         table.md  table.csv             figure.svg  figure.png
+         table.md  table.csv             figure.svg  figure.png    and further tables by name
 DIR/cells/  DIR/results/                 what was measured, shared by all experiments
+DIR/labels/  DIR/verdicts/  DIR/students/  DIR/spoilt/   what was labelled and trained, likewise
 DIR/inputs/                              the unit scale's models and sets
 """
 
@@ -71,8 +72,9 @@ def _write(outcome: Outcome, experiment: Experiment, folder: Path, scale: Scale)
         **outcome.more,
     }
     write_atomic(folder / "summary.json", json.dumps(_finite(summary), indent=2) + "\n")
-    write_atomic(folder / "table.md", outcome.table.to_markdown())
-    write_atomic(folder / "table.csv", outcome.table.to_csv())
+    for name, table in {"table": outcome.table, **outcome.further}.items():
+        write_atomic(folder / f"{name}.md", table.to_markdown())
+        write_atomic(folder / f"{name}.csv", table.to_csv())
     if outcome.figure is not None:
         write_figure(outcome.figure, folder)
 
@@ -88,7 +90,8 @@ def _finite(value: Any) -> Any:
 
 def problems(outcome: Outcome) -> dict[str, str]:
     """Return the utterances that could not be read, and why."""
-    return {f"{row.set}: {row.id}": row.problem for row in _rows(outcome) if row.problem}
+    unread = {f"{row.set}: {row.id}": row.problem for row in _rows(outcome) if row.problem}
+    return {**outcome.problems, **unread}
 
 
 def _rows(outcome: Outcome) -> Iterator[Row]:

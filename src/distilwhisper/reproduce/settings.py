@@ -6,8 +6,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from distilwhisper.decoding.settings import DecodingSettings
+from distilwhisper.filter import FilterSettings
+from distilwhisper.label import LabelSettings
 from distilwhisper.model.hardware import DTypeName, Hardware
 from distilwhisper.run import build_settings, put_override, read_toml
+from distilwhisper.speech.augment import AugmentSettings
+from distilwhisper.student import StudentSettings
+from distilwhisper.training.settings import TrainingSettings
 
 Scale = Literal["unit", "small", "paper"]
 
@@ -75,6 +80,43 @@ class ReproduceSettings:
     nonspeech_minutes: float = 2.0
     """Hallucination: of every sound."""
 
+    label: LabelSettings = field(default_factory=LabelSettings)
+    """How the teacher labels what is trained on."""
+    filter: FilterSettings = field(default_factory=FilterSettings)
+    """Which of its labels are kept. max_wer is set by max_wers in table 10."""
+    student_init: StudentSettings = field(default_factory=StudentSettings)
+    """Layers of the students that are trained, but for what an experiment varies."""
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    """How they are trained, but for what an experiment varies."""
+    max_wers: tuple[float, ...] = (1.0, 0.8, 0.4, 0.2, 0.15, 0.1, 0.05)
+    """Table 10: limits on the label's error rate, lambda. The loosest is what the others are
+    compared with."""
+    data_shares: tuple[float, ...] = (0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.0)
+    """Table 11: shares of the hours that are kept; each holds the smaller ones."""
+    decoder_depths: tuple[int, ...] = (16, 8, 4, 2)
+    """Table 12: decoder layers, under the teacher's encoder."""
+    encoder_depths: tuple[int, ...] = (16,)
+    """Table 12 and encoder: layers of encoders that are trained, with the decoder of
+    student_init."""
+    mse_weight: float = 1.0
+    """Table 21: of the distance between hidden states."""
+    augment: AugmentSettings = field(
+        default_factory=lambda: AugmentSettings(noise_probability=0.5, time_mask_share=0.05)
+    )
+    """Encoder: what the augmented arm hears in training."""
+    encoder_noises: tuple[str, ...] = ("white:20", "white:10", "white:0")
+    """Encoder: what is done to the sound that the students are judged by, beside nothing."""
+    similarity_utterances: int = 100
+    """Encoder: so many of every short set, the first, to compare encoder states on."""
+    corrupted_share: float = 0.2
+    """Label quality: share of the utterances that are spoilt, the same ones in every way."""
+    corrupted_words: float = 0.2
+    """Label quality: share of the words of a spoilt reference that are wrong, or gone."""
+    corrupted_snr_db: float = 0.0
+    """Label quality: ratio of speech to white noise in spoilt sound."""
+    window_lengths_s: tuple[float, ...] = (10.0, 20.0, 30.0)
+    """Label quality: windows to pack before filtering."""
+
     resamples: int = 10_000
     """Bootstrap intervals: how often the files are drawn."""
     seed: int = 0
@@ -84,7 +126,8 @@ class ReproduceSettings:
         faults = [
             f"{name} must be at least 1, found {getattr(self, name)}"
             for name in (
-                "rounds", "timed_utterances", "timed_recordings", "prompt_utterances", "resamples"
+                "rounds", "timed_utterances", "timed_recordings", "prompt_utterances", "resamples",
+                "similarity_utterances",
             )
             if getattr(self, name) < 1
         ]  # fmt: skip
@@ -92,12 +135,25 @@ class ReproduceSettings:
             f"{name} must name at least one, found none"
             for name in (
                 "batch_sizes", "dtypes", "exit_confidences", "chunks_s", "seam_chunks_s", "snrs_db",
-                "prompt_tokens",
+                "prompt_tokens", "max_wers", "data_shares", "decoder_depths", "encoder_depths",
+                "window_lengths_s",
             )
             if not getattr(self, name)
         ]  # fmt: skip
         if self.nonspeech_minutes <= 0:
             faults.append(f"nonspeech_minutes must be above 0, found {self.nonspeech_minutes:g}")
+        faults += [
+            f"{name} must lie above 0 and be at most 1, found {found:g}"
+            for name, values in (
+                ("data_shares", self.data_shares),
+                ("corrupted_share", (self.corrupted_share,)),
+                ("corrupted_words", (self.corrupted_words,)),
+            )
+            for found in values
+            if not 0 < found <= 1
+        ]
+        if self.mse_weight <= 0:
+            faults.append(f"mse_weight must be above 0, found {self.mse_weight:g}")
         if faults:
             raise ValueError("; ".join(faults))
 
@@ -122,8 +178,42 @@ SCALES: Mapping[Scale, Mapping[str, Any]] = {
         "prompt_utterances": 2,
         "nonspeech_minutes": 0.05,
         "resamples": 200,
+        "label": {"decoding": {"temperatures": [0.0], "max_new_tokens": 32}},
+        "training": {
+            "steps": 4,
+            "batch_size": 2,
+            "micro_batch_size": 2,
+            "peak_lr": 1e-2,
+            "warmup_steps": 0,
+            "checkpoint_every": 4,
+            "log_every": 1,
+        },
+        "max_wers": [9.0, 1.0],
+        "filter": {"max_wer": 9.0},
+        "data_shares": [0.5, 1.0],
+        "decoder_depths": [4, 2],
+        "encoder_depths": [1],
+        "encoder_noises": ["white:0"],
+        "similarity_utterances": 2,
+        "corrupted_share": 0.5,
+        "window_lengths_s": [2.0, 30.0],
     },
-    "small": {"teacher": "openai/whisper-base", "others": ["openai/whisper-tiny.en"]},
+    "small": {
+        "teacher": "openai/whisper-base",
+        "others": ["openai/whisper-tiny.en"],
+        "training": {
+            "steps": 600,
+            "batch_size": 16,
+            "micro_batch_size": 8,
+            "warmup_steps": 30,
+            "checkpoint_every": 200,
+            "pack_s": 30.0,
+            "pack_across_recordings": True,
+        },
+        "data_shares": [0.0625, 0.125, 0.25, 0.5, 1.0],
+        "decoder_depths": [6, 4, 2, 1],
+        "encoder_depths": [3],
+    },
     "paper": {
         "teacher": "openai/whisper-large-v2",
         "student": "distil-whisper/distil-large-v2",
@@ -140,6 +230,8 @@ SCALES: Mapping[Scale, Mapping[str, Any]] = {
         "timed_recordings": 8,
         "prompt_utterances": 500,
         "nonspeech_minutes": 30.0,
+        "training": {"steps": 10_000, "checkpoint_every": 2_500, "pack_s": 30.0},
+        "similarity_utterances": 1_000,
     },
 }
 
