@@ -35,6 +35,7 @@ OPTIONS = {
     "--language --task --timestamps --batch-size --chunk-s --overlap-s --max-new-tokens "
     "--device --dtype",
     "report": "--out",
+    "reproduce": "--out --scale --settings --set --list --force",
 }
 
 
