@@ -24,7 +24,6 @@ def evaluation(
     texts: Mapping[str, str | None] = TEXTS,
     recording: str | None = None,
     language: str | None = "en",
-    detected: str | None = None,
     error: str | None = None,
     compute_s: float = 2.0,
 ) -> Evaluation:
@@ -39,7 +38,6 @@ def evaluation(
         texts: the references.
         recording: of all utterances; None: each has its own.
         language: of the references.
-        detected: the language that was heard.
         error: of the first utterance.
         compute_s: for 20 s of sound.
     """
@@ -60,7 +58,7 @@ def evaluation(
         {
             "id": id_,
             "text": (heard or {}).get(id_, text or ""),
-            "language": detected or language,
+            "language": language,
             "error": error if at == 0 else None,
         }
         for at, (id_, text) in enumerate(texts.items())

@@ -172,8 +172,8 @@ def test_other_utterances_are_refused_with_both_numbers(tmp_path: Path) -> None:
 
 def test_other_units_are_refused(tmp_path: Path) -> None:
     evaluations = [
-        evaluation(tmp_path, model, language=None, detected=detected)
-        for model, detected in (("small", "en"), ("large", "zh"))
+        evaluation(tmp_path, model, language=language)
+        for model, language in (("small", "en"), ("large", "zh"))
     ]
     with pytest.raises(NotComparable, match=r"(?s)found words in .*small.* characters in .*large"):
         compare(evaluations, folder=tmp_path)

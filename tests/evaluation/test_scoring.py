@@ -60,6 +60,16 @@ def test_where_characters_are_the_unit_both_counts_are_the_same(tmp_path: Path) 
     assert summary.to_dict()["cer"] == summary.to_dict()["wer"] == 0.25
 
 
+@pytest.mark.parametrize("heard", ["en", "ja", None])
+@pytest.mark.parametrize(("text", "unit"), [("quite right", "word"), ("那里有雨", "character")])
+def test_the_unit_is_the_references_whatever_language_was_heard(
+    tmp_path: Path, text: str, unit: str, heard: str | None
+) -> None:
+    utterances = [Utterance(id="a", audio="a.wav", text=text), Utterance(id="b", audio="b.wav")]
+    summary, _ = scored(tmp_path, utterances, [text, "hm"], language=heard)
+    assert summary.unit == unit
+
+
 def test_without_references_there_is_no_character_rate(tmp_path: Path) -> None:
     summary, rows = scored(tmp_path, [Utterance(id="a", audio="a.wav")], ["hm"])
     assert rows == []

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distilwhisper.text.normalize import normalizer_for, uses_spaces
+from distilwhisper.text.normalize import is_written_with_spaces, normalizer_for, uses_spaces
 from distilwhisper.text.tokens import LANGUAGES
 from distilwhisper.text.wer import character_errors, word_errors
 
@@ -315,3 +315,20 @@ def test_word_by_word_is_as_a_whole(library_english, pieces: list[str], between:
 )
 def test_word_by_word_by_example(library_english, text: str, normalised: str) -> None:
     assert normalizer_for("en")(text) == library_english(text) == normalised
+
+
+@pytest.mark.parametrize(
+    ("text", "spaced"),
+    [
+        ("to be or not to be", True),
+        ("être ou ne pas être", True),
+        ("서울은 한국의 수도입니다", True),
+        ("東京は日本の首都です", False),
+        ("กรุงเทพเป็นเมืองหลวง", False),
+        ("我用 Python", True),  # most of its letters are Latin
+        ("1, 2, 3", True),
+        ("", True),
+    ],
+)
+def test_a_script_tells_whether_words_have_spaces_between_them(text: str, spaced: bool) -> None:
+    assert is_written_with_spaces(text) is spaced

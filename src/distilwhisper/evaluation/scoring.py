@@ -12,7 +12,11 @@ from typing import Any
 from distilwhisper.corpus.records import Manifest, Utterance, audio_from
 from distilwhisper.corpus.store import write_atomic, write_jsonl
 from distilwhisper.decoding.slots import Counts
-from distilwhisper.text.normalize import normalizer_for, uses_spaces
+from distilwhisper.text.normalize import (
+    is_written_with_spaces,
+    normalizer_for,
+    uses_spaces,
+)
 from distilwhisper.text.wer import ErrorCounts, character_errors, repeated_ngrams, word_errors
 
 COST = ("tokens", "row_steps", "drafted", "accepted", "layers")  # of decoding: Counts
@@ -80,7 +84,7 @@ def score(
         n_parameters: of the model, for the record.
     """
     by_id = {utterance.id: utterance for utterance in manifest.utterances}
-    spaced = all(uses_spaces(_language(by_id[row["id"]], row)) for row in rows)
+    spaced = all(_is_spaced(by_id[row["id"]]) for row in rows)
     scored = [
         {
             **count_errors(by_id[row["id"]], row, spaced=spaced),
@@ -105,6 +109,15 @@ def score(
     write_jsonl(out / "scores.jsonl", scored)
     write_atomic(out / "summary.json", json.dumps(summary.to_dict(), indent=2) + "\n")
     return summary
+
+
+def _is_spaced(utterance: Utterance) -> bool:
+    """Tell by the reference alone, never by what was heard: models are compared in one unit."""
+    if utterance.text is None:
+        return True
+    if utterance.language is not None:
+        return uses_spaces(utterance.language)
+    return is_written_with_spaces(utterance.text)
 
 
 def _language(utterance: Utterance, row: Mapping[str, Any]) -> str:

@@ -19,6 +19,11 @@ with warnings.catch_warnings():
 Normalizer: TypeAlias = Callable[[str], str]
 
 _WITHOUT_SPACES = frozenset({"zh", "ja", "th", "lo", "my", "yue", "km", "bo"})
+# Letters of these languages' scripts: Thai, Lao, Tibetan, Burmese, Khmer, kana, Han.
+_UNSPACED_LETTER = re.compile(
+    r"(?![\W\d_])[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff"
+    r"\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f]"
+)
 
 # Rules of the library that neither Whisper's released code nor transformers has. "cause" is a
 # common word: with them, an error rate is no longer the one that others publish.
@@ -94,6 +99,17 @@ def uses_spaces(language: str) -> bool:
     Tibetan marks syllables and not words: Unicode Standard Annex 14, on class SA and Tibetan.
     """
     return language_code(language) not in _WITHOUT_SPACES
+
+
+def is_written_with_spaces(text: str) -> bool:
+    """Whether a text of unknown language separates its words by spaces, as its script tells.
+
+    Args:
+        text: False where most of its letters are of the scripts of the languages without spaces
+            (:func:`uses_spaces`). Korean has spaces.
+    """
+    letters = sum(map(str.isalpha, text))
+    return len(_UNSPACED_LETTER.findall(text)) <= letters / 2
 
 
 def _normalize_english(text: str) -> str:
