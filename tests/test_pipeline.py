@@ -389,7 +389,9 @@ def test_every_setting_of_a_recipe_is_read_by_a_run(
     }
     # A cluster's settings are read where there is one: each has its test in test_engines.py.
     of_ray = {("EngineSettings", field.name) for field in dataclasses.fields(EngineSettings)}
-    assert all_fields - seen == of_ray - {("EngineSettings", "engine")}
+    of_file = {("Recipe", "name")}  # the report reads it from recipe.toml
+    assert f"<h1>{split.name}" in (finished.out / "report.html").read_text()
+    assert all_fields - seen - of_file == of_ray - {("EngineSettings", "engine")}
 
 
 def test_the_defaults_of_a_recipe_are_those_of_its_stages() -> None:
