@@ -91,6 +91,7 @@ def test_no_time_at_all_leaves_everything_out_and_says_so(
     assert "left out: distilled: " in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.reference
 @pytest.mark.parametrize("compiled", [False, True])
 def test_transformers_says_the_same_tokens(models: Any, compiled: bool) -> None:
@@ -132,6 +133,7 @@ def test_all_layers_and_the_sound_move_the_probabilities(models: Any) -> None:
     assert abs(said.avg_logprobs[0] - heard.avg_logprobs[0]) > 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("agreement", "least", "most"), [(0.0, 0.0, 0.05), (1.0, 0.9, 1.0)])
 def test_a_draft_is_right_as_often_as_was_asked(
     agreement: float, least: float, most: float

@@ -321,6 +321,7 @@ def test_a_report_goes_into_the_folder_it_is_of_or_where_it_is_wanted(
     assert "must be the folder of a finished run" in err(capsys)
 
 
+@pytest.mark.slow
 def test_one_noise_makes_an_evaluation_and_several_a_comparison(
     tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

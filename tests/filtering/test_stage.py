@@ -183,6 +183,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bytes(tmp_path: Path) -> None
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="finds children in /proc")
 def test_a_run_of_many_processes_that_was_killed_leaves_none_and_goes_on(tmp_path: Path) -> None:
     corpus(tmp_path, n=3000, shard_size=150)

@@ -113,6 +113,7 @@ def test_logits_are_those_of_the_rounded_embedding(rounded: Whisper, engine: Whi
     torch.testing.assert_close(found, states @ (whole * scale).T, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_opens_the_decoder_up_works_on_the_weights(tiny_model: Path) -> None:
     pieces = [noise(0.5, seed=seed) for seed in range(2)]
     short = replace(GREEDY, max_new_tokens=6, context_margin_s=1.0)

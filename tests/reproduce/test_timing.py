@@ -39,6 +39,7 @@ def test_timed_texts_are_those_that_evaluation_hears(context: Context, tmp_path:
         assert timing.counts.tokens > 0
 
 
+@pytest.mark.slow
 def test_a_round_that_is_stored_is_not_run_again(context: Context, tmp_path: Path) -> None:
     own = replace(context, folder=tmp_path, settings=replace(context.settings, rounds=2))
     arms = [own.arm(own.teacher), own.arm(own.models[1])]

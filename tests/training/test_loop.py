@@ -256,6 +256,7 @@ def test_a_teacher_in_bfloat16_teaches_nearly_the_same(
     assert_close(found, expected, rel=0.1)  # bfloat16 holds 8 bits: 0.4 % in each product
 
 
+@pytest.mark.slow
 def test_labels_keep_their_timestamps_as_often_as_asked(
     model: Path, corpus: Path, tmp_path: Path
 ) -> None:
@@ -393,6 +394,7 @@ def test_a_student_with_an_encoder_of_its_own_hears_through_it(
     assert_close(of_decoder, expected, rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_teacher_on_disk_teaches_as_the_one_in_memory(
     model: Path, corpus: Path, tmp_path: Path, dtype: torch.dtype
@@ -416,6 +418,7 @@ def test_the_teacher_on_disk_teaches_as_the_one_in_memory(
     assert_close(found[True], found[False], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_store_holds_every_form_that_a_run_draws(
     model: Path, corpus: Path, tmp_path: Path
 ) -> None:
@@ -635,6 +638,7 @@ def says(trainer: Trainer) -> list[str]:
     return [window.text for window in transcriber.decode(pieces)]
 
 
+@pytest.mark.slow
 def test_the_weights_of_the_best_validation_are_taken(
     model: Path, corpus: Path, tmp_path: Path
 ) -> None:
@@ -691,6 +695,7 @@ def test_the_mean_over_validation_sets_decides(model: Path, corpus: Path, tmp_pa
     assert row["validation_wer"] == sum(row["wer_by_set"].values()) / 2 == progress.best_wer
 
 
+@pytest.mark.slow
 def test_readers_of_audio_change_nothing(model: Path, corpus: Path, tmp_path: Path) -> None:
     """Neither their number nor how far ahead of the network they are."""
     ended = []
