@@ -43,7 +43,7 @@ from distilwhisper.reproduce.catalogue import find_experiment, list_experiments
 from distilwhisper.reproduce.runner import problems, run_experiment
 from distilwhisper.reproduce.settings import Scale
 from distilwhisper.run import Part, StageChanged, read_recipe
-from distilwhisper.speech.audio import CorruptAudio, MissingStorage
+from distilwhisper.speech.sources import CorruptAudio, MissingStorage
 from distilwhisper.speech.vad import MissingVad
 from distilwhisper.student import (
     StudentSettings,

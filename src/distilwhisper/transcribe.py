@@ -10,8 +10,9 @@ from pathlib import Path
 from distilwhisper.corpus.store import write_atomic
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.progress import progress_bar
-from distilwhisper.speech.audio import CorruptAudio, Source, probe_duration_s
+from distilwhisper.speech.audio import probe_duration_s
 from distilwhisper.speech.recording import StreamedRecording
+from distilwhisper.speech.sources import CorruptAudio, Source
 from distilwhisper.text.transcript import Transcript, TranscriptFormat, render
 
 STDIN = "-"

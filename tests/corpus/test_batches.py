@@ -34,7 +34,8 @@ from distilwhisper.corpus.records import (
     read_manifest,
     write_manifest,
 )
-from distilwhisper.speech.audio import CorruptAudio, write_wav
+from distilwhisper.speech.audio import write_wav
+from distilwhisper.speech.sources import CorruptAudio
 from distilwhisper.text.tokens import Tokenizer
 
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from distilwhisper.corpus.records import Manifest, Utterance, read_manifest, write_manifest
 from distilwhisper.evaluation.degradation import Degradation, Degrader
-from distilwhisper.speech.audio import CorruptAudio, Samples, load_samples, write_wav
+from distilwhisper.speech.audio import Samples, load_samples, write_wav
 from distilwhisper.speech.channel import room_response
+from distilwhisper.speech.sources import CorruptAudio
 
 SNR_KINDS = ["white:{}", "pink:{}", "babble:{}", "recorded:{}@noises"]
 ALL = [

@@ -26,8 +26,6 @@ from distilwhisper.speech.audio import (
     HOP_SAMPLES,
     SAMPLE_RATE_HZ,
     WINDOW_SAMPLES,
-    CorruptAudio,
-    MissingStorage,
     load_samples,
     probe_audio,
     probe_duration_s,
@@ -36,6 +34,7 @@ from distilwhisper.speech.audio import (
     stream_samples,
     write_wav,
 )
+from distilwhisper.speech.sources import CorruptAudio, MissingStorage
 
 # name: (codec, rate, container, muxer options)
 FORMATS = {

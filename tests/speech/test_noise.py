@@ -5,13 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distilwhisper.speech.audio import (
-    SAMPLE_RATE_HZ,
-    CorruptAudio,
-    Samples,
-    load_samples,
-    write_wav,
-)
+from distilwhisper.speech.audio import SAMPLE_RATE_HZ, Samples, load_samples, write_wav
 from distilwhisper.speech.noise import (
     PINK_FROM_HZ,
     PINK_PERIOD_SAMPLES,
@@ -22,6 +16,7 @@ from distilwhisper.speech.noise import (
     recorded_noise,
     white_noise,
 )
+from distilwhisper.speech.sources import CorruptAudio
 
 
 def sound(n_samples: int, *, seed: int = 0) -> Samples:

@@ -21,7 +21,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from distilwhisper.corpus.records import Label, Manifest, Utterance, Verdict
-from distilwhisper.speech.audio import CorruptAudio, Samples, load_samples, seconds_to_samples
+from distilwhisper.speech.audio import Samples, load_samples, seconds_to_samples
+from distilwhisper.speech.sources import CorruptAudio
 from distilwhisper.text.tokens import LAST_TIMESTAMP_S, MAX_PREVIOUS_TOKENS, Tokenizer
 
 # Targets that count for nothing; the value torch's cross-entropy skips by itself.

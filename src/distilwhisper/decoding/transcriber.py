@@ -46,13 +46,13 @@ from distilwhisper.model.packed import can_pack, pack
 from distilwhisper.speech.audio import (
     WINDOW_S,
     WINDOW_SAMPLES,
-    CorruptAudio,
     Samples,
     samples_to_seconds,
     seconds_to_samples,
 )
 from distilwhisper.speech.mel import RecordingMel
 from distilwhisper.speech.recording import HeldRecording, Recording
+from distilwhisper.speech.sources import CorruptAudio
 from distilwhisper.speech.vad import Span, stream_spans
 from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.text.transcript import Segment, Transcript, Word, compression_ratio

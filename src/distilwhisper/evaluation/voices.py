@@ -8,7 +8,8 @@ import numpy as np
 
 from distilwhisper.corpus.records import Manifest, Utterance
 from distilwhisper.progress import say
-from distilwhisper.speech.audio import CorruptAudio, Samples, stream_samples
+from distilwhisper.speech.audio import Samples, stream_samples
+from distilwhisper.speech.sources import CorruptAudio
 
 N_VOICES = 6  # at once
 UTTERANCES_PER_VOICE = 3  # that a voice says one after the other before it begins again

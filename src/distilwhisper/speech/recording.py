@@ -5,7 +5,8 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from distilwhisper.speech.audio import Samples, Source, stream_samples
+from distilwhisper.speech.audio import Samples, stream_samples
+from distilwhisper.speech.sources import Source
 
 
 @runtime_checkable

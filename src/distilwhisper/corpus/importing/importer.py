@@ -23,14 +23,8 @@ from distilwhisper.corpus.importing.summary import ImportSummary, Tally
 from distilwhisper.corpus.records import Utterance, audio_from, manifest_row
 from distilwhisper.corpus.store import write_jsonl
 from distilwhisper.progress import SECONDS_BETWEEN_LINES, say
-from distilwhisper.speech.audio import (
-    LENGTH_TOLERANCE_S,
-    WINDOW_S,
-    AudioFacts,
-    CorruptAudio,
-    NamedBytes,
-    probe_audio,
-)
+from distilwhisper.speech.audio import LENGTH_TOLERANCE_S, WINDOW_S, AudioFacts, probe_audio
+from distilwhisper.speech.sources import CorruptAudio, NamedBytes
 from distilwhisper.text.tokens import language_code
 
 N_THREADS = 8  # they wait for disks more than they compute

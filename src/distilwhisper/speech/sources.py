@@ -1,0 +1,186 @@
+"""Where bytes of sound come from: a path, a URL, a member of a tar, or a file that is open."""
+
+import hashlib
+import io
+import os
+import re
+import tarfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from difflib import get_close_matches
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO, TypeAlias
+
+OpenFile: TypeAlias = BinaryIO | io.BufferedIOBase  # io.BytesIO lacks some names of BinaryIO
+Source: TypeAlias = str | Path | OpenFile
+
+
+class CorruptAudio(Exception):
+    """A sound that cannot be had whole: the message names the file and what was found in it."""
+
+
+class MissingStorage(RuntimeError):
+    """The package that reads a URL's kind of storage is not installed."""
+
+
+class NamedBytes(io.BytesIO):
+    """Bytes with a name: libav knows a format without a header (g722) by its extension alone."""
+
+    def __init__(self, data: bytes, name: str) -> None:
+        super().__init__(data)
+        self.name = name
+
+
+@contextmanager
+def opened(source: Source) -> Iterator[tuple[OpenFile, str]]:
+    """Open a source as a file that can seek, beside its name for messages."""
+    if isinstance(source, (str, Path)):
+        member = re.fullmatch(r"(.+?\.(?:tar(?:\.\w+)?|tgz))#(.+)", str(source))
+        if member:
+            yield NamedBytes(_read_member(member[1], member[2]), member[2]), str(source)
+        else:
+            with _open_path(str(source)) as file:
+                yield file, str(source)
+        return
+    name = str(getattr(source, "name", "the open file"))
+    if source.seekable():
+        source.seek(0)
+        yield source, name
+    else:
+        yield NamedBytes(source.read(), name), name
+
+
+def digest_of(file: OpenFile) -> bytes:
+    """Return a digest of a file's size and three parts of it, and go back to its beginning."""
+    n_bytes = file.seek(0, os.SEEK_END)
+    digest = hashlib.blake2b(n_bytes.to_bytes(8, "big"), digest_size=16)
+    part = 1 << 16
+    for position in (0, max(n_bytes - part, 0) // 2, max(n_bytes - part, 0)):
+        file.seek(position)
+        digest.update(file.read(part))
+    file.seek(0)
+    return digest.digest()
+
+
+def _open_path(path: str) -> OpenFile:
+    """Open a file on a disk, or what a URL stands for, read in pieces as they are asked for."""
+    if "://" not in path:
+        return Path(path).open("rb")
+    storage, place = _storage(path)
+    with _asking_storage(path):
+        file = storage.open(place, "rb")
+    if not isinstance(getattr(file, "name", None), str):
+        file.name = path  # libav asks for it, as of NamedBytes
+    opened: OpenFile = file
+    return opened
+
+
+@contextmanager
+def _asking_storage(url: str) -> Iterator[None]:
+    """Make whatever a storage library raises an OSError: the file fails, and not the run."""
+    try:
+        yield
+    except (OSError, CorruptAudio):
+        raise
+    except Exception as error:
+        raise OSError(
+            f"{url} could not be read from its storage: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _storage(url: str) -> tuple[Any, str]:
+    """Return the file system of a URL, and its path there."""
+    try:
+        from fsspec.core import url_to_fs
+    except ImportError as error:
+        raise MissingStorage(
+            f'{url}: reading URLs needs fsspec: pip install "distilwhisper[storage]", and the '
+            "package of the storage (s3fs, gcsfs, adlfs ...)"
+        ) from error
+    try:
+        storage, place = url_to_fs(url)
+    except ImportError as error:
+        raise MissingStorage(f"{url}: {error}") from error
+    return storage, place
+
+
+_TarKey: TypeAlias = tuple[int, int, int] | str  # inode, size, time of change; or a URL's state
+_TarIndex: TypeAlias = dict[str, tuple[int, int]]  # member -> offset, size
+
+# Most recently used last. An index costs about 0.2 MB for a thousand members.
+_MAX_TAR_INDEXES = 256
+_tar_indexes: dict[str, tuple[_TarKey, _TarIndex]] = {}
+_tar_lock = threading.Lock()
+
+
+def _read_member(shard: str, member: str) -> bytes:
+    if "://" in shard:
+        storage, place = _storage(shard)
+        with _asking_storage(shard):
+            index = _tar_index(shard, storage.ukey(place), partial(storage.open, place, "rb"))
+            offset, size = _find_member(index, shard, member)
+            data: bytes = storage.cat_file(place, start=offset, end=offset + size)
+    else:
+        with Path(shard).open("rb") as file:
+            status = os.fstat(file.fileno())
+            key = status.st_ino, status.st_size, status.st_mtime_ns
+            index = _tar_index(shard, key, lambda: nullcontext(file))
+            offset, size = _find_member(index, shard, member)
+            file.seek(offset)
+            data = file.read(size)
+    if len(data) < size:
+        raise CorruptAudio(
+            f"{shard}#{member}: the tar header states {size} bytes, found {len(data)}; "
+            "the shard was cut short: fetch it again"
+        )
+    return data
+
+
+def _find_member(index: _TarIndex, shard: str, member: str) -> tuple[int, int]:
+    found = index.get(_plain(member))
+    if found is None:
+        near = get_close_matches(member, islice(index, 2000)) or list(islice(index, 3))
+        raise CorruptAudio(
+            f"{shard}: no member {member!r} among {len(index)}; "
+            f"near it: {', '.join(map(repr, near)) or 'none'}"
+        )
+    return found
+
+
+def _tar_index(
+    shard: str, key: _TarKey, open_: Callable[[], AbstractContextManager[OpenFile]]
+) -> _TarIndex:
+    """Return where the members of a tar lie, scanning it once as long as its key is the same."""
+    with _tar_lock:
+        known = _tar_indexes.pop(shard, None)
+        if known is None or known[0] != key:
+            with open_() as file:
+                known = key, _scan_tar(file, shard)
+        _tar_indexes[shard] = known
+        if len(_tar_indexes) > _MAX_TAR_INDEXES:
+            del _tar_indexes[next(iter(_tar_indexes))]
+        return known[1]
+
+
+def _scan_tar(file: OpenFile, shard: str) -> _TarIndex:
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            return {
+                _plain(info.name): (info.offset_data, info.size) for info in tar if info.isreg()
+            }
+    except tarfile.TarError as error:
+        file.seek(0)
+        head = file.read(6)
+        if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")):
+            raise CorruptAudio(
+                f"{shard}: members are read in place, which needs a plain tar, found a compressed "
+                "one; unpack it once (gunzip, xz -d) and name the plain tar instead"
+            ) from error
+        raise CorruptAudio(f"{shard}: not a tar archive that can be read ({error})") from error
+
+
+def _plain(member: str) -> str:
+    return member.removeprefix("./")
