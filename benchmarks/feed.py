@@ -27,7 +27,7 @@ from typing import Any
 
 from distilwhisper.corpus.records import Label, Utterance, read_manifest
 from distilwhisper.corpus.store import shard_path, write_atomic, write_jsonl
-from distilwhisper.run import cpu_model, n_cores
+from distilwhisper.run.record import cpu_model, n_cores
 
 SHARD_SIZE = 256
 _FILTER = """

@@ -23,7 +23,8 @@ from distilwhisper.evaluate import (
 from distilwhisper.evaluation.comparison import Comparison
 from distilwhisper.evaluation.scoring import EvaluationSummary, summary_line
 from distilwhisper.model.hardware import Hardware
-from distilwhisper.run import BadRunFolder, StageChanged
+from distilwhisper.run.files import BadRunFolder
+from distilwhisper.run.stages import StageChanged
 from distilwhisper.speech.audio import load_samples, write_wav
 from distilwhisper.text.normalize import normalizer_for
 from distilwhisper.text.wer import ErrorCounts, character_errors, word_errors

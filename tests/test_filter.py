@@ -23,7 +23,7 @@ from distilwhisper.filter import (
     judge,
     within_limit,
 )
-from distilwhisper.run import StageChanged
+from distilwhisper.run.stages import StageChanged
 from distilwhisper.text.wer import ErrorCounts
 
 TEN = "one cat sat on the mat and saw two dogs"

@@ -16,7 +16,8 @@ from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.label import LabelSettings, label_manifest
 from distilwhisper.model.hardware import Hardware
-from distilwhisper.run import Part, StageChanged
+from distilwhisper.run.locks import Part
+from distilwhisper.run.stages import StageChanged
 from distilwhisper.speech.audio import load_samples, write_wav
 from distilwhisper.speech.mel import log_mel, stack_windows
 from distilwhisper.student import StudentSettings, make_student

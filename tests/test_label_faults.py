@@ -20,7 +20,7 @@ from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.filter import FilterSettings, filter_labels
 from distilwhisper.label import LabelSettings, label_manifest
 from distilwhisper.model.hardware import Hardware
-from distilwhisper.run import FolderInUse
+from distilwhisper.run.locks import FolderInUse
 
 CPU = Hardware(device="cpu", dtype="float32")
 SETTINGS = LabelSettings(

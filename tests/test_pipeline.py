@@ -19,7 +19,8 @@ from distilwhisper.corpus.records import read_labels, read_manifest, read_verdic
 from distilwhisper.corpus.store import read_jsonl
 from distilwhisper.engines import EngineSettings
 from distilwhisper.pipeline import DataSettings, Recipe, run_recipe
-from distilwhisper.run import StageChanged, build_settings, read_recipe
+from distilwhisper.run.settings import build_settings, read_recipe
+from distilwhisper.run.stages import StageChanged
 from distilwhisper.speech.audio import write_wav
 from distilwhisper.speech.augment import AugmentSettings
 
@@ -312,14 +313,16 @@ def settings_classes(cls: type) -> Iterator[type]:
 def is_a_use(frame: FrameType | None) -> bool:
     """Return whether a field is read by the package's code, and not to check or to record it.
 
-    Reads by run.py turn settings into files, and __post_init__ checks them; asdict and the type
-    checker are code of others.
+    Reads by run/settings.py turn settings into files, and __post_init__ checks them; asdict and the
+    type checker are code of others.
     """
     package = str(Path(distilwhisper.__file__).parent)
     if frame is None or not frame.f_code.co_filename.startswith(package):
         return False
     while frame is not None and frame.f_code.co_filename.startswith(package):
-        if frame.f_code.co_name == "__post_init__" or frame.f_code.co_filename.endswith("/run.py"):
+        if frame.f_code.co_name == "__post_init__" or frame.f_code.co_filename.endswith(
+            "/run/settings.py"
+        ):
             return False
         frame = frame.f_back
     return True

@@ -29,7 +29,7 @@ from distilwhisper.plan import (
     n_parameters,
     plan_recipe,
 )
-from distilwhisper.run import SettingsError, settings_to_toml
+from distilwhisper.run.settings import SettingsError, settings_to_toml
 from distilwhisper.training.settings import TrainingSettings
 
 PAPER = Recipe(

@@ -7,7 +7,7 @@ import pytest
 
 from distilwhisper.cli import COMMANDS, OK, call
 from distilwhisper.pipeline import Recipe
-from distilwhisper.run import read_recipe
+from distilwhisper.run.settings import read_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -13,22 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distilwhisper.run import (
-    BadRunFolder,
-    FolderInUse,
-    MetricsLog,
-    Part,
-    SettingsError,
-    StageChanged,
-    _git,
-    build_settings,
-    fingerprint,
-    lock_folder,
-    open_stage,
-    read_recipe,
-    settings_to_toml,
-    write_run_record,
-)
+from distilwhisper.run.files import BadRunFolder
+from distilwhisper.run.locks import FolderInUse, Part, lock_folder
+from distilwhisper.run.metrics import MetricsLog
+from distilwhisper.run.record import _git, write_run_record
+from distilwhisper.run.settings import SettingsError, build_settings, read_recipe, settings_to_toml
+from distilwhisper.run.stages import StageChanged, fingerprint, open_stage
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -369,7 +359,8 @@ class LockHolder:
     """Another process that holds a folder's lock."""
 
     CODE = (
-        "import sys; from pathlib import Path; from distilwhisper.run import Part, lock_folder\n"
+        "import sys; from pathlib import Path\n"
+        "from distilwhisper.run.locks import Part, lock_folder\n"
         "with lock_folder(Path(sys.argv[1]), *map(Part.parse, sys.argv[2:])):\n"
         "    print('locked', flush=True); sys.stdin.read()\n"
     )
@@ -437,7 +428,9 @@ def test_what_killed_parts_leave_is_no_stranger(tmp_path: Path) -> None:
 
 def test_many_parts_that_open_a_folder_at_once_agree(tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from distilwhisper.run import *\n"
+        "import sys; from pathlib import Path\n"
+        "from distilwhisper.run.locks import Part, lock_folder\n"
+        "from distilwhisper.run.stages import open_stage\n"
         "sys.stdin.read()\n"
         "folder, part = Path(sys.argv[1]), Part.parse(sys.argv[2])\n"
         "with lock_folder(folder, part):\n"
@@ -601,7 +594,7 @@ def test_a_log_that_is_broken_inside_is_refused(tmp_path: Path) -> None:
 
 def test_no_torch_comes_with_the_rooms_that_need_none() -> None:
     code = (
-        "import sys, distilwhisper.filter, distilwhisper.run\n"
+        "import sys, distilwhisper.filter, distilwhisper.run.stages\n"
         "import distilwhisper.corpus.importing.importer, distilwhisper.corpus.splitting\n"
         "assert 'torch' not in sys.modules"
     )
@@ -612,7 +605,8 @@ def test_no_torch_comes_with_the_rooms_that_need_none() -> None:
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
-from distilwhisper.run import StoreError, write_run_record
+from distilwhisper.run.files import StoreError
+from distilwhisper.run.record import write_run_record
 resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))
 try:
     write_run_record(Path(sys.argv[1]), seed=0, command=["x"])

@@ -42,7 +42,9 @@ from distilwhisper.report import REPORT, read_facts, write_comparison_report, wr
 from distilwhisper.reproduce.catalogue import find_experiment, list_experiments
 from distilwhisper.reproduce.runner import problems, run_experiment
 from distilwhisper.reproduce.settings import Scale
-from distilwhisper.run import Part, StageChanged, read_recipe
+from distilwhisper.run.locks import Part
+from distilwhisper.run.settings import read_recipe
+from distilwhisper.run.stages import StageChanged
 from distilwhisper.speech.sources import CorruptAudio, MissingStorage
 from distilwhisper.speech.vad import MissingVad
 from distilwhisper.student import (

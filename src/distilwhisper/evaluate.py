@@ -48,7 +48,8 @@ from distilwhisper.model.checkpoint import count_parameters
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import resolve_model
 from distilwhisper.progress import Advance, progress_bar, say
-from distilwhisper.run import fingerprint, lock_folder, open_stage
+from distilwhisper.run.locks import lock_folder
+from distilwhisper.run.stages import fingerprint, open_stage
 from distilwhisper.speech.audio import (
     SAMPLE_RATE_HZ,
     WINDOW_SAMPLES,

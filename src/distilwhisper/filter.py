@@ -70,13 +70,9 @@ from distilwhisper.filtering.groups import Sources, measures_key
 from distilwhisper.filtering.measures import Flags, Measures, is_all_capitals, measure
 from distilwhisper.filtering.retention import Retention, retention
 from distilwhisper.filtering.workers import is_measured, make_measures
-from distilwhisper.run import (
-    StageChanged,
-    build_settings,
-    fingerprint,
-    lock_folder,
-    open_stage,
-)
+from distilwhisper.run.locks import lock_folder
+from distilwhisper.run.settings import build_settings
+from distilwhisper.run.stages import StageChanged, fingerprint, open_stage
 from distilwhisper.text.wer import ErrorCounts
 
 __all__ = [

@@ -34,7 +34,8 @@ from distilwhisper.engines import DecodingJob, EngineSettings, run_shards
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import resolve_model
 from distilwhisper.progress import Advance, progress_bar, say
-from distilwhisper.run import Part, fingerprint, lock_folder, open_stage
+from distilwhisper.run.locks import Part, lock_folder
+from distilwhisper.run.stages import fingerprint, open_stage
 from distilwhisper.speech.audio import WINDOW_S, WINDOW_SAMPLES, Samples, samples_to_seconds
 
 

@@ -49,14 +49,10 @@ from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import resolve_model
 from distilwhisper.progress import progress_bar, say
 from distilwhisper.report import REPORT, read_run, write_card, write_report
-from distilwhisper.run import (
-    StageChanged,
-    fingerprint,
-    lock_folder,
-    open_stage,
-    settings_to_toml,
-    write_run_record,
-)
+from distilwhisper.run.locks import lock_folder
+from distilwhisper.run.record import write_run_record
+from distilwhisper.run.settings import settings_to_toml
+from distilwhisper.run.stages import StageChanged, fingerprint, open_stage
 from distilwhisper.speech.audio import load_samples
 from distilwhisper.student import StudentSettings, add_alignment_heads, make_student
 from distilwhisper.text.tokens import Tokenizer

@@ -32,7 +32,7 @@ from distilwhisper.model.roofline import (
 )
 from distilwhisper.model.whisper import Whisper, WhisperConfig
 from distilwhisper.pipeline import Recipe
-from distilwhisper.run import SettingsError, build_settings, read_recipe
+from distilwhisper.run.settings import SettingsError, build_settings, read_recipe
 from distilwhisper.speech.audio import WINDOW_S
 from distilwhisper.training.fused import CHUNK_LOGITS
 from distilwhisper.training.state import N_KEPT

@@ -22,7 +22,7 @@ from distilwhisper.corpus.records import (
 from distilwhisper.corpus.store import TornShard, shard_path, shard_paths, write_jsonl
 from distilwhisper.filter import FilterSettings, FilterSummary, filter_labels
 from distilwhisper.filtering import groups
-from distilwhisper.run import StageChanged
+from distilwhisper.run.stages import StageChanged
 
 WORDS = "one cat sat on the mat and saw two dogs by the sea in May".split()
 

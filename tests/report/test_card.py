@@ -5,7 +5,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from distilwhisper.report import read_run, write_card
-from distilwhisper.run import fingerprint
+from distilwhisper.run.stages import fingerprint
 
 
 def card_of(run: Path, *, teacher: str = "openai/some-teacher") -> Path:

@@ -10,7 +10,7 @@ from distilwhisper.corpus.store import write_atomic
 from distilwhisper.evaluation.bootstrap import Resampling
 from distilwhisper.evaluation.comparison import NotComparable, compare
 from distilwhisper.report import ComparisonFacts, RunFacts, read_facts
-from distilwhisper.run import BadRunFolder
+from distilwhisper.run.files import BadRunFolder
 
 
 def test_a_run_is_read_from_its_folder(run: Path) -> None:

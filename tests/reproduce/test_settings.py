@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from distilwhisper.reproduce.settings import SCALES, ReproduceSettings, reproduce_settings
-from distilwhisper.run import SettingsError, read_recipe, settings_to_toml
+from distilwhisper.run.settings import SettingsError, read_recipe, settings_to_toml
 
 
 def test_every_scale_is_valid_and_is_read_back(tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ from typing import Any
 
 import orjson
 
-from distilwhisper.run import StoreError as StoreError
-from distilwhisper.run import replacing, store_error, sync
-from distilwhisper.run import write_atomic as write_atomic
+from distilwhisper.run.files import StoreError as StoreError
+from distilwhisper.run.files import replacing, store_error, sync
+from distilwhisper.run.files import write_atomic as write_atomic
 
 DIGESTS = ".digests"
 _SHARD_NAME = re.compile(r"(.*)-(\d{5,})\.jsonl")

@@ -27,7 +27,7 @@ from distilwhisper.filtering.groups import (
     read_groups,
 )
 from distilwhisper.filtering.measures import Measures
-from distilwhisper.run import n_cores
+from distilwhisper.run.record import n_cores
 
 
 def make_measures(sources: Sources, folder: Path, *, n_processes: int | None = None) -> Measures:

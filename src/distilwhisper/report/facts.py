@@ -10,7 +10,8 @@ from typing import Any
 from distilwhisper.corpus.store import read_jsonl
 from distilwhisper.evaluation.comparison import Cell, Comparison, Difference, Evaluation, compare
 from distilwhisper.filtering.retention import Retention
-from distilwhisper.run import BadRunFolder, read_toml
+from distilwhisper.run.files import BadRunFolder
+from distilwhisper.run.settings import read_toml
 
 SETS = {"test": "held-out test", "long": "long recording"}
 MODELS = ("teacher", "student")

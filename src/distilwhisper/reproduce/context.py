@@ -15,7 +15,8 @@ from distilwhisper.reproduce import paper
 from distilwhisper.reproduce.cells import Arm, Cell, EvalSet, digest, evaluate_cells, model_folder
 from distilwhisper.reproduce.scores import ArmSummary, Row, summarise
 from distilwhisper.reproduce.settings import ReproduceSettings
-from distilwhisper.run import fingerprint, write_atomic
+from distilwhisper.run.files import write_atomic
+from distilwhisper.run.stages import fingerprint
 
 
 @dataclass(frozen=True)

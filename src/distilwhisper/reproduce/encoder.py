@@ -29,7 +29,7 @@ from distilwhisper.reproduce.students import (
     train_students,
 )
 from distilwhisper.reproduce.tables import Column, Table, Value
-from distilwhisper.run import fingerprint
+from distilwhisper.run.stages import fingerprint
 from distilwhisper.speech.audio import WINDOW_SAMPLES, Samples
 from distilwhisper.speech.mel import log_mel, stack_windows
 

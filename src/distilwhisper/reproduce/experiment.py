@@ -35,7 +35,7 @@ from distilwhisper.reproduce.context import Context
 from distilwhisper.reproduce.scores import ArmSummary, Row
 from distilwhisper.reproduce.settings import ReproduceSettings
 from distilwhisper.reproduce.tables import Table
-from distilwhisper.run import SettingsError
+from distilwhisper.run.settings import SettingsError
 
 Need = Literal["student", "comparison", "short", "long", "train", "validation"]
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from distilwhisper.corpus.records import Utterance, write_manifest
 from distilwhisper.model.tiny import write_tiny_model
-from distilwhisper.run import lock_folder
+from distilwhisper.run.locks import lock_folder
 from distilwhisper.speech.audio import SAMPLE_RATE_HZ, Samples, write_wav
 from distilwhisper.student import StudentSettings, make_student
 

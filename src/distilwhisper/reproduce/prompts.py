@@ -16,7 +16,7 @@ from distilwhisper.reproduce.figures import draw_lines, wer_line
 from distilwhisper.reproduce.quality import INTERVALS
 from distilwhisper.reproduce.scores import Row, score_text
 from distilwhisper.reproduce.tables import Column, Table, Value
-from distilwhisper.run import fingerprint
+from distilwhisper.run.stages import fingerprint
 from distilwhisper.text.tokens import Tokenizer
 
 KINDS = ("matching", "unrelated")

@@ -22,7 +22,9 @@ from distilwhisper.reproduce.figures import write_figure
 from distilwhisper.reproduce.inputs import unit_inputs
 from distilwhisper.reproduce.scores import Row
 from distilwhisper.reproduce.settings import Scale, reproduce_settings
-from distilwhisper.run import lock_folder, settings_to_toml, write_run_record
+from distilwhisper.run.locks import lock_folder
+from distilwhisper.run.record import write_run_record
+from distilwhisper.run.settings import settings_to_toml
 
 
 def run_experiment(

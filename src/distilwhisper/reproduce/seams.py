@@ -18,7 +18,7 @@ from distilwhisper.reproduce.figures import draw_lines, wer_line
 from distilwhisper.reproduce.quality import INTERVALS
 from distilwhisper.reproduce.scores import Row, score_text
 from distilwhisper.reproduce.tables import Column, Table
-from distilwhisper.run import fingerprint
+from distilwhisper.run.stages import fingerprint
 from distilwhisper.speech.audio import WINDOW_S, samples_to_seconds
 from distilwhisper.text.normalize import normalizer_for
 from distilwhisper.text.wer import align_words

@@ -9,7 +9,7 @@ from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.filter import FilterSettings
 from distilwhisper.label import LabelSettings
 from distilwhisper.model.hardware import DTypeName, Hardware
-from distilwhisper.run import build_settings, put_override, read_toml
+from distilwhisper.run.settings import build_settings, put_override, read_toml
 from distilwhisper.speech.augment import AugmentSettings
 from distilwhisper.student import StudentSettings
 from distilwhisper.training.settings import TrainingSettings
@@ -248,7 +248,7 @@ def reproduce_settings(
     Args:
         scale: whose values stand where nothing else is said.
         path: a TOML file of settings.
-        overrides: as for :func:`distilwhisper.run.read_recipe`.
+        overrides: as for :func:`distilwhisper.run.settings.read_recipe`.
         made_up: models and sets of the unit scale.
 
     Raises:

@@ -23,7 +23,7 @@ from distilwhisper.reproduce.cells import digest, model_folder
 from distilwhisper.reproduce.context import Context
 from distilwhisper.reproduce.scores import Row, score_text
 from distilwhisper.reproduce.students import Corpus
-from distilwhisper.run import fingerprint
+from distilwhisper.run.stages import fingerprint
 from distilwhisper.speech.audio import Samples, samples_to_seconds, write_wav
 from distilwhisper.speech.noise import mix_at_snr, white_noise
 from distilwhisper.text.normalize import normalizer_for, uses_spaces

@@ -33,7 +33,7 @@ from distilwhisper.pipeline import DataSettings, Recipe, run_recipe
 from distilwhisper.reproduce.cells import digest, model_folder
 from distilwhisper.reproduce.context import Context, Model
 from distilwhisper.reproduce.scores import Row
-from distilwhisper.run import fingerprint
+from distilwhisper.run.stages import fingerprint
 from distilwhisper.student import StudentSettings
 from distilwhisper.training.settings import TrainingSettings
 

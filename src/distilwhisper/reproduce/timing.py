@@ -16,7 +16,7 @@ from distilwhisper.progress import progress_bar
 from distilwhisper.reproduce.cells import Arm, EvalSet
 from distilwhisper.reproduce.context import Context
 from distilwhisper.reproduce.scores import Row, score_text
-from distilwhisper.run import cpu_model
+from distilwhisper.run.record import cpu_model
 from distilwhisper.speech.audio import WINDOW_SAMPLES, Samples, samples_to_seconds
 from distilwhisper.speech.recording import HeldRecording
 from distilwhisper.text.transcript import Transcript

@@ -30,7 +30,7 @@ from distilwhisper.corpus.records import Manifest
 from distilwhisper.corpus.store import write_atomic
 from distilwhisper.model.checkpoint import Checkpoint
 from distilwhisper.model.whisper import Whisper
-from distilwhisper.run import MetricsLog
+from distilwhisper.run.metrics import MetricsLog
 from distilwhisper.speech.audio import Samples
 from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.training.forcing import forced_states

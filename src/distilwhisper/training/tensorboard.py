@@ -8,7 +8,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from distilwhisper.run import read_metrics
+from distilwhisper.run.metrics import read_metrics
 
 # Of the files that are ours, and may be replaced.
 _SUFFIX = ".distilwhisper"

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from distilwhisper.corpus.importing.entries import Probed, Problem
 from distilwhisper.corpus.store import StoreError
-from distilwhisper.run import lock_folder
+from distilwhisper.run.locks import lock_folder
 
 SHARD_BYTES = 1 << 30
 

@@ -1,0 +1,132 @@
+"""One process at a time in a folder, or in a part of it."""
+
+import contextlib
+import dataclasses
+import fcntl
+import os
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+LOCK_FILE = ".lock"
+_locked_here: set[Path] = set()
+
+
+class FolderInUse(OSError):
+    """Another process works in the folder."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Every n-th shard of a folder, for one of n processes that work on it side by side."""
+
+    index: int  # from 0
+    n_parts: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.n_parts:
+            raise ValueError(
+                f"part I/N must be one of N, counted from 0, found {self.index}/{self.n_parts}"
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> "Part":
+        """Read "I/N".
+
+        Raises:
+            ValueError: it is not written so, or there is no such part.
+        """
+        found = re.fullmatch(r"(\d+)/(\d+)", text)
+        if not found:
+            raise ValueError(f'a part must be written as I/N, such as 0/8, found "{text}"')
+        return cls(int(found[1]), int(found[2]))
+
+    def holds(self, shard: int) -> bool:
+        """Tell whether a shard is of this part."""
+        return shard % self.n_parts == self.index
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.n_parts}"
+
+
+@contextmanager
+def lock_folder(folder: Path, part: Part | None = None) -> Iterator[None]:
+    """Keep every other process out of a folder, which is made if it is not there.
+
+    The operating system drops the lock when the process ends, however it ends. A process may lock
+    a folder that it has locked already; the outer lock holds.
+
+    Args:
+        folder: the folder.
+        part: keep others out of this part alone; they may be at work on other parts meanwhile.
+
+    Raises:
+        FolderInUse: another process has it, all of it or the part; the message names its id.
+    """
+    place = folder.resolve()
+    if place in _locked_here:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    whole = place / LOCK_FILE
+    with contextlib.ExitStack() as locks:
+        if part is None:
+            locks.enter_context(_locked(whole, folder, fcntl.LOCK_EX | fcntl.LOCK_NB))
+        else:
+            locks.enter_context(_locked(whole, folder, fcntl.LOCK_SH | fcntl.LOCK_NB))
+            own = place / f"{LOCK_FILE}-{part.index}-of-{part.n_parts}"
+            locks.enter_context(
+                _locked(own, f"part {part} of {folder}", fcntl.LOCK_EX | fcntl.LOCK_NB)
+            )
+        _locked_here.add(place)
+        locks.callback(_locked_here.discard, place)
+        yield
+
+
+@contextmanager
+def taking_turns(folder: Path) -> Iterator[None]:
+    """Wait until no other process is in such a section on the folder, and go in."""
+    with _locked(folder / f"{LOCK_FILE}-open", folder, fcntl.LOCK_EX):
+        yield
+
+
+@contextmanager
+def _locked(path: Path, what: Path | str, operation: int) -> Iterator[None]:
+    """Hold a lock file, which goes afterwards; but one that others share stays for them."""
+    descriptor = _lock(path, what, operation)
+    try:
+        yield
+    finally:
+        if not operation & fcntl.LOCK_SH:
+            path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _lock(path: Path, what: Path | str, operation: int) -> int:
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, operation)
+        except BlockingIOError as error:
+            holder = os.read(descriptor, 256).decode(errors="replace") or "another process"
+            os.close(descriptor)
+            raise FolderInUse(
+                f"{what} must be used by one process at a time, found it locked by {holder}: "
+                "wait for that process to end, or name another folder"
+            ) from error
+        # Whoever held the lock before has deleted the file on leaving: then this one is no
+        # longer what others find under the name.
+        if _is_at(path, descriptor):
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
+            return descriptor
+        os.close(descriptor)
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False

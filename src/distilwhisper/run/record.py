@@ -1,0 +1,105 @@
+"""Where, when and by what command a run was started."""
+
+import importlib.metadata
+import os
+import platform
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from distilwhisper import __version__
+from distilwhisper.run.files import BadRunFolder, read_json, write_json
+
+
+def write_run_record(folder: Path, *, seed: int, command: Sequence[str]) -> None:
+    """Add this start of a run to its run.json: command, versions, machine, time.
+
+    The file holds ``{"invocations": [...]}``, oldest first, so that a resumed run shows all that
+    had a hand in it.
+
+    Args:
+        folder: of the run; made if it is not there.
+        seed: of the run.
+        command: what was typed, argument by argument.
+
+    Raises:
+        BadRunFolder: the folder's run.json cannot be read.
+    """
+    path = folder / "run.json"
+    record = read_json(path, remedy="move it away") if path.exists() else {"invocations": []}
+    if not isinstance(record.get("invocations"), list):
+        raise BadRunFolder(f"{path} must hold a list of invocations: move it away")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"invocations": [*record["invocations"], _invocation(seed, command)]})
+
+
+def _invocation(seed: int, command: Sequence[str]) -> dict[str, Any]:
+    return {
+        "time_utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": list(command),
+        "seed": seed,
+        "distilwhisper": __version__,
+        "git": _git(Path(__file__).parent),
+        "python": platform.python_version(),
+        "packages": _package_versions(),
+        "platform": platform.platform(),
+        "host": socket.gethostname(),
+        "cpu": cpu_model(),
+        "n_cores": n_cores(),
+    }
+
+
+def _git(package: Path) -> dict[str, Any] | None:
+    """Return the revision of the repository that the package is part of, if it is of one.
+
+    A package that is only installed below somebody's repository is not tracked by it.
+    """
+    try:
+        _git_output(package, "ls-files", "--error-unmatch", "__init__.py")
+        revision = _git_output(package, "rev-parse", "HEAD")
+        changed = _git_output(package, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"revision": revision, "dirty": bool(changed)}
+
+
+def _git_output(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+    return done.stdout.strip()
+
+
+def _package_versions() -> dict[str, str]:
+    """Return the versions of what we depend on, as far as it is installed."""
+    try:
+        requirements = importlib.metadata.requires("distilwhisper") or []
+    except importlib.metadata.PackageNotFoundError:
+        return {}
+    names = {re.split(r"[^\w.-]", requirement, maxsplit=1)[0] for requirement in requirements}
+    versions = {}
+    for name in sorted(names):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def cpu_model() -> str:
+    """Return the name of the processor, as far as the system tells it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    text = cpuinfo.read_text(errors="replace") if cpuinfo.exists() else ""
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return found[1].strip() if found else platform.processor() or platform.machine()
+
+
+def n_cores() -> int:
+    """Return the cores that this process may use, which a container can make fewer."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

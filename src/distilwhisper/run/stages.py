@@ -1,0 +1,151 @@
+"""What a folder was made of: the settings and the inputs of the stage that fills it."""
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from distilwhisper import __version__
+from distilwhisper.run.files import BadRunFolder, read_json, write_json
+from distilwhisper.run.locks import LOCK_FILE, lock_folder, taking_turns
+from distilwhisper.run.settings import shown
+
+_STAGE_FILE = "stage.json"
+_TEMPORARY = f".{_STAGE_FILE}.tmp"
+
+
+class StageChanged(Exception):
+    """A folder was made with other settings or inputs than it is opened with."""
+
+
+def open_stage(
+    folder: Path, *, settings: Mapping[str, Any], inputs: Mapping[str, str], force: bool
+) -> None:
+    """Make a folder a stage's own, or see that it is: the same settings, the same inputs.
+
+    Args:
+        folder: made if it is not there. One that holds files must hold our stage.json, which is
+            why no ``force`` can ever empty a folder that is somebody else's.
+        settings: all that shapes what the stage writes; as JSON can hold it, or paths.
+        inputs: names of what the stage reads, to their :func:`fingerprint`.
+        force: where settings or inputs have changed, delete what the folder holds, and go on.
+
+    Raises:
+        StageChanged: they have changed; the message has a line for every difference.
+        BadRunFolder: the folder holds files but no stage.json, or one that cannot be read.
+        FolderInUse: another process holds the folder's lock.
+    """
+    now = json.loads(
+        json.dumps({"settings": settings, "inputs": inputs}, default=str, allow_nan=False)
+    )
+    # Processes that work on parts of the folder open it at the same time.
+    with lock_folder(folder), taking_turns(folder):
+        before = _read_stage(folder)
+        changes = [] if before is None else _changes(before, now)
+        if before is not None and not changes:
+            return
+        if changes and not force:
+            lines = "\n  ".join(changes)
+            raise StageChanged(
+                f"{folder} was made with other settings or inputs:\n  {lines}\n"
+                "take them back, name another folder, or add --force, which deletes what the "
+                "folder holds and redoes the stage"
+            )
+        _empty(folder)
+        write_json(folder / _STAGE_FILE, {"made_by": f"distilwhisper {__version__}", **now})
+
+
+def _read_stage(folder: Path) -> dict[str, Any] | None:
+    path = folder / _STAGE_FILE
+    if not path.exists():
+        strangers = sorted(p.name for p in folder.iterdir() if not _is_housekeeping(p.name))
+        if strangers:
+            raise BadRunFolder(
+                f"{folder} must be new, empty or of an earlier run, found no {_STAGE_FILE} but "
+                f"{', '.join(strangers[:3])}{' ...' if len(strangers) > 3 else ''}: name another "
+                "folder"
+            )
+        return None
+    record = read_json(path, remedy="look at the folder, and delete it if it may be redone")
+    ours = str(record.get("made_by")).startswith("distilwhisper ")
+    if not ours or not all(isinstance(record.get(k), dict) for k in ("settings", "inputs")):
+        raise BadRunFolder(
+            f"{path} must tell what a stage of distilwhisper was made of, found other keys "
+            f"({', '.join(record) or 'none'}): name another folder"
+        )
+    return record
+
+
+def _is_housekeeping(name: str) -> bool:
+    """Tell a file that a killed process may leave."""
+    return name.startswith(LOCK_FILE) or name == _TEMPORARY
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    changes = []
+    for part, label in (("settings", ""), ("inputs", "input ")):
+        old, new = _flat(before[part]), _flat(now[part])
+        changes += [
+            f"{label}{key}: was {_value_of(old, key)}, now {_value_of(new, key)}"
+            for key in {**old, **new}
+            if (key in old, old.get(key)) != (key in new, new.get(key))
+        ]
+    return changes
+
+
+def _flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in mapping.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _value_of(values: Mapping[str, Any], key: str) -> str:
+    if key not in values:
+        return "absent"
+    value = values[key]
+    if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value):
+        return f"{value[:12]}..."
+    return shown(value)
+
+
+def _empty(folder: Path) -> None:
+    """Delete all but stage.json and locks: a kill on the way leaves a folder still ours."""
+    for path in folder.iterdir():
+        if path.name == _STAGE_FILE or path.name.startswith(LOCK_FILE):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def fingerprint(path: Path) -> str:
+    """Return the sha256 of a file, or of a folder's names and contents, in hexadecimal.
+
+    In a folder, files whose name or folder begins with a dot do not count, which are locks,
+    temporaries and caches, nor does README.md: a model is the same whatever its card says.
+    """
+    if not path.is_dir():
+        return _sha256(path)
+    total = hashlib.sha256()
+    for file in sorted(path.rglob("*")):
+        name = file.relative_to(path)
+        hidden = any(part.startswith(".") for part in name.parts)
+        if file.is_file() and not hidden and name.as_posix() != "README.md":
+            total.update(f"{name.as_posix()}\0{_sha256(file)}\n".encode("utf-8", "surrogateescape"))
+    return total.hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
