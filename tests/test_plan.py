@@ -30,6 +30,7 @@ from distilwhisper.plan import (
     plan_recipe,
 )
 from distilwhisper.run.settings import SettingsError, settings_to_toml
+from distilwhisper.speech.augment import AugmentSettings
 from distilwhisper.training.settings import TrainingSettings
 
 PAPER = Recipe(
@@ -118,6 +119,32 @@ def test_training_holds_a_chunk_of_logits_at_most() -> None:
     a, b, c = memory_gb(32), memory_gb(64), memory_gb(128)
     assert c - b == pytest.approx(2 * (b - a))
     assert b - a < 32 * 0.5
+
+
+def test_a_student_that_hears_for_itself_is_priced() -> None:
+    short = replace(PAPER_HOURS, utterance_s=18)
+
+    def train(training: TrainingSettings) -> StagePlan:
+        return stages(plan_recipe(replace(PAPER, training=training), short))["train"]
+
+    def seconds(n_encoders: float) -> float:
+        roof, sizes = DEVICES["h100"].roof, model_sizes(PAPER.teacher)
+        n_windows = TrainingSettings().steps * TrainingSettings().batch_size
+        return n_windows * n_encoders * encoder_flops(sizes) / roof.flops
+
+    plain = train(TrainingSettings())
+
+    def more(of: TrainingSettings) -> float:
+        return 3600 * (train(of).device_hours - plain.device_hours)
+
+    cut = AugmentSettings(short_context_probability=0.5, short_context_margin_s=(0.0, 3.0))
+    # Sounds of 18 s and 1.5 s behind them are 65 % of a window.
+    assert more(TrainingSettings(augment=cut)) == pytest.approx(seconds(0.5 * 0.65))
+    trained = TrainingSettings(train_encoder=True)
+    assert more(trained) == pytest.approx(seconds(3))
+    both = replace(trained, augment=cut)
+    assert more(both) == pytest.approx(seconds(3 * (0.5 + 0.5 * 0.65)))
+    assert train(both).disk_gb > 1.5 * plain.disk_gb  # an optimiser for the encoder, too
 
 
 def test_a_cached_encoder_trades_hours_for_disk() -> None:

@@ -436,17 +436,17 @@ class _Reckoner:
             flops += 3 * (cross_flops(student) + tokens * token_flops(student))  # and back
             n_encoded = n_distinct if t.cache_encoder else n_windows
             flops = n_windows * flops + n_encoded * encoder_flops(teacher)
+            flops += n_windows * self._student_encoder_flops(student, part.audio_s / n_distinct)
             seconds, how = (
                 flops / (self.device.roof.flops * self.settings.efficiency),
                 self._roofline(),
             )
         n_checks = -(-t.steps // t.checkpoint_every)
         checking, _ = self._decoding(student, validation, 16, self.rates.student_windows_per_s)
-        trained = (
-            n_parameters(student)
-            - n_parameters(WhisperConfig(**{**asdict(student), "decoder_layers": 0}))
-            + student.vocab_size * student.width
-        )
+        trained = n_parameters(student)
+        if not t.train_encoder:
+            decoder_less = WhisperConfig(**{**asdict(student), "decoder_layers": 0})
+            trained += student.vocab_size * student.width - n_parameters(decoder_less)
         states = teacher.max_frames * teacher.width * self.device.roof.weight_bytes
         cached = n_distinct * states if t.cache_encoder else 0
         disk = N_KEPT * 12 * trained + 4 * n_parameters(student) + cached
@@ -457,6 +457,18 @@ class _Reckoner:
             disk,
             how,
         )
+
+    def _student_encoder_flops(self, student: WhisperConfig, sound_s: float) -> float:
+        """Return what a window costs in the student's encoder, beside the teacher's.
+
+        It hears what is cut short, and where it is trained everything, forth and back.
+        """
+        t = self.recipe.training
+        cut, margins_s = t.augment.short_context_probability, t.augment.short_context_margin_s
+        heard = cut * min(1.0, (sound_s + sum(margins_s) / 2) / WINDOW_S)
+        if t.train_encoder:
+            heard = 3 * (1 - cut + heard)
+        return heard * encoder_flops(student)
 
     def _decoding(
         self, model: WhisperConfig, part: Amount, batch: int, rate: float | None
