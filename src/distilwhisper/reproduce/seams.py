@@ -7,7 +7,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Any
 
-from distilwhisper.corpus.batches import UnreadableRecording, load_utterances
+from distilwhisper.corpus.batches import load_readable
 from distilwhisper.corpus.records import Utterance, read_manifest
 from distilwhisper.decoding.chunks import ChunkWords, join_chunks
 from distilwhisper.decoding.segments import TimedWord
@@ -196,9 +196,7 @@ def _decode(context: Context, arm: Arm, on: EvalSet) -> dict[str, Any]:
     transcriber, manifest = context.transcriber(arm), read_manifest(on.manifest)
     with_reference = [u for u in manifest.utterances if u.text is not None]
     heard = {}
-    for utterance, samples in load_utterances(manifest, with_reference):
-        if isinstance(samples, Exception):
-            raise UnreadableRecording(f"utterance {utterance.id!r} cannot be read: {samples}")
+    for utterance, samples in load_readable(manifest, with_reference):
         chunks = transcriber.hear_chunks(samples, language=utterance.language)
         heard[utterance.id] = {
             "audio_s": samples_to_seconds(len(samples)),

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from distilwhisper.corpus.batches import UnreadableRecording, load_utterances
+from distilwhisper.corpus.batches import load_readable
 from distilwhisper.corpus.records import (
     Utterance,
     Verdict,
@@ -227,12 +227,7 @@ def _write_sounds(
     """Write spoilt sound, and last the manifest, by which it is known to be whole."""
     manifest.parent.mkdir(parents=True, exist_ok=True)
     written = []
-    for number, (utterance, samples) in enumerate(load_utterances(corpus.manifest, chosen)):
-        if isinstance(samples, Exception):
-            raise UnreadableRecording(
-                f"utterance {utterance.id!r} was labelled but its audio cannot be read now: "
-                f"{samples}; bring the audio back"
-            ) from samples
+    for number, (utterance, samples) in enumerate(load_readable(corpus.manifest, chosen)):
         spoilt = spoil(samples, _generator(context, way, utterance))
         name = f"{number:06d}.wav"
         write_wav(manifest.parent / name, spoilt)

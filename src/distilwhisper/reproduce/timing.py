@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from distilwhisper.corpus.batches import UnreadableRecording, load_utterances
+from distilwhisper.corpus.batches import load_readable
 from distilwhisper.corpus.records import Utterance, read_manifest
 from distilwhisper.decoding.slots import Counts
 from distilwhisper.decoding.transcriber import Transcriber
@@ -133,16 +133,10 @@ class _Pieces:
 
     def _of(self, on: EvalSet) -> list[Piece]:
         manifest = read_manifest(on.manifest)
-        pieces = []
-        for utterance, samples in load_utterances(
-            manifest, manifest.utterances[: self._n_first[on.name]]
-        ):
-            if isinstance(samples, Exception):
-                raise UnreadableRecording(
-                    f"utterance {utterance.id!r} of {on.manifest} cannot be timed: {samples}"
-                ) from samples
-            pieces.append((on.name, utterance, samples))
-        return pieces
+        first = manifest.utterances[: self._n_first[on.name]]
+        return [
+            (on.name, utterance, samples) for utterance, samples in load_readable(manifest, first)
+        ]
 
 
 def _turn(transcriber: Transcriber, pieces: Sequence[Piece]) -> dict[str, Any]:
