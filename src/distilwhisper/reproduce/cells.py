@@ -61,13 +61,13 @@ def evaluate_cells(
         sets: that every arm hears.
         folder: of all cells; each has a folder below it, named after model, set and a digest of
             the rest.
-        force: begin anew where a model or a manifest has changed behind its name.
+        force: begin anew where a model, a draft or a manifest has changed behind its name.
 
     Returns:
         By arm, by set.
 
     Raises:
-        StageChanged: a model or a manifest has changed behind its name.
+        StageChanged: a model, a draft or a manifest has changed behind its name.
     """
     named = {arm.name: arm for arm in arms}
     alike: dict[Any, list[Arm]] = {}
