@@ -13,8 +13,7 @@ from distilwhisper.evaluation.bootstrap import (
     mean_difference,
     mean_interval,
 )
-from distilwhisper.evaluation.scoring import count_errors, group_of
-from distilwhisper.text.normalize import uses_spaces
+from distilwhisper.evaluation.scoring import count_errors, group_of, rule_of
 from distilwhisper.text.wer import ErrorCounts, repeated_ngrams
 
 Rate = Literal["wer", "ser", "der", "ier"]
@@ -47,10 +46,7 @@ def score_text(arm: str, set_name: str, utterance: Utterance, text: str) -> Row:
         utterance: with its reference.
         text: the hypothesis.
     """
-    language = utterance.language or "en"
-    scored = count_errors(
-        utterance, {"text": text, "language": language}, spaced=uses_spaces(language)
-    )
+    scored = count_errors(utterance, text, spaced=rule_of(utterance).spaced)
     return Row(
         arm=arm,
         set=set_name,
