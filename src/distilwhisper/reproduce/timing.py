@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -77,7 +77,7 @@ def time_arms(context: Context, arms: Sequence[Arm], sets: Sequence[EvalSet]) ->
     key = {
         "arms": [
             {
-                **asdict(replace(arm, name="")),
+                **arm.key(),
                 "weights": [context.fingerprint(m) for m in (arm.model, arm.draft) if m],
             }
             for arm in arms
