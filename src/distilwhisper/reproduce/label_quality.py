@@ -16,8 +16,7 @@ from distilwhisper.reproduce.cells import model_folder
 from distilwhisper.reproduce.context import Context
 from distilwhisper.reproduce.experiment import Outcome
 from distilwhisper.reproduce.figures import draw_bars
-from distilwhisper.reproduce.quality import INTERVALS
-from distilwhisper.reproduce.scores import ArmSummary, Row, score_text
+from distilwhisper.reproduce.scores import INTERVALS, ArmSummary, Row, score_text
 from distilwhisper.reproduce.spoiling import SpoiltPairs, spoil_pairs
 from distilwhisper.reproduce.students import Corpus, judge_corpus, label_corpus
 from distilwhisper.reproduce.tables import Column, Table, Value

@@ -18,6 +18,12 @@ from distilwhisper.text.wer import ErrorCounts, repeated_ngrams
 
 Rate = Literal["wer", "ser", "der", "ier"]
 
+# Of tables that show intervals.
+INTERVALS = (
+    "Rates are means over the sets, as in the paper; in brackets 95 % intervals, paired bootstrap "
+    "over recordings, or speakers where they are named; p is two-sided."
+)
+
 
 @dataclass(frozen=True)
 class Row:

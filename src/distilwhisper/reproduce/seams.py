@@ -16,8 +16,7 @@ from distilwhisper.reproduce.cells import Arm, EvalSet
 from distilwhisper.reproduce.context import Context
 from distilwhisper.reproduce.experiment import Outcome
 from distilwhisper.reproduce.figures import draw_lines, wer_line
-from distilwhisper.reproduce.quality import INTERVALS
-from distilwhisper.reproduce.scores import Row, score_text
+from distilwhisper.reproduce.scores import INTERVALS, Row, score_text
 from distilwhisper.reproduce.tables import Column, Table
 from distilwhisper.run import fingerprint
 from distilwhisper.speech.audio import WINDOW_S, samples_to_seconds
