@@ -162,14 +162,17 @@ def evaluate_tasks(
     """
     hardware, engine = hardware or Hardware(), engine or EngineSettings()
     folder = resolve_model(model)
-    model_digest, n_parameters = fingerprint(folder), count_parameters(folder)
     draft_folder = None if draft is None else resolve_model(draft).absolute()
+    models = {"model": fingerprint(folder)}
+    if draft_folder is not None:
+        models["draft"] = fingerprint(draft_folder)
+    n_parameters = count_parameters(folder)
     manifests = {task.manifest: read_manifest(task.manifest) for task in tasks}
     with ExitStack() as locks:
         jobs = []
         for task in tasks:
             noise = task.settings.degradation
-            inputs = {"manifest": fingerprint(task.manifest), "model": model_digest}
+            inputs = {"manifest": fingerprint(task.manifest), **models}
             if noise is not None and noise.source is not None:
                 inputs["noise"] = fingerprint(noise.source)
             locks.enter_context(lock_folder(task.out))

@@ -20,6 +20,7 @@ from distilwhisper.corpus.batches import (
     join_kept,
     keeps_previous,
     keeps_timestamps,
+    load_readable,
     load_utterances,
     load_windows,
     token_batch,
@@ -542,5 +543,17 @@ def test_utterances_lie_where_their_window_says_with_silence_between(tmp_path: P
 def test_a_recording_that_is_gone_is_named(tmp_path: Path) -> None:
     utterance = Utterance(id="lost", audio="lost.wav")
     manifest = Manifest(tmp_path / "m.jsonl", tmp_path, (utterance,))
-    with pytest.raises(UnreadableRecording, match=r"'lost'.*lost\.wav.*label and filter again"):
+    message = r"'lost' of .*m\.jsonl must.*lost\.wav.*label and filter again"
+    with pytest.raises(UnreadableRecording, match=message):
         load_windows(manifest, [Example((utterance,), (0.0,), ())])
+
+
+def test_what_comes_before_a_recording_that_must_be_read_and_cannot_is_read(tmp_path: Path) -> None:
+    write_wav(tmp_path / "here.wav", np.full(1600, 0.25, dtype=np.float32))
+    utterances = tuple(Utterance(id=name, audio=f"{name}.wav") for name in ("here", "lost"))
+    manifest = Manifest(tmp_path / "m.jsonl", tmp_path, utterances)
+    readable = load_readable(manifest, utterances)
+    utterance, samples = next(readable)
+    assert (utterance.id, samples.tolist()) == ("here", [0.25] * 1600)
+    with pytest.raises(UnreadableRecording, match="'lost' of"):
+        next(readable)

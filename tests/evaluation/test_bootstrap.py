@@ -1,6 +1,7 @@
 import math
 import random
 import tracemalloc
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -11,11 +12,24 @@ from distilwhisper.evaluation.bootstrap import (
     Counted,
     Interval,
     Resampling,
-    difference_interval,
     mean_difference,
     mean_interval,
-    rate_interval,
 )
+
+
+def interval(
+    errors: Sequence[int], words: Sequence[int], groups: Sequence[str], **resampling: int
+) -> Interval | None:
+    """Return the interval of a single set's rate."""
+    return mean_interval([Counted(errors, words, groups)], Resampling(**resampling))
+
+
+def difference(
+    a: Sequence[int], b: Sequence[int], words: Sequence[int], groups: Sequence[str], **of: int
+) -> tuple[Interval, float] | None:
+    """Return how much higher the first rate of a single set is than the second."""
+    pair = (Counted(a, words, groups), Counted(b, words, groups))
+    return mean_difference([pair], Resampling(**of))
 
 
 def names(n: int) -> list[str]:
@@ -34,7 +48,7 @@ def binomial_quantile(n: int, p: float, level: float) -> int:
 @pytest.mark.parametrize(("n", "n_wrong"), [(50, 25), (200, 20)])
 def test_draws_of_single_words_are_binomial(n: int, n_wrong: int) -> None:
     errors = [1] * n_wrong + [0] * (n - n_wrong)
-    found = rate_interval(errors, [1] * n, names(n), n_resamples=20_000)
+    found = interval(errors, [1] * n, names(n), n=20_000)
     assert found is not None
     assert found.value == n_wrong / n
     for bound, level in ((found.low, 0.025), (found.high, 0.975)):
@@ -51,7 +65,7 @@ def test_bounds_are_those_of_a_plain_loop() -> None:
         rates.append(sum(e for e, _ in drawn) / sum(w for _, w in drawn))
     rates.sort()
     utterances = [(e, w, f"r{at}") for at, rec in enumerate(recordings) for e, w in rec]
-    found = rate_interval(*zip(*utterances, strict=True))
+    found = interval(*zip(*utterances, strict=True))
     assert found is not None
     # Both are estimates; the spread of a 2.5 % quantile of 4,000 draws is a 25th of this width.
     assert found.low == pytest.approx(rates[100], abs=(found.high - found.low) / 10)
@@ -60,8 +74,8 @@ def test_bounds_are_those_of_a_plain_loop() -> None:
 
 def test_a_recording_counts_once_however_many_utterances_it_is_cut_into() -> None:
     errors, words = [3, 0, 5, 1], [10, 8, 9, 20]
-    whole = rate_interval(errors, words, names(4))
-    cut = rate_interval(
+    whole = interval(errors, words, names(4))
+    cut = interval(
         [part for e in errors for part in (e, 0, 0)],
         [part for w in words for part in (w - 2, 1, 1)],
         [name for name in names(4) for _ in range(3)],
@@ -83,7 +97,7 @@ def test_an_interval_holds_the_truth_as_often_as_it_says_but_not_one_over_uttera
     for _ in range(300):
         errors, words, recordings = simulated(rng, 60)
         for kind, groups in (("recordings", recordings), ("utterances", names(300))):
-            found = rate_interval(errors, words, groups, n_resamples=400)
+            found = interval(errors, words, groups, n=400)
             assert found is not None
             held[kind] += found.low <= 0.2 <= found.high
     assert 0.91 <= held["recordings"] / 300 <= 0.98  # 0.95 less what percentiles lose, +- 3 sigma
@@ -97,7 +111,7 @@ def test_of_equal_systems_one_in_twenty_differs_and_of_unequal_ones_most_do() ->
         for _ in range(250):
             errors, words, recordings = simulated(rng, 40)  # hard and easy ones, for both
             a, b = ((errors + rng.binomial(words, more)).tolist() for more in (rate, 0.02))
-            found = difference_interval(a, b, words, recordings, n_resamples=400)
+            found = difference(a, b, words, recordings, n=400)
             assert found is not None
             n_told[rate] += found[1] < 0.05
     assert 0.01 <= n_told[0.02] / 250 <= 0.10
@@ -105,7 +119,7 @@ def test_of_equal_systems_one_in_twenty_differs_and_of_unequal_ones_most_do() ->
 
 
 def test_a_system_does_not_differ_from_itself() -> None:
-    assert difference_interval([1, 0, 2], [1, 0, 2], [5, 6, 7], names(3)) == (
+    assert difference([1, 0, 2], [1, 0, 2], [5, 6, 7], names(3)) == (
         Interval(0.0, 0.0, 0.0),
         1.0,
     )
@@ -117,8 +131,8 @@ counts = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(1,
 @given(rows=counts, seed=st.integers(0, 99))
 def test_swapping_the_sides_flips_the_signs(rows: list[tuple[int, int, int]], seed: int) -> None:
     a, b, words = (list(column) for column in zip(*rows, strict=True))
-    there = difference_interval(a, b, words, names(len(a)), n_resamples=200, seed=seed)
-    back = difference_interval(b, a, words, names(len(a)), n_resamples=200, seed=seed)
+    there = difference(a, b, words, names(len(a)), n=200, seed=seed)
+    back = difference(b, a, words, names(len(a)), n=200, seed=seed)
     assert there is not None
     assert back is not None
     assert back[0].value == -there[0].value
@@ -127,7 +141,7 @@ def test_swapping_the_sides_flips_the_signs(rows: list[tuple[int, int, int]], se
 
 
 def test_what_is_always_worse_has_the_smallest_p_there_is() -> None:
-    found = difference_interval([5] * 9, [1] * 9, [10] * 9, names(9), n_resamples=999)
+    found = difference([5] * 9, [1] * 9, [10] * 9, names(9), n=999)
     assert found is not None
     assert found[1] == 2 / 1000
     assert found[0].low == found[0].high == pytest.approx(0.4)
@@ -161,29 +175,29 @@ def test_where_nothing_can_be_told_there_is_no_interval(
     words: list[int], groups: list[str]
 ) -> None:
     errors = [1] * len(words)
-    assert rate_interval(errors, words, groups) is None
-    assert difference_interval(errors, errors, words, groups) is None
+    assert interval(errors, words, groups) is None
+    assert difference(errors, errors, words, groups) is None
     fine = Counted([1, 0], [5, 5], names(2))
     assert mean_interval([fine, Counted(errors, words, groups)], Resampling()) is None
     assert mean_interval([], Resampling()) is None
 
 
 def test_a_draw_without_words_has_no_rate() -> None:
-    found = rate_interval([2, 1], [0, 10], ["silence", "speech"])
+    found = interval([2, 1], [0, 10], ["silence", "speech"])
     assert found == Interval(0.3, 0.1, 0.3)
 
 
 def test_the_same_seed_gives_the_same_bounds_and_another_one_others() -> None:
     rng = np.random.default_rng(0)
     of = simulated(rng, 20)
-    assert rate_interval(*of, seed=3) == rate_interval(*of, seed=3) != rate_interval(*of, seed=4)
+    assert interval(*of, seed=3) == interval(*of, seed=3) != interval(*of, seed=4)
 
 
 def test_many_recordings_take_bounded_memory() -> None:
     n = 5_000
     errors, words = [1, 0] * (n // 2), [7] * n
     tracemalloc.start()
-    found = rate_interval(errors, words, names(n))
+    found = interval(errors, words, names(n))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert found is not None
@@ -197,5 +211,5 @@ def test_what_was_counted_must_fit_together() -> None:
     pair = (Counted([1, 0], [5, 5], ["a", "b"]), Counted([1, 0], [5, 5], ["b", "c"]))
     with pytest.raises(ValueError, match="2 of the one and 2 of the other, 1 of them of both"):
         mean_difference([pair], Resampling())
-    with pytest.raises(ValueError, match=r"n_resamples .* 0; level .* found 1"):
-        rate_interval([1, 0], [5, 5], names(2), n_resamples=0, level=1)
+    with pytest.raises(ValueError, match=r"1 draw, found n = 0; level .* found 1"):
+        Resampling(n=0, level=1)

@@ -6,7 +6,12 @@ import pytest
 from evaluations import TEXTS, evaluation
 
 from distilwhisper.corpus.store import read_jsonl, write_jsonl
-from distilwhisper.evaluation.bootstrap import Resampling, difference_interval, rate_interval
+from distilwhisper.evaluation.bootstrap import (
+    Counted,
+    Resampling,
+    mean_difference,
+    mean_interval,
+)
 from distilwhisper.evaluation.comparison import Comparison, NotComparable, compare
 
 FEW = Resampling(n=500, seed=2)
@@ -61,7 +66,7 @@ def test_a_cell_is_the_summary_of_its_folder_with_an_interval(
         }
     first = comparison.cells[0]
     assert (first.wer, first.cer, first.rtfx, first.n_groups) == (3 / 12, 9 / 46, 10.0, 3)
-    interval = rate_interval([2, 1, 0], [5, 4, 3], ["a", "b", "c"], n_resamples=500, seed=2)
+    interval = mean_interval([Counted([2, 1, 0], [5, 4, 3], ["a", "b", "c"])], FEW)
     assert interval is not None
     assert (first.wer_low, first.wer_high) == (interval.low, interval.high)
     assert comparison.failed == {"small, second, u0": "torn"}
@@ -83,9 +88,8 @@ def test_a_model_is_compared_with_the_baseline_utterance_by_utterance(
         ("small", "large", "first"), ("small", "large", "second"), ("small", "large", None),
     ]  # fmt: skip
     first, second, mean = comparison.differences
-    found = difference_interval(
-        [2, 1, 0], [0, 0, 1], [5, 4, 3], ["a", "b", "c"], n_resamples=500, seed=2
-    )
+    ours, theirs = (Counted(e, [5, 4, 3], ["a", "b", "c"]) for e in ([2, 1, 0], [0, 0, 1]))
+    found = mean_difference([(ours, theirs)], FEW)
     assert found is not None
     interval, p = found
     assert (first.difference, first.low, first.high, first.p) == (

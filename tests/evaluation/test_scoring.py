@@ -60,14 +60,32 @@ def test_where_characters_are_the_unit_both_counts_are_the_same(tmp_path: Path) 
     assert summary.to_dict()["cer"] == summary.to_dict()["wer"] == 0.25
 
 
-@pytest.mark.parametrize("heard", ["en", "ja", None])
-@pytest.mark.parametrize(("text", "unit"), [("quite right", "word"), ("那里有雨", "character")])
-def test_the_unit_is_the_references_whatever_language_was_heard(
-    tmp_path: Path, text: str, unit: str, heard: str | None
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("heard", ["en", "de", "ja", None])
+@pytest.mark.parametrize(
+    ("text", "language", "unit", "normalised"),
+    [
+        ("Mr. Hall isn't, um, right", "en", "word", "mister hall is not right"),
+        ("Он 'um' не прав", "ru", "word", "он um не прав"),
+        ("那里'um'有雨", "zh", "character", "那里 um 有雨"),
+    ],
+)
+def test_the_reference_says_how_it_is_scored_whatever_language_was_heard(
+    tmp_path: Path,
+    text: str,
+    language: str,
+    unit: str,
+    normalised: str,
+    heard: str | None,
+    known: bool,
 ) -> None:
-    utterances = [Utterance(id="a", audio="a.wav", text=text), Utterance(id="b", audio="b.wav")]
-    summary, _ = scored(tmp_path, utterances, [text, "hm"], language=heard)
+    utterances = [
+        Utterance(id="a", audio="a.wav", text=text, language=language if known else None),
+        Utterance(id="b", audio="b.wav", language="zh"),  # not scored, so it has no say
+    ]
+    summary, rows = scored(tmp_path, utterances, [text, "hm"], language=heard)
     assert summary.unit == unit
+    assert rows[0]["reference"] == rows[0]["hypothesis"] == normalised
 
 
 def test_without_references_there_is_no_character_rate(tmp_path: Path) -> None:

@@ -235,6 +235,15 @@ def test_figures_show_speed_and_the_noises_that_have_levels(tmp_path: Path) -> N
     assert says[1].endswith("small: 25.0 % at 10, 25.0 % at 0; large: 0.0 % at 10, 0.0 % at 0")
 
 
+def test_levels_are_read_as_evaluation_reads_them(tmp_path: Path) -> None:
+    noises = ("recorded:1e1@cafe", "recorded:+0@cafe", "recorded:5@street", "reverberation@rooms")
+    page = page_of(make_comparison(tmp_path, noises=noises))
+    _, under_noise = page.images
+    assert "WER under recorded noise of cafe" in under_noise
+    says = [value for name, value in page.attributes if name == "alt"]
+    assert "small: 25.0 % at 10, 25.0 % at 0;" in says[1]
+
+
 def test_sounds_of_worst_utterances_are_linked(tmp_path: Path) -> None:
     page = page_of(make_comparison(tmp_path, noises=(None,)), out=tmp_path / "sub" / "r.html")
     assert "../corpus/a.wav#t=1,3" in page.links

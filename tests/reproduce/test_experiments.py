@@ -10,6 +10,7 @@ from distilwhisper.cli import OK, SOME_FAILED, USAGE, call
 from distilwhisper.corpus.records import read_manifest
 from distilwhisper.corpus.store import read_jsonl
 from distilwhisper.reproduce.catalogue import EXPERIMENTS
+from distilwhisper.reproduce.context import Context
 from distilwhisper.text.wer import ErrorCounts, word_errors
 
 WITH_FIGURE = {
@@ -143,10 +144,10 @@ def test_settings_bend_an_experiment(results: Path, tmp_path: Path) -> None:
 
 
 def test_a_recording_that_cannot_be_read_is_named(
-    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    context: Context, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     manifest = tmp_path / "broken.jsonl"
-    good = read_manifest(results / "inputs" / "short-a" / "manifest.jsonl")
+    good = read_manifest(context.short[0].manifest)
     lines = [
         json.dumps({"id": u.id, "audio": str(good.root / u.audio), "text": u.text})
         for u in good.utterances
@@ -159,7 +160,7 @@ def test_a_recording_that_cannot_be_read_is_named(
     assert [row["errors"]["deletions"] for row in rows if row["id"] == "lost"] == [2, 2, 2]
     more = ("--set", "prompt_utterances=9", "--set", f'short=["{manifest}"]')
     assert reproduce("prompts", tmp_path, *more) == SOME_FAILED
-    assert "'lost' cannot be read" in capsys.readouterr().err
+    assert f"'lost' of {manifest} must have audio that can be read" in capsys.readouterr().err
 
 
 def test_what_is_missing_is_named_with_the_way_to_give_it(

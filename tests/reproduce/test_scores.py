@@ -1,9 +1,13 @@
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
-from distilwhisper.corpus.records import Utterance
+from distilwhisper.corpus.records import Manifest, Utterance
+from distilwhisper.corpus.store import read_jsonl
 from distilwhisper.evaluation.bootstrap import Resampling
+from distilwhisper.evaluation.scoring import COST, score
 from distilwhisper.reproduce.scores import ArmSummary, Row, score_text, summarise
 from distilwhisper.text.wer import ErrorCounts
 
@@ -86,3 +90,26 @@ def test_text_is_scored_normalised_by_words_or_characters() -> None:
     scored = score_text("arm", "set", chinese, "你好")
     assert scored.errors == ErrorCounts(deletions=1, words=3)
     assert scored.file == "file u.wav"
+
+
+@pytest.mark.parametrize("language", [None, "known"])
+@pytest.mark.parametrize(
+    ("reference", "text", "spoken"),
+    [
+        ("Mr. Bennet, um, isn't in", "mister bennet is out", "en"),
+        ("Он не прав", "он не права", "ru"),
+        ("你好吗 再见", "你好 再见", "zh"),
+    ],
+)
+def test_text_is_scored_as_evaluation_scores_it(
+    tmp_path: Path, reference: str, text: str, spoken: str, language: str | None
+) -> None:
+    utterance = Utterance("u", "u.wav", text=reference, language=language and spoken)
+    heard = {"id": "u", "text": text, "language": "de", "error": None}
+    timing = {"audio_s": 1.0, "compute_s": 1.0, **dict.fromkeys(COST, 0)}
+    manifest = Manifest(tmp_path / "m.jsonl", tmp_path, (utterance,))
+    score(manifest, [heard], [timing], tmp_path, n_parameters=1)
+    [row] = read_jsonl(tmp_path / "scores.jsonl")
+    scored = score_text("arm", "set", utterance, text)
+    assert (scored.reference, scored.hypothesis) == (row["reference"], row["hypothesis"])
+    assert asdict(scored.errors) == row["errors"]

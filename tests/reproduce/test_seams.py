@@ -68,6 +68,17 @@ def test_errors_are_dated_by_the_hypothesis() -> None:
     ]
 
 
+def test_characters_are_dated_where_words_are_not_spaced() -> None:
+    utterance = Utterance(id="u", audio="u.wav", text="今天很好")
+    steps = list(timed_errors(utterance, [word("今天", 1.0), word("真好。", 3.0)]))
+    assert steps == [
+        (1.0, False, True),
+        (1.0, False, True),
+        (3.0, True, True),  # replaced
+        (3.0, False, True),
+    ]
+
+
 def test_words_that_the_normaliser_joins_keep_their_time() -> None:
     utterance = Utterance(id="u", audio="u.wav", text="at 25 past", language="en")
     heard = [word("at", 1.0), word("twenty", 2.0), word("five", 3.0), word("past", 4.0)]

@@ -8,7 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distilwhisper.text.normalize import is_written_with_spaces, normalizer_for, uses_spaces
+from distilwhisper.text.normalize import (
+    is_written_with_spaces,
+    normalizer_for,
+    scoring_rule,
+    uses_spaces,
+)
 from distilwhisper.text.tokens import LANGUAGES
 from distilwhisper.text.wer import character_errors, word_errors
 
@@ -332,3 +337,34 @@ def test_word_by_word_by_example(library_english, text: str, normalised: str) ->
 )
 def test_a_script_tells_whether_words_have_spaces_between_them(text: str, spaced: bool) -> None:
     assert is_written_with_spaces(text) is spaced
+
+
+@pytest.mark.parametrize(
+    ("reference", "like"),
+    [
+        ("Mr. Hall isn't in", "en"),
+        ("Être ou ne pas être", "en"),  # a script tells no language: manifests should
+        ("Она не права, mister", "ru"),
+        ("서울은 한국의 수도입니다", "ko"),
+        ("東京は日本の首都です", "ja"),
+        ("我用 Python", "en"),
+        ("1, 2, 3", "en"),
+        ("", "en"),
+        (None, "en"),
+    ],
+)
+def test_a_reference_of_unknown_language_is_scored_by_its_script(
+    reference: str | None, like: str
+) -> None:
+    assert scoring_rule(reference, None) == scoring_rule("anything", like)
+
+
+@pytest.mark.parametrize("reference", [None, "right", "那里"])
+def test_a_known_language_says_how_to_score(reference: str | None) -> None:
+    english, chinese = scoring_rule(reference, "en"), scoring_rule(reference, "Chinese")
+    assert (english.normalize, english.spaced) == (normalizer_for("en"), True)
+    assert (chinese.normalize, chinese.spaced) == (normalizer_for("zh"), False)
+    assert english.split("Mr. Hall's, um, 那里") == ["mister", "hall", "is", "那里"]
+    assert chinese.split("那里, um") == ["那", "里", "u", "m"]
+    with pytest.raises(ValueError, match="germn"):
+        scoring_rule(reference, "germn")

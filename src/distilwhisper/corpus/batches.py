@@ -30,7 +30,7 @@ IGNORE = -100
 
 
 class UnreadableRecording(Exception):
-    """Audio that an earlier stage has read cannot be read now."""
+    """Audio that nothing can be done without cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,24 +333,37 @@ def load_windows(
         UnreadableRecording: audio that was labelled cannot be read now.
     """
     utterances = [utterance for example in examples for utterance in example.utterances]
-    loaded = load_utterances(manifest, utterances, n_threads=n_threads)
+    loaded = load_readable(manifest, utterances, n_threads=n_threads)
     return [_window(example, loaded) for example in examples]
 
 
-def _window(example: Example, loaded: Iterator[tuple[Utterance, Samples | Exception]]) -> Samples:
+def _window(example: Example, loaded: Iterator[tuple[Utterance, Samples]]) -> Samples:
     pieces: list[Samples] = []
     filled = 0
     for start_s in example.starts_s:
-        utterance, samples = next(loaded)
-        if isinstance(samples, Exception):
-            raise UnreadableRecording(
-                f"utterance {utterance.id!r} was labelled but its audio cannot be read now: "
-                f"{samples}; bring the audio back, or label and filter again without it"
-            ) from samples
+        _, samples = next(loaded)
         silence = seconds_to_samples(start_s) - filled
         pieces += [np.zeros(max(silence, 0), dtype=np.float32), samples]
         filled += max(silence, 0) + len(samples)
     return np.concatenate(pieces)
+
+
+def load_readable(
+    manifest: Manifest, utterances: Iterable[Utterance], *, n_threads: int = 2
+) -> Iterator[tuple[Utterance, Samples]]:
+    """Do as :func:`load_utterances` where every recording must be read.
+
+    Raises:
+        UnreadableRecording: one cannot be.
+    """
+    for utterance, samples in load_utterances(manifest, utterances, n_threads=n_threads):
+        if isinstance(samples, Exception):
+            raise UnreadableRecording(
+                f"utterance {utterance.id!r} of {manifest.path} must have audio that can be read, "
+                f"found {samples}; bring the audio back, or take the utterance out of the "
+                "manifest and label and filter again, where that was done"
+            ) from samples
+        yield utterance, samples
 
 
 def load_utterances(

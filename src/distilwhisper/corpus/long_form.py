@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distilwhisper.corpus.batches import UnreadableRecording, load_utterances
+from distilwhisper.corpus.batches import load_readable
 from distilwhisper.corpus.records import Manifest, Utterance, write_manifest
 from distilwhisper.speech.audio import (
     Samples,
@@ -34,11 +34,7 @@ def join_recordings(
     """
     pause: Samples = np.zeros(seconds_to_samples(pause_s), dtype=np.float32)
     pieces: list[Samples] = []
-    for utterance, samples in load_utterances(manifest, utterances):
-        if isinstance(samples, Exception):
-            raise UnreadableRecording(
-                f"utterance {utterance.id!r} cannot be part of a long recording: {samples}"
-            ) from samples
+    for _, samples in load_readable(manifest, utterances):
         pieces += [samples, pause]
     whole = np.concatenate(pieces)
     out.mkdir(parents=True, exist_ok=True)

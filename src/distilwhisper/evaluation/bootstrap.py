@@ -71,73 +71,18 @@ class Resampling:
     def __post_init__(self) -> None:
         faults = []
         if self.n < 1:
-            faults.append(f"n_resamples must be at least 1, found {self.n}")
+            faults.append(f"there must be at least 1 draw, found n = {self.n}")
         if not 0 < self.level < 1:
             faults.append(f"level must lie between 0 and 1, found {self.level}")
         if faults:
             raise ValueError("; ".join(faults))
 
 
-def rate_interval(
-    errors: Sequence[int],
-    words: Sequence[int],
-    groups: Sequence[str],
-    *,
-    n_resamples: int = 10_000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> Interval | None:
-    """Return a set's error rate and the bounds it lies between.
-
-    Args:
-        errors: of each utterance.
-        words: of each utterance's reference.
-        groups: the recording of each.
-        n_resamples: how often the recordings are drawn anew.
-        level: share of the draws between the bounds.
-        seed: of the draws.
-
-    Returns:
-        None where there are fewer than two recordings, or no words: nothing can be told then.
-    """
-    resampling = Resampling(n_resamples, level, seed)
-    return mean_interval([Counted(errors, words, groups)], resampling)
-
-
-def difference_interval(
-    errors_a: Sequence[int],
-    errors_b: Sequence[int],
-    words: Sequence[int],
-    groups: Sequence[str],
-    *,
-    n_resamples: int = 10_000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> tuple[Interval, float] | None:
-    """Return how much higher system A's rate is than B's on one set, and how likely by chance.
-
-    Args:
-        errors_a: of each utterance as A heard it.
-        errors_b: of the same utterances as B heard them.
-        words: of each utterance's reference.
-        groups: the recording of each.
-        n_resamples: how often the recordings are drawn anew.
-        level: share of the draws between the bounds.
-        seed: of the draws.
-
-    Returns:
-        A's rate less B's with its bounds, and a two-sided p-value; None as in
-        :func:`rate_interval`.
-    """
-    a, b = Counted(errors_a, words, groups), Counted(errors_b, words, groups)
-    return mean_difference([(a, b)], Resampling(n_resamples, level, seed))
-
-
 def mean_interval(sets: Sequence[Counted], resampling: Resampling) -> Interval | None:
     """Return the mean of several sets' rates and its bounds; every set is drawn within itself.
 
     Returns:
-        None where any set has fewer than two recordings, or no words.
+        None where any set has fewer than two recordings, or no words: nothing can be told then.
     """
     rates = _mean_rates([[counted] for counted in sets], resampling)
     return None if rates is None else _interval(rates[:, 0], resampling.level)

@@ -12,11 +12,7 @@ from typing import Any
 from distilwhisper.corpus.records import Manifest, Utterance, audio_from
 from distilwhisper.corpus.store import write_atomic, write_jsonl
 from distilwhisper.decoding.slots import Counts
-from distilwhisper.text.normalize import (
-    is_written_with_spaces,
-    normalizer_for,
-    uses_spaces,
-)
+from distilwhisper.text.normalize import ScoringRule, scoring_rule
 from distilwhisper.text.wer import ErrorCounts, character_errors, repeated_ngrams, word_errors
 
 COST = ("tokens", "row_steps", "drafted", "accepted", "layers")  # of decoding: Counts
@@ -84,14 +80,11 @@ def score(
         n_parameters: of the model, for the record.
     """
     by_id = {utterance.id: utterance for utterance in manifest.utterances}
-    spaced = all(_is_spaced(by_id[row["id"]]) for row in rows)
+    said = [(by_id[row["id"]], row["text"]) for row in rows if by_id[row["id"]].text is not None]
+    spaced = all(rule_of(utterance).spaced for utterance, _ in said)
     scored = [
-        {
-            **count_errors(by_id[row["id"]], row, spaced=spaced),
-            **_place(manifest, by_id[row["id"]], out),
-        }
-        for row in rows
-        if by_id[row["id"]].text is not None
+        {**count_errors(utterance, text, spaced=spaced), **_place(manifest, utterance, out)}
+        for utterance, text in said
     ]
     summary = EvaluationSummary(
         n_utterances=len(rows),
@@ -111,24 +104,15 @@ def score(
     return summary
 
 
-def _is_spaced(utterance: Utterance) -> bool:
-    """Tell by the reference alone, never by what was heard: models are compared in one unit."""
-    if utterance.text is None:
-        return True
-    if utterance.language is not None:
-        return uses_spaces(utterance.language)
-    return is_written_with_spaces(utterance.text)
+def rule_of(utterance: Utterance) -> ScoringRule:
+    """Return how hypotheses of an utterance are compared with its reference."""
+    return scoring_rule(utterance.text, utterance.language)
 
 
-def _language(utterance: Utterance, row: Mapping[str, Any]) -> str:
-    """Return the reference's language where it is known, else the one that was heard."""
-    return utterance.language or row["language"] or "en"
-
-
-def count_errors(utterance: Utterance, row: Mapping[str, Any], *, spaced: bool) -> dict[str, Any]:
-    """Normalise both sides alike and count words, or characters."""
-    normalize = normalizer_for(_language(utterance, row))
-    reference, hypothesis = normalize(utterance.text or ""), normalize(row["text"])
+def count_errors(utterance: Utterance, text: str, *, spaced: bool) -> dict[str, Any]:
+    """Normalise reference and hypothesis alike and count words, or characters."""
+    normalize = rule_of(utterance).normalize
+    reference, hypothesis = normalize(utterance.text or ""), normalize(text)
     characters = character_errors(reference, hypothesis)
     return {
         "id": utterance.id,

@@ -1,16 +1,16 @@
 """Figures of a comparison: error rates against speed, and against the level of noise."""
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from distilwhisper.evaluation.comparison import Comparison
+from distilwhisper.evaluation.degradation import Degradation, Kind
 from distilwhisper.report.html import Html, image, join, note, tag
 from distilwhisper.report.plots import Line, Spot, draw_lines, draw_spots
 from distilwhisper.report.results import average_of, cells_of, plain_sound, rate_name, rtfx_of
 
 _SNR = "signal over noise / dB"
-_LEVELS: Mapping[str, tuple[str, str]] = {  # kinds of noise, and what their level is
+_LEVELS: Mapping[Kind, tuple[str, str]] = {  # kinds of noise, and what their level is
     "white": ("white noise", _SNR),
     "pink": ("pink noise", _SNR),
     "babble": ("babble", _SNR),
@@ -18,7 +18,6 @@ _LEVELS: Mapping[str, tuple[str, str]] = {  # kinds of noise, and what their lev
     "reverberation": ("reverberation", "reverberation time / s"),
     "clipping": ("clipping", "beyond full scale / dB"),
 }
-_LEVEL = re.compile(r"([a-z]+):(-?[\d.]+)(@.*)?")
 
 
 def speed_plot(comparison: Comparison) -> Html:
@@ -55,21 +54,21 @@ def speed_plot(comparison: Comparison) -> Html:
 
 def noise_plots(comparison: Comparison) -> list[Html]:
     """Draw error rates against the level of each noise that comes in several."""
-    by_kind: dict[str, dict[float, str]] = {}
-    for noise in comparison.noises:
-        found = _LEVEL.fullmatch(noise or "")
-        if found and found[1] in _LEVELS:
-            kind = found[1] + (found[3] or "")
-            by_kind.setdefault(kind, {})[float(found[2])] = found[0]
+    by_kind: dict[tuple[Kind, Path | None], dict[float, str]] = {}
+    for noise in filter(None, comparison.noises):
+        done = Degradation.parse(noise)
+        if isinstance(done.level, float):
+            by_kind.setdefault((done.kind, done.source), {})[done.level] = noise
     return [
-        _noise_plot(comparison, kind, levels)
-        for kind, levels in by_kind.items()
+        _noise_plot(comparison, kind, source, levels)
+        for (kind, source), levels in by_kind.items()
         if len(levels) > 1 and all(a.wer is not None for a in comparison.averages)
     ]
 
 
-def _noise_plot(comparison: Comparison, kind: str, levels: Mapping[float, str]) -> Html:
-    kind, _, source = kind.partition("@")
+def _noise_plot(
+    comparison: Comparison, kind: Kind, source: Path | None, levels: Mapping[float, str]
+) -> Html:
     (called, what), name = _LEVELS[kind], rate_name(comparison)
     falling = what == _SNR
     places = sorted(levels, reverse=falling)
@@ -88,7 +87,7 @@ def _noise_plot(comparison: Comparison, kind: str, levels: Mapping[float, str]) 
                 level=100 * clean[0] if clean and clean[0] is not None else None,
             )
         )
-    title = f"{name} under {called}" + (f" of {Path(source).name}" if source else "")
+    title = f"{name} under {called}" + (f" of {source.name}" if source else "")
     svg = draw_lines(lines, title=title, x=what, y=f"{name} / %", markers=True, falling=falling)
     return image(svg, f"{title}. {'; '.join(map(_told, lines))}")
 

@@ -36,9 +36,16 @@ class Arm:
     draft: str | None = None  # model that drafts
     noise: str | None = None  # what is done to the sound first, such as white:10
 
+    def key(self) -> dict[str, Any]:
+        """Return all that shapes what this arm hears, whatever it is called, as JSON can hold it.
+
+        Models are in it by name; whoever stores what they said adds their fingerprints.
+        """
+        return asdict(replace(self, name=""))
+
     def of_set(self, on: EvalSet) -> dict[str, Any]:
-        """Return all that shapes what this arm hears of a set, as JSON can hold it."""
-        return {**asdict(replace(self, name="")), "manifest": str(on.manifest.resolve())}
+        """Return all that shapes what this arm hears of a set."""
+        return {**self.key(), "manifest": str(on.manifest.resolve())}
 
 
 @dataclass(frozen=True)
@@ -61,13 +68,13 @@ def evaluate_cells(
         sets: that every arm hears.
         folder: of all cells; each has a folder below it, named after model, set and a digest of
             the rest.
-        force: begin anew where a model or a manifest has changed behind its name.
+        force: begin anew where a model, a draft or a manifest has changed behind its name.
 
     Returns:
         By arm, by set.
 
     Raises:
-        StageChanged: a model or a manifest has changed behind its name.
+        StageChanged: a model, a draft or a manifest has changed behind its name.
     """
     named = {arm.name: arm for arm in arms}
     alike: dict[Any, list[Arm]] = {}

@@ -12,8 +12,7 @@ from distilwhisper.reproduce.context import Context
 from distilwhisper.reproduce.experiment import Outcome
 from distilwhisper.reproduce.figures import Line, draw_lines, wer_line
 from distilwhisper.reproduce.power_law import NoFit, PowerLaw, fit_power_law
-from distilwhisper.reproduce.quality import INTERVALS
-from distilwhisper.reproduce.scores import ArmSummary
+from distilwhisper.reproduce.scores import INTERVALS, ArmSummary
 from distilwhisper.reproduce.students import (
     NOTE,
     Corpus,

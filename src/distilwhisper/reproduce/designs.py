@@ -9,7 +9,7 @@ from distilwhisper.reproduce.cells import model_folder
 from distilwhisper.reproduce.context import Context
 from distilwhisper.reproduce.experiment import Outcome
 from distilwhisper.reproduce.figures import draw_bars, draw_points
-from distilwhisper.reproduce.quality import INTERVALS
+from distilwhisper.reproduce.scores import INTERVALS
 from distilwhisper.reproduce.students import (
     NOTE,
     judge_students,

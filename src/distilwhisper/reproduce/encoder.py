@@ -19,7 +19,7 @@ from distilwhisper.reproduce.context import Context, Model
 from distilwhisper.reproduce.designs import TRAINED_ENCODER
 from distilwhisper.reproduce.experiment import Outcome
 from distilwhisper.reproduce.figures import draw_bars
-from distilwhisper.reproduce.quality import INTERVALS
+from distilwhisper.reproduce.scores import INTERVALS
 from distilwhisper.reproduce.students import (
     NOTE,
     Plan,

@@ -1,7 +1,6 @@
 """Words that models hear where nobody speaks."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -62,7 +61,7 @@ def run_hallucination(context: Context) -> Outcome:
 
 def _words_per_minute(context: Context, arm: Arm, minutes: float) -> dict[str, float]:
     key = {
-        **asdict(replace(arm, name="")),
+        **arm.key(),
         "weights": context.fingerprint(arm.model),
         "minutes": minutes,
         "sounds": list(SOUNDS),

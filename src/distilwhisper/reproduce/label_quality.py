@@ -16,8 +16,7 @@ from distilwhisper.reproduce.cells import model_folder
 from distilwhisper.reproduce.context import Context
 from distilwhisper.reproduce.experiment import Outcome
 from distilwhisper.reproduce.figures import draw_bars
-from distilwhisper.reproduce.quality import INTERVALS
-from distilwhisper.reproduce.scores import ArmSummary, Row, score_text
+from distilwhisper.reproduce.scores import INTERVALS, ArmSummary, Row, score_text
 from distilwhisper.reproduce.spoiling import SpoiltPairs, spoil_pairs
 from distilwhisper.reproduce.students import Corpus, judge_corpus, label_corpus
 from distilwhisper.reproduce.tables import Column, Table, Value
@@ -97,6 +96,20 @@ def _truth(context: Context, corpus: Corpus) -> dict[str, Row]:
     }
 
 
+def _table(
+    what: str,
+    *,
+    of: str,
+    counts: Sequence[Column],
+    shares: Sequence[str],
+    rows: Mapping[str, Sequence[Value]],
+    notes: Sequence[str],
+) -> Table:
+    """Return a table of counts and, behind them, of fractions that are shown in per cent."""
+    columns = (*counts, *(Column(name, percent=True) for name in shares))
+    return Table(f"Label quality: {what}", of=of, columns=columns, rows=rows, notes=notes)
+
+
 # By verdict
 
 
@@ -119,17 +132,11 @@ def _verdict_table(
     values: dict[str, list[Value]] = {}
     for name, rows in by_verdict.items():
         values[name] = [len(rows), len(rows) / n_all, *_rates(found.get(name))]
-    return Table(
-        f"Label quality: what {context.teacher.name} heard, against trusted references",
+    return _table(
+        f"what {context.teacher.name} heard, against trusted references",
         of="verdict",
-        columns=(
-            Column("utterances", 0),
-            Column("share, %", percent=True),
-            Column("WER, %", percent=True),
-            Column("SER, %", percent=True),
-            Column("DER, %", percent=True),
-            Column("IER, %", percent=True),
-        ),
+        counts=[Column("utterances", 0)],
+        shares=["share, %", "WER, %", "SER, %", "DER, %", "IER, %"],
         rows=values,
         notes=(
             INTERVALS,
@@ -210,17 +217,17 @@ def _spoilt_table(
     context: Context, trials: Mapping[str, Trial], found: Mapping[str, ArmSummary]
 ) -> Table:
     settings = context.settings
-    return Table(
-        "Label quality: pairs that were spoilt on purpose",
+    return _table(
+        "pairs that were spoilt on purpose",
         of="spoilt",
-        columns=(
-            Column("pairs", 0),
-            Column("of them dropped, % (recall)", percent=True),
-            Column("of the dropped: bad, % (precision)", percent=True),
-            Column("right labels dropped, %", percent=True),
-            Column("of the kept: wrong, %", percent=True),
-            Column("kept: WER, %", percent=True),
-        ),
+        counts=[Column("pairs", 0)],
+        shares=[
+            "of them dropped, % (recall)",
+            "of the dropped: bad, % (precision)",
+            "right labels dropped, %",
+            "of the kept: wrong, %",
+            "kept: WER, %",
+        ],
         rows={
             way: (
                 one.n_spoilt,
@@ -318,17 +325,16 @@ def _packed(
 
 
 def _packed_table(context: Context, windows: Mapping[float, PackedFilter]) -> Table:
-    return Table(
-        "Label quality: packed into windows before the filter judges",
+    return _table(
+        "packed into windows before the filter judges",
         of="window, s",
-        columns=(
-            Column("windows", 0),
-            Column("utterances a window"),
-            Column("wrong labels that pass, %", percent=True),
-            Column("right labels that do not, %", percent=True),
-            Column("would pass if wholly wrong, %", percent=True),
-            Column("passed: WER, %", percent=True),
-        ),
+        counts=[Column("windows", 0), Column("utterances a window")],
+        shares=[
+            "wrong labels that pass, %",
+            "right labels that do not, %",
+            "would pass if wholly wrong, %",
+            "passed: WER, %",
+        ],
         rows={
             f"{length_s:g}": (
                 one.n_windows,

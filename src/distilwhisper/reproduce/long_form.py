@@ -7,8 +7,7 @@ from distilwhisper.reproduce.cells import Arm
 from distilwhisper.reproduce.context import Context
 from distilwhisper.reproduce.experiment import Outcome
 from distilwhisper.reproduce.figures import Line, draw_lines, wer_line
-from distilwhisper.reproduce.quality import INTERVALS
-from distilwhisper.reproduce.scores import ArmSummary, Row
+from distilwhisper.reproduce.scores import INTERVALS, ArmSummary, Row
 from distilwhisper.reproduce.tables import Column, Table, Value
 from distilwhisper.reproduce.timing import NOTE, time_arms
 

@@ -6,8 +6,7 @@ from dataclasses import replace
 from distilwhisper.reproduce.context import Context
 from distilwhisper.reproduce.experiment import Outcome
 from distilwhisper.reproduce.figures import draw_lines, wer_line
-from distilwhisper.reproduce.quality import INTERVALS
-from distilwhisper.reproduce.scores import ArmSummary
+from distilwhisper.reproduce.scores import INTERVALS, ArmSummary
 from distilwhisper.reproduce.tables import Column, Table, Value
 
 Y_MOST = 105.0  # per cent: what is worse than hearing nothing is not told apart

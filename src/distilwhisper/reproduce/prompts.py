@@ -7,14 +7,13 @@ from itertools import accumulate
 from statistics import fmean
 from typing import Any
 
-from distilwhisper.corpus.batches import UnreadableRecording, load_utterances
+from distilwhisper.corpus.batches import load_readable
 from distilwhisper.corpus.records import Utterance, read_manifest
 from distilwhisper.reproduce.cells import Arm, EvalSet
 from distilwhisper.reproduce.context import Context, Model
 from distilwhisper.reproduce.experiment import Outcome
 from distilwhisper.reproduce.figures import draw_lines, wer_line
-from distilwhisper.reproduce.quality import INTERVALS
-from distilwhisper.reproduce.scores import Row, score_text
+from distilwhisper.reproduce.scores import INTERVALS, Row, score_text
 from distilwhisper.reproduce.tables import Column, Table, Value
 from distilwhisper.run.stages import fingerprint
 from distilwhisper.text.tokens import Tokenizer
@@ -133,11 +132,7 @@ def _decode(context: Context, arm: Arm, on: EvalSet, kind: str, length: int) -> 
     utterances = _with_reference(on)
     first = utterances[: context.settings.prompt_utterances]
     heard = {}
-    for place, (utterance, samples) in enumerate(
-        load_utterances(read_manifest(on.manifest), first)
-    ):
-        if isinstance(samples, Exception):
-            raise UnreadableRecording(f"utterance {utterance.id!r} cannot be read: {samples}")
+    for place, (utterance, samples) in enumerate(load_readable(read_manifest(on.manifest), first)):
         before = UNRELATED if kind == "unrelated" else _text_before(utterances, place)
         prompt = last_tokens(before, length, tokenizer)
         told = replace(arm.decoding, initial_prompt=prompt or None)

@@ -8,13 +8,9 @@ from distilwhisper.reproduce.cells import EvalSet, model_folder
 from distilwhisper.reproduce.context import Context
 from distilwhisper.reproduce.experiment import Outcome
 from distilwhisper.reproduce.figures import draw_points
+from distilwhisper.reproduce.scores import INTERVALS
 from distilwhisper.reproduce.tables import Column, Table, Value
 from distilwhisper.reproduce.timing import NOTE, time_arms
-
-INTERVALS = (
-    "Rates are means over the sets, as in the paper; in brackets 95 % intervals, paired bootstrap "
-    "over recordings, or speakers where they are named; p is two-sided."
-)
 
 
 def run_table5(context: Context) -> Outcome:

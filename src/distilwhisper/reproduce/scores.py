@@ -13,11 +13,16 @@ from distilwhisper.evaluation.bootstrap import (
     mean_difference,
     mean_interval,
 )
-from distilwhisper.evaluation.scoring import count_errors, group_of
-from distilwhisper.text.normalize import uses_spaces
+from distilwhisper.evaluation.scoring import count_errors, group_of, rule_of
 from distilwhisper.text.wer import ErrorCounts, repeated_ngrams
 
 Rate = Literal["wer", "ser", "der", "ier"]
+
+# Of tables that show intervals.
+INTERVALS = (
+    "Rates are means over the sets, as in the paper; in brackets 95 % intervals, paired bootstrap "
+    "over recordings, or speakers where they are named; p is two-sided."
+)
 
 
 @dataclass(frozen=True)
@@ -47,10 +52,7 @@ def score_text(arm: str, set_name: str, utterance: Utterance, text: str) -> Row:
         utterance: with its reference.
         text: the hypothesis.
     """
-    language = utterance.language or "en"
-    scored = count_errors(
-        utterance, {"text": text, "language": language}, spaced=uses_spaces(language)
-    )
+    scored = count_errors(utterance, text, spaced=rule_of(utterance).spaced)
     return Row(
         arm=arm,
         set=set_name,

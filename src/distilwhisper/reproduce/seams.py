@@ -7,20 +7,19 @@ from functools import partial
 from itertools import pairwise
 from typing import Any
 
-from distilwhisper.corpus.batches import UnreadableRecording, load_utterances
+from distilwhisper.corpus.batches import load_readable
 from distilwhisper.corpus.records import Utterance, read_manifest
 from distilwhisper.decoding.chunks import ChunkWords, join_chunks
 from distilwhisper.decoding.segments import TimedWord
+from distilwhisper.evaluation.scoring import rule_of
 from distilwhisper.reproduce.cells import Arm, EvalSet
 from distilwhisper.reproduce.context import Context
 from distilwhisper.reproduce.experiment import Outcome
 from distilwhisper.reproduce.figures import draw_lines, wer_line
-from distilwhisper.reproduce.quality import INTERVALS
-from distilwhisper.reproduce.scores import Row, score_text
+from distilwhisper.reproduce.scores import INTERVALS, Row, score_text
 from distilwhisper.reproduce.tables import Column, Table
 from distilwhisper.run.stages import fingerprint
 from distilwhisper.speech.audio import WINDOW_S, samples_to_seconds
-from distilwhisper.text.normalize import normalizer_for
 from distilwhisper.text.wer import align_words
 
 # Edges of the bins of a word's distance to the nearest seam; the last bin has no end.
@@ -196,9 +195,7 @@ def _decode(context: Context, arm: Arm, on: EvalSet) -> dict[str, Any]:
     transcriber, manifest = context.transcriber(arm), read_manifest(on.manifest)
     with_reference = [u for u in manifest.utterances if u.text is not None]
     heard = {}
-    for utterance, samples in load_utterances(manifest, with_reference):
-        if isinstance(samples, Exception):
-            raise UnreadableRecording(f"utterance {utterance.id!r} cannot be read: {samples}")
+    for utterance, samples in load_readable(manifest, with_reference):
         chunks = transcriber.hear_chunks(samples, language=utterance.language)
         heard[utterance.id] = {
             "audio_s": samples_to_seconds(len(samples)),
@@ -244,7 +241,8 @@ def timed_errors(
 ) -> Iterator[tuple[float, bool, bool]]:
     """Yield when each step of the way from reference to hypothesis is said.
 
-    A missed word is dated as the last word that was heard before it.
+    A missed word is dated as the last word that was heard before it. Where words are not spaced,
+    each character is one.
 
     Args:
         utterance: with the reference.
@@ -253,14 +251,10 @@ def timed_errors(
     Yields:
         Seconds in the recording; whether it is an error; whether it is a word of the reference.
     """
-    normalize = normalizer_for(utterance.language or "en")
-    alone = [
-        (part, (word.start_s + word.end_s) / 2)
-        for word in words
-        for part in normalize(word.text).split()
-    ]
+    split = rule_of(utterance).split
+    alone = [(part, (word.start_s + word.end_s) / 2) for word in words for part in split(word.text)]
     # The normaliser makes other words of a whole text than of its words alone, such as numbers.
-    hypothesis = normalize(_text(words))
+    hypothesis = " ".join(split(_text(words)))
     times_s = [0.0, *(at_s for _, at_s in alone)]
     dated, place = [], 0
     for step in align_words(" ".join(part for part, _ in alone), hypothesis):
@@ -268,7 +262,7 @@ def timed_errors(
         if step.hypothesis is not None:
             dated.append(times_s[place])
     at_s, place = 0.0, 0
-    for step in align_words(normalize(utterance.text or ""), hypothesis):
+    for step in align_words(" ".join(split(utterance.text or "")), hypothesis):
         if step.hypothesis is not None:
             at_s, place = dated[place], place + 1
         yield at_s, step.kind != "equal", step.reference is not None

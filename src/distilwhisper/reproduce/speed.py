@@ -9,8 +9,7 @@ from distilwhisper.reproduce.cells import Cell
 from distilwhisper.reproduce.context import Context, Model
 from distilwhisper.reproduce.experiment import Outcome
 from distilwhisper.reproduce.figures import draw_lines, wer_line
-from distilwhisper.reproduce.quality import INTERVALS
-from distilwhisper.reproduce.scores import Row
+from distilwhisper.reproduce.scores import INTERVALS, Row
 from distilwhisper.reproduce.tables import Column, Table, Value
 from distilwhisper.reproduce.timing import NOTE, Timing, time_arms, timed_rows
 

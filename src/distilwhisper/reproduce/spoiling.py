@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from distilwhisper.corpus.batches import UnreadableRecording, load_utterances
+from distilwhisper.corpus.batches import load_readable
 from distilwhisper.corpus.records import (
     Utterance,
     Verdict,
@@ -17,6 +17,7 @@ from distilwhisper.corpus.records import (
     read_manifest,
     write_manifest,
 )
+from distilwhisper.evaluation.scoring import rule_of
 from distilwhisper.filter import judge
 from distilwhisper.label import label_manifest
 from distilwhisper.reproduce.cells import digest, model_folder
@@ -26,7 +27,6 @@ from distilwhisper.reproduce.students import Corpus
 from distilwhisper.run.stages import fingerprint
 from distilwhisper.speech.audio import Samples, samples_to_seconds, write_wav
 from distilwhisper.speech.noise import mix_at_snr, white_noise
-from distilwhisper.text.normalize import normalizer_for, uses_spaces
 
 Generator: TypeAlias = np.random.Generator
 SpoilText: TypeAlias = Callable[[Utterance, Generator], str]
@@ -137,16 +137,16 @@ class Spoiler:
 
 def _words(utterance: Utterance) -> list[str]:
     text = utterance.text or ""
-    return text.split() if uses_spaces(utterance.language or "en") else list(text)
+    return text.split() if rule_of(utterance).spaced else list(text)
 
 
 def _joined(words: Sequence[str], utterance: Utterance) -> str:
-    return (" " if uses_spaces(utterance.language or "en") else "").join(words)
+    return (" " if rule_of(utterance).spaced else "").join(words)
 
 
 def _other(choices: Sequence[str], text: str, of: Utterance, generator: Generator) -> str:
     """Return a choice that is not the same text, however it is written."""
-    normalize = normalizer_for(of.language or "en")
+    normalize = rule_of(of).normalize
     first = int(generator.integers(len(choices)))
     for choice in (*choices[first:], *choices[:first]):
         if normalize(choice) != normalize(text):
@@ -227,12 +227,7 @@ def _write_sounds(
     """Write spoilt sound, and last the manifest, by which it is known to be whole."""
     manifest.parent.mkdir(parents=True, exist_ok=True)
     written = []
-    for number, (utterance, samples) in enumerate(load_utterances(corpus.manifest, chosen)):
-        if isinstance(samples, Exception):
-            raise UnreadableRecording(
-                f"utterance {utterance.id!r} was labelled but its audio cannot be read now: "
-                f"{samples}; bring the audio back"
-            ) from samples
+    for number, (utterance, samples) in enumerate(load_readable(corpus.manifest, chosen)):
         spoilt = spoil(samples, _generator(context, way, utterance))
         name = f"{number:06d}.wav"
         write_wav(manifest.parent / name, spoilt)

@@ -3,12 +3,12 @@
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
-from distilwhisper.corpus.batches import UnreadableRecording, load_utterances
+from distilwhisper.corpus.batches import load_readable
 from distilwhisper.corpus.records import Utterance, read_manifest
 from distilwhisper.decoding.slots import Counts
 from distilwhisper.decoding.transcriber import Transcriber
@@ -77,7 +77,7 @@ def time_arms(context: Context, arms: Sequence[Arm], sets: Sequence[EvalSet]) ->
     key = {
         "arms": [
             {
-                **asdict(replace(arm, name="")),
+                **arm.key(),
                 "weights": [context.fingerprint(m) for m in (arm.model, arm.draft) if m],
             }
             for arm in arms
@@ -133,16 +133,10 @@ class _Pieces:
 
     def _of(self, on: EvalSet) -> list[Piece]:
         manifest = read_manifest(on.manifest)
-        pieces = []
-        for utterance, samples in load_utterances(
-            manifest, manifest.utterances[: self._n_first[on.name]]
-        ):
-            if isinstance(samples, Exception):
-                raise UnreadableRecording(
-                    f"utterance {utterance.id!r} of {on.manifest} cannot be timed: {samples}"
-                ) from samples
-            pieces.append((on.name, utterance, samples))
-        return pieces
+        first = manifest.utterances[: self._n_first[on.name]]
+        return [
+            (on.name, utterance, samples) for utterance, samples in load_readable(manifest, first)
+        ]
 
 
 def _turn(transcriber: Transcriber, pieces: Sequence[Piece]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import re
 import unicodedata
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import groupby
 from typing import TypeAlias
@@ -110,6 +111,46 @@ def is_written_with_spaces(text: str) -> bool:
     """
     letters = sum(map(str.isalpha, text))
     return len(_UNSPACED_LETTER.findall(text)) <= letters / 2
+
+
+@dataclass(frozen=True)
+class ScoringRule:
+    """How a hypothesis is compared with a reference; see :func:`scoring_rule`."""
+
+    normalize: Normalizer
+    spaced: bool  # whether words are counted; else characters
+
+    def split(self, text: str) -> list[str]:
+        """Return what is counted of a text, normalised: its words, or its characters."""
+        words = self.normalize(text).split()
+        return words if self.spaced else list("".join(words))
+
+
+def scoring_rule(reference: str | None, language: str | None) -> ScoringRule:
+    """Return how everything that is heard of an utterance is compared with its reference.
+
+    What was heard has no say, so that all models are compared in one way. An unknown language is
+    told by the script of the reference: the normaliser is the English one where at least half of
+    the letters are those of English, and words are counted where they have spaces between them.
+    So name the language of what is written in Latin letters and is not English.
+
+    Args:
+        reference: what was said; None where nobody knows.
+        language: of the reference, code or English name; None where it is not known.
+
+    Raises:
+        ValueError: the language is unknown to Whisper.
+    """
+    if language is not None:
+        return ScoringRule(normalizer_for(language), uses_spaces(language))
+    text = reference or ""
+    normalize = _normalize_english if _is_in_english_letters(text) else _normalize_basic
+    return ScoringRule(normalize, is_written_with_spaces(text))
+
+
+def _is_in_english_letters(text: str) -> bool:
+    letters = [character for character in text if character.isalpha()]
+    return sum(map(str.isascii, letters)) >= len(letters) / 2
 
 
 def _normalize_english(text: str) -> str:

@@ -8,7 +8,7 @@ from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.model.checkpoint import Checkpoint
 from distilwhisper.speech.audio import WINDOW_S, Samples
-from distilwhisper.text.normalize import normalizer_for, uses_spaces
+from distilwhisper.text.normalize import scoring_rule
 from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.text.wer import ErrorCounts, character_errors, word_errors
 from distilwhisper.training.ranks import Ranks
@@ -91,7 +91,6 @@ def _errors(
 
 
 def _count(utterance: Utterance, text: str) -> ErrorCounts:
-    language = utterance.language or "en"
-    normalize = normalizer_for(language)
-    count = word_errors if uses_spaces(language) else character_errors
-    return count(normalize(utterance.text or ""), normalize(text))
+    rule = scoring_rule(utterance.text, utterance.language)
+    count = word_errors if rule.spaced else character_errors
+    return count(rule.normalize(utterance.text or ""), rule.normalize(text))
