@@ -7,7 +7,7 @@ from tiny_model import write_tiny_model
 
 from distilwhisper.reproduce.cells import Arm, evaluate_cells
 from distilwhisper.reproduce.context import Context
-from distilwhisper.run import StageChanged
+from distilwhisper.run.stages import StageChanged
 
 
 def test_a_draft_that_has_changed_behind_its_name_is_noticed(
