@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from distilwhisper.decoding.slots import Counts
+from distilwhisper.reproduce.cells import EvalSet
 from distilwhisper.reproduce.context import Context
 from distilwhisper.reproduce.timing import Timing, time_arms, timed_rows
 
@@ -53,6 +54,12 @@ def test_a_round_that_is_stored_is_not_run_again(context: Context, tmp_path: Pat
         after["teacher"].seconds, before["teacher"].seconds, strict=True
     )]  # fmt: skip
     assert sorted(kept) == [False, True]
+    # So is a manifest that has changed.
+    [first, *_] = own.short
+    other = first.manifest.with_name("other.jsonl")
+    other.write_text(first.manifest.read_text().replace("short-a/000", "short-a/zero"))
+    timed = time_arms(own, arms[:1], [EvalSet(first.name, other)])
+    assert "short-a: short-a/zero" in timed["teacher"].texts
     # Another arm beside it is another measurement: arms take turns.
     time_arms(own, arms[:1], own.short)
-    assert len(list((tmp_path / "results" / "timings").iterdir())) == 2 * own.settings.rounds
+    assert len(list((tmp_path / "results" / "timings").iterdir())) == 3 * own.settings.rounds

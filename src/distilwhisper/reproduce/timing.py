@@ -17,6 +17,7 @@ from distilwhisper.reproduce.cells import Arm, EvalSet
 from distilwhisper.reproduce.context import Context
 from distilwhisper.reproduce.scores import Row, score_text
 from distilwhisper.run.record import cpu_model
+from distilwhisper.run.stages import fingerprint
 from distilwhisper.speech.audio import WINDOW_SAMPLES, Samples, samples_to_seconds
 from distilwhisper.speech.recording import HeldRecording
 from distilwhisper.text.transcript import Transcript
@@ -82,7 +83,7 @@ def time_arms(context: Context, arms: Sequence[Arm], sets: Sequence[EvalSet]) ->
             }
             for arm in arms
         ],
-        "sets": {str(on.manifest.resolve()): n_first[on.name] for on in sets},
+        "sets": [(on.name, fingerprint(on.manifest), n_first[on.name]) for on in sets],
         "machine": [cpu_model(), *_gpus()],
         "n_threads": torch.get_num_threads(),
     }
