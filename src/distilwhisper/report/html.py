@@ -32,11 +32,11 @@ th { font-weight: 600; font-size: .85rem; color: #56616d; overflow-wrap: normal;
      vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: #fff; }
 td.words, thead:has(+ * td.words) th:last-child { text-align: left; white-space: normal; }
-td.words { min-width: 6.5rem; }
+td.words { min-width: 5.5rem; }
 td small { color: #56616d; display: block; }
 @media (max-width: 40rem) {
   table { font-size: .88rem; } th, td { padding: .25rem .4rem; }
-  th:first-child, td:first-child { white-space: normal; min-width: 6.5rem; max-width: 8rem; }
+  th:first-child, td:first-child { white-space: normal; min-width: 6rem; max-width: 8rem; }
 }
 .plots { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; margin: 1rem 0; }
 .plots img { width: 28rem; max-width: 100%; height: auto; }
