@@ -35,6 +35,12 @@ def are_few(comparison: Comparison, set_: str | None = None) -> bool:
     return any(0 < cell.n_groups < FEW_RECORDINGS for cell in cells)
 
 
+def rate_name(comparison: Comparison) -> str:
+    """Return what error rates are called."""
+    units = {cell.unit for cell in comparison.cells}
+    return "error rate" if len(units) > 1 else "WER" if "word" in units else "CER"
+
+
 def _set_section(
     comparison: Comparison, set_: str, noise: str | None
 ) -> tuple[str, list[list[str]]]:

@@ -1,16 +1,20 @@
 """Figures of what a filter keeps: the same bytes from the same numbers."""
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from distilwhisper.corpus.store import write_atomic
 from distilwhisper.filtering.retention import Kept, Retention
+from distilwhisper.plotting import SMALL, axes_of, file_of, looks, name_below
 
-_BLUE, _ORANGE, _PALE = "#2563a8", "#c2571a", "#cdd5dd"
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_WER, _CER = looks(("wer", "cer")).values()
+_BLUE, _ORANGE, _PALE = _WER.colour, _CER.colour, "#cdd5dd"
 N_BARS = 8  # of one kind
 
 
@@ -32,13 +36,15 @@ def draw_retention(retention: Retention, folder: Path, *, max_wer: float) -> lis
         figures["limits.svg"] = _limits(retention, max_wer)
     figures["kept.svg"] = _kept(retention)
     for name, figure in figures.items():
-        write_atomic(folder / name, _svg(figure))
+        write_atomic(folder / name, file_of(figure, "svg"))
     return [folder / name for name in figures]
 
 
 def _errors(retention: Retention, max_wer: float) -> Figure:
     """Draw the share of labels with at most so many errors."""
-    figure, axes = _axes("errors of the label, % of the reference", "share of labels, %")
+    title = f"{retention.n_judged} labels against their references"
+    x, y = "errors of the label, % of the reference", "share of labels, %"
+    figure, (axes,) = axes_of([title], x=x, y=y)
     shares = [100 * share for share in retention.error_curve]
     axes.step(range(len(shares)), shares, where="post", color=_BLUE)
     if max_wer <= 1:
@@ -53,15 +59,14 @@ def _errors(retention: Retention, max_wer: float) -> Figure:
         )
     axes.set_xlim(0, 100)
     axes.set_ylim(0, 101)
-    axes.set_title(f"{retention.n_judged} labels against their references")
     return figure
 
 
 def _limits(retention: Retention, max_wer: float) -> Figure:
     """Draw what is kept under each limit against the errors that are left in it."""
-    figure, axes = _axes("errors left in what is kept, %", "utterances kept, %")
-    drawn = False
-    for unit, colour in (("wer", _BLUE), ("cer", _ORANGE)):
+    title, x = "each limit on errors, and what it leaves", "errors left in what is kept, %"
+    figure, (axes,) = axes_of([title], x=x, y="utterances kept, %")
+    for unit, look in (("wer", _WER), ("cer", _CER)):
         points = {
             limit: (100 * rate, 100 * kept.n_kept / kept.n)
             for limit, kept in retention.by_limit.items()
@@ -69,24 +74,22 @@ def _limits(retention: Retention, max_wer: float) -> Figure:
         }
         if not points:
             continue
-        drawn = True
         xs, ys = zip(*points.values(), strict=True)
-        axes.plot(xs, ys, marker="o", color=colour, label=unit.upper())
-        for limit, point in points.items():
+        axes.plot(xs, ys, look.dash, marker=look.marker, color=look.colour, label=unit.upper())
+        for number, (limit, point) in enumerate(points.items()):
             axes.annotate(
                 f"{100 * limit:g} %",
                 point,
-                xytext=(5, -11),
+                xytext=(-5, 5) if number % 2 else (5, -11),
                 textcoords="offset points",
-                fontsize=8,
+                ha="right" if number % 2 else "left",
+                fontsize=SMALL,
                 fontweight="bold" if limit == max_wer else "normal",
             )
-    if drawn:
-        axes.legend(frameon=False, loc="lower right")
     axes.margins(x=0.12)
     axes.set_xlim(left=0)
-    axes.set_ylim(0, 105)
-    axes.set_title("each limit on errors, and what it leaves")
+    axes.set_ylim(0, 110)
+    name_below(figure)
     return figure
 
 
@@ -97,18 +100,17 @@ def _kept(retention: Retention) -> Figure:
         for kind, groups in retention.groups.items()
     }
     heights = [max(len(groups), 1) + 1 for groups in kinds.values()]
-    with mpl.rc_context({"font.size": 9}):
-        figure = Figure(figsize=(7, 0.28 * sum(heights) + 0.8), layout="constrained")
-        all_axes = figure.subplots(
-            len(kinds), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": heights}
-        )[:, 0]
-        for axes, (kind, groups) in zip(all_axes, kinds.items(), strict=True):
-            _bars(axes, kind, groups)
+    figure = Figure(figsize=(6, 0.3 * sum(heights) + 0.8), layout="constrained")
+    all_axes = figure.subplots(
+        len(kinds), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": heights}
+    )[:, 0]
+    for axes, (kind, groups) in zip(all_axes, kinds.items(), strict=True):
+        _bars(axes, kind, groups)
     all_axes[-1].set_xlabel("utterances kept, %")
     return figure
 
 
-def _bars(axes: "mpl.axes.Axes", kind: str, groups: Mapping[str, Kept]) -> None:
+def _bars(axes: "Axes", kind: str, groups: Mapping[str, Kept]) -> None:
     names = [name if len(name) <= 28 else f"{name[:27]}…" for name in groups]
     places = range(len(groups))
     shares = [100 * group.n_kept / group.n for group in groups.values()]
@@ -122,25 +124,4 @@ def _bars(axes: "mpl.axes.Axes", kind: str, groups: Mapping[str, Kept]) -> None:
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
     axes.set_title(f"by {kind}", loc="left")
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-
-
-def _axes(x: str, y: str) -> tuple[Figure, "mpl.axes.Axes"]:
-    with mpl.rc_context({"font.size": 9}):
-        figure = Figure(figsize=(6, 3.6), layout="constrained")
-        axes = figure.subplots()
-        axes.set_xlabel(x)
-        axes.set_ylabel(y)
-        axes.grid(alpha=0.3)
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
-    return figure, axes
-
-
-def _svg(figure: Figure) -> bytes:
-    """Return a figure as SVG, without what changes from run to run: the date and random ids."""
-    file = io.BytesIO()
-    with mpl.rc_context({"svg.hashsalt": "distilwhisper"}):
-        figure.savefig(file, format="svg", metadata={"Date": None})
-    return file.getvalue()
+    axes.spines[["top", "right"]].set_visible(False)

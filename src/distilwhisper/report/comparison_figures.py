@@ -5,9 +5,11 @@ from pathlib import Path
 
 from distilwhisper.evaluation.comparison import Comparison
 from distilwhisper.evaluation.degradation import Degradation, Kind
+from distilwhisper.evaluation.figures import SPEED_NOTE, speed_points
+from distilwhisper.evaluation.table import rate_name
+from distilwhisper.plotting import Line, draw_lines, draw_points, file_of
 from distilwhisper.report.html import Html, image, join, note, tag
-from distilwhisper.report.plots import Line, Spot, draw_lines, draw_spots
-from distilwhisper.report.results import average_of, cells_of, plain_sound, rate_name, rtfx_of
+from distilwhisper.report.results import average_of, plain_sound
 
 _SNR = "signal over noise / dB"
 _LEVELS: Mapping[Kind, tuple[str, str]] = {  # kinds of noise, and what their level is
@@ -23,33 +25,13 @@ _LEVELS: Mapping[Kind, tuple[str, str]] = {  # kinds of noise, and what their le
 def speed_plot(comparison: Comparison) -> Html:
     """Draw error rates against speed, of two models or more."""
     noise, name = plain_sound(comparison), rate_name(comparison)
-    spots = []
-    for model in comparison.models:
-        average, cells = average_of(comparison, model, noise), cells_of(comparison, model, noise)
-        rtfx = rtfx_of(comparison, model, noise)
-        if average.wer is None or not rtfx:
-            continue
-        spots.append(
-            Spot(
-                model,
-                rtfx,
-                100 * average.wer,
-                _times_100(average.low),
-                _times_100(average.high),
-                [(c.rtfx, 100 * c.wer) for c in cells if c.wer is not None and c.rtfx]
-                if len(cells) > 1
-                else [],
-            )
-        )
-    if len(spots) < 2:
+    points = speed_points(comparison, noise)
+    if len(points) < 2:
         return join([])
     title = f"{name} against speed" + ("" if noise is None else f", {noise}")
-    svg = draw_spots(spots, title=title, x="RTFx", y=f"{name} / %")
-    says = "; ".join(f"{spot.label}: {spot.y:.1f} % at RTFx {spot.x:.1f}" for spot in spots)
-    return figures(
-        [image(svg, f"{title}. {says}")],
-        "Right and low is good. Large: all sets, with the interval of their mean; small: each set.",
-    )
+    figure = draw_points({title: points}, x="RTFx", y=f"{name}, %", names=comparison.models)
+    says = "; ".join(f"{point.name}: {point.y:.1f} % at RTFx {point.x:.1f}" for point in points)
+    return figures([image(file_of(figure, "svg"), f"{title}. {says}")], SPEED_NOTE)
 
 
 def noise_plots(comparison: Comparison) -> list[Html]:
@@ -75,26 +57,25 @@ def _noise_plot(
     lines = []
     for model in comparison.models:
         found = [average_of(comparison, model, levels[place]) for place in places]
-        sure = all(average.low is not None for average in found)
         clean = [a.wer for a in comparison.averages if (a.model, a.noise) == (model, None)]
         lines.append(
             Line(
                 model,
                 places,
-                [100 * (average.wer or 0.0) for average in found],
-                low=[100 * (average.low or 0.0) for average in found] if sure else None,
-                high=[100 * (average.high or 0.0) for average in found] if sure else None,
-                level=100 * clean[0] if clean and clean[0] is not None else None,
+                [_times_100(average.wer) for average in found],
+                lows=[_times_100(average.low) for average in found],
+                highs=[_times_100(average.high) for average in found],
+                level=_times_100(clean[0]) if clean else None,
             )
         )
     title = f"{name} under {called}" + (f" of {source.name}" if source else "")
-    svg = draw_lines(lines, title=title, x=what, y=f"{name} / %", markers=True, falling=falling)
-    return image(svg, f"{title}. {'; '.join(map(_told, lines))}")
+    figure = draw_lines({title: lines}, x=what, y=f"{name}, %", x_reversed=falling)
+    return image(file_of(figure, "svg"), f"{title}. {'; '.join(map(_told, lines))}")
 
 
 def _told(line: Line) -> str:
-    places = zip(line.x, line.y, strict=True)
-    return f"{line.label}: " + ", ".join(f"{y:.1f} % at {x:g}" for x, y in places)
+    places = zip(line.xs, line.ys, strict=True)
+    return f"{line.name}: " + ", ".join(f"{y:.1f} % at {x:g}" for x, y in places if y is not None)
 
 
 def figures(images: Sequence[Html], says: str) -> Html:

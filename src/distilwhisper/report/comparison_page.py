@@ -5,6 +5,7 @@ from itertools import groupby
 from pathlib import Path
 
 from distilwhisper.evaluation.comparison import Average, Comparison, WorstUtterance
+from distilwhisper.evaluation.table import rate_name
 from distilwhisper.report.comparison_figures import figures, noise_plots, speed_plot
 from distilwhisper.report.facts import ComparisonFacts, percent
 from distilwhisper.report.html import Html, folded, note, sound, table, tag, word_diff
@@ -25,7 +26,6 @@ from distilwhisper.report.results import (
     n_parameters_of,
     plain_sound,
     points,
-    rate_name,
     rates_note,
     rates_table,
     rtfx_of,

@@ -28,17 +28,18 @@ table { border-collapse: separate; border-spacing: 0; min-width: 60%;
 th, td { padding: .3rem .6rem; text-align: right; vertical-align: top;
          border-bottom: 1px solid #e4e8ec; }
 td { white-space: nowrap; }
-th { font-weight: 600; font-size: .85rem; color: #56616d; overflow-wrap: normal; }
+th { font-weight: 600; font-size: .85rem; color: #56616d; overflow-wrap: normal;
+     vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: #fff; }
-td.words { white-space: normal; min-width: 5.5rem; }
+td.words, thead:has(+ * td.words) th:last-child { text-align: left; white-space: normal; }
+td.words { min-width: 5.5rem; }
 td small { color: #56616d; display: block; }
 @media (max-width: 40rem) {
   table { font-size: .88rem; } th, td { padding: .25rem .4rem; }
-  th:first-child, td:first-child { white-space: normal; min-width: 5rem; max-width: 8rem; }
+  th:first-child, td:first-child { white-space: normal; min-width: 6rem; max-width: 8rem; }
 }
-.plots { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
+.plots { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; margin: 1rem 0; }
 .plots img { width: 28rem; max-width: 100%; height: auto; }
-.figures img { min-width: 30rem; max-width: 100%; height: auto; display: block; }
 .pair { margin: 0 0 1rem; padding: 0 0 .8rem; border-bottom: 1px solid #e4e8ec; }
 .pair b { font-weight: 600; color: #56616d; font-size: .85rem; padding-right: .6rem; }
 del { color: #a3261c; background: #fbe9e7; }
@@ -110,7 +111,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Html:
         head: of each column.
         rows: cells, HTML or text; one that is a cell already (``td``) is taken as it is.
     """
-    top = tag("thead", tag("tr", *(tag("th", cell, scope="col") for cell in head)))
+    top = tag("thead", tag("tr", *(tag("th", _with_unit(cell), scope="col") for cell in head)))
     body = tag("tbody", *(tag("tr", *(_cell(cell) for cell in row)) for row in rows))
     return tag("div", tag("table", top, body), class_="scroll")
 
@@ -190,6 +191,11 @@ def _step(step: Alignment) -> Html:
     missed = [] if step.reference is None else [tag("del", step.reference)]
     added = [] if step.hypothesis is None else [tag("ins", step.hypothesis)]
     return join([*missed, *added], " ")
+
+
+def _with_unit(head: str) -> str:
+    """Keep a unit on one line."""
+    return head.replace("/ ", "/\u00a0").replace(" %", "\u00a0%")
 
 
 def _cell(cell: str) -> Html:

@@ -56,12 +56,6 @@ def _set_name(comparison: Comparison, set_: str) -> str:
     return f"{set_}, in characters" if unit_of(comparison, set_) == "character" else set_
 
 
-def rate_name(comparison: Comparison) -> str:
-    """Return what error rates are called."""
-    units = {cell.unit for cell in comparison.cells}
-    return "error rate" if len(units) > 1 else "WER" if "word" in units else "CER"
-
-
 def diff_note() -> Html:
     """Say how errors are marked."""
     return note(

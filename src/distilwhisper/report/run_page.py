@@ -1,11 +1,12 @@
 """What a page says of one run."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from distilwhisper.filtering.retention import Kept
+from distilwhisper.plotting import Line, draw_lines, file_of
 from distilwhisper.report.facts import SETS, RunFacts, percent
 from distilwhisper.report.html import (
     NOTHING,
@@ -18,7 +19,6 @@ from distilwhisper.report.html import (
     tag,
     word_diff,
 )
-from distilwhisper.report.plots import Line, draw_lines
 from distilwhisper.report.results import (
     KINDS_NOTE,
     diff_note,
@@ -140,7 +140,7 @@ def _filter(facts: RunFacts) -> Iterator[Html]:
         image(path.read_bytes(), _FIGURES[name]) for name, path in drawn.items() if path.exists()
     ]
     if images:
-        yield tag("div", *images, class_="scroll figures")
+        yield tag("div", *images, class_="plots")
     if facts.retention is not None and facts.retention.by_limit:
         limits = {f"{100 * limit:g} %": part for limit, part in facts.retention.by_limit.items()}
         yield folded("What other limits on errors would keep", _kept_table("limit", limits))
@@ -189,7 +189,7 @@ def _training(facts: RunFacts) -> Iterator[Html]:
     plots = [plot_by_step(lines, title="Training loss", y="nats per token")]
     if judged:
         lines = _by_set(judged)
-        plots.append(plot_by_step(lines, title="Validation WER", y="WER / %", markers=True))
+        plots.append(plot_by_step(lines, title="Validation WER", y="WER, %"))
     if "lr" in steps[-1]:
         rate = Line("", numbers, [row["lr"] for row in steps])
         plots.append(plot_by_step([rate], title="Learning rate", y="learning rate"))
@@ -236,11 +236,11 @@ def _by_set(judged: Sequence[Mapping[str, Any]]) -> list[Line]:
     ]
 
 
-def plot_by_step(lines: Sequence[Line], *, title: str, y: str, markers: bool = False) -> Html:
+def plot_by_step(lines: Sequence[Line], *, title: str, y: str, names: Iterable[str] = ()) -> Html:
     """Draw lines over the steps of a training."""
-    says = "; ".join(f"{line.label} {line.y[-1]:.3g} at the end".strip() for line in lines)
-    svg = draw_lines(lines, title=title, x="step", y=y, markers=markers)
-    return image(svg, f"{title}: {says}")
+    says = "; ".join(f"{line.name} {line.ys[-1]:.3g} at the end".strip() for line in lines)
+    figure = draw_lines({title: lines}, x="step", y=y, names=names)
+    return image(file_of(figure, "svg"), f"{title}: {says}")
 
 
 def _long_form(facts: RunFacts, folder: Path) -> Iterator[Html]:

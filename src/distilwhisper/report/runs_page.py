@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from distilwhisper.plotting import Line
 from distilwhisper.report.facts import SETS, RunFacts, percent
 from distilwhisper.report.html import NOTHING, Html, folded, join, note, table, tag
-from distilwhisper.report.plots import Line
 from distilwhisper.report.results import in_words, points
 from distilwhisper.report.run_page import (
     losses,
@@ -112,7 +112,7 @@ def _curves(runs: Mapping[str, RunFacts]) -> Iterator[Html]:
     judged = {name: rows for name, facts in runs.items() if (rows := validations(facts))}
     if judged:
         lines = [_curve(name, rows, "validation_wer", 100) for name, rows in judged.items()]
-        plots.append(plot_by_step(lines, title="Validation WER", y="WER / %", markers=True))
+        plots.append(plot_by_step(lines, title="Validation WER", y="WER, %", names=runs))
     yield tag("div", *plots, class_="plots")
 
 

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from distilwhisper.plotting import Line, draw_lines
 from distilwhisper.reproduce import paper
 from distilwhisper.reproduce.context import Context
 from distilwhisper.reproduce.experiment import Outcome
-from distilwhisper.reproduce.figures import Line, draw_lines, wer_line
+from distilwhisper.reproduce.figures import wer_line
 from distilwhisper.reproduce.power_law import NoFit, PowerLaw, fit_power_law
 from distilwhisper.reproduce.scores import INTERVALS, ArmSummary
 from distilwhisper.reproduce.students import (
@@ -176,7 +177,7 @@ def _compared(found: Mapping[str, ArmSummary], limit: float, budget: str) -> lis
 
 def _figure10(sweep: Mapping[float, Kept], found: Mapping[str, ArmSummary]) -> Figure:
     gone, wers = zip(*paper.TABLE_10.values(), strict=True)
-    theirs = Line("paper", gone, wers, is_paper=True)
+    theirs = Line("paper", gone, wers, kind="paper")
     panels = {
         budget: [_over_removed(way, budget, sweep, found) for way in (FILTERED, CHANCE)]
         for budget in BUDGETS
@@ -263,7 +264,7 @@ def run_table11(context: Context) -> Outcome:
             "error rate against hours": [
                 wer_line("students", by_hours),
                 *_curve("curve", ours, list(by_hours)),
-                Line("paper", list(paper.TABLE_11), list(paper.TABLE_11.values()), is_paper=True),
+                Line("paper", list(paper.TABLE_11), list(paper.TABLE_11.values()), kind="paper"),
             ]
         },
         x="hours of labels",
@@ -286,4 +287,4 @@ def _curve(name: str, law: PowerLaw | str, hours: Sequence[float]) -> list[Line]
     if isinstance(law, str):
         return []
     xs = np.geomspace(min(hours), max(hours) * 4, 50).tolist()
-    return [Line(name, xs, [law.at(x) for x in xs], is_smooth=True)]
+    return [Line(name, xs, [law.at(x) for x in xs], kind="fitted", beside="students")]

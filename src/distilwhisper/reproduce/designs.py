@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from distilwhisper.model.checkpoint import count_parameters, read_config
+from distilwhisper.plotting import Point, draw_points
 from distilwhisper.reproduce import paper
 from distilwhisper.reproduce.cells import model_folder
 from distilwhisper.reproduce.context import Context
 from distilwhisper.reproduce.experiment import Outcome
-from distilwhisper.reproduce.figures import draw_bars, draw_points
+from distilwhisper.reproduce.figures import draw_bars
 from distilwhisper.reproduce.scores import INTERVALS
 from distilwhisper.reproduce.students import (
     NOTE,
@@ -96,11 +97,17 @@ def run_table12(context: Context) -> Outcome:
         notes=(INTERVALS, NOTE, "The paper's are of its unseen sets.", TIMES),
     )
     figure = draw_points(
-        {name: (speed, 100 * wer) for name, (_, speed, wer) in measured.items()},
+        {
+            "encoder + decoder layers: error rate against speed": [
+                *(
+                    Point(called.get(name, name), speed, 100 * wer)
+                    for name, (_, speed, wer) in measured.items()
+                ),
+                *(Point(f"paper: {name}", *row, is_paper=True) for name, row in printed.items()),
+            ]
+        },
         x="speed relative to the teacher",
         y="WER, %",
-        title="encoder + decoder layers: error rate against speed",
-        paper=printed,
     )
     return Outcome(table, found, rows, figure, problems=corpus.problems)
 

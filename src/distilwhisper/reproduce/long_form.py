@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
+from distilwhisper.plotting import Line, draw_lines
 from distilwhisper.reproduce import paper
 from distilwhisper.reproduce.cells import Arm
 from distilwhisper.reproduce.context import Context
 from distilwhisper.reproduce.experiment import Outcome
-from distilwhisper.reproduce.figures import Line, draw_lines, wer_line
+from distilwhisper.reproduce.figures import wer_line
 from distilwhisper.reproduce.scores import INTERVALS, ArmSummary, Row
 from distilwhisper.reproduce.tables import Column, Table, Value
 from distilwhisper.reproduce.timing import NOTE, time_arms
@@ -156,7 +157,7 @@ def run_table23(context: Context) -> Outcome:
         lines.append(wer_line(name, by_length))
         theirs = [row[number] for row in paper.TABLE_23.values()]
         called = f"paper: {(paper.TEACHER, paper.STUDENT)[number]}"
-        lines.append(Line(called, list(paper.TABLE_23), theirs, is_paper=True, beside=name))
+        lines.append(Line(called, list(paper.TABLE_23), theirs, kind="paper", beside=name))
     table = Table(
         "Table 23: error rate against the length of chunks",
         of="chunk",

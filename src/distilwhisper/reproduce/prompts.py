@@ -9,10 +9,11 @@ from typing import Any
 
 from distilwhisper.corpus.batches import load_readable
 from distilwhisper.corpus.records import Utterance, read_manifest
+from distilwhisper.plotting import draw_lines
 from distilwhisper.reproduce.cells import Arm, EvalSet
 from distilwhisper.reproduce.context import Context, Model
 from distilwhisper.reproduce.experiment import Outcome
-from distilwhisper.reproduce.figures import draw_lines, wer_line
+from distilwhisper.reproduce.figures import wer_line
 from distilwhisper.reproduce.scores import INTERVALS, Row, score_text
 from distilwhisper.reproduce.tables import Column, Table, Value
 from distilwhisper.run.stages import fingerprint

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 from distilwhisper.model.checkpoint import count_parameters
+from distilwhisper.plotting import Point, draw_points
 from distilwhisper.reproduce import paper
 from distilwhisper.reproduce.cells import EvalSet, model_folder
 from distilwhisper.reproduce.context import Context
 from distilwhisper.reproduce.experiment import Outcome
-from distilwhisper.reproduce.figures import draw_points
 from distilwhisper.reproduce.scores import INTERVALS
 from distilwhisper.reproduce.tables import Column, Table, Value
 from distilwhisper.reproduce.timing import NOTE, time_arms
@@ -47,11 +47,17 @@ def run_table5(context: Context) -> Outcome:
         ),
     )
     figure = draw_points(
-        {name: (speed, 100 * wer) for name, (_, speed, wer, *_) in measured.items()},
+        {
+            "short utterances: error rate against speed": [
+                *(Point(name, n, 100 * wer) for name, (_, n, wer, *_) in measured.items()),
+                *(
+                    Point(f"paper: {name}", n, wer, is_paper=True)
+                    for name, (_, n, wer, *_) in paper.TABLE_5.items()
+                ),
+            ]
+        },
         x="speed relative to the teacher",
         y="WER, %",
-        title="short utterances: error rate against speed (grey: the paper's)",
-        paper={name: (speed, wer) for name, (_, speed, wer, *_) in paper.TABLE_5.items()},
     )
     return Outcome(table, found, rows, figure)
 

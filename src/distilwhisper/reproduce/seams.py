@@ -12,10 +12,11 @@ from distilwhisper.corpus.records import Utterance, read_manifest
 from distilwhisper.decoding.chunks import ChunkWords, join_chunks
 from distilwhisper.decoding.segments import TimedWord
 from distilwhisper.evaluation.scoring import rule_of
+from distilwhisper.plotting import draw_lines
 from distilwhisper.reproduce.cells import Arm, EvalSet
 from distilwhisper.reproduce.context import Context
 from distilwhisper.reproduce.experiment import Outcome
-from distilwhisper.reproduce.figures import draw_lines, wer_line
+from distilwhisper.reproduce.figures import wer_line
 from distilwhisper.reproduce.scores import INTERVALS, Row, score_text
 from distilwhisper.reproduce.tables import Column, Table
 from distilwhisper.run.stages import fingerprint

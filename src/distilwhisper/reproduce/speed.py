@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from distilwhisper.plotting import draw_lines
 from distilwhisper.reproduce import paper
 from distilwhisper.reproduce.cells import Cell
 from distilwhisper.reproduce.context import Context, Model
 from distilwhisper.reproduce.experiment import Outcome
-from distilwhisper.reproduce.figures import draw_lines, wer_line
+from distilwhisper.reproduce.figures import wer_line
 from distilwhisper.reproduce.scores import INTERVALS, Row
 from distilwhisper.reproduce.tables import Column, Table, Value
 from distilwhisper.reproduce.timing import NOTE, Timing, time_arms, timed_rows

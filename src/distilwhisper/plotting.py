@@ -1,0 +1,390 @@
+"""How figures look and how they become files: one palette, one kind of axes, one place for legends.
+
+Figures are for a page, for print in black and white, and for a phone 400 pixels wide: at most two
+panels side by side, a mark and a dash beside every colour, names below the data and never on it.
+What would flatten all else is cut off, and its number stands where it leaves the figure.
+"""
+
+import io
+import math
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle, zip_longest
+from typing import TYPE_CHECKING, Literal
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Okabe and Ito's, which people of all kinds of colour vision tell apart.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+GREY = "#7a858f"
+MARKERS = "osD^vP*X"
+DASHES = ("-", "--", "-.", ":")
+SMALL = 9.0  # points, of letters beside marks
+FORMATS: tuple[Literal["svg", "png"], ...] = ("svg", "png")
+
+FAR = 4  # times as high as the next lower: what is cut off
+MOST = 105.0  # per cent of errors: what is worse than hearing nothing is cut off too
+_MOST_MARKED = 20  # points of a line that is marked at each
+_WIDTH, _WIDE, _HEIGHT = 5.0, 5.5, 2.8  # inches: one panel, two side by side, each
+_ROW, _LETTER = 0.2, 0.08  # inches, of a legend
+
+
+@dataclass(frozen=True)
+class Look:
+    """What tells one name from another."""
+
+    colour: str = GREY
+    marker: str = "o"
+    dash: str = "-"
+
+
+@dataclass(frozen=True)
+class Line:
+    """A curve.
+
+    Attributes:
+        name: in the legend; "" is not shown there.
+        xs: where the points are.
+        ys: what is there; None where it is not known.
+        lows: the lower bounds of ys, to be shaded up to ``highs``.
+        highs: the upper bounds.
+        level: a value to compare with, dotted all across.
+        kind: measured; fitted: thin, without marks; the paper's: pale, with hollow marks.
+        beside: the curve whose look it shares; the paper's beside none are grey.
+    """
+
+    name: str
+    xs: Sequence[float]
+    ys: Sequence[float | None]
+    lows: Sequence[float | None] | None = None
+    highs: Sequence[float | None] | None = None
+    level: float | None = None
+    kind: Literal["measured", "fitted", "paper"] = "measured"
+    beside: str | None = None
+
+
+@dataclass(frozen=True)
+class Point:
+    """A named point.
+
+    Attributes:
+        name: in the legend.
+        x: above zero.
+        y: what is there.
+        low: the lower bound of y.
+        high: the upper bound.
+        parts: what it is the mean of, drawn small.
+        is_paper: drawn grey and hollow.
+    """
+
+    name: str
+    x: float
+    y: float
+    low: float | None = None
+    high: float | None = None
+    parts: Sequence[tuple[float, float]] = ()
+    is_paper: bool = False
+
+
+_Cut = tuple[Look, Sequence[tuple[float, float]]]  # what is too high to be shown, and where it is
+
+
+def looks(names: Iterable[str]) -> dict[str, Look]:
+    """Give each name a look, by its place: the same names look the same in every figure."""
+    each = zip(cycle(COLOURS), cycle(MARKERS), cycle(DASHES), strict=False)
+    return {name: Look(*look) for name, look in zip(dict.fromkeys(names), each, strict=False)}
+
+
+def draw_lines(
+    panels: Mapping[str, Sequence[Line]],
+    *,
+    x: str,
+    y: str,
+    names: Iterable[str] = (),
+    x_reversed: bool = False,
+    x_log: bool = False,
+) -> Figure:
+    """Draw curves in panels that share their y axis.
+
+    Args:
+        panels: titles to curves; a name has one look in all of them.
+        x: what the x axis is of, with its unit.
+        y: of the y axis.
+        names: that have the first looks, drawn here or not.
+        x_reversed: the largest x is on the left.
+        x_log: equal ratios of x are equally far apart.
+    """
+    every = [line for lines in panels.values() for line in lines]
+    own = [line.name for line in every if line.beside is None and line.kind != "paper"]
+    look = looks([*names, *own])
+    spans = [span for line in every for span in zip_longest(line.ys, line.highs or ())]
+    top = top_of([*spans, *((line.level, None) for line in every)])
+    figure, all_axes = axes_of(list(panels), x=x, y=y)
+    cut: list[list[_Cut]] = []
+    for axes, lines in zip(all_axes, panels.values(), strict=True):
+        cut.append([])
+        for line in lines:
+            its = look.get(line.beside or line.name, Look())
+            _draw_line(axes, line, its)
+            known = [(x, y) for x, y in zip(line.xs, line.ys, strict=True) if y is not None]
+            if high := [at for at in known if at[1] > top]:
+                cut[-1].append((its, high))
+        xs = {place for line in lines for place in line.xs}
+        if x_log:
+            _log_axis(axes, xs)
+        elif len(xs) == 1:
+            axes.set_xticks(list(xs))
+        if x_reversed:
+            axes.invert_xaxis()
+    _finish(figure, all_axes, top, cut)
+    return figure
+
+
+def draw_points(
+    panels: Mapping[str, Sequence[Point]],
+    *,
+    x: str,
+    y: str,
+    names: Iterable[str] = (),
+    note: str = "",
+) -> Figure:
+    """Draw named points in panels that share their axes; equal ratios of x are equally far apart.
+
+    Args:
+        panels: titles to points; a name has one look in all of them.
+        x: what the x axis is of, with its unit.
+        y: of the y axis.
+        names: that have the first looks, drawn here or not.
+        note: what to see in it.
+    """
+    every = [point for points in panels.values() for point in points]
+    look = looks([*names, *(point.name for point in every if not point.is_paper)])
+    printed = looks(point.name for point in every if point.is_paper)
+    look |= {name: Look(GREY, its.marker) for name, its in printed.items()}
+    top = top_of(
+        (point.y, max([point.high or 0, point.y, *(y for _, y in point.parts)])) for point in every
+    )
+    figure, all_axes = axes_of(list(panels), x=x, y=y)
+    cut: list[list[_Cut]] = []
+    for axes, points in zip(all_axes, panels.values(), strict=True):
+        cut.append([])
+        for point in points:
+            _draw_point(axes, point, look[point.name], top)
+            parts = [at for at in point.parts if at[1] > top]
+            if high := [(point.x, point.y)] if point.y > top else parts:
+                cut[-1].append((look[point.name], high))
+        _log_axis(axes, {x for point in every for x in (point.x, *(x for x, _ in point.parts))})
+    _finish(figure, all_axes, top, cut, note)
+    return figure
+
+
+def axes_of(titles: Sequence[str], *, x: str, y: str) -> tuple[Figure, "list[Axes]"]:
+    """Return a figure with a panel for each title, which share their y axis.
+
+    Args:
+        titles: one at least.
+        x: what the x axes are of, with their unit.
+        y: of the y axis.
+    """
+    n_columns = min(len(titles), 2)
+    n_rows = -(-len(titles) // n_columns)
+    figure = Figure(
+        figsize=(_WIDE if n_columns == 2 else _WIDTH, _HEIGHT * n_rows), layout="constrained"
+    )
+    grid = figure.subplots(n_rows, n_columns, sharey=True, squeeze=False)
+    for axes in grid.flat[len(titles) :]:
+        axes.set_axis_off()
+    for axes, title in zip(grid.flat, titles, strict=False):
+        axes.set_title(textwrap.fill(title, 54 // n_columns), fontsize=11)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10]))
+        axes.grid(color="#e4e8ec")
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in grid.flat[max(0, len(titles) - n_columns) : len(titles)]:
+        axes.set_xlabel(textwrap.fill(x, 54 // n_columns))
+    for axes in grid[:, 0]:
+        axes.set_ylabel(y)
+    return figure, list(grid.flat[: len(titles)])
+
+
+def top_of(values: Iterable[tuple[float | None, float | None]], *, most: float = MOST) -> float:
+    """Return up to where an axis that begins at zero shows values; what is higher is cut off.
+
+    Cut off is what is more than ``FAR`` times as high as the next lower value, with all above it,
+    while that leaves half of the values and two at least; and what is above ``most``.
+
+    Args:
+        values: what is drawn, each with the upper bound of its interval, which is shown up to
+            twice the highest value; None where something is not known.
+        most: the highest that is ever shown.
+    """
+    known = sorted((v, bound or v) for v, bound in values if v is not None and math.isfinite(v))
+    n = len(known)
+    for number in range(max(2, n - n // 2), n):
+        if known[number][0] > FAR * known[number - 1][0] > 0:
+            known = known[:number]
+            break
+    shown = [(value, bound) for value, bound in known if value <= most]
+    if not shown:
+        return most if known else 1.0
+    highest = shown[-1][0]
+    return min(max(bound for _, bound in shown), 2 * highest, most) or 1.0
+
+
+def name_below(figure: Figure, note: str = "") -> None:
+    """Put one legend of all that has a label below the panels, and make room for it.
+
+    Args:
+        figure: one that is drawn.
+        note: what to see in it, above the names.
+    """
+    shown = {
+        textwrap.fill(name, 60): handle
+        for axes in figure.axes
+        for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    if not shown and not note:
+        return
+    width = figure.get_figwidth()
+    longest = max((len(line) for name in shown for line in name.split("\n")), default=0)
+    n_columns = max(1, int(width / (0.75 + _LETTER * longest)))
+    note = "\n".join(textwrap.wrap(note, int(width / _LETTER)))
+    n_lines = -(-sum(name.count("\n") + 1 for name in shown) // n_columns)
+    n_lines += len(note.splitlines())
+    figure.set_figheight(figure.get_figheight() + _ROW * n_lines)
+    figure.legend(
+        shown.values(),
+        shown,
+        loc="outside lower left",
+        ncols=n_columns,
+        title=note or None,
+        title_fontsize=SMALL,
+        alignment="left",
+        fontsize=9,
+        handlelength=2.8,
+        frameon=False,
+    )
+
+
+def file_of(figure: Figure, kind: Literal["svg", "png"]) -> bytes:
+    """Return a figure as a file: the same bytes for the same data, an SVG's text kept as text."""
+    file = io.BytesIO()
+    metadata = {"svg": {"Date": None}, "png": {"Software": None}}[kind]
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "distilwhisper"}):
+        figure.savefig(file, format=kind, metadata=metadata, dpi=150)
+    return file.getvalue()
+
+
+def _draw_line(axes: "Axes", line: Line, look: Look) -> None:
+    is_paper, is_fitted = line.kind == "paper", line.kind == "fitted"
+    has_marks = len(line.xs) <= _MOST_MARKED and not is_fitted
+    axes.plot(
+        line.xs,
+        np.array(line.ys, dtype=float),
+        label=line.name,
+        color=look.colour,
+        alpha=0.6 if is_paper else 1,
+        linewidth=1 if is_paper or is_fitted else 1.8,
+        linestyle=":" if is_fitted else look.dash,
+        marker=look.marker if has_marks else "",
+        markersize=5.5,
+        markerfacecolor="white" if is_paper else look.colour,
+    )
+    if line.lows is not None and line.highs is not None:
+        lows, highs = np.array([line.lows, line.highs], dtype=float).tolist()
+        axes.fill_between(line.xs, lows, highs, color=look.colour, alpha=0.12, linewidth=0)
+        if has_marks:
+            _draw_intervals(axes, line.xs, lows, highs, look.colour)
+    if line.level is not None:
+        axes.axhline(line.level, color=look.colour, linewidth=1, linestyle=(0, (1, 2)))
+
+
+def _draw_point(axes: "Axes", point: Point, look: Look, top: float) -> None:
+    for x, y in point.parts:
+        if y <= top:
+            axes.plot(x, y, look.marker, color=look.colour, markersize=4, alpha=0.45)
+    if point.low is not None and point.high is not None:
+        _draw_intervals(axes, [point.x], [point.low], [point.high], look.colour)
+    axes.plot(
+        point.x,
+        point.y if point.y <= top else math.nan,
+        look.marker,
+        label=point.name,
+        color=look.colour,
+        markersize=7,
+        markerfacecolor="white" if point.is_paper else look.colour,
+    )
+
+
+def _draw_intervals(
+    axes: "Axes", xs: Sequence[float], lows: Sequence[float], highs: Sequence[float], colour: str
+) -> None:
+    axes.vlines(xs, lows, highs, color=colour, alpha=0.6, linewidth=1)
+    axes.plot([*xs, *xs], [*lows, *highs], "_", color=colour, alpha=0.6, markersize=7)
+
+
+def _log_axis(axes: "Axes", xs: Iterable[float]) -> None:
+    """Space x by ratios, with plain numbers at two ticks or more."""
+    low, high = min(xs, default=1), max(xs, default=1)
+    beyond = max(1.15, (6 * low / high) ** 0.5)
+    axes.set_xscale("log")
+    axes.set_xlim(low / beyond, high * beyond)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 60 * low else (1,)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _finish(
+    figure: Figure,
+    all_axes: "Sequence[Axes]",
+    top: float,
+    cut: Sequence[Sequence[_Cut]],
+    note: str = "",
+) -> None:
+    """End the y axes, with rows of marks above ``top`` for what is cut off there, and name all."""
+    row = 0.15 * top
+    limit = 1.06 * top + row * max(map(len, cut))
+    for axes, of_axes in zip(all_axes, cut, strict=True):
+        axes.set_ylim(-0.02 * limit, limit)
+        below = Rectangle((0, 0), 1, (1.04 * top / limit + 0.02) / 1.02, transform=axes.transAxes)
+        for artist in (*axes.lines, *axes.collections):
+            artist.set_clip_path(below)
+        if not axes.lines:
+            axes.set_xticks([])
+            axes.text(0.5, 0.5, "no figures", transform=axes.transAxes, ha="center", color=GREY)
+        for number, (look, places) in enumerate(of_axes):
+            _mark_cut(axes, look, places, at=limit - row * (number + 0.8))
+    above = "↑: too high to be shown; how high stands beside it." if any(cut) else ""
+    name_below(figure, " ".join(filter(None, (note, above))))
+
+
+def _mark_cut(
+    axes: "Axes", look: Look, places: Sequence[tuple[float, float]], *, at: float
+) -> None:
+    """Mark where something is that is too high, and write above the marks how high it is."""
+    xs, ys = zip(*places, strict=True)
+    axes.plot(xs, [at] * len(xs), look.marker, color=look.colour, markersize=4)
+    across = axes.transScale + axes.transLimits
+    along = [across.transform((x, at))[0] for x in xs]
+    middle = (min(along) + max(along)) / 2
+    told = dict.fromkeys(f"{y:.3g}" for y in (min(ys), max(ys)))
+    axes.annotate(
+        f"↑{' to '.join(told)}",
+        (middle, at),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, 6),
+        textcoords="offset points",
+        ha="left" if middle < 0.2 else "right" if middle > 0.8 else "center",
+        fontsize=SMALL,
+        color=look.colour,
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5},
+    )
