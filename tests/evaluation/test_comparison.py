@@ -138,16 +138,32 @@ def test_the_worst_utterances_come_first_and_tell_where_they_can_be_heard(
     assert (worst[0].start_s, worst[0].duration_s) == (1.0, 2.0)
 
 
-def test_one_recording_gives_no_interval(tmp_path: Path) -> None:
+def test_of_one_recording_utterances_are_drawn(tmp_path: Path) -> None:
+    def compared(recording: str | None) -> Comparison:
+        evaluations = [
+            evaluation(tmp_path / str(recording), "small", heard={"a": "the"}, recording=recording),
+            evaluation(tmp_path / str(recording), "large", recording=recording),
+        ]
+        return compare(evaluations, folder=tmp_path, baseline="large", resampling=FEW)
+
+    one, many = compared("one"), compared(None)
+    assert one.cells[0].is_of_one
+    assert not many.cells[0].is_of_one
+    assert replace(one.cells[0], is_of_one=False, folder="") == replace(many.cells[0], folder="")
+    assert one.differences == many.differences
+
+
+def test_one_utterance_gives_no_interval(tmp_path: Path) -> None:
+    texts = {"a": TEXTS["a"]}
     evaluations = [
-        evaluation(tmp_path, "small", heard={"a": "the"}, recording="one"),
-        evaluation(tmp_path, "large", recording="one"),
+        evaluation(tmp_path, "small", heard={"a": "the"}, texts=texts),
+        evaluation(tmp_path, "large", texts=texts),
     ]
     found = compare(evaluations, folder=tmp_path, baseline="large", resampling=FEW)
     cell, difference = found.cells[0], found.differences[0]
-    assert (cell.wer, cell.wer_low, cell.wer_high, cell.n_groups) == (4 / 12, None, None, 1)
-    assert (difference.difference, difference.low, difference.p) == (4 / 12, None, None)
-    assert (found.averages[0].wer, found.averages[0].low) == (4 / 12, None)
+    assert (cell.wer, cell.wer_low, cell.wer_high, cell.n_groups) == (4 / 5, None, None, 1)
+    assert (difference.difference, difference.low, difference.p) == (4 / 5, None, None)
+    assert (found.averages[0].wer, found.averages[0].low) == (4 / 5, None)
 
 
 def test_a_set_without_references_is_in_no_mean(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ mean over the sets
 [low, high]: 95 % interval, by drawing recordings 500 times.
 against large: difference in points, on the same draws; *: p below 0.05, for this one comparison.
 Fewer than 10 recordings make intervals too narrow and p too small, so nothing is marked there; \
-a single one makes none."""
+a single utterance makes none."""
 
 
 def test_the_table_shows_sets_means_and_differences(tmp_path: Path) -> None:
@@ -44,15 +44,27 @@ def test_the_table_shows_sets_means_and_differences(tmp_path: Path) -> None:
 def test_what_is_not_known_is_left_open(tmp_path: Path) -> None:
     evaluations = [
         evaluation(tmp_path, "small", "untold", texts=dict.fromkeys(TEXTS), compute_s=0.0),
-        evaluation(tmp_path, "small", "one", {"a": "the"}, recording="one", compute_s=0.0),
+        evaluation(tmp_path, "small", "one", {"a": "the"}, texts={"a": TEXTS["a"]}, compute_s=0.0),
     ]
     found = compare(evaluations, folder=tmp_path, resampling=FEW)
     untold, one, mean = (
         table.splitlines()[2].split() for table in comparison_table(found).split("\n\n")[:3]
     )
     assert untold == ["small", "-", "0", "0", "0", "-", "0.0", "1.5"]
-    assert one == ["small", "33.3", "0", "4", "0", "32.6", "0.0", "1.5"]
-    assert mean == ["small", "33.3", "0.0", "1.5"]
+    assert one == ["small", "80.0", "0", "4", "0", "83.3", "0.0", "1.5"]
+    assert mean == ["small", "80.0", "0.0", "1.5"]
+
+
+def test_a_set_of_one_voice_says_so(tmp_path: Path) -> None:
+    found = compare(
+        [evaluation(tmp_path, "small", "one", {"a": "the"}, recording="one")],
+        folder=tmp_path,
+        resampling=FEW,
+    )
+    table = comparison_table(found)
+    assert table.startswith("one: 3 utterances, a single recording or voice, 12 words\n")
+    assert "33.3 [0.0, 71.2]" in table
+    assert "utterances are drawn: what is said of it holds for it alone." in table
 
 
 def test_a_set_counted_in_characters_says_so(tmp_path: Path) -> None:

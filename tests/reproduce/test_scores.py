@@ -6,7 +6,7 @@ import pytest
 
 from distilwhisper.corpus.records import Manifest, Utterance
 from distilwhisper.corpus.store import read_jsonl
-from distilwhisper.evaluation.bootstrap import Resampling
+from distilwhisper.evaluation.bootstrap import Interval, Resampling
 from distilwhisper.evaluation.scoring import COST, score
 from distilwhisper.reproduce.scores import ArmSummary, Row, score_text, summarise
 from distilwhisper.text.wer import ErrorCounts
@@ -54,14 +54,17 @@ def test_only_rows_that_both_have_are_compared() -> None:
     assert found["one"].difference.value == pytest.approx((4 - 3) / 20)
 
 
-def test_a_set_of_one_file_has_no_interval() -> None:
+def test_a_set_of_one_utterance_has_no_interval() -> None:
     [arm] = summed({"one": ROWS["one"]}).values()
     assert arm.mean_wer is None
     assert arm.shown_wer == pytest.approx((0.2 + 0.8) / 2)
+    assert arm.to_dict()["wer"] == pytest.approx((4 + 8) / (20 + 10))
+
+
+def test_of_one_file_utterances_are_drawn() -> None:
     same_file = [row("one", "a", "1", 1, 10, "f"), row("one", "a", "2", 3, 10, "f")]
     [arm] = summed({"one": same_file}).values()
-    assert arm.mean_wer is None
-    assert arm.to_dict()["wer"] == pytest.approx(0.2)
+    assert arm.mean_wer == Interval(0.2, 0.1, 0.3)
 
 
 def test_without_words_there_is_no_rate() -> None:

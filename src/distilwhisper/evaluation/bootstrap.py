@@ -17,6 +17,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from distilwhisper.text.wer import ErrorCounts
+
 Numbers: TypeAlias = npt.NDArray[Any]
 
 _BLOCK = 1 << 21  # recordings drawn at a time: 16 MiB of their numbers
@@ -38,12 +40,31 @@ class Counted:
     Attributes:
         errors: of each utterance.
         words: of each utterance's reference.
-        groups: the recording of each, or whatever else its errors depend on.
+        groups: the recording of each, or whatever else its errors depend on: what is drawn.
     """
 
     errors: Sequence[int]
     words: Sequence[int]
     groups: Sequence[str]
+
+    @classmethod
+    def of(
+        cls, counts: Sequence[ErrorCounts], *, ids: Sequence[str], groups: Sequence[str]
+    ) -> "Counted":
+        """Return what was counted, to be drawn by recordings; of a single one, by utterances.
+
+        What is said of a single recording, or of a single voice, holds for it alone.
+
+        Args:
+            counts: of each utterance.
+            ids: of each.
+            groups: the recording of each, or what stands for it.
+        """
+        return cls(
+            errors=[count.errors for count in counts],
+            words=[count.words for count in counts],
+            groups=ids if is_of_one(groups) else groups,
+        )
 
     def __post_init__(self) -> None:
         lengths = len(self.errors), len(self.words), len(self.groups)
@@ -52,6 +73,11 @@ class Counted:
                 "errors, words and groups must be of the same utterances, found {} and {} and {} "
                 "of them".format(*lengths)
             )
+
+
+def is_of_one(groups: Sequence[str]) -> bool:
+    """Tell whether utterances are all of one recording, or of what stands for it."""
+    return len(set(groups)) == 1
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from distilwhisper.corpus.store import read_jsonl
 from distilwhisper.evaluation.bootstrap import (
     Counted,
     Resampling,
+    is_of_one,
     mean_difference,
     mean_interval,
 )
@@ -64,12 +65,16 @@ class Evaluation:
     @cached_property
     def counted(self) -> Counted:
         """Errors and words of every utterance, with its recording."""
-        counts = [ErrorCounts(**row["errors"]) for row in self.scores]
-        return Counted(
-            errors=[count.errors for count in counts],
-            words=[count.words for count in counts],
+        return Counted.of(
+            [ErrorCounts(**row["errors"]) for row in self.scores],
+            ids=[row["id"] for row in self.scores],
             groups=[row["group"] for row in self.scores],
         )
+
+    @property
+    def is_of_one(self) -> bool:
+        """Whether all utterances are of one recording or voice."""
+        return is_of_one([row["group"] for row in self.scores])
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,7 @@ class Cell:
     folder: str  # seen from the comparison's
     n_utterances: int
     n_groups: int  # recordings, or what stands for them: what an interval is made of
+    is_of_one: bool  # of a single recording or voice: utterances stand for recordings
     failed: Mapping[str, str]
     audio_s: float
     compute_s: float
@@ -294,6 +300,7 @@ def _cell(evaluation: Evaluation, folder: Path, resampling: Resampling) -> Cell:
         noise=evaluation.noise,
         folder=os.path.relpath(evaluation.folder, folder),
         n_groups=len(set(counted.groups)),
+        is_of_one=evaluation.is_of_one,
         wer_low=None if interval is None else interval.low,
         wer_high=None if interval is None else interval.high,
         **{name: summary[name] for name in of_summary},

@@ -47,7 +47,8 @@ def _set_section(
     cells = [cell for cell in comparison.cells if (cell.set, cell.noise) == (set_, noise)]
     first = cells[0]
     title = (
-        f"{set_}{_with(noise)}: {first.n_utterances} utterances, {first.n_groups} recordings, "
+        f"{set_}{_with(noise)}: {first.n_utterances} utterances, "
+        f"{'a single recording or voice' if first.is_of_one else f'{first.n_groups} recordings'}, "
         f"{first.errors['words']} {first.unit}s"
     )
     rows = [
@@ -138,9 +139,14 @@ def _notes(comparison: Comparison) -> list[str]:
             f"against {comparison.baseline}: difference in points, on the same draws; *: p below "
             f"{SIGNIFICANT:g}, for this one comparison."
         )
+    if any(cell.is_of_one for cell in comparison.cells):
+        notes.append(
+            "Of a single recording or voice utterances are drawn: what is said of it holds for it "
+            "alone."
+        )
     if are_few(comparison):
         notes.append(
             f"Fewer than {FEW_RECORDINGS} recordings make intervals too narrow and p too small, so "
-            "nothing is marked there; a single one makes none."
+            "nothing is marked there; a single utterance makes none."
         )
     return notes

@@ -38,7 +38,7 @@ def in_words(comparison: Comparison, found: Difference) -> str:
         return "no references"
     where = "a set has " if found.set is None else ""
     if found.p is None:
-        return f"{where}a single recording: nothing can be told"
+        return f"{where}a single utterance: nothing can be told"
     if are_few(comparison, found.set):
         return f"{where}fewer than {FEW_RECORDINGS} recordings: too few to tell"
     if found.p >= SIGNIFICANT:
@@ -113,11 +113,15 @@ def rates_note(comparison: Comparison) -> Html:
     """Say how error rates come about."""
     how = comparison.resampling
     few = (
-        f" With fewer than {FEW_RECORDINGS} recordings the bounds lie too close together, and a "
-        "single one gives none."
+        f" With fewer than {FEW_RECORDINGS} the bounds lie too close together."
         if are_few(comparison)
         else ""
     )
+    if ones := [cell.set for cell in comparison.cells if cell.is_of_one]:
+        few += (
+            f" Of {', '.join(dict.fromkeys(ones))}, a single recording or voice, utterances are "
+            "drawn: what is said holds for it alone."
+        )
     return note(
         "Substitutions, deletions and insertions over the words of the references, summed over a "
         "set, after Whisper's normaliser on both sides. In brackets the interval that holds "

@@ -21,7 +21,8 @@ Rate = Literal["wer", "ser", "der", "ier"]
 # Of tables that show intervals.
 INTERVALS = (
     "Rates are means over the sets, as in the paper; in brackets 95 % intervals, paired bootstrap "
-    "over recordings, or speakers where they are named; p is two-sided."
+    "over recordings, or speakers where they are named, or over utterances where a set is of one "
+    "recording or speaker, of whom alone it then tells; p is two-sided."
 )
 
 
@@ -149,9 +150,9 @@ def _rates(counts: ErrorCounts) -> dict[str, float | None]:
 
 
 def _counted(rows: Sequence[Row]) -> Counted:
-    return Counted(
-        errors=[row.errors.errors for row in rows],
-        words=[row.errors.words for row in rows],
+    return Counted.of(
+        [row.errors for row in rows],
+        ids=[row.id for row in rows],
         groups=[row.file for row in rows],
     )
 
