@@ -263,7 +263,7 @@ def test_a_second_process_is_refused(tmp_path: Path, tiny_model: Path) -> None:
     script = (
         "import time\n"
         "from pathlib import Path\n"
-        "from distilwhisper.run import lock_folder\n"
+        "from distilwhisper.run.locks import lock_folder\n"
         f"with lock_folder(Path({str(out)!r})):\n"
         "    print('locked', flush=True)\n"
         "    time.sleep(60)\n"
