@@ -186,6 +186,11 @@ def draw_points(
     return figure
 
 
+def in_percent(fraction: float | None) -> float | None:
+    """Return a fraction in per cent; None, which is not drawn, where it is not known."""
+    return None if fraction is None else 100 * fraction
+
+
 def axes_of(titles: Sequence[str], *, x: str, y: str) -> tuple[Figure, "list[Axes]"]:
     """Return a figure with a panel for each title, which share their y axis.
 

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from distilwhisper.corpus.store import write_atomic
 from distilwhisper.evaluation.comparison import Comparison
 from distilwhisper.evaluation.table import rate_name
-from distilwhisper.plotting import FORMATS, Point, draw_points, file_of
+from distilwhisper.plotting import FORMATS, Point, draw_points, file_of, in_percent
 
 SPEED_NOTE = (
     "Right and low is good. Large: all sets, with the interval of their mean; small: a set. RTFx: "
@@ -27,8 +27,12 @@ def draw_comparison(comparison: Comparison, folder: Path) -> list[Path]:
     """
     if all(average.wer is None for average in comparison.averages):
         return []
-    figure = errors_against_speed(comparison)
-    paths = {folder / f"wer-rtfx.{kind}": kind for kind in FORMATS}
+    return write_figure(errors_against_speed(comparison), folder, "wer-rtfx")
+
+
+def write_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """Write a figure in all formats, as ``name`` and the format's ending; return the files."""
+    paths = {folder / f"{name}.{kind}": kind for kind in FORMATS}
     for path, kind in paths.items():
         write_atomic(path, file_of(figure, kind))
     return list(paths)
@@ -71,8 +75,8 @@ def speed_points(comparison: Comparison, noise: str | None) -> list[Point]:
                 average.model,
                 x=sum(cell.audio_s for cell in cells) / compute_s,
                 y=100 * average.wer,
-                low=None if average.low is None else 100 * average.low,
-                high=None if average.high is None else 100 * average.high,
+                low=in_percent(average.low),
+                high=in_percent(average.high),
                 parts=parts if len(parts) > 1 else [],
             )
         )

@@ -7,7 +7,7 @@ from distilwhisper.evaluation.comparison import Comparison
 from distilwhisper.evaluation.degradation import Degradation, Kind
 from distilwhisper.evaluation.figures import SPEED_NOTE, speed_points
 from distilwhisper.evaluation.table import rate_name
-from distilwhisper.plotting import Line, draw_lines, draw_points, file_of
+from distilwhisper.plotting import Line, draw_lines, draw_points, file_of, in_percent
 from distilwhisper.report.html import Html, image, join, note, tag
 from distilwhisper.report.results import average_of, plain_sound
 
@@ -62,10 +62,10 @@ def _noise_plot(
             Line(
                 model,
                 places,
-                [_times_100(average.wer) for average in found],
-                lows=[_times_100(average.low) for average in found],
-                highs=[_times_100(average.high) for average in found],
-                level=_times_100(clean[0]) if clean else None,
+                [in_percent(average.wer) for average in found],
+                lows=[in_percent(average.low) for average in found],
+                highs=[in_percent(average.high) for average in found],
+                level=in_percent(clean[0]) if clean else None,
             )
         )
     title = f"{name} under {called}" + (f" of {source.name}" if source else "")
@@ -81,7 +81,3 @@ def _told(line: Line) -> str:
 def figures(images: Sequence[Html], says: str) -> Html:
     """Return images side by side, and what to see in them."""
     return join([tag("div", *images, class_="plots"), note(says)])
-
-
-def _times_100(fraction: float | None) -> float | None:
-    return None if fraction is None else 100 * fraction

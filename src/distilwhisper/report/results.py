@@ -112,20 +112,18 @@ def rates_table(comparison: Comparison, noise: str | None, *, mean: bool = True)
 def rates_note(comparison: Comparison) -> Html:
     """Say how error rates come about."""
     how = comparison.resampling
-    few = (
-        f" With fewer than {FEW_RECORDINGS} the bounds lie too close together."
-        if are_few(comparison)
-        else ""
-    )
+    limits = ""
+    if are_few(comparison):
+        limits += f" With fewer than {FEW_RECORDINGS} the bounds lie too close together."
     if ones := [cell.set for cell in comparison.cells if cell.is_of_one]:
-        few += (
+        limits += (
             f" Of {', '.join(dict.fromkeys(ones))}, a single recording or voice, utterances are "
             "drawn: what is said holds for it alone."
         )
     return note(
         "Substitutions, deletions and insertions over the words of the references, summed over a "
         "set, after Whisper's normaliser on both sides. In brackets the interval that holds "
-        f"{100 * how.level:g} % of {how.n:,} draws of as many recordings.{few}"
+        f"{100 * how.level:g} % of {how.n:,} draws of as many recordings.{limits}"
     )
 
 

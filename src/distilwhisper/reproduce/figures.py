@@ -3,13 +3,11 @@
 import math
 import textwrap
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from distilwhisper.corpus.store import write_atomic
-from distilwhisper.plotting import FORMATS, SMALL, Line, axes_of, file_of, looks, name_below, top_of
+from distilwhisper.plotting import SMALL, Line, axes_of, looks, name_below, top_of
 from distilwhisper.reproduce.scores import ArmSummary
 
 
@@ -58,9 +56,3 @@ def draw_bars(bars: Mapping[str, Mapping[str, float]], *, x: str, title: str) ->
     is_cut = any(length > top for length, _ in lengths)
     name_below(figure, "→: too long to be shown; how long stands beside it." if is_cut else "")
     return figure
-
-
-def write_figure(figure: Figure, folder: Path) -> None:
-    """Write figure.svg and figure.png."""
-    for kind in FORMATS:
-        write_atomic(folder / f"figure.{kind}", file_of(figure, kind))

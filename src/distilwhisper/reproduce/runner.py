@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from distilwhisper.corpus.store import write_atomic, write_jsonl
+from distilwhisper.evaluation.figures import write_figure
 from distilwhisper.reproduce.context import Context
 from distilwhisper.reproduce.experiment import Experiment, Outcome
-from distilwhisper.reproduce.figures import write_figure
 from distilwhisper.reproduce.inputs import unit_inputs
 from distilwhisper.reproduce.scores import Row
 from distilwhisper.reproduce.settings import Scale, reproduce_settings
@@ -78,7 +78,7 @@ def _write(outcome: Outcome, experiment: Experiment, folder: Path, scale: Scale)
         write_atomic(folder / f"{name}.md", table.to_markdown())
         write_atomic(folder / f"{name}.csv", table.to_csv())
     if outcome.figure is not None:
-        write_figure(outcome.figure, folder)
+        write_figure(outcome.figure, folder, "figure")
 
 
 def _finite(value: Any) -> Any:
