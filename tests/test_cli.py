@@ -16,7 +16,7 @@ from distilwhisper.speech.audio import write_wav
 FAST = ("--max-new-tokens", "8", "--device", "cpu", "--dtype", "float32")
 
 OPTIONS = {
-    "run": "--out --from-stage --engine --set --force",
+    "run": "--out --from-stage --to-stage --engine --set --force",
     "plan": "--gpu --hours --utterance-s --efficiency --rates --price-per-hour --set --json",
     "data": "--out --format --language --config --split --column --cut --json",
     "import": "--tokenizer",
@@ -446,3 +446,13 @@ def test_a_failure_is_named_by_every_run(tmp_path: Path, model: str) -> None:
     assert call(arguments) == SOME_FAILED
     # Nor does a second run, which has nothing to do, hide it.
     assert call(arguments) == SOME_FAILED
+
+
+def test_columns_are_named_one_by_one(tmp_path: Path) -> None:
+    write_wav(tmp_path / "one.wav", noise(0.6, seed=1))
+    (tmp_path / "metadata.csv").write_text("clip,utt,said\none.wav,u1,hello\n", "utf-8")
+    columns = ["--column", "audio=clip", "--column", "text=said", "--column", "id=utt"]
+    manifest = tmp_path / "m.jsonl"
+    assert call(["data", str(tmp_path / "metadata.csv"), "--out", str(manifest), *columns]) == OK
+    [row] = manifest.read_text("utf-8").splitlines()
+    assert {"id": "u1", "text": "hello"}.items() <= json.loads(row).items()

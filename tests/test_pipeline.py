@@ -14,7 +14,7 @@ from corpora import TEXTS, corpus, hearing_model, noise, snapshot
 from safetensors.torch import load_file
 
 import distilwhisper
-from distilwhisper.cli import OK, SOME_FAILED, call
+from distilwhisper.cli import OK, SOME_FAILED, USAGE, call
 from distilwhisper.corpus.records import read_labels, read_manifest, read_verdicts, write_manifest
 from distilwhisper.corpus.store import read_jsonl
 from distilwhisper.engines import EngineSettings
@@ -200,6 +200,17 @@ def test_a_changed_setting_is_refused_with_the_difference_until_forced(
     assert work.run("--set", "filter.max_wer=900.0", "--force") == OK
     assert read_recipe(work.out / "recipe.toml", Recipe).filter.max_wer == 900.0
     assert "labels" not in changed(before, stages(work.out))
+
+
+def test_a_run_ends_with_the_stage_that_it_is_told(
+    finished: Workplace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work = replace(finished, out=tmp_path / "part")
+    assert work.run("--to-stage", "data") == OK
+    assert capsys.readouterr().out == f"{work.out}\n"
+    assert {name.split("/")[0] for name in stages(work.out)} == {"data"}
+    assert work.run("--from-stage", "train", "--to-stage", "filter") == USAGE
+    assert "found train behind filter" in capsys.readouterr().err
 
 
 @pytest.mark.slow

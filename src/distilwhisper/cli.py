@@ -35,7 +35,7 @@ from distilwhisper.model.checkpoint import load_checkpoint, read_config, save_ch
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import ModelNotFound, import_model, resolve_model
 from distilwhisper.model.layout import BadCheckpoint
-from distilwhisper.pipeline import Recipe, StageName, run_recipe
+from distilwhisper.pipeline import STAGES, Recipe, StageName, run_recipe
 from distilwhisper.plan import PlanSettings, plan_recipe
 from distilwhisper.progress import say
 from distilwhisper.report import REPORT, read_facts, write_comparison_report, write_report
@@ -75,6 +75,7 @@ def run(
     *,
     out: Path | None = None,
     from_stage: StageName | None = None,
+    to_stage: StageName | None = None,
     engine: EngineName | None = None,
     set: Overrides = (),  # noqa: A002
     force: bool = False,
@@ -85,15 +86,23 @@ def run(
         recipe: a TOML file that describes one run completely.
         out: folder of the run; runs/NAME when left out.
         from_stage: do this stage and all behind it again.
+        to_stage: end with this stage.
         engine: which processes label and evaluate, instead of what the recipe says.
         set: section.key=value, instead of what the recipe says; may be repeated.
         force: do stages again whose settings or inputs have changed.
     """
+    stages = STAGES if to_stage is None else STAGES[: STAGES.index(to_stage) + 1]
+    if from_stage is not None and from_stage not in stages:
+        raise ValueError(
+            f"--from-stage must come before --to-stage, found {from_stage} behind {to_stage}"
+        )
     engines = () if engine is None else (f"engine.engine={engine}",)
     settings = read_recipe(recipe, Recipe, (*set, *engines))
     folder = out or Path("runs") / settings.name
-    finished = run_recipe(settings, folder, command=sys.argv, from_stage=from_stage, force=force)
-    print(folder / "report.html")
+    finished = run_recipe(
+        settings, folder, command=sys.argv, stages=stages, from_stage=from_stage, force=force
+    )
+    print(folder / "report.html" if stages == STAGES else folder)
     return _name_each(finished.problems)
 
 
@@ -164,7 +173,7 @@ def data(
     /,
     *,
     out: Path,
-    settings: OmitArgPrefixes[ImportSettings] = ImportSettings(),
+    settings: OmitArgPrefixes[UseAppendAction[ImportSettings]] = ImportSettings(),
     json: bool = False,
 ) -> int:
     """Make a manifest of audio, and of the transcripts that come with it.
@@ -217,7 +226,7 @@ def label(
         teacher: model folder or hub id.
         out: folder of the labels.
         draft: a smaller model that drafts for the teacher, such as its student: the same labels,
-            sooner.
+            sooner if most of what it proposes is right.
         settings: how to decode.
         hardware: where to run.
         engine: which processes do it.
@@ -407,7 +416,7 @@ def transcribe(
         files: paths; - reads one file from standard input.
         model: folder or hub id.
         draft: a smaller model that drafts for this one, such as its student: the same text,
-            sooner.
+            sooner if most of what it proposes is right.
         format: of the transcripts.
         out: folder for them, named after the files; standard output when left out.
         settings: how to decode.

@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -131,19 +131,18 @@ class ImportSettings:
     split: str | None = None
     column: tuple[str, ...] = ()
     cut: Literal["vad"] | None = None
-    columns: Mapping[str, str] = field(init=False, repr=False)  # of column, by field
 
     def __post_init__(self) -> None:
         faults = []
-        columns: dict[str, str] = {}
+        named: set[str] = set()
         for choice in self.column:
             name, sign, column = choice.partition("=")
-            if name not in FIELDS or not sign or not column or name in columns:
+            if name not in FIELDS or not sign or not column or name in named:
                 faults.append(
                     f"column must be FIELD=NAME, each field once, of {', '.join(FIELDS)}; found "
                     f"{choice!r}"
                 )
-            columns[name] = column
+            named.add(name)
         if self.language is not None:
             try:
                 language_code(self.language)
@@ -151,7 +150,11 @@ class ImportSettings:
                 faults.append(str(error))
         if faults:
             raise ValueError("; ".join(faults))
-        object.__setattr__(self, "columns", columns)
+
+    @property
+    def columns(self) -> Mapping[str, str]:
+        """The columns that are named, by field."""
+        return dict(choice.split("=", 1) for choice in self.column)
 
 
 def located(audio: str, folder: Path) -> str:
