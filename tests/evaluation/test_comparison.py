@@ -147,9 +147,10 @@ def test_of_one_recording_utterances_are_drawn(tmp_path: Path) -> None:
         return compare(evaluations, folder=tmp_path, baseline="large", resampling=FEW)
 
     one, many = compared("one"), compared(None)
-    assert one.cells[0].is_of_one
-    assert not many.cells[0].is_of_one
-    assert replace(one.cells[0], is_of_one=False, folder="") == replace(many.cells[0], folder="")
+    assert one.cells[0].drawn_over == "one recording"
+    assert many.cells[0].drawn_over.endswith(" files")
+    like_many = replace(one.cells[0], drawn_over=many.cells[0].drawn_over, folder="")
+    assert like_many == replace(many.cells[0], folder="")
     assert one.differences == many.differences
 
 

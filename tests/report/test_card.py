@@ -29,7 +29,7 @@ def test_the_hub_reads_the_card(run: Path) -> None:
 def test_the_card_says_what_the_run_says(run: Path) -> None:
     text = ModelCard.load(card_of(run)).text
     assert "with 2 decoder layers" in text
-    assert "| student, held-out test | 37.5 % | 1 / 2 / 0 of 8 | 2 | 25.0 |" in text
+    assert "| student, held-out test | 37.5 % | 1 / 2 / 0 of 8 words | 2 | 25.0 |" in text
     assert "| wer above limit | 1 | 0.02 |" in text
     assert "labelled 4 utterances (0.12 h); 3 (0.10 h) passed" in text
     assert "steps 2, kl_weight 0.8." in text
@@ -59,6 +59,27 @@ def test_a_card_without_references_gives_no_rate(run: Path) -> None:
     card = card_of(run)
     assert [r.dataset_type for r in ModelCard.load(card).data.eval_results] == ["long"]
     assert "| student, held-out test | – |" in card.read_text()
+
+
+def test_characters_are_not_called_words(run: Path) -> None:
+    for name in ("teacher-test", "student-test"):
+        path = run / "eval" / name / "summary.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "unit": "character"}))
+    card = ModelCard.load(card_of(run))
+    types = {r.dataset_type: r.metric_type for r in card.data.eval_results}
+    assert types == {"test": "cer", "long": "wer"}
+    assert "| model, set | error rate |" in card.text
+    assert "1 / 2 / 0 of 8 characters" in card.text
+
+
+def test_listed_layers_are_counted(run: Path) -> None:
+    recipe = run / "recipe.toml"
+    text = recipe.read_text()
+    assert "decoder_layers = 2\n" in text
+    recipe.write_text(
+        text.replace("decoder_layers = 2\n", "decoder_layers = 2\nlayers = [0, -2, -1]\n")
+    )
+    assert "with 3 decoder layers" in card_of(run).read_text()
 
 
 def test_a_card_changes_no_fingerprint(run: Path) -> None:

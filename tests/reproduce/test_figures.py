@@ -37,7 +37,7 @@ def test_bars_of_one_kind_need_no_legend() -> None:
 def test_an_arm_without_an_interval_leaves_the_others_theirs() -> None:
     errors = ErrorCounts(substitutions=1, words=10)
     arms = {
-        place: ArmSummary("arm", 1, errors, {"set": errors}, interval, 0, 0)
+        place: ArmSummary("arm", 1, errors, {"set": errors}, interval, 0, 0, {}, {})
         for place, interval in ((10, Interval(0.1, 0.05, 0.2)), (20, None))
     }
     line = wer_line("student", arms)

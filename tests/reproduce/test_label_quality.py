@@ -6,7 +6,8 @@ from distilwhisper.reproduce.scores import Row, score_text
 
 
 def row(id_: str, reference: str, label: str) -> Row:
-    return score_text("", "train", Utterance(id_, f"{id_}.wav", text=reference), label)
+    utterance = Utterance(id_, f"{id_}.wav", text=reference)
+    return score_text("", "train", utterance, label, spaced=True)
 
 
 TRUTH = {

@@ -8,7 +8,7 @@ from distilwhisper.corpus.records import Manifest, Utterance
 from distilwhisper.corpus.store import read_jsonl
 from distilwhisper.evaluation.bootstrap import Interval, Resampling
 from distilwhisper.evaluation.scoring import COST, score
-from distilwhisper.reproduce.scores import ArmSummary, Row, score_text, summarise
+from distilwhisper.reproduce.scores import ArmSummary, Row, interval_notes, score_texts, summarise
 from distilwhisper.text.wer import ErrorCounts
 
 
@@ -86,33 +86,50 @@ def test_repetitions_are_counted_set_by_set() -> None:
 
 def test_text_is_scored_normalised_by_words_or_characters() -> None:
     english = Utterance(id="u", audio="u.wav", text="Mr. Bennet's colour", recording="r")
-    scored = score_text("arm", "set", english, "mister bennet's color")
+    [scored] = score_texts("arm", "set", [(english, "mister bennet's color")])
     assert scored.errors == ErrorCounts(words=4)
     assert scored.file == "recording r"
     chinese = Utterance(id="u", audio="u.wav", text="你好吗", language="zh")
-    scored = score_text("arm", "set", chinese, "你好")
+    [scored] = score_texts("arm", "set", [(chinese, "你好")])
     assert scored.errors == ErrorCounts(deletions=1, words=3)
     assert scored.file == "file u.wav"
 
 
+SAID = [
+    ("Mr. Bennet, um, isn't in", "mister bennet is out", "en"),
+    ("Он не прав", "он не права", "ru"),
+    ("你好吗 再见", "你好 再见", "zh"),
+]
+
+
 @pytest.mark.parametrize("language", [None, "known"])
-@pytest.mark.parametrize(
-    ("reference", "text", "spoken"),
-    [
-        ("Mr. Bennet, um, isn't in", "mister bennet is out", "en"),
-        ("Он не прав", "он не права", "ru"),
-        ("你好吗 再见", "你好 再见", "zh"),
-    ],
-)
+@pytest.mark.parametrize("said", [*([one] for one in SAID), SAID])
 def test_text_is_scored_as_evaluation_scores_it(
-    tmp_path: Path, reference: str, text: str, spoken: str, language: str | None
+    tmp_path: Path, said: list[tuple[str, str, str]], language: str | None
 ) -> None:
-    utterance = Utterance("u", "u.wav", text=reference, language=language and spoken)
-    heard = {"id": "u", "text": text, "language": "de", "error": None}
+    heard = {
+        Utterance(spoken, f"{spoken}.wav", text=reference, language=language and spoken): text
+        for reference, text, spoken in said
+    }
+    rows = [
+        {"id": u.id, "text": text, "language": "de", "error": None} for u, text in heard.items()
+    ]
     timing = {"audio_s": 1.0, "compute_s": 1.0, **dict.fromkeys(COST, 0)}
-    manifest = Manifest(tmp_path / "m.jsonl", tmp_path, (utterance,))
-    score(manifest, [heard], [timing], tmp_path, n_parameters=1)
-    [row] = read_jsonl(tmp_path / "scores.jsonl")
-    scored = score_text("arm", "set", utterance, text)
-    assert (scored.reference, scored.hypothesis) == (row["reference"], row["hypothesis"])
-    assert asdict(scored.errors) == row["errors"]
+    manifest = Manifest(tmp_path / "m.jsonl", tmp_path, tuple(heard))
+    score(manifest, rows, [timing], tmp_path, n_parameters=1)
+    for row, scored in zip(
+        read_jsonl(tmp_path / "scores.jsonl"),
+        score_texts("arm", "set", list(heard.items())),
+        strict=True,
+    ):
+        assert (scored.reference, scored.hypothesis) == (row["reference"], row["hypothesis"])
+        assert asdict(scored.errors) == row["errors"]
+
+
+def test_notes_say_what_is_drawn_and_where_it_is_little() -> None:
+    rows = [row("a", "many", f"u{i}", 1, 10, f"file {i}.wav") for i in range(10)]
+    rows += [row("a", "few", f"u{i}", 1, 10, f"recording {i}") for i in range(3)]
+    rows += [row("a", "one", f"u{i}", 1, 10, "speaker s/x") for i in range(12)]
+    _, drawn, few = interval_notes(summarise({"a": rows}, against={}, resampling=Resampling(50)))
+    assert drawn == "Drawn: of many 10 files; of few 3 recordings; of one one speaker."
+    assert few.startswith("Of few fewer than 10 are drawn")

@@ -80,7 +80,7 @@ class Transcriber:
     tokenizer: Tokenizer
     settings: DecodingSettings = field(default_factory=DecodingSettings)
     draft: Checkpoint | None = None
-    """Proposes tokens that the model then checks: the same text, sooner."""
+    """Proposes tokens that the model then checks: the same text, sooner if most are right."""
 
     def __post_init__(self) -> None:
         if self.settings.language is not None:

@@ -21,6 +21,8 @@ from distilwhisper.text.wer import ErrorCounts
 
 Numbers: TypeAlias = npt.NDArray[Any]
 
+FEW_RECORDINGS = 10  # draws of fewer say too little of how recordings vary
+
 _BLOCK = 1 << 21  # recordings drawn at a time: 16 MiB of their numbers
 
 

@@ -13,10 +13,10 @@ from distilwhisper.corpus.store import read_jsonl
 from distilwhisper.evaluation.bootstrap import (
     Counted,
     Resampling,
-    is_of_one,
     mean_difference,
     mean_interval,
 )
+from distilwhisper.evaluation.scoring import drawn_over
 from distilwhisper.text.wer import ErrorCounts
 
 N_WORST = 10  # utterances of one model on one set
@@ -71,11 +71,6 @@ class Evaluation:
             groups=[row["group"] for row in self.scores],
         )
 
-    @property
-    def is_of_one(self) -> bool:
-        """Whether all utterances are of one recording or voice."""
-        return is_of_one([row["group"] for row in self.scores])
-
 
 @dataclass(frozen=True)
 class Cell:
@@ -87,7 +82,7 @@ class Cell:
     folder: str  # seen from the comparison's
     n_utterances: int
     n_groups: int  # recordings, or what stands for them: what an interval is made of
-    is_of_one: bool  # of a single recording or voice: utterances stand for recordings
+    drawn_over: str  # what an interval is drawn over, such as "35 files", "one speaker"
     failed: Mapping[str, str]
     audio_s: float
     compute_s: float
@@ -300,7 +295,7 @@ def _cell(evaluation: Evaluation, folder: Path, resampling: Resampling) -> Cell:
         noise=evaluation.noise,
         folder=os.path.relpath(evaluation.folder, folder),
         n_groups=len(set(counted.groups)),
-        is_of_one=evaluation.is_of_one,
+        drawn_over=drawn_over([row["group"] for row in evaluation.scores]),
         wer_low=None if interval is None else interval.low,
         wer_high=None if interval is None else interval.high,
         **{name: summary[name] for name in of_summary},

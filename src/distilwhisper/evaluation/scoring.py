@@ -4,7 +4,7 @@ Scoring reads what decoding has written and nothing else, so a new metric needs 
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,12 @@ from distilwhisper.corpus.store import write_atomic, write_jsonl
 from distilwhisper.decoding.slots import Counts
 from distilwhisper.text.normalize import ScoringRule, scoring_rule
 from distilwhisper.text.wer import ErrorCounts, character_errors, repeated_ngrams, word_errors
+
+# What intervals are drawn over, after group_of.
+OVER = (
+    "over recordings, or speakers where no recording is named, or files where neither is; where a "
+    "set is of one of these alone, over its utterances, and then it tells of that one alone"
+)
 
 COST = ("tokens", "row_steps", "drafted", "accepted", "layers")  # of decoding: Counts
 
@@ -81,7 +87,7 @@ def score(
     """
     by_id = {utterance.id: utterance for utterance in manifest.utterances}
     said = [(by_id[row["id"]], row["text"]) for row in rows if by_id[row["id"]].text is not None]
-    spaced = all(rule_of(utterance).spaced for utterance, _ in said)
+    spaced = are_spaced(utterance for utterance, _ in said)
     scored = [
         {**count_errors(utterance, text, spaced=spaced), **_place(manifest, utterance, out)}
         for utterance, text in said
@@ -102,6 +108,11 @@ def score(
     write_jsonl(out / "scores.jsonl", scored)
     write_atomic(out / "summary.json", json.dumps(summary.to_dict(), indent=2) + "\n")
     return summary
+
+
+def are_spaced(utterances: Iterable[Utterance]) -> bool:
+    """Tell whether a set is counted in words: all of it is written with spaces between them."""
+    return all(rule_of(utterance).spaced for utterance in utterances)
 
 
 def rule_of(utterance: Utterance) -> ScoringRule:
@@ -143,6 +154,21 @@ def group_of(utterance: Utterance) -> str:
     if utterance.speaker is not None:
         return f"speaker {utterance.source or ''}/{utterance.speaker}"
     return f"file {utterance.audio}"
+
+
+def drawn_over(groups: Sequence[str]) -> str:
+    """Say what a set consists of whose errors do not depend on each other, and how many of them.
+
+    Args:
+        groups: of its utterances, from :func:`group_of`.
+    """
+    if not groups:
+        return "no references"
+    kinds = sorted({group.split(" ")[0] for group in groups})
+    n_groups = len(set(groups))
+    if n_groups == 1:
+        return f"one {kinds[0]}"
+    return f"{n_groups} {' and '.join(f'{kind}s' for kind in kinds)}"
 
 
 def _total(scored: Sequence[Mapping[str, Any]], name: str) -> ErrorCounts:

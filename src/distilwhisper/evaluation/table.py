@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
+from distilwhisper.evaluation.bootstrap import FEW_RECORDINGS
 from distilwhisper.evaluation.comparison import Cell, Comparison
+from distilwhisper.evaluation.scoring import OVER
 
 SIGNIFICANT = 0.05  # a p-value below this is marked
-FEW_RECORDINGS = 10  # draws of fewer say too little of how recordings vary
 
 
 def comparison_table(comparison: Comparison) -> str:
@@ -48,8 +49,7 @@ def _set_section(
     first = cells[0]
     title = (
         f"{set_}{_with(noise)}: {first.n_utterances} utterances, "
-        f"{'a single recording or voice' if first.is_of_one else f'{first.n_groups} recordings'}, "
-        f"{first.errors['words']} {first.unit}s"
+        f"{first.drawn_over}, {first.errors['words']} {first.unit}s"
     )
     rows = [
         [
@@ -133,16 +133,11 @@ def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
 
 def _notes(comparison: Comparison) -> list[str]:
     how = comparison.resampling
-    notes = [f"[low, high]: {100 * how.level:g} % interval, by drawing recordings {how.n} times."]
+    notes = [f"[low, high]: {100 * how.level:g} % interval, by drawing {how.n} times {OVER}."]
     if comparison.baseline is not None:
         notes.append(
             f"against {comparison.baseline}: difference in points, on the same draws; *: p below "
             f"{SIGNIFICANT:g}, for this one comparison."
-        )
-    if any(cell.is_of_one for cell in comparison.cells):
-        notes.append(
-            "Of a single recording or voice utterances are drawn: what is said of it holds for it "
-            "alone."
         )
     if are_few(comparison):
         notes.append(

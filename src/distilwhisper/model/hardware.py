@@ -1,7 +1,7 @@
 """Where a network runs, and in which numbers."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, cast
 
 import torch
 
@@ -62,6 +62,12 @@ class Hardware:
         if self.dtype == "float16":
             raise ValueError("backend openvino multiplies float32 or bfloat16, found dtype float16")
         return torch.bfloat16 if self.dtype == "bfloat16" else torch.float32
+
+    def picked(self) -> "Hardware":
+        """Return the same with what auto stands for on this machine, for results that are kept."""
+        is_torch = self.backend == "torch"
+        dtype = _name(self.pick_dtype() if is_torch else self.pick_precision())
+        return replace(self, device=str(self.pick_device()), dtype=cast(DTypeName, dtype))
 
     def describe(self) -> str:
         """Return what was picked, for the log."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from distilwhisper.corpus.store import write_atomic
 from distilwhisper.evaluation.comparison import Cell
+from distilwhisper.evaluation.table import rate_name
 from distilwhisper.report.facts import SETS, RunFacts, percent
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -44,8 +45,8 @@ def _metadata(facts: RunFacts) -> str:
     lines += ["tags:", "- whisper", "- distil-whisper", "- distilwhisper", "model-index:"]
     lines += [f"- name: {json.dumps(facts.name)}", "  results:"]
     for set_, name in SETS.items():
-        wer = facts.cell("student", set_).wer
-        if wer is None:
+        cell = facts.cell("student", set_)
+        if cell.wer is None:
             continue
         lines += [
             "  - task:",
@@ -54,8 +55,8 @@ def _metadata(facts: RunFacts) -> str:
             f"      name: {json.dumps(f'{facts.name}: {name}')}",
             f"      type: {json.dumps(set_)}",
             "    metrics:",
-            "    - type: wer",
-            f"      value: {100 * wer:.2f}",
+            f"    - type: {'wer' if cell.unit == 'word' else 'cer'}",
+            f"      value: {100 * cell.wer:.2f}",
         ]
     return "\n".join([*lines, "---", ""])
 
@@ -63,7 +64,8 @@ def _metadata(facts: RunFacts) -> str:
 def _head(facts: RunFacts) -> str:
     student, teacher = facts.cell("student", "test"), facts.cell("teacher", "test")
     share = student.n_parameters / teacher.n_parameters
-    layers = facts.recipe.get("student", {}).get("decoder_layers")
+    settings = facts.recipe.get("student", {})
+    layers = len(settings.get("layers") or ()) or settings.get("decoder_layers")
     return (
         f"# {facts.name}\n\n"
         f"A distilled Whisper model for speech recognition: a student of `{facts.teacher}` with "
@@ -93,10 +95,13 @@ def _results(facts: RunFacts) -> str:
     rows = [_result_row(cell) for cell in facts.comparison.cells]
     return (
         "## Results\n\n"
-        + _table(["model, set", "WER", "S / D / I of words", "utterances", "RTFx"], rows)
-        + "\nWER: substitutions, deletions and insertions over reference words, summed over the "
-        "set, after Whisper's normaliser on both sides. RTFx: seconds of audio per second of "
-        "computing, measured once on the machine below.\n"
+        + _table(
+            ["model, set", rate_name(facts.comparison), "S / D / I", "utterances", "RTFx"], rows
+        )
+        + "\nSubstitutions, deletions and insertions over the reference's words, or characters "
+        "where words are not spaced, summed over the set, after Whisper's normaliser on both "
+        "sides. RTFx: seconds of audio per second of computing, measured once on the machine "
+        "below.\n"
     )
 
 
@@ -106,7 +111,7 @@ def _result_row(cell: Cell) -> list[str]:
     return [
         f"{cell.model}, {cell.set}",
         percent(cell.wer),
-        f"{errors} of {cell.errors['words']}",
+        f"{errors} of {cell.errors['words']} {cell.unit}s",
         str(cell.n_utterances),
         f"{cell.rtfx:.1f}",
     ]

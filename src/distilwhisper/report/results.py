@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from distilwhisper.corpus.records import audio_from
+from distilwhisper.evaluation.bootstrap import FEW_RECORDINGS
 from distilwhisper.evaluation.comparison import Average, Cell, Comparison, Difference
-from distilwhisper.evaluation.table import FEW_RECORDINGS, SIGNIFICANT, are_few
+from distilwhisper.evaluation.scoring import OVER
+from distilwhisper.evaluation.table import SIGNIFICANT, are_few
 from distilwhisper.report.facts import percent
 from distilwhisper.report.html import NOTHING, Html, folded, join, note, table, tag, words
 
@@ -112,18 +114,14 @@ def rates_table(comparison: Comparison, noise: str | None, *, mean: bool = True)
 def rates_note(comparison: Comparison) -> Html:
     """Say how error rates come about."""
     how = comparison.resampling
-    limits = ""
+    over = {cell.set: cell.drawn_over for cell in comparison.cells}
+    limits = f" Drawn: {'; '.join(f'of {name} {said}' for name, said in over.items())}."
     if are_few(comparison):
         limits += f" With fewer than {FEW_RECORDINGS} the bounds lie too close together."
-    if ones := [cell.set for cell in comparison.cells if cell.is_of_one]:
-        limits += (
-            f" Of {', '.join(dict.fromkeys(ones))}, a single recording or voice, utterances are "
-            "drawn: what is said holds for it alone."
-        )
     return note(
         "Substitutions, deletions and insertions over the words of the references, summed over a "
         "set, after Whisper's normaliser on both sides. In brackets the interval that holds "
-        f"{100 * how.level:g} % of {how.n:,} draws of as many recordings.{limits}"
+        f"{100 * how.level:g} % of {how.n:,} draws {OVER}.{limits}"
     )
 
 

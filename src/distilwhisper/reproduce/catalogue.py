@@ -29,7 +29,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         "table6",
         "effective robustness: each set's error rate against the teacher's",
-        ("comparison", "short"),
+        ("comparison", "short", "reference_set"),
         quality.run_table6,
     ),
     Experiment(

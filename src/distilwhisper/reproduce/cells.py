@@ -35,13 +35,17 @@ class Arm:
     hardware: Hardware
     draft: str | None = None  # model that drafts
     noise: str | None = None  # what is done to the sound first, such as white:10
+    noise_seed: int = 0
 
     def key(self) -> dict[str, Any]:
         """Return all that shapes what this arm hears, whatever it is called, as JSON can hold it.
 
         Models are in it by name; whoever stores what they said adds their fingerprints.
         """
-        return asdict(replace(self, name=""))
+        key = asdict(replace(self, name=""))
+        if self.noise is None:
+            del key["noise_seed"]  # nothing is drawn
+        return key
 
     def of_set(self, on: EvalSet) -> dict[str, Any]:
         """Return all that shapes what this arm hears of a set."""
@@ -82,10 +86,11 @@ def evaluate_cells(
         alike.setdefault((arm.model, arm.draft, arm.hardware, arm.decoding), []).append(arm)
     for (model, draft, hardware, decoding), of_model in alike.items():
         tasks = {
-            out: EvaluationTask(
-                on.manifest, EvaluateSettings(decoding=decoding, noise=arm.noise), out
-            )
+            out: EvaluationTask(on.manifest, settings, out)
             for arm in of_model
+            for settings in [
+                EvaluateSettings(decoding=decoding, noise=arm.noise, noise_seed=arm.noise_seed)
+            ]
             for on in sets
             for out in [folder / _name(arm, on)]
         }

@@ -65,7 +65,7 @@ class Context:
         known = [settings.teacher, settings.student, *settings.others, *chain(*settings.pairs)]
         names = [_short_name(other) for other in dict.fromkeys(known) if other]
         short = _short_name(path)
-        is_student = path == settings.student
+        is_student = path == settings.student or path in (draft for _, draft in settings.pairs)
         return Model(
             name=short if names.count(short) <= 1 else path,
             path=path,
@@ -105,7 +105,18 @@ class Context:
         settings: DecodingSettings = replace(
             self.settings.decoding, **{"chunk_s": model.chunk_s, **decoding}
         )
-        return Arm(name or model.name, model.path, settings, self.settings.hardware)
+        return Arm(
+            name or model.name,
+            model.path,
+            settings,
+            self.settings.hardware,
+            noise_seed=self.settings.seed,
+        )
+
+    def chunks_of(self, models: Iterable[Model]) -> str:
+        """Say, below a table of long recordings, how long the chunks are that models hear."""
+        said = ", ".join(f"{model.name} {model.chunk_s:g} s" for model in models)
+        return f"Chunks: {said}."
 
     # Results
 

@@ -13,7 +13,7 @@ from distilwhisper.reproduce.context import Context
 from distilwhisper.reproduce.experiment import Outcome
 from distilwhisper.reproduce.figures import wer_line
 from distilwhisper.reproduce.power_law import NoFit, PowerLaw, fit_power_law
-from distilwhisper.reproduce.scores import INTERVALS, ArmSummary
+from distilwhisper.reproduce.scores import ArmSummary, interval_notes
 from distilwhisper.reproduce.students import (
     NOTE,
     Corpus,
@@ -158,7 +158,7 @@ def _table10(
             for limit, (gone, wer) in paper.TABLE_10.items()
         },
         notes=(
-            INTERVALS,
+            *interval_notes(found),
             NOTE,
             f"Equal steps: {context.settings.training.steps} updates for every student. Equal "
             "passes: as often over what it keeps as at the loosest limit, so fewer updates.",
@@ -251,7 +251,7 @@ def run_table11(context: Context) -> Outcome:
             for hours, wer in paper.TABLE_11.items()
         },
         notes=(
-            INTERVALS,
+            *interval_notes(found),
             NOTE,
             f"All students take {settings.training.steps} updates; every set of utterances holds "
             "the smaller ones.",

@@ -10,7 +10,7 @@ from distilwhisper.reproduce.cells import model_folder
 from distilwhisper.reproduce.context import Context
 from distilwhisper.reproduce.experiment import Outcome
 from distilwhisper.reproduce.figures import draw_bars
-from distilwhisper.reproduce.scores import INTERVALS
+from distilwhisper.reproduce.scores import interval_notes
 from distilwhisper.reproduce.students import (
     NOTE,
     judge_students,
@@ -19,7 +19,7 @@ from distilwhisper.reproduce.students import (
     plan,
     train_students,
 )
-from distilwhisper.reproduce.tables import Column, Table, Value
+from distilwhisper.reproduce.tables import Column, P, Table, Value
 from distilwhisper.reproduce.timing import NOTE as TIMES
 from distilwhisper.reproduce.timing import time_arms
 
@@ -85,7 +85,7 @@ def run_table12(context: Context) -> Outcome:
             Column("relative speed", 2),
             Column("WER, %", percent=True),
             Column(f"less {teacher.name}'s, points", 2, percent=True),
-            Column("p", 3),
+            P,
         ),
         rows={
             called.get(name, name): (parameters, speed, arm.shown_wer, arm.difference, arm.p)
@@ -94,7 +94,7 @@ def run_table12(context: Context) -> Outcome:
             )
         },
         paper={name: (None, *row, None, None) for name, row in printed.items()},
-        notes=(INTERVALS, NOTE, "The paper's are of its unseen sets.", TIMES),
+        notes=(*interval_notes(found), NOTE, "The paper's are of its unseen sets.", TIMES),
     )
     figure = draw_points(
         {
@@ -141,12 +141,12 @@ def run_table21(context: Context) -> Outcome:
         columns=(
             Column("WER, %", percent=True),
             Column(f"less {plans[0].name}'s, points", 2, percent=True),
-            Column("p", 3),
+            P,
         ),
         rows=values,
         paper={name: (wer, None, None) for name, wer in paper.TABLE_21.items()},
         notes=(
-            INTERVALS,
+            *interval_notes(found),
             NOTE,
             f"PL: cross-entropy on the labels, weight {settings.training.pl_weight:g}. KL: of "
             f"teacher and student, weight {settings.training.kl_weight:g}. MSE: of hidden states, "

@@ -19,7 +19,7 @@ from distilwhisper.reproduce.context import Context, Model
 from distilwhisper.reproduce.designs import TRAINED_ENCODER
 from distilwhisper.reproduce.experiment import Outcome
 from distilwhisper.reproduce.figures import draw_bars
-from distilwhisper.reproduce.scores import INTERVALS
+from distilwhisper.reproduce.scores import interval_notes
 from distilwhisper.reproduce.students import (
     NOTE,
     Plan,
@@ -28,7 +28,7 @@ from distilwhisper.reproduce.students import (
     plan,
     train_students,
 )
-from distilwhisper.reproduce.tables import Column, Table, Value
+from distilwhisper.reproduce.tables import Column, P, Table, Value
 from distilwhisper.run.stages import fingerprint
 from distilwhisper.speech.audio import WINDOW_SAMPLES, Samples
 from distilwhisper.speech.mel import log_mel, stack_windows
@@ -80,13 +80,13 @@ def run_encoder(context: Context) -> Outcome:
         columns=(
             *(Column(f"{condition}: WER, %", percent=True) for condition in conditions),
             Column(f"{CLEAN}, less {teacher.name}'s, points", 2, percent=True),
-            Column("p", 3),
+            P,
             Column("likeness to the teacher's", 3),
             Column("accepted as its draft, %", percent=True),
         ),
         rows=values,
         notes=(
-            INTERVALS,
+            *interval_notes(found),
             NOTE,
             "Likeness: linear CKA of the encoders' last states over all 20 ms steps of "
             f"{context.settings.similarity_utterances} utterances of each set, clean; 1 is the "

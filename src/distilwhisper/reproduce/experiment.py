@@ -37,13 +37,15 @@ from distilwhisper.reproduce.settings import ReproduceSettings
 from distilwhisper.reproduce.tables import Table
 from distilwhisper.run.settings import SettingsError
 
-Need = Literal["student", "comparison", "short", "long", "train", "validation"]
+Need = Literal["student", "comparison", "short", "reference_set", "long", "train", "validation"]
 
 # What a need is, and how to give it.
 NEEDS: Mapping[Need, str] = {
     "student": "a student of the teacher: --set student=MODEL (`distilwhisper run` makes one)",
     "comparison": "a student or other models: --set student=MODEL, or --set 'others=[\"MODEL\"]'",
     "short": "sets of utterances with references: --set 'short=[\"MANIFEST\"]'",
+    "reference_set": "the set among these that is like what the student was trained on: "
+    "--set reference_set=NAME",
     "long": "sets of long recordings with references: --set 'long=[\"MANIFEST\"]'",
     "train": "utterances to label and train on, with references: --set train=MANIFEST",
     "validation": "utterances that pick the best checkpoint: --set validation=MANIFEST",

@@ -50,6 +50,7 @@ def unit_inputs(folder: Path) -> dict[str, Any]:
         "student": str(student),
         "others": [str(other)],
         "short": [str(sets["short-a"]), str(sets["short-b"])],
+        "reference_set": "short-a",
         "long": [str(sets["long"])],
         "train": str(sets["train"]),
         "validation": str(sets["validation"]),

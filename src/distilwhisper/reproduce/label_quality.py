@@ -16,8 +16,8 @@ from distilwhisper.reproduce.cells import model_folder
 from distilwhisper.reproduce.context import Context
 from distilwhisper.reproduce.experiment import Outcome
 from distilwhisper.reproduce.figures import draw_bars
-from distilwhisper.reproduce.scores import INTERVALS, ArmSummary, Row, score_text
-from distilwhisper.reproduce.spoiling import SpoiltPairs, spoil_pairs
+from distilwhisper.reproduce.scores import ArmSummary, Row, interval_notes
+from distilwhisper.reproduce.spoiling import SpoiltPairs, score_label, spoil_pairs
 from distilwhisper.reproduce.students import Corpus, judge_corpus, label_corpus
 from distilwhisper.reproduce.tables import Column, Table, Value
 from distilwhisper.text.tokens import Tokenizer
@@ -89,7 +89,7 @@ def run_label_quality(context: Context) -> Outcome:
 def _truth(context: Context, corpus: Corpus) -> dict[str, Row]:
     """Return every label against its reference, by id; those without either are left out."""
     return {
-        utterance.id: score_text("", context.train.name, utterance, label.text)
+        utterance.id: score_label(context, utterance, label)
         for utterance in corpus.manifest.utterances
         for label in [corpus.labels[utterance.id]]
         if utterance.text is not None and label.error is None
@@ -139,7 +139,7 @@ def _verdict_table(
         shares=["share, %", "WER, %", "SER, %", "DER, %", "IER, %"],
         rows=values,
         notes=(
-            INTERVALS,
+            *interval_notes(found),
             f"Lambda is {100 * context.settings.filter.max_wer:g} %. What is dropped for it has "
             "more errors by definition; the next table tells when that is the reference's fault.",
             f"{len(corpus.labels) - n_all} utterances have no label, or no reference.",
@@ -246,6 +246,9 @@ def _spoilt_table(
             "truly said, in cut sound against all of it.",
             f"Other words, words gone: {100 * settings.corrupted_words:g} % of a reference's "
             "words, one at least. Spoilt sound is labelled anew.",
+            "Where the sound is spoilt, or nothing, the reference is right and judges by the same "
+            "limit: no wrong label can be kept, and what is not dropped was heard well all the "
+            "same.",
         ),
     )
 

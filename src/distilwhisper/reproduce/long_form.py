@@ -8,8 +8,8 @@ from distilwhisper.reproduce.cells import Arm
 from distilwhisper.reproduce.context import Context
 from distilwhisper.reproduce.experiment import Outcome
 from distilwhisper.reproduce.figures import wer_line
-from distilwhisper.reproduce.scores import INTERVALS, ArmSummary, Row
-from distilwhisper.reproduce.tables import Column, Table, Value
+from distilwhisper.reproduce.scores import ArmSummary, Row, interval_notes
+from distilwhisper.reproduce.tables import Column, P, Table, Value
 from distilwhisper.reproduce.timing import NOTE, time_arms
 
 
@@ -29,7 +29,7 @@ def run_table7(context: Context) -> Outcome:
             Column("relative speed", digits=2),
             Column("WER, %", percent=True),
             Column("less sequential's, points", percent=True, digits=2),
-            Column("p", digits=3),
+            P,
         ),
         rows={
             name: (
@@ -42,7 +42,7 @@ def run_table7(context: Context) -> Outcome:
         },
         paper={name: (*row, None, None) for name, row in beside.items()},
         paper_names=paper_names,
-        notes=(INTERVALS, NOTE),
+        notes=(*interval_notes(found), NOTE, context.chunks_of(context.distilled)),
     )
     return Outcome(table, found, rows)
 
@@ -62,7 +62,7 @@ def run_table18(context: Context) -> Outcome:
             name: (*(arm.by_set[on.name].wer for on in context.long), arm.mean())
             for name, arm in found.items()
         },
-        notes=("The paper's averages stand in table 7.",),
+        notes=("The paper's averages stand in table 7.", context.chunks_of(context.distilled)),
     )
     return Outcome(table, found, rows)
 
@@ -102,7 +102,7 @@ def run_table8(context: Context) -> Outcome:
         },
         paper={name: (repeated, None, *rates, None) for name, (repeated, *rates) in beside.items()},
         paper_names=paper_names,
-        notes=(KINDS_NOTE, INTERVALS),
+        notes=(KINDS_NOTE, *interval_notes(found), context.chunks_of(context.models)),
     )
     return Outcome(table, found, rows)
 
@@ -127,7 +127,11 @@ def run_table19(context: Context) -> Outcome:
         of="set: model",
         columns=KINDS,
         rows=values,
-        notes=(KINDS_NOTE, "The paper's averages stand in table 8."),
+        notes=(
+            KINDS_NOTE,
+            "The paper's averages stand in table 8.",
+            context.chunks_of(context.models),
+        ),
     )
     return Outcome(table, found, rows)
 
@@ -175,7 +179,7 @@ def run_table23(context: Context) -> Outcome:
             for length, row in paper.TABLE_23.items()
         },
         notes=(
-            INTERVALS,
+            *interval_notes(found),
             f"The paper's columns are {paper.TEACHER}, then {paper.STUDENT}. Neighbours share a "
             "third of a chunk.",
         ),

@@ -7,7 +7,7 @@ from distilwhisper.plotting import draw_lines
 from distilwhisper.reproduce.context import Context
 from distilwhisper.reproduce.experiment import Outcome
 from distilwhisper.reproduce.figures import wer_line
-from distilwhisper.reproduce.scores import INTERVALS, ArmSummary
+from distilwhisper.reproduce.scores import ArmSummary, interval_notes
 from distilwhisper.reproduce.tables import Column, Table, Value
 
 
@@ -54,7 +54,7 @@ def run_figure2(context: Context) -> Outcome:
         columns=columns,
         rows=values,
         notes=(
-            INTERVALS,
+            *interval_notes(found),
             "The ratio is that of mean powers over an utterance; all models hear the same "
             "mixtures. The paper's curves are not printed as numbers.",
         ),

@@ -14,7 +14,7 @@ from distilwhisper.reproduce.cells import Arm, EvalSet
 from distilwhisper.reproduce.context import Context, Model
 from distilwhisper.reproduce.experiment import Outcome
 from distilwhisper.reproduce.figures import wer_line
-from distilwhisper.reproduce.scores import INTERVALS, Row, score_text
+from distilwhisper.reproduce.scores import Row, interval_notes, score_texts
 from distilwhisper.reproduce.tables import Column, Table, Value
 from distilwhisper.run.stages import fingerprint
 from distilwhisper.text.tokens import Tokenizer
@@ -75,7 +75,7 @@ def run_prompts(context: Context) -> Outcome:
         notes=(
             "Matching: the references of the utterances before it in its set, those at the end "
             "before the first one. Unrelated: the beginning of Pride and Prejudice.",
-            INTERVALS,
+            *interval_notes(found),
         ),
     )
     figure = draw_lines(
@@ -120,10 +120,9 @@ def _hear(
         }
         decode = partial(_decode, context, arm, on, kind, length)
         heard: dict[str, Any] = context.remember("prompts", key, decode)
-        for utterance in _with_reference(on):
-            if utterance.id in heard:
-                rows.append(score_text(name, on.name, utterance, heard[utterance.id]["text"]))
-                n_tokens.append(heard[utterance.id]["prompt_tokens"])
+        said = [utterance for utterance in _with_reference(on) if utterance.id in heard]
+        rows += score_texts(name, on.name, [(one, heard[one.id]["text"]) for one in said])
+        n_tokens += [heard[one.id]["prompt_tokens"] for one in said]
     return rows, fmean(n_tokens)
 
 

@@ -8,8 +8,8 @@ from distilwhisper.reproduce import paper
 from distilwhisper.reproduce.cells import EvalSet, model_folder
 from distilwhisper.reproduce.context import Context
 from distilwhisper.reproduce.experiment import Outcome
-from distilwhisper.reproduce.scores import INTERVALS
-from distilwhisper.reproduce.tables import Column, Table, Value
+from distilwhisper.reproduce.scores import interval_notes
+from distilwhisper.reproduce.tables import Column, P, Table, Value
 from distilwhisper.reproduce.timing import NOTE, time_arms
 
 
@@ -43,6 +43,7 @@ def run_table5(context: Context) -> Outcome:
         notes=(
             f"WER: the mean of the sets' rates, as in the paper. Short: {_names(context.short)}; "
             f"long, in chunks: {_names(context.long)}. The paper's are its own unseen sets.",
+            context.chunks_of(context.models),
             NOTE,
         ),
     )
@@ -67,7 +68,7 @@ def run_table6(context: Context) -> Outcome:
     rows = context.evaluate_all([context.arm(model) for model in context.models], context.short)
     found = context.against_teacher(rows)
     names = [on.name for on in context.short]
-    reference = context.settings.reference_set or names[0]
+    reference = context.settings.reference_set
     if reference not in names:
         raise ValueError(
             f"reference_set must be one of the short sets ({', '.join(names)}), found {reference!r}"
@@ -113,10 +114,19 @@ def run_table16(context: Context) -> Outcome:
 
 def run_table17(context: Context) -> Outcome:
     """The error rate of every model on every long set, in chunks."""
-    return _per_set(context, context.long, "Table 17: error rates on long recordings", column=4)
+    notes = [context.chunks_of(context.models)]
+    title = "Table 17: error rates on long recordings"
+    return _per_set(context, context.long, title, column=4, notes=notes)
 
 
-def _per_set(context: Context, sets: Sequence[EvalSet], title: str, *, column: int) -> Outcome:
+def _per_set(
+    context: Context,
+    sets: Sequence[EvalSet],
+    title: str,
+    *,
+    column: int,
+    notes: Sequence[str] = (),
+) -> Outcome:
     """Tabulate error rates by set; the paper's averages are a column of its table 5."""
     rows = context.evaluate_all([context.arm(model) for model in context.models], sets)
     found = context.against_teacher(rows)
@@ -129,7 +139,7 @@ def _per_set(context: Context, sets: Sequence[EvalSet], title: str, *, column: i
             *(Column(f"{on.name}: WER, %", percent=True) for on in sets),
             Column("mean of sets, %", percent=True),
             Column(f"less {context.teacher.name}'s, points", percent=True, digits=2),
-            Column("p", digits=3),
+            P,
         ),
         rows={
             name: (
@@ -142,7 +152,7 @@ def _per_set(context: Context, sets: Sequence[EvalSet], title: str, *, column: i
         },
         paper={name: (*before, row[column], *behind) for name, row in beside.items()},
         paper_names=paper_names,
-        notes=(INTERVALS, "The paper's averages are over its own sets."),
+        notes=(*interval_notes(found), *notes, "The paper's averages are over its own sets."),
     )
     return Outcome(table, found, rows)
 

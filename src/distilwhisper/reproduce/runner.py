@@ -11,6 +11,7 @@ DIR/inputs/                              the unit scale's models and sets
 import json
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,7 @@ def run_experiment(
         made_up = unit_inputs(out / "inputs") if scale == "unit" else None
         settings = reproduce_settings(scale, settings_file, overrides, made_up=made_up)
         experiment.check(settings)
+        settings = replace(settings, hardware=settings.hardware.picked())
         folder = out / experiment.name
         write_atomic(folder / "recipe.toml", settings_to_toml(settings))
         write_run_record(folder, seed=settings.seed, command=list(command))

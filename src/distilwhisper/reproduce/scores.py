@@ -7,22 +7,27 @@ from typing import Any, Literal, get_args
 
 from distilwhisper.corpus.records import Utterance
 from distilwhisper.evaluation.bootstrap import (
+    FEW_RECORDINGS,
     Counted,
     Interval,
     Resampling,
     mean_difference,
     mean_interval,
 )
-from distilwhisper.evaluation.scoring import count_errors, group_of, rule_of
+from distilwhisper.evaluation.scoring import (
+    OVER,
+    are_spaced,
+    count_errors,
+    drawn_over,
+    group_of,
+)
 from distilwhisper.text.wer import ErrorCounts, repeated_ngrams
 
 Rate = Literal["wer", "ser", "der", "ier"]
 
-# Of tables that show intervals.
-INTERVALS = (
+_INTERVALS = (
     "Rates are means over the sets, as in the paper; in brackets 95 % intervals, paired bootstrap "
-    "over recordings, or speakers where they are named, or over utterances where a set is of one "
-    "recording or speaker, of whom alone it then tells; p is two-sided."
+    f"{OVER}. p is two-sided."
 )
 
 
@@ -44,16 +49,29 @@ class Row:
         return asdict(self)
 
 
-def score_text(arm: str, set_name: str, utterance: Utterance, text: str) -> Row:
-    """Normalise both sides alike and count words, or characters where words are not spaced.
+def score_texts(arm: str, set_name: str, said: Sequence[tuple[Utterance, str]]) -> list[Row]:
+    """Score a set as evaluation does: in words, or in characters if any of it has no spaces.
+
+    Args:
+        arm: who heard it.
+        set_name: what the utterances are of.
+        said: utterances with their references, and the hypotheses.
+    """
+    spaced = are_spaced(utterance for utterance, _ in said)
+    return [score_text(arm, set_name, utterance, text, spaced=spaced) for utterance, text in said]
+
+
+def score_text(arm: str, set_name: str, utterance: Utterance, text: str, *, spaced: bool) -> Row:
+    """Normalise both sides alike and count words, or characters.
 
     Args:
         arm: who heard it.
         set_name: what the utterance is of.
         utterance: with its reference.
         text: the hypothesis.
+        spaced: count words.
     """
-    scored = count_errors(utterance, text, spaced=rule_of(utterance).spaced)
+    scored = count_errors(utterance, text, spaced=spaced)
     return Row(
         arm=arm,
         set=set_name,
@@ -76,6 +94,8 @@ class ArmSummary:
     mean_wer: Interval | None  # over the sets; None where one has fewer than two files
     repeated_5_grams: int  # in the hypotheses, set by set
     reference_5_grams: int  # in the references
+    drawn_over: Mapping[str, str]  # by set, what intervals are drawn over, such as "35 files"
+    n_drawn: Mapping[str, int]  # by set, how many of them
     against: str | None = None  # the arm it is compared with
     difference: Interval | None = None  # of the mean error rates, over the rows that both have
     p: float | None = None  # of there being no difference, two-sided
@@ -126,12 +146,29 @@ def summarise(
             mean_wer=mean_interval([_counted(of_set) for of_set in by_set.values()], resampling),
             repeated_5_grams=sum(repeated_ngrams(r.hypothesis for r in s) for s in by_set.values()),
             reference_5_grams=sum(repeated_ngrams(r.reference for r in s) for s in by_set.values()),
+            drawn_over={name: drawn_over([r.file for r in s]) for name, s in by_set.items()},
+            n_drawn={name: len(set(_counted(s).groups)) for name, s in by_set.items()},
             against=None if other == arm else other,
             difference=compared[0] if compared else None,
             p=compared[1] if compared else None,
             more=(more or {}).get(arm),
         )
     return found
+
+
+def interval_notes(found: Mapping[str, ArmSummary]) -> list[str]:
+    """Return what a reader must know of a table's intervals, and of its p."""
+    over: dict[str, str] = {}
+    for arm in found.values():  # of the first arm that has a set
+        over = {**arm.drawn_over, **over}
+    few = [n for n in over if any(0 < a.n_drawn.get(n, 0) < FEW_RECORDINGS for a in found.values())]
+    notes = [_INTERVALS, f"Drawn: {'; '.join(f'of {name} {said}' for name, said in over.items())}."]
+    if few:
+        notes.append(
+            f"Of {', '.join(few)} fewer than {FEW_RECORDINGS} are drawn: bounds lie too close "
+            "together and p is too small."
+        )
+    return notes
 
 
 def _by_set(rows: Sequence[Row]) -> dict[str, list[Row]]:

@@ -17,7 +17,7 @@ from distilwhisper.reproduce.cells import Arm, EvalSet
 from distilwhisper.reproduce.context import Context
 from distilwhisper.reproduce.experiment import Outcome
 from distilwhisper.reproduce.figures import wer_line
-from distilwhisper.reproduce.scores import INTERVALS, Row, score_text
+from distilwhisper.reproduce.scores import Row, interval_notes, score_texts
 from distilwhisper.reproduce.tables import Column, Table
 from distilwhisper.run.stages import fingerprint
 from distilwhisper.speech.audio import WINDOW_S, samples_to_seconds
@@ -99,19 +99,26 @@ def run_overlap(context: Context) -> Outcome:
                     cut = _Cut(model.name, chunk_s, overlap_s, join)
                     cuts[cut.name] = cut
                     rows[cut.name] = [
-                        score_text(cut.name, on, one.utterance, _text(JOINS[join](one.chunks)))
+                        row
                         for on, recordings in heard.items()
-                        for one in recordings
+                        for row in score_texts(
+                            cut.name,
+                            on,
+                            [(one.utterance, _text(JOINS[join](one.chunks))) for one in recordings],
+                        )
                     ]
                     more[cut.name] = _measure([o for of in heard.values() for o in of], join)
     against = {name: replace(cut, overlap_s=cut.chunk_s / 3).name for name, cut in cuts.items()}
     found = context.summarise(rows, against=against, more=more)
+    like = {name: replace(cut, join="common run").name for name, cut in cuts.items()}
+    by_join = context.summarise(rows, against=like)
     table = Table(
         "Overlap: what neighbouring chunks share, against errors and cost",
         of="model, chunk, overlap, join",
         columns=(
             Column("WER, %", percent=True),
             Column("less that of a third shared, points", percent=True),
+            Column("less the common run's, points", percent=True),
             Column("IER, %", percent=True),
             Column("5-Dup", 0),
             Column("5-Dup above the references'", 0),
@@ -123,6 +130,7 @@ def run_overlap(context: Context) -> Outcome:
             name: (
                 arm.shown_wer,
                 arm.difference,
+                by_join[name].difference,
                 arm.mean("ier"),
                 arm.repeated_5_grams,
                 arm.repeated_5_grams - arm.reference_5_grams,
@@ -139,7 +147,7 @@ def run_overlap(context: Context) -> Outcome:
             f"Cost: chunks as they are, and as windows of {WINDOW_S:g} s, which a chunk is encoded "
             "in. A part of a chunk that was decoded again, and kept, counts as a chunk; attempts "
             "that failed are not counted.",
-            INTERVALS,
+            *interval_notes(found),
         ),
     )
     panels = {

@@ -34,7 +34,7 @@ class ReproduceSettings:
     long: tuple[str, ...] = ()
     """Manifests of long recordings, with references: one set each."""
     reference_set: str | None = None
-    """Table 6: name of the short set that is like the training data; left out: the first."""
+    """Table 6: name of the short set that is like what the student was trained on."""
     train: str | None = None
     """Manifest of utterances with references, for the experiments that label or train."""
     validation: str | None = None
@@ -45,7 +45,7 @@ class ReproduceSettings:
     teacher_chunk_s: float = 30.0
     """Length of chunks for the teacher and all others."""
     student_chunk_s: float = 15.0
-    """Length of chunks for the student."""
+    """Length of chunks for the student, and for those that draft in pairs."""
     hardware: Hardware = field(default_factory=Hardware)
     """Where the networks run, and in which numbers."""
 
@@ -120,7 +120,8 @@ class ReproduceSettings:
     resamples: int = 10_000
     """Bootstrap intervals: how often the files are drawn."""
     seed: int = 0
-    """Of all that is drawn."""
+    """Of noise, of what is chosen by chance and of the intervals' draws; training and decoding have
+    their own (training.seed, decoding.seed)."""
 
     def __post_init__(self) -> None:
         faults = [

@@ -10,7 +10,7 @@ from distilwhisper.reproduce.cells import Cell
 from distilwhisper.reproduce.context import Context, Model
 from distilwhisper.reproduce.experiment import Outcome
 from distilwhisper.reproduce.figures import wer_line
-from distilwhisper.reproduce.scores import INTERVALS, Row
+from distilwhisper.reproduce.scores import Row, interval_notes
 from distilwhisper.reproduce.tables import Column, Table, Value
 from distilwhisper.reproduce.timing import NOTE, Timing, time_arms, timed_rows
 
@@ -122,7 +122,7 @@ def run_table20(context: Context) -> Outcome:
             for one, arm in by_confidence.items()
         },
         paper={f"{one:g}": (*row, None) for one, row in paper.TABLE_20.items()},
-        notes=(INTERVALS, "The paper's model is medium.en, of 24 decoder layers."),
+        notes=(*interval_notes(found), "The paper's model is medium.en, of 24 decoder layers."),
     )
     figure = draw_lines(
         {

@@ -11,6 +11,7 @@ import numpy as np
 
 from distilwhisper.corpus.batches import load_readable
 from distilwhisper.corpus.records import (
+    Label,
     Utterance,
     Verdict,
     read_labels,
@@ -157,6 +158,12 @@ def _other(choices: Sequence[str], text: str, of: Utterance, generator: Generato
     )
 
 
+def score_label(context: Context, utterance: Utterance, label: Label) -> Row:
+    """Count a label's errors as the filter does, which judges each utterance by its own script."""
+    spaced = rule_of(utterance).spaced
+    return score_text("", context.train.name, utterance, label.text, spaced=spaced)
+
+
 def _with_texts(
     context: Context, corpus: Corpus, chosen: Sequence[Utterance], way: str, spoil: SpoilText
 ) -> SpoiltPairs:
@@ -165,7 +172,7 @@ def _with_texts(
     for utterance in chosen:
         label = corpus.labels[utterance.id]
         wrong = replace(utterance, text=spoil(utterance, _generator(context, way, utterance)))
-        truth[utterance.id] = score_text("", context.train.name, utterance, label.text)
+        truth[utterance.id] = score_label(context, utterance, label)
         verdicts[utterance.id] = judge(wrong, label, context.settings.filter)
     return SpoiltPairs(truth, verdicts)
 
@@ -211,7 +218,7 @@ def _with_sounds(
     truth, verdicts = {}, {}
     for utterance in read_manifest(manifest).utterances:
         label = labels[utterance.id]
-        truth[utterance.id] = score_text("", context.train.name, utterance, label.text)
+        truth[utterance.id] = score_label(context, utterance, label)
         verdicts[utterance.id] = judge(utterance, label, settings.filter)
     return SpoiltPairs(truth, verdicts)
 

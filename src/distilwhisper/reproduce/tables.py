@@ -20,6 +20,9 @@ class Column:
     percent: bool = False  # fractions in the rows, per cent where they are read
 
 
+P = Column("p", 4)  # never 0, with 10,000 draws
+
+
 @dataclass(frozen=True)
 class Table:
     """Rows by name. A column that the paper has too is followed by the paper's."""

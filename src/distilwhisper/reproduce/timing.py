@@ -15,7 +15,7 @@ from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.progress import progress_bar
 from distilwhisper.reproduce.cells import Arm, EvalSet
 from distilwhisper.reproduce.context import Context
-from distilwhisper.reproduce.scores import Row, score_text
+from distilwhisper.reproduce.scores import Row, score_texts
 from distilwhisper.run.record import cpu_model
 from distilwhisper.run.stages import fingerprint
 from distilwhisper.speech.audio import WINDOW_SAMPLES, Samples, samples_to_seconds
@@ -60,7 +60,8 @@ def time_arms(context: Context, arms: Sequence[Arm], sets: Sequence[EvalSet]) ->
     """Time arms in turn, round by round; a round that is stored is not run again.
 
     The first utterances of every set are heard, as many as the settings say, after one that is not
-    counted. Reading files is left out; the device is waited for.
+    counted: on a GPU after all of them, for every shape that is new is captured as a graph first.
+    Reading files is left out; the device is waited for.
 
     Args:
         context: of the settings.
@@ -111,12 +112,15 @@ def time_arms(context: Context, arms: Sequence[Arm], sets: Sequence[EvalSet]) ->
 
 def timed_rows(arm: str, timing: Timing, sets: Sequence[EvalSet]) -> list[Row]:
     """Return what a timed arm said against what was said."""
-    return [
-        score_text(arm, on.name, utterance, timing.texts[name])
-        for on in sets
-        for utterance in read_manifest(on.manifest).utterances
-        if (name := f"{on.name}: {utterance.id}") in timing.texts and utterance.text is not None
-    ]
+    rows = []
+    for on in sets:
+        said = [
+            (utterance, timing.texts[name])
+            for utterance in read_manifest(on.manifest).utterances
+            if (name := f"{on.name}: {utterance.id}") in timing.texts and utterance.text is not None
+        ]
+        rows += score_texts(arm, on.name, said)
+    return rows
 
 
 class _Pieces:
@@ -141,7 +145,7 @@ class _Pieces:
 
 
 def _turn(transcriber: Transcriber, pieces: Sequence[Piece]) -> dict[str, Any]:
-    _hear(transcriber, pieces[:1])
+    _hear(transcriber, pieces if _is_on_gpu(transcriber) else pieces[:1])
     before = transcriber.counts
     began = _now(transcriber)
     texts = _hear(transcriber, pieces)
@@ -179,9 +183,13 @@ def _name(piece: Piece) -> str:
 
 def _now(transcriber: Transcriber) -> float:
     """Return the clock once the device has finished all that it was asked."""
-    if transcriber.checkpoint.model.device.type == "cuda":
+    if _is_on_gpu(transcriber):
         torch.cuda.synchronize()
     return time.perf_counter()
+
+
+def _is_on_gpu(transcriber: Transcriber) -> bool:
+    return transcriber.checkpoint.model.device.type == "cuda"
 
 
 def _gpus() -> list[str]:
