@@ -18,6 +18,7 @@ from distilwhisper.cli import OK, SOME_FAILED, call
 from distilwhisper.corpus.records import read_labels, read_manifest, read_verdicts, write_manifest
 from distilwhisper.corpus.store import read_jsonl
 from distilwhisper.engines import EngineSettings
+from distilwhisper.model.hardware import Hardware
 from distilwhisper.pipeline import DataSettings, Recipe, run_recipe
 from distilwhisper.run.settings import build_settings, read_recipe
 from distilwhisper.run.stages import StageChanged
@@ -247,6 +248,30 @@ def test_two_processes_train_the_student_that_one_does(work: Workplace) -> None:
 
 def test_another_teacher_is_refused(work: Workplace, tiny_model: Path) -> None:
     assert work.run("--set", f'teacher="{tiny_model}"') == SOME_FAILED
+
+
+def train(work: Workplace, *options: str) -> int:
+    """Run the train stage alone, which sees no stage before it refuse a change."""
+    return call(["train", str(work.recipe), "--out", str(work.out), *options])
+
+
+def test_training_goes_on_with_no_other_teacher_manifest_or_number_format(
+    work: Workplace, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(work) == OK
+    assert train(work, "--set", f'teacher="{tiny_model}"') == SOME_FAILED
+    assert "input teacher: was " in capsys.readouterr().err
+    # The picked type counts, which "auto" names on one machine and not on another.
+    auto = Hardware(device="cpu").pick_dtype()
+    same = OK if auto == torch.float32 else SOME_FAILED
+    assert train(work, "--set", "hardware.dtype=auto") == same
+    assert train(work, "--set", "hardware.dtype=bfloat16") == SOME_FAILED
+    assert 'dtype: was "float32", now "bfloat16"' in capsys.readouterr().err
+    manifest = read_manifest(work.out / "data" / "train.jsonl")
+    spoken = [replace(u, text="another reference") for u in manifest.utterances]
+    write_manifest(manifest.path, spoken)
+    assert train(work) == SOME_FAILED
+    assert "input manifest: was " in capsys.readouterr().err
 
 
 # Several corpora

@@ -362,18 +362,20 @@ def _student(run: Run) -> None:
 def _train(run: Run) -> None:
     recipe, out, dest = run.recipe, run.path("train"), run.path("student")
     inputs = {
-        name: fingerprint(run.path(folder))
-        for name, folder in (
-            ("labels", "labels"),
-            ("verdicts", "verdicts"),
-            ("student", "student-init"),
-        )
+        "teacher": run.teacher,
+        "manifest": run.manifest("train"),
+        "labels": run.path("labels"),
+        "verdicts": run.path("verdicts"),
+        "student": run.path("student-init"),
+        **{f"validation {name}": path for name, path in run.validation.items()},
     }
-    validation = {f"validation {name}": fingerprint(path) for name, path in run.validation.items()}
     open_stage(
         out,
-        settings={**_what_shapes_student(recipe.training), "dtype": recipe.hardware.dtype},
-        inputs={**inputs, **validation},
+        settings={
+            **_what_shapes_student(recipe.training),
+            "dtype": _picked_dtype(run),
+        },
+        inputs={name: fingerprint(path) for name, path in inputs.items()},
         force=run.force,
     )
     done = out / "done"
@@ -408,6 +410,11 @@ def _agree_to_train(run: Run, there_is_work: bool) -> bool:
 def _what_shapes_student(settings: TrainingSettings) -> dict[str, Any]:
     """All settings but those that a resumed run may change to fit its machine."""
     return {k: v for k, v in asdict(settings).items() if k != "data_workers"}
+
+
+def _picked_dtype(run: Run) -> str:
+    """Name the number format, which "auto" leaves to the hardware."""
+    return str(run.recipe.hardware.pick_dtype()).removeprefix("torch.")
 
 
 def _with_heads(trainer: Trainer) -> Checkpoint:
