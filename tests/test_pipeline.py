@@ -274,6 +274,20 @@ def test_training_goes_on_with_no_other_teacher_manifest_or_number_format(
     assert "input manifest: was " in capsys.readouterr().err
 
 
+@pytest.mark.slow
+def test_a_stopped_training_may_go_on_in_less_memory(work: Workplace) -> None:
+    assert train(work, "--set", "training.steps=6", "--force") == OK
+    (work.out / "train" / "done").unlink()
+    shutil.rmtree(work.out / "train" / "step_000006")
+    utterance = next(v.id for v in read_verdicts(work.out / "verdicts").values() if v.keep)
+    changes = ("micro_batch_size=1", "checkpoint_activations=true", "log_every=2")
+    options = [f"training.{change}" for change in ("steps=6", *changes)]
+    options.append(f'training.skip_utterances=["{utterance}"]')
+    assert train(work, *(word for option in options for word in ("--set", option))) == OK
+    logged = [r["step"] for r in read_jsonl(work.out / "train" / "metrics.jsonl") if "loss" in r]
+    assert logged == [1, 2, 3, 4, 6]
+
+
 # Several corpora
 
 

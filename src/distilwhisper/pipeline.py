@@ -407,9 +407,19 @@ def _agree_to_train(run: Run, there_is_work: bool) -> bool:
     return run.ranks.total(float(there_is_work))[0] > 0
 
 
+# To fit its machine, or to get past what stopped it.
+_MAY_CHANGE_ON_RESUME = (
+    "data_workers",
+    "micro_batch_size",
+    "checkpoint_activations",
+    "log_every",
+    "skip_utterances",
+)
+
+
 def _what_shapes_student(settings: TrainingSettings) -> dict[str, Any]:
-    """All settings but those that a resumed run may change to fit its machine."""
-    return {k: v for k, v in asdict(settings).items() if k != "data_workers"}
+    """All settings but those that a resumed run may change."""
+    return {k: v for k, v in asdict(settings).items() if k not in _MAY_CHANGE_ON_RESUME}
 
 
 def _picked_dtype(run: Run) -> str:

@@ -151,6 +151,25 @@ def test_settings_of_the_input_that_make_no_sense_are_refused_together(
         make_trainer(model, corpus, tmp_path, source_weights=(("a", 1.0),))
 
 
+# Left out
+
+
+def test_skipped_windows_leave_all_others_where_they_were(
+    model: Path, corpus: Path, tmp_path: Path
+) -> None:
+    everything = make_trainer(model, corpus, tmp_path)
+    skipping = make_trainer(model, corpus, tmp_path, skip_utterances=("u1", "u4"))
+    for step in range(4):
+        others = [d for d in drawn_in(everything, step) if d.example not in (1, 4)]
+        assert drawn_in(skipping, step) == others
+        assert all(len(micro) <= 3 for micro, _ in micro_batches(skipping, step))
+    assert [bool(skipping.inputs.forms(number)) for number in range(6)] == [
+        number not in (1, 4) for number in range(6)
+    ]
+    with pytest.raises(ValueError, match=r"trained on, found others: 'u9'; take the ids from"):
+        make_trainer(model, corpus, tmp_path, skip_utterances=("u1", "u9"))
+
+
 # Sound
 
 

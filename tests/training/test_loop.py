@@ -16,7 +16,7 @@ import torch
 from tiny_model import write_tiny_model
 from torch import Tensor
 
-from distilwhisper.corpus.batches import Example, UnreadableRecording, epoch_order
+from distilwhisper.corpus.batches import Drawn, Example, UnreadableRecording, epoch_order
 from distilwhisper.corpus.records import Manifest, Utterance, read_manifest, write_manifest
 from distilwhisper.corpus.store import read_jsonl
 from distilwhisper.decoding.settings import DecodingSettings
@@ -519,6 +519,53 @@ def test_a_loss_that_is_no_number_stops_before_the_update(
         )
     assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3]
     assert [path.name for path in checkpoints(tmp_path)] == ["step_000002"]
+
+
+def test_a_run_goes_on_without_the_utterance_that_stopped_it(
+    model: Path, corpus: Path, tmp_path: Path
+) -> None:
+    """A position that the longest label alone reaches is no number."""
+    changed = {"batch_size": 1, "micro_batch_size": 1, "log_every": 1, "checkpoint_every": 1}
+
+    def trainer(**more: Any) -> Trainer:
+        made = make_trainer(model, corpus, tmp_path, timestamp_probability=1.0, **changed, **more)
+        last = max(len(example.token_ids) for example in made.data.examples) - 2
+        made.student.model.decoder.embed_positions.weight.data[last] = float("nan")
+        return made
+
+    lengths = [len(example.token_ids) for example in trainer().data.examples]
+    (longest,) = [i for i, length in enumerate(lengths) if length == max(lengths)]
+    at = epoch_order(5, seed=0, epoch=0).index(longest)
+    with pytest.raises(NonFiniteLoss, match=rf"step {at + 1}, utterances u{longest}; .*skip_utt"):
+        trainer().fit()
+    before = rows(tmp_path)
+    assert len(before) == at
+    assert trainer(skip_utterances=(f"u{longest}",)).fit().step == 6
+    after = rows(tmp_path)
+    assert after[:at] == before
+    assert (after[at]["loss"], after[at]["grad_norm"]) == (0, 0)
+    places = [*epoch_order(5, seed=0, epoch=0), epoch_order(5, seed=0, epoch=1)[0]]
+    assert [row["n_tokens"] for row in after] == [
+        0 if place == longest else lengths[place] - 1 for place in places
+    ]
+
+
+def test_the_micro_batch_at_fault_is_named_and_not_its_neighbours(
+    model: Path, corpus: Path, tmp_path: Path
+) -> None:
+    trainer = make_trainer(model, corpus, tmp_path, batch_size=5, timestamp_probability=1.0)
+    last = max(len(example.token_ids) for example in trainer.data.examples) - 2
+    trainer.student.model.decoder.embed_positions.weight.data[last] = float("nan")
+    lengths = [len(trainer.data.examples[d.example].token_ids) for d in drawn(trainer, 0)]
+    (at,) = [i for i, length in enumerate(lengths) if length == last + 2]
+    (named,) = [m for m in trainer.inputs.micro_batches(0) if drawn(trainer, 0)[at] in m]
+    ids = ", ".join(f"u{d.example}" for d in named)
+    with pytest.raises(NonFiniteLoss, match=f"step 1, utterances {ids}; "):
+        trainer.fit()
+
+
+def drawn(trainer: Trainer, step: int) -> list[Drawn]:
+    return [one for micro_batch in trainer.inputs.micro_batches(step) for one in micro_batch]
 
 
 def test_audio_that_is_gone_is_named(model: Path, corpus: Path, tmp_path: Path) -> None:

@@ -245,17 +245,21 @@ class Trainer:
         n_tokens = int(self.ranks.total(sum(tokens.n_tokens for _, tokens in own))[0])
         share = settings.teacher_share(step)
         sums = torch.zeros(len(StepSums._fields), dtype=torch.float64)
+        is_faulty = []
         optimizer.zero_grad(set_to_none=True)
         for drawn, tokens in own:
             found = self._sums(source, drawn, tokens, reader.read(drawn), share=share)
             (found.loss / n_tokens).backward()  # type: ignore[no-untyped-call]
-            sums += torch.stack([value.detach().double().cpu() for value in found])
+            values = torch.stack([value.detach().double().cpu() for value in found])
+            is_faulty.append(not values.isfinite().all())
+            sums += values
         weights: list[Tensor] = optimizer.param_groups[0]["params"]
         self.ranks.add_up([_gradient(weight) for weight in weights])
-        loss, kl, pl, mse = (total / n_tokens for total in self.ranks.total(*sums.tolist()))
+        # No token counts where every window is skipped.
+        loss, kl, pl, mse = (total / max(n_tokens, 1) for total in self.ranks.total(*sums.tolist()))
         norm = clip_gradients(weights, settings.clip_norm)
         if not all(map(math.isfinite, (loss, kl, pl, mse, norm))):
-            raise self._non_finite(step, kl, pl, norm)
+            raise self._non_finite(step, kl, pl, norm, is_faulty)
         optimizer.step()
         return StepMetrics(
             loss=loss,
@@ -414,13 +418,29 @@ class Trainer:
         }
         return row if settings.mse_weight else {k: v for k, v in row.items() if k != "mse"}
 
-    def _non_finite(self, step: int, kl: float, pl: float, norm: float) -> NonFiniteLoss:
-        drawn = [one for micro_batch in self.inputs.micro_batches(step) for one in micro_batch]
-        ids = [self.data.examples[one.example].id for one in drawn]
+    def _non_finite(
+        self, step: int, kl: float, pl: float, norm: float, is_faulty: Sequence[bool]
+    ) -> NonFiniteLoss:
+        """Return the error of an update, given which of this rank's micro-batches are at fault."""
+        micro_batches = list(self.inputs.micro_batches(step))
+        faults = [0.0] * len(micro_batches)
+        faults[self.ranks.rank :: self.ranks.n_ranks] = map(float, is_faulty)
+        faults = self.ranks.total(*faults)
+        if not any(faults):  # the losses are numbers, their gradient is none
+            faults = [1.0] * len(micro_batches)
+        ids = [
+            utterance.id
+            for micro_batch, fault in zip(micro_batches, faults, strict=True)
+            if fault
+            for drawn in micro_batch
+            for utterance in self.data.examples[drawn.example].utterances
+        ]
         return NonFiniteLoss(
             f"loss and gradient must be finite, found KL {kl}, PL {pl}, gradient norm {norm} at "
-            f"step {step + 1}, utterances {', '.join(ids[:8])}{' ...' if len(ids) > 8 else ''}; "
-            "the weights were not updated: look at these utterances, or lower peak_lr"
+            f"step {step + 1}, utterances {', '.join(ids)}; the weights were not updated: look at "
+            "these utterances, name those at fault in training.skip_utterances and run the same "
+            "command again, which goes on from the newest checkpoint without them; if none is, "
+            "begin anew with a lower peak_lr"
         )
 
     def _autocast(self) -> torch.autocast:

@@ -77,6 +77,9 @@ class TrainingSettings:
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     data_workers: int = 2
     """Threads that read audio ahead of the network; more for a faster one, the same result."""
+    skip_utterances: tuple[str, ...] = ()
+    """Ids: a window that holds one of them counts for nothing in its update, and is not read. A run
+    that a loss has stopped goes on without the utterances that it names."""
     seed: int = 0
     """Of the data order and of all that is drawn for an example."""
 

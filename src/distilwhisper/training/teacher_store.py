@@ -104,8 +104,8 @@ class TeacherStore:
         if not stored.isfinite().all():
             raise ValueError(
                 f"the teacher's states must be numbers that {self.dtype} holds, found others in "
-                f"one of {', '.join(sorted({self.inputs.examples[i].id for i in indices}))}: train "
-                "without cache_teacher"
+                f"one of {', '.join(sorted({self.inputs.examples[i].id for i in indices}))}: name "
+                "it in skip_utterances, or train without cache_teacher"
             )
         return stored
 
