@@ -26,6 +26,7 @@ from distilwhisper.speech.audio import SAMPLE_RATE_HZ, load_samples, write_wav
 from distilwhisper.speech.mel import log_mel, stack_windows
 from distilwhisper.student import StudentSettings, build_student
 from distilwhisper.text.tokens import Tokenizer
+from distilwhisper.training import loop
 from distilwhisper.training.loop import NonFiniteLoss, Trainer, TrainingData
 from distilwhisper.training.loss import distillation_sums
 from distilwhisper.training.settings import TrainingSettings
@@ -600,6 +601,43 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(
     last = make_trainer(model, corpus, tmp_path / "part", cache_encoder=cached, log_every=1)
     last.fit(on_steps=done.append)
     assert done == [3, 1, 1, 1]
+    assert same(weights_of(last.student.model), weights_of(whole.student.model))
+    assert_same_end(tmp_path / "part", tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("killed_in", "checkpoint"),  # the first, or the last
+    [("save_state", 2), ("validation_wers", 1), ("validation_wers", 2), ("save_progress", 2)],
+)
+def test_a_run_killed_at_a_checkpoint_ends_as_one_that_was_not(
+    model: Path,
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    killed_in: str,
+    checkpoint: int,
+) -> None:
+    """Before it is saved; before it is validated; before it is noted that it was."""
+    settings = {"validate": True, "log_every": 1, "checkpoint_every": 1}
+    settings |= {"steps": 2, "warmup_steps": 0, "batch_size": 2}
+    whole = make_trainer(model, corpus, tmp_path / "whole", **settings)
+    expected = whole.fit()
+    part = make_trainer(model, corpus, tmp_path / "part", **settings)
+    calls, real = [], getattr(loop, killed_in)
+
+    def dies(*given: Any, **named: Any) -> Any:
+        calls.append(1)
+        if len(calls) == checkpoint:
+            raise KeyboardInterrupt
+        return real(*given, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, killed_in, dies)
+        with pytest.raises(KeyboardInterrupt):
+            part.fit()
+    assert len(checkpoints(part.out)) == checkpoint - (killed_in == "save_state")
+    last = make_trainer(model, corpus, tmp_path / "part", **settings)
+    assert last.fit() == expected
     assert same(weights_of(last.student.model), weights_of(whole.student.model))
     assert_same_end(tmp_path / "part", tmp_path / "whole")
 

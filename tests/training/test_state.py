@@ -16,6 +16,7 @@ from distilwhisper.training.state import (
     Progress,
     checkpoints,
     load_state,
+    save_progress,
     save_state,
 )
 
@@ -182,7 +183,20 @@ def test_the_state_can_be_read_by_a_human(tmp_path: Path) -> None:
         "step": 1,
         "best_wer": 0.25,
         "best_step": 1,
+        "is_validated": True,
     }
+
+
+def test_a_checkpoint_is_judged_after_it_was_saved(tmp_path: Path) -> None:
+    trained, optimizer = network(0)
+    step(trained, optimizer)
+    path = save_state(tmp_path, Progress(1, is_validated=False), trained, optimizer)
+    assert not load_state(path, trained, optimizer).is_validated
+    save_progress(tmp_path, Progress(1, 0.25, 1))
+    assert load_state(path, trained, optimizer) == Progress(1, 0.25, 1)
+    old = {"step": 1, "best_wer": 0.25, "best_step": 1}  # saved once it was judged
+    (path / "state.json").write_text(json.dumps(old))
+    assert load_state(path, trained, optimizer) == Progress(1, 0.25, 1)
 
 
 @contextmanager

@@ -40,7 +40,13 @@ from distilwhisper.training.loss import clip_gradients, hidden_mse_sum, learning
 from distilwhisper.training.ranks import Ranks
 from distilwhisper.training.settings import TrainingSettings
 from distilwhisper.training.source import StateSource, remove_caches, same_weights
-from distilwhisper.training.state import Progress, checkpoints, load_state, save_state
+from distilwhisper.training.state import (
+    Progress,
+    checkpoints,
+    load_state,
+    save_progress,
+    save_state,
+)
 from distilwhisper.training.validation import check_validation, validation_wers
 
 
@@ -170,9 +176,12 @@ class Trainer:
         trained = self._trained()
         optimizer = self._optimizer(trained)
         progress = self._resume(trained, optimizer)
+        log = self._log(progress)
+        if not progress.is_validated:  # stopped between the two
+            progress = self._validate(progress, trained, log)
         report = on_steps or _ignore
         if progress.step < self.settings.steps:
-            progress = self._learn(progress, trained, optimizer, report)
+            progress = self._learn(progress, trained, optimizer, log, report)
         else:
             report(progress.step)
         self._take_best(trained)
@@ -186,6 +195,7 @@ class Trainer:
         progress: Progress,
         trained: dict[str, Tensor],
         optimizer: torch.optim.AdamW,
+        log: MetricsLog | None,
         on_steps: Callable[[float], None],
     ) -> Progress:
         settings, first = self.settings, progress.step
@@ -197,9 +207,6 @@ class Trainer:
             source.needs_sound,
             n_threads=settings.data_workers,
         )
-        log = MetricsLog(self.out / "metrics.jsonl") if self.ranks.is_first else None
-        if log:
-            log.truncate_after(first)
         on_steps(first)
         began = time.perf_counter()
         try:
@@ -363,6 +370,15 @@ class Trainer:
         found = checkpoints(self.out)
         return load_state(found[-1], trained, optimizer) if found else Progress(step=0)
 
+    def _log(self, progress: Progress) -> MetricsLog | None:
+        """Return the log of the first rank, with what a resumed run writes again taken out."""
+        if not self.ranks.is_first:
+            return None
+        log = MetricsLog(self.out / "metrics.jsonl")
+        again = None if progress.is_validated else "validation_wer"
+        log.truncate_after(progress.step, without=again)
+        return log
+
     def _checkpoint(
         self,
         progress: Progress,
@@ -370,7 +386,16 @@ class Trainer:
         optimizer: torch.optim.AdamW,
         log: MetricsLog | None,
     ) -> Progress:
-        """Validate and write a checkpoint; the best mean of the sets' WERs becomes the student."""
+        """Write a checkpoint, and only then validate it: that may fail, and take long."""
+        progress = replace(progress, is_validated=False)
+        if self.ranks.is_first:
+            save_state(self.out, progress, trained, optimizer)
+        return self._validate(progress, trained, log)
+
+    def _validate(
+        self, progress: Progress, trained: Mapping[str, Tensor], log: MetricsLog | None
+    ) -> Progress:
+        """Validate the newest checkpoint; the best mean of the sets' WERs becomes the student."""
         wers = validation_wers(
             self.student,
             self.tokenizer,
@@ -380,6 +405,7 @@ class Trainer:
         )
         mean = sum(wers.values()) / len(wers) if wers else None
         is_best = mean is None or progress.best_wer is None or mean < progress.best_wer
+        progress = replace(progress, is_validated=True)
         if is_best:
             progress = replace(progress, best_wer=mean, best_step=progress.step)
         if log:  # the first rank
@@ -388,7 +414,7 @@ class Trainer:
             if is_best:
                 weights = {name: weight.detach().cpu() for name, weight in trained.items()}
                 write_atomic(self._best_path, save(weights))
-            save_state(self.out, progress, trained, optimizer)
+            save_progress(self.out, progress)  # last: until then, all of this is done again
         self.ranks.wait()
         return progress
 

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
+
 from distilwhisper.corpus.batches import load_utterances
 from distilwhisper.corpus.records import Manifest, Utterance
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.model.checkpoint import Checkpoint
-from distilwhisper.speech.audio import WINDOW_S, Samples
+from distilwhisper.speech.audio import WINDOW_S, WINDOW_SAMPLES, Samples
 from distilwhisper.text.normalize import scoring_rule
 from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.text.wer import ErrorCounts, character_errors, word_errors
@@ -18,13 +20,14 @@ def check_validation(sets: Mapping[str, Manifest]) -> None:
     """Find out before a run what would end it at its first checkpoint.
 
     Raises:
-        ValueError: a set holds no text, or utterances over 30 s.
+        ValueError: a set holds no text that is left by the normaliser, or utterances over 30 s.
     """
     for manifest in sets.values():
         utterances = _spoken(manifest)
-        if not utterances:
+        if not any(_count(utterance, "").words for utterance in utterances):
             raise ValueError(
-                f"{manifest.path} must hold utterances with a text to validate by, found none"
+                f"{manifest.path} must hold utterances with a text to validate by, found "
+                f"{len(utterances)} texts, of which normalising leaves no word"
             )
         too_long = [u.id for u in utterances if (u.duration_s or 0.0) > WINDOW_S]
         if too_long:
@@ -44,8 +47,9 @@ def validation_wers(
 ) -> dict[str, float]:
     """Return a student's WER on every set, decoded greedily and without timestamps.
 
-    In scripts without spaces characters are counted. An utterance that cannot be read counts as one
-    of which nothing was heard. Each rank hears a part; all get the whole.
+    In scripts without spaces characters are counted. An utterance that cannot be read, or turns out
+    to be no window (over 30 s, empty, not of numbers), counts as one of which nothing was heard.
+    Each rank hears a part; all get the whole.
 
     Args:
         student: as far as it has come.
@@ -79,7 +83,7 @@ def _errors(
 
     def readable() -> Iterator[tuple[Samples, str | None]]:
         for utterance, samples in load_utterances(manifest, utterances):
-            if isinstance(samples, Exception):
+            if isinstance(samples, Exception) or not _is_window(samples):
                 unreadable.append(utterance)
             else:
                 heard.append(utterance)
@@ -88,6 +92,10 @@ def _errors(
     for number, window in transcriber.decode_each(readable()):
         yield _count(heard[number], window.text)
     yield from (_count(utterance, "") for utterance in unreadable)
+
+
+def _is_window(samples: Samples) -> bool:
+    return 0 < len(samples) <= WINDOW_SAMPLES and bool(np.isfinite(samples).all())
 
 
 def _count(utterance: Utterance, text: str) -> ErrorCounts:
