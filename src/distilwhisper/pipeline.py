@@ -460,7 +460,7 @@ def _examples(run: Run, manifest: Manifest, tokenizer: Tokenizer) -> list[Exampl
     """Return the windows to train on, made of what the filter kept."""
     settings = run.recipe.training
     examples = join_kept(
-        manifest, read_labels(run.path("labels")), read_verdicts(run.path("verdicts"))
+        manifest, read_labels(run.path("labels")), read_verdicts(run.path("verdicts")), tokenizer
     )
     if settings.prompt_probability:
         examples = with_previous_text(
