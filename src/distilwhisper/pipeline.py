@@ -379,7 +379,7 @@ def _train(run: Run) -> None:
         force=run.force,
     )
     done = out / "done"
-    if not _agree_to_train(run, not done.exists()):
+    if not run.ranks.told_by_first(not done.exists()):
         return
     shutil.rmtree(dest, ignore_errors=True)
     trainer = _trainer(run)
@@ -398,13 +398,9 @@ def _train(run: Run) -> None:
 
 def _train_along(run: Run) -> None:
     """Train as one of the processes that the first one leads; it alone writes."""
-    if _agree_to_train(run, False):
+    there_is_work = run.ranks.told_by_first(False)
+    if there_is_work:
         _trainer(run).fit()
-
-
-def _agree_to_train(run: Run, there_is_work: bool) -> bool:
-    """Tell all processes what the first one found: whether there is anything to train."""
-    return run.ranks.total(float(there_is_work))[0] > 0
 
 
 # To fit its machine, or to get past what stopped it.

@@ -5,9 +5,11 @@ started alone is all there is, and then nothing here costs anything.
 """
 
 import os
+import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 import torch
@@ -16,6 +18,8 @@ from torch import Tensor
 
 # A rank waits so long for the others: one of them may write a checkpoint or encode a corpus.
 PATIENCE = timedelta(hours=2)
+# And so long for the first, which labels the corpus before there is anything to train on.
+PATIENCE_WITH_FIRST = timedelta(weeks=4)
 BUCKET_BYTES = 32 << 20  # gradients that travel together
 
 
@@ -25,6 +29,7 @@ class Ranks:
 
     rank: int = 0
     n_ranks: int = 1
+    patient: dist.ProcessGroup | None = field(default=None, compare=False)  # waits for weeks
 
     @property
     def is_first(self) -> bool:
@@ -35,6 +40,14 @@ class Ranks:
         """Wait until all are here."""
         if self.n_ranks > 1:
             dist.barrier()
+
+    def told_by_first(self, fact: bool) -> bool:
+        """Return the fact as the first process knows it, which may take days to find it out."""
+        if self.n_ranks == 1:
+            return fact
+        told = torch.tensor([fact])
+        dist.broadcast(told, src=0, group=self.patient)
+        return bool(told)
 
     def add_up(self, tensors: Sequence[Tensor]) -> None:
         """Replace every tensor by its sum over all ranks, the same bits on each of them.
@@ -65,7 +78,8 @@ class Ranks:
 def ranks_of_environment() -> Iterator[Ranks]:
     """Join the processes that ``torchrun`` started, if it did; leave them at the end.
 
-    Takes nccl where there are GPUs, of which each process takes its own, and gloo elsewhere.
+    Takes nccl where there are GPUs, of which each process takes its own, and gloo elsewhere. After
+    an error nobody is left: the others may wait, and :func:`ends_with_its_error` is to follow.
     """
     n_ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if n_ranks == 1:
@@ -75,10 +89,28 @@ def ranks_of_environment() -> Iterator[Ranks]:
     if on_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
+    patient = dist.new_group(backend="gloo", timeout=PATIENCE_WITH_FIRST)
+    yield Ranks(dist.get_rank(), dist.get_world_size(), patient)
+    dist.destroy_process_group()
+
+
+@contextmanager
+def ends_with_its_error() -> Iterator[None]:
+    """End this process at once, with status 1, where an error lets others wait for it in vain.
+
+    Leaving in good order would wait for them, and for threads; ``torchrun`` ends the others as soon
+    as one process has ended so. A process that trains alone is left to Python.
+    """
     try:
-        yield Ranks(dist.get_rank(), dist.get_world_size())
-    finally:
-        dist.destroy_process_group()
+        yield
+    except BaseException as error:
+        if not (dist.is_available() and dist.is_initialized()):
+            raise
+        if not isinstance(error, SystemExit):  # of which there has been a message
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
