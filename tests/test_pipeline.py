@@ -267,6 +267,8 @@ def test_training_goes_on_with_no_other_teacher_manifest_or_number_format(
     assert train(work, "--set", "hardware.dtype=auto") == same
     assert train(work, "--set", "hardware.dtype=bfloat16") == SOME_FAILED
     assert 'dtype: was "float32", now "bfloat16"' in capsys.readouterr().err
+    assert train(work, "--set", "evaluate.decoding.task=translate") == SOME_FAILED
+    assert 'validation_task: was "transcribe", now "translate"' in capsys.readouterr().err
     manifest = read_manifest(work.out / "data" / "train.jsonl")
     spoken = [replace(u, text="another reference") for u in manifest.utterances]
     write_manifest(manifest.path, spoken)

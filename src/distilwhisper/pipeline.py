@@ -374,6 +374,8 @@ def _train(run: Run) -> None:
         settings={
             **_what_shapes_student(recipe.training),
             "dtype": _picked_dtype(run),
+            "validation_task": recipe.evaluate.decoding.task,
+            "validation_language": recipe.evaluate.decoding.language,
         },
         inputs={name: fingerprint(path) for name, path in inputs.items()},
         force=run.force,
@@ -445,6 +447,8 @@ def _trainer(run: Run) -> Trainer:
             manifest=manifest,
             examples=_examples(run, manifest, tokenizer),
             validation={name: read_manifest(path) for name, path in run.validation.items()},
+            task=recipe.evaluate.decoding.task,
+            language=recipe.evaluate.decoding.language,
         ),
         settings=recipe.training,
         out=run.path("train"),

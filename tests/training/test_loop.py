@@ -474,6 +474,16 @@ def test_other_vocabularies_and_mel_bins_are_refused_with_both_numbers(
         replace(trainer, teacher=wider, settings=paired)
 
 
+def test_a_validation_that_the_student_cannot_do_is_refused(
+    model: Path, corpus: Path, tmp_path: Path
+) -> None:
+    trainer = make_trainer(model, corpus, tmp_path)
+    with pytest.raises(ValueError, match="English-only and cannot translate"):
+        replace(trainer, data=replace(trainer.data, task="translate"))
+    with pytest.raises(ValueError, match=r"found English only and no \"de\""):
+        replace(trainer, data=replace(trainer.data, language="de"))
+
+
 def test_nothing_to_learn_from_is_refused_with_the_way_out(
     model: Path, corpus: Path, tmp_path: Path
 ) -> None:

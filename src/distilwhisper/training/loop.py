@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain, tee
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from safetensors.torch import load_file, save
@@ -28,6 +28,7 @@ from torch import Tensor
 from distilwhisper.corpus.batches import IGNORE, Drawn, Example, TokenBatch
 from distilwhisper.corpus.records import Manifest
 from distilwhisper.corpus.store import write_atomic
+from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.model.checkpoint import Checkpoint
 from distilwhisper.model.whisper import Whisper
 from distilwhisper.run.metrics import MetricsLog
@@ -47,7 +48,11 @@ from distilwhisper.training.state import (
     save_progress,
     save_state,
 )
-from distilwhisper.training.validation import check_validation, validation_wers
+from distilwhisper.training.validation import (
+    check_validation,
+    validation_transcriber,
+    validation_wers,
+)
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -62,6 +67,11 @@ class TrainingData:
     examples: Sequence[Example]
     validation: Mapping[str, Manifest] = field(default_factory=dict)
     """Sets with references, by name; with none, the last weights win."""
+    task: Literal["transcribe", "translate"] = "transcribe"
+    """What the student is asked for when it is validated."""
+    language: str | None = None
+    """Of the validation utterances that name none; none: English-only models need none, others
+    detect it."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +113,8 @@ class Trainer:
 
     Raises:
         ValueError: teacher and student differ in vocabulary or mel bins, or there is
-            nothing to learn from; a label is too long; a validation set holds no text, or
-            utterances over 30 s.
+            nothing to learn from; a label is too long; a validation set holds no text,
+            utterances over 30 s, or a language or task that the student does not know.
     """
 
     teacher: Whisper
@@ -137,7 +147,7 @@ class Trainer:
                     f"a label must hold 2 to {limit} tokens, found {len(example.token_ids)} in "
                     f"{example.id!r}: filter again without it"
                 )
-        check_validation(self.data.validation)
+        check_validation(self._hearer(), self.data.validation)
         _ = self.inputs  # its weights may be of other sources
 
     def _check_layers(self) -> None:
@@ -396,13 +406,7 @@ class Trainer:
         self, progress: Progress, trained: Mapping[str, Tensor], log: MetricsLog | None
     ) -> Progress:
         """Validate the newest checkpoint; the best mean of the sets' WERs becomes the student."""
-        wers = validation_wers(
-            self.student,
-            self.tokenizer,
-            self.data.validation,
-            self.ranks,
-            context_margin_s=self.settings.validation_context_margin_s,
-        )
+        wers = validation_wers(self._hearer(), self.data.validation, self.ranks)
         mean = sum(wers.values()) / len(wers) if wers else None
         is_best = mean is None or progress.best_wer is None or mean < progress.best_wer
         progress = replace(progress, is_validated=True)
@@ -417,6 +421,16 @@ class Trainer:
             save_progress(self.out, progress)  # last: until then, all of this is done again
         self.ranks.wait()
         return progress
+
+    def _hearer(self) -> Transcriber:
+        """Return what hears the validation sets; its caches last no longer than itself."""
+        return validation_transcriber(
+            self.student,
+            self.tokenizer,
+            task=self.data.task,
+            language=self.data.language,
+            context_margin_s=self.settings.validation_context_margin_s,
+        )
 
     def _take_best(self, trained: Mapping[str, Tensor]) -> None:
         best = load_file(self._best_path)

@@ -1,6 +1,7 @@
 """How well a student in training hears: word errors on sets that it does not learn from."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -16,11 +17,42 @@ from distilwhisper.text.wer import ErrorCounts, character_errors, word_errors
 from distilwhisper.training.ranks import Ranks
 
 
-def check_validation(sets: Mapping[str, Manifest]) -> None:
+def validation_transcriber(
+    student: Checkpoint,
+    tokenizer: Tokenizer,
+    *,
+    task: Literal["transcribe", "translate"] = "transcribe",
+    language: str | None = None,
+    context_margin_s: float | None = None,
+) -> Transcriber:
+    """Return what hears validation sets: a student, greedily and without timestamps.
+
+    Args:
+        student: as far as it has come.
+        tokenizer: its own.
+        task: as in :class:`~distilwhisper.decoding.settings.DecodingSettings`.
+        language: likewise; an utterance's own comes first.
+        context_margin_s: likewise.
+
+    Raises:
+        ValueError: the student knows no such language, or cannot translate.
+    """
+    settings = DecodingSettings(
+        language=language,
+        task=task,
+        timestamps=False,
+        temperatures=(0.0,),
+        context_margin_s=context_margin_s,
+    )
+    return Transcriber(student, tokenizer, settings)
+
+
+def check_validation(transcriber: Transcriber, sets: Mapping[str, Manifest]) -> None:
     """Find out before a run what would end it at its first checkpoint.
 
     Raises:
-        ValueError: a set holds no text that is left by the normaliser, or utterances over 30 s.
+        ValueError: a set holds no text that is left by the normaliser, utterances over 30 s, or a
+            language that the student does not know.
     """
     for manifest in sets.values():
         utterances = _spoken(manifest)
@@ -35,33 +67,23 @@ def check_validation(sets: Mapping[str, Manifest]) -> None:
                 f"validation utterances must last at most {WINDOW_S:g} s, found {len(too_long)} "
                 f"longer ones in {manifest.path}, first {too_long[0]!r}: leave them to the test set"
             )
+        transcriber.check_languages({u.id: u.language for u in utterances})
 
 
 def validation_wers(
-    student: Checkpoint,
-    tokenizer: Tokenizer,
-    sets: Mapping[str, Manifest],
-    ranks: Ranks,
-    *,
-    context_margin_s: float | None = None,
+    transcriber: Transcriber, sets: Mapping[str, Manifest], ranks: Ranks
 ) -> dict[str, float]:
-    """Return a student's WER on every set, decoded greedily and without timestamps.
+    """Return a student's WER on every set.
 
     In scripts without spaces characters are counted. An utterance that cannot be read, or turns out
     to be no window (over 30 s, empty, not of numbers), counts as one of which nothing was heard.
     Each rank hears a part; all get the whole.
 
     Args:
-        student: as far as it has come.
-        tokenizer: its own.
+        transcriber: from :func:`validation_transcriber`.
         sets: with references, by name.
         ranks: the processes that share the work.
-        context_margin_s: as in :class:`~distilwhisper.decoding.settings.DecodingSettings`.
     """
-    settings = DecodingSettings(
-        timestamps=False, temperatures=(0.0,), context_margin_s=context_margin_s
-    )
-    transcriber = Transcriber(student, tokenizer, settings)
     wers = {}
     for name, manifest in sets.items():
         utterances = _spoken(manifest)[ranks.rank :: ranks.n_ranks]
