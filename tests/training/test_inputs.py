@@ -256,6 +256,35 @@ def test_windows_of_which_the_student_hears_as_much_go_through_together(
     assert epochs == {500, 600, 700}  # 4.2 s and a margin that is drawn anew
 
 
+def test_states_are_kept_a_micro_batch_at_a_time(model: Path, corpus: Path, tmp_path: Path) -> None:
+    """Files of 32 windows, each in some forms, are no batch that must fit in the memory."""
+    seen: list[int] = []
+    for cached in ({"cache_encoder": True, "cache_teacher": True}, {"cache_teacher": True}):
+        trainer = make_trainer(
+            model, corpus, tmp_path / str(len(cached)), micro_batch_size=2, steps=8, **cached
+        )
+        forms = [len(trainer.inputs.forms(number)) for number in range(len(LENGTHS_S))]
+        assert sum(forms) > len(LENGTHS_S)
+        for part in (trainer.teacher.encoder, trainer.teacher.decoder.layer_norm):
+            part.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+        trainer._source()
+        assert seen
+        assert max(seen) == 2
+        seen.clear()
+
+
+def test_layers_are_kept_only_where_they_are_compared(
+    model: Path, corpus: Path, tmp_path: Path
+) -> None:
+    for weight, n_layers in ((0.0, 0), (0.5, 4)):
+        trainer = make_trainer(model, corpus, tmp_path, mse_weight=weight)
+        micro, tokens = micro_batches(trainer, 0)[0]
+        source = trainer._source()
+        sound = source.heard(micro, [trainer.inputs.sound(drawn) for drawn in micro])
+        taught = source.taught([drawn.example for drawn in micro], tokens, sound.teacher)
+        assert len(taught.layers) == n_layers
+
+
 @pytest.mark.parametrize("cached", [False, True])
 @pytest.mark.parametrize("encoder", ["shared", "own", "trained"])
 def test_the_student_hears_a_part_and_its_teacher_the_whole(

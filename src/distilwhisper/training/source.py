@@ -1,7 +1,7 @@
 """Where a training step's states come from: the networks, or what they once said, on disk."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -38,7 +38,7 @@ class Taught(NamedTuple):
     """The teacher's states of the tokens that count."""
 
     final: Float[Tensor, "tokens width_t"]
-    layers: list[Float[Tensor, "tokens width_t"]]  # after each layer; none from disk
+    layers: list[Float[Tensor, "tokens width_t"]]  # after each layer; none but for mse_weight
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,8 @@ class StateSource:
         assert heard is not None
         counted = tokens.labels.to(device) != IGNORE
         states = forced_states(self.teacher.decoder, heard, tokens.inputs.to(device))
-        return Taught(states.final[counted], [layer[counted] for layer in states.layers])
+        layers = states.layers if self.inputs.settings.mse_weight else []
+        return Taught(states.final[counted], [layer[counted] for layer in layers])
 
     # Who hears what of a micro-batch
 
@@ -165,8 +166,12 @@ class StateSource:
                 f"train: keeping encoder outputs of {len(examples)} windows, {size / 1e9:.2f} GB, "
                 f"in {folder}"
             )
+
+        def encode_all(numbers: Sequence[int]) -> Tensor:
+            return torch.cat([encode(self._plain_mel(some)) for some in self._slices(numbers)])
+
         with progress_bar("encode", len(examples) / ranks.n_ranks, "windows") as advance:
-            cache.fill(lambda numbers: encode(self._plain_mel(numbers)), ranks, on_progress=advance)
+            cache.fill(encode_all, ranks, on_progress=advance)
         ranks.wait()
         return cache
 
@@ -210,11 +215,24 @@ class StateSource:
         return replace(self, store=store)
 
     def _final_states(self, indices: Sequence[int], tokens: TokenBatch) -> Tensor:
-        windows = list(dict.fromkeys(indices))
-        mel = None if self.teacher_cache else self._plain_mel(windows)
-        heard = self._teacher_heard([Drawn(number, 0) for number in windows], mel)
-        rows = torch.tensor([windows.index(i) for i in indices], device=heard.device)
-        return self.taught(indices, tokens, heard[rows]).final
+        """Ask the teacher of no more windows, and of no more rows, than a micro-batch has."""
+        found = []
+        for windows in self._slices(list(dict.fromkeys(indices))):
+            mel = None if self.teacher_cache else self._plain_mel(windows)
+            heard = self._teacher_heard([Drawn(number, 0) for number in windows], mel)
+            of_these = [row for row, index in enumerate(indices) if index in windows]
+            for rows in self._slices(of_these):
+                numbers = [indices[row] for row in rows]
+                some = TokenBatch(tokens.inputs[rows], tokens.labels[rows])
+                states = heard[[windows.index(number) for number in numbers]]
+                found.append(self.taught(numbers, some, states).final)
+        return torch.cat(found)
+
+    def _slices(self, numbers: Sequence[int]) -> Iterator[list[int]]:
+        """Yield numbers, as many at a time as may go through the network together."""
+        most = self.inputs.settings.micro_batch_size
+        for at in range(0, len(numbers), most):
+            yield list(numbers[at : at + most])
 
     # Networks
 

@@ -65,7 +65,8 @@ class TeacherStore:
 
         Args:
             final_states: examples' numbers and one row of tokens for each, to the teacher's
-                states of the tokens that count, row after row.
+                states of the tokens that count, row after row; an example's rows follow one
+                another.
             ranks: the processes that share the work.
             on_progress: called with the number of examples just done, or found done.
 
