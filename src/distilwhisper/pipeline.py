@@ -226,7 +226,7 @@ def run_recipe(
         StageChanged: what the folder holds was made with other settings or from other inputs.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with ranks_of_environment() as ranks:
+    with ranks_of_environment(recipe.hardware) as ranks:
         run = Run(recipe, folder, force, ranks)
         if ranks.is_first:
             _lead(run, command, stages, from_stage)

@@ -203,6 +203,7 @@ def test_settings_that_cannot_be_are_refused(settings: dict[str, float], message
     ("device", "message"),
     [
         ("cudda", "device must be auto, cpu, cuda or cuda:N, found 'cudda'"),
+        ("mps", "device must be auto, cpu, cuda or cuda:N, found 'mps'"),
         ("cuda:99", r"device cuda:99 must be there, found \d+ GPUs"),
     ],
 )

@@ -6,12 +6,13 @@ import sys
 import pytest
 import torch
 
+from distilwhisper.model.hardware import Hardware
 from distilwhisper.training.ranks import BUCKET_BYTES, Ranks, _buckets, ranks_of_environment
 
 
 def test_a_process_alone_waits_for_nobody_and_adds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with ranks_of_environment() as ranks:
+    with ranks_of_environment(Hardware()) as ranks:
         assert ranks == Ranks(rank=0, n_ranks=1)
         assert ranks.is_first
         ranks.wait()
@@ -21,6 +22,13 @@ def test_a_process_alone_waits_for_nobody_and_adds_nothing(monkeypatch: pytest.M
         assert ranks.total(3, 0.5) == [3, 0.5]
         assert ranks.told_by_first(True)
         assert not ranks.told_by_first(False)
+
+
+def test_one_device_for_several_processes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    message = "device must be cuda, cpu or auto where 2 processes train together, found cpu:0: each"
+    with pytest.raises(ValueError, match=message), ranks_of_environment(Hardware(device="cpu:0")):
+        pass
 
 
 def test_buckets_hold_every_tensor_once_in_order() -> None:
@@ -34,9 +42,10 @@ def test_buckets_hold_every_tensor_once_in_order() -> None:
 RANK = """
 import sys, threading, time
 from datetime import timedelta
+from distilwhisper.model.hardware import Hardware
 from distilwhisper.training import ranks
 
-with ranks.ends_with_its_error(), ranks.ranks_of_environment() as here:
+with ranks.ends_with_its_error(), ranks.ranks_of_environment(Hardware(device="cpu")) as here:
     {body}
 """
 FAILS = """

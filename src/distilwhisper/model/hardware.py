@@ -26,17 +26,17 @@ class Hardware:
         """Return the device asked for.
 
         Raises:
-            ValueError: there is no such device.
+            ValueError: there is no such device, or nothing here is made for it.
         """
         n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if self.device == "auto":
             return torch.device("cuda" if n_gpus else "cpu")
         try:
             device = torch.device(self.device)
-        except RuntimeError as error:
-            raise ValueError(
-                f"device must be auto, cpu, cuda or cuda:N, found {self.device!r}"
-            ) from error
+        except RuntimeError:
+            device = None
+        if device is None or device.type not in ("cpu", "cuda"):
+            raise ValueError(f"device must be auto, cpu, cuda or cuda:N, found {self.device!r}")
         if device.type == "cuda" and (device.index or 0) >= n_gpus:
             raise ValueError(
                 f"device {self.device} must be there, found {n_gpus} GPUs that torch can use: "

@@ -16,6 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from distilwhisper.model.hardware import Hardware
+
 # A rank waits so long for the others: one of them may write a checkpoint or encode a corpus.
 PATIENCE = timedelta(hours=2)
 # And so long for the first, which labels the corpus before there is anything to train on.
@@ -75,17 +77,26 @@ class Ranks:
 
 
 @contextmanager
-def ranks_of_environment() -> Iterator[Ranks]:
+def ranks_of_environment(hardware: Hardware) -> Iterator[Ranks]:
     """Join the processes that ``torchrun`` started, if it did; leave them at the end.
 
-    Takes nccl where there are GPUs, of which each process takes its own, and gloo elsewhere. After
-    an error nobody is left: the others may wait, and :func:`ends_with_its_error` is to follow.
+    Takes nccl where they train on GPUs, of which each process takes its own, and gloo elsewhere.
+    After an error nobody is left: the others may wait, so :func:`ends_with_its_error` must follow.
+
+    Raises:
+        ValueError: there is no such device, or the hardware names one GPU for all.
     """
     n_ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if n_ranks == 1:
         yield Ranks()
         return
-    on_gpu = torch.cuda.is_available()
+    device = hardware.pick_device()
+    if device.index is not None:
+        raise ValueError(
+            f"device must be cuda, cpu or auto where {n_ranks} processes train together, found "
+            f"{hardware.device}: each takes a GPU of its own"
+        )
+    on_gpu = device.type == "cuda"
     if on_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
