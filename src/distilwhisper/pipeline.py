@@ -44,7 +44,12 @@ from distilwhisper.evaluate import EvaluateSettings, evaluate_model
 from distilwhisper.evaluation.scoring import summary_line
 from distilwhisper.filter import FilterSettings, filter_labels
 from distilwhisper.label import LabelSettings, label_manifest
-from distilwhisper.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from distilwhisper.model.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    read_config,
+    save_checkpoint,
+)
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import resolve_model
 from distilwhisper.progress import progress_bar, say
@@ -224,7 +229,10 @@ def run_recipe(
 
     Raises:
         StageChanged: what the folder holds was made with other settings or from other inputs.
+        ValueError: the settings of two stages do not go together.
     """
+    if "train" in stages:  # found out before the labels are made, not after
+        recipe.hardware.pick_training_dtype()
     folder.mkdir(parents=True, exist_ok=True)
     with ranks_of_environment(recipe.hardware) as ranks:
         run = Run(recipe, folder, force, ranks)
@@ -341,6 +349,7 @@ def _filter(run: Run) -> None:
 
 
 def _student(run: Run) -> None:
+    _check_encoder(run)
     teacher, dest = run.teacher, run.path("student-init")
     made_from = {"teacher": fingerprint(teacher)}
     if run.recipe.student.start is not None:
@@ -359,7 +368,23 @@ def _student(run: Run) -> None:
     )
 
 
+def _check_encoder(run: Run) -> None:
+    """Refuse an encoder that lacks layers and never learns to do without them."""
+    student = run.recipe.student
+    if student.encoder_layers is None or run.recipe.training.train_encoder:
+        return
+    source = run.teacher if student.start is None else resolve_model(student.start)
+    n_layers = read_config(source).encoder_layers
+    if student.encoder_layers < n_layers:
+        raise ValueError(
+            "an encoder that has lost layers must be trained, found student.encoder_layers "
+            f"{student.encoder_layers} of {n_layers} and training.train_encoder false: set it to "
+            "true, or leave encoder_layers out"
+        )
+
+
 def _train(run: Run) -> None:
+    _check_encoder(run)
     recipe, out, dest = run.recipe, run.path("train"), run.path("student")
     inputs = {
         "teacher": run.teacher,
@@ -389,7 +414,7 @@ def _train(run: Run) -> None:
         f"train: {recipe.training.steps} steps of {recipe.training.batch_size} windows, out of "
         f"{len(trainer.data.examples)} with "
         f"{sum(len(example.utterances) for example in trainer.data.examples)} utterances "
-        f"({recipe.hardware.describe()})"
+        f"({recipe.hardware.pick_device()}, {_picked_dtype(run)})"
     )
     with progress_bar("train", recipe.training.steps, "steps") as advance:
         result = trainer.fit(on_steps=advance)
@@ -422,7 +447,7 @@ def _what_shapes_student(settings: TrainingSettings) -> dict[str, Any]:
 
 def _picked_dtype(run: Run) -> str:
     """Name the number format, which "auto" leaves to the hardware."""
-    return str(run.recipe.hardware.pick_dtype()).removeprefix("torch.")
+    return str(run.recipe.hardware.pick_training_dtype()).removeprefix("torch.")
 
 
 def _with_heads(trainer: Trainer) -> Checkpoint:
@@ -436,7 +461,7 @@ def _with_heads(trainer: Trainer) -> Checkpoint:
 
 def _trainer(run: Run) -> Trainer:
     recipe = run.recipe
-    device, dtype = recipe.hardware.pick_device(), recipe.hardware.pick_dtype()
+    device, dtype = recipe.hardware.pick_device(), recipe.hardware.pick_training_dtype()
     manifest = read_manifest(run.manifest("train"))
     tokenizer = Tokenizer.from_folder(run.teacher)
     return Trainer(

@@ -121,6 +121,17 @@ def test_prompts_are_drawn_anew_every_epoch_and_fit_the_decoder(
     assert all(t.inputs[:, 0].eq(never.tokenizer.sot).all() for _, t in micro_batches(never, 0))
 
 
+def test_prompts_where_nothing_was_said_before_are_refused(
+    model: Path, corpus: Path, tmp_path: Path
+) -> None:
+    trainer = make_trainer(model, corpus, tmp_path)
+    alone = [replace(example, previous=()) for example in trainer.data.examples]
+    settings = replace(trainer.settings, prompt_probability=0.5)
+    message = r"found none: in .*manifest\.jsonl no kept utterance ends .* \(3 s\) before another"
+    with pytest.raises(ValueError, match=message):
+        replace(trainer, settings=settings, data=replace(trainer.data, examples=alone))
+
+
 # Sources
 
 

@@ -67,6 +67,7 @@ SETTINGS = TrainingSettings(
     checkpoint_every=3,
     log_every=2,
 )
+ONE_STEP = {"steps": 1, "warmup_steps": 0}
 
 
 def make_trainer(
@@ -107,7 +108,8 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 def gradients(trainer: Trainer) -> dict[str, Tensor]:
     """What a run of one step, that clips nothing, hands to the optimiser."""
-    one = replace(trainer, settings=replace(trainer.settings, steps=1, clip_norm=1e9))
+    single = replace(trainer.settings, steps=1, warmup_steps=0, clip_norm=1e9)
+    one = replace(trainer, settings=single)
     one.fit()
     found = {name: weight.grad for name, weight in one.student.model.decoder.named_parameters()}
     return {name: grad for name, grad in found.items() if grad is not None}
@@ -208,7 +210,7 @@ def test_the_gradient_is_that_of_the_formula(
     assert row["pl"] == pytest.approx(pl, rel=1e-5)
     assert row["loss"] == pytest.approx(kl_weight * kl + pl_weight * pl, rel=1e-5)
     assert row["grad_norm"] == pytest.approx(norm, rel=1e-4)
-    assert row["lr"] == 5e-4  # half of the warm-up
+    assert row["lr"] == 1e-3
 
 
 def test_a_student_that_is_its_teacher_has_nothing_to_follow(
@@ -333,7 +335,7 @@ ARMS: list[dict[str, Any]] = [
 def test_every_arm_has_the_gradient_of_its_formula(
     model: Path, corpus: Path, tmp_path: Path, arm: dict[str, Any], train_encoder: bool
 ) -> None:
-    fixed = {"timestamp_probability": 1.0, "train_encoder": train_encoder, "steps": 1}
+    fixed = {"timestamp_probability": 1.0, "train_encoder": train_encoder, **ONE_STEP}
     trainer = estranged(make_trainer(model, corpus, tmp_path, clip_norm=1e9, **arm, **fixed))
     trainer.fit()
     named = trainer.student.model.named_parameters()
@@ -375,7 +377,7 @@ def test_a_student_with_an_encoder_of_its_own_hears_through_it(
 ) -> None:
     """Of another width even: each decoder gets its own encoder's states."""
     narrow = load_checkpoint(write_tiny_model(tmp_path / "narrow", width=16, seed=3, max_tokens=32))
-    changed = {"train_encoder": train_encoder, "cache_encoder": cached, "steps": 1}
+    changed = {"train_encoder": train_encoder, "cache_encoder": cached, **ONE_STEP}
     trainer = make_trainer(
         model, corpus, tmp_path / "run", clip_norm=1e9, timestamp_probability=1.0, **changed
     )
@@ -468,6 +470,8 @@ def test_other_vocabularies_and_mel_bins_are_refused_with_both_numbers(
     finer = write_tiny_model(tmp_path / "finer", n_mels=128)
     with pytest.raises(ValueError, match="same n_mels: found 128 and 80; build the student from"):
         replace(trainer, teacher=load_checkpoint(finer).model)
+    with pytest.raises(ValueError, match="must be in float32 or bfloat16, found float16"):
+        replace(trainer, teacher=load_checkpoint(model, dtype=torch.float16).model)
     wider = load_checkpoint(write_tiny_model(tmp_path / "wider", width=64)).model
     paired = replace(trainer.settings, mse_weight=1.0)
     with pytest.raises(ValueError, match="widths 64 and 32, 4 and 2 decoder layers"):
@@ -496,6 +500,10 @@ def test_settings_that_make_no_sense_are_refused_together() -> None:
     nothing = {"kl_weight": 0.0, "pl_weight": 0.0}
     with pytest.raises(ValueError, match="one of kl_weight, pl_weight and mse_weight"):
         TrainingSettings(**nothing)
+    with pytest.raises(
+        ValueError, match=r"warmup_steps must be below steps \(500\), found 500: the"
+    ):
+        TrainingSettings(steps=500)
     with pytest.raises(ValueError, match="pl_weight must be above 0"):
         TrainingSettings(pl_weight=0.0, teacher_annealing=True)
     with pytest.raises(ValueError, match=r"mse_weight 0, found 0\.8 and 1"):
@@ -777,7 +785,7 @@ def test_a_student_learns_to_say_exactly_what_it_is_told(
 
 
 def test_the_mean_over_validation_sets_decides(model: Path, corpus: Path, tmp_path: Path) -> None:
-    trainer = make_trainer(model, corpus, tmp_path, steps=1, log_every=1)
+    trainer = make_trainer(model, corpus, tmp_path, log_every=1, **ONE_STEP)
     manifest = trainer.data.manifest
     first, rest = manifest.utterances[:1], manifest.utterances[1:]
     sets = {

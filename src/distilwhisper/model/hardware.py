@@ -17,7 +17,7 @@ class Hardware:
     """cpu, cuda, cuda:1 ...; auto takes a GPU where there is one."""
     dtype: DTypeName = "auto"
     """auto: bfloat16 where the processor multiplies it natively, GPU or CPU; else float16 on a
-    GPU and float32 on a CPU."""
+    GPU and float32 on a CPU. Training takes float32 instead of float16."""
     backend: Backend = "torch"
     """What decodes: torch, or OpenVINO (extra openvino) on a CPU, with decoder weights in int8 and
     products in float32, or in bfloat16 with dtype=bfloat16. Training is torch's."""
@@ -50,8 +50,23 @@ class Hardware:
             dtype: torch.dtype = getattr(torch, self.dtype)
             return dtype
         if self.pick_device().type == "cuda":
-            return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+            return torch.bfloat16 if native else torch.float16
         return torch.bfloat16 if _cpu_multiplies_bfloat16() else torch.float32
+
+    def pick_training_dtype(self) -> torch.dtype:
+        """Return the type of products in training: never float16, for which auto takes float32.
+
+        Raises:
+            ValueError: float16 was asked for.
+        """
+        if self.dtype == "float16":
+            raise ValueError(
+                "training multiplies bfloat16 or float32, found dtype float16, in which small "
+                "gradients become 0 for want of loss scaling: take one of the two"
+            )
+        picked = self.pick_dtype()
+        return torch.float32 if picked == torch.float16 else picked
 
     def pick_precision(self) -> torch.dtype:
         """Return the type of OpenVINO's products.

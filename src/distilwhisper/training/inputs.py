@@ -59,8 +59,8 @@ class TrainingInput:
         n_mels: of the encoder.
 
     Raises:
-        ValueError: the settings weigh other sources than the examples have, or skip utterances
-            that are in none.
+        ValueError: the settings weigh other sources than the examples have, skip utterances that
+            are in none, or ask for prompts where there are none.
     """
 
     manifest: Manifest
@@ -72,14 +72,24 @@ class TrainingInput:
 
     def __post_init__(self) -> None:
         _ = self._mixture
-        strays = set(self.settings.skip_utterances) - {
-            utterance.id for example in self.examples for utterance in example.utterances
-        }
+        if self.settings.skip_utterances:
+            self._check_skipped()
+        if self.settings.prompt_probability and not any(e.previous for e in self.examples):
+            raise ValueError(
+                "prompt_probability needs windows before which something was said, found none: in "
+                f"{self.manifest.path} no kept utterance ends (start_s + duration_s) at most "
+                f"prompt_gap_s ({self.settings.prompt_gap_s:g} s) before another begins in the "
+                "same audio file, recording and speaker; name such spans, or set it to 0"
+            )
+
+    def _check_skipped(self) -> None:
+        known = {u.id for example in self.examples for u in example.utterances}
+        strays = sorted(set(self.settings.skip_utterances) - known)
         if strays:
             raise ValueError(
                 "skip_utterances must name utterances that are trained on, found others: "
-                f"{', '.join(map(repr, sorted(strays)))}; take the ids from {self.manifest.path}, "
-                "of those that the filter kept"
+                f"{', '.join(map(repr, strays))}; take the ids from {self.manifest.path}, of those "
+                "that the filter kept"
             )
 
     @cached_property

@@ -112,9 +112,9 @@ class Trainer:
             part of every update's micro-batches; the first writes what is written.
 
     Raises:
-        ValueError: teacher and student differ in vocabulary or mel bins, or there is
-            nothing to learn from; a label is too long; a validation set holds no text,
-            utterances over 30 s, or a language or task that the student does not know.
+        ValueError: teacher and student differ in vocabulary or mel bins; the teacher is in
+            float16; there is nothing to learn from; a label is too long; a validation set holds no
+            text, utterances over 30 s, or a language or task that the student does not know.
     """
 
     teacher: Whisper
@@ -133,6 +133,11 @@ class Trainer:
                     f"teacher and student must have the same {name}: found {found[0]} and "
                     f"{found[1]}; build the student from this teacher"
                 )
+        if self.teacher.dtype == torch.float16:
+            raise ValueError(
+                "the teacher must be in float32 or bfloat16, found float16, in which small "
+                "gradients become 0 for want of loss scaling: load it in one of the two"
+            )
         if self.settings.mse_weight:
             self._check_layers()
         if not self.data.examples:
@@ -486,7 +491,7 @@ class Trainer:
     def _autocast(self) -> torch.autocast:
         """Products in the teacher's dtype; what is trained stays float32."""
         dtype = self.teacher.dtype
-        enabled = dtype in (torch.bfloat16, torch.float16)
+        enabled = dtype == torch.bfloat16
         return torch.autocast(self.teacher.device.type, dtype=dtype, enabled=enabled)
 
 

@@ -89,6 +89,11 @@ class TrainingSettings:
             for name, least in _AT_LEAST.items()
             if getattr(self, name) < least
         ]
+        if self.warmup_steps >= self.steps:
+            faults.append(
+                f"warmup_steps must be below steps ({self.steps}), found {self.warmup_steps}: the "
+                "learning rate has to rise and to fall"
+            )
         faults += [
             f"{name} must lie in [0, 1], found {getattr(self, name)}"
             for name in ("timestamp_probability", "prompt_probability")

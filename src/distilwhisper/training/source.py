@@ -193,12 +193,11 @@ class StateSource:
                 f"the teacher must have its {teacher.config.decoder_layers} decoder layers, found "
                 f"{len(teacher.decoder.layers)}: load it again before another run"
             )
-        half = teacher.dtype in (torch.bfloat16, torch.float16)
         store = TeacherStore(
             folder / TEACHER_STATES,
             inputs,
             weights_digest(teacher),
-            teacher.dtype if half else torch.float16,
+            torch.bfloat16 if teacher.dtype == torch.bfloat16 else torch.float16,
         )
         if ranks.is_first:
             size = store.n_bytes(width=teacher.config.width)
