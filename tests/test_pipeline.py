@@ -246,6 +246,9 @@ def test_two_processes_train_the_student_that_one_does(work: Workplace) -> None:
     again = [row for row in read_jsonl(work.out / "train" / "metrics.jsonl") if "loss" in row]
     assert [row["loss"] for row in again] == pytest.approx([row["loss"] for row in rows], rel=1e-5)
     assert [row["n_tokens"] for row in again] == [row["n_tokens"] for row in rows]
+    # Of gradients that were averaged, AdamW would make the same student.
+    norms = [row["grad_norm"] for row in rows]
+    assert [row["grad_norm"] for row in again] == pytest.approx(norms, rel=1e-3)
 
     # From the checkpoint in the middle, the same two end with the same bytes.
     (work.out / "train" / "done").unlink()
