@@ -119,8 +119,7 @@ def load_state(path: Path, trained: Mapping[str, Tensor], optimizer: torch.optim
     for name, weight in trained.items():
         weight.data.copy_(weights[name])
         optimizer.state[weight] = {
-            key: value.to(weight.device if key != "step" else "cpu")
-            for key, value in states[name].items()
+            key: value.to(weight.device) for key, value in states[name].items()
         }
     return progress
 
