@@ -15,7 +15,7 @@ window.
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import chain, tee
 from pathlib import Path
@@ -40,7 +40,7 @@ from distilwhisper.training.inputs import SoundReader, TrainingInput
 from distilwhisper.training.loss import clip_gradients, hidden_mse_sum, learning_rate
 from distilwhisper.training.ranks import Ranks
 from distilwhisper.training.settings import TrainingSettings
-from distilwhisper.training.source import StateSource, remove_caches, same_weights
+from distilwhisper.training.source import StateSource, remove_caches
 from distilwhisper.training.state import (
     Progress,
     checkpoints,
@@ -344,9 +344,7 @@ class Trainer:
             teacher,
             student,
             self.inputs,
-            shares_encoder=(
-                not settings.train_encoder and same_weights(student.encoder, teacher.encoder)
-            ),
+            shares_encoder=(not settings.train_encoder and student.encoder.equals(teacher.encoder)),
             train_encoder=settings.train_encoder,
             asks_teacher=settings.asks_teacher,
             checkpointed=settings.checkpoint_activations,
@@ -443,13 +441,7 @@ class Trainer:
         row = {
             "step": step,
             "epoch": round(step * settings.batch_size / len(self.data.examples), 4),
-            "loss": metrics.loss,
-            "kl": metrics.kl,
-            "pl": metrics.pl,
-            "mse": metrics.mse,
-            "grad_norm": metrics.grad_norm,
-            "lr": metrics.lr,
-            "n_tokens": metrics.n_tokens,
+            **asdict(metrics),
         }
         return row if settings.mse_weight else {k: v for k, v in row.items() if k != "mse"}
 

@@ -273,12 +273,3 @@ def remove_caches(folder: Path) -> None:
     """Delete what a run has kept on disk."""
     for name in _CACHES:
         shutil.rmtree(folder / name, ignore_errors=True)
-
-
-def same_weights(student: nn.Module, teacher: nn.Module) -> bool:
-    """Return whether a student's weights are a teacher's, as far as its number format tells."""
-    ours, theirs = student.state_dict(), teacher.state_dict()
-    return ours.keys() == theirs.keys() and all(
-        ours[name].shape == weight.shape and torch.equal(ours[name].to(weight.dtype), weight)
-        for name, weight in theirs.items()
-    )
