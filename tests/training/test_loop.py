@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from plain_loss import distillation_sums
 from tiny_model import write_tiny_model
 from torch import Tensor
 
@@ -28,7 +29,6 @@ from distilwhisper.student import StudentSettings, build_student
 from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.training import loop
 from distilwhisper.training.loop import NonFiniteLoss, Trainer, TrainingData
-from distilwhisper.training.loss import distillation_sums
 from distilwhisper.training.settings import TrainingSettings
 from distilwhisper.training.state import checkpoints
 

@@ -1,7 +1,7 @@
 """Stage 4: train the student's decoder on what the teacher said and how sure it was.
 
     settings.py     what can be set             inputs.py       which windows, labels and sounds
-    loss.py         the objective, plainly      fused.py        the same, a few tokens at a time
+    fused.py        the objective               loss.py         what stands around it
     forcing.py      decoders given their text   source.py       states: of the networks, or of
     validation.py   WER while it learns                         encoder_cache.py, teacher_store.py
     state.py        checkpoints                 ranks.py        several processes, one run
