@@ -433,6 +433,21 @@ def test_a_store_holds_every_form_that_a_run_draws(
         assert found["loss"] == pytest.approx(expected["loss"], rel=1e-3)
 
 
+def test_a_store_names_the_utterance_of_which_the_teacher_has_no_numbers(
+    model: Path, corpus: Path, tmp_path: Path
+) -> None:
+    """A token that one label alone has; without its utterance there is a store."""
+    trainer = make_trainer(model, corpus, tmp_path, cache_teacher=True)
+    labels = [example.token_ids for example in trainer.data.examples]
+    owners = {id_: [n for n, ids in enumerate(labels) if id_ in ids] for id_ in sum(labels, ())}
+    id_, (owner,) = next((id_, found) for id_, found in owners.items() if len(found) == 1)
+    trainer.teacher.decoder.embed_tokens.weight.data[id_] = float("nan")
+    with pytest.raises(ValueError, match=f"found others in u{owner}: name those at fault in skip"):
+        trainer._source()
+    skipping = replace(trainer.settings, skip_utterances=(f"u{owner}",))
+    assert replace(trainer, settings=skipping)._source().store is not None
+
+
 def test_a_teacher_that_gave_up_its_layers_teaches_no_second_run(
     model: Path, corpus: Path, tmp_path: Path
 ) -> None:
