@@ -76,7 +76,6 @@ def main(words: list[str] | None = None) -> int:
     config = TINY if arguments.tiny else LARGE_V2
     device = Hardware(device=arguments.device).pick_device()
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    torch.backends.cuda.matmul.allow_tf32 = True
     n_windows = 3 if arguments.tiny else arguments.batch
     tokens = config.max_tokens // 4 if arguments.tiny else arguments.tokens
     teacher = random_model(config, device, dtype)

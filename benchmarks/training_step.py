@@ -3,7 +3,9 @@
 The published step is written here on transformers' models after the structure of
 ``huggingface/distil-whisper: training/run_distillation.py``: the teacher's encoder runs once and
 serves both decoders, labels are padded to 448, both models return logits of every position, and
-the KL is made unreduced and masked. Ours is what ``training/loop.py`` does with the same batch.
+the KL is made unreduced and masked, with torch's default AdamW. Ours is what ``training/loop.py``
+does with the same batch, but for reading sound and making its mel. Where encoder outputs are
+cached, they are on the device already: a run with ``cache_encoder`` reads them from files.
 """
 
 import gc
@@ -21,7 +23,9 @@ from distilwhisper.corpus.batches import IGNORE, TokenBatch
 from distilwhisper.model.whisper import Whisper
 from distilwhisper.training.forcing import forced_states
 from distilwhisper.training.fused import Objective, fused_sums
+from distilwhisper.training.loop import make_optimizer
 from distilwhisper.training.loss import clip_gradients
+from distilwhisper.training.settings import TrainingSettings
 
 KL_WEIGHT, PL_WEIGHT, TEMPERATURE = 0.8, 1.0, 2.0
 LR, CLIP_NORM = 1e-5, 1.0
@@ -63,7 +67,7 @@ class Ours:
     Args:
         teacher: of any number format; its encoder serves the student too.
         student: float32; changed.
-        encoder_states: of the batch, where they are cached.
+        encoder_states: of the batch, on the device, where they are cached.
     """
 
     def __init__(
@@ -73,7 +77,7 @@ class Ours:
         student.requires_grad_(False)
         student.decoder.requires_grad_(True)
         self.trained = list(student.decoder.parameters())
-        self.optimizer = torch.optim.AdamW(self.trained, lr=LR, weight_decay=0.0, fused=True)
+        self.optimizer = make_optimizer(self.trained, TrainingSettings(peak_lr=LR))
         self.objective = Objective(KL_WEIGHT, PL_WEIGHT, TEMPERATURE)
 
     def __call__(self, work: Work) -> Done:

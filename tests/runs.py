@@ -18,6 +18,7 @@ language = "en"
 decoder_layers = 2
 [training]
 steps = 2
+warmup_steps = 1
 kl_weight = 0.8
 """
 TEXTS = {"first": "say it twice", "second": "and then once more please"}

@@ -8,21 +8,32 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from corpora import TEXTS, corpus, hearing_model, noise, snapshot
 from safetensors.torch import load_file
+from tiny_model import write_tiny_model
 
 import distilwhisper
 from distilwhisper.cli import OK, SOME_FAILED, USAGE, call
-from distilwhisper.corpus.records import read_labels, read_manifest, read_verdicts, write_manifest
+from distilwhisper.corpus.records import (
+    Utterance,
+    read_labels,
+    read_manifest,
+    read_verdicts,
+    write_manifest,
+)
 from distilwhisper.corpus.store import read_jsonl
 from distilwhisper.engines import EngineSettings
+from distilwhisper.model.hardware import Hardware
 from distilwhisper.pipeline import DataSettings, Recipe, run_recipe
 from distilwhisper.run.settings import build_settings, read_recipe
 from distilwhisper.run.stages import StageChanged
-from distilwhisper.speech.audio import write_wav
+from distilwhisper.speech.audio import load_samples, write_wav
 from distilwhisper.speech.augment import AugmentSettings
+from distilwhisper.student import StudentSettings
+from distilwhisper.training.settings import TrainingSettings
 
 RECIPE = """
 name = "tiny"
@@ -246,6 +257,9 @@ def test_two_processes_train_the_student_that_one_does(work: Workplace) -> None:
     again = [row for row in read_jsonl(work.out / "train" / "metrics.jsonl") if "loss" in row]
     assert [row["loss"] for row in again] == pytest.approx([row["loss"] for row in rows], rel=1e-5)
     assert [row["n_tokens"] for row in again] == [row["n_tokens"] for row in rows]
+    # Of gradients that were averaged, AdamW would make the same student.
+    norms = [row["grad_norm"] for row in rows]
+    assert [row["grad_norm"] for row in again] == pytest.approx(norms, rel=1e-3)
 
     # From the checkpoint in the middle, the same two end with the same bytes.
     (work.out / "train" / "done").unlink()
@@ -256,8 +270,66 @@ def test_two_processes_train_the_student_that_one_does(work: Workplace) -> None:
     assert torchrun(work, *cached).returncode == OK  # nothing left to do, and nobody waits
 
 
+def test_stages_that_cannot_go_together_are_refused_before_any_work(
+    tmp_path: Path,
+) -> None:
+    manifest = corpus(tmp_path, 2)
+    recipe = recipe_of([manifest], manifest)
+    with pytest.raises(ValueError, match="found dtype float16"):
+        run_recipe(
+            replace(recipe, hardware=Hardware(dtype="float16")), tmp_path / "run", command=["test"]
+        )
+    assert not (tmp_path / "run").exists()
+    deep = write_tiny_model(tmp_path / "deep", encoder_layers=2)
+    shallow = replace(recipe, teacher=str(deep), student=StudentSettings(encoder_layers=1))
+    with pytest.raises(ValueError, match=r"encoder_layers 1 of 2 and .*train_encoder false"):
+        run_recipe(shallow, tmp_path / "run", command=["test"], stages=("student",))
+    trained = replace(shallow, training=TrainingSettings(train_encoder=True))
+    run_recipe(trained, tmp_path / "run", command=["test"], stages=("student",))
+
+
 def test_another_teacher_is_refused(work: Workplace, tiny_model: Path) -> None:
     assert work.run("--set", f'teacher="{tiny_model}"') == SOME_FAILED
+
+
+def train(work: Workplace, *options: str) -> int:
+    """Run the train stage alone, which sees no stage before it refuse a change."""
+    return call(["train", str(work.recipe), "--out", str(work.out), *options])
+
+
+def test_training_goes_on_with_no_other_teacher_manifest_or_number_format(
+    work: Workplace, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(work) == OK
+    assert train(work, "--set", f'teacher="{tiny_model}"') == SOME_FAILED
+    assert "input teacher: was " in capsys.readouterr().err
+    # The picked type counts, which "auto" names on one machine and not on another.
+    auto = Hardware(device="cpu").pick_dtype()
+    same = OK if auto == torch.float32 else SOME_FAILED
+    assert train(work, "--set", "hardware.dtype=auto") == same
+    assert train(work, "--set", "hardware.dtype=bfloat16") == SOME_FAILED
+    assert 'dtype: was "float32", now "bfloat16"' in capsys.readouterr().err
+    assert train(work, "--set", "evaluate.decoding.task=translate") == SOME_FAILED
+    assert 'validation_task: was "transcribe", now "translate"' in capsys.readouterr().err
+    manifest = read_manifest(work.out / "data" / "train.jsonl")
+    spoken = [replace(u, text="another reference") for u in manifest.utterances]
+    write_manifest(manifest.path, spoken)
+    assert train(work) == SOME_FAILED
+    assert "input manifest: was " in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_stopped_training_may_go_on_in_less_memory(work: Workplace) -> None:
+    assert train(work, "--set", "training.steps=6", "--force") == OK
+    (work.out / "train" / "done").unlink()
+    shutil.rmtree(work.out / "train" / "step_000006")
+    utterance = next(v.id for v in read_verdicts(work.out / "verdicts").values() if v.keep)
+    changes = ("micro_batch_size=1", "checkpoint_activations=true", "log_every=2")
+    options = [f"training.{change}" for change in ("steps=6", *changes)]
+    options.append(f'training.skip_utterances=["{utterance}"]')
+    assert train(work, *(word for option in options for word in ("--set", option))) == OK
+    logged = [r["step"] for r in read_jsonl(work.out / "train" / "metrics.jsonl") if "loss" in r]
+    assert logged == [1, 2, 3, 4, 6]
 
 
 # Several corpora
@@ -350,6 +422,19 @@ def recording_reads(cls: type, seen: set[tuple[str, str]]) -> Callable[[Any, str
     return getattribute
 
 
+def spans_of_one_file(manifest: Path) -> list[Utterance]:
+    """Write the sound of a manifest's utterances as one file; return them as spans of it."""
+    folder, spans, start_s = manifest.parent, [], 0.0
+    utterances = read_manifest(manifest).utterances
+    for utterance in utterances:
+        spans.append(replace(utterance, audio="all.wav", start_s=start_s))
+        start_s += utterance.duration_s or 0.0
+    write_wav(
+        folder / "all.wav", np.concatenate([load_samples(folder / u.audio) for u in utterances])
+    )
+    return spans
+
+
 @pytest.mark.slow
 def test_every_setting_of_a_recipe_is_read_by_a_run(
     tmp_path: Path, teacher: Path, finished: Workplace, monkeypatch: pytest.MonkeyPatch
@@ -365,7 +450,7 @@ def test_every_setting_of_a_recipe_is_read_by_a_run(
         monkeypatch.setattr(cls, "__getattribute__", recording_reads(cls, seen))
 
     manifest = corpus(tmp_path, 12)
-    utterances = read_manifest(manifest).utterances
+    utterances = spans_of_one_file(manifest)
     # One without a reference, whose label is judged by its probability.
     write_manifest(manifest, [*utterances[:-1], replace(utterances[-1], text=None)])
     write_manifest(tmp_path / "held-out.jsonl", utterances[:2])

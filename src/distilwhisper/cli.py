@@ -55,6 +55,7 @@ from distilwhisper.student import (
 )
 from distilwhisper.text.transcript import TranscriptFormat, render
 from distilwhisper.training.loop import NonFiniteLoss
+from distilwhisper.training.ranks import ends_with_its_error
 from distilwhisper.training.state import CheckpointMismatch
 from distilwhisper.training.tensorboard import MissingTensorBoard, write_events
 from distilwhisper.transcribe import (
@@ -541,7 +542,8 @@ EXPECTED = (
 
 def main() -> None:
     """Run the command line and exit with its status."""
-    sys.exit(call(sys.argv[1:]))
+    with ends_with_its_error():
+        sys.exit(call(sys.argv[1:]))
 
 
 def call(arguments: Sequence[str]) -> int:

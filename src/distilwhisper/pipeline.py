@@ -44,7 +44,12 @@ from distilwhisper.evaluate import EvaluateSettings, evaluate_model
 from distilwhisper.evaluation.scoring import summary_line
 from distilwhisper.filter import FilterSettings, filter_labels
 from distilwhisper.label import LabelSettings, label_manifest
-from distilwhisper.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from distilwhisper.model.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    read_config,
+    save_checkpoint,
+)
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import resolve_model
 from distilwhisper.progress import progress_bar, say
@@ -224,9 +229,12 @@ def run_recipe(
 
     Raises:
         StageChanged: what the folder holds was made with other settings or from other inputs.
+        ValueError: the settings of two stages do not go together.
     """
+    if "train" in stages:  # found out before the labels are made, not after
+        recipe.hardware.pick_training_dtype()
     folder.mkdir(parents=True, exist_ok=True)
-    with ranks_of_environment() as ranks:
+    with ranks_of_environment(recipe.hardware) as ranks:
         run = Run(recipe, folder, force, ranks)
         if ranks.is_first:
             _lead(run, command, stages, from_stage)
@@ -341,6 +349,7 @@ def _filter(run: Run) -> None:
 
 
 def _student(run: Run) -> None:
+    _check_encoder(run)
     teacher, dest = run.teacher, run.path("student-init")
     made_from = {"teacher": fingerprint(teacher)}
     if run.recipe.student.start is not None:
@@ -359,25 +368,45 @@ def _student(run: Run) -> None:
     )
 
 
+def _check_encoder(run: Run) -> None:
+    """Refuse an encoder that lacks layers and never learns to do without them."""
+    student = run.recipe.student
+    if student.encoder_layers is None or run.recipe.training.train_encoder:
+        return
+    source = run.teacher if student.start is None else resolve_model(student.start)
+    n_layers = read_config(source).encoder_layers
+    if student.encoder_layers < n_layers:
+        raise ValueError(
+            "an encoder that has lost layers must be trained, found student.encoder_layers "
+            f"{student.encoder_layers} of {n_layers} and training.train_encoder false: set it to "
+            "true, or leave encoder_layers out"
+        )
+
+
 def _train(run: Run) -> None:
+    _check_encoder(run)
     recipe, out, dest = run.recipe, run.path("train"), run.path("student")
     inputs = {
-        name: fingerprint(run.path(folder))
-        for name, folder in (
-            ("labels", "labels"),
-            ("verdicts", "verdicts"),
-            ("student", "student-init"),
-        )
+        "teacher": run.teacher,
+        "manifest": run.manifest("train"),
+        "labels": run.path("labels"),
+        "verdicts": run.path("verdicts"),
+        "student": run.path("student-init"),
+        **{f"validation {name}": path for name, path in run.validation.items()},
     }
-    validation = {f"validation {name}": fingerprint(path) for name, path in run.validation.items()}
     open_stage(
         out,
-        settings={**_what_shapes_student(recipe.training), "dtype": recipe.hardware.dtype},
-        inputs={**inputs, **validation},
+        settings={
+            **what_shapes_student(recipe.training),
+            "dtype": _picked_dtype(run),
+            "validation_task": recipe.evaluate.decoding.task,
+            "validation_language": recipe.evaluate.decoding.language,
+        },
+        inputs={name: fingerprint(path) for name, path in inputs.items()},
         force=run.force,
     )
     done = out / "done"
-    if not _agree_to_train(run, not done.exists()):
+    if not run.ranks.told_by_first(not done.exists()):
         return
     shutil.rmtree(dest, ignore_errors=True)
     trainer = _trainer(run)
@@ -385,7 +414,7 @@ def _train(run: Run) -> None:
         f"train: {recipe.training.steps} steps of {recipe.training.batch_size} windows, out of "
         f"{len(trainer.data.examples)} with "
         f"{sum(len(example.utterances) for example in trainer.data.examples)} utterances "
-        f"({recipe.hardware.describe()})"
+        f"({recipe.hardware.pick_device()}, {_picked_dtype(run)})"
     )
     with progress_bar("train", recipe.training.steps, "steps") as advance:
         result = trainer.fit(on_steps=advance)
@@ -396,18 +425,29 @@ def _train(run: Run) -> None:
 
 def _train_along(run: Run) -> None:
     """Train as one of the processes that the first one leads; it alone writes."""
-    if _agree_to_train(run, False):
+    there_is_work = run.ranks.told_by_first(False)
+    if there_is_work:
         _trainer(run).fit()
 
 
-def _agree_to_train(run: Run, there_is_work: bool) -> bool:
-    """Tell all processes what the first one found: whether there is anything to train."""
-    return run.ranks.total(float(there_is_work))[0] > 0
+# To fit its machine, or to get past what stopped it.
+_MAY_CHANGE_ON_RESUME = (
+    "data_workers",
+    "micro_batch_size",
+    "checkpoint_activations",
+    "log_every",
+    "skip_utterances",
+)
 
 
-def _what_shapes_student(settings: TrainingSettings) -> dict[str, Any]:
-    """All settings but those that a resumed run may change to fit its machine."""
-    return {k: v for k, v in asdict(settings).items() if k != "data_workers"}
+def what_shapes_student(settings: TrainingSettings) -> dict[str, Any]:
+    """All settings but those that a resumed run may change."""
+    return {k: v for k, v in asdict(settings).items() if k not in _MAY_CHANGE_ON_RESUME}
+
+
+def _picked_dtype(run: Run) -> str:
+    """Name the number format, which "auto" leaves to the hardware."""
+    return str(run.recipe.hardware.pick_training_dtype()).removeprefix("torch.")
 
 
 def _with_heads(trainer: Trainer) -> Checkpoint:
@@ -421,7 +461,7 @@ def _with_heads(trainer: Trainer) -> Checkpoint:
 
 def _trainer(run: Run) -> Trainer:
     recipe = run.recipe
-    device, dtype = recipe.hardware.pick_device(), recipe.hardware.pick_dtype()
+    device, dtype = recipe.hardware.pick_device(), recipe.hardware.pick_training_dtype()
     manifest = read_manifest(run.manifest("train"))
     tokenizer = Tokenizer.from_folder(run.teacher)
     return Trainer(
@@ -432,6 +472,8 @@ def _trainer(run: Run) -> Trainer:
             manifest=manifest,
             examples=_examples(run, manifest, tokenizer),
             validation={name: read_manifest(path) for name, path in run.validation.items()},
+            task=recipe.evaluate.decoding.task,
+            language=recipe.evaluate.decoding.language,
         ),
         settings=recipe.training,
         out=run.path("train"),
@@ -443,7 +485,7 @@ def _examples(run: Run, manifest: Manifest, tokenizer: Tokenizer) -> list[Exampl
     """Return the windows to train on, made of what the filter kept."""
     settings = run.recipe.training
     examples = join_kept(
-        manifest, read_labels(run.path("labels")), read_verdicts(run.path("verdicts"))
+        manifest, read_labels(run.path("labels")), read_verdicts(run.path("verdicts")), tokenizer
     )
     if settings.prompt_probability:
         examples = with_previous_text(

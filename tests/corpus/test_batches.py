@@ -27,6 +27,7 @@ from distilwhisper.corpus.batches import (
     with_previous_text,
     with_prompt,
 )
+from distilwhisper.corpus.packing import pack_examples
 from distilwhisper.corpus.records import (
     Label,
     Manifest,
@@ -454,33 +455,69 @@ def label(id_: str, *token_ids: int) -> Label:
     return Label(id_, token_ids, "", "en", -0.1, 0.0, 1.0, None)
 
 
-def test_kept_utterances_come_in_the_manifests_order() -> None:
+def test_kept_utterances_come_in_the_manifests_order(english: Tokenizer) -> None:
     utterances = tuple(Utterance(id=id_, audio=f"{id_}.wav") for id_ in "dbca")
-    labels = {id_: label(id_, 1, i) for i, id_ in enumerate("abcd")}
+    labels = {id_: label(id_, english.sot, i) for i, id_ in enumerate("abcd")}
     verdicts = {id_: Verdict(id_, id_ != "b", "") for id_ in "abc"}  # none of d
-    examples = join_kept(Manifest(Path("m"), Path("/"), utterances), labels, verdicts)
+    manifest = Manifest(Path("m"), Path("/"), utterances)
+    examples = join_kept(manifest, labels, verdicts, english)
     assert [example.id for example in examples] == ["c", "a"]
-    assert [tuple(example.token_ids) for example in examples] == [(1, 2), (1, 0)]
+    assert [tuple(example.token_ids) for example in examples] == [
+        (english.sot, 2),
+        (english.sot, 0),
+    ]
 
 
-def test_an_utterance_to_the_end_of_its_file_is_as_long_as_what_was_heard() -> None:
+def test_an_utterance_to_the_end_of_its_file_is_as_long_as_what_was_heard(
+    english: Tokenizer,
+) -> None:
     manifest = Manifest(Path("m"), Path("/"), (Utterance(id="a", audio="a.wav"),))
-    heard = {"a": replace(label("a", 1), duration_s=2.5)}
-    (example,) = join_kept(manifest, heard, {"a": Verdict("a", True, "")})
+    heard = {"a": replace(label("a", english.sot), duration_s=2.5)}
+    (example,) = join_kept(manifest, heard, {"a": Verdict("a", True, "")}, english)
     assert example.end_s == 2.5
 
 
 @pytest.mark.parametrize("lacking", ["utterance", "label"])
-def test_a_kept_verdict_without_its_utterance_or_label_is_refused(lacking: str) -> None:
+def test_a_kept_verdict_without_its_utterance_or_label_is_refused(
+    english: Tokenizer, lacking: str
+) -> None:
     utterances = tuple(
         Utterance(id=id_, audio="a.wav") for id_ in "ab" if (id_, lacking) != ("b", "utterance")
     )
-    labels = {id_: label(id_, 1) for id_ in "ab" if (id_, lacking) != ("b", "label")}
+    labels = {id_: label(id_, english.sot) for id_ in "ab" if (id_, lacking) != ("b", "label")}
     manifest = Manifest(Path("m"), Path("/"), utterances)
     dropped = {"a": Verdict("a", True, ""), "b": Verdict("b", False, "")}
-    assert len(join_kept(manifest, labels, dropped)) == 1
+    assert len(join_kept(manifest, labels, dropped, english)) == 1
     with pytest.raises(ValueError, match=r"1 have not, first 'b'.*filter again"):
-        join_kept(manifest, labels, {**dropped, "b": Verdict("b", True, "")})
+        join_kept(manifest, labels, {**dropped, "b": Verdict("b", True, "")}, english)
+
+
+def test_what_a_teacher_was_told_is_no_part_of_the_label(english: Tokenizer) -> None:
+    """Labels of an initial prompt go through packing, batches and prompts as all others do."""
+    told = english.previous_ids(english.encode(" names to expect"))
+    utterances = tuple(
+        Utterance(id_, f"{id_}.wav", duration_s=1.0, recording="r", start_s=float(i))
+        for i, id_ in enumerate("ab")
+    )
+    plain = {
+        id_: label(id_, *timed(english, text, None)) for id_, text in (("a", "one"), ("b", "two"))
+    }
+    prompted = {id_: replace(one, token_ids=(*told, *one.token_ids)) for id_, one in plain.items()}
+    verdicts = {id_: Verdict(id_, True, "") for id_ in plain}
+    manifest = Manifest(Path("m"), Path("/"), utterances)
+    found, expected = (
+        join_kept(manifest, labels, verdicts, english) for labels in (prompted, plain)
+    )
+    assert found == expected
+    (window,) = pack_examples(
+        found, english, max_s=30.0, pause_s=0.5, fill="full", across_recordings=False, seed=0
+    )
+    assert window.token_ids.count(english.sot) == 1
+    batch = token_batch([window.token_ids], english)
+    assert batch.n_tokens == len(window.token_ids) - 1
+    cut = {"a": label("a", *english.encode(" one"), english.eot)}
+    with pytest.raises(ValueError, match=r"start of transcript \(\d+\), found none in that of 'a'"):
+        join_kept(manifest, cut, {"a": verdicts["a"]}, english)
 
 
 # Audio, read ahead

@@ -203,6 +203,7 @@ def test_settings_that_cannot_be_are_refused(settings: dict[str, float], message
     ("device", "message"),
     [
         ("cudda", "device must be auto, cpu, cuda or cuda:N, found 'cudda'"),
+        ("mps", "device must be auto, cpu, cuda or cuda:N, found 'mps'"),
         ("cuda:99", r"device cuda:99 must be there, found \d+ GPUs"),
     ],
 )
@@ -216,6 +217,9 @@ def test_devices_and_dtypes_are_picked_as_asked() -> None:
     assert CPU.pick_dtype() == torch.float32
     assert Hardware().pick_device().type in ("cpu", "cuda")
     assert CPU.describe() == "cpu, float32"
+    assert CPU.pick_training_dtype() == torch.float32
+    with pytest.raises(ValueError, match="bfloat16 or float32, found dtype float16"):
+        replace(CPU, dtype="float16").pick_training_dtype()
 
 
 def test_the_overlap_is_a_third_of_a_chunk_unless_said_otherwise() -> None:

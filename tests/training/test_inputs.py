@@ -121,6 +121,17 @@ def test_prompts_are_drawn_anew_every_epoch_and_fit_the_decoder(
     assert all(t.inputs[:, 0].eq(never.tokenizer.sot).all() for _, t in micro_batches(never, 0))
 
 
+def test_prompts_where_nothing_was_said_before_are_refused(
+    model: Path, corpus: Path, tmp_path: Path
+) -> None:
+    trainer = make_trainer(model, corpus, tmp_path)
+    alone = [replace(example, previous=()) for example in trainer.data.examples]
+    settings = replace(trainer.settings, prompt_probability=0.5)
+    message = r"found none: in .*manifest\.jsonl no kept utterance ends .* \(3 s\) before another"
+    with pytest.raises(ValueError, match=message):
+        replace(trainer, settings=settings, data=replace(trainer.data, examples=alone))
+
+
 # Sources
 
 
@@ -149,6 +160,25 @@ def test_settings_of_the_input_that_make_no_sense_are_refused_together(
     assert TrainingSettings(cache_encoder=True, cache_teacher=True, augment=SHORT).augment.is_on
     with pytest.raises(ValueError, match="weights of 'a' and utterances of 'a', 'b'"):
         make_trainer(model, corpus, tmp_path, source_weights=(("a", 1.0),))
+
+
+# Left out
+
+
+def test_skipped_windows_leave_all_others_where_they_were(
+    model: Path, corpus: Path, tmp_path: Path
+) -> None:
+    everything = make_trainer(model, corpus, tmp_path)
+    skipping = make_trainer(model, corpus, tmp_path, skip_utterances=("u1", "u4"))
+    for step in range(4):
+        others = [d for d in drawn_in(everything, step) if d.example not in (1, 4)]
+        assert drawn_in(skipping, step) == others
+        assert all(len(micro) <= 3 for micro, _ in micro_batches(skipping, step))
+    assert [bool(skipping.inputs.forms(number)) for number in range(6)] == [
+        number not in (1, 4) for number in range(6)
+    ]
+    with pytest.raises(ValueError, match=r"trained on, found others: 'u9'; take the ids from"):
+        make_trainer(model, corpus, tmp_path, skip_utterances=("u1", "u9"))
 
 
 # Sound
@@ -235,6 +265,35 @@ def test_windows_of_which_the_student_hears_as_much_go_through_together(
     )
     epochs = {n_frames(trainer, Drawn(1, epoch)) for epoch in range(20)}
     assert epochs == {500, 600, 700}  # 4.2 s and a margin that is drawn anew
+
+
+def test_states_are_kept_a_micro_batch_at_a_time(model: Path, corpus: Path, tmp_path: Path) -> None:
+    """Files of 32 windows, each in some forms, are no batch that must fit in the memory."""
+    seen: list[int] = []
+    for cached in ({"cache_encoder": True, "cache_teacher": True}, {"cache_teacher": True}):
+        trainer = make_trainer(
+            model, corpus, tmp_path / str(len(cached)), micro_batch_size=2, steps=8, **cached
+        )
+        forms = [len(trainer.inputs.forms(number)) for number in range(len(LENGTHS_S))]
+        assert sum(forms) > len(LENGTHS_S)
+        for part in (trainer.teacher.encoder, trainer.teacher.decoder.layer_norm):
+            part.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+        trainer._source()
+        assert seen
+        assert max(seen) == 2
+        seen.clear()
+
+
+def test_layers_are_kept_only_where_they_are_compared(
+    model: Path, corpus: Path, tmp_path: Path
+) -> None:
+    for weight, n_layers in ((0.0, 0), (0.5, 4)):
+        trainer = make_trainer(model, corpus, tmp_path, mse_weight=weight)
+        micro, tokens = micro_batches(trainer, 0)[0]
+        source = trainer._source()
+        sound = source.heard(micro, [trainer.inputs.sound(drawn) for drawn in micro])
+        taught = source.taught([drawn.example for drawn in micro], tokens, sound.teacher)
+        assert len(taught.layers) == n_layers
 
 
 @pytest.mark.parametrize("cached", [False, True])

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from plain_loss import distillation_sums
 from tiny_model import write_tiny_model
 from torch import Tensor
 
-from distilwhisper.corpus.batches import Example, UnreadableRecording, epoch_order
+from distilwhisper.corpus.batches import Drawn, Example, UnreadableRecording, epoch_order
 from distilwhisper.corpus.records import Manifest, Utterance, read_manifest, write_manifest
 from distilwhisper.corpus.store import read_jsonl
 from distilwhisper.decoding.settings import DecodingSettings
@@ -26,8 +27,8 @@ from distilwhisper.speech.audio import SAMPLE_RATE_HZ, load_samples, write_wav
 from distilwhisper.speech.mel import log_mel, stack_windows
 from distilwhisper.student import StudentSettings, build_student
 from distilwhisper.text.tokens import Tokenizer
+from distilwhisper.training import loop
 from distilwhisper.training.loop import NonFiniteLoss, Trainer, TrainingData
-from distilwhisper.training.loss import distillation_sums
 from distilwhisper.training.settings import TrainingSettings
 from distilwhisper.training.state import checkpoints
 
@@ -66,6 +67,7 @@ SETTINGS = TrainingSettings(
     checkpoint_every=3,
     log_every=2,
 )
+ONE_STEP = {"steps": 1, "warmup_steps": 0}
 
 
 def make_trainer(
@@ -106,7 +108,8 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 def gradients(trainer: Trainer) -> dict[str, Tensor]:
     """What a run of one step, that clips nothing, hands to the optimiser."""
-    one = replace(trainer, settings=replace(trainer.settings, steps=1, clip_norm=1e9))
+    single = replace(trainer.settings, steps=1, warmup_steps=0, clip_norm=1e9)
+    one = replace(trainer, settings=single)
     one.fit()
     found = {name: weight.grad for name, weight in one.student.model.decoder.named_parameters()}
     return {name: grad for name, grad in found.items() if grad is not None}
@@ -207,7 +210,7 @@ def test_the_gradient_is_that_of_the_formula(
     assert row["pl"] == pytest.approx(pl, rel=1e-5)
     assert row["loss"] == pytest.approx(kl_weight * kl + pl_weight * pl, rel=1e-5)
     assert row["grad_norm"] == pytest.approx(norm, rel=1e-4)
-    assert row["lr"] == 5e-4  # half of the warm-up
+    assert row["lr"] == 1e-3
 
 
 def test_a_student_that_is_its_teacher_has_nothing_to_follow(
@@ -247,8 +250,8 @@ def test_how_the_update_is_computed_does_not_change_it(
 def test_a_teacher_in_bfloat16_teaches_nearly_the_same(
     model: Path, corpus: Path, tmp_path: Path, cached: bool
 ) -> None:
-    expected = gradients(make_trainer(model, corpus, tmp_path / "expected"))
-    trainer = make_trainer(model, corpus, tmp_path / "found", cache_encoder=cached)
+    expected = gradients(estranged(make_trainer(model, corpus, tmp_path / "expected")))
+    trainer = estranged(make_trainer(model, corpus, tmp_path / "found", cache_encoder=cached))
     trainer.teacher.to(torch.bfloat16)
     found = gradients(trainer)
     assert {weight.dtype for weight in trainer.student.model.parameters()} == {torch.float32}
@@ -332,7 +335,7 @@ ARMS: list[dict[str, Any]] = [
 def test_every_arm_has_the_gradient_of_its_formula(
     model: Path, corpus: Path, tmp_path: Path, arm: dict[str, Any], train_encoder: bool
 ) -> None:
-    fixed = {"timestamp_probability": 1.0, "train_encoder": train_encoder, "steps": 1}
+    fixed = {"timestamp_probability": 1.0, "train_encoder": train_encoder, **ONE_STEP}
     trainer = estranged(make_trainer(model, corpus, tmp_path, clip_norm=1e9, **arm, **fixed))
     trainer.fit()
     named = trainer.student.model.named_parameters()
@@ -374,7 +377,7 @@ def test_a_student_with_an_encoder_of_its_own_hears_through_it(
 ) -> None:
     """Of another width even: each decoder gets its own encoder's states."""
     narrow = load_checkpoint(write_tiny_model(tmp_path / "narrow", width=16, seed=3, max_tokens=32))
-    changed = {"train_encoder": train_encoder, "cache_encoder": cached, "steps": 1}
+    changed = {"train_encoder": train_encoder, "cache_encoder": cached, **ONE_STEP}
     trainer = make_trainer(
         model, corpus, tmp_path / "run", clip_norm=1e9, timestamp_probability=1.0, **changed
     )
@@ -430,6 +433,21 @@ def test_a_store_holds_every_form_that_a_run_draws(
         assert found["loss"] == pytest.approx(expected["loss"], rel=1e-3)
 
 
+def test_a_store_names_the_utterance_of_which_the_teacher_has_no_numbers(
+    model: Path, corpus: Path, tmp_path: Path
+) -> None:
+    """A token that one label alone has; without its utterance there is a store."""
+    trainer = make_trainer(model, corpus, tmp_path, cache_teacher=True)
+    labels = [example.token_ids for example in trainer.data.examples]
+    owners = {id_: [n for n, ids in enumerate(labels) if id_ in ids] for id_ in sum(labels, ())}
+    id_, (owner,) = next((id_, found) for id_, found in owners.items() if len(found) == 1)
+    trainer.teacher.decoder.embed_tokens.weight.data[id_] = float("nan")
+    with pytest.raises(ValueError, match=f"found others in u{owner}: name those at fault in skip"):
+        trainer._source()
+    skipping = replace(trainer.settings, skip_utterances=(f"u{owner}",))
+    assert replace(trainer, settings=skipping)._source().store is not None
+
+
 def test_a_teacher_that_gave_up_its_layers_teaches_no_second_run(
     model: Path, corpus: Path, tmp_path: Path
 ) -> None:
@@ -467,10 +485,22 @@ def test_other_vocabularies_and_mel_bins_are_refused_with_both_numbers(
     finer = write_tiny_model(tmp_path / "finer", n_mels=128)
     with pytest.raises(ValueError, match="same n_mels: found 128 and 80; build the student from"):
         replace(trainer, teacher=load_checkpoint(finer).model)
+    with pytest.raises(ValueError, match="must be in float32 or bfloat16, found float16"):
+        replace(trainer, teacher=load_checkpoint(model, dtype=torch.float16).model)
     wider = load_checkpoint(write_tiny_model(tmp_path / "wider", width=64)).model
     paired = replace(trainer.settings, mse_weight=1.0)
     with pytest.raises(ValueError, match="widths 64 and 32, 4 and 2 decoder layers"):
         replace(trainer, teacher=wider, settings=paired)
+
+
+def test_a_validation_that_the_student_cannot_do_is_refused(
+    model: Path, corpus: Path, tmp_path: Path
+) -> None:
+    trainer = make_trainer(model, corpus, tmp_path)
+    with pytest.raises(ValueError, match="English-only and cannot translate"):
+        replace(trainer, data=replace(trainer.data, task="translate"))
+    with pytest.raises(ValueError, match=r"found English only and no \"de\""):
+        replace(trainer, data=replace(trainer.data, language="de"))
 
 
 def test_nothing_to_learn_from_is_refused_with_the_way_out(
@@ -485,6 +515,10 @@ def test_settings_that_make_no_sense_are_refused_together() -> None:
     nothing = {"kl_weight": 0.0, "pl_weight": 0.0}
     with pytest.raises(ValueError, match="one of kl_weight, pl_weight and mse_weight"):
         TrainingSettings(**nothing)
+    with pytest.raises(
+        ValueError, match=r"warmup_steps must be below steps \(500\), found 500: the"
+    ):
+        TrainingSettings(steps=500)
     with pytest.raises(ValueError, match="pl_weight must be above 0"):
         TrainingSettings(pl_weight=0.0, teacher_annealing=True)
     with pytest.raises(ValueError, match=r"mse_weight 0, found 0\.8 and 1"):
@@ -521,6 +555,53 @@ def test_a_loss_that_is_no_number_stops_before_the_update(
     assert [path.name for path in checkpoints(tmp_path)] == ["step_000002"]
 
 
+def test_a_run_goes_on_without_the_utterance_that_stopped_it(
+    model: Path, corpus: Path, tmp_path: Path
+) -> None:
+    """A position that the longest label alone reaches is no number."""
+    changed = {"batch_size": 1, "micro_batch_size": 1, "log_every": 1, "checkpoint_every": 1}
+
+    def trainer(**more: Any) -> Trainer:
+        made = make_trainer(model, corpus, tmp_path, timestamp_probability=1.0, **changed, **more)
+        last = max(len(example.token_ids) for example in made.data.examples) - 2
+        made.student.model.decoder.embed_positions.weight.data[last] = float("nan")
+        return made
+
+    lengths = [len(example.token_ids) for example in trainer().data.examples]
+    (longest,) = [i for i, length in enumerate(lengths) if length == max(lengths)]
+    at = epoch_order(5, seed=0, epoch=0).index(longest)
+    with pytest.raises(NonFiniteLoss, match=rf"step {at + 1}, utterances u{longest}; .*skip_utt"):
+        trainer().fit()
+    before = rows(tmp_path)
+    assert len(before) == at
+    assert trainer(skip_utterances=(f"u{longest}",)).fit().step == 6
+    after = rows(tmp_path)
+    assert after[:at] == before
+    assert (after[at]["loss"], after[at]["grad_norm"]) == (0, 0)
+    places = [*epoch_order(5, seed=0, epoch=0), epoch_order(5, seed=0, epoch=1)[0]]
+    assert [row["n_tokens"] for row in after] == [
+        0 if place == longest else lengths[place] - 1 for place in places
+    ]
+
+
+def test_the_micro_batch_at_fault_is_named_and_not_its_neighbours(
+    model: Path, corpus: Path, tmp_path: Path
+) -> None:
+    trainer = make_trainer(model, corpus, tmp_path, batch_size=5, timestamp_probability=1.0)
+    last = max(len(example.token_ids) for example in trainer.data.examples) - 2
+    trainer.student.model.decoder.embed_positions.weight.data[last] = float("nan")
+    lengths = [len(trainer.data.examples[d.example].token_ids) for d in drawn(trainer, 0)]
+    (at,) = [i for i, length in enumerate(lengths) if length == last + 2]
+    (named,) = [m for m in trainer.inputs.micro_batches(0) if drawn(trainer, 0)[at] in m]
+    ids = ", ".join(f"u{d.example}" for d in named)
+    with pytest.raises(NonFiniteLoss, match=f"step 1, utterances {ids}; "):
+        trainer.fit()
+
+
+def drawn(trainer: Trainer, step: int) -> list[Drawn]:
+    return [one for micro_batch in trainer.inputs.micro_batches(step) for one in micro_batch]
+
+
 def test_audio_that_is_gone_is_named(model: Path, corpus: Path, tmp_path: Path) -> None:
     trainer = make_trainer(model, corpus, tmp_path)
     moved = Manifest(corpus, tmp_path, trainer.data.manifest.utterances)
@@ -553,6 +634,43 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(
     last = make_trainer(model, corpus, tmp_path / "part", cache_encoder=cached, log_every=1)
     last.fit(on_steps=done.append)
     assert done == [3, 1, 1, 1]
+    assert same(weights_of(last.student.model), weights_of(whole.student.model))
+    assert_same_end(tmp_path / "part", tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("killed_in", "checkpoint"),  # the first, or the last
+    [("save_state", 2), ("validation_wers", 1), ("validation_wers", 2), ("save_progress", 2)],
+)
+def test_a_run_killed_at_a_checkpoint_ends_as_one_that_was_not(
+    model: Path,
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    killed_in: str,
+    checkpoint: int,
+) -> None:
+    """Before it is saved; before it is validated; before it is noted that it was."""
+    settings = {"validate": True, "log_every": 1, "checkpoint_every": 1}
+    settings |= {"steps": 2, "warmup_steps": 0, "batch_size": 2}
+    whole = make_trainer(model, corpus, tmp_path / "whole", **settings)
+    expected = whole.fit()
+    part = make_trainer(model, corpus, tmp_path / "part", **settings)
+    calls, real = [], getattr(loop, killed_in)
+
+    def dies(*given: Any, **named: Any) -> Any:
+        calls.append(1)
+        if len(calls) == checkpoint:
+            raise KeyboardInterrupt
+        return real(*given, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, killed_in, dies)
+        with pytest.raises(KeyboardInterrupt):
+            part.fit()
+    assert len(checkpoints(part.out)) == checkpoint - (killed_in == "save_state")
+    last = make_trainer(model, corpus, tmp_path / "part", **settings)
+    assert last.fit() == expected
     assert same(weights_of(last.student.model), weights_of(whole.student.model))
     assert_same_end(tmp_path / "part", tmp_path / "whole")
 
@@ -682,7 +800,7 @@ def test_a_student_learns_to_say_exactly_what_it_is_told(
 
 
 def test_the_mean_over_validation_sets_decides(model: Path, corpus: Path, tmp_path: Path) -> None:
-    trainer = make_trainer(model, corpus, tmp_path, steps=1, log_every=1)
+    trainer = make_trainer(model, corpus, tmp_path, log_every=1, **ONE_STEP)
     manifest = trainer.data.manifest
     first, rest = manifest.utterances[:1], manifest.utterances[1:]
     sets = {

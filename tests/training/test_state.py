@@ -10,12 +10,15 @@ import torch
 from torch import Tensor
 
 from distilwhisper.corpus.store import StoreError
+from distilwhisper.training.loop import make_optimizer
+from distilwhisper.training.settings import TrainingSettings
 from distilwhisper.training.state import (
     N_KEPT,
     CheckpointMismatch,
     Progress,
     checkpoints,
     load_state,
+    save_progress,
     save_state,
 )
 
@@ -82,6 +85,22 @@ def test_the_steps_after_loading_are_those_without_a_break(tmp_path: Path) -> No
     step(other, other_optimizer, 3)
     for name, weight in trained.items():
         assert torch.equal(other[name], weight)
+
+
+def test_the_optimizer_of_a_run_goes_on_from_what_it_saved(tmp_path: Path) -> None:
+    """It is the fused one, which keeps its count of steps where the weights are."""
+    trained, _ = network(0)
+    optimizer = make_optimizer(trained.values(), TrainingSettings(weight_decay=0.1))
+    assert optimizer.defaults["fused"]
+    step(trained, optimizer, 2)
+    path = save_state(tmp_path, Progress(2), trained, optimizer)
+    step(trained, optimizer, 2)
+    other, _ = network(1)
+    other_optimizer = make_optimizer(other.values(), TrainingSettings(weight_decay=0.1))
+    load_state(path, other, other_optimizer)
+    assert {s["step"].device for s in other_optimizer.state.values()} == {torch.device("cpu")}
+    step(other, other_optimizer, 2)
+    assert all(torch.equal(other[name], weight) for name, weight in trained.items())
 
 
 def test_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
@@ -182,7 +201,20 @@ def test_the_state_can_be_read_by_a_human(tmp_path: Path) -> None:
         "step": 1,
         "best_wer": 0.25,
         "best_step": 1,
+        "is_validated": True,
     }
+
+
+def test_a_checkpoint_is_judged_after_it_was_saved(tmp_path: Path) -> None:
+    trained, optimizer = network(0)
+    step(trained, optimizer)
+    path = save_state(tmp_path, Progress(1, is_validated=False), trained, optimizer)
+    assert not load_state(path, trained, optimizer).is_validated
+    save_progress(tmp_path, Progress(1, 0.25, 1))
+    assert load_state(path, trained, optimizer) == Progress(1, 0.25, 1)
+    old = {"step": 1, "best_wer": 0.25, "best_step": 1}  # saved once it was judged
+    (path / "state.json").write_text(json.dumps(old))
+    assert load_state(path, trained, optimizer) == Progress(1, 0.25, 1)
 
 
 @contextmanager

@@ -68,13 +68,19 @@ class TokenBatch:
 
 
 def join_kept(
-    manifest: Manifest, labels: dict[str, Label], verdicts: dict[str, Verdict]
+    manifest: Manifest,
+    labels: dict[str, Label],
+    verdicts: dict[str, Verdict],
+    tokenizer: Tokenizer,
 ) -> list[Example]:
     """Return the utterances that the filter kept, with their labels, in the manifest's order.
 
+    A label begins at its last start of transcript: what the teacher was told came before
+    (``initial_prompt``, ``hotwords``), the student is not told.
+
     Raises:
         ValueError: a verdict speaks of an utterance or a label that is not there: the stages'
-            files are of different runs.
+            files are of different runs; or a label has no start of transcript.
     """
     known = {utterance.id for utterance in manifest.utterances}
     kept = [verdict.id for verdict in verdicts.values() if verdict.keep]
@@ -92,9 +98,20 @@ def join_kept(
         label = labels[utterance.id]
         if utterance.duration_s is None:
             utterance = replace(utterance, duration_s=label.duration_s)
-        token_ids = tuple(shared.setdefault(id_, id_) for id_ in label.token_ids)
+        said = _from_last_start(label, tokenizer)
+        token_ids = tuple(shared.setdefault(id_, id_) for id_ in said)
         examples.append(Example((utterance,), (0.0,), token_ids))
     return examples
+
+
+def _from_last_start(label: Label, tokenizer: Tokenizer) -> tuple[int, ...]:
+    if tokenizer.sot not in label.token_ids:
+        raise ValueError(
+            f"a label must hold a start of transcript ({tokenizer.sot}), found none in that of "
+            f"{label.id!r}: label it again with this teacher"
+        )
+    behind = label.token_ids[::-1].index(tokenizer.sot)
+    return label.token_ids[len(label.token_ids) - 1 - behind :]
 
 
 def with_previous_text(

@@ -17,7 +17,7 @@ class Hardware:
     """cpu, cuda, cuda:1 ...; auto takes a GPU where there is one."""
     dtype: DTypeName = "auto"
     """auto: bfloat16 where the processor multiplies it natively, GPU or CPU; else float16 on a
-    GPU and float32 on a CPU."""
+    GPU and float32 on a CPU. Training takes float32 instead of float16."""
     backend: Backend = "torch"
     """What decodes: torch, or OpenVINO (extra openvino) on a CPU, with decoder weights in int8 and
     products in float32, or in bfloat16 with dtype=bfloat16. Training is torch's."""
@@ -26,17 +26,17 @@ class Hardware:
         """Return the device asked for.
 
         Raises:
-            ValueError: there is no such device.
+            ValueError: there is no such device, or nothing here is made for it.
         """
         n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if self.device == "auto":
             return torch.device("cuda" if n_gpus else "cpu")
         try:
             device = torch.device(self.device)
-        except RuntimeError as error:
-            raise ValueError(
-                f"device must be auto, cpu, cuda or cuda:N, found {self.device!r}"
-            ) from error
+        except RuntimeError:
+            device = None
+        if device is None or device.type not in ("cpu", "cuda"):
+            raise ValueError(f"device must be auto, cpu, cuda or cuda:N, found {self.device!r}")
         if device.type == "cuda" and (device.index or 0) >= n_gpus:
             raise ValueError(
                 f"device {self.device} must be there, found {n_gpus} GPUs that torch can use: "
@@ -50,8 +50,23 @@ class Hardware:
             dtype: torch.dtype = getattr(torch, self.dtype)
             return dtype
         if self.pick_device().type == "cuda":
-            return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+            return torch.bfloat16 if native else torch.float16
         return torch.bfloat16 if _cpu_multiplies_bfloat16() else torch.float32
+
+    def pick_training_dtype(self) -> torch.dtype:
+        """Return the type of products in training: never float16, for which auto takes float32.
+
+        Raises:
+            ValueError: float16 was asked for.
+        """
+        if self.dtype == "float16":
+            raise ValueError(
+                "training multiplies bfloat16 or float32, found dtype float16, in which small "
+                "gradients become 0 for want of loss scaling: take one of the two"
+            )
+        picked = self.pick_dtype()
+        return torch.float32 if picked == torch.float16 else picked
 
     def pick_precision(self) -> torch.dtype:
         """Return the type of OpenVINO's products.

@@ -252,11 +252,14 @@ class Encoder(nn.Module):
             )
 
     def equals(self, other: "Encoder") -> bool:
-        """Return whether another encoder has the same weights, and so hears alike."""
+        """Return whether another encoder has the same weights, and so hears alike.
+
+        As far as the other's number format tells: this one's may be finer.
+        """
         ours, theirs = self.state_dict(), other.state_dict()
         return ours.keys() == theirs.keys() and all(
-            ours[name].shape == theirs[name].shape and torch.equal(ours[name], theirs[name])
-            for name in ours
+            ours[name].shape == weight.shape and torch.equal(ours[name].to(weight.dtype), weight)
+            for name, weight in theirs.items()
         )
 
 

@@ -125,9 +125,10 @@ def _schedule(context: Context, share: float, budget: str) -> dict[str, Any]:
     if budget == EQUAL_STEPS:
         return {}
     training = context.settings.training
+    steps = max(1, round(training.steps * share))
     return {
-        "steps": max(1, round(training.steps * share)),
-        "warmup_steps": round(training.warmup_steps * share),
+        "steps": steps,
+        "warmup_steps": min(round(training.warmup_steps * share), steps - 1),
         "checkpoint_every": max(1, round(training.checkpoint_every * share)),
     }
 

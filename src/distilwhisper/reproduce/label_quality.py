@@ -315,9 +315,10 @@ def _packed(
         if verdict.keep or verdict.reason in ABOVE
     }
     training = context.settings.training
+    tokenizer = Tokenizer.from_folder(model_folder(context.teacher.path))
     packed: list[Example] = pack_examples(
-        join_kept(corpus.manifest, dict(corpus.labels), judged),
-        Tokenizer.from_folder(model_folder(context.teacher.path)),
+        join_kept(corpus.manifest, dict(corpus.labels), judged, tokenizer),
+        tokenizer,
         max_s=length_s,
         pause_s=training.pack_pause_s,
         fill="full",

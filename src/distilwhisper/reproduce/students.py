@@ -29,7 +29,8 @@ from distilwhisper.corpus.records import (
 from distilwhisper.corpus.store import read_jsonl, shard_path, write_jsonl
 from distilwhisper.filter import FilterSettings, filter_labels
 from distilwhisper.label import label_manifest
-from distilwhisper.pipeline import DataSettings, Recipe, run_recipe
+from distilwhisper.model.hardware import Hardware
+from distilwhisper.pipeline import DataSettings, Recipe, run_recipe, what_shapes_student
 from distilwhisper.reproduce.cells import digest, model_folder
 from distilwhisper.reproduce.context import Context, Model
 from distilwhisper.reproduce.scores import Row
@@ -180,7 +181,6 @@ def _train(context: Context, corpus: Corpus, plan: Plan) -> Student:
 def _made_of(context: Context, corpus: Corpus, plan: Plan) -> dict[str, Any]:
     """Return all that shapes a student."""
     settings = context.settings
-    training = {k: v for k, v in asdict(plan.training).items() if k != "data_workers"}
     start = plan.student.start
     return {
         "teacher": context.fingerprint(settings.teacher),
@@ -189,8 +189,8 @@ def _made_of(context: Context, corpus: Corpus, plan: Plan) -> dict[str, Any]:
         "validation": fingerprint(_validation(context)),
         "kept": list(plan.kept),
         "student": asdict(plan.student),
-        "training": training,
-        "dtype": settings.hardware.dtype,
+        "training": what_shapes_student(plan.training),
+        "dtype": _hardware(context).dtype,
     }
 
 
@@ -208,6 +208,12 @@ def _prepare(folder: Path, corpus: Corpus, plan: Plan) -> None:
     write_jsonl(shard_path(folder / "verdicts", 0), (verdict.to_dict() for verdict in verdicts))
 
 
+def _hardware(context: Context) -> Hardware:
+    """Return where students are trained: in float32 where models decode in float16."""
+    hardware = context.settings.hardware
+    return replace(hardware, dtype="float32") if hardware.dtype == "float16" else hardware
+
+
 def _recipe(context: Context, plan: Plan) -> Recipe:
     settings = context.settings
     validation = str(_validation(context).absolute())
@@ -217,7 +223,7 @@ def _recipe(context: Context, plan: Plan) -> Recipe:
         data=DataSettings(
             train=str(context.train.manifest.absolute()), validation=validation, test=validation
         ),
-        hardware=settings.hardware,
+        hardware=_hardware(context),
         student=plan.student,
         training=plan.training,
     )

@@ -45,11 +45,16 @@ class MetricsLog:
         with self.path.open("ab") as file:
             file.write(line.encode("utf-8"))
 
-    def truncate_after(self, step: int) -> None:
-        """Drop the rows of later steps: a run that resumes from this one writes them again."""
+    def truncate_after(self, step: int, *, without: str | None = None) -> None:
+        """Drop the rows of later steps: a run that resumes from this one writes them again.
+
+        Args:
+            step: the last one whose rows stay.
+            without: a key; the rows of this step that have it are dropped too.
+        """
         n_kept = 0
         for row, n_bytes in _whole_rows(self.path):
-            if row["step"] > step:
+            if row["step"] > step or (row["step"] == step and without in row):
                 break
             n_kept += n_bytes
         os.truncate(self.path, n_kept)

@@ -3,7 +3,13 @@
 Two float32 tensors of (tokens, 51,866) logits, their softmaxes and gradients are most of what a
 plain step of distillation holds. Here the gradients with respect to the student's states and its
 embedding are made while a chunk's logits are there, in the forward pass, and only they are kept.
-The plain formulas stand in ``loss.py``; the tests hold this to them in float64.
+The plain formulas stand in ``tests/plain_loss.py``, which this is held to in float64. Sums, not
+means: the loop adds them over micro-batches and divides once by the number of all tokens that
+count. A mean of means would give a token in a short utterance more weight.
+
+Sources: arXiv:2311.00430, eq. 3-6. Temperature squared keeps the size of the gradient independent
+of the temperature: arXiv:1503.02531, section 2. Reverse KL: arXiv:2306.08543; Jensen-Shannon:
+arXiv:2306.13649, with beta 1/2.
 """
 
 from dataclasses import dataclass
@@ -31,7 +37,7 @@ class Objective:
 
 
 class FusedSums(NamedTuple):
-    """Losses summed over tokens, as in :class:`~distilwhisper.training.loss.LossSums`."""
+    """Losses summed over tokens."""
 
     loss: Float[Tensor, ""]  # weighted; gradients flow through it alone
     kl: Float[Tensor, ""]  # nats, temperature squared included; zero without a teacher

@@ -59,7 +59,8 @@ class TrainingInput:
         n_mels: of the encoder.
 
     Raises:
-        ValueError: the settings weigh other sources than the examples have.
+        ValueError: the settings weigh other sources than the examples have, skip utterances that
+            are in none, or ask for prompts where there are none.
     """
 
     manifest: Manifest
@@ -71,6 +72,25 @@ class TrainingInput:
 
     def __post_init__(self) -> None:
         _ = self._mixture
+        if self.settings.skip_utterances:
+            self._check_skipped()
+        if self.settings.prompt_probability and not any(e.previous for e in self.examples):
+            raise ValueError(
+                "prompt_probability needs windows before which something was said, found none: in "
+                f"{self.manifest.path} no kept utterance ends (start_s + duration_s) at most "
+                f"prompt_gap_s ({self.settings.prompt_gap_s:g} s) before another begins in the "
+                "same audio file, recording and speaker; name such spans, or set it to 0"
+            )
+
+    def _check_skipped(self) -> None:
+        known = {u.id for example in self.examples for u in example.utterances}
+        strays = sorted(set(self.settings.skip_utterances) - known)
+        if strays:
+            raise ValueError(
+                "skip_utterances must name utterances that are trained on, found others: "
+                f"{', '.join(map(repr, strays))}; take the ids from {self.manifest.path}, of those "
+                "that the filter kept"
+            )
 
     @cached_property
     def _mixture(self) -> Mixture:
@@ -81,13 +101,15 @@ class TrainingInput:
         """Yield one update's windows, those together that go through the network together.
 
         The stream of epochs goes on across updates. Windows of which the student hears more or
-        less stay apart, so that none is given the silence of another.
+        less stay apart, so that none is given the silence of another. Skipped ones have their
+        places in the stream, but are left out.
         """
         size, most = self.settings.batch_size, self.settings.micro_batch_size
         by_context: dict[int, list[Drawn]] = {}
         for place in range(step * size, (step + 1) * size):
             drawn = self._mixture.at(place)
-            by_context.setdefault(self.augmentation(drawn).n_frames, []).append(drawn)
+            if drawn.example not in self._skipped:
+                by_context.setdefault(self.augmentation(drawn).n_frames, []).append(drawn)
         for alike in by_context.values():
             yield from (alike[at : at + most] for at in range(0, len(alike), most))
 
@@ -112,10 +134,22 @@ class TrainingInput:
         return with_prompt(sequence, example.previous, self.tokenizer, max_tokens=self.max_tokens)
 
     def forms(self, example: int) -> list[tuple[int, ...]]:
-        """Return all sequences that the run draws for an example, each once."""
+        """Return all sequences that the run draws for an example, each once; none if skipped."""
+        if example in self._skipped:
+            return []
         epochs = sorted(self._epochs[example])
         drawn = (tuple(self.sequence(Drawn(example, epoch))) for epoch in epochs)
         return list(dict.fromkeys(drawn))
+
+    @cached_property
+    def _skipped(self) -> frozenset[int]:
+        """The examples that hold an utterance to be skipped."""
+        ids = set(self.settings.skip_utterances)
+        return frozenset(
+            number
+            for number, example in enumerate(self.examples)
+            if any(utterance.id in ids for utterance in example.utterances)
+        )
 
     @cached_property
     def _epochs(self) -> list[set[int]]:

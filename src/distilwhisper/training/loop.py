@@ -1,7 +1,7 @@
 """Stage 4: train the student's decoder on what the teacher said and how sure it was.
 
     settings.py     what can be set             inputs.py       which windows, labels and sounds
-    loss.py         the objective, plainly      fused.py        the same, a few tokens at a time
+    fused.py        the objective               loss.py         what stands around it
     forcing.py      decoders given their text   source.py       states: of the networks, or of
     validation.py   WER while it learns                         encoder_cache.py, teacher_store.py
     state.py        checkpoints                 ranks.py        several processes, one run
@@ -14,12 +14,12 @@ window.
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import chain, tee
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from safetensors.torch import load_file, save
@@ -28,6 +28,7 @@ from torch import Tensor
 from distilwhisper.corpus.batches import IGNORE, Drawn, Example, TokenBatch
 from distilwhisper.corpus.records import Manifest
 from distilwhisper.corpus.store import write_atomic
+from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.model.checkpoint import Checkpoint
 from distilwhisper.model.whisper import Whisper
 from distilwhisper.run.metrics import MetricsLog
@@ -39,9 +40,19 @@ from distilwhisper.training.inputs import SoundReader, TrainingInput
 from distilwhisper.training.loss import clip_gradients, hidden_mse_sum, learning_rate
 from distilwhisper.training.ranks import Ranks
 from distilwhisper.training.settings import TrainingSettings
-from distilwhisper.training.source import StateSource, remove_caches, same_weights
-from distilwhisper.training.state import Progress, checkpoints, load_state, save_state
-from distilwhisper.training.validation import check_validation, validation_wers
+from distilwhisper.training.source import StateSource, remove_caches
+from distilwhisper.training.state import (
+    Progress,
+    checkpoints,
+    load_state,
+    save_progress,
+    save_state,
+)
+from distilwhisper.training.validation import (
+    check_validation,
+    validation_transcriber,
+    validation_wers,
+)
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -56,6 +67,11 @@ class TrainingData:
     examples: Sequence[Example]
     validation: Mapping[str, Manifest] = field(default_factory=dict)
     """Sets with references, by name; with none, the last weights win."""
+    task: Literal["transcribe", "translate"] = "transcribe"
+    """What the student is asked for when it is validated."""
+    language: str | None = None
+    """Of the validation utterances that name none; none: English-only models need none, others
+    detect it."""
 
 
 @dataclass(frozen=True)
@@ -96,9 +112,9 @@ class Trainer:
             part of every update's micro-batches; the first writes what is written.
 
     Raises:
-        ValueError: teacher and student differ in vocabulary or mel bins, or there is
-            nothing to learn from; a label is too long; a validation set holds no text, or
-            utterances over 30 s.
+        ValueError: teacher and student differ in vocabulary or mel bins; the teacher is in
+            float16; there is nothing to learn from; a label is too long; a validation set holds no
+            text, utterances over 30 s, or a language or task that the student does not know.
     """
 
     teacher: Whisper
@@ -117,6 +133,11 @@ class Trainer:
                     f"teacher and student must have the same {name}: found {found[0]} and "
                     f"{found[1]}; build the student from this teacher"
                 )
+        if self.teacher.dtype == torch.float16:
+            raise ValueError(
+                "the teacher must be in float32 or bfloat16, found float16, in which small "
+                "gradients become 0 for want of loss scaling: load it in one of the two"
+            )
         if self.settings.mse_weight:
             self._check_layers()
         if not self.data.examples:
@@ -131,7 +152,7 @@ class Trainer:
                     f"a label must hold 2 to {limit} tokens, found {len(example.token_ids)} in "
                     f"{example.id!r}: filter again without it"
                 )
-        check_validation(self.data.validation)
+        check_validation(self._hearer(), self.data.validation)
         _ = self.inputs  # its weights may be of other sources
 
     def _check_layers(self) -> None:
@@ -168,11 +189,14 @@ class Trainer:
             NonFiniteLoss: before the update, naming the step and the utterances.
         """
         trained = self._trained()
-        optimizer = self._optimizer(trained)
+        optimizer = make_optimizer(trained.values(), self.settings)
         progress = self._resume(trained, optimizer)
+        log = self._log(progress)
+        if not progress.is_validated:  # stopped between the two
+            progress = self._validate(progress, trained, log)
         report = on_steps or _ignore
         if progress.step < self.settings.steps:
-            progress = self._learn(progress, trained, optimizer, report)
+            progress = self._learn(progress, trained, optimizer, log, report)
         else:
             report(progress.step)
         self._take_best(trained)
@@ -186,6 +210,7 @@ class Trainer:
         progress: Progress,
         trained: dict[str, Tensor],
         optimizer: torch.optim.AdamW,
+        log: MetricsLog | None,
         on_steps: Callable[[float], None],
     ) -> Progress:
         settings, first = self.settings, progress.step
@@ -197,9 +222,6 @@ class Trainer:
             source.needs_sound,
             n_threads=settings.data_workers,
         )
-        log = MetricsLog(self.out / "metrics.jsonl") if self.ranks.is_first else None
-        if log:
-            log.truncate_after(first)
         on_steps(first)
         began = time.perf_counter()
         try:
@@ -245,17 +267,21 @@ class Trainer:
         n_tokens = int(self.ranks.total(sum(tokens.n_tokens for _, tokens in own))[0])
         share = settings.teacher_share(step)
         sums = torch.zeros(len(StepSums._fields), dtype=torch.float64)
+        is_faulty = []
         optimizer.zero_grad(set_to_none=True)
         for drawn, tokens in own:
             found = self._sums(source, drawn, tokens, reader.read(drawn), share=share)
             (found.loss / n_tokens).backward()  # type: ignore[no-untyped-call]
-            sums += torch.stack([value.detach().double().cpu() for value in found])
+            values = torch.stack([value.detach().double().cpu() for value in found])
+            is_faulty.append(not values.isfinite().all())
+            sums += values
         weights: list[Tensor] = optimizer.param_groups[0]["params"]
         self.ranks.add_up([_gradient(weight) for weight in weights])
-        loss, kl, pl, mse = (total / n_tokens for total in self.ranks.total(*sums.tolist()))
+        # No token counts where every window is skipped.
+        loss, kl, pl, mse = (total / max(n_tokens, 1) for total in self.ranks.total(*sums.tolist()))
         norm = clip_gradients(weights, settings.clip_norm)
         if not all(map(math.isfinite, (loss, kl, pl, mse, norm))):
-            raise self._non_finite(step, kl, pl, norm)
+            raise self._non_finite(step, kl, pl, norm, is_faulty)
         optimizer.step()
         return StepMetrics(
             loss=loss,
@@ -318,9 +344,7 @@ class Trainer:
             teacher,
             student,
             self.inputs,
-            shares_encoder=(
-                not settings.train_encoder and same_weights(student.encoder, teacher.encoder)
-            ),
+            shares_encoder=(not settings.train_encoder and student.encoder.equals(teacher.encoder)),
             train_encoder=settings.train_encoder,
             asks_teacher=settings.asks_teacher,
             checkpointed=settings.checkpoint_activations,
@@ -345,19 +369,18 @@ class Trainer:
             model.encoder.embed_positions.requires_grad_(False)  # sinusoids, never learnt
         return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
 
-    def _optimizer(self, trained: Mapping[str, Tensor]) -> torch.optim.AdamW:
-        return torch.optim.AdamW(
-            list(trained.values()),
-            lr=self.settings.peak_lr,
-            betas=(0.9, 0.999),
-            eps=1e-8,
-            weight_decay=self.settings.weight_decay,
-            fused=self.teacher.device.type == "cpu",  # one pass over the memory instead of ten
-        )
-
     def _resume(self, trained: Mapping[str, Tensor], optimizer: torch.optim.AdamW) -> Progress:
         found = checkpoints(self.out)
         return load_state(found[-1], trained, optimizer) if found else Progress(step=0)
+
+    def _log(self, progress: Progress) -> MetricsLog | None:
+        """Return the log of the first rank, with what a resumed run writes again taken out."""
+        if not self.ranks.is_first:
+            return None
+        log = MetricsLog(self.out / "metrics.jsonl")
+        again = None if progress.is_validated else "validation_wer"
+        log.truncate_after(progress.step, without=again)
+        return log
 
     def _checkpoint(
         self,
@@ -366,16 +389,20 @@ class Trainer:
         optimizer: torch.optim.AdamW,
         log: MetricsLog | None,
     ) -> Progress:
-        """Validate and write a checkpoint; the best mean of the sets' WERs becomes the student."""
-        wers = validation_wers(
-            self.student,
-            self.tokenizer,
-            self.data.validation,
-            self.ranks,
-            context_margin_s=self.settings.validation_context_margin_s,
-        )
+        """Write a checkpoint, and only then validate it: that may fail, and take long."""
+        progress = replace(progress, is_validated=False)
+        if self.ranks.is_first:
+            save_state(self.out, progress, trained, optimizer)
+        return self._validate(progress, trained, log)
+
+    def _validate(
+        self, progress: Progress, trained: Mapping[str, Tensor], log: MetricsLog | None
+    ) -> Progress:
+        """Validate the newest checkpoint; the best mean of the sets' WERs becomes the student."""
+        wers = validation_wers(self._hearer(), self.data.validation, self.ranks)
         mean = sum(wers.values()) / len(wers) if wers else None
         is_best = mean is None or progress.best_wer is None or mean < progress.best_wer
+        progress = replace(progress, is_validated=True)
         if is_best:
             progress = replace(progress, best_wer=mean, best_step=progress.step)
         if log:  # the first rank
@@ -384,9 +411,19 @@ class Trainer:
             if is_best:
                 weights = {name: weight.detach().cpu() for name, weight in trained.items()}
                 write_atomic(self._best_path, save(weights))
-            save_state(self.out, progress, trained, optimizer)
+            save_progress(self.out, progress)  # last: until then, all of this is done again
         self.ranks.wait()
         return progress
+
+    def _hearer(self) -> Transcriber:
+        """Return what hears the validation sets; its caches last no longer than itself."""
+        return validation_transcriber(
+            self.student,
+            self.tokenizer,
+            task=self.data.task,
+            language=self.data.language,
+            context_margin_s=self.settings.validation_context_margin_s,
+        )
 
     def _take_best(self, trained: Mapping[str, Tensor]) -> None:
         best = load_file(self._best_path)
@@ -404,30 +441,52 @@ class Trainer:
         row = {
             "step": step,
             "epoch": round(step * settings.batch_size / len(self.data.examples), 4),
-            "loss": metrics.loss,
-            "kl": metrics.kl,
-            "pl": metrics.pl,
-            "mse": metrics.mse,
-            "grad_norm": metrics.grad_norm,
-            "lr": metrics.lr,
-            "n_tokens": metrics.n_tokens,
+            **asdict(metrics),
         }
         return row if settings.mse_weight else {k: v for k, v in row.items() if k != "mse"}
 
-    def _non_finite(self, step: int, kl: float, pl: float, norm: float) -> NonFiniteLoss:
-        drawn = [one for micro_batch in self.inputs.micro_batches(step) for one in micro_batch]
-        ids = [self.data.examples[one.example].id for one in drawn]
+    def _non_finite(
+        self, step: int, kl: float, pl: float, norm: float, is_faulty: Sequence[bool]
+    ) -> NonFiniteLoss:
+        """Return the error of an update, given which of this rank's micro-batches are at fault."""
+        micro_batches = list(self.inputs.micro_batches(step))
+        faults = [0.0] * len(micro_batches)
+        faults[self.ranks.rank :: self.ranks.n_ranks] = map(float, is_faulty)
+        faults = self.ranks.total(*faults)
+        if not any(faults):  # the losses are numbers, their gradient is none
+            faults = [1.0] * len(micro_batches)
+        ids = [
+            utterance.id
+            for micro_batch, fault in zip(micro_batches, faults, strict=True)
+            if fault
+            for drawn in micro_batch
+            for utterance in self.data.examples[drawn.example].utterances
+        ]
         return NonFiniteLoss(
             f"loss and gradient must be finite, found KL {kl}, PL {pl}, gradient norm {norm} at "
-            f"step {step + 1}, utterances {', '.join(ids[:8])}{' ...' if len(ids) > 8 else ''}; "
-            "the weights were not updated: look at these utterances, or lower peak_lr"
+            f"step {step + 1}, utterances {', '.join(ids)}; the weights were not updated: look at "
+            "these utterances, name those at fault in training.skip_utterances and run the same "
+            "command again, which goes on from the newest checkpoint without them; if none is, "
+            "begin anew with a lower peak_lr"
         )
 
     def _autocast(self) -> torch.autocast:
         """Products in the teacher's dtype; what is trained stays float32."""
         dtype = self.teacher.dtype
-        enabled = dtype in (torch.bfloat16, torch.float16)
+        enabled = dtype == torch.bfloat16
         return torch.autocast(self.teacher.device.type, dtype=dtype, enabled=enabled)
+
+
+def make_optimizer(weights: Iterable[Tensor], settings: TrainingSettings) -> torch.optim.AdamW:
+    """Return what updates float32 weights, in one pass over the memory instead of ten."""
+    return torch.optim.AdamW(
+        list(weights),
+        lr=settings.peak_lr,
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
 
 
 def _gradient(weight: Tensor) -> Tensor:

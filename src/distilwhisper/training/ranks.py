@@ -5,17 +5,23 @@ started alone is all there is, and then nothing here costs anything.
 """
 
 import os
+import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from distilwhisper.model.hardware import Hardware
+
 # A rank waits so long for the others: one of them may write a checkpoint or encode a corpus.
 PATIENCE = timedelta(hours=2)
+# And so long for the first, which labels the corpus before there is anything to train on.
+PATIENCE_WITH_FIRST = timedelta(weeks=4)
 BUCKET_BYTES = 32 << 20  # gradients that travel together
 
 
@@ -25,6 +31,7 @@ class Ranks:
 
     rank: int = 0
     n_ranks: int = 1
+    patient: dist.ProcessGroup | None = field(default=None, compare=False)  # waits for weeks
 
     @property
     def is_first(self) -> bool:
@@ -35,6 +42,14 @@ class Ranks:
         """Wait until all are here."""
         if self.n_ranks > 1:
             dist.barrier()
+
+    def told_by_first(self, fact: bool) -> bool:
+        """Return the fact as the first process knows it, which may take days to find it out."""
+        if self.n_ranks == 1:
+            return fact
+        told = torch.tensor([fact])
+        dist.broadcast(told, src=0, group=self.patient)
+        return bool(told)
 
     def add_up(self, tensors: Sequence[Tensor]) -> None:
         """Replace every tensor by its sum over all ranks, the same bits on each of them.
@@ -62,23 +77,51 @@ class Ranks:
 
 
 @contextmanager
-def ranks_of_environment() -> Iterator[Ranks]:
+def ranks_of_environment(hardware: Hardware) -> Iterator[Ranks]:
     """Join the processes that ``torchrun`` started, if it did; leave them at the end.
 
-    Takes nccl where there are GPUs, of which each process takes its own, and gloo elsewhere.
+    Takes nccl where they train on GPUs, of which each process takes its own, and gloo elsewhere.
+    After an error nobody is left: the others may wait, so :func:`ends_with_its_error` must follow.
+
+    Raises:
+        ValueError: there is no such device, or the hardware names one GPU for all.
     """
     n_ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if n_ranks == 1:
         yield Ranks()
         return
-    on_gpu = torch.cuda.is_available()
+    device = hardware.pick_device()
+    if device.index is not None:
+        raise ValueError(
+            f"device must be cuda, cpu or auto where {n_ranks} processes train together, found "
+            f"{hardware.device}: each takes a GPU of its own"
+        )
+    on_gpu = device.type == "cuda"
     if on_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
+    patient = dist.new_group(backend="gloo", timeout=PATIENCE_WITH_FIRST)
+    yield Ranks(dist.get_rank(), dist.get_world_size(), patient)
+    dist.destroy_process_group()
+
+
+@contextmanager
+def ends_with_its_error() -> Iterator[None]:
+    """End this process at once, with status 1, where an error lets others wait for it in vain.
+
+    Leaving in good order would wait for them, and for threads; ``torchrun`` ends the others as soon
+    as one process has ended so. A process that trains alone is left to Python.
+    """
     try:
-        yield Ranks(dist.get_rank(), dist.get_world_size())
-    finally:
-        dist.destroy_process_group()
+        yield
+    except BaseException as error:
+        if not (dist.is_available() and dist.is_initialized()):
+            raise
+        if not isinstance(error, SystemExit):  # of which there has been a message
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:

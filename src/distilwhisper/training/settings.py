@@ -77,6 +77,9 @@ class TrainingSettings:
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     data_workers: int = 2
     """Threads that read audio ahead of the network; more for a faster one, the same result."""
+    skip_utterances: tuple[str, ...] = ()
+    """Ids: a window that holds one of them counts for nothing in its update, and is not read. A run
+    that a loss has stopped goes on without the utterances that it names."""
     seed: int = 0
     """Of the data order and of all that is drawn for an example."""
 
@@ -86,6 +89,11 @@ class TrainingSettings:
             for name, least in _AT_LEAST.items()
             if getattr(self, name) < least
         ]
+        if self.warmup_steps >= self.steps:
+            faults.append(
+                f"warmup_steps must be below steps ({self.steps}), found {self.warmup_steps}: the "
+                "learning rate has to rise and to fall"
+            )
         faults += [
             f"{name} must lie in [0, 1], found {getattr(self, name)}"
             for name in ("timestamp_probability", "prompt_probability")

@@ -1,7 +1,7 @@
 """Where a training step's states come from: the networks, or what they once said, on disk."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -38,7 +38,7 @@ class Taught(NamedTuple):
     """The teacher's states of the tokens that count."""
 
     final: Float[Tensor, "tokens width_t"]
-    layers: list[Float[Tensor, "tokens width_t"]]  # after each layer; none from disk
+    layers: list[Float[Tensor, "tokens width_t"]]  # after each layer; none but for mse_weight
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,8 @@ class StateSource:
         assert heard is not None
         counted = tokens.labels.to(device) != IGNORE
         states = forced_states(self.teacher.decoder, heard, tokens.inputs.to(device))
-        return Taught(states.final[counted], [layer[counted] for layer in states.layers])
+        layers = states.layers if self.inputs.settings.mse_weight else []
+        return Taught(states.final[counted], [layer[counted] for layer in layers])
 
     # Who hears what of a micro-batch
 
@@ -165,8 +166,12 @@ class StateSource:
                 f"train: keeping encoder outputs of {len(examples)} windows, {size / 1e9:.2f} GB, "
                 f"in {folder}"
             )
+
+        def encode_all(numbers: Sequence[int]) -> Tensor:
+            return torch.cat([encode(self._plain_mel(some)) for some in self._slices(numbers)])
+
         with progress_bar("encode", len(examples) / ranks.n_ranks, "windows") as advance:
-            cache.fill(lambda numbers: encode(self._plain_mel(numbers)), ranks, on_progress=advance)
+            cache.fill(encode_all, ranks, on_progress=advance)
         ranks.wait()
         return cache
 
@@ -188,12 +193,11 @@ class StateSource:
                 f"the teacher must have its {teacher.config.decoder_layers} decoder layers, found "
                 f"{len(teacher.decoder.layers)}: load it again before another run"
             )
-        half = teacher.dtype in (torch.bfloat16, torch.float16)
         store = TeacherStore(
             folder / TEACHER_STATES,
             inputs,
             weights_digest(teacher),
-            teacher.dtype if half else torch.float16,
+            torch.bfloat16 if teacher.dtype == torch.bfloat16 else torch.float16,
         )
         if ranks.is_first:
             size = store.n_bytes(width=teacher.config.width)
@@ -210,11 +214,24 @@ class StateSource:
         return replace(self, store=store)
 
     def _final_states(self, indices: Sequence[int], tokens: TokenBatch) -> Tensor:
-        windows = list(dict.fromkeys(indices))
-        mel = None if self.teacher_cache else self._plain_mel(windows)
-        heard = self._teacher_heard([Drawn(number, 0) for number in windows], mel)
-        rows = torch.tensor([windows.index(i) for i in indices], device=heard.device)
-        return self.taught(indices, tokens, heard[rows]).final
+        """Ask the teacher of no more windows, and of no more rows, than a micro-batch has."""
+        found = []
+        for windows in self._slices(list(dict.fromkeys(indices))):
+            mel = None if self.teacher_cache else self._plain_mel(windows)
+            heard = self._teacher_heard([Drawn(number, 0) for number in windows], mel)
+            of_these = [row for row, index in enumerate(indices) if index in windows]
+            for rows in self._slices(of_these):
+                numbers = [indices[row] for row in rows]
+                some = TokenBatch(tokens.inputs[rows], tokens.labels[rows])
+                states = heard[[windows.index(number) for number in numbers]]
+                found.append(self.taught(numbers, some, states).final)
+        return torch.cat(found)
+
+    def _slices(self, numbers: Sequence[int]) -> Iterator[list[int]]:
+        """Yield numbers, as many at a time as may go through the network together."""
+        most = self.inputs.settings.micro_batch_size
+        for at in range(0, len(numbers), most):
+            yield list(numbers[at : at + most])
 
     # Networks
 
@@ -256,12 +273,3 @@ def remove_caches(folder: Path) -> None:
     """Delete what a run has kept on disk."""
     for name in _CACHES:
         shutil.rmtree(folder / name, ignore_errors=True)
-
-
-def same_weights(student: nn.Module, teacher: nn.Module) -> bool:
-    """Return whether a student's weights are a teacher's, as far as its number format tells."""
-    ours, theirs = student.state_dict(), teacher.state_dict()
-    return ours.keys() == theirs.keys() and all(
-        ours[name].shape == weight.shape and torch.equal(ours[name].to(weight.dtype), weight)
-        for name, weight in theirs.items()
-    )

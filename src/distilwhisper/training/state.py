@@ -2,7 +2,8 @@
 
     step_000100/  weights.safetensors  what is trained
                   optimizer.safetensors  AdamW's two moments per weight, and its step count
-                  state.json           the step, and the best validation score so far
+                  state.json           the step, and the best validation score so far; whether this
+                                       checkpoint has one yet, for it is saved before it is judged
 
 The data order and the timestamp draws are functions of seed and step (``corpus/batches.py``), so
 no random state is kept.
@@ -32,6 +33,7 @@ class Progress:
     step: int  # updates done
     best_wer: float | None = None
     best_step: int | None = None
+    is_validated: bool = True  # False: the checkpoint is there, what it hears is not known yet
 
 
 class CheckpointMismatch(Exception):
@@ -66,7 +68,7 @@ def save_state(
     try:
         write_atomic(temporary / "weights.safetensors", _bytes(trained))
         write_atomic(temporary / "optimizer.safetensors", _bytes(moments))
-        write_atomic(temporary / "state.json", json.dumps(asdict(progress), indent=2) + "\n")
+        write_atomic(temporary / "state.json", _json(progress))
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -74,6 +76,15 @@ def save_state(
     for old in checkpoints(folder)[:-N_KEPT]:
         shutil.rmtree(old)
     return final
+
+
+def save_progress(folder: Path, progress: Progress) -> None:
+    """Write anew where a run stands, into its checkpoint of that step.
+
+    Raises:
+        StoreError: the disk is full or cannot be written; the checkpoint is as it was.
+    """
+    write_atomic(_path(folder, progress.step) / "state.json", _json(progress))
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -108,10 +119,13 @@ def load_state(path: Path, trained: Mapping[str, Tensor], optimizer: torch.optim
     for name, weight in trained.items():
         weight.data.copy_(weights[name])
         optimizer.state[weight] = {
-            key: value.to(weight.device if key != "step" else "cpu")
-            for key, value in states[name].items()
+            key: value.to(weight.device) for key, value in states[name].items()
         }
     return progress
+
+
+def _json(progress: Progress) -> str:
+    return json.dumps(asdict(progress), indent=2) + "\n"
 
 
 def _bytes(tensors: Mapping[str, Tensor]) -> bytes:

@@ -65,7 +65,8 @@ class TeacherStore:
 
         Args:
             final_states: examples' numbers and one row of tokens for each, to the teacher's
-                states of the tokens that count, row after row.
+                states of the tokens that count, row after row; an example's rows follow one
+                another.
             ranks: the processes that share the work.
             on_progress: called with the number of examples just done, or found done.
 
@@ -91,23 +92,28 @@ class TeacherStore:
         made_from = digest([self.teacher_digest, str(self.dtype), sounds, names])
         path = shard_file(self.folder, numbers[0])
         if not is_made_from(path, made_from):
-            states = self._checked(final_states(indices, tokens), indices)
-            lengths = (tokens.labels != IGNORE).sum(dim=1).tolist()
-            pieces = zip(names, torch.split(states, lengths), strict=True)
-            write_shard(path, {name: piece.clone() for name, piece in pieces}, made_from)
+            states = final_states(indices, tokens).to(self.dtype)
+            pieces = torch.split(states, (tokens.labels != IGNORE).sum(dim=1).tolist())
+            self._check(indices, pieces)
+            named = zip(names, pieces, strict=True)
+            write_shard(path, {name: piece.clone() for name, piece in named}, made_from)
 
     def _tokens(self, forms: Sequence[Sequence[int]]) -> TokenBatch:
         return token_batch(forms, self.inputs.tokenizer)
 
-    def _checked(self, states: Tensor, indices: Sequence[int]) -> Tensor:
-        stored = states.to(self.dtype)
-        if not stored.isfinite().all():
+    def _check(self, indices: Sequence[int], pieces: Sequence[Tensor]) -> None:
+        faulty = {
+            utterance.id: None
+            for index, piece in zip(indices, pieces, strict=True)
+            if not piece.isfinite().all()
+            for utterance in self.inputs.examples[index].utterances
+        }
+        if faulty:
             raise ValueError(
                 f"the teacher's states must be numbers that {self.dtype} holds, found others in "
-                f"one of {', '.join(sorted({self.inputs.examples[i].id for i in indices}))}: train "
-                "without cache_teacher"
+                f"{', '.join(faulty)}: name those at fault in skip_utterances, or train without "
+                "cache_teacher"
             )
-        return stored
 
     def read(self, indices: Sequence[int], tokens: TokenBatch) -> Float[Tensor, "tokens width"]:
         """Return the states of the tokens that count, row after row.

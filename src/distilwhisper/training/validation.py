@@ -1,30 +1,65 @@
 """How well a student in training hears: word errors on sets that it does not learn from."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
+
+import numpy as np
 
 from distilwhisper.corpus.batches import load_utterances
 from distilwhisper.corpus.records import Manifest, Utterance
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.model.checkpoint import Checkpoint
-from distilwhisper.speech.audio import WINDOW_S, Samples
+from distilwhisper.speech.audio import WINDOW_S, WINDOW_SAMPLES, Samples
 from distilwhisper.text.normalize import scoring_rule
 from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.text.wer import ErrorCounts, character_errors, word_errors
 from distilwhisper.training.ranks import Ranks
 
 
-def check_validation(sets: Mapping[str, Manifest]) -> None:
+def validation_transcriber(
+    student: Checkpoint,
+    tokenizer: Tokenizer,
+    *,
+    task: Literal["transcribe", "translate"] = "transcribe",
+    language: str | None = None,
+    context_margin_s: float | None = None,
+) -> Transcriber:
+    """Return what hears validation sets: a student, greedily and without timestamps.
+
+    Args:
+        student: as far as it has come.
+        tokenizer: its own.
+        task: as in :class:`~distilwhisper.decoding.settings.DecodingSettings`.
+        language: likewise; an utterance's own comes first.
+        context_margin_s: likewise.
+
+    Raises:
+        ValueError: the student knows no such language, or cannot translate.
+    """
+    settings = DecodingSettings(
+        language=language,
+        task=task,
+        timestamps=False,
+        temperatures=(0.0,),
+        context_margin_s=context_margin_s,
+    )
+    return Transcriber(student, tokenizer, settings)
+
+
+def check_validation(transcriber: Transcriber, sets: Mapping[str, Manifest]) -> None:
     """Find out before a run what would end it at its first checkpoint.
 
     Raises:
-        ValueError: a set holds no text, or utterances over 30 s.
+        ValueError: a set holds no text that is left by the normaliser, utterances over 30 s, or a
+            language that the student does not know.
     """
     for manifest in sets.values():
         utterances = _spoken(manifest)
-        if not utterances:
+        if not any(_count(utterance, "").words for utterance in utterances):
             raise ValueError(
-                f"{manifest.path} must hold utterances with a text to validate by, found none"
+                f"{manifest.path} must hold utterances with a text to validate by, found "
+                f"{len(utterances)} texts, of which normalising leaves no word"
             )
         too_long = [u.id for u in utterances if (u.duration_s or 0.0) > WINDOW_S]
         if too_long:
@@ -32,32 +67,23 @@ def check_validation(sets: Mapping[str, Manifest]) -> None:
                 f"validation utterances must last at most {WINDOW_S:g} s, found {len(too_long)} "
                 f"longer ones in {manifest.path}, first {too_long[0]!r}: leave them to the test set"
             )
+        transcriber.check_languages({u.id: u.language for u in utterances})
 
 
 def validation_wers(
-    student: Checkpoint,
-    tokenizer: Tokenizer,
-    sets: Mapping[str, Manifest],
-    ranks: Ranks,
-    *,
-    context_margin_s: float | None = None,
+    transcriber: Transcriber, sets: Mapping[str, Manifest], ranks: Ranks
 ) -> dict[str, float]:
-    """Return a student's WER on every set, decoded greedily and without timestamps.
+    """Return a student's WER on every set.
 
-    In scripts without spaces characters are counted. An utterance that cannot be read counts as one
-    of which nothing was heard. Each rank hears a part; all get the whole.
+    In scripts without spaces characters are counted. An utterance that cannot be read, or turns out
+    to be no window (over 30 s, empty, not of numbers), counts as one of which nothing was heard.
+    Each rank hears a part; all get the whole.
 
     Args:
-        student: as far as it has come.
-        tokenizer: its own.
+        transcriber: from :func:`validation_transcriber`.
         sets: with references, by name.
         ranks: the processes that share the work.
-        context_margin_s: as in :class:`~distilwhisper.decoding.settings.DecodingSettings`.
     """
-    settings = DecodingSettings(
-        timestamps=False, temperatures=(0.0,), context_margin_s=context_margin_s
-    )
-    transcriber = Transcriber(student, tokenizer, settings)
     wers = {}
     for name, manifest in sets.items():
         utterances = _spoken(manifest)[ranks.rank :: ranks.n_ranks]
@@ -79,7 +105,7 @@ def _errors(
 
     def readable() -> Iterator[tuple[Samples, str | None]]:
         for utterance, samples in load_utterances(manifest, utterances):
-            if isinstance(samples, Exception):
+            if isinstance(samples, Exception) or not _is_window(samples):
                 unreadable.append(utterance)
             else:
                 heard.append(utterance)
@@ -88,6 +114,10 @@ def _errors(
     for number, window in transcriber.decode_each(readable()):
         yield _count(heard[number], window.text)
     yield from (_count(utterance, "") for utterance in unreadable)
+
+
+def _is_window(samples: Samples) -> bool:
+    return 0 < len(samples) <= WINDOW_SAMPLES and bool(np.isfinite(samples).all())
 
 
 def _count(utterance: Utterance, text: str) -> ErrorCounts:
