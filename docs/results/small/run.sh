@@ -47,7 +47,7 @@ results hallucination --set nonspeech_minutes=0.25
 
 trained table10 $TWO $BRIEF --set max_wers=[1.0,0.1]
 trained table11 --set train=data/train4608.jsonl --set data_shares=[0.125,0.25,0.5,1.0] --set filter.max_wer=0.1 \
-    --set training.steps=150 --set training.checkpoint_every=150 --set training.batch_size=8
+    --set training.batch_size=8
 trained table12 --set rounds=2 --set timed_utterances=3
 trained table21 $TWO $BRIEF --set train=data/train400.jsonl
 trained encoder $TWO $BRIEF --set train=data/train400.jsonl
