@@ -23,9 +23,8 @@ mean over the sets
   small   12.5 [6.2, 20.8]                   20.0       1.5   +12.5 [+6.2, +20.8]  0.0040
   large     0.0 [0.0, 0.0]                    5.0       1.5
 
-[low, high]: 95 % interval, by drawing 500 times over recordings, or speakers where no recording \
-is named, or files where neither is; where a set is of one of these alone, over its utterances, \
-and then it tells of that one alone.
+[low, high]: 95 % interval, by drawing 500 times over recordings (else speakers, else \
+files); of a single one over its utterances, and then it tells of that one alone.
 against large: difference in points, on the same draws; *: p below 0.05, for this one comparison.
 Fewer than 10 recordings make intervals too narrow and p too small, so nothing is marked there; \
 a single utterance makes none."""

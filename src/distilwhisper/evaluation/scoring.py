@@ -17,8 +17,8 @@ from distilwhisper.text.wer import ErrorCounts, character_errors, repeated_ngram
 
 # What intervals are drawn over, after group_of.
 OVER = (
-    "over recordings, or speakers where no recording is named, or files where neither is; where a "
-    "set is of one of these alone, over its utterances, and then it tells of that one alone"
+    "over recordings (else speakers, else files); of a single one over its utterances, and then it "
+    "tells of that one alone"
 )
 
 COST = ("tokens", "row_steps", "drafted", "accepted", "layers")  # of decoding: Counts
