@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from evaluations import evaluation
+from evaluations import TEXTS, evaluation
 from pages import Page
 from runs import METRICS, make_run
 
@@ -264,6 +264,19 @@ def test_the_headline_knows_who_is_compared(
     assert said in page.text
     assert ("Against" in page.text) == (baseline is not None)
     assert "Under noise" not in page.text
+
+
+def test_of_many_models_the_headline_tells_of_the_best(tmp_path: Path) -> None:
+    wrong = {"worse": 1, "best": 0, "worst": 3, "base": 0}
+    evaluations = [
+        evaluation(tmp_path, name, heard=dict.fromkeys(list(TEXTS)[:n], "nothing of it"))
+        for name, n in wrong.items()
+    ]
+    found = compare(evaluations, folder=tmp_path, baseline="base", resampling=FEW)
+    (tmp_path / "comparison.json").write_text(json.dumps(found.to_dict()))
+    text = page_of(tmp_path).text
+    assert "On set: best makes 0.0 % word errors, base 0.0 %" in text
+    assert f"; 2 others make {100 * 5 / 12:.1f} % to 100.0 %." in text
 
 
 def test_one_model_on_several_sets_is_no_comparison_of_models(tmp_path: Path) -> None:
