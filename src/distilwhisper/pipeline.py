@@ -50,7 +50,7 @@ from distilwhisper.model.checkpoint import (
     read_config,
     save_checkpoint,
 )
-from distilwhisper.model.hardware import Hardware
+from distilwhisper.model.hardware import Hardware, dtype_name
 from distilwhisper.model.hub import resolve_model
 from distilwhisper.progress import progress_bar, say
 from distilwhisper.report import REPORT, read_run, write_card, write_report
@@ -447,7 +447,7 @@ def what_shapes_student(settings: TrainingSettings) -> dict[str, Any]:
 
 def _picked_dtype(run: Run) -> str:
     """Name the number format, which "auto" leaves to the hardware."""
-    return str(run.recipe.hardware.pick_training_dtype()).removeprefix("torch.")
+    return dtype_name(run.recipe.hardware.pick_training_dtype())
 
 
 def _with_heads(trainer: Trainer) -> Checkpoint:

@@ -110,8 +110,12 @@ def _from_last_start(label: Label, tokenizer: Tokenizer) -> tuple[int, ...]:
             f"a label must hold a start of transcript ({tokenizer.sot}), found none in that of "
             f"{label.id!r}: label it again with this teacher"
         )
-    behind = label.token_ids[::-1].index(tokenizer.sot)
-    return label.token_ids[len(label.token_ids) - 1 - behind :]
+    return label.token_ids[_last_start(label.token_ids, tokenizer) :]
+
+
+def _last_start(token_ids: Sequence[int], tokenizer: Tokenizer) -> int:
+    """Return the place of the last start of transcript, before which is what was told."""
+    return len(token_ids) - 1 - token_ids[::-1].index(tokenizer.sot)
 
 
 def with_previous_text(
@@ -297,8 +301,7 @@ def decoder_sequence(
     if timestamps:
         return [_at_speed(id_, speed, tokenizer) for id_ in token_ids]
     text = [id_ for id_ in token_ids if not tokenizer.is_timestamp(id_)]
-    sot_at = len(text) - 1 - text[::-1].index(tokenizer.sot)
-    prompt_end = sot_at + (3 if tokenizer.is_multilingual else 1)
+    prompt_end = _last_start(text, tokenizer) + (3 if tokenizer.is_multilingual else 1)
     return [*text[:prompt_end], tokenizer.no_timestamps, *text[prompt_end:]]
 
 
@@ -335,7 +338,7 @@ def token_batch(sequences: Sequence[Sequence[int]], tokenizer: Tokenizer) -> Tok
     labels = torch.full((len(sequences), longest), IGNORE)
     for row, sequence in enumerate(sequences):
         ids = torch.tensor(sequence)
-        first_target = len(sequence) - list(sequence)[::-1].index(tokenizer.sot)
+        first_target = _last_start(sequence, tokenizer) + 1
         inputs[row, : len(ids) - 1] = ids[:-1]
         labels[row, first_target - 1 : len(ids) - 1] = ids[first_target:]
     return TokenBatch(inputs, labels)

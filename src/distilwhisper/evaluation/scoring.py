@@ -171,6 +171,11 @@ def drawn_over(groups: Sequence[str]) -> str:
     return f"{n_groups} {' and '.join(f'{kind}s' for kind in kinds)}"
 
 
+def drawn_sentence(over: Mapping[str, str]) -> str:
+    """Say of each set, by name, what :func:`drawn_over` says of it."""
+    return f"Drawn: {'; '.join(f'of {name} {said}' for name, said in over.items())}."
+
+
 def _total(scored: Sequence[Mapping[str, Any]], name: str) -> ErrorCounts:
     return sum((ErrorCounts(**row[name]) for row in scored), ErrorCounts())
 

@@ -81,17 +81,18 @@ class Hardware:
     def picked(self) -> "Hardware":
         """Return the same with what auto stands for on this machine, for results that are kept."""
         is_torch = self.backend == "torch"
-        dtype = _name(self.pick_dtype() if is_torch else self.pick_precision())
+        dtype = dtype_name(self.pick_dtype() if is_torch else self.pick_precision())
         return replace(self, device=str(self.pick_device()), dtype=cast(DTypeName, dtype))
 
     def describe(self) -> str:
         """Return what was picked, for the log."""
         if self.backend == "openvino":
-            return f"{self.pick_device()}, openvino, {_name(self.pick_precision())}"
-        return f"{self.pick_device()}, {_name(self.pick_dtype())}"
+            return f"{self.pick_device()}, openvino, {dtype_name(self.pick_precision())}"
+        return f"{self.pick_device()}, {dtype_name(self.pick_dtype())}"
 
 
-def _name(dtype: torch.dtype) -> str:
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return what settings call a number format."""
     return str(dtype).removeprefix("torch.")
 
 

@@ -41,6 +41,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from distilwhisper.model.hardware import dtype_name
 from distilwhisper.model.whisper import Whisper, WhisperConfig
 
 N_TIMESTAMPS = 1501  # <|0.00|> to <|30.00|> in steps of 0.02 s
@@ -560,7 +561,7 @@ def _clean_config(config: Mapping[str, Any], dtype: torch.dtype) -> dict[str, An
     # "dtype" is the newer name, which transformers before 4.56 does not know; all know the older.
     dead = ("dtype", "forced_decoder_ids", "_name_or_path")
     kept = {key: value for key, value in config.items() if key not in dead}
-    return {**kept, "torch_dtype": str(dtype).removeprefix("torch.")}
+    return {**kept, "torch_dtype": dtype_name(dtype)}
 
 
 def _clean_generation_config(generation_config: Mapping[str, Any]) -> dict[str, Any]:

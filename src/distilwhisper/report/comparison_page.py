@@ -88,10 +88,11 @@ def _headline(comparison: Comparison) -> str:
     if is_against(comparison):
         baseline = next(a for a in averages if a.model == comparison.baseline)
         others = sorted((a for a in averages if a is not baseline), key=lambda a: a.wer or 0.0)
-        told = [_against(comparison, average, baseline) for average in others]
-        if len(others) > 2:
+        shown = others if len(others) <= 2 else others[:1]
+        told = [_against(comparison, average, baseline) for average in shown]
+        if len(shown) < len(others):
             rates = f"{percent(others[1].wer)} to {percent(others[-1].wer)}"
-            told[1:] = [f"{len(others) - 1} others make {rates}"]
+            told.append(f"{len(others) - 1} others make {rates}")
         return f"{where[0].upper()}{where[1:]}: {'; '.join(told)}."
     best = min(averages, key=lambda average: average.wer or 0.0)
     rate = f"{percent(best.wer)} {bounds(best.low, best.high)} {errors_name(comparison)}"

@@ -7,7 +7,7 @@ from pathlib import Path
 from distilwhisper.corpus.records import audio_from
 from distilwhisper.evaluation.bootstrap import FEW_RECORDINGS
 from distilwhisper.evaluation.comparison import Average, Cell, Comparison, Difference
-from distilwhisper.evaluation.scoring import OVER
+from distilwhisper.evaluation.scoring import OVER, drawn_sentence
 from distilwhisper.evaluation.table import SIGNIFICANT, are_few
 from distilwhisper.report.facts import percent
 from distilwhisper.report.html import NOTHING, Html, folded, join, note, table, tag, words
@@ -114,8 +114,7 @@ def rates_table(comparison: Comparison, noise: str | None, *, mean: bool = True)
 def rates_note(comparison: Comparison) -> Html:
     """Say how error rates come about."""
     how = comparison.resampling
-    over = {cell.set: cell.drawn_over for cell in comparison.cells}
-    limits = f" Drawn: {'; '.join(f'of {name} {said}' for name, said in over.items())}."
+    limits = f" {drawn_sentence({cell.set: cell.drawn_over for cell in comparison.cells})}"
     if are_few(comparison):
         limits += f" With fewer than {FEW_RECORDINGS} the bounds lie too close together."
     return note(

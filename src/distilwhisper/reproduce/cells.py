@@ -86,11 +86,12 @@ def evaluate_cells(
         alike.setdefault((arm.model, arm.draft, arm.hardware, arm.decoding), []).append(arm)
     for (model, draft, hardware, decoding), of_model in alike.items():
         tasks = {
-            out: EvaluationTask(on.manifest, settings, out)
+            out: EvaluationTask(
+                on.manifest,
+                EvaluateSettings(decoding=decoding, noise=arm.noise, noise_seed=arm.noise_seed),
+                out,
+            )
             for arm in of_model
-            for settings in [
-                EvaluateSettings(decoding=decoding, noise=arm.noise, noise_seed=arm.noise_seed)
-            ]
             for on in sets
             for out in [folder / _name(arm, on)]
         }

@@ -19,6 +19,7 @@ from distilwhisper.evaluation.scoring import (
     are_spaced,
     count_errors,
     drawn_over,
+    drawn_sentence,
     group_of,
 )
 from distilwhisper.text.wer import ErrorCounts, repeated_ngrams
@@ -136,6 +137,7 @@ def summarise(
     found = {}
     for arm, of_arm in rows.items():
         by_set = _by_set(of_arm)
+        counted = {name: _counted(of_set) for name, of_set in by_set.items()}
         other = against.get(arm, arm)
         compared = None if other == arm else _difference(of_arm, rows[other], resampling)
         found[arm] = ArmSummary(
@@ -143,11 +145,11 @@ def summarise(
             n_utterances=len(of_arm),
             errors=_total(of_arm),
             by_set={name: _total(of_set) for name, of_set in by_set.items()},
-            mean_wer=mean_interval([_counted(of_set) for of_set in by_set.values()], resampling),
+            mean_wer=mean_interval(list(counted.values()), resampling),
             repeated_5_grams=sum(repeated_ngrams(r.hypothesis for r in s) for s in by_set.values()),
             reference_5_grams=sum(repeated_ngrams(r.reference for r in s) for s in by_set.values()),
             drawn_over={name: drawn_over([r.file for r in s]) for name, s in by_set.items()},
-            n_drawn={name: len(set(_counted(s).groups)) for name, s in by_set.items()},
+            n_drawn={name: len(set(of_set.groups)) for name, of_set in counted.items()},
             against=None if other == arm else other,
             difference=compared[0] if compared else None,
             p=compared[1] if compared else None,
@@ -162,7 +164,7 @@ def interval_notes(found: Mapping[str, ArmSummary]) -> list[str]:
     for arm in found.values():  # of the first arm that has a set
         over = {**arm.drawn_over, **over}
     few = [n for n in over if any(0 < a.n_drawn.get(n, 0) < FEW_RECORDINGS for a in found.values())]
-    notes = [_INTERVALS, f"Drawn: {'; '.join(f'of {name} {said}' for name, said in over.items())}."]
+    notes = [_INTERVALS, drawn_sentence(over)]
     if few:
         notes.append(
             f"Of {', '.join(few)} fewer than {FEW_RECORDINGS} are drawn: bounds lie too close "

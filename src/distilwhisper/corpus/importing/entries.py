@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -151,7 +152,7 @@ class ImportSettings:
         if faults:
             raise ValueError("; ".join(faults))
 
-    @property
+    @cached_property
     def columns(self) -> Mapping[str, str]:
         """The columns that are named, by field."""
         return dict(choice.split("=", 1) for choice in self.column)
