@@ -118,6 +118,32 @@ def test_a_label_with_too_many_errors_is_dropped() -> None:
     assert reason(TEN, label(two_wrong), max_wer=0.2) == "kept"
 
 
+def test_an_ellipsis_is_no_word_that_a_right_label_lacks() -> None:
+    for reference in ("and so...", "...and so ...", "And so…"):
+        verdict = judge(utterance(reference), label("And so."), SETTINGS)
+        assert (verdict.keep, verdict.errors) == (True, ErrorCounts(words=2))
+    verdict = judge(utterance(TEN), label(f"{TEN}..."), SETTINGS)
+    assert verdict.errors == ErrorCounts(words=10)
+
+
+@pytest.mark.parametrize(
+    ("language", "reference", "right", "wrong"),
+    [
+        ("ar", "مُحَمَّدٌ رَسُولُ اللَّهِ", "محمد رسول الله", "محمد رسول الليل"),
+        ("he", "שָׁלוֹם עוֹלָם", "שלום עולם", "שלום עולה"),
+        ("hi", "वह की बात करता है", "वह की बात करता है", "वह का बात करती हो"),
+        ("th", "กินข้าวแล้ว", "กินข้าวแล้ว", "กันขาวแล่ว"),
+        ("tr", "İSTANBUL IŞIK", "istanbul ışık", "ıstanbul işık"),
+    ],
+)
+def test_marks_of_a_script_count_where_they_carry_meaning(
+    language: str, reference: str, right: str, wrong: str
+) -> None:
+    for text, errors in ((right, False), (wrong, True)):
+        verdict = judge(utterance(reference, language=language), label(text), SETTINGS)
+        assert (verdict.wer > 0) is errors
+
+
 def test_scripts_without_spaces_are_counted_in_characters() -> None:
     reference = utterance("今日はとてもいい天気", language="ja")
     one_wrong = judge(reference, label("今日はとても良い天気。"), SETTINGS)

@@ -60,6 +60,20 @@ def test_where_characters_are_the_unit_both_counts_are_the_same(tmp_path: Path) 
     assert summary.to_dict()["cer"] == summary.to_dict()["wer"] == 0.25
 
 
+def test_an_ellipsis_is_no_word_but_whispers_count_is_kept(tmp_path: Path) -> None:
+    utterances = [
+        Utterance(id="a", audio="a.wav", text="and so...", language="en"),
+        Utterance(id="b", audio="b.wav", text="he went home ...", language="en"),
+    ]
+    summary, _ = scored(tmp_path, utterances, ["And so", "he went home"])
+    assert (summary.errors.words, summary.errors.errors) == (5, 0)
+    assert (summary.whisper_errors.words, summary.whisper_errors.deletions) == (7, 2)
+    assert summary.to_dict()["wer_whisper_normalizer"] == pytest.approx(2 / 7)
+    assert "WER 0.0 % (0 S, 0 D, 0 I of 5; 28.6 % by Whisper's normaliser)" in summary_line(
+        "set", summary
+    )
+
+
 @pytest.mark.parametrize("known", [True, False])
 @pytest.mark.parametrize("heard", ["en", "de", "ja", None])
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from distilwhisper.text.normalize import (
     normalizer_for,
     scoring_rule,
     uses_spaces,
+    whisper_normalizer_for,
 )
 from distilwhisper.text.tokens import LANGUAGES
 from distilwhisper.text.wer import character_errors, word_errors
@@ -151,17 +152,90 @@ def test_english_by_any_name_is_english(language: str) -> None:
     assert normalizer_for(language)("won't") == "will not"
 
 
-def test_every_other_language_has_one_normaliser() -> None:
-    others = {normalizer_for(code) for code in LANGUAGES if code != "en"}
+def test_every_other_language_has_one_normaliser_of_whisper() -> None:
+    others = {whisper_normalizer_for(code) for code in LANGUAGES if code != "en"}
     assert len(others) == 1
-    assert normalizer_for("en") not in others
+    assert whisper_normalizer_for("en") not in others
 
 
 def test_the_language_must_be_said() -> None:
-    with pytest.raises(ValueError, match="name the language"):
-        normalizer_for(None)
-    with pytest.raises(ValueError, match='nearest is "german"'):
-        normalizer_for("germn")
+    for choose in (normalizer_for, whisper_normalizer_for):
+        with pytest.raises(ValueError, match="name the language"):
+            choose(None)
+        with pytest.raises(ValueError, match='nearest is "german"'):
+            choose("germn")
+
+
+@pytest.mark.parametrize("language", sorted(LANGUAGES))
+def test_what_holds_no_letter_and_no_digit_is_no_word(language: str) -> None:
+    for text in AWKWARD_OTHERS:
+        for word in normalizer_for(language)(text).split():
+            assert any(map(str.isalnum, word)), (text, word)
+
+
+@pytest.mark.parametrize(
+    "text", ["and so...", "and so ...", "... and so", "and % so ?!", "and so…"]
+)
+@pytest.mark.parametrize("language", ["en", "fr"])
+def test_an_ellipsis_is_no_word(language: str, text: str) -> None:
+    assert normalizer_for(language)(text) == "and so"
+
+
+def test_an_ellipsis_is_a_word_to_whisper() -> None:
+    """The published scores count it, so it stays available under that name."""
+    assert whisper_normalizer_for("en")("and so...") == "and so ."
+
+
+@given(text=st.one_of(english_like, st.text()))
+def test_english_is_whispers_less_what_is_no_word(text: str) -> None:
+    published = whisper_normalizer_for("en")(text).split()
+    assert normalizer_for("en")(text).split() == [
+        word for word in published if any(map(str.isalnum, word))
+    ]
+
+
+# How a reference may be written, another spelling of the same words, and other words.
+SPELLINGS = [
+    ("ar", "مُحَمَّدٌ رَسُولُ اللَّهِ", "محمد رسول الله", "محمد رسول الليل"),
+    ("ar", "جميـــل", "جميل", "جمل"),
+    ("ar", "عام ٢٠١٩", "عام 2019", "عام 2018"),
+    ("fa", "می\u200cروم", "می\u200cروم", "می\u200cرود"),
+    ("ur", "مُحبّت", "محبت", "صحبت"),
+    ("he", "שָׁלוֹם עוֹלָם", "שלום עולם", "שלום עולה"),
+    ("he", "\ufb2aלום", "שלום", "סלום"),
+    ("hi", "वह की बात करता है", "वह की बात करता है!", "वह का बात करती हो"),
+    ("bn", "আমি ভালো আছি", "আমি ভালো আছি।", "আমি ভালা আছি"),
+    ("ml", "കേരളം", "കേരളം.", "കരളി"),
+    ("ml", "അവന\u0d4d\u200d", "അവ\u0d7b", "അവ\u0d7c"),
+    ("th", "กินข้าวแล้ว", "กิน ข้าว แล้ว", "กันขาวแล่ว"),
+    ("tr", "İSTANBUL'DA IŞIK", "istanbul'da ışık", "ıstanbul'da işik"),
+    ("az", "I İ", "ı i", "i i"),
+    ("vi", "tiếng Việt", "tie\u0302\u0301ng Vie\u0323\u0302t", "tiêng Viêt"),
+    ("yo", "ẹ\u0301", "é\u0323", "e"),
+    ("de", "Ko\u0308ln", "Köln", "Koln"),
+    ("yi", "אַ", "\ufb2e", "אָ"),
+    ("km", "ភាសា", "ភា\u200bសា", "ភេសា"),
+]
+
+
+@pytest.mark.parametrize(("language", "text", "same", "other"), SPELLINGS)
+def test_marks_count_where_they_carry_meaning(
+    language: str, text: str, same: str, other: str
+) -> None:
+    rule = scoring_rule(text, language)
+    assert rule.split(text) == rule.split(same) != rule.split(other)
+
+
+def test_marks_count_where_no_language_is_named() -> None:
+    for language, text, same, other in SPELLINGS:
+        rule = scoring_rule(text, None)
+        if language not in ("tr", "az", "yi", "de", "vi", "yo"):  # their script is not their own
+            assert rule.split(text) == rule.split(same) != rule.split(other)
+
+
+def test_whispers_basic_rules_take_marks_for_spaces() -> None:
+    assert whisper_normalizer_for("hi")("की") == "क "
+    assert whisper_normalizer_for("he")("שָׁלוֹם").split() == ["ש", "לו", "ם"]
 
 
 def test_languages_without_spaces() -> None:
@@ -223,7 +297,7 @@ def transformers_english():
 def test_english_equals_openai_whisper_and_transformers(
     openai_english, transformers_english
 ) -> None:
-    ours = normalizer_for("en")
+    ours = whisper_normalizer_for("en")
     for text in AWKWARD_ENGLISH:
         assert ours(text) == openai_english(text) == transformers_english(text)
 
@@ -231,7 +305,7 @@ def test_english_equals_openai_whisper_and_transformers(
 @pytest.mark.reference
 @given(text=st.one_of(english_like, st.text()))
 def test_english_equals_both_on_any_text(openai_english, transformers_english, text) -> None:
-    assert normalizer_for("en")(text) == openai_english(text) == transformers_english(text)
+    assert whisper_normalizer_for("en")(text) == openai_english(text) == transformers_english(text)
 
 
 @pytest.mark.reference
@@ -239,7 +313,7 @@ def test_basic_equals_openai_whisper_and_transformers() -> None:
     openai = pytest.importorskip("whisper.normalizers").BasicTextNormalizer()
     published = pytest.importorskip("transformers.models.whisper.english_normalizer")
     transformers = published.BasicTextNormalizer()
-    ours = normalizer_for("fr")
+    ours = whisper_normalizer_for("fr")
     for text in AWKWARD_OTHERS:
         assert ours(text) == openai(text) == transformers(text)
 
@@ -249,7 +323,9 @@ def test_basic_equals_openai_whisper_and_transformers() -> None:
 def test_basic_equals_both_on_any_text(text: str) -> None:
     openai = pytest.importorskip("whisper.normalizers").BasicTextNormalizer()
     published = pytest.importorskip("transformers.models.whisper.english_normalizer")
-    assert normalizer_for("fr")(text) == openai(text) == published.BasicTextNormalizer()(text)
+    assert (
+        whisper_normalizer_for("fr")(text) == openai(text) == published.BasicTextNormalizer()(text)
+    )
 
 
 @pytest.mark.reference
@@ -267,7 +343,7 @@ def test_basic_equals_both_on_any_text(text: str) -> None:
 )
 def test_character_errors_equal_whisper_with_split_letters(reference: str, hypothesis: str) -> None:
     splitting = pytest.importorskip("whisper.normalizers").BasicTextNormalizer(split_letters=True)
-    basic = normalizer_for("zh")
+    basic = whisper_normalizer_for("zh")
     assert character_errors(basic(reference), basic(hypothesis)) == word_errors(
         splitting(reference), splitting(hypothesis)
     )
@@ -301,7 +377,7 @@ PLAIN_PIECES = """
 )
 def test_word_by_word_is_as_a_whole(library_english, pieces: list[str], between: str) -> None:
     text = between.join(pieces)
-    assert normalizer_for("en")(text) == library_english(text)
+    assert whisper_normalizer_for("en")(text) == library_english(text)
 
 
 @pytest.mark.parametrize(
@@ -319,7 +395,7 @@ def test_word_by_word_is_as_a_whole(library_english, pieces: list[str], between:
     ],
 )
 def test_word_by_word_by_example(library_english, text: str, normalised: str) -> None:
-    assert normalizer_for("en")(text) == library_english(text) == normalised
+    assert whisper_normalizer_for("en")(text) == library_english(text) == normalised
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def _traits(utterance: Utterance, *, keep_speakers_together: bool) -> Iterator[_
     if utterance.text is not None:
         # Which normaliser it is decides here only what counts as the same text.
         text = normalizer_for(utterance.language or "en")(utterance.text).strip()
-        if any(map(str.isalnum, text)):
+        if text:
             yield _TEXT, text
     if utterance.recording is not None:
         yield _RECORDING, utterance.recording

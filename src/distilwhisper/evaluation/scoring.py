@@ -42,6 +42,7 @@ class EvaluationSummary:
     unit: str  # "word"; "character" where any language of the set is written without spaces
     errors: ErrorCounts
     character_errors: ErrorCounts  # of the same texts; white space does not count
+    whisper_errors: ErrorCounts  # in the same unit, by Whisper's own normaliser
     repeated_5_grams: int  # over all hypotheses joined
 
     @property
@@ -65,7 +66,15 @@ class EvaluationSummary:
             "layers_per_token": self.cost.layers_per_token if self.layers else None,
         }
         cer = characters.wer if characters.words else None
-        return {**asdict(self), **defined, "cer": cer, **cost, "rtfx": round(self.rtfx, 2)}
+        whisper = self.whisper_errors.wer if self.whisper_errors.words else None
+        return {
+            **asdict(self),
+            **defined,
+            "cer": cer,
+            "wer_whisper_normalizer": whisper,
+            **cost,
+            "rtfx": round(self.rtfx, 2),
+        }
 
 
 def score(
@@ -103,6 +112,7 @@ def score(
         unit="word" if spaced else "character",
         errors=_total(scored, "errors"),
         character_errors=_total(scored, "character_errors"),
+        whisper_errors=_total(scored, "whisper_errors"),
         repeated_5_grams=repeated_ngrams(row["hypothesis"] for row in scored),
     )
     write_jsonl(out / "scores.jsonl", scored)
@@ -121,16 +131,21 @@ def rule_of(utterance: Utterance) -> ScoringRule:
 
 
 def count_errors(utterance: Utterance, text: str, *, spaced: bool) -> dict[str, Any]:
-    """Normalise reference and hypothesis alike and count words, or characters."""
-    normalize = rule_of(utterance).normalize
-    reference, hypothesis = normalize(utterance.text or ""), normalize(text)
-    characters = character_errors(reference, hypothesis)
+    """Normalise reference and hypothesis alike and count words, or characters.
+
+    ``whisper_errors`` are counted after Whisper's own rules, as public leaderboards count.
+    """
+    rule = rule_of(utterance)
+    reference, hypothesis = rule.normalize(utterance.text or ""), rule.normalize(text)
+    published = rule.whisper_normalize(utterance.text or ""), rule.whisper_normalize(text)
+    count = word_errors if spaced else character_errors
     return {
         "id": utterance.id,
         "reference": reference,
         "hypothesis": hypothesis,
-        "errors": asdict(word_errors(reference, hypothesis) if spaced else characters),
-        "character_errors": asdict(characters),
+        "errors": asdict(count(reference, hypothesis)),
+        "character_errors": asdict(character_errors(reference, hypothesis)),
+        "whisper_errors": asdict(count(*published)),
     }
 
 
@@ -187,9 +202,17 @@ def summary_line(name: str, summary: EvaluationSummary) -> str:
     return (
         f"{name}: {'WER' if summary.unit == 'word' else 'CER'} {rate} "
         f"({counts.substitutions} S, {counts.deletions} D, {counts.insertions} I of "
-        f"{counts.words}), {summary.n_utterances} utterances, RTFx {summary.rtfx:.1f}, "
+        f"{counts.words}{_published(summary)}), {summary.n_utterances} utterances, "
+        f"RTFx {summary.rtfx:.1f}, "
         f"{summary.n_parameters / 1e6:.1f} M parameters{_drafting(summary)}"
     )
+
+
+def _published(summary: EvaluationSummary) -> str:
+    """Say what Whisper's own normaliser makes of it, where that differs."""
+    if summary.whisper_errors == summary.errors or not summary.whisper_errors.words:
+        return ""
+    return f"; {100 * summary.whisper_errors.wer:.1f} % by Whisper's normaliser"
 
 
 def _drafting(summary: EvaluationSummary) -> str:

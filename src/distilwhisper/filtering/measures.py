@@ -228,8 +228,8 @@ def _text_measures(
     else:
         errors = count(spoken, heard)
     return (
-        spoken is not None and _is_empty(spoken),
-        _is_empty(heard),
+        spoken == "",
+        heard == "",
         is_all_capitals(label.text),
         in_characters,
         _is_held_out(utterance.id),
@@ -261,11 +261,6 @@ def _known_code(language: str) -> str:
 def _is_held_out(id_: str) -> bool:
     """Tell whether an utterance is of the half that a digest of its id chooses."""
     return hashlib.sha256(id_.encode("utf-8")).digest()[0] < 128
-
-
-def _is_empty(normalised: str) -> bool:
-    """Tell whether a text says nothing; the normaliser leaves a dot of "...", which is no word."""
-    return not any(map(str.isalnum, normalised))
 
 
 def _compression_ratio(label: Label) -> float:

@@ -57,17 +57,37 @@ _MAX_KNOWN_TOKENS = 1_000_000
 def normalizer_for(language: str | None) -> Normalizer:
     """The normaliser with which transcripts of a language are compared.
 
+    English has the rules of :func:`whisper_normalizer_for`. Any other language has Whisper's basic
+    rules, except that they respect the marks of its script (see :func:`_respecting_marks`): vowel
+    signs stay in their word, optional points are dropped. In every language what holds no letter
+    and no digit, as the dot that Whisper's rules leave of a final ellipsis, is not a word.
+
+    Args:
+        language: code or English name of the spoken language. There is no default on purpose:
+            the basic rules on English give another error rate, and nothing shows it.
+
+    Raises:
+        ValueError: the language is None or unknown to Whisper.
+    """
+    code = _known_code(language)
+    if code == "en":
+        return _normalize_english
+    return _MARKED_BY_LANGUAGE.get(code, _normalize_marked)
+
+
+def whisper_normalizer_for(language: str | None) -> Normalizer:
+    """Whisper's own normaliser for a language: the one with which public leaderboards count.
+
     English has Whisper's English one: lower case, no fillers or bracketed remarks, numbers
     as digits, contractions spelled out, American spelling. Any other language has the basic
     one: lower case, no bracketed remarks, a space for every symbol and mark. The result may
-    begin or end with a space.
+    begin or end with a space, and may hold a lone full stop.
 
     Both give what openai-whisper 20250625 and transformers 5 give. Letters are not split for
     scripts without spaces: see :func:`uses_spaces`.
 
     Args:
-        language: code or English name of the spoken language. There is no default on purpose:
-            the basic normaliser on English gives another error rate, and nothing shows it.
+        language: code or English name of the spoken language, as for :func:`normalizer_for`.
 
     Raises:
         ValueError: the language is None or unknown to Whisper.
@@ -75,12 +95,16 @@ def normalizer_for(language: str | None) -> Normalizer:
     Source: arXiv:2212.04356, appendix C; package whisper-normalizer, less four rules that
     it adds to Whisper's (kinda, sorta, dunno, cause).
     """
+    return _whisper_english if _known_code(language) == "en" else _whisper_basic
+
+
+def _known_code(language: str | None) -> str:
     if language is None:
         raise ValueError(
             "a language must be given to choose a normaliser, found None; name the language "
             'of the transcripts ("en" for the English normaliser)'
         )
-    return _normalize_english if language_code(language) == "en" else _normalize_basic
+    return language_code(language)
 
 
 def uses_spaces(language: str) -> bool:
@@ -118,6 +142,7 @@ class ScoringRule:
     """How a hypothesis is compared with a reference; see :func:`scoring_rule`."""
 
     normalize: Normalizer
+    whisper_normalize: Normalizer  # Whisper's own rules, for comparison with published figures
     spaced: bool  # whether words are counted; else characters
 
     def split(self, text: str) -> list[str]:
@@ -142,10 +167,15 @@ def scoring_rule(reference: str | None, language: str | None) -> ScoringRule:
         ValueError: the language is unknown to Whisper.
     """
     if language is not None:
-        return ScoringRule(normalizer_for(language), uses_spaces(language))
+        return ScoringRule(
+            normalizer_for(language), whisper_normalizer_for(language), uses_spaces(language)
+        )
     text = reference or ""
-    normalize = _normalize_english if _is_in_english_letters(text) else _normalize_basic
-    return ScoringRule(normalize, is_written_with_spaces(text))
+    if _is_in_english_letters(text):
+        normalizers = _normalize_english, _whisper_english
+    else:
+        normalizers = _normalize_marked, _whisper_basic
+    return ScoringRule(*normalizers, is_written_with_spaces(text))
 
 
 def _is_in_english_letters(text: str) -> bool:
@@ -154,6 +184,37 @@ def _is_in_english_letters(text: str) -> bool:
 
 
 def _normalize_english(text: str) -> str:
+    return _words_only(_whisper_english(text))
+
+
+def _normalize_marked(text: str) -> str:
+    return _words_only(str(_basic(_respecting_marks)(text)))
+
+
+def _normalize_turkish(text: str) -> str:
+    """Lower Turkish capitals as Turkish does: I to dotless ı, İ to i."""
+    return _normalize_marked(unicodedata.normalize("NFC", text).translate(_TURKISH_CAPITALS))
+
+
+def _normalize_yiddish(text: str) -> str:
+    """Keep the points of Yiddish, which tell its vowels apart."""
+    return _words_only(str(_basic(_respecting_points)(text)))
+
+
+_TURKISH_CAPITALS = {ord("I"): "ı", ord("İ"): "i"}
+_MARKED_BY_LANGUAGE = {
+    "tr": _normalize_turkish,
+    "az": _normalize_turkish,
+    "yi": _normalize_yiddish,
+}
+
+
+def _words_only(normalised: str) -> str:
+    """Drop what holds no letter and no digit."""
+    return " ".join(word for word in normalised.split() if any(map(str.isalnum, word)))
+
+
+def _whisper_english(text: str) -> str:
     if len(text) > _MAX_DIGITS:
         text = _TOO_MANY_DIGITS.sub(r"\g<0> ", text)
         return str(_english()(text))
@@ -161,8 +222,8 @@ def _normalize_english(text: str) -> str:
     return str(_english()(text)) if fast is None else fast
 
 
-def _normalize_basic(text: str) -> str:
-    return str(_basic()(text))
+def _whisper_basic(text: str) -> str:
+    return str(_basic(_without_marks)(text))
 
 
 def _plain_english(text: str) -> str | None:
@@ -278,24 +339,67 @@ def _english_rules() -> EnglishTextNormalizer:
 
 
 @cache
-def _basic() -> BasicTextNormalizer:
+def _basic(clean: Normalizer) -> BasicTextNormalizer:
     basic = BasicTextNormalizer()
-    basic.clean = _without_symbols
+    basic.clean = clean
     return basic
 
 
 class _Symbols(dict[int, str]):
-    """A space for every mark, symbol and punctuation; anything else is itself."""
+    """A space for every character of some categories; digits as ASCII; anything else is itself."""
+
+    def __init__(self, spaced: str, *, ascii_digits: bool) -> None:
+        self._spaced = spaced  # first letters of Unicode categories
+        self._ascii_digits = ascii_digits
 
     def __missing__(self, character: int) -> str:
         text = chr(character)
-        self[character] = " " if unicodedata.category(text)[0] in "MSP" else text
+        if unicodedata.category(text)[0] in self._spaced:
+            self[character] = " "
+        elif self._ascii_digits and text.isdecimal():
+            self[character] = str(unicodedata.decimal(text))
+        else:
+            self[character] = text
         return self[character]
 
 
-_SYMBOLS = _Symbols()
+_WITHOUT_MARKS = _Symbols("MSP", ascii_digits=False)
+_WITH_MARKS = _Symbols("SP", ascii_digits=True)
+
+# Marks that a writer may leave out: Hebrew accents and points; Arabic vowel points, Quranic signs
+# and the lengthening stroke. Hamza and madda (U+0653 to U+0655) are part of their letter.
+_HEBREW_POINTS = re.compile("[\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7]")
+_ARABIC_POINTS = re.compile(
+    "[\u0610-\u061a\u0640\u064b-\u0652\u0656-\u065f\u0670\u06d6-\u06dc\u06df-\u06e4"
+    "\u06e7\u06e8\u06ea-\u06ed]"
+)
+# What steers how letters join and which way they run; nothing that is pronounced.
+_INVISIBLE = re.compile(
+    "[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufe00-\ufe0f\ufeff]"
+)
+# Malayalam's chillu letters, written with a joiner before Unicode 5.1.
+_CHILLU = re.compile("([\u0d23\u0d28\u0d30\u0d32\u0d33])\u0d4d\u200d")
+_CHILLU_LETTERS = dict(
+    zip("\u0d23\u0d28\u0d30\u0d32\u0d33", "\u0d7a\u0d7b\u0d7c\u0d7d\u0d7e", strict=True)
+)
 
 
-def _without_symbols(text: str) -> str:
+def _without_marks(text: str) -> str:
     """Do what the library's function of the same purpose does, character by character in C."""
-    return unicodedata.normalize("NFKC", text).translate(_SYMBOLS)
+    return unicodedata.normalize("NFKC", text).translate(_WITHOUT_MARKS)
+
+
+def _respecting_marks(text: str) -> str:
+    """A space for symbols and punctuation; vowel signs stay, optional points go.
+
+    A vowel sign of Devanagari, Thai or Malayalam is a mark to Unicode: without it another word is
+    written. The points of Hebrew and Arabic are marks too, and most writers leave them out.
+    """
+    return _respecting_points(_HEBREW_POINTS.sub("", unicodedata.normalize("NFKC", text)))
+
+
+def _respecting_points(text: str) -> str:
+    text = _CHILLU.sub(lambda match: _CHILLU_LETTERS[match[1]], unicodedata.normalize("NFKC", text))
+    text = _ARABIC_POINTS.sub("", _INVISIBLE.sub("", text))
+    # Python lowers İ to an i with a second dot over it.
+    return text.translate(_WITH_MARKS).replace("i\u0307", "i")
