@@ -6,6 +6,7 @@ import torch
 from plain_loss import distillation_sums
 from torch import Tensor
 
+from distilwhisper.training import fused
 from distilwhisper.training.fused import Objective, fused_sums
 from distilwhisper.training.loss import Divergence
 
@@ -45,16 +46,18 @@ def plain(arguments: Any, objective: Objective) -> tuple[Tensor, Tensor, Tensor]
 
 @pytest.mark.parametrize("objective", ARMS)
 @pytest.mark.parametrize("chunk_tokens", [1, 3, 100])
+@pytest.mark.parametrize("block_tokens", [1, 2, 100])
 def test_losses_and_gradients_are_those_of_the_plain_formula(
-    objective: Objective, chunk_tokens: int
+    objective: Objective, chunk_tokens: int, block_tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(fused.BLOCK_LOGITS, "cpu", block_tokens * VOCAB)
     arguments = problem()
-    fused = fused_sums(*arguments, objective, chunk_tokens=chunk_tokens)
+    sums = fused_sums(*arguments, objective, chunk_tokens=chunk_tokens)
     expected, kl, pl = plain(arguments, objective)
-    torch.testing.assert_close(fused.loss, expected)
-    torch.testing.assert_close(fused.kl, kl)
-    torch.testing.assert_close(fused.pl, pl)
-    found = torch.autograd.grad(fused.loss / 3, arguments[:2])
+    torch.testing.assert_close(sums.loss, expected)
+    torch.testing.assert_close(sums.kl, kl)
+    torch.testing.assert_close(sums.pl, pl)
+    found = torch.autograd.grad(sums.loss / 3, arguments[:2])
     torch.testing.assert_close(found, torch.autograd.grad(expected / 3, arguments[:2]))
 
 

@@ -370,6 +370,28 @@ def test_positions_that_are_frozen_stay(model: Path, corpus: Path, tmp_path: Pat
     assert unchanged == {"encoder.embed_positions.weight", "decoder.embed_positions.weight"}
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_embeddings_that_are_frozen_stay_and_the_rest_learns_as_before(
+    model: Path, corpus: Path, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    gradients_by_freezing = []
+    for freeze in (False, True):
+        trainer = estranged(
+            make_trainer(model, corpus, tmp_path / str(freeze), freeze_embeddings=freeze)
+        )
+        trainer.teacher.to(dtype)
+        before = weights_of(trainer.student.model)
+        gradients_by_freezing.append(gradients(trainer))
+        trainer.fit()
+        after = weights_of(trainer.student.model)
+        moved = {name for name in before if not torch.equal(before[name], after[name])}
+        assert ("decoder.embed_tokens.weight" in moved) is not freeze
+        assert "decoder.layers.0.fc1.weight" in moved
+    of_all, of_the_rest = gradients_by_freezing
+    assert of_all.keys() - of_the_rest.keys() == {"embed_tokens.weight"}
+    assert_close(of_the_rest, {name: of_all[name] for name in of_the_rest}, rel=1e-6)
+
+
 @pytest.mark.parametrize("train_encoder", [False, True])
 @pytest.mark.parametrize("cached", [False, True])
 def test_a_student_with_an_encoder_of_its_own_hears_through_it(

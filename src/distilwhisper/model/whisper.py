@@ -14,6 +14,7 @@ Source: arXiv:2212.04356, section 2.2; names after ``openai/whisper: whisper/mod
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -504,8 +505,11 @@ def _attend(
 ) -> Float[Tensor, "batch heads tokens head_dim"]:
     if queries.device.type != "cpu" or queries.dtype != torch.bfloat16:
         return F.scaled_dot_product_attention(queries, keys, values, attn_mask=visible)
-    # Torch's fused attention for the CPU is up to six times slower than this in bfloat16.
+    # Torch's fused attention for the CPU is up to six times slower than this in bfloat16, but with
+    # AMX it takes a third of the time for a whole window of queries.
     n_tokens = queries.shape[2]
+    if n_tokens >= MANY_QUERIES and _has_amx():
+        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=visible)
     if n_tokens >= MANY_QUERIES:  # one head's scores stay in the cache, those of all do not
         heads = [
             _attend_plainly(queries[:, [h]], keys[:, [h]], values[:, [h]], visible)
@@ -516,6 +520,13 @@ def _attend(
     # comes out the same to the bit whether it is decoded alone or checked among drafted ones.
     pair = queries.expand(-1, -1, 2, -1) if n_tokens == 1 else queries
     return _attend_plainly(pair, keys, values, visible)[:, :, :n_tokens]
+
+
+@cache
+def _has_amx() -> bool:
+    # Older torch cannot tell.
+    features: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(features.get("amx_bf16"))
 
 
 def _attend_plainly(

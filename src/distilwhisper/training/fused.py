@@ -23,7 +23,10 @@ from distilwhisper.training.loss import Divergence, check_vocabularies
 
 # Logits of one model held at a time. Every chunk reads and writes the embedding's gradient once,
 # so a chunk must not be small.
-CHUNK_LOGITS = {"cpu": 2**23, "cuda": 2**26}
+CHUNK_LOGITS = {"cpu": 2**24, "cuda": 2**26}
+# Of these, as many go through the softmaxes at a time as stay in a CPU core's own cache: a dozen
+# passes over them then cost less than one over main memory.
+BLOCK_LOGITS = {"cpu": 2**19, "cuda": 2**26}
 
 
 @dataclass(frozen=True)
@@ -112,16 +115,24 @@ class _Fused(torch.autograd.Function):
         with torch.autocast(device, enabled=False):
             for at in range(0, len(states), chunk_tokens):
                 some = slice(at, at + chunk_tokens)
-                logits = (states[some] @ embedding.T).to(sum_dtype)
+                gradient = states[some] @ embedding.T  # of the logits, which it first holds
                 wanted = None
                 if teacher_states is not None:
-                    wanted = (teacher_states[some].to(dtype) @ teacher_weight.T).to(sum_dtype)
-                chunk_kl, chunk_pl, d_logits = _chunk(logits, wanted, labels[some], objective)
-                kl, pl = kl + chunk_kl, pl + chunk_pl
-                products = d_logits.to(dtype)
-                d_states[some] = products @ embedding
+                    wanted = teacher_states[some].to(dtype) @ teacher_weight.T
+                block = max(1, BLOCK_LOGITS[device] // len(embedding))
+                for row in range(0, len(gradient), block):
+                    rows = slice(row, row + block)
+                    block_kl, block_pl, d_logits = _block(
+                        gradient[rows].to(sum_dtype),
+                        None if wanted is None else wanted[rows].to(sum_dtype),
+                        labels[some][rows],
+                        objective,
+                    )
+                    kl, pl = kl + block_kl, pl + block_pl
+                    gradient[rows] = d_logits
+                d_states[some] = gradient @ embedding
                 if d_embedding is not None:
-                    _add_product(d_embedding, products, states[some])
+                    _add_product(d_embedding, gradient, states[some])
         ctx.save_for_backward(d_states, d_embedding)
         ctx.dtypes = student_states.dtype, student_embedding.dtype
         ctx.mark_non_differentiable(kl, pl)
@@ -144,7 +155,7 @@ def _add_product(total: Tensor, d_logits: Tensor, states: Tensor) -> None:
         total += d_logits.T @ states
 
 
-def _chunk(
+def _block(
     student: Float[Tensor, "tokens vocab"],
     teacher: Float[Tensor, "tokens vocab"] | None,
     labels: Int[Tensor, " tokens"],

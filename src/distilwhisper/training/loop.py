@@ -326,7 +326,7 @@ class Trainer:
             )
             sums = fused_sums(
                 said.final[counted],
-                decoder.embed_tokens.weight,
+                self._projection,
                 taught.final if taught is not None and settings.kl_weight else None,
                 self.teacher.decoder.embed_tokens.weight,
                 labels[counted],
@@ -336,6 +336,12 @@ class Trainer:
         if taught is not None and settings.mse_weight:
             mse = hidden_mse_sum([states[counted] for states in said.layers], taught.layers)
         return StepSums(sums.loss + settings.mse_weight * share * mse, sums.kl, sums.pl, mse)
+
+    @cached_property
+    def _projection(self) -> Tensor:
+        """The student's embedding as the loss takes it; cast once where it does not change."""
+        weight = self.student.model.decoder.embed_tokens.weight
+        return weight.to(self.teacher.dtype) if self.settings.freeze_embeddings else weight
 
     def _source(self) -> StateSource:
         """Return where states come from, with what is to be kept on disk made."""
@@ -363,6 +369,7 @@ class Trainer:
         model, settings = self.student.model, self.settings
         model.requires_grad_(False)
         model.decoder.requires_grad_(True)
+        model.decoder.embed_tokens.requires_grad_(not settings.freeze_embeddings)
         model.decoder.embed_positions.requires_grad_(not settings.freeze_positions)
         if settings.train_encoder:
             model.encoder.requires_grad_(True)

@@ -37,6 +37,9 @@ class TrainingSettings:
     (arXiv:1907.04829)."""
     train_encoder: bool = False
     """Train the student's encoder too; the teacher then hears through its own."""
+    freeze_embeddings: bool = False
+    """Leave the token embeddings as they are: half of a base student's parameters and a third of
+    a step on a CPU. The student then differs from its teacher in its layers alone."""
     freeze_positions: bool = False
     """Leave the decoder's position embeddings as they are."""
     checkpoint_activations: bool = False
