@@ -32,6 +32,7 @@ from distilwhisper.evaluation.table import comparison_table
 from distilwhisper.filter import FilterSettings, filter_labels
 from distilwhisper.label import LabelSettings, label_manifest
 from distilwhisper.model.checkpoint import load_checkpoint, read_config, save_checkpoint
+from distilwhisper.model.delta import write_delta
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import ModelNotFound, import_model, resolve_model
 from distilwhisper.model.layout import BadCheckpoint
@@ -314,6 +315,21 @@ def student(
     return OK
 
 
+def delta(student: Positional[str], dest: Positional[Path], /, *, teacher: str) -> int:
+    """Write a student as the weights in which it differs from its teacher.
+
+    Args:
+        student: model folder or hub id.
+        dest: the new folder, which is used like any model folder where the teacher can be had.
+        teacher: model folder or hub id; written down as it is given here.
+    """
+    n_bytes = write_delta(
+        resolve_model(student), resolve_model(teacher), dest, teacher_name=teacher
+    )
+    print(f"{dest}: {n_bytes / 1e6:.1f} MB beside {teacher}")
+    return OK
+
+
 def heads(model: Positional[str], manifest: Positional[Path], dest: Positional[Path], /) -> int:
     """Measure which attention heads time a model's words, and write the model with them.
 
@@ -509,6 +525,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "label": label,
     "filter": filter_,
     "student": student,
+    "delta": delta,
     "heads": heads,
     "train": train,
     "tensorboard": tensorboard,

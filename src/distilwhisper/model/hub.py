@@ -25,6 +25,7 @@ from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub import errors as hub_errors
 
 from distilwhisper.model.ctranslate2 import read_ctranslate2
+from distilwhisper.model.delta import complete_delta, is_delta, teacher_of, whole_folder
 from distilwhisper.model.layout import (
     BadCheckpoint,
     ModelFiles,
@@ -108,13 +109,17 @@ def resolve_model(name: str) -> Path:
     hub does not give them; one line on stderr says so.
 
     Args:
-        name: a folder in the Hugging Face layout, or a hub id ``owner/name[@revision]``.
+        name: a folder in the Hugging Face layout, a delta (:mod:`.delta`), or a hub id
+            ``owner/name[@revision]``.
 
     Raises:
         ModelNotFound: there is no such folder, and the hub does not give the model either.
-        BadCheckpoint: the folder or file is in another layout, which ``import`` converts.
+        BadCheckpoint: the folder or file is in another layout, which ``import`` converts; or a
+            delta belongs to other weights than its teacher has.
     """
     path = Path(name)
+    if path.is_dir() and is_delta(path):
+        return _resolve_delta(path)
     if path.is_dir():
         _check_is_hugging_face(path)
         return path
@@ -127,6 +132,19 @@ def resolve_model(name: str) -> Path:
         if name not in _CARRIED_MODELS:
             raise
         return _resolve_carried(name, error)
+
+
+def _resolve_delta(folder: Path) -> Path:
+    """Return the whole model of a delta, completing it on first use."""
+    whole = whole_folder(folder, _cache_folder())
+    if not whole.is_dir():
+        name = teacher_of(folder)
+        try:
+            teacher = resolve_model(name)
+        except ModelNotFound as error:
+            raise ModelNotFound(f"{folder}: needs its teacher, {name}: {error}") from error
+        complete_delta(folder, teacher, whole)
+    return whole
 
 
 def _check_is_hugging_face(folder: Path) -> None:

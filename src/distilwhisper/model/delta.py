@@ -1,0 +1,178 @@
+"""A student as what it learnt: only the weights in which it differs from its teacher.
+
+    DELTA/delta.safetensors       those weights in float16; its metadata names the teacher
+    DELTA/config.json             the student's sizes
+    DELTA/generation_config.json  its token ids and alignment heads
+
+A frozen encoder and frozen embeddings are the teacher's own, so two decoder layers of whisper-base
+take 17 MB. The teacher is known by its name and by a digest of its weights: a delta that is put on
+top of any other weights is another model, and is refused.
+"""
+
+import contextlib
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from distilwhisper.model.layout import (
+    BadCheckpoint,
+    ModelFiles,
+    read_json_object,
+    read_model_folder,
+    write_model_folder,
+)
+
+DELTA_FILE = "delta.safetensors"
+_TEACHER, _DIGEST = "teacher", "teacher_digest"  # keys of its metadata
+_CONFIGS = ("config.json", "generation_config.json")
+
+
+def is_delta(folder: Path) -> bool:
+    """Return whether a folder holds a student as the difference from its teacher."""
+    return (folder / DELTA_FILE).is_file()
+
+
+def write_delta(student: Path, teacher: Path, dest: Path, *, teacher_name: str) -> int:
+    """Write a student as the weights in which it differs from its teacher.
+
+    Args:
+        student: a Hugging Face model folder.
+        teacher: the folder of the model whose encoder or embeddings it shares.
+        dest: must not exist, or be empty; it appears whole, by rename.
+        teacher_name: what :func:`~distilwhisper.model.hub.resolve_model` finds the teacher by.
+
+    Returns:
+        The size of the weights that were written, in bytes.
+
+    Raises:
+        BadCheckpoint: one of the models is incomplete; or the two share no weights.
+        FileExistsError: ``dest`` holds something.
+    """
+    if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
+        raise FileExistsError(f"{dest}: must be new or empty, and holds something already")
+    ours, theirs = read_model_folder(student), read_model_folder(teacher)
+    changed = {
+        name: weight.to(torch.float16).contiguous()
+        for name, weight in ours.weights.items()
+        if not _is_same(weight, theirs.weights.get(name))
+    }
+    if len(changed) == len(ours.weights):
+        raise BadCheckpoint(
+            f"{student}: must share weights with its teacher, and shares none with {teacher}: "
+            "name the model it was made from, or keep it as a whole model folder"
+        )
+    metadata = {_TEACHER: teacher_name, _DIGEST: weights_digest(theirs.weights)}
+    dest.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{dest.name}.", dir=dest.parent) as temporary:
+        unfinished = Path(temporary) / dest.name
+        unfinished.mkdir()
+        save_file(changed, unfinished / DELTA_FILE, metadata=metadata)
+        (unfinished / DELTA_FILE).chmod(0o644)  # safetensors makes it private
+        for name, value in zip(_CONFIGS, (ours.config, ours.generation_config), strict=True):
+            (unfinished / name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+        if (student / "README.md").is_file():
+            shutil.copyfile(student / "README.md", unfinished / "README.md")
+        unfinished.rename(dest)
+    return sum(weight.nbytes for weight in changed.values())
+
+
+def teacher_of(folder: Path) -> str:
+    """Return the name of the teacher that a delta belongs to.
+
+    Raises:
+        BadCheckpoint: the delta is broken.
+    """
+    return _read_metadata(folder)[_TEACHER]
+
+
+def whole_folder(folder: Path, cache: Path) -> Path:
+    """Return where the whole model of a delta is kept: a name that only these files have."""
+    digest = hashlib.sha256()
+    for name in (DELTA_FILE, *_CONFIGS):
+        with contextlib.suppress(FileNotFoundError):  # read_json_object names what is missing
+            digest.update((folder / name).read_bytes())
+    return cache / f"{folder.resolve().name}-{digest.hexdigest()[:12]}"
+
+
+def complete_delta(folder: Path, teacher: Path, dest: Path) -> None:
+    """Write the whole model of a delta in the Hugging Face layout.
+
+    Args:
+        folder: of the delta.
+        teacher: the folder of the model that it names.
+        dest: where the model goes, in float32; another process may write it at the same time.
+
+    Raises:
+        BadCheckpoint: the teacher has other weights than the delta was made with, or a file of
+            either is missing or broken.
+    """
+    metadata, theirs = _read_metadata(folder), read_model_folder(teacher)
+    found = weights_digest(theirs.weights)
+    if found != metadata[_DIGEST]:
+        raise BadCheckpoint(
+            f"{folder}: made for {metadata[_TEACHER]} with weights of digest {metadata[_DIGEST]}, "
+            f"found {found} in {teacher}: the teacher has changed, or is another model; take the "
+            "one that the delta was made with, or make the delta again"
+        )
+    config = read_json_object(folder / "config.json")
+    with safe_open(folder / DELTA_FILE, framework="pt") as file:
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    kept = {name: w for name, w in theirs.weights.items() if _is_within(name, config)}
+    files = ModelFiles(
+        config=config,
+        generation_config=read_json_object(folder / "generation_config.json"),
+        weights={**kept, **weights},
+        tokenizer_json=theirs.tokenizer_json,
+    )
+    with contextlib.suppress(FileExistsError):  # another process was faster
+        write_model_folder(dest, files, dtype=torch.float32)
+
+
+def weights_digest(weights: Mapping[str, Tensor]) -> str:
+    """Return a hash of a model's weights as float16, in which Whisper was published.
+
+    So a model has one digest in whichever format it came. The encoder's positions are a formula,
+    and are left out.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(weights.keys() - {"model.encoder.embed_positions.weight"}):
+        weight = weights[name].to("cpu", torch.float16).contiguous()
+        digest.update(f"{name} {tuple(weight.shape)}\n".encode())
+        digest.update(weight.numpy().data)
+    return digest.hexdigest()[:32]
+
+
+def _is_same(ours: Tensor, theirs: Tensor | None) -> bool:
+    return (
+        theirs is not None
+        and ours.shape == theirs.shape
+        and torch.equal(ours.to(torch.float32), theirs.to(torch.float32))
+    )
+
+
+def _is_within(name: str, config: Mapping[str, object]) -> bool:
+    """Return whether a model of some sizes has a weight of the teacher's name."""
+    _, side, kind, *rest = name.split(".")
+    return kind != "layers" or int(rest[0]) < int(str(config[f"{side}_layers"]))
+
+
+def _read_metadata(folder: Path) -> dict[str, str]:
+    try:
+        with safe_open(folder / DELTA_FILE, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise BadCheckpoint(f"{folder / DELTA_FILE}: not a safetensors file: {error}") from error
+    if not {_TEACHER, _DIGEST} <= metadata.keys():
+        raise BadCheckpoint(
+            f"{folder / DELTA_FILE}: must name its teacher and the digest of the teacher's "
+            f"weights, found {sorted(metadata) or 'no metadata'}: make the delta again"
+        )
+    return dict(metadata)
