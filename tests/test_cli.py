@@ -25,6 +25,7 @@ OPTIONS = {
     "filter": "--out --no-figures --force --json --max-wer --max-compression-ratio "
     "--min-avg-logprob --language",
     "student": "--decoder-layers --layers",
+    "delta": "--teacher",
     "heads": "--help",
     "train": "--out --set --force",
     "tensorboard": "--out --follow",
