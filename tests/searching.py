@@ -3,6 +3,8 @@
 from collections import deque
 from collections.abc import Iterable, Sequence
 
+import torch
+
 from distilwhisper.decoding.rules import DecodingRules, TimestampRules
 from distilwhisper.decoding.search import Search
 from distilwhisper.decoding.slots import Hypothesis, Job
@@ -10,7 +12,11 @@ from distilwhisper.text.tokens import Tokenizer
 
 
 def make_rules(
-    tokenizer: Tokenizer, *, timestamps: bool = True, suppress: Sequence[int] = (7,)
+    tokenizer: Tokenizer,
+    *,
+    timestamps: bool = True,
+    suppress: Sequence[int] = (7,),
+    device: torch.device | str = "cpu",
 ) -> DecodingRules:
     grammar = TimestampRules(
         begin=tokenizer.timestamp_begin, no_timestamps=tokenizer.no_timestamps, eot=tokenizer.eot
@@ -19,6 +25,7 @@ def make_rules(
         suppress=suppress,
         begin_suppress=[tokenizer.eot],
         timestamps=grammar if timestamps else None,
+        device=device,
     )
 
 

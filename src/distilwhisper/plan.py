@@ -34,7 +34,7 @@ from distilwhisper.model.whisper import Whisper, WhisperConfig
 from distilwhisper.pipeline import Recipe
 from distilwhisper.run.settings import SettingsError, build_settings, read_recipe
 from distilwhisper.speech.audio import WINDOW_S
-from distilwhisper.training.fused import CHUNK_LOGITS
+from distilwhisper.training.fused import chunk_logits
 from distilwhisper.training.state import N_KEPT
 
 GpuName = Literal["h100", "h200", "a100", "a100-40gb", "l40s", "l4", "a10", "v100", "t4", "cpu"]
@@ -499,7 +499,7 @@ class _Reckoner:
             + 3 * cache_values(student, student.max_frames)
         )
         kind: Literal["cpu", "cuda"] = "cpu" if self.settings.gpu == "cpu" else "cuda"
-        n_logits = min(micro * tokens * student.vocab_size, CHUNK_LOGITS[kind])
+        n_logits = min(micro * tokens * student.vocab_size, chunk_logits(kind))
         logits = 4 * 4 * n_logits  # of two sides, each with its softmax, float32
         return weights + (ADAM_BYTES - 4) * trained + micro * size * window + logits
 

@@ -243,7 +243,7 @@ def _standing_out(
         model, window.encoder_states, window.token_ids, heads=heads, n_frames=window.n_frames
     )
     rows = slice(window.text.start, window.text.stop + 1)
-    return _contrast(weights)[:, rows].double().cpu().numpy()
+    return _contrast(weights)[:, rows].cpu().double().numpy()
 
 
 def _join_error_s(
@@ -338,7 +338,7 @@ def align_words(
     times = _token_starts(_alignment_map(weights)[rows]) / FRAMES_PER_SECOND
     odds = model.decoder.project(states[writers])[:, : tokenizer.eot].to(weights.dtype)
     chosen = torch.tensor(text, device=odds.device)[:, None]
-    probabilities = odds.softmax(dim=-1).gather(1, chosen)[:, 0].double().cpu().numpy()
+    probabilities = odds.softmax(dim=-1).gather(1, chosen)[:, 0].cpu().double().numpy()
     timed: list[Word] = []
     at = 0
     for ids in words:
@@ -528,7 +528,7 @@ def _alignment_map(
     weights: Float[Tensor, "heads tokens frames"],
 ) -> Float64[np.ndarray, "tokens frames"]:
     """Return how far each token stands out in each frame, as the mean of the heads."""
-    return _contrast(weights).mean(dim=0).double().cpu().numpy()
+    return _contrast(weights).mean(dim=0).cpu().double().numpy()
 
 
 def _contrast(

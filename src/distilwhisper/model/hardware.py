@@ -14,7 +14,7 @@ class Hardware:
     """Where the network runs, and in which numbers."""
 
     device: str = "auto"
-    """cpu, cuda, cuda:1 ...; auto takes a GPU where there is one."""
+    """cpu, cuda, cuda:1 ..., or mps (Apple's); auto takes a CUDA GPU where there is one."""
     dtype: DTypeName = "auto"
     """auto: bfloat16 where the processor multiplies it natively, GPU or CPU; else float16 on a
     GPU and float32 on a CPU. Training takes float32 instead of float16."""
@@ -35,8 +35,14 @@ class Hardware:
             device = torch.device(self.device)
         except RuntimeError:
             device = None
-        if device is None or device.type not in ("cpu", "cuda"):
-            raise ValueError(f"device must be auto, cpu, cuda or cuda:N, found {self.device!r}")
+        if device is None or device.type not in ("cpu", "cuda", "mps"):
+            raise ValueError(
+                f"device must be auto, cpu, cuda, cuda:N or mps, found {self.device!r}"
+            )
+        if device.type == "mps" and not torch.backends.mps.is_available():
+            raise ValueError(
+                "device mps must be there, found no GPU of Apple's that torch can use: take cpu"
+            )
         if device.type == "cuda" and (device.index or 0) >= n_gpus:
             raise ValueError(
                 f"device {self.device} must be there, found {n_gpus} GPUs that torch can use: "
@@ -49,7 +55,10 @@ class Hardware:
         if self.dtype != "auto":
             dtype: torch.dtype = getattr(torch, self.dtype)
             return dtype
-        if self.pick_device().type == "cuda":
+        device = self.pick_device()
+        if device.type == "mps":
+            return torch.float16
+        if device.type == "cuda":
             native = torch.cuda.is_bf16_supported(including_emulation=False)
             return torch.bfloat16 if native else torch.float16
         return torch.bfloat16 if _cpu_multiplies_bfloat16() else torch.float32

@@ -23,10 +23,15 @@ from distilwhisper.training.loss import Divergence, check_vocabularies
 
 # Logits of one model held at a time. Every chunk reads and writes the embedding's gradient once,
 # so a chunk must not be small.
-CHUNK_LOGITS = {"cpu": 2**24, "cuda": 2**26}
+CHUNK_LOGITS, GPU_CHUNK_LOGITS = 2**24, 2**26
 # Of these, as many go through the softmaxes at a time as stay in a CPU core's own cache: a dozen
 # passes over them then cost less than one over main memory.
-BLOCK_LOGITS = {"cpu": 2**19, "cuda": 2**26}
+BLOCK_LOGITS = 2**19
+
+
+def chunk_logits(device_type: str) -> int:
+    """Return how many logits of one model are held at a time on a kind of device."""
+    return CHUNK_LOGITS if device_type == "cpu" else GPU_CHUNK_LOGITS
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,8 @@ def fused_sums(
     """
     check_vocabularies(len(student_embedding), len(teacher_embedding))
     if chunk_tokens is None:
-        chunk_tokens = max(1, CHUNK_LOGITS[student_states.device.type] // len(student_embedding))
+        most = chunk_logits(student_states.device.type)
+        chunk_tokens = max(1, most // len(student_embedding))
     sums: tuple[Tensor, Tensor, Tensor] = _Fused.apply(  # type: ignore[no-untyped-call]
         student_states,
         student_embedding,
@@ -119,7 +125,8 @@ class _Fused(torch.autograd.Function):
                 wanted = None
                 if teacher_states is not None:
                     wanted = teacher_states[some].to(dtype) @ teacher_weight.T
-                block = max(1, BLOCK_LOGITS[device] // len(embedding))
+                most = BLOCK_LOGITS if device == "cpu" else gradient.numel()
+                block = max(1, most // len(embedding))
                 for row in range(0, len(gradient), block):
                     rows = slice(row, row + block)
                     block_kl, block_pl, d_logits = _block(

@@ -272,7 +272,7 @@ class Trainer:
         for drawn, tokens in own:
             found = self._sums(source, drawn, tokens, reader.read(drawn), share=share)
             (found.loss / n_tokens).backward()  # type: ignore[no-untyped-call]
-            values = torch.stack([value.detach().double().cpu() for value in found])
+            values = torch.stack([value.detach().cpu().double() for value in found])
             is_faulty.append(not values.isfinite().all())
             sums += values
         weights: list[Tensor] = optimizer.param_groups[0]["params"]
