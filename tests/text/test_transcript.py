@@ -1,11 +1,13 @@
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transcripts import assert_reliable
 
 from distilwhisper.text.transcript import (
     Segment,
@@ -151,6 +153,63 @@ def test_compression_ratio_grows_with_repetition() -> None:
     assert compression_ratio("") == 0.0
     assert compression_ratio(" It was the best of times, it was the worst of times.") < 2.4
     assert compression_ratio(" thank you" * 20) > 2.4
+
+
+# --- times that can be relied on -----------------------------------------------------------------
+
+
+rough_times = st.floats(0.0, 40.0) | st.sampled_from([3.0, 3.02, 30.0])
+line_texts = st.sampled_from([" a", " b c.", "", "  ", " d"])
+rough_words = st.tuples(rough_times, rough_times, st.sampled_from([" a", " b", "."]), st.just(0.5))
+rough_rows = st.tuples(
+    rough_times, rough_times, line_texts, st.none() | st.lists(rough_words, max_size=5)
+)
+
+
+@given(
+    rows=st.lists(rough_rows, max_size=8),
+    duration_s=st.sampled_from([0.0, 0.0004, 0.01, 0.7, 30.0, 31.00006]),
+)
+def test_times_of_any_transcript_can_be_relied_on(
+    rows: list[tuple[float, float, str, list[Any] | None]], duration_s: float
+) -> None:
+    rough = transcript_of_rows(rows)
+    spoken = Transcript.of(rough.segments, "en", duration_s=duration_s)
+    assert_reliable(spoken, duration_s)
+    assert spoken.text == "".join(one.text for one in rough.segments if one.text.strip()).strip()
+    assert "".join(one.text for one in spoken.segments).strip() == spoken.text
+    assert Transcript.of(spoken.segments, "en", duration_s=duration_s) == spoken
+
+
+def test_times_that_are_right_are_kept() -> None:
+    words = (Word(1.0, 1.02, " a", 1.0), Word(1.02, 1.5, " b", 1.0), Word(3.0, 3.5, " c", 1.0))
+    right = [segment(0, 1.0, 3.5, " a b c", words), segment(1, 3.5, 4.0, " d")]
+    assert Transcript.of(right, "en", duration_s=4.0).segments == tuple(right)
+
+
+@pytest.mark.parametrize(
+    ("rough", "settled"),
+    [
+        ([(5.0, 30.0), (20.0, 25.0)], [(5.0, 22.5), (22.5, 25.0)]),
+        ([(5.0, 10.0), (4.0, 12.0)], [(5.0, 7.5), (7.5, 12.0)]),
+        ([(5.0, 10.0), (9.4, 12.0)], [(5.0, 9.7), (9.7, 12.0)]),
+        ([(5.0, 5.0), (7.0, 8.0)], [(4.99, 5.01), (7.0, 8.0)]),
+        ([(29.0, 31.0), (31.0, 31.0)], [(29.0, 29.98), (29.98, 30.0)]),
+    ],
+)
+def test_times_that_cross_meet_half_way(
+    rough: list[tuple[float, float]], settled: list[tuple[float, float]]
+) -> None:
+    segments = [segment(number, *span, " a") for number, span in enumerate(rough)]
+    spoken = Transcript.of(segments, "en", duration_s=30.0)
+    assert [(one.start_s, one.end_s) for one in spoken.segments] == settled
+
+
+def test_a_segments_own_language_is_in_json() -> None:
+    mixed = transcript(replace(PLAIN.segments[0], language="de"), PLAIN.segments[1])
+    one, other = json.loads(render(mixed, "json"))["segments"]
+    assert one["language"] == "de"
+    assert "language" not in other
 
 
 # --- equal to openai-whisper --------------------------------------------------------------------

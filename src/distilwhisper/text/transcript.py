@@ -3,12 +3,14 @@
 import json
 import math
 import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any, Literal
 
 TranscriptFormat = Literal["txt", "srt", "vtt", "tsv", "json"]
 
+_SHORTEST_MS = 20  # of a word or a segment, where there is room: a frame of the encoder
 _MAX_CUE_LINE = 1000  # characters; Whisper breaks longer lines of a subtitle
 
 
@@ -38,6 +40,7 @@ class Segment:
         compression_ratio: of the window's text, see :func:`compression_ratio`.
         no_speech_prob: that nobody speaks in the window; NaN if unknown.
         words: timed words, or None where they were not asked for.
+        language: a code; None where the whole transcript is taken to be of one.
     """
 
     id: int
@@ -51,15 +54,106 @@ class Segment:
     compression_ratio: float
     no_speech_prob: float
     words: tuple[Word, ...] | None = None
+    language: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    """What was said in one recording; ``language`` is a code."""
+    """What was said in one recording. Build it with :meth:`of`.
+
+    Attributes:
+        text: of all segments.
+        language: a code.
+        segments: in order.
+        language_probability: how sure the model was of the language; None where it was given.
+    """
 
     text: str
     language: str
     segments: tuple[Segment, ...]
+    language_probability: float | None = None
+
+    @classmethod
+    def of(
+        cls,
+        segments: Iterable[Segment],
+        language: str,
+        *,
+        duration_s: float,
+        language_probability: float | None = None,
+    ) -> "Transcript":
+        """Build a transcript whose times can be relied on.
+
+        Starts never go back, nothing overlaps what follows it, and nothing lasts 0 s. A segment
+        lasts from its first timed word to its last one. All lies within the recording, in whole
+        milliseconds, so that every format tells the same times. Times that are so already are
+        kept; the others move no further than they must. Segments without text are left out.
+
+        Args:
+            segments: in the order of their text, whatever their times and ids.
+            language: a code.
+            duration_s: of the recording.
+            language_probability: as the attribute.
+        """
+        spoken = [segment for segment in segments if segment.text.strip()]
+        end_ms = max(math.floor(duration_s * 1000 + 1e-6), 1)
+        if sum(len(segment.words or " ") for segment in spoken) > end_ms:
+            spoken = [_in_one(spoken)]  # a millisecond each is more than there is
+        spans = [
+            (one.start_s, one.end_s) for segment in spoken for one in segment.words or [segment]
+        ]
+        settled = iter(_settle(spans, end_ms))
+        timed: list[Segment] = []
+        for number, segment in enumerate(spoken):
+            times = [next(settled) for _ in segment.words or [segment]]
+            words = segment.words and tuple(
+                replace(word, start_s=start_s, end_s=end_s)
+                for word, (start_s, end_s) in zip(segment.words, times, strict=True)
+            )
+            start_s, end_s = times[0][0], times[-1][1]
+            timed.append(replace(segment, id=number, start_s=start_s, end_s=end_s, words=words))
+        text = "".join(segment.text for segment in timed).strip()
+        return cls(text, language, tuple(timed), language_probability)
+
+
+def _in_one(segments: Sequence[Segment]) -> Segment:
+    text = "".join(segment.text for segment in segments)
+    token_ids = tuple(token_id for segment in segments for token_id in segment.token_ids)
+    return replace(segments[0], text=text, token_ids=token_ids, words=segments[0].words and ())
+
+
+def _settle(spans: Sequence[tuple[float, float]], end_ms: int) -> Iterator[tuple[float, float]]:
+    """Yield the nearest spans that follow each other within the time there is, in seconds."""
+    shortest = min(_SHORTEST_MS, end_ms // max(len(spans), 1))
+    # Of two that cross, none begins before the earlier one or ends behind the later one.
+    starts = list(accumulate((start_s for start_s, _ in spans), max))
+    ends = list(accumulate((end_s for _, end_s in reversed(spans)), min))[::-1]
+    # Less the shortest length of all spans in front, times need only not go back.
+    wanted = [
+        round(1000 * time_s) - shortest * number
+        for index, span in enumerate(zip(starts, ends, strict=True))
+        for number, time_s in enumerate(span, start=index)
+    ]
+    room = end_ms - shortest * len(spans)
+    kept = [min(max(round(time), 0), room) for time in _nearest_rising(wanted)]
+    for index in range(len(spans)):
+        start, end = kept[2 * index : 2 * index + 2]
+        yield (start + shortest * index) / 1000, (end + shortest * (index + 1)) / 1000
+
+
+def _nearest_rising(values: Sequence[float]) -> list[float]:
+    """Return the sequence that never falls and is nearest by the sum of squares.
+
+    Source: pool adjacent violators; Barlow et al., Statistical Inference under Order Restrictions.
+    """
+    pools: list[tuple[float, int]] = []  # sum and number of values that become their mean
+    for value in values:
+        total, n = float(value), 1
+        while pools and pools[-1][0] * n > total * pools[-1][1]:
+            before, n_before = pools.pop()
+            total, n = total + before, n + n_before
+        pools.append((total, n))
+    return [total / n for total, n in pools for _ in range(n)]
 
 
 def compression_ratio(text: str) -> float:
@@ -196,6 +290,8 @@ def _segment_fields(segment: Segment) -> dict[str, Any]:
         "compression_ratio": _finite_or_none(segment.compression_ratio),
         "no_speech_prob": _finite_or_none(segment.no_speech_prob),
     }
+    if segment.language is not None:
+        fields["language"] = segment.language
     if segment.words is not None:
         fields["words"] = [
             {
