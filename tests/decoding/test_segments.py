@@ -3,7 +3,13 @@ from pathlib import Path
 
 import pytest
 
-from distilwhisper.decoding.segments import TimedSegment, split_segments, split_words
+from distilwhisper.decoding.segments import (
+    TimedSegment,
+    TimedWord,
+    group_words,
+    split_segments,
+    split_words,
+)
 from distilwhisper.text.tokens import Tokenizer
 
 
@@ -60,3 +66,33 @@ def test_half_a_character_at_the_end_is_kept(tokenizer: Tokenizer) -> None:
     ids = tuple(tokenizer.encode(" the 你"))[:-1]
     words = split_words([TimedSegment(0.0, 4.0, ids)], tokenizer, spaced=True)
     assert tuple(i for word in words for i in word.token_ids) == ids
+
+
+# Words of two windows: "so we are | going home." passes from one to the other before "going".
+FIRST = [(0, TimedWord(f" {text}", (), at, at + 0.4, 3)) for at, text in ((8.0, "so"), (8.5, "we"))]
+REST = [(1, TimedWord(" home.", (), 9.0, 9.4, 0))]
+
+
+def test_a_segment_that_two_windows_share_is_one() -> None:
+    assert group_words(FIRST + REST, {(0, 3): 4, (1, 0): 1}) == [FIRST + REST]
+    assert group_words(FIRST + REST, {(0, 3): 2, (1, 0): 3}) == [FIRST + REST]
+
+
+def test_segments_of_which_nothing_was_left_out_stay_two() -> None:
+    assert group_words(FIRST + REST, {(0, 3): 2, (1, 0): 1}) == [FIRST, REST]
+
+
+def test_segments_of_one_window_stay_two() -> None:
+    other = [(0, TimedWord(" home.", (), 9.0, 9.4, 4))]
+    assert group_words(FIRST + other, {(0, 3): 4, (0, 4): 2}) == [FIRST, other]
+
+
+@pytest.mark.parametrize(
+    ("text", "start_s", "end_s"),
+    [(" we.”", 9.0, 9.4), (" we", 11.0, 11.4), (" we", 9.0, 39.0)],
+    ids=["sentence", "pause", "length"],
+)
+def test_what_does_not_belong_together_stays_two(text: str, start_s: float, end_s: float) -> None:
+    first = [FIRST[0], (0, TimedWord(text, (), 8.5, 8.9, 3))]
+    rest = [(1, TimedWord(" home", (), start_s, end_s, 0))]
+    assert group_words(first + rest, {(0, 3): 4, (1, 0): 3}) == [first, rest]

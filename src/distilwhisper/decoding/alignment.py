@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
+from distilwhisper.decoding.segments import SENTENCE_ENDS
 from distilwhisper.model.checkpoint import Checkpoint
 from distilwhisper.model.whisper import Attention, Whisper, WhisperConfig
 from distilwhisper.speech.audio import WINDOW_S, Samples, samples_to_seconds, seconds_to_samples
@@ -53,7 +54,6 @@ _LONGEST_USUAL_WORD_S = 0.7
 _USUAL_WORDS_AT_MOST = 2
 _PAUSE_IN_USUAL_WORDS = 4
 _SEGMENT_IS_RIGHT_S = 0.5  # a word that leaves its segment by more is the one that is wrong
-_SENTENCE_ENDS = ".。!！?？"
 
 # What openai-whisper joins to the words beside it, and its like. Signs such as % are spoken.
 _UNSPOKEN = frozenset("\"'“”‘’«»„¿¡()[]{}-–—.。,，、!！?？:：;；…")
@@ -399,7 +399,7 @@ def _trim_after_sentences(words: Sequence[Word], before: str, *, usual_s: float)
     texts = [before, *(word.text for word in words)]
     return [
         _from(word, word.end_s - _USUAL_WORDS_AT_MOST * usual_s)
-        if previous.rstrip().endswith(tuple(_SENTENCE_ENDS))
+        if previous.rstrip().endswith(tuple(SENTENCE_ENDS))
         else word
         for word, previous in zip(words, texts, strict=False)
     ]

@@ -1,9 +1,18 @@
 """Token ids of one window to timed segments and words."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
+from distilwhisper.speech.audio import WINDOW_S
 from distilwhisper.text.tokens import Tokenizer
+
+SENTENCE_ENDS = ".。!！?？"
+_LONGEST_PAUSE_S = 2.0  # inside a segment that two windows share
+
+
+Place = tuple[int, int]  # a window, and a segment in it
 
 
 @dataclass(frozen=True)
@@ -83,6 +92,48 @@ def split_words(
             words.append(TimedWord(text, tuple(ids), at_s, at_s + rate * length, number))
             at_s += rate * length
     return words
+
+
+def group_words(
+    words: Sequence[tuple[int, TimedWord]], n_words: Mapping[Place, int]
+) -> list[list[tuple[int, TimedWord]]]:
+    """Group the words that were kept of some windows into segments.
+
+    Each is what was kept of a segment of one window. Where one window's text passes into the
+    next one's inside a segment, and inside a sentence, the two parts of it are one segment, unless
+    that would be longer than a window or hold a pause.
+
+    Args:
+        words: in order, each with its window.
+        n_words: how many words each segment had before some were left out.
+    """
+    kept = Counter(map(_place, words))
+    groups: list[list[tuple[int, TimedWord]]] = []
+    for place, same in groupby(words, key=_place):
+        group = list(same)
+        if groups:
+            before = groups[-1][-1]
+            is_cut = any(kept[one] < n_words[one] for one in (_place(before), place))
+            if before[0] != place[0] and is_cut and _belong_together(groups[-1], group):
+                groups[-1] += group
+                continue
+        groups.append(group)
+    return groups
+
+
+def _place(word: tuple[int, TimedWord]) -> Place:
+    return word[0], word[1].segment
+
+
+def _belong_together(
+    before: Sequence[tuple[int, TimedWord]], after: Sequence[tuple[int, TimedWord]]
+) -> bool:
+    (_, first), (_, last), (_, next_), (_, end) = before[0], before[-1], after[0], after[-1]
+    return (
+        not last.text.rstrip("\"'”’»)] ").endswith(tuple(SENTENCE_ENDS))
+        and next_.start_s - last.end_s <= _LONGEST_PAUSE_S
+        and end.end_s - first.start_s <= WINDOW_S
+    )
 
 
 def word_pieces(
