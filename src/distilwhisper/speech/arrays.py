@@ -1,0 +1,78 @@
+"""Arrays of other programs as samples: any type of number, one channel or several."""
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from distilwhisper.speech.audio import Samples
+
+Sound: TypeAlias = npt.NDArray[Any] | Sequence[float]  # what to_samples takes
+
+MOST_CHANNELS = 8
+# Floats beyond this were never scaled: sound that is too loud stays below.
+LOUDEST = 16.0
+# Channels whose mean has less than this of the power that unlike sounds would have cancel out.
+CANCELLED = 0.1
+
+
+def to_samples(sound: Sound, name: str) -> Samples:
+    """Return an array as samples: float32, mono, about [-1, 1].
+
+    Integers are divided by the largest of their type, unsigned ones around its middle. Those of 32
+    or 64 bits that all fit in fewer (16, 32) are taken to be of so many. Of two dimensions the
+    shorter one holds the channels, whose mean is taken, or the loudest where they cancel out, as
+    with one of them inverted. The rate cannot be seen: it must be 16 kHz.
+
+    Args:
+        sound: an array, or what NumPy makes one of.
+        name: what it is, for messages.
+
+    Raises:
+        ValueError: there is no sample, one is NaN or infinite, or far above 1; the array holds no
+            real numbers, or has another shape.
+    """
+    array = np.asarray(sound)
+    if not array.size:
+        raise ValueError(f"{name} must hold at least one sample, found none")
+    if array.dtype.kind not in "iuf":
+        raise ValueError(f"{name} must hold integers or floats, found {array.dtype}")
+    if array.ndim not in (1, 2) or (array.ndim == 2 and min(array.shape) > MOST_CHANNELS):
+        raise ValueError(
+            f"{name} must be a row of samples, or up to {MOST_CHANNELS} channels of them, found "
+            f"the shape {array.shape}"
+        )
+    floats = array if array.dtype.kind == "f" else _scaled(array)
+    if floats.ndim == 2:
+        floats = _mixed(floats if floats.shape[0] <= floats.shape[1] else floats.T)
+    samples: Samples = floats.astype(np.float32, copy=False)
+    if not np.isfinite(samples).all():
+        raise ValueError(f"{name} must hold numbers, found NaN or infinity among its samples")
+    peak = max(samples.max(), -samples.min())
+    if peak > LOUDEST:
+        raise ValueError(
+            f"{name} must hold floats of about [-1, 1], found {peak:g}: divide them by the full "
+            "scale (32768 for 16 bits), or give the integers themselves"
+        )
+    return samples
+
+
+def _mixed(channels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    mean: npt.NDArray[Any] = channels.mean(axis=0)
+    powers = np.square(channels, dtype=np.float64).mean(axis=1)
+    if np.square(mean, dtype=np.float64).mean() < CANCELLED * powers.sum() / len(channels) ** 2:
+        loudest: npt.NDArray[Any] = channels[powers.argmax()]
+        return loudest
+    return mean
+
+
+def _scaled(integers: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    bits = 8 * integers.dtype.itemsize
+    floats = integers.astype(np.float64)
+    if integers.dtype.kind == "u":
+        return floats / 2.0 ** (bits - 1) - 1.0
+    peak = np.abs(floats).max()
+    fitting = next(b for b in (16, 32, 64) if peak <= 2.0 ** (b - 1))
+    scaled: npt.NDArray[np.float64] = floats / 2.0 ** (min(bits, fitting) - 1)
+    return scaled
