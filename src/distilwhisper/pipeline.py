@@ -463,9 +463,10 @@ def _trainer(run: Run) -> Trainer:
     recipe = run.recipe
     device, dtype = recipe.hardware.pick_device(), recipe.hardware.pick_training_dtype()
     manifest = read_manifest(run.manifest("train"))
-    tokenizer = Tokenizer.from_folder(run.teacher)
+    teacher = load_checkpoint(run.teacher, device=device, dtype=dtype)
+    tokenizer = Tokenizer.from_json(teacher.files.tokenizer_json, where=run.teacher)
     return Trainer(
-        teacher=load_checkpoint(run.teacher, device=device, dtype=dtype).model,
+        teacher=teacher.model,
         student=load_checkpoint(run.path("student-init"), device=device),
         tokenizer=tokenizer,
         data=TrainingData(

@@ -185,7 +185,7 @@ def add_alignment_heads(checkpoint: Checkpoint, manifest: Manifest) -> Checkpoin
     Raises:
         ValueError: fewer than two utterances have a text and can be read.
     """
-    tokenizer = Tokenizer.from_folder(checkpoint.folder)
+    tokenizer = Tokenizer.from_json(checkpoint.files.tokenizer_json, where=checkpoint.folder)
     spoken = [utterance for utterance in manifest.utterances if (utterance.text or "").strip()]
     loaded = load_utterances(manifest, spoken[:MOST_UTTERANCES])
     utterances = [

@@ -218,33 +218,53 @@ class Tokenizer:
 
     @classmethod
     def from_folder(cls, folder: Path) -> "Tokenizer":
-        """Read tokenizer.json of a Hugging Face model folder.
+        """Read tokenizer.json of a Hugging Face model folder, which must be complete.
 
         Raises:
             BadTokenizer: the file is missing or unreadable, or lacks tokens. Files that were
                 converted for other engines often lack the timestamps.
         """
         path = folder / "tokenizer.json"
-        core = _read_core(path)
+        try:
+            return cls.from_json(path.read_text(encoding="utf-8"), where=path)
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadTokenizer(
+                f"a model folder must hold a readable tokenizer.json: {error}; re-import the model"
+            ) from error
+
+    @classmethod
+    def from_json(cls, text: str, *, where: Path) -> "Tokenizer":
+        """Make a tokenizer of the text of a tokenizer.json.
+
+        Args:
+            text: complete, as a loaded checkpoint's is, whatever its folder lacks.
+            where: it came from, for messages.
+
+        Raises:
+            BadTokenizer: it cannot be read, or lacks tokens.
+        """
+        core = _read_core(text, where)
         languages = {
             code: token_id
             for code in LANGUAGES
             if (token_id := core.token_to_id(f"<|{code}|>")) is not None
         }
-        eot = _required_id(core, "<|endoftext|>", path=path)
+        eot = _required_id(core, "<|endoftext|>", path=where)
         is_multilingual = eot != _ENGLISH_ONLY_EOT and bool(languages)
         return cls(
             core=core,
             is_multilingual=is_multilingual,
             languages=languages if is_multilingual else {},
             eot=eot,
-            sot=_required_id(core, "<|startoftranscript|>", path=path),
-            sot_prev=_required_id(core, "<|startofprev|>", path=path),
-            no_speech=_required_id(core, "<|nospeech|>", "<|nocaptions|>", path=path),
-            no_timestamps=_required_id(core, "<|notimestamps|>", path=path),
-            transcribe=_required_id(core, "<|transcribe|>", path=path) if is_multilingual else None,
-            translate=_required_id(core, "<|translate|>", path=path) if is_multilingual else None,
-            timestamp_begin=_first_timestamp_id(core, path=path),
+            sot=_required_id(core, "<|startoftranscript|>", path=where),
+            sot_prev=_required_id(core, "<|startofprev|>", path=where),
+            no_speech=_required_id(core, "<|nospeech|>", "<|nocaptions|>", path=where),
+            no_timestamps=_required_id(core, "<|notimestamps|>", path=where),
+            transcribe=_required_id(core, "<|transcribe|>", path=where)
+            if is_multilingual
+            else None,
+            translate=_required_id(core, "<|translate|>", path=where) if is_multilingual else None,
+            timestamp_begin=_first_timestamp_id(core, path=where),
             special_ids=frozenset(
                 token_id for text, token_id in core.get_vocab().items() if _SPECIAL.fullmatch(text)
             ),
@@ -408,13 +428,9 @@ class Tokenizer:
         return [self.sot_prev, *kept] if kept else []
 
 
-def _read_core(path: Path) -> tokenizers.Tokenizer:
+def _read_core(text: str, path: Path) -> tokenizers.Tokenizer:
     try:
-        core = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadTokenizer(
-            f"a model folder must hold a readable tokenizer.json: {error}; re-import the model"
-        ) from error
+        core = tokenizers.Tokenizer.from_str(text)
     except Exception as error:  # the library raises this bare class for every fault of a file
         raise BadTokenizer(
             f"tokenizer.json must be a file of the tokenizers library: {path}: {error}; "
