@@ -1,15 +1,20 @@
 """Real weights on real speech: whisper-tiny.en on prompts of the Asterisk project."""
 
+import importlib.util
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from rapidfuzz.distance import Levenshtein
+from transcripts import assert_reliable
 
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.model.hardware import Hardware
+from distilwhisper.model.hub import ModelNotFound, resolve_model
 from distilwhisper.speech.audio import Samples
 from distilwhisper.student import StudentSettings, make_student
 from distilwhisper.text.normalize import normalizer_for
@@ -89,6 +94,53 @@ def test_nothing_is_lost_or_doubled_at_seams(
             stop - first, other_stop - other
         )
     assert at_seams == {"dropped": 0, "doubled": 0}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"word_timestamps": True},
+        {"word_timestamps": True, "chunk_s": 10.0},
+        {"word_timestamps": True, "long_form": "sequential"},
+        {"word_timestamps": True, "vad_filter": True},
+        {"timestamps": False},
+    ],
+    ids=lambda settings: ", ".join(settings) or "plain",
+)
+def test_times_of_real_speech_can_be_relied_on(
+    tiny_en: Path, prompts: list[tuple[Samples, str]], settings: dict[str, Any]
+) -> None:
+    if "vad_filter" in settings and importlib.util.find_spec("silero_vad") is None:
+        pytest.skip("needs the extra vad")
+    pieces: list[Samples] = []
+    for number, (samples, _) in enumerate([*prompts, *prompts[::-1]]):
+        pieces += [samples, np.zeros(9_000 * (number % 5), dtype=np.float32)]
+    samples = np.concatenate(pieces)[: 75 * 16_000]
+    transcriber = Transcriber.from_model(str(tiny_en), DecodingSettings(**settings), FLOAT32)
+    transcript = transcriber.transcribe(samples)
+    assert len(transcript.text.split()) > 80
+    assert_reliable(transcript, len(samples) / 16_000)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("vad_filter", [False, True])
+def test_german_behind_silence_is_german(vad_filter: bool) -> None:
+    cases = os.environ.get("DISTILWHISPER_CASES")
+    if not cases:
+        pytest.skip("needs the folder that DISTILWHISPER_CASES names")
+    try:
+        base = resolve_model("openai/whisper-base")
+    except ModelNotFound as error:
+        pytest.skip(str(error))
+    settings = DecodingSettings(vad_filter=vad_filter)
+    transcriber = Transcriber.from_model(str(base), settings, FLOAT32)
+    transcript = transcriber.transcribe(Path(cases) / "sil40_de.ogg")
+    assert transcript.language == "de"
+    assert transcript.language_probability is not None
+    assert transcript.language_probability > 0.9
+    assert "auf der Spitze eines der Berge" in transcript.text
 
 
 @pytest.mark.reference

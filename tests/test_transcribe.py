@@ -14,9 +14,10 @@ from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.speech.audio import load_samples, write_wav
-from distilwhisper.text.transcript import TranscriptFormat, render
+from distilwhisper.text.transcript import Transcript, TranscriptFormat, render
 from distilwhisper.transcribe import (
     TranscribedFile,
+    language_doubt,
     output_paths,
     transcribe_files,
     write_transcript,
@@ -61,6 +62,13 @@ def test_each_file_has_its_transcript_in_order(
         assert result.transcript == alone
         assert result.error is None
     assert results[0].transcript != results[1].transcript
+
+
+def test_a_language_in_doubt_is_told() -> None:
+    doubt = language_doubt(Transcript("a", "nn", (), 0.32))
+    assert doubt == "the language may not be Nynorsk (32% sure): name it with --language"
+    assert language_doubt(Transcript("a", "de", (), 0.5)) is None
+    assert language_doubt(Transcript("a", "de", ())) is None
 
 
 def test_files_side_by_side_are_the_files_alone(

@@ -61,6 +61,7 @@ from distilwhisper.training.state import CheckpointMismatch
 from distilwhisper.training.tensorboard import MissingTensorBoard, write_events
 from distilwhisper.transcribe import (
     TranscribedFile,
+    language_doubt,
     output_paths,
     transcribe_files,
     write_transcript,
@@ -448,6 +449,8 @@ def transcribe(
     def write(done: TranscribedFile) -> None:
         if done.transcript is None:
             return
+        if doubt := language_doubt(done.transcript):
+            say(f"transcribe: {done.source}: {doubt}")
         if done.source in paths:
             write_transcript(done.transcript, paths[done.source], format)
             print(paths[done.source])

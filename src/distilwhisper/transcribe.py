@@ -9,10 +9,12 @@ from pathlib import Path
 
 from distilwhisper.corpus.store import write_atomic
 from distilwhisper.decoding.transcriber import Transcriber
+from distilwhisper.decoding.windows import SURE_OF_LANGUAGE
 from distilwhisper.progress import progress_bar
 from distilwhisper.speech.audio import probe_duration_s
 from distilwhisper.speech.recording import StreamedRecording
 from distilwhisper.speech.sources import CorruptAudio, Source
+from distilwhisper.text.tokens import LANGUAGES
 from distilwhisper.text.transcript import Transcript, TranscriptFormat, render
 
 STDIN = "-"
@@ -74,6 +76,15 @@ def output_paths(sources: Sequence[str], out: Path, format: TranscriptFormat) ->
             f"{doubled[0]!r}: transcribe them into different --out folders"
         )
     return [out / f"{stem}.{format}" for stem in stems]
+
+
+def language_doubt(transcript: Transcript) -> str | None:
+    """Return what to tell a person about a language that the model was not sure of."""
+    probability = transcript.language_probability
+    if probability is None or probability >= SURE_OF_LANGUAGE:
+        return None
+    name = LANGUAGES[transcript.language].title()
+    return f"the language may not be {name} ({probability:.0%} sure): name it with --language"
 
 
 def write_transcript(transcript: Transcript, path: Path, format: TranscriptFormat) -> None:  # noqa: A002

@@ -1,3 +1,5 @@
+import json
+import threading
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -6,12 +8,23 @@ import numpy as np
 import pytest
 import torch
 from corpora import hearing_model, noise
+from safetensors.torch import load_file, save_file
 from tiny_model import write_tiny_model
 
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.model.hardware import Hardware
-from distilwhisper.speech.audio import SAMPLE_RATE_HZ, WINDOW_SAMPLES
+from distilwhisper.speech.audio import (
+    SAMPLE_RATE_HZ,
+    WINDOW_SAMPLES,
+    Samples,
+    load_samples,
+    write_wav,
+)
+from distilwhisper.speech.recording import HeldRecording
+from distilwhisper.speech.sources import CorruptAudio
+from distilwhisper.text.tokens import Tokenizer
+from distilwhisper.text.transcript import Transcript, render
 
 CPU = Hardware(device="cpu", dtype="float32")
 SHORT = DecodingSettings(max_new_tokens=8, temperatures=(0.0,))
@@ -123,12 +136,32 @@ def test_a_transcript_names_its_language_by_its_code(multilingual: Transcriber) 
     assert multilingual.transcribe(noise(0.5, seed=1), language="german").language == "de"
 
 
+def detecting_model(folder: Path, *, sure: bool) -> Transcriber:
+    """A random model that takes quiet noise and loud noise for two languages."""
+    write_tiny_model(folder, seed=4, std=0.3, multilingual=True)
+    weights = load_file(folder / "model.safetensors")
+    rules = json.loads((folder / "generation_config.json").read_text())
+    languages = list(rules["lang_to_id"].values())
+    tokenizer = Tokenizer.from_folder(folder)
+    rules["suppress_tokens"] = [  # it would write control characters, which are no text
+        id_
+        for id_ in range(tokenizer.timestamp_begin)
+        if id_ != tokenizer.eot and not tokenizer.decode([id_]).strip().isalnum()
+    ]
+    (folder / "generation_config.json").write_text(json.dumps(rules))
+    weights["model.decoder.embed_tokens.weight"][languages] *= 30 if sure else 1
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return Transcriber.from_model(str(folder), replace(SHORT, max_new_tokens=24), CPU)
+
+
 @pytest.fixture(scope="module")
 def detecting(tmp_path_factory: pytest.TempPathFactory) -> Transcriber:
-    """A random model that takes quiet noise and loud noise for two languages."""
-    model = tmp_path_factory.mktemp("models") / "detecting"
-    write_tiny_model(model, seed=4, std=0.3, multilingual=True)
-    return Transcriber.from_model(str(model), SHORT, CPU)
+    return detecting_model(tmp_path_factory.mktemp("models") / "detecting", sure=True)
+
+
+@pytest.fixture(scope="module")
+def doubting(tmp_path_factory: pytest.TempPathFactory) -> Transcriber:
+    return detecting_model(tmp_path_factory.mktemp("models") / "doubting", sure=False)
 
 
 QUIET, LOUD = 0.3 * noise(3.0, seed=0), 1.3 * noise(8.0, seed=1)
@@ -156,7 +189,143 @@ def test_a_recordings_language_is_that_of_its_first_window(detecting: Transcribe
     assert transcript.language == first.language
     # All chunks are decoded in it, not each in a language of its own.
     given = cut.transcribe(samples, language=first.language)
-    assert transcript == given
+    assert replace(transcript, language_probability=None) == given
+
+
+def silent(seconds: float) -> Samples:
+    return np.zeros(round(seconds * SAMPLE_RATE_HZ), dtype=np.float32)
+
+
+@pytest.mark.parametrize("long_form", ["chunked", "sequential"])
+def test_a_language_is_not_detected_from_silence_or_steady_noise(
+    detecting: Transcriber, long_form: str
+) -> None:
+    loud = detecting.decode([LOUD])[0].language
+    alone = replace(detecting, settings=replace(detecting.settings, long_form=long_form))
+    hiss = 1e-3 * np.random.default_rng(2).standard_normal(40 * SAMPLE_RATE_HZ)
+    for before in (silent(40), hiss.astype(np.float32)):
+        assert detecting.decode([before[:WINDOW_SAMPLES]])[0].language != loud
+        transcript = alone.transcribe(np.concatenate([before, LOUD]))
+        assert transcript.language == loud
+        assert transcript.language_probability is not None
+        assert transcript.language_probability > 0.5
+
+
+def test_more_windows_are_asked_where_a_language_is_in_doubt(doubting: Transcriber) -> None:
+    """Twice as many until there are no more, and the doubt is in the transcript."""
+    samples = np.concatenate([QUIET, silent(27), LOUD, silent(22), QUIET, silent(27)])
+    recording = HeldRecording(samples)
+    assert doubting._speech_starts(recording, 1) == [0]
+    assert doubting._speech_starts(recording, 2) == [0, 2 * WINDOW_SAMPLES]
+    assert doubting._speech_starts(recording, 8) == [n * WINDOW_SAMPLES for n in range(3)]
+    windows = [doubting._decoder.window(w) for w in np.split(samples, 3)]
+    first = doubting._decoder.detect_language(windows[:1])
+    assert not first.is_sure
+    assert doubting.transcribe(samples).language_probability == pytest.approx(
+        doubting._decoder.detect_language(windows).probability
+    )
+
+
+@pytest.mark.parametrize("long_form", ["chunked", "sequential"])
+def test_the_language_of_silence_is_the_one_given(
+    multilingual: Transcriber, long_form: str
+) -> None:
+    alone = replace(multilingual, settings=replace(SHORT, long_form=long_form))
+    assert alone.transcribe(silent(2), language="german").language == "de"
+
+
+@pytest.mark.parametrize("long_form", ["chunked", "sequential"])
+def test_every_window_has_its_language_where_languages_are_mixed(
+    detecting: Transcriber, long_form: str
+) -> None:
+    quiet, loud = (window.language for window in detecting.decode([QUIET, LOUD]))
+    samples = np.concatenate([QUIET, silent(27), LOUD, silent(2)])
+    plain = replace(detecting.settings, long_form=long_form, overlap_s=0.0)
+    one = replace(detecting, settings=plain).transcribe(samples)
+    assert {segment.language for segment in one.segments} == {None}
+    mixed = replace(detecting, settings=replace(plain, multilingual=True)).transcribe(samples)
+    assert {segment.language for segment in mixed.segments} == {quiet, loud}
+    said = json.loads(render(mixed, "json"))["segments"]
+    assert [segment["language"] for segment in said][:1] == [quiet]
+    assert mixed.language in (quiet, loud)
+
+
+@pytest.mark.parametrize("long_form", ["chunked", "sequential"])
+def test_where_its_own_is_in_doubt_a_window_has_the_recordings_language(
+    doubting: Transcriber, long_form: str
+) -> None:
+    samples = np.concatenate([QUIET, silent(27), LOUD, silent(2)])
+    settings = replace(doubting.settings, long_form=long_form, multilingual=True)
+    mixed = replace(doubting, settings=settings).transcribe(samples, language="de")
+    assert {segment.language for segment in mixed.segments} == {"de"}
+
+
+def test_an_english_only_model_mixes_no_languages(tiny_model: Path) -> None:
+    with pytest.raises(ValueError, match="multilingual needs a model of several languages"):
+        Transcriber.from_model(str(tiny_model), DecodingSettings(multilingual=True), CPU)
+
+
+# Threads
+
+
+def test_threads_may_share_a_transcriber(english: Transcriber) -> None:
+    sounds = [noise(3.0 + number, seed=number) for number in range(4)]
+    alone = [english.transcribe(sound) for sound in sounds]
+    together: dict[int, Transcript] = {}
+
+    def work(number: int) -> None:
+        together[number] = english.transcribe(sounds[number])
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [together.get(number) for number in range(4)] == alone
+
+
+def test_one_call_may_rest_while_another_is_made(english: Transcriber) -> None:
+    cut = replace(english, settings=replace(SHORT, batch_size=2))
+    pieces = [noise(1.0, seed=number) for number in range(4)]
+    wanted = [window.token_ids for window in cut.decode(pieces)]
+    found = {}
+    for number, window in cut.decode_each((piece, None) for piece in pieces):
+        found[number] = window.token_ids
+        assert cut.decode(pieces[:1])[0].token_ids == wanted[0]
+    assert [found[number] for number in range(4)] == wanted
+
+
+# Sound of other programs
+
+
+def test_a_path_is_opened(english: Transcriber, tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    write_wav(path, noise(2.0, seed=1))
+    wanted = english.transcribe(load_samples(path))
+    assert english.transcribe(path) == wanted
+    assert english.transcribe(str(path)) == wanted
+    with pytest.raises(FileNotFoundError):
+        english.transcribe(tmp_path / "absent.wav")
+    path.write_bytes(b"no sound")
+    with pytest.raises(CorruptAudio):
+        english.transcribe(path)
+
+
+def test_integers_and_channels_are_the_same_sound(english: Transcriber) -> None:
+    integers = np.round(noise(2.0, seed=1) * 32768).astype(np.int16)
+    wanted = english.transcribe(integers.astype(np.float32) / 32768)
+    for same in (integers, integers.astype(np.int64), np.stack([integers, integers], axis=1)):
+        assert english.transcribe(same) == wanted
+        assert english.decode([same])[0].text == wanted.text
+
+
+def test_a_folder_of_the_slow_tokenizer_is_loaded(english: Transcriber, tmp_path: Path) -> None:
+    folder = hearing_model(tmp_path / "slow")
+    assert (folder / "vocab.json").is_file()
+    (folder / "tokenizer.json").unlink()
+    slow = Transcriber.from_model(str(folder), SHORT, CPU)
+    sound = noise(2.0, seed=1)
+    assert slow.transcribe(sound) == english.transcribe(sound)
 
 
 def test_an_unknown_language_names_the_nearest(tiny_multilingual_model: Path) -> None:

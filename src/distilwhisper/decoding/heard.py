@@ -57,19 +57,20 @@ def _time_words(
     checkpoint, tokenizer = decoder.checkpoint, decoder.tokenizer
     config = checkpoint.model.config
     assert window.encoder_states is not None
-    timed = align_words(
-        checkpoint.model,
-        window.encoder_states,
-        [word.token_ids for word in words],
-        prompt_ids=tokenizer.prompt_ids(
-            language=window.language if tokenizer.is_multilingual else None,
-            task=decoder.settings.task,
-            timestamps=False,
-        ),
-        tokenizer=tokenizer,
-        heads=alignment_heads(checkpoint.generation_config, config) or upper_half_heads(config),
-        n_frames=min(-(-window.n_samples // FRAME_SAMPLES), len(window.encoder_states)),
-    )
+    with decoder.lock:
+        timed = align_words(
+            checkpoint.model,
+            window.encoder_states,
+            [word.token_ids for word in words],
+            prompt_ids=tokenizer.prompt_ids(
+                language=window.language if tokenizer.is_multilingual else None,
+                task=decoder.settings.task,
+                timestamps=False,
+            ),
+            tokenizer=tokenizer,
+            heads=alignment_heads(checkpoint.generation_config, config) or upper_half_heads(config),
+            n_frames=min(-(-window.n_samples // FRAME_SAMPLES), len(window.encoder_states)),
+        )
     by_segment: list[list[Word]] = [[] for _ in segments]
     for word, one in zip(words, timed, strict=True):
         placed = replace(one, start_s=start_s + one.start_s, end_s=start_s + one.end_s)

@@ -40,7 +40,7 @@ def decode_sequentially(
         decoder: encodes and searches.
         mel: of the recording.
         spans: decode these parts of it alone; None: all of it.
-        language: its code.
+        language: its code; where languages are mixed, that of windows whose own is in doubt.
         first_prompt: ids of text that came before.
         hotwords: ids that every window is told first.
         on_progress: called with the seconds of audio just done.
@@ -56,10 +56,15 @@ def decode_sequentially(
             if not n_frames:
                 break
             n_samples = n_frames * HOP_SAMPLES
-            window = decoder.window_of(frames, n_samples, language=language)
+            window = decoder.window_of(
+                frames, n_samples, language=None if settings.multilingual else language
+            )
             previous = tokenizer.previous_ids(said, hotwords=hotwords)
             request = WindowRequest(window, tuple(previous), seed=settings.seed + seek)
             judged = yield from decode_with_fallback(request, settings)
+            if window.language != language and not judged.window.own_language.is_sure:
+                window.language = language
+                judged = yield from decode_with_fallback(request, settings)
             if is_silence(judged.window, settings):
                 seek += n_frames
                 on_progress(n_frames / FRAMES_PER_SECOND)

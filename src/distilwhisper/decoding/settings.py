@@ -16,7 +16,10 @@ class DecodingSettings:
     language: str | None = None
     """Code or English name; none: English-only models need none, others detect it."""
     language_windows: int = 1
-    """Windows, spread over a recording, that its language is detected from."""
+    """Windows with speech, spread over a recording, that its language is detected from; more
+    where it stays in doubt."""
+    multilingual: bool = False
+    """Detect the language of every window: several are spoken in a recording."""
     task: Literal["transcribe", "translate"] = "transcribe"
     """Translate puts any language into English (multilingual models)."""
     timestamps: bool = True

@@ -15,12 +15,12 @@ What calls what:
 """
 
 import math
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import groupby
+from pathlib import Path
 
-import numpy as np
 import torch
 
 from distilwhisper.decoding.chunked import decode_chunk
@@ -33,16 +33,23 @@ from distilwhisper.decoding.packed_windows import (
     group_pieces,
     packing_fault,
 )
-from distilwhisper.decoding.segments import TimedWord
+from distilwhisper.decoding.segments import TimedWord, group_words
 from distilwhisper.decoding.sequential import FRAMES_PER_SECOND, decode_sequentially
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.slots import Counts
-from distilwhisper.decoding.windows import DecodedWindow, Task, WindowDecoder, WindowRequest
+from distilwhisper.decoding.windows import (
+    DecodedWindow,
+    DetectedLanguage,
+    Task,
+    WindowDecoder,
+    WindowRequest,
+)
 from distilwhisper.model.checkpoint import Checkpoint, load_checkpoint
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import resolve_model
 from distilwhisper.model.openvino import accelerate
 from distilwhisper.model.packed import can_pack, pack
+from distilwhisper.speech.arrays import Sound, to_samples
 from distilwhisper.speech.audio import (
     WINDOW_S,
     WINDOW_SAMPLES,
@@ -51,16 +58,25 @@ from distilwhisper.speech.audio import (
     seconds_to_samples,
 )
 from distilwhisper.speech.mel import RecordingMel
-from distilwhisper.speech.recording import HeldRecording, Recording
+from distilwhisper.speech.recording import HeldRecording, Recording, StreamedRecording
 from distilwhisper.speech.sources import CorruptAudio
-from distilwhisper.speech.vad import Span, stream_spans
+from distilwhisper.speech.vad import Span, may_hold_speech, stream_spans
 from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.text.transcript import Segment, Transcript, Word, compression_ratio
 
 LAST_CHUNK_S = WINDOW_S - 3.0  # the rest of its window is silence, so that the text is ended
 BLOCK_S = 30.0  # of sound, at a time, for the voice activity detector
+MOST_LANGUAGE_WINDOWS = 8  # that are asked where a language stays in doubt
 
 Unreadable = (CorruptAudio, OSError)
+
+
+@dataclass(frozen=True)
+class _End:
+    """A recording that was read to its end."""
+
+    n_chunks: int
+    language: DetectedLanguage | None  # None: its only chunk tells
 
 
 @dataclass(frozen=True)
@@ -69,26 +85,35 @@ class _Part:
 
     recording: int
     chunk: int | None  # None: the recording has ended
-    came: list[HeardWindow] | int | CorruptAudio | OSError  # ended: its chunks, or a problem
+    came: list[HeardWindow] | _End | CorruptAudio | OSError
 
 
 @dataclass(frozen=True)
 class Transcriber:
-    """A model, its tokenizer, and how it is to be used. One thread at a time."""
+    """A model, its tokenizer, and how it is to be used.
+
+    Threads may share it, and a generator of one method may rest while another is called: the
+    network works for one at a time, and each call keeps slots of its own.
+    """
 
     checkpoint: Checkpoint
     tokenizer: Tokenizer
     settings: DecodingSettings = field(default_factory=DecodingSettings)
     draft: Checkpoint | None = None
     """Proposes tokens that the model then checks: the same text, sooner if most are right."""
+    _decoder: WindowDecoder = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.settings.language is not None:
             self.tokenizer.language_code(self.settings.language)
         if self.settings.task == "translate" and not self.tokenizer.is_multilingual:
             raise ValueError("the model is English-only and cannot translate: take another model")
+        if self.settings.multilingual and not self.tokenizer.is_multilingual:
+            raise ValueError("multilingual needs a model of several languages, found English only")
         if self.draft is not None:
             self._check_draft(self.draft)
+        decoder = WindowDecoder(self.checkpoint, self.tokenizer, self.settings, self.draft)
+        object.__setattr__(self, "_decoder", decoder)
 
     @classmethod
     def from_model(
@@ -115,22 +140,23 @@ class Transcriber:
         device = hardware.pick_device()
         dtype = torch.float32 if by_openvino else hardware.pick_dtype()
         folder = resolve_model(name)
+        checkpoint = load_checkpoint(folder, device=device, dtype=dtype)
         made = cls(
-            load_checkpoint(folder, device=device, dtype=dtype),
-            Tokenizer.from_folder(folder),
+            checkpoint,
+            Tokenizer.from_json(checkpoint.files.tokenizer_json, where=folder),
             settings or DecodingSettings(),
             None
             if draft is None
             else load_checkpoint(resolve_model(draft), device=device, dtype=dtype),
         )
         made.share_encoder()
-        for checkpoint in (made.checkpoint, made.draft):
-            if checkpoint is None:
+        for loaded in (made.checkpoint, made.draft):
+            if loaded is None:
                 continue
             if by_openvino:
-                accelerate(checkpoint.model, precision=hardware.pick_precision())
-            elif can_pack(checkpoint.model):
-                pack(checkpoint.model)
+                accelerate(loaded.model, precision=hardware.pick_precision())
+            elif can_pack(loaded.model):
+                pack(loaded.model)
         return made
 
     @property
@@ -164,12 +190,12 @@ class Transcriber:
                 raise ValueError(f"utterance {id_!r} of the manifest: {error}") from error
 
     def decode(
-        self, pieces: Sequence[Samples], *, languages: Sequence[str | None] | None = None
+        self, pieces: Sequence[Sound], *, languages: Sequence[str | None] | None = None
     ) -> list[DecodedWindow]:
         """Decode pieces of at most 30 s, each a window of its own.
 
         Args:
-            pieces: mono, 16 kHz.
+            pieces: as :meth:`transcribe` takes samples.
             languages: of each piece; none, or a none among them: the settings' language, or
                 else detected.
 
@@ -181,7 +207,7 @@ class Transcriber:
         return [decoded[number] for number in range(len(pieces))]
 
     def decode_each(
-        self, pieces: Iterable[tuple[Samples, str | None]]
+        self, pieces: Iterable[tuple[Sound, str | None]]
     ) -> Iterator[tuple[int, DecodedWindow]]:
         """Decode pieces of at most 30 s as they come, each a window of its own.
 
@@ -198,7 +224,7 @@ class Transcriber:
         return self._decoder.run(tasks)
 
     def decode_packed(
-        self, pieces: Iterable[tuple[Samples, str | None]]
+        self, pieces: Iterable[tuple[Sound, str | None]]
     ) -> Iterator[tuple[int, DecodedWindow]]:
         """Decode pieces as :meth:`decode_each`, those of one language several to a window.
 
@@ -225,7 +251,7 @@ class Transcriber:
 
     def transcribe(
         self,
-        samples: Samples,
+        sound: Sound | str | Path,
         *,
         language: str | None = None,
         on_progress: Callable[[float], None] | None = None,
@@ -233,7 +259,8 @@ class Transcriber:
         """Transcribe a recording of any length.
 
         Args:
-            samples: mono, 16 kHz.
+            sound: a path or URL of audio or video, or samples at 16 kHz: floats of about [-1, 1],
+                or integers, which are scaled by their type; of two channels the mean is taken.
             language: of the recording; none: the settings' language, or else detected.
             on_progress: called with the seconds of audio just done.
 
@@ -241,12 +268,15 @@ class Transcriber:
             Segments on the recording's clock.
 
         Raises:
-            ValueError: there is no sample, or one is NaN.
+            FileNotFoundError, CorruptAudio: the path cannot be read.
+            ValueError: the array is no sound: as :func:`~distilwhisper.speech.arrays.to_samples`.
         """
-        _check_samples(samples, "the recording")
-        found = self.transcribe_all(
-            [HeldRecording(samples)], languages=[language], on_progress=on_progress
-        )
+        recording: Recording
+        if isinstance(sound, (str, Path)):
+            recording = StreamedRecording(lambda: sound)
+        else:
+            recording = HeldRecording(to_samples(sound, "the recording"))
+        found = self.transcribe_all([recording], languages=[language], on_progress=on_progress)
         _, transcript = next(iter(found))
         if not isinstance(transcript, Transcript):
             raise transcript
@@ -278,12 +308,11 @@ class Transcriber:
         numbered = ((n, r, next(known) if known is not None else None) for n, r in pairs)
         if self.settings.long_form == "sequential":
             tasks = (self._sequential(r, code, report) for _, r, code in numbered)
-            for number, heard in self._decoder.run(tasks):
-                yield number, heard if isinstance(heard, Unreadable) else self._follow(heard)
+            yield from self._decoder.run(tasks)
             return
         yield from self._joined(self._decoder.run(self._chunk_tasks(numbered, report)))
 
-    def hear_chunks(self, samples: Samples, *, language: str | None = None) -> list[ChunkWords]:
+    def hear_chunks(self, samples: Sound, *, language: str | None = None) -> list[ChunkWords]:
         """Return what each chunk of a recording heard, not yet joined.
 
         Args:
@@ -293,15 +322,11 @@ class Transcriber:
         Raises:
             ValueError: there is no sample, or one is NaN.
         """
-        _check_samples(samples, "the recording")
-        tasks = self._chunk_tasks([(0, HeldRecording(samples), language)], _ignore)
+        recording = HeldRecording(to_samples(samples, "the recording"))
+        tasks = self._chunk_tasks([(0, recording, language)], _ignore)
         parts = [part for _, part in self._decoder.run(tasks)]
         heard = {part.chunk: part.came for part in parts if isinstance(part.came, list)}
         return [_chunk_words(one) for chunk in range(len(heard)) for one in heard[chunk]]
-
-    @cached_property
-    def _decoder(self) -> WindowDecoder:
-        return WindowDecoder(self.checkpoint, self.tokenizer, self.settings, self.draft)
 
     @cached_property
     def _first_prompt(self) -> list[int]:
@@ -341,34 +366,52 @@ class Transcriber:
         wanted = language or self.settings.language
         return None if wanted is None else self.tokenizer.language_code(wanted)
 
-    def _pieces(self, pieces: Iterable[tuple[Samples, str | None]]) -> Iterator[Piece]:
-        for number, (samples, language) in enumerate(pieces):
-            _check_samples(samples, f"piece {number}")
-            yield Piece(number, samples, self._code(language))
+    def _pieces(self, pieces: Iterable[tuple[Sound, str | None]]) -> Iterator[Piece]:
+        for number, (sound, language) in enumerate(pieces):
+            yield Piece(number, to_samples(sound, f"piece {number}"), self._code(language))
 
-    def _decode_piece(
-        self, number: int, samples: Samples, language: str | None
-    ) -> Task[DecodedWindow]:
-        _check_samples(samples, f"piece {number}")
+    def _decode_piece(self, number: int, sound: Sound, language: str | None) -> Task[DecodedWindow]:
+        samples = to_samples(sound, f"piece {number}")
         window = self._decoder.window(samples, language=self._code(language))
         request = WindowRequest(window, tuple(self._previous_ids), seed=self.settings.seed)
         judged = yield from decode_with_fallback(request, self.settings)
         return judged.window
 
-    def _detect(self, recording: Recording, language: str | None) -> str:
-        """Return a recording's language: as told, or heard in windows spread over it."""
+    def _detect(self, recording: Recording, language: str | None) -> DetectedLanguage:
+        """Return a recording's language: as told, or that of windows with speech.
+
+        Where they leave it in doubt, twice as many are asked, again spread over the recording.
+        """
         code = self._code(language)
         if code is not None:
-            return code
-        scan = recording.again()
-        wanted = self.settings.language_windows
-        starts = [0]
-        if wanted > 1:
-            n_samples = _length(recording.again())
-            last = max(n_samples - WINDOW_SAMPLES, 0)
-            starts = sorted({last * number // (wanted - 1) for number in range(wanted)})
-        pieces = (scan.read(start, start + WINDOW_SAMPLES) for start in starts)
-        return self._decoder.detect_language([self._decoder.window(p) for p in pieces])
+            return DetectedLanguage(code)
+        n_windows = self.settings.language_windows
+        while True:
+            starts = self._speech_starts(recording, n_windows)
+            scan = recording.again()
+            pieces = (scan.read(start, start + WINDOW_SAMPLES) for start in starts)
+            found = self._decoder.detect_language([self._decoder.window(p) for p in pieces])
+            if found.is_sure or len(starts) < n_windows or 2 * n_windows > MOST_LANGUAGE_WINDOWS:
+                return found
+            n_windows *= 2
+
+    def _speech_starts(self, recording: Recording, n_windows: int) -> list[int]:
+        """Return where windows with speech begin, spread over a recording; its first in any case.
+
+        One window is the first of them, and nothing behind it is read.
+        """
+        starts: Iterator[int]
+        if self.settings.vad_filter:
+            starts = (chunk.start for chunk in self._plan(recording.again()))
+        else:
+            windows = enumerate(_blocks(recording.again()))
+            starts = (n * WINDOW_SAMPLES for n, window in windows if may_hold_speech(window))
+        if n_windows == 1:
+            return [next(starts, 0)]
+        found = list(starts) or [0]
+        last = len(found) - 1
+        places = {last * number // (n_windows - 1) for number in range(n_windows)}
+        return [found[place] for place in sorted(places)]
 
     def _spans(self, recording: Recording) -> Iterator[Span] | None:
         """Return where somebody speaks; None where that was not asked for."""
@@ -378,24 +421,24 @@ class Transcriber:
 
     def _sequential(
         self, recording: Recording, language: str | None, report: Callable[[float], None]
-    ) -> "Task[list[HeardWindow] | CorruptAudio | OSError]":
+    ) -> Task[Transcript | CorruptAudio | OSError]:
         model = self.checkpoint.model
         try:
-            code = self._detect(recording, language)
+            spoken = self._detect(recording, language)
             mel = RecordingMel(recording, n_mels=model.config.n_mels, device=model.device)
-            return (
-                yield from decode_sequentially(
-                    self._decoder,
-                    mel,
-                    self._spans(recording),
-                    language=code,
-                    first_prompt=self._first_prompt,
-                    hotwords=self._hotwords,
-                    on_progress=report,
-                )
+            heard = yield from decode_sequentially(
+                self._decoder,
+                mel,
+                self._spans(recording),
+                language=spoken.code,
+                first_prompt=self._first_prompt,
+                hotwords=self._hotwords,
+                on_progress=report,
             )
         except Unreadable as error:
             return error
+        words = [(number, word) for number, one in enumerate(heard) for word in one.words]
+        return self._transcript(heard, words, spoken)
 
     def _chunk_tasks(
         self,
@@ -408,19 +451,14 @@ class Transcriber:
             shared_s = self.settings.shared_s
             try:
                 code = self._code(language)
+                spoken = None if code is None else DetectedLanguage(code)
                 for chunk in self._plan(recording):
                     samples = recording.read(chunk.start, chunk.stop)
                     is_last = recording.reach(chunk.stop + 1) <= chunk.stop
-                    if code is None and not is_last:
-                        code = self._detect(recording, language)  # else its only window tells
-                    task = decode_chunk(
-                        self._decoder,
-                        chunk,
-                        samples,
-                        language=code,
-                        previous_ids=self._previous_ids,
-                        heard_again_s=0.0 if is_last or self.settings.vad_filter else shared_s,
-                    )
+                    if spoken is None and not is_last:
+                        spoken = self._detect(recording, None)  # else its only window tells
+                    again_s = 0.0 if is_last or self.settings.vad_filter else shared_s
+                    task = self._decode_chunk(chunk, samples, spoken, heard_again_s=again_s)
                     new_s = samples_to_seconds(max(chunk.stop - done, 0))
                     yield _reported(_Part(number, n_chunks, []), task, new_s, report)
                     done = max(chunk.stop, done)
@@ -428,7 +466,30 @@ class Transcriber:
             except Unreadable as error:
                 yield _ended(number, error)
             else:
-                yield _ended(number, n_chunks)
+                yield _ended(number, _End(n_chunks, spoken))
+
+    def _decode_chunk(
+        self,
+        chunk: Chunk,
+        samples: Samples,
+        spoken: DetectedLanguage | None,
+        *,
+        heard_again_s: float,
+    ) -> Task[list[HeardWindow]]:
+        """Decode a chunk in the recording's language or, where they are mixed, in its own."""
+        code = None if spoken is None else spoken.code
+        for language in (None, code) if self.settings.multilingual and code else (code,):
+            heard = yield from decode_chunk(
+                self._decoder,
+                chunk,
+                samples,
+                language=language,
+                previous_ids=self._previous_ids,
+                heard_again_s=heard_again_s,
+            )
+            if all(w.code == code or w.is_sure for w in _languages(heard)):
+                break
+        return heard
 
     def _plan(self, recording: Recording) -> Iterator[Chunk]:
         """Cut a recording; one that fits in a window is not cut, however short the chunks are."""
@@ -449,64 +510,63 @@ class Transcriber:
     ) -> Iterator[tuple[int, Transcript | CorruptAudio | OSError]]:
         """Yield a recording's transcript when its last chunk is done."""
         heard: dict[int, dict[int, list[HeardWindow]]] = {}
-        n_chunks: dict[int, int] = {}  # of recordings that were read to their end
+        ends: dict[int, _End | None] = {}  # None: whatever else is heard of it is left
         for _, part in parts:
             number = part.recording
             chunks = heard.setdefault(number, {})
             if isinstance(part.came, Unreadable):
-                n_chunks[number] = -1  # whatever else is heard of it is left
+                ends[number] = None
                 yield number, part.came
-            elif isinstance(part.came, int):
-                n_chunks[number] = part.came
+            elif isinstance(part.came, _End):
+                ends[number] = part.came
             else:
                 assert part.chunk is not None
                 chunks[part.chunk] = part.came
-            if n_chunks.get(number) == len(chunks):
-                yield number, self._join([one for i in sorted(chunks) for one in chunks[i]])
+            end = ends.get(number)
+            if end is not None and end.n_chunks == len(chunks):
+                windows = [one for i in sorted(chunks) for one in chunks[i]]
+                words = join_chunks([_chunk_words(one) for one in windows])
+                yield number, self._transcript(windows, words, end.language)
                 del heard[number]
 
-    def _follow(self, heard: Sequence[HeardWindow]) -> Transcript:
-        """Make a transcript of windows that follow each other."""
-        words = [(number, word) for number, one in enumerate(heard) for word in one.words]
-        return self._transcript(heard, words)
-
-    def _join(self, heard: Sequence[HeardWindow]) -> Transcript:
-        """Make a transcript of chunks that overlap."""
-        return self._transcript(heard, join_chunks([_chunk_words(one) for one in heard]))
-
     def _transcript(
-        self, heard: Sequence[HeardWindow], words: Sequence[tuple[int, TimedWord]]
+        self,
+        heard: Sequence[HeardWindow],
+        words: Sequence[tuple[int, TimedWord]],
+        spoken: DetectedLanguage | None,
     ) -> Transcript:
-        segments: list[Segment] = []
-        for (number, _), group in groupby(words, key=_segment_of):
-            spoken_s = segments[-1].end_s if segments else 0.0
-            of_segment = [word for _, word in group]
-            segments.append(
-                self._segment(len(segments), heard[number], of_segment, after_s=spoken_s)
-            )
-        text = "".join(segment.text for segment in segments).strip()
-        language = heard[0].decoded.language if heard else (self._code(None) or "en")
-        return Transcript(text, language, tuple(segments))
+        """Make a transcript of the words that were kept of some windows."""
+        n_words = Counter((n, word.segment) for n, one in enumerate(heard) for word in one.words)
+        segments = [
+            self._segment(heard[group[0][0]], heard[group[-1][0]].end_s, [w for _, w in group])
+            for group in group_words(words, n_words)
+        ]
+        if spoken is None:
+            spoken = next(_languages(heard), DetectedLanguage(self._code(None) or "en"))
+        if self.settings.multilingual and segments:
+            spoken = DetectedLanguage(_most_spoken(segments))
+        return Transcript.of(
+            segments,
+            spoken.code,
+            duration_s=max((one.end_s for one in heard), default=0.0),
+            language_probability=spoken.probability,
+        )
 
-    def _segment(
-        self, number: int, heard: HeardWindow, words: Sequence[TimedWord], *, after_s: float
-    ) -> Segment:
-        """Make a segment of some of a window's words, beginning no earlier than the last one ended.
+    def _segment(self, heard: HeardWindow, end_s: float, words: Sequence[TimedWord]) -> Segment:
+        """Make a segment of words of a window, or of it and the next one.
 
-        Two chunks may differ by a second or so about when the words at their seam were said.
+        Args:
+            heard: the window of the first word.
+            end_s: where the sound of the last word's window ends: a timestamp may point behind it.
+            words: at least one.
         """
-        whole = heard.segments[words[0].segment]
         token_ids = tuple(token_id for word in words for token_id in word.token_ids)
-        uncut = token_ids == whole.token_ids
-        # A timestamp may point into the silence behind the recording, where nothing was said.
-        start_s = min(max(whole.start_s if uncut else words[0].start_s, after_s), heard.end_s)
-        end_s = min(whole.end_s if uncut else words[-1].end_s, heard.end_s)
         text = self.tokenizer.decode(token_ids)
         return Segment(
-            id=number,
+            id=0,
             seek=round(heard.start_s * FRAMES_PER_SECOND),
-            start_s=start_s,
-            end_s=max(end_s, start_s),
+            start_s=min(words[0].start_s, end_s),
+            end_s=min(words[-1].end_s, end_s),
             text=text,
             token_ids=token_ids,
             temperature=heard.decoded.temperature,
@@ -514,14 +574,28 @@ class Transcriber:
             compression_ratio=compression_ratio(text),
             no_speech_prob=heard.decoded.no_speech_prob,
             words=_words(words) if self.settings.word_timestamps else None,
+            language=heard.decoded.language if self.settings.multilingual else None,
         )
+
+
+def _languages(heard: Sequence[HeardWindow]) -> Iterator[DetectedLanguage]:
+    return (one.decoded.own_language for one in heard)
+
+
+def _most_spoken(segments: Sequence[Segment]) -> str:
+    """Return the language of most of the time."""
+    seconds: defaultdict[str, float] = defaultdict(float)
+    for segment in segments:
+        assert segment.language is not None
+        seconds[segment.language] += segment.end_s - segment.start_s
+    return max(seconds, key=lambda code: seconds[code])
 
 
 def _chunk_words(heard: HeardWindow) -> ChunkWords:
     return ChunkWords(heard.start_s, heard.end_s, heard.words)
 
 
-def _ended(number: int, came: "int | CorruptAudio | OSError") -> Task[_Part]:
+def _ended(number: int, came: _End | CorruptAudio | OSError) -> Task[_Part]:
     """A task that asks for nothing and tells how a recording ended."""
     yield from ()
     return _Part(number, None, came)
@@ -547,26 +621,11 @@ def _words(words: Sequence[TimedWord]) -> tuple[Word, ...]:
     )
 
 
-def _segment_of(item: tuple[int, TimedWord]) -> tuple[int, int]:
-    return item[0], item[1].segment
-
-
-def _check_samples(samples: Samples, name: str) -> None:
-    if not len(samples):
-        raise ValueError(f"{name} must hold at least one sample, found none")
-    if not np.isfinite(samples).all():
-        raise ValueError(f"{name} must hold numbers, found NaN or infinity among its samples")
-
-
 def _blocks(recording: Recording) -> Iterator[Samples]:
     at, size = 0, seconds_to_samples(BLOCK_S)
     while len(block := recording.read(at, at + size)):
         yield block
         at += len(block)
-
-
-def _length(recording: Recording) -> int:
-    return sum(map(len, _blocks(recording)))
 
 
 def _ignore(_: float) -> None:

@@ -6,6 +6,7 @@ is a task of its own, and a second attempt at a higher temperature is one more r
 runs as many tasks as it has slots and begins the next one as soon as a slot is free.
 """
 
+import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +33,21 @@ T = TypeVar("T")
 
 # On a GPU, windows enter when this share of the slots is free: encoding one alone wastes it.
 GPU_ADMIT_SHARE = 0.125
+
+SURE_OF_LANGUAGE = 0.5  # the probability from which a language is not doubted
+
+
+@dataclass(frozen=True)
+class DetectedLanguage:
+    """The language of a recording, and how sure the model is of it."""
+
+    code: str
+    probability: float | None = None  # None: it was given, or the model knows no other
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether there is no reason to doubt it."""
+        return self.probability is None or self.probability >= SURE_OF_LANGUAGE
 
 
 @dataclass
@@ -79,6 +95,12 @@ class DecodedWindow:
     language_probability: float | None = None  # of the detected language
     logprobs: tuple[float, ...] = ()  # of the tokens, the end token counted; beams keep only sums
 
+    @property
+    def own_language(self) -> DetectedLanguage:
+        """The language it was decoded in, and how sure the model is of that one."""
+        is_own = self.detected_language == self.language
+        return DetectedLanguage(self.language, self.language_probability if is_own else None)
+
 
 Task: TypeAlias = Generator[WindowRequest, DecodedWindow, T]
 
@@ -92,6 +114,8 @@ class _Pending(Generic[T]):
 
 class WindowDecoder:
     """A model, and perhaps a draft, that decode windows for tasks.
+
+    Threads may share it: every run has slots of its own, and the network works for one at a time.
 
     Args:
         checkpoint: the model.
@@ -111,9 +135,7 @@ class WindowDecoder:
         self.tokenizer = tokenizer
         self.settings = settings
         self.draft = draft
-        self._draft_hears_alike = (
-            draft is not None and draft.model.encoder is checkpoint.model.encoder
-        )
+        self.lock = threading.RLock()  # held while the network works, never from step to step
         self._special = SpecialTokens(
             tokenizer.sot,
             tokenizer.eot,
@@ -122,12 +144,17 @@ class WindowDecoder:
         )
         self._language_codes = {id_: code for code, id_ in tokenizer.languages.items()}
         self._rules = self._make_rules()
-        self._search: Search | None = None
+        self._searches: list[Search] = []
+        self._idle: list[Search] = []
 
     @property
     def counts(self) -> Counts:
         """What decoding has cost so far."""
-        return Counts() if self._search is None else self._search.counts
+        return sum((search.counts for search in self._searches), Counts())
+
+    @property
+    def _draft_hears_alike(self) -> bool:
+        return self.draft is not None and self.draft.model.encoder is self.checkpoint.model.encoder
 
     def window(self, samples: Samples, *, language: str | None = None) -> Window:
         """Return a window of some sound, its log-mel made.
@@ -174,7 +201,7 @@ class WindowDecoder:
         waiting: deque[_Pending[T]] = deque()
         running: dict[int, _Pending[T]] = {}
         tickets = count()
-        search = self._searching()
+        search = self._free_search()
         try:
             while True:
                 while len(waiting) < search.n_free and (new := next(numbered, None)) is not None:
@@ -188,8 +215,11 @@ class WindowDecoder:
                 heard: list[tuple[_Pending[T], DecodedWindow]] = []
                 if waiting and self._should_admit(search):
                     batch = [waiting.popleft() for _ in range(min(len(waiting), search.n_free))]
-                    heard += self._begin(batch, search, running, tickets)
-                for ticket, hypothesis in search.step():
+                    with self.lock:
+                        heard += self._begin(batch, search, running, tickets)
+                with self.lock:
+                    done = search.step()
+                for ticket, hypothesis in done:
                     pending = running.pop(ticket)
                     heard.append((pending, self._decoded(pending.request, hypothesis)))
                 for pending, window in heard:
@@ -200,14 +230,18 @@ class WindowDecoder:
                         yield answered
         finally:
             search.clear()
+            self._idle.append(search)
 
-    def detect_language(self, windows: Sequence[Window]) -> str:
+    def detect_language(self, windows: Sequence[Window]) -> DetectedLanguage:
         """Return the likeliest language of windows of one recording, each counting alike."""
         if not self.tokenizer.is_multilingual:
-            return "en"
-        total = sum(torch.log(self._language_probabilities(window)) for window in windows)
-        assert isinstance(total, Tensor)
-        return list(self.tokenizer.languages)[int(total.argmax())]
+            return DetectedLanguage("en")
+        with self.lock:
+            logs = [self._language_probabilities(window).log() for window in windows]
+        probabilities = torch.stack(logs).mean(dim=0).softmax(dim=0)
+        likeliest = int(probabilities.argmax())
+        code = list(self.tokenizer.languages)[likeliest]
+        return DetectedLanguage(code, float(probabilities[likeliest]))
 
     @torch.inference_mode()
     def encode(self, windows: Sequence[Window]) -> None:
@@ -259,7 +293,7 @@ class WindowDecoder:
         self.encode([pending.request.window for pending in batch])
         for pending in batch:
             window = pending.request.window
-            window.language = window.language or self.detect_language([window])
+            window.language = window.language or self.detect_language([window]).code
         greedy = [p for p in batch if self.settings.beam_size == 1 or p.request.temperature > 0]
         jobs = []
         for pending in greedy:
@@ -335,19 +369,22 @@ class WindowDecoder:
             logprobs=found.logprobs,
         )
 
-    def _searching(self) -> Search:
-        """Return the search, made when it is first needed: its caches are large."""
-        if self._search is None:
-            self._search = Search(
-                self.checkpoint.model,
-                self._rules,
-                self._special,
-                n_slots=self.settings.batch_size,
-                draft=None if self.draft is None else self.draft.model,
-                draft_tokens=self.settings.draft_tokens,
-                exit_confidence=self.settings.exit_confidence,
-            )
-        return self._search
+    def _free_search(self) -> Search:
+        """Return a search that no other run uses; it is kept for the next, its caches are large."""
+        with self.lock:
+            if not self._idle:
+                search = Search(
+                    self.checkpoint.model,
+                    self._rules,
+                    self._special,
+                    n_slots=self.settings.batch_size,
+                    draft=None if self.draft is None else self.draft.model,
+                    draft_tokens=self.settings.draft_tokens,
+                    exit_confidence=self.settings.exit_confidence,
+                )
+                self._searches.append(search)
+                self._idle.append(search)
+            return self._idle.pop()
 
     def _make_rules(self) -> DecodingRules:
         said = self.checkpoint.generation_config
