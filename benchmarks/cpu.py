@@ -23,6 +23,7 @@ import json
 import os
 import platform
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -135,6 +136,7 @@ class EngineFailed(Exception):
 
 def main() -> int:
     """Compare, print the table, and return 0 if every engine worked."""
+    end_workers_when_terminated()
     arguments = parse_arguments()
     engines = [REFERENCE] + [e for e in ENGINES[1:] if wanted(e, arguments.engines)]
     model = resolve_model(arguments.model)
@@ -390,6 +392,11 @@ class Worker:
             raise EngineFailed(f"the process ended with status {self.process.wait()}")
         answer: dict[str, Any] = json.loads(line)
         return answer
+
+
+def end_workers_when_terminated() -> None:
+    """Let a termination from outside leave every block in the usual way, as an interrupt does."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
 
 @contextlib.contextmanager

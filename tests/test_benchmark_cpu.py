@@ -1,6 +1,9 @@
 """The parts of benchmarks/cpu.py that need no other engine."""
 
 import json
+import os
+import signal
+import subprocess
 import sys
 from collections.abc import Mapping
 from importlib import util
@@ -177,3 +180,26 @@ def test_q8_blocks_hold_the_numbers_to_half_a_step() -> None:
 def test_what_is_written_is_json() -> None:
     row = row_of(cpu.ENGINES[0], short=[1.0], long=[1.0])
     assert json.loads(json.dumps(cpu.asdict(row)))["short"]["errors"]["words"] == 4
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM")
+def test_a_comparison_that_is_terminated_ends_its_workers(tmp_path: Path) -> None:
+    worker = tmp_path / "worker.py"
+    worker.write_text("import time\nprint('{}', flush=True)\ntime.sleep(600)\n")
+    script = (
+        "import sys, time; from pathlib import Path; sys.path.insert(0, sys.argv[1]); import cpu\n"
+        "cpu.WORKER = Path(sys.argv[2])\n"
+        "cpu.end_workers_when_terminated()\n"
+        "with cpu.start_worker(cpu.REFERENCE, Path('model'), threads=1) as worker:\n"
+        "    print(worker.process.pid, flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    command = [sys.executable, "-c", script, str(BENCHMARKS), str(worker)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as comparison:
+        assert comparison.stdout is not None
+        pid = int(comparison.stdout.readline())
+        os.kill(pid, 0)  # it runs
+        comparison.terminate()
+        assert comparison.wait(timeout=60) == 128 + signal.SIGTERM
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)

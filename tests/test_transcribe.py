@@ -160,3 +160,19 @@ def test_transcripts_are_named_after_the_files_stems() -> None:
 def test_two_files_that_would_write_one_transcript_are_refused(pair: tuple[str, str]) -> None:
     with pytest.raises(ValueError, match=r"more than one file is called '(one|stdin)'.*--out"):
         output_paths(["other.wav", *pair], Path("out"), "txt")
+
+
+def test_no_text_for_what_sounds_like_speech_is_a_warning(tmp_path: Path) -> None:
+    """A model that always ends at once."""
+    model = hearing_model(tmp_path / "ends", end=100.0)
+    settings = DecodingSettings(temperatures=(0.0,), timestamps=False)
+    silent = Transcriber.from_model(str(model), settings, CPU)
+    for name, samples in (("speech", noise(6.0, seed=1)), ("silence", 0 * noise(6.0, seed=1))):
+        write_wav(tmp_path / f"{name}.wav", samples)
+    paths = [str(tmp_path / f"{name}.wav") for name in ("speech", "silence")]
+    speech, silence = transcribe_files(silent, paths, on_done=lambda _: None)
+    assert speech.transcript is not None
+    assert speech.transcript.text == ""
+    assert speech.warning is not None
+    assert "no text was found" in speech.warning
+    assert silence.warning is None

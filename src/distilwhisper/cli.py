@@ -447,6 +447,8 @@ def transcribe(
     say(f"transcribe: {model} ({hardware.describe()})")
 
     def write(done: TranscribedFile) -> None:
+        if done.warning is not None:
+            say(f"distilwhisper: warning: {done.source}: {done.warning}")
         if done.transcript is None:
             return
         if doubt := language_doubt(done.transcript):

@@ -12,12 +12,14 @@ from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.decoding.windows import SURE_OF_LANGUAGE
 from distilwhisper.progress import progress_bar
 from distilwhisper.speech.audio import probe_duration_s
-from distilwhisper.speech.recording import StreamedRecording
+from distilwhisper.speech.levels import speech_like_s
+from distilwhisper.speech.recording import Recording, StreamedRecording, blocks_of
 from distilwhisper.speech.sources import CorruptAudio, Source
 from distilwhisper.text.tokens import LANGUAGES
 from distilwhisper.text.transcript import Transcript, TranscriptFormat, render
 
 STDIN = "-"
+LEAST_SPEECH_S = 1.0  # a file without text gets a warning where so much sounds like speech
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class TranscribedFile:
     source: str
     transcript: Transcript | None
     error: str | None = None
+    warning: str | None = None
 
 
 def transcribe_files(
@@ -55,7 +58,10 @@ def transcribe_files(
         for number, came in transcriber.transcribe_all(recordings, on_progress=advance):
             transcript = came if isinstance(came, Transcript) else None
             error = None if transcript is not None else str(came)
-            done[number] = TranscribedFile(sources[number], transcript, error)
+            warning = None
+            if transcript is not None and not transcript.text:
+                warning = _why_no_text(opened[number].recording)
+            done[number] = TranscribedFile(sources[number], transcript, error, warning)
             while n_told in done:
                 on_done(done[n_told])
                 n_told += 1
@@ -91,6 +97,17 @@ def write_transcript(transcript: Transcript, path: Path, format: TranscriptForma
     """Write a transcript; the file appears whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, render(transcript, format))
+
+
+def _why_no_text(recording: Recording) -> str | None:
+    """Return a warning where a recording without text sounds as if somebody spoke in it."""
+    speech_s = speech_like_s(blocks_of(recording.again()))
+    if speech_s < LEAST_SPEECH_S:
+        return None
+    return (
+        f"no text was found, though the level of {speech_s:.0f} s of the sound rises and falls as "
+        "that of speech: listen to it, and see --language, --no-speech-threshold and --vad-filter"
+    )
 
 
 class _Opened:

@@ -1,5 +1,8 @@
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -230,6 +233,105 @@ def test_a_silent_chunk_loses_nothing_of_its_neighbours() -> None:
         ChunkWords(12.0, 22.0, (TimedWord(" five", (9,), 18.0, 18.5, 0),)),
     ]
     assert [w.text for _, w in join_chunks(chunks)] == [" one", " two", " three", " four", " five"]
+
+
+def unevenly(words: list[TimedWord], from_s: float, cuts: list[int]) -> tuple[TimedWord, ...]:
+    """Estimates: segments that begin where the last one ended, however long a pause was there."""
+    shared: list[TimedWord] = []
+    for number, (first, stop) in enumerate(pairwise([0, *cuts, len(words)])):
+        segment = words[first:stop]
+        if segment:
+            at_s, rate = from_s, (segment[-1].end_s - from_s) / len(segment)
+            for word in segment:
+                shared.append(TimedWord(word.text, word.token_ids, at_s, at_s + rate, number))
+                at_s += rate
+            from_s = segment[-1].end_s
+    return tuple(shared)
+
+
+def decoded_recording(draw: Callable[[st.SearchStrategy[Any]], Any]) -> list[ChunkWords]:
+    """What chunks of a recording with pauses hear: whole words of it, each said once.
+
+    A chunk may end its text at a pause, and its times may be exact, off, or estimates.
+    """
+    words: list[TimedWord] = []
+    at_s = draw(st.sampled_from([0.0, 0.0, 5.0, 40.0]))
+    for _ in range(draw(st.integers(1, 4))):
+        for _ in range(draw(st.integers(1, 60))):
+            length_s = draw(st.floats(0.2, 0.45))
+            words.append(TimedWord(f" w{len(words)}", (len(words),), at_s, at_s + length_s, 0))
+            at_s += length_s
+        at_s += draw(st.floats(0, 60))
+    plan = plan_chunks(
+        partial(min, int(at_s * 100)), chunk_samples=3000, overlap_samples=1000, last_samples=2700
+    )
+    times = draw(st.sampled_from(["exact", "drift", "estimates"]))
+    chunks = []
+    for chunk in plan:
+        start_s, stop_s = chunk.start / 100, chunk.stop / 100
+        inside = list(hear(words, start_s, stop_s).words)
+        pauses = [i for i, (a, b) in enumerate(pairwise(inside), 1) if b.start_s - a.end_s > 2.5]
+        if pauses and draw(st.booleans()):
+            inside = inside[: draw(st.sampled_from(pauses))]
+        if times == "drift":
+            inside = list(hear(inside, start_s, stop_s, drift_s=draw(st.floats(-0.4, 0.4))).words)
+        elif times == "estimates":
+            cuts = draw(st.lists(st.integers(0, len(inside)), max_size=6).map(sorted))
+            inside = list(unevenly(inside, start_s, cuts))
+        chunks.append(ChunkWords(start_s, stop_s, tuple(inside)))
+    return chunks
+
+
+@given(st.data())
+def test_no_word_is_dropped_unless_an_equal_word_is_kept(data: st.DataObject) -> None:
+    chunks = decoded_recording(data.draw)
+    heard = {word.text for chunk in chunks for word in chunk.words}
+    assert {word.text for _, word in join_chunks(chunks)} == heard
+
+
+def test_words_behind_a_pause_stay_though_their_estimates_lie_in_it() -> None:
+    """Nothing is common, and both texts are shared out over more time than they took."""
+    first = ChunkWords(0.0, 30.0, unevenly(spoken([f"a{i}" for i in range(24)]), 0.0, []))
+    first = replace(first, words=tuple(stretch(first.words, 0.0, 30.0)))
+    second = tuple(stretch(spoken([f"b{i}" for i in range(19)]), 16.8, 43.8))
+    joined = join_chunks([first, ChunkWords(16.8, 43.8, second)])
+    assert [word for _, word in joined] == [*first.words, *second]
+
+
+def stretch(words: Sequence[TimedWord], start_s: float, end_s: float) -> list[TimedWord]:
+    edges_s = [start_s + (end_s - start_s) * i / len(words) for i in range(len(words) + 1)]
+    return [
+        replace(word, start_s=a, end_s=b)
+        for word, (a, b) in zip(words, pairwise(edges_s), strict=True)
+    ]
+
+
+def test_what_one_chunk_left_out_between_common_words_is_taken_from_the_other() -> None:
+    timed = spoken("we all met at the old house by the river on a cold day in may".split())
+    for left_out in (7, 10):  # before and behind the seam
+        lacking = replace(
+            hear(timed, 0.0, 7.0), words=tuple(w for w in timed[:14] if w != timed[left_out])
+        )
+        whole = hear(timed, 3.0, 8.0)
+        for chunks in ([lacking, whole], [hear(timed, 0.0, 7.0), drop(whole, timed[left_out])]):
+            assert [w for _, w in join_chunks(chunks)] == timed
+
+
+def drop(chunk: ChunkWords, word: TimedWord) -> ChunkWords:
+    return replace(chunk, words=tuple(w for w in chunk.words if w != word))
+
+
+def test_the_part_behind_a_pause_stays_where_the_next_chunk_hears_what_is_before_it() -> None:
+    """Parts of one chunk, of which the next chunk's parts overlap one each."""
+    timed = spoken("one two three four".split())
+    later = [replace(w, start_s=w.start_s + 7, end_s=w.end_s + 7) for w in spoken(["x", "y"])]
+    chunks = [
+        ChunkWords(0.0, 2.5, tuple(timed)),
+        ChunkWords(6.5, 8.5, tuple(later)),
+        ChunkWords(1.0, 2.5, tuple(timed[2:])),
+        ChunkWords(6.6, 9.5, tuple(later)),
+    ]
+    assert [w for _, w in join_chunks(chunks)] == [*timed, *later]
 
 
 def test_a_phrase_said_twice_is_not_taken_for_one() -> None:

@@ -15,6 +15,7 @@ from distilwhisper.decoding.failure import (
     Judged,
     decode_with_fallback,
     is_silence,
+    loops,
     repeats,
     why_failed,
 )
@@ -82,6 +83,38 @@ def test_a_ladder_that_finds_nothing_ends_with_its_last_text() -> None:
     judged, asked = climb(replace(SETTINGS, temperatures=(0.0,)), iter([LOOPING]))
     assert judged == Judged(LOOPING, "compression ratio 3.0 over 2.4")
     assert len(asked) == 1
+
+
+def test_of_texts_that_all_fail_the_likeliest_that_is_no_loop_is_kept() -> None:
+    likeliest = window(logprob=-1.1)
+    judged, asked = climb(SETTINGS, iter([LOOPING, likeliest, *[window(logprob=-3.0)] * 4]))
+    assert judged == Judged(likeliest, "average log-probability -1.10 under -1")
+    assert len(asked) == 6
+
+
+LOOPING_AND_UNLIKELY = window(logprob=-1.4, compression=3.0)
+REPEATED = replace(GOOD, text="go on " * 6)
+
+
+@pytest.mark.parametrize("repeating", [LOOPING, REPEATED])
+def test_a_text_that_repeats_itself_as_the_sound_does_is_believed(
+    repeating: DecodedWindow,
+) -> None:
+    judged, asked = climb(SETTINGS, iter([repeating]), stricter=loops, moves_on=lambda _: True)
+    assert judged == Judged(repeating, None)
+    assert len(asked) == 1
+    judged, asked = climb(
+        SETTINGS, iter([repeating, GOOD]), stricter=loops, moves_on=lambda _: False
+    )
+    assert judged == Judged(GOOD, None)
+
+
+def test_only_the_first_text_and_only_its_repetition_is_excused() -> None:
+    def never(_: DecodedWindow) -> bool:
+        raise AssertionError
+
+    climb(SETTINGS, iter([UNLIKELY, LOOPING_AND_UNLIKELY, LOOPING, GOOD]), moves_on=never)
+    climb(SETTINGS, iter([LOOPING_AND_UNLIKELY, GOOD]), moves_on=never)
 
 
 def test_a_stricter_judge_is_asked_of_texts_that_pass_the_thresholds() -> None:

@@ -6,6 +6,7 @@ corner to its last; the best monotone path through it gives each token its frame
 
     cross_attention         where some heads look
     align_words             a window's words with their times
+    attended_s              where each token looks, whatever the others do
     trim_words              the same words, without the pauses that some of them swallowed
     alignment_heads         the heads that a checkpoint names
     measure_alignment_heads those of a network that comes without, from speech with its text
@@ -354,6 +355,32 @@ def align_words(
         )
         at += len(ids)
     return timed
+
+
+def attended_s(
+    model: Whisper,
+    encoder_states: Float[Tensor, "frames width"],
+    text: Sequence[int],
+    *,
+    prompt_ids: Sequence[int],
+    heads: Sequence[Head],
+    n_frames: int,
+) -> Float64[np.ndarray, " tokens"]:
+    """Return where each token of a text looks most, in seconds from the window's start.
+
+    Args:
+        model: the network that wrote the text.
+        encoder_states: of the window.
+        text: token ids, none of them special.
+        prompt_ids: as for :func:`align_words`.
+        heads: which follow the speech.
+        n_frames: how many frames hold sound.
+    """
+    weights = cross_attention(
+        model, encoder_states, [*prompt_ids, *text], heads=heads, n_frames=n_frames
+    )
+    writers = slice(len(prompt_ids) - 1, len(prompt_ids) - 1 + len(text))
+    return _alignment_map(weights)[writers].argmax(axis=1) / FRAMES_PER_SECOND
 
 
 def trim_words(

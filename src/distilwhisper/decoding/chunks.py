@@ -4,21 +4,34 @@ Numbers and words alone; reading audio and running the model is ``transcriber.py
 
 Neighbouring chunks hear the same few seconds. Their words there are lined up at the longest
 common run, and the text passes from the earlier chunk to the later one in the middle of it: far
-from both edges, where a word may be cut in two. Where the two agree on nothing, the text passes
-over in the middle of the overlap's time, so that nothing is said twice and little is lost.
+from both edges, where a word may be cut in two. What only one of the two has stays. Where they
+differ about the same stretch of time, or agree on nothing, one reading of that time is kept.
 
 Source: arXiv:2311.00430, section 5 ("chunked"); the published pipeline aligns token ids at the
 best sliding offset, this one words by longest common run, which a slipped word cannot break.
 """
 
+import heapq
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby, pairwise
+from operator import itemgetter
 
 from distilwhisper.decoding.segments import TimedWord
 
 # How far an estimated word time may be off: words this far outside an overlap still take part.
 TIME_SLACK_S = 2.0
+
+# A segment that lasts longer than its words need, spoken fast or slowly, may hold silence, and an
+# estimate does not know where. Runs of so many words are found wherever that leaves them.
+FAST_WORD_S, SLOW_WORD_S = 0.25, 0.5
+SURE_RUN = 4
+
+# Words of two readings this near to each other are readings of the same sound; between words that
+# both have, a reading with so many words less than the other has left some out.
+COVER_S = 0.5
+MUCH_LESS = 3
 
 
 @dataclass(frozen=True)
@@ -121,70 +134,202 @@ def plan_speech(
 def join_chunks(chunks: Sequence[ChunkWords]) -> list[tuple[int, TimedWord]]:
     """Join what overlapping chunks heard into one text.
 
+    A word that only one chunk has is kept. It is left out where the same word is kept from the
+    other chunk, or another reading of the same stretch of time.
+
     Args:
-        chunks: in order of time.
+        chunks: in order of time; the parts of one chunk follow each other.
 
     Returns:
         The words in order, each with the number of the chunk it was taken from.
     """
-    joined: list[tuple[int, TimedWord]] = []
+    joined: list[_Placed] = []
+    stop_s = 0.0
     for number, chunk in enumerate(chunks):
-        if number:
-            previous = chunks[number - 1]
-            n_kept, n_skipped = _seam([word for _, word in joined], previous, chunk)
-            del joined[n_kept:]
+        new = _place(number, chunk.words)
+        if chunk.start_s < stop_s:
+            first, n_shared, run = _shared(joined, new, chunk.start_s, stop_s)
+            middle_s = (chunk.start_s + stop_s) / 2
+            new = [*_merge(joined[first:], new[:n_shared], run, middle_s), *new[n_shared:]]
+            del joined[first:]
+        joined += new
+        stop_s = max(stop_s, chunk.stop_s)
+    return [(one.number, one.word) for one in joined]
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """A word, and the earliest and latest place that its segment leaves it, spoken slowly."""
+
+    number: int
+    word: TimedWord
+    key: str  # what makes two words equal; empty for punctuation
+    early: tuple[float, float]
+    late: tuple[float, float]
+    room_s: float  # by how much the estimate may be off, if it was spoken fast
+
+
+def _place(number: int, words: Sequence[TimedWord]) -> list[_Placed]:
+    placed: list[_Placed] = []
+    for _, group in groupby(words, key=lambda word: word.segment):
+        segment = list(group)
+        start_s, end_s = segment[0].start_s, segment[-1].end_s
+        is_shared_out = all(a.end_s == b.start_s for a, b in pairwise(segment))
+        length_s = (end_s - start_s) if is_shared_out else 0.0
+        share = min(SLOW_WORD_S * len(segment) / length_s, 1.0) if length_s else 1.0
+        room_s = max(length_s - FAST_WORD_S * len(segment), 0.0)
+        for word in segment:
+            early = [start_s + share * (t - start_s) for t in (word.start_s, word.end_s)]
+            late = [end_s - share * (end_s - t) for t in (word.start_s, word.end_s)]
+            key = "".join(c for c in word.text.casefold() if c.isalnum())
+            placed.append(
+                _Placed(number, word, key, (early[0], early[1]), (late[0], late[1]), room_s)
+            )
+    return placed
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """Words that stand between the same words of both sides, or are the same on both."""
+
+    tail: Sequence[_Placed]
+    head: Sequence[_Placed]
+    is_common: bool
+
+
+Run = tuple[int, int, int]  # place in one text, place in the other, length
+
+
+def _shared(
+    joined: Sequence[_Placed], new: Sequence[_Placed], start_s: float, stop_s: float
+) -> tuple[int, int, Run | None]:
+    """Return which words two chunks may share, and the longest run of words that they do.
+
+    Where the estimates bring no run of a few words together, one is looked for as far away as the
+    segments leave room.
+
+    Returns:
+        The first word of the text that may be shared, how many of the new ones may, and the run.
+    """
+    middle_s = (start_s + stop_s) / 2
+    bounds = []
+    for share in (0.0, 1.0):  # of the room
+        from_s, to_s = start_s - TIME_SLACK_S, stop_s + TIME_SLACK_S
+        late = (i for i, w in enumerate(joined) if w.word.end_s + share * w.room_s > from_s)
+        n_new = sum(w.word.start_s - share * w.room_s < to_s for w in new)
+        bounds.append((next(late, len(joined)), n_new))
+    (near, n_near), (first, n_shared) = bounds
+    run = _longest_run(joined[near:], new[:n_near], middle_s)
+    if run is None or run[2] < SURE_RUN:
+        far = _longest_run(joined[first:], new[:n_shared], middle_s, room_share=1.0)
+        if far is None or far[2] < SURE_RUN:
+            return near, n_near, run
+        return first, n_shared, far
+    return first, n_shared, (run[0] + near - first, run[1], run[2])
+
+
+def _merge(
+    tail: Sequence[_Placed], head: Sequence[_Placed], anchor: Run | None, middle_s: float
+) -> list[_Placed]:
+    """Merge the end of a text with the beginning of the next chunk's.
+
+    The text passes from one to the other in the middle of the longest run of words that both
+    have. If they differ in more words than they share, they are not about the same sound.
+    """
+    if anchor is None:
+        return _keep_apart(tail, head, middle_s)
+    i, j, length = anchor
+    half = (length + 1) // 2
+    before = _align(tail[:i], head[:j], middle_s)
+    after = _align(tail[i + length :], head[j + length :], middle_s)
+    others = [*before, *after]
+    n_common = length + sum(len(one.tail) for one in others if one.is_common)
+    n_differing = sum(min(len(one.tail), len(one.head)) for one in others if not one.is_common)
+    if n_common < n_differing:
+        return _keep_apart(tail, head, middle_s)
+    return [
+        *_chosen(before, outermost=0, tail_wins=True),
+        *tail[i : i + half],
+        *head[j + half : j + length],
+        *_chosen(after, outermost=len(after) - 1, tail_wins=False),
+    ]
+
+
+def _align(tail: Sequence[_Placed], head: Sequence[_Placed], middle_s: float) -> list[_Stretch]:
+    """Line two readings up at the longest run that they share, and again on both sides of it."""
+    run = _longest_run(tail, head, middle_s, room_share=1.0)
+    if run is None:
+        return [_Stretch(tail, head, is_common=False)]
+    i, j, length = run
+    return [
+        *_align(tail[:i], head[:j], middle_s),
+        _Stretch(tail[i : i + length], head[j : j + length], is_common=True),
+        *_align(tail[i + length :], head[j + length :], middle_s),
+    ]
+
+
+def _chosen(stretches: Sequence[_Stretch], *, outermost: int, tail_wins: bool) -> Iterator[_Placed]:
+    """Yield one reading of each stretch: that of the winner, unless it has much less of it.
+
+    The outermost stretch lies on one side only between words that both have: there the loser's
+    words stay that the winner has nothing for.
+    """
+    for number, one in enumerate(stretches):
+        wins, loses = (one.tail, one.head) if tail_wins else (one.head, one.tail)
+        if number == outermost:
+            spans = [(w.word.start_s, w.word.end_s) for w in wins]
+            extra = [w for w in loses if not _is_covered((w.word.start_s, w.word.end_s), spans)]
+            yield from heapq.merge(wins, extra, key=lambda w: w.word.start_s)
+        elif not wins or len(loses) > len(wins) + MUCH_LESS:
+            yield from loses
         else:
-            n_skipped = 0
-        joined += [(number, word) for word in chunk.words[n_skipped:]]
-    return joined
+            yield from wins
 
 
-def _seam(so_far: Sequence[TimedWord], previous: ChunkWords, chunk: ChunkWords) -> tuple[int, int]:
-    """Find how many words to keep of the text so far, and how many to skip of a new chunk."""
-    if chunk.start_s >= previous.stop_s:  # they share nothing
-        return len(so_far), 0
-    first = next(
-        (i for i, w in enumerate(so_far) if w.end_s > chunk.start_s - TIME_SLACK_S), len(so_far)
+def _keep_apart(tail: Sequence[_Placed], head: Sequence[_Placed], seam_s: float) -> list[_Placed]:
+    """Merge readings that share nothing: both, in order, as far as time leaves room for both.
+
+    Where it does not, the text passes over in the middle of the time.
+    """
+    tail_s = [w.early for w in tail if sum(w.early) / 2 < seam_s]
+    head_s = [w.late for w in head if sum(w.late) / 2 >= seam_s]
+    timed = (
+        [(w.early, w) for w in tail if w.early in tail_s or not _is_covered(w.early, head_s)],
+        [(w.late, w) for w in head if w.late in head_s or not _is_covered(w.late, tail_s)],
     )
-    tail = so_far[first:]
-    head = [w for w in chunk.words if w.start_s < previous.stop_s + TIME_SLACK_S]
-    middle_s = (chunk.start_s + previous.stop_s) / 2
-    match = _longest_common_run(tail, head, middle_s)
-    if match is not None:
-        tail_at, head_at, length = match
-        half = (length + 1) // 2
-        return first + tail_at + half, head_at + half
-    n_kept = first + sum(_middle(w) < middle_s for w in tail)
-    return n_kept, sum(_middle(w) < middle_s for w in head)
+    return [w for _, w in heapq.merge(*timed, key=itemgetter(0))]
 
 
-def _longest_common_run(
-    tail: Sequence[TimedWord], head: Sequence[TimedWord], middle_s: float
-) -> tuple[int, int, int] | None:
-    """Return (place in tail, place in head, length) of the longest run of equal words.
+def _is_covered(span_s: tuple[float, float], by_s: Iterable[tuple[float, float]]) -> bool:
+    return any(
+        start_s - COVER_S < span_s[1] and span_s[0] < stop_s + COVER_S for start_s, stop_s in by_s
+    )
+
+
+def _longest_run(
+    tail: Sequence[_Placed], head: Sequence[_Placed], middle_s: float, room_share: float = 0.0
+) -> Run | None:
+    """Return the longest run of equal words that are not too far apart in time.
 
     Of runs that are equally long, the one whose two times agree best, then the one nearest the
     middle of the overlap. Two words further apart in time than the slack are not the same word.
     """
-    tail_keys = [_key(word) for word in tail]
-    head_keys = [_key(word) for word in head]
-    best: tuple[tuple[float, float, float], tuple[int, int, int]] | None = None
+    best: tuple[tuple[float, float, float], Run] | None = None
     runs = [[0] * (len(head) + 1) for _ in range(len(tail) + 1)]
     for i in range(len(tail) - 1, -1, -1):
         for j in range(len(head) - 1, -1, -1):
-            apart_s = abs(_middle(tail[i]) - _middle(head[j]))
-            if tail_keys[i] != head_keys[j] or not tail_keys[i] or apart_s > 2 * TIME_SLACK_S:
+            if tail[i].key != head[j].key or not tail[i].key:
+                continue
+            apart_s = abs(_middle(tail[i].word) - _middle(head[j].word))
+            apart_s = max(apart_s - room_share * (tail[i].room_s + head[j].room_s), 0.0)
+            if apart_s > 2 * TIME_SLACK_S:
                 continue
             length = runs[i][j] = runs[i + 1][j + 1] + 1
-            from_middle_s = abs(_middle(tail[i + length // 2]) - middle_s)
+            from_middle_s = abs(_middle(tail[i + length // 2].word) - middle_s)
             rank = (length, -round(apart_s), -from_middle_s)
             if best is None or rank > best[0]:
                 best = (rank, (i, j, length))
     return best[1] if best else None
-
-
-def _key(word: TimedWord) -> str:
-    return "".join(c for c in word.text.casefold() if c.isalnum())
 
 
 def _middle(word: TimedWord) -> float:

@@ -18,7 +18,7 @@ MAX_PHRASE_WORDS = 8
 
 @dataclass(frozen=True)
 class Judged:
-    """The text of a window's last attempt, and why it is not to be believed."""
+    """The text of a window, and why it is not to be believed."""
 
     window: DecodedWindow
     failure: str | None  # None: it is
@@ -29,29 +29,49 @@ def decode_with_fallback(
     settings: DecodingSettings,
     *,
     stricter: Callable[[DecodedWindow], str | None] | None = None,
+    moves_on: Callable[[DecodedWindow], bool] | None = None,
 ) -> Task[Judged]:
     """Decode a window at one temperature after the other until its text is to be believed.
 
-    A window whose silence was cut off gets it back, for good, before it is tried any hotter.
+    A window whose silence was cut off gets it back, for good, before it is tried any hotter. A
+    text that repeats itself is believed where the sound does so too.
 
     Args:
         request: its temperature is replaced.
         settings: temperatures and thresholds.
         stricter: a further judge of texts that pass the thresholds.
+        moves_on: returns whether a text that repeats itself follows the sound all the same. Asked
+            of the first attempt.
 
     Returns:
-        The last attempt, judged.
+        The attempt that is believed; or else the likeliest, of those that do not repeat themselves
+        if there are any, and of the others the last; judged.
     """
-    failure = None
+    attempts: list[Judged] = []
     for temperature in settings.temperatures:
         window = yield replace(request, temperature=temperature)
         if request.window.whole_mel is not None and needs_whole(window, settings):
             request.window.uncut()
             window = yield replace(request, temperature=temperature)
         failure = why_failed(window, settings) or (stricter(window) if stricter else None)
+        if failure and not attempts and moves_on and _repeats_only(window, settings):
+            failure = None if moves_on(window) else failure
+        attempts.append(Judged(window, failure))
         if failure is None:
-            break
-    return Judged(window, failure)
+            return attempts[-1]
+    unlikely = [one for one in attempts if not _repeats_itself(one.window, settings)]
+    return max(unlikely or attempts[-1:], key=lambda one: one.window.avg_logprob)
+
+
+def _repeats_only(window: DecodedWindow, settings: DecodingSettings) -> bool:
+    """Return whether nothing but repetition speaks against a text."""
+    anyhow = replace(settings, compression_ratio_threshold=None)
+    return _repeats_itself(window, settings) and why_failed(window, anyhow) is None
+
+
+def _repeats_itself(window: DecodedWindow, settings: DecodingSettings) -> bool:
+    most = settings.compression_ratio_threshold
+    return loops(window) is not None or (most is not None and window.compression_ratio > most)
 
 
 def why_failed(window: DecodedWindow, settings: DecodingSettings) -> str | None:

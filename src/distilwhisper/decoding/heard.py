@@ -3,10 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
 
 from distilwhisper.decoding.alignment import (
     align_words,
     alignment_heads,
+    attended_s,
     trim_words,
     upper_half_heads,
 )
@@ -17,6 +22,12 @@ from distilwhisper.text.normalize import uses_spaces
 from distilwhisper.text.transcript import Word
 
 FRAME_SAMPLES = 2 * HOP_SAMPLES  # of the encoder: 20 ms
+
+# A text moves on in the sound if this share of its tokens looks later than those so many before,
+# by this much a token at least. Of a sentence said over and over it was 0.75 or more, of a loop of
+# the same words 0.46.
+TOKENS_APART, LEAST_TOKEN_S, MOVING_SHARE = 16, 1 / 32, 0.7
+LAST_TOKENS = 3  # one of them looks at the end of the text
 
 
 @dataclass(frozen=True)
@@ -46,6 +57,51 @@ def hear(
     return HeardWindow(decoded, start_s, end_s, tuple(segments), tuple(words))
 
 
+def moves_on(decoder: WindowDecoder, window: Window, decoded: DecodedWindow) -> bool:
+    """Return whether a decoder looked further on in the sound as it wrote its text.
+
+    It does where somebody says the same thing several times. In a loop it looks at one place, or
+    returns to it with each turn.
+    """
+    places_s = _places_s(decoder, window, decoded)
+    if not decoded.finished or len(places_s) < 2:
+        return False
+    apart = min(TOKENS_APART, len(places_s) // 2)
+    moved_s = places_s[apart:] - places_s[:-apart]
+    return float(np.mean(moved_s > apart * LEAST_TOKEN_S)) >= MOVING_SHARE
+
+
+def text_end_s(decoder: WindowDecoder, window: Window, decoded: DecodedWindow) -> float:
+    """Return where in its window a text ends, in seconds, by where the decoder looked last."""
+    return float(_places_s(decoder, window, decoded)[-LAST_TOKENS:].max())
+
+
+def _places_s(
+    decoder: WindowDecoder, window: Window, decoded: DecodedWindow
+) -> Float64[np.ndarray, " tokens"]:
+    text = [i for i in decoded.token_ids if not decoder.tokenizer.is_timestamp(i)]
+    with decoder.lock:
+        return attended_s(text=text, **_alignment(decoder, window))
+
+
+def _alignment(decoder: WindowDecoder, window: Window) -> dict[str, Any]:
+    """Return what timing a window's text needs beside the text."""
+    checkpoint, tokenizer = decoder.checkpoint, decoder.tokenizer
+    config = checkpoint.model.config
+    assert window.encoder_states is not None
+    return {
+        "model": checkpoint.model,
+        "encoder_states": window.encoder_states,
+        "prompt_ids": tokenizer.prompt_ids(
+            language=window.language if tokenizer.is_multilingual else None,
+            task=decoder.settings.task,
+            timestamps=False,
+        ),
+        "heads": alignment_heads(checkpoint.generation_config, config) or upper_half_heads(config),
+        "n_frames": min(-(-window.n_samples // FRAME_SAMPLES), len(window.encoder_states)),
+    }
+
+
 def _time_words(
     decoder: WindowDecoder,
     window: Window,
@@ -54,22 +110,11 @@ def _time_words(
     *,
     start_s: float,
 ) -> list[TimedWord]:
-    checkpoint, tokenizer = decoder.checkpoint, decoder.tokenizer
-    config = checkpoint.model.config
-    assert window.encoder_states is not None
     with decoder.lock:
         timed = align_words(
-            checkpoint.model,
-            window.encoder_states,
-            [word.token_ids for word in words],
-            prompt_ids=tokenizer.prompt_ids(
-                language=window.language if tokenizer.is_multilingual else None,
-                task=decoder.settings.task,
-                timestamps=False,
-            ),
-            tokenizer=tokenizer,
-            heads=alignment_heads(checkpoint.generation_config, config) or upper_half_heads(config),
-            n_frames=min(-(-window.n_samples // FRAME_SAMPLES), len(window.encoder_states)),
+            words=[word.token_ids for word in words],
+            tokenizer=decoder.tokenizer,
+            **_alignment(decoder, window),
         )
     by_segment: list[list[Word]] = [[] for _ in segments]
     for word, one in zip(words, timed, strict=True):

@@ -6,9 +6,10 @@ the same, as long as nothing is sampled.
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from distilwhisper.decoding.failure import decode_with_fallback, is_silence
-from distilwhisper.decoding.heard import HeardWindow, hear
+from distilwhisper.decoding.heard import HeardWindow, hear, moves_on
 from distilwhisper.decoding.segments import TimedSegment
 from distilwhisper.decoding.windows import Task, WindowDecoder, WindowRequest
 from distilwhisper.speech.audio import HOP_SAMPLES, SAMPLE_RATE_HZ
@@ -61,10 +62,11 @@ def decode_sequentially(
             )
             previous = tokenizer.previous_ids(said, hotwords=hotwords)
             request = WindowRequest(window, tuple(previous), seed=settings.seed + seek)
-            judged = yield from decode_with_fallback(request, settings)
+            goes_on = partial(moves_on, decoder, window)
+            judged = yield from decode_with_fallback(request, settings, moves_on=goes_on)
             if window.language != language and not judged.window.own_language.is_sure:
                 window.language = language
-                judged = yield from decode_with_fallback(request, settings)
+                judged = yield from decode_with_fallback(request, settings, moves_on=goes_on)
             if is_silence(judged.window, settings):
                 seek += n_frames
                 on_progress(n_frames / FRAMES_PER_SECOND)

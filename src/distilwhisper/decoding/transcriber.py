@@ -18,7 +18,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -26,7 +26,7 @@ import torch
 from distilwhisper.decoding.chunked import decode_chunk
 from distilwhisper.decoding.chunks import Chunk, ChunkWords, join_chunks, plan_chunks, plan_speech
 from distilwhisper.decoding.failure import decode_with_fallback
-from distilwhisper.decoding.heard import HeardWindow
+from distilwhisper.decoding.heard import HeardWindow, moves_on
 from distilwhisper.decoding.packed_windows import (
     Piece,
     decode_packed,
@@ -58,14 +58,18 @@ from distilwhisper.speech.audio import (
     seconds_to_samples,
 )
 from distilwhisper.speech.mel import RecordingMel
-from distilwhisper.speech.recording import HeldRecording, Recording, StreamedRecording
+from distilwhisper.speech.recording import (
+    HeldRecording,
+    Recording,
+    StreamedRecording,
+    blocks_of,
+)
 from distilwhisper.speech.sources import CorruptAudio
 from distilwhisper.speech.vad import Span, may_hold_speech, stream_spans
 from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.text.transcript import Segment, Transcript, Word, compression_ratio
 
 LAST_CHUNK_S = WINDOW_S - 3.0  # the rest of its window is silence, so that the text is ended
-BLOCK_S = 30.0  # of sound, at a time, for the voice activity detector
 MOST_LANGUAGE_WINDOWS = 8  # that are asked where a language stays in doubt
 
 Unreadable = (CorruptAudio, OSError)
@@ -374,7 +378,9 @@ class Transcriber:
         samples = to_samples(sound, f"piece {number}")
         window = self._decoder.window(samples, language=self._code(language))
         request = WindowRequest(window, tuple(self._previous_ids), seed=self.settings.seed)
-        judged = yield from decode_with_fallback(request, self.settings)
+        judged = yield from decode_with_fallback(
+            request, self.settings, moves_on=partial(moves_on, self._decoder, window)
+        )
         return judged.window
 
     def _detect(self, recording: Recording, language: str | None) -> DetectedLanguage:
@@ -404,7 +410,7 @@ class Transcriber:
         if self.settings.vad_filter:
             starts = (chunk.start for chunk in self._plan(recording.again()))
         else:
-            windows = enumerate(_blocks(recording.again()))
+            windows = enumerate(blocks_of(recording.again()))
             starts = (n * WINDOW_SAMPLES for n, window in windows if may_hold_speech(window))
         if n_windows == 1:
             return [next(starts, 0)]
@@ -417,7 +423,7 @@ class Transcriber:
         """Return where somebody speaks; None where that was not asked for."""
         if not self.settings.vad_filter:
             return None
-        return stream_spans(_blocks(recording.again()))
+        return stream_spans(blocks_of(recording.again()))
 
     def _sequential(
         self, recording: Recording, language: str | None, report: Callable[[float], None]
@@ -619,13 +625,6 @@ def _words(words: Sequence[TimedWord]) -> tuple[Word, ...]:
         for word in words
         for p in [word.probability]
     )
-
-
-def _blocks(recording: Recording) -> Iterator[Samples]:
-    at, size = 0, seconds_to_samples(BLOCK_S)
-    while len(block := recording.read(at, at + size)):
-        yield block
-        at += len(block)
 
 
 def _ignore(_: float) -> None:

@@ -5,8 +5,10 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from distilwhisper.speech.audio import Samples, stream_samples
+from distilwhisper.speech.audio import Samples, seconds_to_samples, stream_samples
 from distilwhisper.speech.sources import Source
+
+BLOCK_S = 30.0
 
 
 @runtime_checkable
@@ -26,6 +28,14 @@ class Recording(Protocol):
 
     def again(self) -> "Recording":
         """Return the same recording, to be read from its beginning."""
+
+
+def blocks_of(recording: Recording) -> Iterator[Samples]:
+    """Yield a recording that was not read from yet, half a minute at a time."""
+    at, size = 0, seconds_to_samples(BLOCK_S)
+    while len(block := recording.read(at, at + size)):
+        yield block
+        at += len(block)
 
 
 class HeldRecording:

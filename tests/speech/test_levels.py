@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+from corpora import noise
+
+from distilwhisper.speech.audio import Samples, samples_to_seconds
+from distilwhisper.speech.levels import sounding_spans, speech_like_s
+
+
+def pause(seconds: float, level_db: float | None) -> Samples:
+    quiet = np.random.default_rng(1).standard_normal(round(seconds * 16_000))
+    return (0.0 * quiet if level_db is None else quiet * 10 ** (level_db / 20)).astype(np.float32)
+
+
+def syllables(seconds: float, *, seed: int = 0, gain_db: float = 0.0) -> Samples:
+    """Noise whose level rises and falls five times a second."""
+    sound = noise(seconds, seed=seed)
+    beat = np.abs(np.sin(np.arange(len(sound)) / 16_000 * np.pi * 2.5)) ** 4
+    return (2.0 * sound * beat * 10 ** (gain_db / 20)).astype(np.float32)
+
+
+def spans_s(samples: Samples) -> list[tuple[float, float]]:
+    spans = sounding_spans(samples, pause_s=3.0)
+    return [(samples_to_seconds(span.start), samples_to_seconds(span.stop)) for span in spans]
+
+
+@pytest.mark.parametrize("level_db", [None, -60.0, -40.0])
+def test_a_long_steady_pause_parts_what_sounds(level_db: float | None) -> None:
+    sound = np.concatenate([syllables(5.0), pause(6.0, level_db), syllables(4.0, seed=1)])
+    (start_s, end_s), (next_s, stop_s) = spans_s(sound)
+    assert (start_s, stop_s) == (0.0, 15.0)
+    assert end_s == pytest.approx(5.5, abs=0.3)
+    assert next_s == pytest.approx(10.5, abs=0.3)
+    mostly_pause = np.concatenate([pause(24.0, level_db), syllables(4.0)])
+    assert spans_s(mostly_pause) == [(pytest.approx(23.5, abs=0.3), 28.0)]
+
+
+def test_what_has_no_long_pause_is_whole() -> None:
+    for samples in (
+        syllables(9.0),
+        np.concatenate([syllables(5.0), pause(2.8, None), syllables(4.0)]),
+        pause(20.0, None),
+        pause(20.0, -40.0),
+        pause(0.05, -40.0),
+    ):
+        assert spans_s(samples) == [(0.0, samples_to_seconds(len(samples)))]
+
+
+def test_quiet_speech_is_no_pause_and_a_click_is_no_speech() -> None:
+    quiet = np.concatenate([syllables(5.0), syllables(6.0, gain_db=-25), syllables(4.0)])
+    assert spans_s(quiet) == [(0.0, 15.0)]
+    silence = pause(10.0, -60.0)
+    silence[80_000:81_000] += 0.5
+    assert len(spans_s(np.concatenate([syllables(5.0), silence, syllables(4.0)]))) == 2
+    silence[80_000:96_000] += syllables(1.0, gain_db=-20)
+    assert len(spans_s(np.concatenate([syllables(5.0), silence, syllables(4.0)]))) == 3
+
+
+def test_speech_is_counted_and_steady_sound_is_not() -> None:
+    assert speech_like_s([pause(30.0, None), pause(30.0, -40.0)]) == 0
+    hum = 0.1 * np.sin(np.arange(160_000) / 16_000 * 2 * np.pi * 100)
+    assert speech_like_s([hum.astype(np.float32)]) == 0
+    beats = np.concatenate([pause(25.0, -60.0), syllables(5.0)])
+    assert 2 < speech_like_s([pause(30.0, -60.0), beats]) <= 5
