@@ -3,8 +3,8 @@
 import json
 import math
 import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 TranscriptFormat = Literal["txt", "srt", "vtt", "tsv", "json"]
@@ -38,6 +38,7 @@ class Segment:
         compression_ratio: of the window's text, see :func:`compression_ratio`.
         no_speech_prob: that nobody speaks in the window; NaN if unknown.
         words: timed words, or None where they were not asked for.
+        channel: whose sound it is of; None where there is but one.
     """
 
     id: int
@@ -51,15 +52,38 @@ class Segment:
     compression_ratio: float
     no_speech_prob: float
     words: tuple[Word, ...] | None = None
+    channel: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    """What was said in one recording; ``language`` is a code."""
+    """What was said in one recording; ``language`` is a code.
+
+    Attributes:
+        notes: what is odd about the recording, for people.
+    """
 
     text: str
     language: str
     segments: tuple[Segment, ...]
+    notes: tuple[str, ...] = ()
+
+
+def interleave(channels: Mapping[str, Transcript]) -> Transcript:
+    """Return one transcript of several channels: their segments by time, each with its channel.
+
+    Args:
+        channels: name to transcript, at least one; the first tells the language.
+    """
+    found = [
+        replace(segment, channel=name)
+        for name, transcript in channels.items()
+        for segment in transcript.segments
+    ]
+    found.sort(key=lambda segment: segment.start_s)
+    segments = tuple(replace(segment, id=number) for number, segment in enumerate(found))
+    text = "".join(segment.text for segment in segments).strip()
+    return Transcript(text, next(iter(channels.values())).language, segments)
 
 
 def compression_ratio(text: str) -> float:
@@ -95,7 +119,10 @@ def render(transcript: Transcript, format: TranscriptFormat) -> str:  # noqa: A0
     for segment in transcript.segments:
         _check_times(segment)
     if format == "txt":
-        return "".join(f"{segment.text.strip()}\n" for segment in transcript.segments)
+        return "".join(
+            f"{_labelled(segment.text.strip(), segment.channel)}\n"
+            for segment in transcript.segments
+        )
     if format == "srt":
         return _render_srt(transcript.segments)
     if format == "vtt":
@@ -112,26 +139,36 @@ class _Cue:
     start_s: float
     end_s: float
     text: str
+    channel: str | None
+
+
+def _labelled(text: str, channel: str | None) -> str:
+    return text if channel is None else f"{channel}: {text}"
 
 
 def _render_srt(segments: Sequence[Segment]) -> str:
     return "".join(
-        f"{number}\n{_srt_clock(cue.start_s)} --> {_srt_clock(cue.end_s)}\n{cue.text}\n\n"
+        f"{number}\n{_srt_clock(cue.start_s)} --> {_srt_clock(cue.end_s)}\n"
+        f"{_labelled(cue.text, cue.channel)}\n\n"
         for number, cue in enumerate(_cues(segments), start=1)
     )
 
 
 def _render_vtt(segments: Sequence[Segment]) -> str:
     return "WEBVTT\n\n" + "".join(
-        f"{_vtt_clock(cue.start_s)} --> {_vtt_clock(cue.end_s)}\n{cue.text}\n\n"
+        f"{_vtt_clock(cue.start_s)} --> {_vtt_clock(cue.end_s)}\n{_voice(cue)}{cue.text}\n\n"
         for cue in _cues(segments)
     )
+
+
+def _voice(cue: _Cue) -> str:
+    return "" if cue.channel is None else f"<v {cue.channel}>"
 
 
 def _render_tsv(segments: Sequence[Segment]) -> str:
     lines = ["start\tend\ttext\n"]
     for segment in segments:
-        text = segment.text.strip().replace("\t", " ")
+        text = _labelled(segment.text.strip(), segment.channel).replace("\t", " ")
         lines.append(f"{_milliseconds(segment.start_s)}\t{_milliseconds(segment.end_s)}\t{text}\n")
     return "".join(lines)
 
@@ -140,10 +177,11 @@ def _cues(segments: Sequence[Segment]) -> Iterator[_Cue]:
     for segment in segments:
         if segment.words:
             start_s, end_s = segment.words[0].start_s, segment.words[-1].end_s
-            yield _Cue(start_s, end_s, _cue_text(segment.words).replace("-->", "->"))
+            text = _cue_text(segment.words).replace("-->", "->")
+            yield _Cue(start_s, end_s, text, segment.channel)
         elif segment.words is None or segment.text.strip():
             text = segment.text.strip().replace("-->", "->")
-            yield _Cue(segment.start_s, segment.end_s, text)
+            yield _Cue(segment.start_s, segment.end_s, text, segment.channel)
 
 
 def _cue_text(words: Sequence[Word]) -> str:
@@ -176,11 +214,12 @@ def _vtt_clock(seconds: float) -> str:
 
 
 def _json_fields(transcript: Transcript) -> dict[str, Any]:
-    return {
+    fields = {
         "text": transcript.text,
         "segments": [_segment_fields(segment) for segment in transcript.segments],
         "language": transcript.language,
     }
+    return {**fields, "notes": transcript.notes} if transcript.notes else fields
 
 
 def _segment_fields(segment: Segment) -> dict[str, Any]:
@@ -196,6 +235,8 @@ def _segment_fields(segment: Segment) -> dict[str, Any]:
         "compression_ratio": _finite_or_none(segment.compression_ratio),
         "no_speech_prob": _finite_or_none(segment.no_speech_prob),
     }
+    if segment.channel is not None:
+        fields["channel"] = segment.channel
     if segment.words is not None:
         fields["words"] = [
             {
