@@ -38,8 +38,8 @@ OPTIONS = {
     "--task --timestamps --batch-size --chunk-s --overlap-s --max-new-tokens --long-form --draft "
     "--temperatures --device --dtype",
     "transcribe": "--model --draft --audio-track --channel --strict --vad-filter "
-    "--word-timestamps --hotwords --format --out --language --task --timestamps --batch-size --chunk-s --overlap-s --max-new-tokens "
-    "--device --dtype",
+    "--word-timestamps --hotwords --format --out --language --task --timestamps --batch-size "
+    "--chunk-s --overlap-s --max-new-tokens --device --dtype",
     "report": "--out",
     "reproduce": "--out --scale --settings --set --list --force",
 }

@@ -22,7 +22,7 @@ from distilwhisper.speech.audio import (
 )
 from distilwhisper.speech.recording import StreamedRecording
 from distilwhisper.speech.sources import CorruptAudio, NamedBytes, Source
-from distilwhisper.text.transcript import Transcript, TranscriptFormat, interleave, render
+from distilwhisper.text.transcript import Transcript, TranscriptFormat, interleave, outside, render
 
 STDIN = "-"
 
@@ -194,7 +194,10 @@ class _Opened:
             {str(name): transcripts[name] for name in self.recordings}
         )
         notes = tuple(note.text for note in self._notes)
-        return TranscribedFile(self._source, replace(whole, notes=notes), notes=tuple(self._notes))
+        holes_s = [note.hole_s for note in self._notes if note.hole_s]
+        return TranscribedFile(
+            self._source, replace(outside(holes_s, whole), notes=notes), notes=tuple(self._notes)
+        )
 
     def _open(self) -> Source:
         return self._source if self._data is None else NamedBytes(self._data, self._source)

@@ -64,10 +64,12 @@ class Note:
     Attributes:
         text: without the file's name.
         is_damage: sound is missing that should be there.
+        hole_s: from when to when there is no sound, but silence that was put there.
     """
 
     text: str
     is_damage: bool = False
+    hole_s: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -521,26 +523,26 @@ class _Sound:
             except CorruptAudio:
                 return False
 
-    def _note(self, text: str, *, is_damage: bool = False) -> None:
+    def _note(
+        self, text: str, *, is_damage: bool = False, hole_s: tuple[float, float] | None = None
+    ) -> None:
         self._n_notes += 1
         if self._n_notes <= MAX_NOTES:
-            self._on_note(Note(text, is_damage))
+            self._on_note(Note(text, is_damage, hole_s))
 
     def _refuse(self, note: Note) -> None:
         if note.is_damage:
             raise CorruptAudio(f"{self._name}: {note.text}; fetch the file again")
 
-    def _lose(self, lost_s: float, why: str) -> None:
+    def _lose(self, lost_s: float, why: str, *, hole_s: tuple[float, float] | None = None) -> None:
         """Note that something behind the last frame is lost.
 
         A few packets in all are no matter: many whole files hold some that cannot be decoded.
         """
         self._lost_s += lost_s
         if self._lost_s > LENGTH_TOLERANCE_S:
-            self._note(f"{lost_s:.2f} s are lost, {self._place(lost_s)}: {why}", is_damage=True)
-
-    def _place(self, length_s: float) -> str:
-        return f"from {self._end_s:.2f} to {self._end_s + length_s:.2f} s"
+            place = f"from {self._end_s:.2f} to {self._end_s + lost_s:.2f} s"
+            self._note(f"{lost_s:.2f} s are lost, {place}: {why}", is_damage=True, hole_s=hole_s)
 
     def _decoded(self, at: int | None = None) -> Iterator[_Decoded]:
         """Yield frames as they come, passing over packets that cannot be decoded."""
@@ -615,16 +617,19 @@ class _Sound:
             self._zero_s += ahead_s
             ahead_s, self.stated_s = 0.0, None  # what is stated is of the other clock
         self._stamped_end_s = self._end_s + ahead_s + _length_s(decoded.frame)
-        hole_s = ahead_s if ahead_s > LENGTH_TOLERANCE_S else 0.0
-        if decoded.is_damaged and (hole_s or decoded.lost_s):
-            self._lose(hole_s or decoded.lost_s, "could not be decoded")
-        elif hole_s and (
-            self._container.format.name in UNBROKEN or self._holds(decoded.skipped_bytes, hole_s)
-        ):
-            self._lose(hole_s, "missing from the file")
-        elif hole_s:
-            self._note(f"the file has no sound {self._place(hole_s)}")
-        return hole_s
+        if ahead_s <= LENGTH_TOLERANCE_S:
+            if decoded.lost_s:
+                self._lose(decoded.lost_s, "could not be decoded")
+            return 0.0
+        hole_s = self._end_s, self._end_s + ahead_s
+        if decoded.is_damaged:
+            self._lose(ahead_s, "could not be decoded", hole_s=hole_s)
+        elif self._container.format.name in UNBROKEN or self._holds(decoded.skipped_bytes, ahead_s):
+            self._lose(ahead_s, "missing from the file", hole_s=hole_s)
+        else:
+            place = f"from {hole_s[0]:.2f} to {hole_s[1]:.2f} s"
+            self._note(f"the file has no sound {place}", hole_s=hole_s)
+        return ahead_s
 
     def _holds(self, n_bytes: int, length_s: float) -> bool:
         """Tell whether bytes that libav has passed over may have held a sound of a length."""

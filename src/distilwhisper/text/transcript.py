@@ -5,7 +5,7 @@ import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 TranscriptFormat = Literal["txt", "srt", "vtt", "tsv", "json"]
 
@@ -69,6 +69,9 @@ class Transcript:
     notes: tuple[str, ...] = ()
 
 
+_Timed = TypeVar("_Timed", Segment, Word)
+
+
 def interleave(channels: Mapping[str, Transcript]) -> Transcript:
     """Return one transcript of several channels: their segments by time, each with its channel.
 
@@ -84,6 +87,36 @@ def interleave(channels: Mapping[str, Transcript]) -> Transcript:
     segments = tuple(replace(segment, id=number) for number, segment in enumerate(found))
     text = "".join(segment.text for segment in segments).strip()
     return Transcript(text, next(iter(channels.values())).language, segments)
+
+
+def outside(holes_s: Sequence[tuple[float, float]], transcript: Transcript) -> Transcript:
+    """Return a transcript of which no time lies in a hole, where nothing can have been said.
+
+    Whisper likes to begin a text with its window, however late the speech begins. A piece that
+    lies in a hole altogether stays where it is.
+
+    Args:
+        holes_s: from when to when, in order.
+        transcript: of the same recording.
+    """
+    segments = tuple(
+        replace(
+            _outside(holes_s, segment),
+            words=segment.words and tuple(_outside(holes_s, word) for word in segment.words),
+        )
+        for segment in transcript.segments
+    )
+    return replace(transcript, segments=segments)
+
+
+def _outside(holes_s: Sequence[tuple[float, float]], piece: _Timed) -> _Timed:
+    start_s, end_s = piece.start_s, piece.end_s
+    for first_s, stop_s in holes_s:
+        if first_s <= start_s < stop_s < end_s:
+            start_s = round(stop_s, 3)
+        if start_s < first_s < end_s <= stop_s:
+            end_s = round(first_s, 3)
+    return replace(piece, start_s=start_s, end_s=end_s)
 
 
 def compression_ratio(text: str) -> float:
