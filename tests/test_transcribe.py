@@ -330,6 +330,6 @@ def test_the_cases_that_went_wrong_are_on_their_files_clock(
     assert result.transcript
     segments = result.transcript.segments
     for start_s in starts_s:
-        assert min(abs(segment.start_s - start_s) for segment in segments) < 0.6
+        assert min(abs(segment.start_s - start_s) for segment in segments) < 0.1
     assert segments[-1].end_s == pytest.approx(last_end_s, abs=1.0)
     assert sum(note.is_damage for note in result.notes) == n_damaged

@@ -286,4 +286,7 @@ def test_no_time_lies_in_a_hole() -> None:
         (4.5, 5.12),
     ]
     assert moved.text == found.text
+    seam = transcript(segment(0, 0.0, 12.24, " before"), segment(1, 12.24, 17.0, " behind"))
+    moved = outside([(5.12, 12.0)], seam)
+    assert [(one.start_s, one.end_s) for one in moved.segments] == [(0.0, 5.12), (12.0, 17.0)]
     assert outside([], found) == found

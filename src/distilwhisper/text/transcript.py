@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 
 TranscriptFormat = Literal["txt", "srt", "vtt", "tsv", "json"]
 
+_ABOUT_S = 0.5  # by which a text may seem to begin or end behind a hole, and end before it
 _MAX_CUE_LINE = 1000  # characters; Whisper breaks longer lines of a subtitle
 
 
@@ -92,29 +93,32 @@ def interleave(channels: Mapping[str, Transcript]) -> Transcript:
 def outside(holes_s: Sequence[tuple[float, float]], transcript: Transcript) -> Transcript:
     """Return a transcript of which no time lies in a hole, where nothing can have been said.
 
-    Whisper likes to begin a text with its window, however late the speech begins. A piece that
-    lies in a hole altogether stays where it is.
+    Whisper likes to begin a text with its window, however late the speech begins, and to let it
+    last until the next begins. A piece that lies in a hole altogether stays where it is.
 
     Args:
         holes_s: from when to when, in order.
         transcript: of the same recording.
     """
-    segments = tuple(
-        replace(
-            _outside(holes_s, segment),
-            words=segment.words and tuple(_outside(holes_s, word) for word in segment.words),
-        )
-        for segment in transcript.segments
-    )
-    return replace(transcript, segments=segments)
+    segments: list[Segment] = []
+    for segment in transcript.segments:
+        words = segment.words and tuple(_outside(holes_s, word, 0.0) for word in segment.words)
+        if words:
+            times = words[0].start_s, words[-1].end_s
+        else:
+            moved = _outside(holes_s, segment, segments[-1].end_s if segments else 0.0)
+            times = moved.start_s, moved.end_s
+        segments.append(replace(segment, words=words, start_s=times[0], end_s=times[1]))
+    return replace(transcript, segments=tuple(segments))
 
 
-def _outside(holes_s: Sequence[tuple[float, float]], piece: _Timed) -> _Timed:
+def _outside(holes_s: Sequence[tuple[float, float]], piece: _Timed, spoken_s: float) -> _Timed:
     start_s, end_s = piece.start_s, piece.end_s
     for first_s, stop_s in holes_s:
-        if first_s <= start_s < stop_s < end_s:
-            start_s = round(stop_s, 3)
-        if start_s < first_s < end_s <= stop_s:
+        about_s = stop_s + min(_ABOUT_S, (stop_s - first_s) / 4)
+        if first_s <= start_s < about_s and stop_s < end_s:
+            start_s = max(round(stop_s, 3), spoken_s)
+        if start_s < first_s < end_s <= about_s:
             end_s = round(first_s, 3)
     return replace(piece, start_s=start_s, end_s=end_s)
 
