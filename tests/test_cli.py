@@ -1,6 +1,11 @@
 import errno
+import io
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +14,7 @@ from pages import Page
 from runs import make_run
 
 from distilwhisper import __version__
-from distilwhisper.cli import COMMANDS, OK, SOME_FAILED, USAGE, call
+from distilwhisper.cli import COMMANDS, INTERRUPTED, OK, SOME_FAILED, USAGE, call
 from distilwhisper.corpus.records import Utterance, read_labels
 from distilwhisper.speech.audio import write_wav
 
@@ -32,9 +37,9 @@ OPTIONS = {
     "evaluate": "--out --against --noise --noise-seed --force --json --shard-size --language "
     "--task --timestamps --batch-size --chunk-s --overlap-s --max-new-tokens --long-form --draft "
     "--temperatures --device --dtype",
-    "transcribe": "--model --draft --vad-filter --word-timestamps --hotwords --format --out "
-    "--language --task --timestamps --batch-size --chunk-s --overlap-s --max-new-tokens "
-    "--device --dtype",
+    "transcribe": "--model --draft --audio-track --channel --strict --vad-filter "
+    "--word-timestamps --hotwords --format --out --language --task --timestamps --batch-size "
+    "--chunk-s --overlap-s --max-new-tokens --device --dtype",
     "report": "--out",
     "reproduce": "--out --scale --settings --set --list --force",
 }
@@ -457,3 +462,167 @@ def test_columns_are_named_one_by_one(tmp_path: Path) -> None:
     assert call(["data", str(tmp_path / "metadata.csv"), "--out", str(manifest), *columns]) == OK
     [row] = manifest.read_text("utf-8").splitlines()
     assert {"id": "u1", "text": "hello"}.items() <= json.loads(row).items()
+
+
+# Odd files, odd places
+
+
+def test_a_damaged_file_is_transcribed_with_a_warning_and_a_status(
+    tmp_path: Path, recording: str, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damaged = tmp_path / "damaged.wav"
+    damaged.write_bytes(Path(recording).read_bytes()[:-8_000])
+    out = tmp_path / "out"
+    arguments = ["transcribe", str(damaged), "--model", model, "--out", str(out), *FAST]
+    assert call(arguments) == SOME_FAILED
+    assert "warning: " in (log := err(capsys))
+    assert f"{damaged}: the sound ends at 0.35 s, the file states 0.60 s" in log
+    assert "failed" not in log
+    assert [path.name for path in out.iterdir()] == ["damaged.txt"]
+    (out / "damaged.txt").unlink()
+    assert call([*arguments, "--strict"]) == SOME_FAILED
+    assert f"failed: {damaged}: the sound ends at 0.35 s" in err(capsys)
+    assert list(out.iterdir()) == []
+
+
+def test_a_name_may_be_as_long_as_the_disk_allows(
+    tmp_path: Path, recording: str, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = tmp_path / f"{'n' * 251}.wav"
+    long.write_bytes(Path(recording).read_bytes())
+    out = tmp_path / "out"
+    arguments = ["transcribe", str(long), recording, "--model", model, "--out", str(out), *FAST]
+    assert call(arguments) == OK
+    assert len(list(out.iterdir())) == 2
+    # A letter more is too much: known before the work, and the other one is done.
+    assert call([*arguments, "--format", "json"]) == SOME_FAILED
+    log = err(capsys)
+    assert f"failed: {long}: its transcript cannot be written (File name too long)" in log
+    assert len(list(out.iterdir())) == 3
+
+
+def test_a_transcript_that_cannot_be_written_stops_no_other(
+    tmp_path: Path,
+    recording: str,
+    model: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rename = Path.replace
+
+    def replace(path: Path, target: Path) -> Path:
+        if Path(target).name == "one.txt":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    write_wav(tmp_path / "two.wav", noise(0.6, seed=2))
+    out, files = tmp_path / "out", [recording, str(tmp_path / "two.wav")]
+    arguments = ["transcribe", *files, "--model", model, "--out", str(out), *FAST]
+    assert call(arguments) == SOME_FAILED
+    assert f"failed: {recording}: {out / 'one.txt'} could not be written: No space" in err(capsys)
+    assert [path.name for path in out.iterdir()] == ["two.txt"]
+
+
+@pytest.mark.parametrize("below", ["", "further/down"])
+def test_out_must_be_a_folder(
+    below: str, tmp_path: Path, recording: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    out = str(tmp_path / "file" / below)
+    # There is no such model: it is not asked for.
+    assert call(["transcribe", recording, "--model", "none/such", "--out", out]) == USAGE
+    assert "--out must be a folder, found a file" in err(capsys)
+
+
+def test_a_console_that_is_not_utf_8_stops_nothing(
+    tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [str(tmp_path / name) for name in ("Übung.wav", "two.wav")]
+    for file in files:
+        write_wav(file, noise(0.6, seed=1))
+    console = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", console)
+    out = tmp_path / "out"
+    assert call(["transcribe", *files, "--model", model, "--out", str(out), *FAST]) == OK
+    assert call(["transcribe", *files, "--model", model, *FAST]) == OK
+    console.flush()
+    shown = console.buffer.getvalue()  # type: ignore[attr-defined]
+    assert shown.startswith(f"{out}/\\xdcbung.txt\n{out}/two.txt\n".encode("ascii"))
+    assert sorted(path.name for path in out.iterdir()) == ["two.txt", "Übung.txt"]
+
+
+def test_an_empty_file_is_named_and_nothing_else(
+    tmp_path: Path, model: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty.mp3").touch()
+    assert call(["transcribe", str(tmp_path / "empty.mp3"), "--model", model, *FAST]) == SOME_FAILED
+    _, log = capfd.readouterr()
+    first, *rest = log.splitlines()
+    assert first.startswith("transcribe: ")
+    assert rest == [
+        f"distilwhisper: failed: {tmp_path}/empty.mp3: holds no sound: found 0 bytes, the file is "
+        "empty"
+    ]
+
+
+@pytest.mark.parametrize("option", ["initial-prompt", "hotwords"])
+def test_bytes_that_are_no_text_are_named(
+    option: str, recording: str, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["transcribe", recording, "--model", model, f"--{option}", "caf\udce9"]
+    assert call(arguments) == USAGE
+    assert f"{option.replace('-', '_')} must be UTF-8 text, found b'\\xe9'" in err(capsys)
+
+
+def test_the_language_auto_is_detected(
+    recording: str, tiny_multilingual_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["transcribe", recording, "--model", str(tiny_multilingual_model), *FAST]
+    assert call(arguments) == OK
+    detected = capsys.readouterr().out
+    for auto in ("auto", "Auto"):
+        assert call([*arguments, "--language", auto]) == OK
+        assert capsys.readouterr().out == detected
+
+
+def test_an_adapter_is_no_model(
+    tmp_path: Path, recording: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "lora").mkdir()
+    (tmp_path / "lora" / "adapter_config.json").write_text("{}")
+    assert call(["transcribe", recording, "--model", str(tmp_path / "lora")]) == SOME_FAILED
+    message = err(capsys)
+    assert f"{tmp_path}/lora: a PEFT adapter" in message
+    assert "merge it into its base model with peft first" in message
+
+
+def test_a_prompt_that_is_cut_is_named(
+    recording: str, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["transcribe", recording, "--model", model, *FAST]
+    assert call([*arguments, "--initial-prompt", "there " * 20]) == OK
+    assert "tokens" not in err(capsys)
+    assert call([*arguments, "--initial-prompt", "there " * 500]) == OK
+    assert re.search(r"initial prompt: \d{3,} tokens, and the last 223 are used", err(capsys))
+    assert call([*arguments, "--hotwords", "there " * 500, "--initial-prompt", "in"]) == OK
+    log = err(capsys)
+    assert re.search(r"hotwords: \d{3,} tokens, and the first 223 are used", log)
+    assert re.search(r"initial prompt: \d+ tokens, and the last 0 are used", log)
+
+
+def test_an_interrupt_while_modules_are_loaded_is_no_traceback(tmp_path: Path) -> None:
+    # A module that the command line needs, interrupted as it is imported, and that hides it.
+    (tmp_path / "tyro.py").write_text(
+        "import os, signal\n"
+        "try:\n    os.kill(os.getpid(), signal.SIGINT)\n    input()\n"
+        "except KeyboardInterrupt:\n    raise ImportError('broken')\n"
+    )
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    ended = subprocess.run(
+        [sys.executable, "-m", "distilwhisper", "--version"],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert (ended.returncode, ended.stderr) == (INTERRUPTED, "distilwhisper: interrupted\n")

@@ -2,12 +2,15 @@ import io
 import json
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import pytest
+import soundfile
 from corpora import hearing_model, noise
 
 from distilwhisper.decoding.settings import DecodingSettings
@@ -16,6 +19,7 @@ from distilwhisper.model.hardware import Hardware
 from distilwhisper.speech.audio import load_samples, write_wav
 from distilwhisper.text.transcript import Transcript, TranscriptFormat, render
 from distilwhisper.transcribe import (
+    Listening,
     TranscribedFile,
     language_doubt,
     output_paths,
@@ -173,6 +177,184 @@ def test_no_text_for_what_sounds_like_speech_is_a_warning(tmp_path: Path) -> Non
     speech, silence = transcribe_files(silent, paths, on_done=lambda _: None)
     assert speech.transcript is not None
     assert speech.transcript.text == ""
-    assert speech.warning is not None
-    assert "no text was found" in speech.warning
-    assert silence.warning is None
+    (note,) = speech.notes
+    assert "no text was found" in note.text
+    assert speech.transcript.notes == (note.text,)
+    assert silence.notes == ()
+
+
+# Odd files
+
+
+@pytest.fixture
+def damaged(recordings: list[str], tmp_path: Path) -> str:
+    """The second recording, of 1.5 s, of which the last half second is missing."""
+    path = tmp_path / "damaged.wav"
+    path.write_bytes(Path(recordings[1]).read_bytes()[:-16_000])
+    return str(path)
+
+
+@pytest.mark.parametrize("vad_filter", [False, True])
+def test_what_can_be_read_of_a_damaged_file_is_transcribed(
+    transcriber: Transcriber, recordings: list[str], damaged: str, vad_filter: bool
+) -> None:
+    # The voice activity detector reads the file a second time: it is said once.
+    settings = replace(transcriber.settings, vad_filter=vad_filter)
+    results = transcribe_files(
+        replace(transcriber, settings=settings), [damaged, recordings[0]], on_done=lambda _: None
+    )
+    assert [result.error for result in results] == [None, None]
+    assert [note.is_damage for note in results[0].notes] == [True]
+    assert "ends at 1.00 s, the file states 1.50 s: 0.50 s are missing" in results[0].notes[0].text
+    assert results[1].notes == ()
+    transcript = results[0].transcript
+    assert transcript
+    assert json.loads(render(transcript, "json"))["notes"] == [results[0].notes[0].text]
+    if not vad_filter:
+        alone = transcriber.transcribe(load_samples(recordings[1])[:16_000])
+        assert transcript.segments == alone.segments
+
+
+def test_a_damaged_file_is_refused_on_request_before_it_is_transcribed(
+    transcriber: Transcriber, recordings: list[str], damaged: str
+) -> None:
+    before = transcriber.counts.steps
+    (result,) = transcribe_files(
+        transcriber, [damaged], on_done=lambda _: None, listening=Listening(strict=True)
+    )
+    assert result.transcript is None
+    assert "0.50 s are missing; the file was cut short" in str(result.error)
+    assert transcriber.counts.steps == before
+    (result,) = transcribe_files(
+        transcriber, recordings[:1], on_done=lambda _: None, listening=Listening(strict=True)
+    )
+    assert result.transcript == transcriber.transcribe(load_samples(recordings[0]))
+
+
+@pytest.mark.parametrize("vad_filter", [False, True])
+def test_a_pipe_is_read_once(
+    transcriber: Transcriber, recordings: list[str], tmp_path: Path, vad_filter: bool
+) -> None:
+    settings = replace(transcriber.settings, vad_filter=vad_filter)
+    transcriber = replace(transcriber, settings=settings)
+    data = Path(recordings[1]).read_bytes()
+    pipe, (reading, writing) = tmp_path / "pipe", os.pipe()
+    os.mkfifo(pipe)
+    writers = [
+        threading.Thread(target=pipe.write_bytes, args=(data,)),
+        threading.Thread(target=_write_and_close, args=(writing, data)),
+    ]
+    for writer in writers:
+        writer.start()
+    sources = [str(pipe), f"/dev/fd/{reading}", recordings[1]]
+    *piped, plain = transcribe_files(transcriber, sources, on_done=lambda _: None)
+    os.close(reading)
+    for writer in writers:
+        writer.join()
+    assert [result.error for result in piped] == [None, None]
+    assert [result.transcript for result in piped] == [plain.transcript] * 2
+
+
+def _write_and_close(descriptor: int, data: bytes) -> None:
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+
+
+@pytest.fixture
+def call_of_two(tmp_path: Path) -> str:
+    """The two recordings, one in each channel; the second begins half a second late."""
+    left, right = np.zeros(32_000), np.zeros(32_000)
+    left[:8_000], right[8_000:] = noise(0.5, seed=0), noise(1.5, seed=1)
+    soundfile.write(tmp_path / "call.wav", np.stack([left, right], 1), 16_000)
+    return str(tmp_path / "call.wav")
+
+
+def test_each_channel_has_its_transcript_and_they_are_one(
+    transcriber: Transcriber, call_of_two: str, recordings: list[str]
+) -> None:
+    each = Listening(channel="each")
+    sources = [call_of_two, recordings[0]]
+    both, mono = transcribe_files(transcriber, sources, on_done=lambda _: None, listening=each)
+    assert both.transcript
+    assert mono.transcript
+    for channel, number in (("left", 0), ("right", 1)):
+        (alone,) = transcribe_files(
+            transcriber, sources[:1], on_done=lambda _: None, listening=Listening(channel=number)
+        )
+        assert alone.transcript
+        assert [s.text for s in both.transcript.segments if s.channel == channel] == [
+            s.text for s in alone.transcript.segments
+        ]
+    assert {segment.channel for segment in both.transcript.segments} == {"left", "right"}
+    starts = [segment.start_s for segment in both.transcript.segments]
+    assert starts == sorted(starts)
+    assert [s.id for s in both.transcript.segments] == list(range(len(starts)))
+    assert {segment.channel for segment in mono.transcript.segments} == {None}
+
+
+def test_a_channel_or_track_that_is_not_there_is_named(
+    transcriber: Transcriber, call_of_two: str, recordings: list[str]
+) -> None:
+    for listening, message in (
+        (Listening(channel=1), "no channel 1, found 1"),
+        (Listening(track="fr"), "no audio track fr, found 0"),
+    ):
+        result, _ = transcribe_files(
+            transcriber,
+            [recordings[0], call_of_two],
+            on_done=lambda _: None,
+            listening=listening,
+        )
+        assert message in str(result.error)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ((None, "mix"), Listening()),
+        (("1", "left"), Listening(1, 0)),
+        (("deu", "right"), Listening("deu", 1)),
+        ((None, "3"), Listening(None, 3)),
+        ((None, "each"), Listening(None, "each")),
+    ],
+)
+def test_what_is_taken_of_a_file_is_read(
+    words: tuple[str | None, str], expected: Listening
+) -> None:
+    assert Listening.parse(*words, strict=False) == expected
+
+
+@pytest.mark.parametrize("channel", ["middle", "-1", "", "1.5"])
+def test_a_channel_that_cannot_be_is_refused(channel: str) -> None:
+    with pytest.raises(ValueError, match="left, right, mix, each or a number counted from 0"):
+        Listening.parse(None, channel, strict=False)
+
+
+CASES = os.environ.get("DISTILWHISPER_CASES")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CASES is None, reason="needs DISTILWHISPER_CASES, the folder of odd files")
+@pytest.mark.parametrize(
+    ("name", "starts_s", "last_end_s", "n_damaged"),
+    [
+        ("delay.mp4", [3.94], 8.98, 0),
+        ("gap.mp4", [0.0, 12.0], 21.6, 0),
+        ("dent.ogg", [0.0], 9.6, 1),
+        ("mp3_mid_zeros.mp3", [0.0], 9.6, 1),
+        ("wav_trunc.wav", [0.0], 6.4, 1),
+    ],
+)
+def test_the_cases_that_went_wrong_are_on_their_files_clock(
+    tiny_en: Path, name: str, starts_s: list[float], last_end_s: float, n_damaged: int
+) -> None:
+    transcriber = Transcriber.from_model(str(tiny_en), DecodingSettings(), CPU)
+    (result,) = transcribe_files(
+        transcriber, [str(Path(str(CASES)) / name)], on_done=lambda _: None
+    )
+    assert result.transcript
+    segments = result.transcript.segments
+    for start_s in starts_s:
+        assert min(abs(segment.start_s - start_s) for segment in segments) < 0.1
+    assert segments[-1].end_s == pytest.approx(last_end_s, abs=1.0)
+    assert sum(note.is_damage for note in result.notes) == n_damaged

@@ -8,6 +8,7 @@ the work could not be done, 2 that the command was wrong.
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from io import TextIOWrapper
 from json import dumps
 from pathlib import Path
 from typing import Any
@@ -60,10 +61,11 @@ from distilwhisper.training.ranks import ends_with_its_error
 from distilwhisper.training.state import CheckpointMismatch
 from distilwhisper.training.tensorboard import MissingTensorBoard, write_events
 from distilwhisper.transcribe import (
+    Listening,
     TranscribedFile,
-    language_doubt,
     output_paths,
     transcribe_files,
+    unwritable,
     write_transcript,
 )
 
@@ -425,44 +427,61 @@ def transcribe(
     draft: str | None = None,
     format: TranscriptFormat = "txt",  # noqa: A002
     out: Path | None = None,
+    audio_track: str | None = None,
+    channel: str = "mix",
+    strict: bool = False,
     settings: OmitArgPrefixes[DecodingSettings] = DecodingSettings(),
     hardware: OmitArgPrefixes[Hardware] = Hardware(),
 ) -> int:
     """Transcribe audio and video files of any length.
 
     Args:
-        files: paths; - reads one file from standard input.
+        files: paths, pipes too; - reads one file from standard input.
         model: folder or hub id.
         draft: a smaller model that drafts for this one, such as its student: the same text,
             sooner if most of what it proposes is right.
         format: of the transcripts.
         out: folder for them, named after the files; standard output when left out.
+        audio_track: of several, by number from 0 or by language; the default one when left out.
+        channel: left, right, a number from 0, or mix; each: one transcript per channel, put
+            together by time, with the channel's name.
+        strict: refuse a damaged file, instead of transcribing what can be read of it.
         settings: how to decode.
         hardware: where to run.
     """
     if not files:
         raise ValueError("name at least one file to transcribe, or - for standard input")
+    listening = Listening.parse(audio_track, channel, strict=strict)
     paths = dict(zip(files, output_paths(files, out, format), strict=True)) if out else {}
+    failed: dict[str, str | None] = dict(unwritable(paths, out)) if out else {}
+    is_damaged = False
     transcriber = Transcriber.from_model(model, settings, hardware, draft=draft)
     say(f"transcribe: {model} ({hardware.describe()})")
 
     def write(done: TranscribedFile) -> None:
-        if done.warning is not None:
-            say(f"distilwhisper: warning: {done.source}: {done.warning}")
+        nonlocal is_damaged
+        for note in done.notes:
+            say(f"distilwhisper: warning: {done.source}: {note.text}")
+            is_damaged |= note.is_damage
         if done.transcript is None:
+            failed[done.source] = done.error
             return
-        if doubt := language_doubt(done.transcript):
-            say(f"transcribe: {done.source}: {doubt}")
-        if done.source in paths:
-            write_transcript(done.transcript, paths[done.source], format)
-            print(paths[done.source])
-        else:
-            sys.stdout.write(render(done.transcript, format))
+        try:
+            if done.source in paths:
+                write_transcript(done.transcript, paths[done.source], format)
+                print(paths[done.source])
+            else:
+                print(render(done.transcript, format), end="")
+        except BrokenPipeError:
+            raise
+        except (OSError, ValueError) as error:
+            failed[done.source] = str(error)
 
-    results = transcribe_files(transcriber, files, on_done=write)
+    possible = [file for file in files if file not in failed]
+    transcribe_files(transcriber, possible, on_done=write, listening=listening)
     if draft is not None:
         say(f"transcribe: {transcriber.counts.describe_draft()}")
-    return _name_each({done.source: done.error for done in results if done.error})
+    return max(_name_each(failed), SOME_FAILED if is_damaged else OK)
 
 
 def report(folders: Positional[tuple[Path, ...]], /, *, out: Path | None = None) -> int:
@@ -573,6 +592,8 @@ def call(arguments: Sequence[str]) -> int:
     if list(arguments) == ["--version"]:
         print(__version__)
         return OK
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # not every console is UTF-8
     try:
         status: int = subcommand_cli_from_dict(
             COMMANDS,

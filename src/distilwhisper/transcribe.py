@@ -1,35 +1,76 @@
 """Stage 6: files to transcripts."""
 
-import io
+import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from distilwhisper.corpus.store import write_atomic
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.decoding.windows import SURE_OF_LANGUAGE
 from distilwhisper.progress import progress_bar
-from distilwhisper.speech.audio import probe_duration_s
+from distilwhisper.speech.audio import (
+    Choice,
+    Note,
+    Samples,
+    count_channels,
+    probe_duration_s,
+    stream_samples,
+)
 from distilwhisper.speech.levels import speech_like_s
-from distilwhisper.speech.recording import Recording, StreamedRecording, blocks_of
-from distilwhisper.speech.sources import CorruptAudio, Source
+from distilwhisper.speech.recording import StreamedRecording, blocks_of
+from distilwhisper.speech.sources import CorruptAudio, NamedBytes, Source
 from distilwhisper.text.tokens import LANGUAGES
-from distilwhisper.text.transcript import Transcript, TranscriptFormat, render
+from distilwhisper.text.transcript import Transcript, TranscriptFormat, interleave, outside, render
 
 STDIN = "-"
 LEAST_SPEECH_S = 1.0  # a file without text gets a warning where so much sounds like speech
 
 
 @dataclass(frozen=True)
+class Listening:
+    """What of each file is transcribed, and whether it must be whole.
+
+    Attributes:
+        track: number of an audio track, from 0, or its language; none: the default one.
+        channel: number of a channel, from 0; "each": all of them, one transcript each, interleaved.
+        strict: a damaged file is refused, before any of it is transcribed.
+    """
+
+    track: int | str | None = None
+    channel: int | Literal["mix", "each"] = "mix"
+    strict: bool = False
+
+    @classmethod
+    def parse(cls, track: str | None, channel: str, *, strict: bool) -> "Listening":
+        """Read what a command line says of it.
+
+        Raises:
+            ValueError: no such channel can be.
+        """
+        named: dict[str, int | Literal["mix", "each"]]
+        named = {"left": 0, "right": 1, "mix": "mix", "each": "each"}
+        if channel not in named and not channel.isdecimal():
+            raise ValueError(
+                "channel must be left, right, mix, each or a number counted from 0, "
+                f"found {channel!r}"
+            )
+        number = int(track) if track is not None and track.isdecimal() else track
+        return cls(number, named[channel] if channel in named else int(channel), strict)
+
+
+@dataclass(frozen=True)
 class TranscribedFile:
-    """A file's transcript, or what went wrong with it."""
+    """A file's transcript, or what went wrong with it; and what is odd about its sound."""
 
     source: str
     transcript: Transcript | None
     error: str | None = None
-    warning: str | None = None
+    notes: tuple[Note, ...] = ()
 
 
 def transcribe_files(
@@ -37,35 +78,33 @@ def transcribe_files(
     sources: Sequence[str],
     *,
     on_done: Callable[[TranscribedFile], None],
+    listening: Listening = Listening(),
 ) -> list[TranscribedFile]:
     """Transcribe files side by side; one that cannot be read does not stop the rest.
 
-    Files are read as they are decoded, so that one of any length takes little memory.
+    Files are read as they are decoded, so that one of any length takes little memory; but standard
+    input and pipes are read first, and kept as they came.
 
     Args:
         transcriber: a loaded model.
         sources: paths, or ``-`` for standard input.
         on_done: called with each file, in order, as soon as it and those before it are done, so
             that what is finished is written.
+        listening: what of each file is transcribed.
     """
-    done: dict[int, TranscribedFile] = {}
-    n_told = 0
-    opened = [_Opened(source) for source in sources]
+    results: list[TranscribedFile] = []
+    opened = [_Opened(source, listening) for source in sources]
     label = sources[0] if len(sources) == 1 else f"{len(sources)} files"
-    total_s = sum(one.duration_s for one in opened)
-    with progress_bar(label, total_s, "seconds") as advance:
-        recordings = (one.recording for one in opened)
+    jobs = [(file, channel) for file in opened for channel in file.recordings]
+    with progress_bar(label, sum(file.duration_s for file in opened), "seconds") as advance:
+        recordings = (file.recordings[channel] for file, channel in jobs)
         for number, came in transcriber.transcribe_all(recordings, on_progress=advance):
-            transcript = came if isinstance(came, Transcript) else None
-            error = None if transcript is not None else str(came)
-            warning = None
-            if transcript is not None and not transcript.text:
-                warning = _why_no_text(opened[number].recording)
-            done[number] = TranscribedFile(sources[number], transcript, error, warning)
-            while n_told in done:
-                on_done(done[n_told])
-                n_told += 1
-    return [done[number] for number in range(len(sources))]
+            file, channel = jobs[number]
+            file.came[channel] = came
+            while len(results) < len(opened) and opened[len(results)].is_done:
+                results.append(opened[len(results)].result())
+                on_done(results[-1])
+    return results
 
 
 def output_paths(sources: Sequence[str], out: Path, format: TranscriptFormat) -> list[Path]:  # noqa: A002
@@ -93,34 +132,128 @@ def language_doubt(transcript: Transcript) -> str | None:
     return f"the language may not be {name} ({probability:.0%} sure): name it with --language"
 
 
+def unwritable(paths: Mapping[str, Path], out: Path) -> dict[str, str]:
+    """Return why some of the transcripts could not be written, before they are made.
+
+    Args:
+        paths: source to transcript.
+        out: the folder, which is made.
+
+    Raises:
+        ValueError: it can be no folder.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ValueError(f"--out must be a folder, found a file: {error.filename}") from error
+    if not os.access(out, os.W_OK | os.X_OK):
+        raise ValueError(f"--out must be a folder that can be written to, found {out}")
+    problems = {source: _unwritable(path) for source, path in paths.items()}
+    return {source: problem for source, problem in problems.items() if problem}
+
+
+def _unwritable(path: Path) -> str | None:
+    try:
+        return f"its transcript would be {path}, which is a folder" if path.is_dir() else None
+    except OSError as error:
+        return f"its transcript cannot be written ({error.strerror}): {path}"
+
+
 def write_transcript(transcript: Transcript, path: Path, format: TranscriptFormat) -> None:  # noqa: A002
     """Write a transcript; the file appears whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, render(transcript, format))
 
 
-def _why_no_text(recording: Recording) -> str | None:
-    """Return a warning where a recording without text sounds as if somebody spoke in it."""
-    speech_s = speech_like_s(blocks_of(recording.again()))
-    if speech_s < LEAST_SPEECH_S:
-        return None
-    return (
-        f"no text was found, though the level of {speech_s:.0f} s of the sound rises and falls as "
-        "that of speech: listen to it, and see --language, --no-speech-threshold and --vad-filter"
-    )
-
-
 class _Opened:
-    """A file to be read, and how long it says it is."""
+    """A file to be read, how long it says it is, and what has come of it."""
 
-    def __init__(self, source: str) -> None:
-        data = sys.stdin.buffer.read() if source == STDIN else b""
-
-        def open_source() -> Source:
-            return io.BytesIO(data) if source == STDIN else source
-
-        self.recording = StreamedRecording(open_source)
+    def __init__(self, source: str, listening: Listening) -> None:
+        self._source, self._listening = source, listening
+        self._notes: dict[Note, None] = {}  # in order, once each: a file may be read several times
+        self._checked: set[Choice] = set()
+        self._data: bytes | None = None
+        self.came: dict[str | None, Transcript | CorruptAudio | OSError] = {}
+        channel = listening.channel
+        names: list[str | None] = [None]
+        self.duration_s = 0.0
         try:
-            self.duration_s = probe_duration_s(open_source())
+            self._data = _read_once(source)
+            if channel == "each":
+                names = _channel_names(count_channels(self._open(), Choice(listening.track)))
+            self.duration_s = len(names) * probe_duration_s(self._open())
         except (CorruptAudio, OSError):
-            self.duration_s = 0.0  # reading it will say what is wrong
+            pass  # reading it will say what is wrong
+        numbers = (
+            range(len(names)) if channel == "each" else [None if channel == "mix" else channel]
+        )
+        self.recordings = {
+            name: StreamedRecording(partial(self._blocks, Choice(listening.track, number)))
+            for name, number in zip(names, numbers, strict=True)
+        }
+
+    @property
+    def is_done(self) -> bool:
+        """Every channel has its transcript or its error."""
+        return len(self.came) == len(self.recordings)
+
+    def result(self) -> TranscribedFile:
+        """Return what came of the file, all of whose channels are done."""
+        transcripts = {c: came for c, came in self.came.items() if isinstance(came, Transcript)}
+        errors = [str(came) for came in self.came.values() if not isinstance(came, Transcript)]
+        if errors:
+            return TranscribedFile(self._source, None, errors[0], tuple(self._notes))
+        whole = transcripts.get(None) or interleave(
+            {str(name): transcripts[name] for name in self.recordings}
+        )
+        holes_s = [note.hole_s for note in self._notes if note.hole_s]
+        doubts = [language_doubt(whole), None if whole.text else self._why_no_text()]
+        notes = (*self._notes, *(Note(doubt) for doubt in doubts if doubt))
+        texts = tuple(note.text for note in notes)
+        transcript = replace(outside(holes_s, whole), notes=texts)
+        return TranscribedFile(self._source, transcript, notes=notes)
+
+    def _why_no_text(self) -> str | None:
+        """Return a warning where a recording without text sounds as if somebody spoke in it."""
+        blocks = (blocks_of(recording.again()) for recording in self.recordings.values())
+        speech_s = max(map(speech_like_s, blocks))
+        if speech_s < LEAST_SPEECH_S:
+            return None
+        return (
+            f"no text was found, though the level of {speech_s:.0f} s of the sound rises and falls "
+            "as that of speech: listen to it, and see --language, --no-speech-threshold and "
+            "--vad-filter"
+        )
+
+    def _open(self) -> Source:
+        return self._source if self._data is None else NamedBytes(self._data, self._source)
+
+    def _blocks(self, choice: Choice) -> Iterator[Samples]:
+        """Yield a channel's sound; if it must be whole, that is seen before the first block."""
+        if not self._listening.strict:
+            return stream_samples(self._open(), choice=choice, on_note=self._note)
+        return self._checked_blocks(choice)
+
+    def _checked_blocks(self, choice: Choice) -> Iterator[Samples]:
+        if choice not in self._checked:
+            for _ in stream_samples(self._open(), choice=choice):
+                pass
+            self._checked.add(choice)
+        yield from stream_samples(self._open(), choice=choice)
+
+    def _note(self, note: Note) -> None:
+        self._notes.setdefault(note)
+
+
+def _channel_names(n_channels: int) -> list[str | None]:
+    if n_channels == 1:
+        return [None]
+    return ["left", "right"] if n_channels == 2 else [str(number) for number in range(n_channels)]
+
+
+def _read_once(source: str) -> bytes | None:
+    """Return what is in standard input or a pipe; None: a source that can be opened again."""
+    if source == STDIN:
+        return sys.stdin.buffer.read()
+    path = Path(source)
+    return path.read_bytes() if path.is_fifo() or path.is_char_device() else None

@@ -7,7 +7,13 @@ from corpora import noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distilwhisper.speech.audio import FRAMES_PER_WINDOW, HOP_SAMPLES, Samples, write_wav
+from distilwhisper.speech.audio import (
+    FRAMES_PER_WINDOW,
+    HOP_SAMPLES,
+    Samples,
+    stream_samples,
+    write_wav,
+)
 from distilwhisper.speech.mel import RecordingMel
 from distilwhisper.speech.recording import HeldRecording, Recording, StreamedRecording
 
@@ -25,13 +31,13 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def samples(path: Path) -> Samples:
     """What the file holds: 16 bits a sample."""
-    recording = StreamedRecording(lambda: path)
+    recording = StreamedRecording(lambda: stream_samples(path))
     return recording.read(0, 10_000_000)
 
 
 def test_both_are_recordings(path: Path, samples: Samples) -> None:
     assert isinstance(HeldRecording(samples), Recording)
-    assert isinstance(StreamedRecording(lambda: path), Recording)
+    assert isinstance(StreamedRecording(lambda: stream_samples(path)), Recording)
     np.testing.assert_allclose(samples, noise(SECONDS, seed=1), atol=2**-15)
 
 
@@ -41,7 +47,7 @@ def test_a_streamed_recording_reads_like_a_held_one(
     path: Path, samples: Samples, data: st.DataObject
 ) -> None:
     """Forward reads of any length that leave out, overlap and reach beyond the end."""
-    held, streamed = HeldRecording(samples), StreamedRecording(lambda: path)
+    held, streamed = HeldRecording(samples), StreamedRecording(lambda: stream_samples(path))
     start = 0
     for step, length, further in data.draw(
         st.lists(
@@ -58,7 +64,7 @@ def test_a_streamed_recording_reads_like_a_held_one(
 
 
 def test_what_lies_before_a_read_is_forgotten_and_refused(path: Path) -> None:
-    streamed = StreamedRecording(lambda: path)
+    streamed = StreamedRecording(lambda: stream_samples(path))
     streamed.reach(900_000)
     streamed.read(800_000, 810_000)
     with pytest.raises(ValueError, match="samples before 800000 are gone, found 799999"):
@@ -69,21 +75,21 @@ def test_what_lies_before_a_read_is_forgotten_and_refused(path: Path) -> None:
 
 
 def test_reading_on_holds_no_more_than_a_block_beyond_what_was_asked(path: Path) -> None:
-    streamed = StreamedRecording(lambda: path)
+    streamed = StreamedRecording(lambda: stream_samples(path))
     for start in range(0, 1_000_000, 50_000):
         streamed.read(start, start + 50_000)
         assert len(streamed._held) <= 480_000 + 50_000
 
 
 def test_reaching_forgets_nothing(path: Path, samples: Samples) -> None:
-    streamed = StreamedRecording(lambda: path)
+    streamed = StreamedRecording(lambda: stream_samples(path))
     assert streamed.reach(10_000_000) == len(samples)
     assert streamed.reach(5) == 5
     np.testing.assert_array_equal(streamed.read(0, len(samples)), samples)
 
 
 def test_read_again_it_begins_at_its_beginning(path: Path, samples: Samples) -> None:
-    first = StreamedRecording(lambda: path)
+    first = StreamedRecording(lambda: stream_samples(path))
     first.read(700_000, 700_100)
     second = first.again()
     np.testing.assert_array_equal(second.read(0, 100), samples[:100])
@@ -93,7 +99,7 @@ def test_read_again_it_begins_at_its_beginning(path: Path, samples: Samples) -> 
 
 
 def test_nothing_is_opened_before_it_is_read(tmp_path: Path) -> None:
-    streamed = StreamedRecording(lambda: tmp_path / "missing.wav")
+    streamed = StreamedRecording(lambda: stream_samples(tmp_path / "missing.wav"))
     with pytest.raises(FileNotFoundError):
         streamed.reach(1)
     with pytest.raises(FileNotFoundError):
@@ -111,7 +117,7 @@ def mel(samples: Samples) -> RecordingMel:
 def test_a_streamed_recordings_mel_is_that_of_a_held_one(
     path: Path, samples: Samples, mel: RecordingMel
 ) -> None:
-    streamed = RecordingMel(StreamedRecording(lambda: path), n_mels=80, device=CPU)
+    streamed = RecordingMel(StreamedRecording(lambda: stream_samples(path)), n_mels=80, device=CPU)
     for first in (0, 1, 2_999, 3_100, 5_000, 6_530, 6_537, 9_999):
         ours, n_ours = streamed.window(first, 100_000)
         wanted, n_wanted = mel.window(first, 100_000)

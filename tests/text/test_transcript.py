@@ -15,6 +15,8 @@ from distilwhisper.text.transcript import (
     TranscriptFormat,
     Word,
     compression_ratio,
+    interleave,
+    outside,
     render,
 )
 
@@ -291,3 +293,58 @@ def test_bytes_of_any_transcript_equal_openai_whisper(
 def test_compression_ratio_equals_openai_whisper(text: str) -> None:
     whisper_utils = pytest.importorskip("whisper.utils")
     assert compression_ratio(text) == whisper_utils.compression_ratio(text)
+
+
+# Channels and holes
+
+
+def test_channels_are_interleaved_by_time_and_named() -> None:
+    left = transcript(segment(0, 0.0, 2.0, " Hello."), segment(1, 5.0, 6.0, " Fine --> you?"))
+    right = transcript(segment(0, 2.5, 3.0, " How are\tyou?"))
+    both = interleave({"left": left, "right": right})
+    assert both.text == "Hello. How are\tyou? Fine --> you?"
+    assert [one.id for one in both.segments] == [0, 1, 2]
+    assert render(both, "txt").splitlines()[:2] == ["left: Hello.", "right: How are\tyou?"]
+    assert render(both, "srt").splitlines()[2::4] == [
+        "left: Hello.",
+        "right: How are\tyou?",
+        "left: Fine -> you?",
+    ]
+    assert "\n<v left>Hello.\n" in render(both, "vtt")
+    assert render(both, "tsv").splitlines()[2] == "2500\t3000\tright: How are you?"
+    fields = json.loads(render(both, "json"))["segments"]
+    assert [(one["channel"], one["text"]) for one in fields][1] == ("right", " How are\tyou?")
+
+
+def test_an_ordinary_transcript_has_neither_channels_nor_notes() -> None:
+    fields = json.loads(render(TIMED, "json"))
+    assert "notes" not in fields
+    assert not any("channel" in one for one in fields["segments"])
+    noted = json.loads(render(replace(TIMED, notes=("odd",)), "json"))
+    assert noted == {**fields, "notes": ["odd"]}
+
+
+def test_no_time_lies_in_a_hole() -> None:
+    words = (Word(0.0, 4.5, " Late", 1.0), Word(4.5, 7.0, " words", 1.0))
+    found = transcript(
+        segment(0, 0.0, 7.0, " Late words", words),
+        segment(1, 7.5, 8.5, " in the hole"),
+        segment(2, 8.5, 12.0, " and behind"),
+        segment(3, 12.0, 30.0, " across"),
+    )
+    moved = outside([(0.0, 3.936), (5.12, 10.0), (15.0, 16.0)], found)
+    assert [(one.start_s, one.end_s) for one in moved.segments] == [
+        (3.936, 5.12),
+        (7.5, 8.5),
+        (10.0, 12.0),
+        (12.0, 30.0),
+    ]
+    assert [(one.start_s, one.end_s) for one in moved.segments[0].words or ()] == [
+        (3.936, 4.5),
+        (4.5, 5.12),
+    ]
+    assert moved.text == found.text
+    seam = transcript(segment(0, 0.0, 12.24, " before"), segment(1, 12.24, 17.0, " behind"))
+    moved = outside([(5.12, 12.0)], seam)
+    assert [(one.start_s, one.end_s) for one in moved.segments] == [(0.0, 5.12), (12.0, 17.0)]
+    assert outside([], found) == found

@@ -63,8 +63,10 @@ def moves_on(decoder: WindowDecoder, window: Window, decoded: DecodedWindow) -> 
     It does where somebody says the same thing several times. In a loop it looks at one place, or
     returns to it with each turn.
     """
+    if not decoded.finished:
+        return False
     places_s = _places_s(decoder, window, decoded)
-    if not decoded.finished or len(places_s) < 2:
+    if len(places_s) < 2:
         return False
     apart = min(TOKENS_APART, len(places_s) // 2)
     moved_s = places_s[apart:] - places_s[:-apart]

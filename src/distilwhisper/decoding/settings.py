@@ -14,7 +14,7 @@ class DecodingSettings:
     """How audio becomes text; the same for labels, scores and transcripts."""
 
     language: str | None = None
-    """Code or English name; none: English-only models need none, others detect it."""
+    """Code or English name; none or "auto": English-only models need none, others detect it."""
     language_windows: int = 1
     """Windows with speech, spread over a recording, that its language is detected from; more
     where it stays in doubt."""
@@ -71,6 +71,8 @@ class DecodingSettings:
     with 30 s before it is tried any hotter. What else shorter context breaks is not found out."""
 
     def __post_init__(self) -> None:
+        if self.language is not None and self.language.lower() == "auto":
+            object.__setattr__(self, "language", None)
         faults = [fault for fault in self._faults() if fault]
         if faults:
             raise ValueError("; ".join(faults))
@@ -102,6 +104,8 @@ class DecodingSettings:
             None
             if self.exit_confidence is None or 0 < self.exit_confidence <= 1
             else f"exit_confidence must lie in (0, 1], found {self.exit_confidence:g}",
+            _as_text("initial_prompt", self.initial_prompt),
+            _as_text("hotwords", self.hotwords),
             "exit_confidence needs greedy decoding, found beam_size above 1: take one of the two"
             if self.exit_confidence is not None and self.beam_size > 1
             else None,
@@ -115,6 +119,16 @@ class DecodingSettings:
             if self.condition_on_previous_text and self.long_form != "sequential"
             else None,
         ]
+
+
+def _as_text(name: str, value: str | None) -> str | None:
+    """A command line of another encoding leaves bytes that are no characters."""
+    try:
+        (value or "").encode()
+    except UnicodeEncodeError as error:
+        found = error.object[error.start : error.end].encode("utf-8", "surrogateescape")
+        return f"{name} must be UTF-8 text, found {found!r} as character {error.start + 1}"
+    return None
 
 
 def _at_least(name: str, value: float | None, least: float) -> str | None:

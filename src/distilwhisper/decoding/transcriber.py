@@ -49,6 +49,7 @@ from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import resolve_model
 from distilwhisper.model.openvino import accelerate
 from distilwhisper.model.packed import can_pack, pack
+from distilwhisper.progress import say
 from distilwhisper.speech.arrays import Sound, to_samples
 from distilwhisper.speech.audio import (
     WINDOW_S,
@@ -56,6 +57,7 @@ from distilwhisper.speech.audio import (
     Samples,
     samples_to_seconds,
     seconds_to_samples,
+    stream_samples,
 )
 from distilwhisper.speech.mel import RecordingMel
 from distilwhisper.speech.recording import (
@@ -66,7 +68,7 @@ from distilwhisper.speech.recording import (
 )
 from distilwhisper.speech.sources import CorruptAudio
 from distilwhisper.speech.vad import Span, may_hold_speech, stream_spans
-from distilwhisper.text.tokens import Tokenizer
+from distilwhisper.text.tokens import MAX_PREVIOUS_TOKENS, Tokenizer
 from distilwhisper.text.transcript import Segment, Transcript, Word, compression_ratio
 
 LAST_CHUNK_S = WINDOW_S - 3.0  # the rest of its window is silence, so that the text is ended
@@ -154,6 +156,7 @@ class Transcriber:
             else load_checkpoint(resolve_model(draft), device=device, dtype=dtype),
         )
         made.share_encoder()
+        made.say_what_is_cut()
         for loaded in (made.checkpoint, made.draft):
             if loaded is None:
                 continue
@@ -167,6 +170,17 @@ class Transcriber:
     def counts(self) -> Counts:
         """What decoding has cost so far: steps, tokens, drafts."""
         return self._decoder.counts
+
+    def say_what_is_cut(self) -> None:
+        """Tell the log if the model cannot be given all of a prompt."""
+        n_hotwords, n_prompt = len(self._hotwords), len(self._first_prompt)
+        room = max(MAX_PREVIOUS_TOKENS - n_hotwords, 0)
+        if n_hotwords > MAX_PREVIOUS_TOKENS:
+            say(f"hotwords: {n_hotwords} tokens, and the first {MAX_PREVIOUS_TOKENS} are used")
+        if n_prompt > room:
+            say(
+                f"initial prompt: {n_prompt} tokens, and the last {room} are used: there is no room"
+            )
 
     def share_encoder(self) -> None:
         """Let a draft use the model's own encoder, if it has the same: it is then run once."""
@@ -277,7 +291,7 @@ class Transcriber:
         """
         recording: Recording
         if isinstance(sound, (str, Path)):
-            recording = StreamedRecording(lambda: sound)
+            recording = StreamedRecording(lambda: stream_samples(sound))
         else:
             recording = HeldRecording(to_samples(sound, "the recording"))
         found = self.transcribe_all([recording], languages=[language], on_progress=on_progress)

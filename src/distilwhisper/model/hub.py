@@ -150,6 +150,12 @@ def _resolve_delta(folder: Path) -> Path:
 def _check_is_hugging_face(folder: Path) -> None:
     if (folder / "model.bin").exists():
         raise BadCheckpoint(f"{folder}: a CTranslate2 folder; {_import_hint(folder)}")
+    has_weights = any(folder.glob("model*.safetensors")) or any(folder.glob("pytorch_model*.bin"))
+    if (folder / "adapter_config.json").is_file() and not has_weights:
+        raise BadCheckpoint(
+            f"{folder}: a PEFT adapter (adapter_config.json), not a whole model: merge it into its "
+            "base model with peft first (merge_and_unload, then save_pretrained)"
+        )
     if not (folder / "config.json").is_file():
         raise BadCheckpoint(f"{folder}: a model folder must hold config.json, this one does not")
 

@@ -2,12 +2,15 @@
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+
+_LONGEST_NAME_BYTES = 255  # of a file, in the file systems that are in use
 
 
 class BadRunFolder(ValueError):
@@ -64,6 +67,9 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary that takes the path's place if all goes well, and else is removed."""
     temporary = path.with_name(f".{path.name}.tmp")
+    if len(os.fsencode(temporary.name)) > _LONGEST_NAME_BYTES:
+        digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()
+        temporary = path.with_name(f".{digest}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _open_alone(temporary) as file:

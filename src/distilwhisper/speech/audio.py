@@ -2,25 +2,43 @@
 
 Decoding follows openai-whisper's call of ffmpeg (``-ac 1 -ar 16000 -f s16le``) sample for sample:
 downmixing and resampling end in 16-bit integers, which are then divided by 32768. What ffmpeg lets
-pass in silence is refused here, by name: files cut short, NaN, packets that cannot be decoded.
+pass in silence is named here: files cut short, NaN, packets that cannot be decoded. Unlike it, we
+keep the clock of a file: sound that begins late, and holes, have their silence.
 """
 
 import math
 import os
-import re
-import struct
 import wave
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain, groupby
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import av
 import numpy as np
 import numpy.typing as npt
 
+from distilwhisper.speech.containers import (
+    COUNTED,
+    DEFAULT,
+    LONGEST_HOLE_S,
+    SEEKING,
+    UNBROKEN,
+    audio_track,
+    clock_zero_s,
+    missing_page_bytes,
+    open_container,
+    stated_end_s,
+    track_names,
+)
+from distilwhisper.speech.containers import (
+    LENGTH_TOLERANCE_S as LENGTH_TOLERANCE_S,
+)
+from distilwhisper.speech.containers import (
+    Choice as Choice,
+)
 from distilwhisper.speech.sources import CorruptAudio, OpenFile, Source, digest_of, opened
 
 SAMPLE_RATE_HZ = 16_000
@@ -29,14 +47,29 @@ HOP_SAMPLES = 160  # one frame: 10 ms
 WINDOW_SAMPLES = int(WINDOW_S * SAMPLE_RATE_HZ)
 FRAMES_PER_WINDOW = WINDOW_SAMPLES // HOP_SAMPLES
 
-# By how much the length of a sound may miss what its container, or a manifest, says of it. Whole
-# files were found within 0.03 s (codec delay, padding to a packet, times rounded to 1 ms), and an
-# mp3 header may count one frame too many, at most 0.072 s. One number serves both comparisons, so
-# that a duration taken from probe_duration_s never asks for more than load_samples grants.
-LENGTH_TOLERANCE_S = 0.1
+TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICSBEGIN")  # text and pictures among an mp3's frames
+MAX_NOTES = 20  # of one file
+OVERLAP_S = 1.0  # by which frames may run ahead of their clock before it counts as set anew
+SILENT_PEAK = 10  # of 32768: -70 dB
+CANCELLED = 0.1  # of the power that the sum of unrelated channels has
 
 Samples: TypeAlias = npt.NDArray[np.float32]  # 1-D, mono, 16 kHz, about [-1, 1]
 Pcm: TypeAlias = npt.NDArray[np.int16]  # the same before it is divided by 32768
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What is odd about the sound of a file, and where.
+
+    Attributes:
+        text: without the file's name.
+        is_damage: sound is missing that should be there.
+        hole_s: from when to when there is no sound, but silence that was put there.
+    """
+
+    text: str
+    is_damage: bool = False
+    hole_s: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +131,8 @@ def stream_samples(
     start_s: float = 0.0,
     duration_s: float | None = None,
     block_s: float = WINDOW_S,
+    choice: Choice = DEFAULT,
+    on_note: Callable[[Note], None] | None = None,
 ) -> Iterator[Samples]:
     """Yield a recording, or a span of it, in blocks of equal length, the last one shorter.
 
@@ -111,16 +146,20 @@ def stream_samples(
         start_s: as for ``load_samples``.
         duration_s: as for ``load_samples``.
         block_s: length of a block, at least one sample.
+        choice: the track and the channel.
+        on_note: told of whatever is odd. Then what can be decoded comes, each at its time, with
+            silence for what is lost; without it, a file that is not whole is refused.
 
     Raises:
-        FileNotFoundError, CorruptAudio: as ``load_samples``.
+        FileNotFoundError, CorruptAudio: as ``load_samples``; with ``on_note``, nothing in it can
+            be decoded, or what was chosen is not there.
         ValueError: as ``load_samples``, or block_s is shorter than one sample.
     """
     start, stop = _span(start_s, duration_s)
     size = _length(block_s)
     held: list[Pcm] = []
     n_held = 0
-    for piece in _pcm(source, start=start, stop=stop):
+    for piece in _pcm(source, start=start, stop=stop, choice=choice, on_note=on_note):
         held.append(piece)
         n_held += len(piece)
         while n_held >= size:
@@ -143,6 +182,16 @@ def probe_duration_s(source: Source) -> float:
     """
     with opened(source) as (file, name), _Sound(file, name) as sound:
         return sound.duration_s()
+
+
+def count_channels(source: Source, choice: Choice = DEFAULT) -> int:
+    """Return how many channels a track has.
+
+    Raises:
+        FileNotFoundError, CorruptAudio: as ``stream_samples``.
+    """
+    with opened(source) as (file, name), _Sound(file, name, choice) as sound:
+        return sound.n_channels
 
 
 def probe_audio(source: Source) -> AudioFacts:
@@ -205,13 +254,20 @@ def _joined(pieces: list[Pcm]) -> Samples:
     return samples
 
 
-def _pcm(source: Source, *, start: int = 0, stop: int | None = None) -> Iterator[Pcm]:
+def _pcm(
+    source: Source,
+    *,
+    start: int = 0,
+    stop: int | None = None,
+    choice: Choice = DEFAULT,
+    on_note: Callable[[Note], None] | None = None,
+) -> Iterator[Pcm]:
     """Yield the 16-bit samples of [start, stop) in pieces of about a second.
 
     Raises:
-        CorruptAudio: the sound is not whole up to ``stop``, or ends before it.
+        CorruptAudio: without ``on_note``, the sound is not whole up to ``stop``; or ends before it.
     """
-    with opened(source) as (file, name), _Sound(file, name) as sound:
+    with opened(source) as (file, name), _Sound(file, name, choice, on_note) as sound:
         position = sound.enter(start)
         for piece in sound.pieces():
             begin = max(start - position, 0)
@@ -221,7 +277,7 @@ def _pcm(source: Source, *, start: int = 0, stop: int | None = None) -> Iterator
             position += len(piece)
             if stop is not None and position >= stop:
                 return
-        sound.require_whole(position)
+        sound.finish()
     shortest = start + 1
     if stop is not None:
         shortest = max(shortest, stop - seconds_to_samples(LENGTH_TOLERANCE_S))
@@ -234,23 +290,69 @@ def _pcm(source: Source, *, start: int = 0, stop: int | None = None) -> Iterator
         )
 
 
+class _Decoded(NamedTuple):
+    """A frame, and what the packets tell of it."""
+
+    frame: av.AudioFrame
+    time_s: float | None  # as stamped
+    lost_s: float  # packets just before it that could not be decoded
+    is_damaged: bool  # there were such packets, or some that libav calls corrupt
+    skipped_bytes: int  # between the last packet and its own
+
+
 class _Sound:
-    """The audio stream of an open file, to be decoded once from front to back.
+    """An audio track of an open file, to be decoded once from front to back.
+
+    Every frame is put at its time on the file's clock. The clock begins where the container's
+    does; sound that begins later and holes are filled with silence. A clock that goes back, or on
+    by more than an hour, was set anew: then the frames just follow each other.
+
+    Args:
+        file: to be read; it can seek.
+        name: of it, for messages.
+        choice: the track and the channel.
+        on_note: told of whatever is odd; none: damage is refused.
 
     Attributes:
-        stated_s: the length that the container is sure of; None where it says nothing, or guesses.
+        stated_s: when the sound ends, if the container is sure of it.
     """
 
-    def __init__(self, file: OpenFile, name: str) -> None:
-        self._name = name
-        self._last_s = 0.0  # end of the last frame by the time stamps, which know of gaps
-        self._lost_s = 0.0  # packets that could not be decoded
-        self._error: av.FFmpegError | None = None  # of the last of them
-        self._container = _container(file, name)
+    def __init__(
+        self,
+        file: OpenFile,
+        name: str,
+        choice: Choice = DEFAULT,
+        on_note: Callable[[Note], None] | None = None,
+    ) -> None:
+        self._file, self._name, self._choice = file, name, choice
+        self._is_strict = on_note is None
+        self._on_note = on_note or self._refuse
+        self._n_notes = 0
+        self._end_s = 0.0  # of the last frame, on the file's clock
+        self._lost_s = 0.0  # in all
+        self._error: av.FFmpegError | None = None  # of the last packet that could not be decoded
+        self._stopped_by: av.FFmpegError | OSError | None = None
+        self._bad_from_s = 0.0  # place of the first
+        self._good_bytes, self._good_s = 0, 0.0  # of packets that were decoded
+        self._skipped_s = 0.0  # by a clock that only counts frames
+        self._tail_s = 0.0  # of packets behind the last frame that could not be decoded
+        self._is_torn = False  # the last packet was not all there
+        self._n_bytes = 0  # of all packets
+        self._stamped_end_s = 0.0  # of the last frame, as stamped
+        self._n_heard = 0  # samples that came out of the decoder
+        self._peak = 0
+        self._cancelled_from_s, self._cancelled_s = 0.0, 0.0
+        self._container = open_container(file, name)
         try:
-            self._stream = _audio_stream(self._container, name)
-            self._frames: Iterable[av.AudioFrame] = self._decoded()
-            self.stated_s = _stated_s(file, name, self._container, self._stream)
+            self._stream = audio_track(self._container, name, choice.track)
+            self._zero_s = clock_zero_s(self._container)
+            self._frames: Iterable[_Decoded] = self._decoded()
+            if choice.track is None and len(self._container.streams.audio) > 1:
+                number = self._container.streams.audio.index(self._stream)
+                self._on_note(
+                    Note(f"audio track {number} is taken, of {track_names(self._container)}")
+                )
+            self.stated_s = stated_end_s(file, self._container, self._stream)
         except BaseException:
             self._container.close()
             raise
@@ -260,6 +362,16 @@ class _Sound:
 
     def __exit__(self, *_: object) -> None:
         self._container.close()
+
+    @property
+    def rate_hz(self) -> int:
+        """Sample rate of the file."""
+        return self._stream.rate
+
+    @property
+    def n_channels(self) -> int:
+        """Channels of the track."""
+        return self._stream.codec_context.layout.nb_channels
 
     def enter(self, start: int) -> int:
         """Jump to a whole second, at least one second before ``start``, where that is exact.
@@ -275,127 +387,362 @@ class _Sound:
         second = start // SAMPLE_RATE_HZ - 1
         uncompressed = codec == "flac" or codec.startswith("pcm_")
         counted = self._stream.time_base == Fraction(1, rate) and not self._stream.start_time
-        if second < 1 or not (uncompressed and counted and self._container.format.name in _SEEKING):
+        if second < 1 or not (uncompressed and counted and self._container.format.name in SEEKING):
             return 0
-        try:
-            frames = self._decoded(at=second * rate)
-            first = _frame_from(frames, second * rate)
-        except CorruptAudio:
-            first = None
+        frames = self._decoded(at=second * rate)
+        first = _frame_from(frames, second * rate)
         if first is None:
             # Damaged, or cut short before that place. From the beginning we can say where.
-            self._lost_s = 0.0
             self._frames = self._decoded(at=0)
             return 0
-        self._frames = chain([first], frames)
+        self._frames = chain([_Decoded(first, None, 0.0, False, 0)], frames)
+        self._end_s = float(second)
         return second * SAMPLE_RATE_HZ
 
     def pieces(self) -> Iterator[Pcm]:
         """Yield mono 16 kHz 16-bit samples in pieces of about a second.
 
         Raises:
-            CorruptAudio: NaN or infinite samples, channels without a known downmix, or more than a
-                moment that cannot be decoded.
+            CorruptAudio: channels without a known downmix, a channel that is not there; without
+                ``on_note``, whatever is not whole.
         """
+        position, silent_to_s = seconds_to_samples(self._end_s), self._end_s
         # A stream may change its form on the way, as broadcasts do between advert and programme.
         # Each run of one form is resampled by itself, as by ffmpeg.
-        for _, frames in groupby(self._frames, key=_form):
-            # Mono and 16 bits in one step: left to float, a downmix of stereo is 3 dB too loud.
-            resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE_HZ)
-            for frame in _second_by_second(frames):
-                self._require_finite(frame)
-                try:
-                    resampled = resampler.resample(frame)
-                except av.FFmpegError as error:
-                    raise CorruptAudio(
-                        f"{self._name}: cannot be made mono: found {frame.layout.name}, "
-                        f"{frame.format.name}, {frame.sample_rate} Hz; choose channels and "
-                        "write them to a file of their own"
-                    ) from error
-                yield from (piece.to_ndarray()[0] for piece in resampled)
-            yield from (piece.to_ndarray()[0] for piece in resampler.resample(None))
-
-    @property
-    def rate_hz(self) -> int:
-        """Sample rate of the file."""
-        return self._stream.rate
+        for (since_s, _), run in groupby(self._placed(), key=_place_and_form):
+            if since_s > silent_to_s:
+                silent_to_s, hole = since_s, seconds_to_samples(since_s) - position
+                for first in range(0, hole, SAMPLE_RATE_HZ):
+                    yield np.zeros(min(SAMPLE_RATE_HZ, hole - first), dtype=np.int16)
+                position += max(hole, 0)
+            for piece in self._resampled(frame for _, frame in run):
+                yield piece
+                position += len(piece)
+                self._n_heard += len(piece)
+                self._peak = max(self._peak, _peak(piece))
 
     def duration_s(self) -> float:
         """Return the length as stated; where nothing is, decode all of it and count.
 
         Raises:
-            CorruptAudio: as ``pieces`` and ``require_whole``.
+            CorruptAudio: as ``pieces`` and ``finish``.
         """
         if self.stated_s is not None:
             return self.stated_s
-        n_decoded = sum(len(piece) for piece in self.pieces())
-        self.require_whole(n_decoded)
-        return samples_to_seconds(n_decoded)
+        n_samples = sum(len(piece) for piece in self.pieces())
+        self.finish()
+        return samples_to_seconds(n_samples)
 
-    def require_whole(self, n_decoded: int) -> None:
-        """Refuse a sound that gave nothing, or less than its container states.
-
-        Gaps in a recording are not missing: the time stamps have passed over them.
+    def finish(self) -> None:
+        """See that all came that the file states, once the pieces are at their end.
 
         Raises:
-            CorruptAudio: with the stated and the decoded length.
+            CorruptAudio: nothing came; without ``on_note``, too little.
         """
-        decoded_s = samples_to_seconds(n_decoded)
-        if not n_decoded:
-            codec = self._stream.codec_context.name
-            reason = f" ({self._error.strerror})" if self._error else ""
+        codec = self._stream.codec_context.name
+        if not self._n_heard:
+            error = self._stopped_by or self._error
+            reason = f" ({error.strerror})" if error else ""
             raise CorruptAudio(
                 f"{self._name}: zero samples at 16 kHz came out of {codec} at "
                 f"{self._stream.rate} Hz{reason}; leave the file out"
             )
-        end_s = max(decoded_s, self._last_s)
-        if self.stated_s is not None and self.stated_s - end_s > LENGTH_TOLERANCE_S:
-            raise CorruptAudio(
-                f"{self._name}: the container states {self.stated_s:.3f} s, "
-                f"{decoded_s:.3f} s could be decoded; the file was cut short: fetch it again"
+        self._finish_end()
+        if self._n_notes > MAX_NOTES:
+            more = f"{self._n_notes - MAX_NOTES} more places like these"
+            self._on_note(Note(f"{more}; {self._lost_s:.2f} s lost in all", self._lost_s > 0))
+        if self._cancelled_s:
+            self._on_note(
+                Note(
+                    f"the channels cancel each other when mixed, in {self._cancelled_s:.0f} s from "
+                    f"{self._cancelled_from_s:.2f} s on: the loudest one was taken there; choose "
+                    "a channel to have it throughout"
+                )
+            )
+        if not self._is_strict and self._peak <= SILENT_PEAK:
+            self._note_other_tracks()
+
+    def _finish_end(self) -> None:
+        kind = self._container.format.name
+        n_missing = missing_page_bytes(self._file) if kind == "ogg" else 0
+        is_cut = n_missing or self._is_torn or kind in SEEKING - {"flac"}
+        cut = "; the file was cut short" if is_cut else ""
+        end_s = max(self._end_s, self._stamped_end_s)
+        missing_s = (self.stated_s or 0.0) - end_s
+        if missing_s > LENGTH_TOLERANCE_S:
+            self._lost_s += missing_s
+            self._note(
+                f"the sound ends at {end_s:.2f} s, the file states {self.stated_s:.2f} s: "
+                f"{missing_s:.2f} s are missing{cut}",
+                is_damage=True,
+            )
+        elif n_missing:
+            self._note(
+                f"the sound ends at {end_s:.2f} s, and the last Ogg page lacks {n_missing} "
+                f"bytes: how much is missing is not known{cut}",
+                is_damage=True,
+            )
+        elif self._stopped_by:
+            reason = self._stopped_by.strerror
+            self._note(f"cannot be read beyond {end_s:.2f} s ({reason})", is_damage=True)
+        elif self._tail_s:
+            self._lose(self._tail_s, "could not be decoded")
+        elif kind == "aac" and self._error:
+            self._find_skipped()
+
+    def _find_skipped(self) -> None:
+        """Note what libav has passed over in raw AAC, of which it tells nothing."""
+        n_bytes = self._file.seek(0, os.SEEK_END) - self._n_bytes
+        lost_s = n_bytes * self._good_s / self._good_bytes
+        if lost_s > LENGTH_TOLERANCE_S:
+            self._lost_s += lost_s
+            self._note(
+                f"about {lost_s:.2f} s are lost, from {self._bad_from_s:.2f} s on: could not be "
+                "decoded; times behind it are too early",
+                is_damage=True,
             )
 
-    def _decoded(self, at: int | None = None) -> Iterator[av.AudioFrame]:
-        """Yield frames as they come, passing over a few packets that cannot be decoded."""
-        time_base = self._stream.time_base or Fraction(0)
-        start = self._stream.start_time or 0
+    def _note_other_tracks(self) -> None:
+        """Say which other track is not silent."""
+        tracks = self._container.streams.audio
+        for number, track in enumerate(tracks):
+            if track is not self._stream and self._has_sound(number):
+                self._on_note(
+                    Note(
+                        f"audio track {tracks.index(self._stream)} is silent, and track {number} "
+                        f"is not: choose one of {track_names(self._container)}"
+                    )
+                )
+                return
+
+    def _has_sound(self, number: int) -> bool:
+        choice = Choice(track=number)
+        with _Sound(self._file, self._name, choice, on_note=_ignore) as other:
+            try:
+                return any(_peak(piece) > SILENT_PEAK for piece in other.pieces())
+            except CorruptAudio:
+                return False
+
+    def _note(
+        self, text: str, *, is_damage: bool = False, hole_s: tuple[float, float] | None = None
+    ) -> None:
+        self._n_notes += 1
+        if self._n_notes <= MAX_NOTES:
+            self._on_note(Note(text, is_damage, hole_s))
+
+    def _refuse(self, note: Note) -> None:
+        if note.is_damage:
+            raise CorruptAudio(f"{self._name}: {note.text}; fetch the file again")
+
+    def _lose(self, lost_s: float, why: str, *, hole_s: tuple[float, float] | None = None) -> None:
+        """Note that something behind the last frame is lost.
+
+        A few packets in all are no matter: many whole files hold some that cannot be decoded.
+        """
+        self._lost_s += lost_s
+        if self._lost_s > LENGTH_TOLERANCE_S:
+            place = f"from {self._end_s:.2f} to {self._end_s + lost_s:.2f} s"
+            self._note(f"{lost_s:.2f} s are lost, {place}: {why}", is_damage=True, hole_s=hole_s)
+
+    def _decoded(self, at: int | None = None) -> Iterator[_Decoded]:
+        """Yield frames as they come, passing over packets that cannot be decoded."""
+        counts_frames = self._container.format.name in COUNTED
+        lost_s, is_damaged, self._tail_s = 0.0, False, 0.0
+        skipped_bytes, position = 0, None
         try:
             if at is not None:
                 self._container.seek(at, stream=self._stream)
             for packet in self._container.demux(self._stream):
+                length_s = float((packet.duration or 0) * (self._stream.time_base or 0))
+                if packet.size:
+                    self._n_bytes += packet.size
+                    self._is_torn = packet.is_corrupt
+                    if packet.pos is not None:
+                        skipped_bytes = 0 if position is None else packet.pos - position
+                        position = packet.pos + packet.size
+                    is_damaged |= packet.is_corrupt
                 try:
                     frames = packet.decode()
                 except av.FFmpegError as error:
-                    self._error = error
-                    self._lost_s += float((packet.duration or 0) * time_base)
-                    if self._lost_s > LENGTH_TOLERANCE_S:
-                        raise
+                    if not self._error:
+                        self._bad_from_s = self._end_s
+                    self._error, is_damaged = error, True
+                    lost_s += length_s
+                    if counts_frames and not bytes(packet).startswith(TAGS):
+                        self._skip(packet.size, length_s)
                     continue
+                self._good_bytes += packet.size
+                self._good_s += length_s
                 for frame in frames:
-                    if frame.pts is not None:
-                        end_s = float((frame.pts - start) * time_base)
-                        self._last_s = end_s + frame.samples / frame.sample_rate
-                    yield frame
-        except av.FFmpegError as error:
-            whole = "" if self.stated_s is None else f" of {self.stated_s:.3f}"
-            raise CorruptAudio(
-                f"{self._name}: cannot be decoded beyond {self._last_s:.3f}{whole} s "
-                f"({error.strerror}); the file is damaged or was cut short: fetch it again"
-            ) from error
+                    yield _Decoded(frame, self._stamp_s(frame), lost_s, is_damaged, skipped_bytes)
+                    lost_s, is_damaged = 0.0, False
+        except (av.FFmpegError, OSError) as error:
+            if self._is_strict and not isinstance(error, av.FFmpegError):
+                raise
+            self._stopped_by = error
+        self._tail_s = lost_s
 
-    def _require_finite(self, frame: av.AudioFrame) -> None:
-        # Conversion to integers would make an ordinary number of it.
-        if frame.format.name.startswith(("flt", "dbl")):
-            values = frame.to_ndarray()
-            if not np.isfinite(values).all():
+    def _stamp_s(self, frame: av.AudioFrame) -> float | None:
+        if frame.pts is None:
+            return None
+        return float(frame.pts * (self._stream.time_base or 0)) + self._skipped_s
+
+    def _skip(self, n_bytes: int, counted_s: float) -> None:
+        """Let a clock that counts frames pass over bytes that held more than the one it counted."""
+        if self._good_bytes:
+            held_s = n_bytes * self._good_s / self._good_bytes
+            self._skipped_s += max(held_s - counted_s, 0.0)
+
+    def _placed(self) -> Iterator[tuple[float, av.AudioFrame]]:
+        """Yield each frame behind the time from which on there was no hole."""
+        since_s = self._end_s
+        for decoded in self._frames:
+            if hole_s := self._hole_s(decoded):
+                self._end_s += hole_s
+                since_s = self._end_s
+            yield since_s, decoded.frame
+            self._end_s += _length_s(decoded.frame)
+
+    def _hole_s(self, decoded: _Decoded) -> float:
+        """Return the silence that belongs in front of a frame, and note what there is to note."""
+        ahead_s = 0.0 if decoded.time_s is None else decoded.time_s - self._zero_s - self._end_s
+        if not self._end_s and ahead_s <= LENGTH_TOLERANCE_S:
+            self._zero_s += ahead_s  # codec delay
+            ahead_s = 0.0
+        elif not -OVERLAP_S <= ahead_s <= LONGEST_HOLE_S:
+            self._note(
+                f"the file's clock goes {'on' if ahead_s > 0 else 'back'} by {abs(ahead_s):.2f} s "
+                f"at {self._end_s:.2f} s: it was set anew, and times are counted on from there"
+            )
+            self._zero_s += ahead_s
+            ahead_s, self.stated_s = 0.0, None  # what is stated is of the other clock
+        self._stamped_end_s = self._end_s + ahead_s + _length_s(decoded.frame)
+        if ahead_s <= LENGTH_TOLERANCE_S:
+            if decoded.lost_s:
+                self._lose(decoded.lost_s, "could not be decoded")
+            return 0.0
+        hole_s = self._end_s, self._end_s + ahead_s
+        if decoded.is_damaged:
+            self._lose(ahead_s, "could not be decoded", hole_s=hole_s)
+        elif self._container.format.name in UNBROKEN or self._holds(decoded.skipped_bytes, ahead_s):
+            self._lose(ahead_s, "missing from the file", hole_s=hole_s)
+        else:
+            place = f"from {hole_s[0]:.2f} to {hole_s[1]:.2f} s"
+            self._note(f"the file has no sound {place}", hole_s=hole_s)
+        return ahead_s
+
+    def _holds(self, n_bytes: int, length_s: float) -> bool:
+        """Tell whether bytes that libav has passed over may have held a sound of a length."""
+        is_alone = len(self._container.streams) == 1
+        return is_alone and 2 * n_bytes * self._good_s > length_s * self._good_bytes > 0
+
+    def _resampled(self, frames: Iterable[av.AudioFrame]) -> Iterator[Pcm]:
+        """Yield what frames of one form become in mono at 16 kHz and 16 bits."""
+        # Mono and 16 bits in one step: left to float, a downmix of stereo is 3 dB too loud.
+        resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE_HZ)
+        begin_s = self._end_s
+        for frame in _second_by_second(frames):
+            chosen = self._chosen(frame, begin_s)
+            begin_s += frame.samples / frame.sample_rate
+            try:
+                resampled = resampler.resample(chosen)
+            except av.FFmpegError as error:
                 raise CorruptAudio(
-                    f"{self._name}: samples must be finite, found NaN or infinity in "
-                    f"{np.count_nonzero(~np.isfinite(values))} values; write the file anew"
-                )
+                    f"{self._name}: cannot be made mono: found {frame.layout.name}, "
+                    f"{frame.format.name}, {frame.sample_rate} Hz; choose a channel, or "
+                    "write some to a file of their own"
+                ) from error
+            yield from (piece.to_ndarray()[0] for piece in resampled)
+        yield from (piece.to_ndarray()[0] for piece in resampler.resample(None))
+
+    def _chosen(self, frame: av.AudioFrame, begin_s: float) -> av.AudioFrame:
+        """Return the channel asked for; or all, unless hardly anything would be left of their sum.
+
+        Args:
+            frame: all channels.
+            begin_s: when it begins, for notes.
+        """
+        n_channels, wanted = frame.layout.nb_channels, self._choice.channel
+        if wanted is not None and wanted >= n_channels:
+            raise CorruptAudio(
+                f"{self._name}: has no channel {wanted}, found {n_channels}, counted from 0"
+            )
+        if frame.format.name.startswith(("flt", "dbl")):
+            frame = self._finite(frame, begin_s)
+        if n_channels == 1:
+            return frame
+        rows = _rows(frame)
+        if wanted is not None:
+            return _with_rows(frame, rows[wanted : wanted + 1])
+        loudest = _loudest_if_cancelled(rows)
+        if loudest is None:
+            return frame
+        if not self._cancelled_s:
+            self._cancelled_from_s = begin_s
+        self._cancelled_s += frame.samples / frame.sample_rate
+        return _with_rows(frame, np.repeat(rows[loudest : loudest + 1], n_channels, axis=0))
+
+    def _finite(self, frame: av.AudioFrame, begin_s: float) -> av.AudioFrame:
+        """Put silence for NaN and infinity; conversion would make ordinary numbers of them."""
+        values = frame.to_ndarray()
+        if np.isfinite(values).all():
+            return frame
+        n_bad = np.count_nonzero(~np.isfinite(values))
+        length_s = frame.samples / frame.sample_rate
+        self._note(
+            f"samples must be finite, found NaN or infinity in {n_bad} values from "
+            f"{begin_s:.2f} to {begin_s + length_s:.2f} s",
+            is_damage=True,
+        )
+        rows = np.where(np.isfinite(_rows(frame)), _rows(frame), 0).astype(values.dtype)
+        return _with_rows(frame, rows)
 
 
-def _form(frame: av.AudioFrame) -> tuple[str, str, int]:
-    return frame.format.name, frame.layout.name, frame.sample_rate
+def _peak(piece: Pcm) -> int:
+    return int(max(piece.max(initial=0), -piece.min(initial=0).astype(int)))
+
+
+def _ignore(_: Note) -> None:
+    pass
+
+
+def _length_s(frame: av.AudioFrame) -> float:
+    return frame.samples / frame.sample_rate
+
+
+def _place_and_form(placed: tuple[float, av.AudioFrame]) -> tuple[float, tuple[str, str, int]]:
+    since_s, frame = placed
+    return since_s, (frame.format.name, frame.layout.name, frame.sample_rate)
+
+
+def _rows(frame: av.AudioFrame) -> npt.NDArray[np.generic]:
+    """Return (channels, samples) of a frame."""
+    values: npt.NDArray[np.generic] = frame.to_ndarray()
+    return values if frame.format.is_planar else values.reshape(frame.samples, -1).T
+
+
+def _with_rows(frame: av.AudioFrame, rows: npt.NDArray[np.generic]) -> av.AudioFrame:
+    """Return a frame with other channels: one, or as many as it has."""
+    layout = frame.layout.name if len(rows) == frame.layout.nb_channels else "mono"
+    values = rows if frame.format.is_planar else rows.T.reshape(1, -1)
+    made = av.AudioFrame.from_ndarray(
+        np.ascontiguousarray(values), format=frame.format.name, layout=layout
+    )
+    made.sample_rate = frame.sample_rate
+    return made
+
+
+def _loudest_if_cancelled(rows: npt.NDArray[np.generic]) -> int | None:
+    """Return the loudest channel, if the channels cancel each other when they are mixed."""
+    values = rows.astype(np.float32)
+    if rows.dtype.kind in "iu":
+        full = 2.0 ** (8 * rows.dtype.itemsize - 1)
+        values = values / full - (1.0 if rows.dtype.kind == "u" else 0.0)
+    powers = np.square(values).mean(axis=1)
+    mixed = np.square(values.sum(axis=0)).mean()
+    loudest = int(powers.argmax())
+    is_audible = powers[loudest] > (SILENT_PEAK / 32768) ** 2
+    return loudest if is_audible and mixed < CANCELLED * powers.sum() else None
 
 
 def _second_by_second(frames: Iterable[av.AudioFrame]) -> Iterator[av.AudioFrame]:
@@ -404,13 +751,13 @@ def _second_by_second(frames: Iterable[av.AudioFrame]) -> Iterator[av.AudioFrame
     for frame in frames:
         frame.pts = None  # the queue would refuse gaps
         fifo.write(frame)
-        if fifo.samples >= frame.sample_rate:
-            yield _taken(fifo, fifo.samples)
+        while fifo.samples >= frame.sample_rate:
+            yield _taken(fifo, frame.sample_rate)
     if fifo.samples:
         yield _taken(fifo, fifo.samples)
 
 
-def _frame_from(frames: Iterator[av.AudioFrame], sample: int) -> av.AudioFrame | None:
+def _frame_from(frames: Iterator[_Decoded], sample: int) -> av.AudioFrame | None:
     """Take frames up to the one that holds a sample, and return them from that sample on.
 
     Returns:
@@ -418,7 +765,7 @@ def _frame_from(frames: Iterator[av.AudioFrame], sample: int) -> av.AudioFrame |
     """
     fifo = av.AudioFifo()
     n_before = 0
-    for frame in frames:
+    for frame, *_ in frames:
         if not fifo.samples:
             if frame.pts is None or frame.pts > sample:
                 return None
@@ -436,127 +783,3 @@ def _taken(fifo: av.AudioFifo, n: int) -> av.AudioFrame:
     frame = fifo.read(n)
     assert frame is not None
     return frame
-
-
-def _container(file: OpenFile, name: str) -> av.container.InputContainer:
-    try:
-        # Without a protocol, a playlist that somebody sends us cannot make us open other files.
-        # Tags in an unknown encoding are no reason to refuse a sound.
-        return av.open(
-            file, "r", metadata_errors="ignore", container_options={"protocol_whitelist": "none"}
-        )
-    except av.FFmpegError as error:
-        n_bytes = file.seek(0, os.SEEK_END)
-        file.seek(0)
-        raise CorruptAudio(
-            f"{name}: holds no sound that can be decoded: found {n_bytes} bytes, "
-            f"the first of them {file.read(12)!r} ({error.strerror})"
-        ) from error
-
-
-def _audio_stream(container: av.container.InputContainer, name: str) -> av.AudioStream:
-    stream = container.streams.best("audio")
-    if stream is None:
-        found = ", ".join(stream.type for stream in container.streams) or "none"
-        raise CorruptAudio(
-            f"{name}: needs an audio stream, found a {container.format.name} file whose streams "
-            f"are: {found}"
-        )
-    if not isinstance(stream, av.AudioStream) or stream.codec_context is None:
-        raise CorruptAudio(f"{name}: no decoder for its audio stream; convert it to wav or flac")
-    return stream
-
-
-# Formats whose index or constant rate leads to the sample asked for, and to no other.
-_SEEKING = frozenset({"aiff", "au", "caf", "flac", "w64", "wav"})
-
-# Formats whose header or index holds the length, and not an estimate from a bit rate.
-_STATING = frozenset({"aiff", "au", "flac", "g722", "mov,mp4,m4a,3gp,3g2,mj2", "ogg", "w64"})
-
-
-def _stated_s(
-    file: OpenFile, name: str, container: av.container.InputContainer, stream: av.AudioStream
-) -> float | None:
-    """Return the length of the audio stream where the container is sure of it.
-
-    libav's own number will not do alone: for wav and Ogg it follows what is left of a file that
-    was cut short; for an mp3 without a Xing header, raw AAC and others it is guessed from a bit
-    rate (found 12.9 s for 9.0); of Matroska it is the end of the longest stream.
-    """
-    position = file.tell()
-    try:
-        kind = container.format.name
-        if kind == "wav":
-            return _wav_s(file) if stream.codec_context.name.startswith("pcm_") else None
-        if kind == "matroska,webm":
-            return _matroska_s(container, stream)
-        if kind == "ogg":
-            _require_last_page(file, name)
-        if kind in _STATING or (kind == "mp3" and _has_frame_count(file)):
-            return float((stream.duration or 0) * (stream.time_base or 0)) or None
-        return None
-    finally:
-        file.seek(position)
-
-
-def _wav_s(file: OpenFile) -> float | None:
-    """Return what the header of a PCM wav file says, whether or not so much follows."""
-    byte_rate = 0
-    position = 12
-    while True:
-        file.seek(position)
-        header = file.read(24)
-        if len(header) < 8:
-            return None
-        kind, size = struct.unpack_from("<4sI", header)
-        if kind == b"fmt " and len(header) == 24:
-            # The header's own byte rate is wrong in some files, and no decoder reads it.
-            _, channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", header, 8)
-            byte_rate = rate * channels * ((bits + 7) // 8)
-        if kind == b"data":
-            # Writers to a pipe leave the size zero or near one of two limits.
-            known = 0 < size < 0x7FFF_0000 and byte_rate > 0
-            return size / byte_rate if known else None
-        position += 8 + size + size % 2
-
-
-def _matroska_s(container: av.container.InputContainer, stream: av.AudioStream) -> float | None:
-    """Return the length from the stream's own tag, or the file's if it has no other stream."""
-    file_s = (container.duration or 0) / av.time_base
-    tag = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d*)?)", stream.metadata.get("DURATION", ""))
-    if tag:
-        end_s = int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3])
-        end_s = min(end_s, file_s) if file_s else end_s
-    elif len(container.streams) == 1:
-        end_s = file_s
-    else:
-        return None
-    return end_s - float((stream.start_time or 0) * (stream.time_base or 0)) if end_s else None
-
-
-def _require_last_page(file: OpenFile, name: str) -> None:
-    """Refuse an Ogg file whose last page is not all there (RFC 3533, section 6)."""
-    n_bytes = file.seek(0, os.SEEK_END)
-    file.seek(max(0, n_bytes - 65_307))  # the longest page
-    tail = file.read()
-    page = tail[max(tail.rfind(b"OggS"), 0) :]
-    n_parts = page[26] if len(page) > 26 else 255
-    wanted = 27 + n_parts + sum(page[27 : 27 + n_parts])
-    if page.startswith(b"OggS") and len(page) < wanted:
-        raise CorruptAudio(
-            f"{name}: the last Ogg page must have {wanted} bytes, found {len(page)}; "
-            "the file was cut short: fetch it again"
-        )
-
-
-def _has_frame_count(file: OpenFile) -> bool:
-    """Tell whether the first frame of an mp3 is a Xing, Info or VBRI header."""
-    file.seek(0)
-    head = file.read(10)
-    if head.startswith(b"ID3") and len(head) == 10:
-        a, b, c, d = head[6:]  # seven bits each
-        file.seek(10 + (a << 21 | b << 14 | c << 7 | d))
-    else:
-        file.seek(0)
-    first_frame = file.read(2048)
-    return any(mark in first_frame for mark in (b"Xing", b"Info", b"VBRI"))

@@ -5,8 +5,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from distilwhisper.speech.audio import Samples, seconds_to_samples, stream_samples
-from distilwhisper.speech.sources import Source
+from distilwhisper.speech.audio import Samples, seconds_to_samples
 
 BLOCK_S = 30.0
 
@@ -61,13 +60,12 @@ class StreamedRecording:
     """A recording decoded as it is read; only what can still be asked for is kept.
 
     Args:
-        open_source: called for each reader; what ``stream_samples`` takes. A path may be returned
-            again and again, an open file may not. Nothing is opened before the first read.
+        blocks: called for each reader; what ``stream_samples`` returns.
     """
 
-    def __init__(self, open_source: Callable[[], Source]) -> None:
-        self._open_source = open_source
-        self._blocks: Iterator[Samples] = stream_samples(open_source())
+    def __init__(self, blocks: Callable[[], Iterator[Samples]]) -> None:
+        self._read_blocks = blocks
+        self._blocks = blocks()
         self._held: Samples = np.zeros(0, dtype=np.float32)
         self._first = 0  # place in the recording of the first sample held
 
@@ -111,4 +109,4 @@ class StreamedRecording:
 
     def again(self) -> "StreamedRecording":
         """Return a second reader of the same source."""
-        return StreamedRecording(self._open_source)
+        return StreamedRecording(self._read_blocks)

@@ -43,14 +43,18 @@ def opened(source: Source) -> Iterator[tuple[OpenFile, str]]:
             yield NamedBytes(_read_member(member[1], member[2]), member[2]), str(source)
         else:
             with _open_path(str(source)) as file:
-                yield file, str(source)
+                yield _seekable(file, str(source)), str(source)
         return
     name = str(getattr(source, "name", "the open file"))
-    if source.seekable():
-        source.seek(0)
-        yield source, name
-    else:
-        yield NamedBytes(source.read(), name), name
+    yield _seekable(source, name), name
+
+
+def _seekable(file: OpenFile, name: str) -> OpenFile:
+    """Return a file at its beginning; one that can be read only once, read into memory."""
+    if not file.seekable():
+        return NamedBytes(file.read(), name)
+    file.seek(0)
+    return file
 
 
 def digest_of(file: OpenFile) -> bytes:

@@ -3,14 +3,15 @@
 import json
 import math
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 TranscriptFormat = Literal["txt", "srt", "vtt", "tsv", "json"]
 
 _SHORTEST_MS = 20  # of a word or a segment, where there is room: a frame of the encoder
+_ABOUT_S = 0.5  # by which a text may seem to begin or end behind a hole, and end before it
 _MAX_CUE_LINE = 1000  # characters; Whisper breaks longer lines of a subtitle
 
 
@@ -41,6 +42,7 @@ class Segment:
         no_speech_prob: that nobody speaks in the window; NaN if unknown.
         words: timed words, or None where they were not asked for.
         language: a code; None where the whole transcript is taken to be of one.
+        channel: whose sound it is of; None where there is but one.
     """
 
     id: int
@@ -55,6 +57,7 @@ class Segment:
     no_speech_prob: float
     words: tuple[Word, ...] | None = None
     language: str | None = None
+    channel: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +69,14 @@ class Transcript:
         language: a code.
         segments: in order.
         language_probability: how sure the model was of the language; None where it was given.
+        notes: what is odd about the recording, for people.
     """
 
     text: str
     language: str
     segments: tuple[Segment, ...]
     language_probability: float | None = None
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -156,6 +161,63 @@ def _nearest_rising(values: Sequence[float]) -> list[float]:
     return [total / n for total, n in pools for _ in range(n)]
 
 
+_Timed = TypeVar("_Timed", Segment, Word)
+
+
+def interleave(channels: Mapping[str, Transcript]) -> Transcript:
+    """Return one transcript of several channels: their segments by time, each with its channel.
+
+    Args:
+        channels: name to transcript, at least one; the first tells the language.
+    """
+    found = [
+        replace(segment, channel=name)
+        for name, transcript in channels.items()
+        for segment in transcript.segments
+    ]
+    found.sort(key=lambda segment: segment.start_s)
+    segments = tuple(replace(segment, id=number) for number, segment in enumerate(found))
+    text = "".join(segment.text for segment in segments).strip()
+    return Transcript(text, next(iter(channels.values())).language, segments)
+
+
+def outside(holes_s: Sequence[tuple[float, float]], transcript: Transcript) -> Transcript:
+    """Return a transcript of which no time lies in a hole, where nothing can have been said.
+
+    Whisper likes to begin a text with its window, however late the speech begins, and to let it
+    last until the next begins. A piece that lies in a hole altogether stays where it is.
+
+    Args:
+        holes_s: from when to when, in order.
+        transcript: of the same recording.
+    """
+    segments: list[Segment] = []
+    for segment in transcript.segments:
+        words = segment.words and tuple(_outside(holes_s, word, 0.0) for word in segment.words)
+        if words:
+            times = words[0].start_s, words[-1].end_s
+        else:
+            moved = _outside(holes_s, segment, segments[-1].end_s if segments else 0.0)
+            times = moved.start_s, moved.end_s
+        segments.append(replace(segment, words=words, start_s=times[0], end_s=times[1]))
+    if not segments:
+        return transcript
+    end_s = transcript.segments[-1].end_s
+    settled = Transcript.of(segments, transcript.language, duration_s=end_s)
+    return replace(transcript, segments=settled.segments)
+
+
+def _outside(holes_s: Sequence[tuple[float, float]], piece: _Timed, spoken_s: float) -> _Timed:
+    start_s, end_s = piece.start_s, piece.end_s
+    for first_s, stop_s in holes_s:
+        about_s = stop_s + min(_ABOUT_S, (stop_s - first_s) / 4)
+        if first_s <= start_s < about_s and stop_s < end_s:
+            start_s = max(round(stop_s, 3), spoken_s)
+        if start_s < first_s < end_s <= about_s:
+            end_s = round(first_s, 3)
+    return replace(piece, start_s=start_s, end_s=end_s)
+
+
 def compression_ratio(text: str) -> float:
     """Bytes of a text over its bytes when compressed; repetition makes it high.
 
@@ -189,7 +251,10 @@ def render(transcript: Transcript, format: TranscriptFormat) -> str:  # noqa: A0
     for segment in transcript.segments:
         _check_times(segment)
     if format == "txt":
-        return "".join(f"{segment.text.strip()}\n" for segment in transcript.segments)
+        return "".join(
+            f"{_labelled(segment.text.strip(), segment.channel)}\n"
+            for segment in transcript.segments
+        )
     if format == "srt":
         return _render_srt(transcript.segments)
     if format == "vtt":
@@ -206,26 +271,36 @@ class _Cue:
     start_s: float
     end_s: float
     text: str
+    channel: str | None
+
+
+def _labelled(text: str, channel: str | None) -> str:
+    return text if channel is None else f"{channel}: {text}"
 
 
 def _render_srt(segments: Sequence[Segment]) -> str:
     return "".join(
-        f"{number}\n{_srt_clock(cue.start_s)} --> {_srt_clock(cue.end_s)}\n{cue.text}\n\n"
+        f"{number}\n{_srt_clock(cue.start_s)} --> {_srt_clock(cue.end_s)}\n"
+        f"{_labelled(cue.text, cue.channel)}\n\n"
         for number, cue in enumerate(_cues(segments), start=1)
     )
 
 
 def _render_vtt(segments: Sequence[Segment]) -> str:
     return "WEBVTT\n\n" + "".join(
-        f"{_vtt_clock(cue.start_s)} --> {_vtt_clock(cue.end_s)}\n{cue.text}\n\n"
+        f"{_vtt_clock(cue.start_s)} --> {_vtt_clock(cue.end_s)}\n{_voice(cue)}{cue.text}\n\n"
         for cue in _cues(segments)
     )
+
+
+def _voice(cue: _Cue) -> str:
+    return "" if cue.channel is None else f"<v {cue.channel}>"
 
 
 def _render_tsv(segments: Sequence[Segment]) -> str:
     lines = ["start\tend\ttext\n"]
     for segment in segments:
-        text = segment.text.strip().replace("\t", " ")
+        text = _labelled(segment.text.strip(), segment.channel).replace("\t", " ")
         lines.append(f"{_milliseconds(segment.start_s)}\t{_milliseconds(segment.end_s)}\t{text}\n")
     return "".join(lines)
 
@@ -234,10 +309,11 @@ def _cues(segments: Sequence[Segment]) -> Iterator[_Cue]:
     for segment in segments:
         if segment.words:
             start_s, end_s = segment.words[0].start_s, segment.words[-1].end_s
-            yield _Cue(start_s, end_s, _cue_text(segment.words).replace("-->", "->"))
+            text = _cue_text(segment.words).replace("-->", "->")
+            yield _Cue(start_s, end_s, text, segment.channel)
         elif segment.words is None or segment.text.strip():
             text = segment.text.strip().replace("-->", "->")
-            yield _Cue(segment.start_s, segment.end_s, text)
+            yield _Cue(segment.start_s, segment.end_s, text, segment.channel)
 
 
 def _cue_text(words: Sequence[Word]) -> str:
@@ -270,11 +346,12 @@ def _vtt_clock(seconds: float) -> str:
 
 
 def _json_fields(transcript: Transcript) -> dict[str, Any]:
-    return {
+    fields = {
         "text": transcript.text,
         "segments": [_segment_fields(segment) for segment in transcript.segments],
         "language": transcript.language,
     }
+    return {**fields, "notes": transcript.notes} if transcript.notes else fields
 
 
 def _segment_fields(segment: Segment) -> dict[str, Any]:
@@ -292,6 +369,8 @@ def _segment_fields(segment: Segment) -> dict[str, Any]:
     }
     if segment.language is not None:
         fields["language"] = segment.language
+    if segment.channel is not None:
+        fields["channel"] = segment.channel
     if segment.words is not None:
         fields["words"] = [
             {

@@ -1,0 +1,243 @@
+"""What libav opens: a container, the track that is wanted of it, and the length that it states."""
+
+import math
+import os
+import re
+import struct
+from dataclasses import dataclass
+
+import av
+
+from distilwhisper.speech.sources import CorruptAudio, OpenFile
+
+# By how much the length of a sound may miss what its container, or a manifest, says of it, and
+# times of its frames what their number says. Whole files were found within 0.03 s (codec delay,
+# padding to a packet, times rounded to 1 ms), and an mp3 header may count one frame too many, at
+# most 0.072 s. One number serves all, so that a duration taken from probe_duration_s never asks for
+# more than load_samples grants.
+LENGTH_TOLERANCE_S = 0.1
+
+# A silence that time stamps ask for is believed up to this length.
+LONGEST_HOLE_S = 3600.0
+
+# Formats whose index or constant rate leads to the sample asked for, and to no other.
+SEEKING = frozenset({"aiff", "au", "caf", "flac", "w64", "wav"})
+
+# Formats in which frame follows frame: what is missing between two of them has been lost.
+UNBROKEN = frozenset({"aac", "flac", "mp3", "ogg"})
+
+# Formats whose time stamps libav makes by counting the frames that it finds.
+COUNTED = frozenset({"aac", "mp3"})
+
+# Formats whose header or index holds the length, and not an estimate from a bit rate.
+_STATING = frozenset({"aiff", "au", "flac", "g722", "mov,mp4,m4a,3gp,3g2,mj2", "ogg", "w64"})
+
+# Formats whose clock begins at zero; that of others begins with what comes first.
+_FROM_ZERO = frozenset({"matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2"})
+
+# Whisper's languages, by the two letters and the three (or the older three) of ISO 639.
+_LANGUAGES = [
+    set(codes.split("/"))
+    for codes in """
+    af/afr am/amh ar/ara as/asm az/aze ba/bak be/bel bg/bul bn/ben bo/bod/tib br/bre bs/bos
+    ca/cat cs/ces/cze cy/cym/wel da/dan de/deu/ger el/ell/gre en/eng es/spa et/est eu/eus/baq
+    fa/fas/per fi/fin fo/fao fr/fra/fre gl/glg gu/guj ha/hau he/heb hi/hin hr/hrv ht/hat hu/hun
+    hy/hye/arm id/ind is/isl/ice it/ita ja/jpn jw/jav ka/kat/geo kk/kaz km/khm kn/kan ko/kor
+    la/lat lb/ltz ln/lin lo/lao lt/lit lv/lav mg/mlg mi/mri/mao mk/mkd/mac ml/mal mn/mon mr/mar
+    ms/msa/may mt/mlt my/mya/bur ne/nep nl/nld/dut nn/nno no/nor oc/oci pa/pan pl/pol ps/pus
+    pt/por ro/ron/rum ru/rus sa/san sd/snd si/sin sk/slk/slo sl/slv sn/sna so/som sq/sqi/alb
+    sr/srp su/sun sv/swe sw/swa ta/tam te/tel tg/tgk th/tha tk/tuk tl/tgl tr/tur tt/tat uk/ukr
+    ur/urd uz/uzb vi/vie yi/yid yo/yor zh/zho/chi
+""".split()
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What is taken of a file that holds more than one sound.
+
+    Attributes:
+        track: number of an audio track, from 0, or its language; none: the one that the file
+            marks as its default.
+        channel: number of a channel, from 0; none: all of them mixed.
+    """
+
+    track: int | str | None = None
+    channel: int | None = None
+
+
+DEFAULT = Choice()
+
+
+def open_container(file: OpenFile, name: str) -> av.container.InputContainer:
+    """Open a container.
+
+    Raises:
+        CorruptAudio: it is none that libav knows.
+    """
+    n_bytes = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    if not n_bytes:
+        raise CorruptAudio(f"{name}: holds no sound: found 0 bytes, the file is empty")
+    try:
+        # Without a protocol, a playlist that somebody sends us cannot make us open other files.
+        # Tags in an unknown encoding are no reason to refuse a sound.
+        return av.open(
+            file, "r", metadata_errors="ignore", container_options={"protocol_whitelist": "none"}
+        )
+    except av.FFmpegError as error:
+        file.seek(0)
+        head = file.read(12)
+        cut = "; its index is missing, as where a recording was cut short"
+        raise CorruptAudio(
+            f"{name}: holds no sound that can be decoded: found {n_bytes} bytes, the first of "
+            f"them {head!r} ({error.strerror}){cut if head[4:8] == b'ftyp' else ''}"
+        ) from error
+
+
+def audio_track(
+    container: av.container.InputContainer, name: str, wanted: int | str | None
+) -> av.AudioStream:
+    """Return an audio track, by its number or language; none: the default one.
+
+    Raises:
+        CorruptAudio: there is none such, or none that can be decoded.
+    """
+    tracks = container.streams.audio
+    if wanted is None:
+        track = container.streams.best("audio")
+    elif isinstance(wanted, int):
+        track = tracks[wanted] if wanted < len(tracks) else None
+    else:
+        code = wanted.lower()
+        codes = next((codes for codes in _LANGUAGES if code in codes), {code})
+        track = next((track for track in tracks if _language(track) in codes), None)
+    if track is None and tracks and wanted is None:
+        raise CorruptAudio(f"{name}: holds no sound that can be decoded in its audio track")
+    if track is None and tracks:
+        raise CorruptAudio(f"{name}: has no audio track {wanted}, found {track_names(container)}")
+    if track is None:
+        found = ", ".join(stream.type for stream in container.streams) or "none"
+        raise CorruptAudio(
+            f"{name}: needs an audio stream, found a {container.format.name} file whose streams "
+            f"are: {found}"
+        )
+    if not isinstance(track, av.AudioStream) or track.codec_context is None:
+        raise CorruptAudio(f"{name}: no decoder for its audio stream; convert it to wav or flac")
+    return track
+
+
+def track_names(container: av.container.InputContainer) -> str:
+    """Return the numbers and languages of a container's audio tracks, for messages."""
+    return ", ".join(
+        f"{number} {_language(track)}".rstrip()
+        for number, track in enumerate(container.streams.audio)
+    )
+
+
+def _language(track: av.AudioStream) -> str:
+    return track.metadata.get("language", "").lower()
+
+
+def clock_zero_s(container: av.container.InputContainer) -> float:
+    """Return the time stamp at which a container's clock begins."""
+    start_s = (container.start_time or 0) / av.time_base
+    if container.format.name in _FROM_ZERO and 0 < start_s <= LONGEST_HOLE_S:
+        return 0.0
+    return start_s
+
+
+def stated_end_s(
+    file: OpenFile, container: av.container.InputContainer, stream: av.AudioStream
+) -> float | None:
+    """Return when a track ends, from the clock's zero, where its container is sure of it.
+
+    libav's own number will not do alone: for wav and Ogg it follows what is left of a file that
+    was cut short; for an mp3 without a Xing header, raw AAC and others it is guessed from a bit
+    rate (found 12.9 s for 9.0); of Matroska it is the end of the longest stream.
+    """
+    length_s = _stated_length_s(file, container, stream)
+    start_s = float((stream.start_time or 0) * (stream.time_base or 0)) - clock_zero_s(container)
+    return length_s and length_s + (start_s if start_s > LENGTH_TOLERANCE_S else 0.0)
+
+
+def _stated_length_s(
+    file: OpenFile, container: av.container.InputContainer, stream: av.AudioStream
+) -> float | None:
+    position = file.tell()
+    try:
+        kind = container.format.name
+        if kind == "wav":
+            return _wav_s(file) if stream.codec_context.name.startswith("pcm_") else None
+        if kind == "matroska,webm":
+            return _matroska_s(container, stream)
+        if kind in _STATING or (kind == "mp3" and _has_frame_count(file)):
+            return float((stream.duration or 0) * (stream.time_base or 0)) or None
+        return None
+    finally:
+        file.seek(position)
+
+
+def _wav_s(file: OpenFile) -> float | None:
+    """Return what the header of a PCM wav file says, whether or not so much follows."""
+    byte_rate = 0
+    position = 12
+    while True:
+        file.seek(position)
+        header = file.read(24)
+        if len(header) < 8:
+            return None
+        kind, size = struct.unpack_from("<4sI", header)
+        if kind == b"fmt " and len(header) == 24:
+            # The header's own byte rate is wrong in some files, and no decoder reads it.
+            _, channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", header, 8)
+            byte_rate = rate * channels * ((bits + 7) // 8)
+        if kind == b"data":
+            # Writers to a pipe leave the size zero or near one of two limits.
+            known = 0 < size < 0x7FFF_0000 and byte_rate > 0
+            return size / byte_rate if known else None
+        position += 8 + size + size % 2
+
+
+def _matroska_s(container: av.container.InputContainer, stream: av.AudioStream) -> float | None:
+    """Return the length from the stream's own tag, or the file's if it has no other stream."""
+    file_s = (container.duration or 0) / av.time_base
+    tag = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d*)?)", stream.metadata.get("DURATION", ""))
+    end_s = file_s if len(container.streams) == 1 else math.inf
+    if tag:
+        tag_s = int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3])
+        end_s = min(tag_s, file_s or tag_s)
+    if not 0 < end_s < math.inf:
+        return None
+    return end_s - float((stream.start_time or 0) * (stream.time_base or 0))
+
+
+def missing_page_bytes(file: OpenFile) -> int:
+    """Return how much of an Ogg file's last page is missing (RFC 3533, section 6)."""
+    position = file.tell()
+    n_bytes = file.seek(0, os.SEEK_END)
+    file.seek(max(0, n_bytes - 65_307))  # the longest page
+    tail = file.read()
+    file.seek(position)
+    page = tail[max(tail.rfind(b"OggS"), 0) :]
+    n_parts = page[26] if len(page) > 26 else 255
+    wanted = 27 + n_parts + sum(page[27 : 27 + n_parts])
+    return max(wanted - len(page), 0) if page.startswith(b"OggS") else 0
+
+
+def _has_frame_count(file: OpenFile) -> bool:
+    """Tell whether an mp3 begins with a Xing, Info or VBRI header that speaks of all of it."""
+    start = 0
+    file.seek(0)
+    head = file.read(10)
+    if head.startswith(b"ID3") and len(head) == 10:
+        a, b, c, d = head[6:]  # seven bits each
+        start = 10 + (a << 21 | b << 14 | c << 7 | d)
+    n_bytes = file.seek(0, os.SEEK_END) - start
+    file.seek(start)
+    first_frame = file.read(2048)
+    xing = re.search(rb"(?:Xing|Info)\0\0\0[\3\7\x0b\x0f].{4}(.{4})", first_frame, re.DOTALL)
+    if xing is None:
+        return any(mark in first_frame for mark in (b"Xing", b"Info", b"VBRI"))
+    # Where several files were joined, it speaks of the first, and libav guesses.
+    return n_bytes - n_bytes // 16 <= int.from_bytes(xing[1], "big")
