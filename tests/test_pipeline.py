@@ -27,12 +27,14 @@ from distilwhisper.corpus.records import (
 from distilwhisper.corpus.store import read_jsonl
 from distilwhisper.engines import EngineSettings
 from distilwhisper.model.hardware import Hardware
+from distilwhisper.model.layout import read_json_object
 from distilwhisper.pipeline import DataSettings, Recipe, run_recipe
 from distilwhisper.run.settings import build_settings, read_recipe
 from distilwhisper.run.stages import StageChanged
 from distilwhisper.speech.audio import load_samples, write_wav
 from distilwhisper.speech.augment import AugmentSettings
 from distilwhisper.student import StudentSettings
+from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.training.settings import TrainingSettings
 
 RECIPE = """
@@ -381,6 +383,22 @@ def test_several_manifests_are_merged_once_and_again_when_one_has_changed(tmp_pa
         run_recipe(recipe, out, command=["test"], stages=("data",))
     run = run_recipe(recipe, out, command=["test"], stages=("data",), force=True)
     assert len(read_manifest(run.manifest("train")).utterances) == 3
+
+
+def test_silence_is_taught_on_request(tmp_path: Path, teacher: Path) -> None:
+    write_wav(tmp_path / "silence.wav", np.zeros(16_000, dtype=np.float32))
+    silence = Utterance("silence", "silence.wav", duration_s=1.0, text="", language="de")
+    named = [corpus(tmp_path, 4, more=[silence]), *several(tmp_path / "held-out")]
+    parts = zip(("train", "validation", "test"), named, strict=True)
+    data = "\n".join(f'{name} = "{path}"' for name, path in parts)
+    work = Workplace(write_recipe(tmp_path, teacher=teacher, data=data), tmp_path / "run")
+    until_trained = ("--to-stage", "train", "--set", "data.language=en")
+    assert work.run(*until_trained, "--set", "filter.keep_silence=true") == OK
+    assert read_verdicts(work.out / "verdicts")["silence"].reason == "kept_silence"
+    eot = Tokenizer.from_folder(teacher).eot
+    for model, may_say_nothing in ((teacher, False), (work.out / "student", True)):
+        first = read_json_object(model / "generation_config.json")["begin_suppress_tokens"]
+        assert (eot in first, 220 in first) == (not may_say_nothing, True)
 
 
 # Every setting is read

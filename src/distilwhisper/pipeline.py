@@ -59,7 +59,12 @@ from distilwhisper.run.record import write_run_record
 from distilwhisper.run.settings import settings_to_toml
 from distilwhisper.run.stages import StageChanged, fingerprint, open_stage
 from distilwhisper.speech.audio import load_samples
-from distilwhisper.student import StudentSettings, add_alignment_heads, make_student
+from distilwhisper.student import (
+    StudentSettings,
+    add_alignment_heads,
+    allow_silence,
+    make_student,
+)
 from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.text.transcript import TranscriptFormat
 from distilwhisper.training.loop import Trainer, TrainingData
@@ -464,9 +469,10 @@ def _trainer(run: Run) -> Trainer:
     device, dtype = recipe.hardware.pick_device(), recipe.hardware.pick_training_dtype()
     manifest = read_manifest(run.manifest("train"))
     tokenizer = Tokenizer.from_folder(run.teacher)
+    student = load_checkpoint(run.path("student-init"), device=device)
     return Trainer(
         teacher=load_checkpoint(run.teacher, device=device, dtype=dtype).model,
-        student=load_checkpoint(run.path("student-init"), device=device),
+        student=allow_silence(student) if recipe.filter.keep_silence else student,
         tokenizer=tokenizer,
         data=TrainingData(
             manifest=manifest,

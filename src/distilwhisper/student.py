@@ -209,6 +209,20 @@ def add_alignment_heads(checkpoint: Checkpoint, manifest: Manifest) -> Checkpoin
     return with_alignment_heads(checkpoint, heads)
 
 
+def allow_silence(checkpoint: Checkpoint) -> Checkpoint:
+    """Return a model that may end before it has said anything, as its files will on disk.
+
+    Whisper's own files forbid the end as the first token, so that without timestamps no published
+    model can say nothing.
+    """
+    eot = Tokenizer.from_folder(checkpoint.folder).eot
+    config = dict(checkpoint.generation_config)
+    config["begin_suppress_tokens"] = [
+        token for token in config.get("begin_suppress_tokens") or [] if token != eot
+    ]
+    return replace(checkpoint, files=replace(checkpoint.files, generation_config=config))
+
+
 def describe_student(student: WhisperConfig, teacher: WhisperConfig) -> str:
     """Return layers and parameters of a student, and how much faster it is to be."""
     parts = []

@@ -60,6 +60,11 @@ class Utterance:
     language: str | None = None
     source: str | None = None
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether its reference says that nobody speaks: it is there, and blank."""
+        return self.text is not None and not self.text.strip()
+
 
 @dataclass(frozen=True, slots=True)
 class Manifest:

@@ -33,6 +33,7 @@ ROW = np.dtype(
         ("has_error", "?"),
         ("finished", "?"),
         ("has_reference", "?"),
+        ("silent_reference", "?"),  # blank as written: a note such as [noise] is not
         ("empty_reference", "?"),
         ("empty_label", "?"),
         ("all_capitals", "?"),
@@ -186,6 +187,7 @@ class MeasureTable:
                 label is not None and label.error is not None,
                 label is not None and label.finished,
                 utterance.text is not None,
+                utterance.is_silent,
                 *texts,
                 self._code("language", spoken_language and _known_code(spoken_language)),
                 self._code("speaker", utterance.speaker),
