@@ -161,6 +161,26 @@ def test_a_language_the_model_does_not_know_is_refused_before_any_work(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("named", [None, "en"])
+def test_a_language_that_is_asked_for_decides_how_errors_are_counted(
+    tmp_path: Path,
+    tiny_multilingual_model: Path,
+    named: str | None,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The English normaliser takes accents away; in German they make another word."""
+    one = replace(utterance(tmp_path, 0, language=named), text="Über zwanzig")
+    write_manifest(tmp_path / "manifest.jsonl", [one])
+    for language, reference in ((None, "uber 20"), ("German", "über zwanzig")):
+        asked = replace(SETTINGS, decoding=replace(SETTINGS.decoding, language=language))
+        out = tmp_path / str(language)
+        manifest = tmp_path / "manifest.jsonl"
+        evaluate_model(str(tiny_multilingual_model), manifest, out, asked, hardware=CPU)
+        (row,) = read_jsonl(out / "scores.jsonl")
+        assert row["reference"] == reference
+    assert ("(en) and are taken for de" in capsys.readouterr().err) is (named == "en")
+
+
 def test_a_long_utterance_is_cut_into_chunks(tmp_path: Path, model: Path) -> None:
     samples = noise(45.0, seed=5)
     write_wav(tmp_path / "long.wav", samples)

@@ -256,7 +256,7 @@ def test_the_limit_counts_as_the_decimal_it_is_written_as(
 # Languages and settings
 
 
-def test_the_language_is_the_manifests_then_the_settings_then_the_teachers() -> None:
+def test_the_language_is_the_settings_then_the_manifests_then_the_teachers() -> None:
     digits = label("20 cats", language="de")
     english = utterance("twenty cats", language="en")
     unknown = utterance("twenty cats", language=None)
@@ -264,6 +264,7 @@ def test_the_language_is_the_manifests_then_the_settings_then_the_teachers() -> 
     assert judge(unknown, digits, SETTINGS).wer == 0.5
     assert judge(unknown, digits, FilterSettings(language="English")).wer == 0
     assert judge(unknown, replace(digits, language="en"), SETTINGS).wer == 0
+    assert judge(english, digits, FilterSettings(language="de")).wer == 0.5
 
 
 @pytest.mark.parametrize("language", [None, "klingon"])

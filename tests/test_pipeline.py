@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from corpora import TEXTS, corpus, hearing_model, noise, snapshot
+from corpora import TEXTS, corpus, hearing_model, noise, snapshot, utterance
 from safetensors.torch import load_file
 from tiny_model import write_tiny_model
 
@@ -371,6 +371,37 @@ def test_several_manifests_are_trained_on_as_one(tmp_path: Path) -> None:
         assert all(Path(merged.audio_source(u)).exists() for u in merged.utterances)
 
 
+@pytest.mark.parametrize("split", [False, True])
+def test_a_language_of_the_data_is_that_of_every_stage(
+    tmp_path: Path, teacher: Path, split: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever the manifests name, and whether they are split or named one by one."""
+    manifests = [corpus(tmp_path / part, 12, more=[
+        utterance(tmp_path / part, 12, language="en")
+    ]) for part in "abc"]  # fmt: skip
+    if split:
+        data = DataSettings(source=str(manifests[0]), language="German")
+    else:
+        a, b, c = map(str, manifests)
+        data = DataSettings(train=a, validation=(b, c), test=c, language="German")
+    recipe = Recipe(name="german", teacher=str(teacher), data=data, hardware=Hardware("cpu"))
+    run = run_recipe(
+        recipe, tmp_path / "run", command=["test"], stages=("data", "label", "filter", "student")
+    )
+    assert {label.language for label in read_labels(run.path("labels")).values()} == {"de"}
+    for path in (run.manifest("train"), run.manifest("test"), *run.validation.values()):
+        manifest = read_manifest(path)
+        assert {u.language for u in manifest.utterances} == {"de"}
+        assert Path(manifest.audio_source(manifest.utterances[0])).exists()
+    assert list(run.validation) == (["validation"] if split else [b, c])
+    assert "13 utterances name another language (en) and are taken for de" in (
+        capsys.readouterr().err
+    )
+    before = snapshot(run.path("data"))
+    run_recipe(recipe, tmp_path / "run", command=["test"], stages=("data", "label"))
+    assert snapshot(run.path("data")) == before
+
+
 def test_several_manifests_are_merged_once_and_again_when_one_has_changed(tmp_path: Path) -> None:
     a, b = several(tmp_path)
     recipe, out = recipe_of([a, b], a), tmp_path / "run"
@@ -444,9 +475,9 @@ def spans_of_one_file(manifest: Path) -> list[Utterance]:
     """Write the sound of a manifest's utterances as one file; return them as spans of it."""
     folder, spans, start_s = manifest.parent, [], 0.0
     utterances = read_manifest(manifest).utterances
-    for utterance in utterances:
-        spans.append(replace(utterance, audio="all.wav", start_s=start_s))
-        start_s += utterance.duration_s or 0.0
+    for each in utterances:
+        spans.append(replace(each, audio="all.wav", start_s=start_s))
+        start_s += each.duration_s or 0.0
     write_wav(
         folder / "all.wav", np.concatenate([load_samples(folder / u.audio) for u in utterances])
     )
@@ -530,6 +561,12 @@ def test_the_defaults_of_a_recipe_are_those_of_its_stages() -> None:
         ({"train": ["a", "a"], "validation": "c", "test": "d"}, "train must name every .* once"),
         ({"train": "a", "validation": ["c", "c"], "test": "d"}, "validation must name every"),
         ({"source": "a", "test_fraction": 0.5}, "test_fraction must lie between 0 and 0.5"),
+        ({"source": "a", "validation": "b"}, "validation must be left out: a source is split"),
+        ({"source": "a", "test": "b"}, "test must be left out: a source is split"),
+        (
+            {"train": "a", "validation": "b", "test": "c", "seed": 1, "test_fraction": 0.2},
+            "test_fraction and seed must be left out: only a source is split",
+        ),
     ],
 )
 def test_data_settings_that_cannot_be_are_refused(table: dict[str, Any], message: str) -> None:

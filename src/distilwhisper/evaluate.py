@@ -30,6 +30,7 @@ import numpy as np
 import torch
 
 from distilwhisper.corpus.batches import load_utterances
+from distilwhisper.corpus.languages import in_language
 from distilwhisper.corpus.records import Manifest, Utterance, read_manifest
 from distilwhisper.corpus.store import (
     read_jsonl,
@@ -167,7 +168,8 @@ def evaluate_tasks(
     if draft_folder is not None:
         models["draft"] = fingerprint(draft_folder)
     n_parameters = count_parameters(folder)
-    manifests = {task.manifest: read_manifest(task.manifest) for task in tasks}
+    sets = {(task.manifest, task.settings.decoding.language) for task in tasks}
+    manifests = {(path, code): in_language(read_manifest(path), code) for path, code in sets}
     with ExitStack() as locks:
         jobs = []
         for task in tasks:
@@ -184,7 +186,7 @@ def evaluate_tasks(
             )
             jobs.append(
                 EvaluateJob(
-                    manifest=manifests[task.manifest],
+                    manifest=manifests[task.manifest, task.settings.decoding.language],
                     model=folder.absolute(),
                     out=task.out.absolute(),
                     decoding=task.settings.decoding,

@@ -57,7 +57,8 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from distilwhisper.corpus.records import Label, Utterance, Verdict
+from distilwhisper.corpus.languages import say_overruled
+from distilwhisper.corpus.records import Label, Utterance, Verdict, read_manifest
 from distilwhisper.corpus.store import shard_path, shard_paths, write_atomic
 from distilwhisper.filtering.calibration import Calibration, calibrate
 from distilwhisper.filtering.gates import (
@@ -242,6 +243,8 @@ def filter_labels(
         if summary_path.exists():
             summary = FilterSummary.from_dict(json.loads(summary_path.read_text(encoding="utf-8")))
         else:
+            if settings.language is not None:
+                say_overruled(read_manifest(manifest_path), settings.language)
             table = make_measures(sources, folder, n_processes=n_processes)
             summary = _write(table, settings, out, sources)
         if figures:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from distilwhisper.corpus.batches import load_utterances
+from distilwhisper.corpus.languages import in_language
 from distilwhisper.corpus.records import Label, Manifest, Utterance, read_manifest
 from distilwhisper.corpus.store import (
     check_shard,
@@ -57,10 +58,27 @@ class LabelSettings:
         faults = []
         if self.shard_size < 1:
             faults.append(f"shard_size must be at least 1, found {self.shard_size}")
+        default = DecodingSettings()
+        faults += [
+            f"{name} must be left out: it is of recordings over {WINDOW_S:g} s, and labels are not"
+            for name in _OF_LONG_RECORDINGS
+            if getattr(self.decoding, name) != getattr(default, name)
+        ]
         if self.pack and (fault := packing_fault(self.decoding)):
             faults.append(fault)
         if faults:
             raise ValueError("; ".join(faults))
+
+
+_OF_LONG_RECORDINGS = (
+    "language_windows",
+    "word_timestamps",
+    "long_form",
+    "chunk_s",
+    "overlap_s",
+    "vad_filter",
+    "condition_on_previous_text",
+)
 
 
 @dataclass(frozen=True)
@@ -111,7 +129,7 @@ def label_manifest(
             "its parts anew"
         )
     hardware, engine = hardware or Hardware(), engine or EngineSettings()
-    manifest = read_manifest(manifest_path)
+    manifest = in_language(read_manifest(manifest_path), settings.decoding.language)
     folder = resolve_model(teacher)
     job = LabelJob(
         manifest=manifest,

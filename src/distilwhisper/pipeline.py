@@ -18,7 +18,7 @@ again goes on where it stopped; ``from_stage`` throws a stage and all behind it 
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -26,6 +26,7 @@ from typing import Any, Literal, get_args
 from distilwhisper.corpus.batches import Example, join_kept, with_previous_text
 from distilwhisper.corpus.importing.entries import ImportSettings
 from distilwhisper.corpus.importing.importer import import_data
+from distilwhisper.corpus.languages import in_language
 from distilwhisper.corpus.long_form import join_recordings
 from distilwhisper.corpus.merging import merge_manifests, moved_to
 from distilwhisper.corpus.packing import pack_examples
@@ -93,7 +94,7 @@ class DataSettings:
     test: str | None = None
     """With train: the manifest that the student is judged by; it needs references."""
     language: str | None = None
-    """Of all of a folder's audio."""
+    """Of all the speech, whatever manifests name; none: what they name, else it is detected."""
     validation_fraction: float = 0.1
     """Share of the utterances for validation."""
     test_fraction: float = 0.1
@@ -108,6 +109,17 @@ class DataSettings:
             raise ValueError(
                 "train needs validation and test beside it: the manifest that picks the best "
                 "checkpoint, and the one that judges the student"
+            )
+        unused = (
+            ("validation", "test")
+            if self.source
+            else ("validation_fraction", "test_fraction", "seed")
+        )
+        given = [name for name in unused if getattr(self, name) != getattr(DataSettings, name)]
+        if given:
+            raise ValueError(
+                f"{' and '.join(given)} must be left out: "
+                + ("a source is split into its own" if self.source else "only a source is split")
             )
         for name in ("train", "validation"):
             named = getattr(self, f"{name}_sets")
@@ -190,13 +202,21 @@ class Run:
         """Return where the manifest of one part of the data is."""
         data = self.recipe.data
         named = data.train_sets if part == "train" else _one_or_more(data.test)
-        return Path(named[0]) if len(named) == 1 else self.path("data", f"{part}.jsonl")
+        if len(named) == 1 and data.language is None:
+            return Path(named[0])
+        return self.path("data", f"{part}.jsonl")
 
     @property
     def validation(self) -> dict[str, Path]:
         """Where the validation sets are, by name."""
-        named = self.recipe.data.validation_sets
-        return _by_name(named or (str(self.path("data", "validation.jsonl")),))
+        data = self.recipe.data
+        named = _by_name(data.validation_sets or (str(self.path("data", "validation.jsonl")),))
+        if data.source is not None or data.language is None:
+            return named
+        return {
+            name: self.path("data", f"validation-{number}.jsonl")
+            for number, name in enumerate(named)
+        }
 
 
 def _by_name(paths: Sequence[str]) -> dict[str, Path]:
@@ -286,11 +306,10 @@ def _discard(run: Run, stage: StageName) -> None:
 
 
 def _data(run: Run) -> None:
-    """Make the manifests of the three parts, or one of the several that the recipe trains on."""
+    """Make the manifests of the three parts that are not taken as they are."""
     data = run.recipe.data
     if data.source is None:
-        if len(data.train_sets) > 1:
-            _merge(run, _by_name(data.train_sets))
+        _take_sets(run)
         return
     source, out = Path(data.source), run.path("data")
     table = {k: v for k, v in asdict(data).items() if k != "source"}
@@ -302,8 +321,9 @@ def _data(run: Run) -> None:
             say(f"data: {summary} in {source}")
         else:
             write_manifest(out / "manifest.jsonl", moved_to(out, read_manifest(source)))
+    manifest = in_language(read_manifest(out / "manifest.jsonl"), data.language)
     fractions = {"test": data.test_fraction, "validation": data.validation_fraction}
-    parts = split_manifest(read_manifest(out / "manifest.jsonl"), fractions, seed=data.seed)
+    parts = split_manifest(manifest, fractions, seed=data.seed)
     for name, utterances in parts.items():
         write_manifest(out / f"{name}.jsonl", utterances)
     sizes = (f"{name} {len(utterances)}" for name, utterances in parts.items())
@@ -313,19 +333,40 @@ def _data(run: Run) -> None:
         run.problems.update({row["path"]: row["problem"] for row in read_jsonl(problems)})
 
 
-def _merge(run: Run, named: dict[str, Path]) -> None:
-    """Make the manifest to train on of several."""
+def _take_sets(run: Run) -> None:
+    """Make manifests of those that are named, where several become one or get a language."""
+    data = run.recipe.data
+    named = {
+        run.manifest("train"): _by_name(data.train_sets),
+        run.manifest("test"): _by_name(_one_or_more(data.test)),
+    }
+    for (name, path), made in zip(
+        _by_name(data.validation_sets).items(), run.validation.values(), strict=True
+    ):
+        named[made] = {name: path}
+    to_make = {made: sets for made, sets in named.items() if made.parent == run.path("data")}
+    if not to_make:
+        return
+    paths = {path for sets in to_make.values() for path in sets.values()}
     open_stage(
         run.path("data"),
-        settings={name: str(path.resolve()) for name, path in named.items()},
-        inputs={name: fingerprint(path) for name, path in named.items()},
+        settings={
+            "language": data.language,
+            **{made.name: {n: p.resolve() for n, p in s.items()} for made, s in to_make.items()},
+        },
+        inputs={str(path): fingerprint(path) for path in sorted(paths)},
         force=run.force,
     )
-    if not run.manifest("train").exists():
-        manifests = {name: read_manifest(path) for name, path in named.items()}
-        merge_manifests(manifests, run.manifest("train"))
+    for made, sets in to_make.items():
+        if made.exists():
+            continue
+        manifests = {n: in_language(read_manifest(p), data.language) for n, p in sets.items()}
+        if len(manifests) > 1:
+            merge_manifests(manifests, made)
+        else:
+            write_manifest(made, moved_to(made.parent, *manifests.values()))
         sizes = (f"{name} {len(manifest.utterances)}" for name, manifest in manifests.items())
-        say(f"data: utterances to train on: {', '.join(sizes)}")
+        say(f"data: utterances in {made}: {', '.join(sizes)}")
 
 
 def _label(run: Run) -> None:
@@ -343,11 +384,12 @@ def _label(run: Run) -> None:
 
 
 def _filter(run: Run) -> None:
+    settings = run.recipe.filter
     summary = filter_labels(
         run.manifest("train"),
         run.path("labels"),
         run.path("verdicts"),
-        run.recipe.filter,
+        replace(settings, language=settings.language or run.recipe.label.decoding.language),
         force=run.force,
     )
     say(f"filter: {summary}")
@@ -477,9 +519,11 @@ def _trainer(run: Run) -> Trainer:
         data=TrainingData(
             manifest=manifest,
             examples=_examples(run, manifest, tokenizer),
-            validation={name: read_manifest(path) for name, path in run.validation.items()},
+            validation={
+                name: in_language(read_manifest(path), recipe.evaluate.decoding.language)
+                for name, path in run.validation.items()
+            },
             task=recipe.evaluate.decoding.task,
-            language=recipe.evaluate.decoding.language,
         ),
         settings=recipe.training,
         out=run.path("train"),
@@ -542,9 +586,15 @@ def _transcribe(run: Run) -> None:
     recipe, out = run.recipe, run.path("transcripts")
     audio = run.path("long", "long.wav")
     student = run.path("student")
+    (long,) = read_manifest(run.path("long", "manifest.jsonl")).utterances
+    language = recipe.evaluate.decoding.language or long.language
     open_stage(
         out,
-        settings={**asdict(recipe.evaluate.decoding), "formats": recipe.long_form.formats},
+        settings={
+            **asdict(recipe.evaluate.decoding),
+            "language": language,
+            "formats": recipe.long_form.formats,
+        },
         inputs={"audio": fingerprint(audio), "student": fingerprint(student)},
         force=run.force,
     )
@@ -553,7 +603,7 @@ def _transcribe(run: Run) -> None:
         if all(path.exists() for path in paths.values()):
             continue
         transcriber = Transcriber.from_model(model, recipe.evaluate.decoding, recipe.hardware)
-        transcript = transcriber.transcribe(load_samples(audio), language=recipe.data.language)
+        transcript = transcriber.transcribe(load_samples(audio), language=language)
         for kind, path in paths.items():
             write_transcript(transcript, path, kind)
 

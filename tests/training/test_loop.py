@@ -24,6 +24,7 @@ from distilwhisper.corpus.batches import (
     epoch_order,
     join_kept,
 )
+from distilwhisper.corpus.languages import in_language
 from distilwhisper.corpus.records import (
     Label,
     Manifest,
@@ -534,8 +535,9 @@ def test_a_validation_that_the_student_cannot_do_is_refused(
     trainer = make_trainer(model, corpus, tmp_path)
     with pytest.raises(ValueError, match="English-only and cannot translate"):
         replace(trainer, data=replace(trainer.data, task="translate"))
+    german = in_language(trainer.data.manifest, "de")
     with pytest.raises(ValueError, match=r"found English only and no \"de\""):
-        replace(trainer, data=replace(trainer.data, language="de"))
+        replace(trainer, data=replace(trainer.data, validation={"all": german}))
 
 
 def test_nothing_to_learn_from_is_refused_with_the_way_out(

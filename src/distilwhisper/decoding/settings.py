@@ -14,7 +14,8 @@ class DecodingSettings:
     """How audio becomes text; the same for labels, scores and transcripts."""
 
     language: str | None = None
-    """Code or English name; none: English-only models need none, others detect it."""
+    """Code or English name, whatever a manifest names; none: what it names, else English-only
+    models need none and others detect it."""
     language_windows: int = 1
     """Windows, spread over a recording, that its language is detected from."""
     task: Literal["transcribe", "translate"] = "transcribe"

@@ -50,7 +50,8 @@ class FilterSettings:
     min_avg_logprob: float = -1.0
     """Mean log-probability of a token, for labels without a reference; so are all that follow."""
     language: str | None = None
-    """Of the utterances whose language the manifest leaves open; None: what the teacher heard."""
+    """Of all utterances, whatever the manifest names; None: what it names, else what the teacher
+    heard."""
     max_wer_by_language: tuple[tuple[str, float], ...] = ()
     """Languages, each with a limit of its own in the place of max_wer."""
     max_no_speech_prob: float | None = None

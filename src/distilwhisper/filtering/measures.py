@@ -126,7 +126,7 @@ def measure(
     Args:
         utterance: with its reference, or without one.
         label: what the teacher heard in it; None if it was not asked.
-        language: of the utterance, if the manifest leaves it open.
+        language: of the utterance, whatever it names; None: what it names, else the label's.
         second: another label of the same utterance.
 
     Raises:
@@ -166,7 +166,7 @@ class MeasureTable:
         second: Label | None,
     ) -> None:
         """Measure one label; see :func:`measure`."""
-        expected = utterance.language or language
+        expected = language or utterance.language
         duration_s = utterance.duration_s
         if label is not None:
             duration_s = label.duration_s if duration_s is None else duration_s

@@ -22,7 +22,6 @@ def validation_transcriber(
     tokenizer: Tokenizer,
     *,
     task: Literal["transcribe", "translate"] = "transcribe",
-    language: str | None = None,
     context_margin_s: float | None = None,
 ) -> Transcriber:
     """Return what hears validation sets: a student, greedily and without timestamps.
@@ -31,14 +30,12 @@ def validation_transcriber(
         student: as far as it has come.
         tokenizer: its own.
         task: as in :class:`~distilwhisper.decoding.settings.DecodingSettings`.
-        language: likewise; an utterance's own comes first.
         context_margin_s: likewise.
 
     Raises:
-        ValueError: the student knows no such language, or cannot translate.
+        ValueError: the student cannot translate.
     """
     settings = DecodingSettings(
-        language=language,
         task=task,
         timestamps=False,
         temperatures=(0.0,),
