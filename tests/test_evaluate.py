@@ -169,9 +169,9 @@ def test_a_language_that_is_asked_for_decides_how_errors_are_counted(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The English normaliser takes accents away; in German they make another word."""
-    one = replace(utterance(tmp_path, 0, language=named), text="Über zwanzig")
+    one = replace(utterance(tmp_path, 0, language=named), text="Über twenty")
     write_manifest(tmp_path / "manifest.jsonl", [one])
-    for language, reference in ((None, "uber 20"), ("German", "über zwanzig")):
+    for language, reference in ((None, "uber 20"), ("German", "über twenty")):
         asked = replace(SETTINGS, decoding=replace(SETTINGS.decoding, language=language))
         out = tmp_path / str(language)
         manifest = tmp_path / "manifest.jsonl"
@@ -437,6 +437,17 @@ def test_what_is_named_twice_or_not_at_all_is_refused_before_any_work(
     with pytest.raises(ValueError, match=message):
         evaluate_all(models, [Path(set_) for set_ in sets], noises, tmp_path / "out", SETTINGS)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("hub_id", [False, True])
+def test_a_model_among_the_sets_is_sent_behind_them(
+    tmp_path: Path, model: Path, hub_id: bool
+) -> None:
+    other = Path("openai/whisper-base") if hub_id else model
+    manifests = [other, corpus(tmp_path, 1)]
+    with pytest.raises(ValueError, match=rf"as --against {other}$"):
+        evaluate_all([str(model)], manifests, [None], tmp_path / "out", SETTINGS, hardware=CPU)
+    assert not list(tmp_path.glob("out/*/*"))
 
 
 def test_a_comparison_does_not_go_into_the_folder_of_an_evaluation_nor_the_other_way(

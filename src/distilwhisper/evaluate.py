@@ -162,6 +162,8 @@ def evaluate_tasks(
         One summary for each task.
     """
     hardware, engine = hardware or Hardware(), engine or EngineSettings()
+    for task in tasks:
+        _check_is_no_model(task.manifest)
     folder = resolve_model(model)
     draft_folder = None if draft is None else resolve_model(draft).absolute()
     models = {"model": fingerprint(folder)}
@@ -208,6 +210,16 @@ def evaluate_tasks(
             )
             for job in jobs
         ]
+
+
+def _check_is_no_model(manifest: Path) -> None:
+    is_hub_id = not manifest.exists() and len(manifest.parts) == 2 and not manifest.suffix
+    if (manifest / "config.json").is_file() or is_hub_id:
+        found = "neither file nor folder" if is_hub_id else "a model"
+        raise ValueError(
+            f"{manifest} must be a set, found {found}: models to compare with go behind the sets, "
+            f"as --against {manifest}"
+        )
 
 
 def evaluate_all(
