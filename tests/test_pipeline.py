@@ -25,11 +25,13 @@ from distilwhisper.corpus.records import (
     write_manifest,
 )
 from distilwhisper.corpus.store import read_jsonl
+from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.engines import EngineSettings
+from distilwhisper.label import LabelSettings, label_manifest
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.layout import read_json_object
 from distilwhisper.pipeline import DataSettings, Recipe, run_recipe
-from distilwhisper.run.settings import build_settings, read_recipe
+from distilwhisper.run.settings import SettingsError, build_settings, read_recipe
 from distilwhisper.run.stages import StageChanged
 from distilwhisper.speech.audio import load_samples, write_wav
 from distilwhisper.speech.augment import AugmentSettings
@@ -290,6 +292,64 @@ def test_stages_that_cannot_go_together_are_refused_before_any_work(
     run_recipe(trained, tmp_path / "run", command=["test"], stages=("student",))
 
 
+def test_every_fault_of_a_recipe_is_found_before_its_first_stage(
+    tmp_path: Path, teacher: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By a run and by a plan, all at once, each with the setting that it is of."""
+    manifest = corpus(tmp_path, 3)
+    silent = tmp_path / "silent.jsonl"
+    texts = [replace(u, text=None, language="ja") for u in read_manifest(manifest).utterances]
+    write_manifest(silent, texts)
+    other = write_tiny_model(tmp_path / "other", n_mels=128)
+    data = f'train = "{manifest}"\nvalidation = "{tmp_path}/absent.jsonl"\ntest = "{silent}"'
+    training = 'prompt_probability = 0.5\nskip_utterances = ["u000", "nobody"]'
+    recipe = write_recipe(tmp_path, teacher=teacher, data=data, training=training)
+    changes = (
+        f"student.start={other}",
+        "student.decoder_layers=40",
+        "filter.max_disagreement=0.1",
+        f"evaluate.noise=recorded:10@{tmp_path}/no-noise",
+        "evaluate.decoding.language=ja",
+    )
+    options = [word for change in changes for word in ("--set", change)]
+    found = []
+    for command in (["run", str(recipe), "--out", str(tmp_path / "run")], ["plan", str(recipe)]):
+        assert call([*command, *options]) == USAGE
+        found.append(capsys.readouterr().err.splitlines()[1:])
+    assert found[0] == found[1]
+    assert [fault.split(": ")[0].strip() for fault in found[0]] == [
+        "student.start",  # vocabulary
+        "student.start",  # mel bins
+        "student",
+        "evaluate.decoding",
+        "filter.max_disagreement",
+        "data.validation",
+        "data.test",
+        "training.prompt_probability",
+        "training.skip_utterances",
+        "evaluate.noise",
+    ]
+    assert "absent.jsonl" in "".join(found[0])
+    assert "n_mels 80, found 128" in "".join(found[0])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_part_of_a_split_without_texts_is_found_before_the_labels(
+    tmp_path: Path, teacher: Path
+) -> None:
+    manifest = corpus(tmp_path, 9)
+    utterances = [replace(u, text=None) for u in read_manifest(manifest).utterances]
+    write_manifest(manifest, utterances)
+    data = DataSettings(source=str(manifest))
+    recipe = Recipe(name="unread", teacher=str(teacher), data=data, hardware=Hardware("cpu"))
+    with pytest.raises(
+        SettingsError, match=r"2 faults(?s:.)*data\.test: (?s:.)*data\.validation: "
+    ):
+        run_recipe(recipe, tmp_path / "run", command=["test"])
+    assert not (tmp_path / "run" / "labels").exists()
+    run_recipe(recipe, tmp_path / "run", command=["test"], stages=("data",))
+
+
 def test_another_teacher_is_refused(work: Workplace, tiny_model: Path) -> None:
     assert work.run("--set", f'teacher="{tiny_model}"') == SOME_FAILED
 
@@ -320,7 +380,6 @@ def test_training_goes_on_with_no_other_teacher_manifest_or_number_format(
     assert "input manifest: was " in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_a_stopped_training_may_go_on_in_less_memory(work: Workplace) -> None:
     assert train(work, "--set", "training.steps=6", "--force") == OK
     (work.out / "train" / "done").unlink()
@@ -376,9 +435,11 @@ def test_a_language_of_the_data_is_that_of_every_stage(
     tmp_path: Path, teacher: Path, split: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Whatever the manifests name, and whether they are split or named one by one."""
-    manifests = [corpus(tmp_path / part, 12, more=[
-        utterance(tmp_path / part, 12, language="en")
-    ]) for part in "abc"]  # fmt: skip
+    manifests = []
+    for part in "abc":
+        (tmp_path / part).mkdir()
+        english = utterance(tmp_path / part, 12, language="en")
+        manifests.append(corpus(tmp_path / part, 12, more=[english]))
     if split:
         data = DataSettings(source=str(manifests[0]), language="German")
     else:
@@ -397,9 +458,10 @@ def test_a_language_of_the_data_is_that_of_every_stage(
     assert "13 utterances name another language (en) and are taken for de" in (
         capsys.readouterr().err
     )
-    before = snapshot(run.path("data"))
+    before = {name: content for name, (_, content) in snapshot(run.path("data")).items()}
     run_recipe(recipe, tmp_path / "run", command=["test"], stages=("data", "label"))
-    assert snapshot(run.path("data")) == before
+    after = {name: content for name, (_, content) in snapshot(run.path("data")).items()}
+    assert after == before
 
 
 def test_several_manifests_are_merged_once_and_again_when_one_has_changed(tmp_path: Path) -> None:
@@ -452,9 +514,9 @@ def is_a_use(frame: FrameType | None) -> bool:
     if frame is None or not frame.f_code.co_filename.startswith(package):
         return False
     while frame is not None and frame.f_code.co_filename.startswith(package):
-        if frame.f_code.co_name == "__post_init__" or frame.f_code.co_filename.endswith(
-            "/run/settings.py"
-        ):
+        code = frame.f_code
+        checks = code.co_name in ("__post_init__", "check_recipe", "_set_faults")
+        if checks or code.co_filename.endswith("/run/settings.py"):
             return False
         frame = frame.f_back
     return True
@@ -540,6 +602,30 @@ def test_every_setting_of_a_recipe_is_read_by_a_run(
     of_file = {("Recipe", "name")}  # the report reads it from recipe.toml
     assert f"<h1>{split.name}" in (finished.out / "report.html").read_text()
     assert all_fields - seen - of_file == of_ray - {("EngineSettings", "engine")}
+
+
+def test_labelling_reads_every_setting_of_decoding_or_refuses_it(
+    tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recipe has the same settings twice, and evaluation reads all of them."""
+    manifest, seen = corpus(tmp_path, 2), set[tuple[str, str]]()
+    with monkeypatch.context() as patch:
+        patch.setattr(DecodingSettings, "__getattribute__", recording_reads(DecodingSettings, seen))
+        label_manifest(manifest, str(teacher), tmp_path / "labels", LabelSettings())
+    read = {name for _, name in seen}
+    others = {
+        "language_windows": 3,
+        "word_timestamps": True,
+        "long_form": "sequential",
+        "chunk_s": 15.0,
+        "overlap_s": 5.0,
+        "vad_filter": True,
+        "condition_on_previous_text": True,
+    }
+    assert {field.name for field in dataclasses.fields(DecodingSettings)} - read <= others.keys()
+    for name, value in others.items():
+        with pytest.raises(ValueError, match=name):
+            LabelSettings(decoding=DecodingSettings(temperatures=(0.0,), **{name: value}))
 
 
 def test_the_defaults_of_a_recipe_are_those_of_its_stages() -> None:

@@ -19,11 +19,17 @@ again goes on where it stopped; ``from_stage`` throws a stage and all behind it 
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
-from distilwhisper.corpus.batches import Example, join_kept, with_previous_text
+from distilwhisper.corpus.batches import (
+    Example,
+    follow_each_other,
+    join_kept,
+    with_previous_text,
+)
 from distilwhisper.corpus.importing.entries import ImportSettings
 from distilwhisper.corpus.importing.importer import import_data
 from distilwhisper.corpus.languages import in_language
@@ -39,6 +45,7 @@ from distilwhisper.corpus.records import (
 )
 from distilwhisper.corpus.splitting import split_manifest
 from distilwhisper.corpus.store import read_jsonl, write_atomic
+from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.engines import EngineSettings
 from distilwhisper.evaluate import EvaluateSettings, evaluate_model
@@ -52,12 +59,14 @@ from distilwhisper.model.checkpoint import (
     save_checkpoint,
 )
 from distilwhisper.model.hardware import Hardware, dtype_name
-from distilwhisper.model.hub import resolve_model
+from distilwhisper.model.hub import ModelNotFound, resolve_model
+from distilwhisper.model.layout import BadCheckpoint
+from distilwhisper.model.whisper import WhisperConfig
 from distilwhisper.progress import progress_bar, say
-from distilwhisper.report import REPORT, read_run, write_card, write_report
+from distilwhisper.report import REPORT, error_rate, read_run, write_card, write_report
 from distilwhisper.run.locks import lock_folder
 from distilwhisper.run.record import write_run_record
-from distilwhisper.run.settings import settings_to_toml
+from distilwhisper.run.settings import SettingsError, settings_to_toml
 from distilwhisper.run.stages import StageChanged, fingerprint, open_stage
 from distilwhisper.speech.audio import load_samples
 from distilwhisper.student import (
@@ -66,17 +75,20 @@ from distilwhisper.student import (
     allow_silence,
     make_student,
 )
-from distilwhisper.text.tokens import Tokenizer
+from distilwhisper.text.tokens import Tokenizer, language_code
 from distilwhisper.text.transcript import TranscriptFormat
 from distilwhisper.training.loop import Trainer, TrainingData
 from distilwhisper.training.ranks import Ranks, ranks_of_environment
 from distilwhisper.training.settings import TrainingSettings
+from distilwhisper.training.validation import check_set
 from distilwhisper.transcribe import write_transcript
 
 StageName = Literal[
     "data", "label", "filter", "student", "train", "evaluate", "transcribe", "report"
 ]
 STAGES: tuple[StageName, ...] = get_args(StageName)
+
+Thing = TypeVar("Thing")
 
 
 @dataclass(frozen=True)
@@ -254,10 +266,9 @@ def run_recipe(
 
     Raises:
         StageChanged: what the folder holds was made with other settings or from other inputs.
-        ValueError: the settings of two stages do not go together.
+        SettingsError: see :func:`check_recipe`.
     """
-    if "train" in stages:  # found out before the labels are made, not after
-        recipe.hardware.pick_training_dtype()
+    check_recipe(recipe, stages=stages, sizes=_sizes_here, tokenizer=_tokenizer_here)
     folder.mkdir(parents=True, exist_ok=True)
     with ranks_of_environment(recipe.hardware) as ranks:
         run = Run(recipe, folder, force, ranks)
@@ -287,6 +298,8 @@ def _lead(
         try:
             for stage in stages:
                 _STAGE_FUNCTIONS[stage](run)
+                if stage == "data" and recipe.data.source is not None:
+                    _raise_faults(_set_faults(_split_sets(run), recipe, stages))
         except StageChanged:  # what lies in the folder was made by the recipe before
             if before is not None:
                 write_atomic(path, before)
@@ -300,6 +313,214 @@ def _discard(run: Run, stage: StageName) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+
+
+# Before the first stage
+
+
+def check_recipe(
+    recipe: Recipe,
+    *,
+    stages: Sequence[StageName] = STAGES,
+    sizes: Callable[[str], WhisperConfig],
+    tokenizer: Callable[[str], Tokenizer | None],
+    is_run_here: bool = True,
+    has_data: bool = True,
+) -> None:
+    """See that a recipe's settings, paths and models go together, before any work is done.
+
+    Args:
+        recipe: the settings.
+        stages: that are to be run.
+        sizes: of a model, by its folder or hub id.
+        tokenizer: of a model, likewise; None where it is not at hand.
+        is_run_here: ask for the packages and the device as well.
+        has_data: read the manifests that are named.
+
+    Raises:
+        SettingsError: they do not; every fault is named, with its setting.
+    """
+    faults: list[str] = []
+    if is_run_here:
+        faults += _hardware_faults(recipe, stages)
+    known = None
+    if any(stage in stages for stage in ("label", "student", "train", "evaluate", "transcribe")):
+        faults += _model_faults(recipe, sizes)
+        lacking: list[str] = []
+        known = _attempt("teacher", lacking, lambda: tokenizer(recipe.teacher))
+        faults += [fault for fault in lacking if fault not in faults]
+        faults += _speech_faults(recipe, known)
+    if "filter" in stages and recipe.filter.max_disagreement is not None:
+        faults.append(
+            "filter.max_disagreement: needs second labels, and a recipe makes none: leave it out"
+        )
+    if has_data:
+        sets = _named_sets(recipe.data, faults, stages)
+        faults += _set_faults(sets, recipe, stages)
+        for setting, manifest in sets if recipe.data.language is None else ():
+            stage = recipe.label if setting == "data.train" else recipe.evaluate
+            if stage.decoding.language is None:
+                for language in {u.language for u in manifest.utterances} - {None}:
+                    _attempt(setting, faults, partial(_check_language, str(language), known))
+    noise = recipe.evaluate.degradation
+    if noise is not None and noise.source is not None and not noise.source.exists():
+        faults.append(f"evaluate.noise: {noise.source} is not there")
+    _raise_faults(faults)
+
+
+def _raise_faults(faults: Sequence[str]) -> None:
+    if faults:
+        noun = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+        raise SettingsError("\n  ".join([f"the recipe cannot be run: {noun}", *faults]))
+
+
+def _attempt(setting: str, faults: list[str], look: Callable[[], Thing]) -> Thing | None:
+    """Return what is found; note why it is not, by the setting that asked for it."""
+    try:
+        return look()
+    except (ValueError, OSError, ModelNotFound, BadCheckpoint) as error:
+        faults.append(f"{setting}: {error}")
+        return None
+
+
+def _hardware_faults(recipe: Recipe, stages: Sequence[StageName]) -> list[str]:
+    faults: list[str] = []
+    pick = recipe.hardware.pick_training_dtype if "train" in stages else recipe.hardware.pick_device
+    _attempt("hardware", faults, pick)
+    asked = (
+        ("hardware.backend", recipe.hardware.backend == "openvino", "openvino", "openvino"),
+        ("engine.engine", recipe.engine.engine == "ray", "ray", "ray"),
+        ("evaluate.decoding.vad_filter", recipe.evaluate.decoding.vad_filter, "silero_vad", "vad"),
+    )
+    for setting, is_asked, module, extra in asked:
+        if is_asked and find_spec(module) is None:
+            faults.append(f'{setting}: pip install "distilwhisper[{extra}]"')
+    return faults
+
+
+def _model_faults(recipe: Recipe, sizes: Callable[[str], WhisperConfig]) -> list[str]:
+    faults: list[str] = []
+    student = recipe.student
+    teacher = _attempt("teacher", faults, lambda: sizes(recipe.teacher))
+    if teacher is None:
+        return faults
+    source = teacher
+    if student.start is not None:
+        name = student.start
+        source = _attempt("student.start", faults, lambda: sizes(name)) or teacher
+        for what in ("vocab_size", "n_mels"):
+            ours, theirs = getattr(source, what), getattr(teacher, what)
+            if ours != theirs:
+                faults.append(
+                    f"student.start: must have its teacher's {what} {theirs}, found {ours}"
+                )
+        if recipe.training.mse_weight and source.width != teacher.width:
+            faults.append(
+                f"training.mse_weight: pairs states of one width, found {teacher.width} of the "
+                f"teacher and {source.width} of student.start: set it to 0"
+            )
+    _attempt("student", faults, lambda: student.decoder_sources(source.decoder_layers))
+    kept = _attempt("student", faults, lambda: student.encoder_sources(source.encoder_layers))
+    if kept and len(kept) < source.encoder_layers and not recipe.training.train_encoder:
+        faults.append(
+            "an encoder that has lost layers must be trained, found student.encoder_layers "
+            f"{len(kept)} of {source.encoder_layers} and training.train_encoder false: set it to "
+            "true, or leave encoder_layers out"
+        )
+    return faults
+
+
+def _speech_faults(recipe: Recipe, known: Tokenizer | None) -> list[str]:
+    faults: list[str] = []
+    for name, decoding in (
+        ("label", recipe.label.decoding),
+        ("evaluate", recipe.evaluate.decoding),
+    ):
+        _attempt(f"{name}.decoding", faults, partial(_check_speech, decoding, known))
+    if recipe.data.language is not None:
+        language = recipe.data.language
+        _attempt("data.language", faults, lambda: _check_language(language, known))
+    return faults
+
+
+def _check_speech(decoding: DecodingSettings, tokenizer: Tokenizer | None) -> None:
+    if decoding.language is not None:
+        _check_language(decoding.language, tokenizer)
+    if decoding.task == "translate" and tokenizer is not None and not tokenizer.is_multilingual:
+        raise ValueError("the teacher is English-only and cannot translate: take another model")
+
+
+def _check_language(language: str, tokenizer: Tokenizer | None) -> None:
+    (language_code if tokenizer is None else tokenizer.language_code)(language)
+
+
+def _named_sets(
+    data: DataSettings, faults: list[str], stages: Sequence[StageName]
+) -> list[tuple[str, Manifest]]:
+    """Return the manifests that a recipe names, each with the setting that does."""
+    if data.source is not None and ("data" not in stages or Path(data.source).is_dir()):
+        return []
+    named = {
+        "data.source": _one_or_more(data.source),
+        "data.train": data.train_sets,
+        "data.validation": data.validation_sets,
+        "data.test": _one_or_more(data.test),
+    }
+    found = [
+        (setting, _attempt(setting, faults, partial(read_manifest, Path(path))))
+        for setting, paths in named.items()
+        for path in paths
+    ]
+    return [(setting, manifest) for setting, manifest in found if manifest is not None]
+
+
+def _split_sets(run: Run) -> list[tuple[str, Manifest]]:
+    """Return the parts that a source was split into."""
+    parts = {"train": run.manifest("train"), "test": run.manifest("test"), **run.validation}
+    return [(f"data.{name}", read_manifest(path)) for name, path in parts.items()]
+
+
+def _set_faults(
+    sets: Sequence[tuple[str, Manifest]], recipe: Recipe, stages: Sequence[StageName]
+) -> list[str]:
+    faults: list[str] = []
+    for setting, manifest in sets:
+        if setting == "data.validation" and "train" in stages:
+            _attempt(setting, faults, partial(check_set, manifest))
+        if setting == "data.test" and "evaluate" in stages:
+            _attempt(setting, faults, partial(_check_texts, manifest))
+    training, learnt = recipe.training, [m for setting, m in sets if setting == "data.train"]
+    if "train" not in stages or not learnt:
+        return faults
+    if training.prompt_probability and not any(
+        follow_each_other(manifest, max_gap_s=training.prompt_gap_s) for manifest in learnt
+    ):
+        faults.append(
+            "training.prompt_probability: needs utterances in data.train that begin at "
+            f"most prompt_gap_s ({training.prompt_gap_s:g} s) behind another of the same file, "
+            "recording and speaker, found none by start_s and duration_s: set it to 0"
+        )
+    ids = {u.id for manifest in learnt for u in manifest.utterances}
+    strays = [id_ for id_ in training.skip_utterances if id_ not in ids]
+    if strays:
+        faults.append(f"training.skip_utterances: not in data.train: {', '.join(strays)}")
+    return faults
+
+
+def _check_texts(manifest: Manifest) -> None:
+    if not any((utterance.text or "").strip() for utterance in manifest.utterances):
+        raise ValueError(
+            f"{manifest.path} must hold utterances with a text to judge by, found none among "
+            f"{len(manifest.utterances)}"
+        )
+
+
+def _sizes_here(name: str) -> WhisperConfig:
+    return read_config(resolve_model(name))
+
+
+def _tokenizer_here(name: str) -> Tokenizer:
+    return Tokenizer.from_folder(resolve_model(name))
 
 
 # The stages
@@ -396,7 +617,6 @@ def _filter(run: Run) -> None:
 
 
 def _student(run: Run) -> None:
-    _check_encoder(run)
     teacher, dest = run.teacher, run.path("student-init")
     made_from = {"teacher": fingerprint(teacher)}
     if run.recipe.student.start is not None:
@@ -415,23 +635,7 @@ def _student(run: Run) -> None:
     )
 
 
-def _check_encoder(run: Run) -> None:
-    """Refuse an encoder that lacks layers and never learns to do without them."""
-    student = run.recipe.student
-    if student.encoder_layers is None or run.recipe.training.train_encoder:
-        return
-    source = run.teacher if student.start is None else resolve_model(student.start)
-    n_layers = read_config(source).encoder_layers
-    if student.encoder_layers < n_layers:
-        raise ValueError(
-            "an encoder that has lost layers must be trained, found student.encoder_layers "
-            f"{student.encoder_layers} of {n_layers} and training.train_encoder false: set it to "
-            "true, or leave encoder_layers out"
-        )
-
-
 def _train(run: Run) -> None:
-    _check_encoder(run)
     recipe, out, dest = run.recipe, run.path("train"), run.path("student")
     inputs = {
         "teacher": run.teacher,
@@ -467,7 +671,8 @@ def _train(run: Run) -> None:
         result = trainer.fit(on_steps=advance)
     save_checkpoint(_with_heads(trainer), dest)
     done.touch()
-    say(f"train: best validation WER {_percent(result.best_wer)} at step {result.best_step}")
+    best = "unknown" if result.best_wer is None else error_rate(result.best_wer)
+    say(f"train: best validation WER {best} at step {result.best_step}")
 
 
 def _train_along(run: Run) -> None:
@@ -533,10 +738,8 @@ def _trainer(run: Run) -> Trainer:
 
 def _examples(run: Run, manifest: Manifest, tokenizer: Tokenizer) -> list[Example]:
     """Return the windows to train on, made of what the filter kept."""
-    settings = run.recipe.training
-    examples = join_kept(
-        manifest, read_labels(run.path("labels")), read_verdicts(run.path("verdicts")), tokenizer
-    )
+    settings, labels = run.recipe.training, read_labels(run.path("labels"))
+    examples = join_kept(manifest, labels, read_verdicts(run.path("verdicts")), tokenizer)
     if settings.prompt_probability:
         examples = with_previous_text(
             manifest, examples, tokenizer, max_gap_s=settings.prompt_gap_s
@@ -612,10 +815,6 @@ def _report(run: Run) -> None:
     facts = read_run(run.folder)
     say(f"report: {write_card(run.path('student'), facts)}")
     say(f"report: {write_report(run.path(REPORT), [facts])}")
-
-
-def _percent(fraction: float | None) -> str:
-    return "unknown" if fraction is None else f"{100 * fraction:.1f} %"
 
 
 _STAGE_FUNCTIONS: dict[StageName, Callable[[Run], None]] = {

@@ -157,6 +157,12 @@ def with_previous_text(
     return [replace(e, previous=previous.get(e.id, ())) for e in examples]
 
 
+def follow_each_other(manifest: Manifest, *, max_gap_s: float) -> bool:
+    """Tell whether any utterance precedes another, as :func:`with_previous_text` has it."""
+    in_time = sorted(manifest.utterances, key=lambda u: (u.audio, u.start_s))
+    return any(_precedes(before, utterance, max_gap_s) for before, utterance in pairwise(in_time))
+
+
 def _precedes(before: Utterance, utterance: Utterance, max_gap_s: float) -> bool:
     alike = all(
         getattr(before, name) == getattr(utterance, name)
