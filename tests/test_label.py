@@ -232,6 +232,21 @@ def test_bad_recordings_are_named_and_the_rest_is_labelled(
     assert all(labels[f"u00{i}"].token_ids for i in range(3))
 
 
+def test_what_has_other_sound_is_labelled_anew_with_what_failed(
+    tmp_path: Path, hearing: Path
+) -> None:
+    manifest, out = corpus(tmp_path, 6), tmp_path / "labels"
+    label(manifest, hearing, out)
+    before = read_labels(out)
+    write_wav(tmp_path / "u001.wav", noise(1.3, seed=99))
+    label(manifest, hearing, out)
+    assert read_labels(out) == before
+    label_manifest(manifest, str(hearing), out, SETTINGS, hardware=CPU, retry_failed=True)
+    after = read_labels(out)
+    assert [id_ for id_ in before if before[id_] != after[id_]] == ["u001"]
+    assert before["u001"].sound != after["u001"].sound
+
+
 def test_an_utterance_of_exactly_one_window_is_labelled(tmp_path: Path, tiny_model: Path) -> None:
     manifest = corpus(tmp_path, 0, more=[utterance(tmp_path, 5, seconds=30.0)])
     assert label(manifest, tiny_model, tmp_path / "labels").failed == {}

@@ -380,6 +380,25 @@ def test_training_goes_on_with_no_other_teacher_manifest_or_number_format(
     assert "input manifest: was " in capsys.readouterr().err
 
 
+def test_a_recording_that_was_replaced_is_not_trained_on(
+    work: Workplace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    verdicts = read_verdicts(work.out / "verdicts")
+    manifest = read_manifest(work.out / "data" / "train.jsonl")
+    first = next(u for u in manifest.utterances if verdicts[u.id].keep)
+    path = Path(manifest.audio_source(first))
+    sound = path.read_bytes()
+    try:
+        write_wav(path, noise(2.0, seed=99))
+        assert work.run("--from-stage", "train", "--to-stage", "train") == SOME_FAILED
+    finally:
+        path.write_bytes(sound)
+    assert f"1 with other contents, or none: utterance {first.id!r}: {path}" in (
+        capsys.readouterr().err
+    )
+
+
+@pytest.mark.slow
 def test_a_stopped_training_may_go_on_in_less_memory(work: Workplace) -> None:
     assert train(work, "--set", "training.steps=6", "--force") == OK
     (work.out / "train" / "done").unlink()

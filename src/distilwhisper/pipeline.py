@@ -43,6 +43,7 @@ from distilwhisper.corpus.records import (
     read_verdicts,
     write_manifest,
 )
+from distilwhisper.corpus.sounds import check_sounds
 from distilwhisper.corpus.splitting import split_manifest
 from distilwhisper.corpus.store import read_jsonl, write_atomic
 from distilwhisper.decoding.settings import DecodingSettings
@@ -740,6 +741,8 @@ def _examples(run: Run, manifest: Manifest, tokenizer: Tokenizer) -> list[Exampl
     """Return the windows to train on, made of what the filter kept."""
     settings, labels = run.recipe.training, read_labels(run.path("labels"))
     examples = join_kept(manifest, labels, read_verdicts(run.path("verdicts")), tokenizer)
+    if run.ranks.is_first:
+        check_sounds(manifest, (u for e in examples for u in e.utterances), labels)
     if settings.prompt_probability:
         examples = with_previous_text(
             manifest, examples, tokenizer, max_gap_s=settings.prompt_gap_s

@@ -44,7 +44,7 @@ from distilwhisper.filtering.measures import (
 )
 
 GROUP_ROWS = 8192  # a group takes label shards until it has as many rows
-_VERSION = 3  # of what the numbers mean; part of the key
+_VERSION = 4  # of what the numbers mean; part of the key
 
 
 @dataclass(frozen=True)
