@@ -54,6 +54,14 @@ class StudentSettings:
                 faults.append(f"{name} must be at least 1, found {found}")
         if self.layers is not None and not self.layers:
             faults.append("layers must name at least one layer, found none")
+        if self.layers and self.decoder_layers not in (
+            StudentSettings.decoder_layers,
+            len(self.layers),
+        ):
+            faults.append(
+                f"decoder_layers must be left out beside layers, found {self.decoder_layers} and "
+                f"{len(self.layers)} layers by name"
+            )
         if self.layers is not None and self.merge_layers:
             faults.append("merge_layers takes all layers: leave layers out, or merge_layers")
         if faults:
