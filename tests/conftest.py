@@ -1,5 +1,6 @@
 import csv
 import os
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -21,6 +22,16 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # A property is true or false however busy the machine is: no test asserts on time.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _in_an_empty_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test depends on what lies in the checkout beside its files, nor leaves anything there."""
+    folder = tmp_path_factory.mktemp("empty")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        yield
+    assert not list(folder.iterdir()), "a test has left files in the current folder"
 
 
 @pytest.fixture(scope="session")

@@ -161,6 +161,26 @@ def test_a_language_the_model_does_not_know_is_refused_before_any_work(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("named", [None, "en"])
+def test_a_language_that_is_asked_for_decides_how_errors_are_counted(
+    tmp_path: Path,
+    tiny_multilingual_model: Path,
+    named: str | None,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The English normaliser takes accents away; in German they make another word."""
+    one = replace(utterance(tmp_path, 0, language=named), text="Über twenty")
+    write_manifest(tmp_path / "manifest.jsonl", [one])
+    for language, reference in ((None, "uber 20"), ("German", "über twenty")):
+        asked = replace(SETTINGS, decoding=replace(SETTINGS.decoding, language=language))
+        out = tmp_path / str(language)
+        manifest = tmp_path / "manifest.jsonl"
+        evaluate_model(str(tiny_multilingual_model), manifest, out, asked, hardware=CPU)
+        (row,) = read_jsonl(out / "scores.jsonl")
+        assert row["reference"] == reference
+    assert ("(en) and are taken for de" in capsys.readouterr().err) is (named == "en")
+
+
 def test_a_long_utterance_is_cut_into_chunks(tmp_path: Path, model: Path) -> None:
     samples = noise(45.0, seed=5)
     write_wav(tmp_path / "long.wav", samples)
@@ -417,6 +437,17 @@ def test_what_is_named_twice_or_not_at_all_is_refused_before_any_work(
     with pytest.raises(ValueError, match=message):
         evaluate_all(models, [Path(set_) for set_ in sets], noises, tmp_path / "out", SETTINGS)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("hub_id", [False, True])
+def test_a_model_among_the_sets_is_sent_behind_them(
+    tmp_path: Path, model: Path, hub_id: bool
+) -> None:
+    other = Path("openai/whisper-base") if hub_id else model
+    manifests = [other, corpus(tmp_path, 1)]
+    with pytest.raises(ValueError, match=rf"as --against {other}$"):
+        evaluate_all([str(model)], manifests, [None], tmp_path / "out", SETTINGS, hardware=CPU)
+    assert not list(tmp_path.glob("out/*/*"))
 
 
 def test_a_comparison_does_not_go_into_the_folder_of_an_evaluation_nor_the_other_way(

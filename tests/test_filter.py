@@ -74,6 +74,20 @@ def test_texts_that_normalise_to_nothing_have_their_reasons(nothing: str) -> Non
     assert reason(None, label(nothing)) == "empty_pseudo_label"
 
 
+@pytest.mark.parametrize("blank", ["", " \n"])
+def test_silence_is_kept_on_request_whatever_the_teacher_heard_in_it(blank: str) -> None:
+    for said in (label(""), label("Thank you."), label("you " * 99, finished=False)):
+        assert reason(blank, said, keep_silence=True) == "kept_silence"
+    assert reason(blank, label("", error="cannot be read"), keep_silence=True) == "label_failed"
+    assert reason(blank, None, keep_silence=True) == "unlabelled"
+
+
+@pytest.mark.parametrize("text", ["...", "[unintelligible]", "(inaudible)", " -- "])
+def test_a_note_is_no_silence(text: str) -> None:
+    """It may stand where somebody spoke and nobody understood: that must not be taught away."""
+    assert reason(text, label(TEN), keep_silence=True) == "empty_reference"
+
+
 def test_errors_are_counted_whatever_the_reason() -> None:
     dropped = judge(utterance(""), label("two dogs"), SETTINGS)
     assert (dropped.errors, dropped.wer) == (ErrorCounts(insertions=2), None)
@@ -242,7 +256,7 @@ def test_the_limit_counts_as_the_decimal_it_is_written_as(
 # Languages and settings
 
 
-def test_the_language_is_the_manifests_then_the_settings_then_the_teachers() -> None:
+def test_the_language_is_the_settings_then_the_manifests_then_the_teachers() -> None:
     digits = label("20 cats", language="de")
     english = utterance("twenty cats", language="en")
     unknown = utterance("twenty cats", language=None)
@@ -250,6 +264,7 @@ def test_the_language_is_the_manifests_then_the_settings_then_the_teachers() -> 
     assert judge(unknown, digits, SETTINGS).wer == 0.5
     assert judge(unknown, digits, FilterSettings(language="English")).wer == 0
     assert judge(unknown, replace(digits, language="en"), SETTINGS).wer == 0
+    assert judge(english, digits, FilterSettings(language="de")).wer == 0.5
 
 
 @pytest.mark.parametrize("language", [None, "klingon"])

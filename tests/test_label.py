@@ -5,6 +5,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -86,6 +87,30 @@ def test_a_label_that_ended_by_itself_has_the_end_token_and_no_other_does(
     for label_ in labels:
         assert (label_.token_ids[-1] == eot) == label_.finished
         assert eot not in label_.token_ids[:-1]
+
+
+def test_a_language_that_is_asked_for_goes_before_the_manifests(
+    tmp_path: Path, tiny_multilingual_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = corpus(tmp_path, 2, more=[utterance(tmp_path, 2, language="en")])
+    asked = replace(SETTINGS, decoding=replace(SETTINGS.decoding, language="German"))
+    label(manifest, tiny_multilingual_model, tmp_path / "labels", asked)
+    tokenizer = Tokenizer.from_folder(tiny_multilingual_model)
+    for made in read_labels(tmp_path / "labels").values():
+        assert made.language == "de"
+        assert made.token_ids[1] == tokenizer.languages["de"]
+    assert "1 of 3 utterances name another language (en) and are taken for de" in (
+        capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("vad_filter", True), ("chunk_s", 15.0), ("long_form", "sequential"), ("language_windows", 3)],
+)
+def test_settings_of_long_recordings_are_refused(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"^{name} must be left out"):
+        LabelSettings(decoding=DecodingSettings(temperatures=GREEDY, **{name: value}))
 
 
 def test_a_multilingual_teacher_puts_the_language_into_the_prompt(
@@ -205,6 +230,21 @@ def test_bad_recordings_are_named_and_the_rest_is_labelled(
         assert labels[id_].error == problem
         assert labels[id_].token_ids == ()
     assert all(labels[f"u00{i}"].token_ids for i in range(3))
+
+
+def test_what_has_other_sound_is_labelled_anew_with_what_failed(
+    tmp_path: Path, hearing: Path
+) -> None:
+    manifest, out = corpus(tmp_path, 6), tmp_path / "labels"
+    label(manifest, hearing, out)
+    before = read_labels(out)
+    write_wav(tmp_path / "u001.wav", noise(1.3, seed=99))
+    label(manifest, hearing, out)
+    assert read_labels(out) == before
+    label_manifest(manifest, str(hearing), out, SETTINGS, hardware=CPU, retry_failed=True)
+    after = read_labels(out)
+    assert [id_ for id_ in before if before[id_] != after[id_]] == ["u001"]
+    assert before["u001"].sound != after["u001"].sound
 
 
 def test_an_utterance_of_exactly_one_window_is_labelled(tmp_path: Path, tiny_model: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from corpora import TEXTS, corpus, hearing_model, noise, snapshot
+from corpora import TEXTS, corpus, hearing_model, noise, snapshot, utterance
 from safetensors.torch import load_file
 from tiny_model import write_tiny_model
 
@@ -25,14 +25,18 @@ from distilwhisper.corpus.records import (
     write_manifest,
 )
 from distilwhisper.corpus.store import read_jsonl
+from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.engines import EngineSettings
+from distilwhisper.label import LabelSettings, label_manifest
 from distilwhisper.model.hardware import Hardware
+from distilwhisper.model.layout import read_json_object
 from distilwhisper.pipeline import DataSettings, Recipe, run_recipe
-from distilwhisper.run.settings import build_settings, read_recipe
+from distilwhisper.run.settings import SettingsError, build_settings, read_recipe
 from distilwhisper.run.stages import StageChanged
 from distilwhisper.speech.audio import load_samples, write_wav
 from distilwhisper.speech.augment import AugmentSettings
 from distilwhisper.student import StudentSettings
+from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.training.settings import TrainingSettings
 
 RECIPE = """
@@ -288,6 +292,64 @@ def test_stages_that_cannot_go_together_are_refused_before_any_work(
     run_recipe(trained, tmp_path / "run", command=["test"], stages=("student",))
 
 
+def test_every_fault_of_a_recipe_is_found_before_its_first_stage(
+    tmp_path: Path, teacher: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By a run and by a plan, all at once, each with the setting that it is of."""
+    manifest = corpus(tmp_path, 3)
+    silent = tmp_path / "silent.jsonl"
+    texts = [replace(u, text=None, language="ja") for u in read_manifest(manifest).utterances]
+    write_manifest(silent, texts)
+    other = write_tiny_model(tmp_path / "other", n_mels=128)
+    data = f'train = "{manifest}"\nvalidation = "{tmp_path}/absent.jsonl"\ntest = "{silent}"'
+    training = 'prompt_probability = 0.5\nskip_utterances = ["u000", "nobody"]'
+    recipe = write_recipe(tmp_path, teacher=teacher, data=data, training=training)
+    changes = (
+        f"student.start={other}",
+        "student.decoder_layers=40",
+        "filter.max_disagreement=0.1",
+        f"evaluate.noise=recorded:10@{tmp_path}/no-noise",
+        "evaluate.decoding.language=ja",
+    )
+    options = [word for change in changes for word in ("--set", change)]
+    found = []
+    for command in (["run", str(recipe), "--out", str(tmp_path / "run")], ["plan", str(recipe)]):
+        assert call([*command, *options]) == USAGE
+        found.append(capsys.readouterr().err.splitlines()[1:])
+    assert found[0] == found[1]
+    assert [fault.split(": ")[0].strip() for fault in found[0]] == [
+        "student.start",  # vocabulary
+        "student.start",  # mel bins
+        "student",
+        "evaluate.decoding",
+        "filter.max_disagreement",
+        "data.validation",
+        "data.test",
+        "training.prompt_probability",
+        "training.skip_utterances",
+        "evaluate.noise",
+    ]
+    assert "absent.jsonl" in "".join(found[0])
+    assert "n_mels 80, found 128" in "".join(found[0])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_part_of_a_split_without_texts_is_found_before_the_labels(
+    tmp_path: Path, teacher: Path
+) -> None:
+    manifest = corpus(tmp_path, 9)
+    utterances = [replace(u, text=None) for u in read_manifest(manifest).utterances]
+    write_manifest(manifest, utterances)
+    data = DataSettings(source=str(manifest))
+    recipe = Recipe(name="unread", teacher=str(teacher), data=data, hardware=Hardware("cpu"))
+    with pytest.raises(
+        SettingsError, match=r"2 faults(?s:.)*data\.test: (?s:.)*data\.validation: "
+    ):
+        run_recipe(recipe, tmp_path / "run", command=["test"])
+    assert not (tmp_path / "run" / "labels").exists()
+    run_recipe(recipe, tmp_path / "run", command=["test"], stages=("data",))
+
+
 def test_another_teacher_is_refused(work: Workplace, tiny_model: Path) -> None:
     assert work.run("--set", f'teacher="{tiny_model}"') == SOME_FAILED
 
@@ -316,6 +378,24 @@ def test_training_goes_on_with_no_other_teacher_manifest_or_number_format(
     write_manifest(manifest.path, spoken)
     assert train(work) == SOME_FAILED
     assert "input manifest: was " in capsys.readouterr().err
+
+
+def test_a_recording_that_was_replaced_is_not_trained_on(
+    work: Workplace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    verdicts = read_verdicts(work.out / "verdicts")
+    manifest = read_manifest(work.out / "data" / "train.jsonl")
+    first = next(u for u in manifest.utterances if verdicts[u.id].keep)
+    path = Path(manifest.audio_source(first))
+    sound = path.read_bytes()
+    try:
+        write_wav(path, noise(2.0, seed=99))
+        assert work.run("--from-stage", "train", "--to-stage", "train") == SOME_FAILED
+    finally:
+        path.write_bytes(sound)
+    assert f"1 with other contents, or none: utterance {first.id!r}: {path}" in (
+        capsys.readouterr().err
+    )
 
 
 @pytest.mark.slow
@@ -369,6 +449,40 @@ def test_several_manifests_are_trained_on_as_one(tmp_path: Path) -> None:
         assert all(Path(merged.audio_source(u)).exists() for u in merged.utterances)
 
 
+@pytest.mark.parametrize("split", [False, True])
+def test_a_language_of_the_data_is_that_of_every_stage(
+    tmp_path: Path, teacher: Path, split: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever the manifests name, and whether they are split or named one by one."""
+    manifests = []
+    for part in "abc":
+        (tmp_path / part).mkdir()
+        english = utterance(tmp_path / part, 12, language="en")
+        manifests.append(corpus(tmp_path / part, 12, more=[english]))
+    if split:
+        data = DataSettings(source=str(manifests[0]), language="German")
+    else:
+        a, b, c = map(str, manifests)
+        data = DataSettings(train=a, validation=(b, c), test=c, language="German")
+    recipe = Recipe(name="german", teacher=str(teacher), data=data, hardware=Hardware("cpu"))
+    run = run_recipe(
+        recipe, tmp_path / "run", command=["test"], stages=("data", "label", "filter", "student")
+    )
+    assert {label.language for label in read_labels(run.path("labels")).values()} == {"de"}
+    for path in (run.manifest("train"), run.manifest("test"), *run.validation.values()):
+        manifest = read_manifest(path)
+        assert {u.language for u in manifest.utterances} == {"de"}
+        assert Path(manifest.audio_source(manifest.utterances[0])).exists()
+    assert list(run.validation) == (["validation"] if split else [b, c])
+    assert "13 utterances name another language (en) and are taken for de" in (
+        capsys.readouterr().err
+    )
+    before = {name: content for name, (_, content) in snapshot(run.path("data")).items()}
+    run_recipe(recipe, tmp_path / "run", command=["test"], stages=("data", "label"))
+    after = {name: content for name, (_, content) in snapshot(run.path("data")).items()}
+    assert after == before
+
+
 def test_several_manifests_are_merged_once_and_again_when_one_has_changed(tmp_path: Path) -> None:
     a, b = several(tmp_path)
     recipe, out = recipe_of([a, b], a), tmp_path / "run"
@@ -381,6 +495,22 @@ def test_several_manifests_are_merged_once_and_again_when_one_has_changed(tmp_pa
         run_recipe(recipe, out, command=["test"], stages=("data",))
     run = run_recipe(recipe, out, command=["test"], stages=("data",), force=True)
     assert len(read_manifest(run.manifest("train")).utterances) == 3
+
+
+def test_silence_is_taught_on_request(tmp_path: Path, teacher: Path) -> None:
+    write_wav(tmp_path / "silence.wav", np.zeros(16_000, dtype=np.float32))
+    silence = Utterance("silence", "silence.wav", duration_s=1.0, text="", language="de")
+    named = [corpus(tmp_path, 4, more=[silence]), *several(tmp_path / "held-out")]
+    parts = zip(("train", "validation", "test"), named, strict=True)
+    data = "\n".join(f'{name} = "{path}"' for name, path in parts)
+    work = Workplace(write_recipe(tmp_path, teacher=teacher, data=data), tmp_path / "run")
+    until_trained = ("--to-stage", "train", "--set", "data.language=en")
+    assert work.run(*until_trained, "--set", "filter.keep_silence=true") == OK
+    assert read_verdicts(work.out / "verdicts")["silence"].reason == "kept_silence"
+    eot = Tokenizer.from_folder(teacher).eot
+    for model, may_say_nothing in ((teacher, False), (work.out / "student", True)):
+        first = read_json_object(model / "generation_config.json")["begin_suppress_tokens"]
+        assert (eot in first, 220 in first) == (not may_say_nothing, True)
 
 
 # Every setting is read
@@ -403,9 +533,9 @@ def is_a_use(frame: FrameType | None) -> bool:
     if frame is None or not frame.f_code.co_filename.startswith(package):
         return False
     while frame is not None and frame.f_code.co_filename.startswith(package):
-        if frame.f_code.co_name == "__post_init__" or frame.f_code.co_filename.endswith(
-            "/run/settings.py"
-        ):
+        code = frame.f_code
+        checks = code.co_name in ("__post_init__", "check_recipe", "_set_faults")
+        if checks or code.co_filename.endswith("/run/settings.py"):
             return False
         frame = frame.f_back
     return True
@@ -426,9 +556,9 @@ def spans_of_one_file(manifest: Path) -> list[Utterance]:
     """Write the sound of a manifest's utterances as one file; return them as spans of it."""
     folder, spans, start_s = manifest.parent, [], 0.0
     utterances = read_manifest(manifest).utterances
-    for utterance in utterances:
-        spans.append(replace(utterance, audio="all.wav", start_s=start_s))
-        start_s += utterance.duration_s or 0.0
+    for each in utterances:
+        spans.append(replace(each, audio="all.wav", start_s=start_s))
+        start_s += each.duration_s or 0.0
     write_wav(
         folder / "all.wav", np.concatenate([load_samples(folder / u.audio) for u in utterances])
     )
@@ -493,6 +623,30 @@ def test_every_setting_of_a_recipe_is_read_by_a_run(
     assert all_fields - seen - of_file == of_ray - {("EngineSettings", "engine")}
 
 
+def test_labelling_reads_every_setting_of_decoding_or_refuses_it(
+    tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recipe has the same settings twice, and evaluation reads all of them."""
+    manifest, seen = corpus(tmp_path, 2), set[tuple[str, str]]()
+    with monkeypatch.context() as patch:
+        patch.setattr(DecodingSettings, "__getattribute__", recording_reads(DecodingSettings, seen))
+        label_manifest(manifest, str(teacher), tmp_path / "labels", LabelSettings())
+    read = {name for _, name in seen}
+    others = {
+        "language_windows": 3,
+        "word_timestamps": True,
+        "long_form": "sequential",
+        "chunk_s": 15.0,
+        "overlap_s": 5.0,
+        "vad_filter": True,
+        "condition_on_previous_text": True,
+    }
+    assert {field.name for field in dataclasses.fields(DecodingSettings)} - read <= others.keys()
+    for name, value in others.items():
+        with pytest.raises(ValueError, match=name):
+            LabelSettings(decoding=DecodingSettings(temperatures=(0.0,), **{name: value}))
+
+
 def test_the_defaults_of_a_recipe_are_those_of_its_stages() -> None:
     recipe = build_settings(
         Recipe, {"name": "x", "teacher": "t", "data": {"source": "s"}}, where="here"
@@ -512,6 +666,12 @@ def test_the_defaults_of_a_recipe_are_those_of_its_stages() -> None:
         ({"train": ["a", "a"], "validation": "c", "test": "d"}, "train must name every .* once"),
         ({"train": "a", "validation": ["c", "c"], "test": "d"}, "validation must name every"),
         ({"source": "a", "test_fraction": 0.5}, "test_fraction must lie between 0 and 0.5"),
+        ({"source": "a", "validation": "b"}, "validation must be left out: a source is split"),
+        ({"source": "a", "test": "b"}, "test must be left out: a source is split"),
+        (
+            {"train": "a", "validation": "b", "test": "c", "seed": 1, "test_fraction": 0.2},
+            "test_fraction and seed must be left out: only a source is split",
+        ),
     ],
 )
 def test_data_settings_that_cannot_be_are_refused(table: dict[str, Any], message: str) -> None:

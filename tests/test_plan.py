@@ -169,7 +169,7 @@ def recipe_of_files(folder: Path, teacher: Path) -> Recipe:
     lengths = (20.0, None, 40.0)
     write_manifest(
         folder / "test.jsonl",
-        [Utterance(f"u{i}", "a.wav", duration_s=s) for i, s in enumerate(lengths)],
+        [Utterance(f"u{i}", "a.wav", duration_s=s, text="a text") for i, s in enumerate(lengths)],
     )
     data = DataSettings(train=str(train), validation=str(train), test=str(folder / "test.jsonl"))
     return Recipe(name="files", teacher=str(teacher), data=data)

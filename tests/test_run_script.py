@@ -46,7 +46,8 @@ def finish_environment(checkout: Path, **programs: str) -> None:
     """Put programs of one line of shell in the place of a finished environment."""
     for name, shell in {"python": "true", **programs}.items():
         write_program(checkout / ".venv" / "bin" / name, shell)
-    state = load_script(checkout).wanted_state()
+    script = load_script(checkout)
+    state = script.wanted_state(script.FOR_ALL)
     (checkout / ".venv" / "distilwhisper-state").write_text(state)
 
 
@@ -124,14 +125,28 @@ def test_ctrl_c_ends_program_and_script_quietly(checkout: Path) -> None:
 
 def test_the_state_follows_the_pins_the_package_and_the_place(checkout: Path) -> None:
     script = load_script(checkout)
-    states = {script.wanted_state()}
+    states = {script.wanted_state(extras) for extras in (script.FOR_DEMO, script.FOR_ALL)}
     for name in ("constraints.txt", "pyproject.toml"):
         with (checkout / name).open("a") as file:
             file.write("# changed\n")
-        states.add(script.wanted_state())
+        states.add(script.wanted_state(script.FOR_ALL))
     moved = checkout.rename(checkout.with_name("moved"))
-    states.add(load_script(moved).wanted_state())
-    assert len(states) == 4
+    states.add(load_script(moved).wanted_state(script.FOR_ALL))
+    assert len(states) == 5
+
+
+def test_the_demo_installs_what_it_needs_and_the_others_the_rest(checkout: Path) -> None:
+    programs = dict.fromkeys(("python", "uv"), 'echo "$*" >> "$(dirname "$0")/installed"')
+    finish_environment(checkout, **programs)
+    script = load_script(checkout)
+    for extras in (script.FOR_DEMO, script.FOR_ALL):
+        script.install(extras)
+        script.STATE.write_text(script.wanted_state(extras))
+        assert script.is_finished(script.FOR_DEMO)
+        assert script.is_finished(script.FOR_ALL) is (extras == script.FOR_ALL)
+    installed = (checkout / ".venv" / "bin" / "installed").read_text().splitlines()
+    editable = [line.split()[-1] for line in installed if "--editable" in line]
+    assert editable == [".[demo]", ".[demo,dev]"]
 
 
 def test_an_environment_is_built_upon_only_if_it_is_whole(checkout: Path) -> None:

@@ -148,6 +148,13 @@ def test_settings_that_make_no_sense_are_refused_together() -> None:
         StudentSettings(decoder_layers=0, encoder_layers=0, layers=())
     with pytest.raises(ValueError, match="merge_layers takes all layers"):
         StudentSettings(layers=(0,), merge_layers=True)
+    with pytest.raises(ValueError, match=r"decoder_layers must be left out .* 4 and 3 layers"):
+        StudentSettings(decoder_layers=4, layers=(0, 1, -1))
+    assert StudentSettings(decoder_layers=3, layers=(0, 1, -1)).decoder_sources(6) == [
+        [0],
+        [1],
+        [5],
+    ]
 
 
 def test_a_description_counts_parameters_and_predicts_the_speed(tiny_model: Path) -> None:

@@ -21,6 +21,7 @@ from distilwhisper.corpus.batches import UnreadableRecording
 from distilwhisper.corpus.importing.entries import ImportSettings, UnreadableSource
 from distilwhisper.corpus.importing.importer import import_data
 from distilwhisper.corpus.records import read_manifest
+from distilwhisper.corpus.sounds import ChangedRecording
 from distilwhisper.corpus.store import TornShard
 from distilwhisper.decoding.search import NonFiniteOutput
 from distilwhisper.decoding.settings import DecodingSettings
@@ -238,7 +239,8 @@ def label(
         shards: I/N: label every N-th shard alone, from the I-th on, counted from 0; N such
             commands may run side by side, as a Slurm array does. The same command without it
             then sees that all is there.
-        retry_failed: try again what failed before, such as audio that has come back.
+        retry_failed: try again what failed before, such as audio that has come back, and what has
+            other sound now than was labelled.
         force: begin anew where settings or inputs have changed.
     """
     summary = label_manifest(
@@ -488,8 +490,7 @@ def report(folders: Positional[tuple[Path, ...]], /, *, out: Path | None = None)
     """Write one page about finished runs, side by side, and comparisons of models.
 
     Args:
-        folders: each of a run that has come to its end, or of what evaluate leaves of several
-            models, sets or noises.
+        folders: each of a run that has come to its end, or of what evaluate leaves.
         out: the page; report.html in the folder when left out, and here if there are several.
     """
     if not folders:
@@ -562,6 +563,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
 # What can go wrong without a fault of ours; anything else keeps its traceback.
 EXPECTED = (
     BadCheckpoint,
+    ChangedRecording,
     CheckpointMismatch,
     CorruptAudio,
     MissingRay,

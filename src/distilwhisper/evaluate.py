@@ -30,6 +30,7 @@ import numpy as np
 import torch
 
 from distilwhisper.corpus.batches import load_utterances
+from distilwhisper.corpus.languages import in_language
 from distilwhisper.corpus.records import Manifest, Utterance, read_manifest
 from distilwhisper.corpus.store import (
     read_jsonl,
@@ -161,13 +162,16 @@ def evaluate_tasks(
         One summary for each task.
     """
     hardware, engine = hardware or Hardware(), engine or EngineSettings()
+    for task in tasks:
+        _check_is_no_model(task.manifest)
     folder = resolve_model(model)
     draft_folder = None if draft is None else resolve_model(draft).absolute()
     models = {"model": fingerprint(folder)}
     if draft_folder is not None:
         models["draft"] = fingerprint(draft_folder)
     n_parameters = count_parameters(folder)
-    manifests = {task.manifest: read_manifest(task.manifest) for task in tasks}
+    sets = {(task.manifest, task.settings.decoding.language) for task in tasks}
+    manifests = {(path, code): in_language(read_manifest(path), code) for path, code in sets}
     with ExitStack() as locks:
         jobs = []
         for task in tasks:
@@ -184,7 +188,7 @@ def evaluate_tasks(
             )
             jobs.append(
                 EvaluateJob(
-                    manifest=manifests[task.manifest],
+                    manifest=manifests[task.manifest, task.settings.decoding.language],
                     model=folder.absolute(),
                     out=task.out.absolute(),
                     decoding=task.settings.decoding,
@@ -206,6 +210,16 @@ def evaluate_tasks(
             )
             for job in jobs
         ]
+
+
+def _check_is_no_model(manifest: Path) -> None:
+    is_hub_id = not manifest.exists() and len(manifest.parts) == 2 and not manifest.suffix
+    if (manifest / "config.json").is_file() or is_hub_id:
+        found = "neither file nor folder" if is_hub_id else "a model"
+        raise ValueError(
+            f"{manifest} must be a set, found {found}: models to compare with go behind the sets, "
+            f"as --against {manifest}"
+        )
 
 
 def evaluate_all(

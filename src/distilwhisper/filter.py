@@ -17,6 +17,8 @@ verdict's reason:
 
     unlabelled                         there is no label
     label_failed                       the label holds an error instead of a text
+    kept_silence                       kept, with keep_silence: the reference is blank, and the
+                                       student learns to say nothing, whatever the label says
     cut_off                            the teacher did not end by itself: it ran into the token
                                        limit
     empty_reference                    there is a reference, and it normalises to nothing
@@ -55,7 +57,8 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from distilwhisper.corpus.records import Label, Utterance, Verdict
+from distilwhisper.corpus.languages import say_overruled
+from distilwhisper.corpus.records import Label, Utterance, Verdict, read_manifest
 from distilwhisper.corpus.store import shard_path, shard_paths, write_atomic
 from distilwhisper.filtering.calibration import Calibration, calibrate
 from distilwhisper.filtering.gates import (
@@ -88,7 +91,7 @@ __all__ = [
 
 Unit: TypeAlias = Literal["word", "character"]
 
-_KEPT: tuple[Reason, ...] = ("kept", "kept_without_reference")
+_KEPT: tuple[Reason, ...] = ("kept", "kept_without_reference", "kept_silence")
 _N_WRITERS = 8  # that wait for the disk at the same time
 
 
@@ -113,7 +116,7 @@ class FilterSummary:
         by_reason: shares in the order of the reasons; those that did not occur are left out.
         errors: of all labels that have a reference, by what was counted; words and characters
             make no common rate.
-        errors_kept: of those that are kept.
+        errors_kept: of those that are kept and taught; where silence is, the label is not.
         n_without_duration: utterances that no hours count.
         n_stray_labels: labels of no utterance of the manifest; they were passed over.
         settings: the limits.
@@ -240,6 +243,8 @@ def filter_labels(
         if summary_path.exists():
             summary = FilterSummary.from_dict(json.loads(summary_path.read_text(encoding="utf-8")))
         else:
+            if settings.language is not None:
+                say_overruled(read_manifest(manifest_path), settings.language)
             table = make_measures(sources, folder, n_processes=n_processes)
             summary = _write(table, settings, out, sources)
         if figures:
@@ -280,7 +285,7 @@ def summarise(table: Measures, codes: Codes, settings: FilterSettings) -> Filter
         kept=sum((shares[reason] for reason in _KEPT), Share()),
         by_reason={reason: share for reason, share in shares.items() if share.count},
         errors=_errors(table, np.ones(len(codes), dtype=bool)),
-        errors_kept=_errors(table, kept),
+        errors_kept=_errors(table, kept & ~table["silent_reference"]),
         n_without_duration=int(np.count_nonzero(np.isnan(table["duration_s"]))),
         n_stray_labels=table.n_stray,
         settings=settings,

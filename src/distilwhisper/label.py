@@ -11,13 +11,15 @@ changed is refused.
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from distilwhisper.corpus.batches import load_utterances
+from distilwhisper.corpus.languages import in_language
 from distilwhisper.corpus.records import Label, Manifest, Utterance, read_manifest
+from distilwhisper.corpus.sounds import is_as_labelled
 from distilwhisper.corpus.store import (
     check_shard,
     read_jsonl,
@@ -37,6 +39,7 @@ from distilwhisper.progress import Advance, progress_bar, say
 from distilwhisper.run.locks import Part, lock_folder
 from distilwhisper.run.stages import fingerprint, open_stage
 from distilwhisper.speech.audio import WINDOW_S, WINDOW_SAMPLES, Samples, samples_to_seconds
+from distilwhisper.speech.sources import fingerprint as fingerprint_of_sound
 
 
 @dataclass(frozen=True)
@@ -57,10 +60,27 @@ class LabelSettings:
         faults = []
         if self.shard_size < 1:
             faults.append(f"shard_size must be at least 1, found {self.shard_size}")
+        default = DecodingSettings()
+        faults += [
+            f"{name} must be left out: it is of recordings over {WINDOW_S:g} s, and labels are not"
+            for name in _OF_LONG_RECORDINGS
+            if getattr(self.decoding, name) != getattr(default, name)
+        ]
         if self.pack and (fault := packing_fault(self.decoding)):
             faults.append(fault)
         if faults:
             raise ValueError("; ".join(faults))
+
+
+_OF_LONG_RECORDINGS = (
+    "language_windows",
+    "word_timestamps",
+    "long_form",
+    "chunk_s",
+    "overlap_s",
+    "vad_filter",
+    "condition_on_previous_text",
+)
 
 
 @dataclass(frozen=True)
@@ -96,7 +116,8 @@ def label_manifest(
         engine: which processes do it.
         part: do these shards alone, while other processes may be doing others; the same without
             one, afterwards, sees that none is missing.
-        retry_failed: try again what failed before; labels that are there stay as they are.
+        retry_failed: try again what failed before, and what has other sound now than was labelled;
+            all other labels stay as they are.
         force: begin anew where settings or inputs have changed.
 
     Raises:
@@ -111,7 +132,7 @@ def label_manifest(
             "its parts anew"
         )
     hardware, engine = hardware or Hardware(), engine or EngineSettings()
-    manifest = read_manifest(manifest_path)
+    manifest = in_language(read_manifest(manifest_path), settings.decoding.language)
     folder = resolve_model(teacher)
     job = LabelJob(
         manifest=manifest,
@@ -135,7 +156,7 @@ def label_manifest(
             inputs={"manifest": fingerprint(manifest_path), "teacher": fingerprint(folder)},
             force=force,
         )
-        missing = [i for i in shards if not _is_done(shard_path(out, i), retry_failed=retry_failed)]
+        missing = [i for i in shards if not job.is_done(i, retry_failed=retry_failed)]
         if missing:
             n_left = sum(len(job.left(i)) for i in missing)
             say(
@@ -158,10 +179,32 @@ class LabelJob(DecodingJob):
 
     pack: bool
 
+    def is_done(self, number: int, *, retry_failed: bool) -> bool:
+        """Tell whether a shard is there; with ``retry_failed``, and no label is to be made anew."""
+        shard = shard_path(self.out, number)
+        if not shard.exists():
+            return False
+        if retry_failed:
+            return not self.left(number)
+        check_shard(shard)
+        return True
+
     def left(self, number: int) -> list[Utterance]:
-        """Return the utterances of one shard that have no label yet."""
-        kept = _without_error(shard_path(self.out, number))
+        """Return the utterances of one shard that have no label yet, or one of other sound."""
+        kept = self._kept(number)
         return [utterance for utterance in self.shard(number) if utterance.id not in kept]
+
+    def _kept(self, number: int) -> dict[str, dict[str, Any]]:
+        """Return the rows of a shard that need not be made again, by id."""
+        path = shard_path(self.out, number)
+        if not path.exists():
+            return {}
+        source_of = {u.id: self.manifest.audio_source(u) for u in self.shard(number)}
+        return {
+            row["id"]: row
+            for row in read_jsonl(path)
+            if row["error"] is None and is_as_labelled(source_of[row["id"]], row.get("sound"))
+        }
 
     def start(self) -> Callable[[int, Advance], Counts]:
         """Load the teacher; return what labels a shard and says what decoding it cost."""
@@ -169,8 +212,7 @@ class LabelJob(DecodingJob):
 
     def _write(self, transcriber: Transcriber, number: int, on_progress: Advance) -> Counts:
         before = transcriber.counts
-        path = shard_path(self.out, number)
-        rows = _without_error(path)
+        rows = self._kept(number)
         labels = label_utterances(
             transcriber,
             self.manifest,
@@ -179,7 +221,9 @@ class LabelJob(DecodingJob):
             on_progress=on_progress,
         )
         rows |= {label.id: label.to_dict() for label in labels}
-        write_shard(path, [rows[utterance.id] for utterance in self.shard(number)])
+        write_shard(
+            shard_path(self.out, number), [rows[utterance.id] for utterance in self.shard(number)]
+        )
         return transcriber.counts - before
 
 
@@ -206,7 +250,8 @@ def label_utterances(
         Their labels, in the same order.
     """
     labels: dict[str, Label] = {}
-    heard: list[tuple[Utterance, int]] = []  # with its number of samples
+    heard: list[tuple[Utterance, int, str]] = []  # with its number of samples, and its sound
+    sound_of = cache(fingerprint_of_sound)  # utterances may be spans of one recording
 
     def readable() -> Iterator[tuple[Samples, str | None]]:
         for utterance, samples in load_utterances(manifest, utterances):
@@ -215,13 +260,15 @@ def label_utterances(
                 labels[utterance.id] = _failed(utterance, problem)
                 on_progress(1)
             elif not isinstance(samples, Exception):
-                heard.append((utterance, len(samples)))
+                sound = sound_of(manifest.audio_source(utterance))
+                heard.append((utterance, len(samples), sound))
                 yield samples, utterance.language
 
     decode = transcriber.decode_packed if pack else transcriber.decode_each
     for number, window in decode(readable()):
-        utterance, n_samples = heard[number]
-        labels[utterance.id] = _label(utterance, n_samples, window, transcriber.tokenizer.eot)
+        utterance, n_samples, sound = heard[number]
+        made = _label(utterance, n_samples, window, transcriber.tokenizer.eot)
+        labels[utterance.id] = replace(made, sound=sound)
         on_progress(1, samples_to_seconds(n_samples))
     return [labels[utterance.id] for utterance in utterances]
 
@@ -279,22 +326,6 @@ def _what_shapes_labels(settings: LabelSettings) -> dict[str, Any]:
     for name in ("batch_size", "draft_tokens"):
         del values["decoding"][name]
     return values
-
-
-def _is_done(shard: Path, *, retry_failed: bool) -> bool:
-    if not shard.exists():
-        return False
-    if retry_failed:
-        return all(row["error"] is None for row in read_jsonl(shard))
-    check_shard(shard)
-    return True
-
-
-def _without_error(shard: Path) -> dict[str, dict[str, Any]]:
-    """Return the rows of a shard that need not be made again, by id."""
-    if not shard.exists():
-        return {}
-    return {row["id"]: row for row in read_jsonl(shard) if row["error"] is None}
 
 
 def _write_problems(path: Path, manifest: Manifest, failed: Mapping[str, str]) -> None:

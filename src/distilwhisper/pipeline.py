@@ -18,14 +18,21 @@ again goes on where it stopped; ``from_stage`` throws a stage and all behind it 
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, partial
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
-from distilwhisper.corpus.batches import Example, join_kept, with_previous_text
+from distilwhisper.corpus.batches import (
+    Example,
+    follow_each_other,
+    join_kept,
+    with_previous_text,
+)
 from distilwhisper.corpus.importing.entries import ImportSettings
 from distilwhisper.corpus.importing.importer import import_data
+from distilwhisper.corpus.languages import in_language
 from distilwhisper.corpus.long_form import join_recordings
 from distilwhisper.corpus.merging import merge_manifests, moved_to
 from distilwhisper.corpus.packing import pack_examples
@@ -36,8 +43,10 @@ from distilwhisper.corpus.records import (
     read_verdicts,
     write_manifest,
 )
+from distilwhisper.corpus.sounds import check_sounds
 from distilwhisper.corpus.splitting import split_manifest
 from distilwhisper.corpus.store import read_jsonl, write_atomic
+from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.engines import EngineSettings
 from distilwhisper.evaluate import EvaluateSettings, evaluate_model
@@ -51,26 +60,36 @@ from distilwhisper.model.checkpoint import (
     save_checkpoint,
 )
 from distilwhisper.model.hardware import Hardware, dtype_name
-from distilwhisper.model.hub import resolve_model
+from distilwhisper.model.hub import ModelNotFound, resolve_model
+from distilwhisper.model.layout import BadCheckpoint
+from distilwhisper.model.whisper import WhisperConfig
 from distilwhisper.progress import progress_bar, say
-from distilwhisper.report import REPORT, read_run, write_card, write_report
+from distilwhisper.report import REPORT, error_rate, read_run, write_card, write_report
 from distilwhisper.run.locks import lock_folder
 from distilwhisper.run.record import write_run_record
-from distilwhisper.run.settings import settings_to_toml
+from distilwhisper.run.settings import SettingsError, settings_to_toml
 from distilwhisper.run.stages import StageChanged, fingerprint, open_stage
 from distilwhisper.speech.audio import load_samples
-from distilwhisper.student import StudentSettings, add_alignment_heads, make_student
-from distilwhisper.text.tokens import Tokenizer
+from distilwhisper.student import (
+    StudentSettings,
+    add_alignment_heads,
+    allow_silence,
+    make_student,
+)
+from distilwhisper.text.tokens import Tokenizer, language_code
 from distilwhisper.text.transcript import TranscriptFormat
 from distilwhisper.training.loop import Trainer, TrainingData
 from distilwhisper.training.ranks import Ranks, ranks_of_environment
 from distilwhisper.training.settings import TrainingSettings
+from distilwhisper.training.validation import check_set
 from distilwhisper.transcribe import write_transcript
 
 StageName = Literal[
     "data", "label", "filter", "student", "train", "evaluate", "transcribe", "report"
 ]
 STAGES: tuple[StageName, ...] = get_args(StageName)
+
+Thing = TypeVar("Thing")
 
 
 @dataclass(frozen=True)
@@ -88,7 +107,7 @@ class DataSettings:
     test: str | None = None
     """With train: the manifest that the student is judged by; it needs references."""
     language: str | None = None
-    """Of all of a folder's audio."""
+    """Of all the speech, whatever manifests name; none: what they name, else it is detected."""
     validation_fraction: float = 0.1
     """Share of the utterances for validation."""
     test_fraction: float = 0.1
@@ -103,6 +122,17 @@ class DataSettings:
             raise ValueError(
                 "train needs validation and test beside it: the manifest that picks the best "
                 "checkpoint, and the one that judges the student"
+            )
+        unused = (
+            ("validation", "test")
+            if self.source
+            else ("validation_fraction", "test_fraction", "seed")
+        )
+        given = [name for name in unused if getattr(self, name) != getattr(DataSettings, name)]
+        if given:
+            raise ValueError(
+                f"{' and '.join(given)} must be left out: "
+                + ("a source is split into its own" if self.source else "only a source is split")
             )
         for name in ("train", "validation"):
             named = getattr(self, f"{name}_sets")
@@ -185,13 +215,21 @@ class Run:
         """Return where the manifest of one part of the data is."""
         data = self.recipe.data
         named = data.train_sets if part == "train" else _one_or_more(data.test)
-        return Path(named[0]) if len(named) == 1 else self.path("data", f"{part}.jsonl")
+        if len(named) == 1 and data.language is None:
+            return Path(named[0])
+        return self.path("data", f"{part}.jsonl")
 
     @property
     def validation(self) -> dict[str, Path]:
         """Where the validation sets are, by name."""
-        named = self.recipe.data.validation_sets
-        return _by_name(named or (str(self.path("data", "validation.jsonl")),))
+        data = self.recipe.data
+        named = _by_name(data.validation_sets or (str(self.path("data", "validation.jsonl")),))
+        if data.source is not None or data.language is None:
+            return named
+        return {
+            name: self.path("data", f"validation-{number}.jsonl")
+            for number, name in enumerate(named)
+        }
 
 
 def _by_name(paths: Sequence[str]) -> dict[str, Path]:
@@ -229,10 +267,9 @@ def run_recipe(
 
     Raises:
         StageChanged: what the folder holds was made with other settings or from other inputs.
-        ValueError: the settings of two stages do not go together.
+        SettingsError: see :func:`check_recipe`.
     """
-    if "train" in stages:  # found out before the labels are made, not after
-        recipe.hardware.pick_training_dtype()
+    check_recipe(recipe, stages=stages, sizes=_sizes_here, tokenizer=_tokenizer_here)
     folder.mkdir(parents=True, exist_ok=True)
     with ranks_of_environment(recipe.hardware) as ranks:
         run = Run(recipe, folder, force, ranks)
@@ -262,6 +299,8 @@ def _lead(
         try:
             for stage in stages:
                 _STAGE_FUNCTIONS[stage](run)
+                if stage == "data" and recipe.data.source is not None:
+                    _raise_faults(_set_faults(_split_sets(run), recipe, stages))
         except StageChanged:  # what lies in the folder was made by the recipe before
             if before is not None:
                 write_atomic(path, before)
@@ -277,15 +316,222 @@ def _discard(run: Run, stage: StageName) -> None:
             path.unlink(missing_ok=True)
 
 
+# Before the first stage
+
+
+def check_recipe(
+    recipe: Recipe,
+    *,
+    stages: Sequence[StageName] = STAGES,
+    sizes: Callable[[str], WhisperConfig],
+    tokenizer: Callable[[str], Tokenizer | None],
+    is_run_here: bool = True,
+    has_data: bool = True,
+) -> None:
+    """See that a recipe's settings, paths and models go together, before any work is done.
+
+    Args:
+        recipe: the settings.
+        stages: that are to be run.
+        sizes: of a model, by its folder or hub id.
+        tokenizer: of a model, likewise; None where it is not at hand.
+        is_run_here: ask for the packages and the device as well.
+        has_data: read the manifests that are named.
+
+    Raises:
+        SettingsError: they do not; every fault is named, with its setting.
+    """
+    faults: list[str] = []
+    if is_run_here:
+        faults += _hardware_faults(recipe, stages)
+    known = None
+    if any(stage in stages for stage in ("label", "student", "train", "evaluate", "transcribe")):
+        faults += _model_faults(recipe, sizes)
+        lacking: list[str] = []
+        known = _attempt("teacher", lacking, lambda: tokenizer(recipe.teacher))
+        faults += [fault for fault in lacking if fault not in faults]
+        faults += _speech_faults(recipe, known)
+    if "filter" in stages and recipe.filter.max_disagreement is not None:
+        faults.append(
+            "filter.max_disagreement: needs second labels, and a recipe makes none: leave it out"
+        )
+    if has_data:
+        sets = _named_sets(recipe.data, faults, stages)
+        faults += _set_faults(sets, recipe, stages)
+        for setting, manifest in sets if recipe.data.language is None else ():
+            stage = recipe.label if setting == "data.train" else recipe.evaluate
+            if stage.decoding.language is None:
+                for language in {u.language for u in manifest.utterances} - {None}:
+                    _attempt(setting, faults, partial(_check_language, str(language), known))
+    noise = recipe.evaluate.degradation
+    if noise is not None and noise.source is not None and not noise.source.exists():
+        faults.append(f"evaluate.noise: {noise.source} is not there")
+    _raise_faults(faults)
+
+
+def _raise_faults(faults: Sequence[str]) -> None:
+    if faults:
+        noun = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+        raise SettingsError("\n  ".join([f"the recipe cannot be run: {noun}", *faults]))
+
+
+def _attempt(setting: str, faults: list[str], look: Callable[[], Thing]) -> Thing | None:
+    """Return what is found; note why it is not, by the setting that asked for it."""
+    try:
+        return look()
+    except (ValueError, OSError, ModelNotFound, BadCheckpoint) as error:
+        faults.append(f"{setting}: {error}")
+        return None
+
+
+def _hardware_faults(recipe: Recipe, stages: Sequence[StageName]) -> list[str]:
+    faults: list[str] = []
+    pick = recipe.hardware.pick_training_dtype if "train" in stages else recipe.hardware.pick_device
+    _attempt("hardware", faults, pick)
+    asked = (
+        ("hardware.backend", recipe.hardware.backend == "openvino", "openvino", "openvino"),
+        ("engine.engine", recipe.engine.engine == "ray", "ray", "ray"),
+        ("evaluate.decoding.vad_filter", recipe.evaluate.decoding.vad_filter, "silero_vad", "vad"),
+    )
+    for setting, is_asked, module, extra in asked:
+        if is_asked and find_spec(module) is None:
+            faults.append(f'{setting}: pip install "distilwhisper[{extra}]"')
+    return faults
+
+
+def _model_faults(recipe: Recipe, sizes: Callable[[str], WhisperConfig]) -> list[str]:
+    faults: list[str] = []
+    student = recipe.student
+    teacher = _attempt("teacher", faults, lambda: sizes(recipe.teacher))
+    if teacher is None:
+        return faults
+    source = teacher
+    if student.start is not None:
+        name = student.start
+        source = _attempt("student.start", faults, lambda: sizes(name)) or teacher
+        for what in ("vocab_size", "n_mels"):
+            ours, theirs = getattr(source, what), getattr(teacher, what)
+            if ours != theirs:
+                faults.append(
+                    f"student.start: must have its teacher's {what} {theirs}, found {ours}"
+                )
+        if recipe.training.mse_weight and source.width != teacher.width:
+            faults.append(
+                f"training.mse_weight: pairs states of one width, found {teacher.width} of the "
+                f"teacher and {source.width} of student.start: set it to 0"
+            )
+    _attempt("student", faults, lambda: student.decoder_sources(source.decoder_layers))
+    kept = _attempt("student", faults, lambda: student.encoder_sources(source.encoder_layers))
+    if kept and len(kept) < source.encoder_layers and not recipe.training.train_encoder:
+        faults.append(
+            "an encoder that has lost layers must be trained, found student.encoder_layers "
+            f"{len(kept)} of {source.encoder_layers} and training.train_encoder false: set it to "
+            "true, or leave encoder_layers out"
+        )
+    return faults
+
+
+def _speech_faults(recipe: Recipe, known: Tokenizer | None) -> list[str]:
+    faults: list[str] = []
+    for name, decoding in (
+        ("label", recipe.label.decoding),
+        ("evaluate", recipe.evaluate.decoding),
+    ):
+        _attempt(f"{name}.decoding", faults, partial(_check_speech, decoding, known))
+    if recipe.data.language is not None:
+        language = recipe.data.language
+        _attempt("data.language", faults, lambda: _check_language(language, known))
+    return faults
+
+
+def _check_speech(decoding: DecodingSettings, tokenizer: Tokenizer | None) -> None:
+    if decoding.language is not None:
+        _check_language(decoding.language, tokenizer)
+    if decoding.task == "translate" and tokenizer is not None and not tokenizer.is_multilingual:
+        raise ValueError("the teacher is English-only and cannot translate: take another model")
+
+
+def _check_language(language: str, tokenizer: Tokenizer | None) -> None:
+    (language_code if tokenizer is None else tokenizer.language_code)(language)
+
+
+def _named_sets(
+    data: DataSettings, faults: list[str], stages: Sequence[StageName]
+) -> list[tuple[str, Manifest]]:
+    """Return the manifests that a recipe names, each with the setting that does."""
+    if data.source is not None and ("data" not in stages or Path(data.source).is_dir()):
+        return []
+    named = {
+        "data.source": _one_or_more(data.source),
+        "data.train": data.train_sets,
+        "data.validation": data.validation_sets,
+        "data.test": _one_or_more(data.test),
+    }
+    found = [
+        (setting, _attempt(setting, faults, partial(read_manifest, Path(path))))
+        for setting, paths in named.items()
+        for path in paths
+    ]
+    return [(setting, manifest) for setting, manifest in found if manifest is not None]
+
+
+def _split_sets(run: Run) -> list[tuple[str, Manifest]]:
+    """Return the parts that a source was split into."""
+    parts = {"train": run.manifest("train"), "test": run.manifest("test"), **run.validation}
+    return [(f"data.{name}", read_manifest(path)) for name, path in parts.items()]
+
+
+def _set_faults(
+    sets: Sequence[tuple[str, Manifest]], recipe: Recipe, stages: Sequence[StageName]
+) -> list[str]:
+    faults: list[str] = []
+    for setting, manifest in sets:
+        if setting == "data.validation" and "train" in stages:
+            _attempt(setting, faults, partial(check_set, manifest))
+        if setting == "data.test" and "evaluate" in stages:
+            _attempt(setting, faults, partial(_check_texts, manifest))
+    training, learnt = recipe.training, [m for setting, m in sets if setting == "data.train"]
+    if "train" not in stages or not learnt:
+        return faults
+    if training.prompt_probability and not any(
+        follow_each_other(manifest, max_gap_s=training.prompt_gap_s) for manifest in learnt
+    ):
+        faults.append(
+            "training.prompt_probability: needs utterances in data.train that begin at "
+            f"most prompt_gap_s ({training.prompt_gap_s:g} s) behind another of the same file, "
+            "recording and speaker, found none by start_s and duration_s: set it to 0"
+        )
+    ids = {u.id for manifest in learnt for u in manifest.utterances}
+    strays = [id_ for id_ in training.skip_utterances if id_ not in ids]
+    if strays:
+        faults.append(f"training.skip_utterances: not in data.train: {', '.join(strays)}")
+    return faults
+
+
+def _check_texts(manifest: Manifest) -> None:
+    if not any((utterance.text or "").strip() for utterance in manifest.utterances):
+        raise ValueError(
+            f"{manifest.path} must hold utterances with a text to judge by, found none among "
+            f"{len(manifest.utterances)}"
+        )
+
+
+def _sizes_here(name: str) -> WhisperConfig:
+    return read_config(resolve_model(name))
+
+
+def _tokenizer_here(name: str) -> Tokenizer:
+    return Tokenizer.from_folder(resolve_model(name))
+
+
 # The stages
 
 
 def _data(run: Run) -> None:
-    """Make the manifests of the three parts, or one of the several that the recipe trains on."""
+    """Make the manifests of the three parts that are not taken as they are."""
     data = run.recipe.data
     if data.source is None:
-        if len(data.train_sets) > 1:
-            _merge(run, _by_name(data.train_sets))
+        _take_sets(run)
         return
     source, out = Path(data.source), run.path("data")
     table = {k: v for k, v in asdict(data).items() if k != "source"}
@@ -297,8 +543,9 @@ def _data(run: Run) -> None:
             say(f"data: {summary} in {source}")
         else:
             write_manifest(out / "manifest.jsonl", moved_to(out, read_manifest(source)))
+    manifest = in_language(read_manifest(out / "manifest.jsonl"), data.language)
     fractions = {"test": data.test_fraction, "validation": data.validation_fraction}
-    parts = split_manifest(read_manifest(out / "manifest.jsonl"), fractions, seed=data.seed)
+    parts = split_manifest(manifest, fractions, seed=data.seed)
     for name, utterances in parts.items():
         write_manifest(out / f"{name}.jsonl", utterances)
     sizes = (f"{name} {len(utterances)}" for name, utterances in parts.items())
@@ -308,19 +555,40 @@ def _data(run: Run) -> None:
         run.problems.update({row["path"]: row["problem"] for row in read_jsonl(problems)})
 
 
-def _merge(run: Run, named: dict[str, Path]) -> None:
-    """Make the manifest to train on of several."""
+def _take_sets(run: Run) -> None:
+    """Make manifests of those that are named, where several become one or get a language."""
+    data = run.recipe.data
+    named = {
+        run.manifest("train"): _by_name(data.train_sets),
+        run.manifest("test"): _by_name(_one_or_more(data.test)),
+    }
+    for (name, path), made in zip(
+        _by_name(data.validation_sets).items(), run.validation.values(), strict=True
+    ):
+        named[made] = {name: path}
+    to_make = {made: sets for made, sets in named.items() if made.parent == run.path("data")}
+    if not to_make:
+        return
+    paths = {path for sets in to_make.values() for path in sets.values()}
     open_stage(
         run.path("data"),
-        settings={name: str(path.resolve()) for name, path in named.items()},
-        inputs={name: fingerprint(path) for name, path in named.items()},
+        settings={
+            "language": data.language,
+            **{made.name: {n: p.resolve() for n, p in s.items()} for made, s in to_make.items()},
+        },
+        inputs={str(path): fingerprint(path) for path in sorted(paths)},
         force=run.force,
     )
-    if not run.manifest("train").exists():
-        manifests = {name: read_manifest(path) for name, path in named.items()}
-        merge_manifests(manifests, run.manifest("train"))
+    for made, sets in to_make.items():
+        if made.exists():
+            continue
+        manifests = {n: in_language(read_manifest(p), data.language) for n, p in sets.items()}
+        if len(manifests) > 1:
+            merge_manifests(manifests, made)
+        else:
+            write_manifest(made, moved_to(made.parent, *manifests.values()))
         sizes = (f"{name} {len(manifest.utterances)}" for name, manifest in manifests.items())
-        say(f"data: utterances to train on: {', '.join(sizes)}")
+        say(f"data: utterances in {made}: {', '.join(sizes)}")
 
 
 def _label(run: Run) -> None:
@@ -338,18 +606,18 @@ def _label(run: Run) -> None:
 
 
 def _filter(run: Run) -> None:
+    settings = run.recipe.filter
     summary = filter_labels(
         run.manifest("train"),
         run.path("labels"),
         run.path("verdicts"),
-        run.recipe.filter,
+        replace(settings, language=settings.language or run.recipe.label.decoding.language),
         force=run.force,
     )
     say(f"filter: {summary}")
 
 
 def _student(run: Run) -> None:
-    _check_encoder(run)
     teacher, dest = run.teacher, run.path("student-init")
     made_from = {"teacher": fingerprint(teacher)}
     if run.recipe.student.start is not None:
@@ -368,23 +636,7 @@ def _student(run: Run) -> None:
     )
 
 
-def _check_encoder(run: Run) -> None:
-    """Refuse an encoder that lacks layers and never learns to do without them."""
-    student = run.recipe.student
-    if student.encoder_layers is None or run.recipe.training.train_encoder:
-        return
-    source = run.teacher if student.start is None else resolve_model(student.start)
-    n_layers = read_config(source).encoder_layers
-    if student.encoder_layers < n_layers:
-        raise ValueError(
-            "an encoder that has lost layers must be trained, found student.encoder_layers "
-            f"{student.encoder_layers} of {n_layers} and training.train_encoder false: set it to "
-            "true, or leave encoder_layers out"
-        )
-
-
 def _train(run: Run) -> None:
-    _check_encoder(run)
     recipe, out, dest = run.recipe, run.path("train"), run.path("student")
     inputs = {
         "teacher": run.teacher,
@@ -420,7 +672,8 @@ def _train(run: Run) -> None:
         result = trainer.fit(on_steps=advance)
     save_checkpoint(_with_heads(trainer), dest)
     done.touch()
-    say(f"train: best validation WER {_percent(result.best_wer)} at step {result.best_step}")
+    best = "unknown" if result.best_wer is None else error_rate(result.best_wer)
+    say(f"train: best validation WER {best} at step {result.best_step}")
 
 
 def _train_along(run: Run) -> None:
@@ -464,17 +717,20 @@ def _trainer(run: Run) -> Trainer:
     device, dtype = recipe.hardware.pick_device(), recipe.hardware.pick_training_dtype()
     manifest = read_manifest(run.manifest("train"))
     teacher = load_checkpoint(run.teacher, device=device, dtype=dtype)
+    student = load_checkpoint(run.path("student-init"), device=device)
     tokenizer = Tokenizer.from_json(teacher.files.tokenizer_json, where=run.teacher)
     return Trainer(
         teacher=teacher.model,
-        student=load_checkpoint(run.path("student-init"), device=device),
+        student=allow_silence(student) if recipe.filter.keep_silence else student,
         tokenizer=tokenizer,
         data=TrainingData(
             manifest=manifest,
             examples=_examples(run, manifest, tokenizer),
-            validation={name: read_manifest(path) for name, path in run.validation.items()},
+            validation={
+                name: in_language(read_manifest(path), recipe.evaluate.decoding.language)
+                for name, path in run.validation.items()
+            },
             task=recipe.evaluate.decoding.task,
-            language=recipe.evaluate.decoding.language,
         ),
         settings=recipe.training,
         out=run.path("train"),
@@ -484,10 +740,10 @@ def _trainer(run: Run) -> Trainer:
 
 def _examples(run: Run, manifest: Manifest, tokenizer: Tokenizer) -> list[Example]:
     """Return the windows to train on, made of what the filter kept."""
-    settings = run.recipe.training
-    examples = join_kept(
-        manifest, read_labels(run.path("labels")), read_verdicts(run.path("verdicts")), tokenizer
-    )
+    settings, labels = run.recipe.training, read_labels(run.path("labels"))
+    examples = join_kept(manifest, labels, read_verdicts(run.path("verdicts")), tokenizer)
+    if run.ranks.is_first:
+        check_sounds(manifest, (u for e in examples for u in e.utterances), labels)
     if settings.prompt_probability:
         examples = with_previous_text(
             manifest, examples, tokenizer, max_gap_s=settings.prompt_gap_s
@@ -537,9 +793,15 @@ def _transcribe(run: Run) -> None:
     recipe, out = run.recipe, run.path("transcripts")
     audio = run.path("long", "long.wav")
     student = run.path("student")
+    (long,) = read_manifest(run.path("long", "manifest.jsonl")).utterances
+    language = recipe.evaluate.decoding.language or long.language
     open_stage(
         out,
-        settings={**asdict(recipe.evaluate.decoding), "formats": recipe.long_form.formats},
+        settings={
+            **asdict(recipe.evaluate.decoding),
+            "language": language,
+            "formats": recipe.long_form.formats,
+        },
         inputs={"audio": fingerprint(audio), "student": fingerprint(student)},
         force=run.force,
     )
@@ -548,7 +810,7 @@ def _transcribe(run: Run) -> None:
         if all(path.exists() for path in paths.values()):
             continue
         transcriber = Transcriber.from_model(model, recipe.evaluate.decoding, recipe.hardware)
-        transcript = transcriber.transcribe(load_samples(audio), language=recipe.data.language)
+        transcript = transcriber.transcribe(load_samples(audio), language=language)
         for kind, path in paths.items():
             write_transcript(transcript, path, kind)
 
@@ -557,10 +819,6 @@ def _report(run: Run) -> None:
     facts = read_run(run.folder)
     say(f"report: {write_card(run.path('student'), facts)}")
     say(f"report: {write_report(run.path(REPORT), [facts])}")
-
-
-def _percent(fraction: float | None) -> str:
-    return "unknown" if fraction is None else f"{100 * fraction:.1f} %"
 
 
 _STAGE_FUNCTIONS: dict[StageName, Callable[[Run], None]] = {

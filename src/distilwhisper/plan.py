@@ -31,9 +31,10 @@ from distilwhisper.model.roofline import (
     window_s,
 )
 from distilwhisper.model.whisper import Whisper, WhisperConfig
-from distilwhisper.pipeline import Recipe
+from distilwhisper.pipeline import Recipe, check_recipe
 from distilwhisper.run.settings import SettingsError, build_settings, read_recipe
 from distilwhisper.speech.audio import WINDOW_S
+from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.training.fused import chunk_logits
 from distilwhisper.training.state import N_KEPT
 
@@ -200,9 +201,16 @@ def plan_recipe(recipe: Recipe, settings: PlanSettings) -> Plan:
         settings: the device, and what is supposed.
 
     Raises:
-        SettingsError: the rates do not fit.
+        SettingsError: the recipe cannot be run, or the rates do not fit.
         ValueError: the data cannot be counted.
     """
+    check_recipe(
+        recipe,
+        sizes=model_sizes,
+        tokenizer=_tokenizer_at_hand,
+        is_run_here=False,
+        has_data=settings.hours is None,
+    )
     device = DEVICES[settings.gpu]
     teacher = model_sizes(recipe.teacher)
     student = _student_sizes(recipe, teacher)
@@ -267,11 +275,16 @@ def _named_sizes(size: str, *, english: bool) -> WhisperConfig:
 
 def _student_sizes(recipe: Recipe, teacher: WhisperConfig) -> WhisperConfig:
     student = recipe.student
+    source = teacher if student.start is None else model_sizes(student.start)
     return replace(
-        teacher,
-        encoder_layers=len(student.encoder_sources(teacher.encoder_layers)),
-        decoder_layers=len(student.decoder_sources(teacher.decoder_layers)),
+        source,
+        encoder_layers=len(student.encoder_sources(source.encoder_layers)),
+        decoder_layers=len(student.decoder_sources(source.decoder_layers)),
     )
+
+
+def _tokenizer_at_hand(name: str) -> Tokenizer | None:
+    return Tokenizer.from_folder(Path(name)) if Path(name).is_dir() else None
 
 
 @cache

@@ -54,6 +54,14 @@ class StudentSettings:
                 faults.append(f"{name} must be at least 1, found {found}")
         if self.layers is not None and not self.layers:
             faults.append("layers must name at least one layer, found none")
+        if self.layers and self.decoder_layers not in (
+            StudentSettings.decoder_layers,
+            len(self.layers),
+        ):
+            faults.append(
+                f"decoder_layers must be left out beside layers, found {self.decoder_layers} and "
+                f"{len(self.layers)} layers by name"
+            )
         if self.layers is not None and self.merge_layers:
             faults.append("merge_layers takes all layers: leave layers out, or merge_layers")
         if faults:
@@ -207,6 +215,20 @@ def add_alignment_heads(checkpoint: Checkpoint, manifest: Manifest) -> Checkpoin
         checkpoint.model, utterances, prompt_ids=prompt_ids, tokenizer=tokenizer
     )
     return with_alignment_heads(checkpoint, heads)
+
+
+def allow_silence(checkpoint: Checkpoint) -> Checkpoint:
+    """Return a model that may end before it has said anything, as its files will on disk.
+
+    Whisper's own files forbid the end as the first token, so that without timestamps no published
+    model can say nothing.
+    """
+    eot = Tokenizer.from_folder(checkpoint.folder).eot
+    config = dict(checkpoint.generation_config)
+    config["begin_suppress_tokens"] = [
+        token for token in config.get("begin_suppress_tokens") or [] if token != eot
+    ]
+    return replace(checkpoint, files=replace(checkpoint.files, generation_config=config))
 
 
 def describe_student(student: WhisperConfig, teacher: WhisperConfig) -> str:

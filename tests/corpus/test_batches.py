@@ -520,6 +520,33 @@ def test_what_a_teacher_was_told_is_no_part_of_the_label(english: Tokenizer) -> 
         join_kept(manifest, cut, {"a": verdicts["a"]}, english)
 
 
+@pytest.mark.parametrize("timestamps", [True, False])
+@pytest.mark.parametrize("language", [None, "de"])
+def test_what_is_kept_of_silence_is_an_empty_transcript(
+    english: Tokenizer, multilingual: Tokenizer, language: str | None, timestamps: bool
+) -> None:
+    """Whatever the teacher heard in it, cut off or not, with a prompt or without."""
+    tokenizer = english if language is None else multilingual
+    whole = timed(tokenizer, "thank you", language)
+    before = tokenizer.previous_text_ids("names to expect")
+    manifest = Manifest(Path("m"), Path("/"), (Utterance("a", "a.wav", text=""),))
+    verdicts = {"a": Verdict("a", True, "")}
+    prompt = tokenizer.prompt_ids(language=language, timestamps=timestamps)
+    begin = [tokenizer.timestamp_id(0.0)] if timestamps else []
+    for heard in (whole, whole[:-1], [*before, *whole], [*whole[: len(prompt)], tokenizer.eot]):
+        (example,) = join_kept(manifest, {"a": label("a", *heard)}, verdicts, tokenizer)
+        taught = decoder_sequence(example.token_ids, tokenizer, timestamps=timestamps)
+        assert taught == [*prompt, *begin, tokenizer.eot]
+    bare_label = {"a": label("a", *bare(tokenizer, "thank you", language))}
+    (example,) = join_kept(manifest, bare_label, verdicts, tokenizer)
+    without = tokenizer.prompt_ids(language=language, timestamps=False)
+    assert example.token_ids == (*without, tokenizer.eot)
+    assert decoder_sequence(example.token_ids, tokenizer, timestamps=timestamps) == [
+        *without,
+        tokenizer.eot,
+    ]
+
+
 # Audio, read ahead
 
 

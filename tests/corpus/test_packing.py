@@ -209,6 +209,17 @@ def test_labels_of_different_prompts_stay_apart(tokenizer: Tokenizer) -> None:
         assert all(int(u.id[1:]) % 2 == with_times for u in window.utterances)
 
 
+def test_silence_in_a_window_only_takes_its_time(tokenizer: Tokenizer) -> None:
+    spoken = [example(tokenizer, i, 2.0 + i, speaker="a") for i in range(3)]
+    silence = spoken[1] = replace(spoken[1], token_ids=(tokenizer.sot, tokenizer.eot))
+    (window,) = pack(spoken, tokenizer, fill="full", across=False, pause_s=0.5)
+    said = [tokenizer.timestamp_s(id_) for id_ in window.token_ids if tokenizer.is_timestamp(id_)]
+    assert said == [0.0, 2.0, 6.0, 10.0]
+    (window,) = pack([silence, replace(silence)], tokenizer, fill="full", across=False)
+    assert window.token_ids == silence.token_ids
+    assert len(window.utterances) == 2
+
+
 def test_an_utterance_of_unknown_length_stays_alone(tokenizer: Tokenizer) -> None:
     examples = [example(tokenizer, i, None if i == 3 else 0.1) for i in range(10)]
     [alone] = [w for w in pack(examples, tokenizer) if "u3" in w.id.split("+")]

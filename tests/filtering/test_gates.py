@@ -33,7 +33,7 @@ def label(text: str = TEN, **other: Any) -> Label:
 
 def plain_verdict(utterance: Utterance, label: Label, settings: FilterSettings) -> Verdict:
     """Judge one label in plain steps and exact fractions, as an independent check."""
-    language = str(utterance.language or settings.language or label.language)
+    language = str(settings.language or utterance.language or label.language)
     normalize = normalizer_for(language)
     heard, spoken = normalize(label.text), utterance.text and normalize(utterance.text)
     spoken = spoken if utterance.text is None else spoken or ""

@@ -311,3 +311,22 @@ def test_retention_counts_by_group_and_by_limit(tmp_path: Path) -> None:
         share = found.error_curve[round(100 * limit)]
         assert share == pytest.approx(len(at_most) / len(judged))
     assert (tmp_path / "verdicts" / "figures" / "limits.svg").read_bytes().startswith(b"<?xml")
+
+
+def test_labels_of_silence_are_no_errors_of_what_is_kept(tmp_path: Path) -> None:
+    corpus(tmp_path)
+    spoken = [utterance(number) for number in range(60)]
+    silent = [replace(u, text="") if n % 6 == 0 else u for n, u in enumerate(spoken)]
+    write_manifest(tmp_path / "train.jsonl", silent)
+    dropped = run(tmp_path, "dropped")
+    kept = run(tmp_path, "kept", FilterSettings(keep_silence=True))
+    assert dropped.by_reason["empty_reference"] == kept.by_reason["kept_silence"]
+    assert kept.kept == dropped.kept + kept.by_reason["kept_silence"]
+    assert kept.errors_kept == dropped.errors_kept
+    assert kept.retention is not None
+    assert dropped.retention is not None
+    (after,) = (g for g in kept.retention.groups["source"].largest.items() if g[0] == "from 0")
+    before = dropped.retention.groups["source"].largest["from 0"]
+    assert (after[1].wer_kept, after[1].n_kept) == (before.wer_kept, before.n_kept + 10)
+    strictest = kept.retention.by_limit[0.05], dropped.retention.by_limit[0.05]
+    assert strictest[0].n_kept == strictest[1].n_kept + 10

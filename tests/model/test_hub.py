@@ -4,6 +4,7 @@ import shutil
 import pytest
 import torch
 from huggingface_hub import constants
+from safetensors.torch import save_file
 
 from distilwhisper.model import hub
 from distilwhisper.model.ctranslate2 import read_ctranslate2
@@ -274,3 +275,64 @@ def test_an_openai_file_without_a_tokenizer_names_the_option(tmp_path, openai_fi
 def test_an_openai_file_with_the_wrong_tokenizer_is_refused(tmp_path, openai_file, folder):
     with pytest.raises(BadCheckpoint, match=r"51865 tokens and the tokenizer one of 2608"):
         import_model(openai_file(51_865), tmp_path / "hf", tokenizer=str(folder))
+
+
+# ------------------------------------------------------------------------------------------------
+# What training leaves
+
+
+@pytest.mark.parametrize(
+    "prefix", ["module.", "_orig_mod.", "module._orig_mod.", "base_model.model.", "model."]
+)
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+def test_prefixes_of_training_are_left_out(tmp_path, folder, english_files, prefix, kind):
+    wrapped = {f"{prefix}{name}": weight for name, weight in english_files.weights.items()}
+    (folder / "model.safetensors").unlink()
+    if kind == "bin":
+        torch.save(wrapped, folder / "pytorch_model.bin")
+    else:
+        save_file(wrapped, folder / "model.safetensors")
+    import_model(str(folder), tmp_path / "hf")
+    assert same_weights(read_model_folder(tmp_path / "hf").weights, english_files.weights)
+
+
+def test_an_adapter_beside_its_model_is_to_be_merged(folder, english_files):
+    lora = {"model.decoder.layers.0.self_attn.q_proj.lora_A.default.weight": torch.zeros(2, 8)}
+    save_file({**english_files.weights, **lora}, folder / "model.safetensors")
+    with pytest.raises(BadCheckpoint, match=r"must be merged .*\(merge_and_unload"):
+        read_model_folder(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("last.ckpt", {"state_dict": {}, "epoch": 3}, "Lightning checkpoint .* save_pretrained"),
+        ("last.ckpt", {"hyper_parameters": dataclasses.Field}, "Lightning checkpoint"),
+        ("w.bin", {"model.encoder.conv1.weight": torch.zeros(1)}, "bare weights.*tokenizer.json"),
+        ("w.bin", {"x.lora_A.weight": torch.zeros(1)}, "adapter .*merge them"),
+        (
+            "w.pt",
+            {"optimizer": 1},
+            r"must hold 'dims' and 'model_state_dict', found \['optimizer'\]",
+        ),
+    ],
+)
+def test_files_of_other_programs_are_named_for_what_they_are(tmp_path, name, content, told):
+    torch.save(content, tmp_path / name)
+    with pytest.raises(BadCheckpoint, match=told):
+        import_model(str(tmp_path / name), tmp_path / "hf")
+
+
+def test_the_weights_of_a_folder_are_imported_with_it(tmp_path, folder):
+    with pytest.raises(BadCheckpoint, match=f"import {folder} itself"):
+        import_model(str(folder / "model.safetensors"), tmp_path / "hf")
+
+
+@pytest.mark.reference
+def test_an_openai_file_of_parallel_training_is_imported(tmp_path, openai_file, folder):
+    path = openai_file(2608)
+    checkpoint = torch.load(path)
+    state = {f"module.{name}": weight for name, weight in checkpoint["model_state_dict"].items()}
+    torch.save({**checkpoint, "model_state_dict": state}, path)
+    import_model(path, tmp_path / "hf", tokenizer=str(folder))
+    assert read_model_folder(tmp_path / "hf").config["d_model"] == 8

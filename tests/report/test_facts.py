@@ -9,7 +9,13 @@ from runs import make_run
 from distilwhisper.corpus.store import write_atomic
 from distilwhisper.evaluation.bootstrap import Resampling
 from distilwhisper.evaluation.comparison import NotComparable, compare
-from distilwhisper.report import ComparisonFacts, RunFacts, read_facts
+from distilwhisper.report import (
+    ComparisonFacts,
+    RunFacts,
+    error_rate,
+    read_facts,
+    write_report,
+)
 from distilwhisper.run.files import BadRunFolder
 
 
@@ -23,6 +29,29 @@ def test_a_run_is_read_from_its_folder(run: Path) -> None:
     assert facts.ratio == {"parameters": 0.75, "test": 2.5, "long": 2.5}
     assert set(facts.scores("teacher", "long")) == {"first", "second"}
     assert facts.retention is None
+
+
+def test_a_single_evaluation_is_read_as_a_comparison_of_itself(run: Path) -> None:
+    folder = run / "eval" / "student-test"
+    write_atomic(folder / "stage.json", json.dumps({"settings": {"noise": "white:10"}}))
+    facts = read_facts(folder)
+    assert isinstance(facts, ComparisonFacts)
+    (cell,) = facts.comparison.cells
+    assert (cell.model, cell.noise, cell.wer) == ("student-test", "white:10", 3 / 8)
+    page = write_report(folder / "report.html", [facts]).read_text()
+    assert "student-test makes 37.5 %" in page
+
+
+@pytest.mark.parametrize(
+    ("wer", "shown"),
+    [
+        (None, "–"),
+        (1.0, "100.0 %"),
+        (55.2, "over 100 % (55.2 errors for every word: it loops, or makes words up)"),
+    ],
+)
+def test_an_error_rate_over_100_percent_says_what_it_means(wer: float | None, shown: str) -> None:
+    assert error_rate(wer) == shown
 
 
 def test_a_run_under_noise_says_so(run: Path) -> None:

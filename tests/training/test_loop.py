@@ -17,15 +17,29 @@ from plain_loss import distillation_sums
 from tiny_model import write_tiny_model
 from torch import Tensor
 
-from distilwhisper.corpus.batches import Drawn, Example, UnreadableRecording, epoch_order
-from distilwhisper.corpus.records import Manifest, Utterance, read_manifest, write_manifest
+from distilwhisper.corpus.batches import (
+    Drawn,
+    Example,
+    UnreadableRecording,
+    epoch_order,
+    join_kept,
+)
+from distilwhisper.corpus.languages import in_language
+from distilwhisper.corpus.records import (
+    Label,
+    Manifest,
+    Utterance,
+    Verdict,
+    read_manifest,
+    write_manifest,
+)
 from distilwhisper.corpus.store import read_jsonl
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.model.checkpoint import load_checkpoint
 from distilwhisper.speech.audio import SAMPLE_RATE_HZ, load_samples, write_wav
 from distilwhisper.speech.mel import log_mel, stack_windows
-from distilwhisper.student import StudentSettings, build_student
+from distilwhisper.student import StudentSettings, allow_silence, build_student
 from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.training import loop
 from distilwhisper.training.loop import NonFiniteLoss, Trainer, TrainingData
@@ -521,8 +535,9 @@ def test_a_validation_that_the_student_cannot_do_is_refused(
     trainer = make_trainer(model, corpus, tmp_path)
     with pytest.raises(ValueError, match="English-only and cannot translate"):
         replace(trainer, data=replace(trainer.data, task="translate"))
+    german = in_language(trainer.data.manifest, "de")
     with pytest.raises(ValueError, match=r"found English only and no \"de\""):
-        replace(trainer, data=replace(trainer.data, language="de"))
+        replace(trainer, data=replace(trainer.data, validation={"all": german}))
 
 
 def test_nothing_to_learn_from_is_refused_with_the_way_out(
@@ -819,6 +834,30 @@ def test_a_student_learns_to_say_exactly_what_it_is_told(
     progress = trainer.fit()
     assert says(trainer) == list(TEXTS)
     assert progress.best_wer == 0
+
+
+@pytest.mark.slow
+def test_a_student_learns_to_say_nothing_where_nobody_speaks(
+    model: Path, corpus: Path, tmp_path: Path
+) -> None:
+    """Its teacher says something everywhere."""
+    settings = {**LEARNS_BY_HEART, "steps": 120, "checkpoint_every": 120}
+    trainer = make_trainer(model, corpus, tmp_path, **settings)
+    first, *others = trainer.data.manifest.utterances
+    heard = {
+        u.id: Label(u.id, label(trainer.tokenizer, t), t, "en", -0.1, 0.0, 1.0, None)
+        for u, t in zip(trainer.data.manifest.utterances, TEXTS, strict=True)
+    }
+    manifest = replace(trainer.data.manifest, utterances=(replace(first, text=""), *others))
+    kept = {id_: Verdict(id_, True, "") for id_ in heard}
+    examples = join_kept(manifest, heard, kept, trainer.tokenizer)
+    trainer = replace(
+        trainer,
+        data=replace(trainer.data, manifest=manifest, examples=examples),
+        student=allow_silence(replace(trainer.student, folder=model)),
+    )
+    trainer.fit()
+    assert says(trainer) == ["", *TEXTS[1:]]
 
 
 def test_the_mean_over_validation_sets_decides(model: Path, corpus: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 import soundfile
 from corpora import hearing_model, noise, utterance
 
+from distilwhisper.corpus.languages import in_language
 from distilwhisper.corpus.records import Utterance, read_manifest, write_manifest
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
@@ -79,14 +80,16 @@ def test_a_student_is_validated_in_the_language_and_task_it_is_for(tmp_path: Pat
     manifest = read_manifest(tmp_path / "manifest.jsonl")
     pieces = [load_samples(manifest.audio_source(u)) for u in manifest.utterances]
     n_wrong = 0
-    for how in ({"language": "de"}, {"language": "zh"}, {"language": "de", "task": "translate"}):
+    for language, how in (("de", {}), ("zh", {}), ("de", {"task": "translate"})):
         asked = transcriber(folder, **how)
-        pairs = zip(manifest.utterances, asked.decode(pieces), strict=True)
+        windows = asked.decode(pieces, languages=[language] * len(pieces))
+        pairs = zip(in_language(manifest, language).utterances, windows, strict=True)
         heard = tuple(replace(utterance, text=window.text) for utterance, window in pairs)
         sets = {"all": replace(manifest, utterances=heard)}
         assert asked.settings.task == how.get("task", "transcribe")
         assert validation_wers(asked, sets, Ranks()) == {"all": 0}
-        n_wrong += validation_wers(transcriber(folder), sets, Ranks())["all"] > 0
+        unnamed = replace(manifest, utterances=tuple(replace(u, language=None) for u in heard))
+        n_wrong += validation_wers(transcriber(folder), {"all": unnamed}, Ranks())["all"] > 0
     assert n_wrong >= 2
 
 

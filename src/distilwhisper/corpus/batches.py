@@ -76,7 +76,8 @@ def join_kept(
     """Return the utterances that the filter kept, with their labels, in the manifest's order.
 
     A label begins at its last start of transcript: what the teacher was told came before
-    (``initial_prompt``, ``hotwords``), the student is not told.
+    (``initial_prompt``, ``hotwords``), the student is not told. Where the reference says that
+    nobody speaks, nothing is left of the label but its prompt: that is what is taught.
 
     Raises:
         ValueError: a verdict speaks of an utterance or a label that is not there: the stages'
@@ -99,6 +100,9 @@ def join_kept(
         if utterance.duration_s is None:
             utterance = replace(utterance, duration_s=label.duration_s)
         said = _from_last_start(label, tokenizer)
+        if utterance.is_silent:
+            n_prompt = _prompt_length(said, tokenizer) + (tokenizer.no_timestamps in said)
+            said = (*said[:n_prompt], tokenizer.eot)
         token_ids = tuple(shared.setdefault(id_, id_) for id_ in said)
         examples.append(Example((utterance,), (0.0,), token_ids))
     return examples
@@ -111,6 +115,11 @@ def _from_last_start(label: Label, tokenizer: Tokenizer) -> tuple[int, ...]:
             f"{label.id!r}: label it again with this teacher"
         )
     return label.token_ids[_last_start(label.token_ids, tokenizer) :]
+
+
+def _prompt_length(token_ids: Sequence[int], tokenizer: Tokenizer) -> int:
+    """Return where the text of a label begins, no-timestamps left out of account."""
+    return _last_start(token_ids, tokenizer) + (3 if tokenizer.is_multilingual else 1)
 
 
 def _last_start(token_ids: Sequence[int], tokenizer: Tokenizer) -> int:
@@ -146,6 +155,12 @@ def with_previous_text(
             text = ()
         previous[utterance.id] = text
     return [replace(e, previous=previous.get(e.id, ())) for e in examples]
+
+
+def follow_each_other(manifest: Manifest, *, max_gap_s: float) -> bool:
+    """Tell whether any utterance precedes another, as :func:`with_previous_text` has it."""
+    in_time = sorted(manifest.utterances, key=lambda u: (u.audio, u.start_s))
+    return any(_precedes(before, utterance, max_gap_s) for before, utterance in pairwise(in_time))
 
 
 def _precedes(before: Utterance, utterance: Utterance, max_gap_s: float) -> bool:
@@ -293,16 +308,20 @@ def decoder_sequence(
         token_ids: start of transcript to end of text, as decoded.
         tokenizer: the model's.
         timestamps: keep them; otherwise they go, and the prompt says so. A label that was
-            decoded without timestamps has none to keep.
+            decoded without timestamps has none to keep. An empty one gets the single timestamp
+            without which the decoding rules do not let anything end.
         speed: at which the sound is played; timestamps are divided by it.
     """
     if tokenizer.no_timestamps in token_ids:
         return list(token_ids)
-    if timestamps:
-        return [_at_speed(id_, speed, tokenizer) for id_ in token_ids]
-    text = [id_ for id_ in token_ids if not tokenizer.is_timestamp(id_)]
-    prompt_end = _last_start(text, tokenizer) + (3 if tokenizer.is_multilingual else 1)
-    return [*text[:prompt_end], tokenizer.no_timestamps, *text[prompt_end:]]
+    prompt_end = _prompt_length(token_ids, tokenizer)
+    prompt, text = token_ids[:prompt_end], token_ids[prompt_end:]
+    if not timestamps:
+        spoken = (id_ for id_ in text if not tokenizer.is_timestamp(id_))
+        return [*prompt, tokenizer.no_timestamps, *spoken]
+    if tokenizer.eot in text[:1]:
+        return [*prompt, tokenizer.timestamp_begin, *text]
+    return [*prompt, *(_at_speed(id_, speed, tokenizer) for id_ in text)]
 
 
 def _at_speed(token_id: int, speed: float, tokenizer: Tokenizer) -> int:

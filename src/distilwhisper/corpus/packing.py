@@ -216,7 +216,7 @@ def _split(token_ids: Sequence[int], tokenizer: Tokenizer) -> tuple[list[int], l
         (
             place
             for place, id_ in enumerate(ids)
-            if tokenizer.is_timestamp(id_) or not tokenizer.is_special(id_)
+            if id_ == tokenizer.eot or tokenizer.is_timestamp(id_) or not tokenizer.is_special(id_)
         ),
         len(ids),
     )

@@ -60,6 +60,11 @@ class Utterance:
     language: str | None = None
     source: str | None = None
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether its reference says that nobody speaks: it is there, and blank."""
+        return self.text is not None and not self.text.strip()
+
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
@@ -100,6 +105,7 @@ class Label:
         detected_language: code of the language that the teacher takes the sound for, whatever it
             was told; None if it was not asked, or knows only English.
         language_probability: of the detected language, among all that the teacher knows.
+        sound: fingerprint of the recording that was heard; None if it is not known.
     """
 
     id: str
@@ -114,6 +120,7 @@ class Label:
     duration_s: float | None = None
     detected_language: str | None = None
     language_probability: float | None = None
+    sound: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as JSON can hold it: a number that is not finite becomes None."""
@@ -130,6 +137,7 @@ class Label:
             "duration_s": _finite_or_none(self.duration_s),
             "detected_language": self.detected_language,
             "language_probability": _finite_or_none(self.language_probability),
+            "sound": self.sound,
         }
 
     @classmethod
@@ -163,6 +171,7 @@ _LABEL_KINDS: Mapping[str, tuple[type, ...]] = {  # in the order of the fields
     "duration_s": _NUMBER,
     "detected_language": _STRING,
     "language_probability": _NUMBER,
+    "sound": _STRING,
 }
 
 # What labels of earlier versions do not say.
@@ -171,6 +180,7 @@ _UNKNOWN_TO_OLD_LABELS: Mapping[str, Any] = {
     "duration_s": None,
     "detected_language": None,
     "language_probability": None,
+    "sound": None,
 }
 
 

@@ -14,7 +14,8 @@ class DecodingSettings:
     """How audio becomes text; the same for labels, scores and transcripts."""
 
     language: str | None = None
-    """Code or English name; none or "auto": English-only models need none, others detect it."""
+    """Code or English name, whatever a manifest names; none or "auto": what it names, else
+    English-only models need none and others detect it."""
     language_windows: int = 1
     """Windows with speech, spread over a recording, that its language is detected from; more
     where it stays in doubt."""

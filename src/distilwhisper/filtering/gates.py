@@ -30,6 +30,7 @@ Reason = Literal[
     "unique_words_below_limit",
     "other_language_above_limit",
     "disagreement_above_limit",
+    "kept_silence",
     "kept_without_reference",
     "kept",
 ]
@@ -49,7 +50,8 @@ class FilterSettings:
     min_avg_logprob: float = -1.0
     """Mean log-probability of a token, for labels without a reference; so are all that follow."""
     language: str | None = None
-    """Of the utterances whose language the manifest leaves open; None: what the teacher heard."""
+    """Of all utterances, whatever the manifest names; None: what it names, else what the teacher
+    heard."""
     max_wer_by_language: tuple[tuple[str, float], ...] = ()
     """Languages, each with a limit of its own in the place of max_wer."""
     max_no_speech_prob: float | None = None
@@ -66,6 +68,9 @@ class FilterSettings:
     """Probability of the language detected where it is not the one expected."""
     max_disagreement: float | None = None
     """Errors of a second decode over the words of the label; needs second labels."""
+    keep_silence: bool = False
+    """Keep utterances whose reference is blank, and teach that nothing is said in them, whatever
+    the label says."""
 
     def __post_init__(self) -> None:
         faults = [
@@ -161,6 +166,7 @@ def judge_all(measures: Measures, settings: FilterSettings) -> Codes:
     holds: dict[Reason, Flags] = {
         "unlabelled": ~rows["has_label"],
         "label_failed": rows["has_error"],
+        "kept_silence": rows["silent_reference"] & settings.keep_silence,
         "cut_off": ~rows["finished"],
         "empty_reference": rows["empty_reference"],
         "empty_pseudo_label": rows["empty_label"],
@@ -182,7 +188,7 @@ def judge_all(measures: Measures, settings: FilterSettings) -> Codes:
 
 def is_kept(codes: Codes) -> Flags:
     """Tell which labels a student may learn from."""
-    flags: Flags = codes >= REASONS.index("kept_without_reference")
+    flags: Flags = codes >= REASONS.index("kept_silence")
     return flags
 
 

@@ -44,7 +44,7 @@ from distilwhisper.filtering.measures import (
 )
 
 GROUP_ROWS = 8192  # a group takes label shards until it has as many rows
-_VERSION = 3  # of what the numbers mean; part of the key
+_VERSION = 4  # of what the numbers mean; part of the key
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Sources:
         manifest: what was labelled, or a part of it.
         labels: folder of the labels.
         second: folder of other labels of the same utterances, for comparison.
-        language: of the utterances whose language the manifest leaves open.
+        language: of all utterances; None: what the manifest names, else what the labels do.
         key: digest of all of these and of their contents; see :func:`measures_key`.
     """
 
@@ -91,7 +91,7 @@ def measures_key(inputs: Mapping[str, str], language: str | None) -> str:
 
     Args:
         inputs: fingerprints of the manifest, of the labels and of the second ones, if any.
-        language: of the utterances whose language the manifest leaves open.
+        language: of all utterances; None: what the manifest names, else what the labels do.
     """
     parts = json.dumps({"inputs": dict(inputs), "language": language, "version": _VERSION})
     return f"{inputs['labels'][:16]}-{hashlib.sha256(parts.encode()).hexdigest()[:16]}"

@@ -33,6 +33,7 @@ ROW = np.dtype(
         ("has_error", "?"),
         ("finished", "?"),
         ("has_reference", "?"),
+        ("silent_reference", "?"),  # blank as written: a note such as [noise] is not
         ("empty_reference", "?"),
         ("empty_label", "?"),
         ("all_capitals", "?"),
@@ -125,7 +126,7 @@ def measure(
     Args:
         utterance: with its reference, or without one.
         label: what the teacher heard in it; None if it was not asked.
-        language: of the utterance, if the manifest leaves it open.
+        language: of the utterance, whatever it names; None: what it names, else the label's.
         second: another label of the same utterance.
 
     Raises:
@@ -165,7 +166,7 @@ class MeasureTable:
         second: Label | None,
     ) -> None:
         """Measure one label; see :func:`measure`."""
-        expected = utterance.language or language
+        expected = language or utterance.language
         duration_s = utterance.duration_s
         if label is not None:
             duration_s = label.duration_s if duration_s is None else duration_s
@@ -186,6 +187,7 @@ class MeasureTable:
                 label is not None and label.error is not None,
                 label is not None and label.finished,
                 utterance.text is not None,
+                utterance.is_silent,
                 *texts,
                 self._code("language", spoken_language and _known_code(spoken_language)),
                 self._code("speaker", utterance.speaker),

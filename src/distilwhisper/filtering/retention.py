@@ -138,7 +138,7 @@ def _by_limit(measures: Measures, settings: FilterSettings) -> dict[float, Kept]
     lax = replace(settings, max_wer=at_most, max_wer_by_language=())
     kept = is_kept(judge_all(measures, lax))
     judged = measures["has_reference"].astype(np.intp) - 1  # -1 is in no group
-    rates = np.nan_to_num(measures.rates, nan=np.inf)
+    rates = np.where(measures["silent_reference"], 0, np.nan_to_num(measures.rates, nan=np.inf))
     return {limit: _sums(measures, kept & (rates <= limit), judged, 1)[0] for limit in LIMITS}
 
 
@@ -163,6 +163,7 @@ def _groups(
 def _sums(measures: Measures, kept: Flags, groups: npt.NDArray[Any], n: int) -> list[Kept]:
     """Add up every group's utterances; those of a negative group are left out."""
     inside = groups >= 0
+    taught = kept & ~measures["silent_reference"]  # of the others no label is taught
     judged = measures["has_label"] & ~measures["has_error"] & measures["has_reference"]
 
     def total(flags: Flags, weights: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
@@ -181,9 +182,9 @@ def _sums(measures: Measures, kept: Flags, groups: npt.NDArray[Any], n: int) -> 
         total(kept).tolist(),
         total(kept, measures.hours).tolist(),
         rate(judged & ~characters),
-        rate(judged & ~characters & kept),
+        rate(judged & ~characters & taught),
         rate(judged & characters),
-        rate(judged & characters & kept),
+        rate(judged & characters & taught),
     ]
     return [Kept(*values) for values in zip(*columns, strict=True)]
 

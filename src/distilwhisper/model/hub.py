@@ -34,7 +34,7 @@ from distilwhisper.model.layout import (
     read_tokenizer_json,
     write_model_folder,
 )
-from distilwhisper.model.openai import read_openai
+from distilwhisper.model.openai import not_openai, read_openai
 
 _HUB_ID = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>\S+))?")
 _HUB_TIMEOUT_S = 10.0
@@ -315,6 +315,11 @@ def import_model(source: str, dest: Path, *, tokenizer: str | None = None) -> Pa
 
 def _read_any(source: str, *, tokenizer: str | None) -> ModelFiles:
     path = Path(source)
+    if path.is_file() and path.suffix in (".bin", ".safetensors"):
+        if (path.parent / "config.json").is_file():
+            raise BadCheckpoint(f"{path}: the weights of a folder; import {path.parent} itself")
+        if path.suffix == ".safetensors":
+            raise BadCheckpoint(f"{path}: needs config.json and tokenizer.json beside it")
     if path.is_file():
         return read_openai(path, tokenizer_json=_tokenizer_for(path, tokenizer))
     if (path / "model.bin").is_file():
@@ -327,8 +332,11 @@ def _read_any(source: str, *, tokenizer: str | None) -> ModelFiles:
 def _tokenizer_for(path: Path, tokenizer: str | None) -> str:
     if tokenizer is not None:
         return _tokenizer_json(tokenizer)
-    dims = load_pickle(path).get("dims")
-    n_vocab = dims.get("n_vocab") if isinstance(dims, dict) else None
+    checkpoint = load_pickle(path)
+    dims = checkpoint.get("dims")
+    if not isinstance(dims, dict):
+        raise BadCheckpoint(f"{path}: {not_openai(checkpoint)}")
+    n_vocab = dims.get("n_vocab")
     if n_vocab not in _TOKENIZER_SOURCES:
         raise BadCheckpoint(
             f"{path}: no published Whisper model has a vocabulary of {n_vocab} tokens; name a "

@@ -52,6 +52,12 @@ _TIED_PROJECTION = "proj_out.weight"
 _LANGUAGE = re.compile(r"<\|[a-z]{2,3}\|>")
 _TIMESTAMP = re.compile(r"<\|\d+\.\d\d\|>")
 
+# What training puts before the names of all weights, from the outside in.
+_WRAPPERS = ("_orig_mod.", "module.", "_orig_mod.", "base_model.model.", "model.")
+LIGHTNING_HINT = (
+    "a Lightning checkpoint holds its trainer's state too: load it in the code that made it, save "
+    "the model in it by save_pretrained, and import that folder"
+)
 # Weight files by preference: some repositories hold the same weights twice, the second time in
 # float32 and twice the size.
 _WEIGHT_FILES = (
@@ -97,7 +103,8 @@ def read_model_folder(folder: Path) -> ModelFiles:
     if not folder.is_dir():
         raise BadCheckpoint(f"{folder}: no such folder")
     config = read_json_object(folder / "config.json")
-    weights = _drop_tied_projection(_read_weights(folder), where=folder)
+    weights = unwrapped(_read_weights(folder), ("model.", "proj_out."), where=folder)
+    weights = _drop_tied_projection(weights, where=folder)
     check_weights(weights, config, where=folder)
     tokenizer_json = complete_timestamps(
         read_tokenizer_json(folder), vocab_size=config["vocab_size"], where=folder
@@ -224,6 +231,38 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
     )
 
 
+def unwrapped(
+    weights: Mapping[str, Tensor], begins: tuple[str, ...], *, where: Path
+) -> dict[str, Tensor]:
+    """Return weights by the names that they have without what they were trained in.
+
+    Data parallel training, torch.compile, PEFT and Lightning put a prefix before every name.
+
+    Args:
+        weights: by name.
+        begins: how names begin that need no change.
+        where: the origin, for messages.
+
+    Raises:
+        BadCheckpoint: weights of an adapter are beside those of the model, not in them.
+    """
+    if any(part in name for name in weights for part in (".lora_", ".base_layer.")):
+        raise BadCheckpoint(
+            f"{where}: an adapter (LoRA) must be merged into its model, found its weights beside "
+            "the model's: merge it with peft (merge_and_unload, then save_pretrained)"
+        )
+    names = list(weights)
+    for prefix in _WRAPPERS:
+        stripped = [name.removeprefix(prefix) for name in names]
+        wrapped = all(name.startswith(prefix) for name in names)
+        if wrapped and (
+            not all(name.startswith(begins) for name in names)
+            or all(name.startswith(begins) for name in stripped)
+        ):
+            names = stripped
+    return dict(zip(names, weights.values(), strict=True))
+
+
 def _load_tensors(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise BadCheckpoint(f"{path}: this shard is missing; download the folder again")
@@ -248,7 +287,8 @@ def load_pickle(path: Path) -> dict[str, Any]:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         reason = str(error).partition("\n")[0]
-        raise BadCheckpoint(f"{path}: not a whole file of plain tensors: {reason}") from error
+        hint = f"; {LIGHTNING_HINT}" if path.suffix == ".ckpt" else ""
+        raise BadCheckpoint(f"{path}: not a whole file of plain tensors: {reason}{hint}") from error
     if not isinstance(loaded, dict):
         raise BadCheckpoint(f"{path}: must hold a dict, found {type(loaded).__name__}")
     return loaded

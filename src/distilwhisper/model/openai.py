@@ -20,6 +20,7 @@ import tokenizers
 from torch import Tensor
 
 from distilwhisper.model.layout import (
+    LIGHTNING_HINT,
     BadCheckpoint,
     ModelFiles,
     check_vocab_size,
@@ -30,6 +31,7 @@ from distilwhisper.model.layout import (
     special_token_id,
     token_ids,
     token_ids_for_generation,
+    unwrapped,
 )
 
 _MODULES = {
@@ -105,14 +107,13 @@ def read_openai(path: Path, *, tokenizer_json: str) -> ModelFiles:
     checkpoint = load_pickle(path)
     dims, state = checkpoint.get("dims"), checkpoint.get("model_state_dict")
     if not isinstance(dims, dict) or not isinstance(state, dict):
-        raise BadCheckpoint(
-            f"{path}: must hold 'dims' and 'model_state_dict', found {sorted(map(str, checkpoint))}"
-        )
+        raise BadCheckpoint(f"{path}: {not_openai(checkpoint)}")
     if missing := [name for name in _DIMS if name not in dims]:
         raise BadCheckpoint(f"{path}: 'dims' lacks {', '.join(missing)}")
     vocab_size = dims["n_vocab"]
     tokenizer_json = complete_timestamps(tokenizer_json, vocab_size=vocab_size, where=path)
     check_vocab_size(tokenizer_json, vocab_size=vocab_size, where=path)
+    state = unwrapped(state, ("encoder.", "decoder."), where=path)
     weights = {_hugging_face_name(name, path): weight for name, weight in state.items()}
     config = _read_config(dims, weights, tokenizer_json, path)
     generation_config = {
@@ -126,6 +127,21 @@ def read_openai(path: Path, *, tokenizer_json: str) -> ModelFiles:
     if heads is not None:
         generation_config["alignment_heads"] = heads
     return ModelFiles(config, generation_config, weights, tokenizer_json)
+
+
+def not_openai(checkpoint: Mapping[str, Any]) -> str:
+    """Say what a file is that is no OpenAI checkpoint, and what to do with it."""
+    if "state_dict" in checkpoint:
+        return LIGHTNING_HINT
+    if any("lora_" in name for name in map(str, checkpoint)):
+        return "the weights of an adapter (LoRA): merge them into their model with peft first"
+    if checkpoint and all(isinstance(value, Tensor) for value in checkpoint.values()):
+        return (
+            "bare weights, which say neither their sizes nor their tokenizer: put the file as "
+            "pytorch_model.bin into a folder with config.json and tokenizer.json of the model that "
+            "was trained, and import that folder"
+        )
+    return f"must hold 'dims' and 'model_state_dict', found {sorted(map(str, checkpoint))[:8]}"
 
 
 def _hugging_face_name(name: str, path: Path) -> str:

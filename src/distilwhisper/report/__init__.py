@@ -1,13 +1,20 @@
 """What finished folders say of themselves: a page for people, a card for the model."""
 
 from distilwhisper.report.card import write_card
-from distilwhisper.report.facts import ComparisonFacts, RunFacts, read_facts, read_run
+from distilwhisper.report.facts import (
+    ComparisonFacts,
+    RunFacts,
+    error_rate,
+    read_facts,
+    read_run,
+)
 from distilwhisper.report.page import REPORT, write_comparison_report, write_report
 
 __all__ = [
     "REPORT",
     "ComparisonFacts",
     "RunFacts",
+    "error_rate",
     "read_facts",
     "read_run",
     "write_card",

@@ -10,7 +10,7 @@ from typing import Any
 from distilwhisper.corpus.store import read_jsonl
 from distilwhisper.evaluation.comparison import Cell, Comparison, Difference, Evaluation, compare
 from distilwhisper.filtering.retention import Retention
-from distilwhisper.run.files import BadRunFolder
+from distilwhisper.run.files import BadRunFolder, read_json
 from distilwhisper.run.settings import read_toml
 
 SETS = {"test": "held-out test", "long": "long recording"}
@@ -127,20 +127,30 @@ class RunFacts:
 
 
 def read_facts(folder: Path) -> RunFacts | ComparisonFacts:
-    """Read what is to be told about a finished run, or a comparison that evaluate has left.
+    """Read what is to be told about a finished run, or what evaluate has left.
 
     Args:
-        folder: of either.
+        folder: of a run, of a comparison, or of a single evaluation.
 
     Raises:
-        BadRunFolder: it is neither, or the run is not finished.
+        BadRunFolder: it is none of them, or the run is not finished.
     """
     if (folder / COMPARISON).is_file():
         return read_comparison(folder)
+    if (folder / "scores.jsonl").is_file():
+        return _read_evaluation(folder)
     missing = [name for name in _OF_A_RUN if not (folder / name).is_file()]
     if missing:
         raise BadRunFolder(_not_finished(folder, missing))
     return read_run(folder)
+
+
+def _read_evaluation(folder: Path) -> ComparisonFacts:
+    """Read one model on one set as a comparison of nothing else; it is called as its folder is."""
+    stage = read_json(folder / "stage.json", remedy="run evaluate on that folder again")
+    noise = stage["settings"]["noise"]
+    evaluation = Evaluation(folder.absolute().name, "the set", noise, folder)
+    return ComparisonFacts(folder, compare([evaluation], folder=folder, baseline=None))
 
 
 def read_comparison(folder: Path) -> ComparisonFacts:
@@ -187,6 +197,13 @@ def read_run(folder: Path) -> RunFacts:
 def percent(fraction: float | None) -> str:
     """Return a fraction as people read it."""
     return "–" if fraction is None else f"{100 * fraction:.1f} %"
+
+
+def error_rate(wer: float | None) -> str:
+    """Return an error rate as people read it; one above 100 % with what it means."""
+    if wer is None or wer <= 1:
+        return percent(wer)
+    return f"over 100 % ({wer:.1f} errors for every word: it loops, or makes words up)"
 
 
 def _over(one: float, other: float) -> float | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from distilwhisper.filtering.retention import Kept
 from distilwhisper.plotting import Line, draw_lines, file_of
-from distilwhisper.report.facts import SETS, RunFacts, percent
+from distilwhisper.report.facts import SETS, RunFacts, error_rate, percent
 from distilwhisper.report.html import (
     NOTHING,
     Html,
@@ -189,7 +189,7 @@ def _training(facts: RunFacts) -> Iterator[Html]:
     plots = [plot_by_step(lines, title="Training loss", y="nats per token")]
     if judged:
         lines = _by_set(judged)
-        plots.append(plot_by_step(lines, title="Validation WER", y="WER, %"))
+        plots.append(plot_by_step(lines, title="Validation WER", y="WER, at most 100 %"))
     if "lr" in steps[-1]:
         rate = Line("", numbers, [row["lr"] for row in steps])
         plots.append(plot_by_step([rate], title="Learning rate", y="learning rate"))
@@ -199,8 +199,8 @@ def _training(facts: RunFacts) -> Iterator[Html]:
     chosen = (
         "The last checkpoint is the student, as there was no validation."
         if best is None
-        else f"The checkpoint with the lowest validation WER, {percent(best['validation_wer'])} at "
-        f"step {best['step']:,}, is the student."
+        else "The checkpoint with the lowest validation WER, "
+        f"{error_rate(best['validation_wer'])} at step {best['step']:,}, is the student."
     )
     pace = f", {last['windows_per_s']:.2f} windows per second" if "windows_per_s" in last else ""
     yield tag("h2", "Training")
@@ -222,15 +222,20 @@ def validations(facts: RunFacts) -> list[Mapping[str, Any]]:
     return [row for row in facts.metrics if "validation_wer" in row]
 
 
+def capped(wer: float) -> float:
+    """Return an error rate in per cent, to be plotted: one that loops would flatten all others."""
+    return min(100 * wer, 100.0)
+
+
 def _by_set(judged: Sequence[Mapping[str, Any]]) -> list[Line]:
     """Return the mean over the validation sets, and each set where there are several."""
     numbers = [row["step"] for row in judged]
     sets = list(judged[-1].get("wer_by_set", {}))
     several = sets if len(sets) > 1 else []
     return [
-        Line("mean", numbers, [100 * row["validation_wer"] for row in judged]),
+        Line("mean", numbers, [capped(row["validation_wer"]) for row in judged]),
         *(
-            Line(name, numbers, [100 * row["wer_by_set"][name] for row in judged])
+            Line(name, numbers, [capped(row["wer_by_set"][name]) for row in judged])
             for name in several
         ),
     ]

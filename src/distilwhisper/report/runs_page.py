@@ -1,6 +1,6 @@
 """What a page says of several runs side by side."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from distilwhisper.report.facts import SETS, RunFacts, percent
 from distilwhisper.report.html import NOTHING, Html, folded, join, note, table, tag
 from distilwhisper.report.results import in_words, points
 from distilwhisper.report.run_page import (
+    capped,
     losses,
     plot_by_step,
     ratio_text,
@@ -107,14 +108,20 @@ def _same_sets(runs: Mapping[str, RunFacts]) -> str:
 
 
 def _curves(runs: Mapping[str, RunFacts]) -> Iterator[Html]:
-    lines = [_curve(name, losses(facts), "loss", 1) for name, facts in runs.items()]
+    lines = [_curve(name, losses(facts), "loss") for name, facts in runs.items()]
     plots = [plot_by_step(lines, title="Training loss", y="nats per token")]
     judged = {name: rows for name, facts in runs.items() if (rows := validations(facts))}
     if judged:
-        lines = [_curve(name, rows, "validation_wer", 100) for name, rows in judged.items()]
-        plots.append(plot_by_step(lines, title="Validation WER", y="WER, %", names=runs))
+        lines = [_curve(name, rows, "validation_wer", capped) for name, rows in judged.items()]
+        y = "WER, at most 100 %"
+        plots.append(plot_by_step(lines, title="Validation WER", y=y, names=runs))
     yield tag("div", *plots, class_="plots")
 
 
-def _curve(name: str, rows: Sequence[Mapping[str, Any]], key: str, times: float) -> Line:
-    return Line(name, [row["step"] for row in rows], [times * row[key] for row in rows])
+def _curve(
+    name: str,
+    rows: Sequence[Mapping[str, Any]],
+    key: str,
+    shown: Callable[[float], float] = float,
+) -> Line:
+    return Line(name, [row["step"] for row in rows], [shown(row[key]) for row in rows])

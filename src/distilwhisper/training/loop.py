@@ -69,9 +69,6 @@ class TrainingData:
     """Sets with references, by name; with none, the last weights win."""
     task: Literal["transcribe", "translate"] = "transcribe"
     """What the student is asked for when it is validated."""
-    language: str | None = None
-    """Of the validation utterances that name none; none: English-only models need none, others
-    detect it."""
 
 
 @dataclass(frozen=True)
@@ -428,7 +425,6 @@ class Trainer:
             self.student,
             self.tokenizer,
             task=self.data.task,
-            language=self.data.language,
             context_margin_s=self.settings.validation_context_margin_s,
         )
 

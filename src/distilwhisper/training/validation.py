@@ -22,7 +22,6 @@ def validation_transcriber(
     tokenizer: Tokenizer,
     *,
     task: Literal["transcribe", "translate"] = "transcribe",
-    language: str | None = None,
     context_margin_s: float | None = None,
 ) -> Transcriber:
     """Return what hears validation sets: a student, greedily and without timestamps.
@@ -31,14 +30,12 @@ def validation_transcriber(
         student: as far as it has come.
         tokenizer: its own.
         task: as in :class:`~distilwhisper.decoding.settings.DecodingSettings`.
-        language: likewise; an utterance's own comes first.
         context_margin_s: likewise.
 
     Raises:
-        ValueError: the student knows no such language, or cannot translate.
+        ValueError: the student cannot translate.
     """
     settings = DecodingSettings(
-        language=language,
         task=task,
         timestamps=False,
         temperatures=(0.0,),
@@ -55,19 +52,28 @@ def check_validation(transcriber: Transcriber, sets: Mapping[str, Manifest]) -> 
             language that the student does not know.
     """
     for manifest in sets.values():
-        utterances = _spoken(manifest)
-        if not any(_count(utterance, "").words for utterance in utterances):
-            raise ValueError(
-                f"{manifest.path} must hold utterances with a text to validate by, found "
-                f"{len(utterances)} texts, of which normalising leaves no word"
-            )
-        too_long = [u.id for u in utterances if (u.duration_s or 0.0) > WINDOW_S]
-        if too_long:
-            raise ValueError(
-                f"validation utterances must last at most {WINDOW_S:g} s, found {len(too_long)} "
-                f"longer ones in {manifest.path}, first {too_long[0]!r}: leave them to the test set"
-            )
-        transcriber.check_languages({u.id: u.language for u in utterances})
+        check_set(manifest)
+        transcriber.check_languages({u.id: u.language for u in _spoken(manifest)})
+
+
+def check_set(manifest: Manifest) -> None:
+    """Find out whether anything can be validated by a set, whatever the model.
+
+    Raises:
+        ValueError: it holds no text that is left by the normaliser, or utterances over 30 s.
+    """
+    utterances = _spoken(manifest)
+    if not any(_count(utterance, "").words for utterance in utterances):
+        raise ValueError(
+            f"{manifest.path} must hold utterances with a text to validate by, found "
+            f"{len(utterances)} texts, of which normalising leaves no word"
+        )
+    too_long = [u.id for u in utterances if (u.duration_s or 0.0) > WINDOW_S]
+    if too_long:
+        raise ValueError(
+            f"validation utterances must last at most {WINDOW_S:g} s, found {len(too_long)} "
+            f"longer ones in {manifest.path}, first {too_long[0]!r}: leave them to the test set"
+        )
 
 
 def validation_wers(

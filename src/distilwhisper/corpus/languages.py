@@ -1,0 +1,46 @@
+"""A language that is asked for goes before those that a manifest names, and the log says so."""
+
+from collections import Counter
+from dataclasses import replace
+
+from distilwhisper.corpus.records import Manifest
+from distilwhisper.progress import say
+from distilwhisper.text.tokens import language_code
+
+
+def in_language(manifest: Manifest, language: str | None) -> Manifest:
+    """Return a manifest whose utterances are all in one language; None: as it is.
+
+    Args:
+        manifest: whatever languages it names; the log tells which of them no longer count.
+        language: code or English name.
+
+    Raises:
+        ValueError: Whisper knows no such language.
+    """
+    if language is None:
+        return manifest
+    say_overruled(manifest, language)
+    code = language_code(language)
+    utterances = (replace(utterance, language=code) for utterance in manifest.utterances)
+    return replace(manifest, utterances=tuple(utterances))
+
+
+def say_overruled(manifest: Manifest, language: str) -> None:
+    """Tell how many utterances name another language than is asked for, if any do."""
+    code = language_code(language)
+    named = Counter(u.language for u in manifest.utterances if u.language is not None)
+    others = {name: n for name, n in named.items() if _code(name) != code}
+    if others:
+        say(
+            f"{manifest.path}: {sum(others.values())} of {len(manifest.utterances)} utterances "
+            f"name another language ({', '.join(others)}) and are taken for {code}, which was "
+            "asked for"
+        )
+
+
+def _code(name: str) -> str:
+    try:
+        return language_code(name)
+    except ValueError:  # no matter what it is: it does not count
+        return name
