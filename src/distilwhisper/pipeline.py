@@ -93,6 +93,8 @@ class DataSettings:
     """Share of the utterances for validation."""
     test_fraction: float = 0.1
     """Share of the utterances held out for the test."""
+    keep_speakers_together: bool = True
+    """Whether a speaker is in one part only, where speakers are known; recordings always are."""
     seed: int = 0
     """Of the split."""
 
@@ -298,7 +300,12 @@ def _data(run: Run) -> None:
         else:
             write_manifest(out / "manifest.jsonl", moved_to(out, read_manifest(source)))
     fractions = {"test": data.test_fraction, "validation": data.validation_fraction}
-    parts = split_manifest(read_manifest(out / "manifest.jsonl"), fractions, seed=data.seed)
+    parts = split_manifest(
+        read_manifest(out / "manifest.jsonl"),
+        fractions,
+        seed=data.seed,
+        keep_speakers_together=data.keep_speakers_together,
+    )
     for name, utterances in parts.items():
         write_manifest(out / f"{name}.jsonl", utterances)
     sizes = (f"{name} {len(utterances)}" for name, utterances in parts.items())
