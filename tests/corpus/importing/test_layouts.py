@@ -118,7 +118,34 @@ def test_kaldi_without_segments(source: Path) -> None:
     }
 
 
+def test_kaldi_files_may_begin_with_a_mark_and_write_accents_in_two_ways(source: Path) -> None:
+    nfc, nfd = "caf\u00e9", "cafe\u0301"
+    wav(source / f"{nfd}.wav")
+    mark = "\ufeff"
+    (source / "wav.scp").write_text(f"{mark}{nfd} {nfc}.wav\n", "utf-8")
+    (source / "text").write_text(f"{mark}{nfc} one\n", "utf-8")
+    (source / "utt2spk").write_text(f"{mark}{nfc} ann\n", "utf-8")
+    found, summary = run(source, "kaldi")
+    assert not summary.problems
+    assert (found[nfc].text, found[nfc].speaker) == ("one", "ann")
+    (source / "segments").write_text(f"{mark}s {nfc} 0 1\n", "utf-8")
+    (source / "text").write_text(f"{mark}s one\n", "utf-8")
+    (source / "utt2spk").unlink()
+    found, summary = run(source, "kaldi")
+    assert not summary.problems
+    assert (found["s"].text, found["s"].duration_s) == ("one", 1.0)
+
+
 # LibriSpeech and Common Voice
+
+
+def test_transcripts_of_librispeech_may_begin_with_a_mark(source: Path) -> None:
+    wav(source / "84" / "121" / "84-121-0000.wav")
+    path = source / "84" / "121" / "84-121.trans.txt"
+    path.write_text("\ufeff84-121-0000 GO ON\n", "utf-8")
+    found, summary = run(source, "librispeech")
+    assert not summary.problems
+    assert found["84-121-0000"].text == "GO ON"
 
 
 def test_librispeech(source: Path) -> None:
@@ -213,7 +240,7 @@ def test_a_manifest_is_checked_and_its_paths_are_moved(source: Path) -> None:
         '{"id": "b", "audio": "gone.wav"}\n'
     )
     found, summary = run(source / "m.jsonl", "manifest")
-    assert found == {"a": Utterance("a", "../a.wav", duration_s=2.0, text="", language="German")}
+    assert found == {"a": Utterance("a", "../a.wav", duration_s=2.0, text="", language="de")}
     assert kinds(summary) == {
         "m.jsonl:3": "id taken",
         "m.jsonl:4": "bad line",
