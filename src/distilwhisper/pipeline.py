@@ -89,6 +89,8 @@ class DataSettings:
     """With train: the manifest that the student is judged by; it needs references."""
     language: str | None = None
     """Of all of a folder's audio."""
+    max_seconds: float | None = None
+    """Of a source: leave out what is longer; a window holds 30 s."""
     validation_fraction: float = 0.1
     """Share of the utterances for validation."""
     test_fraction: float = 0.1
@@ -110,6 +112,8 @@ class DataSettings:
             named = getattr(self, f"{name}_sets")
             if len(set(named)) < len(named):
                 raise ValueError(f"{name} must name every manifest once")
+        if self.max_seconds is not None and (self.source is None or not self.max_seconds > 0):
+            raise ValueError("max_seconds must be above 0, and is of a source alone")
         for name in ("validation_fraction", "test_fraction"):
             if not 0 < getattr(self, name) < 0.5:
                 raise ValueError(f"{name} must lie between 0 and 0.5, found {getattr(self, name)}")
@@ -293,8 +297,8 @@ def _data(run: Run) -> None:
     table = {k: v for k, v in asdict(data).items() if k != "source"}
     open_stage(out, settings=table, inputs={"source": str(source.resolve())}, force=run.force)
     if not (out / "manifest.jsonl").exists():
-        if source.is_dir():
-            settings = ImportSettings(language=data.language)
+        if source.is_dir() or data.max_seconds is not None:
+            settings = ImportSettings(language=data.language, max_seconds=data.max_seconds)
             summary = import_data(source, out / "manifest.jsonl", settings)
             say(f"data: {summary} in {source}")
         else:
@@ -340,7 +344,7 @@ def _label(run: Run) -> None:
         engine=run.recipe.engine,
         force=run.force,
     )
-    say(f"label: {summary.n_labels} labels")
+    say(f"label: {summary}")
     run.problems.update(summary.failed)
 
 

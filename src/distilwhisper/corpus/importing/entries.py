@@ -131,6 +131,10 @@ class ImportSettings:
             audio, text, id, speaker, recording, language, source, split, channel, start, end,
             duration.
         cut: vad cuts what is longer than 30 s in its pauses, without its text.
+        max_seconds: leave out what is longer, and count it.
+        first: leave out all behind the first so many utterances that can be used.
+        sample: leave out all but so many, drawn at random.
+        seed: of the draw; another one draws others.
     """
 
     format: Format | None = None
@@ -139,6 +143,10 @@ class ImportSettings:
     split: str | None = None
     column: tuple[str, ...] = ()
     cut: Literal["vad"] | None = None
+    max_seconds: float | None = None
+    first: int | None = None
+    sample: int | None = None
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         faults = []
@@ -151,6 +159,16 @@ class ImportSettings:
                     f"{choice!r}"
                 )
             named.add(name)
+        for name in ("max_seconds", "first", "sample"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                faults.append(f"{name} must be above 0, found {value}")
+        if self.cut is not None and self.max_seconds is not None:
+            faults.append("long recordings are cut or left out: give cut or max_seconds, not both")
+        if self.first is not None and self.sample is not None:
+            faults.append("give first or sample, not both")
+        if self.seed is not None and self.sample is None:
+            faults.append("seed is of a sample: give sample too")
         if self.language is not None:
             try:
                 language_code(self.language)

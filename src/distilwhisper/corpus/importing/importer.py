@@ -1,11 +1,15 @@
 """Other people's data to manifests: read, opened, stored where it must be, cut, counted."""
 
+import hashlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
+from heapq import nsmallest
+from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -80,7 +84,8 @@ def _rows(
     last_said = time.monotonic()
     with ThreadPoolExecutor(N_THREADS) as pool:
         probed = _in_order(pool, lambda item: _probed(item, probe), _told(found, settings))
-        in_files = stored(probed, out.with_suffix(".audio"))
+        chosen = _chosen(probed, settings, tally)
+        in_files = stored(chosen, out.with_suffix(".audio"))
         for item, pieces in _in_order(pool, pieces_of, in_files):
             if isinstance(item, Problem):
                 tally.problems.append(item)
@@ -100,7 +105,10 @@ def _rows(
                 last_said = time.monotonic()
                 say(f"data: {tally.n_utterances} utterances, {tally.seconds / 3600:.1f} h so far")
     if not tally.n_utterances and not tally.problems:
-        raise BadSource(f"{source} must hold at least one utterance, found none")
+        longer = f" but {tally.n_left_out} that are longer than --max-seconds" * bool(
+            tally.n_left_out
+        )
+        raise BadSource(f"{source} must hold at least one utterance, found none{longer}")
 
 
 def _told(found: Found, settings: ImportSettings) -> Found:
@@ -134,6 +142,48 @@ def _probed(item: Entry | Problem, probe: Callable[[str], AudioFacts]) -> Probed
         return Problem(item.where, "span outside the sound", message)
     utterance = replace(item.utterance, duration_s=left_s if duration_s is None else duration_s)
     return Probed(item._replace(utterance=utterance), facts)
+
+
+def _chosen(
+    probed: Iterator[Probed | Problem], settings: ImportSettings, tally: Tally
+) -> Iterator[Probed | Problem]:
+    """Leave out what is too long, and all but the first or a sample, as the settings ask."""
+    if settings.max_seconds is not None:
+        probed = _no_longer(probed, settings.max_seconds, tally)
+    if settings.first is None and settings.sample is None:
+        yield from probed
+        return
+    usable = enumerate(_without_problems(probed, tally))
+    if settings.sample is None:
+        drawn = islice(usable, settings.first)
+    else:
+        key = partial(_draw, seed=settings.seed or 0)
+        drawn = iter(sorted(nsmallest(settings.sample, usable, key=key), key=itemgetter(0)))
+    yield from (item for _, item in drawn)
+
+
+def _no_longer(
+    probed: Iterator[Probed | Problem], max_seconds: float, tally: Tally
+) -> Iterator[Probed | Problem]:
+    for item in probed:
+        if isinstance(item, Problem) or (item.entry.utterance.duration_s or 0.0) <= max_seconds:
+            yield item
+        else:
+            tally.n_left_out += 1
+
+
+def _without_problems(probed: Iterable[Probed | Problem], tally: Tally) -> Iterator[Probed]:
+    for item in probed:
+        if isinstance(item, Problem):
+            tally.problems.append(item)
+        else:
+            yield item
+
+
+def _draw(placed: tuple[int, Probed], *, seed: int) -> bytes:
+    """Return what an utterance is drawn by: the same wherever it lies in the source."""
+    what = f"{seed}/{placed[1].entry.utterance.id}"
+    return hashlib.blake2b(what.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def _whole(item: Probed | Problem) -> tuple[Probed | Problem, list[Utterance]]:
