@@ -105,6 +105,7 @@ class OtherVoices:
             self._manifest.audio_source(utterance),
             start_s=utterance.start_s,
             duration_s=utterance.duration_s,
+            channel=utterance.channel,
         )
         try:
             return next(blocks)

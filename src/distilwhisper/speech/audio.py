@@ -48,11 +48,13 @@ class AudioFacts:
         sample_rate_hz: of the file, not of our samples.
         digest: of the file's bytes, not of the sound: the size, and 64 KiB at the beginning, in the
             middle and at the end.
+        n_channels: of the file, not of our samples.
     """
 
     duration_s: float
     sample_rate_hz: int
     digest: bytes
+    n_channels: int = 1
 
 
 def seconds_to_samples(seconds: float) -> int:
@@ -66,7 +68,11 @@ def samples_to_seconds(n: int) -> float:
 
 
 def load_samples(
-    source: Source, *, start_s: float = 0.0, duration_s: float | None = None
+    source: Source,
+    *,
+    start_s: float = 0.0,
+    duration_s: float | None = None,
+    channel: int | None = None,
 ) -> Samples:
     """Return the samples of a recording, or of a span of it.
 
@@ -80,16 +86,17 @@ def load_samples(
         start_s: rounded to a sample.
         duration_s: rounded to samples by itself, so that equal durations have equal lengths; None
             is all that is left. The last 0.1 s of it may lie beyond the end, and is then cut.
+        channel: of the file's channels, counted from 0, the one to take; None mixes them all.
 
     Raises:
         FileNotFoundError: no such file.
         MissingStorage: a package must be installed to read this URL.
         CorruptAudio: nothing in it can be decoded, or not all of it; a shard lacks the member; the
-            span lies beyond the end.
+            span lies beyond the end; there is no such channel.
         ValueError: start_s or duration_s is negative, zero samples long, or not a number.
     """
     start, stop = _span(start_s, duration_s)
-    return _joined(list(_pcm(source, start=start, stop=stop)))
+    return _joined(list(_pcm(source, start=start, stop=stop, channel=channel)))
 
 
 def stream_samples(
@@ -97,6 +104,7 @@ def stream_samples(
     *,
     start_s: float = 0.0,
     duration_s: float | None = None,
+    channel: int | None = None,
     block_s: float = WINDOW_S,
 ) -> Iterator[Samples]:
     """Yield a recording, or a span of it, in blocks of equal length, the last one shorter.
@@ -110,6 +118,7 @@ def stream_samples(
         source: as for ``load_samples``.
         start_s: as for ``load_samples``.
         duration_s: as for ``load_samples``.
+        channel: as for ``load_samples``.
         block_s: length of a block, at least one sample.
 
     Raises:
@@ -120,7 +129,7 @@ def stream_samples(
     size = _length(block_s)
     held: list[Pcm] = []
     n_held = 0
-    for piece in _pcm(source, start=start, stop=stop):
+    for piece in _pcm(source, start=start, stop=stop, channel=channel):
         held.append(piece)
         n_held += len(piece)
         while n_held >= size:
@@ -154,7 +163,7 @@ def probe_audio(source: Source) -> AudioFacts:
     with opened(source) as (file, name):
         digest = digest_of(file)
         with _Sound(file, name) as sound:
-            return AudioFacts(sound.duration_s(), sound.rate_hz, digest)
+            return AudioFacts(sound.duration_s(), sound.rate_hz, digest, sound.n_channels)
 
 
 def write_wav(path: str | Path, samples: Samples) -> None:
@@ -205,13 +214,15 @@ def _joined(pieces: list[Pcm]) -> Samples:
     return samples
 
 
-def _pcm(source: Source, *, start: int = 0, stop: int | None = None) -> Iterator[Pcm]:
+def _pcm(
+    source: Source, *, start: int = 0, stop: int | None = None, channel: int | None = None
+) -> Iterator[Pcm]:
     """Yield the 16-bit samples of [start, stop) in pieces of about a second.
 
     Raises:
         CorruptAudio: the sound is not whole up to ``stop``, or ends before it.
     """
-    with opened(source) as (file, name), _Sound(file, name) as sound:
+    with opened(source) as (file, name), _Sound(file, name, channel) as sound:
         position = sound.enter(start)
         for piece in sound.pieces():
             begin = max(start - position, 0)
@@ -241,8 +252,9 @@ class _Sound:
         stated_s: the length that the container is sure of; None where it says nothing, or guesses.
     """
 
-    def __init__(self, file: OpenFile, name: str) -> None:
+    def __init__(self, file: OpenFile, name: str, channel: int | None = None) -> None:
         self._name = name
+        self._channel = channel  # all are mixed where none is chosen
         self._last_s = 0.0  # end of the last frame by the time stamps, which know of gaps
         self._lost_s = 0.0  # packets that could not be decoded
         self._error: av.FFmpegError | None = None  # of the last of them
@@ -305,7 +317,7 @@ class _Sound:
             for frame in _second_by_second(frames):
                 self._require_finite(frame)
                 try:
-                    resampled = resampler.resample(frame)
+                    resampled = resampler.resample(self._chosen(frame))
                 except av.FFmpegError as error:
                     raise CorruptAudio(
                         f"{self._name}: cannot be made mono: found {frame.layout.name}, "
@@ -319,6 +331,11 @@ class _Sound:
     def rate_hz(self) -> int:
         """Sample rate of the file."""
         return self._stream.rate
+
+    @property
+    def n_channels(self) -> int:
+        """Channels of the file."""
+        return self._stream.codec_context.layout.nb_channels
 
     def duration_s(self) -> float:
         """Return the length as stated; where nothing is, decode all of it and count.
@@ -382,6 +399,26 @@ class _Sound:
                 f"{self._name}: cannot be decoded beyond {self._last_s:.3f}{whole} s "
                 f"({error.strerror}); the file is damaged or was cut short: fetch it again"
             ) from error
+
+    def _chosen(self, frame: av.AudioFrame) -> av.AudioFrame:
+        """Return a frame's chosen channel; all of it where none is chosen.
+
+        Raises:
+            CorruptAudio: it has no such channel.
+        """
+        n_channels, channel = frame.layout.nb_channels, self._channel
+        if channel is None:
+            return frame
+        if channel >= n_channels:
+            raise CorruptAudio(
+                f"{self._name}: has no channel {channel}, found {n_channels}, counted from 0"
+            )
+        values = frame.to_ndarray()
+        rows = values if frame.format.is_planar else values.reshape(-1, n_channels).T
+        row = np.ascontiguousarray(rows[channel : channel + 1])
+        chosen = av.AudioFrame.from_ndarray(row, format=frame.format.name, layout="mono")
+        chosen.sample_rate = frame.sample_rate
+        return chosen
 
     def _require_finite(self, frame: av.AudioFrame) -> None:
         # Conversion to integers would make an ordinary number of it.

@@ -44,7 +44,10 @@ def cut_at_pauses(utterance: Utterance) -> list[Utterance]:
     probabilities: list[float] = []
     n_samples = 0
     blocks = stream_samples(
-        utterance.audio, start_s=utterance.start_s, duration_s=utterance.duration_s
+        utterance.audio,
+        start_s=utterance.start_s,
+        duration_s=utterance.duration_s,
+        channel=utterance.channel,
     )
     for n_new, heard in frame_probabilities(blocks):
         n_samples += n_new

@@ -1,6 +1,7 @@
 """Other people's data to manifests: read, opened, stored where it must be, cut, counted."""
 
 import hashlib
+import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -131,6 +132,12 @@ def _probed(item: Entry | Problem, probe: Callable[[str], AudioFacts]) -> Probed
         return Problem(item.where, "audio missing", f"its audio must be a file, found no {audio}")
     except (CorruptAudio, OSError, ValueError) as error:  # a path can be none: ValueError
         return Problem(item.where, "audio unreadable", str(error))
+    channel = item.utterance.channel
+    if channel is not None and channel >= facts.n_channels:
+        message = (
+            f"{audio}: must have a channel {channel}, counted from 0, found {facts.n_channels}"
+        )
+        return Problem(item.where, "unsupported", message)
     start_s, duration_s = item.utterance.start_s, item.utterance.duration_s
     left_s = round(facts.duration_s - start_s, 3)
     if left_s <= 0 or (duration_s is not None and duration_s > left_s + LENGTH_TOLERANCE_S):
@@ -225,8 +232,8 @@ def _row(where: str, utterance: Utterance, out: Path, tally: Tally) -> dict[str,
     try:
         audio = audio_from(out.parent, utterance.audio)
         row = manifest_row(replace(utterance, audio=audio))
-        "".join(str(value) for value in row.values()).encode("utf-8")
-    except ValueError as error:  # half a character, which JSON can say and UTF-8 cannot
+        json.dumps(row, ensure_ascii=False, allow_nan=False).encode("utf-8")
+    except ValueError as error:  # infinity, or half a character, which not all JSON can hold
         return Problem(where, "bad line", f"no line of a manifest can hold it: {error}")
     return row
 

@@ -170,7 +170,7 @@ class Tally:
         self._lengths.append(length_s)
         self._n_by_length[_bin(length_s)] += 1
         self._ids.add(_digest(utterance.id))
-        span = f"{utterance.start_s} {length_s}"
+        span = f"{utterance.start_s} {length_s} {utterance.channel}"
         self._n_same_audio += _seen(f"{facts.digest.hex()} {span}", self._sounds)
         if utterance.text is not None:
             self._n_with_text += 1
