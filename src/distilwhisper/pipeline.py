@@ -25,6 +25,7 @@ from typing import Any, Literal, get_args
 
 from distilwhisper.corpus.batches import Example, join_kept, with_previous_text
 from distilwhisper.corpus.importing.entries import ImportSettings
+from distilwhisper.corpus.importing.fingerprints import source_fingerprints
 from distilwhisper.corpus.importing.importer import import_data
 from distilwhisper.corpus.long_form import join_recordings
 from distilwhisper.corpus.merging import merge_manifests, moved_to
@@ -295,7 +296,8 @@ def _data(run: Run) -> None:
         return
     source, out = Path(data.source), run.path("data")
     table = {k: v for k, v in asdict(data).items() if k != "source"}
-    open_stage(out, settings=table, inputs={"source": str(source.resolve())}, force=run.force)
+    inputs = source_fingerprints(source, skip=run.folder)
+    open_stage(out, settings=table, inputs=inputs, force=run.force)
     if not (out / "manifest.jsonl").exists():
         if source.is_dir() or data.max_seconds is not None:
             settings = ImportSettings(language=data.language, max_seconds=data.max_seconds)

@@ -190,8 +190,9 @@ def located(audio: str, folder: Path) -> str:
     """
     beside = os.path.join(folder.absolute(), audio)  # noqa: PTH118  a Path would edit members
     here = os.path.join(Path.cwd(), audio)  # noqa: PTH118
-    forms = [nfc, lambda path: unicodedata.normalize("NFD", path)]
-    for place in (beside, here, *(form(path) for path in (beside, here) for form in forms)):
+    places = [beside, here]
+    places += [unicodedata.normalize(form, path) for path in places for form in ("NFC", "NFD")]
+    for place in places:
         if Path(place.partition(".tar#")[0]).exists():
             return place
     return beside

@@ -28,6 +28,7 @@ from distilwhisper.corpus.importing.summary import ImportSummary, Tally
 from distilwhisper.corpus.records import Utterance, audio_from, manifest_row
 from distilwhisper.corpus.store import write_jsonl
 from distilwhisper.progress import SECONDS_BETWEEN_LINES, say
+from distilwhisper.run.stages import fingerprint
 from distilwhisper.speech.audio import LENGTH_TOLERANCE_S, WINDOW_S, AudioFacts, probe_audio
 from distilwhisper.speech.sources import CorruptAudio, NamedBytes
 from distilwhisper.text.tokens import language_code
@@ -71,7 +72,10 @@ def import_data(source: str | Path, out: Path, settings: ImportSettings) -> Impo
     if settings.format is None:
         say(f"data: {source} is taken for {DESCRIPTIONS[layout]}; --format says otherwise")
     tally = Tally()
+    before = fingerprint(out) if out.is_file() else None
     write_jsonl(out, _rows(found, source, out, settings, tally))
+    if before not in (None, fingerprint(out)):
+        say(f"data: {out} has changed: what was made of it before is of other data")
     _write_problems(out.with_suffix(".problems.jsonl"), tally.problems)
     return tally.summary()
 
