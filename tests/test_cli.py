@@ -444,12 +444,17 @@ def test_one_broken_file_of_several_is_named_and_the_rest_is_written(
     assert log.count("failed:") == 1
 
 
-def test_a_failure_is_named_by_every_run(tmp_path: Path, model: str) -> None:
+def test_a_failure_is_named_by_every_run(
+    tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     long = Utterance(id="long", audio="long.wav")
     write_wav(tmp_path / "long.wav", noise(30.2, seed=1))
     manifest = str(corpus(tmp_path, 0, more=[long]))
     arguments = ["label", manifest, "--teacher", model, "--out", str(tmp_path / "labels"), *FAST]
     assert call(arguments) == SOME_FAILED
+    out, log = capsys.readouterr()
+    assert out == f"0 of 1 labels in {tmp_path / 'labels'}\n"
+    assert "distilwhisper data MANIFEST --max-seconds 30 --out NEW" in log
     # Nor does a second run, which has nothing to do, hide it.
     assert call(arguments) == SOME_FAILED
 

@@ -425,6 +425,62 @@ def several(folder: Path, *, prefixes: str = "ab") -> list[Path]:
     return paths
 
 
+def split_of(source: Path, **settings: Any) -> Recipe:
+    data = DataSettings(source=str(source), **settings)
+    return Recipe(name="split", teacher="none", data=data)
+
+
+def test_a_source_that_has_changed_is_named_until_forced(tmp_path: Path) -> None:
+    source = corpus(tmp_path / "speech", 9).parent
+    for i in range(9):
+        (source / f"u{i:03}.txt").write_text(f"line {i}")
+    (source / "manifest.jsonl").unlink()
+    recipe, out = split_of(source), tmp_path / "run"
+    run_recipe(recipe, out, command=["test"], stages=("data",))
+    (source / "u000.txt").write_text("corrected")
+    with pytest.raises(StageChanged, match=r"input transcripts in the source: was .* now "):
+        run_recipe(recipe, out, command=["test"], stages=("data",))
+    run_recipe(recipe, out, command=["test"], stages=("data",), force=True)
+    write_wav(source / "u001.wav", noise(0.4, seed=99))
+    with pytest.raises(StageChanged, match="input sound in the source"):
+        run_recipe(recipe, out, command=["test"], stages=("data",))
+
+
+@pytest.mark.parametrize("as_manifest", [True, False])
+def test_what_is_too_long_is_left_out_of_a_source(tmp_path: Path, *, as_manifest: bool) -> None:
+    manifest = corpus(tmp_path / "speech", 9)
+    write_wav(manifest.parent / "long.wav", noise(31.0, seed=1))
+    long = Utterance("long", "long.wav", text="a long one")
+    write_manifest(manifest, [*read_manifest(manifest).utterances, long])
+    source = manifest if as_manifest else manifest.parent
+    if not as_manifest:
+        manifest.unlink()
+    out = tmp_path / "run"
+    run = run_recipe(split_of(source, max_seconds=30), out, command=["test"], stages=("data",))
+    assert not run.problems
+    found = read_manifest(out / "data" / "manifest.jsonl").utterances
+    assert len(found) == 9
+    assert all((u.duration_s or 0) < 30 for u in found)
+
+
+def test_one_speaker_is_in_one_part_unless_the_recipe_says_otherwise(tmp_path: Path) -> None:
+    manifest = corpus(tmp_path, 24)
+    utterances = read_manifest(manifest).utterances
+    write_manifest(manifest, [replace(u, speaker=str(i // 4)) for i, u in enumerate(utterances)])
+    shared = []
+    for together in (True, False):
+        out = tmp_path / str(together)
+        recipe = split_of(manifest, keep_speakers_together=together)
+        run_recipe(recipe, out, command=["test"], stages=("data",))
+        speakers = [
+            {u.speaker for u in read_manifest(out / "data" / f"{part}.jsonl").utterances}
+            for part in ("train", "validation", "test")
+        ]
+        shared.append(sum(map(len, speakers)) - 6)
+    assert shared[0] == 0
+    assert shared[1] > 0
+
+
 def recipe_of(manifests: list[Path], held_out: Path) -> Recipe:
     data = DataSettings(
         train=tuple(map(str, manifests)), validation=str(held_out), test=str(held_out)

@@ -262,6 +262,12 @@ def test_an_override_below_a_value_is_refused(tmp_path: Path) -> None:
         read_recipe(path, Recipe, ["name.first=b"])
 
 
+def test_a_recipe_may_begin_with_the_mark_of_windows(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text('name = "a"\n', "utf-8-sig")
+    assert read_recipe(path, Recipe) == Recipe("a")
+
+
 @pytest.mark.parametrize("content", [b"name = ", b"name = '\xff'", None])
 def test_a_recipe_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "recipe.toml"

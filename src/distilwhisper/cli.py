@@ -255,7 +255,7 @@ def label(
         retry_failed=retry_failed,
         force=force,
     )
-    print(f"{summary.n_labels} labels in {out}")
+    print(f"{summary} in {out}")
     return _name_each(summary.failed)
 
 

@@ -87,8 +87,12 @@ _OF_LONG_RECORDINGS = (
 class LabelSummary:
     """What a labelling run left behind."""
 
-    n_labels: int
+    n_labels: int  # one of every utterance: where one went wrong, it says so
     failed: dict[str, str]  # utterance id to what went wrong
+
+    def __str__(self) -> str:
+        n_good = self.n_labels - len(self.failed)
+        return f"{n_good} of {self.n_labels} labels" if self.failed else f"{n_good} labels"
 
 
 def label_manifest(
@@ -279,7 +283,8 @@ def _problem(samples: Samples | Exception) -> str | None:
     if len(samples) > WINDOW_SAMPLES:
         return (
             f"an utterance must last at most {WINDOW_S:g} s, found "
-            f"{samples_to_seconds(len(samples)):.2f} s: cut it at a pause"
+            f"{samples_to_seconds(len(samples)):.2f} s: cut it at a pause, or "
+            f"leave it out (distilwhisper data MANIFEST --max-seconds {WINDOW_S:g} --out NEW)"
         )
     return None
 

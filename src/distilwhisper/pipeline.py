@@ -31,6 +31,7 @@ from distilwhisper.corpus.batches import (
     with_previous_text,
 )
 from distilwhisper.corpus.importing.entries import ImportSettings
+from distilwhisper.corpus.importing.fingerprints import source_fingerprints
 from distilwhisper.corpus.importing.importer import import_data
 from distilwhisper.corpus.languages import in_language
 from distilwhisper.corpus.long_form import join_recordings
@@ -108,10 +109,14 @@ class DataSettings:
     """With train: the manifest that the student is judged by; it needs references."""
     language: str | None = None
     """Of all the speech, whatever manifests name; none: what they name, else it is detected."""
+    max_seconds: float | None = None
+    """Of a source: leave out what is longer; a window holds 30 s."""
     validation_fraction: float = 0.1
     """Share of the utterances for validation."""
     test_fraction: float = 0.1
     """Share of the utterances held out for the test."""
+    keep_speakers_together: bool = True
+    """Whether a speaker is in one part only, where speakers are known; recordings always are."""
     seed: int = 0
     """Of the split."""
 
@@ -126,7 +131,7 @@ class DataSettings:
         unused = (
             ("validation", "test")
             if self.source
-            else ("validation_fraction", "test_fraction", "seed")
+            else ("validation_fraction", "test_fraction", "seed", "keep_speakers_together")
         )
         given = [name for name in unused if getattr(self, name) != getattr(DataSettings, name)]
         if given:
@@ -138,6 +143,8 @@ class DataSettings:
             named = getattr(self, f"{name}_sets")
             if len(set(named)) < len(named):
                 raise ValueError(f"{name} must name every manifest once")
+        if self.max_seconds is not None and (self.source is None or not self.max_seconds > 0):
+            raise ValueError("max_seconds must be above 0, and is of a source alone")
         for name in ("validation_fraction", "test_fraction"):
             if not 0 < getattr(self, name) < 0.5:
                 raise ValueError(f"{name} must lie between 0 and 0.5, found {getattr(self, name)}")
@@ -535,17 +542,23 @@ def _data(run: Run) -> None:
         return
     source, out = Path(data.source), run.path("data")
     table = {k: v for k, v in asdict(data).items() if k != "source"}
-    open_stage(out, settings=table, inputs={"source": str(source.resolve())}, force=run.force)
+    inputs = source_fingerprints(source, skip=run.folder)
+    open_stage(out, settings=table, inputs=inputs, force=run.force)
     if not (out / "manifest.jsonl").exists():
-        if source.is_dir():
-            settings = ImportSettings(language=data.language)
+        if source.is_dir() or data.max_seconds is not None:
+            settings = ImportSettings(language=data.language, max_seconds=data.max_seconds)
             summary = import_data(source, out / "manifest.jsonl", settings)
             say(f"data: {summary} in {source}")
         else:
             write_manifest(out / "manifest.jsonl", moved_to(out, read_manifest(source)))
     manifest = in_language(read_manifest(out / "manifest.jsonl"), data.language)
     fractions = {"test": data.test_fraction, "validation": data.validation_fraction}
-    parts = split_manifest(manifest, fractions, seed=data.seed)
+    parts = split_manifest(
+        manifest,
+        fractions,
+        seed=data.seed,
+        keep_speakers_together=data.keep_speakers_together,
+    )
     for name, utterances in parts.items():
         write_manifest(out / f"{name}.jsonl", utterances)
     sizes = (f"{name} {len(utterances)}" for name, utterances in parts.items())
@@ -601,7 +614,7 @@ def _label(run: Run) -> None:
         engine=run.recipe.engine,
         force=run.force,
     )
-    say(f"label: {summary.n_labels} labels")
+    say(f"label: {summary}")
     run.problems.update(summary.failed)
 
 

@@ -14,6 +14,7 @@ from distilwhisper.corpus.records import (
     Verdict,
     audio_from,
     label_shards,
+    manifest_row,
     read_labels,
     read_manifest,
     read_verdicts,
@@ -292,3 +293,36 @@ def test_a_verdict_is_no_label(tmp_path: Path) -> None:
 def test_a_folder_without_shards_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"shards called shard-00000\.jsonl, found none"):
         read_labels(tmp_path)
+
+
+def test_what_a_line_holds_beside_is_kept(tmp_path: Path) -> None:
+    row = {"id": "1", "audio": "a.wav", "licence": "CC0", "up_votes": 2, "tags": ["a", None]}
+    path = write_lines(tmp_path / "a.jsonl", row)
+    utterances = read_manifest(path).utterances
+    assert utterances[0].extra == {"licence": "CC0", "up_votes": 2, "tags": ["a", None]}
+    write_manifest(tmp_path / "b.jsonl", utterances)
+    assert row.items() <= json.loads((tmp_path / "b.jsonl").read_text()).items()
+    [again] = read_manifest(tmp_path / "b.jsonl").utterances
+    assert again.extra == utterances[0].extra
+
+
+def test_what_is_kept_takes_the_place_of_no_field() -> None:
+    row = manifest_row(Utterance("1", "a.wav", extra={"id": "2", "split": "x", "licence": "CC0"}))
+    assert (row["id"], row["licence"]) == ("1", "CC0")
+    assert "split" not in row
+
+
+def test_split_and_channel_are_written_where_they_are_known(tmp_path: Path) -> None:
+    utterances = (Utterance("1", "a.wav", split="test", channel=1), Utterance("2", "a.wav"))
+    write_manifest(tmp_path / "m.jsonl", utterances)
+    assert read_manifest(tmp_path / "m.jsonl").utterances == utterances
+    first, second = map(json.loads, (tmp_path / "m.jsonl").read_text().splitlines())
+    assert (first["split"], first["channel"]) == ("test", 1)
+    assert not {"split", "channel"} & second.keys()
+
+
+@pytest.mark.parametrize("channel", [-1, 1.0, True, "left"])
+def test_a_channel_is_a_whole_number(tmp_path: Path, channel: object) -> None:
+    path = write_lines(tmp_path / "m.jsonl", {"id": "1", "audio": "a.wav", "channel": channel})
+    with pytest.raises(BadManifest, match="channel must be a whole number from 0 on, or null"):
+        read_manifest(path)

@@ -1,3 +1,4 @@
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -109,3 +110,103 @@ def test_fractions_that_leave_no_training_part_are_refused(fractions: dict[str, 
     utterances = [said(str(i), f"line {i}") for i in range(9)]
     with pytest.raises(ValueError, match="sum to less than 1, found"):
         split_manifest(corpus(*utterances), fractions, seed=0)
+
+
+@pytest.mark.parametrize("n", [20, 30, 55, 200])
+def test_parts_of_few_utterances_have_just_the_size_asked_for(n: int) -> None:
+    manifest = corpus(*(said(f"{i:03d}", f"line number {i}") for i in range(n)))
+    fractions = {"test": 0.1, "validation": 0.1}
+    for seed in range(20):
+        parts = split_manifest(manifest, fractions, seed=seed)
+        assert [len(part) for part in parts.values()] == [
+            n - 2 * int(n / 10 + 0.5),
+            int(n / 10 + 0.5),
+            int(n / 10 + 0.5),
+        ]
+
+
+def test_every_part_of_few_utterances_has_its_share_of_every_language_and_source() -> None:
+    kinds = [("en", "a"), ("en", "b"), ("de", "a")]
+    utterances = [
+        Utterance(f"{i:03d}", "a.wav", text=f"line {i}", language=language, source=source)
+        for i, (language, source) in enumerate(kinds * 20)
+    ]
+    for seed in range(20):
+        parts = split_manifest(corpus(*utterances), PARTS, seed=seed)
+        for name, n in (("test", 12), ("validation", 6)):
+            found = Counter((u.language, u.source) for u in parts[name])
+            assert sum(found.values()) == n
+            assert all(abs(found[kind] - n / 3) <= 1 for kind in kinds)
+
+
+def speakers_of(part: list[Utterance]) -> set[str | None]:
+    return {utterance.speaker for utterance in part}
+
+
+@settings(max_examples=50)
+@given(
+    sizes=st.lists(st.integers(1, 8), min_size=3, max_size=40),
+    seed=st.integers(0, 5),
+)
+def test_speakers_are_in_one_part_and_sizes_as_near_as_that_allows(
+    sizes: list[int], seed: int
+) -> None:
+    utterances = [
+        said(f"{speaker}-{i}", f"line {speaker} {i}", speaker=f"s{speaker}")
+        for speaker, n in enumerate(sizes)
+        for i in range(n)
+    ]
+    parts = split_manifest(corpus(*utterances), PARTS, seed=seed)
+    assert sum(len(speakers_of(part)) for part in parts.values()) == len(sizes)
+    for name, fraction in PARTS.items():
+        assert parts[name]
+        n_over = len(parts[name]) - fraction * len(utterances)
+        # No more than half of the largest speaker over, unless one speaker is all there is.
+        assert n_over <= max(sizes) / 2 or len(speakers_of(parts[name])) == 1
+
+
+def test_two_speakers_of_one_name_in_two_sources_are_two() -> None:
+    utterances = [
+        said(f"{source}{i}", f"line {source} {i}", speaker=f"{i % 5}", source=source)
+        for source in "abc"
+        for i in range(20)
+    ]
+    parts = split_manifest(corpus(*utterances), PARTS, seed=0)
+    assert [len(part) for part in parts.values()] == [40, 12, 8]
+
+
+@pytest.mark.parametrize("n_speakers", [1, 2])
+def test_where_speakers_are_too_few_their_utterances_are_shared_out_and_it_is_said(
+    n_speakers: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    utterances = [said(f"{i}", f"line {i}", speaker=str(i % n_speakers)) for i in range(30)]
+    parts = split_manifest(corpus(*utterances), PARTS, seed=0)
+    assert [len(part) for part in parts.values()] == [21, 6, 3]
+    assert "all.jsonl has too few speakers to hold some out: parts share" in capsys.readouterr().err
+
+
+def test_one_speaker_of_most_utterances_is_not_held_out() -> None:
+    utterances = [said(f"{i}", f"line {i}", speaker="one") for i in range(400)]
+    utterances += [said(f"x{i}", f"other {i}", speaker=f"s{i}") for i in range(350)]
+    for seed in range(10):
+        parts = split_manifest(corpus(*utterances), PARTS, seed=seed)
+        assert "one" in speakers_of(parts["train"])
+
+
+def test_parts_that_were_made_stay_as_they_are() -> None:
+    utterances = [
+        replace(said(f"{i}", f"line {i % 25}"), split=("train", None, "test")[i % 3])
+        for i in range(60)
+    ]
+    parts = split_manifest(corpus(*utterances), PARTS, seed=0)
+    assert parts["test"] == utterances[2::3]
+    assert len(parts["validation"]) == 4  # a tenth of the others
+    made = [
+        replace(u, split="validation" if u in parts["validation"] else u.split) for u in utterances
+    ]
+    assert split_manifest(corpus(*made), PARTS, seed=1) == {
+        name: [
+            replace(u, split=m.split) for u, m in zip(utterances, made, strict=True) if u in part
+        ]
+        for name, part in parts.items()
+    }

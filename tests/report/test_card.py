@@ -1,9 +1,11 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
 
+from distilwhisper.corpus.records import Utterance, write_manifest
 from distilwhisper.report import read_run, write_card
 from distilwhisper.run.stages import fingerprint
 
@@ -88,3 +90,62 @@ def test_a_card_changes_no_fingerprint(run: Path) -> None:
     before = fingerprint(run / "student")
     card_of(run)
     assert fingerprint(run / "student") == before
+
+
+def with_data(run: Path, data: str, utterances: list[Utterance] | None = None) -> Path:
+    """Give a run's recipe other data, and the manifest that it has trained on."""
+    recipe = run / "recipe.toml"
+    recipe.write_text(re.sub(r"\[data\]\n(.+\n)*", f"[data]\n{data}\n", recipe.read_text()))
+    if utterances is not None:
+        write_manifest(run / "data" / "train.jsonl", utterances)
+    return run
+
+
+def test_the_card_names_speech_and_licences(run: Path) -> None:
+    utterances = [
+        Utterance("1", "a.wav", source="mozilla/voices", extra={"licence": "CC0"}),
+        Utterance("2", "a.wav", source="mozilla/voices", extra={"license": "CC0"}),
+        Utterance("3", "a.wav", source="radio", extra={"licence": "CC BY 4.0"}),
+        Utterance("4", "a.wav"),
+    ]
+    card = ModelCard.load(card_of(with_data(run, 'source = "speech/all.jsonl"', utterances)))
+    assert card.data.datasets == ["mozilla/voices"]
+    assert (
+        "Speech: `all`. Sources, by utterances: mozilla/voices 2, radio 1, not named 1. Licences: "
+        "CC0 2, CC BY 4.0 1, not named 1."
+    ) in card.text
+    assert "The held-out test is a part of `all.jsonl` that was not trained on." in card.text
+
+
+def test_the_card_names_the_sets_of_the_recipe(run: Path) -> None:
+    for name in ("x", "y"):
+        write_manifest(run / f"{name}.jsonl", [Utterance(name, "a.wav")])
+    data = f'train = ["{run}/x.jsonl", "{run}/y.jsonl"]\ntest = "sets/fleurs.jsonl"'
+    text = card_of(with_data(run, data)).read_text()
+    assert "Speech: `x`, `y`." in text
+    assert "The held-out test is `fleurs`." in text
+
+
+@pytest.mark.parametrize(
+    ("language", "normaliser"),
+    [
+        ("fr-FR", "sides: Whisper's basic one, which keeps the marks"),
+        ("English", "sides: Whisper's English one. RTFx"),
+        (None, "sides: of English texts Whisper's English one, of others Whisper's basic one"),
+    ],
+)
+def test_the_card_names_language_and_normaliser(
+    run: Path, language: str | None, normaliser: str
+) -> None:
+    data = 'source = "speech"' + ("" if language is None else f'\nlanguage = "{language}"')
+    card = ModelCard.load(card_of(with_data(run, data)))
+    code = {"fr-FR": "fr", "English": "en", None: None}[language]
+    assert card.data.language == (None if code is None else [code])
+    assert normaliser in card.text
+    asked = f', generate_kwargs={{"language": "{code}"}}' if code else ""
+    assert f'recognise("talk.mp3"{asked})["text"]' in card.text
+    assert card.text.count(f"--language {code}") == (2 if code else 0)
+
+
+def test_the_card_of_an_english_model_gives_no_language(run: Path) -> None:
+    assert "generate_kwargs" not in card_of(run, teacher="openai/whisper-base.en").read_text()

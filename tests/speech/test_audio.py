@@ -22,6 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from distilwhisper.speech.audio import (
+    Choice,
     FRAMES_PER_WINDOW,
     HOP_SAMPLES,
     SAMPLE_RATE_HZ,
@@ -848,3 +849,30 @@ def test_a_probe_knows_rate_length_and_content(tmp_path: Path) -> None:
     assert [len(block) for block in span] == [32_000, 32_000, 16_000]
     whole = load_samples(tmp_path / "a.wav", start_s=3.0, duration_s=5.0)
     assert np.array_equal(np.concatenate(span), whole)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "mka"])
+def test_one_channel_of_a_file_is_read_alone(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"two.{suffix}"
+    ramp = np.arange(16_000, dtype=np.int16)
+    rows = np.stack([ramp, -ramp])  # mixed, they cancel each other
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("flac" if suffix == "flac" else "pcm_s16le", rate=16_000)
+        stream.layout = "stereo"
+        frame = av.AudioFrame.from_ndarray(rows.T.reshape(1, -1), format="s16", layout="stereo")
+        frame.sample_rate = 16_000
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+    assert probe_audio(path).n_channels == 2
+    assert not load_samples(path).any()
+    for channel, row in enumerate(rows):
+        np.testing.assert_array_equal(
+            load_samples(path, choice=Choice(channel=channel)), row / 32768
+        )
+        part = load_samples(path, choice=Choice(channel=channel), start_s=0.5, duration_s=0.25)
+        np.testing.assert_array_equal(part, row[8000:12_000] / 32768)
+        streamed = np.concatenate(
+            list(stream_samples(path, choice=Choice(channel=channel), block_s=0.3))
+        )
+        np.testing.assert_array_equal(streamed, row / 32768)
+    with pytest.raises(CorruptAudio, match="has no channel 2, found 2, counted from 0"):
+        load_samples(path, choice=Choice(channel=2))

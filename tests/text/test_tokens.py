@@ -443,6 +443,51 @@ def test_languages_go_by_code_and_by_name(given_name: str, code: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("tag", "code"),
+    [
+        ("en-US", "en"),
+        ("fr-FR", "fr"),
+        ("en_us", "en"),
+        ("pt_BR.UTF-8", "pt"),
+        ("de@euro", "de"),
+        ("zh-Hant-TW", "zh"),
+        ("cmn_hans_cn", "zh"),
+        ("zh-HK", "yue"),
+        ("zh_Hant_HK", "yue"),
+        ("nb-NO", "no"),
+        ("nn-NO", "nn"),
+        ("iw", "he"),
+        ("fil-PH", "tl"),
+        ("jv", "jw"),
+    ],
+)
+def test_languages_go_by_tags_and_locales(tag: str, code: str) -> None:
+    assert language_code(tag) == code
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("français", "fr"),
+        ("Fran\u0063\u0327ais", "fr"),  # the cedilla by itself, as macOS writes it
+        ("DEUTSCH", "de"),
+        ("русский", "ru"),
+        ("日本語", "ja"),
+        ("bahasa Indonesia", "id"),
+        ("Tiếng Việt", "vi"),
+    ],
+)
+def test_languages_go_by_their_own_names(name: str, code: str) -> None:
+    assert language_code(name) == code
+
+
+@pytest.mark.parametrize("name", ["xx-FR", "english-teachers", "fr fr", "-"])
+def test_what_only_looks_like_a_tag_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="must be one of Whisper's 100"):
+        language_code(name)
+
+
+@pytest.mark.parametrize(
     ("given_name", "nearest"), [("englsh", "english"), ("Portugese", "portuguese"), ("", "")]
 )
 def test_an_unknown_language_names_the_nearest(given_name: str, nearest: str) -> None:

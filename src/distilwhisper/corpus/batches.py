@@ -21,7 +21,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from distilwhisper.corpus.records import Label, Manifest, Utterance, Verdict
-from distilwhisper.speech.audio import Samples, load_samples, seconds_to_samples
+from distilwhisper.speech.audio import Choice, Samples, load_samples, seconds_to_samples
 from distilwhisper.speech.sources import CorruptAudio
 from distilwhisper.text.tokens import LAST_TIMESTAMP_S, MAX_PREVIOUS_TOKENS, Tokenizer
 
@@ -132,9 +132,9 @@ def with_previous_text(
 ) -> list[Example]:
     """Return examples that know what was said just before them.
 
-    An utterance precedes another if it lies in the same file, is of the same recording and
-    speaker, ends at most ``max_gap_s`` before the other begins, and nothing of the manifest lies
-    between. What precedes it precedes the other as well, and so on, up to the tokens that a
+    An utterance precedes another if it lies in the same file and channel, is of the same recording
+    and speaker, ends at most ``max_gap_s`` before the other begins, and nothing of the manifest
+    lies between. What precedes it precedes the other as well, and so on, up to the tokens that a
     prompt can hold; an utterance that the filter dropped ends it.
 
     Args:
@@ -146,7 +146,7 @@ def with_previous_text(
     kept = {example.id: example for example in examples}
     previous: dict[str, tuple[int, ...]] = {}
     text: tuple[int, ...] = ()
-    in_time = sorted(manifest.utterances, key=lambda u: (u.audio, u.start_s))
+    in_time = sorted(manifest.utterances, key=lambda u: (u.audio, str(u.channel), u.start_s))
     for before, utterance in pairwise(in_time):
         if before.id in kept and _precedes(before, utterance, max_gap_s):
             said = (id_ for id_ in kept[before.id].token_ids if not tokenizer.is_special(id_))
@@ -166,7 +166,7 @@ def follow_each_other(manifest: Manifest, *, max_gap_s: float) -> bool:
 def _precedes(before: Utterance, utterance: Utterance, max_gap_s: float) -> bool:
     alike = all(
         getattr(before, name) == getattr(utterance, name)
-        for name in ("audio", "recording", "speaker")
+        for name in ("audio", "channel", "recording", "speaker")
     )
     if not alike or before.duration_s is None:
         return False
@@ -420,6 +420,7 @@ def load_utterances(
                 manifest.audio_source(utterance),
                 start_s=utterance.start_s,
                 duration_s=utterance.duration_s,
+                choice=Choice(channel=utterance.channel),
             )
             ahead.append((utterance, future))
             if len(ahead) > 4 * n_threads:

@@ -6,7 +6,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -21,7 +21,7 @@ from distilwhisper.text.wer import ErrorCounts
 
 _N_FAULTS_SHOWN = 10
 _LARGEST = sys.float_info.max
-_SHARED_STRINGS = ("speaker", "recording", "language", "source")
+_SHARED_STRINGS = ("speaker", "recording", "language", "source", "split")
 
 
 class BadManifest(ValueError):
@@ -48,6 +48,10 @@ class Utterance:
         recording: what utterances of the same recording have in common.
         language: code or English name.
         source: where it comes from.
+        split: the part of a corpus that its makers put it in: train, validation, test, or other.
+        channel: of the file's channels, counted from 0, the one that it is in; None for all of
+            them, mixed.
+        extra: what else its line holds, such as a licence: kept, and used by nothing here.
     """
 
     id: str
@@ -59,6 +63,13 @@ class Utterance:
     recording: str | None = None
     language: str | None = None
     source: str | None = None
+    split: str | None = None
+    channel: int | None = None
+    extra: Mapping[str, Any] | None = field(default=None, compare=False)
+
+
+UTTERANCE_FIELDS = tuple(name for name in Utterance.__slots__ if name != "extra")
+_RARE_FIELDS = ("split", "channel")  # not written where there is nothing to say
 
     @property
     def is_silent(self) -> bool:
@@ -238,8 +249,8 @@ class Verdict:
 def read_manifest(path: Path) -> Manifest:
     """Read and check a manifest.
 
-    Only ``id`` and ``audio`` are compulsory in a line; keys that we do not know are ignored, and
-    so are blank lines.
+    Only ``id`` and ``audio`` are compulsory in a line; keys that we do not know are kept. Blank
+    lines are passed over.
 
     Args:
         path: a .jsonl file, or a folder of shards ``*-00000.jsonl``.
@@ -436,6 +447,9 @@ def _faults(row: Mapping[str, Any]) -> list[str]:
         value = row.get(name)
         if value is not None and not isinstance(value, str):
             faults.append(f"{name} must be a string or null, found {_shown(value)}")
+    channel = row.get("channel")
+    if channel is not None and not (type(channel) is int and channel >= 0):
+        faults.append(f"channel must be a whole number from 0 on, or null, found {_shown(channel)}")
     start_s = row.get("start_s")
     if start_s is not None and not (_is_number(start_s) and 0 <= start_s <= _LARGEST):
         faults.append(f"start_s must be a finite number from 0 on, found {_shown(start_s)}")
@@ -448,7 +462,12 @@ def _faults(row: Mapping[str, Any]) -> list[str]:
 
 
 def _row(utterance: Utterance) -> dict[str, Any]:
-    return {name: getattr(utterance, name) for name in Utterance.__slots__}
+    row = {name: getattr(utterance, name) for name in UTTERANCE_FIELDS}
+    for name in _RARE_FIELDS:
+        if row[name] is None:
+            del row[name]
+    more = utterance.extra or {}
+    return row | {name: value for name, value in more.items() if name not in UTTERANCE_FIELDS}
 
 
 def _is_number(value: object) -> bool:
@@ -458,7 +477,7 @@ def _is_number(value: object) -> bool:
 def _utterance(row: Mapping[str, Any]) -> Utterance:
     duration_s = row.get("duration_s")
     # One object for equal strings: these repeat from line to line.
-    speaker, recording, language, source = (
+    speaker, recording, language, source, split = (
         value if value is None else sys.intern(value) for value in map(row.get, _SHARED_STRINGS)
     )
     return Utterance(
@@ -471,7 +490,15 @@ def _utterance(row: Mapping[str, Any]) -> Utterance:
         recording=recording,
         language=language,
         source=source,
+        split=split,
+        channel=row.get("channel"),
+        extra={sys.intern(name): _shared(row[name]) for name in row if name not in UTTERANCE_FIELDS}
+        or None,
     )
+
+
+def _shared(value: Any) -> Any:
+    return sys.intern(value) if type(value) is str else value
 
 
 def _too_faulty(path: Path, faults: list[str], n_faults: int) -> str:

@@ -1,11 +1,12 @@
-"""A fair split of a manifest: parts that share neither a text nor a recording."""
+"""A fair split of a manifest: parts that share no text, recording or speaker."""
 
 import hashlib
-from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 from distilwhisper.corpus.records import Manifest, Utterance
+from distilwhisper.progress import say
 from distilwhisper.text.normalize import normalizer_for
 
 # What an utterance has, as kind and value. Of a group's traits the smallest is its name.
@@ -13,27 +14,35 @@ _Trait: TypeAlias = tuple[int, str]
 _TEXT, _ID, _RECORDING, _SPEAKER = range(4)
 
 
+# With fewer groups than this a part has just the size asked for. With more it is about as large,
+# by chance, and what is added later moves no group: of 300 a tenth is 30, give or take 5.
+_FEW = 300
+
+
 def split_manifest(
     manifest: Manifest,
     fractions: Mapping[str, float],
     *,
     seed: int,
-    keep_speakers_together: bool = False,
+    keep_speakers_together: bool = True,
 ) -> dict[str, list[Utterance]]:
-    """Split utterances into named parts that share neither a text nor a recording.
+    """Split utterances into named parts that share no text, recording or speaker.
 
-    Utterances of one text (normalised) or one recording make a group, and so do groups that share
-    an utterance. A group goes to one part as a whole, drawn by a hash of the seed and its first
-    text (its first id, if nothing is said): parts are about as large as asked, and utterances that
-    are added later move no group but those they join. A part that would be empty gets the group
-    drawn nearest to it.
+    Utterances of one text (normalised), recording or speaker make a group, and so do groups that
+    share an utterance. A group goes to one part as a whole, drawn by a hash of the seed and its
+    first text (its first id, if nothing is said). Of few groups parts have the size asked for, as
+    nearly as groups allow, and their share of every language and source. Of many they are about as
+    large as asked, and utterances that are added later move no group but those they join. Where
+    there are too few speakers for that, their recordings are shared out, and it is said.
+
+    A part that utterances name as their split is theirs, and none is drawn into it.
 
     Args:
         manifest: what to split.
-        fractions: of the groups, by the names of the parts that are held out; the part called
-            ``train`` is the rest.
+        fractions: of the utterances that name none of these parts, by the names of the parts that
+            are held out; the part called ``train`` is the rest.
         seed: another one draws another split.
-        keep_speakers_together: a speaker is in one part only, too.
+        keep_speakers_together: a speaker, whose name is good within a source, is in one part only.
 
     Returns:
         The parts by name, ``train`` first, each in the manifest's order.
@@ -47,27 +56,35 @@ def split_manifest(
             "held-out fractions must be above 0 and sum to less than 1, found "
             + ", ".join(f"{name} {fraction}" for name, fraction in fractions.items())
         )
-    group_of = _groups(manifest.utterances, keep_speakers_together=keep_speakers_together)
-    groups = sorted(set(group_of.values()), key=lambda group: (_draw(group, seed), group))
-    if len(groups) <= len(fractions):
+    made = {u.split for u in manifest.utterances} & {*fractions}
+    drawn = {name: fraction for name, fraction in fractions.items() if name not in made}
+    pool = [u for u in manifest.utterances if u.split not in made]
+    group_of = _groups(pool, with_speakers=keep_speakers_together)
+    n_least = len(drawn) + 1
+    if keep_speakers_together and len({*group_of.values()}) < n_least:
+        group_of = _groups(pool, with_speakers=False)
+        say(f"data: {manifest.path} has too few speakers to hold some out: parts share speakers")
+    n_groups = len({*group_of.values()})
+    if n_groups < n_least:
         raise ValueError(
-            f"{manifest.path} must fall into at least {len(fractions) + 1} groups that share no "
-            f"text{', speaker' * keep_speakers_together} or recording, found {len(groups)} in "
-            f"{len(manifest.utterances)} utterances: name parts that were made by hand"
+            f"{manifest.path} must fall into at least {n_least} groups that share no text or "
+            f"recording, found {n_groups} in {len(pool)} utterances: name parts that were made by "
+            "hand"
         )
-    part_of = _deal(groups, fractions, seed)
+    part_of = _deal(pool, group_of, drawn, seed)
     parts: dict[str, list[Utterance]] = {"train": [], **{name: [] for name in fractions}}
     for utterance in manifest.utterances:
-        parts[part_of[group_of[utterance.id]]].append(utterance)
+        part = utterance.split if utterance.split in made else part_of[group_of[utterance.id]]
+        parts[str(part)].append(utterance)
     return parts
 
 
-def _groups(utterances: Sequence[Utterance], *, keep_speakers_together: bool) -> dict[str, _Trait]:
+def _groups(utterances: Sequence[Utterance], *, with_speakers: bool) -> dict[str, _Trait]:
     """Return every utterance's group by id: the first text, else the first id, that is in it."""
     parent: dict[_Trait, _Trait] = {}
     for utterance in utterances:
         own = (_ID, utterance.id)
-        for trait in _traits(utterance, keep_speakers_together=keep_speakers_together):
+        for trait in _traits(utterance, with_speakers=with_speakers):
             parent[_root(parent, own)] = _root(parent, trait)
     first: dict[_Trait, _Trait] = {}
     for trait in parent:
@@ -76,7 +93,7 @@ def _groups(utterances: Sequence[Utterance], *, keep_speakers_together: bool) ->
     return {u.id: first[_root(parent, (_ID, u.id))] for u in utterances}
 
 
-def _traits(utterance: Utterance, *, keep_speakers_together: bool) -> Iterator[_Trait]:
+def _traits(utterance: Utterance, *, with_speakers: bool) -> Iterator[_Trait]:
     """Yield what no two parts may share."""
     yield _ID, utterance.id
     if utterance.text is not None:
@@ -86,8 +103,8 @@ def _traits(utterance: Utterance, *, keep_speakers_together: bool) -> Iterator[_
             yield _TEXT, text
     if utterance.recording is not None:
         yield _RECORDING, utterance.recording
-    if utterance.speaker is not None and keep_speakers_together:
-        yield _SPEAKER, utterance.speaker
+    if utterance.speaker is not None and with_speakers:
+        yield _SPEAKER, f"{utterance.speaker} of {utterance.source}"
 
 
 def _root(parent: dict[_Trait, _Trait], trait: _Trait) -> _Trait:
@@ -103,15 +120,55 @@ def _draw(group: _Trait, seed: int) -> float:
     return int.from_bytes(digest, "big") / 2**64
 
 
-def _deal(groups: Sequence[_Trait], fractions: Mapping[str, float], seed: int) -> dict[_Trait, str]:
-    """Return every group's part; groups come in the order of their draws, more than parts."""
-    draws = [_draw(group, seed) for group in groups]
-    part_of = dict.fromkeys(groups, "train")
-    begin, bound = 0, 0.0
+def _deal(
+    utterances: Sequence[Utterance],
+    group_of: Mapping[str, _Trait],
+    fractions: Mapping[str, float],
+    seed: int,
+) -> dict[_Trait, str]:
+    """Return every group's part; there are more groups than parts."""
+    sizes = Counter(group_of[utterance.id] for utterance in utterances)
+    draws = {group: _draw(group, seed) for group in sizes}
+    order = sorted(sizes, key=lambda group: (draws[group], group))
+    if len(sizes) < _FEW:
+        strata = {group_of[u.id]: (u.language, u.source) for u in utterances}
+        order = _spread(order, sizes, strata)
+    part_of = dict.fromkeys(order, "train")
+    begin = end = 0.0
     for n_dealt, (part, fraction) in enumerate(fractions.items()):
-        bound += fraction
-        n_to_leave = len(fractions) - n_dealt  # one group for every part to come
-        end = min(max(bisect_left(draws, bound), begin + 1), len(groups) - n_to_leave)
-        part_of |= dict.fromkeys(groups[begin:end], part)
-        begin = end
+        left = [group for group in order if part_of[group] == "train"]
+        n_most = len(left) - (len(fractions) - n_dealt)  # one for every part to come
+        wanted = fraction * len(utterances)
+        begin, end = end, end + fraction
+        if len(sizes) < _FEW:
+            chosen = _filled(left, sizes, wanted)
+        else:
+            chosen = [g for g in left if begin <= draws[g] < end and sizes[g] <= wanted]
+        part_of |= dict.fromkeys(chosen[:n_most] or [min(left, key=sizes.__getitem__)], part)
     return part_of
+
+
+def _spread(
+    groups: Sequence[_Trait], sizes: Mapping[_Trait, int], strata: Mapping[_Trait, Hashable]
+) -> list[_Trait]:
+    """Return groups in an order of which every stretch has its share of every stratum."""
+    totals: Counter[Hashable] = Counter()
+    for group in groups:
+        totals[strata[group]] += sizes[group]
+    places: dict[_Trait, float] = {}
+    before: Counter[Hashable] = Counter()
+    for group in groups:
+        stratum = strata[group]
+        places[group] = (before[stratum] + sizes[group] / 2) / totals[stratum]
+        before[stratum] += sizes[group]
+    return sorted(groups, key=places.__getitem__)
+
+
+def _filled(groups: Sequence[_Trait], sizes: Mapping[_Trait, int], wanted: float) -> list[_Trait]:
+    """Return the first groups that bring the sum of their sizes nearer to the one wanted."""
+    chosen, n_taken = [], 0
+    for group in groups:
+        if n_taken + sizes[group] / 2 <= wanted:
+            chosen.append(group)
+            n_taken += sizes[group]
+    return chosen

@@ -8,7 +8,7 @@ import numpy as np
 
 from distilwhisper.corpus.records import Manifest, Utterance
 from distilwhisper.progress import say
-from distilwhisper.speech.audio import Samples, stream_samples
+from distilwhisper.speech.audio import Choice, Samples, stream_samples
 from distilwhisper.speech.sources import CorruptAudio
 
 N_VOICES = 6  # at once
@@ -105,6 +105,7 @@ class OtherVoices:
             self._manifest.audio_source(utterance),
             start_s=utterance.start_s,
             duration_s=utterance.duration_s,
+            choice=Choice(channel=utterance.channel),
         )
         try:
             return next(blocks)

@@ -6,7 +6,7 @@ programs between two lines of dashes, then the same for people.
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from distilwhisper.corpus.store import write_atomic
 from distilwhisper.evaluation.comparison import Cell
 from distilwhisper.evaluation.table import rate_name
 from distilwhisper.report.facts import SETS, RunFacts, percent
+from distilwhisper.text.tokens import language_code
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -39,9 +40,13 @@ def _metadata(facts: RunFacts) -> str:
     lines = ["---", "library_name: transformers", "pipeline_tag: automatic-speech-recognition"]
     if _HUB_ID.fullmatch(facts.teacher) and not Path(facts.teacher).exists():
         lines.append(f"base_model: {json.dumps(facts.teacher)}")
-    language = facts.recipe.get("data", {}).get("language")
+    language = _language(facts)
     if language is not None:
         lines += ["language:", f"- {json.dumps(language)}"]
+    sources = facts.spoken.sources if facts.spoken else {}
+    datasets = [source for source in sources if source and _HUB_ID.fullmatch(source)]
+    if datasets:
+        lines += ["datasets:", *(f"- {json.dumps(source)}" for source in datasets)]
     lines += ["tags:", "- whisper", "- distil-whisper", "- distilwhisper", "model-index:"]
     lines += [f"- name: {json.dumps(facts.name)}", "  results:"]
     for set_, name in SETS.items():
@@ -61,6 +66,12 @@ def _metadata(facts: RunFacts) -> str:
     return "\n".join([*lines, "---", ""])
 
 
+def _language(facts: RunFacts) -> str | None:
+    """Return the code of the language that the run was asked for."""
+    named = facts.recipe.get("data", {}).get("language")
+    return None if named is None else language_code(named)
+
+
 def _head(facts: RunFacts) -> str:
     student, teacher = facts.cell("student", "test"), facts.cell("teacher", "test")
     share = student.n_parameters / teacher.n_parameters
@@ -76,18 +87,23 @@ def _head(facts: RunFacts) -> str:
 
 
 def _use(facts: RunFacts) -> str:
+    code = _language(facts)
+    # English-only models take no language.
+    named = code if code is not None and not facts.teacher.endswith(".en") else None
+    asked = "" if named is None else f', generate_kwargs={{"language": "{named}"}}'
+    option = "" if named is None else f" --language {named}"
     return (
         "## Use\n\n"
         "```python\n"
         "from transformers import pipeline\n\n"
         'recognise = pipeline("automatic-speech-recognition", model="path/to/this/folder")\n'
-        'print(recognise("talk.mp3")["text"])\n'
+        f'print(recognise("talk.mp3"{asked})["text"])\n'
         "```\n\n"
         "Long recordings, subtitles, and drafting for the teacher (the teacher's own text, "
         "sooner):\n\n"
-        "    distilwhisper transcribe talk.mp3 --model path/to/this/folder --format srt\n"
+        f"    distilwhisper transcribe talk.mp3 --model path/to/this/folder --format srt{option}\n"
         f"    distilwhisper transcribe talk.mp3 --model {facts.teacher} "
-        "--draft path/to/this/folder\n"
+        f"--draft path/to/this/folder{option}\n"
     )
 
 
@@ -99,10 +115,26 @@ def _results(facts: RunFacts) -> str:
             ["model, set", rate_name(facts.comparison), "S / D / I", "utterances", "RTFx"], rows
         )
         + "\nSubstitutions, deletions and insertions over the reference's words, or characters "
-        "where words are not spaced, summed over the set, after Whisper's normaliser on both "
-        "sides. RTFx: seconds of audio per second of computing, measured once on the machine "
-        "below.\n"
+        "where words are not spaced, summed over the set, after the same normaliser on both "
+        f"sides: {_normaliser(facts)}. RTFx: seconds of audio per second of computing, measured "
+        f"once on the machine below. The held-out test is {_test_set(facts)}.\n"
     )
+
+
+def _test_set(facts: RunFacts) -> str:
+    data = facts.recipe.get("data", {})
+    if "test" in data:
+        return f"`{Path(data['test']).stem}`"
+    return f"a part of `{Path(data.get('source', facts.name)).name}` that was not trained on"
+
+
+def _normaliser(facts: RunFacts) -> str:
+    english = "Whisper's English one"
+    other = "Whisper's basic one, which keeps the marks that a script needs"
+    code = _language(facts)
+    if code is None:
+        return f"of English texts {english}, of others {other}"
+    return english if code == "en" else other
 
 
 def _result_row(cell: Cell) -> list[str]:
@@ -128,11 +160,27 @@ def _made(facts: RunFacts) -> str:
     settings = ", ".join(f"{name} {training[name]}" for name in names if name in training)
     return (
         "## How it was made\n\n"
+        f"{_spoken(facts)}"
         f"`{facts.teacher}` labelled {total['count']} utterances ({total['hours']:.2f} h); "
         f"{kept['count']} ({kept['hours']:.2f} h) passed the filter:\n\n"
         + _table(["verdict", "utterances", "hours"], dropped)
         + f"\nTrained on them with {settings}. {_machine(facts)}\n"
     )
+
+
+def _spoken(facts: RunFacts) -> str:
+    """Name the speech that the student has learnt from: sets, sources and licences."""
+    if facts.spoken is None:
+        return ""
+    licences = _counted(facts.spoken.licences, "not named")
+    return (
+        f"Speech: {', '.join(f'`{name}`' for name in facts.spoken.sets)}. Sources, by utterances: "
+        f"{_counted(facts.spoken.sources, 'not named')}. Licences: {licences}.\n\n"
+    )
+
+
+def _counted(of: Mapping[str | None, int], none: str) -> str:
+    return ", ".join(f"{none if name is None else name} {n}" for name, n in of.items())
 
 
 def _machine(facts: RunFacts) -> str:

@@ -1,12 +1,14 @@
 """All that a finished folder tells, read once for whatever is written about it."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from distilwhisper.corpus.records import read_manifest
 from distilwhisper.corpus.store import read_jsonl
 from distilwhisper.evaluation.comparison import Cell, Comparison, Difference, Evaluation, compare
 from distilwhisper.filtering.retention import Retention
@@ -25,6 +27,7 @@ _OF_A_RUN = (
     "train/metrics.jsonl",
     *(f"eval/{model}-{set_}/summary.json" for set_ in SETS for model in MODELS),
 )
+_LICENCE = ("licence", "license")  # keys of a manifest's lines
 _N_NAMED = 8  # of what is in a folder that is neither
 
 
@@ -34,6 +37,21 @@ class ComparisonFacts:
 
     folder: Path
     comparison: Comparison
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """What the manifests to train on say of their utterances.
+
+    Attributes:
+        sets: what the recipe trains on, by name.
+        sources: utterances of each source.
+        licences: utterances of each licence; those that name none are under None.
+    """
+
+    sets: Sequence[str]
+    sources: Mapping[str | None, int]
+    licences: Mapping[str | None, int]
 
 
 @dataclass(frozen=True)
@@ -49,6 +67,7 @@ class RunFacts:
         metrics: the rows of metrics.jsonl.
         evaluations: every model on every set.
         comparison: of the student with its teacher on all sets, which ``SETS`` names.
+        spoken: what the manifests to train on say of their utterances; None if they are gone.
     """
 
     folder: Path
@@ -59,6 +78,7 @@ class RunFacts:
     metrics: Sequence[Mapping[str, Any]]
     evaluations: Sequence[Evaluation]
     comparison: Comparison
+    spoken: "Spoken | None" = None
 
     @property
     def name(self) -> str:
@@ -191,6 +211,23 @@ def read_run(folder: Path) -> RunFacts:
         metrics=list(read_jsonl(folder / "train" / "metrics.jsonl")),
         evaluations=evaluations,
         comparison=compare(evaluations, folder=folder, baseline="teacher"),
+        spoken=_read_spoken(folder, recipe.get("data", {})),
+    )
+
+
+def _read_spoken(folder: Path, data: Mapping[str, Any]) -> Spoken | None:
+    """Read the manifests that a run has trained on."""
+    named = data.get("train", [])
+    named = [named] if isinstance(named, str) else list(named)
+    paths = [Path(path) for path in named] or [folder / "data" / "train.jsonl"]
+    if not all(path.exists() for path in paths):
+        return None
+    utterances = [u for path in paths for u in read_manifest(path).utterances]
+    extras = [utterance.extra or {} for utterance in utterances]
+    return Spoken(
+        sets=[Path(path).stem for path in named or [data.get("source", folder.name)]],
+        sources=Counter(utterance.source for utterance in utterances),
+        licences=Counter(next((str(e[k]) for k in _LICENCE if e.get(k)), None) for e in extras),
     )
 
 

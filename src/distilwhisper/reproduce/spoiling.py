@@ -239,6 +239,12 @@ def _write_sounds(
         name = f"{number:06d}.wav"
         write_wav(manifest.parent / name, spoilt)
         written.append(
-            replace(utterance, audio=name, start_s=0.0, duration_s=samples_to_seconds(len(spoilt)))
+            replace(
+                utterance,
+                audio=name,
+                start_s=0.0,
+                duration_s=samples_to_seconds(len(spoilt)),
+                channel=None,
+            )
         )
     write_manifest(manifest, written)

@@ -75,7 +75,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         SettingsError: the file cannot be read, or is no TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SettingsError(f"{path} must be a recipe in TOML, found: {error}") from error
 

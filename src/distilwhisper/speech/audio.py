@@ -81,11 +81,13 @@ class AudioFacts:
         sample_rate_hz: of the file, not of our samples.
         digest: of the file's bytes, not of the sound: the size, and 64 KiB at the beginning, in the
             middle and at the end.
+        n_channels: of the file, not of our samples.
     """
 
     duration_s: float
     sample_rate_hz: int
     digest: bytes
+    n_channels: int = 1
 
 
 def seconds_to_samples(seconds: float) -> int:
@@ -99,7 +101,11 @@ def samples_to_seconds(n: int) -> float:
 
 
 def load_samples(
-    source: Source, *, start_s: float = 0.0, duration_s: float | None = None
+    source: Source,
+    *,
+    start_s: float = 0.0,
+    duration_s: float | None = None,
+    choice: Choice = DEFAULT,
 ) -> Samples:
     """Return the samples of a recording, or of a span of it.
 
@@ -113,16 +119,17 @@ def load_samples(
         start_s: rounded to a sample.
         duration_s: rounded to samples by itself, so that equal durations have equal lengths; None
             is all that is left. The last 0.1 s of it may lie beyond the end, and is then cut.
+        choice: the track and the channel.
 
     Raises:
         FileNotFoundError: no such file.
         MissingStorage: a package must be installed to read this URL.
         CorruptAudio: nothing in it can be decoded, or not all of it; a shard lacks the member; the
-            span lies beyond the end.
+            span lies beyond the end; there is no such channel.
         ValueError: start_s or duration_s is negative, zero samples long, or not a number.
     """
     start, stop = _span(start_s, duration_s)
-    return _joined(list(_pcm(source, start=start, stop=stop)))
+    return _joined(list(_pcm(source, start=start, stop=stop, choice=choice)))
 
 
 def stream_samples(
@@ -203,7 +210,7 @@ def probe_audio(source: Source) -> AudioFacts:
     with opened(source) as (file, name):
         digest = digest_of(file)
         with _Sound(file, name) as sound:
-            return AudioFacts(sound.duration_s(), sound.rate_hz, digest)
+            return AudioFacts(sound.duration_s(), sound.rate_hz, digest, sound.n_channels)
 
 
 def write_wav(path: str | Path, samples: Samples) -> None:

@@ -3,6 +3,7 @@
 import difflib
 import math
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -135,10 +136,45 @@ _OTHER_NAMES: Mapping[str, str] = {
     "sinhalese": "si",
     "castilian": "es",
     "mandarin": "zh",
+    # Subtags of BCP 47 for what Whisper calls otherwise: withdrawn, or of one of its languages.
+    "cmn": "zh",
+    "fil": "tl",
+    "in": "id",
+    "iw": "he",
+    "ji": "yi",
+    "jv": "jw",
+    "mo": "ro",
+    "nb": "no",
 }
+# What the languages call themselves, code by code.
+_OWN_NAMES = """
+zh 中文 汉语 漢語 普通话 國語; de deutsch; es español castellano; ru русский; ko 한국어;
+fr français; ja 日本語; pt português; tr türkçe; pl polski; ca català; nl nederlands;
+ar العربية; sv svenska; it italiano; id bahasa-indonesia; hi हिन्दी हिंदी; fi suomi;
+vi tiếng-việt; he עברית; uk українська; el ελληνικά; ms bahasa-melayu; cs čeština;
+ro română; da dansk; hu magyar; ta தமிழ்; no norsk bokmål; th ไทย ภาษาไทย; ur اردو;
+hr hrvatski; bg български; lt lietuvių; la latina; mi māori; ml മലയാളം; cy cymraeg;
+sk slovenčina; te తెలుగు; fa فارسی; lv latviešu; bn বাংলা; sr српски srpski;
+az azərbaycanca; sl slovenščina; kn ಕನ್ನಡ; et eesti; mk македонски; br brezhoneg;
+eu euskara; is íslenska; hy հայերեն; ne नेपाली; mn монгол; bs bosanski; kk қазақша;
+sq shqip; sw kiswahili; gl galego; mr मराठी; pa ਪੰਜਾਬੀ; si සිංහල; km ខ្មែរ; sn chishona;
+yo yorùbá; so soomaali; oc occitan; ka ქართული; be беларуская; tg тоҷикӣ; sd سنڌي;
+gu ગુજરાતી; am አማርኛ; yi ייִדיש; lo ລາວ; uz oʻzbekcha; fo føroyskt; ht kreyòl-ayisyen;
+ps پښتو; tk türkmençe; nn norsk-nynorsk; mt malti; sa संस्कृतम्; lb lëtzebuergesch;
+my မြန်မာ; bo བོད་སྐད; mg malagasy; as অসমীয়া; tt татарча; haw ʻōlelo-hawaiʻi;
+ln lingála; ba башҡортса; jw basa-jawa; su basa-sunda; yue 粵語 粤语 廣東話 广东话
+"""
+
+
+def _codes_by_own_name() -> dict[str, str]:
+    lines = (line.split() for line in unicodedata.normalize("NFC", _OWN_NAMES).split(";"))
+    return {name.replace("-", " "): code for code, *names in lines for name in names}
+
+
 _CODE_BY_NAME: Mapping[str, str] = {
     **{code: code for code in LANGUAGES},
     **{name: code for code, name in LANGUAGES.items()},
+    **_codes_by_own_name(),
     **_OTHER_NAMES,
 }
 
@@ -156,25 +192,31 @@ class BadTokenizer(ValueError):
     """A tokenizer.json that is missing, unreadable or lacks tokens that Whisper needs."""
 
 
-def language_code(name_or_code: str) -> str:
+def language_code(language: str) -> str:
     """The code that Whisper uses for a language.
 
     Args:
-        name_or_code: a code ("de") or an English name ("German", "Castilian"), in any case.
+        language: a code ("de"), an English name ("German", "Castilian"), a name in the language
+            itself ("français"), or a tag of BCP 47 or a locale ("en-US", "pt_BR.UTF-8"), of which
+            the language counts; zh-HK is Cantonese. In any case.
 
     Raises:
         ValueError: Whisper knows no such language; the message names the nearest it knows.
 
     Source: the tables of openai/whisper, whisper/tokenizer.py.
     """
-    wanted = name_or_code.strip().lower()
-    if wanted in _CODE_BY_NAME:
-        return _CODE_BY_NAME[wanted]
+    wanted = unicodedata.normalize("NFC", language.strip()).lower()
+    primary, *subtags = re.split("[-_.@]", wanted)
+    if primary == "zh" and {"hk", "yue"} & {*subtags}:
+        return "yue"
+    for name in (wanted, primary if len(primary) <= 3 else ""):
+        if name in _CODE_BY_NAME:
+            return _CODE_BY_NAME[name]
     nearest = difflib.get_close_matches(wanted, _CODE_BY_NAME, n=1, cutoff=0.0)[0]
     code = _CODE_BY_NAME[nearest]
     raise ValueError(
-        f"language must be one of Whisper's {len(LANGUAGES)}, as a code or an English name; "
-        f'found "{name_or_code}", nearest is "{nearest}" ({code}, {LANGUAGES[code]})'
+        f"language must be one of Whisper's {len(LANGUAGES)}, as a code, a name or a tag such as "
+        f'pt-BR; found "{language}", nearest is "{nearest}" ({code}, {LANGUAGES[code]})'
     )
 
 

@@ -110,7 +110,9 @@ def sound_key(example: Example, manifest: Manifest) -> list[Any]:
         if not path.exists():  # a member of a shard
             path = Path(source.rpartition("#")[0])
         changed = [path.stat().st_size, path.stat().st_mtime_ns] if path.is_file() else None
-        pieces.append([start_s, source, utterance.start_s, utterance.duration_s, changed])
+        channel = [] if utterance.channel is None else [utterance.channel]
+        span = [utterance.start_s, utterance.duration_s]
+        pieces.append([start_s, source, *span, changed, *channel])
     return [example.id, pieces]
 
 

@@ -261,3 +261,90 @@ def test_a_text_beside_the_audio_serves_where_no_table_does(source: Path) -> Non
     assert "d.txt cannot be read" in found["d.wav"]
     texts = {id_: utterance.text for id_, utterance in imported(source).items()}
     assert texts == {"a": "of the table", "b": "two lines", "c": None}
+
+
+# Names
+
+NFC, NFD = "caf\u00e9", "cafe\u0301"
+
+
+@pytest.mark.parametrize(("audio", "other"), [(NFC, NFD), (NFD, NFC)])
+def test_accents_in_names_may_be_written_in_two_ways(source: Path, audio: str, other: str) -> None:
+    wav(source / audio / f"{audio}.wav")
+    wav(source / audio / f"{audio} 2.wav")
+    (source / audio / f"{other}.txt").write_text("beside")
+    (source / "x.tsv").write_text(f"path\ttext\n{other}/{other} 2.wav\tin a table\n", "utf-8")
+    found = imported(source)
+    assert [utterance.text for utterance in found.values()] == ["in a table", "beside"]
+    assert not problems(source)
+    table = source / "x.tsv"
+    import_data(table, source.parent / "table.jsonl", ImportSettings())
+    manifest = read_manifest(source.parent / "table.jsonl")
+    assert Path(manifest.audio_source(manifest.utterances[0])).exists()
+
+
+def test_two_names_that_look_the_same_are_named(source: Path) -> None:
+    for name in (NFC, NFD):
+        wav(source / f"{name}.wav")
+        (source / f"{name}.txt").write_text(ascii(name))
+    assert [utterance.text for utterance in imported(source).values()] == [ascii(NFD)]
+    assert {ascii(name): problem for name, problem in problems(source).items()} == {
+        ascii(f"{NFC}.{suffix}"): f"must have a name of its own, found that of {NFD + dot!a}"
+        for suffix, dot in (("wav", ".wav"), ("txt", ".txt"))
+    }
+
+
+def test_a_transcript_without_audio_is_named(source: Path) -> None:
+    sound = wav(source / "a.wav").read_bytes()
+    (source / "a.TXT").write_text("a's text")
+    (source / "a.json").write_text('{"speaker": "ann", "text": "another"}')
+    (source / "README.txt").write_text("about")
+    for name in ("lost.txt", "metadata.json", "sub/b.json"):
+        (source / name).parent.mkdir(exist_ok=True)
+        (source / name).write_text('{"licence": "any"}')
+    tar(source / "t.tar", {"x.wav": sound, "x.txt": b"x's text", "y.txt": b"lost"})
+    found = imported(source)
+    assert (found["a"].text, found["a"].speaker) == ("a's text", "ann")
+    assert found["t/x"].text == "x's text"
+    out = source.parent / "manifest.jsonl"
+    summary = import_folder(source, out)
+    assert summary.n_by_kind == {"transcript without audio": 4}
+    assert sorted(summary.failed) == ["lost.txt", "metadata.json", "sub/b.json", "t.tar#y.txt"]
+
+
+def test_files_that_nothing_reads_are_counted(
+    source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wav(source / "a.wav")
+    for name in ("a.srt", "b.srt", "LICENSE", "README.txt"):
+        (source / name).touch()
+    (source / "numbers.csv").write_text("x,y\n1,2\n")
+    imported(source)
+    said = capsys.readouterr().err
+    assert "which are not read: 2 (.srt), 1 (no ending), 1 (.txt)" in said
+    assert "numbers.csv names no audio and its text in columns, and is not read" in said
+
+
+def test_a_transcript_in_utf16_is_read(source: Path) -> None:
+    wav(source / "a.wav")
+    (source / "a.txt").write_text("Grüße", "utf-16")
+    assert imported(source)["a"].text == "Grüße"
+
+
+def test_the_split_of_folders_is_kept(source: Path) -> None:
+    for name in ("train/a", "Test/b", "dev/c", "more/d"):
+        wav(source / f"{name}.wav")
+    (source / "train" / "metadata.csv").write_text("file_name,text\na.wav,one\n")
+    found = imported(source)
+    assert {id_: utterance.split for id_, utterance in found.items()} == {
+        "train/a": "train",
+        "Test/b": "test",
+        "dev/c": "validation",
+        "more/d": None,
+    }
+
+
+def test_one_folder_called_train_is_no_split(source: Path) -> None:
+    wav(source / "train" / "a.wav")
+    wav(source / "b.wav")
+    assert {utterance.split for utterance in imported(source).values()} == {None}

@@ -5,6 +5,7 @@ import io
 import json
 import re
 import tarfile
+import wave
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,12 @@ def run(
 
 def loaded(manifest: Manifest, utterance: Utterance) -> np.ndarray:
     audio = manifest.audio_source(utterance)
-    return load_samples(audio, start_s=utterance.start_s, duration_s=utterance.duration_s)
+    return load_samples(
+        audio,
+        start_s=utterance.start_s,
+        duration_s=utterance.duration_s,
+        channel=utterance.channel,
+    )
 
 
 def kinds(summary: ImportSummary) -> dict[str, str]:
@@ -118,7 +124,34 @@ def test_kaldi_without_segments(source: Path) -> None:
     }
 
 
+def test_kaldi_files_may_begin_with_a_mark_and_write_accents_in_two_ways(source: Path) -> None:
+    nfc, nfd = "caf\u00e9", "cafe\u0301"
+    wav(source / f"{nfd}.wav")
+    mark = "\ufeff"
+    (source / "wav.scp").write_text(f"{mark}{nfd} {nfc}.wav\n", "utf-8")
+    (source / "text").write_text(f"{mark}{nfc} one\n", "utf-8")
+    (source / "utt2spk").write_text(f"{mark}{nfc} ann\n", "utf-8")
+    found, summary = run(source, "kaldi")
+    assert not summary.problems
+    assert (found[nfc].text, found[nfc].speaker) == ("one", "ann")
+    (source / "segments").write_text(f"{mark}s {nfc} 0 1\n", "utf-8")
+    (source / "text").write_text(f"{mark}s one\n", "utf-8")
+    (source / "utt2spk").unlink()
+    found, summary = run(source, "kaldi")
+    assert not summary.problems
+    assert (found["s"].text, found["s"].duration_s) == ("one", 1.0)
+
+
 # LibriSpeech and Common Voice
+
+
+def test_transcripts_of_librispeech_may_begin_with_a_mark(source: Path) -> None:
+    wav(source / "84" / "121" / "84-121-0000.wav")
+    path = source / "84" / "121" / "84-121.trans.txt"
+    path.write_text("\ufeff84-121-0000 GO ON\n", "utf-8")
+    found, summary = run(source, "librispeech")
+    assert not summary.problems
+    assert found["84-121-0000"].text == "GO ON"
 
 
 def test_librispeech(source: Path) -> None:
@@ -213,7 +246,7 @@ def test_a_manifest_is_checked_and_its_paths_are_moved(source: Path) -> None:
         '{"id": "b", "audio": "gone.wav"}\n'
     )
     found, summary = run(source / "m.jsonl", "manifest")
-    assert found == {"a": Utterance("a", "../a.wav", duration_s=2.0, text="", language="German")}
+    assert found == {"a": Utterance("a", "../a.wav", duration_s=2.0, text="", language="de")}
     assert kinds(summary) == {
         "m.jsonl:3": "id taken",
         "m.jsonl:4": "bad line",
@@ -332,7 +365,120 @@ def test_lhotse_lines_that_do_not_fit_are_named(source: Path) -> None:
     assert summary.problems[-1].kind == "unreadable"
 
 
+def stereo(path: Path, *, seconds: float = 2.0) -> None:
+    """Write 0.25 into the left channel and -0.5 into the right one."""
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(2)
+        file.setsampwidth(2)
+        file.setframerate(16_000)
+        frame = np.array([8192, -16384], dtype="<i2")
+        file.writeframes(np.tile(frame, round(16_000 * seconds)).tobytes())
+
+
+def level(source: Path, utterance: Utterance) -> float:
+    samples = loaded(read_manifest(source.parent / "out" / "all.jsonl"), utterance)
+    assert np.ptp(samples) == 0
+    return float(samples[0])
+
+
+def test_nemos_calls_are_read_by_channel(source: Path) -> None:
+    stereo(source / "call.wav")
+    rows = [
+        {"audio_filepath": "call.wav", "text": "hello", "channel": 0, "speaker": "ann"},
+        {"audio_filepath": "call.wav", "text": "hello yourself", "channel": 1},
+        {"audio_filepath": "call.wav", "text": "bye", "channel": 1, "offset": 1, "duration": 0.5},
+        {"audio_filepath": "call.wav", "text": "both"},
+        {"audio_filepath": "call.wav", "text": "none", "channel": 2},
+    ]
+    (source / "m.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found, summary = run(source / "m.json", "table")
+    assert {u.text: (u.channel, u.recording) for u in found.values()} == {
+        "hello": (0, "call"),
+        "hello yourself": (1, "call"),
+        "bye": (1, "call"),
+        "both": (None, None),
+    }
+    assert [level(source / "m.json", u) for u in found.values()] == [0.25, -0.5, -0.5, -0.125]
+    assert kinds(summary) == {"m.json:5": "unsupported"}
+    assert "must have a channel 2, counted from 0, found 2" in summary.problems[0].message
+    assert summary.n_same_audio == 0
+
+
+def test_lhotses_calls_are_read_by_channel(source: Path) -> None:
+    stereo(source / "call.wav")
+    file = {"type": "file", "channels": [1, 2], "source": "call.wav"}
+    call = {"id": "r", "sources": [file], "sampling_rate": 16000, "duration": 2.0}
+    said = {"recording_id": "r", "start": 0.5, "duration": 1.0, "text": "t", "gender": "f"}
+    cut = {"type": "MonoCut", "recording": call, "start": 0, "duration": 2}
+    rows = [
+        {**cut, "id": "c1", "channel": 1, "supervisions": [{**said, "id": "s1", "channel": 1}]},
+        {**cut, "id": "c2", "channel": 2, "supervisions": [], "custom": {"licence": "CC0"}},
+        {**cut, "id": "c3", "type": "MultiCut", "channel": [1, 2], "supervisions": []},
+    ]
+    (source / "cuts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found, summary = run(source, "lhotse")
+    assert not summary.problems
+    assert {id_: u.channel for id_, u in found.items()} == {"c1": 0, "c2": 1, "c3": None}
+    assert [level(source, u) for u in found.values()] == [0.25, -0.5, -0.125]
+    assert (found["c1"].extra, found["c2"].extra) == ({"gender": "f"}, {"licence": "CC0"})
+
+
+def test_the_name_of_a_broadcaster_is_no_channel(source: Path) -> None:
+    wav(source / "a.wav")
+    (source / "m.csv").write_text("path,text,channel\na.wav,one,BBC\n")
+    found, _ = run(source / "m.csv", "table")
+    assert found["a"].channel is None
+    assert found["a"].extra == {"original_channel": "BBC"}
+
+
+# What no field takes
+
+
+def test_what_no_field_takes_is_kept(source: Path) -> None:
+    wav(source / "a.wav")
+    (source / "m.csv").write_text("path,text,licence,id,age,note\na.wav,one,CC0,7,,x\n")
+    found, _ = run(source / "m.csv", "table")
+    assert found["a"].extra == {"licence": "CC0", "original_id": "7", "note": "x"}
+    again, _ = run(source / "out" / "all.jsonl", "manifest")
+    assert again["a"].extra == found["a"].extra
+
+
+def test_a_value_that_json_lacks_is_named(source: Path) -> None:
+    wav(source / "a.wav")
+    (source / "m.jsonl").write_text('{"path": "a.wav", "text": "one", "score": Infinity}\n')
+    _, summary = run(source / "m.jsonl", "table")
+    assert kinds(summary) == {"m.jsonl:1": "bad line"}
+
+
 # Parquet and Hugging Face
+
+
+def test_parquet_with_samples(source: Path) -> None:
+    quiet, loud = [0.25] * 4000, [-0.5] * 4000
+    rows: list[dict[str, object]] = [
+        {"audio": {"array": quiet, "sampling_rate": 8000}, "text": "one", "licence": "CC0"},
+        {"audio": {"array": [], "sampling_rate": 8000}, "text": "none", "licence": "CC0"},
+        {"audio": {"array": quiet, "sampling_rate": None}, "text": "no rate", "licence": "CC0"},
+        {"audio": {"array": [9000.0], "sampling_rate": 8000}, "text": "big", "licence": "CC0"},
+    ]
+    write_parquet(source / "x.parquet", rows)
+    found, summary = run(source, "parquet")
+    assert [(u.text, u.duration_s, u.extra) for u in found.values()] == [
+        ("one", 0.5, {"licence": "CC0"})
+    ]
+    assert loaded(
+        read_manifest(source.parent / "out" / "all.jsonl"), found["x/00000000"]
+    ).mean() == pytest.approx(0.25, abs=0.01)
+    assert [p.kind for p in summary.problems] == ["bad line"] * 3
+    assert "must have their rate beside them" in summary.problems[1].message
+    two_channels = {"audio": [quiet, loud], "sampling_rate": 16000, "text": "two"}
+    whole = {"audio": [[8192] * 4000], "sampling_rate": 16000, "text": "whole"}
+    write_parquet(source / "x.parquet", [two_channels])
+    found, _ = run(source, "parquet")
+    assert level(source, found["x/00000000"]) == -0.125
+    write_parquet(source / "x.parquet", [whole])
+    found, _ = run(source, "parquet")
+    assert level(source, found["x/00000000"]) == 0.25
 
 
 def write_parquet(path: Path, rows: list[dict[str, object]]) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from distilwhisper.corpus.importing.entries import span_id
 from distilwhisper.corpus.records import Utterance
 from distilwhisper.speech.audio import (
+    Choice,
     WINDOW_SAMPLES,
     samples_to_seconds,
     seconds_to_samples,
@@ -44,7 +45,10 @@ def cut_at_pauses(utterance: Utterance) -> list[Utterance]:
     probabilities: list[float] = []
     n_samples = 0
     blocks = stream_samples(
-        utterance.audio, start_s=utterance.start_s, duration_s=utterance.duration_s
+        utterance.audio,
+        start_s=utterance.start_s,
+        duration_s=utterance.duration_s,
+        choice=Choice(channel=utterance.channel),
     )
     for n_new, heard in frame_probabilities(blocks):
         n_samples += n_new

@@ -1,14 +1,17 @@
 """What every reader of other people's data yields: utterances and problems, one by one."""
 
+import codecs
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import re
+import unicodedata
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
-from distilwhisper.corpus.records import Utterance
+from distilwhisper.corpus.records import UTTERANCE_FIELDS, Utterance
 from distilwhisper.speech.audio import AudioFacts
 from distilwhisper.text.tokens import language_code
 
@@ -36,6 +39,7 @@ Kind: TypeAlias = Literal[
     "bad line",
     "conflicting transcripts",
     "id taken",
+    "name twice",
     "no speech",
     "span outside the sound",
     "transcript without audio",
@@ -55,6 +59,8 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     "recording": ("recording", "recording_id"),
     "language": ("language", "lang", "locale"),
     "source": ("source", "domain"),
+    "split": ("split",),
+    "channel": ("channel", "channel_selector"),
     "start": ("start", "start_s", "start_time", "offset"),
     "end": ("end", "end_s", "end_time"),
     "duration": ("duration", "duration_s"),
@@ -122,8 +128,13 @@ class ImportSettings:
         config: of a Hugging Face dataset.
         split: of a Hugging Face dataset, Common Voice or Parquet files; train when left out.
         column: FIELD=NAME for a column that has a name of its own; may be repeated. Fields are
-            audio, text, id, speaker, recording, language, source, start, end, duration.
+            audio, text, id, speaker, recording, language, source, split, channel, start, end,
+            duration.
         cut: vad cuts what is longer than 30 s in its pauses, without its text.
+        max_seconds: leave out what is longer, and count it.
+        first: leave out all behind the first so many utterances that can be used.
+        sample: leave out all but so many, drawn at random.
+        seed: of the draw; another one draws others.
     """
 
     format: Format | None = None
@@ -132,6 +143,10 @@ class ImportSettings:
     split: str | None = None
     column: tuple[str, ...] = ()
     cut: Literal["vad"] | None = None
+    max_seconds: float | None = None
+    first: int | None = None
+    sample: int | None = None
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         faults = []
@@ -144,6 +159,16 @@ class ImportSettings:
                     f"{choice!r}"
                 )
             named.add(name)
+        for name in ("max_seconds", "first", "sample"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                faults.append(f"{name} must be above 0, found {value}")
+        if self.cut is not None and self.max_seconds is not None:
+            faults.append("long recordings are cut or left out: give cut or max_seconds, not both")
+        if self.first is not None and self.sample is not None:
+            faults.append("give first or sample, not both")
+        if self.seed is not None and self.sample is None:
+            faults.append("seed is of a sample: give sample too")
         if self.language is not None:
             try:
                 language_code(self.language)
@@ -159,12 +184,33 @@ class ImportSettings:
 
 
 def located(audio: str, folder: Path) -> str:
-    """Return where a path leads that is relative to a folder, or else to the current one."""
+    """Return where a path leads that is relative to a folder, or else to the current one.
+
+    A name is found however its accents are written: NFC, as most do, or NFD, as macOS does.
+    """
     beside = os.path.join(folder.absolute(), audio)  # noqa: PTH118  a Path would edit members
-    path = audio.partition(".tar#")[0]
-    if Path(beside.partition(".tar#")[0]).exists() or not Path(path).exists():
-        return beside
-    return str(Path(audio).absolute())
+    here = os.path.join(Path.cwd(), audio)  # noqa: PTH118
+    places = [beside, here]
+    places += [unicodedata.normalize(form, path) for path in places for form in ("NFC", "NFD")]
+    for place in places:
+        if Path(place.partition(".tar#")[0]).exists():
+            return place
+    return beside
+
+
+def nfc(name: str) -> str:
+    """Return a name in the form by which two of them are compared."""
+    return unicodedata.normalize("NFC", name)
+
+
+def plain_text(data: bytes) -> str:
+    """Return the text of UTF-8, or of UTF-16 with its mark.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return data.decode("utf-16" if is_utf16 else "utf-8-sig")
 
 
 def span_id(stem: str, start_s: float, duration_s: float | None) -> str:
@@ -177,29 +223,54 @@ def utterance_from(row: Mapping[str, object], columns: Mapping[str, str], stem: 
     """Return the utterance that a row of a table tells of; it has no audio yet.
 
     Args:
-        row: values by column, of any kind.
+        row: values by column, of any kind. Those that no field takes are kept as they are.
         columns: which of them holds a field; see :func:`find_columns`.
-        stem: what the audio is called: the id, unless a column holds it. A span of the audio has
-            its times in its id as well, and the stem is its recording.
+        stem: what the audio is called: the id, unless a column holds it. A span of the audio, or a
+            channel, has its times and its number in its id as well, and the stem is its recording.
 
     Raises:
         ValueError: a value cannot be what its field needs.
         UnknownLanguage: Whisper does not know the language.
     """
     values = {name: row.get(column) for name, column in columns.items()}
-    span = _span(values)
+    span, channel = _span(values), _channel(values)
+    taken = {column for name, column in columns.items() if name != "channel" or channel is not None}
     start_s, duration_s = span or (0.0, None)
+    name = stem if channel is None else f"{stem}-channel{channel}"
+    is_part = span is not None or channel is not None
+    split = _words(values, "split")
     return Utterance(
-        id=_words(values, "id") or (span_id(stem, start_s, duration_s) if span else stem),
+        id=_words(values, "id") or (span_id(name, start_s, duration_s) if span else name),
         audio="",
         start_s=start_s,
         duration_s=duration_s,
         text=_words(values, "text"),
         speaker=_words(values, "speaker"),
-        recording=_words(values, "recording") or (stem if span else None),
+        recording=_words(values, "recording") or (stem if is_part else None),
         language=known_language(_words(values, "language")),
         source=_words(values, "source"),
+        split=None if split is None else SPLITS.get(split.lower(), split),
+        channel=channel,
+        extra=others_of(row, taken),
     )
+
+
+# What people call the parts of a corpus, as folders and in tables.
+SPLITS: Mapping[str, str] = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "eval"), "test"),
+}
+
+
+def others_of(row: Mapping[str, object], taken: Collection[str]) -> dict[str, object] | None:
+    """Return what a row holds beside the columns that are taken, under names that are free."""
+    others = {
+        f"original_{name}" if name in UTTERANCE_FIELDS else name: value
+        for name, value in row.items()
+        if name and name not in taken and value is not None and value != "" and value == value
+    }
+    return others or None
 
 
 class UnknownLanguage(ValueError):
@@ -207,21 +278,15 @@ class UnknownLanguage(ValueError):
 
 
 def known_language(language: str | None) -> str | None:
-    """Return the code of a language called by code, name, or locale such as pt-BR.
+    """Return the code of a language as :func:`language_code` does.
 
     Raises:
         UnknownLanguage: Whisper does not know it.
     """
-    if language is None:
-        return None
-    if language.lower() in ("zh-hk", "zh_hk"):
-        return "yue"
-    for name in (language, language.replace("_", "-").partition("-")[0]):
-        try:
-            return language_code(name)
-        except ValueError as error:
-            unknown = error
-    raise UnknownLanguage(str(unknown))
+    try:
+        return None if language is None else language_code(language)
+    except ValueError as error:
+        raise UnknownLanguage(str(error)) from error
 
 
 def problem_of(where: str, error: ValueError) -> Problem:
@@ -280,6 +345,12 @@ def _span(values: Mapping[str, object]) -> tuple[float, float | None] | None:
             + (f"duration {duration_s}" if end_s is None else f"end {end_s}")
         )
     return start_s, None if length_s is None else round(length_s, 6)
+
+
+def _channel(values: Mapping[str, object]) -> int | None:
+    """Return the number of a channel; a name, as of a broadcaster, is of another kind."""
+    value = str(values.get("channel"))
+    return int(value) if re.fullmatch("[0-9]{1,3}", value) else None
 
 
 def _seconds(values: Mapping[str, object], name: str) -> float | None:

@@ -4,13 +4,14 @@ import json
 import os
 import posixpath
 import tarfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from distilwhisper.corpus.importing.entries import (
     AUDIO_SUFFIXES,
+    SPLITS,
     BadSource,
     BadTranscripts,
     Entry,
@@ -18,6 +19,8 @@ from distilwhisper.corpus.importing.entries import (
     ImportSettings,
     Problem,
     find_columns,
+    nfc,
+    plain_text,
     problem_of,
     utterance_from,
 )
@@ -34,6 +37,8 @@ from distilwhisper.progress import say
 
 TABLE_STEMS = ("transcript", "transcripts", "metadata")
 BESIDE_SUFFIXES = (".txt", ".json")
+# Of texts that come with a corpus and are no transcripts.
+_NOTES = ("readme", "license", "licence", "copying", "changelog", "citation", "notice")
 
 
 def read_folder(source: Path, settings: ImportSettings, *, out: Path) -> Found:
@@ -49,7 +54,11 @@ def read_folder(source: Path, settings: ImportSettings, *, out: Path) -> Found:
     is relative to the table's folder, with or without ending; a bare name will do where it is
     clear. Lines with a start are spans of the audio, each an utterance. Failing a table, the text
     is that of a ``.txt`` file beside the audio, or of a ``.json`` file with the same names as a
-    table's columns. Audio without a transcript is taken along without one.
+    table's columns. Audio without a transcript is taken along without one; a transcript without
+    audio is a problem. Names that differ in how their accents are written (NFC, NFD) are one.
+
+    Where folders called train, validation or test lie beside each other, their audio has them as
+    its split.
 
     Args:
         source: the folder.
@@ -67,11 +76,15 @@ def read_folder(source: Path, settings: ImportSettings, *, out: Path) -> Found:
             f"{source} must be a folder with audio below it, found none: no file, and no member "
             f"of a .tar, ends in {' '.join(sorted(AUDIO_SUFFIXES))}"
         )
-    ids = _ids(found.audio)
+    ids, splits = _ids(found.audio), _splits(found.audio)
+    _sort_out_beside(source, found, settings, problems)
     lines = _read_tables(source, found, ids, settings, problems)
     yield from problems
     for name in found.audio:
-        yield from _entries(source, name, ids[name], lines.get(name), found, settings)
+        for item in _entries(source, name, ids[name], lines.get(name), found, settings):
+            if isinstance(item, Entry) and item.utterance.split is None and name in splits:
+                item = item._replace(utterance=replace(item.utterance, split=splits[name]))
+            yield item
 
 
 @dataclass(frozen=True)
@@ -88,8 +101,10 @@ class _Found:
 
     audio: list[str] = field(default_factory=list)
     tables: list[str] = field(default_factory=list)
-    # What may be a transcript beside its audio. None: a file of its own, not read yet.
-    beside: dict[str, bytes | None] = field(default_factory=dict)
+    # What may be a transcript beside its audio, by its name as :func:`_beside` makes it. None: a
+    # file of its own, not read yet.
+    beside: dict[str, tuple[str, bytes | None]] = field(default_factory=dict)
+    n_unread: Counter[str] = field(default_factory=Counter)  # by the ending
 
 
 def _find(source: Path, problems: list[Problem], *, skip: Path) -> _Found:
@@ -104,10 +119,63 @@ def _find(source: Path, problems: list[Problem], *, skip: Path) -> _Found:
         elif suffix in TABLE_SUFFIXES or (suffix == ".txt" and stem in TABLE_STEMS):
             if (source / name).resolve() not in skipped:
                 found.tables.append(name)
-        elif suffix in BESIDE_SUFFIXES:
-            found.beside[name] = None
-    found.audio.sort()
+        elif suffix in BESIDE_SUFFIXES and stem not in _NOTES:
+            problems += _add_beside(found, name, None)
+        else:
+            found.n_unread[suffix or "no ending"] += 1
+    found.audio, twins = _without_twins(sorted(found.audio))
+    problems += twins
+    if found.n_unread:
+        kinds = ", ".join(f"{n} ({kind})" for kind, n in found.n_unread.most_common())
+        say(f"data: files of other kinds, which are not read: {kinds}")
     return found
+
+
+def _without_twins(audio: Sequence[str]) -> tuple[list[str], list[Problem]]:
+    """Take out audio whose name is another's but for the way that accents are written."""
+    first: dict[str, str] = {}
+    problems = [
+        Problem(name, "name twice", f"must have a name of its own, found that of {known!a}")
+        for name in audio
+        if (known := first.setdefault(nfc(name), name)) != name
+    ]
+    return [*first.values()], problems
+
+
+def _add_beside(found: _Found, name: str, data: bytes | None) -> list[Problem]:
+    known, _ = found.beside.setdefault(_beside(name), (name, data))
+    message = f"must have a name of its own, found that of {known!a}"
+    return [] if known == name else [Problem(name, "name twice", message)]
+
+
+def _beside(name: str) -> str:
+    """Return a transcript's name as one is looked for that lies beside an audio."""
+    stem, suffix = posixpath.splitext(nfc(name))
+    return stem + suffix.lower()
+
+
+def _sort_out_beside(
+    source: Path, found: _Found, settings: ImportSettings, problems: list[Problem]
+) -> None:
+    """Take what lies beside no audio for a table, if it is one, and else for a problem."""
+    stems = {posixpath.splitext(nfc(audio))[0] for audio in found.audio}
+    for key in [key for key in found.beside if posixpath.splitext(key)[0] not in stems]:
+        name, data = found.beside.pop(key)
+        if key.endswith(".json") and data is None and _is_table(source / name, settings):
+            found.tables.append(name)
+        else:
+            message = (
+                "a transcript must be called as the audio beside it, found none called so: nothing "
+                "reads it; move it out of the folder if it is none"
+            )
+            problems.append(Problem(name, "transcript without audio", message))
+
+
+def _is_table(path: Path, settings: ImportSettings) -> bool:
+    try:
+        return tells(table_columns(path, settings))
+    except BadSource:
+        return False
 
 
 def files_below(source: Path, problems: list[Problem]) -> Iterator[str]:
@@ -130,8 +198,7 @@ def files_below(source: Path, problems: list[Problem]) -> Iterator[str]:
             if _is_utf8(name):
                 yield name
             else:
-                shown, reason = ascii(name)[1:-1], "its name is not UTF-8; no manifest can hold it"
-                problems.append(Problem(shown, "unreadable", reason))
+                problems.append(_not_utf8(name))
     for error in unread:
         name = Path(error.filename).relative_to(source).as_posix()
         reason = f"the folder cannot be read: {error.strerror}"
@@ -145,15 +212,24 @@ def _find_members(source: Path, shard: str, found: _Found, problems: list[Proble
                 name = info.name.removeprefix("./")
                 suffix = posixpath.splitext(name.lower())[1]
                 hidden = any(part.startswith(".") for part in name.split("/"))
-                if not info.isreg() or hidden or not _is_utf8(name):
+                if not info.isreg() or hidden:
                     continue
-                if suffix in AUDIO_SUFFIXES:
+                if not _is_utf8(name):
+                    problems.append(_not_utf8(f"{shard}#{name}"))
+                elif suffix in AUDIO_SUFFIXES:
                     found.audio.append(f"{shard}#{name}")
                 elif suffix in BESIDE_SUFFIXES and (file := tar.extractfile(info)):
-                    found.beside[f"{shard}#{name}"] = file.read()
+                    problems += _add_beside(found, f"{shard}#{name}", file.read())
+                else:
+                    found.n_unread[suffix or "no ending"] += 1
     except (tarfile.TarError, OSError) as error:
         reason = f"not a plain tar that can be read to its end: {error}"
         problems.append(Problem(shard, "unreadable", reason))
+
+
+def _not_utf8(name: str) -> Problem:
+    reason = "its name is not UTF-8; no manifest can hold it"
+    return Problem(ascii(name)[1:-1], "unreadable", reason)
 
 
 def _is_utf8(name: str) -> bool:
@@ -187,7 +263,8 @@ def _read_tables(
         n_read += fits
         if not fits:
             if path.stem.lower() in TABLE_STEMS:
-                raise no_transcripts(path)
+                raise no_transcripts(path, settings)
+            say(f"data: {path} names no audio and its text in columns, and is not read")
             continue
         say(f"data: transcripts from {path}")
         for number, row, columns in read_table(path, settings):
@@ -218,7 +295,7 @@ def _add(lines: list[_Line], line: _Line, audio: str) -> Iterator[Problem]:
     told = line.told
     for known in lines:
         other = known.told
-        if (told.start_s, told.duration_s) == (other.start_s, other.duration_s):
+        if _part(told) == _part(other):
             if told.text != other.text:
                 yield Problem(
                     line.origin,
@@ -227,6 +304,10 @@ def _add(lines: list[_Line], line: _Line, audio: str) -> Iterator[Problem]:
                 )
             return
     lines.append(line)
+
+
+def _part(told: Utterance) -> tuple[float, float | None, int | None]:
+    return told.start_s, told.duration_s, told.channel
 
 
 def _places(audio: Iterable[str]) -> dict[str, list[str]]:
@@ -242,19 +323,30 @@ def _called(name: str) -> set[str]:
     """Return an audio's path, and its bare name behind a slash, both with and without ending."""
     shard, sign, member = name.partition(".tar#")
     path = posixpath.join(posixpath.dirname(shard), member) if sign else name
-    whole = {name, path, f"/{posixpath.basename(path)}"}
+    whole = {nfc(called) for called in (name, path, f"/{posixpath.basename(path)}")}
     return whole | {posixpath.splitext(called)[0] for called in whole}
 
 
 def _named_by(path: str, folder: str, places: Mapping[str, list[str]]) -> list[str]:
     """Return the audio that a path in a table means, the table lying in a folder."""
-    path = posixpath.normpath(path.replace("\\", "/"))
-    exact = places.get(posixpath.normpath(posixpath.join(folder, path)))
+    path = posixpath.normpath(nfc(path).replace("\\", "/"))
+    exact = places.get(posixpath.normpath(posixpath.join(nfc(folder), path)))
     if exact:
         return exact
     below = f"{folder}/" if folder else ""
     bare = places.get(f"/{posixpath.basename(path)}", [])
     return [name for name in bare if name.startswith(below)]
+
+
+def _splits(audio: Sequence[str]) -> dict[str, str]:
+    """Return the split of audio in folders called by one, if the folders are several."""
+    folders = {name: name.partition("#")[0].partition("/") for name in audio}
+    splits = {
+        name: SPLITS[top.lower()]
+        for name, (top, below, _) in folders.items()
+        if below and top.lower() in SPLITS
+    }
+    return splits if len({*splits.values()}) > 1 else {}
 
 
 def _ids(audio: Sequence[str]) -> dict[str, str]:
@@ -277,18 +369,18 @@ def _entries(
     """Yield the utterances of one audio: what tables say of it, or else a file beside it."""
     audio = f"{source.absolute()}/{name}"
     for line in lines or ():
-        is_span = line.told.start_s > 0 or line.told.duration_s is not None
-        yield Entry(line.origin if is_span else name, replace(line.told, audio=audio))
+        is_part = _part(line.told) != (0.0, None, None)
+        yield Entry(line.origin if is_part else name, replace(line.told, audio=audio))
     if lines:
         return
-    stem = posixpath.splitext(name)[0]
-    beside = next((stem + s for s in BESIDE_SUFFIXES if stem + s in found.beside), None)
     told = Utterance(id=id_, audio="")
-    if beside is not None:
+    for suffix in reversed(BESIDE_SUFFIXES):
+        beside, data = found.beside.get(_beside(posixpath.splitext(name)[0] + suffix), ("", None))
+        if not beside:
+            continue
         try:
-            data = found.beside[beside]
             data = (source / beside).read_bytes() if data is None else data
-            told = told_by(data, beside, id_, settings)
+            told = told_by(data, beside, told, settings)
         except (OSError, ValueError) as error:
             message = f"its transcript {beside} cannot be read: {error}"
             yield Problem(name, "transcript unreadable", message)
@@ -296,23 +388,23 @@ def _entries(
     yield Entry(name, replace(told, audio=audio))
 
 
-def told_by(data: bytes, name: str, id_: str, settings: ImportSettings) -> Utterance:
-    """Return what a transcript beside an audio says.
+def told_by(data: bytes, name: str, told: Utterance, settings: ImportSettings) -> Utterance:
+    """Return an utterance with what a transcript beside its audio says.
 
     Args:
         data: of a .txt file, all of which is the text, or of a .json file.
         name: of the file.
-        id_: of the utterance.
+        told: the utterance, with what another transcript says.
         settings: names of columns.
 
     Raises:
         ValueError: it is not in UTF-8, or is no JSON object with values that can be used.
     """
-    text = data.decode("utf-8-sig")
+    text = plain_text(data)
     if not name.lower().endswith(".json"):
-        return Utterance(id=id_, audio="", text=" ".join(text.split()) or None)
+        return replace(told, text=" ".join(text.split()) or told.text)
     row = json.loads(text)
     if not isinstance(row, dict):
         raise ValueError("it must be one JSON object")
     columns = find_columns([*row, *settings.columns.values()], settings.columns)
-    return utterance_from(row, columns, id_)
+    return utterance_from(row, columns, told.id)

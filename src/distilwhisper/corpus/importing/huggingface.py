@@ -4,7 +4,7 @@ Rows are taken as Arrow tables, the form in which they come. Asked for rows of i
 library would decode the sound, or want the decoder even where it is told not to.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,12 @@ from distilwhisper.corpus.importing.entries import (
     Problem,
     UnreadableSource,
 )
-from distilwhisper.corpus.importing.parquet import ROWS_AT_ONCE, fields_of, sound_entry
+from distilwhisper.corpus.importing.parquet import (
+    ROWS_AT_ONCE,
+    columns_to_read,
+    fields_of,
+    sound_entry,
+)
 from distilwhisper.progress import say
 
 if TYPE_CHECKING:
@@ -45,8 +50,9 @@ def read_huggingface(source: str, settings: ImportSettings) -> Found:
     number = 0
     for table in _tables(dataset, source):
         columns = columns or fields_of(table.schema, source, settings)
-        names_of = _class_names(dataset, columns)
-        for row in table.select([*dict.fromkeys(columns.values())]).to_pylist():
+        wanted = columns_to_read(table.schema, columns)
+        names_of = _class_names(dataset, wanted)
+        for row in table.select(wanted).to_pylist():
             for column, names in names_of.items():
                 row[column] = None if row[column] is None else names[row[column]]
             where = f"{source}: {split}, row {number}"
@@ -120,10 +126,10 @@ def _tables(dataset: Any, source: str) -> Iterator["pyarrow.Table"]:
         yield table
 
 
-def _class_names(dataset: Any, columns: Mapping[str, str]) -> dict[str, list[str]]:
+def _class_names(dataset: Any, columns: Sequence[str]) -> dict[str, list[str]]:
     """Return the names that the numbers in a column stand for, where they stand for names."""
     features = dataset.features or {}
-    names = {column: getattr(features.get(column), "names", None) for column in columns.values()}
+    names = {column: getattr(features.get(column), "names", None) for column in columns}
     return {column: list(of) for column, of in names.items() if of}
 
 

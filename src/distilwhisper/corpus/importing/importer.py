@@ -1,11 +1,16 @@
 """Other people's data to manifests: read, opened, stored where it must be, cut, counted."""
 
+import hashlib
+import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
+from heapq import nsmallest
+from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +28,7 @@ from distilwhisper.corpus.importing.summary import ImportSummary, Tally
 from distilwhisper.corpus.records import Utterance, audio_from, manifest_row
 from distilwhisper.corpus.store import write_jsonl
 from distilwhisper.progress import SECONDS_BETWEEN_LINES, say
+from distilwhisper.run.stages import fingerprint
 from distilwhisper.speech.audio import LENGTH_TOLERANCE_S, WINDOW_S, AudioFacts, probe_audio
 from distilwhisper.speech.sources import CorruptAudio, NamedBytes
 from distilwhisper.text.tokens import language_code
@@ -66,7 +72,10 @@ def import_data(source: str | Path, out: Path, settings: ImportSettings) -> Impo
     if settings.format is None:
         say(f"data: {source} is taken for {DESCRIPTIONS[layout]}; --format says otherwise")
     tally = Tally()
+    before = fingerprint(out) if out.is_file() else None
     write_jsonl(out, _rows(found, source, out, settings, tally))
+    if before not in (None, fingerprint(out)):
+        say(f"data: {out} has changed: what was made of it before is of other data")
     _write_problems(out.with_suffix(".problems.jsonl"), tally.problems)
     return tally.summary()
 
@@ -80,7 +89,8 @@ def _rows(
     last_said = time.monotonic()
     with ThreadPoolExecutor(N_THREADS) as pool:
         probed = _in_order(pool, lambda item: _probed(item, probe), _told(found, settings))
-        in_files = stored(probed, out.with_suffix(".audio"))
+        chosen = _chosen(probed, settings, tally)
+        in_files = stored(chosen, out.with_suffix(".audio"))
         for item, pieces in _in_order(pool, pieces_of, in_files):
             if isinstance(item, Problem):
                 tally.problems.append(item)
@@ -100,7 +110,10 @@ def _rows(
                 last_said = time.monotonic()
                 say(f"data: {tally.n_utterances} utterances, {tally.seconds / 3600:.1f} h so far")
     if not tally.n_utterances and not tally.problems:
-        raise BadSource(f"{source} must hold at least one utterance, found none")
+        longer = f" but {tally.n_left_out} that are longer than --max-seconds" * bool(
+            tally.n_left_out
+        )
+        raise BadSource(f"{source} must hold at least one utterance, found none{longer}")
 
 
 def _told(found: Found, settings: ImportSettings) -> Found:
@@ -123,6 +136,12 @@ def _probed(item: Entry | Problem, probe: Callable[[str], AudioFacts]) -> Probed
         return Problem(item.where, "audio missing", f"its audio must be a file, found no {audio}")
     except (CorruptAudio, OSError, ValueError) as error:  # a path can be none: ValueError
         return Problem(item.where, "audio unreadable", str(error))
+    channel = item.utterance.channel
+    if channel is not None and channel >= facts.n_channels:
+        message = (
+            f"{audio}: must have a channel {channel}, counted from 0, found {facts.n_channels}"
+        )
+        return Problem(item.where, "unsupported", message)
     start_s, duration_s = item.utterance.start_s, item.utterance.duration_s
     left_s = round(facts.duration_s - start_s, 3)
     if left_s <= 0 or (duration_s is not None and duration_s > left_s + LENGTH_TOLERANCE_S):
@@ -134,6 +153,48 @@ def _probed(item: Entry | Problem, probe: Callable[[str], AudioFacts]) -> Probed
         return Problem(item.where, "span outside the sound", message)
     utterance = replace(item.utterance, duration_s=left_s if duration_s is None else duration_s)
     return Probed(item._replace(utterance=utterance), facts)
+
+
+def _chosen(
+    probed: Iterator[Probed | Problem], settings: ImportSettings, tally: Tally
+) -> Iterator[Probed | Problem]:
+    """Leave out what is too long, and all but the first or a sample, as the settings ask."""
+    if settings.max_seconds is not None:
+        probed = _no_longer(probed, settings.max_seconds, tally)
+    if settings.first is None and settings.sample is None:
+        yield from probed
+        return
+    usable = enumerate(_without_problems(probed, tally))
+    if settings.sample is None:
+        drawn = islice(usable, settings.first)
+    else:
+        key = partial(_draw, seed=settings.seed or 0)
+        drawn = iter(sorted(nsmallest(settings.sample, usable, key=key), key=itemgetter(0)))
+    yield from (item for _, item in drawn)
+
+
+def _no_longer(
+    probed: Iterator[Probed | Problem], max_seconds: float, tally: Tally
+) -> Iterator[Probed | Problem]:
+    for item in probed:
+        if isinstance(item, Problem) or (item.entry.utterance.duration_s or 0.0) <= max_seconds:
+            yield item
+        else:
+            tally.n_left_out += 1
+
+
+def _without_problems(probed: Iterable[Probed | Problem], tally: Tally) -> Iterator[Probed]:
+    for item in probed:
+        if isinstance(item, Problem):
+            tally.problems.append(item)
+        else:
+            yield item
+
+
+def _draw(placed: tuple[int, Probed], *, seed: int) -> bytes:
+    """Return what an utterance is drawn by: the same wherever it lies in the source."""
+    what = f"{seed}/{placed[1].entry.utterance.id}"
+    return hashlib.blake2b(what.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def _whole(item: Probed | Problem) -> tuple[Probed | Problem, list[Utterance]]:
@@ -175,8 +236,8 @@ def _row(where: str, utterance: Utterance, out: Path, tally: Tally) -> dict[str,
     try:
         audio = audio_from(out.parent, utterance.audio)
         row = manifest_row(replace(utterance, audio=audio))
-        "".join(str(value) for value in row.values()).encode("utf-8")
-    except ValueError as error:  # half a character, which JSON can say and UTF-8 cannot
+        json.dumps(row, ensure_ascii=False, allow_nan=False).encode("utf-8")
+    except ValueError as error:  # infinity, or half a character, which not all JSON can hold
         return Problem(where, "bad line", f"no line of a manifest can hold it: {error}")
     return row
 

@@ -13,6 +13,7 @@ from distilwhisper.corpus.importing.entries import (
     Problem,
     known_language,
     located,
+    nfc,
     problem_of,
 )
 from distilwhisper.corpus.records import Utterance
@@ -115,12 +116,12 @@ def _lines(path: Path) -> Iterator[_Line | Problem]:
         for number, line in enumerate(file, start=1):
             where = f"{path}:{number}"
             try:
-                words = line.decode("utf-8").split(maxsplit=1)
+                words = line.decode("utf-8-sig").split(maxsplit=1)
             except UnicodeDecodeError as error:
                 yield Problem(where, "bad line", f"must be UTF-8 text, found: {error}")
                 continue
             if words:
-                yield _Line(where, words[0], " ".join("".join(words[1:]).split()))
+                yield _Line(where, nfc(words[0]), " ".join("".join(words[1:]).split()))
 
 
 def _recordings(source: Path) -> Iterator[_Span | Problem]:
@@ -146,7 +147,7 @@ def _segments(source: Path) -> Iterator[_Span | Problem]:
             yield line
             continue
         try:
-            name, start_s, duration_s = _segment(line.rest)
+            name, start_s, duration_s = _segment(nfc(line.rest))
         except ValueError as error:
             yield Problem(line.where, "bad line", str(error))
             continue

@@ -1,6 +1,5 @@
 """What a source is, by what lies there, and who reads it."""
 
-import json
 import re
 from collections.abc import Mapping
 from itertools import chain
@@ -21,7 +20,12 @@ from distilwhisper.corpus.importing.lhotse import lhotse_files, read_lhotse
 from distilwhisper.corpus.importing.librispeech import read_librispeech
 from distilwhisper.corpus.importing.manifests import read_manifest_lines
 from distilwhisper.corpus.importing.parquet import read_parquet
-from distilwhisper.corpus.importing.tables import TABLE_SUFFIXES, read_table_file
+from distilwhisper.corpus.importing.tables import (
+    JSON_SUFFIXES,
+    TABLE_SUFFIXES,
+    read_table_file,
+    table_names,
+)
 from distilwhisper.corpus.importing.webdataset import read_webdataset
 
 DESCRIPTIONS: Mapping[Format, str] = {
@@ -133,8 +137,8 @@ def _of_file(path: Path) -> Format:
     if path.name.endswith(".jsonl.gz"):
         return "lhotse"
     suffix = path.suffix.lower()
-    if suffix == ".jsonl":
-        keys = _first_keys(path)
+    if suffix in JSON_SUFFIXES:
+        keys = {*table_names(path, ImportSettings())}
         if keys >= {"recording", "supervisions"} or "sources" in keys or "tracks" in keys:
             return "lhotse"
         return "manifest" if keys >= {"id", "audio"} else "table"
@@ -146,18 +150,5 @@ def _of_file(path: Path) -> Format:
         return "parquet"
     raise BadSource(
         f"{path} must be a folder with audio below it, or a file that ends in "
-        f"{', '.join(TABLE_SUFFIXES)}, .jsonl.gz, .tar or .parquet, found another file"
+        f"{', '.join(TABLE_SUFFIXES)}, .json, .jsonl.gz, .tar or .parquet, found another file"
     )
-
-
-def _first_keys(path: Path) -> set[str]:
-    """Return the keys of the first line of JSON that is an object."""
-    with path.open("rb") as file:
-        for line in file:
-            try:
-                row = json.loads(line.decode("utf-8-sig"))
-            except ValueError:
-                continue
-            if isinstance(row, dict):
-                return set(row)
-    return set()

@@ -22,12 +22,17 @@ from distilwhisper.corpus.importing.entries import (
     UnknownLanguage,
     known_language,
     located,
+    others_of,
 )
 from distilwhisper.corpus.records import Utterance
 
 Row: TypeAlias = Mapping[str, Any]
 
 _ENDINGS = (".jsonl", ".jsonl.gz")
+# Of a supervision; what else it holds is kept as it is.
+_READ = frozenset(
+    "id recording_id start duration channel text speaker language alignment custom".split()
+)
 
 
 def read_lhotse(source: Path) -> Found:
@@ -63,7 +68,7 @@ def lhotse_files(source: Path) -> list[Path]:
 
 class _Audio(NamedTuple):
     path: str
-    channels: frozenset[int]
+    channels: tuple[int, ...]  # their numbers in the manifest, in the order of the file
 
 
 class _Unfit(Exception):
@@ -142,13 +147,14 @@ def _cut(row: Row, folder: Path) -> Iterator[Utterance]:
     start_s, length_s = float(row["start"]), float(row["duration"])
     supervisions = row.get("supervisions") or []
     if not supervisions:
-        _require_channels(row["id"], row.get("channel"), audio)
         yield Utterance(
             id=row["id"],
             audio=audio.path,
             start_s=start_s,
             duration_s=length_s,
             recording=row["recording"]["id"],
+            channel=_channel(row["id"], row.get("channel"), audio),
+            extra=others_of(row.get("custom") or {}, ()),
         )
     for said in supervisions:
         id_ = row["id"] if len(supervisions) == 1 else said["id"]
@@ -169,7 +175,6 @@ def _supervised(
     """
     if isinstance(audio, _Unfit):
         raise audio
-    _require_channels(id_, row.get("channel", 0), audio)
     begin_s = max(start_s + float(row["start"]), start_s)
     stop_s = start_s + float(row["start"]) + float(row["duration"])
     stop_s = stop_s if end_s is None else min(stop_s, end_s)
@@ -184,6 +189,8 @@ def _supervised(
         speaker=row.get("speaker"),
         recording=row["recording_id"],
         language=known_language(row.get("language")),
+        channel=_channel(id_, row.get("channel", 0), audio),
+        extra=others_of({**(row.get("custom") or {}), **row}, _READ),
     )
 
 
@@ -207,21 +214,24 @@ def _audio(recording: Row, folder: Path) -> _Audio:
             "import what it was made of, or save the audio"
         )
     path = located(sources[0]["source"], folder)
-    return _Audio(path, frozenset(sources[0]["channels"]))
+    return _Audio(path, tuple(sources[0]["channels"]))
 
 
-def _require_channels(id_: str, channel: int | Sequence[int] | None, audio: _Audio) -> None:
-    """See that an utterance is in all channels of its file, which are heard together.
+def _channel(id_: str, channel: int | Sequence[int] | None, audio: _Audio) -> int | None:
+    """Return the one channel of a file that an utterance is in, counted from 0; None for all.
 
     Raises:
-        _Unfit: it is not.
+        _Unfit: it is in several, and not in all.
     """
     wanted = {channel} if isinstance(channel, int) else set(channel or audio.channels)
-    if wanted != audio.channels:
+    if wanted == {*audio.channels}:
+        return None
+    if len(wanted) > 1 or not wanted <= {*audio.channels}:
         raise _Unfit(
-            f"{id_!r} must be in all channels of its file, found {sorted(wanted)} of "
+            f"{id_!r} must be in one channel of its file or in all, found {sorted(wanted)} of "
             f"{sorted(audio.channels)}; write channels to files of their own"
         )
+    return audio.channels.index(wanted.pop())
 
 
 def _rows(manifest: Path) -> Iterator[tuple[str, Row | Problem]]:

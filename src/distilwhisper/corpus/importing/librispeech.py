@@ -7,6 +7,7 @@ from distilwhisper.corpus.importing.entries import (
     Entry,
     Found,
     Problem,
+    nfc,
 )
 from distilwhisper.corpus.importing.folder import files_below
 from distilwhisper.corpus.records import Utterance
@@ -36,20 +37,21 @@ def _chapter(source: Path, folder: PurePosixPath, names: list[str]) -> Found:
             for number, line in enumerate((source / name).read_bytes().splitlines(), start=1):
                 where = f"{name}:{number}"
                 try:
-                    words = line.decode("utf-8").split()
+                    key, *words = line.decode("utf-8-sig").split() or [""]
                 except UnicodeDecodeError as error:
                     yield Problem(where, "bad line", f"must be UTF-8 text, found: {error}")
                     continue
-                if words and words[0] in lines:
-                    yield Problem(where, "bad line", f"speaks of {words[0]} a second time")
-                elif words:
-                    lines[words[0]] = where, " ".join(words[1:])
+                key = nfc(key)
+                if key in lines:
+                    yield Problem(where, "bad line", f"speaks of {key} a second time")
+                elif key:
+                    lines[key] = where, " ".join(words)
     speaker, chapter = (source.absolute() / folder).parts[-2:]
     for name in names:
         path = PurePosixPath(name)
         if path.suffix.lower() not in AUDIO_SUFFIXES:
             continue
-        _, text = lines.pop(path.stem, ("", ""))
+        _, text = lines.pop(nfc(path.stem), ("", ""))
         utterance = Utterance(
             id=path.stem,
             audio=f"{source.absolute()}/{name}",

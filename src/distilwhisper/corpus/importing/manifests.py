@@ -4,7 +4,12 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from distilwhisper.corpus.importing.entries import Entry, Found, Problem
+from distilwhisper.corpus.importing.entries import (
+    Entry,
+    Found,
+    known_language,
+    problem_of,
+)
 from distilwhisper.corpus.records import manifest_lines, utterance_of
 
 
@@ -15,8 +20,9 @@ def read_manifest_lines(source: Path) -> Found:
         where = f"{path}:{number}"
         try:
             utterance = utterance_of(line)
+            language = known_language(utterance.language)
         except ValueError as error:
-            yield Problem(where, "bad line", str(error))
+            yield problem_of(where, error)
             continue
         audio = os.path.join(folder, utterance.audio)  # noqa: PTH118  a Path would edit members
-        yield Entry(where, replace(utterance, audio=audio))
+        yield Entry(where, replace(utterance, audio=audio, language=language))

@@ -1,11 +1,15 @@
-"""Parquet files with a column of audio: bytes, or paths of files."""
+"""Parquet files with a column of audio: bytes, paths of files, or samples."""
 
+import io
 import posixpath
 import re
-from collections.abc import Mapping
+import wave
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from distilwhisper.corpus.importing.entries import (
     BadSource,
@@ -25,13 +29,17 @@ if TYPE_CHECKING:
 
 ROWS_AT_ONCE = 16  # a row may hold an hour of sound
 
+# Of samples that lie in a list: the key of their rate, in a struct or a column beside.
+_RATES = ("sampling_rate", "sample_rate")
+
 
 def read_parquet(source: Path, settings: ImportSettings) -> Found:
     """Yield the utterances of a Parquet file, or of all below a folder, in the order of the paths.
 
-    The audio column is the one with structs of bytes and path, as Hugging Face writes them; else
-    one of bytes; else one that is called as in a table and holds paths, relative to the file's
-    folder. An utterance's id is the file's path and the number of the row.
+    The audio column is the one with structs of bytes and path, as Hugging Face writes them, or of
+    array and sampling_rate; else one of bytes; else one that is called as in a table and holds
+    paths, relative to the file's folder, or lists of samples, with a column sampling_rate beside.
+    An utterance's id is the file's path and the number of the row.
 
     Args:
         source: the file or folder.
@@ -70,7 +78,8 @@ def fields_of(schema: "pyarrow.Schema", source: str, settings: ImportSettings) -
         structs = [
             column.name
             for column in schema
-            if types.is_struct(column.type) and column.type.get_field_index("bytes") >= 0
+            if types.is_struct(column.type)
+            and max(map(column.type.get_field_index, ("bytes", "array"))) >= 0
         ]
         plain = [c.name for c in schema if types.is_binary(c.type) or types.is_large_binary(c.type)]
         held = structs or plain
@@ -86,18 +95,32 @@ def fields_of(schema: "pyarrow.Schema", source: str, settings: ImportSettings) -
     return columns
 
 
+def columns_to_read(schema: "pyarrow.Schema", columns: Mapping[str, str]) -> list[str]:
+    """Return the columns of the fields, and all that hold one text or number: these are kept."""
+    from pyarrow import types
+
+    tests = (types.is_string, types.is_large_string, types.is_integer, types.is_floating)
+    plain = [c.name for c in schema if any(test(c.type) for test in (*tests, types.is_boolean))]
+    return [*dict.fromkeys([*columns.values(), *plain])]
+
+
 def sound_entry(
     where: str, row: Mapping[str, object], columns: Mapping[str, str], stem: str, folder: Path
 ) -> Entry | Problem:
-    """Return the utterance of a row whose audio is bytes, or a path, or a struct of both."""
-    try:
-        told = utterance_from(row, columns, stem)
-    except ValueError as error:
-        return problem_of(where, error)
+    """Return the utterance of a row whose audio is bytes, a path, samples, or a struct of them."""
     audio = row.get(columns["audio"])
     path: object = audio
-    if isinstance(audio, Mapping):
-        path, audio = audio.get("path"), audio.get("bytes")
+    try:
+        told = utterance_from(row, columns, stem)
+        samples = audio
+        if isinstance(audio, Mapping):
+            path, samples, row = audio.get("path"), audio.get("array"), {**row, **audio}
+            audio = audio.get("bytes")
+        if isinstance(samples, list) and not isinstance(audio, bytes):
+            rate_hz = next((row[name] for name in _RATES if row.get(name)), None)
+            path, audio = "samples.wav", wav_of(samples, rate_hz)
+    except ValueError as error:
+        return problem_of(where, error)
     if isinstance(audio, bytes) and audio:
         suffix = posixpath.splitext(path)[1] if isinstance(path, str) else ""
         return Entry(where, replace(told, audio=f"{stem}{suffix}"), audio)
@@ -105,6 +128,46 @@ def sound_entry(
         remote = "://" in path
         return Entry(where, replace(told, audio=path if remote else located(path, folder)))
     return Problem(where, "audio missing", "its audio must have bytes or a path, found neither")
+
+
+def wav_of(samples: Sequence[object], rate_hz: object) -> bytes:
+    """Return samples as a wav file of 16 bits.
+
+    Args:
+        samples: numbers from -1 to 1, or whole ones of 16 bits; or a list of them for each channel.
+        rate_hz: of the samples.
+
+    Raises:
+        ValueError: they are of another kind.
+    """
+    if type(rate_hz) is not int or rate_hz <= 0:
+        raise ValueError(
+            f"samples must have their rate beside them ({' or '.join(_RATES)}, in Hz), found "
+            f"{rate_hz!r}"
+        )
+    values = np.array(samples)
+    if values.ndim == 2 and values.shape[0] < values.shape[1]:
+        values = values.T
+    is_whole, peak = values.dtype.kind in "iu", np.abs(values).max(initial=0)
+    if (
+        values.ndim not in (1, 2)
+        or values.dtype.kind not in "iuf"
+        or not values.size
+        or not (peak < (1 << 15) if is_whole else peak <= 2.0)
+    ):
+        raise ValueError(
+            "samples must be numbers from -1 to 1 or whole ones of 16 bits, found "
+            f"{values.shape} of {values.dtype} up to {peak}"
+        )
+    if not is_whole:
+        values = np.clip(np.rint(values * 32768.0), -32768, 32767)
+    file = io.BytesIO()
+    with wave.open(file, "wb") as wav:
+        wav.setnchannels(1 if values.ndim == 1 else values.shape[1])
+        wav.setsampwidth(2)
+        wav.setframerate(rate_hz)
+        wav.writeframes(values.astype("<i2").tobytes())
+    return file.getvalue()
 
 
 def _of_split(source: Path, split: str | None) -> list[Path]:
@@ -134,7 +197,7 @@ def _rows(path: Path, name: str, settings: ImportSettings) -> Found:
     with ParquetFile(path) as file:
         schema = file.schema_arrow
         columns = fields_of(schema, str(path), settings)
-        batches = file.iter_batches(ROWS_AT_ONCE, columns=[*dict.fromkeys(columns.values())])
+        batches = file.iter_batches(ROWS_AT_ONCE, columns=columns_to_read(schema, columns))
         number = 0
         for batch in batches:
             for row in batch.to_pylist():

@@ -33,6 +33,7 @@ class ImportSummary:
         n_by_length: of each 5 s up to 30 s, and of all that are longer, which no window holds.
         n_cut: long recordings that were cut into pieces.
         n_texts_lost: of these, how many had a text.
+        n_left_out: longer than they may be.
         n_same_audio: utterances whose audio an earlier one has, by the bytes of the file.
         n_same_text: utterances whose text and length an earlier one has.
         languages: utterances by language.
@@ -51,6 +52,7 @@ class ImportSummary:
     n_by_length: tuple[int, ...]
     n_cut: int
     n_texts_lost: int
+    n_left_out: int
     n_same_audio: int
     n_same_text: int
     languages: Mapping[str, int]
@@ -109,11 +111,13 @@ class ImportSummary:
         if self.n_cut:
             texts = f", {self.n_texts_lost} of them without the text they had"
             lines.append(("cut", f"{self.n_cut} long recordings{texts * bool(self.n_texts_lost)}"))
+        if self.n_left_out:
+            lines.append(("left out", f"{self.n_left_out} longer than --max-seconds"))
         if self.n_by_length[-1]:
             lines.append(
                 (
                     "too long",
-                    f"{self.n_by_length[-1]} over {WINDOW_S:.0f} s: see --cut, or leave out",
+                    f"{self.n_by_length[-1]} over {WINDOW_S:.0f} s: see --cut, or --max-seconds",
                 )
             )
         return "\n".join(f"{name:<14}{value}".rstrip() for name, value in lines)
@@ -134,6 +138,7 @@ class Tally:
     def __init__(self) -> None:
         self.n_cut = 0
         self.n_texts_lost = 0
+        self.n_left_out = 0
         self.problems: list[Problem] = []
         self.seconds = 0.0
         self._lengths = array("f")
@@ -165,7 +170,7 @@ class Tally:
         self._lengths.append(length_s)
         self._n_by_length[_bin(length_s)] += 1
         self._ids.add(_digest(utterance.id))
-        span = f"{utterance.start_s} {length_s}"
+        span = f"{utterance.start_s} {length_s} {utterance.channel}"
         self._n_same_audio += _seen(f"{facts.digest.hex()} {span}", self._sounds)
         if utterance.text is not None:
             self._n_with_text += 1
@@ -192,6 +197,7 @@ class Tally:
             n_by_length=tuple(self._n_by_length),
             n_cut=self.n_cut,
             n_texts_lost=self.n_texts_lost,
+            n_left_out=self.n_left_out,
             n_same_audio=self._n_same_audio,
             n_same_text=self._n_same_text,
             languages=dict(self._languages.most_common()),

@@ -15,6 +15,7 @@ from distilwhisper.corpus.importing.entries import (
     Found,
     ImportSettings,
     Problem,
+    nfc,
 )
 from distilwhisper.corpus.importing.folder import BESIDE_SUFFIXES, files_below, told_by
 from distilwhisper.corpus.records import Utterance
@@ -75,7 +76,7 @@ def _members(tar: tarfile.TarFile) -> Iterator[_Member]:
         data = None
         if name.lower().endswith(BESIDE_SUFFIXES) and (file := tar.extractfile(info)):
             data = file.read()
-        yield _Member(posixpath.join(folder, base.partition(".")[0]), name, data)
+        yield _Member(nfc(posixpath.join(folder, base.partition(".")[0])), name, data)
 
 
 def _samples(
@@ -95,10 +96,9 @@ def _samples(
     told = Utterance(id=id_, audio="")
     for member in sorted(transcripts, key=lambda member: member.suffix):  # .json, then .txt
         try:
-            also = told_by(member.data or b"", member.name, id_, settings)
+            told = told_by(member.data or b"", member.name, told, settings)
         except ValueError as error:
             message = f"its transcript {member.name} cannot be read: {error}"
             yield Problem(where, "transcript unreadable", message)
             return
-        told = also if member.suffix == ".json" else replace(told, text=also.text or told.text)
     yield Entry(where, replace(told, audio=f"{shard.absolute()}#{audio[0]}"))

@@ -1,0 +1,49 @@
+"""What tells that a source has changed: new files, corrected transcripts, mended audio."""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from distilwhisper.corpus.importing.folder import files_below
+from distilwhisper.corpus.records import read_manifest
+from distilwhisper.run.stages import fingerprint
+
+# Of files that people correct by hand; Kaldi's have no ending. They are read whole.
+_TRANSCRIPTS = frozenset((".csv", ".json", ".jsonl", ".scp", ".tsv", ".txt", ""))
+
+
+def source_fingerprints(source: Path, *, skip: Path) -> dict[str, str]:
+    """Return what a re-run compares, by what it is of.
+
+    Of sound, which may be large, size and time of change count; of transcripts what they hold.
+
+    Args:
+        source: a folder, or a manifest with the files that it names.
+        skip: a folder below the source that is not of it: that of the run.
+    """
+    if source.is_dir():
+        below = (source / name for name in files_below(source, []))
+        own = skip.resolve()
+        files = [path for path in below if own not in path.resolve().parents]
+        texts = [path for path in files if path.suffix.lower() in _TRANSCRIPTS]
+    else:
+        manifest = read_manifest(source)
+        audio = {manifest.audio_source(u).partition(".tar#") for u in manifest.utterances}
+        named = {Path(path + (sign and ".tar")) for path, sign, _ in audio}
+        files, texts = [source, *(path for path in named if path.is_file())], [source]
+    return {
+        "source": str(source.resolve()),
+        "number of files in the source": str(len(files)),
+        "transcripts in the source": _digest(f"{p} {fingerprint(p)}" for p in texts),
+        "sound in the source": _digest(map(_size_and_time, {*files} - {*texts})),
+    }
+
+
+def _size_and_time(path: Path) -> str:
+    status = path.stat()
+    return f"{path} {status.st_size} {status.st_mtime_ns}"
+
+
+def _digest(lines: Iterable[str]) -> str:
+    whole = "\n".join(sorted(lines)).encode("utf-8", "surrogateescape")
+    return hashlib.sha256(whole).hexdigest()
