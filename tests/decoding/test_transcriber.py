@@ -371,8 +371,8 @@ def test_settings_that_cannot_be_are_refused(settings: dict[str, float], message
 @pytest.mark.parametrize(
     ("device", "message"),
     [
-        ("cudda", "device must be auto, cpu, cuda or cuda:N, found 'cudda'"),
-        ("mps", "device must be auto, cpu, cuda or cuda:N, found 'mps'"),
+        ("cudda", "device must be auto, cpu, cuda, cuda:N or mps, found 'cudda'"),
+        ("xpu", "device must be auto, cpu, cuda, cuda:N or mps, found 'xpu'"),
         ("cuda:99", r"device cuda:99 must be there, found \d+ GPUs"),
     ],
 )

@@ -165,6 +165,7 @@ def _chosen(
         yield from probed
         return
     usable = enumerate(_without_problems(probed, tally))
+    drawn: Iterator[tuple[int, Probed]]
     if settings.sample is None:
         drawn = islice(usable, settings.first)
     else:
