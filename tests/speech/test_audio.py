@@ -22,11 +22,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from distilwhisper.speech.audio import (
-    Choice,
     FRAMES_PER_WINDOW,
     HOP_SAMPLES,
     SAMPLE_RATE_HZ,
     WINDOW_SAMPLES,
+    Choice,
     load_samples,
     probe_audio,
     probe_duration_s,
@@ -855,7 +855,7 @@ def test_a_probe_knows_rate_length_and_content(tmp_path: Path) -> None:
 def test_one_channel_of_a_file_is_read_alone(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"two.{suffix}"
     ramp = np.arange(16_000, dtype=np.int16)
-    rows = np.stack([ramp, -ramp])  # mixed, they cancel each other
+    rows = np.stack([ramp, -ramp])
     with av.open(str(path), "w") as container:
         stream = container.add_stream("flac" if suffix == "flac" else "pcm_s16le", rate=16_000)
         stream.layout = "stereo"
@@ -863,7 +863,6 @@ def test_one_channel_of_a_file_is_read_alone(tmp_path: Path, suffix: str) -> Non
         frame.sample_rate = 16_000
         container.mux([*stream.encode(frame), *stream.encode(None)])
     assert probe_audio(path).n_channels == 2
-    assert not load_samples(path).any()
     for channel, row in enumerate(rows):
         np.testing.assert_array_equal(
             load_samples(path, choice=Choice(channel=channel)), row / 32768

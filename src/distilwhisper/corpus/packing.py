@@ -130,7 +130,7 @@ class _Window:
     def __init__(
         self,
         example: Example,
-        voice: tuple[str | None, ...],
+        voice: tuple[Hashable, ...],
         prompt: list[int],
         text: list[int],
         *,

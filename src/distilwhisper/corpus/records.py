@@ -67,14 +67,14 @@ class Utterance:
     channel: int | None = None
     extra: Mapping[str, Any] | None = field(default=None, compare=False)
 
-
-UTTERANCE_FIELDS = tuple(name for name in Utterance.__slots__ if name != "extra")
-_RARE_FIELDS = ("split", "channel")  # not written where there is nothing to say
-
     @property
     def is_silent(self) -> bool:
         """Whether its reference says that nobody speaks: it is there, and blank."""
         return self.text is not None and not self.text.strip()
+
+
+UTTERANCE_FIELDS = tuple(name for name in Utterance.__slots__ if name != "extra")
+_RARE_FIELDS = ("split", "channel")  # not written where there is nothing to say
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from distilwhisper.corpus.importing.importer import import_data
 from distilwhisper.corpus.importing.layouts import detect
 from distilwhisper.corpus.importing.summary import ImportSummary
 from distilwhisper.corpus.records import Manifest, Utterance, read_manifest
-from distilwhisper.speech.audio import load_samples, write_wav
+from distilwhisper.speech.audio import Choice, load_samples, write_wav
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def loaded(manifest: Manifest, utterance: Utterance) -> np.ndarray:
         audio,
         start_s=utterance.start_s,
         duration_s=utterance.duration_s,
-        channel=utterance.channel,
+        choice=Choice(channel=utterance.channel),
     )
 
 

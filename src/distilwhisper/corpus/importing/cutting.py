@@ -6,8 +6,8 @@ from dataclasses import replace
 from distilwhisper.corpus.importing.entries import span_id
 from distilwhisper.corpus.records import Utterance
 from distilwhisper.speech.audio import (
-    Choice,
     WINDOW_SAMPLES,
+    Choice,
     samples_to_seconds,
     seconds_to_samples,
     stream_samples,
