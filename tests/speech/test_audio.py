@@ -855,7 +855,7 @@ def test_a_probe_knows_rate_length_and_content(tmp_path: Path) -> None:
 def test_one_channel_of_a_file_is_read_alone(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"two.{suffix}"
     ramp = np.arange(16_000, dtype=np.int16)
-    rows = np.stack([ramp, -ramp])  # mixed, they cancel each other
+    rows = np.stack([ramp, -ramp])
     with av.open(str(path), "w") as container:
         stream = container.add_stream("flac" if suffix == "flac" else "pcm_s16le", rate=16_000)
         stream.layout = "stereo"

@@ -167,10 +167,10 @@ def _chosen(
     usable = enumerate(_without_problems(probed, tally))
     drawn: Iterator[tuple[int, Probed]]
     if settings.sample is None:
-        drawn = islice(usable, settings.first)
+        drawn: Iterable[tuple[int, Probed]] = islice(usable, settings.first)
     else:
         key = partial(_draw, seed=settings.seed or 0)
-        drawn = iter(sorted(nsmallest(settings.sample, usable, key=key), key=itemgetter(0)))
+        drawn = sorted(nsmallest(settings.sample, usable, key=key), key=itemgetter(0))
     yield from (item for _, item in drawn)
 
 
