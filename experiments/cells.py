@@ -1,0 +1,142 @@
+"""Evaluations that experiments share: one folder for each model, set, decoding and noise."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from distilwhisper.corpus.store import read_jsonl
+from distilwhisper.decoding.settings import DecodingSettings
+from distilwhisper.evaluate import EvaluateSettings, EvaluationTask, evaluate_tasks
+from distilwhisper.model.hardware import Hardware
+from distilwhisper.model.hub import resolve_model
+from distilwhisper.text.wer import ErrorCounts
+from experiments.scores import Row
+
+
+@dataclass(frozen=True)
+class EvalSet:
+    """Utterances that models are judged by."""
+
+    name: str
+    manifest: Path
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to hear a set."""
+
+    name: str  # in tables
+    model: str  # folder or hub id
+    decoding: DecodingSettings
+    hardware: Hardware
+    draft: str | None = None  # model that drafts
+    noise: str | None = None  # what is done to the sound first, such as white:10
+    noise_seed: int = 0
+
+    def key(self) -> dict[str, Any]:
+        """Return all that shapes what this arm hears, whatever it is called, as JSON can hold it.
+
+        Models are in it by name; whoever stores what they said adds their fingerprints.
+        """
+        key = asdict(replace(self, name=""))
+        if self.noise is None:
+            del key["noise_seed"]  # nothing is drawn
+        return key
+
+    def of_set(self, on: EvalSet) -> dict[str, Any]:
+        """Return all that shapes what this arm hears of a set."""
+        return {**self.key(), "manifest": str(on.manifest.resolve())}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What an arm heard of a set."""
+
+    summary: dict[str, Any]  # of evaluate
+    rows: list[Row]
+
+
+def evaluate_cells(
+    arms: Iterable[Arm], sets: Sequence[EvalSet], folder: Path, *, force: bool
+) -> dict[str, dict[str, Cell]]:
+    """Evaluate arms on sets, or read what an experiment before this one has found.
+
+    Arms that decode alike, and differ by noise alone, share a model that is loaded once.
+
+    Args:
+        arms: who hears, and how.
+        sets: that every arm hears.
+        folder: of all cells; each has a folder below it, named after model, set and a digest of
+            the rest.
+        force: begin anew where a model, a draft or a manifest has changed behind its name.
+
+    Returns:
+        By arm, by set.
+
+    Raises:
+        StageChanged: a model, a draft or a manifest has changed behind its name.
+    """
+    named = {arm.name: arm for arm in arms}
+    alike: dict[Any, list[Arm]] = {}
+    for arm in named.values():
+        alike.setdefault((arm.model, arm.draft, arm.hardware, arm.decoding), []).append(arm)
+    for (model, draft, hardware, decoding), of_model in alike.items():
+        tasks = {
+            out: EvaluationTask(
+                on.manifest,
+                EvaluateSettings(decoding=decoding, noise=arm.noise, noise_seed=arm.noise_seed),
+                out,
+            )
+            for arm in of_model
+            for on in sets
+            for out in [folder / _name(arm, on)]
+        }
+        evaluate_tasks(
+            str(model_folder(model)),
+            list(tasks.values()),
+            hardware=hardware,
+            draft=draft,
+            force=force,
+        )
+    return {
+        name: {on.name: _read(arm, on, folder / _name(arm, on)) for on in sets}
+        for name, arm in named.items()
+    }
+
+
+def _name(arm: Arm, on: EvalSet) -> str:
+    return f"{Path(arm.model).name}-{Path(on.name).name}-{digest(arm.of_set(on))}"
+
+
+def _read(arm: Arm, on: EvalSet, folder: Path) -> Cell:
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    rows = [
+        Row(
+            arm=arm.name,
+            set=on.name,
+            id=row["id"],
+            file=row["group"],
+            reference=row["reference"],
+            hypothesis=row["hypothesis"],
+            errors=ErrorCounts(**row["errors"]),
+            problem=summary["failed"].get(row["id"]),
+        )
+        for row in read_jsonl(folder / "scores.jsonl")
+    ]
+    return Cell(summary, rows)
+
+
+@cache
+def model_folder(model: str) -> Path:
+    """Return where a model lies; the hub is asked once, however many arms use it."""
+    return resolve_model(model)
+
+
+def digest(key: Any) -> str:
+    """Return twelve characters that stand for what JSON can hold, paths as text."""
+    text = json.dumps(key, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
