@@ -56,8 +56,7 @@ def experiment(
     Args:
         name: of the experiment.
         out: folder of all experiments; what one has measured, another does not measure again.
-        scale: unit: seconds, with tiny random models and made-up sound, to see that it runs; small:
-            a base model, on sets that you name; paper: large-v2.
+        scale: small: a base model, on sets that you name; paper: large-v2.
         settings: a TOML file that bends the scale's models, sets and numbers.
         set: key=value, instead of what scale and file say; may be repeated.
         list: print every experiment, with what it needs.

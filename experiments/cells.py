@@ -8,13 +8,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from distilwhisper.corpus.store import read_jsonl
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.evaluate import EvaluateSettings, EvaluationTask, evaluate_tasks
+from distilwhisper.evaluation.comparison import Evaluation
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import resolve_model
-from distilwhisper.text.wer import ErrorCounts
-from experiments.scores import Row
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,7 @@ class EvalSet:
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to hear a set."""
+    """One way to transcribe a set."""
 
     name: str  # in tables
     model: str  # folder or hub id
@@ -38,9 +36,9 @@ class Arm:
     noise_seed: int = 0
 
     def key(self) -> dict[str, Any]:
-        """Return all that shapes what this arm hears, whatever it is called, as JSON can hold it.
+        """Return all that shapes this arm's texts, whatever it is called, as JSON can hold it.
 
-        Models are in it by name; whoever stores what they said adds their fingerprints.
+        Models are in it by name; whoever stores texts of theirs adds their fingerprints.
         """
         key = asdict(replace(self, name=""))
         if self.noise is None:
@@ -48,34 +46,26 @@ class Arm:
         return key
 
     def of_set(self, on: EvalSet) -> dict[str, Any]:
-        """Return all that shapes what this arm hears of a set."""
+        """Return all that shapes this arm's texts of a set."""
         return {**self.key(), "manifest": str(on.manifest.resolve())}
-
-
-@dataclass(frozen=True)
-class Cell:
-    """What an arm heard of a set."""
-
-    summary: dict[str, Any]  # of evaluate
-    rows: list[Row]
 
 
 def evaluate_cells(
     arms: Iterable[Arm], sets: Sequence[EvalSet], folder: Path, *, force: bool
-) -> dict[str, dict[str, Cell]]:
-    """Evaluate arms on sets, or read what an experiment before this one has found.
+) -> dict[str, list[Evaluation]]:
+    """Evaluate arms on sets, or read what an experiment before this one has measured.
 
     Arms that decode alike, and differ by noise alone, share a model that is loaded once.
 
     Args:
-        arms: who hears, and how.
-        sets: that every arm hears.
+        arms: every model, and how it decodes.
+        sets: that every arm transcribes.
         folder: of all cells; each has a folder below it, named after model, set and a digest of
             the rest.
         force: begin anew where a model, a draft or a manifest has changed behind its name.
 
     Returns:
-        By arm, by set.
+        By arm, one for each set, whose models are called as the arms.
 
     Raises:
         StageChanged: a model, a draft or a manifest has changed behind its name.
@@ -103,31 +93,13 @@ def evaluate_cells(
             force=force,
         )
     return {
-        name: {on.name: _read(arm, on, folder / _name(arm, on)) for on in sets}
+        name: [Evaluation(name, on.name, arm.noise, folder / _name(arm, on)) for on in sets]
         for name, arm in named.items()
     }
 
 
 def _name(arm: Arm, on: EvalSet) -> str:
     return f"{Path(arm.model).name}-{Path(on.name).name}-{digest(arm.of_set(on))}"
-
-
-def _read(arm: Arm, on: EvalSet, folder: Path) -> Cell:
-    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    rows = [
-        Row(
-            arm=arm.name,
-            set=on.name,
-            id=row["id"],
-            file=row["group"],
-            reference=row["reference"],
-            hypothesis=row["hypothesis"],
-            errors=ErrorCounts(**row["errors"]),
-            problem=summary["failed"].get(row["id"]),
-        )
-        for row in read_jsonl(folder / "scores.jsonl")
-    ]
-    return Cell(summary, rows)
 
 
 @cache

@@ -6,17 +6,18 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.evaluation.bootstrap import Resampling
+from distilwhisper.evaluation.comparison import Evaluation
 from distilwhisper.run.files import write_atomic
 from distilwhisper.run.stages import fingerprint
-from experiments import paper
-from experiments.cells import Arm, Cell, EvalSet, digest, evaluate_cells, model_folder
-from experiments.scores import ArmSummary, Row, summarise
-from experiments.settings import ReproduceSettings
+from experiments import tables
+from experiments.cells import Arm, EvalSet, digest, evaluate_cells, model_folder
+from experiments.results import Key, Result, Row, rows_of, summarise
+from experiments.settings import OwnSettings
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,10 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Context:
+class Context(Generic[OwnSettings]):
     """What an experiment works with."""
 
-    settings: ReproduceSettings
+    settings: OwnSettings
     folder: Path  # of all experiments
     force: bool = False  # begin anew what was made of a model or manifest that has changed
 
@@ -74,9 +75,9 @@ class Context:
 
     @property
     def in_paper(self) -> dict[str, str]:
-        """Names of the models to those of the paper's models that they stand beside."""
-        roles = zip(self.distilled, (paper.TEACHER, paper.STUDENT), strict=False)
-        return {m.name: m.name for m in self.models} | {m.name: theirs for m, theirs in roles}
+        """Names of the teacher and the student to those of the paper's models beside them."""
+        names = [model.name for model in self.distilled]
+        return dict(zip(names, (tables.TEACHER, tables.STUDENT), strict=False))
 
     @property
     def short(self) -> list[EvalSet]:
@@ -88,17 +89,11 @@ class Context:
         """Sets of long recordings."""
         return self._sets(self.settings.long)
 
-    @property
-    def train(self) -> EvalSet:
-        """What is labelled and trained on; an experiment that asks for it needs "train"."""
-        assert self.settings.train is not None
-        return EvalSet(_set_name(self.settings.train), Path(self.settings.train))
-
     def arm(self, model: Model, name: str | None = None, **decoding: Any) -> Arm:
         """Return a model at work as the settings say, but for what is named.
 
         Args:
-            model: who hears.
+            model: what transcribes.
             name: of the arm; the model's when left out.
             decoding: fields of :class:`DecodingSettings`.
         """
@@ -113,24 +108,54 @@ class Context:
             noise_seed=self.settings.seed,
         )
 
+    def arms(self, models: Iterable[Model]) -> dict[str, Arm]:
+        """Return models at work as the settings say, by name."""
+        return {model.name: self.arm(model) for model in models}
+
     def chunks_of(self, models: Iterable[Model]) -> str:
-        """Say, below a table of long recordings, how long the chunks are that models hear."""
-        said = ", ".join(f"{model.name} {model.chunk_s:g} s" for model in models)
-        return f"Chunks: {said}."
+        """Tell, below a table of long recordings, how long the chunks of models are."""
+        lengths = ", ".join(f"{model.name} {model.chunk_s:g} s" for model in models)
+        return f"Chunks: {lengths}."
 
     # Results
 
-    def evaluate(self, arm: Arm, sets: Sequence[EvalSet]) -> dict[str, Cell]:
-        """Return what an arm hears of sets, by set; stored for all experiments."""
+    def evaluate(
+        self,
+        arms: Mapping[Key, Arm],
+        sets: Sequence[EvalSet],
+        *,
+        against: Callable[[Key], Key] | None = None,
+        more: Mapping[Key, Mapping[str, Any]] | None = None,
+    ) -> dict[Key, Result]:
+        """Return what arms make of sets, stored for all experiments, and summed up.
+
+        Args:
+            arms: under any keys.
+            sets: that all of them transcribe.
+            against: as for :func:`results.summarise`, which is given the rest.
+            more: likewise.
+        """
+        cells = evaluate_cells(arms.values(), sets, self.folder / "cells", force=self.force)
+        rows = {
+            key: [row for evaluation in cells[arm.name] for row in rows_of(evaluation)]
+            for key, arm in arms.items()
+        }
+        return self.summarise(rows, against=against, more=more)
+
+    def cells(self, arm: Arm, sets: Sequence[EvalSet]) -> list[Evaluation]:
+        """Return an arm's evaluations, one for each set, with what decoding cost."""
         return evaluate_cells([arm], sets, self.folder / "cells", force=self.force)[arm.name]
 
-    def evaluate_all(self, arms: Iterable[Arm], sets: Sequence[EvalSet]) -> dict[str, list[Row]]:
-        """Return the rows of what several arms hear, by arm."""
-        found = evaluate_cells(arms, sets, self.folder / "cells", force=self.force)
-        return {
-            name: [row for cell in cells.values() for row in cell.rows]
-            for name, cells in found.items()
-        }
+    def summarise(
+        self,
+        rows: Mapping[Key, Sequence[Row]],
+        *,
+        against: Callable[[Key], Key] | None = None,
+        more: Mapping[Key, Mapping[str, Any]] | None = None,
+    ) -> dict[Key, Result]:
+        """Sum up arms as :func:`results.summarise`, drawn as the settings say."""
+        resampling = Resampling(self.settings.resamples, seed=self.settings.seed)
+        return summarise(rows, resampling, against=against, more=more)
 
     def remember(self, kind: str, key: Mapping[str, Any], make: Callable[[], Any]) -> Any:
         """Return a result that was stored under a key, or make and store it.
@@ -166,32 +191,13 @@ class Context:
             self._fingerprints[model] = fingerprint(model_folder(model))
         return self._fingerprints[model]
 
-    def summarise(
-        self,
-        rows: Mapping[str, Sequence[Row]],
-        *,
-        against: Mapping[str, str],
-        more: Mapping[str, Mapping[str, Any]] | None = None,
-    ) -> dict[str, ArmSummary]:
-        """Sum up arms as :func:`scores.summarise`, drawn as the settings say."""
-        return summarise(
-            rows,
-            against=against,
-            resampling=Resampling(self.settings.resamples, seed=self.settings.seed),
-            more=more,
-        )
-
-    def against_teacher(self, rows: Mapping[str, Sequence[Row]]) -> dict[str, ArmSummary]:
-        """Sum up arms that are models by their names, each compared with the teacher."""
-        return self.summarise(rows, against=dict.fromkeys(rows, self.teacher.name))
-
     def _sets(self, manifests: Sequence[str]) -> list[EvalSet]:
         """Name sets by their files, or by their folders where the file is manifest.jsonl."""
-        names = [_set_name(other) for other in (*self.settings.short, *self.settings.long)]
+        names = [set_name(other) for other in (*self.settings.short, *self.settings.long)]
         return [
             EvalSet(name if names.count(name) == 1 else manifest, Path(manifest))
             for manifest in manifests
-            for name in [_set_name(manifest)]
+            for name in [set_name(manifest)]
         ]
 
     @cached_property
@@ -207,6 +213,7 @@ def _short_name(model: str) -> str:
     return Path(model).name.removeprefix("whisper-")
 
 
-def _set_name(manifest: str) -> str:
+def set_name(manifest: str) -> str:
+    """Return what a set is called, unless two are called so."""
     path = Path(manifest)
     return path.parent.name if path.stem == "manifest" else path.stem

@@ -1,19 +1,18 @@
 """What a student learns from: which labels are kept (table 10), and how many hours (table 11)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from distilwhisper.plotting import Line, draw_lines
-from experiments import paper
 from experiments.context import Context
-from experiments.experiment import Outcome
+from experiments.experiment import TRAINS, Outcome, experiment
 from experiments.figures import wer_line
 from experiments.power_law import NoFit, PowerLaw, fit_power_law
-from experiments.scores import ArmSummary, interval_notes
+from experiments.results import interval_notes
+from experiments.settings import NOT_EMPTY, SHARES, StudentsSettings, ruled
 from experiments.students import (
     NOTE,
     Corpus,
@@ -23,12 +22,20 @@ from experiments.students import (
     label_corpus,
     nested,
     plan,
-    train_students,
 )
-from experiments.tables import Column, Table, Value
+from experiments.tables import PAPER, WER, Column, Table, less
 
 FILTERED, CHANCE = "filtered", "by chance"
 BUDGETS = EQUAL_STEPS, EQUAL_PASSES = "equal steps", "equal passes"
+
+
+@dataclass(frozen=True)
+class LimitSettings(StudentsSettings):
+    """Of table 10."""
+
+    max_wers: tuple[float, ...] = ruled((1.0, 0.8, 0.4, 0.2, 0.15, 0.1, 0.05), NOT_EMPTY)
+    """Limits on the label's error rate, lambda. The loosest is what the others are compared
+    with."""
 
 
 @dataclass(frozen=True)
@@ -39,27 +46,82 @@ class Kept:
     removed: float  # share of all hours that the filter removes
 
 
-def run_table10(context: Context) -> Outcome:
-    """Error rate by the filter's limit, against chance, at equal steps and at equal passes."""
+class Lesson(NamedTuple):
+    """What tells the students of table 10 apart."""
+
+    limit: float
+    way: str
+    budget: str
+
+    def __str__(self) -> str:
+        return f"{_percent(self.limit)} %, {self.way}, {self.budget}"
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:g}"
+
+
+@experiment("table10", needs=TRAINS, settings=LimitSettings)
+def table10(context: Context[LimitSettings]) -> Outcome:
+    """The filter's limit against chance, at equal steps and at equal passes: error rate."""
     corpus = label_corpus(context)
     sweep = _sweep(context, corpus)
-    students = train_students(context, corpus, _plans(context, corpus, sweep))
-    rows = judge_students(context, students)
-    found = context.summarise(
-        rows,
-        against={name: name.replace(FILTERED, CHANCE) for name in rows if FILTERED in name},
-        more={name: student.facts for name, student in students.items()},
+    _, results = judge_students(
+        context,
+        corpus,
+        _plans(context, corpus, sweep),
+        against=lambda lesson: lesson._replace(way=CHANCE),
     )
-    return Outcome(
-        _table10(context, sweep, found),
-        found,
-        rows,
-        _figure10(sweep, found),
-        problems=corpus.problems,
+    columns = [Column("removed, % of hours", lambda row: row["removed"], percent=True, paper=0)]
+    for budget in BUDGETS:
+        ours, chance = (FILTERED, budget), (CHANCE, budget)
+        paper = 1 if budget == EQUAL_STEPS else None
+        columns += [
+            WER.at(ours, f"{budget}: WER, %", paper=paper),
+            WER.at(chance, f"{budget}, as many hours by chance: WER, %"),
+            less("chance's").at(ours, f"{budget}: filter less chance, points"),
+        ]
+    rows: dict[float, dict[Any, Any]] = {
+        limit: {"removed": k.removed} for limit, k in sweep.items()
+    }
+    for (limit, way, budget), result in results.items():
+        rows[limit][way, budget] = result
+    table = Table(
+        "Table 10: the filter's limit, with controls",
+        of="lambda, %",
+        columns=columns,
+        rows={_percent(limit): row for limit, row in rows.items()},
+        paper=PAPER["table10"],
+        notes=(
+            *interval_notes(results.values()),
+            NOTE,
+            f"Equal steps: {context.settings.training.steps} updates for every student. Equal "
+            "passes: as often over what it keeps as at the loosest limit, so fewer updates.",
+            f"By chance: drawn from what {_percent(max(sweep))} % keeps. The paper has no such "
+            "control; its students all took 10,000 steps.",
+        ),
     )
+    panels = {
+        budget: [
+            wer_line(
+                way,
+                {
+                    100 * kept.removed: results[Lesson(limit, way, budget)]
+                    for limit, kept in sweep.items()
+                    if kept.ids[way]
+                },
+            )
+            for way in (FILTERED, CHANCE)
+        ]
+        for budget in BUDGETS
+    }
+    gone, wers = zip(*PAPER["table10"].values(), strict=True)
+    panels[EQUAL_STEPS].append(Line("paper", gone, wers, kind="paper"))
+    figure = draw_lines(panels, x="removed, % of hours", y="WER, %")
+    return Outcome(table, results, figure, problems=corpus.problems)
 
 
-def _sweep(context: Context, corpus: Corpus) -> dict[float, Kept]:
+def _sweep(context: Context[LimitSettings], corpus: Corpus) -> dict[float, Kept]:
     """Return what every limit keeps, the loosest first; chance draws from what that one keeps.
 
     Raises:
@@ -89,30 +151,25 @@ def _sweep(context: Context, corpus: Corpus) -> dict[float, Kept]:
     }
 
 
-def _plans(context: Context, corpus: Corpus, sweep: Mapping[float, Kept]) -> list[Plan]:
+def _plans(
+    context: Context[LimitSettings], corpus: Corpus, sweep: Mapping[float, Kept]
+) -> dict[Lesson, Plan]:
     """Return a student for each limit, way and budget; a limit that keeps nothing has none."""
     loosest, *_ = sweep.values()
     pool = loosest.ids[FILTERED]
-    return [
-        plan(context, _name(limit, way, budget), ids, training=_schedule(context, share, budget))
-        for limit, kept in sweep.items()
-        for way, ids in kept.ids.items()
-        if ids
-        for share in [_share_of_windows(context, corpus, ids, pool)]
-        for budget in BUDGETS
-    ]
-
-
-def _name(limit: float, way: str, budget: str) -> str:
-    return f"{_percent(limit)} %, {way}, {budget}"
-
-
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:g}"
+    plans = {}
+    for limit, kept in sweep.items():
+        for way, ids in kept.ids.items():
+            share = _share_of_windows(context, corpus, ids, pool)
+            for budget in BUDGETS if ids else ():
+                lesson = Lesson(limit, way, budget)
+                training = _schedule(context, share) if budget == EQUAL_PASSES else {}
+                plans[lesson] = plan(context, str(lesson), ids, training=training)
+    return plans
 
 
 def _share_of_windows(
-    context: Context, corpus: Corpus, ids: Sequence[str], pool: Sequence[str]
+    context: Context[LimitSettings], corpus: Corpus, ids: Sequence[str], pool: Sequence[str]
 ) -> float:
     """Return what share of the pool's windows some utterances fill; packed, hours are windows."""
     if context.settings.training.pack_s:
@@ -120,10 +177,8 @@ def _share_of_windows(
     return len(ids) / len(pool)
 
 
-def _schedule(context: Context, share: float, budget: str) -> dict[str, Any]:
-    """Return the schedule of a budget: the whole one, or as much of it as there are windows."""
-    if budget == EQUAL_STEPS:
-        return {}
+def _schedule(context: Context[LimitSettings], share: float) -> dict[str, Any]:
+    """Return as much of the schedule as there are windows."""
     training = context.settings.training
     steps = max(1, round(training.steps * share))
     return {
@@ -133,126 +188,46 @@ def _schedule(context: Context, share: float, budget: str) -> dict[str, Any]:
     }
 
 
-def _table10(
-    context: Context, sweep: Mapping[float, Kept], found: Mapping[str, ArmSummary]
-) -> Table:
-    columns = [Column("removed, % of hours", percent=True)]
-    for budget in BUDGETS:
-        columns += [
-            Column(f"{budget}: WER, %", percent=True),
-            Column(f"{budget}, as many hours by chance: WER, %", percent=True),
-            Column(f"{budget}: filter less chance, points", 2, percent=True),
-        ]
-    return Table(
-        "Table 10: the filter's limit, with controls",
-        of="lambda, %",
-        columns=columns,
-        rows={
-            _percent(limit): (
-                kept.removed,
-                *(value for budget in BUDGETS for value in _compared(found, limit, budget)),
-            )
-            for limit, kept in sweep.items()
-        },
-        paper={
-            _percent(limit): (gone, wer, *[None] * 5)
-            for limit, (gone, wer) in paper.TABLE_10.items()
-        },
-        notes=(
-            *interval_notes(found),
-            NOTE,
-            f"Equal steps: {context.settings.training.steps} updates for every student. Equal "
-            "passes: as often over what it keeps as at the loosest limit, so fewer updates.",
-            f"By chance: drawn from what {_percent(max(sweep))} % keeps. The paper has no such "
-            "control; its students all took 10,000 steps.",
-        ),
-    )
+@dataclass(frozen=True)
+class HoursSettings(StudentsSettings):
+    """Of table 11."""
+
+    data_shares: tuple[float, ...] = ruled((0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.0), SHARES)
+    """Shares of the hours that are kept; each holds the smaller ones."""
 
 
-def _compared(found: Mapping[str, ArmSummary], limit: float, budget: str) -> list[Value]:
-    ours = found.get(_name(limit, FILTERED, budget))
-    if ours is None:  # nothing is kept
-        return [None] * 3
-    return [ours.shown_wer, found[_name(limit, CHANCE, budget)].shown_wer, ours.difference]
-
-
-def _figure10(sweep: Mapping[float, Kept], found: Mapping[str, ArmSummary]) -> Figure:
-    gone, wers = zip(*paper.TABLE_10.values(), strict=True)
-    theirs = Line("paper", gone, wers, kind="paper")
-    panels = {
-        budget: [_over_removed(way, budget, sweep, found) for way in (FILTERED, CHANCE)]
-        for budget in BUDGETS
-    }
-    panels[EQUAL_STEPS].append(theirs)
-    return draw_lines(panels, x="removed, % of hours", y="WER, %")
-
-
-def _over_removed(
-    way: str, budget: str, sweep: Mapping[float, Kept], found: Mapping[str, ArmSummary]
-) -> Line:
-    arms = {
-        100 * kept.removed: found[_name(limit, way, budget)]
-        for limit, kept in sweep.items()
-        if kept.ids[way]
-    }
-    return wer_line(way, arms)
-
-
-# Table 11
-
-
-def run_table11(context: Context) -> Outcome:
-    """Error rate by hours of labels, with a curve fitted, all students taking equal steps."""
+@experiment("table11", needs=TRAINS, settings=HoursSettings)
+def table11(context: Context[HoursSettings]) -> Outcome:
+    """Error rate by hours of labels, with a curve fitted."""
     settings = context.settings
     corpus = label_corpus(context)
     ids = kept_ids(context, corpus, settings.filter)
     total = corpus.hours(ids)
-    subsets = [
-        nested(corpus, ids, share * total, seed=settings.seed)
-        for share in sorted(set(settings.data_shares))
-    ]
-    plans: list[Plan] = [
-        plan(context, f"{corpus.hours(subset):.4g} h", subset) for subset in subsets
-    ]
-    students = train_students(context, corpus, plans)
-    rows = judge_students(context, students)
-    found = context.summarise(
-        rows,
-        against=dict.fromkeys(rows, plans[-1].name),
-        more={name: student.facts for name, student in students.items()},
-    )
-    by_hours = {students[name].hours: arm for name, arm in found.items()}
-    ours = _fit(list(by_hours), [100 * arm.mean() for arm in by_hours.values()])
-    theirs = _fit(list(paper.TABLE_11), list(paper.TABLE_11.values()))
+    plans: dict[float, Plan] = {}
+    for share in sorted(set(settings.data_shares)):
+        subset = nested(corpus, ids, share * total, seed=settings.seed)
+        hours = corpus.hours(subset)
+        plans[hours] = plan(context, f"{hours:.4g} h", subset)
+    most = max(plans)
+    students, results = judge_students(context, corpus, plans, against=lambda hours: most)
+    ours = _fit(results, [100 * result.mean() for result in results.values()])
+    printed = {float(hours): wer for hours, (wer,) in PAPER["table11"].items()}
+    theirs = _fit(printed, list(printed.values()))
     table = Table(
         "Table 11: hours of labels",
         of="hours",
         columns=(
-            Column("WER, %", percent=True),
-            Column("of the curve, %"),
-            Column(f"less {plans[-1].name}'s, points", 2, percent=True),
-            Column("passes", 2),
+            WER.at("result", WER.name, paper=0),
+            Column("of the curve, %", lambda row: _at(ours, row["hours"]), paper=1),
+            less(f"{plans[most].name}'s").at("result", f"less {plans[most].name}'s, points"),
+            Column("passes", lambda row: students[row["hours"]].passes, 2),
         ),
         rows={
-            f"{hours:,.4g}": (
-                arm.shown_wer,
-                ours.at(hours) if isinstance(ours, PowerLaw) else None,
-                arm.difference,
-                students[name].passes,
-            )
-            for (name, arm), hours in zip(found.items(), by_hours, strict=True)
+            f"{hours:,.4g}": {"hours": hours, "result": result} for hours, result in results.items()
         },
-        paper={
-            f"{hours:,.5g}": (
-                wer,
-                theirs.at(hours) if isinstance(theirs, PowerLaw) else None,
-                None,
-                None,
-            )
-            for hours, wer in paper.TABLE_11.items()
-        },
+        paper={f"{hours:,.5g}": (wer, _at(theirs, hours)) for hours, wer in printed.items()},
         notes=(
-            *interval_notes(found),
+            *interval_notes(results.values()),
             NOTE,
             f"All students take {settings.training.steps} updates; every set of utterances holds "
             "the smaller ones.",
@@ -260,27 +235,27 @@ def run_table11(context: Context) -> Outcome:
             f"Curve of the paper's points, fitted here: {theirs}.",
         ),
     )
+    lines = [
+        wer_line("students", results),
+        *_curve("curve", ours, list(results)),
+        Line("paper", list(printed), list(printed.values()), kind="paper"),
+    ]
     figure = draw_lines(
-        {
-            "error rate against hours": [
-                wer_line("students", by_hours),
-                *_curve("curve", ours, list(by_hours)),
-                Line("paper", list(paper.TABLE_11), list(paper.TABLE_11.values()), kind="paper"),
-            ]
-        },
-        x="hours of labels",
-        y="WER, %",
-        x_log=True,
+        {"error rate against hours": lines}, x="hours of labels", y="WER, %", x_log=True
     )
-    return Outcome(table, found, rows, figure, {"curve": str(ours)}, problems=corpus.problems)
+    return Outcome(table, results, figure, {"curve": str(ours)}, problems=corpus.problems)
 
 
-def _fit(hours: Sequence[float], wers: Sequence[float]) -> PowerLaw | str:
+def _fit(hours: Iterable[float], wers: Sequence[float]) -> PowerLaw | str:
     """Return a law, or why there is none."""
     try:
-        return fit_power_law(hours, wers)
+        return fit_power_law(list(hours), wers)
     except NoFit as reason:
         return f"none can be fitted, {reason}"
+
+
+def _at(law: PowerLaw | str, hours: float) -> float | None:
+    return law.at(hours) if isinstance(law, PowerLaw) else None
 
 
 def _curve(name: str, law: PowerLaw | str, hours: Sequence[float]) -> list[Line]:

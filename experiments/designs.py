@@ -1,16 +1,16 @@
 """What a student is and what it learns: its layers (table 12), its objective (table 21)."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from distilwhisper.model.checkpoint import count_parameters, read_config
-from distilwhisper.plotting import Point, draw_points
-from experiments import paper
 from experiments.cells import model_folder
 from experiments.context import Context
-from experiments.experiment import Outcome
-from experiments.figures import draw_bars
-from experiments.scores import interval_notes
+from experiments.experiment import TRAINS, Outcome, experiment
+from experiments.figures import draw_bars, speed_figure
+from experiments.results import interval_notes
+from experiments.settings import ABOVE_0, NOT_EMPTY, StudentsSettings, TimingSettings, ruled
 from experiments.students import (
     NOTE,
     judge_students,
@@ -19,16 +19,29 @@ from experiments.students import (
     plan,
     train_students,
 )
-from experiments.tables import Column, P, Table, Value
+from experiments.tables import PAPER, WER, Column, P, Table, less
 from experiments.timing import NOTE as TIMES
-from experiments.timing import time_arms
+from experiments.timing import speed, time_arms
 
-# Settings of training under which an encoder learns too: what it makes of a sound changes.
-TRAINED_ENCODER: Mapping[str, Any] = {"train_encoder": True, "cache_encoder": False}
+# Settings of training under which an encoder learns too: its states change, and are not stored.
+TRAINED_ENCODER: Mapping[str, Any] = {
+    "train_encoder": True, "cache_encoder": False, "cache_teacher": False
+}  # fmt: skip
 
 
-def run_table12(context: Context) -> Outcome:
-    """Parameters, relative speed and error rate by layers of decoder and encoder."""
+@dataclass(frozen=True)
+class LayersSettings(StudentsSettings, TimingSettings):
+    """Of table 12."""
+
+    decoder_depths: tuple[int, ...] = ruled((16, 8, 4, 2), NOT_EMPTY)
+    """Decoder layers, under the teacher's encoder."""
+    encoder_depths: tuple[int, ...] = ruled((16,), NOT_EMPTY)
+    """Layers of encoders that are trained, with the decoder of student_init."""
+
+
+@experiment("table12", needs=TRAINS, settings=LayersSettings)
+def table12(context: Context[LayersSettings]) -> Outcome:
+    """Layers of the student's decoder and encoder: size, relative speed, error rate."""
     settings, teacher = context.settings, context.teacher
     sizes = read_config(model_folder(teacher.path))
     corpus = label_corpus(context)
@@ -48,105 +61,83 @@ def run_table12(context: Context) -> Outcome:
             f"{_layers(depth, n_decoder)}, encoder trained",
             kept,
             student={"encoder_layers": depth},
-            training={**TRAINED_ENCODER, "cache_teacher": False},
+            training=TRAINED_ENCODER,
         )
         for depth in sorted(set(settings.encoder_depths), reverse=True)
     ]
-    students = train_students(context, corpus, plans)
+    students = train_students(context, corpus, {one.name: one for one in plans})
     models = [teacher, *(student.model for student in students.values())]
-    arms = [context.arm(model) for model in models]
-    rows = context.evaluate_all(arms, context.short)
-    found = context.summarise(
-        rows,
-        against=dict.fromkeys(rows, teacher.name),
+    arms = context.arms(models)
+    results = context.evaluate(
+        arms,
+        context.short,
+        against=lambda model: teacher.name,
         more={name: student.facts for name, student in students.items()},
     )
-    times = time_arms(context, arms, context.short)
-    measured: dict[str, tuple[float, float, float]] = {
-        model.name: (
-            count_parameters(model_folder(model.path)) / 1e6,
-            times[model.name].speed_against(times[teacher.name]),
-            found[model.name].mean(),
-        )
-        for model in models
-    }
-    called = {
-        teacher.name: f"{teacher.name}, {_layers(sizes.encoder_layers, sizes.decoder_layers)}"
-    }
-    printed = {
-        **{_layers(32, depth): row for depth, row in paper.TABLE_12_DECODER.items()},
-        **{_layers(depth, 2): row for depth, row in paper.TABLE_12_ENCODER.items()},
-    }
+    times = time_arms(context, list(arms.values()), context.short)
+    n_parameters = {m.name: count_parameters(model_folder(m.path)) / 1e6 for m in models}
+    whole = f"{teacher.name}, {_layers(sizes.encoder_layers, sizes.decoder_layers)}"
+    rows = {whole if name == teacher.name else name: result for name, result in results.items()}
     table = Table(
         "Table 12: layers of the student",
         of="encoder + decoder layers",
         columns=(
-            Column("parameters, M"),
-            Column("relative speed", 2),
-            Column("WER, %", percent=True),
-            Column(f"less {teacher.name}'s, points", 2, percent=True),
+            Column("parameters, M", lambda result: n_parameters[result.arm]),
+            Column("relative speed", speed(times, teacher.name), 2, paper=0),
+            replace(WER, paper=1),
+            less(f"{teacher.name}'s"),
             P,
         ),
-        rows={
-            called.get(name, name): (parameters, speed, arm.shown_wer, arm.difference, arm.p)
-            for (name, arm), (parameters, speed, _) in zip(
-                found.items(), measured.values(), strict=True
-            )
-        },
-        paper={name: (None, *row, None, None) for name, row in printed.items()},
-        notes=(*interval_notes(found), NOTE, "The paper's are of its unseen sets.", TIMES),
+        rows=rows,
+        paper=PAPER["table12"],
+        notes=(
+            *interval_notes(results.values()),
+            NOTE,
+            "The paper's are of its unseen sets.",
+            TIMES,
+        ),
     )
-    figure = draw_points(
-        {
-            "encoder + decoder layers: error rate against speed": [
-                *(
-                    Point(called.get(name, name), speed, 100 * wer)
-                    for name, (_, speed, wer) in measured.items()
-                ),
-                *(Point(f"paper: {name}", *row, is_paper=True) for name, row in printed.items()),
-            ]
-        },
-        x="speed relative to the teacher",
-        y="WER, %",
+    figure = speed_figure(
+        "encoder + decoder layers: error rate against speed",
+        rows,
+        speed(times, teacher.name),
+        PAPER["table12"],
     )
-    return Outcome(table, found, rows, figure, problems=corpus.problems)
+    return Outcome(table, results, figure, problems=corpus.problems)
 
 
 def _layers(encoder: int, decoder: int) -> str:
     return f"{encoder} + {decoder}"
 
 
-def run_table21(context: Context) -> Outcome:
-    """Error rate by what the student learns from: labels, the teacher's doubts, its states."""
+@dataclass(frozen=True)
+class ObjectiveSettings(StudentsSettings):
+    """Of table 21."""
+
+    mse_weight: float = ruled(1.0, ABOVE_0)
+    """Of the distance between hidden states."""
+
+
+@experiment("table21", needs=TRAINS, settings=ObjectiveSettings)
+def table21(context: Context[ObjectiveSettings]) -> Outcome:
+    """Objectives: labels, teacher's distributions, hidden states, other divergences."""
     settings = context.settings
     corpus = label_corpus(context)
     kept = kept_ids(context, corpus, settings.filter)
-    plans = [
-        plan(context, name, kept, training=named)
+    plans = {
+        name: plan(context, name, kept, training=named)
         for name, named in _objectives(settings.mse_weight).items()
-    ]
-    students = train_students(context, corpus, plans)
-    rows = judge_students(context, students)
-    found = context.summarise(
-        rows,
-        against=dict.fromkeys(rows, plans[0].name),
-        more={name: student.facts for name, student in students.items()},
-    )
-    values: dict[str, tuple[Value, ...]] = {
-        name: (arm.shown_wer, arm.difference, arm.p) for name, arm in found.items()
     }
+    first, *_ = plans
+    _, results = judge_students(context, corpus, plans, against=lambda objective: first)
     table = Table(
         "Table 21: objectives",
         of="objective",
-        columns=(
-            Column("WER, %", percent=True),
-            Column(f"less {plans[0].name}'s, points", 2, percent=True),
-            P,
-        ),
-        rows=values,
-        paper={name: (wer, None, None) for name, wer in paper.TABLE_21.items()},
+        columns=(replace(WER, paper=0), less(f"{first}'s"), P),
+        rows=results,
+        paper=PAPER["table21"],
         notes=(
-            *interval_notes(found),
+            *interval_notes(results.values()),
             NOTE,
             f"PL: cross-entropy on the labels, weight {settings.training.pl_weight:g}. KL: of "
             f"teacher and student, weight {settings.training.kl_weight:g}. MSE: of hidden states, "
@@ -154,11 +145,11 @@ def run_table21(context: Context) -> Outcome:
         ),
     )
     figure = draw_bars(
-        {name: {"WER": 100 * arm.mean()} for name, arm in found.items()},
+        {name: {"WER": 100 * result.mean()} for name, result in results.items()},
         x="WER, %",
         title="error rate by objective",
     )
-    return Outcome(table, found, rows, figure, problems=corpus.problems)
+    return Outcome(table, results, figure, problems=corpus.problems)
 
 
 def _objectives(mse_weight: float) -> dict[str, dict[str, Any]]:

@@ -3,8 +3,9 @@
 The paper keeps the teacher's encoder and does not ask what another would do.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,22 +17,17 @@ from distilwhisper.model.checkpoint import load_checkpoint, read_config
 from distilwhisper.model.whisper import Whisper
 from distilwhisper.run.stages import fingerprint
 from distilwhisper.speech.audio import WINDOW_SAMPLES, Samples
+from distilwhisper.speech.augment import AugmentSettings
 from distilwhisper.speech.mel import log_mel, stack_windows
 from experiments.cells import Arm, model_folder
 from experiments.context import Context, Model
 from experiments.designs import TRAINED_ENCODER
-from experiments.experiment import Outcome
+from experiments.experiment import TRAINS, Outcome, experiment
 from experiments.figures import draw_bars
-from experiments.scores import interval_notes
-from experiments.students import (
-    NOTE,
-    Plan,
-    kept_ids,
-    label_corpus,
-    plan,
-    train_students,
-)
-from experiments.tables import Column, P, Table, Value
+from experiments.results import interval_notes
+from experiments.settings import AT_LEAST_1, NOT_EMPTY, StudentsSettings, ruled
+from experiments.students import NOTE, Plan, kept_ids, label_corpus, plan, train_students
+from experiments.tables import WER, Column, P, Table, fact, less
 
 SAMPLES_PER_STATE = 320  # 20 ms
 CLEAN = "clean"
@@ -39,126 +35,117 @@ CLEAN = "clean"
 Floats = npt.NDArray[np.float64]
 
 
-def run_encoder(context: Context) -> Outcome:
-    """Error rate clean and under noise, likeness to the teacher's encoder, and acceptance."""
-    teacher = context.teacher
-    corpus = label_corpus(context)
-    students = train_students(
-        context, corpus, _plans(context, kept_ids(context, corpus, context.settings.filter))
+@dataclass(frozen=True)
+class EncoderSettings(StudentsSettings):
+    """Of this experiment."""
+
+    encoder_depths: tuple[int, ...] = ruled((16,), NOT_EMPTY)
+    """Layers of encoders that are cut and trained."""
+    augment: AugmentSettings = field(
+        default_factory=lambda: AugmentSettings(noise_probability=0.5, time_mask_share=0.05)
     )
+    """What is done to the sound that the augmented arm trains on."""
+    encoder_noises: tuple[str, ...] = ("white:20", "white:10", "white:0")
+    """What is done to the sound that the students are judged by, beside nothing."""
+    similarity_utterances: int = ruled(100, AT_LEAST_1)
+    """So many of every short set, the first, to compare encoder states on."""
+
+
+@experiment("encoder", needs=TRAINS, settings=EncoderSettings)
+def encoder(context: Context[EncoderSettings]) -> Outcome:
+    """Encoders frozen, trained, augmented, cut: error rate clean and noisy, likeness, drafts."""
+    settings, teacher = context.settings, context.teacher
+    corpus = label_corpus(context)
+    plans = _plans(context, kept_ids(context, corpus, settings.filter))
+    students = train_students(context, corpus, plans)
     models = [teacher, *(student.model for student in students.values())]
-    conditions = (CLEAN, *context.settings.encoder_noises)
-    arms = {
-        (model.name, condition): _arm(context, model, condition)
-        for model in models
-        for condition in conditions
-    }
-    rows = context.evaluate_all(arms.values(), context.short)
+    conditions = (CLEAN, *settings.encoder_noises)
+    arms = {(m.name, on): _arm(context, m, on) for m in models for on in conditions}
     more = {
-        student.model.name: {
+        (name, CLEAN): {
             **student.facts,
             "similarity": _similarity(context, student.model),
             "acceptance": _acceptance(context, student.model),
         }
-        for student in students.values()
+        for name, student in students.items()
     }
-    found = context.summarise(
-        rows,
-        against={arm.name: arms[teacher.name, on].name for (_, on), arm in arms.items()},
-        more=more,
+    results = context.evaluate(
+        arms, context.short, against=lambda arm: (teacher.name, arm[1]), more=more
     )
-    values: dict[str, list[Value]] = {}
-    for model in models:
-        values[model.name] = [found[arms[model.name, on].name].shown_wer for on in conditions]
-        clean = found[model.name]
-        values[model.name] += [clean.difference, clean.p]
-        known = more.get(model.name, {})
-        values[model.name] += [known.get("similarity"), known.get("acceptance")]
+    rows = {m.name: {on: results[m.name, on] for on in conditions} for m in models}
     table = Table(
         "Encoder: what it contributes",
         of="encoder of the student",
         columns=(
-            *(Column(f"{condition}: WER, %", percent=True) for condition in conditions),
-            Column(f"{CLEAN}, less {teacher.name}'s, points", 2, percent=True),
-            P,
-            Column("likeness to the teacher's", 3),
-            Column("accepted as its draft, %", percent=True),
+            *(WER.at(on) for on in conditions),
+            less(f"{teacher.name}'s").at(CLEAN, f"{CLEAN}, less {teacher.name}'s, points"),
+            P.at(CLEAN, "p"),
+            Column("", fact("similarity"), 3).at(CLEAN, "likeness to the teacher's"),
+            Column("", fact("acceptance"), percent=True).at(CLEAN, "accepted as its draft, %"),
         ),
-        rows=values,
+        rows=rows,
         notes=(
-            *interval_notes(found),
+            *interval_notes(results.values()),
             NOTE,
             "Likeness: linear CKA of the encoders' last states over all 20 ms steps of "
-            f"{context.settings.similarity_utterances} utterances of each set, clean; 1 is the "
+            f"{settings.similarity_utterances} utterances of each set, clean; 1 is the "
             "same up to a rotation and one scale (arXiv:1905.00414).",
             "Accepted: of the tokens that the student drafts for the teacher, clean.",
         ),
     )
     figure = draw_bars(
-        {
-            on: {model.name: 100 * found[arms[model.name, on].name].mean() for model in models}
-            for on in conditions
-        },
+        {on: {name: 100 * row[on].mean() for name, row in rows.items()} for on in conditions},
         x="WER, %",
         title="error rate by encoder",
     )
-    return Outcome(table, found, rows, figure, problems=corpus.problems)
+    return Outcome(table, results, figure, problems=corpus.problems)
 
 
-def _plans(context: Context, kept: Sequence[str]) -> list[Plan]:
-    settings = context.settings
+def _plans(context: Context[EncoderSettings], kept: Sequence[str]) -> dict[str, Plan]:
     n_layers = read_config(model_folder(context.teacher.path)).encoder_layers
-    trained = {**TRAINED_ENCODER, "cache_teacher": False}
-    return [
-        plan(context, "the teacher's, frozen", kept, student={"encoder_layers": None}),
-        plan(context, "trained", kept, student={"encoder_layers": None}, training=trained),
-        plan(
-            context,
-            "trained, augmented",
-            kept,
-            student={"encoder_layers": None},
-            training={**trained, "augment": settings.augment},
-        ),
-        *(
-            plan(
-                context,
-                f"trained, {depth} of {n_layers} layers",
-                kept,
-                student={"encoder_layers": depth},
-                training=trained,
-            )
-            for depth in settings.encoder_depths
-        ),
-    ]
+    augmented = {**TRAINED_ENCODER, "augment": context.settings.augment}
+    designs: dict[str, tuple[int | None, Mapping[str, Any]]] = {
+        "the teacher's, frozen": (None, {}),
+        "trained": (None, TRAINED_ENCODER),
+        "trained, augmented": (None, augmented),
+        **{
+            f"trained, {depth} of {n_layers} layers": (depth, TRAINED_ENCODER)
+            for depth in context.settings.encoder_depths
+        },
+    }
+    return {
+        name: plan(context, name, kept, student={"encoder_layers": depth}, training=training)
+        for name, (depth, training) in designs.items()
+    }
 
 
-def _arm(context: Context, model: Model, condition: str) -> Arm:
+def _arm(context: Context[EncoderSettings], model: Model, condition: str) -> Arm:
     if condition == CLEAN:
         return context.arm(model)
     return replace(context.arm(model, f"{model.name}, {condition}"), noise=condition)
 
 
-def _acceptance(context: Context, student: Model) -> float | None:
-    """Return the share of the student's drafts that the teacher would have said itself."""
+def _acceptance(context: Context[EncoderSettings], student: Model) -> float | None:
+    """Return the share of the student's drafts that are the teacher's own tokens."""
     arm = replace(context.arm(context.teacher), draft=student.path)
-    heard = [cell.summary for cell in context.evaluate(arm, context.short).values()]
-    drafted = sum(summary["drafted"] for summary in heard)
-    return sum(summary["accepted"] for summary in heard) / drafted if drafted else None
+    costs = [cell.summary for cell in context.cells(arm, context.short)]
+    drafted = sum(cost["drafted"] for cost in costs)
+    return sum(cost["accepted"] for cost in costs) / drafted if drafted else None
 
 
-def _similarity(context: Context, student: Model) -> float:
+def _similarity(context: Context[EncoderSettings], student: Model) -> float:
     """Return the likeness of the encoders' states, stored."""
     key = {
         "models": [context.fingerprint(model.path) for model in (context.teacher, student)],
         "sets": [fingerprint(on.manifest) for on in context.short],
         "utterances": context.settings.similarity_utterances,
     }
-    found: float = context.remember("similarity", key, lambda: _compare(context, student))
-    return found
+    likeness: float = context.remember("similarity", key, lambda: _compare(context, student))
+    return likeness
 
 
 @torch.no_grad()
-def _compare(context: Context, student: Model) -> float:
+def _compare(context: Context[EncoderSettings], student: Model) -> float:
     device = context.settings.hardware.pick_device()
     ours, theirs = (
         load_checkpoint(model_folder(model.path), device=device).model
@@ -177,7 +164,7 @@ def _states(model: Whisper, mel: torch.Tensor) -> Floats:
     return states
 
 
-def _sounds(context: Context) -> Iterator[Samples]:
+def _sounds(context: Context[EncoderSettings]) -> Iterator[Samples]:
     """Yield the sound of the first utterances of the short sets; what cannot be read is no sound.
 
     Evaluation names those that cannot be read.

@@ -1,40 +1,39 @@
 """What an experiment is.
 
-An experiment is a function that takes a :class:`Context` and returns an :class:`Outcome`; an
-:class:`Experiment` in ``catalogue.py`` gives it its name, says what it shows, and names what it
-needs, which is checked before anything is done. ``runner.py`` writes what comes of it.
+An experiment is a function that takes a :class:`Context` and returns an :class:`Outcome`; the
+decorator gives it its name and names what it needs, which is checked before anything is done, and
+its own settings. Its docstring tells what it shows. ``catalogue.py`` lists it; ``runner.py`` writes
+what comes of it.
 
-    def run_table99(context: Context) -> Outcome:
-        arms = [context.arm(model) for model in context.models]
-        rows = context.evaluate_all(arms, context.short)
-        found = context.against_teacher(rows)
-        return Outcome(table=Table(...), arms=found, rows=rows)
-
-    Experiment("table99", "what it shows", needs=("short", "comparison"), run=run_table99)
+    @experiment("table99", needs=("short", "comparison"))
+    def table99(context: Context[Settings]) -> Outcome:
+        \"\"\"What it shows.\"\"\"
+        results = context.evaluate(context.arms(context.models), context.short)
+        table = Table("Table 99: ...", of="model", columns=(WER, P), rows=results)
+        return Outcome(table, results)
 
 The rules that make experiments resumable and comparable:
 
-- What models hear comes from ``context.evaluate_all`` (``evaluate`` gives the summaries too), which
-  stores it below ``DIR/cells`` for all experiments; from ``context.remember``, which stores any
-  other result that JSON can hold below ``DIR/results``; or from ``timing.time_arms``. So a second
-  run does only what is missing, and two arms differ by their models alone.
+- Texts come from ``context.evaluate``, which stores them below ``DIR/cells`` for all experiments;
+  from ``context.remember``, which stores any other result that JSON can hold below
+  ``DIR/results``; or from ``timing.time_arms``. So a second run does only what is missing, and two
+  arms differ by their models alone.
 - An experiment that trains asks ``students.py`` for its labels, what a filter keeps of them, and
-  its students, which are stored for all experiments as well, and judges each as
-  ``context.arm(student.model)``. It needs "train" and "validation". What it is to be told besides
-  goes into ``ReproduceSettings``, with values for every scale in ``SCALES``.
+  its students, which are stored for all experiments as well. Its settings are
+  :class:`StudentsSettings` with a field for whatever it varies.
 - Rates are fractions until a table shows them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from matplotlib.figure import Figure
 
 from distilwhisper.run.settings import SettingsError
 from experiments.context import Context
-from experiments.scores import ArmSummary, Row
-from experiments.settings import ReproduceSettings
+from experiments.results import Result
+from experiments.settings import AnySettings, Settings
 from experiments.tables import Table
 
 Need = Literal["student", "comparison", "short", "reference_set", "long", "train", "validation"]
@@ -50,6 +49,7 @@ NEEDS: Mapping[Need, str] = {
     "train": "utterances to label and train on, with references: --set train=MANIFEST",
     "validation": "utterances that pick the best checkpoint: --set validation=MANIFEST",
 }
+TRAINS: tuple[Need, ...] = ("train", "validation", "short")
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,7 @@ class Outcome:
     """What came of an experiment."""
 
     table: Table
-    arms: Mapping[str, ArmSummary] = field(default_factory=dict)
-    rows: Mapping[str, Sequence[Row]] = field(default_factory=dict)  # by arm
+    results: Mapping[Any, Result] = field(default_factory=dict)
     figure: Figure | None = None
     more: Mapping[str, Any] = field(default_factory=dict)  # for summary.json, beside the arms
     further: Mapping[str, Table] = field(default_factory=dict)  # other tables, by file name
@@ -72,9 +71,10 @@ class Experiment:
     name: str
     shows: str  # in one line
     needs: tuple[Need, ...]
-    run: Callable[[Context], Outcome]
+    settings: type[Settings]
+    run: Callable[[Context[Any]], Outcome]
 
-    def check(self, settings: ReproduceSettings) -> None:
+    def check(self, settings: Settings) -> None:
         """See that the settings name all that the experiment needs.
 
         Raises:
@@ -86,7 +86,25 @@ class Experiment:
             raise SettingsError(f"{self.name} needs, and was not given:\n  {lines}")
 
 
-def _is_given(need: Need, settings: ReproduceSettings) -> bool:
+def _is_given(need: Need, settings: Settings) -> bool:
     if need == "comparison":
         return bool(settings.student or settings.others)
     return bool(getattr(settings, need))
+
+
+Run: TypeAlias = Callable[[Context[AnySettings]], Outcome]
+
+
+def experiment(
+    name: str,
+    *,
+    needs: tuple[Need, ...] = (),
+    settings: type[AnySettings] = Settings,  # type: ignore[assignment]
+) -> Callable[[Run[AnySettings]], Experiment]:
+    """Make an experiment of the function below, which tells in its docstring what it shows."""
+
+    def make(run: Run[AnySettings]) -> Experiment:
+        shows = (run.__doc__ or "").partition("\n")[0].rstrip(".")
+        return Experiment(name, shows, needs, settings, run)
+
+    return make

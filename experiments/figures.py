@@ -2,25 +2,59 @@
 
 import math
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from distilwhisper.plotting import SMALL, Line, axes_of, looks, name_below, top_of
-from experiments.scores import ArmSummary
+from distilwhisper.plotting import (
+    SMALL,
+    Line,
+    Point,
+    axes_of,
+    draw_points,
+    looks,
+    name_below,
+    top_of,
+)
+from experiments.results import Result
 
 
-def wer_line(name: str, arms: Mapping[Any, ArmSummary]) -> Line:
+def wer_line(name: str, results: Mapping[Any, Result]) -> Line:
     """Return the curve of error rates, in per cent, over the number that the arms differ by."""
-    known = [arm.mean_wer for arm in arms.values()]
+    known = [result.interval for result in results.values()]
     return Line(
         name,
-        xs=list(arms),
-        ys=[100 * arm.mean() for arm in arms.values()],
+        xs=list(results),
+        ys=[100 * result.mean() for result in results.values()],
         lows=[None if wer is None else 100 * wer.low for wer in known],
         highs=[None if wer is None else 100 * wer.high for wer in known],
     )
+
+
+def speed_figure(
+    title: str,
+    results: Mapping[str, Result],
+    speed: Callable[[Result], float],
+    paper: Mapping[str, Sequence[float]],
+    *,
+    sets: Sequence[str] | None = None,
+) -> Figure:
+    """Draw error rates against relative speed.
+
+    Args:
+        title: of the figure.
+        results: by name.
+        speed: of each.
+        paper: speed and error rate that the paper printed, in per cent.
+        sets: that the error rates are means over; all when left out.
+    """
+    points = [
+        Point(name, speed(result), 100 * result.mean("wer", sets))
+        for name, result in results.items()
+    ]
+    points += [Point(f"paper: {name}", x, y, is_paper=True) for name, (x, y) in paper.items()]
+    return draw_points({title: points}, x="speed relative to the teacher", y="WER, %")
 
 
 def draw_bars(bars: Mapping[str, Mapping[str, float]], *, x: str, title: str) -> Figure:

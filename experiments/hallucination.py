@@ -1,16 +1,19 @@
-"""Words that models hear where nobody speaks."""
+"""Words in the transcripts of sound in which nobody speaks."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
+from operator import itemgetter
 from typing import Any
 
 from distilwhisper.speech.audio import seconds_to_samples
 from distilwhisper.speech.nonspeech import SOUNDS
 from experiments.cells import Arm
 from experiments.context import Context
-from experiments.experiment import Outcome
+from experiments.experiment import Outcome, experiment
 from experiments.figures import draw_bars
+from experiments.settings import ABOVE_0, Settings, ruled
 from experiments.tables import Column, Table
 
 UNCHECKED: Mapping[str, Any] = {
@@ -26,8 +29,17 @@ MODES: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def run_hallucination(context: Context) -> Outcome:
-    """Words per minute on silence, noise, hum and music, by model and decoding."""
+@dataclass(frozen=True)
+class HallucinationSettings(Settings):
+    """Of this experiment."""
+
+    nonspeech_minutes: float = ruled(2.0, ABOVE_0)
+    """Of every sound."""
+
+
+@experiment("hallucination", settings=HallucinationSettings)
+def hallucination(context: Context[HallucinationSettings]) -> Outcome:
+    """Words a minute on silence, noise, hum and music."""
     has_vad = find_spec("silero_vad") is not None
     modes = {**MODES, **({"chunked, vad_filter": {"vad_filter": True}} if has_vad else {})}
     arms = [
@@ -36,30 +48,32 @@ def run_hallucination(context: Context) -> Outcome:
         for mode, named in modes.items()
     ]
     minutes = context.settings.nonspeech_minutes
-    heard = {arm.name: _words_per_minute(context, arm, minutes) for arm in arms}
+    words = {arm.name: _words_per_minute(context, arm, minutes) for arm in arms}
     missing = "" if has_vad else " Without vad_filter: the extra vad is not installed."
     table = Table(
         "Hallucination: words a minute where nobody speaks",
         of="model, decoding",
-        columns=[Column(sound) for sound in SOUNDS],
-        rows={name: list(of_arm.values()) for name, of_arm in heard.items()},
+        columns=[Column(sound, itemgetter(sound)) for sound in SOUNDS],
+        rows=words,
         notes=(f"{minutes:g} minutes of each sound; every word is one too many.{missing}",),
     )
     figure = draw_bars(
         {
             f"{sound}: {model.name}": {
-                mode: heard[f"{model.name}, {mode}"][sound] for mode in modes
+                mode: words[f"{model.name}, {mode}"][sound] for mode in modes
             }
             for sound in SOUNDS
             for model in context.distilled
         },
         x="words a minute",
-        title="words heard where nobody speaks",
+        title="words where nobody speaks",
     )
-    return Outcome(table, figure=figure, more={"words_per_minute": heard, "minutes": minutes})
+    return Outcome(table, figure=figure, more={"words_per_minute": words, "minutes": minutes})
 
 
-def _words_per_minute(context: Context, arm: Arm, minutes: float) -> dict[str, float]:
+def _words_per_minute(
+    context: Context[HallucinationSettings], arm: Arm, minutes: float
+) -> dict[str, float]:
     key = {
         **arm.key(),
         "weights": context.fingerprint(arm.model),
@@ -67,11 +81,13 @@ def _words_per_minute(context: Context, arm: Arm, minutes: float) -> dict[str, f
         "sounds": list(SOUNDS),
     }
     texts: dict[str, str] = context.remember(
-        "hallucination", key, partial(_listen, context, arm, minutes)
+        "hallucination", key, partial(_transcribe, context, arm, minutes)
     )
     return {sound: len(text.split()) / minutes for sound, text in texts.items()}
 
 
-def _listen(context: Context, arm: Arm, minutes: float) -> dict[str, str]:
+def _transcribe(
+    context: Context[HallucinationSettings], arm: Arm, minutes: float
+) -> dict[str, str]:
     transcriber, n_samples = context.transcriber(arm), seconds_to_samples(60 * minutes)
     return {sound: transcriber.transcribe(make(n_samples)).text for sound, make in SOUNDS.items()}

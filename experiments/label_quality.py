@@ -7,6 +7,7 @@ filter ought to drop, and which labels it drops for their reference's fault.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from operator import attrgetter, itemgetter
 from typing import Any
 
 from distilwhisper.corpus.batches import Example, join_kept
@@ -16,19 +17,31 @@ from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.text.wer import ErrorCounts
 from experiments.cells import model_folder
 from experiments.context import Context
-from experiments.experiment import Outcome
+from experiments.experiment import Outcome, experiment
 from experiments.figures import draw_bars
-from experiments.scores import ArmSummary, Row, interval_notes
-from experiments.spoiling import SpoiltPairs, score_label, spoil_pairs
+from experiments.results import Rate, Result, Row, interval_notes, total
+from experiments.settings import NOT_EMPTY, ruled
+from experiments.spoiling import SpoilingSettings, SpoiltPairs, score_label, spoil_pairs
 from experiments.students import Corpus, judge_corpus, label_corpus
-from experiments.tables import Column, Table, Value
+from experiments.tables import WER, Column, Table, rate
 
 ALL, KEPT, UNSPOILT = "all labels", "kept", "nothing"
+ERRORS: tuple[Rate, ...] = ("ser", "der", "ier")
 ABOVE = ("wer_above_limit", "cer_above_limit")
 
 
-def run_label_quality(context: Context) -> Outcome:
-    """Errors of labels by the filter's verdict: as they are, spoilt, and packed before it."""
+@dataclass(frozen=True)
+class QualitySettings(SpoilingSettings):
+    """Of this experiment."""
+
+    window_lengths_s: tuple[float, ...] = ruled((10.0, 20.0, 30.0), NOT_EMPTY)
+    """Windows to pack before filtering."""
+
+
+@experiment("label-quality", needs=("train",), settings=QualitySettings)
+def label_quality(context: Context[QualitySettings]) -> Outcome:
+    """Labels against trusted references: what the filter keeps, drops, and misses in windows."""
+    settings = context.settings
     corpus = label_corpus(context)
     truth = _truth(context, corpus)
     if not truth:
@@ -36,14 +49,11 @@ def run_label_quality(context: Context) -> Outcome:
             f"{corpus.manifest.path} must hold references to judge labels by, and sound that can "
             f"be read, found neither together in its {len(corpus.labels)} utterances"
         )
-    verdicts = {
-        id_: verdict
-        for id_, verdict in judge_corpus(context, corpus, context.settings.filter).items()
-        if id_ in truth
-    }
+    judged = judge_corpus(context, corpus, settings.filter)
+    verdicts = {id_: judged[id_] for id_ in truth}
     by_verdict = _by_verdict(truth, verdicts)
+    limit = settings.filter.max_wer
     spoilt = {UNSPOILT: SpoiltPairs({}, {}), **spoil_pairs(context, corpus, list(truth))}
-    limit = context.settings.filter.max_wer
     trials = {
         way: trial({**truth, **pairs.truth}, {**verdicts, **pairs.verdicts}, pairs.truth, limit)
         for way, pairs in spoilt.items()
@@ -52,15 +62,16 @@ def run_label_quality(context: Context) -> Outcome:
         length_s: pack_then_filter(
             _packed(context, corpus, truth, verdicts, length_s), truth, limit
         )
-        for length_s in sorted(set(context.settings.window_lengths_s))
+        for length_s in sorted(set(settings.window_lengths_s))
     }
     rows = {**by_verdict, **{_kept_of(way): one.kept for way, one in trials.items()}}
-    rows = {arm: [replace(row, arm=arm) for row in found] for arm, found in rows.items() if found}
-    found = context.summarise(rows, against={})
+    rows = {
+        arm: [replace(row, arm=arm) for row in of_arm] for arm, of_arm in rows.items() if of_arm
+    }
+    results = context.summarise(rows)
     return Outcome(
-        table=_verdict_table(context, corpus, by_verdict, found),
-        arms=found,
-        rows=rows,
+        table=_verdict_table(context, corpus, by_verdict, results),
+        results=results,
         figure=draw_bars(
             {
                 way: {
@@ -76,17 +87,17 @@ def run_label_quality(context: Context) -> Outcome:
         ),
         more={
             "spoilt": {way: one.to_dict() for way, one in trials.items()},
-            "packed": {f"{length_s:g} s": one.to_dict() for length_s, one in windows.items()},
+            "packed": {f"{length_s:g} s": asdict(one) for length_s, one in windows.items()},
         },
         further={
-            "spoilt": _spoilt_table(context, trials, found),
+            "spoilt": _spoilt_table(context, trials, results),
             "packed": _packed_table(context, windows),
         },
         problems=corpus.problems,
     )
 
 
-def _truth(context: Context, corpus: Corpus) -> dict[str, Row]:
+def _truth(context: Context[QualitySettings], corpus: Corpus) -> dict[str, Row]:
     """Return every label against its reference, by id; those without either are left out."""
     return {
         utterance.id: score_label(context, utterance, label)
@@ -96,25 +107,11 @@ def _truth(context: Context, corpus: Corpus) -> dict[str, Row]:
     }
 
 
-def _table(
-    what: str,
-    *,
-    of: str,
-    counts: Sequence[Column],
-    shares: Sequence[str],
-    rows: Mapping[str, Sequence[Value]],
-    notes: Sequence[str],
-) -> Table:
-    """Return a table of counts and, behind them, of fractions that are shown in per cent."""
-    columns = (*counts, *(Column(name, percent=True) for name in shares))
-    return Table(f"Label quality: {what}", of=of, columns=columns, rows=rows, notes=notes)
-
-
 # By verdict
 
 
 def _by_verdict(truth: Mapping[str, Row], verdicts: Mapping[str, Verdict]) -> dict[str, list[Row]]:
-    """Sort labels by what the filter says: all, kept, and each reason to drop."""
+    """Sort labels by verdict: all, kept, and each reason to drop."""
     by_verdict: dict[str, list[Row]] = {ALL: list(truth.values()), KEPT: []}
     for id_, row in truth.items():
         verdict = verdicts[id_]
@@ -123,23 +120,32 @@ def _by_verdict(truth: Mapping[str, Row], verdicts: Mapping[str, Verdict]) -> di
 
 
 def _verdict_table(
-    context: Context,
+    context: Context[QualitySettings],
     corpus: Corpus,
     by_verdict: Mapping[str, Sequence[Row]],
-    found: Mapping[str, ArmSummary],
+    results: Mapping[str, Result],
 ) -> Table:
     n_all = len(by_verdict[ALL])
-    values: dict[str, list[Value]] = {}
-    for name, rows in by_verdict.items():
-        values[name] = [len(rows), len(rows) / n_all, *_rates(found.get(name))]
-    return _table(
-        f"what {context.teacher.name} heard, against trusted references",
+    return Table(
+        f"Label quality: what {context.teacher.name} heard, against trusted references",
         of="verdict",
-        counts=[Column("utterances", 0)],
-        shares=["share, %", "WER, %", "SER, %", "DER, %", "IER, %"],
-        rows=values,
+        columns=(
+            Column("utterances", itemgetter("n"), 0),
+            Column("share, %", lambda row: row["n"] / n_all, percent=True),
+            WER.at("result", WER.name),
+            *(
+                Column(f"{kind.upper()}, %", rate(kind), percent=True).at(
+                    "result", f"{kind.upper()}, %"
+                )
+                for kind in ERRORS
+            ),
+        ),
+        rows={
+            name: {"n": len(rows), "result": _with_words(results.get(name))}
+            for name, rows in by_verdict.items()
+        },
         notes=(
-            *interval_notes(found),
+            *interval_notes(results.values()),
             f"Lambda is {100 * context.settings.filter.max_wer:g} %. What is dropped for it has "
             "more errors by definition; the next table tells when that is the reference's fault.",
             f"{len(corpus.labels) - n_all} utterances have no label, or no reference.",
@@ -147,11 +153,9 @@ def _verdict_table(
     )
 
 
-def _rates(arm: ArmSummary | None) -> list[Value]:
-    """Return error rates; none where there are no words to have errors in."""
-    if arm is None or not arm.errors.words:
-        return [None] * 4
-    return [arm.shown_wer, arm.errors.ser, arm.errors.der, arm.errors.ier]
+def _with_words(result: Result | None) -> Result | None:
+    """Return a result where there are words to have errors in."""
+    return result if result is not None and total(result.rows).words else None
 
 
 # Spoilt on purpose
@@ -214,29 +218,27 @@ def _kept_of(way: str) -> str:
 
 
 def _spoilt_table(
-    context: Context, trials: Mapping[str, Trial], found: Mapping[str, ArmSummary]
+    context: Context[QualitySettings], trials: Mapping[str, Trial], results: Mapping[str, Result]
 ) -> Table:
     settings = context.settings
-    return _table(
-        "pairs that were spoilt on purpose",
+    return Table(
+        "Label quality: pairs that were spoilt on purpose",
         of="spoilt",
-        counts=[Column("pairs", 0)],
-        shares=[
-            "of them dropped, % (recall)",
-            "of the dropped: bad, % (precision)",
-            "right labels dropped, %",
-            "of the kept: wrong, %",
-            "kept: WER, %",
-        ],
+        columns=(
+            Column("pairs", lambda row: row["trial"].n_spoilt, 0),
+            *(
+                Column(name, attrgetter(field), percent=True).at("trial", name)
+                for name, field in (
+                    ("of them dropped, % (recall)", "recall"),
+                    ("of the dropped: bad, % (precision)", "precision"),
+                    ("right labels dropped, %", "right_lost"),
+                    ("of the kept: wrong, %", "wrong_kept"),
+                )
+            ),
+            WER.at("kept", "kept: WER, %"),
+        ),
         rows={
-            way: (
-                one.n_spoilt,
-                one.recall,
-                one.precision,
-                one.right_lost,
-                one.wrong_kept,
-                _rates(found.get(_kept_of(way)))[0],
-            )
+            way: {"trial": one, "kept": _with_words(results.get(_kept_of(way)))}
             for way, one in trials.items()
         },
         notes=(
@@ -267,10 +269,6 @@ class PackedFilter:
     hidden: float  # of all: those that would pass in their windows if every word were wrong
     errors_kept: ErrorCounts  # of what passes
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return what summary.json holds of it."""
-        return asdict(self)
-
 
 def pack_then_filter(
     windows: Sequence[Sequence[str]], truth: Mapping[str, Row], max_wer: float
@@ -285,7 +283,7 @@ def pack_then_filter(
     kept: set[str] = set()
     hidden = 0
     for ids in windows:
-        errors = sum((truth[id_].errors for id_ in ids), ErrorCounts())
+        errors = total(truth[id_] for id_ in ids)
         if errors.wer <= max_wer:
             kept.update(ids)
         hidden += sum(0 < truth[id_].errors.words <= max_wer * errors.words for id_ in ids)
@@ -297,12 +295,12 @@ def pack_then_filter(
         wrong_kept=_share(kept, wrong),
         right_lost=_share(all_ids - kept, all_ids - wrong),
         hidden=hidden / len(all_ids),
-        errors_kept=sum((truth[id_].errors for id_ in sorted(kept)), ErrorCounts()),
+        errors_kept=total(truth[id_] for id_ in kept),
     )
 
 
 def _packed(
-    context: Context,
+    context: Context[QualitySettings],
     corpus: Corpus,
     truth: Mapping[str, Row],
     verdicts: Mapping[str, Verdict],
@@ -328,28 +326,25 @@ def _packed(
     return [[utterance.id for utterance in window.utterances] for window in packed]
 
 
-def _packed_table(context: Context, windows: Mapping[float, PackedFilter]) -> Table:
-    return _table(
-        "packed into windows before the filter judges",
+def _packed_table(
+    context: Context[QualitySettings], windows: Mapping[float, PackedFilter]
+) -> Table:
+    return Table(
+        "Label quality: packed into windows before the filter judges",
         of="window, s",
-        counts=[Column("windows", 0), Column("utterances a window")],
-        shares=[
-            "wrong labels that pass, %",
-            "right labels that do not, %",
-            "would pass if wholly wrong, %",
-            "passed: WER, %",
-        ],
-        rows={
-            f"{length_s:g}": (
-                one.n_windows,
-                one.utterances_a_window,
-                one.wrong_kept,
-                one.right_lost,
-                one.hidden,
-                one.errors_kept.wer if one.errors_kept.words else None,
-            )
-            for length_s, one in windows.items()
-        },
+        columns=(
+            Column("windows", attrgetter("n_windows"), 0),
+            Column("utterances a window", attrgetter("utterances_a_window")),
+            Column("wrong labels that pass, %", attrgetter("wrong_kept"), percent=True),
+            Column("right labels that do not, %", attrgetter("right_lost"), percent=True),
+            Column("would pass if wholly wrong, %", attrgetter("hidden"), percent=True),
+            Column(
+                "passed: WER, %",
+                lambda one: one.errors_kept.wer if one.errors_kept.words else None,
+                percent=True,
+            ),
+        ),
+        rows={f"{length_s:g}": one for length_s, one in windows.items()},
         notes=(
             "The utterances that lambda decides on, packed across recordings. Judged one by one, "
             "as this package does, the two first shares are 0 by definition.",

@@ -1,79 +1,90 @@
 """Long recordings: decoding, kinds of errors, length of chunks: tables 7, 8, 18, 19, 23."""
 
-from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from distilwhisper.plotting import Line, draw_lines
-from experiments import paper
 from experiments.cells import Arm
 from experiments.context import Context
-from experiments.experiment import Outcome
+from experiments.experiment import Outcome, experiment
 from experiments.figures import wer_line
-from experiments.scores import ArmSummary, Row, interval_notes
-from experiments.tables import Column, P, Table, Value
-from experiments.timing import NOTE, time_arms
+from experiments.quality import set_columns
+from experiments.results import interval_notes
+from experiments.settings import NOT_EMPTY, Settings, TimingSettings, ruled
+from experiments.tables import (
+    PAPER,
+    REPETITIONS,
+    STUDENT,
+    TEACHER,
+    WER,
+    Column,
+    P,
+    Table,
+    less,
+    pivot,
+    rate,
+)
+from experiments.timing import NOTE, speed, time_arms
 
 
-def run_table7(context: Context) -> Outcome:
-    """Sequential against chunked decoding: relative speed and mean error rate."""
-    arms = _long_form_arms(context)
-    rows, found = _compare_with_first(context, arms)
-    times = time_arms(context, arms, context.long)
-    first = times[arms[0].name]
-    beside, paper_names = paper.beside(
-        {arm.name: theirs for arm, theirs in zip(arms, paper.TABLE_7, strict=False)}, paper.TABLE_7
-    )
+def _decodings(context: Context[Settings]) -> dict[str, Arm]:
+    """Return the teacher window by window, in chunks, and the student in chunks."""
+    modes = [(context.teacher, "sequential"), *((m, "chunked") for m in context.distilled)]
+    arms = [context.arm(m, f"{m.name}, {mode}", long_form=mode) for m, mode in modes]
+    return {arm.name: arm for arm in arms}
+
+
+@experiment("table7", needs=("long",), settings=TimingSettings)
+def table7(context: Context[TimingSettings]) -> Outcome:
+    """Long recordings window by window against chunks: speed and error rate."""
+    arms = _decodings(context)
+    first, *_ = arms
+    results = context.evaluate(arms, context.long, against=lambda arm: first)
+    times = time_arms(context, list(arms.values()), context.long)
     table = Table(
         "Table 7: long recordings, window by window against chunks",
         of="model, decoding",
         columns=(
-            Column("relative speed", digits=2),
-            Column("WER, %", percent=True),
-            Column("less sequential's, points", percent=True, digits=2),
+            Column("relative speed", speed(times, first), 2, paper=0),
+            replace(WER, paper=1),
+            less("sequential's"),
             P,
         ),
-        rows={
-            name: (
-                times[name].speed_against(first),
-                arm.shown_wer,
-                arm.difference,
-                arm.p,
-            )
-            for name, arm in found.items()
-        },
-        paper={name: (*row, None, None) for name, row in beside.items()},
-        paper_names=paper_names,
-        notes=(*interval_notes(found), NOTE, context.chunks_of(context.distilled)),
+        rows=results,
+        paper=PAPER["table7"],
+        called=dict(zip(arms, PAPER["table7"], strict=False)),
+        notes=(
+            *interval_notes(results.values()),
+            NOTE,
+            context.chunks_of(context.distilled),
+        ),
     )
-    return Outcome(table, found, rows)
+    return Outcome(table, results)
 
 
-def run_table18(context: Context) -> Outcome:
-    """Sequential against chunked decoding, by set."""
-    arms = _long_form_arms(context)
-    rows, found = _compare_with_first(context, arms)
+@experiment("table18", needs=("long",))
+def table18(context: Context[Settings]) -> Outcome:
+    """Table 7 by set."""
+    arms = _decodings(context)
+    first, *_ = arms
+    results = context.evaluate(arms, context.long, against=lambda arm: first)
     table = Table(
         "Table 18: error rates of long recordings by decoding and set",
         of="model, decoding",
-        columns=[
-            *(Column(f"{on.name}: WER, %", percent=True) for on in context.long),
-            Column("mean of sets, %", percent=True),
-        ],
-        rows={
-            name: (*(arm.by_set[on.name].wer for on in context.long), arm.mean())
-            for name, arm in found.items()
-        },
+        columns=(
+            *set_columns(context.long),
+            Column("mean of sets, %", rate("wer"), percent=True),
+        ),
+        rows=results,
         notes=("The paper's averages stand in table 7.", context.chunks_of(context.distilled)),
     )
-    return Outcome(table, found, rows)
+    return Outcome(table, results)
 
 
 KINDS = (
-    Column("5-Dup", digits=0),
-    Column("5-Dup above the references'", digits=0),
-    Column("IER, %", percent=True),
-    Column("SER, %", percent=True),
-    Column("DER, %", percent=True),
-    Column("WER, %", percent=True),
+    *REPETITIONS,
+    Column("IER, %", rate("ier"), percent=True, paper=1),
+    Column("SER, %", rate("ser"), percent=True, paper=2),
+    Column("DER, %", rate("der"), percent=True, paper=3),
 )
 KINDS_NOTE = (
     "5-Dup: repeated 5-grams over all hypotheses of a set joined, which grows with the set and "
@@ -81,127 +92,100 @@ KINDS_NOTE = (
 )
 
 
-def run_table8(context: Context) -> Outcome:
-    """Kinds of long-form errors of every model: repetitions, insertions, the rest."""
-    arms = [context.arm(model) for model in context.models]
-    rows, found = _compare_with_first(context, arms)
-    beside, paper_names = paper.beside(context.in_paper, paper.TABLE_8)
+@experiment("table8", needs=("long",))
+def table8(context: Context[Settings]) -> Outcome:
+    """Kinds of errors on long recordings: repeated 5-grams, IER, SER, DER."""
+    teacher = context.teacher.name
+    results = context.evaluate(
+        context.arms(context.models), context.long, against=lambda model: teacher
+    )
+    difference = replace(less(f"{teacher}'s"), name=f"WER less {teacher}'s, points")
     table = Table(
         "Table 8: kinds of errors on long recordings, in chunks",
         of="model",
-        columns=(*KINDS, Column(f"WER less {context.teacher.name}'s, points", 2, percent=True)),
-        rows={
-            name: (
-                arm.repeated_5_grams,
-                arm.repeated_5_grams - arm.reference_5_grams,
-                *(arm.mean(rate) for rate in ("ier", "ser", "der")),
-                arm.shown_wer,
-                arm.difference,
-            )
-            for name, arm in found.items()
-        },
-        paper={name: (repeated, None, *rates, None) for name, (repeated, *rates) in beside.items()},
-        paper_names=paper_names,
-        notes=(KINDS_NOTE, *interval_notes(found), context.chunks_of(context.models)),
+        columns=(*KINDS, replace(WER, paper=4), difference),
+        rows=results,
+        paper=PAPER["table8"],
+        called=context.in_paper,
+        notes=(
+            KINDS_NOTE,
+            *interval_notes(results.values()),
+            context.chunks_of(context.models),
+        ),
     )
-    return Outcome(table, found, rows)
+    return Outcome(table, results)
 
 
-def run_table19(context: Context) -> Outcome:
-    """Kinds of long-form errors of every model, by set."""
-    arms = [context.arm(model) for model in context.models]
-    rows, found = _compare_with_first(context, arms)
-    values: dict[str, tuple[Value, ...]] = {}
-    for on in context.long:
-        for name in found:
-            one = context.summarise(
-                {name: [row for row in rows[name] if row.set == on.name]}, against={}
-            )[name]
-            values[f"{on.name}: {name}"] = (
-                one.repeated_5_grams,
-                one.repeated_5_grams - one.reference_5_grams,
-                *(getattr(one.errors, rate) for rate in ("ier", "ser", "der", "wer")),
-            )
+@experiment("table19", needs=("long",))
+def table19(context: Context[Settings]) -> Outcome:
+    """Table 8 by set."""
+    teacher = context.teacher.name
+    results = context.evaluate(
+        context.arms(context.models), context.long, against=lambda model: teacher
+    )
     table = Table(
         "Table 19: kinds of errors on long recordings by set, in chunks",
         of="set: model",
-        columns=KINDS,
-        rows=values,
+        columns=(*KINDS, Column("WER, %", rate("wer"), percent=True)),
+        rows={
+            f"{on.name}: {model}": replace(result, rows=result.sets[on.name])
+            for on in context.long
+            for model, result in results.items()
+        },
         notes=(
             KINDS_NOTE,
             "The paper's averages stand in table 8.",
             context.chunks_of(context.models),
         ),
     )
-    return Outcome(table, found, rows)
+    return Outcome(table, results)
 
 
-def run_table23(context: Context) -> Outcome:
-    """Error rate against the length of chunks."""
+@dataclass(frozen=True)
+class ChunkSettings(Settings):
+    """Of table 23."""
+
+    chunks_s: tuple[float, ...] = ruled((30.0, 25.0, 20.0, 15.0, 10.0), NOT_EMPTY)
+    """Lengths of chunks; the others are compared with the first."""
+
+
+@experiment("table23", needs=("long",), settings=ChunkSettings)
+def table23(context: Context[ChunkSettings]) -> Outcome:
+    """Error rate by length of chunks."""
     lengths = context.settings.chunks_s
+    names = [model.name for model in context.distilled]
     arms = {
         (model.name, length): context.arm(model, f"{model.name}, {length:g} s", chunk_s=length)
         for model in context.distilled
         for length in lengths
     }
-    rows = context.evaluate_all(arms.values(), context.long)
-    against = {arm.name: arms[name, lengths[0]].name for (name, _), arm in arms.items()}
-    found = context.summarise(rows, against=against)
-    by_model = {
-        model.name: {length: found[arms[model.name, length].name] for length in lengths}
-        for model in context.distilled
-    }
+    results = context.evaluate(arms, context.long, against=lambda arm: (arm[0], lengths[0]))
+    difference = less(f"{lengths[0]:g} s's")
     columns: list[Column] = []
-    lines = []
-    for number, (name, by_length) in enumerate(by_model.items()):
-        columns += [
-            Column(f"{name}: WER, %", percent=True),
-            Column(f"{name}: less {lengths[0]:g} s's, points", 2, percent=True),
-        ]
-        lines.append(wer_line(name, by_length))
-        theirs = [row[number] for row in paper.TABLE_23.values()]
-        called = f"paper: {(paper.TEACHER, paper.STUDENT)[number]}"
-        lines.append(Line(called, list(paper.TABLE_23), theirs, kind="paper", beside=name))
+    for place, name in enumerate(names):
+        columns += [WER.at(name, paper=place), difference.at(name)]
     table = Table(
         "Table 23: error rate against the length of chunks",
         of="chunk",
         columns=columns,
-        rows={
-            f"{length:g} s": [
-                value
-                for of_model in by_model.values()
-                for value in (of_model[length].shown_wer, of_model[length].difference)
-            ]
-            for length in lengths
-        },
-        paper={
-            f"{length:g} s": [rate for one in row[: len(by_model)] for rate in (one, None)]
-            for length, row in paper.TABLE_23.items()
-        },
+        rows={f"{length:g} s": row for length, row in pivot(results).items()},
+        paper={f"{length} s": row for length, row in PAPER["table23"].items()},
         notes=(
-            *interval_notes(found),
-            f"The paper's columns are {paper.TEACHER}, then {paper.STUDENT}. Neighbours share a "
+            *interval_notes(results.values()),
+            f"The paper's columns are {TEACHER}, then {STUDENT}. Neighbours share a "
             "third of a chunk.",
         ),
     )
+    lines: list[Line] = []
+    for place, name in enumerate(names):
+        lines.append(wer_line(name, {length: results[name, length] for length in lengths}))
+        lines.append(_paper_line(place, beside=name))
     figure = draw_lines({"long recordings in chunks": lines}, x="chunk, s", y="WER, %")
-    return Outcome(table, found, rows, figure)
+    return Outcome(table, results, figure)
 
 
-def _long_form_arms(context: Context) -> list[Arm]:
-    """Return the teacher window by window, in chunks, and the student in chunks."""
-    teacher, student = context.teacher, context.student
-    arms = [
-        context.arm(teacher, f"{teacher.name}, sequential", long_form="sequential"),
-        context.arm(teacher, f"{teacher.name}, chunked", long_form="chunked"),
-    ]
-    if student is not None:
-        arms.append(context.arm(student, f"{student.name}, chunked", long_form="chunked"))
-    return arms
-
-
-def _compare_with_first(
-    context: Context, arms: Sequence[Arm]
-) -> tuple[dict[str, list[Row]], dict[str, ArmSummary]]:
-    rows = context.evaluate_all(arms, context.long)
-    return rows, context.summarise(rows, against=dict.fromkeys(rows, arms[0].name))
+def _paper_line(place: int, *, beside: str) -> Line:
+    lengths = [float(length) for length in PAPER["table23"]]
+    wers = [row[place] for row in PAPER["table23"].values()]
+    name = f"paper: {(TEACHER, STUDENT)[place]}"
+    return Line(name, lengths, wers, kind="paper", beside=beside)

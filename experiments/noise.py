@@ -1,79 +1,78 @@
 """Noise under the speech: figure 2."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from distilwhisper.plotting import draw_lines
+from experiments.cells import Arm
 from experiments.context import Context
-from experiments.experiment import Outcome
+from experiments.experiment import Outcome, experiment
 from experiments.figures import wer_line
-from experiments.scores import ArmSummary, interval_notes
-from experiments.tables import Column, Table, Value
+from experiments.results import interval_notes
+from experiments.settings import NOT_EMPTY, Settings, ruled
+from experiments.tables import WER, Table, less, pivot
 
 
-def run_figure2(context: Context) -> Outcome:
-    """Error rate against the signal-to-noise ratio, by kind of noise."""
-    settings = context.settings
+@dataclass(frozen=True)
+class NoiseSettings(Settings):
+    """Of figure 2."""
+
+    noises: tuple[str, ...] = ("white", "pink", "babble")
+    """Kinds of noise."""
+    noise_folder: Path | None = None
+    """A folder of recorded noise, as one more kind."""
+    snrs_db: tuple[float, ...] = ruled((40.0, 30.0, 20.0, 10.0, 5.0, 0.0, -5.0, -10.0), NOT_EMPTY)
+    """Ratios of speech to noise."""
+
+
+CLEAN = "clean"
+
+
+@experiment("figure2", needs=("short",), settings=NoiseSettings)
+def figure2(context: Context[NoiseSettings]) -> Outcome:
+    """Error rate under noise, by ratio and kind."""
+    settings, teacher = context.settings, context.teacher.name
+    names = [model.name for model in context.models]
     kinds = dict.fromkeys(settings.noises, "")
     if settings.noise_folder is not None:
         kinds["recorded"] = f"@{settings.noise_folder.absolute()}"
-    clean = {model.name: context.arm(model) for model in context.models}
-    noisy = {
-        (model.name, kind, snr): replace(
-            context.arm(model, f"{model.name}, {kind} {snr:g} dB"), noise=f"{kind}:{snr:g}{source}"
-        )
-        for kind, source in kinds.items()
-        for snr in settings.snrs_db
-        for model in context.models
-    }
-    rows = context.evaluate_all([*clean.values(), *noisy.values()], context.short)
-    teacher = context.teacher.name
-    against = dict.fromkeys(clean, teacher)
-    against |= {arm.name: noisy[teacher, kind, snr].name for (_, kind, snr), arm in noisy.items()}
-    found = context.summarise(rows, against=against)
-    by_kind = {
-        kind: {
-            name: {snr: found[noisy[name, kind, snr].name] for snr in settings.snrs_db}
-            for name in clean
-        }
-        for kind in kinds
-    }
-    values: dict[str, list[Value]] = {"clean": _pairs([found[name] for name in clean])}
-    for kind, by_model in by_kind.items():
+    arms: dict[tuple[str, str], Arm] = {(m.name, CLEAN): context.arm(m) for m in context.models}
+    for kind, source in kinds.items():
         for snr in settings.snrs_db:
-            values[f"{kind}, {snr:g} dB"] = _pairs([by_snr[snr] for by_snr in by_model.values()])
-    columns = [Column(f"{teacher}: WER, %", percent=True)]
-    for name in list(clean)[1:]:
-        columns += [
-            Column(f"{name}: WER, %", percent=True),
-            Column(f"{name} less {teacher}, points", 1, percent=True),
-        ]
+            for model in context.models:
+                mixed = _mixed(kind, snr)
+                arm = context.arm(model, f"{model.name}, {mixed}")
+                arms[model.name, mixed] = replace(arm, noise=f"{kind}:{snr:g}{source}")
+    results = context.evaluate(arms, context.short, against=lambda arm: (teacher, arm[1]))
+    difference = less(teacher, digits=1)
+    columns = [WER.at(teacher)]
+    for name in names[1:]:
+        columns += [WER.at(name), difference.at(name, f"{name} {difference.name}")]
     table = Table(
         "Figure 2: error rate against the signal-to-noise ratio",
         of="noise",
         columns=columns,
-        rows=values,
+        rows=pivot(results),
         notes=(
-            *interval_notes(found),
+            *interval_notes(results.values()),
             "The ratio is that of mean powers over an utterance; all models hear the same "
             "mixtures. The paper's curves are not printed as numbers.",
         ),
     )
     figure = draw_lines(
         {
-            kind: [wer_line(name, by_snr) for name, by_snr in by_model.items()]
-            for kind, by_model in by_kind.items()
+            kind: [
+                wer_line(name, {snr: results[name, _mixed(kind, snr)] for snr in settings.snrs_db})
+                for name in names
+            ]
+            for kind in kinds
         },
         x="signal-to-noise ratio, dB",
         y="WER, %",
         x_reversed=True,
     )
-    return Outcome(table, found, rows, figure)
+    return Outcome(table, results, figure)
 
 
-def _pairs(arms: Sequence[ArmSummary]) -> list[Value]:
-    """Return the first arm's error rate, and every other's with its difference."""
-    values: list[Value] = [arms[0].shown_wer]
-    for arm in arms[1:]:
-        values += [arm.shown_wer, arm.difference]
-    return values
+def _mixed(kind: str, snr_db: float) -> str:
+    return f"{kind}, {snr_db:g} dB"

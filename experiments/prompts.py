@@ -1,7 +1,7 @@
-"""Whether a model keeps its head when it is told what was said before: matching and other text."""
+"""Prompts of growing length, of the text before an utterance and of other text."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate
 from statistics import fmean
@@ -14,10 +14,11 @@ from distilwhisper.run.stages import fingerprint
 from distilwhisper.text.tokens import Tokenizer
 from experiments.cells import Arm, EvalSet
 from experiments.context import Context, Model
-from experiments.experiment import Outcome
+from experiments.experiment import Outcome, experiment
 from experiments.figures import wer_line
-from experiments.scores import Row, interval_notes, score_texts
-from experiments.tables import Column, Table, Value
+from experiments.results import Row, interval_notes, score_texts
+from experiments.settings import AT_LEAST_1, NOT_EMPTY, Settings, ruled
+from experiments.tables import WER, Column, Table, less
 
 KINDS = ("matching", "unrelated")
 
@@ -37,45 +38,66 @@ immediately; that he is to take possession before Michaelmas, and some of his se
 the house by the end of next week." """
 
 
-def run_prompts(context: Context) -> Outcome:
-    """Error rate against the length of a prompt, matching and unrelated."""
-    lengths = context.settings.prompt_tokens
-    rows: dict[str, list[Row]] = {}
-    against, told = {}, {}
-    for model in context.distilled:
-        plain = f"{model.name}, no prompt"
-        rows[plain], _ = _hear(context, model, plain, "matching", 0)
+@dataclass(frozen=True)
+class PromptSettings(Settings):
+    """Of this experiment."""
+
+    prompt_tokens: tuple[int, ...] = ruled((10, 20, 40, 60, 80, 120, 160, 200), NOT_EMPTY)
+    """Lengths of prompts, beside none."""
+    prompt_utterances: int = ruled(40, AT_LEAST_1)
+    """So many of every short set, the first."""
+
+
+@dataclass(frozen=True)
+class _Prompted:
+    """A model with one kind and length of prompt."""
+
+    model: str
+    kind: str = "matching"
+    length: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.model}, {f'{self.kind} {self.length}' if self.length else 'no prompt'}"
+
+
+@experiment("prompts", needs=("short",), settings=PromptSettings)
+def prompts(context: Context[PromptSettings]) -> Outcome:
+    """Error rate by length of the prompt, matching and unrelated."""
+    lengths, models = context.settings.prompt_tokens, context.distilled
+    rows: dict[_Prompted, list[Row]] = {}
+    more: dict[_Prompted, Mapping[str, Any]] = {}
+    for model in models:
+        plain = _Prompted(model.name)
+        rows[plain], _ = _decode_sets(context, model, plain)
         for kind in KINDS:
             for length in lengths:
-                arm = _arm(model, kind, length)
-                rows[arm], told[arm] = _hear(context, model, arm, kind, length)
-                against[arm] = plain
-    more = {arm: {"mean_prompt_tokens": mean} for arm, mean in told.items()}
-    found = context.summarise(rows, against=against, more=more)
-    columns = [
-        column
-        for model in context.distilled
-        for kind in KINDS
-        for column in (
-            Column(f"{model.name}, {kind}: WER, %", percent=True),
-            Column("less no prompt's, points", percent=True),
-        )
-    ]
-    values: dict[str, list[Value]] = {"0": []}
-    for model in context.distilled:
-        values["0"] += [found[f"{model.name}, no prompt"].shown_wer, None] * len(KINDS)
-    for length in lengths:
-        arms = [found[_arm(model, kind, length)] for model in context.distilled for kind in KINDS]
-        values[f"{length}"] = [v for arm in arms for v in (arm.shown_wer, arm.difference)]
+                prompted = _Prompted(model.name, kind, length)
+                rows[prompted], mean = _decode_sets(context, model, prompted)
+                more[prompted] = {"mean_prompt_tokens": mean}
+    results = context.summarise(rows, against=lambda arm: _Prompted(arm.model), more=more)
+    by_length = {
+        length: {
+            (model.name, kind): results[_Prompted(model.name, kind if length else KINDS[0], length)]
+            for model in models
+            for kind in KINDS
+        }
+        for length in (0, *lengths)
+    }
+    columns: list[Column] = []
+    for model in models:
+        for kind in KINDS:
+            key = (model.name, kind)
+            columns.append(WER.at(key, f"{model.name}, {kind}: WER, %"))
+            columns.append(less("no prompt's", 1).at(key, "less no prompt's, points"))
     table = Table(
         "Prompts: error rate against the length of the text that is told before",
         of="prompt, tokens at most",
         columns=columns,
-        rows=values,
+        rows={f"{length}": row for length, row in by_length.items()},
         notes=(
             "Matching: the references of the utterances before it in its set, those at the end "
             "before the first one. Unrelated: the beginning of Pride and Prejudice.",
-            *interval_notes(found),
+            *interval_notes(results.values()),
         ),
     )
     figure = draw_lines(
@@ -83,32 +105,27 @@ def run_prompts(context: Context) -> Outcome:
             f"{kind} prompt": [
                 wer_line(
                     model.name,
-                    {0: found[f"{model.name}, no prompt"]}
-                    | {length: found[_arm(model, kind, length)] for length in lengths},
+                    {length: row[model.name, kind] for length, row in by_length.items()},
                 )
-                for model in context.distilled
+                for model in models
             ]
             for kind in KINDS
         },
         x="prompt, tokens at most",
         y="WER, %",
     )
-    return Outcome(table, found, rows, figure)
+    return Outcome(table, results, figure)
 
 
-def _arm(model: Model, kind: str, length: int) -> str:
-    return f"{model.name}, {kind} {length}"
-
-
-def _hear(
-    context: Context, model: Model, name: str, kind: str, length: int
+def _decode_sets(
+    context: Context[PromptSettings], model: Model, prompted: _Prompted
 ) -> tuple[list[Row], float]:
-    """Hear the first utterances of every short set, each told what came before it.
+    """Decode the first utterances of every short set, each with a prompt.
 
     Returns:
-        The rows of an arm of this name, and how many tokens its prompts had in the mean.
+        The rows, and how many tokens the prompts had in the mean.
     """
-    arm = context.arm(model, name, batch_size=1)
+    arm = context.arm(model, str(prompted), batch_size=1)
     rows: list[Row] = []
     n_tokens: list[int] = []
     for on in context.short:
@@ -116,32 +133,34 @@ def _hear(
             **arm.of_set(on),
             "weights": context.fingerprint(model.path),
             "utterances": [fingerprint(on.manifest), context.settings.prompt_utterances],
-            "prompt": [kind, length],
+            "prompt": [prompted.kind, prompted.length],
         }
-        decode = partial(_decode, context, arm, on, kind, length)
-        heard: dict[str, Any] = context.remember("prompts", key, decode)
-        said = [utterance for utterance in _with_reference(on) if utterance.id in heard]
-        rows += score_texts(name, on.name, [(one, heard[one.id]["text"]) for one in said])
-        n_tokens += [heard[one.id]["prompt_tokens"] for one in said]
+        decode = partial(_decode, context, arm, on, prompted)
+        decoded: dict[str, Any] = context.remember("prompts", key, decode)
+        chosen = [utterance for utterance in _with_reference(on) if utterance.id in decoded]
+        rows += score_texts(arm.name, on.name, [(u, decoded[u.id]["text"]) for u in chosen])
+        n_tokens += [decoded[utterance.id]["prompt_tokens"] for utterance in chosen]
     return rows, fmean(n_tokens)
 
 
-def _decode(context: Context, arm: Arm, on: EvalSet, kind: str, length: int) -> dict[str, Any]:
+def _decode(
+    context: Context[PromptSettings], arm: Arm, on: EvalSet, prompted: _Prompted
+) -> dict[str, Any]:
     transcriber = context.transcriber(arm)
     tokenizer = transcriber.tokenizer
     utterances = _with_reference(on)
     first = utterances[: context.settings.prompt_utterances]
-    heard = {}
+    decoded = {}
     for place, (utterance, samples) in enumerate(load_readable(read_manifest(on.manifest), first)):
-        before = UNRELATED if kind == "unrelated" else _text_before(utterances, place)
-        prompt = last_tokens(before, length, tokenizer)
-        told = replace(arm.decoding, initial_prompt=prompt or None)
-        [window] = replace(transcriber, settings=told).decode(
+        before = UNRELATED if prompted.kind == "unrelated" else _text_before(utterances, place)
+        prompt = last_tokens(before, prompted.length, tokenizer)
+        settings = replace(arm.decoding, initial_prompt=prompt or None)
+        [window] = replace(transcriber, settings=settings).decode(
             [samples], languages=[utterance.language]
         )
         n_tokens = len(tokenizer.encode(f" {prompt}")) if prompt else 0
-        heard[utterance.id] = {"text": window.text, "prompt_tokens": n_tokens}
-    return heard
+        decoded[utterance.id] = {"text": window.text, "prompt_tokens": n_tokens}
+    return decoded
 
 
 def _with_reference(on: EvalSet) -> list[Utterance]:

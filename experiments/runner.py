@@ -5,14 +5,12 @@ DIR/NAME/recipe.toml  the settings       run.json      every start: versions, ma
          table.md  table.csv             figure.svg  figure.png    and further tables by name
 DIR/cells/  DIR/results/                 what was measured, shared by all experiments
 DIR/labels/  DIR/verdicts/  DIR/students/  DIR/spoilt/   what was labelled and trained, likewise
-DIR/inputs/                              the unit scale's models and sets
 """
 
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from itertools import chain
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +19,11 @@ from distilwhisper.evaluation.figures import write_figure
 from distilwhisper.run.locks import lock_folder
 from distilwhisper.run.record import write_run_record
 from distilwhisper.run.settings import settings_to_toml
+from experiments.catalogue import EXPERIMENTS
 from experiments.context import Context
 from experiments.experiment import Experiment, Outcome
-from experiments.inputs import unit_inputs
-from experiments.scores import Row
-from experiments.settings import Scale, reproduce_settings
+from experiments.results import Row
+from experiments.settings import Scale, Settings, read_settings
 
 
 def run_experiment(
@@ -44,7 +42,7 @@ def run_experiment(
         experiment: which.
         out: folder of all experiments.
         command: what was typed, for the record.
-        scale: whose settings stand where nothing else is said.
+        scale: whose settings stand where nothing else is given.
         settings_file: a TOML file that bends them.
         overrides: ``key=value`` each, that bend them further.
         force: begin anew what was made of a model or a manifest that has changed since.
@@ -53,12 +51,14 @@ def run_experiment(
         SettingsError: the settings do not fit, or lack what the experiment needs.
         StageChanged: a model or a manifest has changed since.
     """
+    known = [other.settings for other in EXPERIMENTS]
+    settings: Settings = read_settings(
+        experiment.settings, scale, settings_file, overrides, known=known
+    )
+    experiment.check(settings)
+    settings = replace(settings, hardware=settings.hardware.picked())
+    folder = out / experiment.name
     with lock_folder(out):
-        made_up = unit_inputs(out / "inputs") if scale == "unit" else None
-        settings = reproduce_settings(scale, settings_file, overrides, made_up=made_up)
-        experiment.check(settings)
-        settings = replace(settings, hardware=settings.hardware.picked())
-        folder = out / experiment.name
         write_atomic(folder / "recipe.toml", settings_to_toml(settings))
         write_run_record(folder, seed=settings.seed, command=list(command))
         outcome = experiment.run(Context(settings, out, force))
@@ -67,12 +67,12 @@ def run_experiment(
 
 
 def _write(outcome: Outcome, experiment: Experiment, folder: Path, scale: Scale) -> None:
-    write_jsonl(folder / "rows.jsonl", (row.to_dict() for row in _rows(outcome)))
+    write_jsonl(folder / "rows.jsonl", (asdict(row) for row in _rows(outcome)))
     summary = {
         "experiment": experiment.name,
         "shows": experiment.shows,
         "scale": scale,
-        "arms": [arm.to_dict() for arm in outcome.arms.values()],
+        "arms": [result.to_dict() for result in outcome.results.values()],
         **outcome.more,
     }
     write_atomic(folder / "summary.json", json.dumps(_finite(summary), indent=2) + "\n")
@@ -99,4 +99,5 @@ def problems(outcome: Outcome) -> dict[str, str]:
 
 
 def _rows(outcome: Outcome) -> Iterator[Row]:
-    return chain.from_iterable(outcome.rows.values())
+    for result in outcome.results.values():
+        yield from result.rows

@@ -18,10 +18,11 @@ from distilwhisper.speech.audio import WINDOW_S, samples_to_seconds
 from distilwhisper.text.wer import align_words
 from experiments.cells import Arm, EvalSet
 from experiments.context import Context
-from experiments.experiment import Outcome
+from experiments.experiment import Outcome, experiment
 from experiments.figures import wer_line
-from experiments.scores import Row, interval_notes, score_texts
-from experiments.tables import Column, Table
+from experiments.results import Result, Row, interval_notes, score_texts
+from experiments.settings import NOT_EMPTY, Settings, ruled
+from experiments.tables import REPETITIONS, WER, Column, Table, Value, fact, less, rate
 
 # Edges of the bins of a word's distance to the nearest seam; the last bin has no end.
 DISTANCES_S = (0.0, 1.0, 2.0, 4.0, 8.0)
@@ -63,6 +64,16 @@ JOINS: Mapping[str, Callable[[Sequence[ChunkWords]], list[TimedWord]]] = {
 
 
 @dataclass(frozen=True)
+class OverlapSettings(Settings):
+    """Of this experiment."""
+
+    seam_chunks_s: tuple[float, ...] = ruled((30.0, 15.0), NOT_EMPTY)
+    """Lengths of chunks."""
+    overlaps_s: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0)
+    """What neighbours share, beside the default of a third."""
+
+
+@dataclass(frozen=True)
 class _Cut:
     """One way to cut and join the long recordings."""
 
@@ -71,75 +82,55 @@ class _Cut:
     overlap_s: float
     join: str
 
-    @property
-    def name(self) -> str:
+    def __str__(self) -> str:
         return f"{self.model}, {self.chunk_s:g} s, {self.overlap_s:.3g} s shared, {self.join}"
 
 
 @dataclass(frozen=True)
-class _Heard:
-    """What every chunk of a recording heard."""
+class _Decoded:
+    """The chunks of a recording, with the words of each."""
 
     utterance: Utterance
     audio_s: float
     chunks: list[ChunkWords]
 
 
-def run_overlap(context: Context) -> Outcome:
-    """Errors against what chunks share, their length and the rule that joins them."""
-    rows: dict[str, list[Row]] = {}
-    more: dict[str, dict[str, Any]] = {}
-    cuts: dict[str, _Cut] = {}
+@experiment("overlap", needs=("long",), settings=OverlapSettings)
+def overlap(context: Context[OverlapSettings]) -> Outcome:
+    """What chunks share, their length and the join, against errors, repetitions and cost."""
+    rows: dict[_Cut, list[Row]] = {}
+    more: dict[_Cut, dict[str, Any]] = {}
     for model in context.distilled:
         for chunk_s in context.settings.seam_chunks_s:
             for overlap_s in _overlaps_s(context, chunk_s):
                 arm = context.arm(model, long_form="chunked", chunk_s=chunk_s, overlap_s=overlap_s)
-                heard = {on.name: _hear(context, arm, on) for on in context.long}
+                decoded = {on.name: _decode_set(context, arm, on) for on in context.long}
                 for join in JOINS:
                     cut = _Cut(model.name, chunk_s, overlap_s, join)
-                    cuts[cut.name] = cut
-                    rows[cut.name] = [
-                        row
-                        for on, recordings in heard.items()
-                        for row in score_texts(
-                            cut.name,
-                            on,
-                            [(one.utterance, _text(JOINS[join](one.chunks))) for one in recordings],
-                        )
-                    ]
-                    more[cut.name] = _measure([o for of in heard.values() for o in of], join)
-    against = {name: replace(cut, overlap_s=cut.chunk_s / 3).name for name, cut in cuts.items()}
-    found = context.summarise(rows, against=against, more=more)
-    like = {name: replace(cut, join="common run").name for name, cut in cuts.items()}
-    by_join = context.summarise(rows, against=like)
+                    rows[cut] = _score(cut, decoded)
+                    more[cut] = _measure([one for of in decoded.values() for one in of], join)
+    results = context.summarise(
+        rows, against=lambda cut: replace(cut, overlap_s=cut.chunk_s / 3), more=more
+    )
+    by_join = context.summarise(rows, against=lambda cut: replace(cut, join="common run"))
+    differences = {result.arm: result.difference for result in by_join.values()}
     table = Table(
         "Overlap: what neighbouring chunks share, against errors and cost",
         of="model, chunk, overlap, join",
         columns=(
-            Column("WER, %", percent=True),
-            Column("less that of a third shared, points", percent=True),
-            Column("less the common run's, points", percent=True),
-            Column("IER, %", percent=True),
-            Column("5-Dup", 0),
-            Column("5-Dup above the references'", 0),
-            *(Column(f"errors {far} of a seam, %", percent=True) for far in DISTANCES),
-            Column("seconds in chunks a second", 2),
-            Column("seconds in windows a second", 2),
+            WER,
+            less("that of a third shared", 1),
+            Column("less the common run's, points", lambda r: differences[r.arm], percent=True),
+            Column("IER, %", rate("ier"), percent=True),
+            *REPETITIONS,
+            *(
+                Column(f"errors {far} of a seam, %", _errors_at(place), percent=True)
+                for place, far in enumerate(DISTANCES)
+            ),
+            Column("seconds in chunks a second", fact("chunk_seconds"), 2),
+            Column("seconds in windows a second", fact("window_seconds"), 2),
         ),
-        rows={
-            name: (
-                arm.shown_wer,
-                arm.difference,
-                by_join[name].difference,
-                arm.mean("ier"),
-                arm.repeated_5_grams,
-                arm.repeated_5_grams - arm.reference_5_grams,
-                *more[name]["errors_by_distance"],
-                more[name]["chunk_seconds"],
-                more[name]["window_seconds"],
-            )
-            for name, arm in found.items()
-        },
+        rows={str(cut): result for cut, result in results.items()},
         notes=(
             "Joins: the longest common run of words in the overlap, or plain concatenation at its "
             "middle; both of the same chunks. Errors by distance: over the reference's words that "
@@ -147,7 +138,7 @@ def run_overlap(context: Context) -> Outcome:
             f"Cost: chunks as they are, and as windows of {WINDOW_S:g} s, which a chunk is encoded "
             "in. A part of a chunk that was decoded again, and kept, counts as a chunk; attempts "
             "that failed are not counted.",
-            *interval_notes(found),
+            *interval_notes(results.values()),
         ),
     )
     panels = {
@@ -155,7 +146,7 @@ def run_overlap(context: Context) -> Outcome:
             wer_line(
                 f"join: {join}",
                 {
-                    overlap_s: found[_Cut(model.name, chunk_s, overlap_s, join).name]
+                    overlap_s: results[_Cut(model.name, chunk_s, overlap_s, join)]
                     for overlap_s in _overlaps_s(context, chunk_s)
                 },
             )
@@ -165,16 +156,16 @@ def run_overlap(context: Context) -> Outcome:
         for chunk_s in context.settings.seam_chunks_s
     }
     figure = draw_lines(panels, x="overlap, s", y="WER, %")
-    return Outcome(table, found, rows, figure)
+    return Outcome(table, results, figure)
 
 
-def _overlaps_s(context: Context, chunk_s: float) -> list[float]:
+def _overlaps_s(context: Context[OverlapSettings], chunk_s: float) -> list[float]:
     """Return the overlaps to try, the default last."""
     return [*context.settings.overlaps_s, chunk_s / 3]
 
 
-def _hear(context: Context, arm: Arm, on: EvalSet) -> list[_Heard]:
-    """Return what an arm's chunks heard, which is stored: joins are tried on the same words."""
+def _decode_set(context: Context[OverlapSettings], arm: Arm, on: EvalSet) -> list[_Decoded]:
+    """Return an arm's chunks with their words, stored: joins are tried on the same words."""
     key = {
         **arm.of_set(on),
         "weights": context.fingerprint(arm.model),
@@ -183,7 +174,7 @@ def _hear(context: Context, arm: Arm, on: EvalSet) -> list[_Heard]:
     stored: dict[str, Any] = context.remember("chunks", key, partial(_decode, context, arm, on))
     utterances = {u.id: u for u in read_manifest(on.manifest).utterances}
     return [
-        _Heard(
+        _Decoded(
             utterances[id_],
             recording["audio_s"],
             [
@@ -200,13 +191,13 @@ def _hear(context: Context, arm: Arm, on: EvalSet) -> list[_Heard]:
     ]
 
 
-def _decode(context: Context, arm: Arm, on: EvalSet) -> dict[str, Any]:
+def _decode(context: Context[OverlapSettings], arm: Arm, on: EvalSet) -> dict[str, Any]:
     transcriber, manifest = context.transcriber(arm), read_manifest(on.manifest)
     with_reference = [u for u in manifest.utterances if u.text is not None]
-    heard = {}
+    decoded = {}
     for utterance, samples in load_readable(manifest, with_reference):
         chunks = transcriber.hear_chunks(samples, language=utterance.language)
-        heard[utterance.id] = {
+        decoded[utterance.id] = {
             "audio_s": samples_to_seconds(len(samples)),
             "chunks": [
                 {
@@ -217,25 +208,40 @@ def _decode(context: Context, arm: Arm, on: EvalSet) -> dict[str, Any]:
                 for chunk in chunks
             ],
         }
-    return heard
+    return decoded
+
+
+def _score(cut: _Cut, decoded: Mapping[str, Sequence[_Decoded]]) -> list[Row]:
+    join = JOINS[cut.join]
+    return [
+        row
+        for on, recordings in decoded.items()
+        for row in score_texts(
+            str(cut), on, [(one.utterance, _text(join(one.chunks))) for one in recordings]
+        )
+    ]
+
+
+def _errors_at(place: int) -> Callable[[Result], Value]:
+    return lambda result: (result.more or {})["errors_by_distance"][place]
 
 
 def _text(words: Sequence[TimedWord]) -> str:
     return "".join(word.text for word in words).strip()
 
 
-def _measure(heard: Sequence[_Heard], join: str) -> dict[str, Any]:
+def _measure(decoded: Sequence[_Decoded], join: str) -> dict[str, Any]:
     """Return an arm's error rates by distance from a seam, and its cost."""
     errors, n_words = [0] * len(DISTANCES_S), [0] * len(DISTANCES_S)
-    for one in heard:
+    for one in decoded:
         words, seams = JOINS[join](one.chunks), seams_s(one.chunks)
         for at_s, is_error, is_word in timed_errors(one.utterance, words):
             apart_s = min((abs(at_s - seam) for seam in seams), default=float("inf"))
             place = bisect(DISTANCES_S, apart_s) - 1
             errors[place] += is_error
             n_words[place] += is_word
-    audio_s = sum(one.audio_s for one in heard)
-    chunks = [chunk for one in heard for chunk in one.chunks]
+    audio_s = sum(one.audio_s for one in decoded)
+    chunks = [chunk for one in decoded for chunk in one.chunks]
     return {
         "errors_by_distance": [e / n if n else None for e, n in zip(errors, n_words, strict=True)],
         "words_by_distance": n_words,
@@ -248,9 +254,9 @@ def _measure(heard: Sequence[_Heard], join: str) -> dict[str, Any]:
 def timed_errors(
     utterance: Utterance, words: Sequence[TimedWord]
 ) -> Iterator[tuple[float, bool, bool]]:
-    """Yield when each step of the way from reference to hypothesis is said.
+    """Yield the time of each step of the way from reference to hypothesis.
 
-    A missed word is dated as the last word that was heard before it. Where words are not spaced,
+    A missed word is dated as the last word of the hypothesis before it. Where words are not spaced,
     each character is one.
 
     Args:

@@ -1,44 +1,52 @@
 """What makes decoding faster: drafts, early exit, batches, precision: tables 9, 20, 22, 24."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+from distilwhisper.evaluation.comparison import Evaluation
+from distilwhisper.model.hardware import DTypeName
 from distilwhisper.plotting import draw_lines
-from experiments import paper
-from experiments.cells import Cell
 from experiments.context import Context, Model
-from experiments.experiment import Outcome
+from experiments.experiment import Outcome, experiment
 from experiments.figures import wer_line
-from experiments.scores import Row, interval_notes
-from experiments.tables import Column, Table, Value
-from experiments.timing import NOTE, Timing, time_arms, timed_rows
+from experiments.results import interval_notes
+from experiments.settings import NOT_EMPTY, Settings, TimingSettings, ruled
+from experiments.tables import PAPER, WER, Column, Table, fact, less
+from experiments.timing import NOTE, speed, time_arms, timed_results
 
 PAPER_BATCHES = (1, 4, 16)
 
 
-def run_table9(context: Context) -> Outcome:
-    """The teacher with its student as draft, by batch size: speed, acceptance, the same text."""
+@dataclass(frozen=True)
+class BatchSettings(TimingSettings):
+    """Of tables 9, 22 and 24."""
+
+    batch_sizes: tuple[int, ...] = ruled((1, 4, 16), NOT_EMPTY)
+    """Utterances at a time."""
+
+
+@experiment("table9", needs=("student", "short"), settings=BatchSettings)
+def table9(context: Context[BatchSettings]) -> Outcome:
+    """The student as the teacher's draft, by batch size: speed, acceptance, the same text."""
     pairs = [(context.teacher, model) for model in context.distilled[1:]]
-    return _speculative(context, pairs, "Table 9: speculative decoding", paper.TABLE_9)
+    return _speculative(context, pairs, "Table 9: speculative decoding", "table9")
 
 
-def run_table22(context: Context) -> Outcome:
-    """The same, with further pairs of a model and its draft."""
+@experiment("table22", needs=("student", "short"), settings=BatchSettings)
+def table22(context: Context[BatchSettings]) -> Outcome:
+    """Table 9 with further pairs of model and draft."""
     pairs = [(context.teacher, model) for model in context.distilled[1:]]
     pairs += [(context.model(path), context.model(draft)) for path, draft in context.settings.pairs]
-    return _speculative(context, pairs, "Table 22: pairs of model and draft", paper.TABLE_22)
+    return _speculative(context, pairs, "Table 22: pairs of model and draft", "table22")
 
 
 def _speculative(
-    context: Context,
-    pairs: Sequence[tuple[Model, Model]],
-    title: str,
-    printed: Mapping[str, tuple[float, ...]],
+    context: Context[BatchSettings], pairs: Sequence[tuple[Model, Model]], title: str, paper: str
 ) -> Outcome:
     """Time models alone and with drafts, against the teacher alone at the same batch size."""
-    sizes = context.settings.batch_sizes
-    teacher = context.teacher.name
+    sizes, teacher = context.settings.batch_sizes, context.teacher.name
+    first = sizes[0]
     named: dict[str, tuple[Model, str | None]] = {m.name: (m, None) for m, _ in pairs}
     named |= {f"{model.name} with {draft.name}": (model, draft.path) for model, draft in pairs}
     arms = {
@@ -49,94 +57,101 @@ def _speculative(
         for size in sizes
     }
     times = time_arms(context, list(arms.values()), context.short)
-    rows, more = _timed(context, times)
-    against = {_at_batch(n, s): _at_batch(m.name, s) for n, (m, _) in named.items() for s in sizes}
-    found = context.summarise(rows, against=against, more=more)
-    values: dict[str, list[Value]] = {}
-    for name, (model, draft) in named.items():
-        ours = [times[_at_batch(name, size)] for size in sizes]
-        theirs = [times[_at_batch(teacher, size)] for size in sizes]
-        plain = times[_at_batch(model.name, sizes[0])].texts
-        values[name] = [
-            *(one.speed_against(other) for one, other in zip(ours, theirs, strict=True)),
-            ours[0].counts.acceptance if draft else None,
-            ours[0].counts.tokens_per_step,
-            sum(one.texts[id_] != text for one in ours for id_, text in plain.items()),
-        ]
-    called = {
-        name: " with ".join(context.in_paper.get(part, part) for part in name.split(" with "))
-        for name in named
-    }
-    beside, paper_names = paper.beside(called, printed)
-    n_texts = len(plain)
+    results = timed_results(
+        context, arms, times, against=lambda arm: (named[arm[0]][0].name, arm[1])
+    )
+    rows: dict[str, dict[Any, Any]] = {}
+    for name, (model, _) in named.items():
+        plain = times[_at_batch(model.name, first)].texts
+        ours = [times[_at_batch(name, size)].texts for size in sizes]
+        n_others = sum(texts[id_] != text for texts in ours for id_, text in plain.items())
+        rows[name] = {**{size: results[name, size] for size in sizes}, "other texts": n_others}
     table = Table(
         title,
         of="model",
         columns=(
-            *(Column(f"batch {size}: relative speed", 2) for size in sizes),
-            Column(f"batch {sizes[0]}: accepted, %", percent=True),
-            Column(f"batch {sizes[0]}: tokens a step", 2),
-            Column("other texts", 0),
+            *(
+                Column("speed", speed(times, _at_batch(teacher, size)), 2).at(
+                    size, f"batch {size}: relative speed", paper=_paper_place(size)
+                )
+                for size in sizes
+            ),
+            Column("accepted, %", fact("acceptance"), percent=True).at(
+                first, f"batch {first}: accepted, %"
+            ),
+            Column("tokens a step", fact("tokens_per_step"), 2).at(
+                first, f"batch {first}: tokens a step"
+            ),
+            Column("other texts", lambda row: row["other texts"], 0),
         ),
-        rows=values,
-        paper={name: (*_at_sizes(row, sizes), None, None, None) for name, row in beside.items()},
-        paper_names=paper_names,
+        rows=rows,
+        paper=PAPER[paper],
+        called={
+            name: " with ".join(context.in_paper.get(part, part) for part in name.split(" with "))
+            for name in named
+        },
         notes=(
             f"Speed is relative to {teacher} alone at the same batch size. Other texts: of "
-            f"{n_texts} utterances at {len(sizes)} batch sizes, those whose text is not that of "
-            f"the model alone at batch {sizes[0]}. The paper's batches keep only the tokens that "
+            f"{len(plain)} utterances at {len(sizes)} batch sizes, those whose text is not that of "
+            f"the model alone at batch {first}. The paper's batches keep only the tokens that "
             "every row accepts; here every row keeps its own.",
             NOTE,
         ),
     )
-    return Outcome(table, found, rows)
+    return Outcome(table, results)
 
 
-def run_table20(context: Context) -> Outcome:
-    """Layers used and error rate of the teacher against the confidence it leaves early at."""
-    confidences = context.settings.exit_confidences
-    teacher = context.teacher
+@dataclass(frozen=True)
+class ExitSettings(Settings):
+    """Of table 20."""
+
+    exit_confidences: tuple[float, ...] = ruled((1.0, 0.9875, 0.975, 0.95, 0.925), NOT_EMPTY)
+    """Thresholds; the others are compared with the first."""
+
+
+@experiment("table20", needs=("short",), settings=ExitSettings)
+def table20(context: Context[ExitSettings]) -> Outcome:
+    """Early exit: layers used and error rate by confidence."""
+    confidences, teacher = context.settings.exit_confidences, context.teacher
     arms = {
         one: context.arm(teacher, f"{teacher.name}, {one:g}", exit_confidence=one)
         for one in confidences
     }
-    cells = {arm.name: context.evaluate(arm, context.short) for arm in arms.values()}
-    rows = {name: [r for cell in of.values() for r in cell.rows] for name, of in cells.items()}
-    layers = {name: _layers_per_token(list(of_arm.values())) for name, of_arm in cells.items()}
-    found = context.summarise(
-        rows,
-        against=dict.fromkeys(rows, arms[confidences[0]].name),
-        more={name: {"layers_per_token": n} for name, n in layers.items()},
-    )
-    by_confidence = {one: found[arm.name] for one, arm in arms.items()}
+    more = {
+        one: {"layers_per_token": _layers_per_token(context.cells(arm, context.short))}
+        for one, arm in arms.items()
+    }
+    results = context.evaluate(arms, context.short, against=lambda one: confidences[0], more=more)
+    layers = Column("layers a token", fact("layers_per_token"), 2, paper=0)
     table = Table(
         f"Table 20: early exit of {teacher.name}",
         of="confidence",
-        columns=(
-            Column("layers a token", 2),
-            Column("WER, %", percent=True),
-            Column(f"less {confidences[0]:g}'s, points", 2, percent=True),
+        columns=(layers, replace(WER, paper=1), less(f"{confidences[0]:g}'s")),
+        rows={f"{one:g}": result for one, result in results.items()},
+        paper=PAPER["table20"],
+        notes=(
+            *interval_notes(results.values()),
+            "The paper's model is medium.en, of 24 decoder layers.",
         ),
-        rows={
-            f"{one:g}": (layers[arm.arm], arm.shown_wer, arm.difference)
-            for one, arm in by_confidence.items()
-        },
-        paper={f"{one:g}": (*row, None) for one, row in paper.TABLE_20.items()},
-        notes=(*interval_notes(found), "The paper's model is medium.en, of 24 decoder layers."),
     )
+    xs = [facts["layers_per_token"] for facts in more.values()]
+    line = replace(wer_line(teacher.name, results), xs=xs)
     figure = draw_lines(
-        {
-            "error rate against layers used": [
-                replace(wer_line(teacher.name, by_confidence), xs=list(layers.values())),
-            ]
-        },
-        x="decoder layers a token",
-        y="WER, %",
+        {"error rate against layers used": [line]}, x="decoder layers a token", y="WER, %"
     )
-    return Outcome(table, found, rows, figure)
+    return Outcome(table, results, figure)
 
 
-def run_table24(context: Context) -> Outcome:
+@dataclass(frozen=True)
+class PrecisionSettings(BatchSettings):
+    """Of table 24."""
+
+    dtypes: tuple[DTypeName, ...] = ruled(("float32",), NOT_EMPTY)
+    """Precisions."""
+
+
+@experiment("table24", needs=("short",), settings=PrecisionSettings)
+def table24(context: Context[PrecisionSettings]) -> Outcome:
     """Real-time factors by batch size and precision."""
     sizes, dtypes = context.settings.batch_sizes, context.settings.dtypes
     named = {
@@ -144,47 +159,43 @@ def run_table24(context: Context) -> Outcome:
         for dtype in dtypes
         for model in context.models
     }
-    arms = [
-        replace(arm, hardware=replace(arm.hardware, dtype=dtype))
+    arms = {
+        (name, size): replace(arm, hardware=replace(arm.hardware, dtype=dtype))
         for name, (model, dtype) in named.items()
         for size in sizes
         for arm in [context.arm(model, _at_batch(name, size), batch_size=size)]
-    ]
-    times = time_arms(context, arms, context.short)
-    rows, more = _timed(context, times)
-    found = context.summarise(rows, against={}, more=more)
-    called = {name: context.in_paper[model.name] for name, (model, _) in named.items()}
-    if len(dtypes) > 1:  # the paper's rows stand beside those of the first precision
-        called = {n: theirs for n, theirs in called.items() if named[n][1] == dtypes[0]}
-    beside, paper_names = paper.beside(called, paper.TABLE_24)
+    }
+    times = time_arms(context, list(arms.values()), context.short)
+    results = timed_results(context, arms, times)
+    rtf = Column("RTF", lambda result: 1000 * times[result.arm].rtf)
+    spread = Column("spread", lambda result: times[result.arm].spread, 2)
     table = Table(
         "Table 24: real-time factors, 10^-3",
         of="model",
         columns=(
-            *(Column(f"batch {size}: RTF, 10^-3") for size in sizes),
-            *(Column(f"batch {size}: longest round over shortest", 2) for size in sizes),
+            *(
+                rtf.at(size, f"batch {size}: RTF, 10^-3", paper=_paper_place(size))
+                for size in sizes
+            ),
+            *(spread.at(size, f"batch {size}: longest round over shortest") for size in sizes),
         ),
-        rows={
-            name: (
-                *(1000 * times[_at_batch(name, size)].rtf for size in sizes),
-                *(times[_at_batch(name, size)].spread for size in sizes),
-            )
-            for name in named
+        rows={name: {size: results[name, size] for size in sizes} for name in named},
+        paper=PAPER["table24"],
+        called={  # the paper's rows stand beside those of the first precision
+            name: context.in_paper.get(model.name, model.name)
+            for name, (model, dtype) in named.items()
+            if dtype == dtypes[0]
         },
-        paper={
-            name: (*_at_sizes(row, sizes), *[None] * len(sizes)) for name, row in beside.items()
-        },
-        paper_names=paper_names,
         notes=(
             "RTF: seconds of computing per second of audio, mel and encoder counted, on short "
             "utterances. The paper's device is an A100 with flash attention 2.",
             NOTE,
         ),
     )
-    return Outcome(table, found, rows)
+    return Outcome(table, results)
 
 
-def _layers_per_token(cells: Sequence[Cell]) -> float:
+def _layers_per_token(cells: Sequence[Evaluation]) -> float:
     layers, tokens = (sum(cell.summary[name] for cell in cells) for name in ("layers", "tokens"))
     return float(layers / max(1, tokens))
 
@@ -193,25 +204,5 @@ def _at_batch(name: str, size: int) -> str:
     return f"{name}, batch {size}"
 
 
-def _at_sizes(row: Sequence[float], sizes: Sequence[int]) -> list[float | None]:
-    """Return what the paper has of these batch sizes."""
-    known = dict(zip(PAPER_BATCHES, row, strict=True))
-    return [known.get(size) for size in sizes]
-
-
-def _timed(
-    context: Context, times: Mapping[str, Timing]
-) -> tuple[dict[str, list[Row]], dict[str, dict[str, Any]]]:
-    """Return the rows of timed arms, and what they cost."""
-    rows = {name: timed_rows(name, timing, context.short) for name, timing in times.items()}
-    more = {
-        name: {
-            "rtf": timing.rtf,
-            "seconds": timing.seconds,
-            "audio_s": timing.audio_s,
-            "acceptance": timing.counts.acceptance if timing.counts.drafted else None,
-            "tokens_per_step": timing.counts.tokens_per_step,
-        }
-        for name, timing in times.items()
-    }
-    return rows, more
+def _paper_place(size: int) -> int | None:
+    return PAPER_BATCHES.index(size) if size in PAPER_BATCHES else None

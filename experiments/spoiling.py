@@ -26,8 +26,9 @@ from distilwhisper.speech.audio import Samples, samples_to_seconds, write_wav
 from distilwhisper.speech.noise import mix_at_snr, white_noise
 from experiments.cells import digest, model_folder
 from experiments.context import Context
-from experiments.scores import Row, score_text
-from experiments.students import Corpus
+from experiments.results import Row, score_texts
+from experiments.settings import SHARE, LabelledSettings, ruled
+from experiments.students import Corpus, train_set
 
 Generator: TypeAlias = np.random.Generator
 SpoilText: TypeAlias = Callable[[Utterance, Generator], str]
@@ -35,14 +36,28 @@ SpoilSound: TypeAlias = Callable[[Samples, Generator], Samples]
 
 
 @dataclass(frozen=True)
+class SpoilingSettings(LabelledSettings):
+    """How many pairs are spoilt, and how much."""
+
+    corrupted_share: float = ruled(0.2, SHARE)
+    """Share of the utterances that are spoilt, the same ones in every way."""
+    corrupted_words: float = ruled(0.2, SHARE)
+    """Share of the words of a spoilt reference that are wrong, or gone."""
+    corrupted_snr_db: float = 0.0
+    """Ratio of speech to white noise in spoilt sound."""
+
+
+@dataclass(frozen=True)
 class SpoiltPairs:
     """Pairs that were spoilt in one way, by id of the utterance."""
 
-    truth: Mapping[str, Row]  # what was then heard, against what was truly said
+    truth: Mapping[str, Row]  # their labels against the right references
     verdicts: Mapping[str, Verdict]  # of the pair as it was judged
 
 
-def spoil_pairs(context: Context, corpus: Corpus, ids: Sequence[str]) -> dict[str, SpoiltPairs]:
+def spoil_pairs(
+    context: Context[SpoilingSettings], corpus: Corpus, ids: Sequence[str]
+) -> dict[str, SpoiltPairs]:
     """Spoil the same share of some utterances in every way, and judge what comes of it.
 
     Args:
@@ -76,7 +91,7 @@ def _drawn(ids: Sequence[str], share: float, *, seed: int) -> list[str]:
     return [ids[i] for i in sorted(np.random.default_rng(seed).permutation(len(ids))[:n_drawn])]
 
 
-def _generator(context: Context, way: str, utterance: Utterance) -> Generator:
+def _generator(context: Context[SpoilingSettings], way: str, utterance: Utterance) -> Generator:
     """Return what is drawn for an utterance, whichever others are spoilt."""
     return np.random.default_rng(int(digest([context.settings.seed, way, utterance.id]), 16))
 
@@ -158,14 +173,18 @@ def _other(choices: Sequence[str], text: str, of: Utterance, generator: Generato
     )
 
 
-def score_label(context: Context, utterance: Utterance, label: Label) -> Row:
+def score_label(context: Context[SpoilingSettings], utterance: Utterance, label: Label) -> Row:
     """Count a label's errors as the filter does, which judges each utterance by its own script."""
-    spaced = rule_of(utterance).spaced
-    return score_text("", context.train.name, utterance, label.text, spaced=spaced)
+    [row] = score_texts("", train_set(context).name, [(utterance, label.text)])
+    return row
 
 
 def _with_texts(
-    context: Context, corpus: Corpus, chosen: Sequence[Utterance], way: str, spoil: SpoilText
+    context: Context[SpoilingSettings],
+    corpus: Corpus,
+    chosen: Sequence[Utterance],
+    way: str,
+    spoil: SpoilText,
 ) -> SpoiltPairs:
     """Judge labels by wrong references; they are as good as before."""
     truth, verdicts = {}, {}
@@ -194,7 +213,11 @@ def first_half(samples: Samples) -> Samples:
 
 
 def _with_sounds(
-    context: Context, corpus: Corpus, chosen: Sequence[Utterance], way: str, spoil: SpoilSound
+    context: Context[SpoilingSettings],
+    corpus: Corpus,
+    chosen: Sequence[Utterance],
+    way: str,
+    spoil: SpoilSound,
 ) -> SpoiltPairs:
     """Label wrong sound anew, and judge that by the right references."""
     settings = context.settings
@@ -224,7 +247,7 @@ def _with_sounds(
 
 
 def _write_sounds(
-    context: Context,
+    context: Context[SpoilingSettings],
     corpus: Corpus,
     chosen: Sequence[Utterance],
     way: str,

@@ -1,6 +1,6 @@
 """Students for the experiments that train: labels once, verdicts by limit, a run for each student.
 
-DIR/labels/DIGEST/    what the teacher heard in the utterances to train on
+DIR/labels/DIGEST/    the teacher's labels of the utterances to train on
 DIR/verdicts/DIGEST/  of one limit
 DIR/students/DIGEST/  the folder of a run (pipeline.py), its labels a link to those above; its
                       checkpoints go once there is a student
@@ -11,7 +11,7 @@ common are trained once, and a student that is there is the one that was asked f
 
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,9 +34,10 @@ from distilwhisper.pipeline import DataSettings, Recipe, run_recipe, what_shapes
 from distilwhisper.run.stages import fingerprint
 from distilwhisper.student import StudentSettings
 from distilwhisper.training.settings import TrainingSettings
-from experiments.cells import digest, model_folder
-from experiments.context import Context, Model
-from experiments.scores import Row
+from experiments.cells import EvalSet, digest, model_folder
+from experiments.context import Context, Model, set_name
+from experiments.results import Key, Result
+from experiments.settings import LabelledSettings, StudentsSettings
 
 NOTE = (
     "Intervals are over the files that the students are judged by, not over trainings: another "
@@ -46,7 +47,7 @@ NOTE = (
 
 @dataclass(frozen=True)
 class Corpus:
-    """Utterances to train on, and what the teacher heard in them."""
+    """Utterances to train on, and the teacher's labels of them."""
 
     manifest: Manifest
     folder: Path  # of the labels
@@ -58,9 +59,17 @@ class Corpus:
         return sum(self.labels[id_].duration_s or 0.0 for id_ in ids) / 3600
 
 
-def label_corpus(context: Context) -> Corpus:
+def train_set(context: Context[LabelledSettings]) -> EvalSet:
+    """Return what is labelled and trained on; an experiment that asks for it needs "train"."""
+    settings = context.settings
+    assert settings.train is not None
+    return EvalSet(set_name(settings.train), Path(settings.train))
+
+
+def label_corpus(context: Context[LabelledSettings]) -> Corpus:
     """Return the utterances to train on with the teacher's labels, made where they are missing."""
-    settings, path = context.settings, context.train.manifest
+    settings = context.settings
+    path = train_set(context).manifest
     made_with = asdict(settings.label)
     del made_with["decoding"]["batch_size"]  # which changes the speed, not the labels
     made_with |= {"teacher": settings.teacher, "manifest": str(path.resolve())}
@@ -76,7 +85,9 @@ def label_corpus(context: Context) -> Corpus:
     return Corpus(read_manifest(path), folder, read_labels(folder), summary.failed)
 
 
-def judge_corpus(context: Context, corpus: Corpus, settings: FilterSettings) -> dict[str, Verdict]:
+def judge_corpus(
+    context: Context[LabelledSettings], corpus: Corpus, settings: FilterSettings
+) -> dict[str, Verdict]:
     """Return what a filter says of the labels, by id; judged where that is not known yet."""
     out = context.folder / "verdicts" / digest({"of": corpus.folder.name, **asdict(settings)})
     filter_labels(
@@ -85,7 +96,9 @@ def judge_corpus(context: Context, corpus: Corpus, settings: FilterSettings) -> 
     return read_verdicts(out)
 
 
-def kept_ids(context: Context, corpus: Corpus, settings: FilterSettings) -> list[str]:
+def kept_ids(
+    context: Context[LabelledSettings], corpus: Corpus, settings: FilterSettings
+) -> list[str]:
     """Return the utterances that a filter keeps, in the manifest's order."""
     verdicts = judge_corpus(context, corpus, settings)
     return [u.id for u in corpus.manifest.utterances if verdicts[u.id].keep]
@@ -132,7 +145,7 @@ class Student:
 
 
 def plan(
-    context: Context,
+    context: Context[StudentsSettings],
     name: str,
     kept: Sequence[str],
     *,
@@ -149,18 +162,28 @@ def plan(
     )
 
 
-def train_students(context: Context, corpus: Corpus, plans: Iterable[Plan]) -> dict[str, Student]:
-    """Train students that are not there yet, going on where a run before stopped; by name."""
-    return {one.name: _train(context, corpus, one) for one in plans}
+def train_students(
+    context: Context[StudentsSettings], corpus: Corpus, plans: Mapping[Key, Plan]
+) -> dict[Key, Student]:
+    """Train students that are not there yet, going on where a run before stopped."""
+    return {key: _train(context, corpus, one) for key, one in plans.items()}
 
 
-def judge_students(context: Context, students: Mapping[str, Student]) -> dict[str, list[Row]]:
-    """Return what students hear of the short sets, by name."""
-    arms = [context.arm(student.model) for student in students.values()]
-    return context.evaluate_all(arms, context.short)
+def judge_students(
+    context: Context[StudentsSettings],
+    corpus: Corpus,
+    plans: Mapping[Key, Plan],
+    *,
+    against: Callable[[Key], Key],
+) -> tuple[dict[Key, Student], dict[Key, Result]]:
+    """Train students and evaluate them on the short sets, each compared with another."""
+    students = train_students(context, corpus, plans)
+    arms = {key: context.arm(student.model) for key, student in students.items()}
+    more = {key: student.facts for key, student in students.items()}
+    return students, context.evaluate(arms, context.short, against=against, more=more)
 
 
-def _train(context: Context, corpus: Corpus, plan: Plan) -> Student:
+def _train(context: Context[StudentsSettings], corpus: Corpus, plan: Plan) -> Student:
     folder = context.folder / "students" / digest(_made_of(context, corpus, plan))
     if not (folder / "train" / "done").exists():
         _prepare(folder, corpus, plan)
@@ -178,7 +201,7 @@ def _train(context: Context, corpus: Corpus, plan: Plan) -> Student:
     )
 
 
-def _made_of(context: Context, corpus: Corpus, plan: Plan) -> dict[str, Any]:
+def _made_of(context: Context[StudentsSettings], corpus: Corpus, plan: Plan) -> dict[str, Any]:
     """Return all that shapes a student."""
     settings = context.settings
     start = plan.student.start
@@ -208,20 +231,22 @@ def _prepare(folder: Path, corpus: Corpus, plan: Plan) -> None:
     write_jsonl(shard_path(folder / "verdicts", 0), (verdict.to_dict() for verdict in verdicts))
 
 
-def _hardware(context: Context) -> Hardware:
+def _hardware(context: Context[StudentsSettings]) -> Hardware:
     """Return where students are trained: in float32 where models decode in float16."""
     hardware = context.settings.hardware
     return replace(hardware, dtype="float32") if hardware.dtype == "float16" else hardware
 
 
-def _recipe(context: Context, plan: Plan) -> Recipe:
+def _recipe(context: Context[StudentsSettings], plan: Plan) -> Recipe:
     settings = context.settings
     validation = str(_validation(context).absolute())
     return Recipe(
         name=plan.name,
         teacher=str(model_folder(settings.teacher)),
         data=DataSettings(
-            train=str(context.train.manifest.absolute()), validation=validation, test=validation
+            train=str(train_set(context).manifest.absolute()),
+            validation=validation,
+            test=validation,
         ),
         hardware=_hardware(context),
         student=plan.student,
@@ -229,6 +254,6 @@ def _recipe(context: Context, plan: Plan) -> Recipe:
     )
 
 
-def _validation(context: Context) -> Path:
+def _validation(context: Context[StudentsSettings]) -> Path:
     assert context.settings.validation is not None  # experiments that train need it
     return Path(context.settings.validation)

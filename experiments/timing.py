@@ -1,9 +1,9 @@
 """Timings of arms in turn, so that what else a machine does falls on all of them alike."""
 
 import statistics
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -12,15 +12,15 @@ from distilwhisper.corpus.batches import load_readable
 from distilwhisper.corpus.records import Utterance, read_manifest
 from distilwhisper.decoding.slots import Counts
 from distilwhisper.decoding.transcriber import Transcriber
+from distilwhisper.evaluate import decode_timed
 from distilwhisper.progress import progress_bar
 from distilwhisper.run.record import cpu_model
 from distilwhisper.run.stages import fingerprint
-from distilwhisper.speech.audio import WINDOW_SAMPLES, Samples, samples_to_seconds
-from distilwhisper.speech.recording import HeldRecording
-from distilwhisper.text.transcript import Transcript
+from distilwhisper.speech.audio import Samples
 from experiments.cells import Arm, EvalSet
 from experiments.context import Context
-from experiments.scores import Row, score_texts
+from experiments.results import Key, Result, Row, score_texts
+from experiments.settings import TimingSettings
 
 NOTE = (
     "Times: medians over rounds in which all arms took turns, on a machine that may have been "
@@ -30,7 +30,7 @@ NOTE = (
 
 @dataclass(frozen=True)
 class Timing:
-    """An arm's times, one a round, and what it said."""
+    """An arm's times, one a round, and its texts."""
 
     audio_s: float
     seconds: tuple[float, ...]
@@ -52,19 +52,29 @@ class Timing:
         """The longest round over the shortest."""
         return max(self.seconds) / min(self.seconds)
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What summary.json says of the arm beside its errors."""
+        return {
+            "rtf": self.rtf,
+            "seconds": self.seconds,
+            "audio_s": self.audio_s,
+            "acceptance": self.counts.acceptance if self.counts.drafted else None,
+            "tokens_per_step": self.counts.tokens_per_step,
+        }
 
-Piece = tuple[str, Utterance, Samples]  # the set's name, the utterance, its sound
 
-
-def time_arms(context: Context, arms: Sequence[Arm], sets: Sequence[EvalSet]) -> dict[str, Timing]:
+def time_arms(
+    context: Context[TimingSettings], arms: Sequence[Arm], sets: Sequence[EvalSet]
+) -> dict[str, Timing]:
     """Time arms in turn, round by round; a round that is stored is not run again.
 
-    The first utterances of every set are heard, as many as the settings say, after one that is not
-    counted: on a GPU after all of them, for every shape that is new is captured as a graph first.
-    Reading files is left out; the device is waited for.
+    The first utterances of every set are decoded, as many as the settings say, after one that is
+    not counted: on a GPU after all of them, for every shape that is new is captured as a graph
+    first. Reading files is left out; the device is waited for.
 
     Args:
-        context: of the settings.
+        context: of :class:`TimingSettings`.
         arms: of one round.
         sets: short or long.
 
@@ -88,14 +98,14 @@ def time_arms(context: Context, arms: Sequence[Arm], sets: Sequence[EvalSet]) ->
         "machine": [cpu_model(), *_gpus()],
         "n_threads": torch.get_num_threads(),
     }
-    pieces = _Pieces(sets, n_first)
+    pieces = cache(lambda: [piece for on in sets for piece in _pieces(on, n_first[on.name])])
     rounds = []
     with progress_bar("timing", settings.rounds * len(arms), "turns") as advance:
         for number in range(settings.rounds):
             turns = context.remember(
                 "timings",
                 {**key, "round": number},
-                lambda: [_turn(context.transcriber(arm), pieces.all) for arm in arms],
+                lambda: [_turn(context.transcriber(arm), pieces()) for arm in arms],
             )
             rounds.append(turns)
             advance(len(arms))
@@ -110,86 +120,58 @@ def time_arms(context: Context, arms: Sequence[Arm], sets: Sequence[EvalSet]) ->
     }
 
 
+def speed(times: Mapping[str, Timing], against: str) -> Callable[[Result], float]:
+    """Return what makes a column of how many times as fast as an arm the arms of results are."""
+    return lambda result: times[result.arm].speed_against(times[against])
+
+
+def timed_results(
+    context: Context[TimingSettings],
+    arms: Mapping[Key, Arm],
+    times: Mapping[str, Timing],
+    *,
+    against: Callable[[Key], Key] | None = None,
+) -> dict[Key, Result]:
+    """Sum up the texts of arms that were timed on the short sets, and what they cost."""
+    rows = {key: timed_rows(arm.name, times[arm.name], context.short) for key, arm in arms.items()}
+    more = {key: times[arm.name].facts for key, arm in arms.items()}
+    return context.summarise(rows, against=against, more=more)
+
+
 def timed_rows(arm: str, timing: Timing, sets: Sequence[EvalSet]) -> list[Row]:
-    """Return what a timed arm said against what was said."""
+    """Return the texts of a timed arm beside the references."""
     rows = []
     for on in sets:
-        said = [
+        texts = [
             (utterance, timing.texts[name])
             for utterance in read_manifest(on.manifest).utterances
             if (name := f"{on.name}: {utterance.id}") in timing.texts and utterance.text is not None
         ]
-        rows += score_texts(arm, on.name, said)
+        rows += score_texts(arm, on.name, texts)
     return rows
 
 
-class _Pieces:
-    """The sound to be heard, read when it is first asked for."""
-
-    def __init__(self, sets: Sequence[EvalSet], n_first: Mapping[str, int]) -> None:
-        self._sets, self._n_first = sets, n_first
-        self._read: list[Piece] | None = None
-
-    @property
-    def all(self) -> list[Piece]:
-        if self._read is None:
-            self._read = [piece for on in self._sets for piece in self._of(on)]
-        return self._read
-
-    def _of(self, on: EvalSet) -> list[Piece]:
-        manifest = read_manifest(on.manifest)
-        first = manifest.utterances[: self._n_first[on.name]]
-        return [
-            (on.name, utterance, samples) for utterance, samples in load_readable(manifest, first)
-        ]
+def _pieces(on: EvalSet, n_first: int) -> list[tuple[str, Utterance, Samples]]:
+    """Read the first utterances of a set; each with the name of its text."""
+    manifest = read_manifest(on.manifest)
+    loaded = load_readable(manifest, manifest.utterances[:n_first])
+    return [(f"{on.name}: {utterance.id}", utterance, samples) for utterance, samples in loaded]
 
 
-def _turn(transcriber: Transcriber, pieces: Sequence[Piece]) -> dict[str, Any]:
-    _hear(transcriber, pieces if _is_on_gpu(transcriber) else pieces[:1])
-    before = transcriber.counts
-    began = _now(transcriber)
-    texts = _hear(transcriber, pieces)
-    compute_s = _now(transcriber) - began
+def _turn(
+    transcriber: Transcriber, pieces: Sequence[tuple[str, Utterance, Samples]]
+) -> dict[str, Any]:
+    sound = [(utterance, samples) for _, utterance, samples in pieces]
+    on_gpu = transcriber.checkpoint.model.device.type == "cuda"
+    decode_timed(transcriber, sound if on_gpu else sound[:1])
+    decoded = decode_timed(transcriber, sound)
+    names = [name for name, _, _ in pieces]
     return {
-        "audio_s": sum(samples_to_seconds(len(samples)) for _, _, samples in pieces),
-        "compute_s": compute_s,
-        "counts": asdict(transcriber.counts - before),
-        "texts": texts,
+        "audio_s": decoded.audio_s,
+        "compute_s": decoded.compute_s,
+        "counts": asdict(decoded.cost),
+        "texts": {n: text for n, (text, _) in zip(names, decoded.texts, strict=True)},
     }
-
-
-def _hear(transcriber: Transcriber, pieces: Sequence[Piece]) -> dict[str, str]:
-    """Return what is heard, as evaluation hears it: pieces of a window at most, and recordings."""
-    short = [piece for piece in pieces if len(piece[2]) <= WINDOW_SAMPLES]
-    long = [piece for piece in pieces if len(piece[2]) > WINDOW_SAMPLES]
-    windows = transcriber.decode(
-        [samples for _, _, samples in short], languages=[u.language for _, u, _ in short]
-    )
-    texts = {_name(piece): window.text for piece, window in zip(short, windows, strict=True)}
-    transcripts = transcriber.transcribe_all(
-        (HeldRecording(samples) for _, _, samples in long),
-        languages=[u.language for _, u, _ in long],
-    )
-    for number, transcript in transcripts:
-        if not isinstance(transcript, Transcript):
-            raise transcript
-        texts[_name(long[number])] = transcript.text
-    return texts
-
-
-def _name(piece: Piece) -> str:
-    return f"{piece[0]}: {piece[1].id}"
-
-
-def _now(transcriber: Transcriber) -> float:
-    """Return the clock once the device has finished all that it was asked."""
-    if _is_on_gpu(transcriber):
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def _is_on_gpu(transcriber: Transcriber) -> bool:
-    return transcriber.checkpoint.model.device.type == "cuda"
 
 
 def _gpus() -> list[str]:

@@ -1,10 +1,19 @@
 from pathlib import Path
 
 import pytest
+from unit_scale import Run, write_unit_scale
 
+from experiments.__main__ import call
+from experiments.catalogue import EXPERIMENTS
 from experiments.context import Context
-from experiments.inputs import unit_inputs
-from experiments.settings import reproduce_settings
+from experiments.designs import LayersSettings
+from experiments.settings import read_settings
+
+
+@pytest.fixture(scope="session")
+def unit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The settings of the unit scale; models and sets lie beside them."""
+    return write_unit_scale(tmp_path_factory.mktemp("inputs") / "unit")
 
 
 @pytest.fixture(scope="session")
@@ -14,9 +23,20 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def context(results: Path) -> Context:
-    """The unit scale's, in that folder."""
-    return Context(reproduce_settings("unit", made_up=unit_inputs(results / "inputs")), results)
+def run(unit: Path) -> Run:
+    """Run an experiment at the unit scale, from the command line, and return the exit status."""
+
+    def run_at_unit_scale(name: str, out: Path, *more: str) -> int:
+        return call([name, "--settings", str(unit), "--out", str(out), *more])
+
+    return run_at_unit_scale
+
+
+@pytest.fixture(scope="session")
+def context(unit: Path, results: Path) -> Context[LayersSettings]:
+    """The unit scale's, in that folder, for what times and what trains."""
+    known = [experiment.settings for experiment in EXPERIMENTS]
+    return Context(read_settings(LayersSettings, "small", unit, known=known), results)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

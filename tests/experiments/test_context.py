@@ -2,11 +2,11 @@ from pathlib import Path
 from typing import Any
 
 from experiments.context import Context
-from experiments.settings import ReproduceSettings
+from experiments.settings import Settings
 
 
-def context(**settings: Any) -> Context:
-    return Context(ReproduceSettings(**{"teacher": "openai/whisper-large-v2", **settings}), Path())
+def context(**settings: Any) -> Context[Settings]:
+    return Context(Settings(**{"teacher": "openai/whisper-large-v2", **settings}), Path())
 
 
 def test_models_have_short_names_unless_two_share_one() -> None:
@@ -17,8 +17,7 @@ def test_models_have_short_names_unless_two_share_one() -> None:
     assert [model.name for model in own.models] == [
         "large-v2", "runs/a/student", "distil-large-v2", "runs/b/student"
     ]  # fmt: skip
-    assert own.in_paper["large-v2"] == "large-v2"
-    assert own.in_paper["runs/a/student"] == "distil-large-v2"
+    assert own.in_paper == {"large-v2": "large-v2", "runs/a/student": "distil-large-v2"}
     assert [model.chunk_s for model in own.models] == [30.0, 15.0, 30.0, 30.0]
 
 
@@ -40,7 +39,7 @@ def test_an_arm_decodes_as_the_settings_say_but_for_what_is_named() -> None:
 
 
 def test_a_result_is_made_once_for_each_key(tmp_path: Path) -> None:
-    own = Context(ReproduceSettings(teacher="any"), tmp_path)
+    own = Context(Settings(teacher="any"), tmp_path)
     made: list[int] = []
 
     def make() -> dict[str, Any]:

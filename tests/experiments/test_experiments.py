@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from unit_scale import Run
 
 from distilwhisper.corpus.records import read_manifest
 from distilwhisper.corpus.store import read_jsonl
@@ -12,16 +13,13 @@ from distilwhisper.text.wer import ErrorCounts, word_errors
 from experiments.__main__ import OK, SOME_FAILED, USAGE, call
 from experiments.catalogue import EXPERIMENTS
 from experiments.context import Context
+from experiments.settings import Settings
 
 WITH_FIGURE = {
     *("table5", "table10", "table11", "table12", "table20", "table21", "table23"),
     *("figure2", "overlap", "prompts", "hallucination", "encoder", "label-quality"),
 }
 NAMES = [experiment.name for experiment in EXPERIMENTS]
-
-
-def reproduce(name: str, out: Path, *more: str) -> int:
-    return call([name, "--scale", "unit", "--out", str(out), *more])
 
 
 def summary(out: Path, name: str) -> dict[str, Any]:
@@ -45,12 +43,11 @@ def read_all(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "run.json"}
 
 
-@pytest.mark.slow  # together; each alone takes seconds
 @pytest.mark.parametrize("name", NAMES)
 def test_an_experiment_runs_offline_and_again_without_measuring(
-    name: str, results: Path, capsys: pytest.CaptureFixture[str]
+    name: str, run: Run, results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert reproduce(name, results) == OK
+    assert run(name, results) == OK
     folder = results / name
     assert capsys.readouterr().out.startswith((folder / "table.md").read_text() + "\n")
     check_tables(folder)
@@ -58,11 +55,15 @@ def test_an_experiment_runs_offline_and_again_without_measuring(
     assert ((folder / "figure.svg").exists(), (folder / "figure.png").exists()) == (
         (True, True) if name in WITH_FIGURE else (False, False)
     )
-    files, before = read_all(folder), measured(results)
-    assert reproduce(name, results) == OK
+    files, before, n_starts = read_all(folder), measured(results), n_invocations(folder)
+    assert run(name, results) == OK
     assert measured(results) == before
     assert read_all(folder) == files
-    assert len(json.loads((folder / "run.json").read_text())["invocations"]) == 2
+    assert n_invocations(folder) == n_starts + 1
+
+
+def n_invocations(folder: Path) -> int:
+    return len(json.loads((folder / "run.json").read_text())["invocations"])
 
 
 def check_tables(folder: Path) -> None:
@@ -89,20 +90,20 @@ def check_rows(folder: Path) -> None:
             assert interval is None or interval["low"] <= interval["value"] <= interval["high"]
 
 
-def test_experiments_share_what_they_measure(results: Path) -> None:
-    assert reproduce("table16", results) == OK
+def test_experiments_share_what_they_measure(run: Run, results: Path) -> None:
+    assert run("table16", results) == OK
     before = measured(results)
-    assert reproduce("table6", results) == OK
+    assert run("table6", results) == OK
     assert measured(results) == before
 
 
-def test_all_arms_hear_all_utterances(results: Path) -> None:
-    assert reproduce("table16", results) == OK
+def test_all_arms_transcribe_all_utterances(run: Run, unit: Path, results: Path) -> None:
+    assert run("table16", results) == OK
     rows = list(read_jsonl(results / "table16" / "rows.jsonl"))
     ids = [
         u.id
         for name in ("short-a", "short-b")
-        for u in read_manifest(results / "inputs" / name / "manifest.jsonl").utterances
+        for u in read_manifest(unit.parent / name / "manifest.jsonl").utterances
     ]
     heard = set()
     for arm in ("teacher", "student", "other"):
@@ -112,9 +113,8 @@ def test_all_arms_hear_all_utterances(results: Path) -> None:
     assert len(heard) == 3  # else the experiments could not tell the models apart
 
 
-@pytest.mark.slow
-def test_drafts_never_change_a_text(results: Path) -> None:
-    assert reproduce("table9", results) == OK
+def test_drafts_never_change_a_text(run: Run, results: Path) -> None:
+    assert run("table9", results) == OK
     lines = (results / "table9" / "table.csv").read_text().splitlines()
     place = lines[0].split(",").index("other texts") - len(lines[0].split(","))
     assert [line.split(",")[place] for line in lines[1:3]] == ["0", "0"]
@@ -126,16 +126,20 @@ def test_drafts_never_change_a_text(results: Path) -> None:
     assert arms["teacher, batch 1"]["more"]["acceptance"] is None
 
 
-def test_a_lower_confidence_uses_fewer_layers(results: Path) -> None:
-    assert reproduce("table20", results, "--set", "exit_confidences=[1.0, 0.01]") == OK
+def test_a_lower_confidence_uses_fewer_layers(run: Run, results: Path) -> None:
+    assert run("table20", results, "--set", "exit_confidences=[1.0, 0.01]") == OK
     layers = [arm["more"]["layers_per_token"] for arm in summary(results, "table20")["arms"]]
     assert layers == [4.0, 1.0]
 
 
-def test_settings_bend_an_experiment(results: Path, tmp_path: Path) -> None:
+def test_settings_bend_an_experiment(run: Run, unit: Path, results: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "mine.toml"
-    recipe.write_text("chunks_s = [20.0]\n[decoding]\nmax_new_tokens = 3\n")
-    assert reproduce("table23", results, "--settings", str(recipe), "--set", "seed=7") == OK
+    recipe.write_text(
+        unit.read_text()
+        .replace("chunks_s = [30.0, 15.0]", "chunks_s = [20.0]")
+        .replace("max_new_tokens = 8", "max_new_tokens = 3")
+    )
+    assert run("table23", results, "--settings", str(recipe), "--set", "seed=7") == OK
     arms = summary(results, "table23")["arms"]
     assert [arm["arm"] for arm in arms] == ["teacher, 20 s", "student, 20 s"]
     resolved = (results / "table23" / "recipe.toml").read_text()
@@ -144,7 +148,7 @@ def test_settings_bend_an_experiment(results: Path, tmp_path: Path) -> None:
 
 
 def test_a_recording_that_cannot_be_read_is_named(
-    context: Context, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Run, context: Context[Settings], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     manifest = tmp_path / "broken.jsonl"
     good = read_manifest(context.short[0].manifest)
@@ -154,12 +158,12 @@ def test_a_recording_that_cannot_be_read_is_named(
     ]
     lines.append(json.dumps({"id": "lost", "audio": "lost.wav", "text": "the rain"}))
     manifest.write_text("\n".join(lines) + "\n")
-    assert reproduce("table16", tmp_path, "--set", f'short=["{manifest}"]') == SOME_FAILED
+    assert run("table16", tmp_path, "--set", f'short=["{manifest}"]') == SOME_FAILED
     assert "broken: lost" in capsys.readouterr().err
     rows = list(read_jsonl(tmp_path / "table16" / "rows.jsonl"))
     assert [row["errors"]["deletions"] for row in rows if row["id"] == "lost"] == [2, 2, 2]
     more = ("--set", "prompt_utterances=9", "--set", f'short=["{manifest}"]')
-    assert reproduce("prompts", tmp_path, *more) == SOME_FAILED
+    assert run("prompts", tmp_path, *more) == SOME_FAILED
     assert f"'lost' of {manifest} must have audio that can be read" in capsys.readouterr().err
 
 

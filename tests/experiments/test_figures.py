@@ -4,7 +4,7 @@ from matplotlib.patches import Rectangle
 from distilwhisper.evaluation.bootstrap import Interval
 from distilwhisper.text.wer import ErrorCounts
 from experiments.figures import draw_bars, wer_line
-from experiments.scores import ArmSummary
+from experiments.results import Result, Row
 
 
 def bars(figure: Figure) -> list[float]:
@@ -35,9 +35,9 @@ def test_bars_of_one_kind_need_no_legend() -> None:
 
 
 def test_an_arm_without_an_interval_leaves_the_others_theirs() -> None:
-    errors = ErrorCounts(substitutions=1, words=10)
+    rows = [Row("arm", "set", "u", "f", "", "", ErrorCounts(substitutions=1, words=10))]
     arms = {
-        place: ArmSummary("arm", 1, errors, {"set": errors}, interval, 0, 0, {}, {})
+        place: Result("arm", rows, interval)
         for place, interval in ((10, Interval(0.1, 0.05, 0.2)), (20, None))
     }
     line = wer_line("student", arms)

@@ -2,12 +2,13 @@ import pytest
 
 from distilwhisper.corpus.records import Utterance, Verdict
 from experiments.label_quality import pack_then_filter, trial
-from experiments.scores import Row, score_text
+from experiments.results import Row, score_texts
 
 
 def row(id_: str, reference: str, label: str) -> Row:
     utterance = Utterance(id_, f"{id_}.wav", text=reference)
-    return score_text("", "train", utterance, label, spaced=True)
+    [scored] = score_texts("", "train", [(utterance, label)])
+    return scored
 
 
 TRUTH = {

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -5,14 +7,13 @@ from hypothesis import strategies as st
 from distilwhisper.text.tokens import Tokenizer
 from experiments.context import Context
 from experiments.prompts import UNRELATED, last_tokens
+from experiments.settings import Settings
 
 WORDS = st.lists(st.text("abcdefghin ther", min_size=1, max_size=9).map(str.strip), max_size=12)
 
 
 @pytest.fixture(scope="module")
-def tokenizer(context: Context) -> Tokenizer:
-    from pathlib import Path
-
+def tokenizer(context: Context[Settings]) -> Tokenizer:
     return Tokenizer.from_folder(Path(context.teacher.path))
 
 

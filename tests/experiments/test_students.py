@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from unit_scale import Run
 
 from distilwhisper.corpus.records import Label, Manifest, Utterance, read_manifest
 from distilwhisper.corpus.store import read_jsonl
 from distilwhisper.model.checkpoint import load_checkpoint
-from experiments.__main__ import OK, SOME_FAILED, call
+from experiments.__main__ import OK, SOME_FAILED
 from experiments.context import Context
+from experiments.settings import StudentsSettings
 from experiments.students import (
     Corpus,
     kept_ids,
@@ -22,10 +24,6 @@ from experiments.students import (
     plan,
     train_students,
 )
-
-
-def reproduce(name: str, out: Path, *more: str) -> int:
-    return call([name, "--scale", "unit", "--out", str(out), *more])
 
 
 def summary(out: Path, name: str) -> dict[str, Any]:
@@ -60,11 +58,12 @@ def test_more_hours_hold_fewer_hours() -> None:
     assert nested(corpus, ids, 0.3 * total, seed=4) != nested(corpus, ids, 0.3 * total, seed=3)
 
 
-@pytest.mark.slow
-def test_a_student_is_trained_once_and_its_checkpoints_go(context: Context) -> None:
+def test_a_student_is_trained_once_and_its_checkpoints_go(
+    context: Context[StudentsSettings],
+) -> None:
     corpus = label_corpus(context)
     kept = kept_ids(context, corpus, context.settings.filter)
-    twins = [plan(context, name, kept) for name in ("one", "same as one")]
+    twins = {name: plan(context, name, kept) for name in ("one", "same as one")}
     students = train_students(context, corpus, twins)
     assert students["one"].model.path == students["same as one"].model.path
     folder = Path(students["one"].model.path).parent
@@ -78,19 +77,20 @@ def test_a_student_is_trained_once_and_its_checkpoints_go(context: Context) -> N
     assert not (folder / "student-init").exists()
 
 
-@pytest.mark.slow
-def test_a_student_that_was_interrupted_ends_the_same(context: Context, tmp_path: Path) -> None:
+def test_a_student_that_was_interrupted_ends_the_same(
+    context: Context[StudentsSettings], tmp_path: Path
+) -> None:
     """Its run goes on: here, from a student that was made and not yet trained."""
     corpus = label_corpus(context)
     kept = kept_ids(context, corpus, context.settings.filter)
-    (whole,) = train_students(context, corpus, [plan(context, "one", kept)]).values()
+    (whole,) = train_students(context, corpus, {"one": plan(context, "one", kept)}).values()
     other = replace(context, folder=tmp_path)
     shutil.copytree(context.folder / "labels", tmp_path / "labels")
     began = tmp_path / "students" / Path(whole.model.path).parent.name
     shutil.copytree(Path(whole.model.path).parent, began, symlinks=True)
     for part in ("student", "train", "stages"):
         shutil.rmtree(began / part)
-    again = train_students(other, label_corpus(other), [plan(other, "one", kept)])["one"]
+    again = train_students(other, label_corpus(other), {"one": plan(other, "one", kept)})["one"]
     assert Path(again.model.path).parent == began
     ours, theirs = (
         load_checkpoint(Path(student.model.path)).model.state_dict() for student in (whole, again)
@@ -98,9 +98,8 @@ def test_a_student_that_was_interrupted_ends_the_same(context: Context, tmp_path
     assert all((ours[name] == weight).all() for name, weight in theirs.items())
 
 
-@pytest.mark.slow
-def test_budgets_and_controls_of_the_lambda_sweep(results: Path) -> None:
-    assert reproduce("table10", results) == OK
+def test_budgets_and_controls_of_the_lambda_sweep(run: Run, results: Path) -> None:
+    assert run("table10", results) == OK
     more = {arm["arm"]: arm["more"] for arm in summary(results, "table10")["arms"]}
     loosest, strict = "900 %", "100 %"
     for way in ("filtered", "by chance"):
@@ -116,9 +115,8 @@ def test_budgets_and_controls_of_the_lambda_sweep(results: Path) -> None:
     assert [line.split(",")[0] for line in rows[1:3]] == ["900", "100"]
 
 
-@pytest.mark.slow
-def test_a_limit_that_keeps_nothing_has_no_students(results: Path) -> None:
-    assert reproduce("table10", results, "--set", "max_wers=[9.0, 0.01]") == OK
+def test_a_limit_that_keeps_nothing_has_no_students(run: Run, results: Path) -> None:
+    assert run("table10", results, "--set", "max_wers=[9.0, 0.01]") == OK
     (line,) = (
         line
         for line in (results / "table10" / "table.md").read_text().splitlines()
@@ -128,8 +126,7 @@ def test_a_limit_that_keeps_nothing_has_no_students(results: Path) -> None:
     assert not line.replace("|", "").split()[2:]
 
 
-@pytest.mark.slow
-def test_experiments_share_their_students(results: Path) -> None:
+def test_experiments_share_their_students(run: Run, results: Path) -> None:
     """What learns from all labels, as the settings say, is one student in all of them."""
     texts = []
     for name, arm in (
@@ -139,7 +136,7 @@ def test_experiments_share_their_students(results: Path) -> None:
         ("encoder", "the teacher's, frozen"),
     ):
         before = set((results / "students").glob("*"))
-        assert reproduce(name, results) == OK
+        assert run(name, results) == OK
         made = set((results / "students").glob("*")) - before
         rows = read_jsonl(results / name / "rows.jsonl")
         texts.append({(r["set"], r["id"]): r["hypothesis"] for r in rows if r["arm"] == arm})
@@ -149,9 +146,8 @@ def test_experiments_share_their_students(results: Path) -> None:
         assert len(made) < len(arms)
 
 
-@pytest.mark.slow
-def test_the_encoders_likeness_is_one_where_it_is_the_teachers(results: Path) -> None:
-    assert reproduce("encoder", results) == OK
+def test_the_encoders_likeness_is_one_where_it_is_the_teachers(run: Run, results: Path) -> None:
+    assert run("encoder", results) == OK
     arms = {arm["arm"]: arm["more"] for arm in summary(results, "encoder")["arms"]}
     assert arms["the teacher's, frozen"]["similarity"] == pytest.approx(1.0)
     assert arms["trained"]["similarity"] < 1.0 - 1e-9
@@ -159,11 +155,10 @@ def test_the_encoders_likeness_is_one_where_it_is_the_teachers(results: Path) ->
         assert 0.0 <= arms[name]["acceptance"] <= 1.0
 
 
-@pytest.mark.slow
 def test_sound_that_cannot_be_labelled_is_named(
-    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Run, unit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    good = read_manifest(results / "inputs" / "train" / "manifest.jsonl")
+    good = read_manifest(unit.parent / "train" / "manifest.jsonl")
     lines = [
         json.dumps(
             {"id": u.id, "audio": str(good.root / u.audio), "text": u.text, "language": "en"}
@@ -173,6 +168,6 @@ def test_sound_that_cannot_be_labelled_is_named(
     lines.append(json.dumps({"id": "lost", "audio": "lost.wav", "text": "rain", "language": "en"}))
     manifest = tmp_path / "train.jsonl"
     manifest.write_text("\n".join(lines) + "\n")
-    assert reproduce("label-quality", tmp_path, "--set", f"train={manifest}") == SOME_FAILED
+    assert run("label-quality", tmp_path, "--set", f"train={manifest}") == SOME_FAILED
     assert "lost" in capsys.readouterr().err
     assert "1 utterances have no label" in (tmp_path / "label-quality" / "table.md").read_text()

@@ -6,6 +6,7 @@ import pytest
 from distilwhisper.decoding.slots import Counts
 from experiments.cells import EvalSet
 from experiments.context import Context
+from experiments.settings import TimingSettings
 from experiments.timing import Timing, time_arms, timed_rows
 
 
@@ -19,14 +20,17 @@ def test_speed_is_the_median_of_rounds_in_which_both_took_part() -> None:
 
 
 @pytest.mark.slow
-def test_timed_texts_are_those_that_evaluation_hears(context: Context, tmp_path: Path) -> None:
+def test_timed_texts_are_those_that_evaluation_hears(
+    context: Context[TimingSettings], tmp_path: Path
+) -> None:
     """Also on recordings longer than a window."""
     own = replace(context, folder=tmp_path)
     arms = [own.arm(own.teacher), own.arm(own.teacher, "one by one", batch_size=1)]
     sets = [own.short[0], *own.long]
     times = time_arms(own, arms, sets)
     evaluated = {
-        (row.set, row.id): row.hypothesis for row in own.evaluate_all(arms[:1], sets)["teacher"]
+        (row.set, row.id): row.hypothesis
+        for row in own.evaluate({"teacher": arms[0]}, sets)["teacher"].rows
     }
     for name, timing in times.items():
         rows = timed_rows(name, timing, sets)
@@ -41,7 +45,9 @@ def test_timed_texts_are_those_that_evaluation_hears(context: Context, tmp_path:
 
 
 @pytest.mark.slow
-def test_a_round_that_is_stored_is_not_run_again(context: Context, tmp_path: Path) -> None:
+def test_a_round_that_is_stored_is_not_run_again(
+    context: Context[TimingSettings], tmp_path: Path
+) -> None:
     own = replace(context, folder=tmp_path, settings=replace(context.settings, rounds=2))
     arms = [own.arm(own.teacher), own.arm(own.models[1])]
     before = time_arms(own, arms, own.short)

@@ -1,18 +1,28 @@
-"""The unit scale's inputs: seeded tiny models and made-up sound."""
+"""The unit scale of the experiments: seeded tiny models, made-up sound, settings of seconds."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Protocol
 
 import numpy as np
+from tiny_model import write_tiny_model
 
 from distilwhisper.corpus.records import Utterance, write_manifest
-from distilwhisper.model.tiny import write_tiny_model
-from distilwhisper.run.locks import lock_folder
 from distilwhisper.speech.audio import SAMPLE_RATE_HZ, Samples, write_wav
 from distilwhisper.student import StudentSettings, make_student
+
+UNIT = Path(__file__).parent / "experiments" / "unit.toml"
+
+
+class Run(Protocol):
+    """Runs an experiment of this scale."""
+
+    def __call__(self, name: str, out: Path, *more: str) -> int:
+        """Run it into a folder, with more arguments, and return the exit status."""
+        ...
+
 
 WORDS = "the a in the era a there in".split()
 SPOKEN = ("Ġthe", "Ġa", "in", "er", "n", "t", "s", "o")  # all that the tiny models may say
@@ -20,41 +30,35 @@ SEEDS = 38, 10  # of models that hear something else in every sound; many say on
 LONG_S = 40.0  # more than a window
 
 
-def unit_inputs(folder: Path) -> dict[str, Any]:
-    """Make models and manifests where they are missing, and return the settings that name them.
+def write_unit_scale(folder: Path) -> Path:
+    """Make models and manifests, and return the file of settings that names them.
 
     A teacher, a student with half of its decoder layers, another model; two sets of short
     utterances, one of long recordings, and manifests to train on.
-
-    Args:
-        folder: of the inputs.
     """
-    with lock_folder(folder):
-        teacher, other = folder / "models" / "teacher", folder / "models" / "other"
-        teacher.parent.mkdir(exist_ok=True)
-        for seed, model in zip(SEEDS, (teacher, other), strict=True):
-            if not (model / "generation_config.json").exists():
-                _speaking_model(model, seed=seed)
-        student = folder / "models" / "student"
-        if not (student / "model.safetensors").exists():
-            make_student(str(teacher), student, StudentSettings())
-        sets = {
-            "short-a": _set(folder / "short-a", [1.1, 0.8, 1.4], seed=1),
-            "short-b": _set(folder / "short-b", [0.9, 1.2], seed=2),
-            "long": _set(folder / "long", [LONG_S], seed=3),
-            "train": _set(folder / "train", [0.5 + 0.1 * i for i in range(8)], seed=4),
-            "validation": _set(folder / "validation", [0.7, 1.0], seed=5),
-        }
-    return {
-        "teacher": str(teacher),
-        "student": str(student),
-        "others": [str(other)],
-        "short": [str(sets["short-a"]), str(sets["short-b"])],
+    models = folder / "models"
+    models.mkdir(parents=True)
+    for seed, name in zip(SEEDS, ("teacher", "other"), strict=True):
+        _speaking_model(models / name, seed=seed)
+    make_student(str(models / "teacher"), models / "student", StudentSettings())
+    short = [
+        _set(folder / "short-a", [1.1, 0.8, 1.4], seed=1),
+        _set(folder / "short-b", [0.9, 1.2], seed=2),
+    ]
+    named = {
+        "teacher": models / "teacher",
+        "student": models / "student",
+        "others": [models / "other"],
+        "short": short,
         "reference_set": "short-a",
-        "long": [str(sets["long"])],
-        "train": str(sets["train"]),
-        "validation": str(sets["validation"]),
+        "long": [_set(folder / "long", [LONG_S], seed=3)],
+        "train": _set(folder / "train", [0.5 + 0.1 * i for i in range(8)], seed=4),
+        "validation": _set(folder / "validation", [0.7, 1.0], seed=5),
     }
+    path = folder / "unit.toml"
+    lines = [f"{name} = {json.dumps(value, default=str)}" for name, value in named.items()]
+    path.write_text("\n".join([*lines, UNIT.read_text(encoding="utf-8")]), encoding="utf-8")
+    return path
 
 
 def _speaking_model(folder: Path, *, seed: int) -> None:
@@ -71,8 +75,6 @@ def _speaking_model(folder: Path, *, seed: int) -> None:
 def _set(folder: Path, lengths_s: Sequence[float], *, seed: int) -> Path:
     """Write recordings of nothing in particular, with texts of as many words as seconds allow."""
     manifest = folder / "manifest.jsonl"
-    if manifest.exists():
-        return manifest
     generator = np.random.default_rng(seed)
     utterances = []
     folder.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from distilwhisper.corpus.store import read_jsonl
 from distilwhisper.evaluation.bootstrap import Interval, Resampling
 from distilwhisper.evaluation.scoring import COST, score
 from distilwhisper.text.wer import ErrorCounts
-from experiments.scores import ArmSummary, Row, interval_notes, score_texts, summarise
+from experiments.results import Result, Row, interval_notes, score_texts, summarise, total
 
 
 def row(arm: str, set_name: str, id_: str, errors: int, words: int, file: str = "") -> Row:
@@ -25,8 +25,9 @@ ROWS = {
 
 def summed(
     rows: Mapping[str, Sequence[Row]], against: Mapping[str, str] | None = None
-) -> dict[str, ArmSummary]:
-    return summarise(rows, against=against or {}, resampling=Resampling(200))
+) -> dict[str, Result]:
+    other = against or {}
+    return summarise(rows, Resampling(200), against=lambda arm: other.get(arm, arm))
 
 
 SECOND_FILES = {arm: [*rows, row(arm, "b", "2", 4, 10)] for arm, rows in ROWS.items()}
@@ -35,10 +36,11 @@ SECOND_FILES = {arm: [*rows, row(arm, "b", "2", 4, 10)] for arm, rows in ROWS.it
 def test_sums_means_and_differences() -> None:
     found = summed(SECOND_FILES, {"one": "two", "two": "two"})
     one, two = found["one"], found["two"]
-    assert one.errors == ErrorCounts(substitutions=16, words=40)
-    assert one.mean_wer is not None
-    assert one.mean() == one.mean_wer.value == pytest.approx((4 / 20 + 12 / 20) / 2)
-    assert one.shown_wer is one.mean_wer
+    assert total(one.rows) == ErrorCounts(substitutions=16, words=40)
+    assert one.errors["a"] == ErrorCounts(substitutions=4, words=20)
+    assert one.interval is not None
+    assert one.mean() == one.interval.value == pytest.approx((4 / 20 + 12 / 20) / 2)
+    assert one.wer is one.interval
     assert one.mean("ser", ["a"]) == pytest.approx(0.2)
     assert one.mean("ier") == 0.0
     assert one.difference is not None
@@ -48,23 +50,27 @@ def test_sums_means_and_differences() -> None:
     assert one.to_dict()["wer"] == pytest.approx(16 / 40)
 
 
-def test_only_rows_that_both_have_are_compared() -> None:
-    found = summed({**ROWS, "one": ROWS["one"][:2]}, {"one": "two"})
-    assert found["one"].difference is not None
-    assert found["one"].difference.value == pytest.approx((4 - 3) / 20)
+def test_arms_of_other_utterances_are_not_compared() -> None:
+    with pytest.raises(ValueError, match="same recordings"):
+        summed({**SECOND_FILES, "one": SECOND_FILES["one"][1:]}, {"one": "two"})
+
+
+def test_an_arm_without_rows_is_refused() -> None:
+    with pytest.raises(ValueError, match="must hold references"):
+        summed({**ROWS, "three": []})
 
 
 def test_a_set_of_one_utterance_has_no_interval() -> None:
     [arm] = summed({"one": ROWS["one"]}).values()
-    assert arm.mean_wer is None
-    assert arm.shown_wer == pytest.approx((0.2 + 0.8) / 2)
+    assert arm.interval is None
+    assert arm.wer == pytest.approx((0.2 + 0.8) / 2)
     assert arm.to_dict()["wer"] == pytest.approx((4 + 8) / (20 + 10))
 
 
 def test_of_one_file_utterances_are_drawn() -> None:
     same_file = [row("one", "a", "1", 1, 10, "f"), row("one", "a", "2", 3, 10, "f")]
     [arm] = summed({"one": same_file}).values()
-    assert arm.mean_wer == Interval(0.2, 0.1, 0.3)
+    assert arm.interval == Interval(0.2, 0.1, 0.3)
 
 
 def test_without_words_there_is_no_rate() -> None:
@@ -130,6 +136,6 @@ def test_notes_say_what_is_drawn_and_where_it_is_little() -> None:
     rows = [row("a", "many", f"u{i}", 1, 10, f"file {i}.wav") for i in range(10)]
     rows += [row("a", "few", f"u{i}", 1, 10, f"recording {i}") for i in range(3)]
     rows += [row("a", "one", f"u{i}", 1, 10, "speaker s/x") for i in range(12)]
-    _, drawn, few = interval_notes(summarise({"a": rows}, against={}, resampling=Resampling(50)))
+    _, drawn, few = interval_notes(summarise({"a": rows}, Resampling(50)).values())
     assert drawn == "Drawn: of many 10 files; of few 3 recordings; of one one speaker."
     assert few.startswith("Of few fewer than 10 are drawn")
