@@ -7,7 +7,7 @@
     figures.py     figures                       runner.py     runs one, writes what came of it
     students.py    labels, verdicts and trained students, shared
     power_law.py   a curve through points        spoiling.py   pairs that are known to be bad
-    printed.toml   the paper's figures
+    printed.toml   the paper's figures           early_exit.py  a decoder that leaves layers out
 
 The experiments: quality.py, long_form.py, seams.py, speed.py, noise.py, prompts.py,
 hallucination.py; and those that train or judge labels: data.py, designs.py, encoder.py,

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from distilwhisper.corpus.records import Utterance, read_manifest
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.evaluate import EvaluateSettings, EvaluationTask, evaluate_tasks
 from distilwhisper.evaluation.comparison import Evaluation
@@ -21,6 +22,11 @@ class EvalSet:
 
     name: str
     manifest: Path
+
+
+def with_reference(on: EvalSet) -> list[Utterance]:
+    """Return the utterances of a set that can be scored."""
+    return [u for u in read_manifest(on.manifest).utterances if u.text is not None]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from distilwhisper.corpus.records import Utterance, read_manifest
 from distilwhisper.plotting import draw_lines
 from distilwhisper.run.stages import fingerprint
 from distilwhisper.text.tokens import Tokenizer
-from experiments.cells import Arm, EvalSet
+from experiments.cells import Arm, EvalSet, with_reference
 from experiments.context import Context, Model
 from experiments.experiment import Outcome, experiment
 from experiments.figures import wer_line
@@ -137,7 +137,7 @@ def _decode_sets(
         }
         decode = partial(_decode, context, arm, on, prompted)
         decoded: dict[str, Any] = context.remember("prompts", key, decode)
-        chosen = [utterance for utterance in _with_reference(on) if utterance.id in decoded]
+        chosen = [utterance for utterance in with_reference(on) if utterance.id in decoded]
         rows += score_texts(arm.name, on.name, [(u, decoded[u.id]["text"]) for u in chosen])
         n_tokens += [decoded[utterance.id]["prompt_tokens"] for utterance in chosen]
     return rows, fmean(n_tokens)
@@ -148,7 +148,7 @@ def _decode(
 ) -> dict[str, Any]:
     transcriber = context.transcriber(arm)
     tokenizer = transcriber.tokenizer
-    utterances = _with_reference(on)
+    utterances = with_reference(on)
     first = utterances[: context.settings.prompt_utterances]
     decoded = {}
     for place, (utterance, samples) in enumerate(load_readable(read_manifest(on.manifest), first)):
@@ -161,10 +161,6 @@ def _decode(
         n_tokens = len(tokenizer.encode(f" {prompt}")) if prompt else 0
         decoded[utterance.id] = {"text": window.text, "prompt_tokens": n_tokens}
     return decoded
-
-
-def _with_reference(on: EvalSet) -> list[Utterance]:
-    return [u for u in read_manifest(on.manifest).utterances if u.text is not None]
 
 
 def _text_before(utterances: Sequence[Utterance], place: int) -> str:

@@ -16,7 +16,7 @@ from distilwhisper.plotting import draw_lines
 from distilwhisper.run.stages import fingerprint
 from distilwhisper.speech.audio import WINDOW_S, samples_to_seconds
 from distilwhisper.text.wer import align_words
-from experiments.cells import Arm, EvalSet
+from experiments.cells import Arm, EvalSet, with_reference
 from experiments.context import Context
 from experiments.experiment import Outcome, experiment
 from experiments.figures import wer_line
@@ -192,10 +192,9 @@ def _decode_set(context: Context[OverlapSettings], arm: Arm, on: EvalSet) -> lis
 
 
 def _decode(context: Context[OverlapSettings], arm: Arm, on: EvalSet) -> dict[str, Any]:
-    transcriber, manifest = context.transcriber(arm), read_manifest(on.manifest)
-    with_reference = [u for u in manifest.utterances if u.text is not None]
+    transcriber = context.transcriber(arm)
     decoded = {}
-    for utterance, samples in load_readable(manifest, with_reference):
+    for utterance, samples in load_readable(read_manifest(on.manifest), with_reference(on)):
         chunks = transcriber.hear_chunks(samples, language=utterance.language)
         decoded[utterance.id] = {
             "audio_s": samples_to_seconds(len(samples)),

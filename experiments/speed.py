@@ -2,15 +2,21 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
-from distilwhisper.evaluation.comparison import Evaluation
+from distilwhisper.corpus.batches import load_readable
+from distilwhisper.corpus.records import read_manifest
+from distilwhisper.evaluate import decode_timed
 from distilwhisper.model.hardware import DTypeName
 from distilwhisper.plotting import draw_lines
+from distilwhisper.run.stages import fingerprint
+from experiments.cells import Arm, EvalSet, with_reference
 from experiments.context import Context, Model
+from experiments.early_exit import EarlyExitDecoder
 from experiments.experiment import Outcome, experiment
 from experiments.figures import wer_line
-from experiments.results import interval_notes
+from experiments.results import Row, interval_notes, score_texts
 from experiments.settings import NOT_EMPTY, Settings, TimingSettings, ruled
 from experiments.tables import PAPER, WER, Column, Table, fact, less
 from experiments.timing import NOTE, speed, time_arms, timed_results
@@ -108,25 +114,33 @@ class ExitSettings(Settings):
     exit_confidences: tuple[float, ...] = ruled((1.0, 0.9875, 0.975, 0.95, 0.925), NOT_EMPTY)
     """Thresholds; the others are compared with the first."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.decoding.beam_size > 1:
+            raise ValueError(
+                "early exit needs greedy decoding, found decoding.beam_size "
+                f"{self.decoding.beam_size}: take 1"
+            )
+
 
 @experiment("table20", needs=("short",), settings=ExitSettings)
 def table20(context: Context[ExitSettings]) -> Outcome:
     """Early exit: layers used and error rate by confidence."""
     confidences, teacher = context.settings.exit_confidences, context.teacher
-    arms = {
-        one: context.arm(teacher, f"{teacher.name}, {one:g}", exit_confidence=one)
-        for one in confidences
-    }
-    more = {
-        one: {"layers_per_token": _layers_per_token(context.cells(arm, context.short))}
-        for one, arm in arms.items()
-    }
-    results = context.evaluate(arms, context.short, against=lambda one: confidences[0], more=more)
-    layers = Column("layers a token", fact("layers_per_token"), 2, paper=0)
+    rows, more = {}, {}
+    for one in confidences:
+        arm = context.arm(teacher, f"{teacher.name}, {one:g}")
+        rows[one], layers = _exit_early(context, arm, one)
+        more[one] = {"layers_per_token": layers}
+    results = context.summarise(rows, against=lambda one: confidences[0], more=more)
     table = Table(
         f"Table 20: early exit of {teacher.name}",
         of="confidence",
-        columns=(layers, replace(WER, paper=1), less(f"{confidences[0]:g}'s")),
+        columns=(
+            Column("layers a token", fact("layers_per_token"), 2, paper=0),
+            replace(WER, paper=1),
+            less(f"{confidences[0]:g}'s"),
+        ),
         rows={f"{one:g}": result for one, result in results.items()},
         paper=PAPER["table20"],
         notes=(
@@ -140,6 +154,47 @@ def table20(context: Context[ExitSettings]) -> Outcome:
         {"error rate against layers used": [line]}, x="decoder layers a token", y="WER, %"
     )
     return Outcome(table, results, figure)
+
+
+def _exit_early(
+    context: Context[ExitSettings], arm: Arm, confidence: float
+) -> tuple[list[Row], float]:
+    """Return the rows of a model that leaves early, stored, and the layers it uses a token."""
+    rows: list[Row] = []
+    n_layers = n_tokens = 0
+    for on in context.short:
+        key = {
+            **arm.of_set(on),
+            "weights": context.fingerprint(arm.model),
+            "utterances": fingerprint(on.manifest),
+            "confidence": confidence,
+        }
+        decode = partial(_decode_leaving_early, context, arm, on, confidence)
+        decoded: dict[str, Any] = context.remember("early-exit", key, decode)
+        rows += score_texts(
+            arm.name,
+            on.name,
+            [(u, decoded["texts"][u.id]) for u in with_reference(on) if u.id in decoded["texts"]],
+        )
+        n_layers += decoded["n_layers"]
+        n_tokens += decoded["n_tokens"]
+    return rows, n_layers / max(1, n_tokens)
+
+
+def _decode_leaving_early(
+    context: Context[ExitSettings], arm: Arm, on: EvalSet, confidence: float
+) -> dict[str, Any]:
+    transcriber = context.transcriber(arm)
+    model = transcriber.checkpoint.model
+    whole, early = model.decoder, EarlyExitDecoder(model.decoder, confidence)
+    pieces = list(load_readable(read_manifest(on.manifest), with_reference(on)))
+    model.decoder = early
+    try:
+        decoded = decode_timed(transcriber, pieces)
+    finally:
+        model.decoder = whole  # transcribers share their models
+    texts = {u.id: text for (u, _), (text, _) in zip(pieces, decoded.texts, strict=True)}
+    return {"texts": texts, "n_layers": early.n_layers, "n_tokens": early.n_tokens}
 
 
 @dataclass(frozen=True)
@@ -193,11 +248,6 @@ def table24(context: Context[PrecisionSettings]) -> Outcome:
         ),
     )
     return Outcome(table, results)
-
-
-def _layers_per_token(cells: Sequence[Evaluation]) -> float:
-    layers, tokens = (sum(cell.summary[name] for cell in cells) for name in ("layers", "tokens"))
-    return float(layers / max(1, tokens))
 
 
 def _at_batch(name: str, size: int) -> str:

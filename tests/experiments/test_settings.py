@@ -83,6 +83,7 @@ def test_faults_are_named_together() -> None:
     assert "nonspeech_minutes must be above 0" in faults("hallucination", "nonspeech_minutes=0")
     assert "max_wers must name" in faults("table10", "max_wers=[]")
     assert "at most 1, found (0.5, 2.0)" in faults("table11", "data_shares=[0.5, 2.0]")
+    assert "found decoding.beam_size 3" in faults("table20", "decoding.beam_size=3")
     assert "mse_weight must be above 0" in faults("table21", "mse_weight=0.0")
     assert "corrupted_share must lie above 0" in faults("label-quality", "corrupted_share=1.5")
 
