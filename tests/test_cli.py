@@ -41,7 +41,6 @@ OPTIONS = {
     "--word-timestamps --hotwords --format --out --language --task --timestamps --batch-size "
     "--chunk-s --overlap-s --max-new-tokens --device --dtype",
     "report": "--out",
-    "reproduce": "--out --scale --settings --set --list --force",
 }
 
 

@@ -42,9 +42,6 @@ from distilwhisper.pipeline import STAGES, Recipe, StageName, run_recipe
 from distilwhisper.plan import PlanSettings, plan_recipe
 from distilwhisper.progress import say
 from distilwhisper.report import REPORT, read_facts, write_comparison_report, write_report
-from distilwhisper.reproduce.catalogue import find_experiment, list_experiments
-from distilwhisper.reproduce.runner import problems, run_experiment
-from distilwhisper.reproduce.settings import Scale
 from distilwhisper.run.locks import Part
 from distilwhisper.run.settings import read_recipe
 from distilwhisper.run.stages import StageChanged
@@ -500,48 +497,6 @@ def report(folders: Positional[tuple[Path, ...]], /, *, out: Path | None = None)
     return OK
 
 
-def reproduce(
-    name: Positional[str] = "",
-    /,
-    *,
-    out: Path = Path("results"),
-    scale: Scale = "small",
-    settings: Path | None = None,
-    set: Overrides = (),  # noqa: A002
-    list: bool = False,  # noqa: A002
-    force: bool = False,
-) -> int:
-    """Run an experiment of the paper: a table, a figure, or a check that it left open.
-
-    Args:
-        name: of the experiment.
-        out: folder of all experiments; what one has measured, another does not measure again.
-        scale: unit: seconds, with tiny random models and made-up sound, to see that it runs; small:
-            a base model, on sets that you name; paper: large-v2.
-        settings: a TOML file that bends the scale's models, sets and numbers.
-        set: key=value, instead of what scale and file say; may be repeated.
-        list: print every experiment, with what it needs.
-        force: do again what was made of a model or a manifest that has changed.
-    """
-    if list:
-        print(list_experiments())
-        return OK
-    if not name:
-        raise ValueError("name an experiment; `distilwhisper reproduce --list` names all")
-    outcome = run_experiment(
-        find_experiment(name),
-        out,
-        command=sys.argv,
-        scale=scale,
-        settings_file=settings,
-        overrides=set,
-        force=force,
-    )
-    for table in (outcome.table, *outcome.further.values()):
-        print(table.to_markdown())
-    return _name_each(problems(outcome))
-
-
 COMMANDS: dict[str, Callable[..., int]] = {
     "run": run,
     "plan": plan,
@@ -557,7 +512,6 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "evaluate": evaluate,
     "transcribe": transcribe,
     "report": report,
-    "reproduce": reproduce,
 }
 
 # What can go wrong without a fault of ours; anything else keeps its traceback.

@@ -39,6 +39,7 @@ from distilwhisper.corpus.store import (
     write_shard,
 )
 from distilwhisper.decoding.settings import DecodingSettings
+from distilwhisper.decoding.slots import Counts
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.engines import DecodingJob, EngineSettings, run_shards
 from distilwhisper.evaluation.comparison import Comparison, Evaluation, compare
@@ -416,34 +417,62 @@ def _decode_shard(
         for utterance, problem in loaded
         if isinstance(problem, Exception)
     }
-    heard = [(u, samples) for u, samples in loaded if not isinstance(samples, Exception)]
+    readable = [(u, samples) for u, samples in loaded if not isinstance(samples, Exception)]
     if degrader is not None:
-        heard = [(u, degrader.apply(samples, u)) for u, samples in heard]
-    short = [(u, samples) for u, samples in heard if len(samples) <= WINDOW_SAMPLES]
-    long = [(u, samples) for u, samples in heard if len(samples) > WINDOW_SAMPLES]
+        readable = [(u, degrader.apply(samples, u)) for u, samples in readable]
+    decoded = decode_timed(transcriber, readable)
+    for (utterance, _), (text, language) in zip(readable, decoded.texts, strict=True):
+        rows[utterance.id] = _row(utterance, text, language)
+    timing = {
+        "audio_s": decoded.audio_s,
+        "compute_s": decoded.compute_s,
+        **{name: getattr(decoded.cost, name) for name in COST},
+    }
+    return [rows[u.id] for u in utterances], timing
+
+
+@dataclass(frozen=True)
+class TimedTexts:
+    """What a model made of some utterances, and what that took."""
+
+    texts: list[tuple[str, str | None]]  # of each: text and language
+    audio_s: float
+    compute_s: float
+    cost: Counts
+
+
+def decode_timed(
+    transcriber: Transcriber, pieces: Sequence[tuple[Utterance, Samples]]
+) -> TimedTexts:
+    """Decode utterances, those longer than a window in the transcriber's long form, and time it.
+
+    Args:
+        transcriber: of the model.
+        pieces: utterances, whose languages hold, and their sound: reading it is not timed.
+    """
+    short = [place for place, (_, samples) in enumerate(pieces) if len(samples) <= WINDOW_SAMPLES]
+    long = [place for place, (_, samples) in enumerate(pieces) if len(samples) > WINDOW_SAMPLES]
+    texts: dict[int, tuple[str, str | None]] = {}
     before = transcriber.counts
     began = _now(transcriber)
     windows = transcriber.decode(
-        [samples for _, samples in short], languages=[u.language for u, _ in short]
+        [pieces[place][1] for place in short],
+        languages=[pieces[place][0].language for place in short],
     )
-    for (utterance, _), window in zip(short, windows, strict=True):
-        rows[utterance.id] = _row(utterance, window.text, window.language)
-    recordings = (HeldRecording(samples) for _, samples in long)
-    languages = (utterance.language for utterance, _ in long)
+    for place, window in zip(short, windows, strict=True):
+        texts[place] = window.text, window.language
+    recordings = (HeldRecording(pieces[place][1]) for place in long)
+    languages = (pieces[place][0].language for place in long)
     for number, transcript in transcriber.transcribe_all(recordings, languages=languages):
         if not isinstance(transcript, Transcript):
             raise transcript
-        utterance = long[number][0]
-        rows[utterance.id] = _row(utterance, transcript.text, transcript.language)
-    compute_s = _now(transcriber) - began
-    audio_s = sum(samples_to_seconds(len(samples)) for _, samples in heard)
-    cost = transcriber.counts - before
-    timing = {
-        "audio_s": audio_s,
-        "compute_s": compute_s,
-        **{name: getattr(cost, name) for name in COST},
-    }
-    return [rows[u.id] for u in utterances], timing
+        texts[long[number]] = transcript.text, transcript.language
+    return TimedTexts(
+        [texts[place] for place in range(len(pieces))],
+        audio_s=sum(samples_to_seconds(len(samples)) for _, samples in pieces),
+        compute_s=_now(transcriber) - began,
+        cost=transcriber.counts - before,
+    )
 
 
 def _row(

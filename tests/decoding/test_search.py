@@ -365,9 +365,9 @@ def test_what_it_costs_is_counted(
 
 def test_shares_of_nothing_are_zero() -> None:
     nothing = Counts()
-    assert (nothing.acceptance, nothing.tokens_per_step, nothing.layers_per_token) == (0, 0, 0)
-    some = Counts(row_steps=10, tokens=25, drafted=30, accepted=15, layers=50)
-    assert (some.acceptance, some.tokens_per_step, some.layers_per_token) == (0.5, 2.5, 2.0)
+    assert (nothing.acceptance, nothing.tokens_per_step) == (0, 0)
+    some = Counts(row_steps=10, tokens=25, drafted=30, accepted=15)
+    assert (some.acceptance, some.tokens_per_step) == (0.5, 2.5)
     assert some.describe_draft() == "50 % of 30 drafted tokens accepted, 2.5 tokens a step"
 
 

@@ -319,9 +319,6 @@ def test_what_cannot_be_is_refused(
     rules = make_rules(tokenizer, timestamps=False)
     with pytest.raises(ValueError, match="draft_tokens must be at least 1, found 0"):
         make_search(model, tokenizer, rules, n_slots=1, draft=model, draft_tokens=0)
-    special = SpecialTokens(tokenizer.sot, tokenizer.eot, tokenizer.no_speech)
-    with pytest.raises(ValueError, match="layers cannot be left out too"):
-        Search(model, rules, special, n_slots=1, draft=model, exit_confidence=0.9)
     search = make_search(model, tokenizer, rules, n_slots=1, draft=model)
     prompt = tokenizer.prompt_ids(language=None, timestamps=False)
     with pytest.raises(ValueError, match="exactly where there is a draft"):

@@ -17,7 +17,7 @@ from distilwhisper.evaluation.comparison import Comparison, NotComparable, compa
 FEW = Resampling(n=500, seed=2)
 OTHERS = {f"u{i}": "red green blue black" for i in range(6)}
 
-# The interface: what report/ and reproduce/ read of comparison.json.
+# The interface: what report/ reads of comparison.json.
 CELL = """model set noise folder n_utterances failed audio_s compute_s rtfx n_parameters unit errors
 wer wer_low wer_high cer ser der ier repeated_5_grams acceptance"""
 AVERAGE = "model noise wer low high"

@@ -119,7 +119,6 @@ def test_what_opens_the_decoder_up_works_on_the_weights(tiny_model: Path) -> Non
     short = replace(GREEDY, max_new_tokens=6, context_margin_s=1.0)
     for settings in (
         replace(short, beam_size=2),
-        replace(short, exit_confidence=1.0),
         replace(short, word_timestamps=True),
     ):
         transcriber = Transcriber.from_model(str(tiny_model), settings, CPU)

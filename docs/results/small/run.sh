@@ -1,23 +1,23 @@
 #!/bin/sh
 # All that is beside this file, from the folder that holds small.toml, trained.toml, data/, noise/ and base-2-layers/:
-#   sh run.sh [NAME...]
+#   PYTHONPATH=CHECKOUT sh run.sh [NAME...]
 # What was measured before is not measured again.
 set -e
 
 results() {  # NAME [SETTING...]: models as they are
     name=$1; shift
-    reproduce "$name" results small.toml "$@"
+    measure "$name" results small.toml "$@"
 }
 
 trained() {  # NAME [SETTING...]: what trains students first
     name=$1; shift
-    reproduce "$name" trained trained.toml "$@"
+    measure "$name" trained trained.toml "$@"
 }
 
-reproduce() {
+measure() {
     case " $WANTED " in *" all "* | *" $1 "*) ;; *) return 0 ;; esac
     name=$1; out=$2; settings=$3; shift 3
-    ${DISTILWHISPER:-distilwhisper} reproduce "$name" --out "$out" --settings "$settings" "$@" || [ $? -eq 1 ]  # 1: inputs failed, and are named
+    ${PYTHON:-python} -m experiments "$name" --out "$out" --settings "$settings" "$@" || [ $? -eq 1 ]  # 1: inputs failed, and are named
 }
 
 WANTED=${*:-all}

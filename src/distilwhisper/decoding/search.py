@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from distilwhisper.decoding.early_exit import exit_early
 from distilwhisper.decoding.rules import DecodingRules, best, choose
 from distilwhisper.decoding.slots import (
     Counts,
@@ -47,11 +46,6 @@ class Search:
         n_slots: windows at a time.
         draft: a smaller model that proposes tokens; the text stays the same.
         draft_tokens: how many it proposes a round.
-        exit_confidence: leave the decoder after the first layer that is this sure of its token,
-            which may change the text; None: use all layers.
-
-    Raises:
-        ValueError: a draft and early exit together.
     """
 
     def __init__(
@@ -63,15 +57,11 @@ class Search:
         n_slots: int,
         draft: Whisper | None = None,
         draft_tokens: int = 5,
-        exit_confidence: float | None = None,
     ) -> None:
-        if draft is not None and exit_confidence is not None:
-            raise ValueError("a draft checks all layers' words, so layers cannot be left out too")
         self.model = model
         self.rules = rules
         self.special = special
         self.n_slots = n_slots
-        self.exit_confidence = exit_confidence
         self.counts = Counts()
         self._lane = Lane(model, n_slots)
         self._draft = None if draft is None else Draft(draft, n_slots, draft_tokens)
@@ -134,7 +124,7 @@ class Search:
             rules, eot = self.rules, self.special.eot
             done = speculate(self._lane, self._draft, state, rules, eot=eot, longest=longest)
             self.counts += done
-        elif sampling or self.exit_confidence is not None or not self._is_capturable(n):
+        elif sampling or not self._is_capturable(n):
             self._decode(n, longest + 1, noise=self._sample_noise(n) if sampling else None)
             self.counts += Counts(steps=1, row_steps=n)
         else:
@@ -184,29 +174,12 @@ class Search:
     def _decode(self, n: int, n_keys: int, *, noise: Tensor | None = None) -> None:
         """Say one token in the first ``n`` slots; nothing here waits for the device."""
         state = self._state.head(n)
-        if self.exit_confidence is None:
-            states = self._lane.run(state.last[:, None], state.lengths, n_keys=n_keys)
-            logits = self.model.decoder.project(states[:, 0])
-        else:
-            logits = self._logits_of_few_layers(state, n_keys)
+        states = self._lane.run(state.last[:, None], state.lengths, n_keys=n_keys)
+        logits = self.model.decoder.project(states[:, 0])
         allowed = self.rules(logits.float(), state.rules)
         choice = None if noise is None else _sample(allowed, state.temperatures, noise)
         choice, logprobs = choose(allowed, choice)
         state.say(choice, logprobs, ~state.ended, rules=self.rules, eot=self.special.eot)
-
-    def _logits_of_few_layers(self, state: SlotState, n_keys: int) -> Float[Tensor, "rows vocab"]:
-        assert self.exit_confidence is not None
-        cross, cache = self._lane.view(0, len(state.ended), state.lengths)
-        logits, n_layers = exit_early(
-            self.model.decoder,
-            state.last,
-            cross,
-            cache,
-            confidence=self.exit_confidence,
-            n_keys=n_keys,
-        )
-        self.counts += Counts(layers=int(n_layers[~state.ended].sum()))
-        return logits
 
     def _sample_noise(self, n: int) -> Float[Tensor, "rows vocab"]:
         """Return Gumbel noise, each window's from its own random numbers; none where not asked.
@@ -221,7 +194,8 @@ class Search:
         return noise
 
     def _is_capturable(self, n: int) -> bool:
-        return self.model.device.type == "cuda" and len(set(self._lane.n_frames[:n])) == 1
+        on_gpu = self.model.device.type == "cuda" and self.model.decoder.is_capturable
+        return on_gpu and len(set(self._lane.n_frames[:n])) == 1
 
     def _replay(self, n: int, n_keys: int) -> None:
         """Run a step as a CUDA graph, captured at the first step of its size."""

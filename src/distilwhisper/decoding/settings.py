@@ -64,8 +64,6 @@ class DecodingSettings:
 
     draft_tokens: int = 5
     """Tokens that a draft model proposes at a time, where there is one."""
-    exit_confidence: float | None = None
-    """Leave the decoder after the first layer this sure of its token; none: use all layers."""
     context_margin_s: float | None = None
     """Encode a window's sound and this much silence behind it, instead of 30 s; none: 30 s. A
     window that says nothing so, repeats itself, finds no end or fails a threshold is decoded again
@@ -102,14 +100,8 @@ class DecodingSettings:
             None
             if self.temperatures and all(0 <= t <= 2 for t in self.temperatures)
             else f"temperatures must be one or more numbers in [0, 2], found {self.temperatures}",
-            None
-            if self.exit_confidence is None or 0 < self.exit_confidence <= 1
-            else f"exit_confidence must lie in (0, 1], found {self.exit_confidence:g}",
             _as_text("initial_prompt", self.initial_prompt),
             _as_text("hotwords", self.hotwords),
-            "exit_confidence needs greedy decoding, found beam_size above 1: take one of the two"
-            if self.exit_confidence is not None and self.beam_size > 1
-            else None,
             "word_timestamps need timestamps=true: segments are timed first"
             if self.word_timestamps and not self.timestamps
             else None,

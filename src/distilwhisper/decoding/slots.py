@@ -79,7 +79,6 @@ class Counts:
     tokens: int = 0  # said
     drafted: int = 0  # tokens that a draft proposed
     accepted: int = 0  # and that the model would have said itself
-    layers: int = 0  # decoder layers used, over all tokens (early exit)
 
     @property
     def acceptance(self) -> float:
@@ -97,11 +96,6 @@ class Counts:
             f"{100 * self.acceptance:.0f} % of {self.drafted} drafted tokens accepted, "
             f"{self.tokens_per_step:.1f} tokens a step"
         )
-
-    @property
-    def layers_per_token(self) -> float:
-        """Decoder layers used per token, on average; 0 where none was measured."""
-        return self.layers / self.tokens if self.tokens else 0.0
 
     def __add__(self, other: "Counts") -> "Counts":
         names = [field.name for field in fields(self)]

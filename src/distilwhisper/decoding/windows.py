@@ -380,7 +380,6 @@ class WindowDecoder:
                     n_slots=self.settings.batch_size,
                     draft=None if self.draft is None else self.draft.model,
                     draft_tokens=self.settings.draft_tokens,
-                    exit_confidence=self.settings.exit_confidence,
                 )
                 self._searches.append(search)
                 self._idle.append(search)

@@ -21,7 +21,7 @@ OVER = (
     "tells of that one alone"
 )
 
-COST = ("tokens", "row_steps", "drafted", "accepted", "layers")  # of decoding: Counts
+COST = ("tokens", "row_steps", "drafted", "accepted")  # of decoding: Counts
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,6 @@ class EvaluationSummary:
     row_steps: int  # passes of the decoder that a window took part in, summed over the windows
     drafted: int  # tokens proposed by a draft
     accepted: int  # of these
-    layers: int  # decoder layers used over all tokens, where early exit counts them
     n_parameters: int
     unit: str  # "word"; "character" where any language of the set is written without spaces
     errors: ErrorCounts
@@ -63,7 +62,6 @@ class EvaluationSummary:
         cost = {
             "acceptance": self.cost.acceptance if self.drafted else None,
             "tokens_per_step": self.cost.tokens_per_step if self.row_steps else None,
-            "layers_per_token": self.cost.layers_per_token if self.layers else None,
         }
         cer = characters.wer if characters.words else None
         whisper = self.whisper_errors.wer if self.whisper_errors.words else None

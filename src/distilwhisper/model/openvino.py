@@ -2,7 +2,7 @@
 
 The graphs are built from the loaded weights, layer by layer, and put behind the modules' own doors
 (``Encoder.forward``, ``Decoder.forward`` with a cache, ``cross_cache`` and ``project``), so that
-whatever decodes need not know of them. The torch weights stay: beam search, early exit, word times
+whatever decodes need not know of them. The torch weights stay: beam search, word times
 and training open the network up and work on those.
 
 The decoder's weights are held in int8, one scale per row, and multiplied in the activations' own

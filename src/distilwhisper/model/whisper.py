@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Protocol, cast
+from typing import Any, ClassVar, Protocol, cast
 
 import numpy as np
 import torch
@@ -322,6 +322,8 @@ class DecoderEngine(Protocol):
 class Decoder(nn.Module):
     """Tokens and encoder states to the state before the vocabulary."""
 
+    is_capturable: ClassVar[bool] = True  # on a GPU: nothing in it waits for the device
+
     def __init__(self, config: WhisperConfig) -> None:
         super().__init__()
         self.embed_tokens = _blank_embedding(config.vocab_size, config.width)
@@ -406,18 +408,6 @@ class Decoder(nn.Module):
             keys_values = cache.write(number, *keys_values, step)
         cross_keys_values = (cross.keys[number], cross.values[number])
         return layer(states, normed, keys_values, cross_keys_values, step.visible, cross.visible)
-
-    def skip_layer(
-        self,
-        number: int,
-        states: Float[Tensor, "batch tokens width"],
-        step: "DecoderStep",
-        cache: SelfCache,
-    ) -> None:
-        """Write a layer's part of the cache as :meth:`run_layer` would, and leave it out."""
-        layer = self.layers[number]
-        normed = layer.self_attn_layer_norm(states)
-        cache.write(number, *layer.self_attn.keys_values(normed), step)
 
     def project(
         self, states: Float[Tensor, "*positions width"]

@@ -1,0 +1,45 @@
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from distilwhisper.evaluation.bootstrap import Interval
+from distilwhisper.text.wer import ErrorCounts
+from experiments.figures import draw_bars, wer_line
+from experiments.results import Result, Row
+
+
+def bars(figure: Figure) -> list[float]:
+    return [bar.get_width() for bar in figure.axes[0].patches if isinstance(bar, Rectangle)]
+
+
+def numbers(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.axes[0].texts]
+
+
+def test_bars_have_their_numbers_and_too_long_ones_are_cut_off() -> None:
+    heard = {
+        "silence": {"sequential": 0.0, "chunked": 1.0},
+        "noise": {"sequential": 2.5, "chunked": 3.0},
+        "hum": {"sequential": 4.0, "chunked": 120.0},
+    }
+    figure = draw_bars(heard, x="words a minute", title="a title")
+    assert numbers(figure) == ["0.0", "2.5", "4.0", "1.0", "3.0", "→ 120.0"]
+    assert bars(figure) == [0.0, 2.5, 4.0, 1.0, 3.0, 4.0]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["sequential", "chunked"]
+    assert "too long" in figure.legends[0].get_title().get_text()
+
+
+def test_bars_of_one_kind_need_no_legend() -> None:
+    figure = draw_bars({"PL": {"WER": 300.0}, "PL + KL": {"WER": 280.0}}, x="WER, %", title="")
+    assert bars(figure) == [300.0, 280.0]
+    assert figure.legends == []
+
+
+def test_an_arm_without_an_interval_leaves_the_others_theirs() -> None:
+    rows = [Row("arm", "set", "u", "f", "", "", ErrorCounts(substitutions=1, words=10))]
+    arms = {
+        place: Result("arm", rows, interval)
+        for place, interval in ((10, Interval(0.1, 0.05, 0.2)), (20, None))
+    }
+    line = wer_line("student", arms)
+    assert (line.xs, line.ys) == ([10, 20], [10.0, 10.0])
+    assert (line.lows, line.highs) == ([5.0, None], [20.0, None])
