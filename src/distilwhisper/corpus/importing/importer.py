@@ -165,7 +165,6 @@ def _chosen(
         yield from probed
         return
     usable = enumerate(_without_problems(probed, tally))
-    drawn: Iterator[tuple[int, Probed]]
     if settings.sample is None:
         drawn: Iterable[tuple[int, Probed]] = islice(usable, settings.first)
     else:
