@@ -36,7 +36,6 @@ def test_the_python_example_names_what_exists() -> None:
     names: dict[str, object] = {}
     exec(compile(imports, "README.md", "exec"), names)
     compile(example, "README.md", "exec")
-    assert callable(names["load_samples"])
     assert hasattr(names["Transcriber"], "from_model")
     assert hasattr(names["Transcriber"], "transcribe")
 

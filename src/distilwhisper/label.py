@@ -73,6 +73,7 @@ class LabelSettings:
 
 
 _OF_LONG_RECORDINGS = (
+    "multilingual",
     "language_windows",
     "word_timestamps",
     "long_form",

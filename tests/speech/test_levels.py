@@ -1,9 +1,13 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from corpora import noise
 
-from distilwhisper.speech.audio import Samples, samples_to_seconds
+from distilwhisper.speech.audio import Samples, load_samples, samples_to_seconds
 from distilwhisper.speech.levels import sounding_spans, speech_like_s
+
+SPEECH = Path(__file__).parents[1] / "assets" / "speech"
 
 
 def pause(seconds: float, level_db: float | None) -> Samples:
@@ -61,3 +65,24 @@ def test_speech_is_counted_and_steady_sound_is_not() -> None:
     assert speech_like_s([hum.astype(np.float32)]) == 0
     beats = np.concatenate([pause(25.0, -60.0), syllables(5.0)])
     assert 2 < speech_like_s([pause(30.0, -60.0), beats]) <= 5
+
+
+@pytest.mark.parametrize("level_db", [-20, -40, -60])
+def test_steady_sounds_are_no_speech(level_db: float) -> None:
+    level = 10 ** (level_db / 20)
+    hiss = np.random.default_rng(1).standard_normal(480_000).astype(np.float32)
+    tone = np.sin(np.arange(480_000) / 5, dtype=np.float32)
+    for steady in (hiss, tone, np.ones(480_000, dtype=np.float32), 0 * tone):
+        assert not speech_like_s([level * steady])
+    assert not speech_like_s([hiss[:100]])
+
+
+def test_speech_may_be_speech_alone_in_noise_and_in_silence() -> None:
+    speech = np.concatenate([load_samples(path) for path in sorted(SPEECH.glob("*.g722"))])[
+        :480_000
+    ]
+    hiss = np.random.default_rng(1).standard_normal(480_000).astype(np.float32)
+    silence = np.zeros(480_000, dtype=np.float32)
+    silence[-32_000:] = speech[8_000:40_000]
+    for sound in (speech, 0.01 * speech, speech + 0.003 * hiss[: len(speech)], silence):
+        assert speech_like_s([sound])

@@ -23,7 +23,6 @@ from distilwhisper.speech.vad import (
     VadSettings,
     frame_probabilities,
     load_silero,
-    may_hold_speech,
     speech_spans,
     stream_spans,
 )
@@ -300,24 +299,3 @@ def test_real_speech_has_the_spans_of_silero(silero_package: Any, joined: Sample
         found = speech_spans(joined, ours)
         assert [{"start": span.start, "end": span.stop} for span in found] == theirs
         assert found
-
-
-@pytest.mark.parametrize("level_db", [-20, -40, -60])
-def test_steady_sounds_are_no_speech(level_db: float) -> None:
-    level = 10 ** (level_db / 20)
-    hiss = np.random.default_rng(1).standard_normal(480_000).astype(np.float32)
-    tone = np.sin(np.arange(480_000) / 5, dtype=np.float32)
-    for steady in (hiss, tone, np.ones(480_000, dtype=np.float32), 0 * tone):
-        assert not may_hold_speech(level * steady)
-    assert not may_hold_speech(hiss[:100])
-
-
-def test_speech_may_be_speech_alone_in_noise_and_in_silence() -> None:
-    speech = np.concatenate([load_samples(path) for path in sorted(SPEECH.glob("*.g722"))])[
-        :480_000
-    ]
-    hiss = np.random.default_rng(1).standard_normal(480_000).astype(np.float32)
-    silence = np.zeros(480_000, dtype=np.float32)
-    silence[-32_000:] = speech[8_000:40_000]
-    for sound in (speech, 0.01 * speech, speech + 0.003 * hiss[: len(speech)], silence):
-        assert may_hold_speech(sound)

@@ -59,6 +59,7 @@ from distilwhisper.speech.audio import (
     seconds_to_samples,
     stream_samples,
 )
+from distilwhisper.speech.levels import speech_like_s
 from distilwhisper.speech.mel import RecordingMel
 from distilwhisper.speech.recording import (
     HeldRecording,
@@ -67,7 +68,7 @@ from distilwhisper.speech.recording import (
     blocks_of,
 )
 from distilwhisper.speech.sources import CorruptAudio
-from distilwhisper.speech.vad import Span, may_hold_speech, stream_spans
+from distilwhisper.speech.vad import Span, stream_spans
 from distilwhisper.text.tokens import MAX_PREVIOUS_TOKENS, Tokenizer
 from distilwhisper.text.transcript import Segment, Transcript, Word, compression_ratio
 
@@ -425,7 +426,7 @@ class Transcriber:
             starts = (chunk.start for chunk in self._plan(recording.again()))
         else:
             windows = enumerate(blocks_of(recording.again()))
-            starts = (n * WINDOW_SAMPLES for n, window in windows if may_hold_speech(window))
+            starts = (n * WINDOW_SAMPLES for n, window in windows if speech_like_s([window]))
         if n_windows == 1:
             return [next(starts, 0)]
         found = list(starts) or [0]

@@ -27,12 +27,6 @@ from distilwhisper.speech.audio import Samples, seconds_to_samples
 FRAME_SAMPLES = 512  # of the detector, which has one probability for them: 32 ms
 CONTEXT_SAMPLES = 64  # heard again in front of each frame
 
-# What may be speech without asking the detector: levels over 0.1 s, of which one in twenty is so
-# much above the lowest tenth. Steady noise, hum and tones stay within 3 dB.
-_LEVEL_SAMPLES = 1600
-_LEVELS_APART_DB = 6.0
-_SILENT_DB = -80.0
-
 # The detector leaves speech at a threshold so much lower than the one at which it enters.
 _HYSTERESIS = 0.15
 _LOWEST_THRESHOLD = 0.01
@@ -138,19 +132,6 @@ def stream_spans(
         for probability in probabilities:
             yield from machine.hear(probability)
     yield from machine.finish(n_samples)
-
-
-def may_hold_speech(samples: Samples) -> bool:
-    """Return whether the level of some sound rises and falls as speech's does.
-
-    Silence and steady noise say no. So does speech of less than a twentieth of the time.
-    """
-    whole = samples[: len(samples) // _LEVEL_SAMPLES * _LEVEL_SAMPLES]
-    if not len(whole):
-        return False
-    powers = np.square(whole, dtype=np.float64).reshape(-1, _LEVEL_SAMPLES).mean(axis=1)
-    quiet, loud = 10 * np.log10(np.quantile(powers, [0.1, 0.95]) + 1e-10)
-    return bool(loud > _SILENT_DB and loud - quiet > _LEVELS_APART_DB)
 
 
 def frame_probabilities(blocks: Iterable[Samples]) -> Iterator[tuple[int, list[float]]]:
