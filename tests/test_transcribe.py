@@ -5,9 +5,11 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import get_args
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -290,6 +292,37 @@ def test_each_channel_has_its_transcript_and_they_are_one(
     assert starts == sorted(starts)
     assert [s.id for s in both.transcript.segments] == list(range(len(starts)))
     assert {segment.channel for segment in mono.transcript.segments} == {None}
+
+
+def test_a_hole_moves_each_channel_as_if_it_were_alone(
+    transcriber: Transcriber, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "call.mka")
+    both = np.stack([noise(40.0, seed=0), noise(40.0, seed=1)])
+    pcm = (both * 32_767).astype(np.int16)
+    with av.open(path, "w") as output:
+        stream = output.add_stream("pcm_s16le", rate=16_000, layout="stereo")
+        for begin, late in ((0, 0), (320_000, 160_000)):
+            block = np.ascontiguousarray(pcm[:, begin : begin + 320_000].T.reshape(1, -1))
+            frame = av.AudioFrame.from_ndarray(block, format="s16", layout="stereo")
+            frame.sample_rate, frame.pts, frame.time_base = (
+                16_000,
+                begin + late,
+                Fraction(1, 16_000),
+            )
+            output.mux(stream.encode(frame))
+    sources, found = [path], {}
+    for channel in (0, 1, "each"):
+        (result,) = transcribe_files(
+            transcriber, sources, on_done=lambda _: None, listening=Listening(channel=channel)
+        )
+        assert result.transcript
+        found[channel] = result.transcript.segments
+    for number, name in ((0, "left"), (1, "right")):
+        alone = [(one.start_s, one.end_s, one.text) for one in found[number]]
+        of_each = [(s.start_s, s.end_s, s.text) for s in found["each"] if s.channel == name]
+        assert of_each == sorted(of_each)
+        assert of_each == alone
 
 
 def test_a_channel_or_track_that_is_not_there_is_named(

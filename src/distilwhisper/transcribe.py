@@ -203,14 +203,13 @@ class _Opened:
         errors = [str(came) for came in self.came.values() if not isinstance(came, Transcript)]
         if errors:
             return TranscribedFile(self._source, None, errors[0], tuple(self._notes))
-        whole = transcripts.get(None) or interleave(
-            {str(name): transcripts[name] for name in self.recordings}
-        )
         holes_s = [note.hole_s for note in self._notes if note.hole_s]
+        # Each by itself: what another channel says behind a hole does not hold one back.
+        channels = {name: outside(holes_s, transcripts[name]) for name in self.recordings}
+        whole = channels.get(None) or interleave({str(name): t for name, t in channels.items()})
         doubts = [language_doubt(whole), None if whole.text else self._why_no_text()]
         notes = (*self._notes, *(Note(doubt) for doubt in doubts if doubt))
-        texts = tuple(note.text for note in notes)
-        transcript = replace(outside(holes_s, whole), notes=texts)
+        transcript = replace(whole, notes=tuple(note.text for note in notes))
         return TranscribedFile(self._source, transcript, notes=notes)
 
     def _why_no_text(self) -> str | None:
