@@ -388,9 +388,11 @@ def test_a_recording_that_was_replaced_is_not_trained_on(
     first = next(u for u in manifest.utterances if verdicts[u.id].keep)
     path = Path(manifest.audio_source(first))
     sound = path.read_bytes()
+    (work.out / "train" / "done").unlink()
     try:
         write_wav(path, noise(2.0, seed=99))
-        (work.out / "train" / "done").unlink()
+        assert work.run("--from-stage", "train", "--to-stage", "train") == SOME_FAILED
+        assert "input sound in the source: was " in capsys.readouterr().err
         assert train(work) == SOME_FAILED
     finally:
         path.write_bytes(sound)

@@ -38,7 +38,8 @@ def changes(source: Path, before: dict[str, str], *, skip: Path | None = None) -
 def test_new_files_corrected_transcripts_and_mended_sound_are_seen(source: Path) -> None:
     first = source_fingerprints(source, skip=source / "run")
     assert changes(source, first) == set()
-    os.utime(source / "a.txt", ns=(0, 0))  # touched, and the same
+    for name in ("a.txt", "a.wav"):
+        os.utime(source / name, ns=(0, 0))  # touched, and the same
     (source / "run").mkdir()
     (source / "run" / "long.wav").touch()
     assert changes(source, first) == set()
@@ -57,7 +58,7 @@ def test_sound_that_a_manifest_names_is_seen_as_well(source: Path) -> None:
     first = source_fingerprints(manifest, skip=source / "run")
     write_wav(source / "b.wav", np.full(1600, 0.2, dtype=np.float32))  # not named
     assert changes(manifest, first) == set()
-    os.utime(source / "a.wav", ns=(0, 0))
+    write_wav(source / "a.wav", np.full(1600, 0.2, dtype=np.float32))
     assert changes(manifest, first) == {SOUND}
     write_manifest(manifest, [Utterance("a", "a.wav", text="corrected")])
     assert TEXTS in changes(manifest, first)

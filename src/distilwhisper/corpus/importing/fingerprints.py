@@ -1,12 +1,16 @@
 """What tells that a source has changed: new files, corrected transcripts, mended audio."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from distilwhisper.corpus.importing.folder import files_below
 from distilwhisper.corpus.records import read_manifest
 from distilwhisper.run.stages import fingerprint
+from distilwhisper.speech.sources import digest_of
+
+N_READERS = 8  # that wait for the disk at the same time
 
 # Of files that people correct by hand; Kaldi's have no ending. They are read whole.
 _TRANSCRIPTS = frozenset((".csv", ".json", ".jsonl", ".scp", ".tsv", ".txt", ""))
@@ -15,7 +19,8 @@ _TRANSCRIPTS = frozenset((".csv", ".json", ".jsonl", ".scp", ".tsv", ".txt", "")
 def source_fingerprints(source: Path, *, skip: Path) -> dict[str, str]:
     """Return what a re-run compares, by what it is of.
 
-    Of sound, which may be large, size and time of change count; of transcripts what they hold.
+    Of sound, which may be large, the size counts, and what it holds at its beginning, middle and
+    end; of transcripts all that they hold. The time of change does not: a copy is the same source.
 
     Args:
         source: a folder, or a manifest with the files that it names.
@@ -35,13 +40,18 @@ def source_fingerprints(source: Path, *, skip: Path) -> dict[str, str]:
         "source": str(source.resolve()),
         "number of files in the source": str(len(files)),
         "transcripts in the source": _digest(f"{p} {fingerprint(p)}" for p in texts),
-        "sound in the source": _digest(map(_size_and_time, {*files} - {*texts})),
+        "sound in the source": _digest(_prints(sorted({*files} - {*texts}))),
     }
 
 
-def _size_and_time(path: Path) -> str:
-    status = path.stat()
-    return f"{path} {status.st_size} {status.st_mtime_ns}"
+def _prints(paths: Sequence[Path]) -> list[str]:
+    with ThreadPoolExecutor(N_READERS) as threads:
+        return [f"{p} {d}" for p, d in zip(paths, threads.map(_print, paths), strict=True)]
+
+
+def _print(path: Path) -> str:
+    with path.open("rb") as file:
+        return digest_of(file).hex()
 
 
 def _digest(lines: Iterable[str]) -> str:
