@@ -12,32 +12,13 @@ from pathlib import Path
 import tyro
 from tyro.conf import Positional, UseAppendAction
 
-from distilwhisper.corpus.batches import UnreadableRecording
-from distilwhisper.corpus.store import TornShard
-from distilwhisper.decoding.search import NonFiniteOutput
-from distilwhisper.model.hub import ModelNotFound
+from distilwhisper.cli import OK, SOME_FAILED, status_of
 from distilwhisper.progress import say
-from distilwhisper.run.stages import StageChanged
-from distilwhisper.speech.sources import CorruptAudio
-from distilwhisper.training.loop import NonFiniteLoss
 from experiments.catalogue import find_experiment, list_experiments
 from experiments.runner import problems, run_experiment
 from experiments.settings import Scale
 
-OK, SOME_FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
-
 Overrides = UseAppendAction[tuple[str, ...]]
-
-# What can go wrong without a fault of ours; anything else keeps its traceback.
-EXPECTED = (
-    CorruptAudio,
-    NonFiniteLoss,
-    NonFiniteOutput,
-    OSError,
-    StageChanged,
-    TornShard,
-    UnreadableRecording,
-)
 
 
 def experiment(
@@ -86,20 +67,10 @@ def experiment(
 
 def call(arguments: Sequence[str]) -> int:
     """Run one experiment and return the exit status."""
-    try:
-        status: int = tyro.cli(experiment, args=arguments, prog="python -m experiments")
-    except SystemExit as stop:
-        return USAGE if stop.code else OK
-    except KeyboardInterrupt:
-        say("experiments: interrupted; run the same command again to go on")
-        return INTERRUPTED
-    except EXPECTED as error:  # before ValueError: TornShard is one, and no fault of the command
-        say(f"experiments: error: {error}")
-        return SOME_FAILED
-    except (ValueError, ModelNotFound) as error:
-        say(f"experiments: error: {error}")
-        return USAGE
-    return status
+    return status_of(
+        lambda: tyro.cli(experiment, args=arguments, prog="python -m experiments"),
+        program="experiments",
+    )
 
 
 if __name__ == "__main__":

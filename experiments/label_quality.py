@@ -13,6 +13,7 @@ from typing import Any
 from distilwhisper.corpus.batches import Example, join_kept
 from distilwhisper.corpus.packing import pack_examples
 from distilwhisper.corpus.records import Verdict
+from distilwhisper.model.layout import read_complete_tokenizer
 from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.text.wer import ErrorCounts
 from experiments.cells import model_folder
@@ -313,7 +314,8 @@ def _packed(
         if verdict.keep or verdict.reason in ABOVE
     }
     training = context.settings.training
-    tokenizer = Tokenizer.from_folder(model_folder(context.teacher.path))
+    teacher = model_folder(context.teacher.path)
+    tokenizer = Tokenizer.from_json(read_complete_tokenizer(teacher), where=teacher)
     packed: list[Example] = pack_examples(
         join_kept(corpus.manifest, dict(corpus.labels), judged, tokenizer),
         tokenizer,

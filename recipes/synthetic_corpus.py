@@ -7,8 +7,9 @@ questions are rare in WordNet. Three voices of flite speak them at varied speed 
 sentences to a recording. Needs the program flite, and apt-get for the Debian package wordnet-base,
 which is unpacked in a temporary folder (or name a folder that holds its data files by --wordnet).
 
-Writes DIR/manifest.jsonl and one Ogg Opus file per utterance. The speech is good for a student's
-sense of words, not for its ear: mix it with real speech (docs/training.md, "Several corpora").
+Writes DIR/manifest.jsonl and one Ogg Opus file per utterance. It widens a student's
+vocabulary, but its sound varies little: mix it with real speech (docs/training.md,
+"Several corpora").
 """
 
 import argparse

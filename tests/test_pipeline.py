@@ -292,6 +292,16 @@ def test_stages_that_cannot_go_together_are_refused_before_any_work(
     run_recipe(trained, tmp_path / "run", command=["test"], stages=("student",))
 
 
+def test_a_teacher_of_the_slow_tokenizer_is_no_fault(tmp_path: Path) -> None:
+    teacher, manifest = write_tiny_model(tmp_path / "slow"), corpus(tmp_path, 3)
+    assert (teacher / "vocab.json").is_file()
+    (teacher / "tokenizer.json").unlink()
+    data = f'train = "{manifest}"\nvalidation = "{manifest}"\ntest = "{manifest}"'
+    recipe = write_recipe(tmp_path, teacher=teacher, data=data)
+    assert call(["plan", str(recipe)]) == OK
+    assert call(["run", str(recipe), "--out", str(tmp_path / "run"), "--to-stage", "data"]) == OK
+
+
 def test_every_fault_of_a_recipe_is_found_before_its_first_stage(
     tmp_path: Path, teacher: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

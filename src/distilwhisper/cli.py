@@ -550,25 +550,37 @@ def call(arguments: Sequence[str]) -> int:
         return OK
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # not every console is UTF-8
-    try:
-        status: int = subcommand_cli_from_dict(
+    return status_of(
+        lambda: subcommand_cli_from_dict(
             COMMANDS,
             args=arguments,
             prog="distilwhisper",
             description="Make big Whisper speech models small, fast and trustworthy, with proof.",
-        )
+        ),
+        program="distilwhisper",
+    )
+
+
+def status_of(command: Callable[[], int], *, program: str) -> int:
+    """Run a command and return its exit status; what can go wrong is told in a line.
+
+    Args:
+        command: parses its arguments, and returns its status.
+        program: its name, for messages.
+    """
+    try:
+        return command()
     except SystemExit as stop:
         return USAGE if stop.code else OK
     except KeyboardInterrupt:
-        say("distilwhisper: interrupted; run the same command again to go on")
+        say(f"{program}: interrupted; run the same command again to go on")
         return INTERRUPTED
     except EXPECTED as error:  # before ValueError: TornShard is one, and no fault of the command
-        say(f"distilwhisper: error: {error}")
+        say(f"{program}: error: {error}")
         return SOME_FAILED
     except (ValueError, ModelNotFound) as error:
-        say(f"distilwhisper: error: {error}")
+        say(f"{program}: error: {error}")
         return USAGE
-    return status
 
 
 def _name_each(failed: Mapping[str, str | None]) -> int:

@@ -62,7 +62,7 @@ from distilwhisper.model.checkpoint import (
 )
 from distilwhisper.model.hardware import Hardware, dtype_name
 from distilwhisper.model.hub import ModelNotFound, resolve_model
-from distilwhisper.model.layout import BadCheckpoint
+from distilwhisper.model.layout import BadCheckpoint, read_complete_tokenizer
 from distilwhisper.model.whisper import WhisperConfig
 from distilwhisper.progress import progress_bar, say
 from distilwhisper.report import REPORT, error_rate, read_run, write_card, write_report
@@ -528,7 +528,8 @@ def _sizes_here(name: str) -> WhisperConfig:
 
 
 def _tokenizer_here(name: str) -> Tokenizer:
-    return Tokenizer.from_folder(resolve_model(name))
+    folder = resolve_model(name)
+    return Tokenizer.from_json(read_complete_tokenizer(folder), where=folder)
 
 
 # The stages

@@ -21,7 +21,7 @@ from distilwhisper.corpus.records import Utterance, read_manifest
 from distilwhisper.corpus.store import read_jsonl
 from distilwhisper.decoding.packed_windows import PACKED_S, PAUSE_S
 from distilwhisper.model.hub import resolve_model
-from distilwhisper.model.layout import read_json_object
+from distilwhisper.model.layout import read_complete_tokenizer, read_json_object
 from distilwhisper.model.roofline import (
     Roof,
     cache_values,
@@ -284,7 +284,10 @@ def _student_sizes(recipe: Recipe, teacher: WhisperConfig) -> WhisperConfig:
 
 
 def _tokenizer_at_hand(name: str) -> Tokenizer | None:
-    return Tokenizer.from_folder(Path(name)) if Path(name).is_dir() else None
+    folder = Path(name)
+    if not folder.is_dir():
+        return None
+    return Tokenizer.from_json(read_complete_tokenizer(folder), where=folder)
 
 
 @cache

@@ -223,7 +223,7 @@ def allow_silence(checkpoint: Checkpoint) -> Checkpoint:
     Whisper's own files forbid the end as the first token, so that without timestamps no published
     model can say nothing.
     """
-    eot = Tokenizer.from_folder(checkpoint.folder).eot
+    eot = Tokenizer.from_json(checkpoint.files.tokenizer_json, where=checkpoint.folder).eot
     config = dict(checkpoint.generation_config)
     config["begin_suppress_tokens"] = [
         token for token in config.get("begin_suppress_tokens") or [] if token != eot

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from unit_scale import Run
 
+from distilwhisper.cli import OK, SOME_FAILED, USAGE
 from distilwhisper.corpus.records import read_manifest
 from distilwhisper.corpus.store import read_jsonl
 from distilwhisper.text.wer import ErrorCounts, word_errors
-from experiments.__main__ import OK, SOME_FAILED, USAGE, call
+from experiments.__main__ import call
 from experiments.catalogue import EXPERIMENTS
 from experiments.context import Context
 from experiments.settings import Settings

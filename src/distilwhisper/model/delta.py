@@ -27,6 +27,7 @@ from distilwhisper.model.layout import (
     ModelFiles,
     read_json_object,
     read_model_folder,
+    require_new,
     write_model_folder,
 )
 
@@ -56,8 +57,7 @@ def write_delta(student: Path, teacher: Path, dest: Path, *, teacher_name: str) 
         BadCheckpoint: one of the models is incomplete; or the two share no weights.
         FileExistsError: ``dest`` holds something.
     """
-    if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
-        raise FileExistsError(f"{dest}: must be new or empty, and holds something already")
+    require_new(dest)
     ours, theirs = read_model_folder(student), read_model_folder(teacher)
     changed = {
         name: weight.to(torch.float16).contiguous()

@@ -1,6 +1,7 @@
 """Where a network runs, and in which numbers."""
 
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Literal, cast
 
 import torch
@@ -107,6 +108,11 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 def _cpu_multiplies_bfloat16() -> bool:
     """Return whether the CPU has bfloat16 products; emulated ones are slower than float32."""
-    # Older torch cannot tell.
+    return any(map(cpu_has, ("avx512_bf16", "amx_bf16", "bf16")))
+
+
+@cache
+def cpu_has(feature: str) -> bool:
+    """Return whether the CPU has a feature, by torch's name for it; older torch knows of none."""
     features: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-    return any(features.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return bool(features.get(feature))

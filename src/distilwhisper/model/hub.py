@@ -32,6 +32,7 @@ from distilwhisper.model.layout import (
     load_pickle,
     read_model_folder,
     read_tokenizer_json,
+    require_new,
     write_model_folder,
 )
 from distilwhisper.model.openai import not_openai, read_openai
@@ -118,7 +119,7 @@ def resolve_model(name: str) -> Path:
             delta belongs to other weights than its teacher has.
     """
     path = Path(name)
-    if path.is_dir() and is_delta(path):
+    if is_delta(path):
         return _resolve_delta(path)
     if path.is_dir():
         _check_is_hugging_face(path)
@@ -305,8 +306,7 @@ def import_model(source: str, dest: Path, *, tokenizer: str | None = None) -> Pa
         ModelNotFound: the source, or the tokenizer, is neither here nor to be had from the hub.
         BadCheckpoint: the source is incomplete, broken or no Whisper model.
     """
-    if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
-        raise FileExistsError(f"{dest}: must be new or empty, and holds something already")
+    require_new(dest)
     files = _read_any(source, tokenizer=tokenizer)
     dtype = files.weights["model.decoder.embed_tokens.weight"].dtype
     write_model_folder(dest, files, dtype=dtype)

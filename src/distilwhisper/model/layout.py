@@ -106,9 +106,7 @@ def read_model_folder(folder: Path) -> ModelFiles:
     weights = unwrapped(_read_weights(folder), ("model.", "proj_out."), where=folder)
     weights = _drop_tied_projection(weights, where=folder)
     check_weights(weights, config, where=folder)
-    tokenizer_json = complete_timestamps(
-        read_tokenizer_json(folder), vocab_size=config["vocab_size"], where=folder
-    )
+    tokenizer_json = read_complete_tokenizer(folder)
     return ModelFiles(
         config=config,
         generation_config=_read_generation_config(folder, config, tokenizer_json),
@@ -161,6 +159,16 @@ def read_tokenizer_json(folder: Path) -> str:
     merges = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
     merges = [line for line in merges if line and not line.startswith("#version")]
     return json.dumps(_byte_level_tokenizer(vocab, merges, added), ensure_ascii=False)
+
+
+def read_complete_tokenizer(folder: Path) -> str:
+    """Return what :func:`read_model_folder` reads of the tokenizer, without reading the weights.
+
+    Raises:
+        BadCheckpoint: ``config.json`` or the tokenizer is missing or broken.
+    """
+    vocab_size = read_json_object(folder / "config.json")["vocab_size"]
+    return complete_timestamps(read_tokenizer_json(folder), vocab_size=vocab_size, where=folder)
 
 
 def _byte_level_tokenizer(
@@ -525,6 +533,16 @@ def token_ids_for_generation(
 # Writing
 
 
+def require_new(folder: Path) -> None:
+    """Refuse a place that holds something already.
+
+    Raises:
+        FileExistsError: it is a file, or a folder that is not empty.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder}: must be new or empty, and holds something already")
+
+
 def write_model_folder(folder: Path, files: ModelFiles, *, dtype: torch.dtype) -> None:
     """Write a Whisper model in the Hugging Face layout.
 
@@ -540,8 +558,7 @@ def write_model_folder(folder: Path, files: ModelFiles, *, dtype: torch.dtype) -
     Raises:
         FileExistsError: the folder holds something already.
     """
-    if folder.is_dir() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder}: must be new or empty, and holds files already")
+    require_new(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:

@@ -14,7 +14,6 @@ Source: arXiv:2212.04356, section 2.2; names after ``openai/whisper: whisper/mod
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, ClassVar, Protocol, cast
 
 import numpy as np
@@ -22,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+
+from distilwhisper.model.hardware import cpu_has
 
 MANY_QUERIES = 256  # from here on, attention on a CPU goes head by head
 
@@ -498,7 +499,7 @@ def _attend(
     # Torch's fused attention for the CPU is up to six times slower than this in bfloat16, but with
     # AMX it takes a third of the time for a whole window of queries.
     n_tokens = queries.shape[2]
-    if n_tokens >= MANY_QUERIES and _has_amx():
+    if n_tokens >= MANY_QUERIES and cpu_has("amx_bf16"):
         return F.scaled_dot_product_attention(queries, keys, values, attn_mask=visible)
     if n_tokens >= MANY_QUERIES:  # one head's scores stay in the cache, those of all do not
         heads = [
@@ -510,13 +511,6 @@ def _attend(
     # comes out the same to the bit whether it is decoded alone or checked among drafted ones.
     pair = queries.expand(-1, -1, 2, -1) if n_tokens == 1 else queries
     return _attend_plainly(pair, keys, values, visible)[:, :, :n_tokens]
-
-
-@cache
-def _has_amx() -> bool:
-    # Older torch cannot tell.
-    features: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(features.get("amx_bf16"))
 
 
 def _attend_plainly(

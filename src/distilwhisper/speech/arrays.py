@@ -6,15 +6,13 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from distilwhisper.speech.audio import Samples
+from distilwhisper.speech.audio import Samples, loudest_if_cancelled
 
 Sound: TypeAlias = npt.NDArray[Any] | Sequence[float]  # what to_samples takes
 
 MOST_CHANNELS = 8
 # Floats beyond this were never scaled: sound that is too loud stays below.
 LOUDEST = 16.0
-# Channels whose mean has less than this of the power that unlike sounds would have cancel out.
-CANCELLED = 0.1
 
 
 def to_samples(sound: Sound, name: str) -> Samples:
@@ -59,12 +57,9 @@ def to_samples(sound: Sound, name: str) -> Samples:
 
 
 def _mixed(channels: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    mean: npt.NDArray[Any] = channels.mean(axis=0)
-    powers = np.square(channels, dtype=np.float64).mean(axis=1)
-    if np.square(mean, dtype=np.float64).mean() < CANCELLED * powers.sum() / len(channels) ** 2:
-        loudest: npt.NDArray[Any] = channels[powers.argmax()]
-        return loudest
-    return mean
+    loudest = loudest_if_cancelled(channels)
+    mixed: npt.NDArray[Any] = channels.mean(axis=0) if loudest is None else channels[loudest]
+    return mixed
 
 
 def _scaled(integers: npt.NDArray[Any]) -> npt.NDArray[np.float64]:

@@ -681,7 +681,7 @@ class _Sound:
         rows = _rows(frame)
         if wanted is not None:
             return _with_rows(frame, rows[wanted : wanted + 1])
-        loudest = _loudest_if_cancelled(rows)
+        loudest = loudest_if_cancelled(rows)
         if loudest is None:
             return frame
         if not self._cancelled_s:
@@ -739,7 +739,7 @@ def _with_rows(frame: av.AudioFrame, rows: npt.NDArray[np.generic]) -> av.AudioF
     return made
 
 
-def _loudest_if_cancelled(rows: npt.NDArray[np.generic]) -> int | None:
+def loudest_if_cancelled(rows: npt.NDArray[np.generic]) -> int | None:
     """Return the loudest channel, if the channels cancel each other when they are mixed."""
     values = rows.astype(np.float32)
     if rows.dtype.kind in "iu":

@@ -395,11 +395,16 @@ def _respecting_marks(text: str) -> str:
     A vowel sign of Devanagari, Thai or Malayalam is a mark to Unicode: without it another word is
     written. The points of Hebrew and Arabic are marks too, and most writers leave them out.
     """
-    return _respecting_points(_HEBREW_POINTS.sub("", unicodedata.normalize("NFKC", text)))
+    return _without_optional(_HEBREW_POINTS.sub("", unicodedata.normalize("NFKC", text)))
 
 
 def _respecting_points(text: str) -> str:
-    text = _CHILLU.sub(lambda match: _CHILLU_LETTERS[match[1]], unicodedata.normalize("NFKC", text))
+    """Do the same, and keep the points of Hebrew letters."""
+    return _without_optional(unicodedata.normalize("NFKC", text))
+
+
+def _without_optional(text: str) -> str:
+    text = _CHILLU.sub(lambda match: _CHILLU_LETTERS[match[1]], text)
     text = _ARABIC_POINTS.sub("", _INVISIBLE.sub("", text))
     # Python lowers İ to an i with a second dot over it.
     return text.translate(_WITH_MARKS).replace("i\u0307", "i")
