@@ -8,10 +8,10 @@ import pytest
 import torch
 from huggingface_hub import constants
 from hypothesis import settings
-from tiny_model import write_tiny_model
 
 from distilwhisper.model.hub import resolve_model
 from distilwhisper.speech.audio import Samples, load_samples
+from tiny_model import write_tiny_model
 
 SPEECH = Path(__file__).parent / "assets" / "speech"
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 from safetensors.torch import load_file, save_file
-from tiny_model import write_tiny_model
 
 from distilwhisper.corpus.records import Utterance, write_manifest
 from distilwhisper.speech.audio import SAMPLE_RATE_HZ, Samples, write_wav
+from tiny_model import write_tiny_model
 
 TEXTS = ("the rain in the valley", "a thin line there", "another one then", "there in the inn")
 

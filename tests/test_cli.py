@@ -9,14 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from corpora import bad_utterances, corpus, hearing_model, noise
-from pages import Page
-from runs import make_run
 
+from corpora import bad_utterances, corpus, hearing_model, noise
 from distilwhisper import __version__
 from distilwhisper.cli import COMMANDS, INTERRUPTED, OK, SOME_FAILED, USAGE, call
 from distilwhisper.corpus.records import Utterance, read_labels
 from distilwhisper.speech.audio import write_wav
+from pages import Page
+from runs import make_run
 
 FAST = ("--max-new-tokens", "8", "--device", "cpu", "--dtype", "float32")
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from searching import make_rules
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from distilwhisper.decoding.search import Search
@@ -24,6 +23,7 @@ from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.training.forcing import forced_states
 from distilwhisper.training.fused import Objective, fused_sums
 from distilwhisper.training.loss import clip_gradients
+from searching import make_rules
 
 META = torch.device("meta")
 HOST_READS = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.item.default)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from corpora import bad_utterances, corpus, hearing_model, snapshot
 
+from corpora import bad_utterances, corpus, hearing_model, snapshot
 from distilwhisper.corpus.store import shard_path, shard_paths, write_atomic
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.engines import EngineSettings, NoWorkers, ShardFailed, run_shards

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from corpora import bad_utterances, corpus, hearing_model, noise, snapshot, utterance
 
+from corpora import bad_utterances, corpus, hearing_model, noise, snapshot, utterance
 from distilwhisper.corpus.records import Utterance, read_manifest, write_manifest
 from distilwhisper.corpus.store import ChangedShard, read_jsonl, shard_path
 from distilwhisper.decoding.settings import DecodingSettings

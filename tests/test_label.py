@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from corpora import bad_utterances, corpus, hearing_model, noise, snapshot, utterance
 
+from corpora import bad_utterances, corpus, hearing_model, noise, snapshot, utterance
 from distilwhisper.corpus.records import Utterance, read_labels, read_manifest
 from distilwhisper.corpus.store import shard_path, shard_paths
 from distilwhisper.decoding.settings import DecodingSettings

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from corpora import bad_utterances, corpus, snapshot
 
+from corpora import bad_utterances, corpus, snapshot
 from distilwhisper.cli import call
 from distilwhisper.corpus.records import Utterance, read_labels
 from distilwhisper.corpus.store import ChangedShard, StoreError, read_jsonl, shard_path, shard_paths

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from corpora import TEXTS, corpus, hearing_model, noise, snapshot, utterance
 from safetensors.torch import load_file
-from tiny_model import write_tiny_model
 
 import distilwhisper
+from corpora import TEXTS, corpus, hearing_model, noise, snapshot, utterance
 from distilwhisper.cli import OK, SOME_FAILED, USAGE, call
 from distilwhisper.corpus.records import (
     Utterance,
@@ -38,6 +37,7 @@ from distilwhisper.speech.augment import AugmentSettings
 from distilwhisper.student import StudentSettings
 from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.training.settings import TrainingSettings
+from tiny_model import write_tiny_model
 
 RECIPE = """
 name = "tiny"

@@ -3,8 +3,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from corpora import corpus
 
+from corpora import corpus
 from distilwhisper import plan
 from distilwhisper.cli import OK, call
 from distilwhisper.corpus.records import Utterance, write_manifest

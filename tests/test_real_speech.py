@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from rapidfuzz.distance import Levenshtein
-from transcripts import assert_reliable
 
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
@@ -19,6 +18,7 @@ from distilwhisper.speech.audio import Samples
 from distilwhisper.student import StudentSettings, make_student
 from distilwhisper.text.normalize import normalizer_for
 from distilwhisper.text.wer import ErrorCounts, word_errors
+from transcripts import assert_reliable
 
 FLOAT32 = Hardware(device="cpu", dtype="float32")
 

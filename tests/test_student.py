@@ -8,7 +8,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from tiny_model import write_tiny_model
 
 from distilwhisper.model.checkpoint import load_checkpoint
 from distilwhisper.model.roofline import window_s
@@ -23,6 +22,7 @@ from distilwhisper.student import (
     named_layers,
     spaced_layers,
 )
+from tiny_model import write_tiny_model
 
 LARGE_V2 = WhisperConfig(
     vocab_size=51865,

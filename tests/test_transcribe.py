@@ -13,8 +13,8 @@ import av
 import numpy as np
 import pytest
 import soundfile
-from corpora import hearing_model, noise
 
+from corpora import hearing_model, noise
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.model.hardware import Hardware

@@ -7,11 +7,11 @@ from tempfile import TemporaryDirectory
 from typing import Protocol
 
 import numpy as np
-from tiny_model import write_tiny_model
 
 from distilwhisper.corpus.records import Utterance, write_manifest
 from distilwhisper.speech.audio import SAMPLE_RATE_HZ, Samples, write_wav
 from distilwhisper.student import StudentSettings, make_student
+from tiny_model import write_tiny_model
 
 UNIT = Path(__file__).parent / "experiments" / "unit.toml"
 

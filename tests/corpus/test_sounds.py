@@ -3,8 +3,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from corpora import corpus, noise
 
+from corpora import corpus, noise
 from distilwhisper.corpus.records import Label, Manifest, read_manifest
 from distilwhisper.corpus.sounds import ChangedRecording, check_sounds
 from distilwhisper.speech.audio import write_wav

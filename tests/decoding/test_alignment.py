@@ -7,7 +7,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
-from openai_reference import openai_model
 from torch import Tensor
 
 from distilwhisper.decoding.alignment import (
@@ -31,6 +30,7 @@ from distilwhisper.speech.mel import log_mel, stack_windows
 from distilwhisper.student import StudentSettings, build_student
 from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.text.transcript import Word
+from openai_reference import openai_model
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,6 @@ from typing import Any
 import pytest
 import torch
 from huggingface_hub import constants
-from openai_reference import openai_model
-from searching import make_rules
 from torch import Tensor
 
 from distilwhisper.decoding.beam import beam_search
@@ -21,6 +19,8 @@ from distilwhisper.model.whisper import Whisper, WhisperConfig
 from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.mel import log_mel, stack_windows
 from distilwhisper.text.tokens import Tokenizer
+from openai_reference import openai_model
+from searching import make_rules
 
 # So much louder is the end token, with timestamps and without: windows end after 1 to 16 tokens.
 LIKES_TO_END = {True: 0.45, False: 0.6}

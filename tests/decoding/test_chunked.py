@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from corpora import noise
 
+from corpora import noise
 from distilwhisper.decoding.chunked import decode_chunk
 from distilwhisper.decoding.chunks import Chunk
 from distilwhisper.decoding.heard import HeardWindow

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from corpora import noise
 from hypothesis import given
 from hypothesis import strategies as st
 
+from corpora import noise
 from distilwhisper.decoding.failure import (
     MAX_PHRASE_WORDS,
     MAX_REPEATS,

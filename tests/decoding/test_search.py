@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from searching import decode, make_rules
 from torch import Tensor
 
 from distilwhisper.decoding.rules import DecodingRules
@@ -14,6 +13,7 @@ from distilwhisper.decoding.search import NonFiniteOutput, Search, language_prob
 from distilwhisper.decoding.slots import Counts, Hypothesis, Job, SpecialTokens
 from distilwhisper.model.checkpoint import Checkpoint, load_checkpoint
 from distilwhisper.text.tokens import Tokenizer
+from searching import decode, make_rules
 
 LIKES_TO_END = 0.35
 

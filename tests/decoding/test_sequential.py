@@ -4,9 +4,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from corpora import noise
-from openai_reference import openai_model
 
+from corpora import noise
 from distilwhisper.decoding.sequential import (
     CRAWL_FRAMES,
     MAX_CRAWLS,
@@ -23,6 +22,7 @@ from distilwhisper.speech.mel import RecordingMel
 from distilwhisper.speech.recording import HeldRecording
 from distilwhisper.speech.vad import Span
 from distilwhisper.text.tokens import Tokenizer
+from openai_reference import openai_model
 
 
 @pytest.fixture(scope="module")

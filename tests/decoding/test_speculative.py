@@ -10,8 +10,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from searching import decode, make_rules
-from tiny_model import write_tiny_model
 from torch import Tensor
 
 from distilwhisper.decoding.rules import DecodingRules
@@ -26,6 +24,8 @@ from distilwhisper.model.whisper import Whisper
 from distilwhisper.speech.audio import Samples
 from distilwhisper.student import StudentSettings, build_student, make_student
 from distilwhisper.text.tokens import Tokenizer
+from searching import decode, make_rules
+from tiny_model import write_tiny_model
 
 LIKES_TO_END = 0.35
 

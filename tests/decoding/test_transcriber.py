@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from corpora import hearing_model, noise
 from safetensors.torch import load_file, save_file
-from tiny_model import write_tiny_model
 
+from corpora import hearing_model, noise
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.model.hardware import Hardware
@@ -25,6 +24,7 @@ from distilwhisper.speech.recording import HeldRecording
 from distilwhisper.speech.sources import CorruptAudio
 from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.text.transcript import Transcript, render
+from tiny_model import write_tiny_model
 
 CPU = Hardware(device="cpu", dtype="float32")
 SHORT = DecodingSettings(max_new_tokens=8, temperatures=(0.0,))

@@ -3,7 +3,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from evaluations import TEXTS, evaluation
 
 from distilwhisper.corpus.store import read_jsonl, write_jsonl
 from distilwhisper.evaluation.bootstrap import (
@@ -13,6 +12,7 @@ from distilwhisper.evaluation.bootstrap import (
     mean_interval,
 )
 from distilwhisper.evaluation.comparison import Comparison, NotComparable, compare
+from evaluations import TEXTS, evaluation
 
 FEW = Resampling(n=500, seed=2)
 OTHERS = {f"u{i}": "red green blue black" for i in range(6)}

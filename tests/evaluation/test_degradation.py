@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from corpora import corpus, noise
 from hypothesis import given
 from hypothesis import strategies as st
 
+from corpora import corpus, noise
 from distilwhisper.corpus.records import Manifest, Utterance, read_manifest, write_manifest
 from distilwhisper.evaluation.degradation import Degradation, Degrader
 from distilwhisper.speech.audio import Samples, load_samples, write_wav

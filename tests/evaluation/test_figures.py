@@ -1,11 +1,11 @@
 from pathlib import Path
 
-from evaluations import TEXTS, evaluation
 from matplotlib.image import imread
 
 from distilwhisper.evaluation.bootstrap import Resampling
 from distilwhisper.evaluation.comparison import compare
 from distilwhisper.evaluation.figures import draw_comparison, errors_against_speed
+from evaluations import TEXTS, evaluation
 
 FEW = Resampling(n=50)
 

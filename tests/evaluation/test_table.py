@@ -1,10 +1,9 @@
 from pathlib import Path
 
-from evaluations import TEXTS, evaluation
-
 from distilwhisper.evaluation.bootstrap import Resampling
 from distilwhisper.evaluation.comparison import compare
 from distilwhisper.evaluation.table import comparison_table
+from evaluations import TEXTS, evaluation
 
 FEW = Resampling(n=500)
 TABLE = """\

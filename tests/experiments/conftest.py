@@ -1,13 +1,13 @@
 from pathlib import Path
 
 import pytest
-from unit_scale import Run, write_unit_scale
-
 from experiments.__main__ import call
 from experiments.catalogue import EXPERIMENTS
 from experiments.context import Context
 from experiments.designs import LayersSettings
 from experiments.settings import read_settings
+
+from unit_scale import Run, write_unit_scale
 
 
 @pytest.fixture(scope="session")

@@ -9,10 +9,10 @@ from statistics import fmean, median
 from typing import Any
 
 import pytest
-from unit_scale import Run
+from experiments.__main__ import OK
 
 from distilwhisper.corpus.store import read_jsonl
-from experiments.__main__ import OK
+from unit_scale import Run
 
 
 @dataclass(frozen=True)

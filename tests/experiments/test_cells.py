@@ -3,12 +3,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny_model import write_tiny_model
-
-from distilwhisper.run.stages import StageChanged
 from experiments.cells import Arm, evaluate_cells
 from experiments.context import Context
 from experiments.settings import Settings
+
+from distilwhisper.run.stages import StageChanged
+from tiny_model import write_tiny_model
 
 
 def test_a_draft_that_has_changed_behind_its_name_is_noticed(

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from searching import decode, make_rules
+from experiments.early_exit import EarlyExitDecoder
 from torch import Tensor
 
 from distilwhisper.decoding.search import Search
@@ -11,7 +11,7 @@ from distilwhisper.decoding.slots import Hypothesis, Job, SpecialTokens
 from distilwhisper.model.checkpoint import Checkpoint, load_checkpoint
 from distilwhisper.model.whisper import Whisper
 from distilwhisper.text.tokens import Tokenizer
-from experiments.early_exit import EarlyExitDecoder
+from searching import decode, make_rules
 
 N_LAYERS = 4
 # After the first layer the likeliest token of some rows is surer than this, and of others not.

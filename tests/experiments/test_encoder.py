@@ -1,7 +1,6 @@
 import numpy as np
 import numpy.typing as npt
 import pytest
-
 from experiments.encoder import LinearCka
 
 Floats = npt.NDArray[np.float64]

@@ -5,16 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from unit_scale import Run
+from experiments.__main__ import call
+from experiments.catalogue import EXPERIMENTS
+from experiments.context import Context
+from experiments.settings import Settings
 
 from distilwhisper.cli import OK, SOME_FAILED, USAGE
 from distilwhisper.corpus.records import read_manifest
 from distilwhisper.corpus.store import read_jsonl
 from distilwhisper.text.wer import ErrorCounts, word_errors
-from experiments.__main__ import call
-from experiments.catalogue import EXPERIMENTS
-from experiments.context import Context
-from experiments.settings import Settings
+from unit_scale import Run
 
 WITH_FIGURE = {
     *("table5", "table10", "table11", "table12", "table20", "table21", "table23"),

@@ -1,10 +1,10 @@
+from experiments.figures import draw_bars, wer_line
+from experiments.results import Result, Row
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from distilwhisper.evaluation.bootstrap import Interval
 from distilwhisper.text.wer import ErrorCounts
-from experiments.figures import draw_bars, wer_line
-from experiments.results import Result, Row
 
 
 def bars(figure: Figure) -> list[float]:

@@ -1,8 +1,8 @@
 import pytest
-
-from distilwhisper.corpus.records import Utterance, Verdict
 from experiments.label_quality import pack_then_filter, trial
 from experiments.results import Row, score_texts
+
+from distilwhisper.corpus.records import Utterance, Verdict
 
 
 def row(id_: str, reference: str, label: str) -> Row:

@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-
 from experiments.power_law import NoFit, fit_power_law
 from experiments.tables import PAPER
 

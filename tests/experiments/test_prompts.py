@@ -1,13 +1,13 @@
 from pathlib import Path
 
 import pytest
+from experiments.context import Context
+from experiments.prompts import UNRELATED, last_tokens
+from experiments.settings import Settings
 from hypothesis import given
 from hypothesis import strategies as st
 
 from distilwhisper.text.tokens import Tokenizer
-from experiments.context import Context
-from experiments.prompts import UNRELATED, last_tokens
-from experiments.settings import Settings
 
 WORDS = st.lists(st.text("abcdefghin ther", min_size=1, max_size=9).map(str.strip), max_size=12)
 

@@ -3,13 +3,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from experiments.results import Result, Row, interval_notes, score_texts, summarise, total
 
 from distilwhisper.corpus.records import Manifest, Utterance
 from distilwhisper.corpus.store import read_jsonl
 from distilwhisper.evaluation.bootstrap import Interval, Resampling
 from distilwhisper.evaluation.scoring import COST, score
 from distilwhisper.text.wer import ErrorCounts
-from experiments.results import Result, Row, interval_notes, score_texts, summarise, total
 
 
 def row(arm: str, set_name: str, id_: str, errors: int, words: int, file: str = "") -> Row:

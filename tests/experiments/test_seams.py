@@ -2,15 +2,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from corpora import hearing_model, noise
+from experiments.seams import join_at_middle, seams_s, timed_errors
 
+from corpora import hearing_model, noise
 from distilwhisper.corpus.records import Utterance
 from distilwhisper.decoding.chunks import ChunkWords, join_chunks
 from distilwhisper.decoding.segments import TimedWord
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.model.hardware import Hardware
-from experiments.seams import join_at_middle, seams_s, timed_errors
 
 TEXT = "one two three four five six seven eight nine ten"
 LONG_S = 40.0

@@ -2,12 +2,12 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-
-from distilwhisper.run.settings import SettingsError, read_recipe, read_toml, settings_to_toml
 from experiments.catalogue import EXPERIMENTS
 from experiments.designs import LayersSettings
 from experiments.long_form import ChunkSettings
 from experiments.settings import SCALES, Scale, Settings, TimingSettings, read_settings
+
+from distilwhisper.run.settings import SettingsError, read_recipe, read_toml, settings_to_toml
 
 KNOWN = [experiment.settings for experiment in EXPERIMENTS]
 

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
+from experiments.spoiling import Spoiler, add_noise, first_half
 
 from distilwhisper.corpus.records import Utterance
 from distilwhisper.text.wer import word_errors
-from experiments.spoiling import Spoiler, add_noise, first_half
 
 TEXTS = [
     "the cat sat on the mat and then it slept",

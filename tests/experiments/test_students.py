@@ -8,11 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from unit_scale import Run
-
-from distilwhisper.corpus.records import Label, Manifest, Utterance, read_manifest
-from distilwhisper.corpus.store import read_jsonl
-from distilwhisper.model.checkpoint import load_checkpoint
 from experiments.__main__ import OK, SOME_FAILED
 from experiments.context import Context
 from experiments.settings import StudentsSettings
@@ -24,6 +19,11 @@ from experiments.students import (
     plan,
     train_students,
 )
+
+from distilwhisper.corpus.records import Label, Manifest, Utterance, read_manifest
+from distilwhisper.corpus.store import read_jsonl
+from distilwhisper.model.checkpoint import load_checkpoint
+from unit_scale import Run
 
 
 def summary(out: Path, name: str) -> dict[str, Any]:

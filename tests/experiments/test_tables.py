@@ -1,7 +1,8 @@
 from operator import itemgetter
 
-from distilwhisper.evaluation.bootstrap import Interval
 from experiments.tables import PAPER, Column, Table
+
+from distilwhisper.evaluation.bootstrap import Interval
 
 TABLE = Table(
     "Table 0: of nothing",

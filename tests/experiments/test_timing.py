@@ -2,12 +2,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-
-from distilwhisper.decoding.slots import Counts
 from experiments.cells import EvalSet
 from experiments.context import Context
 from experiments.settings import TimingSettings
 from experiments.timing import Timing, time_arms, timed_rows
+
+from distilwhisper.decoding.slots import Counts
 
 
 def test_speed_is_the_median_of_rounds_in_which_both_took_part() -> None:

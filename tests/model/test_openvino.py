@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from corpora import noise
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from corpora import noise
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.model.checkpoint import load_checkpoint

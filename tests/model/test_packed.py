@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from corpora import noise
 from torch import Tensor, nn
 
+from corpora import noise
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.model.checkpoint import load_checkpoint

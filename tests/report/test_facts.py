@@ -3,8 +3,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from evaluations import evaluation
-from runs import make_run
 
 from distilwhisper.corpus.store import write_atomic
 from distilwhisper.evaluation.bootstrap import Resampling
@@ -17,6 +15,8 @@ from distilwhisper.report import (
     write_report,
 )
 from distilwhisper.run.files import BadRunFolder
+from evaluations import evaluation
+from runs import make_run
 
 
 def test_a_run_is_read_from_its_folder(run: Path) -> None:

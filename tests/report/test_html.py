@@ -1,7 +1,7 @@
 import pytest
-from pages import Page
 
 from distilwhisper.report.html import Html, folded, image, page, sound, table, tag, word_diff, words
+from pages import Page
 
 
 def test_text_is_escaped_and_html_is_not() -> None:

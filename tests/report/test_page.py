@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from evaluations import TEXTS, evaluation
-from pages import Page
-from runs import METRICS, make_run
 
 from distilwhisper.corpus.store import read_jsonl, write_jsonl
 from distilwhisper.evaluation.bootstrap import Resampling
 from distilwhisper.evaluation.comparison import compare
 from distilwhisper.filtering.retention import Groups, Kept, Retention
 from distilwhisper.report import read_facts, write_comparison_report, write_report
+from evaluations import TEXTS, evaluation
+from pages import Page
+from runs import METRICS, make_run
 
 FEW = Resampling(n=200)
 NOISES = (None, "white:10", "white:0", "codec:opus-6k")

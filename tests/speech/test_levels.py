@@ -2,8 +2,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from corpora import noise
 
+from corpora import noise
 from distilwhisper.speech.audio import Samples, load_samples, samples_to_seconds
 from distilwhisper.speech.levels import sounding_spans, speech_like_s
 

@@ -3,10 +3,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from corpora import noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from corpora import noise
 from distilwhisper.speech.audio import (
     FRAMES_PER_WINDOW,
     HOP_SAMPLES,

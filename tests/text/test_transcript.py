@@ -7,7 +7,6 @@ from typing import Any, get_args
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from transcripts import assert_reliable
 
 from distilwhisper.text.transcript import (
     Segment,
@@ -19,6 +18,7 @@ from distilwhisper.text.transcript import (
     outside,
     render,
 )
+from transcripts import assert_reliable
 
 FORMATS: tuple[TranscriptFormat, ...] = get_args(TranscriptFormat)
 

@@ -3,12 +3,12 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from plain_loss import distillation_sums
 from torch import Tensor
 
 from distilwhisper.training import fused
 from distilwhisper.training.fused import Objective, fused_sums
 from distilwhisper.training.loss import Divergence
+from plain_loss import distillation_sums
 
 TOKENS, VOCAB, WIDTH = 7, 11, 4
 ARMS = [

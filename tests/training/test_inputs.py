@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_model import write_tiny_model
 
 from distilwhisper.corpus.batches import IGNORE, Drawn, Example, TokenBatch
 from distilwhisper.corpus.records import Utterance, read_manifest, write_manifest
@@ -20,6 +19,7 @@ from distilwhisper.student import StudentSettings, build_student
 from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.training.loop import Trainer, TrainingData
 from distilwhisper.training.settings import TrainingSettings
+from tiny_model import write_tiny_model
 
 SETTINGS = TrainingSettings(
     steps=2, batch_size=8, micro_batch_size=3, warmup_steps=0, checkpoint_every=2, log_every=1

@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from plain_loss import distillation_sums
-from tiny_model import write_tiny_model
 from torch import Tensor
 
 from distilwhisper.corpus.batches import (
@@ -45,6 +43,8 @@ from distilwhisper.training import loop
 from distilwhisper.training.loop import NonFiniteLoss, Trainer, TrainingData
 from distilwhisper.training.settings import TrainingSettings
 from distilwhisper.training.state import checkpoints
+from plain_loss import distillation_sums
+from tiny_model import write_tiny_model
 
 # No bare space comes first, as the model folder forbids: they begin with whole pieces.
 LOSSES = Path(__file__).parents[1] / "assets" / "losses" / "tiny.jsonl"

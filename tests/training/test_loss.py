@@ -5,11 +5,11 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plain_loss import distillation_sums
 from torch import Tensor
 
 from distilwhisper.corpus.batches import IGNORE
 from distilwhisper.training.loss import clip_gradients, learning_rate
+from plain_loss import distillation_sums
 
 BATCH, TOKENS, VOCAB = 3, 5, 11
 

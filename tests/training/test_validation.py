@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from corpora import hearing_model, noise, utterance
 
+from corpora import hearing_model, noise, utterance
 from distilwhisper.corpus.languages import in_language
 from distilwhisper.corpus.records import Utterance, read_manifest, write_manifest
 from distilwhisper.decoding.settings import DecodingSettings
