@@ -40,7 +40,8 @@ import numpy as np
 
 from distilwhisper.corpus.records import Manifest, read_manifest
 from distilwhisper.model.hub import resolve_model
-from distilwhisper.speech.audio import SAMPLE_RATE_HZ, WINDOW_S, Samples, load_samples
+from distilwhisper.speech.audio import Samples, load_samples
+from distilwhisper.speech.units import SAMPLE_RATE_HZ, WINDOW_S
 from distilwhisper.text.normalize import normalizer_for
 from distilwhisper.text.wer import ErrorCounts, word_errors
 

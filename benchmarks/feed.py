@@ -33,7 +33,8 @@ SHARD_SIZE = 256
 _FILTER = """
 import sys
 from pathlib import Path
-from distilwhisper.filter import FilterSettings, filter_labels
+from distilwhisper.filtering.settings import FilterSettings
+from distilwhisper.stages.filter import filter_labels
 manifest, labels, out = map(Path, sys.argv[1:4])
 settings = FilterSettings(max_wer=float(sys.argv[4]))
 figures = sys.argv[5] == "figures"

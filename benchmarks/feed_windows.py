@@ -21,8 +21,9 @@ from distilwhisper.corpus.batches import Example, load_windows
 from distilwhisper.corpus.packing import Fill, pack_examples
 from distilwhisper.corpus.records import Manifest, Utterance
 from distilwhisper.model.hub import resolve_model
-from distilwhisper.speech.audio import SAMPLE_RATE_HZ, Samples, write_wav
+from distilwhisper.speech.audio import Samples, write_wav
 from distilwhisper.speech.mel import log_mel, stack_windows
+from distilwhisper.speech.units import SAMPLE_RATE_HZ
 from distilwhisper.text.tokens import Tokenizer
 
 

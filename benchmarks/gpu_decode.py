@@ -59,7 +59,7 @@ from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.roofline import window_s
 from distilwhisper.model.whisper import Whisper, WhisperConfig, sinusoids
 from distilwhisper.plan import model_sizes
-from distilwhisper.speech.audio import WINDOW_S
+from distilwhisper.speech.units import WINDOW_S
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -46,7 +46,8 @@ from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.layout import ModelFiles
 from distilwhisper.model.whisper import Whisper, WhisperConfig, sinusoids
 from distilwhisper.plan import model_sizes
-from distilwhisper.student import StudentSettings, build_student
+from distilwhisper.stages.layers import StudentSettings
+from distilwhisper.stages.student import build_student
 
 ROOT = Path(__file__).resolve().parent.parent
 SEED = 0

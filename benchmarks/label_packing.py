@@ -17,9 +17,9 @@ import torch
 from distilwhisper.corpus.records import Label, Utterance, read_manifest
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
-from distilwhisper.label import label_utterances
 from distilwhisper.model.hardware import Hardware
-from distilwhisper.speech.audio import WINDOW_S
+from distilwhisper.speech.units import WINDOW_S
+from distilwhisper.stages.label import label_utterances
 from distilwhisper.text.normalize import normalizer_for
 from distilwhisper.text.wer import ErrorCounts, word_errors
 

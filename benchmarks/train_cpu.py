@@ -39,9 +39,11 @@ from distilwhisper.corpus.records import read_manifest
 from distilwhisper.model.checkpoint import load_checkpoint
 from distilwhisper.model.hub import resolve_model
 from distilwhisper.model.whisper import Whisper
-from distilwhisper.speech.audio import WINDOW_SAMPLES, load_samples
+from distilwhisper.speech.audio import load_samples
 from distilwhisper.speech.mel import log_mel, stack_windows
-from distilwhisper.student import StudentSettings, build_student
+from distilwhisper.speech.units import WINDOW_SAMPLES
+from distilwhisper.stages.layers import StudentSettings
+from distilwhisper.stages.student import build_student
 from distilwhisper.text.tokens import Tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent

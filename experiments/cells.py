@@ -10,10 +10,11 @@ from typing import Any
 
 from distilwhisper.corpus.records import Utterance, read_manifest
 from distilwhisper.decoding.settings import DecodingSettings
-from distilwhisper.evaluate import EvaluateSettings, EvaluationTask, evaluate_tasks
 from distilwhisper.evaluation.comparison import Evaluation
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import resolve_model
+from distilwhisper.stages.evaluate import EvaluationTask, evaluate_tasks
+from distilwhisper.stages.settings import EvaluateSettings
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,10 @@ from distilwhisper.corpus.records import read_manifest
 from distilwhisper.model.checkpoint import load_checkpoint, read_config
 from distilwhisper.model.whisper import Whisper
 from distilwhisper.run.stages import fingerprint
-from distilwhisper.speech.audio import WINDOW_SAMPLES, Samples
+from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.augment import AugmentSettings
 from distilwhisper.speech.mel import log_mel, stack_windows
+from distilwhisper.speech.units import WINDOW_SAMPLES
 from experiments.cells import Arm, model_folder
 from experiments.context import Context, Model
 from experiments.designs import TRAINED_ENCODER

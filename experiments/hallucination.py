@@ -7,8 +7,8 @@ from importlib.util import find_spec
 from operator import itemgetter
 from typing import Any
 
-from distilwhisper.speech.audio import seconds_to_samples
 from distilwhisper.speech.nonspeech import SOUNDS
+from distilwhisper.speech.units import seconds_to_samples
 from experiments.cells import Arm
 from experiments.context import Context
 from experiments.experiment import Outcome, experiment

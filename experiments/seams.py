@@ -14,7 +14,7 @@ from distilwhisper.decoding.segments import TimedWord
 from distilwhisper.evaluation.scoring import rule_of
 from distilwhisper.plotting import draw_lines
 from distilwhisper.run.stages import fingerprint
-from distilwhisper.speech.audio import WINDOW_S, samples_to_seconds
+from distilwhisper.speech.units import WINDOW_S, samples_to_seconds
 from distilwhisper.text.wer import align_words
 from experiments.cells import Arm, EvalSet, with_reference
 from experiments.context import Context

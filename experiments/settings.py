@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from distilwhisper.decoding.settings import DecodingSettings
-from distilwhisper.filter import FilterSettings
-from distilwhisper.label import LabelSettings
+from distilwhisper.filtering.settings import FilterSettings
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.run.settings import build_settings, put_override, read_toml
-from distilwhisper.student import StudentSettings
+from distilwhisper.stages.layers import StudentSettings
+from distilwhisper.stages.settings import LabelSettings
 from distilwhisper.training.settings import TrainingSettings
 
 Scale = Literal["small", "paper"]

@@ -7,10 +7,10 @@ from typing import Any
 
 from distilwhisper.corpus.batches import load_readable
 from distilwhisper.corpus.records import read_manifest
-from distilwhisper.evaluate import decode_timed
 from distilwhisper.model.hardware import DTypeName
 from distilwhisper.plotting import draw_lines
 from distilwhisper.run.stages import fingerprint
+from distilwhisper.stages.evaluate import decode_timed
 from experiments.cells import Arm, EvalSet, with_reference
 from experiments.context import Context, Model
 from experiments.early_exit import EarlyExitDecoder

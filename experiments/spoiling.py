@@ -19,11 +19,12 @@ from distilwhisper.corpus.records import (
     write_manifest,
 )
 from distilwhisper.evaluation.scoring import rule_of
-from distilwhisper.filter import judge
-from distilwhisper.label import label_manifest
 from distilwhisper.run.stages import fingerprint
-from distilwhisper.speech.audio import Samples, samples_to_seconds, write_wav
+from distilwhisper.speech.audio import Samples, write_wav
 from distilwhisper.speech.noise import mix_at_snr, white_noise
+from distilwhisper.speech.units import samples_to_seconds
+from distilwhisper.stages.filter import judge
+from distilwhisper.stages.label import label_manifest
 from experiments.cells import digest, model_folder
 from experiments.context import Context
 from experiments.results import Row, score_texts

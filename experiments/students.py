@@ -27,12 +27,13 @@ from distilwhisper.corpus.records import (
     read_verdicts,
 )
 from distilwhisper.corpus.store import read_jsonl, shard_path, write_jsonl
-from distilwhisper.filter import FilterSettings, filter_labels
-from distilwhisper.label import label_manifest
+from distilwhisper.filtering.settings import FilterSettings
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.pipeline import DataSettings, Recipe, run_recipe, what_shapes_student
 from distilwhisper.run.stages import fingerprint
-from distilwhisper.student import StudentSettings
+from distilwhisper.stages.filter import filter_labels
+from distilwhisper.stages.label import label_manifest
+from distilwhisper.stages.layers import StudentSettings
 from distilwhisper.training.settings import TrainingSettings
 from experiments.cells import EvalSet, digest, model_folder
 from experiments.context import Context, Model, set_name

@@ -12,11 +12,11 @@ from distilwhisper.corpus.batches import load_readable
 from distilwhisper.corpus.records import Utterance, read_manifest
 from distilwhisper.decoding.slots import Counts
 from distilwhisper.decoding.transcriber import Transcriber
-from distilwhisper.evaluate import decode_timed
 from distilwhisper.progress import progress_bar
 from distilwhisper.run.record import cpu_model
 from distilwhisper.run.stages import fingerprint
 from distilwhisper.speech.audio import Samples
+from distilwhisper.stages.evaluate import decode_timed
 from experiments.cells import Arm, EvalSet
 from experiments.context import Context
 from experiments.results import Key, Result, Row, score_texts

@@ -8,7 +8,8 @@ import numpy as np
 from safetensors.torch import load_file, save_file
 
 from distilwhisper.corpus.records import Utterance, write_manifest
-from distilwhisper.speech.audio import SAMPLE_RATE_HZ, Samples, write_wav
+from distilwhisper.speech.audio import Samples, write_wav
+from distilwhisper.speech.units import SAMPLE_RATE_HZ
 from tiny_model import write_tiny_model
 
 TEXTS = ("the rain in the valley", "a thin line there", "another one then", "there in the inn")

@@ -14,11 +14,13 @@ import torch
 from corpora import bad_utterances, corpus, hearing_model, snapshot
 from distilwhisper.corpus.store import shard_path, shard_paths, write_atomic
 from distilwhisper.decoding.settings import DecodingSettings
-from distilwhisper.engines import EngineSettings, NoWorkers, ShardFailed, run_shards
-from distilwhisper.evaluate import EvaluateSettings, evaluate_model
-from distilwhisper.label import LabelSettings, label_manifest
+from distilwhisper.engines import NoWorkers, ShardFailed, run_shards
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.progress import Advance
+from distilwhisper.run.processes import EngineSettings
+from distilwhisper.stages.evaluate import evaluate_model
+from distilwhisper.stages.label import label_manifest
+from distilwhisper.stages.settings import EvaluateSettings, LabelSettings
 
 CPU = Hardware(device="cpu", dtype="float32")
 DECODING = DecodingSettings(max_new_tokens=8, batch_size=3, temperatures=(0.0,))

@@ -12,20 +12,20 @@ from distilwhisper.corpus.store import ChangedShard, read_jsonl, shard_path
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.engines import DecodingJob
-from distilwhisper.evaluate import (
-    EvaluateSettings,
-    EvaluationTask,
-    evaluate_all,
-    evaluate_model,
-    evaluate_tasks,
-    short_names,
-)
 from distilwhisper.evaluation.comparison import Comparison
 from distilwhisper.evaluation.scoring import EvaluationSummary, summary_line
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.run.files import BadRunFolder
 from distilwhisper.run.stages import StageChanged
 from distilwhisper.speech.audio import load_samples, write_wav
+from distilwhisper.stages.evaluate import (
+    EvaluationTask,
+    evaluate_all,
+    evaluate_model,
+    evaluate_tasks,
+    short_names,
+)
+from distilwhisper.stages.settings import EvaluateSettings
 from distilwhisper.text.normalize import normalizer_for
 from distilwhisper.text.wer import ErrorCounts, character_errors, word_errors
 

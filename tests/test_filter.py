@@ -14,8 +14,9 @@ from distilwhisper.corpus.records import (
     write_manifest,
 )
 from distilwhisper.corpus.store import shard_path, write_jsonl
-from distilwhisper.filter import (
-    FilterSettings,
+from distilwhisper.filtering.settings import FilterSettings
+from distilwhisper.run.stages import StageChanged
+from distilwhisper.stages.filter import (
     FilterSummary,
     Share,
     filter_labels,
@@ -23,7 +24,6 @@ from distilwhisper.filter import (
     judge,
     within_limit,
 )
-from distilwhisper.run.stages import StageChanged
 from distilwhisper.text.wer import ErrorCounts
 
 TEN = "one cat sat on the mat and saw two dogs"

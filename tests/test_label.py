@@ -15,13 +15,15 @@ from distilwhisper.corpus.records import Utterance, read_labels, read_manifest
 from distilwhisper.corpus.store import shard_path, shard_paths
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
-from distilwhisper.label import LabelSettings, label_manifest
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.run.locks import Part
 from distilwhisper.run.stages import StageChanged
 from distilwhisper.speech.audio import load_samples, write_wav
 from distilwhisper.speech.mel import log_mel, stack_windows
-from distilwhisper.student import StudentSettings, make_student
+from distilwhisper.stages.label import label_manifest
+from distilwhisper.stages.layers import StudentSettings
+from distilwhisper.stages.settings import LabelSettings
+from distilwhisper.stages.student import make_student
 from distilwhisper.text.tokens import Tokenizer
 
 CPU = Hardware(device="cpu", dtype="float32")

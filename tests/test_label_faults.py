@@ -17,10 +17,12 @@ from distilwhisper.cli import call
 from distilwhisper.corpus.records import Utterance, read_labels
 from distilwhisper.corpus.store import ChangedShard, StoreError, read_jsonl, shard_path, shard_paths
 from distilwhisper.decoding.settings import DecodingSettings
-from distilwhisper.filter import FilterSettings, filter_labels
-from distilwhisper.label import LabelSettings, label_manifest
+from distilwhisper.filtering.settings import FilterSettings
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.run.locks import FolderInUse
+from distilwhisper.stages.filter import filter_labels
+from distilwhisper.stages.label import label_manifest
+from distilwhisper.stages.settings import LabelSettings
 
 CPU = Hardware(device="cpu", dtype="float32")
 SETTINGS = LabelSettings(

@@ -25,16 +25,17 @@ from distilwhisper.corpus.records import (
 )
 from distilwhisper.corpus.store import read_jsonl
 from distilwhisper.decoding.settings import DecodingSettings
-from distilwhisper.engines import EngineSettings
-from distilwhisper.label import LabelSettings, label_manifest
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.layout import read_json_object
 from distilwhisper.pipeline import DataSettings, Recipe, run_recipe
+from distilwhisper.run.processes import EngineSettings
 from distilwhisper.run.settings import SettingsError, build_settings, read_recipe
 from distilwhisper.run.stages import StageChanged
 from distilwhisper.speech.audio import load_samples, write_wav
 from distilwhisper.speech.augment import AugmentSettings
-from distilwhisper.student import StudentSettings
+from distilwhisper.stages.label import label_manifest
+from distilwhisper.stages.layers import StudentSettings
+from distilwhisper.stages.settings import LabelSettings
 from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.training.settings import TrainingSettings
 from tiny_model import write_tiny_model

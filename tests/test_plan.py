@@ -9,7 +9,6 @@ from distilwhisper import plan
 from distilwhisper.cli import OK, call
 from distilwhisper.corpus.records import Utterance, write_manifest
 from distilwhisper.decoding.settings import DecodingSettings
-from distilwhisper.label import LabelSettings
 from distilwhisper.model.checkpoint import load_checkpoint
 from distilwhisper.model.roofline import (
     Roof,
@@ -23,7 +22,6 @@ from distilwhisper.plan import (
     DEVICES,
     Device,
     Plan,
-    PlanSettings,
     StagePlan,
     model_sizes,
     n_parameters,
@@ -31,6 +29,7 @@ from distilwhisper.plan import (
 )
 from distilwhisper.run.settings import SettingsError, settings_to_toml
 from distilwhisper.speech.augment import AugmentSettings
+from distilwhisper.stages.settings import LabelSettings, PlanSettings
 from distilwhisper.training.settings import TrainingSettings
 
 PAPER = Recipe(

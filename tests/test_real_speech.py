@@ -15,7 +15,8 @@ from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import ModelNotFound, resolve_model
 from distilwhisper.speech.audio import Samples
-from distilwhisper.student import StudentSettings, make_student
+from distilwhisper.stages.layers import StudentSettings
+from distilwhisper.stages.student import make_student
 from distilwhisper.text.normalize import normalizer_for
 from distilwhisper.text.wer import ErrorCounts, word_errors
 from transcripts import assert_reliable

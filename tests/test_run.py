@@ -600,7 +600,7 @@ def test_a_log_that_is_broken_inside_is_refused(tmp_path: Path) -> None:
 
 def test_no_torch_comes_with_the_rooms_that_need_none() -> None:
     code = (
-        "import sys, distilwhisper.filter, distilwhisper.run.stages\n"
+        "import sys, distilwhisper.stages.filter, distilwhisper.run.stages\n"
         "import distilwhisper.corpus.importing.importer, distilwhisper.corpus.splitting\n"
         "assert 'torch' not in sys.modules"
     )

@@ -12,16 +12,8 @@ from safetensors.torch import load_file
 from distilwhisper.model.checkpoint import load_checkpoint
 from distilwhisper.model.roofline import window_s
 from distilwhisper.model.whisper import WhisperConfig
-from distilwhisper.student import (
-    StudentSettings,
-    build_student,
-    describe_student,
-    layer_blocks,
-    make_student,
-    n_parameters,
-    named_layers,
-    spaced_layers,
-)
+from distilwhisper.stages.layers import StudentSettings, layer_blocks, named_layers, spaced_layers
+from distilwhisper.stages.student import build_student, describe_student, make_student, n_parameters
 from tiny_model import write_tiny_model
 
 LARGE_V2 = WhisperConfig(

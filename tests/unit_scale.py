@@ -9,8 +9,10 @@ from typing import Protocol
 import numpy as np
 
 from distilwhisper.corpus.records import Utterance, write_manifest
-from distilwhisper.speech.audio import SAMPLE_RATE_HZ, Samples, write_wav
-from distilwhisper.student import StudentSettings, make_student
+from distilwhisper.speech.audio import Samples, write_wav
+from distilwhisper.speech.units import SAMPLE_RATE_HZ
+from distilwhisper.stages.layers import StudentSettings
+from distilwhisper.stages.student import make_student
 from tiny_model import write_tiny_model
 
 UNIT = Path(__file__).parent / "experiments" / "unit.toml"

@@ -1,71 +1,41 @@
 """Arguments and wiring, nothing else.
 
+What a command works with is imported inside it, so that help and a wrong option take no time: no
+torch, no numpy.
+
 Results go to standard output (``--json`` for programs), the log and progress bars to standard
 error. Exit status 0 means that all of it worked, 1 that some inputs failed (each is named) or that
 the work could not be done, 2 that the command was wrong.
 """
 
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from io import TextIOWrapper
-from json import dumps
 from pathlib import Path
 from typing import Any
 
+import tyro
 from tyro.conf import OmitArgPrefixes, Positional, Suppress, UseAppendAction
-from tyro.extras import subcommand_cli_from_dict
 
 from distilwhisper import __version__
-from distilwhisper.corpus.batches import UnreadableRecording
-from distilwhisper.corpus.importing.entries import ImportSettings, UnreadableSource
-from distilwhisper.corpus.importing.importer import import_data
-from distilwhisper.corpus.records import read_manifest
-from distilwhisper.corpus.sounds import ChangedRecording
-from distilwhisper.corpus.store import TornShard
-from distilwhisper.decoding.search import NonFiniteOutput
+from distilwhisper.corpus.importing.settings import ImportSettings
 from distilwhisper.decoding.settings import DecodingSettings
-from distilwhisper.decoding.transcriber import Transcriber
-from distilwhisper.engines import EngineName, EngineSettings, MissingRay, NoWorkers, ShardFailed
-from distilwhisper.evaluate import EvaluateSettings, evaluate_all, evaluate_model
-from distilwhisper.evaluation.comparison import NotComparable
-from distilwhisper.evaluation.scoring import summary_line
-from distilwhisper.evaluation.table import comparison_table
-from distilwhisper.filter import FilterSettings, filter_labels
-from distilwhisper.label import LabelSettings, label_manifest
-from distilwhisper.model.checkpoint import load_checkpoint, read_config, save_checkpoint
-from distilwhisper.model.delta import write_delta
+from distilwhisper.errors import DistilwhisperError
+from distilwhisper.filtering.settings import FilterSettings
 from distilwhisper.model.hardware import Hardware
-from distilwhisper.model.hub import ModelNotFound, import_model, resolve_model
-from distilwhisper.model.layout import BadCheckpoint
-from distilwhisper.pipeline import STAGES, Recipe, StageName, run_recipe
-from distilwhisper.plan import PlanSettings, plan_recipe
-from distilwhisper.progress import say
-from distilwhisper.report import REPORT, read_facts, write_comparison_report, write_report
-from distilwhisper.run.locks import Part
-from distilwhisper.run.settings import read_recipe
-from distilwhisper.run.stages import StageChanged
-from distilwhisper.speech.sources import CorruptAudio, MissingStorage
-from distilwhisper.speech.vad import MissingVad
-from distilwhisper.student import (
-    StudentSettings,
-    add_alignment_heads,
-    describe_student,
-    make_student,
+from distilwhisper.run.processes import EngineName, EngineSettings
+from distilwhisper.stages.layers import StudentSettings
+from distilwhisper.stages.settings import (
+    STAGES,
+    EvaluateSettings,
+    LabelSettings,
+    PlanSettings,
+    StageName,
 )
-from distilwhisper.text.transcript import TranscriptFormat, render
-from distilwhisper.training.loop import NonFiniteLoss
-from distilwhisper.training.ranks import ends_with_its_error
-from distilwhisper.training.state import CheckpointMismatch
-from distilwhisper.training.tensorboard import MissingTensorBoard, write_events
-from distilwhisper.transcribe import (
-    Listening,
-    TranscribedFile,
-    output_paths,
-    transcribe_files,
-    unwritable,
-    write_transcript,
-)
+from distilwhisper.text.transcript import TranscriptFormat
 
 OK, SOME_FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -94,6 +64,9 @@ def run(
         set: section.key=value, instead of what the recipe says; may be repeated.
         force: do stages again whose settings or inputs have changed.
     """
+    from distilwhisper.pipeline import Recipe, run_recipe
+    from distilwhisper.run.settings import read_recipe
+
     stages = STAGES if to_stage is None else STAGES[: STAGES.index(to_stage) + 1]
     if from_stage is not None and from_stage not in stages:
         raise ValueError(
@@ -125,6 +98,10 @@ def plan(
         set: section.key=value, instead of what the recipe says; may be repeated.
         json: print the plan for programs.
     """
+    from distilwhisper.pipeline import Recipe
+    from distilwhisper.plan import plan_recipe
+    from distilwhisper.run.settings import read_recipe
+
     planned = plan_recipe(read_recipe(recipe, Recipe, set), settings)
     print(_json(planned.to_dict()) if json else planned)
     return OK
@@ -146,6 +123,9 @@ def train(
         set: section.key=value, instead of what the recipe says; may be repeated.
         force: begin anew where settings or inputs have changed.
     """
+    from distilwhisper.pipeline import Recipe, run_recipe
+    from distilwhisper.run.settings import read_recipe
+
     settings = read_recipe(recipe, Recipe, set)
     finished = run_recipe(settings, out, command=sys.argv, stages=("train",), force=force)
     print(out / "student")
@@ -166,6 +146,8 @@ def tensorboard(
         out: what to give to tensorboard --logdir; it gets a folder for each run.
         follow: go on as rows are added, until every run has been trained.
     """
+    from distilwhisper.training.tensorboard import write_events
+
     write_events(runs, out, follow=follow)
     print(f"tensorboard --logdir {out}")
     return OK
@@ -189,6 +171,8 @@ def data(
         settings: what the source is, and how to read it.
         json: print the summary for programs.
     """
+    from distilwhisper.corpus.importing.importer import import_data
+
     summary = import_data(source, out, settings)
     print(_json(summary.to_dict()) if json else summary.table())
     return _name_each(summary.failed)
@@ -204,6 +188,8 @@ def import_(
         dest: the new folder.
         tokenizer: for a .pt file, which holds none: a model folder or hub id.
     """
+    from distilwhisper.model.hub import import_model
+
     print(import_model(source, dest, tokenizer=tokenizer))
     return OK
 
@@ -240,6 +226,9 @@ def label(
             other sound now than was labelled.
         force: begin anew where settings or inputs have changed.
     """
+    from distilwhisper.run.locks import Part
+    from distilwhisper.stages.label import label_manifest
+
     summary = label_manifest(
         manifest,
         teacher,
@@ -283,6 +272,8 @@ def filter_(
         force: begin anew where settings or inputs have changed.
         json: print the summary for programs.
     """
+    from distilwhisper.stages.filter import filter_labels
+
     summary = filter_labels(
         manifest,
         labels,
@@ -311,6 +302,10 @@ def student(
         dest: the new model folder.
         settings: which layers.
     """
+    from distilwhisper.model.checkpoint import read_config
+    from distilwhisper.model.hub import resolve_model
+    from distilwhisper.stages.student import describe_student, make_student
+
     made = make_student(teacher, dest, settings)
     theirs = read_config(resolve_model(teacher))
     print(f"{dest}: {describe_student(made.model.config, theirs)}")
@@ -325,6 +320,9 @@ def delta(student: Positional[str], dest: Positional[Path], /, *, teacher: str) 
         dest: the new folder, which is used like any model folder where the teacher can be had.
         teacher: model folder or hub id; written down as it is given here.
     """
+    from distilwhisper.model.delta import write_delta
+    from distilwhisper.model.hub import resolve_model
+
     n_bytes = write_delta(
         resolve_model(student), resolve_model(teacher), dest, teacher_name=teacher
     )
@@ -340,6 +338,11 @@ def heads(model: Positional[str], manifest: Positional[Path], dest: Positional[P
         manifest: utterances with their texts.
         dest: the new model folder.
     """
+    from distilwhisper.corpus.records import read_manifest
+    from distilwhisper.model.checkpoint import load_checkpoint, save_checkpoint
+    from distilwhisper.model.hub import resolve_model
+    from distilwhisper.stages.student import add_alignment_heads
+
     found = add_alignment_heads(load_checkpoint(resolve_model(model)), read_manifest(manifest))
     save_checkpoint(found, dest)
     print(f"{dest}: {found.generation_config['alignment_heads']}")
@@ -387,6 +390,11 @@ def evaluate(
         force: begin anew where settings or inputs have changed.
         json: print the summary, or the comparison, for programs.
     """
+    from distilwhisper.evaluation.scoring import summary_line
+    from distilwhisper.evaluation.table import comparison_table
+    from distilwhisper.report import write_comparison_report
+    from distilwhisper.stages.evaluate import evaluate_all, evaluate_model
+
     noises = [None if text == "none" else text for text in noise]
     if len(manifests) == len(noises) == 1 and not against:
         summary = evaluate_model(
@@ -413,7 +421,7 @@ def evaluate(
         engine=engine,
         force=force,
     )
-    say(f"evaluate: {write_comparison_report(out)}")
+    _say(f"evaluate: {write_comparison_report(out)}")
     print(_json(comparison.to_dict()) if json else comparison_table(comparison))
     return _name_each(comparison.failed)
 
@@ -448,6 +456,17 @@ def transcribe(
         settings: how to decode.
         hardware: where to run.
     """
+    from distilwhisper.decoding.transcriber import Transcriber
+    from distilwhisper.text.transcript import render
+    from distilwhisper.transcribe import (
+        Listening,
+        TranscribedFile,
+        output_paths,
+        transcribe_files,
+        unwritable,
+        write_transcript,
+    )
+
     if not files:
         raise ValueError("name at least one file to transcribe, or - for standard input")
     listening = Listening.parse(audio_track, channel, strict=strict)
@@ -455,12 +474,12 @@ def transcribe(
     failed: dict[str, str | None] = dict(unwritable(paths, out)) if out else {}
     is_damaged = False
     transcriber = Transcriber.from_model(model, settings, hardware, draft=draft)
-    say(f"transcribe: {model} ({hardware.describe()})")
+    _say(f"transcribe: {model} ({hardware.describe()})")
 
     def write(done: TranscribedFile) -> None:
         nonlocal is_damaged
         for note in done.notes:
-            say(f"distilwhisper: warning: {done.source}: {note.text}")
+            _say(f"distilwhisper: warning: {done.source}: {note.text}")
             is_damaged |= note.is_damage
         if done.transcript is None:
             failed[done.source] = done.error
@@ -479,7 +498,7 @@ def transcribe(
     possible = [file for file in files if file not in failed]
     transcribe_files(transcriber, possible, on_done=write, listening=listening)
     if draft is not None:
-        say(f"transcribe: {transcriber.counts.describe_draft()}")
+        _say(f"transcribe: {transcriber.counts.describe_draft()}")
     return max(_name_each(failed), SOME_FAILED if is_damaged else OK)
 
 
@@ -490,6 +509,8 @@ def report(folders: Positional[tuple[Path, ...]], /, *, out: Path | None = None)
         folders: each of a run that has come to its end, or of what evaluate leaves.
         out: the page; report.html in the folder when left out, and here if there are several.
     """
+    from distilwhisper.report import REPORT, read_facts, write_report
+
     if not folders:
         raise ValueError("name at least one folder of a finished run or of a comparison")
     path = out or (folders[0] if len(folders) == 1 else Path()) / REPORT
@@ -514,50 +535,36 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "report": report,
 }
 
-# What can go wrong without a fault of ours; anything else keeps its traceback.
-EXPECTED = (
-    BadCheckpoint,
-    ChangedRecording,
-    CheckpointMismatch,
-    CorruptAudio,
-    MissingRay,
-    MissingStorage,
-    MissingTensorBoard,
-    MissingVad,
-    NoWorkers,
-    NonFiniteLoss,
-    NonFiniteOutput,
-    NotComparable,
-    OSError,
-    ShardFailed,
-    StageChanged,
-    TornShard,
-    UnreadableRecording,
-    UnreadableSource,
-)
-
 
 def main() -> None:
     """Run the command line and exit with its status."""
-    with ends_with_its_error():
+    if "WORLD_SIZE" not in os.environ:
+        sys.exit(call(sys.argv[1:]))
+    from distilwhisper.training.ranks import ends_with_its_error
+
+    with ends_with_its_error():  # torchrun has started this process beside others
         sys.exit(call(sys.argv[1:]))
 
 
 def call(arguments: Sequence[str]) -> int:
     """Run one command and return its exit status."""
-    if list(arguments) == ["--version"]:
-        print(__version__)
-        return OK
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # not every console is UTF-8
+    name, *rest = arguments or ["--help"]
+    if name == "--version":
+        print(__version__)
+        return OK
+    if name in ("-h", "--help"):
+        print(_help(), file=sys.stdout if arguments else sys.stderr)
+        return OK if arguments else USAGE
+    if name not in COMMANDS:
+        near = get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else "see distilwhisper --help"
+        print(f"distilwhisper: error: there is no command {name!r}; {hint}", file=sys.stderr)
+        return USAGE
+    command = COMMANDS[name]
     return status_of(
-        lambda: subcommand_cli_from_dict(
-            COMMANDS,
-            args=arguments,
-            prog="distilwhisper",
-            description="Make big Whisper speech models small, fast and trustworthy, with proof.",
-        ),
-        program="distilwhisper",
+        lambda: tyro.cli(command, args=rest, prog=f"distilwhisper {name}"), program="distilwhisper"
     )
 
 
@@ -573,23 +580,51 @@ def status_of(command: Callable[[], int], *, program: str) -> int:
     except SystemExit as stop:
         return USAGE if stop.code else OK
     except KeyboardInterrupt:
-        say(f"{program}: interrupted; run the same command again to go on")
+        _say(f"{program}: interrupted; run the same command again to go on")
         return INTERRUPTED
-    except EXPECTED as error:  # before ValueError: TornShard is one, and no fault of the command
-        say(f"{program}: error: {error}")
+    except DistilwhisperError as error:  # before ValueError: TornShard is both
+        _say(f"{program}: error: {error}")
+        return error.exit_status
+    except OSError as error:
+        _say(f"{program}: error: {error}")
         return SOME_FAILED
-    except (ValueError, ModelNotFound) as error:
-        say(f"{program}: error: {error}")
+    except ValueError as error:
+        _say(f"{program}: error: {error}")
         return USAGE
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [
+        "usage: distilwhisper COMMAND ...",
+        "",
+        "Make big Whisper speech models small, fast and trustworthy, with proof.",
+        "",
+        *(
+            f"  {name:{width}}  {(command.__doc__ or '').splitlines()[0]}"
+            for name, command in COMMANDS.items()
+        ),
+        "",
+        "Options of a command: distilwhisper COMMAND --help. Which version: distilwhisper --version.",
+    ]
+    return "\n".join(lines)
+
+
+def _say(line: str) -> None:
+    from distilwhisper.progress import say
+
+    say(line)
 
 
 def _name_each(failed: Mapping[str, str | None]) -> int:
     """Name every input that failed, and return the exit status."""
     for name, problem in failed.items():
         named = problem if problem and problem.startswith(f"{name}: ") else f"{name}: {problem}"
-        say(f"distilwhisper: failed: {named}")
+        _say(f"distilwhisper: failed: {named}")
     return SOME_FAILED if failed else OK
 
 
 def _json(value: Mapping[str, Any]) -> str:
+    from json import dumps
+
     return dumps(value, ensure_ascii=False, indent=2)

@@ -14,17 +14,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
-
-import torch
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from distilwhisper.corpus.records import Manifest, Utterance
 from distilwhisper.decoding.settings import DecodingSettings
-from distilwhisper.decoding.transcriber import Transcriber
+from distilwhisper.errors import DistilwhisperError
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.progress import Advance, say
+from distilwhisper.run.processes import EngineSettings
 
-EngineName = Literal["local", "ray"]
+if TYPE_CHECKING:  # the command line parses its options without it
+    from distilwhisper.decoding.transcriber import Transcriber
+
 Done: TypeAlias = tuple[float, float]  # utterances, and seconds of their sound
 Result = TypeVar("Result")
 Result_co = TypeVar("Result_co", covariant=True)
@@ -76,12 +77,14 @@ class DecodingJob:
         at = number * self.shard_size
         return self.manifest.utterances[at : at + self.shard_size]
 
-    def load(self) -> Transcriber:
+    def load(self) -> "Transcriber":
         """Load the model, and see that it knows the utterances' languages.
 
         Raises:
             ValueError: it does not know one of them.
         """
+        from distilwhisper.decoding.transcriber import Transcriber
+
         transcriber = Transcriber.from_model(
             str(self.model),
             self.decoding,
@@ -91,7 +94,7 @@ class DecodingJob:
         self.check_languages(transcriber)
         return transcriber
 
-    def check_languages(self, transcriber: Transcriber) -> None:
+    def check_languages(self, transcriber: "Transcriber") -> None:
         """See that a model that is loaded knows the utterances' languages.
 
         Raises:
@@ -100,55 +103,21 @@ class DecodingJob:
         transcriber.check_languages({u.id: u.language for u in self.manifest.utterances})
 
 
-class ShardFailed(RuntimeError):
+class ShardFailed(DistilwhisperError, RuntimeError):
     """A shard, or a worker before its first one, failed as often as it may."""
 
 
-class NoWorkers(RuntimeError):
+class NoWorkers(DistilwhisperError, RuntimeError):
     """The cluster has had no room for a single worker."""
 
 
-class MissingRay(RuntimeError):
+class MissingRay(DistilwhisperError, RuntimeError):
     """The package of the ray engine is not installed."""
 
 
-@dataclass(frozen=True)
-class EngineSettings:
-    """Which processes label and evaluate; all but the engine's name is ray's."""
-
-    engine: EngineName = "local"
-    """local: this process. ray: the workers of the Ray cluster that RAY_ADDRESS names or that runs
-    on this machine, or else of one that is started on this machine for as long as it is needed."""
-    n_workers: int = 0
-    """Most workers at a time, also while the cluster grows to bear them; 0: as many as its present
-    size bears."""
-    cpus_per_worker: float = 1.0
-    """CPUs that a worker holds; it computes in as many threads, at least one."""
-    gpus_per_worker: float | None = None
-    """GPUs that a worker holds; left out: one where the cluster has any, else none."""
-    max_attempts: int = 3
-    """How often a shard is begun before its failing ends the run."""
-    start_timeout_s: float = 600.0
-    """How long to wait for the first worker, while a cluster starts machines."""
-
-    def __post_init__(self) -> None:
-        faults = [
-            f"{name} must be {wanted}, found {getattr(self, name)}"
-            for name, wanted, fits in (
-                ("n_workers", "at least 0", self.n_workers >= 0),
-                ("cpus_per_worker", "above 0", self.cpus_per_worker > 0),
-                ("gpus_per_worker", "at least 0", (self.gpus_per_worker or 0) >= 0),
-                ("max_attempts", "at least 1", self.max_attempts >= 1),
-                ("start_timeout_s", "above 0", self.start_timeout_s > 0),
-            )
-            if not fits
-        ]
-        if faults:
-            raise ValueError("; ".join(faults))
-
-    def where(self, hardware: Hardware) -> str:
-        """Return where the work is done, for the log."""
-        return hardware.describe() if self.engine == "local" else "Ray cluster"
+def where(engine: EngineSettings, hardware: Hardware) -> str:
+    """Return where the work is done, for the log."""
+    return hardware.describe() if engine.engine == "local" else "Ray cluster"
 
 
 def run_shards(
@@ -242,6 +211,8 @@ class _Worker:
         self._job = job
 
     def start(self, n_threads: int) -> None:
+        import torch
+
         torch.set_num_threads(n_threads)
         self._write = self._job.start()
 

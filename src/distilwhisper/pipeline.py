@@ -30,9 +30,9 @@ from distilwhisper.corpus.batches import (
     join_kept,
     with_previous_text,
 )
-from distilwhisper.corpus.importing.entries import ImportSettings
 from distilwhisper.corpus.importing.fingerprints import source_fingerprints
 from distilwhisper.corpus.importing.importer import import_data
+from distilwhisper.corpus.importing.settings import ImportSettings
 from distilwhisper.corpus.languages import in_language
 from distilwhisper.corpus.long_form import join_recordings
 from distilwhisper.corpus.merging import merge_manifests, moved_to
@@ -49,11 +49,8 @@ from distilwhisper.corpus.splitting import split_manifest
 from distilwhisper.corpus.store import read_jsonl, write_atomic
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
-from distilwhisper.engines import EngineSettings
-from distilwhisper.evaluate import EvaluateSettings, evaluate_model
 from distilwhisper.evaluation.scoring import summary_line
-from distilwhisper.filter import FilterSettings, filter_labels
-from distilwhisper.label import LabelSettings, label_manifest
+from distilwhisper.filtering.settings import FilterSettings
 from distilwhisper.model.checkpoint import (
     Checkpoint,
     load_checkpoint,
@@ -67,16 +64,17 @@ from distilwhisper.model.whisper import WhisperConfig
 from distilwhisper.progress import progress_bar, say
 from distilwhisper.report import REPORT, error_rate, read_run, write_card, write_report
 from distilwhisper.run.locks import lock_folder
+from distilwhisper.run.processes import EngineSettings
 from distilwhisper.run.record import write_run_record
 from distilwhisper.run.settings import SettingsError, settings_to_toml
 from distilwhisper.run.stages import StageChanged, fingerprint, open_stage
 from distilwhisper.speech.audio import load_samples
-from distilwhisper.student import (
-    StudentSettings,
-    add_alignment_heads,
-    allow_silence,
-    make_student,
-)
+from distilwhisper.stages.evaluate import evaluate_model
+from distilwhisper.stages.filter import filter_labels
+from distilwhisper.stages.label import label_manifest
+from distilwhisper.stages.layers import StudentSettings
+from distilwhisper.stages.settings import EvaluateSettings, LabelSettings
+from distilwhisper.stages.student import add_alignment_heads, allow_silence, make_student
 from distilwhisper.text.tokens import Tokenizer, language_code
 from distilwhisper.text.transcript import TranscriptFormat
 from distilwhisper.training.loop import Trainer, TrainingData

@@ -33,12 +33,11 @@ from distilwhisper.model.roofline import (
 from distilwhisper.model.whisper import Whisper, WhisperConfig
 from distilwhisper.pipeline import Recipe, check_recipe
 from distilwhisper.run.settings import SettingsError, build_settings, read_recipe
-from distilwhisper.speech.audio import WINDOW_S
+from distilwhisper.speech.units import WINDOW_S
+from distilwhisper.stages.settings import GpuName, PlanSettings
 from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.training.fused import chunk_logits
 from distilwhisper.training.state import N_KEPT
-
-GpuName = Literal["h100", "h200", "a100", "a100-40gb", "l40s", "l4", "a10", "v100", "t4", "cpu"]
 
 TOKENS_PER_S = 110 / 30  # of speech, as large-v2 writes English
 PACKED_SHARE = 0.95  # of a packed window that is filled
@@ -87,36 +86,6 @@ _SIZES = {
     "large-v3": (1280, 32, 32),
     "large-v3-turbo": (1280, 32, 4),
 }
-
-
-@dataclass(frozen=True)
-class PlanSettings:
-    """What a plan supposes."""
-
-    gpu: GpuName = "h100"
-    """Device that the stages run on."""
-    hours: float | None = None
-    """Hours of audio to label, in place of counting the recipe's data, which need not be there."""
-    utterance_s: float = 10.0
-    """With hours: mean length of an utterance."""
-    efficiency: float = 0.3
-    """Share of the roofline that is reached, where no rate was measured. An assumption: public
-    systems reach 0.05 to 0.4."""
-    rates: Path | None = None
-    """Measured rates: a JSON file of Rates, or a finished run of the same teacher and device."""
-    price_per_hour: float | None = None
-    """Of the device, in any currency; left out, no price is printed."""
-
-    def __post_init__(self) -> None:
-        faults = [
-            f"{name} must be above 0, found {value}"
-            for name, value in asdict(self).items()
-            if name not in ("gpu", "rates") and value is not None and value <= 0
-        ]
-        if self.efficiency > 1:
-            faults.append(f"efficiency must be at most 1, found {self.efficiency}")
-        if faults:
-            raise ValueError("; ".join(faults))
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from distilwhisper.corpus.packing import (
     pack_stream,
 )
 from distilwhisper.corpus.records import Manifest, Utterance
-from distilwhisper.speech.audio import load_samples, seconds_to_samples, write_wav
+from distilwhisper.speech.audio import load_samples, write_wav
+from distilwhisper.speech.units import seconds_to_samples
 from distilwhisper.text.tokens import Tokenizer
 
 

@@ -27,7 +27,8 @@ from distilwhisper.model.checkpoint import Checkpoint, load_checkpoint, save_che
 from distilwhisper.model.whisper import Whisper, WhisperConfig
 from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.mel import log_mel, stack_windows
-from distilwhisper.student import StudentSettings, build_student
+from distilwhisper.stages.layers import StudentSettings
+from distilwhisper.stages.student import build_student
 from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.text.transcript import Word
 from openai_reference import openai_model

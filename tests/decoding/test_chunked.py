@@ -15,7 +15,8 @@ from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.decoding.windows import DecodedWindow, WindowDecoder, WindowRequest
 from distilwhisper.model.hardware import Hardware
-from distilwhisper.speech.audio import Samples, seconds_to_samples
+from distilwhisper.speech.audio import Samples
+from distilwhisper.speech.units import seconds_to_samples
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,8 @@ from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.decoding.windows import DecodedWindow, WindowDecoder
 from distilwhisper.model.hardware import Hardware
-from distilwhisper.speech.audio import Samples, samples_to_seconds
+from distilwhisper.speech.audio import Samples
+from distilwhisper.speech.units import samples_to_seconds
 from distilwhisper.text.normalize import normalizer_for
 from distilwhisper.text.wer import word_errors
 

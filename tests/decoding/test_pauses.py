@@ -12,8 +12,9 @@ from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import ModelNotFound
-from distilwhisper.speech.audio import Samples, load_samples, seconds_to_samples
+from distilwhisper.speech.audio import Samples, load_samples
 from distilwhisper.speech.recording import HeldRecording
+from distilwhisper.speech.units import seconds_to_samples
 from distilwhisper.text.normalize import normalizer_for
 
 pytestmark = pytest.mark.slow

@@ -22,7 +22,8 @@ from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.packed import cpu_packs_bfloat16
 from distilwhisper.model.whisper import Whisper
 from distilwhisper.speech.audio import Samples
-from distilwhisper.student import StudentSettings, build_student, make_student
+from distilwhisper.stages.layers import StudentSettings
+from distilwhisper.stages.student import build_student, make_student
 from distilwhisper.text.tokens import Tokenizer
 from searching import decode, make_rules
 from tiny_model import write_tiny_model

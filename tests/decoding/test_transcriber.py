@@ -13,15 +13,10 @@ from corpora import hearing_model, noise
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.model.hardware import Hardware
-from distilwhisper.speech.audio import (
-    SAMPLE_RATE_HZ,
-    WINDOW_SAMPLES,
-    Samples,
-    load_samples,
-    write_wav,
-)
+from distilwhisper.speech.audio import Samples, load_samples, write_wav
 from distilwhisper.speech.recording import HeldRecording
 from distilwhisper.speech.sources import CorruptAudio
+from distilwhisper.speech.units import SAMPLE_RATE_HZ, WINDOW_SAMPLES
 from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.text.transcript import Transcript, render
 from tiny_model import write_tiny_model

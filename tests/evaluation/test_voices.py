@@ -5,7 +5,8 @@ import pytest
 
 from distilwhisper.corpus.records import Manifest, Utterance, read_manifest, write_manifest
 from distilwhisper.evaluation.voices import N_VOICES, OtherVoices
-from distilwhisper.speech.audio import SAMPLE_RATE_HZ, Samples, write_wav
+from distilwhisper.speech.audio import Samples, write_wav
+from distilwhisper.speech.units import SAMPLE_RATE_HZ
 
 
 def voiced(folder: Path, *voices: tuple[str, int, str | None]) -> Manifest:

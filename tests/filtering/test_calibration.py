@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distilwhisper.filter import FilterSettings
 from distilwhisper.filtering.calibration import GOOD_KEPT, Calibration, calibrate, score_at, suggest
 from distilwhisper.filtering.gates import GATES, Gate
 from distilwhisper.filtering.measures import ROW, Measures
+from distilwhisper.filtering.settings import FilterSettings
 
 
 def corpus(rates: list[float], logprobs: list[float]) -> Measures:

@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distilwhisper.corpus.records import Label, Utterance, Verdict
-from distilwhisper.filter import FilterSettings, judge
 from distilwhisper.filtering.gates import REASONS, judge_all
 from distilwhisper.filtering.measures import MIN_CAPITALS, measure
+from distilwhisper.filtering.settings import FilterSettings
+from distilwhisper.stages.filter import judge
 from distilwhisper.text.normalize import normalizer_for, uses_spaces
 from distilwhisper.text.transcript import compression_ratio
 from distilwhisper.text.wer import character_errors, word_errors

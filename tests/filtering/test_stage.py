@@ -20,9 +20,10 @@ from distilwhisper.corpus.records import (
     write_manifest,
 )
 from distilwhisper.corpus.store import TornShard, shard_path, shard_paths, write_jsonl
-from distilwhisper.filter import FilterSettings, FilterSummary, filter_labels
 from distilwhisper.filtering import groups
+from distilwhisper.filtering.settings import FilterSettings
 from distilwhisper.run.stages import StageChanged
+from distilwhisper.stages.filter import FilterSummary, filter_labels
 
 WORDS = "one cat sat on the mat and saw two dogs by the sea in May".split()
 
@@ -158,7 +159,8 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bytes(tmp_path: Path) -> None
     program = (
         "import sys; from pathlib import Path\n"
         "from distilwhisper.filtering import groups, workers\n"
-        "from distilwhisper import filter as f\n"
+        "from distilwhisper.filtering.settings import FilterSettings\n"
+        "from distilwhisper.stages import filter as f\n"
         "groups.GROUP_ROWS = 10\n"
         "f._N_WRITERS = 1\n"
         "def slow(write):\n"
@@ -168,7 +170,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bytes(tmp_path: Path) -> None
         "if sys.argv[2] == 'measures': groups.write_atomic = slow(groups.write_atomic)\n"
         "else: f.write_atomic = slow(f.write_atomic)\n"
         "t = Path(sys.argv[1])\n"
-        "f.filter_labels(t / 'train.jsonl', t / 'labels', t / 'killed', f.FilterSettings(),\n"
+        "f.filter_labels(t / 'train.jsonl', t / 'labels', t / 'killed', FilterSettings(),\n"
         "                measures=t / 'k', n_processes=1, figures=False)\n"
     )
     for where in ("measures", "measures", "verdicts", "verdicts"):
@@ -191,7 +193,7 @@ def test_a_run_of_many_processes_that_was_killed_leaves_none_and_goes_on(tmp_pat
     program = (
         "import sys; from pathlib import Path\n"
         "from distilwhisper.filtering import groups\n"
-        "from distilwhisper.filter import FilterSettings, filter_labels\n"
+        "from distilwhisper.stages.filter import FilterSettings, filter_labels\n"
         "groups.GROUP_ROWS = 10\n"
         "t = Path(sys.argv[1])\n"
         "filter_labels(t / 'train.jsonl', t / 'labels', t / 'killed', FilterSettings(),\n"

@@ -13,7 +13,8 @@ from distilwhisper.model.checkpoint import load_checkpoint
 from distilwhisper.model.delta import DELTA_FILE, write_delta
 from distilwhisper.model.hub import ModelNotFound, resolve_model
 from distilwhisper.model.layout import BadCheckpoint, read_model_folder, write_model_folder
-from distilwhisper.student import StudentSettings, make_student
+from distilwhisper.stages.layers import StudentSettings
+from distilwhisper.stages.student import make_student
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,8 @@ from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.openvino import accelerate, quantise
 from distilwhisper.model.whisper import CrossCache, Whisper
 from distilwhisper.speech.audio import Samples
-from distilwhisper.student import StudentSettings, make_student
+from distilwhisper.stages.layers import StudentSettings
+from distilwhisper.stages.student import make_student
 
 pytest.importorskip("openvino")
 

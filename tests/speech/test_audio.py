@@ -22,20 +22,22 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from distilwhisper.speech.audio import (
-    FRAMES_PER_WINDOW,
-    HOP_SAMPLES,
-    SAMPLE_RATE_HZ,
-    WINDOW_SAMPLES,
     Choice,
     load_samples,
     probe_audio,
     probe_duration_s,
-    samples_to_seconds,
-    seconds_to_samples,
     stream_samples,
     write_wav,
 )
 from distilwhisper.speech.sources import CorruptAudio, MissingStorage
+from distilwhisper.speech.units import (
+    FRAMES_PER_WINDOW,
+    HOP_SAMPLES,
+    SAMPLE_RATE_HZ,
+    WINDOW_SAMPLES,
+    samples_to_seconds,
+    seconds_to_samples,
+)
 
 # name: (codec, rate, container, muxer options)
 FORMATS = {

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distilwhisper.speech.audio import SAMPLE_RATE_HZ, Samples
+from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.channel import (
     Codec,
     clip_peaks,
@@ -11,6 +11,7 @@ from distilwhisper.speech.channel import (
     room_response,
     through_codec,
 )
+from distilwhisper.speech.units import SAMPLE_RATE_HZ
 
 
 def sound(n_samples: int, *, seed: int = 0) -> Samples:

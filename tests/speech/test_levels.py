@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from corpora import noise
-from distilwhisper.speech.audio import Samples, load_samples, samples_to_seconds
+from distilwhisper.speech.audio import Samples, load_samples
 from distilwhisper.speech.levels import sounding_spans, speech_like_s
+from distilwhisper.speech.units import samples_to_seconds
 
 SPEECH = Path(__file__).parents[1] / "assets" / "speech"
 

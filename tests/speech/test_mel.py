@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from distilwhisper.speech.audio import FRAMES_PER_WINDOW, WINDOW_SAMPLES
 from distilwhisper.speech.mel import log_mel, mel_filters, stack_windows
+from distilwhisper.speech.units import FRAMES_PER_WINDOW, WINDOW_SAMPLES
 
 
 def seeded_noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distilwhisper.speech.audio import SAMPLE_RATE_HZ, Samples, load_samples, write_wav
+from distilwhisper.speech.audio import Samples, load_samples, write_wav
 from distilwhisper.speech.noise import (
     PINK_FROM_HZ,
     PINK_PERIOD_SAMPLES,
@@ -17,6 +17,7 @@ from distilwhisper.speech.noise import (
     white_noise,
 )
 from distilwhisper.speech.sources import CorruptAudio
+from distilwhisper.speech.units import SAMPLE_RATE_HZ
 
 
 def sound(n_samples: int, *, seed: int = 0) -> Samples:

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from distilwhisper.speech.audio import SAMPLE_RATE_HZ
 from distilwhisper.speech.nonspeech import SOUNDS, tones
+from distilwhisper.speech.units import SAMPLE_RATE_HZ
 
 N = 10 * SAMPLE_RATE_HZ
 

@@ -18,7 +18,6 @@ import pytest
 import soundfile
 
 from distilwhisper.speech.audio import (
-    SAMPLE_RATE_HZ,
     Choice,
     Note,
     Samples,
@@ -29,6 +28,7 @@ from distilwhisper.speech.audio import (
 )
 from distilwhisper.speech.containers import DEFAULT
 from distilwhisper.speech.sources import CorruptAudio, NamedBytes, Source
+from distilwhisper.speech.units import SAMPLE_RATE_HZ
 
 CASES = os.environ.get("DISTILWHISPER_CASES")
 Pcm = npt.NDArray[np.int16]

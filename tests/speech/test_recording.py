@@ -7,15 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corpora import noise
-from distilwhisper.speech.audio import (
-    FRAMES_PER_WINDOW,
-    HOP_SAMPLES,
-    Samples,
-    stream_samples,
-    write_wav,
-)
+from distilwhisper.speech.audio import Samples, stream_samples, write_wav
 from distilwhisper.speech.mel import RecordingMel
 from distilwhisper.speech.recording import HeldRecording, Recording, StreamedRecording
+from distilwhisper.speech.units import FRAMES_PER_WINDOW, HOP_SAMPLES
 
 CPU = torch.device("cpu")
 SECONDS = 65.37  # two blocks of 30 s and a part of one

@@ -14,7 +14,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distilwhisper.speech.audio import SAMPLE_RATE_HZ, Samples, load_samples
+from distilwhisper.speech.audio import Samples, load_samples
+from distilwhisper.speech.units import SAMPLE_RATE_HZ
 from distilwhisper.speech.vad import (
     FRAME_SAMPLES,
     MissingVad,

@@ -15,7 +15,8 @@ from distilwhisper.model.checkpoint import load_checkpoint
 from distilwhisper.speech.audio import load_samples, write_wav
 from distilwhisper.speech.augment import AugmentSettings
 from distilwhisper.speech.mel import log_mel, stack_windows
-from distilwhisper.student import StudentSettings, build_student
+from distilwhisper.stages.layers import StudentSettings
+from distilwhisper.stages.student import build_student
 from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.training.loop import Trainer, TrainingData
 from distilwhisper.training.settings import TrainingSettings

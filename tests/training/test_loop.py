@@ -35,9 +35,11 @@ from distilwhisper.corpus.store import read_jsonl
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.model.checkpoint import load_checkpoint
-from distilwhisper.speech.audio import SAMPLE_RATE_HZ, load_samples, write_wav
+from distilwhisper.speech.audio import load_samples, write_wav
 from distilwhisper.speech.mel import log_mel, stack_windows
-from distilwhisper.student import StudentSettings, allow_silence, build_student
+from distilwhisper.speech.units import SAMPLE_RATE_HZ
+from distilwhisper.stages.layers import StudentSettings
+from distilwhisper.stages.student import allow_silence, build_student
 from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.training import loop
 from distilwhisper.training.loop import NonFiniteLoss, Trainer, TrainingData

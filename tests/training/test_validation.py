@@ -12,7 +12,8 @@ from distilwhisper.corpus.records import Utterance, read_manifest, write_manifes
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.model.checkpoint import load_checkpoint
-from distilwhisper.speech.audio import SAMPLE_RATE_HZ, load_samples
+from distilwhisper.speech.audio import load_samples
+from distilwhisper.speech.units import SAMPLE_RATE_HZ
 from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.training.ranks import Ranks
 from distilwhisper.training.validation import (

@@ -21,15 +21,17 @@ from jaxtyping import Int
 from torch import Tensor
 
 from distilwhisper.corpus.records import Label, Manifest, Utterance, Verdict
-from distilwhisper.speech.audio import Choice, Samples, load_samples, seconds_to_samples
+from distilwhisper.errors import DistilwhisperError
+from distilwhisper.speech.audio import Choice, Samples, load_samples
 from distilwhisper.speech.sources import CorruptAudio
+from distilwhisper.speech.units import seconds_to_samples
 from distilwhisper.text.tokens import LAST_TIMESTAMP_S, MAX_PREVIOUS_TOKENS, Tokenizer
 
 # Targets that count for nothing; the value torch's cross-entropy skips by itself.
 IGNORE = -100
 
 
-class UnreadableRecording(Exception):
+class UnreadableRecording(DistilwhisperError):
     """Audio that nothing can be done without cannot be read."""
 
 

@@ -7,12 +7,8 @@ import numpy as np
 
 from distilwhisper.corpus.batches import load_readable
 from distilwhisper.corpus.records import Manifest, Utterance, write_manifest
-from distilwhisper.speech.audio import (
-    Samples,
-    samples_to_seconds,
-    seconds_to_samples,
-    write_wav,
-)
+from distilwhisper.speech.audio import Samples, write_wav
+from distilwhisper.speech.units import samples_to_seconds, seconds_to_samples
 
 
 def join_recordings(

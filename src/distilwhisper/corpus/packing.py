@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from distilwhisper.corpus.batches import Example
-from distilwhisper.speech.audio import WINDOW_S, seconds_to_samples
+from distilwhisper.speech.units import WINDOW_S, seconds_to_samples
 from distilwhisper.text.tokens import LAST_TIMESTAMP_S, TIMESTAMPS_PER_SECOND, Tokenizer
 
 # Leaves room for the prompt of the longest task; a window's tokens must fit in the decoder.

@@ -4,13 +4,14 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from distilwhisper.corpus.records import Label, Manifest, Utterance
+from distilwhisper.errors import DistilwhisperError
 from distilwhisper.progress import say
 from distilwhisper.speech.sources import CorruptAudio, fingerprint
 
 _N_READERS = 8  # that wait for the disk at the same time
 
 
-class ChangedRecording(Exception):
+class ChangedRecording(DistilwhisperError):
     """A recording is not the one that was labelled."""
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import orjson
 
+from distilwhisper.errors import DistilwhisperError
 from distilwhisper.run.files import StoreError as StoreError
 from distilwhisper.run.files import replacing, store_error, sync
 from distilwhisper.run.files import write_atomic as write_atomic
@@ -24,7 +25,7 @@ DIGESTS = ".digests"
 _SHARD_NAME = re.compile(r"(.*)-(\d{5,})\.jsonl")
 
 
-class TornShard(ValueError):
+class TornShard(DistilwhisperError, ValueError):
     """A line of one of our files is not a JSON object of the kind that the file holds."""
 
 

@@ -29,8 +29,9 @@ from torch import Tensor
 from distilwhisper.decoding.segments import SENTENCE_ENDS
 from distilwhisper.model.checkpoint import Checkpoint
 from distilwhisper.model.whisper import Attention, Whisper, WhisperConfig
-from distilwhisper.speech.audio import WINDOW_S, Samples, samples_to_seconds, seconds_to_samples
+from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.mel import log_mel, stack_windows
+from distilwhisper.speech.units import WINDOW_S, samples_to_seconds, seconds_to_samples
 from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.text.transcript import Word
 

@@ -11,8 +11,9 @@ from distilwhisper.decoding.failure import Judged, decode_with_fallback, is_sile
 from distilwhisper.decoding.heard import HeardWindow, hear, moves_on, text_end_s
 from distilwhisper.decoding.segments import TimedSegment, split_segments
 from distilwhisper.decoding.windows import Task, WindowDecoder, WindowRequest
-from distilwhisper.speech.audio import Samples, samples_to_seconds, seconds_to_samples
+from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.levels import LEVEL_SAMPLES, levels_db, sounding_spans
+from distilwhisper.speech.units import samples_to_seconds, seconds_to_samples
 
 # Halves of a failed chunk share this much, and a chunk is not cut when they would be shorter.
 HALVES_SHARE_S = 4.0

@@ -17,7 +17,7 @@ from distilwhisper.decoding.alignment import (
 )
 from distilwhisper.decoding.segments import TimedSegment, TimedWord, split_words
 from distilwhisper.decoding.windows import DecodedWindow, Window, WindowDecoder
-from distilwhisper.speech.audio import HOP_SAMPLES
+from distilwhisper.speech.units import HOP_SAMPLES
 from distilwhisper.text.normalize import uses_spaces
 from distilwhisper.text.transcript import Word
 

@@ -19,9 +19,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from distilwhisper.decoding.failure import why_failed
-from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.windows import DecodedWindow, Task, WindowDecoder, WindowRequest
-from distilwhisper.speech.audio import SAMPLE_RATE_HZ, Samples
+from distilwhisper.speech.audio import Samples
+from distilwhisper.speech.units import SAMPLE_RATE_HZ
 from distilwhisper.text.tokens import TIMESTAMPS_PER_SECOND, Tokenizer
 from distilwhisper.text.transcript import compression_ratio
 
@@ -119,16 +119,6 @@ def find_segments(token_ids: Sequence[int], tokenizer: Tokenizer, *, end: int) -
     if first < len(token_ids):
         segments.append(Segment(Span(opened, max(end, opened)), slice(first, len(token_ids))))
     return segments
-
-
-def packing_fault(settings: DecodingSettings) -> str | None:
-    """Return why pieces cannot be packed with these settings, if they cannot."""
-    if settings.timestamps and settings.beam_size == 1:
-        return None
-    return (
-        "pack needs timestamps=true, which tell whose the text is, and beam_size=1; found "
-        f"timestamps={str(settings.timestamps).lower()} and beam_size={settings.beam_size}"
-    )
 
 
 def assign(spans: Sequence[Span], places: Sequence[Span]) -> list[list[int]]:

@@ -23,6 +23,7 @@ from distilwhisper.decoding.slots import (
     Start,
 )
 from distilwhisper.decoding.speculative import Draft, speculate
+from distilwhisper.errors import DistilwhisperError
 from distilwhisper.model.whisper import CrossCache, Whisper
 
 # Steps between two looks at which rows have ended: on a GPU, looking waits for the device. A row
@@ -32,7 +33,7 @@ GPU_STEPS_PER_LOOK = 8
 KEYS_PER_BLOCK = 64
 
 
-class NonFiniteOutput(ArithmeticError):
+class NonFiniteOutput(DistilwhisperError, ArithmeticError):
     """The network gave a number that is none: its weights or its input are broken."""
 
 

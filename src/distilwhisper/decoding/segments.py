@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from distilwhisper.speech.audio import WINDOW_S
+from distilwhisper.speech.units import WINDOW_S
 from distilwhisper.text.tokens import Tokenizer
 
 SENTENCE_ENDS = ".。!！?？"

@@ -12,8 +12,8 @@ from distilwhisper.decoding.failure import decode_with_fallback, is_silence
 from distilwhisper.decoding.heard import HeardWindow, hear, moves_on
 from distilwhisper.decoding.segments import TimedSegment
 from distilwhisper.decoding.windows import Task, WindowDecoder, WindowRequest
-from distilwhisper.speech.audio import HOP_SAMPLES, SAMPLE_RATE_HZ
 from distilwhisper.speech.mel import RecordingMel
+from distilwhisper.speech.units import HOP_SAMPLES, SAMPLE_RATE_HZ
 from distilwhisper.speech.vad import Span
 from distilwhisper.text.tokens import Tokenizer
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from distilwhisper.speech.audio import WINDOW_S
+from distilwhisper.speech.units import WINDOW_S
 
 # openai-whisper's limit per window: a window that says more than this is in a loop.
 MAX_NEW_TOKENS = 224
@@ -80,6 +80,15 @@ class DecodingSettings:
     def shared_s(self) -> float:
         """Seconds that neighbouring chunks share."""
         return self.chunk_s / 3 if self.overlap_s is None else self.overlap_s
+
+    def packing_fault(self) -> str | None:
+        """Return why utterances cannot share windows with these settings, if they cannot."""
+        if self.timestamps and self.beam_size == 1:
+            return None
+        return (
+            "pack needs timestamps=true, which tell whose the text is, and beam_size=1; found "
+            f"timestamps={str(self.timestamps).lower()} and beam_size={self.beam_size}"
+        )
 
     def _faults(self) -> list[str | None]:
         most_s = 0.8 * self.chunk_s

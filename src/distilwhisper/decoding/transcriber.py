@@ -31,7 +31,6 @@ from distilwhisper.decoding.packed_windows import (
     Piece,
     decode_packed,
     group_pieces,
-    packing_fault,
 )
 from distilwhisper.decoding.segments import TimedWord, group_words
 from distilwhisper.decoding.sequential import FRAMES_PER_SECOND, decode_sequentially
@@ -51,14 +50,7 @@ from distilwhisper.model.openvino import accelerate
 from distilwhisper.model.packed import can_pack, pack
 from distilwhisper.progress import say
 from distilwhisper.speech.arrays import Sound, to_samples
-from distilwhisper.speech.audio import (
-    WINDOW_S,
-    WINDOW_SAMPLES,
-    Samples,
-    samples_to_seconds,
-    seconds_to_samples,
-    stream_samples,
-)
+from distilwhisper.speech.audio import Samples, stream_samples
 from distilwhisper.speech.levels import speech_like_s
 from distilwhisper.speech.mel import RecordingMel
 from distilwhisper.speech.recording import (
@@ -68,6 +60,12 @@ from distilwhisper.speech.recording import (
     blocks_of,
 )
 from distilwhisper.speech.sources import CorruptAudio
+from distilwhisper.speech.units import (
+    WINDOW_S,
+    WINDOW_SAMPLES,
+    samples_to_seconds,
+    seconds_to_samples,
+)
 from distilwhisper.speech.vad import Span, stream_spans
 from distilwhisper.text.tokens import MAX_PREVIOUS_TOKENS, Tokenizer
 from distilwhisper.text.transcript import Segment, Transcript, Word, compression_ratio
@@ -253,7 +251,7 @@ class Transcriber:
         Raises:
             ValueError: as for :meth:`decode`, or the settings ask for beams or for no timestamps.
         """
-        fault = packing_fault(self.settings)
+        fault = self.settings.packing_fault()
         if fault is not None:
             raise ValueError(fault)
         tasks = (

@@ -24,8 +24,9 @@ from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.slots import Counts, Hypothesis, Job, SpecialTokens
 from distilwhisper.model.checkpoint import Checkpoint
 from distilwhisper.model.whisper import CrossCache
-from distilwhisper.speech.audio import FRAMES_PER_WINDOW, HOP_SAMPLES, SAMPLE_RATE_HZ, Samples
+from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.mel import log_mel, stack_windows
+from distilwhisper.speech.units import FRAMES_PER_WINDOW, HOP_SAMPLES, SAMPLE_RATE_HZ
 from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.text.transcript import compression_ratio
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from distilwhisper.corpus.records import audio_from
 from distilwhisper.corpus.store import read_jsonl
+from distilwhisper.errors import DistilwhisperError
 from distilwhisper.evaluation.bootstrap import (
     Counted,
     Resampling,
@@ -22,7 +23,7 @@ from distilwhisper.text.wer import ErrorCounts
 N_WORST = 10  # utterances of one model on one set
 
 
-class NotComparable(ValueError):
+class NotComparable(DistilwhisperError, ValueError):
     """Evaluations do not speak of the same utterances, or count in other units."""
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from distilwhisper.filtering.gates import GATES, FilterSettings, Gate, above_wer
+from distilwhisper.filtering.gates import GATES, Gate, above_wer
 from distilwhisper.filtering.measures import Flags, Floats, Measures
+from distilwhisper.filtering.settings import FilterSettings
 
 GOOD_KEPT = 0.9
 """A limit is suggested that keeps this share of the good labels."""

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from distilwhisper.filtering.gates import FilterSettings, is_kept, judge_all
+from distilwhisper.filtering.gates import is_kept, judge_all
 from distilwhisper.filtering.measures import Flags, Measures
+from distilwhisper.filtering.settings import FilterSettings
 
 LIMITS = (0.05, 0.10, 0.15, 0.20, 0.40, 0.80, 1.00)
 """The paper's sweep over lambda (arXiv:2311.00430, table 10), from strict to lax."""

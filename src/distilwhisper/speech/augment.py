@@ -14,15 +14,15 @@ import numpy.typing as npt
 from jaxtyping import Float
 from torch import Tensor
 
-from distilwhisper.speech.audio import (
+from distilwhisper.speech.audio import Samples
+from distilwhisper.speech.noise import mix_at_snr, recorded_noise, white_noise
+from distilwhisper.speech.units import (
     FRAMES_PER_WINDOW,
     HOP_SAMPLES,
     SAMPLE_RATE_HZ,
     WINDOW_SAMPLES,
-    Samples,
     seconds_to_samples,
 )
-from distilwhisper.speech.noise import mix_at_snr, recorded_noise, white_noise
 
 # Short contexts are whole seconds, so that windows of one context can go through the network
 # together.

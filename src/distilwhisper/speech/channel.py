@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import av
 import numpy as np
 
-from distilwhisper.speech.audio import SAMPLE_RATE_HZ, Samples, load_samples, seconds_to_samples
+from distilwhisper.speech.audio import Samples, load_samples
+from distilwhisper.speech.units import SAMPLE_RATE_HZ, seconds_to_samples
 
 # The room of a synthetic response. By Sabine, reverberant over direct energy at a distance is
 # 16 pi distance^2 RT60 / (0.161 volume), so that a tail of 60 dB in RT60 begins at a level which

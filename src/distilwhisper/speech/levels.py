@@ -5,12 +5,8 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-from distilwhisper.speech.audio import (
-    SAMPLE_RATE_HZ,
-    Samples,
-    samples_to_seconds,
-    seconds_to_samples,
-)
+from distilwhisper.speech.audio import Samples
+from distilwhisper.speech.units import SAMPLE_RATE_HZ, samples_to_seconds, seconds_to_samples
 from distilwhisper.speech.vad import Span
 
 LEVEL_SAMPLES = SAMPLE_RATE_HZ // 10

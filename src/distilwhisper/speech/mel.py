@@ -10,14 +10,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from distilwhisper.speech.audio import (
+from distilwhisper.speech.audio import Samples
+from distilwhisper.speech.recording import Recording
+from distilwhisper.speech.units import (
     FRAMES_PER_WINDOW,
     HOP_SAMPLES,
     SAMPLE_RATE_HZ,
     WINDOW_SAMPLES,
-    Samples,
 )
-from distilwhisper.speech.recording import Recording
 
 FFT_SAMPLES = 400  # 25 ms, under a Hann window
 N_FREQUENCIES = FFT_SAMPLES // 2 + 1  # 0 to 8 kHz in steps of 40 Hz

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from distilwhisper.speech.audio import SAMPLE_RATE_HZ, Samples, load_samples
+from distilwhisper.speech.audio import Samples, load_samples
+from distilwhisper.speech.units import SAMPLE_RATE_HZ
 
 # Pink noise is as loud in every octave. Those that nobody hears would take a good part of its
 # power, the more the longer it is, and a ratio to speech would mean something else at each length.

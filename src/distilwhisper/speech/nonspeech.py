@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from distilwhisper.speech.audio import SAMPLE_RATE_HZ, Samples
+from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.noise import pink_noise, white_noise
+from distilwhisper.speech.units import SAMPLE_RATE_HZ
 
 Sound = Callable[[int], Samples]  # of so many samples
 

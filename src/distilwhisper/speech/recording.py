@@ -5,7 +5,8 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from distilwhisper.speech.audio import Samples, seconds_to_samples
+from distilwhisper.speech.audio import Samples
+from distilwhisper.speech.units import seconds_to_samples
 
 BLOCK_S = 30.0
 

@@ -14,15 +14,17 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
+from distilwhisper.errors import DistilwhisperError
+
 OpenFile: TypeAlias = BinaryIO | io.BufferedIOBase  # io.BytesIO lacks some names of BinaryIO
 Source: TypeAlias = str | Path | OpenFile
 
 
-class CorruptAudio(Exception):
+class CorruptAudio(DistilwhisperError):
     """A sound that cannot be had whole: the message names the file and what was found in it."""
 
 
-class MissingStorage(RuntimeError):
+class MissingStorage(DistilwhisperError, RuntimeError):
     """The package that reads a URL's kind of storage is not installed."""
 
 

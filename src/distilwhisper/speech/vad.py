@@ -22,7 +22,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from distilwhisper.speech.audio import Samples, seconds_to_samples
+from distilwhisper.errors import DistilwhisperError
+from distilwhisper.speech.audio import Samples
+from distilwhisper.speech.units import seconds_to_samples
 
 FRAME_SAMPLES = 512  # of the detector, which has one probability for them: 32 ms
 CONTEXT_SAMPLES = 64  # heard again in front of each frame
@@ -58,7 +60,7 @@ _NAMES = {
 State = tuple[Float[Tensor, "1 1 128"], Float[Tensor, "1 1 128"]]
 
 
-class MissingVad(ImportError):
+class MissingVad(DistilwhisperError, ImportError):
     """The weights of the voice activity detector are not installed."""
 
 

@@ -19,8 +19,8 @@ _MAX_CUE_LINE = 1000  # characters; Whisper breaks longer lines of a subtitle
 class Word:
     """One word with its time; ``text`` keeps the space or punctuation around it."""
 
-    start_s: float
-    end_s: float
+    start: float
+    end: float
     text: str
     probability: float
 
@@ -32,8 +32,8 @@ class Segment:
     Attributes:
         id: counts from 0 in the transcript.
         seek: 10-ms frame at which the window of this segment starts.
-        start_s: start in the recording.
-        end_s: end in the recording.
+        start: seconds from the beginning of the recording.
+        end: likewise.
         text: with its leading space, so that segments can be joined.
         token_ids: as the model wrote them, timestamps included.
         temperature: at which the text was sampled; 0.0 is greedy.
@@ -47,8 +47,8 @@ class Segment:
 
     id: int
     seek: int
-    start_s: float
-    end_s: float
+    start: float
+    end: float
     text: str
     token_ids: tuple[int, ...]
     temperature: float

@@ -29,7 +29,7 @@ from distilwhisper.corpus.batches import (
     with_prompt,
 )
 from distilwhisper.corpus.records import Manifest
-from distilwhisper.speech.audio import HOP_SAMPLES, Samples
+from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.augment import (
     Augmentation,
     augment_samples,
@@ -37,6 +37,7 @@ from distilwhisper.speech.augment import (
     mask_mel,
 )
 from distilwhisper.speech.mel import log_mel, stack_windows
+from distilwhisper.speech.units import HOP_SAMPLES
 from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.training.settings import TrainingSettings
 

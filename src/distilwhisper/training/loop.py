@@ -29,6 +29,7 @@ from distilwhisper.corpus.batches import IGNORE, Drawn, Example, TokenBatch
 from distilwhisper.corpus.records import Manifest
 from distilwhisper.corpus.store import write_atomic
 from distilwhisper.decoding.transcriber import Transcriber
+from distilwhisper.errors import DistilwhisperError
 from distilwhisper.model.checkpoint import Checkpoint
 from distilwhisper.model.whisper import Whisper
 from distilwhisper.run.metrics import MetricsLog
@@ -55,7 +56,7 @@ from distilwhisper.training.validation import (
 )
 
 
-class NonFiniteLoss(ArithmeticError):
+class NonFiniteLoss(DistilwhisperError, ArithmeticError):
     """The loss or its gradient is no number; the weights were left as they were."""
 
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 
 from distilwhisper.corpus.packing import Fill
-from distilwhisper.speech.audio import WINDOW_S
 from distilwhisper.speech.augment import AugmentSettings
+from distilwhisper.speech.units import WINDOW_S
 from distilwhisper.training.loss import Divergence
 
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from distilwhisper.corpus.batches import IGNORE, Drawn, TokenBatch
 from distilwhisper.model.whisper import Whisper
 from distilwhisper.progress import progress_bar, say
-from distilwhisper.speech.audio import FRAMES_PER_WINDOW, Samples
+from distilwhisper.speech.audio import Samples
+from distilwhisper.speech.units import FRAMES_PER_WINDOW
 from distilwhisper.training.encoder_cache import EncoderCache, weights_digest
 from distilwhisper.training.forcing import encoder_states, forced_states
 from distilwhisper.training.inputs import TrainingInput

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from distilwhisper.corpus.store import replace_folder, write_atomic
+from distilwhisper.errors import DistilwhisperError
 
 N_KEPT = 2  # the newest checkpoint, and one before it in case a disk lies
 
@@ -36,7 +37,7 @@ class Progress:
     is_validated: bool = True  # False: the checkpoint is there, what it hears is not known yet
 
 
-class CheckpointMismatch(Exception):
+class CheckpointMismatch(DistilwhisperError):
     """A training checkpoint is not of the network or run that asks for it."""
 
 

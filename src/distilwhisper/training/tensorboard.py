@@ -8,13 +8,14 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from distilwhisper.errors import DistilwhisperError
 from distilwhisper.run.metrics import read_metrics
 
 # Of the files that are ours, and may be replaced.
 _SUFFIX = ".distilwhisper"
 
 
-class MissingTensorBoard(ImportError):
+class MissingTensorBoard(DistilwhisperError, ImportError):
     """The package that writes event files is not installed."""
 
 

@@ -10,7 +10,8 @@ from distilwhisper.corpus.records import Manifest, Utterance
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.model.checkpoint import Checkpoint
-from distilwhisper.speech.audio import WINDOW_S, WINDOW_SAMPLES, Samples
+from distilwhisper.speech.audio import Samples
+from distilwhisper.speech.units import WINDOW_S, WINDOW_SAMPLES
 from distilwhisper.text.normalize import scoring_rule
 from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.text.wer import ErrorCounts, character_errors, word_errors

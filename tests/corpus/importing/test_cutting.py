@@ -8,17 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distilwhisper.corpus.importing.cutting import LONG_PAUSE_S, plan_pieces
-from distilwhisper.corpus.importing.entries import Entry, ImportSettings, Probed
+from distilwhisper.corpus.importing.entries import Entry, Probed
 from distilwhisper.corpus.importing.importer import import_data
+from distilwhisper.corpus.importing.settings import ImportSettings
 from distilwhisper.corpus.importing.shards import stored
 from distilwhisper.corpus.records import Utterance, read_manifest
-from distilwhisper.speech.audio import (
-    WINDOW_SAMPLES,
-    AudioFacts,
-    load_samples,
-    seconds_to_samples,
-    write_wav,
-)
+from distilwhisper.speech.audio import AudioFacts, load_samples, write_wav
+from distilwhisper.speech.units import WINDOW_SAMPLES, seconds_to_samples
 from distilwhisper.speech.vad import FRAME_SAMPLES, Span
 
 ASSETS = Path(__file__).parents[2] / "assets" / "speech"

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from distilwhisper.cli import SOME_FAILED, call
-from distilwhisper.corpus.importing.entries import BadSource, ImportSettings
+from distilwhisper.corpus.importing.entries import BadSource
 from distilwhisper.corpus.importing.importer import import_data
+from distilwhisper.corpus.importing.settings import ImportSettings
 from distilwhisper.corpus.records import read_manifest
 from distilwhisper.speech.audio import load_samples, write_wav
 

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from distilwhisper.corpus.importing.entries import BadSource, Found, ImportSettings
+from distilwhisper.corpus.importing.entries import BadSource, Found
+from distilwhisper.corpus.importing.settings import ImportSettings
 from distilwhisper.corpus.importing.tables import table_entries
 
 

@@ -6,12 +6,12 @@ import os
 import re
 import unicodedata
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
+from distilwhisper.corpus.importing.settings import FIELDS
 from distilwhisper.corpus.records import UTTERANCE_FIELDS, Utterance
+from distilwhisper.errors import DistilwhisperError
 from distilwhisper.speech.audio import AudioFacts
 from distilwhisper.text.tokens import language_code
 
@@ -19,19 +19,6 @@ AUDIO_SUFFIXES = frozenset(
     ".3gp .aac .ac3 .aif .aifc .aiff .amr .au .avi .caf .flac .g722 .m4a .m4b .m4v .mka .mkv .mov "
     ".mp2 .mp3 .mp4 .mpeg .mpg .oga .ogg .opus .spx .w64 .wav .webm .wma".split()
 )
-
-Format: TypeAlias = Literal[
-    "folder",
-    "table",
-    "kaldi",
-    "librispeech",
-    "commonvoice",
-    "huggingface",
-    "lhotse",
-    "webdataset",
-    "parquet",
-    "manifest",
-]
 
 Kind: TypeAlias = Literal[
     "audio missing",
@@ -49,23 +36,6 @@ Kind: TypeAlias = Literal[
     "unsupported",
 ]
 
-# The fields of an utterance that a column may hold, and what people call them. Ids come from paths
-# and rows unless a column is named: a column called id is often not of one utterance alone.
-FIELDS: Mapping[str, tuple[str, ...]] = {
-    "audio": ("path", "file", "audio", "file_name", "filename", "audio_filepath", "audio_path"),
-    "text": ("text", "transcript", "transcription", "sentence"),
-    "id": (),
-    "speaker": ("speaker", "speaker_id", "client_id"),
-    "recording": ("recording", "recording_id"),
-    "language": ("language", "lang", "locale"),
-    "source": ("source", "domain"),
-    "split": ("split",),
-    "channel": ("channel", "channel_selector"),
-    "start": ("start", "start_s", "start_time", "offset"),
-    "end": ("end", "end_s", "end_time"),
-    "duration": ("duration", "duration_s"),
-}
-
 
 class BadSource(ValueError):
     """A source is not what it was taken for; nothing of it is imported."""
@@ -75,7 +45,7 @@ class BadTranscripts(BadSource):
     """A table of transcripts cannot be read."""
 
 
-class UnreadableSource(Exception):
+class UnreadableSource(DistilwhisperError):
     """A source cannot be read to its end, through no fault of the command."""
 
 
@@ -116,71 +86,6 @@ class Probed(NamedTuple):
 
 
 Found: TypeAlias = Iterator[Entry | Problem]
-
-
-@dataclass(frozen=True)
-class ImportSettings:
-    """How to read a source.
-
-    Attributes:
-        format: what it is; found out when left out.
-        language: code or English name, where the source names none.
-        config: of a Hugging Face dataset.
-        split: of a Hugging Face dataset, Common Voice or Parquet files; train when left out.
-        column: FIELD=NAME for a column that has a name of its own; may be repeated. Fields are
-            audio, text, id, speaker, recording, language, source, split, channel, start, end,
-            duration.
-        cut: vad cuts what is longer than 30 s in its pauses, without its text.
-        max_seconds: leave out what is longer, and count it.
-        first: leave out all behind the first so many utterances that can be used.
-        sample: leave out all but so many, drawn at random.
-        seed: of the draw; another one draws others.
-    """
-
-    format: Format | None = None
-    language: str | None = None
-    config: str | None = None
-    split: str | None = None
-    column: tuple[str, ...] = ()
-    cut: Literal["vad"] | None = None
-    max_seconds: float | None = None
-    first: int | None = None
-    sample: int | None = None
-    seed: int | None = None
-
-    def __post_init__(self) -> None:
-        faults = []
-        named: set[str] = set()
-        for choice in self.column:
-            name, sign, column = choice.partition("=")
-            if name not in FIELDS or not sign or not column or name in named:
-                faults.append(
-                    f"column must be FIELD=NAME, each field once, of {', '.join(FIELDS)}; found "
-                    f"{choice!r}"
-                )
-            named.add(name)
-        for name in ("max_seconds", "first", "sample"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                faults.append(f"{name} must be above 0, found {value}")
-        if self.cut is not None and self.max_seconds is not None:
-            faults.append("long recordings are cut or left out: give cut or max_seconds, not both")
-        if self.first is not None and self.sample is not None:
-            faults.append("give first or sample, not both")
-        if self.seed is not None and self.sample is None:
-            faults.append("seed is of a sample: give sample too")
-        if self.language is not None:
-            try:
-                language_code(self.language)
-            except ValueError as error:
-                faults.append(str(error))
-        if faults:
-            raise ValueError("; ".join(faults))
-
-    @cached_property
-    def columns(self) -> Mapping[str, str]:
-        """The columns that are named, by field."""
-        return dict(choice.split("=", 1) for choice in self.column)
 
 
 def located(audio: str, folder: Path) -> str:

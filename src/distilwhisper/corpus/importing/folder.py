@@ -16,7 +16,6 @@ from distilwhisper.corpus.importing.entries import (
     BadTranscripts,
     Entry,
     Found,
-    ImportSettings,
     Problem,
     find_columns,
     nfc,
@@ -24,6 +23,7 @@ from distilwhisper.corpus.importing.entries import (
     problem_of,
     utterance_from,
 )
+from distilwhisper.corpus.importing.settings import ImportSettings
 from distilwhisper.corpus.importing.tables import (
     TABLE_SUFFIXES,
     audio_named,

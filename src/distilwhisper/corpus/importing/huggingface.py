@@ -13,7 +13,6 @@ from distilwhisper.corpus.importing.entries import (
     BadSource,
     Entry,
     Found,
-    ImportSettings,
     Problem,
     UnreadableSource,
 )
@@ -23,6 +22,7 @@ from distilwhisper.corpus.importing.parquet import (
     fields_of,
     sound_entry,
 )
+from distilwhisper.corpus.importing.settings import ImportSettings
 from distilwhisper.progress import say
 
 if TYPE_CHECKING:

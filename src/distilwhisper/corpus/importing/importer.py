@@ -14,23 +14,18 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
-from distilwhisper.corpus.importing.entries import (
-    BadSource,
-    Entry,
-    Found,
-    ImportSettings,
-    Probed,
-    Problem,
-)
+from distilwhisper.corpus.importing.entries import BadSource, Entry, Found, Probed, Problem
 from distilwhisper.corpus.importing.layouts import DESCRIPTIONS, detect, read
+from distilwhisper.corpus.importing.settings import ImportSettings
 from distilwhisper.corpus.importing.shards import stored
 from distilwhisper.corpus.importing.summary import ImportSummary, Tally
 from distilwhisper.corpus.records import Utterance, audio_from, manifest_row
 from distilwhisper.corpus.store import write_jsonl
 from distilwhisper.progress import SECONDS_BETWEEN_LINES, say
 from distilwhisper.run.stages import fingerprint
-from distilwhisper.speech.audio import LENGTH_TOLERANCE_S, WINDOW_S, AudioFacts, probe_audio
+from distilwhisper.speech.audio import LENGTH_TOLERANCE_S, AudioFacts, probe_audio
 from distilwhisper.speech.sources import CorruptAudio, NamedBytes
+from distilwhisper.speech.units import WINDOW_S
 from distilwhisper.text.tokens import language_code
 
 N_THREADS = 8  # they wait for disks more than they compute

@@ -15,13 +15,13 @@ from distilwhisper.corpus.importing.entries import (
     BadSource,
     Entry,
     Found,
-    ImportSettings,
     Problem,
     find_columns,
     located,
     problem_of,
     utterance_from,
 )
+from distilwhisper.corpus.importing.settings import ImportSettings
 from distilwhisper.progress import say
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from typing import Any
 
 from distilwhisper.corpus.importing.entries import Problem
 from distilwhisper.corpus.records import Utterance
-from distilwhisper.speech.audio import WINDOW_S, AudioFacts
+from distilwhisper.speech.audio import AudioFacts
+from distilwhisper.speech.units import WINDOW_S
 
 BIN_S = 5
 _N_BINS = int(WINDOW_S) // BIN_S

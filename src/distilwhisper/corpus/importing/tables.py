@@ -13,17 +13,16 @@ from typing import NamedTuple, TypeAlias
 
 from distilwhisper.corpus.importing.entries import (
     AUDIO_SUFFIXES,
-    FIELDS,
     BadTranscripts,
     Entry,
     Found,
-    ImportSettings,
     Problem,
     find_columns,
     located,
     problem_of,
     utterance_from,
 )
+from distilwhisper.corpus.importing.settings import FIELDS, ImportSettings
 
 TABLE_SUFFIXES = (".csv", ".jsonl", ".tsv")
 JSON_SUFFIXES = (".json", ".jsonl")

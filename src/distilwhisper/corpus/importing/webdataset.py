@@ -13,11 +13,11 @@ from distilwhisper.corpus.importing.entries import (
     BadSource,
     Entry,
     Found,
-    ImportSettings,
     Problem,
     nfc,
 )
 from distilwhisper.corpus.importing.folder import BESIDE_SUFFIXES, files_below, told_by
+from distilwhisper.corpus.importing.settings import ImportSettings
 from distilwhisper.corpus.records import Utterance
 
 

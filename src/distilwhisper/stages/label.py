@@ -11,7 +11,7 @@ changed is refused.
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -27,61 +27,20 @@ from distilwhisper.corpus.store import (
     write_jsonl,
     write_shard,
 )
-from distilwhisper.decoding.packed_windows import packing_fault
-from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.slots import Counts
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.decoding.windows import DecodedWindow
-from distilwhisper.engines import DecodingJob, EngineSettings, run_shards
+from distilwhisper.engines import DecodingJob, run_shards, where
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import resolve_model
 from distilwhisper.progress import Advance, progress_bar, say
 from distilwhisper.run.locks import Part, lock_folder
+from distilwhisper.run.processes import EngineSettings
 from distilwhisper.run.stages import fingerprint, open_stage
-from distilwhisper.speech.audio import WINDOW_S, WINDOW_SAMPLES, Samples, samples_to_seconds
+from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.sources import fingerprint as fingerprint_of_sound
-
-
-@dataclass(frozen=True)
-class LabelSettings:
-    """How a corpus is labelled."""
-
-    decoding: DecodingSettings = field(
-        default_factory=lambda: DecodingSettings(temperatures=(0.0,))
-    )
-    """How audio becomes text. Labels are greedy: what fails is filtered out, not sampled again."""
-    pack: bool = False
-    """Decode short utterances of one language several to a window: sooner, but not always the
-    same text. Greedy, with timestamps; languages must be given."""
-    shard_size: int = 256
-    """Utterances per shard: what a killed run loses at most."""
-
-    def __post_init__(self) -> None:
-        faults = []
-        if self.shard_size < 1:
-            faults.append(f"shard_size must be at least 1, found {self.shard_size}")
-        default = DecodingSettings()
-        faults += [
-            f"{name} must be left out: it is of recordings over {WINDOW_S:g} s, and labels are not"
-            for name in _OF_LONG_RECORDINGS
-            if getattr(self.decoding, name) != getattr(default, name)
-        ]
-        if self.pack and (fault := packing_fault(self.decoding)):
-            faults.append(fault)
-        if faults:
-            raise ValueError("; ".join(faults))
-
-
-_OF_LONG_RECORDINGS = (
-    "multilingual",
-    "language_windows",
-    "word_timestamps",
-    "long_form",
-    "chunk_s",
-    "overlap_s",
-    "vad_filter",
-    "condition_on_previous_text",
-)
+from distilwhisper.speech.units import WINDOW_S, WINDOW_SAMPLES, samples_to_seconds
+from distilwhisper.stages.settings import LabelSettings
 
 
 @dataclass(frozen=True)
@@ -166,7 +125,7 @@ def label_manifest(
             n_left = sum(len(job.left(i)) for i in missing)
             say(
                 f"label: {n_left} of {len(manifest.utterances)} utterances to label with {teacher} "
-                f"({engine.where(hardware)})"
+                f"({where(engine, hardware)})"
             )
             with progress_bar("label", n_left, "utterances") as advance:
                 cost = sum(run_shards(job, missing, engine, on_progress=advance), Counts())

@@ -61,17 +61,11 @@ from distilwhisper.corpus.languages import say_overruled
 from distilwhisper.corpus.records import Label, Utterance, Verdict, read_manifest
 from distilwhisper.corpus.store import shard_path, shard_paths, write_atomic
 from distilwhisper.filtering.calibration import Calibration, calibrate
-from distilwhisper.filtering.gates import (
-    REASONS,
-    Codes,
-    FilterSettings,
-    Reason,
-    is_kept,
-    judge_all,
-)
+from distilwhisper.filtering.gates import REASONS, Codes, Reason, is_kept, judge_all
 from distilwhisper.filtering.groups import Sources, measures_key
 from distilwhisper.filtering.measures import Flags, Measures, is_all_capitals, measure
 from distilwhisper.filtering.retention import Retention, retention
+from distilwhisper.filtering.settings import FilterSettings
 from distilwhisper.filtering.workers import is_measured, make_measures
 from distilwhisper.run.locks import lock_folder
 from distilwhisper.run.settings import build_settings
@@ -79,7 +73,6 @@ from distilwhisper.run.stages import StageChanged, fingerprint, open_stage
 from distilwhisper.text.wer import ErrorCounts
 
 __all__ = [
-    "FilterSettings",
     "FilterSummary",
     "Reason",
     "Share",

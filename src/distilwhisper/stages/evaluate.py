@@ -21,7 +21,7 @@ import re
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -38,10 +38,9 @@ from distilwhisper.corpus.store import (
     write_atomic,
     write_shard,
 )
-from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.slots import Counts
 from distilwhisper.decoding.transcriber import Transcriber
-from distilwhisper.engines import DecodingJob, EngineSettings, run_shards
+from distilwhisper.engines import DecodingJob, run_shards, where
 from distilwhisper.evaluation.comparison import Comparison, Evaluation, compare
 from distilwhisper.evaluation.degradation import Degradation, Degrader
 from distilwhisper.evaluation.figures import draw_comparison
@@ -51,54 +50,15 @@ from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import resolve_model
 from distilwhisper.progress import Advance, progress_bar, say
 from distilwhisper.run.locks import lock_folder
+from distilwhisper.run.processes import EngineSettings
 from distilwhisper.run.stages import fingerprint, open_stage
-from distilwhisper.speech.audio import (
-    SAMPLE_RATE_HZ,
-    WINDOW_SAMPLES,
-    Samples,
-    samples_to_seconds,
-)
+from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.recording import HeldRecording
+from distilwhisper.speech.units import SAMPLE_RATE_HZ, WINDOW_SAMPLES, samples_to_seconds
+from distilwhisper.stages.settings import EvaluateSettings
 from distilwhisper.text.transcript import Transcript
 
 Thing = TypeVar("Thing")
-
-
-@dataclass(frozen=True)
-class EvaluateSettings:
-    """How a model is judged."""
-
-    decoding: DecodingSettings = field(default_factory=DecodingSettings)
-    """How audio becomes text."""
-    shard_size: int = 64
-    """Utterances per shard: what a killed run loses at most."""
-    noise: str | None = None
-    """What the sound goes through first, as KIND[:LEVEL][@PATH]: white:10, pink:0, babble:5,
-    recorded:10@FOLDER (dB of speech over noise), reverberation:0.6 (seconds of RT60) or
-    reverberation@FOLDER, codec:opus-6k, codec:mp3-16k, codec:mulaw, clipping:12 (dB)."""
-    noise_seed: int = 0
-    """Of what is drawn for the noise of each utterance; the same for all models and levels."""
-
-    def __post_init__(self) -> None:
-        faults = []
-        if self.shard_size < 1:
-            faults.append(f"shard_size must be at least 1, found {self.shard_size}")
-        if self.noise is not None:
-            try:
-                Degradation.parse(self.noise)
-            except ValueError as error:
-                faults.append(str(error))
-        if faults:
-            raise ValueError("; ".join(faults))
-
-    @property
-    def degradation(self) -> Degradation | None:
-        """The noise, its path absolute: the same in whatever folder a process runs."""
-        if self.noise is None:
-            return None
-        parsed = Degradation.parse(self.noise)
-        source = None if parsed.source is None else parsed.source.absolute()
-        return replace(parsed, source=source)
 
 
 @dataclass(frozen=True)
@@ -334,7 +294,7 @@ def _decode_missing(jobs: "EvaluateJobs", engine: EngineSettings) -> None:
         return
     n_left = sum(len(job.shard(shard)) for job, shard in map(jobs.shards.__getitem__, missing))
     n_all = sum(len(job.manifest.utterances) for job in jobs.jobs)
-    say(f"evaluate: {n_left} of {n_all} utterances ({engine.where(jobs.jobs[0].hardware)})")
+    say(f"evaluate: {n_left} of {n_all} utterances ({where(engine, jobs.jobs[0].hardware)})")
     with progress_bar("evaluate", n_left, "utterances") as advance:
         n_silent = sum(run_shards(jobs, missing, engine, on_progress=advance))
     if n_silent:

@@ -1,0 +1,19 @@
+"""What everything counts in: Whisper's sample rate, frames and windows."""
+
+import math
+
+SAMPLE_RATE_HZ = 16_000
+WINDOW_S = 30.0  # what the encoder reads at once
+HOP_SAMPLES = 160  # one frame: 10 ms
+WINDOW_SAMPLES = int(WINDOW_S * SAMPLE_RATE_HZ)
+FRAMES_PER_WINDOW = WINDOW_SAMPLES // HOP_SAMPLES
+
+
+def seconds_to_samples(seconds: float) -> int:
+    """Return the sample nearest to a time; a half is rounded up."""
+    return math.floor(seconds * SAMPLE_RATE_HZ + 0.5)
+
+
+def samples_to_seconds(n: int) -> float:
+    """Return how long ``n`` samples last."""
+    return n / SAMPLE_RATE_HZ

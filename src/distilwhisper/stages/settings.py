@@ -1,0 +1,130 @@
+"""What can be asked of the stages and of a plan: no tensors, so that a command line parses fast."""
+
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+from distilwhisper.decoding.settings import DecodingSettings
+from distilwhisper.speech.units import WINDOW_S
+
+if TYPE_CHECKING:
+    from distilwhisper.evaluation.degradation import Degradation
+
+StageName = Literal[
+    "data", "label", "filter", "student", "train", "evaluate", "transcribe", "report"
+]
+STAGES: tuple[StageName, ...] = get_args(StageName)
+GpuName = Literal["h100", "h200", "a100", "a100-40gb", "l40s", "l4", "a10", "v100", "t4", "cpu"]
+
+
+@dataclass(frozen=True)
+class LabelSettings:
+    """How a corpus is labelled."""
+
+    decoding: DecodingSettings = field(
+        default_factory=lambda: DecodingSettings(temperatures=(0.0,))
+    )
+    """How audio becomes text. Labels are greedy: what fails is filtered out, not sampled again."""
+    pack: bool = False
+    """Decode short utterances of one language several to a window: sooner, but not always the
+    same text. Greedy, with timestamps; languages must be given."""
+    shard_size: int = 256
+    """Utterances per shard: what a killed run loses at most."""
+
+    def __post_init__(self) -> None:
+        faults = []
+        if self.shard_size < 1:
+            faults.append(f"shard_size must be at least 1, found {self.shard_size}")
+        default = DecodingSettings()
+        faults += [
+            f"{name} must be left out: it is of recordings over {WINDOW_S:g} s, and labels are not"
+            for name in _OF_LONG_RECORDINGS
+            if getattr(self.decoding, name) != getattr(default, name)
+        ]
+        if self.pack and (fault := self.decoding.packing_fault()):
+            faults.append(fault)
+        if faults:
+            raise ValueError("; ".join(faults))
+
+
+_OF_LONG_RECORDINGS = (
+    "multilingual",
+    "language_windows",
+    "word_timestamps",
+    "long_form",
+    "chunk_s",
+    "overlap_s",
+    "vad_filter",
+    "condition_on_previous_text",
+)
+
+
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """How a model is judged."""
+
+    decoding: DecodingSettings = field(default_factory=DecodingSettings)
+    """How audio becomes text."""
+    shard_size: int = 64
+    """Utterances per shard: what a killed run loses at most."""
+    noise: str | None = None
+    """What the sound goes through first, as KIND[:LEVEL][@PATH]: white:10, pink:0, babble:5,
+    recorded:10@FOLDER (dB of speech over noise), reverberation:0.6 (seconds of RT60) or
+    reverberation@FOLDER, codec:opus-6k, codec:mp3-16k, codec:mulaw, clipping:12 (dB)."""
+    noise_seed: int = 0
+    """Of what is drawn for the noise of each utterance; the same for all models and levels."""
+
+    def __post_init__(self) -> None:
+        faults = []
+        if self.shard_size < 1:
+            faults.append(f"shard_size must be at least 1, found {self.shard_size}")
+        if self.noise is not None:
+            from distilwhisper.evaluation.degradation import Degradation
+
+            try:
+                Degradation.parse(self.noise)
+            except ValueError as error:
+                faults.append(str(error))
+        if faults:
+            raise ValueError("; ".join(faults))
+
+    @property
+    def degradation(self) -> "Degradation | None":
+        """The noise, its path absolute: the same in whatever folder a process runs."""
+        if self.noise is None:
+            return None
+        from distilwhisper.evaluation.degradation import Degradation
+
+        parsed = Degradation.parse(self.noise)
+        source = None if parsed.source is None else parsed.source.absolute()
+        return replace(parsed, source=source)
+
+
+@dataclass(frozen=True)
+class PlanSettings:
+    """What a plan supposes."""
+
+    gpu: GpuName = "h100"
+    """Device that the stages run on."""
+    hours: float | None = None
+    """Hours of audio to label, in place of counting the recipe's data, which need not be there."""
+    utterance_s: float = 10.0
+    """With hours: mean length of an utterance."""
+    efficiency: float = 0.3
+    """Share of the roofline that is reached, where no rate was measured. An assumption: public
+    systems reach 0.05 to 0.4."""
+    rates: Path | None = None
+    """Measured rates: a JSON file of Rates, or a finished run of the same teacher and device."""
+    price_per_hour: float | None = None
+    """Of the device, in any currency; left out, no price is printed."""
+
+    def __post_init__(self) -> None:
+        faults = [
+            f"{name} must be above 0, found {value}"
+            for name, value in asdict(self).items()
+            if name not in ("gpu", "rates") and value is not None and value <= 0
+        ]
+        if self.efficiency > 1:
+            faults.append(f"efficiency must be at most 1, found {self.efficiency}")
+        if faults:
+            raise ValueError("; ".join(faults))
