@@ -49,10 +49,10 @@ def test_a_long_recording_is_heard_whole(tiny_en: Path, prompts: list[tuple[Samp
     counts = errors([" ".join(text for _, text in ordered)], [transcript.text])
     assert counts.deletions <= 2
     assert counts.wer < 0.05
-    times = [t for segment in transcript.segments for t in (segment.start_s, segment.end_s)]
+    times = [t for segment in transcript.segments for t in (segment.start, segment.end)]
     assert times[0] < 1
     assert len(samples) / 16_000 - 3 < times[-1] <= len(samples) / 16_000
-    starts = [segment.start_s for segment in transcript.segments]
+    starts = [segment.start for segment in transcript.segments]
     assert starts == sorted(starts)
 
 

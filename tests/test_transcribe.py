@@ -19,7 +19,8 @@ from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.speech.audio import load_samples, write_wav
-from distilwhisper.text.transcript import Transcript, TranscriptFormat, render
+from distilwhisper.text.formats import TranscriptFormat, render
+from distilwhisper.text.transcript import Transcript
 from distilwhisper.transcribe import (
     Listening,
     TranscribedFile,
@@ -288,7 +289,7 @@ def test_each_channel_has_its_transcript_and_they_are_one(
             s.text for s in alone.transcript.segments
         ]
     assert {segment.channel for segment in both.transcript.segments} == {"left", "right"}
-    starts = [segment.start_s for segment in both.transcript.segments]
+    starts = [segment.start for segment in both.transcript.segments]
     assert starts == sorted(starts)
     assert [s.id for s in both.transcript.segments] == list(range(len(starts)))
     assert {segment.channel for segment in mono.transcript.segments} == {None}
@@ -319,8 +320,8 @@ def test_a_hole_moves_each_channel_as_if_it_were_alone(
         assert result.transcript
         found[channel] = result.transcript.segments
     for number, name in ((0, "left"), (1, "right")):
-        alone = [(one.start_s, one.end_s, one.text) for one in found[number]]
-        of_each = [(s.start_s, s.end_s, s.text) for s in found["each"] if s.channel == name]
+        alone = [(one.start, one.end, one.text) for one in found[number]]
+        of_each = [(s.start, s.end, s.text) for s in found["each"] if s.channel == name]
         assert of_each == sorted(of_each)
         assert of_each == alone
 
@@ -388,6 +389,6 @@ def test_the_cases_that_went_wrong_are_on_their_files_clock(
     assert result.transcript
     segments = result.transcript.segments
     for start_s in starts_s:
-        assert min(abs(segment.start_s - start_s) for segment in segments) < 0.1
-    assert segments[-1].end_s == pytest.approx(last_end_s, abs=1.0)
+        assert min(abs(segment.start - start_s) for segment in segments) < 0.1
+    assert segments[-1].end == pytest.approx(last_end_s, abs=1.0)
     assert sum(note.is_damage for note in result.notes) == n_damaged

@@ -4,7 +4,8 @@ import json
 import re
 from itertools import pairwise
 
-from distilwhisper.text.transcript import Transcript, TranscriptFormat, render
+from distilwhisper.text.formats import TranscriptFormat, render
+from distilwhisper.text.transcript import Transcript
 
 
 def times_told(spoken: Transcript, form: TranscriptFormat) -> list[tuple[int, int]]:
@@ -34,12 +35,12 @@ def assert_reliable(spoken: Transcript, duration_s: float) -> None:
     words = [word for segment in spoken.segments for word in segment.words or ()]
     for timed in (spoken.segments, words):
         for one in timed:
-            assert 0 <= one.start_s < one.end_s <= max(duration_s, 0.001)
-            assert one.start_s == round(one.start_s, 3)
+            assert 0 <= one.start < one.end <= max(duration_s, 0.001)
+            assert one.start == round(one.start, 3)
         for one, next_ in pairwise(timed):
-            assert one.end_s <= next_.start_s
+            assert one.end <= next_.start
     for segment in spoken.segments:
         assert segment.text.strip()
         if segment.words:
-            assert segment.start_s == segment.words[0].start_s
-            assert segment.end_s == segment.words[-1].end_s
+            assert segment.start == segment.words[0].start
+            assert segment.end == segment.words[-1].end

@@ -35,7 +35,7 @@ from distilwhisper.stages.settings import (
     PlanSettings,
     StageName,
 )
-from distilwhisper.text.transcript import TranscriptFormat
+from distilwhisper.text.formats import TranscriptFormat
 
 OK, SOME_FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -457,7 +457,7 @@ def transcribe(
         hardware: where to run.
     """
     from distilwhisper.decoding.transcriber import Transcriber
-    from distilwhisper.text.transcript import render
+    from distilwhisper.text.formats import render
     from distilwhisper.transcribe import (
         Listening,
         TranscribedFile,
@@ -605,7 +605,7 @@ def _help() -> str:
             for name, command in COMMANDS.items()
         ),
         "",
-        "Options of a command: distilwhisper COMMAND --help. Which version: distilwhisper --version.",
+        "A command lists its options with --help; --version says which version this is.",
     ]
     return "\n".join(lines)
 

@@ -75,8 +75,8 @@ from distilwhisper.stages.label import label_manifest
 from distilwhisper.stages.layers import StudentSettings
 from distilwhisper.stages.settings import EvaluateSettings, LabelSettings
 from distilwhisper.stages.student import add_alignment_heads, allow_silence, make_student
+from distilwhisper.text.formats import TranscriptFormat
 from distilwhisper.text.tokens import Tokenizer, language_code
-from distilwhisper.text.transcript import TranscriptFormat
 from distilwhisper.training.loop import Trainer, TrainingData
 from distilwhisper.training.ranks import Ranks, ranks_of_environment
 from distilwhisper.training.settings import TrainingSettings

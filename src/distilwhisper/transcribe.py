@@ -24,8 +24,9 @@ from distilwhisper.speech.audio import (
 from distilwhisper.speech.levels import speech_like_s
 from distilwhisper.speech.recording import StreamedRecording, blocks_of
 from distilwhisper.speech.sources import CorruptAudio, NamedBytes, Source
+from distilwhisper.text.formats import TranscriptFormat, render
 from distilwhisper.text.tokens import LANGUAGES
-from distilwhisper.text.transcript import Transcript, TranscriptFormat, interleave, outside, render
+from distilwhisper.text.transcript import Transcript, interleave, outside
 
 STDIN = "-"
 LEAST_SPEECH_S = 1.0  # a file without text gets a warning where so much sounds like speech

@@ -228,7 +228,7 @@ def test_planted_attention_gives_planted_times(tokenizer: Tokenizer) -> None:
     for word, ids in zip(timed, words, strict=True):
         comma = word.text == " other,"
         assert word.text == tokenizer.decode(ids)
-        assert (word.start_s, word.end_s) == (times[at], times[at + len(ids) - comma])
+        assert (word.start, word.end) == (times[at], times[at + len(ids) - comma])
         assert word.probability == pytest.approx(1 / tokenizer.eot)  # no token is likelier
         at += len(ids)
 
@@ -242,7 +242,7 @@ def test_words_are_in_order_inside_the_sound(
         timed = align(
             checkpoint.model, tokenizer, encoder_states, words, heads=heads, n_frames=n_frames
         )
-        times = [time for word in timed for time in (word.start_s, word.end_s)]
+        times = [time for word in timed for time in (word.start, word.end)]
         assert times == sorted(times)
         assert times[0] >= 0
         assert times[-1] <= n_frames / 50
@@ -321,7 +321,7 @@ def said(*words: tuple[str, float, float]) -> list[Word]:
 
 
 def times(words: list[Word]) -> list[tuple[float, float]]:
-    return [(word.start_s, word.end_s) for word in words]
+    return [(word.start, word.end) for word in words]
 
 
 EVEN = [(" a", 10.0, 10.3), (" b", 10.3, 10.6), (" c", 10.6, 10.9), (" d", 10.9, 11.2)]
@@ -387,7 +387,7 @@ def test_words_only_become_shorter(
     trimmed = trim_words(segments, spans, spoken_s=spoken_s)
     assert [len(segment) for segment in trimmed] == [len(segment) for segment in segments]
     for old, new in zip(words, trimmed[0] + trimmed[1], strict=True):
-        assert old.start_s <= new.start_s <= new.end_s <= old.end_s
+        assert old.start <= new.start <= new.end <= old.end
         assert (new.text, new.probability) == (old.text, old.probability)
 
 
@@ -474,7 +474,7 @@ def test_measured_heads_place_words_as_the_published_ones(
             align(checkpoint.model, tokenizer, states, words, heads=heads, n_frames=n_frames)
             for heads in (measured, published)
         )
-        apart_s += [abs(a.start_s - b.start_s) for a, b in zip(ours, theirs, strict=True)]
+        apart_s += [abs(a.start - b.start) for a, b in zip(ours, theirs, strict=True)]
     assert np.median(apart_s) <= 0.1  # half a short word
 
 
@@ -526,10 +526,10 @@ def test_times_equal_openai_whisper(tiny_en: Path, prompts: list[tuple[Samples, 
         )
         for word, wanted in zip(found, expected, strict=True):
             n_words += 1
-            apart += (word.start_s, word.end_s) != (wanted.start, wanted.end)
+            apart += (word.start, word.end) != (wanted.start, wanted.end)
             # Their sums of costs are float32: a tie may fall to the frame beside.
-            assert word.start_s == pytest.approx(wanted.start, abs=0.0201)
-            assert word.end_s == pytest.approx(wanted.end, abs=0.0201)
+            assert word.start == pytest.approx(wanted.start, abs=0.0201)
+            assert word.end == pytest.approx(wanted.end, abs=0.0201)
             assert word.text == wanted.word
             assert word.probability == pytest.approx(wanted.probability, abs=1e-4)
     assert n_words > 80

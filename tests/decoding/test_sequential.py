@@ -259,9 +259,9 @@ def test_a_long_recording_equals_openai(
     assert [segment.text for segment in ours.segments] == [one["text"] for one in wanted]
     for segment, one in zip(ours.segments, wanted, strict=True):
         assert segment.seek == one["seek"]
-        assert segment.start_s == pytest.approx(one["start"], abs=1e-6)
+        assert segment.start == pytest.approx(one["start"], abs=1e-6)
         end_s = min(one["end"], len(samples) / 16_000)  # theirs may end in the padding
-        assert segment.end_s == pytest.approx(end_s, abs=1e-6)
+        assert segment.end == pytest.approx(end_s, abs=1e-6)
         assert segment.avg_logprob == pytest.approx(one["avg_logprob"], abs=1e-4)
         assert segment.no_speech_prob == pytest.approx(one["no_speech_prob"], abs=1e-4)
 
@@ -272,4 +272,4 @@ def test_no_time_lies_behind_the_end_of_a_recording(tiny_model: Path) -> None:
     samples = np.random.default_rng(3).standard_normal(16_000 * 31).astype(np.float32) * 0.1
     segments = transcriber.transcribe(samples).segments
     assert segments
-    assert all(0 <= segment.start_s <= segment.end_s <= 31 for segment in segments)
+    assert all(0 <= segment.start <= segment.end <= 31 for segment in segments)

@@ -17,8 +17,9 @@ from distilwhisper.speech.audio import Samples, load_samples, write_wav
 from distilwhisper.speech.recording import HeldRecording
 from distilwhisper.speech.sources import CorruptAudio
 from distilwhisper.speech.units import SAMPLE_RATE_HZ, WINDOW_SAMPLES
+from distilwhisper.text.formats import render
 from distilwhisper.text.tokens import Tokenizer
-from distilwhisper.text.transcript import Transcript, render
+from distilwhisper.text.transcript import Transcript
 from tiny_model import write_tiny_model
 
 CPU = Hardware(device="cpu", dtype="float32")
@@ -92,10 +93,10 @@ def test_a_long_recording_is_covered_and_its_segments_are_in_order(english: Tran
     assert sum(done) == pytest.approx(41.3)
     assert len(done) == 5
     for segment in transcript.segments:
-        assert 0 <= segment.start_s <= segment.end_s <= 41.3
+        assert 0 <= segment.start <= segment.end <= 41.3
         assert segment.text == english.tokenizer.decode(segment.token_ids)
     for one, next_ in pairwise(transcript.segments):
-        assert one.start_s <= next_.start_s
+        assert one.start <= next_.start
     assert transcript.text == "".join(s.text for s in transcript.segments).strip()
     assert transcript.language == "en"
 

@@ -1,6 +1,7 @@
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
+from io import StringIO
 from pathlib import Path
 from typing import Any, get_args
 
@@ -8,15 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from distilwhisper.text.formats import SubtitleSettings, TranscriptFormat, render
 from distilwhisper.text.transcript import (
     Segment,
     Transcript,
-    TranscriptFormat,
     Word,
     compression_ratio,
     interleave,
     outside,
-    render,
 )
 from transcripts import assert_reliable
 
@@ -29,8 +29,8 @@ def segment(
     return Segment(
         id=number,
         seek=round(start_s * 100),
-        start_s=start_s,
-        end_s=end_s,
+        start=start_s,
+        end=end_s,
         text=text,
         token_ids=(50363, 2159, 50413),
         temperature=0.0,
@@ -124,8 +124,8 @@ def test_numbers_that_are_not_finite_are_null_in_json(unknown: float) -> None:
     one = Segment(
         id=0,
         seek=0,
-        start_s=0.0,
-        end_s=1.0,
+        start=0.0,
+        end=1.0,
         text=" a",
         token_ids=(1,),
         temperature=unknown,
@@ -204,7 +204,7 @@ def test_times_that_cross_meet_half_way(
 ) -> None:
     segments = [segment(number, *span, " a") for number, span in enumerate(rough)]
     spoken = Transcript.of(segments, "en", duration_s=30.0)
-    assert [(one.start_s, one.end_s) for one in spoken.segments] == settled
+    assert [(one.start, one.end) for one in spoken.segments] == settled
 
 
 def test_a_segments_own_language_is_in_json() -> None:
@@ -224,8 +224,8 @@ def as_whisper(spoken: Transcript) -> dict[str, Any]:
         fields = {
             "id": one.id,
             "seek": one.seek,
-            "start": one.start_s,
-            "end": one.end_s,
+            "start": one.start,
+            "end": one.end,
             "text": one.text,
             "tokens": list(one.token_ids),
             "temperature": one.temperature,
@@ -235,7 +235,7 @@ def as_whisper(spoken: Transcript) -> dict[str, Any]:
         }
         if one.words is not None:
             fields["words"] = [
-                {"word": w.text, "start": w.start_s, "end": w.end_s, "probability": w.probability}
+                {"word": w.text, "start": w.start, "end": w.end, "probability": w.probability}
                 for w in one.words
             ]
         segments.append(fields)
@@ -295,6 +295,92 @@ def test_compression_ratio_equals_openai_whisper(text: str) -> None:
     assert compression_ratio(text) == whisper_utils.compression_ratio(text)
 
 
+# Subtitles
+
+CUTS = [
+    SubtitleSettings(max_words_per_line=2),
+    SubtitleSettings(max_line_width=12),
+    SubtitleSettings(max_line_width=12, max_line_count=2),
+    SubtitleSettings(max_line_width=12, max_line_count=2, highlight_words=True),
+    SubtitleSettings(highlight_words=True),
+]
+
+
+def cues(text: str) -> list[tuple[float, float, str]]:
+    """Read an srt file: starts, ends and texts."""
+    found = []
+    for block in text.split("\n\n")[:-1]:
+        clocks, shown = block.split("\n", 2)[1:]
+        start, end = (
+            sum(60**power * float(part) for power, part in enumerate(clock.split(":")[::-1]))
+            for clock in clocks.replace(",", ".").split(" --> ")
+        )
+        found.append((start, end, shown))
+    return found
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("cut", CUTS, ids=str)
+@given(
+    lengths=st.lists(st.lists(st.integers(1, 14), min_size=1, max_size=8), max_size=4),
+    data=st.data(),
+)
+def test_cues_are_cut_as_openai_whisper_cuts_them(
+    cut: SubtitleSettings, lengths: list[list[int]], data: st.DataObject
+) -> None:
+    utils = pytest.importorskip("whisper.utils")
+    at = 0.0
+    rows: list[Any] = []
+    for of_segment in lengths:
+        words = []
+        for length in of_segment:
+            start = at + data.draw(st.sampled_from([0.0, 0.1, 3.5]))
+            at = round(start + 0.4, 3)
+            words.append((start, at, f" {'w' * length}", 0.5))
+        rows.append((words[0][0], at, "".join(word[2] for word in words), words))
+    spoken = transcript_of_rows(rows)
+    writer = utils.WriteSRT(".")
+    file = StringIO()
+    writer.write_result(as_whisper(spoken), file, options=asdict(cut))
+    theirs, ours = cues(file.getvalue()), cues(render(spoken, "srt", cut))
+    assert [(start, text) for start, _, text in ours] == [
+        (start, text) for start, _, text in theirs
+    ]
+    starts = [*(start for start, _, _ in ours), math.inf]
+    for (start, end, text), (_, their_end, _), next_start in zip(
+        ours, theirs, starts[1:], strict=True
+    ):
+        needed = start + max(5 / 6, len(text) / 20)
+        wanted = their_end if cut.highlight_words else max(their_end, min(needed, next_start))
+        assert end == pytest.approx(wanted, abs=0.002)
+
+
+def test_cues_stay_for_a_reader_but_not_into_the_next() -> None:
+    spoken = transcript(segment(0, 0.0, 0.2, " Yes."), segment(1, 0.5, 0.6, " No."))
+    assert [cue[:2] for cue in cues(render(spoken, "srt", SubtitleSettings()))] == [
+        (0.0, 0.5),
+        (0.5, 1.333),
+    ]
+
+
+def test_cues_over_words_need_them(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="word_timestamps"):
+        PLAIN.save(tmp_path / "talk.srt", SubtitleSettings(max_words_per_line=3))
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_transcript_is_saved_in_the_format_of_its_name(form: str, tmp_path: Path) -> None:
+    PLAIN.save(tmp_path / "new" / f"talk.{form.upper()}")
+    saved = (tmp_path / "new" / f"talk.{form.upper()}").read_bytes()
+    assert saved == render(PLAIN, form, SubtitleSettings()).encode()
+
+
+def test_a_name_that_ends_otherwise_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"must end with \.txt, .*talk\.doc"):
+        PLAIN.save(tmp_path / "talk.doc")
+    assert not list(tmp_path.iterdir())
+
+
 # Channels and holes
 
 
@@ -333,18 +419,18 @@ def test_no_time_lies_in_a_hole() -> None:
         segment(3, 12.0, 30.0, " across"),
     )
     moved = outside([(0.0, 3.936), (5.12, 10.0), (15.0, 16.0)], found)
-    assert [(one.start_s, one.end_s) for one in moved.segments] == [
+    assert [(one.start, one.end) for one in moved.segments] == [
         (3.936, 5.12),
         (7.5, 8.5),
         (10.0, 12.0),
         (12.0, 30.0),
     ]
-    assert [(one.start_s, one.end_s) for one in moved.segments[0].words or ()] == [
+    assert [(one.start, one.end) for one in moved.segments[0].words or ()] == [
         (3.936, 4.5),
         (4.5, 5.12),
     ]
     assert moved.text == found.text
     seam = transcript(segment(0, 0.0, 12.24, " before"), segment(1, 12.24, 17.0, " behind"))
     moved = outside([(5.12, 12.0)], seam)
-    assert [(one.start_s, one.end_s) for one in moved.segments] == [(0.0, 5.12), (12.0, 17.0)]
+    assert [(one.start, one.end) for one in moved.segments] == [(0.0, 5.12), (12.0, 17.0)]
     assert outside([], found) == found

@@ -348,8 +348,8 @@ def align_words(
         spoken = slice(at + first, at + last + 1)
         timed.append(
             Word(
-                start_s=float(times[spoken.start]),
-                end_s=float(times[spoken.stop]),
+                start=float(times[spoken.start]),
+                end=float(times[spoken.stop]),
                 text=tokenizer.decode(ids),
                 probability=float(probabilities[spoken].mean()),
             )
@@ -405,7 +405,7 @@ def trim_words(
     counts as words of its own for the median, the second word after a pause may begin at half its
     time since the start of the recording, and a word may be made longer to reach its segment.
     """
-    lengths_s = [word.end_s - word.start_s for segment in words for word in segment]
+    lengths_s = [word.end - word.start for segment in words for word in segment]
     nonzero_s = [length_s for length_s in lengths_s if length_s > 0]
     usual_s = min(_LONGEST_USUAL_WORD_S, float(np.median(nonzero_s))) if nonzero_s else 0.0
     trimmed: list[list[Word]] = []
@@ -415,7 +415,7 @@ def trim_words(
             cut = _trim_after_sentences(segment, before, usual_s=usual_s)
             cut = _trim_after_pause(cut, spoken_s=spoken_s, usual_s=usual_s)
             cut = _trim_to_span(cut, *span_s, usual_s=usual_s)
-            before, spoken_s = cut[-1].text, cut[-1].end_s
+            before, spoken_s = cut[-1].text, cut[-1].end
             trimmed.append(cut)
         else:
             trimmed.append([])
@@ -426,7 +426,7 @@ def _trim_after_sentences(words: Sequence[Word], before: str, *, usual_s: float)
     """Let a word that follows the end of a sentence begin no earlier than it can."""
     texts = [before, *(word.text for word in words)]
     return [
-        _from(word, word.end_s - _USUAL_WORDS_AT_MOST * usual_s)
+        _from(word, word.end - _USUAL_WORDS_AT_MOST * usual_s)
         if previous.rstrip().endswith(tuple(SENTENCE_ENDS))
         else word
         for word, previous in zip(words, texts, strict=False)
@@ -437,14 +437,14 @@ def _trim_after_pause(words: Sequence[Word], *, spoken_s: float, usual_s: float)
     """Let the first two words after a pause be no longer than words are."""
     first, *rest = words
     most_s = _USUAL_WORDS_AT_MOST * usual_s
-    after_pause = first.end_s - spoken_s > _PAUSE_IN_USUAL_WORDS * usual_s
-    first_is_long = first.end_s - first.start_s > most_s
-    two_are_long = bool(rest) and rest[0].end_s - first.start_s > 2 * most_s
+    after_pause = first.end - spoken_s > _PAUSE_IN_USUAL_WORDS * usual_s
+    first_is_long = first.end - first.start > most_s
+    two_are_long = bool(rest) and rest[0].end - first.start > 2 * most_s
     if not after_pause or not (first_is_long or two_are_long):
         return list(words)
-    if rest and rest[0].end_s - rest[0].start_s > most_s:
-        rest[0] = _from(rest[0], rest[0].end_s - most_s)
-    return [_from(first, first.end_s - most_s), *rest]
+    if rest and rest[0].end - rest[0].start > most_s:
+        rest[0] = _from(rest[0], rest[0].end - most_s)
+    return [_from(first, first.end - most_s), *rest]
 
 
 def _trim_to_span(
@@ -452,17 +452,17 @@ def _trim_to_span(
 ) -> list[Word]:
     """Believe a segment's own times where the first or the last word leaves them by far."""
     first, *rest = words
-    if first.start_s + _SEGMENT_IS_RIGHT_S < start_s < first.end_s:
-        first = _from(first, min(first.end_s - usual_s, start_s))
+    if first.start + _SEGMENT_IS_RIGHT_S < start_s < first.end:
+        first = _from(first, min(first.end - usual_s, start_s))
     *most, last = [first, *rest]
-    if last.start_s < end_s < last.end_s - _SEGMENT_IS_RIGHT_S:
-        last = replace(last, end_s=min(last.end_s, max(last.start_s + usual_s, end_s)))
+    if last.start < end_s < last.end - _SEGMENT_IS_RIGHT_S:
+        last = replace(last, end=min(last.end, max(last.start + usual_s, end_s)))
     return [*most, last]
 
 
 def _from(word: Word, start_s: float) -> Word:
     """Return the word with a later start, if it is later."""
-    return replace(word, start_s=max(word.start_s, start_s))
+    return replace(word, start=max(word.start, start_s))
 
 
 def cheapest_path(

@@ -120,11 +120,11 @@ def _time_words(
         )
     by_segment: list[list[Word]] = [[] for _ in segments]
     for word, one in zip(words, timed, strict=True):
-        placed = replace(one, start_s=start_s + one.start_s, end_s=start_s + one.end_s)
+        placed = replace(one, start=start_s + one.start, end=start_s + one.end)
         by_segment[word.segment].append(placed)
     spans = [(segment.start_s, segment.end_s) for segment in segments]
     trimmed = chain.from_iterable(trim_words(by_segment, spans, spoken_s=start_s))
     return [
-        replace(word, start_s=one.start_s, end_s=one.end_s, probability=one.probability)
+        replace(word, start_s=one.start, end_s=one.end, probability=one.probability)
         for word, one in zip(words, trimmed, strict=True)
     ]

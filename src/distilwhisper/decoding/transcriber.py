@@ -584,8 +584,8 @@ class Transcriber:
         return Segment(
             id=0,
             seek=round(heard.start_s * FRAMES_PER_SECOND),
-            start_s=min(words[0].start_s, end_s),
-            end_s=min(words[-1].end_s, end_s),
+            start=min(words[0].start_s, end_s),
+            end=min(words[-1].end_s, end_s),
             text=text,
             token_ids=token_ids,
             temperature=heard.decoded.temperature,
@@ -606,7 +606,7 @@ def _most_spoken(segments: Sequence[Segment]) -> str:
     seconds: defaultdict[str, float] = defaultdict(float)
     for segment in segments:
         assert segment.language is not None
-        seconds[segment.language] += segment.end_s - segment.start_s
+        seconds[segment.language] += segment.end - segment.start
     return max(seconds, key=lambda code: seconds[code])
 
 

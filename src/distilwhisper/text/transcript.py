@@ -1,18 +1,18 @@
-"""A finished transcript, and its five formats."""
+"""A finished transcript."""
 
-import json
 import math
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Any, Literal, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
-TranscriptFormat = Literal["txt", "srt", "vtt", "tsv", "json"]
+if TYPE_CHECKING:
+    from distilwhisper.text.formats import SubtitleSettings
 
 _SHORTEST_MS = 20  # of a word or a segment, where there is room: a frame of the encoder
 _ABOUT_S = 0.5  # by which a text may seem to begin or end behind a hole, and end before it
-_MAX_CUE_LINE = 1000  # characters; Whisper breaks longer lines of a subtitle
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,7 @@ class Transcript:
         text: of all segments.
         language: a code.
         segments: in order.
+        duration: of the recording, in seconds.
         language_probability: how sure the model was of the language; None where it was given.
         notes: what is odd about the recording, for people.
     """
@@ -75,6 +76,7 @@ class Transcript:
     text: str
     language: str
     segments: tuple[Segment, ...]
+    duration: float = 0.0
     language_probability: float | None = None
     notes: tuple[str, ...] = ()
 
@@ -104,21 +106,39 @@ class Transcript:
         end_ms = max(math.floor(duration_s * 1000 + 1e-6), 1)
         if sum(len(segment.words or " ") for segment in spoken) > end_ms:
             spoken = [_in_one(spoken)]  # a millisecond each is more than there is
-        spans = [
-            (one.start_s, one.end_s) for segment in spoken for one in segment.words or [segment]
-        ]
+        spans = [(one.start, one.end) for segment in spoken for one in segment.words or [segment]]
         settled = iter(_settle(spans, end_ms))
         timed: list[Segment] = []
         for number, segment in enumerate(spoken):
             times = [next(settled) for _ in segment.words or [segment]]
             words = segment.words and tuple(
-                replace(word, start_s=start_s, end_s=end_s)
+                replace(word, start=start_s, end=end_s)
                 for word, (start_s, end_s) in zip(segment.words, times, strict=True)
             )
             start_s, end_s = times[0][0], times[-1][1]
-            timed.append(replace(segment, id=number, start_s=start_s, end_s=end_s, words=words))
+            timed.append(replace(segment, id=number, start=start_s, end=end_s, words=words))
         text = "".join(segment.text for segment in timed).strip()
-        return cls(text, language, tuple(timed), language_probability)
+        return cls(text, language, tuple(timed), duration_s, language_probability)
+
+    def save(self, path: str | Path, subtitles: "SubtitleSettings | None" = None) -> None:
+        """Write it to a file, in the format that the name ends with: txt, srt, vtt, tsv or json.
+
+        Args:
+            path: the file; its folder is made.
+            subtitles: how the cues of srt and vtt are cut; none: one a segment.
+
+        Raises:
+            ValueError: the name ends otherwise, or the cues need timed words.
+        """
+        from distilwhisper.text.formats import FORMATS, SubtitleSettings, render
+
+        path = Path(path)
+        kind = path.suffix[1:].lower()
+        if kind not in FORMATS:
+            raise ValueError(f"a transcript's name must end with .{', .'.join(FORMATS)}: {path}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = render(self, kind, subtitles or SubtitleSettings())
+        path.write_text(text, encoding="utf-8", newline="\n")
 
 
 def _in_one(segments: Sequence[Segment]) -> Segment:
@@ -175,10 +195,11 @@ def interleave(channels: Mapping[str, Transcript]) -> Transcript:
         for name, transcript in channels.items()
         for segment in transcript.segments
     ]
-    found.sort(key=lambda segment: segment.start_s)
+    found.sort(key=lambda segment: segment.start)
     segments = tuple(replace(segment, id=number) for number, segment in enumerate(found))
     text = "".join(segment.text for segment in segments).strip()
-    return Transcript(text, next(iter(channels.values())).language, segments)
+    first = next(iter(channels.values()))
+    return Transcript(text, first.language, segments, first.duration)
 
 
 def outside(holes_s: Sequence[tuple[float, float]], transcript: Transcript) -> Transcript:
@@ -195,27 +216,27 @@ def outside(holes_s: Sequence[tuple[float, float]], transcript: Transcript) -> T
     for segment in transcript.segments:
         words = segment.words and tuple(_outside(holes_s, word, 0.0) for word in segment.words)
         if words:
-            times = words[0].start_s, words[-1].end_s
+            times = words[0].start, words[-1].end
         else:
-            moved = _outside(holes_s, segment, segments[-1].end_s if segments else 0.0)
-            times = moved.start_s, moved.end_s
-        segments.append(replace(segment, words=words, start_s=times[0], end_s=times[1]))
+            moved = _outside(holes_s, segment, segments[-1].end if segments else 0.0)
+            times = moved.start, moved.end
+        segments.append(replace(segment, words=words, start=times[0], end=times[1]))
     if not segments:
         return transcript
-    end_s = transcript.segments[-1].end_s
+    end_s = transcript.segments[-1].end
     settled = Transcript.of(segments, transcript.language, duration_s=end_s)
     return replace(transcript, segments=settled.segments)
 
 
 def _outside(holes_s: Sequence[tuple[float, float]], piece: _Timed, spoken_s: float) -> _Timed:
-    start_s, end_s = piece.start_s, piece.end_s
+    start_s, end_s = piece.start, piece.end
     for first_s, stop_s in holes_s:
         about_s = stop_s + min(_ABOUT_S, (stop_s - first_s) / 4)
         if first_s <= start_s < about_s and stop_s < end_s:
             start_s = max(round(stop_s, 3), spoken_s)
         if start_s < first_s < end_s <= about_s:
             end_s = round(first_s, 3)
-    return replace(piece, start_s=start_s, end_s=end_s)
+    return replace(piece, start=start_s, end=end_s)
 
 
 def compression_ratio(text: str) -> float:
@@ -226,174 +247,3 @@ def compression_ratio(text: str) -> float:
     """
     data = text.encode("utf-8")
     return len(data) / len(zlib.compress(data))
-
-
-def render(transcript: Transcript, format: TranscriptFormat) -> str:  # noqa: A002  the field's word
-    r"""A transcript in one of five formats, with the same bytes as openai-whisper's files.
-
-    txt is a line per segment. srt and vtt are subtitles; timed words, where there are any,
-    give the time and text of a subtitle. tsv has integer milliseconds. json is one line,
-    ASCII, with Whisper's field names.
-
-    It differs from openai-whisper where that would lose or break something: an arrow inside
-    timed words also becomes ``->``, as the format reserves ``-->``; a segment with text but
-    no timed words is shown by its own time; a number that is not finite is null in json.
-
-    Args:
-        transcript: to be written; encode the result as UTF-8 with ``\n`` line ends.
-        format: one of txt, srt, vtt, tsv, json.
-
-    Raises:
-        ValueError: unknown format, or a time that is negative or not finite.
-
-    Source: openai/whisper, whisper/utils.py, ``ResultWriter`` and below.
-    """
-    for segment in transcript.segments:
-        _check_times(segment)
-    if format == "txt":
-        return "".join(
-            f"{_labelled(segment.text.strip(), segment.channel)}\n"
-            for segment in transcript.segments
-        )
-    if format == "srt":
-        return _render_srt(transcript.segments)
-    if format == "vtt":
-        return _render_vtt(transcript.segments)
-    if format == "tsv":
-        return _render_tsv(transcript.segments)
-    if format == "json":
-        return json.dumps(_json_fields(transcript), allow_nan=False)
-    raise ValueError(f'format must be txt, srt, vtt, tsv or json, found "{format}"')
-
-
-@dataclass(frozen=True, slots=True)
-class _Cue:
-    start_s: float
-    end_s: float
-    text: str
-    channel: str | None
-
-
-def _labelled(text: str, channel: str | None) -> str:
-    return text if channel is None else f"{channel}: {text}"
-
-
-def _render_srt(segments: Sequence[Segment]) -> str:
-    return "".join(
-        f"{number}\n{_srt_clock(cue.start_s)} --> {_srt_clock(cue.end_s)}\n"
-        f"{_labelled(cue.text, cue.channel)}\n\n"
-        for number, cue in enumerate(_cues(segments), start=1)
-    )
-
-
-def _render_vtt(segments: Sequence[Segment]) -> str:
-    return "WEBVTT\n\n" + "".join(
-        f"{_vtt_clock(cue.start_s)} --> {_vtt_clock(cue.end_s)}\n{_voice(cue)}{cue.text}\n\n"
-        for cue in _cues(segments)
-    )
-
-
-def _voice(cue: _Cue) -> str:
-    return "" if cue.channel is None else f"<v {cue.channel}>"
-
-
-def _render_tsv(segments: Sequence[Segment]) -> str:
-    lines = ["start\tend\ttext\n"]
-    for segment in segments:
-        text = _labelled(segment.text.strip(), segment.channel).replace("\t", " ")
-        lines.append(f"{_milliseconds(segment.start_s)}\t{_milliseconds(segment.end_s)}\t{text}\n")
-    return "".join(lines)
-
-
-def _cues(segments: Sequence[Segment]) -> Iterator[_Cue]:
-    for segment in segments:
-        if segment.words:
-            start_s, end_s = segment.words[0].start_s, segment.words[-1].end_s
-            text = _cue_text(segment.words).replace("-->", "->")
-            yield _Cue(start_s, end_s, text, segment.channel)
-        elif segment.words is None or segment.text.strip():
-            text = segment.text.strip().replace("-->", "->")
-            yield _Cue(segment.start_s, segment.end_s, text, segment.channel)
-
-
-def _cue_text(words: Sequence[Word]) -> str:
-    text = ""
-    line_length = 0
-    for word in words:
-        if 0 < line_length <= _MAX_CUE_LINE - len(word.text):
-            text += word.text
-            line_length += len(word.text)
-        else:
-            first_word = word.text.strip()
-            text += f"\n{first_word}" if line_length else first_word
-            line_length = len(first_word)
-    return text
-
-
-def _milliseconds(seconds: float) -> int:
-    return round(seconds * 1000)
-
-
-def _srt_clock(seconds: float) -> str:
-    minutes, milliseconds = divmod(_milliseconds(seconds), 60_000)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours:02d}:{minutes:02d}:{milliseconds // 1000:02d},{milliseconds % 1000:03d}"
-
-
-def _vtt_clock(seconds: float) -> str:
-    clock = _srt_clock(seconds).replace(",", ".")
-    return clock.removeprefix("00:")
-
-
-def _json_fields(transcript: Transcript) -> dict[str, Any]:
-    fields = {
-        "text": transcript.text,
-        "segments": [_segment_fields(segment) for segment in transcript.segments],
-        "language": transcript.language,
-    }
-    return {**fields, "notes": transcript.notes} if transcript.notes else fields
-
-
-def _segment_fields(segment: Segment) -> dict[str, Any]:
-    fields = {
-        "id": segment.id,
-        "seek": segment.seek,
-        "start": segment.start_s,
-        "end": segment.end_s,
-        "text": segment.text,
-        "tokens": segment.token_ids,
-        "temperature": _finite_or_none(segment.temperature),
-        "avg_logprob": _finite_or_none(segment.avg_logprob),
-        "compression_ratio": _finite_or_none(segment.compression_ratio),
-        "no_speech_prob": _finite_or_none(segment.no_speech_prob),
-    }
-    if segment.language is not None:
-        fields["language"] = segment.language
-    if segment.channel is not None:
-        fields["channel"] = segment.channel
-    if segment.words is not None:
-        fields["words"] = [
-            {
-                "word": word.text,
-                "start": word.start_s,
-                "end": word.end_s,
-                "probability": _finite_or_none(word.probability),
-            }
-            for word in segment.words
-        ]
-    return fields
-
-
-def _finite_or_none(number: float) -> float | None:
-    return number if math.isfinite(number) else None
-
-
-def _check_times(segment: Segment) -> None:
-    timed_pieces: tuple[Segment | Word, ...] = (segment, *(segment.words or ()))
-    for timed in timed_pieces:
-        if not (0 <= timed.start_s < math.inf and 0 <= timed.end_s < math.inf):
-            raise ValueError(
-                f"times of a transcript must be finite and not negative, found {timed.start_s} "
-                f"... {timed.end_s} s in segment {segment.id} ({timed.text!r}); "
-                "count seconds from the start of the recording"
-            )
