@@ -72,9 +72,9 @@ def test_each_file_has_its_transcript_in_order(
 
 
 def test_a_language_in_doubt_is_told() -> None:
-    doubt = language_doubt(Transcript("a", "nn", (), 0.32))
+    doubt = language_doubt(Transcript("a", "nn", (), 1.0, 0.32))
     assert doubt == "the language may not be Nynorsk (32% sure): name it with --language"
-    assert language_doubt(Transcript("a", "de", (), 0.5)) is None
+    assert language_doubt(Transcript("a", "de", (), 1.0, 0.5)) is None
     assert language_doubt(Transcript("a", "de", ())) is None
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from distilwhisper.decoding.chunks import (
     Chunk,
     ChunkWords,
+    JoinedText,
     join_chunks,
     plan_chunks,
     plan_speech,
@@ -345,3 +346,34 @@ def test_chunks_that_share_nothing_are_strung_together() -> None:
     timed = spoken("go on go on go on go on".split())
     chunks = [hear(timed, 0.0, 2.0), hear(timed, 2.0, 4.0)]
     assert [w.token_ids for _, w in join_chunks(chunks)] == [w.token_ids for w in timed]
+
+
+@given(
+    words=st.lists(st.sampled_from(WORDS), min_size=1, max_size=120),
+    cuts=st.lists(st.integers(1, 15), max_size=10),
+    data=st.data(),
+)
+def test_what_is_settled_no_later_chunk_changes(
+    words: list[str], cuts: list[int], data: st.DataObject
+) -> None:
+    """Whatever was heard: words left out, others in their place, and times that are estimates."""
+    timed = spoken(words)
+    text = JoinedText()
+    settled: list[list[tuple[int, TimedWord]]] = []
+    for chunk in plan_chunks(
+        partial(min, int(timed[-1].end_s * 100)),
+        chunk_samples=1000,
+        overlap_samples=330,
+        last_samples=900,
+    ):
+        start_s, stop_s = chunk.start / 100, chunk.stop / 100
+        settled.append(text.words()[: text.n_settled(start_s)])
+        heard = [
+            replace(word, text=f" {data.draw(st.sampled_from(WORDS))}")
+            for word in hear(timed, start_s, stop_s).words
+            if data.draw(st.integers(0, 9))
+        ]
+        text.add(ChunkWords(start_s, stop_s, unevenly(heard, start_s, cuts)))
+    for before in settled:
+        assert text.words()[: len(before)] == before
+    assert text.n_settled(float("inf")) == len(text.words())

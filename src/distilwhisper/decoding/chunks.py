@@ -143,18 +143,47 @@ def join_chunks(chunks: Sequence[ChunkWords]) -> list[tuple[int, TimedWord]]:
     Returns:
         The words in order, each with the number of the chunk it was taken from.
     """
-    joined: list[_Placed] = []
-    stop_s = 0.0
-    for number, chunk in enumerate(chunks):
-        new = _place(number, chunk.words)
-        if chunk.start_s < stop_s:
-            first, n_shared, run = _shared(joined, new, chunk.start_s, stop_s)
-            middle_s = (chunk.start_s + stop_s) / 2
-            new = [*_merge(joined[first:], new[:n_shared], run, middle_s), *new[n_shared:]]
-            del joined[first:]
-        joined += new
-        stop_s = max(stop_s, chunk.stop_s)
-    return [(one.number, one.word) for one in joined]
+    text = JoinedText()
+    for chunk in chunks:
+        text.add(chunk)
+    return text.words()
+
+
+class JoinedText:
+    """The text of chunks, joined as they come: in order of time, as for :func:`join_chunks`."""
+
+    def __init__(self) -> None:
+        self._placed: list[_Placed] = []
+        self._n_parts = 0
+        self._stop_s = 0.0
+
+    def add(self, chunk: ChunkWords) -> None:
+        """Join one more chunk to the text."""
+        new = _place(self._n_parts, chunk.words)
+        if chunk.start_s < self._stop_s:
+            first, n_shared, run = _shared(self._placed, new, chunk.start_s, self._stop_s)
+            middle_s = (chunk.start_s + self._stop_s) / 2
+            new = [*_merge(self._placed[first:], new[:n_shared], run, middle_s), *new[n_shared:]]
+            del self._placed[first:]
+        self._placed += new
+        self._n_parts += 1
+        self._stop_s = max(self._stop_s, chunk.stop_s)
+
+    def append(self, words: Sequence[TimedWord]) -> None:
+        """Put words behind the text that share no sound with it."""
+        self._placed += _place(self._n_parts, words)
+        self._n_parts += 1
+
+    def words(self, first: int = 0) -> list[tuple[int, TimedWord]]:
+        """Return the words from one on, each with the number of its chunk."""
+        return [(one.number, one.word) for one in self._placed[first:]]
+
+    def n_settled(self, start_s: float) -> int:
+        """Return how many of the words no chunk can change that begins there or later."""
+        for n, one in enumerate(self._placed):
+            if one.word.end_s + one.room_s > start_s - TIME_SLACK_S:
+                return n
+        return len(self._placed)
 
 
 @dataclass(frozen=True)

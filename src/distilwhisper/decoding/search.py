@@ -6,7 +6,7 @@ other. What a window says depends on that window alone: not on its neighbours, i
 time it came in.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -135,6 +135,13 @@ class Search:
                 self._replay(n, longest + 1 + number)
             self.counts += Counts(steps=n_steps, row_steps=n_steps * n)
         return self._collect(n)
+
+    def drop(self, tickets: Collection[int]) -> None:
+        """Forget some of the windows; their slots are free."""
+        for slot, job in enumerate(self._jobs):
+            if job is not None and job.ticket in tickets:
+                self._jobs[slot] = None
+                self._noise.pop(job.ticket, None)
 
     def clear(self) -> None:
         """Forget all windows, done or not."""

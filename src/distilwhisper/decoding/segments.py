@@ -121,6 +121,16 @@ def group_words(
     return groups
 
 
+def whole_segments(words: Sequence[tuple[int, TimedWord]], n: int) -> int:
+    """Return how many of the first ``n`` words are of segments of which none stands behind them."""
+    behind = set(map(_place, words[n:]))
+    for number in range(n - 1, -1, -1):
+        if _place(words[number]) in behind:
+            behind.update(map(_place, words[number:n]))
+            n = number
+    return n
+
+
 def _place(word: tuple[int, TimedWord]) -> Place:
     return word[0], word[1].segment
 

@@ -34,6 +34,7 @@ def decode_sequentially(
     first_prompt: Sequence[int] = (),
     hotwords: Sequence[int] = (),
     on_progress: Callable[[float], None],
+    on_heard: Callable[[HeardWindow], None] | None = None,
 ) -> Task[list[HeardWindow]]:
     """Decode a recording from front to back; a task for :meth:`WindowDecoder.run`.
 
@@ -45,6 +46,10 @@ def decode_sequentially(
         first_prompt: ids of text that came before.
         hotwords: ids that every window is told first.
         on_progress: called with the seconds of audio just done.
+        on_heard: called with each window that holds text, as soon as it is known.
+
+    Returns:
+        The windows that hold text.
     """
     settings, tokenizer = decoder.settings, decoder.tokenizer
     heard: list[HeardWindow] = []
@@ -80,6 +85,8 @@ def decode_sequentially(
             heard.append(
                 hear(decoder, window, judged.window, segments, start_s=start_s, end_s=end_s)
             )
+            if on_heard is not None:
+                on_heard(heard[-1])
             if judged.window.temperature > HOT or not settings.condition_on_previous_text:
                 said = []
             else:

@@ -11,11 +11,10 @@ What calls what:
             search.py         slots that windows enter and leave: greedy, sampling, drafts
             beam.py           or beam search
     heard.py                  segments and words with times
+    transcription.py          what is known of a recording's text so far
     transcriber.py            a transcript
 """
 
-import math
-from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -24,7 +23,7 @@ from pathlib import Path
 import torch
 
 from distilwhisper.decoding.chunked import decode_chunk
-from distilwhisper.decoding.chunks import Chunk, ChunkWords, join_chunks, plan_chunks, plan_speech
+from distilwhisper.decoding.chunks import Chunk, ChunkWords, plan_chunks, plan_speech
 from distilwhisper.decoding.failure import decode_with_fallback
 from distilwhisper.decoding.heard import HeardWindow, moves_on
 from distilwhisper.decoding.packed_windows import (
@@ -32,11 +31,12 @@ from distilwhisper.decoding.packed_windows import (
     decode_packed,
     group_pieces,
 )
-from distilwhisper.decoding.segments import TimedWord, group_words
-from distilwhisper.decoding.sequential import FRAMES_PER_SECOND, decode_sequentially
+from distilwhisper.decoding.sequential import decode_sequentially
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.slots import Counts
+from distilwhisper.decoding.transcription import Transcription, own_languages
 from distilwhisper.decoding.windows import (
+    Batch,
     DecodedWindow,
     DetectedLanguage,
     Task,
@@ -68,29 +68,12 @@ from distilwhisper.speech.units import (
 )
 from distilwhisper.speech.vad import Span, stream_spans
 from distilwhisper.text.tokens import MAX_PREVIOUS_TOKENS, Tokenizer
-from distilwhisper.text.transcript import Segment, Transcript, Word, compression_ratio
+from distilwhisper.text.transcript import Segment, Transcript
 
 LAST_CHUNK_S = WINDOW_S - 3.0  # the rest of its window is silence, so that the text is ended
 MOST_LANGUAGE_WINDOWS = 8  # that are asked where a language stays in doubt
 
 Unreadable = (CorruptAudio, OSError)
-
-
-@dataclass(frozen=True)
-class _End:
-    """A recording that was read to its end."""
-
-    n_chunks: int
-    language: DetectedLanguage | None  # None: its only chunk tells
-
-
-@dataclass(frozen=True)
-class _Part:
-    """What came of a piece of a recording, or how the recording ended."""
-
-    recording: int
-    chunk: int | None  # None: the recording has ended
-    came: list[HeardWindow] | _End | CorruptAudio | OSError
 
 
 @dataclass(frozen=True)
@@ -164,6 +147,16 @@ class Transcriber:
             elif can_pack(loaded.model):
                 pack(loaded.model)
         return made
+
+    def with_settings(self, settings: DecodingSettings) -> "Transcriber":
+        """Return the same model under other settings: nothing is loaded, and the slots are shared.
+
+        Raises:
+            ValueError: the settings do not fit the model, or the draft.
+        """
+        other = replace(self, settings=settings)
+        object.__setattr__(other, "_decoder", self._decoder.with_settings(settings))
+        return other
 
     @property
     def counts(self) -> Counts:
@@ -288,16 +281,64 @@ class Transcriber:
             FileNotFoundError, CorruptAudio: the path cannot be read.
             ValueError: the array is no sound: as :func:`~distilwhisper.speech.arrays.to_samples`.
         """
-        recording: Recording
-        if isinstance(sound, (str, Path)):
-            recording = StreamedRecording(lambda: stream_samples(sound))
-        else:
-            recording = HeldRecording(to_samples(sound, "the recording"))
-        found = self.transcribe_all([recording], languages=[language], on_progress=on_progress)
+        found = self.transcribe_all(
+            [_recording_of(sound)], languages=[language], on_progress=on_progress
+        )
         _, transcript = next(iter(found))
         if not isinstance(transcript, Transcript):
             raise transcript
         return transcript
+
+    def stream(
+        self, sound: Sound | str | Path, *, language: str | None = None
+    ) -> Iterator[Segment]:
+        """Transcribe a recording, and yield its segments in order, each once it is settled.
+
+        Args:
+            sound: as for :meth:`transcribe`.
+            language: as for :meth:`transcribe`.
+
+        Yields:
+            The segments of :meth:`transcribe`, whose times may differ where two would overlap.
+
+        Raises:
+            FileNotFoundError, CorruptAudio, ValueError: as for :meth:`transcribe`.
+        """
+        one = self.begin(_recording_of(sound), language=language)
+        for _ in self._decoder.steps(one.tasks):
+            yield from one.take_segments()
+        if not isinstance(one.outcome, Transcript):
+            assert one.outcome is not None
+            raise one.outcome
+
+    def begin(
+        self,
+        recording: Recording,
+        *,
+        language: str | None = None,
+        on_progress: Callable[[float], None] | None = None,
+    ) -> Transcription:
+        """Begin a recording whose tasks the caller runs, beside those of others.
+
+        Args:
+            recording: of any length; it is read as its tasks are taken.
+            language: of the recording; none: the settings' language, or else detected.
+            on_progress: called with the seconds of audio just done.
+        """
+        one = Transcription(self.settings, self.tokenizer)
+        tasks = self._sequential if self.settings.long_form == "sequential" else self._chunk_tasks
+        one.tasks = tasks(one, recording, language, on_progress or _ignore)
+        return one
+
+    def batch(self) -> "Batch[Transcription]":
+        """Return slots for the tasks of transcriptions, also of :meth:`with_settings` of this."""
+        return Batch(self._decoder)
+
+    def add(
+        self, batch: "Batch[Transcription]", number: int, task: Task[Transcription]
+    ) -> list[tuple[int, Transcription]]:
+        """Begin a task of this transcriber's, as :meth:`Batch.add`."""
+        return batch.add(number, task, self._decoder)
 
     def transcribe_all(
         self,
@@ -319,15 +360,19 @@ class Transcriber:
             A recording's place in the order, and its transcript or why it could not be read, in
             the order in which they are done.
         """
-        report = on_progress or _ignore
-        pairs = enumerate(recordings)
+        numbers: dict[Transcription, int] = {}
         known = iter(languages) if languages is not None else None
-        numbered = ((n, r, next(known) if known is not None else None) for n, r in pairs)
-        if self.settings.long_form == "sequential":
-            tasks = (self._sequential(r, code, report) for _, r, code in numbered)
-            yield from self._decoder.run(tasks)
-            return
-        yield from self._joined(self._decoder.run(self._chunk_tasks(numbered, report)))
+
+        def tasks() -> Iterator[Task[Transcription]]:
+            for number, recording in enumerate(recordings):
+                code = next(known) if known is not None else None
+                one = self.begin(recording, language=code, on_progress=on_progress)
+                numbers[one] = number
+                yield from one.tasks
+
+        for _, one in self._decoder.run(tasks()):
+            if one.outcome is not None and one in numbers:
+                yield numbers.pop(one), one.outcome
 
     def hear_chunks(self, samples: Sound, *, language: str | None = None) -> list[ChunkWords]:
         """Return what each chunk of a recording heard, not yet joined.
@@ -339,11 +384,11 @@ class Transcriber:
         Raises:
             ValueError: there is no sample, or one is NaN.
         """
-        recording = HeldRecording(to_samples(samples, "the recording"))
-        tasks = self._chunk_tasks([(0, recording, language)], _ignore)
-        parts = [part for _, part in self._decoder.run(tasks)]
-        heard = {part.chunk: part.came for part in parts if isinstance(part.came, list)}
-        return [_chunk_words(one) for chunk in range(len(heard)) for one in heard[chunk]]
+        chunked = self.with_settings(replace(self.settings, long_form="chunked"))
+        one = chunked.begin(_recording_of(samples), language=language)
+        for _ in chunked._decoder.run(one.tasks):
+            pass
+        return [ChunkWords(window.start_s, window.end_s, window.words) for window in one.heard]
 
     @cached_property
     def _first_prompt(self) -> list[int]:
@@ -439,53 +484,64 @@ class Transcriber:
         return stream_spans(blocks_of(recording.again()))
 
     def _sequential(
-        self, recording: Recording, language: str | None, report: Callable[[float], None]
-    ) -> Task[Transcript | CorruptAudio | OSError]:
-        model = self.checkpoint.model
-        try:
-            spoken = self._detect(recording, language)
-            mel = RecordingMel(recording, n_mels=model.config.n_mels, device=model.device)
-            heard = yield from decode_sequentially(
-                self._decoder,
-                mel,
-                self._spans(recording),
-                language=spoken.code,
-                first_prompt=self._first_prompt,
-                hotwords=self._hotwords,
-                on_progress=report,
-            )
-        except Unreadable as error:
-            return error
-        words = [(number, word) for number, one in enumerate(heard) for word in one.words]
-        return self._transcript(heard, words, spoken)
+        self,
+        one: Transcription,
+        recording: Recording,
+        language: str | None,
+        report: Callable[[float], None],
+    ) -> Iterator[Task[Transcription]]:
+        """Yield the one task that decodes a recording window by window."""
+
+        def task() -> Task[Transcription]:
+            model = self.checkpoint.model
+            try:
+                spoken = self._detect(recording, language)
+                yield from decode_sequentially(
+                    self._decoder,
+                    RecordingMel(recording, n_mels=model.config.n_mels, device=model.device),
+                    self._spans(recording),
+                    language=spoken.code,
+                    first_prompt=self._first_prompt,
+                    hotwords=self._hotwords,
+                    on_progress=report,
+                    on_heard=one.hear_next,
+                )
+            except Unreadable as error:
+                one.fail(error)
+            else:
+                one.end(spoken)
+            return one
+
+        yield task()
 
     def _chunk_tasks(
         self,
-        recordings: Iterable[tuple[int, Recording, str | None]],
+        one: Transcription,
+        recording: Recording,
+        language: str | None,
         report: Callable[[float], None],
-    ) -> Iterator[Task[_Part]]:
-        """Yield a task for every chunk of every recording, and one for the end of each."""
-        for number, recording, language in recordings:
-            n_chunks = done = 0
-            shared_s = self.settings.shared_s
-            try:
-                code = self._code(language)
-                spoken = None if code is None else DetectedLanguage(code)
-                for chunk in self._plan(recording):
-                    samples = recording.read(chunk.start, chunk.stop)
-                    is_last = recording.reach(chunk.stop + 1) <= chunk.stop
-                    if spoken is None and not is_last:
-                        spoken = self._detect(recording, None)  # else its only window tells
-                    again_s = 0.0 if is_last or self.settings.vad_filter else shared_s
-                    task = self._decode_chunk(chunk, samples, spoken, heard_again_s=again_s)
-                    new_s = samples_to_seconds(max(chunk.stop - done, 0))
-                    yield _reported(_Part(number, n_chunks, []), task, new_s, report)
-                    done = max(chunk.stop, done)
-                    n_chunks += 1
-            except Unreadable as error:
-                yield _ended(number, error)
-            else:
-                yield _ended(number, _End(n_chunks, spoken))
+    ) -> Iterator[Task[Transcription]]:
+        """Yield a task for every chunk of a recording, and one for its end."""
+        done = 0
+        shared_s = self.settings.shared_s
+        try:
+            code = self._code(language)
+            spoken = None if code is None else DetectedLanguage(code)
+            for chunk in self._plan(recording):
+                samples = recording.read(chunk.start, chunk.stop)
+                is_last = recording.reach(chunk.stop + 1) <= chunk.stop
+                if spoken is None and not is_last:
+                    spoken = self._detect(recording, None)  # else its only window tells
+                again_s = 0.0 if is_last or self.settings.vad_filter else shared_s
+                task = self._decode_chunk(chunk, samples, spoken, heard_again_s=again_s)
+                number = one.plan(samples_to_seconds(chunk.start))
+                new_s = samples_to_seconds(max(chunk.stop - done, 0))
+                yield _into(one, number, task, partial(report, new_s))
+                done = max(chunk.stop, done)
+        except Unreadable as error:
+            yield _ended(one, partial(one.fail, error))
+        else:
+            yield _ended(one, partial(one.end, spoken))
 
     def _decode_chunk(
         self,
@@ -506,7 +562,7 @@ class Transcriber:
                 previous_ids=self._previous_ids,
                 heard_again_s=heard_again_s,
             )
-            if all(w.code == code or w.is_sure for w in _languages(heard)):
+            if all(w.code == code or w.is_sure for w in own_languages(heard)):
                 break
         return heard
 
@@ -524,120 +580,31 @@ class Transcriber:
             return plan_chunks(recording.reach, **cut)
         return plan_speech((Chunk(span.start, span.stop) for span in spans), **cut)
 
-    def _joined(
-        self, parts: Iterable[tuple[int, _Part]]
-    ) -> Iterator[tuple[int, Transcript | CorruptAudio | OSError]]:
-        """Yield a recording's transcript when its last chunk is done."""
-        heard: dict[int, dict[int, list[HeardWindow]]] = {}
-        ends: dict[int, _End | None] = {}  # None: whatever else is heard of it is left
-        for _, part in parts:
-            number = part.recording
-            chunks = heard.setdefault(number, {})
-            if isinstance(part.came, Unreadable):
-                ends[number] = None
-                yield number, part.came
-            elif isinstance(part.came, _End):
-                ends[number] = part.came
-            else:
-                assert part.chunk is not None
-                chunks[part.chunk] = part.came
-            end = ends.get(number)
-            if end is not None and end.n_chunks == len(chunks):
-                windows = [one for i in sorted(chunks) for one in chunks[i]]
-                words = join_chunks([_chunk_words(one) for one in windows])
-                yield number, self._transcript(windows, words, end.language)
-                del heard[number]
 
-    def _transcript(
-        self,
-        heard: Sequence[HeardWindow],
-        words: Sequence[tuple[int, TimedWord]],
-        spoken: DetectedLanguage | None,
-    ) -> Transcript:
-        """Make a transcript of the words that were kept of some windows."""
-        n_words = Counter((n, word.segment) for n, one in enumerate(heard) for word in one.words)
-        segments = [
-            self._segment(heard[group[0][0]], heard[group[-1][0]].end_s, [w for _, w in group])
-            for group in group_words(words, n_words)
-        ]
-        if spoken is None:
-            spoken = next(_languages(heard), DetectedLanguage(self._code(None) or "en"))
-        if self.settings.multilingual and segments:
-            spoken = DetectedLanguage(_most_spoken(segments))
-        return Transcript.of(
-            segments,
-            spoken.code,
-            duration_s=max((one.end_s for one in heard), default=0.0),
-            language_probability=spoken.probability,
-        )
-
-    def _segment(self, heard: HeardWindow, end_s: float, words: Sequence[TimedWord]) -> Segment:
-        """Make a segment of words of a window, or of it and the next one.
-
-        Args:
-            heard: the window of the first word.
-            end_s: where the sound of the last word's window ends: a timestamp may point behind it.
-            words: at least one.
-        """
-        token_ids = tuple(token_id for word in words for token_id in word.token_ids)
-        text = self.tokenizer.decode(token_ids)
-        return Segment(
-            id=0,
-            seek=round(heard.start_s * FRAMES_PER_SECOND),
-            start=min(words[0].start_s, end_s),
-            end=min(words[-1].end_s, end_s),
-            text=text,
-            token_ids=token_ids,
-            temperature=heard.decoded.temperature,
-            avg_logprob=heard.decoded.avg_logprob,
-            compression_ratio=compression_ratio(text),
-            no_speech_prob=heard.decoded.no_speech_prob,
-            words=_words(words) if self.settings.word_timestamps else None,
-            language=heard.decoded.language if self.settings.multilingual else None,
-        )
+def _recording_of(sound: Sound | str | Path) -> Recording:
+    if isinstance(sound, (str, Path)):
+        return StreamedRecording(lambda: stream_samples(sound))
+    return HeldRecording(to_samples(sound, "the recording"))
 
 
-def _languages(heard: Sequence[HeardWindow]) -> Iterator[DetectedLanguage]:
-    return (one.decoded.own_language for one in heard)
+def _into(
+    one: Transcription,
+    chunk: int,
+    task: Task[list[HeardWindow]],
+    report: Callable[[], None],
+) -> Task[Transcription]:
+    """A chunk's task that gives what it heard to its transcription, and reports that it is done."""
+    heard = yield from task
+    report()
+    one.hear_chunk(chunk, heard)
+    return one
 
 
-def _most_spoken(segments: Sequence[Segment]) -> str:
-    """Return the language of most of the time."""
-    seconds: defaultdict[str, float] = defaultdict(float)
-    for segment in segments:
-        assert segment.language is not None
-        seconds[segment.language] += segment.end - segment.start
-    return max(seconds, key=lambda code: seconds[code])
-
-
-def _chunk_words(heard: HeardWindow) -> ChunkWords:
-    return ChunkWords(heard.start_s, heard.end_s, heard.words)
-
-
-def _ended(number: int, came: _End | CorruptAudio | OSError) -> Task[_Part]:
+def _ended(one: Transcription, tell: Callable[[], None]) -> Task[Transcription]:
     """A task that asks for nothing and tells how a recording ended."""
     yield from ()
-    return _Part(number, None, came)
-
-
-def _reported(
-    part: _Part,
-    task: Task[list[HeardWindow]],
-    new_s: float,
-    report: Callable[[float], None],
-) -> Task[_Part]:
-    """A chunk's task that says whose chunk it was, and reports the seconds that it adds."""
-    heard = yield from task
-    report(new_s)
-    return replace(part, came=heard)
-
-
-def _words(words: Sequence[TimedWord]) -> tuple[Word, ...]:
-    return tuple(
-        Word(word.start_s, word.end_s, word.text, math.nan if p is None else p)
-        for word in words
-        for p in [word.probability]
-    )
+    tell()
+    return one
 
 
 def _ignore(_: float) -> None:

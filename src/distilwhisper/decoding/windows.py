@@ -4,10 +4,13 @@ Whatever transcribes is a task: a generator that asks for one window after the o
 what was heard in it. A recording decoded window by window is one task, each chunk of a chunked one
 is a task of its own, and a second attempt at a higher temperature is one more request. The decoder
 runs as many tasks as it has slots and begins the next one as soon as a slot is free.
+
+Settings belong to a task: those of one batch may differ in all but whether they have timestamps.
 """
 
+import copy
 import threading
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count, groupby
@@ -32,7 +35,8 @@ from distilwhisper.text.transcript import compression_ratio
 
 T = TypeVar("T")
 
-# On a GPU, windows enter when this share of the slots is free: encoding one alone wastes it.
+# On a GPU, windows enter when this share of the slots is free: encoding one alone wastes it. On a
+# CPU one enters a step: to encode all that wait would hold up those that are being decoded.
 GPU_ADMIT_SHARE = 0.125
 
 SURE_OF_LANGUAGE = 0.5  # the probability from which a language is not doubted
@@ -111,12 +115,13 @@ class _Pending(Generic[T]):
     number: int
     task: "Task[T]"
     request: WindowRequest
+    decoder: "WindowDecoder"  # whose settings the task has
 
 
 class WindowDecoder:
     """A model, and perhaps a draft, that decode windows for tasks.
 
-    Threads may share it: every run has slots of its own, and the network works for one at a time.
+    Threads may share it: every batch has slots of its own, and the network works for one at a time.
 
     Args:
         checkpoint: the model.
@@ -144,9 +149,15 @@ class WindowDecoder:
             tuple(tokenizer.languages.values()),
         )
         self._language_codes = {id_: code for code, id_ in tokenizer.languages.items()}
-        self._rules = self._make_rules()
+        self._rules = {timestamps: self._make_rules(timestamps) for timestamps in (False, True)}
         self._searches: list[Search] = []
-        self._idle: list[Search] = []
+        self._idle: defaultdict[tuple[bool, int, int], list[Search]] = defaultdict(list)
+
+    def with_settings(self, settings: DecodingSettings) -> "WindowDecoder":
+        """Return the same decoder for tasks of other settings; the two share all else."""
+        other = copy.copy(self)
+        other.settings = settings
+        return other
 
     @property
     def counts(self) -> Counts:
@@ -198,40 +209,19 @@ class WindowDecoder:
         Raises:
             NonFiniteOutput: a window's probabilities are not numbers.
         """
+        for done in self.steps(tasks):
+            yield from done
+
+    def steps(self, tasks: Iterable["Task[T]"]) -> Iterator[list[tuple[int, T]]]:
+        """Run tasks as :meth:`run`; yield after each step those that are done, perhaps none."""
         numbered = enumerate(tasks)
-        waiting: deque[_Pending[T]] = deque()
-        running: dict[int, _Pending[T]] = {}
-        tickets = count()
-        search = self._free_search()
-        try:
+        with Batch[T](self) as batch:
             while True:
-                while len(waiting) < search.n_free and (new := next(numbered, None)) is not None:
-                    started = _ask(*new, None)
-                    if isinstance(started, _Pending):
-                        waiting.append(started)
-                    else:
-                        yield started
-                if not waiting and not running:
+                while batch.has_room and (new := next(numbered, None)) is not None:
+                    yield batch.add(*new)
+                if batch.is_empty:
                     return
-                heard: list[tuple[_Pending[T], DecodedWindow]] = []
-                if waiting and self._should_admit(search):
-                    batch = [waiting.popleft() for _ in range(min(len(waiting), search.n_free))]
-                    with self.lock:
-                        heard += self._begin(batch, search, running, tickets)
-                with self.lock:
-                    done = search.step()
-                for ticket, hypothesis in done:
-                    pending = running.pop(ticket)
-                    heard.append((pending, self._decoded(pending.request, hypothesis)))
-                for pending, window in heard:
-                    answered = _ask(pending.number, pending.task, window)
-                    if isinstance(answered, _Pending):
-                        waiting.append(answered)
-                    else:
-                        yield answered
-        finally:
-            search.clear()
-            self._idle.append(search)
+                yield batch.step()
 
     def detect_language(self, windows: Sequence[Window]) -> DetectedLanguage:
         """Return the likeliest language of windows of one recording, each counting alike."""
@@ -277,37 +267,6 @@ class WindowDecoder:
         assert states is not None
         return checkpoint.model.decoder.cross_cache(states[None])
 
-    def _should_admit(self, search: Search) -> bool:
-        if self.checkpoint.model.device.type != "cuda":
-            return search.n_free > 0
-        return search.n_free >= max(1, GPU_ADMIT_SHARE * search.n_slots)
-
-    @torch.inference_mode()
-    def _begin(
-        self,
-        batch: Sequence["_Pending[T]"],
-        search: Search,
-        running: dict[int, "_Pending[T]"],
-        tickets: Iterator[int],
-    ) -> list[tuple["_Pending[T]", DecodedWindow]]:
-        """Encode windows and admit them; return those of them that are done already."""
-        self.encode([pending.request.window for pending in batch])
-        for pending in batch:
-            window = pending.request.window
-            window.language = window.language or self.detect_language([window]).code
-        greedy = [p for p in batch if self.settings.beam_size == 1 or p.request.temperature > 0]
-        jobs = []
-        for pending in greedy:
-            ticket = next(tickets)
-            running[ticket] = pending
-            jobs.append(self._job(ticket, pending.request))
-        search.admit(jobs)
-        return [
-            (pending, self._decoded(pending.request, self._beam_search(pending.request)))
-            for pending in batch
-            if pending not in greedy
-        ]
-
     def _job(self, ticket: int, request: WindowRequest) -> Job:
         prompt = self._prompt(request)
         window = request.window
@@ -333,7 +292,7 @@ class WindowDecoder:
             self.checkpoint.model,
             request.window.encoder_states[None],
             [prompt],
-            self._rules,
+            self._rules[self.settings.timestamps],
             self._special,
             max_new_tokens=self._max_new_tokens(prompt),
             beam_size=self.settings.beam_size,
@@ -370,23 +329,34 @@ class WindowDecoder:
             logprobs=found.logprobs,
         )
 
-    def _free_search(self) -> Search:
-        """Return a search that no other run uses; it is kept for the next, its caches are large."""
+    @property
+    def _kind(self) -> tuple[bool, int, int]:
+        """What a search is made for, and cannot be changed."""
+        settings = self.settings
+        return settings.timestamps, settings.batch_size, settings.draft_tokens
+
+    def _take_search(self) -> Search:
+        """Return a search that no other batch uses."""
         with self.lock:
-            if not self._idle:
+            if not self._idle[self._kind]:
                 search = Search(
                     self.checkpoint.model,
-                    self._rules,
+                    self._rules[self.settings.timestamps],
                     self._special,
                     n_slots=self.settings.batch_size,
                     draft=None if self.draft is None else self.draft.model,
                     draft_tokens=self.settings.draft_tokens,
                 )
                 self._searches.append(search)
-                self._idle.append(search)
-            return self._idle.pop()
+                return search
+            return self._idle[self._kind].pop()
 
-    def _make_rules(self) -> DecodingRules:
+    def _give_back(self, search: Search) -> None:
+        """Keep a search for the next batch of its kind: its caches are large."""
+        search.clear()
+        self._idle[self._kind].append(search)
+
+    def _make_rules(self, timestamps: bool) -> DecodingRules:
         said = self.checkpoint.generation_config
         grammar = TimestampRules(
             begin=self.tokenizer.timestamp_begin,
@@ -397,18 +367,143 @@ class WindowDecoder:
         return DecodingRules(
             suppress=said.get("suppress_tokens") or [],
             begin_suppress=said.get("begin_suppress_tokens") or [],
-            timestamps=grammar if self.settings.timestamps else None,
+            timestamps=grammar if timestamps else None,
             device=self.checkpoint.model.device,
         )
 
 
-def _ask(
-    number: int, task: "Task[T]", heard: DecodedWindow | None
-) -> "_Pending[T] | tuple[int, T]":
-    """Go on with a task until it asks for a window or is done."""
-    try:
-        request = next(task) if heard is None else task.send(heard)
-    except StopIteration as stop:
-        result: T = stop.value
-        return number, result
-    return _Pending(number, task, request)
+class Batch(Generic[T]):
+    """Tasks under way side by side, in slots of their own; to be used in a ``with``.
+
+    Whoever drives it adds tasks, between any two steps, and leaves those nobody waits for any more.
+
+    Args:
+        decoder: its settings say how many slots there are, and hold for tasks without their own.
+    """
+
+    def __init__(self, decoder: WindowDecoder) -> None:
+        self._decoder = decoder
+        self._search = decoder._take_search()
+        self._waiting: deque[_Pending[T]] = deque()
+        self._running: dict[int, _Pending[T]] = {}
+        self._tickets = count()
+        self._on_gpu = decoder.checkpoint.model.device.type == "cuda"
+
+    def __enter__(self) -> "Batch[T]":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._decoder._give_back(self._search)
+
+    @property
+    def is_empty(self) -> bool:
+        """No task is under way."""
+        return not self._waiting and not self._running
+
+    @property
+    def has_room(self) -> bool:
+        """A task that is added now is begun at the next step, or on a GPU soon."""
+        n_free = self._search.n_free
+        return len(self._waiting) < (n_free if self._on_gpu else min(n_free, 1))
+
+    @property
+    def n_running(self) -> int:
+        """Windows in slots."""
+        return len(self._running)
+
+    def add(
+        self, number: int, task: "Task[T]", decoder: WindowDecoder | None = None
+    ) -> list[tuple[int, T]]:
+        """Begin a task.
+
+        Args:
+            number: names it; no other task under way has it.
+            task: to be run.
+            decoder: the one of this batch with the task's own settings, see
+                :meth:`WindowDecoder.with_settings`; none: the batch's.
+
+        Returns:
+            Its number and what it returned, if it is done already, else nothing.
+
+        Raises:
+            ValueError: the task wants timestamps and the batch has none, or the other way round.
+        """
+        decoder = decoder or self._decoder
+        if decoder.settings.timestamps != self._decoder.settings.timestamps:
+            raise ValueError(
+                "tasks of one batch must all have timestamps or none, found timestamps="
+                f"{decoder.settings.timestamps} in a batch of the other kind: begin another batch"
+            )
+        return self._ask(number, task, decoder, None)
+
+    def leave(self, number: int) -> None:
+        """Give a task up: its slot is free at once, and it is closed."""
+        left = [p for p in (*self._waiting, *self._running.values()) if p.number == number]
+        tickets = [ticket for ticket, p in self._running.items() if p.number == number]
+        self._waiting = deque(p for p in self._waiting if p.number != number)
+        for ticket in tickets:
+            del self._running[ticket]
+        self._search.drop(tickets)
+        for pending in left:
+            pending.task.close()
+
+    def step(self) -> list[tuple[int, T]]:
+        """Admit windows, and say at least one more token of each.
+
+        Returns:
+            The numbers of the tasks that are now done, and what they returned.
+
+        Raises:
+            NonFiniteOutput: a window's probabilities are not numbers.
+        """
+        decoder, search = self._decoder, self._search
+        decoded: list[tuple[_Pending[T], DecodedWindow]] = []
+        if self._waiting and self._should_admit():
+            n_new = min(len(self._waiting), search.n_free) if self._on_gpu else 1
+            new = [self._waiting.popleft() for _ in range(n_new)]
+            with decoder.lock:
+                decoded += self._begin(new)
+        with decoder.lock:
+            done = search.step()
+        for ticket, hypothesis in done:
+            pending = self._running.pop(ticket)
+            decoded.append((pending, pending.decoder._decoded(pending.request, hypothesis)))
+        return [
+            result
+            for pending, window in decoded
+            for result in self._ask(pending.number, pending.task, pending.decoder, window)
+        ]
+
+    def _should_admit(self) -> bool:
+        n_free = self._search.n_free
+        return n_free >= max(1, GPU_ADMIT_SHARE * self._search.n_slots if self._on_gpu else 1)
+
+    @torch.inference_mode()
+    def _begin(self, new: Sequence["_Pending[T]"]) -> list[tuple["_Pending[T]", DecodedWindow]]:
+        """Encode windows and admit them; return those of them that are done already."""
+        self._decoder.encode([pending.request.window for pending in new])
+        found: list[tuple[_Pending[T], DecodedWindow]] = []
+        jobs: list[Job] = []
+        for pending in new:
+            decoder, request = pending.decoder, pending.request
+            window = request.window
+            window.language = window.language or decoder.detect_language([window]).code
+            if decoder.settings.beam_size == 1 or request.temperature > 0:
+                ticket = next(self._tickets)
+                self._running[ticket] = pending
+                jobs.append(decoder._job(ticket, request))
+            else:
+                found.append((pending, decoder._decoded(request, decoder._beam_search(request))))
+        self._search.admit(jobs)
+        return found
+
+    def _ask(
+        self, number: int, task: "Task[T]", decoder: WindowDecoder, decoded: DecodedWindow | None
+    ) -> list[tuple[int, T]]:
+        """Go on with a task until it asks for a window; return its result if it is done."""
+        try:
+            request = next(task) if decoded is None else task.send(decoded)
+        except StopIteration as stop:
+            return [(number, stop.value)]
+        self._waiting.append(_Pending(number, task, request, decoder))
+        return []

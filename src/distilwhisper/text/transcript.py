@@ -88,6 +88,7 @@ class Transcript:
         *,
         duration_s: float,
         language_probability: float | None = None,
+        begin_s: float = 0.0,
     ) -> "Transcript":
         """Build a transcript whose times can be relied on.
 
@@ -101,13 +102,15 @@ class Transcript:
             language: a code.
             duration_s: of the recording.
             language_probability: as the attribute.
+            begin_s: nothing begins before it.
         """
         spoken = [segment for segment in segments if segment.text.strip()]
-        end_ms = max(math.floor(duration_s * 1000 + 1e-6), 1)
-        if sum(len(segment.words or " ") for segment in spoken) > end_ms:
+        begin_ms = round(begin_s * 1000)
+        end_ms = max(math.floor(duration_s * 1000 + 1e-6), begin_ms + 1)
+        if sum(len(segment.words or " ") for segment in spoken) > end_ms - begin_ms:
             spoken = [_in_one(spoken)]  # a millisecond each is more than there is
         spans = [(one.start, one.end) for segment in spoken for one in segment.words or [segment]]
-        settled = iter(_settle(spans, end_ms))
+        settled = iter(_settle(spans, begin_ms, end_ms))
         timed: list[Segment] = []
         for number, segment in enumerate(spoken):
             times = [next(settled) for _ in segment.words or [segment]]
@@ -147,9 +150,11 @@ def _in_one(segments: Sequence[Segment]) -> Segment:
     return replace(segments[0], text=text, token_ids=token_ids, words=segments[0].words and ())
 
 
-def _settle(spans: Sequence[tuple[float, float]], end_ms: int) -> Iterator[tuple[float, float]]:
+def _settle(
+    spans: Sequence[tuple[float, float]], begin_ms: int, end_ms: int
+) -> Iterator[tuple[float, float]]:
     """Yield the nearest spans that follow each other within the time there is, in seconds."""
-    shortest = min(_SHORTEST_MS, end_ms // max(len(spans), 1))
+    shortest = min(_SHORTEST_MS, (end_ms - begin_ms) // max(len(spans), 1))
     # Of two that cross, none begins before the earlier one or ends behind the later one.
     starts = list(accumulate((start_s for start_s, _ in spans), max))
     ends = list(accumulate((end_s for _, end_s in reversed(spans)), min))[::-1]
@@ -160,7 +165,7 @@ def _settle(spans: Sequence[tuple[float, float]], end_ms: int) -> Iterator[tuple
         for number, time_s in enumerate(span, start=index)
     ]
     room = end_ms - shortest * len(spans)
-    kept = [min(max(round(time), 0), room) for time in _nearest_rising(wanted)]
+    kept = [min(max(round(time), begin_ms), room) for time in _nearest_rising(wanted)]
     for index in range(len(spans)):
         start, end = kept[2 * index : 2 * index + 2]
         yield (start + shortest * index) / 1000, (end + shortest * (index + 1)) / 1000

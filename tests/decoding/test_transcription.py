@@ -1,0 +1,212 @@
+"""Recordings of many callers in one batch, and text that is known before a recording ends."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from corpora import hearing_model, noise
+from distilwhisper.decoding.settings import DecodingSettings
+from distilwhisper.decoding.transcriber import Transcriber
+from distilwhisper.decoding.transcription import Transcription
+from distilwhisper.model.hardware import Hardware
+from distilwhisper.speech.audio import Samples
+from distilwhisper.speech.recording import HeldRecording
+from distilwhisper.speech.sources import CorruptAudio
+from distilwhisper.text.transcript import Transcript
+
+SHORT = DecodingSettings(max_new_tokens=8, temperatures=(0.0,), batch_size=4)
+CUT = replace(SHORT, chunk_s=10, overlap_s=3)
+
+
+@pytest.fixture(scope="module")
+def transcriber(tmp_path_factory: pytest.TempPathFactory) -> Transcriber:
+    model = hearing_model(tmp_path_factory.mktemp("models") / "hearing", multilingual=True)
+    return Transcriber.from_model(str(model), SHORT, Hardware(device="cpu", dtype="float32"))
+
+
+def many_settings() -> list[DecodingSettings]:
+    return [
+        replace(SHORT, language="en"),
+        replace(SHORT, language="de", task="translate"),
+        replace(SHORT, initial_prompt="the end of it"),
+        replace(SHORT, hotwords="aha", language="zh"),
+        replace(SHORT, temperatures=(0.7,), seed=5),
+        replace(SHORT, temperatures=(1.0,), seed=6, language="de"),
+        replace(SHORT, word_timestamps=True, language="en"),
+        replace(SHORT, beam_size=3, language="en"),
+        replace(SHORT, max_new_tokens=5, language="en"),
+        replace(CUT, language="de"),
+        replace(CUT, long_form="sequential", condition_on_previous_text=True, language="en"),
+    ]
+
+
+def run_together(
+    callers: list[Transcriber], recordings: list[Samples], every: int
+) -> list[Transcript]:
+    """Run recordings in one batch, a new one after every so many steps."""
+    waiting = [
+        (one, caller.begin(HeldRecording(samples)))
+        for one, (caller, samples) in enumerate(zip(callers, recordings, strict=True))
+    ]
+    arrived: list[tuple[int, Transcription]] = []
+    begun: list[tuple[int, Transcription]] = []
+    steps = numbers = 0
+    with callers[0].batch() as batch:
+        while waiting or arrived or not batch.is_empty:
+            if waiting and steps % every == 0:
+                arrived.append(waiting.pop(0))
+                begun.append(arrived[-1])
+            while arrived and batch.has_room:
+                number, one = arrived[0]
+                task = next(one.tasks, None)
+                if task is None:
+                    arrived.pop(0)
+                    continue
+                callers[number].add(batch, numbers, task)
+                numbers += 1
+            batch.step()
+            steps += 1
+    outcomes = [one.outcome for _, one in begun]
+    assert all(isinstance(outcome, Transcript) for outcome in outcomes)
+    return [outcome for outcome in outcomes if isinstance(outcome, Transcript)]
+
+
+def written(transcript: Transcript) -> list[object]:
+    """All of a transcript but its probabilities, whose last digits depend on the batch."""
+    return [
+        transcript.language,
+        *((s.token_ids, s.text, s.start, s.end, s.temperature) for s in transcript.segments),
+        *((w.text, w.start, w.end) for s in transcript.segments for w in s.words or ()),
+    ]
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_requests_of_different_settings_in_one_batch_give_what_each_gives_alone(
+    transcriber: Transcriber, every: int
+) -> None:
+    callers = [transcriber.with_settings(settings) for settings in many_settings()]
+    recordings = [noise(2.0 + 3 * (i % 3), seed=7) for i in range(len(callers))]
+    recordings[-2:] = [noise(41.0, seed=8), noise(41.0, seed=8)]
+    alone = [one.transcribe(samples) for one, samples in zip(callers, recordings, strict=True)]
+    together = run_together(callers, recordings, every)
+    assert [written(one) for one in together] == [written(one) for one in alone]
+    of_one_sound = [one.text for one, s in zip(alone, recordings, strict=True) if len(s) == 32_000]
+    assert len(set(of_one_sound)) > 1, "settings make no difference to this model"
+
+
+def test_settings_that_do_not_fit_the_model_are_refused(transcriber: Transcriber) -> None:
+    with pytest.raises(ValueError, match="klingon"):
+        transcriber.with_settings(replace(SHORT, language="klingon"))
+
+
+def test_other_settings_share_the_model_and_its_slots(transcriber: Transcriber) -> None:
+    transcriber.transcribe(noise(1.0, seed=1))
+    before = len(transcriber._decoder._searches)
+    german = transcriber.with_settings(replace(SHORT, language="de", temperatures=(0.5,)))
+    german.transcribe(noise(1.0, seed=1))
+    assert german._decoder.lock is transcriber._decoder.lock
+    assert len(transcriber._decoder._searches) == before
+    assert german.counts == transcriber.counts
+
+
+def test_a_batch_has_timestamps_or_none(transcriber: Transcriber) -> None:
+    untimed = transcriber.with_settings(replace(SHORT, timestamps=False))
+    task = next(untimed.begin(HeldRecording(noise(1.0, seed=1))).tasks)
+    with transcriber.batch() as batch, pytest.raises(ValueError, match="all have timestamps"):
+        untimed.add(batch, 0, task)
+
+
+def test_a_cpu_admits_one_window_a_step(transcriber: Transcriber) -> None:
+    one = transcriber.with_settings(CUT).begin(HeldRecording(noise(60.0, seed=1)), language="en")
+    running = []
+    with transcriber.batch() as batch:
+        for number, task in enumerate(one.tasks):
+            if not batch.has_room:
+                break
+            batch.add(number, task)
+            assert not batch.has_room
+            batch.step()
+            running.append(batch.n_running)
+    assert running == [1, 2, 3, 4]
+
+
+def test_a_task_that_is_left_frees_its_slot_and_the_others_stay_as_they_are(
+    transcriber: Transcriber,
+) -> None:
+    english = transcriber.with_settings(replace(SHORT, language="en"))
+    sounds = [noise(1.0 + i, seed=i) for i in range(5)]
+    alone = [english.transcribe(samples).text for samples in sounds]
+    begun = [english.begin(HeldRecording(samples)) for samples in sounds]
+    with english.batch() as batch:
+        left = next(begun[1].tasks)
+        for number, task in enumerate([next(begun[0].tasks), left, next(begun[2].tasks)]):
+            batch.add(number, task)
+            batch.step()
+        assert batch.n_running == 3
+        batch.leave(1)
+        assert batch.n_running == 2
+        assert left.gi_frame is None
+        for number in (3, 4):
+            batch.add(number, next(begun[number].tasks))
+            batch.step()
+        assert batch.n_running == 4 - sum(one.outcome is not None for one in begun)
+        batch.leave(99)  # nobody's
+        while not batch.is_empty:
+            batch.step()
+    for one in begun:
+        assert list(one.tasks)[-1:]  # the end
+    texts = [[s.text for s in one.take_segments()] for one in begun]
+    heard = ["".join(w.text for h in one.heard for w in h.words).strip() for one in begun]
+    assert heard == [alone[0], "", *alone[2:]]
+    assert texts[1] == []
+
+
+@pytest.mark.parametrize("long_form", ["chunked", "sequential"])
+@pytest.mark.parametrize("words", [False, True])
+def test_streamed_segments_are_those_of_the_transcript(
+    transcriber: Transcriber, long_form: str, words: bool
+) -> None:
+    settings = replace(
+        CUT, long_form=long_form, word_timestamps=words, language="en", max_new_tokens=30
+    )
+    one = transcriber.with_settings(settings)
+    samples = noise(95.0, seed=3)
+    whole = one.transcribe(samples)
+    streamed = list(one.stream(samples))
+    assert len(whole.segments) > 4
+    assert [(s.id, s.text, s.token_ids) for s in streamed] == [
+        (s.id, s.text, s.token_ids) for s in whole.segments
+    ]
+    times = [time for s in streamed for time in (s.start, s.end)]
+    assert times == sorted(times)
+    assert times[-1] <= 95.0
+    for segment in streamed:
+        assert (segment.words is not None) == words
+        if segment.words:
+            assert segment.words[0].start == segment.start
+
+
+@pytest.mark.parametrize("long_form", ["chunked", "sequential"])
+def test_segments_come_long_before_the_end_of_a_recording(
+    transcriber: Transcriber, long_form: str
+) -> None:
+    settings = replace(CUT, long_form=long_form, language="en", batch_size=1, max_new_tokens=30)
+    done_s: list[float] = []
+    samples = HeldRecording(noise(200.0, seed=3))
+    one = transcriber.with_settings(settings).begin(samples, on_progress=done_s.append)
+    for _ in transcriber.with_settings(settings)._decoder.steps(one.tasks):
+        if one.take_segments():
+            break
+    assert sum(done_s) < 40
+    assert one.outcome is None
+
+
+def test_silence_streams_nothing(transcriber: Transcriber) -> None:
+    assert list(transcriber.stream(np.zeros(16_000 * 40, dtype=np.float32), language="en")) == []
+
+
+def test_a_stream_of_what_cannot_be_read_says_so(transcriber: Transcriber, tmp_path) -> None:
+    (tmp_path / "broken.wav").write_bytes(b"RIFF")
+    with pytest.raises(CorruptAudio, match="broken"):
+        list(transcriber.stream(tmp_path / "broken.wav"))
