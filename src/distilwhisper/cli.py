@@ -31,6 +31,7 @@ from distilwhisper.evaluate import EvaluateSettings, evaluate_all, evaluate_mode
 from distilwhisper.evaluation.comparison import NotComparable
 from distilwhisper.evaluation.scoring import summary_line
 from distilwhisper.evaluation.table import comparison_table
+from distilwhisper.extras import MissingExtra
 from distilwhisper.filter import FilterSettings, filter_labels
 from distilwhisper.label import LabelSettings, label_manifest
 from distilwhisper.model.checkpoint import load_checkpoint, read_config, save_checkpoint
@@ -45,8 +46,7 @@ from distilwhisper.report import REPORT, read_facts, write_comparison_report, wr
 from distilwhisper.run.locks import Part
 from distilwhisper.run.settings import read_recipe
 from distilwhisper.run.stages import StageChanged
-from distilwhisper.speech.sources import CorruptAudio, MissingStorage
-from distilwhisper.speech.vad import MissingVad
+from distilwhisper.speech.sources import CorruptAudio
 from distilwhisper.student import (
     StudentSettings,
     add_alignment_heads,
@@ -57,7 +57,7 @@ from distilwhisper.text.transcript import TranscriptFormat, render
 from distilwhisper.training.loop import NonFiniteLoss
 from distilwhisper.training.ranks import ends_with_its_error
 from distilwhisper.training.state import CheckpointMismatch
-from distilwhisper.training.tensorboard import MissingTensorBoard, write_events
+from distilwhisper.training.tensorboard import write_events
 from distilwhisper.transcribe import (
     Listening,
     TranscribedFile,
@@ -520,10 +520,8 @@ EXPECTED = (
     ChangedRecording,
     CheckpointMismatch,
     CorruptAudio,
+    MissingExtra,
     MissingRay,
-    MissingStorage,
-    MissingTensorBoard,
-    MissingVad,
     NoWorkers,
     NonFiniteLoss,
     NonFiniteOutput,

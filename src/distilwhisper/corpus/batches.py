@@ -17,10 +17,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
 from distilwhisper.corpus.records import Label, Manifest, Utterance, Verdict
+from distilwhisper.shapes import Int
 from distilwhisper.speech.audio import Choice, Samples, load_samples, seconds_to_samples
 from distilwhisper.speech.sources import CorruptAudio
 from distilwhisper.text.tokens import LAST_TIMESTAMP_S, MAX_PREVIOUS_TOKENS, Tokenizer

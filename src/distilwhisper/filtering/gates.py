@@ -9,8 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distilwhisper.filtering.measures import Flags, Floats, Measures, share
-from distilwhisper.text.normalize import uses_spaces
-from distilwhisper.text.tokens import language_code
+from distilwhisper.text.tokens import language_code, uses_spaces
 
 Reason = Literal[
     "unlabelled",

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from jaxtyping import Float
 from torch import Tensor
 
+from distilwhisper.shapes import Float
 from distilwhisper.speech.audio import (
     FRAMES_PER_WINDOW,
     HOP_SAMPLES,
