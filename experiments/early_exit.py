@@ -10,10 +10,10 @@ states that are copied upwards.
 """
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from distilwhisper.model.whisper import CrossCache, Decoder, SelfCache
+from distilwhisper.shapes import Float, Int
 
 
 class EarlyExitDecoder(Decoder):

@@ -96,9 +96,23 @@ def test_every_check_runs_and_the_first_bad_status_comes_back(checkout: Path) ->
     finish_environment(checkout, **{"python": python, "lint-imports": "echo contract; exit 7"})
     done = run_script(checkout, "check")
     assert done.returncode == 5
-    assert done.stdout.split() == ["ruff", "ruff", "mypy", "contract"]
+    *checked, length = done.stdout.splitlines()
+    assert sorted(checked) == ["contract", "mypy", "ruff", "ruff"]
+    assert length.startswith("0 lines in src, of ")
     assert "status 5" in done.stderr
     assert "status 7" in done.stderr
+
+
+def test_a_package_that_is_too_long_fails_the_check(checkout: Path) -> None:
+    finish_environment(checkout, **{"lint-imports": "true"})
+    n_lines = load_script(checkout).MOST_LINES + 1
+    (checkout / "src").mkdir()
+    (checkout / "src" / "long.py").write_text("\n" * n_lines)
+    done = run_script(checkout, "check")
+    assert done.returncode == 1
+    assert f"found {n_lines:,}" in done.stderr
+    (checkout / "src" / "long.py").write_text("\n" * (n_lines - 1))
+    assert run_script(checkout, "check").returncode == 0
 
 
 def test_ctrl_c_ends_program_and_script_quietly(checkout: Path) -> None:
@@ -146,7 +160,7 @@ def test_the_demo_installs_what_it_needs_and_the_others_the_rest(checkout: Path)
         assert script.is_finished(script.FOR_ALL) is (extras == script.FOR_ALL)
     installed = (checkout / ".venv" / "bin" / "installed").read_text().splitlines()
     editable = [line.split()[-1] for line in installed if "--editable" in line]
-    assert editable == [".[demo]", ".[demo,dev]"]
+    assert editable == [".[demo,train]", ".[demo,dev]"]
 
 
 def test_an_environment_is_built_upon_only_if_it_is_whole(checkout: Path) -> None:

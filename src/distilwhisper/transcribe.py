@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from distilwhisper.corpus.store import write_atomic
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.decoding.windows import SURE_OF_LANGUAGE
 from distilwhisper.progress import progress_bar
+from distilwhisper.run.files import write_atomic
 from distilwhisper.speech.audio import (
     Choice,
     Note,

@@ -21,6 +21,7 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from distilwhisper.extras import MissingExtra
 from distilwhisper.speech.audio import (
     Choice,
     load_samples,
@@ -29,7 +30,7 @@ from distilwhisper.speech.audio import (
     stream_samples,
     write_wav,
 )
-from distilwhisper.speech.sources import CorruptAudio, MissingStorage
+from distilwhisper.speech.sources import CorruptAudio
 from distilwhisper.speech.units import (
     FRAMES_PER_WINDOW,
     HOP_SAMPLES,
@@ -554,10 +555,10 @@ def test_a_url_without_a_file_is_no_file(memory: fsspec.AbstractFileSystem) -> N
 
 def test_storage_without_its_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "s3fs", None)
-    with pytest.raises(MissingStorage, match=r"s3://bucket/a\.wav: .*s3fs"):
+    with pytest.raises(MissingExtra, match=r"s3://bucket/a\.wav: .*s3fs"):
         load_samples("s3://bucket/a.wav")
     monkeypatch.setitem(sys.modules, "fsspec.core", None)
-    with pytest.raises(MissingStorage, match=r"distilwhisper\[storage\]"):
+    with pytest.raises(MissingExtra, match=r"distilwhisper\[storage\]"):
         load_samples("memory://bucket/a.wav")
 
 

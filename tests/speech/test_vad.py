@@ -14,11 +14,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from distilwhisper.extras import MissingExtra
 from distilwhisper.speech.audio import Samples, load_samples
 from distilwhisper.speech.units import SAMPLE_RATE_HZ
 from distilwhisper.speech.vad import (
     FRAME_SAMPLES,
-    MissingVad,
     Span,
     SpanMachine,
     VadSettings,
@@ -168,7 +168,7 @@ def test_two_channels_are_refused() -> None:
 def test_missing_weights_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     load_silero.cache_clear()
-    with pytest.raises(MissingVad, match=r'not installed: pip install "distilwhisper\[vad\]"'):
+    with pytest.raises(MissingExtra, match=r'not installed: pip install "distilwhisper\[vad\]"'):
         speech_spans(np.zeros(512, dtype=np.float32))
 
 
@@ -185,7 +185,7 @@ def test_a_package_without_the_network_is_named(
     spec = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
     load_silero.cache_clear()
-    with pytest.raises(MissingVad, match=message):
+    with pytest.raises(MissingExtra, match=message):
         load_silero()
 
 

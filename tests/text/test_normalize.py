@@ -12,10 +12,9 @@ from distilwhisper.text.normalize import (
     is_written_with_spaces,
     normalizer_for,
     scoring_rule,
-    uses_spaces,
     whisper_normalizer_for,
 )
-from distilwhisper.text.tokens import LANGUAGES
+from distilwhisper.text.tokens import LANGUAGES, uses_spaces
 from distilwhisper.text.wer import character_errors, word_errors
 
 AWKWARD_ENGLISH = [

@@ -17,11 +17,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
 from distilwhisper.corpus.records import Label, Manifest, Utterance, Verdict
 from distilwhisper.errors import DistilwhisperError
+from distilwhisper.shapes import Int
 from distilwhisper.speech.audio import Choice, Samples, load_samples
 from distilwhisper.speech.sources import CorruptAudio
 from distilwhisper.speech.units import seconds_to_samples

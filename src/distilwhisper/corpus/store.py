@@ -17,9 +17,13 @@ from typing import Any
 import orjson
 
 from distilwhisper.errors import DistilwhisperError
+from distilwhisper.extras import needed_by
 from distilwhisper.run.files import StoreError as StoreError
 from distilwhisper.run.files import replacing, store_error, sync
 from distilwhisper.run.files import write_atomic as write_atomic
+
+with needed_by("reading manifests and labels", extra="train"):
+    import orjson
 
 DIGESTS = ".digests"
 _SHARD_NAME = re.compile(r"(.*)-(\d{5,})\.jsonl")

@@ -23,12 +23,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from distilwhisper.decoding.segments import SENTENCE_ENDS
 from distilwhisper.model.checkpoint import Checkpoint
 from distilwhisper.model.whisper import Attention, Whisper, WhisperConfig
+from distilwhisper.shapes import Float, Float64, Int64
 from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.mel import log_mel, stack_windows
 from distilwhisper.speech.units import WINDOW_S, samples_to_seconds, seconds_to_samples

@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from distilwhisper.decoding.rules import DecodingRules, RuleState
 from distilwhisper.decoding.search import NonFiniteOutput, pad_right, require_room
 from distilwhisper.decoding.slots import Hypothesis, SpecialTokens, Start
 from distilwhisper.model.whisper import CrossCache, Decoder, SelfCache, Whisper
+from distilwhisper.shapes import Float, Int
 
 # Windows that are done leave the batch when this share of it is: to drop one copies the caches of
 # those that stay, and pays when the steps saved cost more than the copy.

@@ -6,7 +6,6 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64
 
 from distilwhisper.decoding.alignment import (
     align_words,
@@ -17,8 +16,9 @@ from distilwhisper.decoding.alignment import (
 )
 from distilwhisper.decoding.segments import TimedSegment, TimedWord, split_words
 from distilwhisper.decoding.windows import DecodedWindow, Window, WindowDecoder
+from distilwhisper.shapes import Float64
 from distilwhisper.speech.units import HOP_SAMPLES
-from distilwhisper.text.normalize import uses_spaces
+from distilwhisper.text.tokens import uses_spaces
 from distilwhisper.text.transcript import Word
 
 FRAME_SAMPLES = 2 * HOP_SAMPLES  # of the encoder: 20 ms

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from distilwhisper.shapes import Bool, Float, Int
 
 
 @dataclass(frozen=True)

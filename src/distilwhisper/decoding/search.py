@@ -9,7 +9,6 @@ time it came in.
 from collections.abc import Collection, Sequence
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from distilwhisper.decoding.rules import DecodingRules, best, choose
@@ -25,6 +24,7 @@ from distilwhisper.decoding.slots import (
 from distilwhisper.decoding.speculative import Draft, speculate
 from distilwhisper.errors import DistilwhisperError
 from distilwhisper.model.whisper import CrossCache, Whisper
+from distilwhisper.shapes import Float, Int
 
 # Steps between two looks at which rows have ended: on a GPU, looking waits for the device. A row
 # that ended says nothing more in between.

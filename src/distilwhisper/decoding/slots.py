@@ -8,11 +8,11 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from distilwhisper.decoding.rules import DecodingRules, RuleState
 from distilwhisper.model.whisper import CrossCache, SelfCache, Whisper
+from distilwhisper.shapes import Bool, Float, Int
 
 
 @dataclass(frozen=True)

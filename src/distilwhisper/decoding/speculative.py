@@ -9,12 +9,12 @@ lock-step over a batch.
 """
 
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
 from distilwhisper.decoding.rules import DecodingRules, best, choose
 from distilwhisper.decoding.slots import Counts, Lane, SlotState
 from distilwhisper.model.whisper import CrossCache, Whisper
+from distilwhisper.shapes import Int
 
 
 class Draft:

@@ -17,7 +17,6 @@ from itertools import count, groupby
 from typing import Generic, TypeAlias, TypeVar
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from distilwhisper.decoding.beam import beam_search
@@ -27,6 +26,7 @@ from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.slots import Counts, Hypothesis, Job, SpecialTokens
 from distilwhisper.model.checkpoint import Checkpoint
 from distilwhisper.model.whisper import CrossCache
+from distilwhisper.shapes import Float
 from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.mel import log_mel, stack_windows
 from distilwhisper.speech.units import FRAMES_PER_WINDOW, HOP_SAMPLES, SAMPLE_RATE_HZ

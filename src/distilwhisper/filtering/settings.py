@@ -77,8 +77,7 @@ def _out_of_range(
 
 
 def _language_faults(settings: FilterSettings) -> list[str]:
-    from distilwhisper.text.normalize import uses_spaces
-    from distilwhisper.text.tokens import language_code
+    from distilwhisper.text.tokens import language_code, uses_spaces
 
     faults = []
     named = [name for name, _ in settings.max_wer_by_language]

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from distilwhisper.model.whisper import (
@@ -30,6 +29,7 @@ from distilwhisper.model.whisper import (
     SelfCache,
     Whisper,
 )
+from distilwhisper.shapes import Float
 
 if TYPE_CHECKING:
     import openvino

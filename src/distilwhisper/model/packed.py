@@ -6,10 +6,10 @@ without AVX-512 packs nothing: there, bfloat16 is emulated, slow, and promises n
 """
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from distilwhisper.model.whisper import Whisper
+from distilwhisper.shapes import Float
 
 
 class PackedWeight:

@@ -19,10 +19,10 @@ from typing import Any, ClassVar, Protocol, cast
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from distilwhisper.model.hardware import cpu_has
+from distilwhisper.shapes import Bool, Float, Int
 
 MANY_QUERIES = 256  # from here on, attention on a CPU goes head by head
 

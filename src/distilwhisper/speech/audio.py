@@ -113,7 +113,7 @@ def load_samples(
 
     Raises:
         FileNotFoundError: no such file.
-        MissingStorage: a package must be installed to read this URL.
+        MissingExtra: a package must be installed to read this URL.
         CorruptAudio: nothing in it can be decoded, or not all of it; a shard lacks the member; the
             span lies beyond the end; what was chosen is not there.
         ValueError: start_s or duration_s is negative, zero samples long, or not a number.

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from jaxtyping import Float
 from torch import Tensor
 
+from distilwhisper.shapes import Float
 from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.noise import mix_at_snr, recorded_noise, white_noise
 from distilwhisper.speech.units import (

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
 from distilwhisper.errors import DistilwhisperError
+from distilwhisper.extras import MissingExtra, needed_by
 
 OpenFile: TypeAlias = BinaryIO | io.BufferedIOBase  # io.BytesIO lacks some names of BinaryIO
 Source: TypeAlias = str | Path | OpenFile
@@ -22,10 +23,6 @@ Source: TypeAlias = str | Path | OpenFile
 
 class CorruptAudio(DistilwhisperError):
     """A sound that cannot be had whole: the message names the file and what was found in it."""
-
-
-class MissingStorage(DistilwhisperError, RuntimeError):
-    """The package that reads a URL's kind of storage is not installed."""
 
 
 class NamedBytes(io.BytesIO):
@@ -83,7 +80,7 @@ def fingerprint(source: str) -> str:
 
     Raises:
         OSError, CorruptAudio: it is not there, or cannot be read.
-        MissingStorage: a package must be installed to read this URL.
+        MissingExtra: a package must be installed to read this URL.
     """
     with opened(source) as (file, _):
         if isinstance(file, NamedBytes):
@@ -120,17 +117,12 @@ def _asking_storage(url: str) -> Iterator[None]:
 
 def _storage(url: str) -> tuple[Any, str]:
     """Return the file system of a URL, and its path there."""
-    try:
+    with needed_by(f"reading {url}", extra="storage"):
         from fsspec.core import url_to_fs
-    except ImportError as error:
-        raise MissingStorage(
-            f'{url}: reading URLs needs fsspec: pip install "distilwhisper[storage]", and the '
-            "package of the storage (s3fs, gcsfs, adlfs ...)"
-        ) from error
     try:
         storage, place = url_to_fs(url)
-    except ImportError as error:
-        raise MissingStorage(f"{url}: {error}") from error
+    except ImportError as error:  # of s3fs, gcsfs, adlfs ...
+        raise MissingExtra(f"{url}: {error}") from error
     return storage, place
 
 

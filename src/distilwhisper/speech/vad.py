@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor, nn
 
-from distilwhisper.errors import DistilwhisperError
+from distilwhisper.extras import MissingExtra
+from distilwhisper.shapes import Float
 from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.units import seconds_to_samples
 
@@ -58,10 +58,6 @@ _NAMES = {
 }
 
 State = tuple[Float[Tensor, "1 1 128"], Float[Tensor, "1 1 128"]]
-
-
-class MissingVad(DistilwhisperError, ImportError):
-    """The weights of the voice activity detector are not installed."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +102,7 @@ def speech_spans(samples: Samples, settings: VadSettings = VadSettings()) -> lis
 
     Raises:
         ValueError: the samples are not one row of finite numbers.
-        MissingVad: the weights are not installed.
+        MissingExtra: the weights are not installed.
     """
     return list(stream_spans([samples], settings))
 
@@ -125,7 +121,7 @@ def stream_spans(
         settings: what counts as speech.
 
     Raises:
-        ValueError, MissingVad: as :func:`speech_spans`, when the block is reached.
+        ValueError, MissingExtra: as :func:`speech_spans`, when the block is reached.
     """
     machine = SpanMachine(settings)
     n_samples = 0
@@ -147,7 +143,7 @@ def frame_probabilities(blocks: Iterable[Samples]) -> Iterator[tuple[int, list[f
         A number of samples, and the probabilities of the frames that they fill.
 
     Raises:
-        ValueError, MissingVad: as :func:`speech_spans`, when the block is reached.
+        ValueError, MissingExtra: as :func:`speech_spans`, when the block is reached.
     """
     network = load_silero()
     state: State | None = None
@@ -165,7 +161,7 @@ def load_silero() -> "SileroVad":
     """Return the detector with the weights that the package silero-vad carries.
 
     Raises:
-        MissingVad: the package is not installed, or holds another network.
+        MissingExtra: the package is not installed, or holds another network.
     """
     # Of a package at the top, this finds the folder without running its code.
     found = importlib.util.find_spec(_PACKAGE)
@@ -173,7 +169,7 @@ def load_silero() -> "SileroVad":
     path = next((p for p in (Path(folder) / _WEIGHTS for folder in folders) if p.is_file()), None)
     if path is None:
         lacking = f"{folders[0]} has no {_WEIGHTS}" if folders else "it is not installed"
-        raise MissingVad(
+        raise MissingExtra(
             "voice activity detection needs the weights of the package silero-vad, but "
             f'{lacking}: pip install "distilwhisper[vad]"'
         )
@@ -185,7 +181,7 @@ def load_silero() -> "SileroVad":
             theirs = torch.jit.load(path, map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
         network.load_state_dict({ours: theirs[name] for name, ours in _NAMES.items()})
     except (KeyError, RuntimeError) as error:
-        raise MissingVad(
+        raise MissingExtra(
             f"{path} must hold the network of silero-vad 6, which it does not: {error}; "
             'pip install "distilwhisper[vad]"'
         ) from error

@@ -9,9 +9,10 @@ from functools import cache, lru_cache
 from itertools import groupby
 from typing import TypeAlias
 
-from distilwhisper.text.tokens import language_code
+from distilwhisper.extras import needed_by
+from distilwhisper.text.tokens import language_code, uses_spaces
 
-with warnings.catch_warnings():
+with needed_by("comparing texts", extra="train"), warnings.catch_warnings():
     # A docstring in the library holds "\X": a warning to every user whose Python compiles it.
     warnings.simplefilter("ignore")
     from whisper_normalizer.basic import BasicTextNormalizer
@@ -19,8 +20,7 @@ with warnings.catch_warnings():
 
 Normalizer: TypeAlias = Callable[[str], str]
 
-_WITHOUT_SPACES = frozenset({"zh", "ja", "th", "lo", "my", "yue", "km", "bo"})
-# Letters of these languages' scripts: Thai, Lao, Tibetan, Burmese, Khmer, kana, Han.
+# Letters of the scripts of languages without spaces: Thai, Lao, Tibetan, Burmese, Khmer, kana, Han.
 _UNSPACED_LETTER = re.compile(
     r"(?![\W\d_])[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff"
     r"\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f]"
@@ -105,25 +105,6 @@ def _known_code(language: str | None) -> str:
             'of the transcripts ("en" for the English normaliser)'
         )
     return language_code(language)
-
-
-def uses_spaces(language: str) -> bool:
-    """Whether words of a language are separated by spaces, so that a word error rate exists.
-
-    False for Chinese, Cantonese, Japanese, Thai, Lao, Burmese, Khmer and Tibetan: judge those
-    by characters.
-
-    Args:
-        language: code or English name.
-
-    Raises:
-        ValueError: the language is unknown to Whisper.
-
-    Source: the first six are those that Whisper splits into characters (openai/whisper,
-    whisper/tokenizer.py, ``split_to_word_tokens``). Khmer has no spaces between words, and
-    Tibetan marks syllables and not words: Unicode Standard Annex 14, on class SA and Tibetan.
-    """
-    return language_code(language) not in _WITHOUT_SPACES
 
 
 def is_written_with_spaces(text: str) -> bool:

@@ -220,6 +220,28 @@ def language_code(language: str) -> str:
     )
 
 
+_WITHOUT_SPACES = frozenset({"zh", "ja", "th", "lo", "my", "yue", "km", "bo"})
+
+
+def uses_spaces(language: str) -> bool:
+    """Whether words of a language are separated by spaces, so that a word error rate exists.
+
+    False for Chinese, Cantonese, Japanese, Thai, Lao, Burmese, Khmer and Tibetan: judge those
+    by characters.
+
+    Args:
+        language: code or English name.
+
+    Raises:
+        ValueError: the language is unknown to Whisper.
+
+    Source: the first six are those that Whisper splits into characters (openai/whisper,
+    whisper/tokenizer.py, ``split_to_word_tokens``). Khmer has no spaces between words, and
+    Tibetan marks syllables and not words: Unicode Standard Annex 14, on class SA and Tibetan.
+    """
+    return language_code(language) not in _WITHOUT_SPACES
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Tokenizer:
     """The vocabulary of one Whisper model. Build it with :meth:`from_folder`.

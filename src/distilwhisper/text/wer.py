@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Literal
 
-from rapidfuzz.distance import Levenshtein
+from distilwhisper.extras import needed_by
+
+with needed_by("counting errors", extra="train"):
+    from rapidfuzz.distance import Levenshtein
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from distilwhisper.corpus.batches import Example
 from distilwhisper.corpus.records import Manifest
 from distilwhisper.corpus.store import write_atomic
+from distilwhisper.shapes import Float
 from distilwhisper.training.ranks import Ranks
 
 # Windows per file. Files are made whole or not at all, and a window's companions are always the

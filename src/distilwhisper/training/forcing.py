@@ -4,11 +4,11 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from distilwhisper.model.whisper import Attention, Decoder, DecoderStep, Encoder
+from distilwhisper.shapes import Float, Int
 
 
 class ForcedStates(NamedTuple):

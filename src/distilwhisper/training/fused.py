@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
+from distilwhisper.shapes import Float, Int
 from distilwhisper.training.loss import Divergence, check_vocabularies
 
 # Logits of one model held at a time. Every chunk reads and writes the embedding's gradient once,

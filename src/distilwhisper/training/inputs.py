@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from distilwhisper.corpus.batches import (
@@ -29,6 +28,7 @@ from distilwhisper.corpus.batches import (
     with_prompt,
 )
 from distilwhisper.corpus.records import Manifest
+from distilwhisper.shapes import Float
 from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.augment import (
     Augmentation,

@@ -5,8 +5,9 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor
+
+from distilwhisper.shapes import Float
 
 Divergence = Literal["forward-kl", "reverse-kl", "jensen-shannon"]
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from distilwhisper.corpus.batches import IGNORE, Drawn, TokenBatch
 from distilwhisper.model.whisper import Whisper
 from distilwhisper.progress import progress_bar, say
+from distilwhisper.shapes import Float
 from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.units import FRAMES_PER_WINDOW
 from distilwhisper.training.encoder_cache import EncoderCache, weights_digest

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Float, Int
 from safetensors import safe_open
 from torch import Tensor
 
 from distilwhisper.corpus.batches import IGNORE, TokenBatch, token_batch
+from distilwhisper.shapes import Bool, Float, Int
 from distilwhisper.training.encoder_cache import (
     SHARD_WINDOWS,
     digest,

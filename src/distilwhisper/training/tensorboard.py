@@ -8,15 +8,11 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from distilwhisper.errors import DistilwhisperError
+from distilwhisper.extras import needed_by
 from distilwhisper.run.metrics import read_metrics
 
 # Of the files that are ours, and may be replaced.
 _SUFFIX = ".distilwhisper"
-
-
-class MissingTensorBoard(DistilwhisperError, ImportError):
-    """The package that writes event files is not installed."""
 
 
 def write_events(
@@ -37,7 +33,7 @@ def write_events(
 
     Raises:
         FileNotFoundError: a run has no metrics, and none are waited for.
-        MissingTensorBoard: the package is not installed.
+        MissingExtra: the package is not installed.
     """
     logs = {name: run / "train" / "metrics.jsonl" for name, run in _named(runs).items()}
     for log in logs.values():
@@ -77,17 +73,13 @@ class EventWriter:
         folder: of the event file; an earlier one of ours is deleted.
 
     Raises:
-        MissingTensorBoard: the package is not installed.
+        MissingExtra: the package is not installed.
     """
 
     def __init__(self, log: Path, folder: Path) -> None:
-        try:
+        with needed_by("writing event files", extra="tensorboard"):
             from tensorboard.summary.writer.event_file_writer import EventFileWriter
-        except ImportError as error:
-            raise MissingTensorBoard(
-                "event files need the package tensorboard, but it is not installed: "
-                'pip install "distilwhisper[tensorboard]"'
-            ) from error
+
         for path in folder.glob(f"events.out.tfevents.*{_SUFFIX}"):
             path.unlink()
         self._log = log

@@ -33,7 +33,7 @@ def cut_at_pauses(utterance: Utterance) -> list[Utterance]:
 
     Raises:
         CorruptAudio, FileNotFoundError: the sound cannot be had whole.
-        MissingVad: the voice activity detector is not installed.
+        MissingExtra: the voice activity detector is not installed.
     """
     machine = SpanMachine(PAUSES)
     spans: list[Span] = []

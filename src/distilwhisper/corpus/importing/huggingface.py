@@ -23,6 +23,7 @@ from distilwhisper.corpus.importing.parquet import (
     sound_entry,
 )
 from distilwhisper.corpus.importing.settings import ImportSettings
+from distilwhisper.extras import needed_by
 from distilwhisper.progress import say
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def read_huggingface(source: str, settings: ImportSettings) -> Found:
     Raises:
         BadSource: there is no such config, split or column.
         UnreadableSource: there is no such dataset, or it cannot be read to its end.
-        ImportError: datasets is not installed.
+        MissingExtra: datasets is not installed.
     """
     dataset, split = _opened(source, settings)
     from_hub = None if Path(source).exists() else source
@@ -67,14 +68,10 @@ def _opened(source: str, settings: ImportSettings) -> tuple[Any, str]:
     """Return one split of a dataset, of which no row has been read, and its name.
 
     Raises:
-        BadSource, UnreadableSource, ImportError: as :func:`read_huggingface`.
+        BadSource, UnreadableSource, MissingExtra: as :func:`read_huggingface`.
     """
-    try:
+    with needed_by("a Hugging Face dataset", extra="data"):
         import datasets
-    except ImportError as error:
-        raise ImportError(
-            'Hugging Face datasets need their library: pip install "distilwhisper[datasets]"'
-        ) from error
     saved = any((Path(source) / name).exists() for name in ("state.json", "dataset_dict.json"))
     if saved and settings.config is not None:
         raise BadSource(f"{source} was saved without configs, found --config {settings.config}")

@@ -53,8 +53,7 @@ def import_data(source: str | Path, out: Path, settings: ImportSettings) -> Impo
         BadSource: the source is not what it is taken for, or holds nothing.
         UnreadableSource: it cannot be read to its end.
         ValueError: ``out`` is no .jsonl file, or the source itself.
-        ImportError: a library is missing that this source needs; its extra is named.
-        MissingVad: long recordings are to be cut, and the detector is not installed.
+        MissingExtra: a package is missing that this source, or the cutting of it, needs.
         StoreError: the disk is full, or ``out`` cannot be written.
     """
     source = str(source)
@@ -200,7 +199,7 @@ def _cutter() -> Callable[[Probed | Problem], tuple[Probed | Problem, list[Utter
     """Return the function that cuts what is too long for a window.
 
     Raises:
-        MissingVad: the detector is not installed.
+        MissingExtra: the detector is not installed.
     """
     # Here, as it needs torch: manifests are made without it.
     from distilwhisper.corpus.importing.cutting import cut_at_pauses

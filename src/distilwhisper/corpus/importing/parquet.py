@@ -22,6 +22,7 @@ from distilwhisper.corpus.importing.entries import (
     utterance_from,
 )
 from distilwhisper.corpus.importing.settings import ImportSettings
+from distilwhisper.extras import needed_by
 from distilwhisper.progress import say
 
 if TYPE_CHECKING:
@@ -47,14 +48,10 @@ def read_parquet(source: Path, settings: ImportSettings) -> Found:
 
     Raises:
         BadSource: there is no such file, or no column of audio.
-        ImportError: pyarrow is not installed.
+        MissingExtra: pyarrow is not installed.
     """
-    try:
+    with needed_by("reading Parquet files", extra="data"):
         from pyarrow import ArrowException
-    except ImportError as error:
-        raise ImportError(
-            'Parquet files are read with pyarrow: pip install "distilwhisper[datasets]"'
-        ) from error
     paths = _of_split(source, settings.split)
     for path in paths:
         name = path.name if path == source else path.relative_to(source).as_posix()
