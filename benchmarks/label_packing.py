@@ -34,7 +34,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     transcriber = Transcriber.from_model(
-        arguments.model, DecodingSettings(temperatures=(0.0,)), Hardware("cpu", "float32")
+        arguments.model, DecodingSettings(temperature=(0.0,)), Hardware("cpu", "float32")
     )
     manifest = read_manifest(arguments.manifest)
     clips = [u for u in manifest.utterances if (u.duration_s or 0.0) <= WINDOW_S]

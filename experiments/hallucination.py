@@ -17,7 +17,7 @@ from experiments.settings import ABOVE_0, Settings, ruled
 from experiments.tables import Column, Table
 
 UNCHECKED: Mapping[str, Any] = {
-    "temperatures": (0.0,),
+    "temperature": (0.0,),
     "compression_ratio_threshold": None,
     "logprob_threshold": None,
     "no_speech_threshold": None,

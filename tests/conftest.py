@@ -10,6 +10,7 @@ from huggingface_hub import constants
 from hypothesis import settings
 
 from distilwhisper.model.hub import resolve_model
+from distilwhisper.progress import showing_progress
 from distilwhisper.speech.audio import Samples, load_samples
 from tiny_model import write_tiny_model
 
@@ -32,6 +33,13 @@ def _in_an_empty_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
         patch.chdir(folder)
         yield
     assert not list(folder.iterdir()), "a test has left files in the current folder"
+
+
+@pytest.fixture(autouse=True)
+def _shown() -> Iterator[None]:
+    """The log goes where the command line shows it."""
+    with showing_progress():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -30,16 +30,18 @@ OPTIONS = {
     "filter": "--out --no-figures --force --json --max-wer --max-compression-ratio "
     "--min-avg-logprob --language",
     "student": "--decoder-layers --layers",
+    "distil": "--teacher --out --language --max-wer --steps --decoder-layers --device --force",
     "delta": "--teacher",
     "heads": "--help",
     "train": "--out --set --force",
     "tensorboard": "--out --follow",
     "evaluate": "--out --against --noise --noise-seed --force --json --shard-size --language "
     "--task --timestamps --batch-size --chunk-s --overlap-s --max-new-tokens --long-form --draft "
-    "--temperatures --device --dtype",
+    "--temperature --device --dtype",
     "transcribe": "--model --draft --audio-track --channel --strict --vad-filter "
     "--word-timestamps --hotwords --format --out --language --task --timestamps --batch-size "
-    "--chunk-s --overlap-s --max-new-tokens --device --dtype",
+    "--chunk-s --overlap-s --max-new-tokens --device --dtype --threads --max-line-width "
+    "--max-line-count --max-words-per-line --highlight-words --clip-timestamps --suppress-tokens",
     "report": "--out",
 }
 
@@ -93,6 +95,10 @@ def test_help_of_a_command_lists_its_options(
         ["lable"],
         ["label"],
         ["transcribe", "--model"],
+        ["transcribe", "a.wav", "--format", "srt", "json"],
+        ["transcribe", "a.wav", "--max-line-count", "2"],
+        ["transcribe", "a.wav", "--threads", "0"],
+        ["transcribe", "a.wav", "--clip-timestamps", "5", "3"],
         ["transcribe", "a.wav", "--model", "m", "--formt", "txt"],
         ["transcribe", "a.wav", "--model", "m", "--format", "doc"],
         ["transcribe", "a.wav", "--model", "m", "--batch-size", "many"],
@@ -424,6 +430,29 @@ def test_transcripts_go_to_standard_output_and_the_log_does_not(
     out, log = capsys.readouterr()
     assert json.loads(out)["language"] == "en"
     assert "transcribe: " in log
+
+
+@pytest.mark.parametrize("order", ["file first", "file last"])
+def test_several_formats_at_once(
+    order: str, tmp_path: Path, recording: str, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--model", model, "--out", str(tmp_path / "out"), *FAST]
+    formats = ["--format", "srt", "json"]
+    arguments = [recording, *options, *formats] if order == "file first" else [*options, *formats]
+    tail = [] if order == "file first" else [recording]
+    assert call(["transcribe", *arguments, *tail]) == OK
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["one.json", "one.srt"]
+    assert call(["transcribe", recording, *options, "--format", "all"]) == OK
+    assert len(list((tmp_path / "out").iterdir())) == 5
+    assert len(capsys.readouterr().out.splitlines()) == 7
+
+
+def test_cues_cut_by_words_time_them(
+    recording: str, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["transcribe", recording, "--model", model, "--format", "srt", *FAST]
+    assert call([*arguments, "--max-words-per-line", "1"]) == OK
+    assert capsys.readouterr().out.startswith("1\n00:00:00,")
 
 
 def test_one_broken_file_of_several_is_named_and_the_rest_is_written(

@@ -23,7 +23,7 @@ from distilwhisper.stages.label import label_manifest
 from distilwhisper.stages.settings import EvaluateSettings, LabelSettings
 
 CPU = Hardware(device="cpu", dtype="float32")
-DECODING = DecodingSettings(max_new_tokens=8, batch_size=3, temperatures=(0.0,))
+DECODING = DecodingSettings(max_new_tokens=8, batch_size=3, temperature=(0.0,))
 RAY = EngineSettings(engine="ray", n_workers=2, cpus_per_worker=0.5)
 
 

@@ -30,7 +30,7 @@ from distilwhisper.text.normalize import normalizer_for
 from distilwhisper.text.wer import ErrorCounts, character_errors, word_errors
 
 CPU = Hardware(device="cpu", dtype="float32")
-DECODING = DecodingSettings(max_new_tokens=8, batch_size=3, temperatures=(0.0,))
+DECODING = DecodingSettings(max_new_tokens=8, batch_size=3, temperature=(0.0,))
 SETTINGS = EvaluateSettings(decoding=DECODING, shard_size=4)
 
 
@@ -82,7 +82,7 @@ def test_hypotheses_are_those_of_the_utterances(tmp_path: Path, model: Path) -> 
     manifest, out = corpus(tmp_path, 5), tmp_path / "eval"
     evaluate(model, manifest, out)
     alone = Transcriber.from_model(
-        str(model), DecodingSettings(max_new_tokens=8, temperatures=(0.0,)), CPU
+        str(model), DecodingSettings(max_new_tokens=8, temperature=(0.0,)), CPU
     )
     for row in hypotheses(out):
         (window,) = alone.decode([load_samples(tmp_path / f"{row['id']}.wav")])

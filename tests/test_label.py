@@ -29,7 +29,7 @@ from distilwhisper.text.tokens import Tokenizer
 CPU = Hardware(device="cpu", dtype="float32")
 GREEDY = (0.0,)
 SETTINGS = LabelSettings(
-    decoding=DecodingSettings(max_new_tokens=8, batch_size=3, temperatures=GREEDY), shard_size=4
+    decoding=DecodingSettings(max_new_tokens=8, batch_size=3, temperature=GREEDY), shard_size=4
 )
 
 
@@ -60,7 +60,7 @@ def test_labels_are_what_the_decoder_said_in_the_manifests_order(
     assert len(shard_paths(tmp_path / "labels")) == 2
     # One by one, so that an exchange of two utterances of a batch would show.
     transcriber = Transcriber.from_model(
-        str(hearing), DecodingSettings(max_new_tokens=8, batch_size=1, temperatures=GREEDY), CPU
+        str(hearing), DecodingSettings(max_new_tokens=8, batch_size=1, temperature=GREEDY), CPU
     )
     assert len({label.token_ids for label in labels.values()}) > 3
     for u in utterances:
@@ -81,7 +81,7 @@ def test_a_label_that_ended_by_itself_has_the_end_token_and_no_other_does(
     tmp_path: Path,
 ) -> None:
     ending = hearing_model(tmp_path / "model", multilingual=True, end=1.5)
-    settings = replace(SETTINGS, decoding=DecodingSettings(max_new_tokens=17, temperatures=GREEDY))
+    settings = replace(SETTINGS, decoding=DecodingSettings(max_new_tokens=17, temperature=GREEDY))
     label(corpus(tmp_path / "corpus", 8), ending, tmp_path / "labels", settings)
     labels = read_labels(tmp_path / "labels").values()
     eot = Tokenizer.from_folder(ending).eot
@@ -112,7 +112,7 @@ def test_a_language_that_is_asked_for_goes_before_the_manifests(
 )
 def test_settings_of_long_recordings_are_refused(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f"^{name} must be left out"):
-        LabelSettings(decoding=DecodingSettings(temperatures=GREEDY, **{name: value}))
+        LabelSettings(decoding=DecodingSettings(temperature=GREEDY, **{name: value}))
 
 
 def test_a_multilingual_teacher_puts_the_language_into_the_prompt(
@@ -171,7 +171,7 @@ def test_a_label_names_the_likeliest_language_whatever_was_told(
 def test_a_draft_changes_nothing_of_the_labels(tmp_path: Path, decoding: DecodingSettings) -> None:
     teacher = hearing_model(tmp_path / "teacher", multilingual=True)
     make_student(str(teacher), tmp_path / "student", StudentSettings(decoder_layers=2))
-    decoding = replace(decoding, max_new_tokens=8, batch_size=2, temperatures=GREEDY)
+    decoding = replace(decoding, max_new_tokens=8, batch_size=2, temperature=GREEDY)
     settings = replace(SETTINGS, decoding=decoding)
     manifest = corpus(tmp_path, 3)
     rows = {}

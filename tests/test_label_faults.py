@@ -26,7 +26,7 @@ from distilwhisper.stages.settings import LabelSettings
 
 CPU = Hardware(device="cpu", dtype="float32")
 SETTINGS = LabelSettings(
-    decoding=DecodingSettings(max_new_tokens=4, batch_size=2, temperatures=(0.0,)), shard_size=2
+    decoding=DecodingSettings(max_new_tokens=4, batch_size=2, temperature=(0.0,)), shard_size=2
 )
 
 

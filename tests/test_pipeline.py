@@ -715,7 +715,7 @@ def test_labelling_reads_every_setting_of_decoding_or_refuses_it(
     assert {field.name for field in dataclasses.fields(DecodingSettings)} - read <= others.keys()
     for name, value in others.items():
         with pytest.raises(ValueError, match=name):
-            LabelSettings(decoding=DecodingSettings(temperatures=(0.0,), **{name: value}))
+            LabelSettings(decoding=DecodingSettings(temperature=(0.0,), **{name: value}))
 
 
 def test_the_defaults_of_a_recipe_are_those_of_its_stages() -> None:

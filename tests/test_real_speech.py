@@ -151,7 +151,7 @@ def test_tokens_equal_transformers(
     tiny_en: Path, prompts: list[tuple[Samples, str]], timestamps: bool
 ) -> None:
     pieces = [samples for samples, _ in prompts[:3]]  # theirs is slow
-    settings = DecodingSettings(timestamps=timestamps, temperatures=(0.0,))
+    settings = DecodingSettings(timestamps=timestamps, temperature=(0.0,))
     assert_tokens_equal_transformers(tiny_en, pieces, settings)
 
 
@@ -162,7 +162,7 @@ def test_a_saved_student_says_the_same_in_transformers(
 ) -> None:
     make_student(str(tiny_en), tmp_path / "student", StudentSettings())
     # Untrained, it rambles.
-    settings = DecodingSettings(timestamps=False, max_new_tokens=20, temperatures=(0.0,))
+    settings = DecodingSettings(timestamps=False, max_new_tokens=20, temperature=(0.0,))
     pieces = [samples for samples, _ in prompts[:2]]
     assert_tokens_equal_transformers(tmp_path / "student", pieces, settings)
 

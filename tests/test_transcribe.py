@@ -19,7 +19,7 @@ from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.speech.audio import load_samples, write_wav
-from distilwhisper.text.formats import TranscriptFormat, render
+from distilwhisper.text.formats import SubtitleSettings, TranscriptFormat, render
 from distilwhisper.text.transcript import Transcript
 from distilwhisper.transcribe import (
     Listening,
@@ -37,7 +37,7 @@ FORMATS = get_args(TranscriptFormat)
 @pytest.fixture(scope="module")
 def transcriber(tmp_path_factory: pytest.TempPathFactory) -> Transcriber:
     model = hearing_model(tmp_path_factory.mktemp("models") / "hearing")
-    settings = DecodingSettings(max_new_tokens=8, temperatures=(0.0,), batch_size=1)
+    settings = DecodingSettings(max_new_tokens=8, temperature=(0.0,), batch_size=1)
     return Transcriber.from_model(str(model), settings, CPU)
 
 
@@ -120,7 +120,7 @@ def test_a_file_is_done_before_the_next_begins(
     def write_and_take_the_next_away(done: TranscribedFile) -> None:
         Path(recordings[1]).unlink(missing_ok=True)
         if done.transcript:
-            write_transcript(done.transcript, out / f"{Path(done.source).stem}.txt", "txt")
+            write_transcript(done.transcript, out / f"{Path(done.source).stem}.txt")
 
     results = transcribe_files(transcriber, recordings, on_done=write_and_take_the_next_away)
     assert [result.error is None for result in results] == [True, False]
@@ -149,8 +149,9 @@ def test_every_format_is_written_whole(
 ) -> None:
     transcript = transcriber.transcribe(load_samples(recordings[0]))
     path = tmp_path / "new" / "folder" / f"one.{format_}"
-    write_transcript(transcript, path, format_)
-    assert path.read_text(encoding="utf-8") == render(transcript, format_)
+    write_transcript(transcript, path)
+    wanted = render(transcript, format_, SubtitleSettings())
+    assert path.read_text(encoding="utf-8") == wanted
     assert [file.name for file in path.parent.iterdir()] == [path.name]
     if format_ == "json":
         assert json.loads(path.read_text())["language"] == "en"
@@ -159,20 +160,23 @@ def test_every_format_is_written_whole(
 
 
 def test_transcripts_are_named_after_the_files_stems() -> None:
-    paths = output_paths(["a/b.c.wav", "-", "d.mp3"], Path("out"), "srt")
-    assert paths == [Path("out/b.c.srt"), Path("out/stdin.srt"), Path("out/d.srt")]
+    paths = output_paths(["a/b.c.wav", "-", "d.mp3"], Path("out"), ["srt", "txt"])
+    assert paths == {
+        source: [Path(f"out/{stem}.srt"), Path(f"out/{stem}.txt")]
+        for source, stem in {"a/b.c.wav": "b.c", "-": "stdin", "d.mp3": "d"}.items()
+    }
 
 
 @pytest.mark.parametrize("pair", [("a/one.wav", "b/one.mp3"), ("-", "-"), ("stdin.wav", "-")])
 def test_two_files_that_would_write_one_transcript_are_refused(pair: tuple[str, str]) -> None:
     with pytest.raises(ValueError, match=r"more than one file is called '(one|stdin)'.*--out"):
-        output_paths(["other.wav", *pair], Path("out"), "txt")
+        output_paths(["other.wav", *pair], Path("out"), ["txt"])
 
 
 def test_no_text_for_what_sounds_like_speech_is_a_warning(tmp_path: Path) -> None:
     """A model that always ends at once."""
     model = hearing_model(tmp_path / "ends", end=100.0)
-    settings = DecodingSettings(temperatures=(0.0,), timestamps=False)
+    settings = DecodingSettings(temperature=(0.0,), timestamps=False)
     silent = Transcriber.from_model(str(model), settings, CPU)
     for name, samples in (("speech", noise(6.0, seed=1)), ("silence", 0 * noise(6.0, seed=1))):
         write_wav(tmp_path / f"{name}.wav", samples)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, Suppress, UseAppendAction
@@ -35,7 +35,7 @@ from distilwhisper.stages.settings import (
     PlanSettings,
     StageName,
 )
-from distilwhisper.text.formats import TranscriptFormat
+from distilwhisper.text.formats import SubtitleSettings, TranscriptFormat
 
 OK, SOME_FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -288,6 +288,49 @@ def filter_(
     return OK
 
 
+def distil(
+    source: Positional[Path],
+    /,
+    *,
+    teacher: str = "base",
+    out: Path,
+    language: str | None = None,
+    max_wer: float = 0.10,
+    steps: int | None = None,
+    student: OmitArgPrefixes[StudentSettings] = StudentSettings(),
+    hardware: OmitArgPrefixes[Hardware] = Hardware(),
+    force: bool = False,
+) -> int:
+    """Make a student of a folder of audio with transcripts: all stages, with good defaults.
+
+    Args:
+        source: a folder of audio with texts beside it or in a table, or a manifest.
+        teacher: tiny, base.en, large-v3, turbo ..., a hub id, or a folder.
+        out: folder of the run; the recipe that this stands for is written into it.
+        language: of all the speech; what a manifest names, or else detected, when left out.
+        max_wer: labels that differ more from their transcript are left out, a fraction.
+        steps: of training; a number for the hours there are when left out.
+        student: which layers it begins with.
+        hardware: where to run.
+        force: do stages again whose settings or inputs have changed.
+    """
+    from distilwhisper.distilling import distil_folder
+
+    finished = distil_folder(
+        source,
+        teacher,
+        out,
+        hardware=hardware,
+        student=student,
+        language=language,
+        max_wer=max_wer,
+        steps=steps,
+        force=force,
+    )
+    print(out / "report.html")
+    return _name_each(finished.problems)
+
+
 def student(
     teacher: Positional[str],
     dest: Positional[Path],
@@ -430,13 +473,15 @@ def transcribe(
     files: Positional[tuple[str, ...]],
     /,
     *,
-    model: str,
+    model: str = "base",
     draft: str | None = None,
-    format: TranscriptFormat = "txt",  # noqa: A002
+    format: UseAppendAction[tuple[TranscriptFormat | Literal["all"], ...]] = (),  # noqa: A002
     out: Path | None = None,
     audio_track: str | None = None,
     channel: str = "mix",
     strict: bool = False,
+    threads: int | None = None,
+    subtitles: OmitArgPrefixes[SubtitleSettings] = SubtitleSettings(),
     settings: OmitArgPrefixes[DecodingSettings] = DecodingSettings(),
     hardware: OmitArgPrefixes[Hardware] = Hardware(),
 ) -> int:
@@ -444,20 +489,24 @@ def transcribe(
 
     Args:
         files: paths, pipes too; - reads one file from standard input.
-        model: folder or hub id.
+        model: tiny, base.en, large-v3, turbo, distil-large-v3.5 ..., a hub id, or a folder.
         draft: a smaller model that drafts for this one, such as its student: the same text,
             sooner if most of what it proposes is right.
-        format: of the transcripts.
+        format: of the transcripts; several, or all of them, need --out. Plain text when left out.
         out: folder for them, named after the files; standard output when left out.
         audio_track: of several, by number from 0 or by language; the default one when left out.
         channel: left, right, a number from 0, or mix; each: one transcript per channel, put
             together by time, with the channel's name.
         strict: refuse a damaged file, instead of transcribing what can be read of it.
+        threads: of the CPU; as many as it has cores when left out.
+        subtitles: how srt and vtt are cut; what cuts by words times them too.
         settings: how to decode.
         hardware: where to run.
     """
+    import torch
+
     from distilwhisper.decoding.transcriber import Transcriber
-    from distilwhisper.text.formats import render
+    from distilwhisper.text.formats import FORMATS, render
     from distilwhisper.transcribe import (
         Listening,
         TranscribedFile,
@@ -469,8 +518,18 @@ def transcribe(
 
     if not files:
         raise ValueError("name at least one file to transcribe, or - for standard input")
+    named = tuple(kind for kind in dict.fromkeys(format) if kind != "all")
+    formats = FORMATS if "all" in format else named or FORMATS[:1]
+    if out is None and len(formats) > 1:
+        raise ValueError("several formats need a folder to be written to: name it with --out")
+    if threads is not None:
+        if threads < 1:
+            raise ValueError(f"threads must be at least 1, found {threads}")
+        torch.set_num_threads(threads)
+    if subtitles.needs_words:
+        settings = replace(settings, word_timestamps=True)
     listening = Listening.parse(audio_track, channel, strict=strict)
-    paths = dict(zip(files, output_paths(files, out, format), strict=True)) if out else {}
+    paths = output_paths(files, out, formats) if out else {}
     failed: dict[str, str | None] = dict(unwritable(paths, out)) if out else {}
     is_damaged = False
     transcriber = Transcriber.from_model(model, settings, hardware, draft=draft)
@@ -482,14 +541,14 @@ def transcribe(
             _say(f"distilwhisper: warning: {done.source}: {note.text}")
             is_damaged |= note.is_damage
         if done.transcript is None:
-            failed[done.source] = done.error
+            failed[done.source] = str(done.error)
             return
         try:
-            if done.source in paths:
-                write_transcript(done.transcript, paths[done.source], format)
-                print(paths[done.source])
-            else:
-                print(render(done.transcript, format), end="")
+            for path in paths.get(done.source, ()):
+                write_transcript(done.transcript, path, subtitles)
+                print(path)
+            if not paths:
+                print(render(done.transcript, formats[0], subtitles), end="")
         except BrokenPipeError:
             raise
         except (OSError, ValueError) as error:
@@ -519,6 +578,8 @@ def report(folders: Positional[tuple[Path, ...]], /, *, out: Path | None = None)
 
 
 COMMANDS: dict[str, Callable[..., int]] = {
+    "transcribe": transcribe,
+    "distil": distil,
     "run": run,
     "plan": plan,
     "data": data,
@@ -531,7 +592,6 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "train": train,
     "tensorboard": tensorboard,
     "evaluate": evaluate,
-    "transcribe": transcribe,
     "report": report,
 }
 
@@ -562,19 +622,37 @@ def call(arguments: Sequence[str]) -> int:
         hint = f"did you mean {near[0]}?" if near else "see distilwhisper --help"
         print(f"distilwhisper: error: there is no command {name!r}; {hint}", file=sys.stderr)
         return USAGE
-    command = COMMANDS[name]
+    command, rest = COMMANDS[name], _each_format(rest)
     return status_of(
         lambda: tyro.cli(command, args=rest, prog=f"distilwhisper {name}"), program="distilwhisper"
     )
+
+
+def _each_format(arguments: Sequence[str]) -> list[str]:
+    """Name the option before each of several formats, so that none takes a file's place."""
+    known, spread, is_one = {*get_args(TranscriptFormat), "all"}, list[str](), False
+    for argument in arguments:
+        if is_one and argument in known and spread[-1] != "--format":
+            spread.append("--format")
+        spread.append(argument)
+        is_one = argument == "--format" or (is_one and argument in known)
+    return spread
 
 
 def status_of(command: Callable[[], int], *, program: str) -> int:
     """Run a command and return its exit status; what can go wrong is told in a line.
 
     Args:
-        command: parses its arguments, and returns its status.
+        command: parses its arguments, and returns its status; what it logs is shown.
         program: its name, for messages.
     """
+    from distilwhisper.progress import showing_progress
+
+    with showing_progress():
+        return _status_of(command, program)
+
+
+def _status_of(command: Callable[[], int], program: str) -> int:
     try:
         return command()
     except SystemExit as stop:

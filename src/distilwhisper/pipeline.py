@@ -17,7 +17,7 @@ again goes on where it stopped; ``from_stage`` throws a stage and all behind it 
 """
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from importlib.util import find_spec
@@ -206,10 +206,11 @@ class Run:
     force: bool = False
     ranks: Ranks = field(default_factory=Ranks)  # the processes that train together
     problems: dict[str, str] = field(default_factory=dict)  # inputs that failed, and why
+    made: Mapping[str, Path] = field(default_factory=dict)  # what lies outside the run's folder
 
-    def path(self, *parts: str) -> Path:
-        """Return a place in the run's folder."""
-        return self.folder.joinpath(*parts)
+    def path(self, first: str, *parts: str) -> Path:
+        """Return a place in the run's folder, or in what was made outside it."""
+        return self.made.get(first, self.folder / first).joinpath(*parts)
 
     @cached_property
     def teacher(self) -> Path:
@@ -253,6 +254,7 @@ def run_recipe(
     command: Sequence[str],
     stages: Sequence[StageName] = STAGES,
     from_stage: StageName | None = None,
+    made: Mapping[str, Path] | None = None,
     force: bool = False,
 ) -> Run:
     """Run a recipe's stages in order, skipping what is done.
@@ -265,6 +267,7 @@ def run_recipe(
         command: what was typed, for the record.
         stages: which ones.
         from_stage: do this stage and all behind it again.
+        made: folders of the run that lie elsewhere, such as its labels, by their names.
         force: do stages again whose settings or inputs have changed.
 
     Returns:
@@ -277,7 +280,7 @@ def run_recipe(
     check_recipe(recipe, stages=stages, sizes=_sizes_here, tokenizer=_tokenizer_here)
     folder.mkdir(parents=True, exist_ok=True)
     with ranks_of_environment(recipe.hardware) as ranks:
-        run = Run(recipe, folder, force, ranks)
+        run = Run(recipe, folder, force, ranks, made=made or {})
         if ranks.is_first:
             _lead(run, command, stages, from_stage)
         elif "train" in stages:
@@ -823,8 +826,8 @@ def _transcribe(run: Run) -> None:
             continue
         transcriber = Transcriber.from_model(model, recipe.evaluate.decoding, recipe.hardware)
         transcript = transcriber.transcribe(load_samples(audio), language=language)
-        for kind, path in paths.items():
-            write_transcript(transcript, path, kind)
+        for path in paths.values():
+            write_transcript(transcript, path)
 
 
 def _report(run: Run) -> None:

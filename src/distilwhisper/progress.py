@@ -1,5 +1,10 @@
-"""What a person sees while a stage runs: a bar on a terminal, a line now and then elsewhere."""
+"""What a person sees while a stage runs: a bar on a terminal, a line now and then elsewhere.
 
+Nothing is shown unless it is asked for (:func:`showing_progress`): the log goes to the logger
+"distilwhisper", as of any library.
+"""
+
+import logging
 import math
 import sys
 import time
@@ -35,14 +40,45 @@ class Advance(Protocol):
         """
 
 
+_LOG = logging.getLogger("distilwhisper")
+
+
+class _Shown(logging.Handler):
+    """Prints the log to standard error, whatever that is at the time."""
+
+    n = 0  # how many ask for it
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr, flush=True)
+
+
+_SHOWN = _Shown()
+
+
+@contextmanager
+def showing_progress() -> Iterator[None]:
+    """Show the log and bars on standard error, as the command line does."""
+    level = _LOG.level
+    _SHOWN.n += 1
+    _LOG.addHandler(_SHOWN)
+    _LOG.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        _SHOWN.n -= 1
+        if not _SHOWN.n:
+            _LOG.removeHandler(_SHOWN)
+        _LOG.setLevel(level)
+
+
 def say(message: str) -> None:
-    """Print one line of the log to standard error."""
-    print(message, file=sys.stderr, flush=True)
+    """Log one line of what is done."""
+    _LOG.info("%s", message)
 
 
 @contextmanager
 def progress_bar(label: str, total: float, unit: str) -> Iterator[Advance]:
-    """Show how far a stage is, how fast it goes and how long it will take, on standard error.
+    """Show how far a stage is, how fast it goes and how long it will take, where that is shown.
 
     Args:
         label: what is being done.
@@ -52,7 +88,7 @@ def progress_bar(label: str, total: float, unit: str) -> Iterator[Advance]:
     Yields:
         A function to call with the number of units just done.
     """
-    if not sys.stderr.isatty():
+    if not (_SHOWN.n and sys.stderr.isatty()):
         yield _Lines(label, total, unit)
         return
     columns = (

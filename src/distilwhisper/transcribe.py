@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
+
+import numpy as np
 
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.decoding.windows import SURE_OF_LANGUAGE
@@ -22,11 +24,12 @@ from distilwhisper.speech.audio import (
     stream_samples,
 )
 from distilwhisper.speech.levels import speech_like_s
-from distilwhisper.speech.recording import StreamedRecording, blocks_of
+from distilwhisper.speech.recording import HeldRecording, Recording, StreamedRecording, blocks_of
 from distilwhisper.speech.sources import CorruptAudio, NamedBytes, Source
-from distilwhisper.text.formats import TranscriptFormat, render
+from distilwhisper.speech.units import samples_to_seconds
+from distilwhisper.text.formats import SubtitleSettings, TranscriptFormat, render
 from distilwhisper.text.tokens import LANGUAGES
-from distilwhisper.text.transcript import Transcript, interleave, outside
+from distilwhisper.text.transcript import Segment, Transcript, interleave, outside
 
 STDIN = "-"
 LEAST_SPEECH_S = 1.0  # a file without text gets a warning where so much sounds like speech
@@ -70,13 +73,13 @@ class TranscribedFile:
 
     source: str
     transcript: Transcript | None
-    error: str | None = None
+    error: CorruptAudio | OSError | None = None
     notes: tuple[Note, ...] = ()
 
 
 def transcribe_files(
     transcriber: Transcriber,
-    sources: Sequence[str],
+    sources: Sequence[str | NamedBytes | Samples],
     *,
     on_done: Callable[[TranscribedFile], None],
     listening: Listening = Listening(),
@@ -88,14 +91,14 @@ def transcribe_files(
 
     Args:
         transcriber: a loaded model.
-        sources: paths, or ``-`` for standard input.
+        sources: paths, or ``-`` for standard input; files in memory; or samples at 16 kHz.
         on_done: called with each file, in order, as soon as it and those before it are done, so
             that what is finished is written.
         listening: what of each file is transcribed.
     """
     results: list[TranscribedFile] = []
     opened = [_Opened(source, listening) for source in sources]
-    label = sources[0] if len(sources) == 1 else f"{len(sources)} files"
+    label = opened[0].name if len(opened) == 1 else f"{len(opened)} files"
     jobs = [(file, channel) for file in opened for channel in file.recordings]
     with progress_bar(label, sum(file.duration_s for file in opened), "seconds") as advance:
         recordings = (file.recordings[channel] for file, channel in jobs)
@@ -108,20 +111,48 @@ def transcribe_files(
     return results
 
 
-def output_paths(sources: Sequence[str], out: Path, format: TranscriptFormat) -> list[Path]:  # noqa: A002
-    """Return where each file's transcript goes: its stem, as in openai-whisper.
+def stream_file(
+    transcriber: Transcriber,
+    source: str | NamedBytes | Samples,
+    *,
+    on_note: Callable[[Note], None],
+    listening: Listening = Listening(),
+) -> Iterator[Segment]:
+    """Yield a file's segments in order, each as soon as what follows can change it no more.
+
+    Args:
+        transcriber: a loaded model.
+        source: as for :func:`transcribe_files`.
+        on_note: told of whatever is odd about the sound.
+        listening: what of the file is transcribed: one channel, or their mean.
+
+    Raises:
+        OSError, CorruptAudio: it cannot be read.
+        ValueError: each channel is asked for.
+    """
+    if listening.channel == "each":
+        raise ValueError("segments come in order from one channel: name it, or take the mix")
+    opened = _Opened(source, listening, on_note)
+    (recording,) = opened.recordings.values()
+    yield from transcriber.stream(recording)
+
+
+def output_paths(
+    sources: Sequence[str], out: Path, formats: Sequence[TranscriptFormat]
+) -> dict[str, list[Path]]:
+    """Return where each file's transcripts go, one a format: its stem, as in openai-whisper.
 
     Raises:
         ValueError: two files would write one transcript.
     """
-    stems = ["stdin" if source == STDIN else Path(source).stem for source in sources]
-    doubled = [stem for stem, count in Counter(stems).items() if count > 1]
+    stems = {source: "stdin" if source == STDIN else Path(source).stem for source in sources}
+    doubled = [stem for stem, count in Counter(stems[s] for s in sources).items() if count > 1]
     if doubled:
         raise ValueError(
             f"transcripts are named after the files' stems, and more than one file is called "
             f"{doubled[0]!r}: transcribe them into different --out folders"
         )
-    return [out / f"{stem}.{format}" for stem in stems]
+    return {source: [out / f"{stem}.{kind}" for kind in formats] for source, stem in stems.items()}
 
 
 def language_doubt(transcript: Transcript) -> str | None:
@@ -133,11 +164,11 @@ def language_doubt(transcript: Transcript) -> str | None:
     return f"the language may not be {name} ({probability:.0%} sure): name it with --language"
 
 
-def unwritable(paths: Mapping[str, Path], out: Path) -> dict[str, str]:
+def unwritable(paths: Mapping[str, Sequence[Path]], out: Path) -> dict[str, str]:
     """Return why some of the transcripts could not be written, before they are made.
 
     Args:
-        paths: source to transcript.
+        paths: source to its transcripts.
         out: the folder, which is made.
 
     Raises:
@@ -149,7 +180,10 @@ def unwritable(paths: Mapping[str, Path], out: Path) -> dict[str, str]:
         raise ValueError(f"--out must be a folder, found a file: {error.filename}") from error
     if not os.access(out, os.W_OK | os.X_OK):
         raise ValueError(f"--out must be a folder that can be written to, found {out}")
-    problems = {source: _unwritable(path) for source, path in paths.items()}
+    problems = {
+        source: next(filter(None, map(_unwritable, of_source)), None)
+        for source, of_source in paths.items()
+    }
     return {source: problem for source, problem in problems.items() if problem}
 
 
@@ -160,26 +194,40 @@ def _unwritable(path: Path) -> str | None:
         return f"its transcript cannot be written ({error.strerror}): {path}"
 
 
-def write_transcript(transcript: Transcript, path: Path, format: TranscriptFormat) -> None:  # noqa: A002
-    """Write a transcript; the file appears whole."""
+def write_transcript(
+    transcript: Transcript, path: Path, subtitles: SubtitleSettings | None = None
+) -> None:
+    """Write a transcript in the format that the name ends with; the file appears whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, render(transcript, format))
+    kind = cast(TranscriptFormat, path.suffix[1:])
+    write_atomic(path, render(transcript, kind, subtitles or SubtitleSettings()))
 
 
 class _Opened:
     """A file to be read, how long it says it is, and what has come of it."""
 
-    def __init__(self, source: str, listening: Listening) -> None:
-        self._source, self._listening = source, listening
+    def __init__(
+        self,
+        source: str | NamedBytes | Samples,
+        listening: Listening,
+        on_note: Callable[[Note], None] = lambda _: None,
+    ) -> None:
+        self._listening, self._on_note = listening, on_note
         self._notes: dict[Note, None] = {}  # in order, once each: a file may be read several times
         self._checked: set[Choice] = set()
-        self._data: bytes | None = None
         self.came: dict[str | None, Transcript | CorruptAudio | OSError] = {}
+        self.recordings: dict[str | None, Recording] = {}
+        if isinstance(source, np.ndarray):
+            self.name = "the recording"
+            self.duration_s = samples_to_seconds(len(source))
+            self.recordings = {None: HeldRecording(source)}
+            return
+        self._data = _read_once(source) if isinstance(source, str) else source.getvalue()
+        self.name = source if isinstance(source, str) else source.name
         channel = listening.channel
         names: list[str | None] = [None]
         self.duration_s = 0.0
         try:
-            self._data = _read_once(source)
             if channel == "each":
                 names = _channel_names(count_channels(self._open(), Choice(listening.track)))
             self.duration_s = len(names) * probe_duration_s(self._open())
@@ -201,9 +249,9 @@ class _Opened:
     def result(self) -> TranscribedFile:
         """Return what came of the file, all of whose channels are done."""
         transcripts = {c: came for c, came in self.came.items() if isinstance(came, Transcript)}
-        errors = [str(came) for came in self.came.values() if not isinstance(came, Transcript)]
+        errors = [came for came in self.came.values() if not isinstance(came, Transcript)]
         if errors:
-            return TranscribedFile(self._source, None, errors[0], tuple(self._notes))
+            return TranscribedFile(self.name, None, errors[0], tuple(self._notes))
         holes_s = [note.hole_s for note in self._notes if note.hole_s]
         # Each by itself: what another channel says behind a hole does not hold one back.
         channels = {name: outside(holes_s, transcripts[name]) for name in self.recordings}
@@ -211,7 +259,7 @@ class _Opened:
         doubts = [language_doubt(whole), None if whole.text else self._why_no_text()]
         notes = (*self._notes, *(Note(doubt) for doubt in doubts if doubt))
         transcript = replace(whole, notes=tuple(note.text for note in notes))
-        return TranscribedFile(self._source, transcript, notes=notes)
+        return TranscribedFile(self.name, transcript, notes=notes)
 
     def _why_no_text(self) -> str | None:
         """Return a warning where a recording without text sounds as if somebody spoke in it."""
@@ -226,7 +274,7 @@ class _Opened:
         )
 
     def _open(self) -> Source:
-        return self._source if self._data is None else NamedBytes(self._data, self._source)
+        return self.name if self._data is None else NamedBytes(self._data, self.name)
 
     def _blocks(self, choice: Choice) -> Iterator[Samples]:
         """Yield a channel's sound; if it must be whole, that is seen before the first block."""
@@ -242,7 +290,9 @@ class _Opened:
         yield from stream_samples(self._open(), choice=choice)
 
     def _note(self, note: Note) -> None:
-        self._notes.setdefault(note)
+        if note not in self._notes:
+            self._notes[note] = None
+            self._on_note(note)
 
 
 def _channel_names(n_channels: int) -> list[str | None]:

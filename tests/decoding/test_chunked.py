@@ -21,7 +21,7 @@ from distilwhisper.speech.units import seconds_to_samples
 
 @pytest.fixture(scope="module")
 def decoder(tiny_model: Path) -> WindowDecoder:
-    settings = DecodingSettings(temperatures=(0.0,))
+    settings = DecodingSettings(temperature=(0.0,))
     made = Transcriber.from_model(str(tiny_model), settings, Hardware("cpu", "float32"))
     return WindowDecoder(made.checkpoint, made.tokenizer, settings)
 

@@ -67,9 +67,7 @@ def test_the_ladder_ends_at_the_first_text_that_is_believed(n_failing: int) -> N
     answers = iter([*[failing] * n_failing, GOOD, UNLIKELY])
     judged, asked = climb(SETTINGS, answers)
     assert judged == Judged(GOOD, None)
-    assert [request.temperature for request in asked] == list(
-        SETTINGS.temperatures[: n_failing + 1]
-    )
+    assert [request.temperature for request in asked] == list(SETTINGS.temperature[: n_failing + 1])
     for request in asked:
         assert request == replace(REQUEST, temperature=request.temperature)
     assert next(answers) is UNLIKELY
@@ -80,7 +78,7 @@ def test_a_ladder_that_finds_nothing_ends_with_its_last_text() -> None:
     judged, asked = climb(SETTINGS, iter([*[LOOPING] * 5, last]))
     assert judged == Judged(last, "average log-probability -7.25 under -1")
     assert len(asked) == 6
-    judged, asked = climb(replace(SETTINGS, temperatures=(0.0,)), iter([LOOPING]))
+    judged, asked = climb(replace(SETTINGS, temperature=(0.0,)), iter([LOOPING]))
     assert judged == Judged(LOOPING, "compression ratio 3.0 over 2.4")
     assert len(asked) == 1
 
@@ -128,7 +126,7 @@ def test_a_stricter_judge_is_asked_of_texts_that_pass_the_thresholds() -> None:
     judged, _ = climb(SETTINGS, iter([GOOD, UNLIKELY, other]), stricter=stricter)
     assert judged == Judged(other, None)
     assert seen == [GOOD, other]
-    judged, _ = climb(replace(SETTINGS, temperatures=(0.0,)), iter([GOOD]), stricter=lambda _: "no")
+    judged, _ = climb(replace(SETTINGS, temperature=(0.0,)), iter([GOOD]), stricter=lambda _: "no")
     assert judged == Judged(GOOD, "no")
 
 
@@ -188,8 +186,8 @@ def test_a_cut_window_gets_its_silence_back_before_it_is_tried_hotter(
     assert again == WindowRequest(cut)
     assert cut.mel is whole
     assert cut.encoder_states is None
-    assert task.send(UNLIKELY).temperature == SETTINGS.temperatures[1]
-    assert task.send(UNLIKELY).temperature == SETTINGS.temperatures[2]
+    assert task.send(UNLIKELY).temperature == SETTINGS.temperature[1]
+    assert task.send(UNLIKELY).temperature == SETTINGS.temperature[2]
 
 
 def test_a_cut_window_that_is_believed_stays_cut() -> None:
@@ -208,7 +206,7 @@ def test_what_less_context_breaks_is_heard_as_with_all_of_it(
 ) -> None:
     """A random model finds no end, whatever it hears."""
     pieces = [noise(0.3 + seed, seed=seed) for seed in range(3)]
-    settings = DecodingSettings(temperatures=(0.0,), batch_size=batch_size, max_new_tokens=6)
+    settings = DecodingSettings(temperature=(0.0,), batch_size=batch_size, max_new_tokens=6)
     model, on_cpu = str(tiny_model), Hardware("cpu", "float32")
     whole = Transcriber.from_model(model, settings, on_cpu)
     short = Transcriber.from_model(model, replace(settings, context_margin_s=0.2), on_cpu)

@@ -31,7 +31,7 @@ from distilwhisper.text.normalize import normalizer_for
 from distilwhisper.text.wer import word_errors
 
 CPU = Hardware(device="cpu", dtype="float32")
-SETTINGS = DecodingSettings(temperatures=(0.0,), compression_ratio_threshold=None)
+SETTINGS = DecodingSettings(temperature=(0.0,), compression_ratio_threshold=None)
 
 
 @pytest.fixture(scope="module")

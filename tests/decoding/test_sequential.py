@@ -173,7 +173,7 @@ def test_a_model_that_does_not_move_at_all_comes_to_an_end(tiny_model: Path) -> 
 
 
 def test_silence_is_passed_over(tiny_model: Path) -> None:
-    reader = Reader(tiny_model, noise(65.0, seed=1), temperatures=(0.0,))
+    reader = Reader(tiny_model, noise(65.0, seed=1), temperature=(0.0,))
     assert reader.read((0.0, " a", 2.0, 2.0), logprob=-3.0) == []
     assert len(reader.asked) == 3
     assert sum(reader.seconds) == pytest.approx(65.0)
@@ -267,7 +267,7 @@ def test_a_long_recording_equals_openai(
 
 
 def test_no_time_lies_behind_the_end_of_a_recording(tiny_model: Path) -> None:
-    settings = DecodingSettings(long_form="sequential", max_new_tokens=24, temperatures=(0.0,))
+    settings = DecodingSettings(long_form="sequential", max_new_tokens=24, temperature=(0.0,))
     transcriber = Transcriber.from_model(str(tiny_model), settings, Hardware("cpu", "float32"))
     samples = np.random.default_rng(3).standard_normal(16_000 * 31).astype(np.float32) * 0.1
     segments = transcriber.transcribe(samples).segments

@@ -355,7 +355,7 @@ def test_real_speech_is_heard_alike_with_a_draft(
     pieces = [samples for samples, _ in prompts[:4]]
     make_student(str(tiny_en), tmp_path / "student", StudentSettings(decoder_layers=2))
     hardware = Hardware(device="cpu", dtype=dtype)
-    settings = DecodingSettings(timestamps=timestamps, temperatures=(0.0,), batch_size=1)
+    settings = DecodingSettings(timestamps=timestamps, temperature=(0.0,), batch_size=1)
     wanted = Transcriber.from_model(str(tiny_en), settings, hardware).decode(pieces)
     for batch_size in (1, 4):
         transcriber = Transcriber.from_model(

@@ -23,7 +23,7 @@ from distilwhisper.text.transcript import Transcript
 from tiny_model import write_tiny_model
 
 CPU = Hardware(device="cpu", dtype="float32")
-SHORT = DecodingSettings(max_new_tokens=8, temperatures=(0.0,))
+SHORT = DecodingSettings(max_new_tokens=8, temperature=(0.0,))
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from distilwhisper.speech.recording import HeldRecording
 from distilwhisper.speech.sources import CorruptAudio
 from distilwhisper.text.transcript import Transcript
 
-SHORT = DecodingSettings(max_new_tokens=8, temperatures=(0.0,), batch_size=4)
+SHORT = DecodingSettings(max_new_tokens=8, temperature=(0.0,), batch_size=4)
 CUT = replace(SHORT, chunk_s=10, overlap_s=3)
 
 
@@ -31,8 +31,8 @@ def many_settings() -> list[DecodingSettings]:
         replace(SHORT, language="de", task="translate"),
         replace(SHORT, initial_prompt="the end of it"),
         replace(SHORT, hotwords="aha", language="zh"),
-        replace(SHORT, temperatures=(0.7,), seed=5),
-        replace(SHORT, temperatures=(1.0,), seed=6, language="de"),
+        replace(SHORT, temperature=(0.7,), seed=5),
+        replace(SHORT, temperature=(1.0,), seed=6, language="de"),
         replace(SHORT, word_timestamps=True, language="en"),
         replace(SHORT, beam_size=3, language="en"),
         replace(SHORT, max_new_tokens=5, language="en"),
@@ -103,7 +103,7 @@ def test_settings_that_do_not_fit_the_model_are_refused(transcriber: Transcriber
 def test_other_settings_share_the_model_and_its_slots(transcriber: Transcriber) -> None:
     transcriber.transcribe(noise(1.0, seed=1))
     before = len(transcriber._decoder._searches)
-    german = transcriber.with_settings(replace(SHORT, language="de", temperatures=(0.5,)))
+    german = transcriber.with_settings(replace(SHORT, language="de", temperature=(0.5,)))
     german.transcribe(noise(1.0, seed=1))
     assert german._decoder.lock is transcriber._decoder.lock
     assert len(transcriber._decoder._searches) == before

@@ -91,7 +91,7 @@ def test_words_that_the_normaliser_joins_keep_their_time() -> None:
 
 def test_the_chunks_that_are_heard_are_those_that_are_joined(tmp_path: Path) -> None:
     settings = DecodingSettings(
-        max_new_tokens=8, temperatures=(0.0,), chunk_s=15.0, overlap_s=2.0, language="en"
+        max_new_tokens=8, temperature=(0.0,), chunk_s=15.0, overlap_s=2.0, language="en"
     )
     hardware = Hardware(device="cpu", dtype="float32")
     model = hearing_model(tmp_path / "model")

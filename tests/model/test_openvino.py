@@ -25,7 +25,7 @@ from distilwhisper.stages.student import make_student
 pytest.importorskip("openvino")
 
 CPU = Hardware(device="cpu", dtype="float32", backend="openvino")
-GREEDY = DecodingSettings(temperatures=(0.0,))
+GREEDY = DecodingSettings(temperature=(0.0,))
 
 
 @pytest.fixture(scope="module")

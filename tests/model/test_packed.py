@@ -134,7 +134,7 @@ def test_a_token_is_the_same_to_the_bit_alone_and_among_others(
 def test_bfloat16_runs_on_every_cpu(tiny_model: Path) -> None:
     """Packed where the CPU packs, plain elsewhere."""
     hardware = Hardware(device="cpu", dtype="bfloat16")
-    settings = DecodingSettings(max_new_tokens=4, temperatures=(0.0,))
+    settings = DecodingSettings(max_new_tokens=4, temperature=(0.0,))
     transcriber = Transcriber.from_model(str(tiny_model), settings, hardware)
     model = transcriber.checkpoint.model
     assert any(isinstance(m, PackedLinear) for m in model.modules()) == cpu_packs_bfloat16()

@@ -788,7 +788,7 @@ LEARNS_BY_HEART = {
 
 def says(trainer: Trainer) -> list[str]:
     """What the student hears in what it learns from, decoded greedily and without timestamps."""
-    settings = DecodingSettings(timestamps=False, temperatures=(0.0,))
+    settings = DecodingSettings(timestamps=False, temperature=(0.0,))
     transcriber = Transcriber(trainer.student, trainer.tokenizer, settings)
     manifest = trainer.data.manifest
     pieces = [load_samples(manifest.audio_source(u)) for u in manifest.utterances]

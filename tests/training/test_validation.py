@@ -31,7 +31,7 @@ def test_a_student_for_short_sound_is_validated_as_it_will_be_used(tmp_path: Pat
         weight.data *= 10  # as sure of its babble as it must be not to be heard again with 30 s
     write_manifest(tmp_path / "manifest.jsonl", [utterance(tmp_path, n) for n in (3, 5)])
     manifest = read_manifest(tmp_path / "manifest.jsonl")
-    settings = DecodingSettings(timestamps=False, temperatures=(0.0,), context_margin_s=0.2)
+    settings = DecodingSettings(timestamps=False, temperature=(0.0,), context_margin_s=0.2)
     pieces = [load_samples(manifest.audio_source(u)) for u in manifest.utterances]
     said = Transcriber(student, tokenizer, settings).decode(pieces)
     said_so = replace(

@@ -48,7 +48,7 @@ def decode_with_fallback(
         if there are any, and of the others the last; judged.
     """
     attempts: list[Judged] = []
-    for temperature in settings.temperatures:
+    for temperature in settings.temperature:
         window = yield replace(request, temperature=temperature)
         if request.window.whole_mel is not None and needs_whole(window, settings):
             request.window.uncut()

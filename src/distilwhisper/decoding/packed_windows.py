@@ -179,7 +179,7 @@ def decode_packed(
     found: dict[int, DecodedWindow] = {}
     if len(group) > 1:
         window = decoder.window(_join(group), language=group[0].language)
-        temperature = decoder.settings.temperatures[0]
+        temperature = decoder.settings.temperature[0]
         decoded = yield WindowRequest(window, previous_ids, temperature=temperature)
         if decoded.finished and why_failed(decoded, decoder.settings) is None:
             found = _split(decoded, group, decoder.tokenizer)

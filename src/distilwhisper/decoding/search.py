@@ -185,7 +185,7 @@ class Search:
         states = self._lane.run(state.last[:, None], state.lengths, n_keys=n_keys)
         logits = self.model.decoder.project(states[:, 0])
         allowed = self.rules(logits.float(), state.rules)
-        choice = None if noise is None else _sample(allowed, state.temperatures, noise)
+        choice = None if noise is None else _sample(allowed, state.temperature, noise)
         choice, logprobs = choose(allowed, choice)
         state.say(choice, logprobs, ~state.ended, rules=self.rules, eot=self.special.eot)
 
@@ -292,12 +292,12 @@ class Search:
 
 def _sample(
     allowed: Float[Tensor, "rows vocab"],
-    temperatures: Float[Tensor, " rows"],
+    temperature: Float[Tensor, " rows"],
     noise: Float[Tensor, "rows vocab"],
 ) -> Int[Tensor, " rows"]:
     """Return a sample of each row that is hot, and the likeliest token of the others."""
-    hot = temperatures > 0
-    scale = torch.where(hot, temperatures, 1.0)
+    hot = temperature > 0
+    scale = torch.where(hot, temperature, 1.0)
     return best(allowed / scale[:, None] + noise)
 
 

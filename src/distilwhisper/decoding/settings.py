@@ -1,12 +1,16 @@
 """How audio becomes text: one dataclass, the same for labels, scores and transcripts."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from distilwhisper.speech.units import WINDOW_S
 
 # openai-whisper's limit per window: a window that says more than this is in a loop.
 MAX_NEW_TOKENS = 224
+MODELS_OWN = -1  # among the tokens to suppress: those that the model's configuration names
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,9 @@ class DecodingSettings:
     """Seconds that neighbouring chunks share; none: a third of a chunk, as in the paper."""
     vad_filter: bool = False
     """Leave out what holds no speech (needs the extra "vad")."""
+    clip_timestamps: tuple[float, ...] = ()
+    """Transcribe these stretches of a recording alone: start, end, start, end ... in seconds; the
+    last end may be left out. None: all of it."""
     condition_on_previous_text: bool = False
     """Sequential: a window is told the text before it. Smoother, but errors and loops carry on,
     and students that never saw a prompt break."""
@@ -49,9 +56,12 @@ class DecodingSettings:
     hotwords: str | None = None
     """Words to expect, told to every window before any other prompt."""
 
+    suppress_tokens: tuple[int, ...] = (MODELS_OWN,)
+    """Ids that are never written; -1 stands for the model's own list: symbols nobody speaks."""
+
     beam_size: int = 1
     """Hypotheses kept at temperature 0; 1 is greedy."""
-    temperatures: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+    temperature: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
     """Tried in turn while a window fails the thresholds; above 0 tokens are sampled."""
     compression_ratio_threshold: float | None = 2.4
     """A window whose text compresses better than this has failed: it repeats itself."""
@@ -75,6 +85,11 @@ class DecodingSettings:
         faults = [fault for fault in self._faults() if fault]
         if faults:
             raise ValueError("; ".join(faults))
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether parts of a recording are left out."""
+        return self.vad_filter or bool(self.clip_timestamps)
 
     @property
     def shared_s(self) -> float:
@@ -107,9 +122,16 @@ class DecodingSettings:
             else f"overlap_s must be at least 0 and at most {most_s:g}, four fifths of chunk_s "
             f"({self.chunk_s:g}), found {self.shared_s:g}",
             None
-            if self.temperatures and all(0 <= t <= 2 for t in self.temperatures)
-            else f"temperatures must be one or more numbers in [0, 2], found {self.temperatures}",
+            if self.temperature and all(0 <= t <= 2 for t in self.temperature)
+            else f"temperature must be one or more numbers in [0, 2], found {self.temperature}",
             _as_text("initial_prompt", self.initial_prompt),
+            _clip_fault(self.clip_timestamps),
+            "give clip_timestamps or vad_filter, not both: each names what is transcribed"
+            if self.clip_timestamps and self.vad_filter
+            else None,
+            None
+            if all(id_ >= MODELS_OWN for id_ in self.suppress_tokens)
+            else f"suppress_tokens must be ids from 0 on, or -1, found {self.suppress_tokens}",
             _as_text("hotwords", self.hotwords),
             "word_timestamps need timestamps=true: segments are timed first"
             if self.word_timestamps and not self.timestamps
@@ -121,6 +143,12 @@ class DecodingSettings:
             if self.condition_on_previous_text and self.long_form != "sequential"
             else None,
         ]
+
+
+def _clip_fault(times_s: Sequence[float]) -> str | None:
+    if all(0 <= a < b for a, b in pairwise((*times_s, math.inf))):
+        return None
+    return f"clip_timestamps must rise from 0 on, found {', '.join(f'{t:g}' for t in times_s)}"
 
 
 def _as_text(name: str, value: str | None) -> str | None:

@@ -193,7 +193,7 @@ class SlotState:
     no_speech_probs: Float[Tensor, " slots"]
     languages: Int[Tensor, " slots"]  # places among the special tokens' languages
     language_probs: Float[Tensor, " slots"]
-    temperatures: Float[Tensor, " slots"]
+    temperature: Float[Tensor, " slots"]
     n_generated: Int[Tensor, " slots"]  # this and the next three: RuleState
     last_was_timestamp: Bool[Tensor, " slots"]
     before_was_timestamp: Bool[Tensor, " slots"]
@@ -216,7 +216,7 @@ class SlotState:
             no_speech_probs=real.clone(),
             languages=whole.clone(),
             language_probs=real.clone(),
-            temperatures=real.clone(),
+            temperature=real.clone(),
             **{field.name: getattr(fresh, field.name) for field in fields(RuleState)},
         )
 
@@ -232,7 +232,7 @@ class SlotState:
         self.limits[slot] = len(job.prompt) + job.max_new_tokens
         self.ended[slot] = False
         self.sum_logprobs[slot] = 0.0
-        self.temperatures[slot] = job.temperature
+        self.temperature[slot] = job.temperature
         for field in fields(RuleState):
             getattr(self, field.name)[slot] = getattr(fresh, field.name)[0]
 

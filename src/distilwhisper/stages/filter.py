@@ -50,7 +50,7 @@ must be long enough to be no abbreviation, and of a script that has capitals.
 import json
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -114,6 +114,7 @@ class FilterSummary:
         n_stray_labels: labels of no utterance of the manifest; they were passed over.
         settings: the limits.
         retention: what is kept of whom, and what other limits would keep.
+        folder: of the verdicts; the summary stands for it as a path.
         calibration: how well gates without a reference know bad labels; None without references.
     """
 
@@ -126,7 +127,13 @@ class FilterSummary:
     n_stray_labels: int
     settings: FilterSettings
     retention: Retention | None = field(default=None, compare=False)
+    folder: Path | None = field(default=None, compare=False)
     calibration: Calibration | None = field(default=None, compare=False)
+
+    def __fspath__(self) -> str:
+        if self.folder is None:
+            raise TypeError("this summary was not made in a folder")
+        return str(self.folder)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what summary.json holds: the sums, and rates made of them."""
@@ -242,7 +249,7 @@ def filter_labels(
             summary = _write(table, settings, out, sources)
         if figures:
             _draw(summary, out / "figures")
-    return summary
+    return replace(summary, folder=out)
 
 
 def judge(utterance: Utterance, label: Label | None, settings: FilterSettings) -> Verdict:

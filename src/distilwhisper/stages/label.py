@@ -45,10 +45,14 @@ from distilwhisper.stages.settings import LabelSettings
 
 @dataclass(frozen=True)
 class LabelSummary:
-    """What a labelling run left behind."""
+    """What a labelling run left behind; as a path it is the folder of the labels."""
 
+    folder: Path
     n_labels: int  # one of every utterance: where one went wrong, it says so
     failed: dict[str, str]  # utterance id to what went wrong
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
 
     def __str__(self) -> str:
         n_good = self.n_labels - len(self.failed)
@@ -131,7 +135,7 @@ def label_manifest(
                 cost = sum(run_shards(job, missing, engine, on_progress=advance), Counts())
             if draft is not None:
                 say(f"label: {cost.describe_draft()}")
-        summary = _summary(shard_path(out, i) for i in shards)
+        summary = _summary(out, shards)
         if part is None:
             _write_problems(out / "problems.jsonl", manifest, summary.failed)
     return summary
@@ -309,6 +313,6 @@ def _write_problems(path: Path, manifest: Manifest, failed: Mapping[str, str]) -
         write_jsonl(path, rows)
 
 
-def _summary(paths: Iterable[Path]) -> LabelSummary:
-    rows = [row for path in paths for row in read_jsonl(path)]
-    return LabelSummary(len(rows), {row["id"]: row["error"] for row in rows if row["error"]})
+def _summary(out: Path, shards: Iterable[int]) -> LabelSummary:
+    rows = [row for shard in shards for row in read_jsonl(shard_path(out, shard))]
+    return LabelSummary(out, len(rows), {row["id"]: row["error"] for row in rows if row["error"]})

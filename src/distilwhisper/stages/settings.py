@@ -21,9 +21,7 @@ GpuName = Literal["h100", "h200", "a100", "a100-40gb", "l40s", "l4", "a10", "v10
 class LabelSettings:
     """How a corpus is labelled."""
 
-    decoding: DecodingSettings = field(
-        default_factory=lambda: DecodingSettings(temperatures=(0.0,))
-    )
+    decoding: DecodingSettings = field(default_factory=lambda: DecodingSettings(temperature=(0.0,)))
     """How audio becomes text. Labels are greedy: what fails is filtered out, not sampled again."""
     pack: bool = False
     """Decode short utterances of one language several to a window: sooner, but not always the
@@ -55,6 +53,7 @@ _OF_LONG_RECORDINGS = (
     "chunk_s",
     "overlap_s",
     "vad_filter",
+    "clip_timestamps",
     "condition_on_previous_text",
 )
 

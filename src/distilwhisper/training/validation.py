@@ -39,7 +39,7 @@ def validation_transcriber(
     settings = DecodingSettings(
         task=task,
         timestamps=False,
-        temperatures=(0.0,),
+        temperature=(0.0,),
         context_margin_s=context_margin_s,
     )
     return Transcriber(student, tokenizer, settings)

@@ -1,0 +1,185 @@
+"""Distillation without a recipe: from a folder of audio, or from labels, to a student.
+
+What is not asked for is chosen for some hours of speech. The recipe that comes of it is written
+into the run's folder, for a run that is to be like it but for one thing.
+"""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from distilwhisper.corpus.merging import moved_to
+from distilwhisper.corpus.records import (
+    Manifest,
+    read_labels,
+    read_manifest,
+    read_verdicts,
+    write_manifest,
+)
+from distilwhisper.corpus.splitting import split_manifest
+from distilwhisper.corpus.store import shard_path, write_shard
+from distilwhisper.decoding.settings import DecodingSettings
+from distilwhisper.model.checkpoint import read_config
+from distilwhisper.model.hardware import Hardware
+from distilwhisper.model.hub import resolve_model
+from distilwhisper.pipeline import DataSettings, Recipe, Run, run_recipe
+from distilwhisper.run.settings import build_settings
+from distilwhisper.stages.layers import StudentSettings
+from distilwhisper.stages.settings import EvaluateSettings, LabelSettings
+from distilwhisper.training.settings import TrainingSettings
+
+_PASSES, _USUAL_WINDOW_S = 6, 15.0  # over the windows, whose lengths vary up to 30 s
+_BATCH = 8
+_LEAST_STEPS, _MOST_STEPS = 100, 20_000
+_MOST_CACHED_HOURS = 50.0  # of whisper-base, some 20 GB
+_HELD_OUT, _MOST_HELD_OUT = 0.1, 100  # of kept utterances, to validate by
+
+
+def distil_folder(
+    source: Path,
+    teacher: str,
+    out: Path,
+    *,
+    hardware: Hardware,
+    student: StudentSettings,
+    language: str | None = None,
+    max_wer: float = 0.10,
+    steps: int | None = None,
+    force: bool = False,
+) -> Run:
+    """Make a student of a folder of audio with transcripts, or of a manifest; all stages.
+
+    Args:
+        source: split into what is trained on, validated by and tested on, speakers apart.
+        teacher: model folder, hub id or short name.
+        out: folder of the run; the same call goes on where it stopped.
+        hardware: where to run.
+        student: which layers it begins with.
+        language: of all the speech; none: what the manifest names, else it is detected.
+        max_wer: labels that differ more from the transcript are left out, a fraction.
+        steps: of training; none: a number for the hours there are.
+        force: do stages again whose settings or inputs have changed.
+    """
+    decoding = DecodingSettings(language=language)
+    recipe = Recipe(
+        name=out.name,
+        teacher=teacher,
+        data=DataSettings(source=str(source), language=language),
+        hardware=hardware,
+        label=LabelSettings(replace(decoding, temperature=(0.0,)), pack=True),
+        evaluate=EvaluateSettings(decoding),
+        student=student,
+    )
+    recipe = replace(recipe, filter=replace(recipe.filter, max_wer=max_wer))
+    run_recipe(recipe, out, command=sys.argv, stages=("data",), force=force)
+    hours = _hours(read_manifest(out / "data" / "train.jsonl"))
+    asked = {} if steps is None else {"steps": steps}
+    training = _training(asked, teacher, hardware, hours)
+    return run_recipe(replace(recipe, training=training), out, command=sys.argv, force=force)
+
+
+def distil_labels(
+    manifest: Path,
+    labels: Path,
+    verdicts: Path,
+    *,
+    teacher: str,
+    out: Path,
+    hardware: Hardware,
+    student: StudentSettings,
+    training: Mapping[str, Any],
+    validation: Path | None = None,
+    force: bool = False,
+) -> Path:
+    """Train a student on labels that were kept, and return its folder.
+
+    Args:
+        manifest: what was labelled.
+        labels: folder of the labels.
+        verdicts: folder of the verdicts.
+        teacher: model folder, hub id or short name.
+        out: folder of the run.
+        hardware: where to run.
+        student: which layers it begins with.
+        training: fields of :class:`~distilwhisper.training.settings.TrainingSettings`; the others
+            are chosen for the hours there are.
+        validation: a manifest with references; none: a tenth of what was kept is held out, a
+            hundred utterances at most, speakers apart; what has no reference is judged by its
+            label.
+        force: do again what was made with other settings or of other inputs.
+    """
+    spoken = read_manifest(manifest)
+    kept = {id_ for id_, verdict in read_verdicts(verdicts).items() if verdict.keep}
+    learnt = replace(spoken, utterances=tuple(u for u in spoken.utterances if u.id in kept))
+    if not kept:
+        raise ValueError(f"{verdicts}: no label was kept, and there is nothing to learn from")
+    made = {"labels": labels, "verdicts": verdicts}
+    if validation is None:
+        manifest, validation = _hold_out(learnt, labels, out)
+        made["verdicts"] = _without_held_out(verdicts, manifest, out)
+    recipe = Recipe(
+        name=out.name,
+        teacher=teacher,
+        data=DataSettings(train=str(manifest), validation=str(validation), test=str(validation)),
+        hardware=hardware,
+        student=student,
+        training=_training(training, teacher, hardware, _hours(learnt)),
+    )
+    run_recipe(recipe, out, command=sys.argv, stages=("student", "train"), made=made, force=force)
+    return out / "student"
+
+
+def _training(
+    asked: Mapping[str, Any], teacher: str, hardware: Hardware, hours: float
+) -> TrainingSettings:
+    """Return settings for so many hours of speech, but for what was asked for."""
+    windows = hours * 3600 / 15
+    steps = asked.get(
+        "steps", min(max(round(_PASSES * windows / _BATCH), _LEAST_STEPS), _MOST_STEPS)
+    )
+    width = read_config(resolve_model(teacher)).width
+    caches = hardware.pick_device().type == "cpu" and hours <= _MOST_CACHED_HOURS
+    chosen: dict[str, Any] = {
+        "steps": steps,
+        "batch_size": _BATCH,
+        "micro_batch_size": _BATCH,
+        "peak_lr": 8e-4 if width <= 512 else 4e-4 if width <= 768 else 1e-4,
+        "warmup_steps": steps // 20,
+        "checkpoint_every": max(steps // 4, 1),
+        "log_every": 10,
+        "pack_s": 30.0,
+        "pack_across_recordings": True,
+        "freeze_embeddings": True,
+        "cache_encoder": caches,
+        "cache_teacher": caches,
+    }
+    return build_settings(TrainingSettings, {**chosen, **asked}, where="the options")
+
+
+def _hours(manifest: Manifest) -> float:
+    return sum(u.duration_s or 10.0 for u in manifest.utterances) / 3600
+
+
+def _hold_out(learnt: Manifest, labels: Path, out: Path) -> tuple[Path, Path]:
+    """Write what is trained on and what is validated by, and return the two manifests."""
+    texts = read_labels(labels)
+    fraction = min(_HELD_OUT, _MOST_HELD_OUT / len(learnt.utterances))
+    parts = split_manifest(learnt, {"validation": fraction}, seed=0)
+    parts["validation"] = [
+        u if u.text is not None else replace(u, text=texts[u.id].text) for u in parts["validation"]
+    ]
+    paths = {name: out / "data" / f"{name}.jsonl" for name in ("train", "validation")}
+    for name, path in paths.items():
+        part = replace(learnt, utterances=tuple(parts[name]))
+        write_manifest(path, moved_to(path.parent, part))
+    return paths["train"], paths["validation"]
+
+
+def _without_held_out(verdicts: Path, train: Path, out: Path) -> Path:
+    """Write the verdicts on what is trained on, and return their folder."""
+    ids = {u.id for u in read_manifest(train).utterances}
+    rows = [v.to_dict() for v in read_verdicts(verdicts).values() if v.id in ids]
+    write_shard(shard_path(out / "verdicts", 0), rows)
+    return out / "verdicts"
