@@ -109,7 +109,7 @@ def test_a_file_that_cannot_be_read_stops_no_other(
     assert [result.transcript is None for result in results] == [True, False, True, True, False]
     for result in results:
         assert (result.error is None) == (result.transcript is not None)
-        assert result.error is None or Path(result.source).name in result.error
+        assert result.error is None or Path(result.source).name in str(result.error)
 
 
 def test_a_file_is_done_before_the_next_begins(

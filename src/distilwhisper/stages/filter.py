@@ -138,7 +138,7 @@ class FilterSummary:
     def to_dict(self) -> dict[str, Any]:
         """Return what summary.json holds: the sums, and rates made of them."""
         return {
-            **asdict(self),
+            **{name: value for name, value in asdict(self).items() if name != "folder"},
             "errors": {unit: _with_rate(counts) for unit, counts in self.errors.items()},
             "errors_kept": {unit: _with_rate(counts) for unit, counts in self.errors_kept.items()},
         }
