@@ -12,18 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
-
 SECONDS_BETWEEN_LINES = 20.0
 
 
@@ -91,29 +79,34 @@ def progress_bar(label: str, total: float, unit: str) -> Iterator[Advance]:
     if not (_SHOWN.n and sys.stderr.isatty()):
         yield _Lines(label, total, unit)
         return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn(unit),
-        _SpeedColumn(),
+        TextColumn("{task.fields[speed]}"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task(label, total=total, audio_s=0.0)
+        task = bars.add_task(label, total=total, speed="")
+        sound_s = 0.0
 
         def advance(n: float, audio_s: float = 0.0) -> None:
-            so_far = bars.tasks[task].fields["audio_s"]
-            bars.update(task, advance=n, audio_s=so_far + audio_s)
+            nonlocal sound_s
+            sound_s += audio_s
+            speed = _speed(sound_s, bars.tasks[task].elapsed or 0.0)
+            bars.update(task, advance=n, speed=speed)
 
         yield advance
-
-
-class _SpeedColumn(ProgressColumn):
-    """Hours of audio per hour."""
-
-    def render(self, task: Task) -> Text:
-        return Text(_speed(task.fields["audio_s"], task.elapsed or 0.0))
 
 
 class _Lines:

@@ -21,8 +21,6 @@ from importlib import metadata
 from pathlib import Path
 
 import torch
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub import errors as hub_errors
 
 from distilwhisper.errors import DistilwhisperError
 from distilwhisper.model.ctranslate2 import read_ctranslate2
@@ -76,11 +74,6 @@ _TOKENIZER_SOURCES = {
     51_865: "openai/whisper-base",
     51_866: "openai/whisper-large-v3",
 }
-
-
-# requests', httpx's or a later client's, by the version of huggingface_hub: the base of what a
-# connection that fails raises, where that is no OSError.
-_HTTP_ERROR: type[Exception] = vars(hub_errors).get("HTTPError", OSError)
 
 
 class ModelNotFound(DistilwhisperError):
@@ -212,11 +205,17 @@ def _download_model(repo: str, revision: str | None) -> Path:
 
 def _download(repo: str, revision: str | None, patterns: Sequence[str]) -> Path:
     """Return the folder of a snapshot, from the hub if it answers, else from its cache."""
+    # Half a second, which a folder on this disk does not cost.
+    from huggingface_hub import HfApi, errors, snapshot_download
+
+    # requests', httpx's or a later client's, by the version of huggingface_hub: the base of what a
+    # connection that fails raises, where that is no OSError.
+    http_error: type[Exception] = vars(errors).get("HTTPError", OSError)
     reason = ""
     try:
         # Asked for its timeout: snapshot_download waits for a silent hub without one.
         HfApi().model_info(repo, revision=revision, timeout=_HUB_TIMEOUT_S)
-    except (_HTTP_ERROR, OSError) as error:
+    except (http_error, OSError) as error:
         reason = _one_line(error)
     try:
         return Path(
@@ -228,9 +227,9 @@ def _download(repo: str, revision: str | None, patterns: Sequence[str]) -> Path:
                 etag_timeout=_HUB_TIMEOUT_S,
             )
         )
-    except hub_errors.LocalEntryNotFoundError as error:
+    except errors.LocalEntryNotFoundError as error:
         reason = reason or _one_line(error)
-    except (_HTTP_ERROR, OSError) as error:
+    except (http_error, OSError) as error:
         reason = _one_line(error)
     raise ModelNotFound(
         f"{repo}: no such folder, not in the hub's cache, and the hub did not give it ({reason}). "
