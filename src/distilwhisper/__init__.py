@@ -13,13 +13,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from distilwhisper.api import Model, distil, evaluate, filter, label, load_model  # noqa: A004
+    from distilwhisper.api import distil, evaluate, filter, label  # noqa: A004
     from distilwhisper.corpus.importing.importer import import_data
     from distilwhisper.corpus.importing.settings import ImportSettings
     from distilwhisper.decoding.settings import DecodingSettings
     from distilwhisper.errors import DistilwhisperError
     from distilwhisper.evaluation.comparison import Comparison
     from distilwhisper.filtering.settings import FilterSettings
+    from distilwhisper.loaded import Model, load_model
     from distilwhisper.model.delta import write_delta
     from distilwhisper.model.hardware import Hardware
     from distilwhisper.model.hub import import_model, resolve_model
@@ -38,13 +39,14 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "api": ("Model", "distil", "evaluate", "filter", "label", "load_model"),
+    "api": ("distil", "evaluate", "filter", "label"),
     "corpus.importing.importer": ("import_data",),
     "corpus.importing.settings": ("ImportSettings",),
     "decoding.settings": ("DecodingSettings",),
     "errors": ("DistilwhisperError",),
     "evaluation.comparison": ("Comparison",),
     "filtering.settings": ("FilterSettings",),
+    "loaded": ("Model", "load_model"),
     "model.delta": ("write_delta",),
     "model.hardware": ("Hardware",),
     "model.hub": ("import_model", "resolve_model"),

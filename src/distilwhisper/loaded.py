@@ -1,0 +1,191 @@
+"""A model that transcribes: the front door's first half, which needs no more than the core."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from distilwhisper.decoding.settings import DecodingSettings
+from distilwhisper.decoding.transcriber import Transcriber
+from distilwhisper.model.hardware import Backend, DTypeName, Hardware
+from distilwhisper.options import settings_of, with_settings
+from distilwhisper.progress import showing_progress
+from distilwhisper.speech.arrays import Sound, to_samples
+from distilwhisper.speech.audio import Note, Samples
+from distilwhisper.speech.sources import NamedBytes, OpenFile
+from distilwhisper.speech.units import SAMPLE_RATE_HZ
+from distilwhisper.text.transcript import Segment, Transcript
+from distilwhisper.transcribe import Listening, TranscribedFile, stream_file, transcribe_files
+
+DEFAULT_MODEL = "base"
+
+Audio: TypeAlias = str | PathLike[str] | bytes | OpenFile | Sound
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded Whisper model; :func:`load_model` makes it.
+
+    Threads may share it. Every call has settings of its own.
+
+    Attributes:
+        name: as it was asked for: a short name, a hub id or a folder.
+        hardware: where it runs, and in which numbers.
+        draft: the name of the model that drafts for it, if one does.
+    """
+
+    name: str
+    hardware: Hardware = field(repr=False)
+    draft: str | None = field(repr=False)
+    transcriber: Transcriber = field(repr=False, compare=False)
+
+    @property
+    def folder(self) -> Path:
+        """The folder with its weights, in the Hugging Face layout."""
+        return self.transcriber.checkpoint.folder
+
+    @property
+    def is_multilingual(self) -> bool:
+        """Whether it knows languages other than English."""
+        return self.transcriber.tokenizer.is_multilingual
+
+    @with_settings(DecodingSettings)
+    def transcribe(
+        self,
+        audio: Audio,
+        *,
+        sampling_rate: int = SAMPLE_RATE_HZ,
+        audio_track: int | str | None = None,
+        channel: int | Literal["mix", "each"] = "mix",
+        strict: bool = False,
+        progress: bool = False,
+        **options: Any,
+    ) -> Transcript:
+        """Transcribe a recording of any length.
+
+        Args:
+            audio: a path or URL of audio or video, the bytes of such a file, an open binary file,
+                or samples: floats of about [-1, 1] or integers, of two channels the mean.
+            sampling_rate: of samples, in Hz.
+            audio_track: of a file with several: its number from 0, or its language.
+            channel: of a file: its number from 0, or the mean of all; "each": one transcript of
+                all of them, whose segments name their channel.
+            strict: refuse a damaged file, instead of transcribing what can be read of it.
+            progress: show a bar on standard error.
+            **options: the fields of :class:`~distilwhisper.DecodingSettings`, such as language,
+                word_timestamps, vad_filter, beam_size, initial_prompt.
+
+        Returns:
+            Text, language, duration, and segments with their times in seconds. What is odd about
+            the sound stands in its notes, and is logged as a warning.
+
+        Raises:
+            OSError, CorruptAudio: the audio cannot be read.
+            ValueError: the samples are no sound, or there is no such option.
+        """
+        done: list[TranscribedFile] = []
+        with shown(progress):
+            transcribe_files(
+                self._for_call(options),
+                [_source(audio, sampling_rate)],
+                on_done=done.append,
+                listening=Listening(audio_track, channel, strict),
+            )
+        (result,) = done
+        if result.transcript is None:
+            assert result.error is not None
+            raise result.error
+        for note in result.notes:
+            _warn(note)
+        return result.transcript
+
+    @with_settings(DecodingSettings)
+    def stream(
+        self,
+        audio: Audio,
+        *,
+        sampling_rate: int = SAMPLE_RATE_HZ,
+        audio_track: int | str | None = None,
+        channel: int | Literal["mix"] = "mix",
+        strict: bool = False,
+        **options: Any,
+    ) -> Iterator[Segment]:
+        """Transcribe a recording, and yield its segments as they are known, in order.
+
+        A segment comes as soon as what follows can change it no more. Those of chunked
+        transcription (the default) come a chunk at a time.
+
+        Args:
+            audio: as for :meth:`transcribe`.
+            sampling_rate: likewise.
+            audio_track: likewise.
+            channel: likewise, but for "each".
+            strict: likewise.
+            **options: likewise.
+
+        Raises:
+            OSError, CorruptAudio, ValueError: as for :meth:`transcribe`, with the first segment.
+        """
+        return stream_file(
+            self._for_call(options),
+            _source(audio, sampling_rate),
+            on_note=_warn,
+            listening=Listening(audio_track, channel, strict),
+        )
+
+    def _for_call(self, options: dict[str, Any]) -> Transcriber:
+        return self.transcriber.with_settings(settings_of(DecodingSettings, options))
+
+
+def load_model(
+    name: str | PathLike[str] = DEFAULT_MODEL,
+    *,
+    device: str = "auto",
+    dtype: DTypeName = "auto",
+    backend: Backend = Hardware.backend,
+    draft: str | PathLike[str] | None = None,
+) -> Model:
+    """Load a model.
+
+    Args:
+        name: a short name (tiny, base.en, large-v3, turbo, distil-large-v3.5 ...), a hub id
+            ``owner/name``, or a folder: a Hugging Face model or a student's delta.
+        device: cpu, cuda, cuda:1 ..., mps; auto takes a CUDA GPU where there is one.
+        dtype: auto takes 16 bits where the processor multiplies them natively.
+        backend: what computes; see :class:`~distilwhisper.Hardware`.
+        draft: a smaller model that drafts for this one, such as its student: the same text, sooner
+            if most of what it proposes is right.
+
+    Raises:
+        ModelNotFound: there is no such folder, and the hub does not give the model either.
+        BadCheckpoint: it is no Whisper model, or is damaged.
+        ValueError: the device is not there, or the draft does not fit.
+    """
+    hardware = Hardware(device, dtype, backend)
+    drafting = None if draft is None else fspath(draft)
+    transcriber = Transcriber.from_model(fspath(name), DecodingSettings(), hardware, draft=drafting)
+    return Model(fspath(name), hardware, drafting, transcriber)
+
+
+def _source(audio: Audio, sampling_rate: int) -> str | NamedBytes | Samples:
+    if isinstance(audio, (str, PathLike)):
+        return fspath(audio)
+    if isinstance(audio, (bytes, bytearray, memoryview)):
+        return NamedBytes(bytes(audio), "the audio")
+    if hasattr(audio, "read"):
+        return NamedBytes(audio.read(), str(getattr(audio, "name", "the audio")))
+    return to_samples(audio, "the audio", sampling_rate=sampling_rate)
+
+
+def shown(progress: bool) -> AbstractContextManager[None]:
+    """Show the log and bars within, or show nothing."""
+    return showing_progress() if progress else nullcontext()
+
+
+def _warn(note: Note) -> None:
+    _log.warning(note.text)
