@@ -93,9 +93,7 @@ class Manifest:
 
     def audio_source(self, utterance: Utterance) -> str:
         """Return an utterance's audio as an absolute path or URL, ``#member`` included."""
-        if "://" in utterance.audio:
-            return utterance.audio
-        return os.path.join(self.root, utterance.audio)  # noqa: PTH118  a Path would edit members
+        return audio_in(self.root, utterance.audio)
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,6 +325,12 @@ def write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
     if faults:
         raise BadManifest(_too_faulty(path, faults[:_N_FAULTS_SHOWN], len(faults)))
     write_jsonl(path, map(_row, utterances))
+
+
+def audio_in(folder: Path, audio: str) -> str:
+    """Return the path of a sound that is named relative to a folder; a URL as it is."""
+    # A Path would edit the names of members.
+    return audio if "://" in audio else os.path.join(folder, audio)  # noqa: PTH118
 
 
 def audio_from(folder: Path, audio: str | Path) -> str:
