@@ -130,16 +130,6 @@ def shard_paths(folder: Path) -> list[Path]:
     return [path for _, _, path in sorted(numbered)]
 
 
-def read_shards(folder: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of all shards of a folder, in order.
-
-    Raises:
-        TornShard: as for :func:`read_jsonl`.
-    """
-    for path in shard_paths(folder):
-        yield from read_jsonl(path)
-
-
 def replace_folder(temporary: Path, final: Path) -> None:
     """Give a finished folder its name; a folder that has this name is replaced.
 
