@@ -31,20 +31,11 @@ _CELL_LINES = 500  # the most that a cell in quotes may have
 Row: TypeAlias = Mapping[str, object]
 
 
-def read_table_file(source: Path, settings: ImportSettings) -> Found:
+def table_entries(table: Path, folder: Path, settings: ImportSettings) -> Found:
     """Yield the utterances of a table that names its audio.
 
-    An audio path is relative to the table's folder, or else to the current one. An utterance's id
-    is the path without its ending, with the times of the span if it is one.
-
-    Raises:
-        BadTranscripts: the table cannot be read, or names no audio.
-    """
-    return table_entries(source, source.parent, settings)
-
-
-def table_entries(table: Path, folder: Path, settings: ImportSettings) -> Found:
-    """Yield the utterances of a table whose audio paths are relative to a folder.
+    An audio path is relative to the folder, or else to the current one. An utterance's id is the
+    path without its ending, with the times of the span if it is one.
 
     Raises:
         BadTranscripts: the table cannot be read, or names no audio.
