@@ -14,8 +14,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from distilwhisper.errors import DistilwhisperError
 from distilwhisper.extras import needed_by
 from distilwhisper.run.files import StoreError as StoreError
