@@ -6,13 +6,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from distilwhisper.checks import NOT_EMPTY, SHARES, ruled
 from distilwhisper.plotting import Line, draw_lines
 from experiments.context import Context
 from experiments.experiment import TRAINS, Outcome, experiment
 from experiments.figures import wer_line
 from experiments.power_law import NoFit, PowerLaw, fit_power_law
 from experiments.results import interval_notes
-from experiments.settings import NOT_EMPTY, SHARES, StudentsSettings, ruled
+from experiments.settings import StudentsSettings
 from experiments.students import (
     NOTE,
     Corpus,

@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from distilwhisper.checks import ABOVE_0, NOT_EMPTY, ruled
 from distilwhisper.model.checkpoint import count_parameters, read_config
 from experiments.cells import model_folder
 from experiments.context import Context
 from experiments.experiment import TRAINS, Outcome, experiment
 from experiments.figures import draw_bars, speed_figure
 from experiments.results import interval_notes
-from experiments.settings import ABOVE_0, NOT_EMPTY, StudentsSettings, TimingSettings, ruled
+from experiments.settings import StudentsSettings, TimingSettings
 from experiments.students import (
     NOTE,
     judge_students,

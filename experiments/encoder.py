@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from distilwhisper.checks import AT_LEAST_1, NOT_EMPTY, ruled
 from distilwhisper.corpus.batches import load_utterances
 from distilwhisper.corpus.records import read_manifest
 from distilwhisper.model.checkpoint import load_checkpoint, read_config
@@ -26,7 +27,7 @@ from experiments.designs import TRAINED_ENCODER
 from experiments.experiment import TRAINS, Outcome, experiment
 from experiments.figures import draw_bars
 from experiments.results import interval_notes
-from experiments.settings import AT_LEAST_1, NOT_EMPTY, StudentsSettings, ruled
+from experiments.settings import StudentsSettings
 from experiments.students import NOTE, Plan, kept_ids, label_corpus, plan, train_students
 from experiments.tables import WER, Column, P, Table, fact, less
 

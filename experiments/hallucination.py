@@ -7,13 +7,14 @@ from importlib.util import find_spec
 from operator import itemgetter
 from typing import Any
 
-from distilwhisper.speech.nonspeech import SOUNDS
+from distilwhisper.checks import ABOVE_0, ruled
 from distilwhisper.speech.units import seconds_to_samples
 from experiments.cells import Arm
 from experiments.context import Context
 from experiments.experiment import Outcome, experiment
 from experiments.figures import draw_bars
-from experiments.settings import ABOVE_0, Settings, ruled
+from experiments.nonspeech import SOUNDS
+from experiments.settings import Settings
 from experiments.tables import Column, Table
 
 UNCHECKED: Mapping[str, Any] = {

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from operator import attrgetter, itemgetter
 from typing import Any
 
+from distilwhisper.checks import NOT_EMPTY, ruled
 from distilwhisper.corpus.batches import Example, join_kept
 from distilwhisper.corpus.packing import pack_examples
 from distilwhisper.corpus.records import Verdict
@@ -21,7 +22,6 @@ from experiments.context import Context
 from experiments.experiment import Outcome, experiment
 from experiments.figures import draw_bars
 from experiments.results import Rate, Result, Row, interval_notes, total
-from experiments.settings import NOT_EMPTY, ruled
 from experiments.spoiling import SpoilingSettings, SpoiltPairs, score_label, spoil_pairs
 from experiments.students import Corpus, judge_corpus, label_corpus
 from experiments.tables import WER, Column, Table, rate

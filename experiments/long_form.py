@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+from distilwhisper.checks import NOT_EMPTY, ruled
 from distilwhisper.plotting import Line, draw_lines
 from experiments.cells import Arm
 from experiments.context import Context
@@ -9,7 +10,7 @@ from experiments.experiment import Outcome, experiment
 from experiments.figures import wer_line
 from experiments.quality import set_columns
 from experiments.results import interval_notes
-from experiments.settings import NOT_EMPTY, Settings, TimingSettings, ruled
+from experiments.settings import Settings, TimingSettings
 from experiments.tables import (
     PAPER,
     REPETITIONS,

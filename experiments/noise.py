@@ -3,13 +3,14 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from distilwhisper.checks import NOT_EMPTY, ruled
 from distilwhisper.plotting import draw_lines
 from experiments.cells import Arm
 from experiments.context import Context
 from experiments.experiment import Outcome, experiment
 from experiments.figures import wer_line
 from experiments.results import interval_notes
-from experiments.settings import NOT_EMPTY, Settings, ruled
+from experiments.settings import Settings
 from experiments.tables import WER, Table, less, pivot
 
 

@@ -7,6 +7,7 @@ from itertools import accumulate
 from statistics import fmean
 from typing import Any
 
+from distilwhisper.checks import AT_LEAST_1, NOT_EMPTY, ruled
 from distilwhisper.corpus.batches import load_readable
 from distilwhisper.corpus.records import Utterance, read_manifest
 from distilwhisper.plotting import draw_lines
@@ -17,7 +18,7 @@ from experiments.context import Context, Model
 from experiments.experiment import Outcome, experiment
 from experiments.figures import wer_line
 from experiments.results import Row, interval_notes, score_texts
-from experiments.settings import AT_LEAST_1, NOT_EMPTY, Settings, ruled
+from experiments.settings import Settings
 from experiments.tables import WER, Column, Table, less
 
 KINDS = ("matching", "unrelated")

@@ -7,6 +7,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Any
 
+from distilwhisper.checks import NOT_EMPTY, ruled
 from distilwhisper.corpus.batches import load_readable
 from distilwhisper.corpus.records import Utterance, read_manifest
 from distilwhisper.decoding.chunks import ChunkWords, join_chunks
@@ -21,7 +22,7 @@ from experiments.context import Context
 from experiments.experiment import Outcome, experiment
 from experiments.figures import wer_line
 from experiments.results import Result, Row, interval_notes, score_texts
-from experiments.settings import NOT_EMPTY, Settings, ruled
+from experiments.settings import Settings
 from experiments.tables import REPETITIONS, WER, Column, Table, Value, fact, less, rate
 
 # Edges of the bins of a word's distance to the nearest seam; the last bin has no end.

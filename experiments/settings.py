@@ -1,10 +1,11 @@
 """What experiments run on. Those of one experiment stand in its own file, and build on these."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
+from distilwhisper.checks import AT_LEAST_1, check_rules, ruled
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.filtering.settings import FilterSettings
 from distilwhisper.model.hardware import Hardware
@@ -15,22 +16,6 @@ from distilwhisper.training.settings import TrainingSettings
 
 Scale = Literal["small", "paper"]
 SCALES = Path(__file__).parent / "scales"
-
-Rule = tuple[str, Callable[[Any], bool]]  # what a setting must do, and whether a value does
-
-AT_LEAST_1: Rule = ("be at least 1", lambda value: value >= 1)
-ABOVE_0: Rule = ("be above 0", lambda value: value > 0)
-NOT_EMPTY: Rule = ("name at least one", bool)
-SHARE: Rule = ("lie above 0 and be at most 1", lambda value: 0 < value <= 1)
-SHARES: Rule = (
-    "name at least one, each above 0 and at most 1",
-    lambda values: bool(values) and all(0 < value <= 1 for value in values),
-)
-
-
-def ruled(default: Any, rule: Rule) -> Any:
-    """Return a field of settings whose values must keep to a rule."""
-    return field(default=default, metadata={"rule": rule})
 
 
 @dataclass(frozen=True)
@@ -64,14 +49,7 @@ class Settings:
     their own (training.seed, decoding.seed)."""
 
     def __post_init__(self) -> None:
-        ruled_by = {f.name: f.metadata["rule"] for f in fields(self) if "rule" in f.metadata}
-        faults = [
-            f"{name} must {rule}, found {getattr(self, name)}"
-            for name, (rule, keeps) in ruled_by.items()
-            if not keeps(getattr(self, name))
-        ]
-        if faults:
-            raise ValueError("; ".join(faults))
+        check_rules(self)
 
 
 @dataclass(frozen=True)

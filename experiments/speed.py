@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from distilwhisper.checks import NOT_EMPTY, ruled
 from distilwhisper.corpus.batches import load_readable
 from distilwhisper.corpus.records import read_manifest
 from distilwhisper.model.hardware import DTypeName
@@ -17,7 +18,7 @@ from experiments.early_exit import EarlyExitDecoder
 from experiments.experiment import Outcome, experiment
 from experiments.figures import wer_line
 from experiments.results import Row, interval_notes, score_texts
-from experiments.settings import NOT_EMPTY, Settings, TimingSettings, ruled
+from experiments.settings import Settings, TimingSettings
 from experiments.tables import PAPER, WER, Column, Table, fact, less
 from experiments.timing import NOTE, speed, time_arms, timed_results
 

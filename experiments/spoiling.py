@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from distilwhisper.checks import SHARE, ruled
 from distilwhisper.corpus.batches import load_readable
 from distilwhisper.corpus.records import (
     Label,
@@ -28,7 +29,7 @@ from distilwhisper.stages.label import label_manifest
 from experiments.cells import digest, model_folder
 from experiments.context import Context
 from experiments.results import Row, score_texts
-from experiments.settings import SHARE, LabelledSettings, ruled
+from experiments.settings import LabelledSettings
 from experiments.students import Corpus, train_set
 
 Generator: TypeAlias = np.random.Generator

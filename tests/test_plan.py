@@ -196,7 +196,8 @@ def test_what_cannot_be_counted_is_named(tmp_path: Path, tiny_model: Path) -> No
     recipe = replace(recipe, data=DataSettings(source=str(tmp_path / "m.jsonl")))
     with pytest.raises(ValueError, match=r"must state duration_s.*--hours"):
         plan_recipe(recipe, PlanSettings())
-    with pytest.raises(ValueError, match=r"hours must be above 0.*; efficiency must be at most 1"):
+    faults = r"hours must be above 0.*; efficiency must lie above 0 and be at most 1"
+    with pytest.raises(ValueError, match=faults):
         PlanSettings(hours=0, efficiency=2)
 
 

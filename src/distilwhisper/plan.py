@@ -35,6 +35,7 @@ from distilwhisper.pipeline import Recipe, check_recipe
 from distilwhisper.run.settings import SettingsError, build_settings, read_recipe
 from distilwhisper.speech.units import WINDOW_S
 from distilwhisper.stages.settings import GpuName, PlanSettings
+from distilwhisper.tables import table_lines
 from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.training.fused import chunk_logits
 from distilwhisper.training.state import N_KEPT
@@ -142,24 +143,31 @@ class Plan:
 
     def __str__(self) -> str:
         priced = any(stage.price is not None for stage in self.stages)
-        head = f"{'stage':<10}{self.gpu + ' hours':>16}{'memory GB':>12}{'disk GB':>10}"
-        lines = [*self.supposed, "", head + (f"{'price':>12}" if priced else "") + "  hours from"]
         total = StagePlan(
             "total",
             sum(stage.device_hours for stage in self.stages),
             max(stage.memory_gb for stage in self.stages),
             sum(stage.disk_gb for stage in self.stages),
             "",
-            sum(stage.price or 0 for stage in self.stages) if priced else None,
+            sum(stage.price or 0 for stage in self.stages),
         )
-        for row in (*self.stages, total):
-            price = f"{row.price or 0:>12,.2f}" if priced else ""
-            warning = " DOES NOT FIT" if row.memory_gb > self.device_memory_gb else ""
-            lines.append(
-                f"{row.stage:<10}{row.device_hours:>16,.2f}{row.memory_gb:>12,.1f}"
-                f"{row.disk_gb:>10,.2f}{price}  {row.how}{warning}"
-            )
-        return "\n".join(lines)
+        stages = (*self.stages, total)
+        head = ["stage", f"{self.gpu} hours", "memory GB", "disk GB", *["price"] * priced]
+        rows = [
+            [
+                row.stage,
+                f"{row.device_hours:,.2f}",
+                f"{row.memory_gb:,.1f}",
+                f"{row.disk_gb:,.2f}",
+                *[f"{row.price or 0:,.2f}"] * priced,
+            ]
+            for row in stages
+        ]
+        warnings = [" DOES NOT FIT" * (s.memory_gb > self.device_memory_gb) for s in stages]
+        notes = ["hours from", *(s.how + w for s, w in zip(stages, warnings, strict=True))]
+        lines = zip(table_lines([head, *rows]), notes, strict=True)
+        noted = (f"{line}  {note}".rstrip() for line, note in lines)
+        return "\n".join([*self.supposed, "", *noted])
 
 
 def plan_recipe(recipe: Recipe, settings: PlanSettings) -> Plan:

@@ -16,13 +16,17 @@ from distilwhisper.corpus.store import (
     StoreError,
     TornShard,
     read_jsonl,
-    read_shards,
     replace_folder,
     shard_path,
+    shard_paths,
     write_atomic,
     write_jsonl,
     write_shard,
 )
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    return [row for path in shard_paths(folder) for row in read_jsonl(path)]
 
 
 def names(folder: Path) -> list[str]:
@@ -115,7 +119,7 @@ def test_a_full_disk_is_named_and_finished_shards_stay(full_disk: Path) -> None:
     with pytest.raises(StoreError, match=os.strerror(errno.ENOSPC)):
         write_shards(full_disk, "")  # there is room for these, and soon none for their names
     assert 1 < len(names(full_disk)) < 6
-    assert [row["text"] for row in read_shards(full_disk)] == [""] * len(names(full_disk))
+    assert [row["text"] for row in rows_of(full_disk)] == [""] * len(names(full_disk))
 
 
 def test_a_rename_that_fails_removes_the_temporary(tmp_path: Path) -> None:
@@ -162,7 +166,7 @@ def test_a_killed_writer_leaves_the_old_file_and_its_temporary_is_taken_over(
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert names(tmp_path) == [".shard-00000.jsonl.tmp", "shard-00000.jsonl"]
-    assert list(read_shards(tmp_path)) == [{"id": "old"}]
+    assert rows_of(tmp_path) == [{"id": "old"}]
     write_jsonl(path, [{"id": "new"}])
     assert names(tmp_path) == ["shard-00000.jsonl"]
     assert list(read_jsonl(path)) == [{"id": "new"}]
@@ -220,7 +224,7 @@ def test_shards_are_read_in_the_order_of_their_numbers(tmp_path: Path) -> None:
         write_jsonl(shard_path(tmp_path, index), [{"index": index}])
     for other in ("summary.json", "scores.jsonl", ".shard-00001.jsonl.tmp", "shard-1.jsonl"):
         (tmp_path / other).write_text("no shard")
-    assert [row["index"] for row in read_shards(tmp_path)] == [2, 99_999, 100_000]
+    assert [row["index"] for row in rows_of(tmp_path)] == [2, 99_999, 100_000]
 
 
 # Folders
@@ -278,16 +282,16 @@ def test_a_shard_is_checked_where_it_is_read(tmp_path: Path) -> None:
     # A stage may write it anew, and the same again.
     for _ in range(2):
         write_shard(shard, [{"id": "c"}])
-        assert list(read_shards(tmp_path)) == [{"id": "c"}]
+        assert rows_of(tmp_path) == [{"id": "c"}]
 
 
 def test_a_shard_of_nobody_is_found_and_one_without_digests_is_believed(tmp_path: Path) -> None:
     write_shard(shard_path(tmp_path / "ours", 0), [{"id": "a"}])
     write_jsonl(shard_path(tmp_path / "ours", 1), [{"id": "b"}])
     with pytest.raises(ChangedShard):
-        list(read_shards(tmp_path / "ours"))
+        rows_of(tmp_path / "ours")
     write_jsonl(shard_path(tmp_path / "plain", 0), [{"id": "a"}])
-    assert list(read_shards(tmp_path / "plain")) == [{"id": "a"}]
+    assert rows_of(tmp_path / "plain") == [{"id": "a"}]
 
 
 def test_a_shard_is_good_whenever_its_writer_is_killed(

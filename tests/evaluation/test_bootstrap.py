@@ -211,5 +211,5 @@ def test_what_was_counted_must_fit_together() -> None:
     pair = (Counted([1, 0], [5, 5], ["a", "b"]), Counted([1, 0], [5, 5], ["b", "c"]))
     with pytest.raises(ValueError, match="2 of the one and 2 of the other, 1 of them of both"):
         mean_difference([pair], Resampling())
-    with pytest.raises(ValueError, match=r"1 draw, found n = 0; level .* found 1"):
+    with pytest.raises(ValueError, match=r"n must be at least 1, found 0; level .* found 1"):
         Resampling(n=0, level=1)

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from distilwhisper.corpus.store import read_jsonl, write_jsonl
 from distilwhisper.evaluation.bootstrap import (
     Counted,
     Resampling,
@@ -47,10 +46,6 @@ def test_the_keys_are_those_that_others_read(comparison: Comparison) -> None:
     assert (row["models"], row["baseline"]) == (["small", "large"], "large")
     assert (row["sets"], row["noises"]) == (["first", "second"], [None])
     assert row["resampling"] == {"n": 500, "level": 0.95, "seed": 2}
-
-
-def test_a_comparison_is_read_back_as_it_was_written(comparison: Comparison) -> None:
-    assert Comparison.from_dict(json.loads(json.dumps(comparison.to_dict()))) == comparison
 
 
 def test_a_cell_is_the_summary_of_its_folder_with_an_interval(
@@ -104,7 +99,7 @@ def test_a_model_is_compared_with_the_baseline_utterance_by_utterance(
 
 def test_without_a_baseline_nothing_is_compared(tmp_path: Path) -> None:
     found = compare([evaluation(tmp_path, "small")], folder=tmp_path, resampling=FEW)
-    assert found.differences == []
+    assert found.differences == ()
     assert found.baseline is None
 
 
@@ -198,15 +193,6 @@ def test_other_units_are_refused(tmp_path: Path) -> None:
     ]
     with pytest.raises(NotComparable, match=r"(?s)found words in .*small.* characters in .*large"):
         compare(evaluations, folder=tmp_path)
-
-
-def test_scores_of_an_earlier_version_are_refused_with_the_way_out(tmp_path: Path) -> None:
-    old = evaluation(tmp_path, "small")
-    path = old.folder / "scores.jsonl"
-    keys = ("id", "reference", "hypothesis", "errors")
-    write_jsonl(path, [{key: row[key] for key in keys} for row in list(read_jsonl(path))])
-    with pytest.raises(NotComparable, match=r"scores\.jsonl .* run evaluate on that folder again"):
-        compare([old], folder=tmp_path)
 
 
 def test_every_model_must_be_there_once_on_every_set(tmp_path: Path) -> None:

@@ -78,14 +78,6 @@ def test_a_limit_is_made_on_one_half_and_scored_on_the_other() -> None:
     }
 
 
-def test_a_calibration_of_an_earlier_version_is_read() -> None:
-    found = calibrate(both_halves([0.0, 0.5], [-0.1, -0.2]), FilterSettings())
-    assert found is not None
-    row = asdict(found)
-    del row["n_made_from"]
-    assert "suggested by the same labels" in str(Calibration.from_dict(row))
-
-
 def test_without_good_and_bad_labels_nothing_can_be_told() -> None:
     assert calibrate(both_halves([0.0, 0.0], [-0.1, -0.2]), FilterSettings()) is None
     for row in (1, 3):  # the bad one of either half

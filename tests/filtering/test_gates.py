@@ -193,7 +193,7 @@ def test_every_language_may_have_a_limit() -> None:
 
 
 def test_settings_that_make_no_sense_are_refused_together() -> None:
-    with pytest.raises(ValueError, match=r"max_disagreement .* -1; max_no_speech_prob .* 2$"):
+    with pytest.raises(ValueError, match=r"max_no_speech_prob .* 2; max_disagreement .* -1$"):
         FilterSettings(max_disagreement=-1, max_no_speech_prob=2)
     with pytest.raises(ValueError, match="once, found de, German"):
         FilterSettings(max_wer_by_language=(("de", 0.1), ("German", 0.2)))

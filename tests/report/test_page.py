@@ -173,6 +173,11 @@ def test_a_run_without_validation_has_no_curve_of_it(run: Path) -> None:
     assert not any("Validation WER" in svg for svg in page.images)
 
 
+def test_what_is_for_the_screen_is_not_printed(run: Path) -> None:
+    classes = [value for name, value in page_of(run).attributes if name == "class"]
+    assert classes.count("screen") == 4  # the recipe, the record, two texts of the teacher
+
+
 # Several runs
 
 

@@ -100,7 +100,7 @@ def test_a_short_context_is_whole_seconds(seconds: float, frames: int) -> None:
 
 
 def test_settings_that_make_no_sense_are_refused_together() -> None:
-    with pytest.raises(ValueError, match=r"noise_probability .* \[0, 1\], found 2; .*must rise"):
+    with pytest.raises(ValueError, match=r"noise_probability .* \[0, 1\], found 2\.0; .*must rise"):
         AugmentSettings(noise_probability=2.0, noise_snr_db=(9.0, 1.0))
     for wrong in (
         {"time_mask_share": -0.1},

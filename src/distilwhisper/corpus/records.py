@@ -5,10 +5,11 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from types import NoneType
+from typing import Any, Literal, Protocol, TypeVar, get_args, get_type_hints
 
 from distilwhisper.corpus.store import (
     TornShard,
@@ -22,6 +23,9 @@ from distilwhisper.text.wer import ErrorCounts
 _N_FAULTS_SHOWN = 10
 _LARGEST = sys.float_info.max
 _SHARED_STRINGS = ("speaker", "recording", "language", "source", "split")
+
+
+Unit = Literal["word", "character"]
 
 
 class BadManifest(ValueError):
@@ -93,9 +97,7 @@ class Manifest:
 
     def audio_source(self, utterance: Utterance) -> str:
         """Return an utterance's audio as an absolute path or URL, ``#member`` included."""
-        if "://" in utterance.audio:
-            return utterance.audio
-        return os.path.join(self.root, utterance.audio)  # noqa: PTH118  a Path would edit members
+        return audio_in(self.root, utterance.audio)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,21 +137,9 @@ class Label:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as JSON can hold it: a number that is not finite becomes None."""
-        return {
-            "id": self.id,
-            "token_ids": list(self.token_ids),
-            "text": self.text,
-            "language": self.language,
-            "avg_logprob": _finite_or_none(self.avg_logprob),
-            "no_speech_prob": _finite_or_none(self.no_speech_prob),
-            "compression_ratio": _finite_or_none(self.compression_ratio),
-            "error": self.error,
-            "finished": self.finished,
-            "duration_s": _finite_or_none(self.duration_s),
-            "detected_language": self.detected_language,
-            "language_probability": _finite_or_none(self.language_probability),
-            "sound": self.sound,
-        }
+        row = {name: getattr(self, name) for name in _LABEL_KINDS}
+        numbers = (name for name, kinds in _LABEL_KINDS.items() if float in kinds)
+        return row | {name: _finite_or_none(row[name]) for name in numbers}
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> "Label":
@@ -158,41 +148,11 @@ class Label:
         Raises:
             ValueError: a key is missing or its value is of a wrong type.
         """
-        row = {**_UNKNOWN_TO_OLD_LABELS, **row}
-        for name, kinds in _LABEL_KINDS.items():
-            if type(row.get(name, row)) not in kinds:  # a shortcut: there may be millions of rows
-                _typed(row, name, *kinds)
+        _check_kinds(row, _LABEL_KINDS)
         id_, token_ids, *others = map(row.__getitem__, _LABEL_KINDS)
         if not set(map(type, token_ids)) <= {int}:
             raise ValueError("token_ids must be whole numbers")
         return cls(id_, tuple(token_ids), *others)
-
-
-_STRING, _NUMBER = (str, type(None)), (float, int, type(None))
-_LABEL_KINDS: Mapping[str, tuple[type, ...]] = {  # in the order of the fields
-    "id": (str,),
-    "token_ids": (list,),
-    "text": (str,),
-    "language": _STRING,
-    "avg_logprob": _NUMBER,
-    "no_speech_prob": _NUMBER,
-    "compression_ratio": _NUMBER,
-    "error": _STRING,
-    "finished": (bool,),
-    "duration_s": _NUMBER,
-    "detected_language": _STRING,
-    "language_probability": _NUMBER,
-    "sound": _STRING,
-}
-
-# What labels of earlier versions do not say.
-_UNKNOWN_TO_OLD_LABELS: Mapping[str, Any] = {
-    "finished": True,
-    "duration_s": None,
-    "detected_language": None,
-    "language_probability": None,
-    "sound": None,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,18 +173,11 @@ class Verdict:
     reason: str
     wer: float | None = None
     errors: ErrorCounts | None = None
-    unit: Literal["word", "character"] = "word"
+    unit: Unit = "word"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as JSON can hold it."""
-        return {
-            "id": self.id,
-            "keep": self.keep,
-            "reason": self.reason,
-            "wer": self.wer,
-            "errors": None if self.errors is None else asdict(self.errors),
-            "unit": self.unit,
-        }
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> "Verdict":
@@ -233,17 +186,43 @@ class Verdict:
         Raises:
             ValueError: a key is missing or its value is of a wrong type.
         """
-        errors = _typed(row, "errors", dict, type(None))
-        if row.get("unit") not in ("word", "character"):
-            raise ValueError(f"unit must be word or character, found {row.get('unit')!r}")
-        return cls(
-            id=_typed(row, "id", str),
-            keep=_typed(row, "keep", bool),
-            reason=_typed(row, "reason", str),
-            wer=_typed(row, "wer", *_NUMBER),
-            errors=None if errors is None else _counts(errors),
-            unit=row["unit"],
-        )
+        _check_kinds(row, _VERDICT_KINDS)
+        values = {name: row[name] for name in _VERDICT_KINDS}
+        if values["unit"] not in get_args(Unit):
+            raise ValueError(f"unit must be word or character, found {values['unit']!r}")
+        if values["errors"] is not None:
+            _check_kinds(values["errors"], _COUNT_KINDS)
+            values["errors"] = ErrorCounts(*map(values["errors"].__getitem__, _COUNT_KINDS))
+        return cls(**values)
+
+
+_KINDS: Mapping[Any, tuple[type, ...]] = {  # types of a field, and of the JSON that holds it
+    bool: (bool,),
+    int: (int,),
+    str: (str,),
+    Unit: (str,),
+    str | None: (str, NoneType),
+    float | None: (float, int, NoneType),
+    tuple[int, ...]: (list,),
+    ErrorCounts | None: (dict, NoneType),
+}
+
+
+def _kinds_of(record: type) -> Mapping[str, tuple[type, ...]]:
+    """Return what JSON may hold for each field of a record, in their order."""
+    return {name: _KINDS[kind] for name, kind in get_type_hints(record).items()}
+
+
+_LABEL_KINDS, _VERDICT_KINDS, _COUNT_KINDS = map(_kinds_of, (Label, Verdict, ErrorCounts))
+
+
+def _check_kinds(row: Mapping[str, Any], kinds_of: Mapping[str, tuple[type, ...]]) -> None:
+    for name, kinds in kinds_of.items():
+        value = row.get(name, row)
+        if value is row:
+            raise ValueError(f"{name} is missing")
+        if type(value) not in kinds:
+            raise ValueError(f"{name} must not be {_shown(value)}")
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -259,20 +238,27 @@ def read_manifest(path: Path) -> Manifest:
         BadManifest: with the first faulty lines and the number of all.
         OSError: the file cannot be read.
     """
-    reader = _ManifestReader()
+    where: dict[str, tuple[Path, int]] = {}
+    utterances: list[Utterance] = []
+    faults: list[str] = []
     for file, number, line in manifest_lines(path):
-        reader.read(file, number, line)
-    if reader.n_faults:
-        raise BadManifest(_too_faulty(path, reader.faults, reader.n_faults))
-    if not reader.utterances:
-        looked = (
-            ""
-            if path.is_file() or shard_paths(path)
-            else " (a folder's shards are files called NAME-00000.jsonl)"
-        )
+        try:
+            utterance = utterance_of(line)
+            here = (file, number)
+            if (first := where.setdefault(utterance.id, here)) is not here:
+                taken = f"{first[0].name}:{first[1]}"
+                raise ValueError(f"id {_shown(utterance.id)} must be new, is that of {taken}")
+            utterances.append(utterance)
+        except ValueError as error:
+            faults.append(f"{file.name}:{number}: {error}")
+    if faults:
+        raise BadManifest(_too_faulty(path, faults))
+    if not utterances:
+        is_named = path.is_file() or shard_paths(path)
+        looked = "" if is_named else " (a folder's shards are files called NAME-00000.jsonl)"
         raise BadManifest(f"{path} must hold at least one utterance, found none{looked}")
     root = path if path.is_dir() else path.parent
-    return Manifest(path, root.absolute(), tuple(reader.utterances))
+    return Manifest(path, root.absolute(), tuple(utterances))
 
 
 def manifest_row(utterance: Utterance) -> dict[str, Any]:
@@ -325,8 +311,14 @@ def write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
         if found:
             faults.append(f"utterance {_shown(utterance.id)}: {'; '.join(found)}")
     if faults:
-        raise BadManifest(_too_faulty(path, faults[:_N_FAULTS_SHOWN], len(faults)))
+        raise BadManifest(_too_faulty(path, faults))
     write_jsonl(path, map(_row, utterances))
+
+
+def audio_in(folder: Path, audio: str) -> str:
+    """Return the path of a sound that is named relative to a folder; a URL as it is."""
+    # A Path would edit the names of members.
+    return audio if "://" in audio else os.path.join(folder, audio)  # noqa: PTH118
 
 
 def audio_from(folder: Path, audio: str | Path) -> str:
@@ -386,35 +378,6 @@ def label_shards(folder: Path) -> Iterator[list[Label]]:
     return _record_shards(folder, Label.from_dict)
 
 
-class _ManifestReader:
-    """Reads lines of one file after the other; ids differ over all of them."""
-
-    def __init__(self) -> None:
-        self.utterances: list[Utterance] = []
-        self.faults: list[str] = []  # the first few
-        self.n_faults = 0
-        self._where: dict[str, tuple[Path, int]] = {}
-
-    def read(self, path: Path, number: int, line: bytes) -> None:
-        try:
-            utterance = utterance_of(line)
-        except ValueError as error:
-            self._note(path, number, str(error))
-            return
-        here = (path, number)
-        first = self._where.setdefault(utterance.id, here)
-        if first is here:
-            self.utterances.append(utterance)
-        else:
-            told = f"id {_shown(utterance.id)} must be new, is that of {first[0].name}:{first[1]}"
-            self._note(path, number, told)
-
-    def _note(self, path: Path, number: int, fault: str) -> None:
-        self.n_faults += 1
-        if len(self.faults) < _N_FAULTS_SHOWN:
-            self.faults.append(f"{path.name}:{number}: {fault}")
-
-
 def utterance_of(line: bytes) -> Utterance:
     """Return the utterance of one line of a manifest.
 
@@ -447,17 +410,14 @@ def _faults(row: Mapping[str, Any]) -> list[str]:
         value = row.get(name)
         if value is not None and not isinstance(value, str):
             faults.append(f"{name} must be a string or null, found {_shown(value)}")
-    channel = row.get("channel")
+    channel, start_s, duration_s = row.get("channel"), row.get("start_s"), row.get("duration_s")
     if channel is not None and not (type(channel) is int and channel >= 0):
         faults.append(f"channel must be a whole number from 0 on, or null, found {_shown(channel)}")
-    start_s = row.get("start_s")
     if start_s is not None and not (_is_number(start_s) and 0 <= start_s <= _LARGEST):
         faults.append(f"start_s must be a finite number from 0 on, found {_shown(start_s)}")
-    duration_s = row.get("duration_s")
     if duration_s is not None and not (_is_number(duration_s) and 0 < duration_s <= _LARGEST):
-        faults.append(
-            f"duration_s must be a finite number above 0, or null, found {_shown(duration_s)}"
-        )
+        must = "must be a finite number above 0, or null"
+        faults.append(f"duration_s {must}, found {_shown(duration_s)}")
     return faults
 
 
@@ -476,21 +436,13 @@ def _is_number(value: object) -> bool:
 
 def _utterance(row: Mapping[str, Any]) -> Utterance:
     duration_s = row.get("duration_s")
-    # One object for equal strings: these repeat from line to line.
-    speaker, recording, language, source, split = (
-        value if value is None else sys.intern(value) for value in map(row.get, _SHARED_STRINGS)
-    )
     return Utterance(
         id=row["id"],
         audio=row["audio"],
         start_s=float(row.get("start_s") or 0.0),
         duration_s=None if duration_s is None else float(duration_s),
         text=row.get("text"),
-        speaker=speaker,
-        recording=recording,
-        language=language,
-        source=source,
-        split=split,
+        **{name: _shared(row.get(name)) for name in _SHARED_STRINGS},
         channel=row.get("channel"),
         extra={sys.intern(name): _shared(row[name]) for name in row if name not in UTTERANCE_FIELDS}
         or None,
@@ -498,14 +450,15 @@ def _utterance(row: Mapping[str, Any]) -> Utterance:
 
 
 def _shared(value: Any) -> Any:
+    """Return one object for equal strings, which repeat from line to line."""
     return sys.intern(value) if type(value) is str else value
 
 
-def _too_faulty(path: Path, faults: list[str], n_faults: int) -> str:
-    more = [f"... and {n_faults - len(faults)} more"] if n_faults > len(faults) else []
-    return "\n  ".join(
-        [f"{path} is no manifest that can be used, {n_faults} faulty:", *faults, *more]
-    )
+def _too_faulty(path: Path, faults: Sequence[str]) -> str:
+    n_more = len(faults) - _N_FAULTS_SHOWN
+    more = [f"... and {n_more} more"] if n_more > 0 else []
+    head = f"{path} is no manifest that can be used, {len(faults)} faulty:"
+    return "\n  ".join([head, *faults[:_N_FAULTS_SHOWN], *more])
 
 
 class _HasId(Protocol):
@@ -547,24 +500,6 @@ def _records(path: Path, from_dict: Callable[[Mapping[str, Any]], _Record]) -> I
         except ValueError as error:
             raise TornShard(f"{path}:{number} is not a record of this folder: {error}") from error
         yield record
-
-
-def _typed(row: Mapping[str, Any], name: str, *kinds: type) -> Any:
-    value = row.get(name, row)
-    if type(value) in kinds and value is not row:
-        return value
-    if value is row:
-        raise ValueError(f"{name} is missing")
-    raise ValueError(f"{name} must not be {_shown(value)}")
-
-
-def _counts(errors: Mapping[str, Any]) -> ErrorCounts:
-    return ErrorCounts(
-        substitutions=_typed(errors, "substitutions", int),
-        deletions=_typed(errors, "deletions", int),
-        insertions=_typed(errors, "insertions", int),
-        words=_typed(errors, "words", int),
-    )
 
 
 def _finite_or_none(number: float | None) -> float | None:

@@ -14,8 +14,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from distilwhisper.errors import DistilwhisperError
 from distilwhisper.extras import needed_by
 from distilwhisper.run.files import StoreError as StoreError
@@ -128,16 +126,6 @@ def shard_paths(folder: Path) -> list[Path]:
     names = {path: _SHARD_NAME.fullmatch(path.name) for path in folder.iterdir()}
     numbered = [(name[1], int(name[2]), path) for path, name in names.items() if name]
     return [path for _, _, path in sorted(numbered)]
-
-
-def read_shards(folder: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of all shards of a folder, in order.
-
-    Raises:
-        TornShard: as for :func:`read_jsonl`.
-    """
-    for path in shard_paths(folder):
-        yield from read_jsonl(path)
 
 
 def replace_folder(temporary: Path, final: Path) -> None:

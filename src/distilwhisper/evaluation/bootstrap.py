@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from distilwhisper.checks import AT_LEAST_1, check_rules, ruled
 from distilwhisper.text.wer import ErrorCounts
 
 Numbers: TypeAlias = npt.NDArray[Any]
@@ -92,18 +93,12 @@ class Resampling:
         seed: of the draws; with one seed the same recordings are drawn for every system.
     """
 
-    n: int = 10_000
-    level: float = 0.95
+    n: int = ruled(10_000, AT_LEAST_1)
+    level: float = ruled(0.95, ("lie between 0 and 1", lambda level: 0 < level < 1))
     seed: int = 0
 
     def __post_init__(self) -> None:
-        faults = []
-        if self.n < 1:
-            faults.append(f"there must be at least 1 draw, found n = {self.n}")
-        if not 0 < self.level < 1:
-            faults.append(f"level must lie between 0 and 1, found {self.level}")
-        if faults:
-            raise ValueError("; ".join(faults))
+        check_rules(self)
 
 
 def mean_interval(sets: Sequence[Counted], resampling: Resampling) -> Interval | None:

@@ -8,11 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from distilwhisper.corpus.records import audio_from
+from distilwhisper.corpus.records import audio_from, audio_in
 from distilwhisper.corpus.store import read_jsonl
 from distilwhisper.errors import DistilwhisperError
 from distilwhisper.evaluation.bootstrap import (
+    FEW_RECORDINGS,
     Counted,
+    Interval,
     Resampling,
     mean_difference,
     mean_interval,
@@ -21,6 +23,7 @@ from distilwhisper.evaluation.scoring import drawn_over
 from distilwhisper.text.wer import ErrorCounts
 
 N_WORST = 10  # utterances of one model on one set
+SIGNIFICANT = 0.05  # p-values below this are called so
 
 
 class NotComparable(DistilwhisperError, ValueError):
@@ -49,19 +52,8 @@ class Evaluation:
 
     @cached_property
     def scores(self) -> Sequence[Mapping[str, Any]]:
-        """The rows of scores.jsonl.
-
-        Raises:
-            NotComparable: an earlier version has written them.
-        """
-        path = self.folder / "scores.jsonl"
-        rows = list(read_jsonl(path))
-        if rows and "group" not in rows[0]:
-            raise NotComparable(
-                f"{path} must say of each utterance which recording it is of, found none: "
-                "run evaluate on that folder again, which only counts anew"
-            )
-        return rows
+        """The rows of scores.jsonl."""
+        return list(read_jsonl(self.folder / "scores.jsonl"))
 
     @cached_property
     def counted(self) -> Counted:
@@ -147,38 +139,19 @@ class WorstUtterance:
 class Comparison:
     """All models on all sets with all noises; what comparison.json holds."""
 
-    models: Sequence[str]
+    models: tuple[str, ...]
     baseline: str | None  # the model that the others are compared with
-    sets: Sequence[str]
-    noises: Sequence[str | None]  # None: the sound as it is
-    cells: Sequence[Cell]
-    averages: Sequence[Average]
-    differences: Sequence[Difference]
-    worst: Sequence[WorstUtterance]
+    sets: tuple[str, ...]
+    noises: tuple[str | None, ...]  # None: the sound as it is
+    cells: tuple[Cell, ...]
+    averages: tuple[Average, ...]
+    differences: tuple[Difference, ...]
+    worst: tuple[WorstUtterance, ...]
     resampling: Resampling
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON can hold it."""
         return asdict(self)
-
-    @classmethod
-    def from_dict(cls, row: Mapping[str, Any]) -> "Comparison":
-        """Return what :meth:`to_dict` made a dict of, and JSON made of that.
-
-        Raises:
-            KeyError, TypeError: a figure is missing, or is not one of ours.
-        """
-        return cls(
-            models=tuple(row["models"]),
-            baseline=row["baseline"],
-            sets=tuple(row["sets"]),
-            noises=tuple(row["noises"]),
-            cells=[Cell(**cell) for cell in row["cells"]],
-            averages=[Average(**average) for average in row["averages"]],
-            differences=[Difference(**difference) for difference in row["differences"]],
-            worst=[WorstUtterance(**worst) for worst in row["worst"]],
-            resampling=Resampling(**row["resampling"]),
-        )
 
     @property
     def failed(self) -> dict[str, str]:
@@ -188,6 +161,50 @@ class Comparison:
             for cell in self.cells
             for id_, problem in cell.failed.items()
         }
+
+    @property
+    def is_against(self) -> bool:
+        """Whether models are compared with one of them."""
+        return self.baseline is not None and len(self.models) > 1
+
+    @property
+    def first_noise(self) -> str | None:
+        """What the models are judged by first: the sound as it is, or else the first noise."""
+        return None if None in self.noises else self.noises[0]
+
+    @property
+    def rate_name(self) -> str:
+        """What error rates are called."""
+        units = {cell.unit for cell in self.cells}
+        return "error rate" if len(units) > 1 else "WER" if "word" in units else "CER"
+
+    def unit(self, set_: str) -> str:
+        """Return what is counted in a set."""
+        return next(cell.unit for cell in self.cells if cell.set == set_)
+
+    def cells_of(self, model: str, noise: str | None) -> list[Cell]:
+        """Return what a model did on every set."""
+        return [cell for cell in self.cells if (cell.model, cell.noise) == (model, noise)]
+
+    def average(self, model: str, noise: str | None) -> Average:
+        """Return a model's mean over the sets."""
+        return next(a for a in self.averages if (a.model, a.noise) == (model, noise))
+
+    def difference(self, model: str, set_: str | None, noise: str | None) -> Difference | None:
+        """Return how a model differs from the baseline; None of the baseline itself."""
+        here = (model, set_, noise)
+        return next((d for d in self.differences if (d.model, d.set, d.noise) == here), None)
+
+    def are_few(self, set_: str | None = None) -> bool:
+        """Tell whether a set, or any, has too few recordings for its differences to be trusted."""
+        cells = (cell for cell in self.cells if set_ in (None, cell.set))
+        return any(0 < cell.n_groups < FEW_RECORDINGS for cell in cells)
+
+
+def rtfx_of(cells: Sequence[Cell]) -> float:
+    """Return seconds of audio per second of computing, over cells together; 0 if not timed."""
+    compute_s = sum(cell.compute_s for cell in cells)
+    return sum(cell.audio_s for cell in cells) / compute_s if compute_s else 0.0
 
 
 def compare(
@@ -222,20 +239,20 @@ def compare(
         baseline=baseline,
         sets=grid.sets,
         noises=grid.noises,
-        cells=[_cell(evaluation, folder, resampling) for evaluation in evaluations],
-        averages=[
+        cells=tuple(_cell(evaluation, folder, resampling) for evaluation in evaluations),
+        averages=tuple(
             _average(grid, model, noise, resampling)
             for noise in grid.noises
             for model in grid.models
-        ],
-        differences=[
+        ),
+        differences=tuple(
             _difference(grid, model, baseline, set_, noise, resampling)
             for noise in grid.noises
             for set_ in (*grid.sets, None)
             for model in others
             if baseline is not None
-        ],
-        worst=[row for evaluation in evaluations for row in _worst(evaluation, folder)],
+        ),
+        worst=tuple(row for evaluation in evaluations for row in _worst(evaluation, folder)),
         resampling=resampling,
     )
 
@@ -285,7 +302,7 @@ def _check_same(one: Evaluation, other: Evaluation) -> None:
 
 def _cell(evaluation: Evaluation, folder: Path, resampling: Resampling) -> Cell:
     summary, counted = evaluation.summary, evaluation.counted
-    interval = mean_interval([counted], resampling)
+    low, high = _ends(mean_interval([counted], resampling))
     of_summary = (
         "n_utterances", "failed", "audio_s", "compute_s", "rtfx", "n_parameters", "unit", "errors",
         "wer", "cer", "ser", "der", "ier", "repeated_5_grams", "acceptance",
@@ -297,22 +314,15 @@ def _cell(evaluation: Evaluation, folder: Path, resampling: Resampling) -> Cell:
         folder=os.path.relpath(evaluation.folder, folder),
         n_groups=len(set(counted.groups)),
         drawn_over=drawn_over([row["group"] for row in evaluation.scores]),
-        wer_low=None if interval is None else interval.low,
-        wer_high=None if interval is None else interval.high,
+        wer_low=low,
+        wer_high=high,
         **{name: summary[name] for name in of_summary},
     )
 
 
 def _average(grid: _Grid, model: str, noise: str | None, resampling: Resampling) -> Average:
     sets = grid.over_sets(model, noise)
-    interval = mean_interval(sets, resampling)
-    return Average(
-        model=model,
-        noise=noise,
-        wer=_mean_rate(sets),
-        low=None if interval is None else interval.low,
-        high=None if interval is None else interval.high,
-    )
+    return Average(model, noise, _mean_rate(sets), *_ends(mean_interval(sets, resampling)))
 
 
 def _difference(
@@ -325,18 +335,13 @@ def _difference(
 ) -> Difference:
     ours, theirs = (grid.over_sets(name, noise, set_) for name in (model, against))
     rate, other = _mean_rate(ours), _mean_rate(theirs)
-    found = mean_difference(list(zip(ours, theirs, strict=True)), resampling)
-    interval, p = (None, None) if found is None else found
-    return Difference(
-        model=model,
-        against=against,
-        set=set_,
-        noise=noise,
-        difference=None if rate is None or other is None else rate - other,
-        low=None if interval is None else interval.low,
-        high=None if interval is None else interval.high,
-        p=p,
-    )
+    interval, p = mean_difference(list(zip(ours, theirs, strict=True)), resampling) or (None, None)
+    difference = None if rate is None or other is None else rate - other
+    return Difference(model, against, set_, noise, difference, *_ends(interval), p)
+
+
+def _ends(interval: Interval | None) -> tuple[float | None, float | None]:
+    return (None, None) if interval is None else (interval.low, interval.high)
 
 
 def _mean_rate(sets: Sequence[Counted]) -> float | None:
@@ -357,15 +362,8 @@ def _worst(evaluation: Evaluation, folder: Path) -> list[WorstUtterance]:
             model=evaluation.model,
             set=evaluation.set,
             noise=evaluation.noise,
-            audio=_audio(evaluation.folder, row["audio"], folder),
+            audio=audio_from(folder, audio_in(evaluation.folder.resolve(), row["audio"])),
             **{name: row[name] for name in names},
         )
         for row in ranked[:N_WORST]
     ]
-
-
-def _audio(of: Path, audio: str, folder: Path) -> str:
-    """Return where the sound is that a row of one folder names, seen from another folder."""
-    if "://" in audio:
-        return audio
-    return audio_from(folder, os.path.join(of.resolve(), audio))  # noqa: PTH118  as in a manifest

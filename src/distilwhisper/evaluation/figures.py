@@ -5,8 +5,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from distilwhisper.corpus.store import write_atomic
-from distilwhisper.evaluation.comparison import Comparison
-from distilwhisper.evaluation.table import rate_name
+from distilwhisper.evaluation.comparison import Comparison, rtfx_of
 from distilwhisper.plotting import FORMATS, Point, draw_points, file_of, in_percent
 
 SPEED_NOTE = (
@@ -47,7 +46,7 @@ def errors_against_speed(comparison: Comparison) -> Figure:
     return draw_points(
         panels,
         x="RTFx",
-        y=f"{rate_name(comparison)}, %",
+        y=f"{comparison.rate_name}, %",
         names=comparison.models,
         note=SPEED_NOTE,
     )
@@ -65,15 +64,15 @@ def speed_points(comparison: Comparison, noise: str | None) -> list[Point]:
     """
     points = []
     for average in comparison.averages:
-        cells = [c for c in comparison.cells if (c.model, c.noise) == (average.model, noise)]
-        compute_s = sum(cell.compute_s for cell in cells)
-        if average.noise != noise or average.wer is None or not compute_s:
+        cells = comparison.cells_of(average.model, noise)
+        rtfx = rtfx_of(cells)
+        if average.noise != noise or average.wer is None or not rtfx:
             continue
         parts = [(c.rtfx, 100 * c.wer) for c in cells if c.wer is not None and c.rtfx]
         points.append(
             Point(
                 average.model,
-                x=sum(cell.audio_s for cell in cells) / compute_s,
+                x=rtfx,
                 y=100 * average.wer,
                 low=in_percent(average.low),
                 high=in_percent(average.high),

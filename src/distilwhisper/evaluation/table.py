@@ -1,12 +1,11 @@
 """A comparison in plain text, for people to read in a terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from distilwhisper.evaluation.bootstrap import FEW_RECORDINGS
-from distilwhisper.evaluation.comparison import Cell, Comparison
+from distilwhisper.evaluation.comparison import SIGNIFICANT, Cell, Comparison, rtfx_of
 from distilwhisper.evaluation.scoring import OVER
-
-SIGNIFICANT = 0.05  # a p-value below this is marked
+from distilwhisper.tables import bounds, percent, table_lines
 
 
 def comparison_table(comparison: Comparison) -> str:
@@ -18,51 +17,36 @@ def comparison_table(comparison: Comparison) -> str:
     sections = {}
     for noise in comparison.noises:
         for set_ in comparison.sets:
-            title, rows = _set_section(comparison, set_, noise)
-            sections[title] = rows
+            cells = [cell for cell in comparison.cells if (cell.set, cell.noise) == (set_, noise)]
+            sections[_title(cells[0])] = _set_section(comparison, cells)
         if len(comparison.sets) > 1:
-            sections[f"mean over the sets{_with(noise)}"] = _mean_section(comparison, noise)
-    every_row = [row for rows in sections.values() for row in rows]
-    widths = [max(map(len, column)) for column in zip(*every_row, strict=True)]
-    lines = []
-    for title, rows in sections.items():
-        lines += [title, *(_aligned(row, widths) for row in rows), ""]
-    return "\n".join([*lines, *_notes(comparison)])
+            title = ", ".join(filter(None, ("mean over the sets", noise)))
+            sections[title] = _mean_section(comparison, noise)
+    lines = iter(table_lines(*sections.values(), indent="  "))
+    tables = ([title, *(next(lines) for _ in rows), ""] for title, rows in sections.items())
+    return "\n".join([*(line for table in tables for line in table), *_notes(comparison)])
 
 
-def are_few(comparison: Comparison, set_: str | None = None) -> bool:
-    """Tell whether a set, or any, has too few recordings for its differences to be trusted."""
-    cells = (cell for cell in comparison.cells if set_ in (None, cell.set))
-    return any(0 < cell.n_groups < FEW_RECORDINGS for cell in cells)
-
-
-def rate_name(comparison: Comparison) -> str:
-    """Return what error rates are called."""
-    units = {cell.unit for cell in comparison.cells}
-    return "error rate" if len(units) > 1 else "WER" if "word" in units else "CER"
-
-
-def _set_section(
-    comparison: Comparison, set_: str, noise: str | None
-) -> tuple[str, list[list[str]]]:
-    cells = [cell for cell in comparison.cells if (cell.set, cell.noise) == (set_, noise)]
-    first = cells[0]
-    title = (
-        f"{set_}{_with(noise)}: {first.n_utterances} utterances, "
+def _title(first: Cell) -> str:
+    return (
+        f"{', '.join(filter(None, (first.set, first.noise)))}: {first.n_utterances} utterances, "
         f"{first.drawn_over}, {first.errors['words']} {first.unit}s"
     )
+
+
+def _set_section(comparison: Comparison, cells: Sequence[Cell]) -> list[list[str]]:
     rows = [
         [
             cell.model,
             _rate(cell.wer, cell.wer_low, cell.wer_high),
             *(str(cell.errors[kind]) for kind in ("substitutions", "deletions", "insertions")),
-            _percent(cell.cer),
+            percent(cell.cer, unit="", none="-"),
             *_speed_and_size([cell]),
-            *_difference(comparison, cell.model, set_, noise),
+            *_difference(comparison, cell.model, cell.set, cell.noise),
         ]
         for cell in cells
     ]
-    return title, [_head(comparison, {first.unit}), *rows]
+    return [_head(comparison, {cells[0].unit}), *rows]
 
 
 def _mean_section(comparison: Comparison, noise: str | None) -> list[list[str]]:
@@ -71,9 +55,7 @@ def _mean_section(comparison: Comparison, noise: str | None) -> list[list[str]]:
             average.model,
             _rate(average.wer, average.low, average.high),
             *[""] * 4,
-            *_speed_and_size(
-                [c for c in comparison.cells if (c.model, c.noise) == (average.model, noise)]
-            ),
+            *_speed_and_size(comparison.cells_of(average.model, noise)),
             *_difference(comparison, average.model, None, noise),
         ]
         for average in comparison.averages
@@ -89,9 +71,7 @@ def _head(comparison: Comparison, units: set[str]) -> list[str]:
 
 
 def _speed_and_size(cells: Sequence[Cell]) -> list[str]:
-    compute_s = sum(cell.compute_s for cell in cells)
-    rtfx = sum(cell.audio_s for cell in cells) / compute_s if compute_s else 0.0
-    return [f"{rtfx:.1f}", f"{cells[0].n_parameters / 1e6:.1f}"]
+    return [f"{rtfx_of(cells):.1f}", f"{cells[0].n_parameters / 1e6:.1f}"]
 
 
 def _difference(
@@ -99,49 +79,28 @@ def _difference(
 ) -> list[str]:
     if comparison.baseline is None:
         return []
-    for row in comparison.differences:
-        if (row.model, row.set, row.noise) == (model, set_, noise):
-            sure = row.p is not None and row.p < SIGNIFICANT and not are_few(comparison, set_)
-            p = "" if row.p is None else f"{row.p:.4f} {'*' if sure else ' '}"
-            return [_rate(row.difference, row.low, row.high, sign="+"), p]
-    return ["", ""]  # the baseline itself
+    row = comparison.difference(model, set_, noise)
+    if row is None:  # the baseline itself
+        return ["", ""]
+    sure = row.p is not None and row.p < SIGNIFICANT and not comparison.are_few(set_)
+    p = "" if row.p is None else f"{row.p:.4f} {'*' if sure else ' '}"
+    return [_rate(row.difference, row.low, row.high, sign="+"), p]
 
 
 def _rate(rate: float | None, low: float | None, high: float | None, *, sign: str = "") -> str:
-    if rate is None:
-        return "-"
-    if low is None or high is None:
-        return f"{100 * rate:{sign}.1f}"
-    return f"{100 * rate:{sign}.1f} [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"
+    return f"{percent(rate, sign=sign, unit='', none='-')} {bounds(low, high, sign=sign)}".rstrip()
 
 
-def _percent(fraction: float | None) -> str:
-    return "-" if fraction is None else f"{100 * fraction:.1f}"
-
-
-def _with(noise: str | None) -> str:
-    return "" if noise is None else f", {noise}"
-
-
-def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
-    first, *others = (
-        cell.rjust(width) if at else cell.ljust(width)
-        for at, (cell, width) in enumerate(zip(row, widths, strict=True))
-    )
-    return "  ".join(["", first, *others]).rstrip()
-
-
-def _notes(comparison: Comparison) -> list[str]:
+def _notes(comparison: Comparison) -> Iterator[str]:
     how = comparison.resampling
-    notes = [f"[low, high]: {100 * how.level:g} % interval, by drawing {how.n} times {OVER}."]
+    yield f"[low, high]: {100 * how.level:g} % interval, by drawing {how.n} times {OVER}."
     if comparison.baseline is not None:
-        notes.append(
+        yield (
             f"against {comparison.baseline}: difference in points, on the same draws; *: p below "
             f"{SIGNIFICANT:g}, for this one comparison."
         )
-    if are_few(comparison):
-        notes.append(
+    if comparison.are_few():
+        yield (
             f"Fewer than {FEW_RECORDINGS} recordings make intervals too narrow and p too small, so "
             "nothing is marked there; a single utterance makes none."
         )
-    return notes

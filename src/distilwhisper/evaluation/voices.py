@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import NamedTuple, TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 
@@ -16,6 +16,7 @@ UTTERANCES_PER_VOICE = 3  # that a voice says one after the other before it begi
 HELD_UTTERANCES = 64  # in memory: of 30 s each, 123 MB
 
 _Drawn = TypeVar("_Drawn")
+_Groups: TypeAlias = Mapping[str, Sequence[Utterance]]  # by what they have in common
 
 
 class OtherVoices:
@@ -50,7 +51,7 @@ class OtherVoices:
             ValueError: nobody does.
         """
         groups, own = self._others(utterance, audio)
-        if len(groups.names) == sum(name in groups.utterances for name in own):
+        if len(groups) == sum(name in groups for name in own):
             raise ValueError(
                 "babble must be of other speakers than the utterance's, or at least of other "
                 f"recordings, found none in {self._manifest.path} for {utterance.id!r}: name "
@@ -75,20 +76,20 @@ class OtherVoices:
             At most six, fewer where the manifest has no more, or some cannot be read.
         """
         groups, own = self._others(utterance, audio)
-        drawn = _drawn(groups.names, N_VOICES + len(own), generator)
+        drawn = _drawn(list(groups), N_VOICES + len(own), generator)
         others = [name for name in drawn if name not in own][:N_VOICES]
         voices = []
         for place, name in enumerate(others):
             n_voices = len(range(place, N_VOICES, len(others)))
-            said = _drawn(groups.utterances[name], n_voices * UTTERANCES_PER_VOICE, generator)
+            said = _drawn(groups[name], n_voices * UTTERANCES_PER_VOICE, generator)
             voices += [self._voice(said[v::n_voices], n_samples) for v in range(n_voices)]
         return [voice for voice in voices if voice.any()]
 
-    def _others(self, utterance: Utterance, audio: str) -> tuple["_Groups", set[str]]:
+    def _others(self, utterance: Utterance, audio: str) -> tuple[_Groups, set[str]]:
         """Return all groups of utterances, and the names of those that are the utterance's own."""
-        speaker, speakers = utterance.speaker, self._by_speaker.utterances
+        speaker, speakers = utterance.speaker, self._by_speaker
         if speaker is not None and len(speakers) > (speaker in speakers):
-            return self._by_speaker, {speaker}
+            return speakers, {speaker}
         recording = utterance.recording or audio
         return self._by_recording, {recording, self._recordings.get(audio, recording)}
 
@@ -114,13 +115,6 @@ class OtherVoices:
             return np.zeros(0, dtype=np.float32)
 
 
-class _Groups(NamedTuple):
-    """Utterances by what they have in common."""
-
-    names: tuple[str, ...]
-    utterances: Mapping[str, Sequence[Utterance]]
-
-
 def _grouped(utterances: Iterable[Utterance], key: Callable[[Utterance], str | None]) -> _Groups:
     """Return utterances by what the key says of them, without those of which it says nothing."""
     groups: dict[str, list[Utterance]] = {}
@@ -128,7 +122,7 @@ def _grouped(utterances: Iterable[Utterance], key: Callable[[Utterance], str | N
         name = key(utterance)
         if name is not None:
             groups.setdefault(name, []).append(utterance)
-    return _Groups(tuple(groups), groups)
+    return groups
 
 
 def _drawn(of: Sequence[_Drawn], n: int, generator: np.random.Generator) -> list[_Drawn]:

@@ -10,6 +10,8 @@ import numpy as np
 from distilwhisper.filtering.gates import GATES, Gate, above_wer
 from distilwhisper.filtering.measures import Flags, Floats, Measures
 from distilwhisper.filtering.settings import FilterSettings
+from distilwhisper.run.settings import build_settings
+from distilwhisper.tables import percent, table_lines
 
 GOOD_KEPT = 0.9
 """A limit is suggested that keeps this share of the good labels."""
@@ -61,8 +63,7 @@ class Calibration:
         n_good: labels of the scored half whose errors are within the limit.
         n_bad: those whose errors are not.
         gates: those whose measure is known of any of these labels, and then all together.
-        n_made_from: labels of the half that limits are suggested by; 0 in what earlier versions
-            wrote, which suggested and scored by the same labels.
+        n_made_from: labels of the half that limits are suggested by.
     """
 
     n_good: int
@@ -73,30 +74,31 @@ class Calibration:
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> "Calibration":
         """Return what ``dataclasses.asdict`` made a dict of."""
-        gates = tuple(
-            GateScore(
-                gate=gate["gate"],
-                n_known=gate["n_known"],
-                at_limit=None if gate["at_limit"] is None else Score(**gate["at_limit"]),
-                suggested=None if gate["suggested"] is None else Score(**gate["suggested"]),
-            )
-            for gate in row["gates"]
-        )
-        return cls(row["n_good"], row["n_bad"], gates, row.get("n_made_from", 0))
+        return build_settings(cls, row, where="the calibration of a filter")
 
     def __str__(self) -> str:
         n = self.n_good + self.n_bad
-        lines = [
-            f"gates without a reference, against the errors of {n} labels that have one, "
-            f"{self.n_bad} of them bad ({_percent(self.n_bad / n)});",
-            "  limits are suggested by "
-            + (f"{self.n_made_from} others" if self.n_made_from else "the same labels"),
-            f"  {'':24}{'as set: limit':>14}{'precision':>11}{'recall':>8}{'good kept':>11}"
-            f"{'suggested:':>14}{'precision':>11}{'recall':>8}{'good kept':>11}",
-        ]
-        for gate in self.gates:
-            lines.append(f"  {gate.gate:24}{_cells(gate.at_limit)}{_cells(gate.suggested)}")
-        return "\n".join(lines)
+        head = ["", "as set: limit", *_HEAD, "suggested:", *_HEAD]
+        rows = [[g.gate, *_cells(g.at_limit), *_cells(g.suggested)] for g in self.gates]
+        return "\n".join(
+            [
+                f"gates without a reference, against the errors of {n} labels that have one, "
+                f"{self.n_bad} of them bad ({percent(self.n_bad / n)});",
+                f"  limits are suggested by {self.n_made_from} others",
+                *table_lines([head, *rows], indent="  "),
+            ]
+        )
+
+
+_HEAD = ("precision", "recall", "good kept")
+
+
+def _cells(score: Score | None) -> list[str]:
+    if score is None:
+        return ["-"] * 4
+    limit = "" if score.limit is None else f"{score.limit:g}"
+    shares = (score.precision, score.recall, score.good_kept)
+    return [limit, *(percent(share, none="-") for share in shares)]
 
 
 def calibrate(measures: Measures, settings: FilterSettings) -> Calibration | None:
@@ -194,15 +196,3 @@ def _round_outwards(value: float, *, up: bool) -> float:
     digits = 2 - math.floor(math.log10(abs(value)))
     scaled = value * 10.0**digits
     return round((math.ceil(scaled) if up else math.floor(scaled)) / 10.0**digits, digits)
-
-
-def _cells(score: Score | None) -> str:
-    if score is None:
-        return f"{'-':>14}{'-':>11}{'-':>8}{'-':>11}"
-    limit = "" if score.limit is None else f"{score.limit:g}"
-    precision = "-" if score.precision is None else _percent(score.precision)
-    return f"{limit:>14}{precision:>11}{_percent(score.recall):>8}{_percent(score.good_kept):>11}"
-
-
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.1f} %"

@@ -1,6 +1,6 @@
 """What a filter keeps and what it loses: of whom, from where, how long, and how wrong."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -11,6 +11,8 @@ import numpy.typing as npt
 from distilwhisper.filtering.gates import is_kept, judge_all
 from distilwhisper.filtering.measures import Flags, Measures
 from distilwhisper.filtering.settings import FilterSettings
+from distilwhisper.run.settings import build_settings
+from distilwhisper.tables import percent, table_lines
 
 LIMITS = (0.05, 0.10, 0.15, 0.20, 0.40, 0.80, 1.00)
 """The paper's sweep over lambda (arXiv:2311.00430, table 10), from strict to lax."""
@@ -49,6 +51,11 @@ class Kept:
     cer: float | None
     cer_kept: float | None
 
+    @property
+    def errors(self) -> tuple[float | None, float | None]:
+        """Error rates of all labels and of those kept: of characters where those were counted."""
+        return (self.wer, self.wer_kept) if self.cer is None else (self.cer, self.cer_kept)
+
 
 @dataclass(frozen=True)
 class Groups:
@@ -80,32 +87,46 @@ class Retention:
     groups: Mapping[str, Groups]
     by_limit: Mapping[float, Kept]
     n_judged: int
-    error_curve: Sequence[float]
+    error_curve: tuple[float, ...]
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> "Retention":
         """Return what ``dataclasses.asdict`` made a dict of, and JSON made of that."""
-        groups = {
-            kind: Groups(g["n"], g["n_lost"], {k: Kept(**v) for k, v in g["largest"].items()})
-            for kind, g in row["groups"].items()
-        }
-        by_limit = {float(limit): Kept(**kept) for limit, kept in row["by_limit"].items()}
-        return cls(groups, by_limit, row["n_judged"], tuple(row["error_curve"]))
+        return build_settings(cls, row, where="what a filter kept")
+
+    @property
+    def named_limits(self) -> dict[str, Kept]:
+        """What each limit would keep, by the limit as people write it."""
+        return {f"{100 * limit:g} %": kept for limit, kept in self.by_limit.items()}
 
     def __str__(self) -> str:
-        lines = []
+        tables = {}
         for kind, groups in self.groups.items():
-            few = (
-                ""
-                if groups.n <= N_GROUPS_SHOWN
-                else f", the largest {N_GROUPS_SHOWN} of {groups.n}"
-            )
-            lost = f", {groups.n_lost} lost altogether" if groups.n_lost else ""
-            lines += [f"by {kind}{few}{lost}", *_table(groups.largest)]
+            is_part = groups.n > N_GROUPS_SHOWN
+            few = f", the largest {N_GROUPS_SHOWN} of {groups.n}" * is_part
+            lost = f", {groups.n_lost} lost altogether" * bool(groups.n_lost)
+            tables[f"by {kind}{few}{lost}"] = [_HEAD, *_rows(groups.largest)]
         if self.by_limit:
-            lines.append("if the limit on errors were")
-            lines += _table({f"{100 * limit:g} %": k for limit, k in self.by_limit.items()})
-        return "\n".join(lines)
+            tables["if the limit on errors were"] = [_HEAD, *_rows(self.named_limits)]
+        lines = iter(table_lines(*tables.values(), indent="  "))
+        return "\n".join(
+            line for title, rows in tables.items() for line in (title, *(next(lines) for _ in rows))
+        )
+
+
+_HEAD = ("", "utterances", "kept", "hours", "kept", "error rate", "of kept")
+
+
+def _rows(parts: Mapping[str, Kept]) -> Iterator[Sequence[str]]:
+    for name, part in parts.items():
+        yield (
+            name[:24],
+            str(part.n),
+            percent(part.n_kept / part.n if part.n else None, none="-"),
+            f"{part.hours:.2f}",
+            percent(part.hours_kept / part.hours if part.hours else None, none="-"),
+            *(percent(rate, none="-") for rate in part.errors),
+        )
 
 
 def retention(measures: Measures, settings: FilterSettings, kept: Flags) -> Retention:
@@ -200,23 +221,3 @@ def _length_names() -> list[str]:
     edges = [0, *LENGTHS_S]
     names = [f"{low} to {high} s" for low, high in pairwise(edges)]
     return [*names, f"over {edges[-1]} s"]
-
-
-def _table(parts: Mapping[str, Kept]) -> list[str]:
-    lines = [
-        f"  {'':24}{'utterances':>11}{'kept':>9}{'hours':>10}{'kept':>9}"
-        f"{'error rate':>12}{'of kept':>9}"
-    ]
-    for name, part in parts.items():
-        rates = (part.wer, part.wer_kept) if part.cer is None else (part.cer, part.cer_kept)
-        hours_kept = part.hours_kept / part.hours if part.hours else None
-        lines.append(
-            f"  {name[:24]:24}{part.n:>11}{_percent(part.n_kept / part.n if part.n else None):>9}"
-            f"{part.hours:>10.2f}{_percent(hours_kept):>9}"
-            f"{_percent(rates[0]):>12}{_percent(rates[1]):>9}"
-        )
-    return lines
-
-
-def _percent(fraction: float | None) -> str:
-    return "-" if fraction is None else f"{100 * fraction:.1f} %"

@@ -3,77 +3,49 @@
 import math
 from dataclasses import dataclass
 
+from distilwhisper.checks import AT_LEAST_0, PROBABILITY, Rule, check_rules, ruled
+
+_ERRORS: Rule = ("be a finite fraction from 0 on (0.10 is 10 %)", AT_LEAST_0[1])
+_RATIO: Rule = ("be a finite number above 0", lambda ratio: 0 < ratio < math.inf)
+_LOGPROB: Rule = ("be a finite logarithm of at most 0", lambda value: -math.inf < value <= 0)
+
 
 @dataclass(frozen=True)
 class FilterSettings:
     """The limits beyond which a label is not trained on; what is None is not looked at."""
 
-    max_wer: float = 0.10
+    max_wer: float = ruled(0.10, _ERRORS)
     """Errors over the words of the reference, a fraction; over its characters in scripts without
     spaces. The paper's lambda."""
-    max_compression_ratio: float = 2.4
+    max_compression_ratio: float = ruled(2.4, _RATIO)
     """Bytes of the label's text over its compressed bytes; above it the text repeats itself."""
-    min_avg_logprob: float = -1.0
+    min_avg_logprob: float = ruled(-1.0, _LOGPROB)
     """Mean log-probability of a token, for labels without a reference; so are all that follow."""
     language: str | None = None
     """Of all utterances, whatever the manifest names; None: what it names, else what the teacher
     heard."""
     max_wer_by_language: tuple[tuple[str, float], ...] = ()
     """Languages, each with a limit of its own in the place of max_wer."""
-    max_no_speech_prob: float | None = None
+    max_no_speech_prob: float | None = ruled(None, PROBABILITY)
     """Probability that nobody speaks."""
-    max_repetition: float | None = None
+    max_repetition: float | None = ruled(None, PROBABILITY)
     """Share of the words that only say again what stands directly before them."""
-    min_words_per_second: float | None = None
+    min_words_per_second: float | None = ruled(None, AT_LEAST_0)
     """Words over the length of the sound; characters in scripts without spaces."""
-    max_words_per_second: float | None = None
+    max_words_per_second: float | None = ruled(None, AT_LEAST_0)
     """The same from above."""
-    min_unique_words: float | None = None
+    min_unique_words: float | None = ruled(None, PROBABILITY)
     """Share of the words that are different from all before."""
-    max_other_language_prob: float | None = None
+    max_other_language_prob: float | None = ruled(None, PROBABILITY)
     """Probability of the language detected where it is not the one expected."""
-    max_disagreement: float | None = None
+    max_disagreement: float | None = ruled(None, _ERRORS)
     """Errors of a second decode over the words of the label; needs second labels."""
     keep_silence: bool = False
     """Keep utterances whose reference is blank, and teach that nothing is said in them, whatever
     the label says."""
 
     def __post_init__(self) -> None:
-        faults = [
-            *_out_of_range(self, "max_wer", "a finite fraction from 0 on (0.10 is 10 %)", 0),
-            *_out_of_range(self, "max_disagreement", "a finite fraction from 0 on", 0),
-            *_out_of_range(self, "min_words_per_second", "a finite number from 0 on", 0),
-            *_out_of_range(self, "max_words_per_second", "a finite number from 0 on", 0),
-        ]
-        for name in (
-            "max_no_speech_prob",
-            "max_repetition",
-            "min_unique_words",
-            "max_other_language_prob",
-        ):
-            faults += _out_of_range(self, name, "a fraction from 0 to 1", 0, 1)
-        if not 0 < self.max_compression_ratio < math.inf:
-            faults.append(
-                "max_compression_ratio must be a finite number above 0, found "
-                f"{self.max_compression_ratio}"
-            )
-        if not -math.inf < self.min_avg_logprob <= 0:
-            faults.append(
-                "min_avg_logprob must be a finite logarithm of at most 0, found "
-                f"{self.min_avg_logprob}"
-            )
-        faults += _language_faults(self)
-        if faults:
-            raise ValueError("; ".join(faults))
-
-
-def _out_of_range(
-    settings: FilterSettings, name: str, must: str, least: float, most: float = math.inf
-) -> list[str]:
-    value = getattr(settings, name)
-    if value is None or (least <= value <= most and value < math.inf):
-        return []
-    return [f"{name} must be {must}, found {value}"]
+        check_rules(self, *_language_faults(self))
 
 
 def _language_faults(settings: FilterSettings) -> list[str]:

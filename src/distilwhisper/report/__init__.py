@@ -1,6 +1,5 @@
 """What finished folders say of themselves: a page for people, a card for the model."""
 
-from distilwhisper.report.card import write_card
 from distilwhisper.report.facts import (
     ComparisonFacts,
     RunFacts,
@@ -8,7 +7,7 @@ from distilwhisper.report.facts import (
     read_facts,
     read_run,
 )
-from distilwhisper.report.page import REPORT, write_comparison_report, write_report
+from distilwhisper.report.page import REPORT, write_card, write_comparison_report, write_report
 
 __all__ = [
     "REPORT",

@@ -13,7 +13,10 @@ from distilwhisper.corpus.store import read_jsonl
 from distilwhisper.evaluation.comparison import Cell, Comparison, Difference, Evaluation, compare
 from distilwhisper.filtering.retention import Retention
 from distilwhisper.run.files import BadRunFolder, read_json
-from distilwhisper.run.settings import read_toml
+from distilwhisper.run.settings import build_settings, read_toml
+from distilwhisper.tables import percent
+from distilwhisper.text.tokens import language_code
+from distilwhisper.text.wer import ErrorCounts
 
 SETS = {"test": "held-out test", "long": "long recording"}
 MODELS = ("teacher", "student")
@@ -44,7 +47,7 @@ class Spoken:
     """What the manifests to train on say of their utterances.
 
     Attributes:
-        sets: what the recipe trains on, by name.
+        sets: what the recipe trains on, by name; none where the manifests are gone.
         sources: utterances of each source.
         licences: utterances of each licence; those that name none are under None.
     """
@@ -67,7 +70,7 @@ class RunFacts:
         metrics: the rows of metrics.jsonl.
         evaluations: every model on every set.
         comparison: of the student with its teacher on all sets, which ``SETS`` names.
-        spoken: what the manifests to train on say of their utterances; None if they are gone.
+        spoken: what the manifests to train on say of their utterances.
     """
 
     folder: Path
@@ -78,7 +81,7 @@ class RunFacts:
     metrics: Sequence[Mapping[str, Any]]
     evaluations: Sequence[Evaluation]
     comparison: Comparison
-    spoken: "Spoken | None" = None
+    spoken: Spoken
 
     @property
     def name(self) -> str:
@@ -97,10 +100,31 @@ class RunFacts:
         return settings
 
     @property
+    def language(self) -> str | None:
+        """The code of the language that the run was asked for."""
+        named = self.recipe.get("data", {}).get("language")
+        return None if named is None else language_code(named)
+
+    @cached_property
     def retention(self) -> Retention | None:
-        """What the filter kept, seen from all sides; None of earlier versions."""
+        """What the filter kept, seen from all sides; None where it has not said."""
         found = self.filtered.get("retention")
         return None if found is None else Retention.from_dict(found)
+
+    @property
+    def losses(self) -> list[Mapping[str, Any]]:
+        """The rows of metrics.jsonl that are about updates."""
+        return [row for row in self.metrics if "loss" in row]
+
+    @property
+    def validations(self) -> list[Mapping[str, Any]]:
+        """The rows of metrics.jsonl that are about checkpoints."""
+        return [row for row in self.metrics if "validation_wer" in row]
+
+    @property
+    def best_checkpoint(self) -> Mapping[str, Any] | None:
+        """The row of the checkpoint that is the student; None without validation."""
+        return min(self.validations, key=lambda row: row["validation_wer"], default=None)
 
     def cell(self, model: str, set_: str) -> Cell:
         """Return what one model did on one set."""
@@ -113,6 +137,16 @@ class RunFacts:
         found = next(e for e in self.evaluations if (e.model, e.set) == here)
         return {row["id"]: row for row in found.scores}
 
+    def spread(self, n: int) -> list[str]:
+        """Return utterances of the test, evenly from its beginning to its end, by id."""
+        ids = list(self.scores("student", "test"))
+        return ids[:: max(1, len(ids) // n)][:n]
+
+    def worst(self, n: int) -> list[str]:
+        """Return those in which the student makes the most errors."""
+        rows = self.scores("student", "test")
+        return sorted(rows, key=lambda id_: -ErrorCounts(**rows[id_]["errors"]).errors)[:n]
+
     def gap(self, set_: str) -> Difference:
         """Return how much higher the student's error rate is than its teacher's."""
         return next(row for row in self.comparison.differences if row.set == SETS[set_])
@@ -122,10 +156,10 @@ class RunFacts:
         """The student's parameters and its speed on each set, over its teacher's."""
         student, teacher = (self.cell(model, "test") for model in ("student", "teacher"))
         speeds = {
-            set_: _over(self.cell("student", set_).rtfx, self.cell("teacher", set_).rtfx)
+            set_: over(self.cell("student", set_).rtfx, self.cell("teacher", set_).rtfx)
             for set_ in SETS
         }
-        return {"parameters": _over(student.n_parameters, teacher.n_parameters), **speeds}
+        return {"parameters": over(student.n_parameters, teacher.n_parameters), **speeds}
 
     @property
     def n_steps(self) -> int:
@@ -181,10 +215,11 @@ def read_comparison(folder: Path) -> ComparisonFacts:
     """
     path = folder / COMPARISON
     try:
-        return ComparisonFacts(folder, Comparison.from_dict(json.loads(path.read_text("utf-8"))))
-    except (KeyError, TypeError, ValueError) as error:
+        row = json.loads(path.read_text("utf-8"))
+        return ComparisonFacts(folder, build_settings(Comparison, row, where=path))
+    except ValueError as error:
         raise BadRunFolder(
-            f"{path} must hold what evaluate writes today, found otherwise ({error!r}): run "
+            f"{path} must hold what evaluate writes today, found otherwise ({error}): run "
             "evaluate on that folder again, which only counts anew"
         ) from error
 
@@ -215,13 +250,13 @@ def read_run(folder: Path) -> RunFacts:
     )
 
 
-def _read_spoken(folder: Path, data: Mapping[str, Any]) -> Spoken | None:
+def _read_spoken(folder: Path, data: Mapping[str, Any]) -> Spoken:
     """Read the manifests that a run has trained on."""
     named = data.get("train", [])
     named = [named] if isinstance(named, str) else list(named)
     paths = [Path(path) for path in named] or [folder / "data" / "train.jsonl"]
     if not all(path.exists() for path in paths):
-        return None
+        return Spoken((), {}, {})
     utterances = [u for path in paths for u in read_manifest(path).utterances]
     extras = [utterance.extra or {} for utterance in utterances]
     return Spoken(
@@ -231,11 +266,6 @@ def _read_spoken(folder: Path, data: Mapping[str, Any]) -> Spoken | None:
     )
 
 
-def percent(fraction: float | None) -> str:
-    """Return a fraction as people read it."""
-    return "–" if fraction is None else f"{100 * fraction:.1f} %"
-
-
 def error_rate(wer: float | None) -> str:
     """Return an error rate as people read it; one above 100 % with what it means."""
     if wer is None or wer <= 1:
@@ -243,7 +273,8 @@ def error_rate(wer: float | None) -> str:
     return f"over 100 % ({wer:.1f} errors for every word: it loops, or makes words up)"
 
 
-def _over(one: float, other: float) -> float | None:
+def over(one: float, other: float) -> float | None:
+    """Return a ratio; None where there is nothing to divide by."""
     return one / other if other else None
 
 

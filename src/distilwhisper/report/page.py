@@ -1,17 +1,49 @@
-"""One self-contained page about finished folders: a run, several runs, comparisons of models."""
+"""Pages and cards about finished folders, written from the templates beside this file.
 
+A page is one file that needs no other: about a run, several runs, comparisons of models. A card is
+the README.md of a student's folder, in the form that Hugging Face's hub reads: facts for programs
+between two lines of dashes, then the same for people.
+"""
+
+import json
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
+from distilwhisper.corpus.records import audio_from, audio_in
 from distilwhisper.corpus.store import write_atomic
-from distilwhisper.report.comparison_page import comparison_sections
-from distilwhisper.report.facts import ComparisonFacts, RunFacts, read_comparison
-from distilwhisper.report.html import Html, page, tag
-from distilwhisper.report.run_page import run_sections
-from distilwhisper.report.runs_page import runs_sections
+from distilwhisper.evaluation.bootstrap import FEW_RECORDINGS
+from distilwhisper.evaluation.comparison import (
+    SIGNIFICANT,
+    Average,
+    Comparison,
+    WorstUtterance,
+    rtfx_of,
+)
+from distilwhisper.evaluation.figures import SPEED_NOTE
+from distilwhisper.evaluation.scoring import OVER, drawn_sentence
+from distilwhisper.extras import needed_by
+from distilwhisper.report import figures
+from distilwhisper.report.facts import (
+    SETS,
+    ComparisonFacts,
+    RunFacts,
+    error_rate,
+    over,
+    read_comparison,
+)
+from distilwhisper.report.html import sound, word_diff
+from distilwhisper.tables import bounds, percent
+from distilwhisper.text.wer import ErrorCounts
+
+with needed_by("writing pages", extra="report"):
+    from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 REPORT = "report.html"
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def write_report(path: Path, facts: Sequence[RunFacts | ComparisonFacts]) -> Path:
@@ -25,17 +57,18 @@ def write_report(path: Path, facts: Sequence[RunFacts | ComparisonFacts]) -> Pat
         The path.
     """
     runs = _by_name([fact for fact in facts if isinstance(fact, RunFacts)])
-    comparisons = [fact for fact in facts if isinstance(fact, ComparisonFacts)]
-    sections: list[Html] = []
-    if len(runs) == 1:
-        ((name, run),) = runs.items()
-        sections += [tag("h1", name), *run_sections(run, path.parent)]
-    elif runs:
-        sections += runs_sections(runs, path.parent)
-    for comparison in comparisons:
-        sections += comparison_sections(comparison, path.parent)
-    names = [*runs, *(comparison.folder.resolve().name for comparison in comparisons)]
-    write_atomic(path, page(f"{', '.join(names)}: distilwhisper report", *sections))
+    comparisons = {f.folder: f.comparison for f in facts if isinstance(f, ComparisonFacts)}
+    page = (
+        _templates()
+        .get_template("page.html")
+        .render(
+            title=", ".join([*runs, *(folder.resolve().name for folder in comparisons)]),
+            runs=runs,
+            comparisons=comparisons.items(),
+            folder=path.parent,
+        )
+    )
+    write_atomic(path, page)
     return path
 
 
@@ -44,7 +77,114 @@ def write_comparison_report(folder: Path) -> Path:
     return write_report(folder / REPORT, [read_comparison(folder)])
 
 
+def write_card(model: Path, facts: RunFacts) -> Path:
+    """Write a student's README.md from the run that made it.
+
+    Args:
+        model: the student's folder.
+        facts: of its run.
+
+    Returns:
+        The card's path.
+    """
+    path = model / "README.md"
+    write_atomic(path, _templates().get_template("card.md").render(run=facts))
+    return path
+
+
+def _templates() -> Environment:
+    templates = Environment(
+        loader=PackageLoader("distilwhisper.report"),
+        autoescape=select_autoescape(["html"]),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=StrictUndefined,
+    )
+    templates.filters |= {
+        "bounds": bounds,
+        "by_test": _by_test,
+        "counted": _counted,
+        "curves": figures.curves,
+        "drawn_sentence": lambda c: drawn_sentence({x.set: x.drawn_over for x in c.cells}),
+        "error_rate": error_rate,
+        "fastest": _fastest,
+        "filter_plots": figures.filter_plots,
+        "json": lambda value, indent=None: json.dumps(value, indent=indent, ensure_ascii=False),
+        "name": lambda path: Path(path).name,
+        "nearest": _nearest,
+        "noise_plots": figures.noise_plots,
+        "over": over,
+        "percent": percent,
+        "ratio": lambda ratio: "–" if ratio is None else f"{ratio:.2f}",
+        "rtfx": rtfx_of,
+        "seen_from": lambda audio, of, folder: audio_from(folder, audio_in(of.resolve(), audio)),
+        "set_names": _set_names,
+        "share": lambda ratio: "–" if ratio is None else f"{100 * ratio:.0f} %",
+        "speed_plot": figures.speed_plot,
+        "stem": lambda path: Path(path).stem,
+        "training_plots": figures.training_plots,
+        "wer": _wer,
+        "with_unit": lambda head: head.replace("/ ", "/\u00a0").replace(" %", "\u00a0%"),
+        "worst": _worst,
+    }
+    templates.tests["hub_id"] = lambda name: bool(
+        name and _HUB_ID.fullmatch(name) and not Path(name).exists()
+    )
+    templates.globals |= {
+        "FEW_RECORDINGS": FEW_RECORDINGS,
+        "OVER": OVER,
+        "SETS": SETS,
+        "SIGNIFICANT": SIGNIFICANT,
+        "SPEED_NOTE": SPEED_NOTE,
+        "diff": word_diff,
+        "sound": sound,
+    }
+    return templates
+
+
 def _by_name(runs: Sequence[RunFacts]) -> Mapping[str, RunFacts]:
     """Call runs by their names, and by their folders too where several have one name."""
     names = Counter(run.name for run in runs)
     return {run.name if names[run.name] == 1 else f"{run.name} ({run.folder})": run for run in runs}
+
+
+def _nearest(runs: Mapping[str, RunFacts]) -> str | None:
+    """Return the run whose student is nearest to its teacher; None without references."""
+    gaps = {name: run.gap("test").difference for name, run in runs.items()}
+    known = {name: gap for name, gap in gaps.items() if gap is not None}
+    return min(known, key=known.__getitem__, default=None)
+
+
+def _by_test(runs: Mapping[str, RunFacts]) -> list[tuple[int, list[str]]]:
+    """Return which runs were judged on the same utterances, and on how many."""
+    together: dict[frozenset[tuple[str, str]], list[str]] = {}
+    for name, run in runs.items():
+        rows = run.scores("student", "test").values()
+        judged_by = frozenset((row["id"], row["reference"]) for row in rows)
+        together.setdefault(judged_by, []).append(name)
+    return [(len(judged_by), names) for judged_by, names in together.items()]
+
+
+def _fastest(averages: Iterable[Average], comparison: Comparison) -> str:
+    return max(averages, key=lambda a: rtfx_of(comparison.cells_of(a.model, a.noise))).model
+
+
+def _worst(comparison: Comparison) -> list[tuple[tuple[Any, ...], list[WorstUtterance]]]:
+    grouped = groupby(comparison.worst, key=lambda row: (row.model, row.set, row.noise))
+    return [(cell, list(rows)) for cell, rows in grouped]
+
+
+def _set_names(comparison: Comparison) -> list[str]:
+    in_characters = (comparison.unit(set_) == "character" for set_ in comparison.sets)
+    return [s + ", in characters" * c for s, c in zip(comparison.sets, in_characters, strict=True)]
+
+
+def _wer(counts: Mapping[str, Any]) -> float | None:
+    names = ("substitutions", "deletions", "insertions", "words")
+    found = ErrorCounts(**{name: counts[name] for name in names})
+    return found.wer if found.words else None
+
+
+def _counted(of: Mapping[str | None, int]) -> str:
+    return ", ".join(f"{'not named' if name is None else name} {n}" for name, n in of.items())

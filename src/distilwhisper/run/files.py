@@ -72,7 +72,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         temporary = path.with_name(f".{digest}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _open_alone(temporary) as file:
+        # Its name is fixed, so that what a killed writer left is written over; the lock makes two
+        # living writers take turns.
+        with open_locked(temporary, fcntl.LOCK_EX) as file:
+            file.truncate()
             try:
                 yield file
                 file.flush()
@@ -86,18 +89,26 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         raise store_error(path, error) from error
 
 
-def _open_alone(path: Path) -> BinaryIO:
-    """Open an empty file that no other writer of the same name has.
+def open_locked(path: Path, operation: int) -> BinaryIO:
+    """Open a file, made if it is not there, and lock it.
 
-    Its name is fixed, so that what a killed writer left is written over; the lock makes two
-    living writers take turns. A file that its writer has renamed meanwhile is not ours to touch.
+    Whoever held the lock before may have renamed or deleted the file: what comes back is the one
+    that others find under the name.
+
+    Raises:
+        BlockingIOError: the operation is not to wait, and somebody else has the lock.
     """
     while True:
         file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
-        fcntl.flock(file, fcntl.LOCK_EX)
-        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
-            file.truncate()
-            return file
+        try:
+            fcntl.flock(file, operation)
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            file.close()
+            raise
         file.close()
 
 

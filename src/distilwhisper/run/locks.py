@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from distilwhisper.run.files import open_locked
+
 LOCK_FILE = ".lock"
 _locked_here: set[Path] = set()
 
@@ -70,16 +72,13 @@ def lock_folder(folder: Path, part: Part | None = None) -> Iterator[None]:
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    whole = place / LOCK_FILE
     with contextlib.ExitStack() as locks:
-        if part is None:
-            locks.enter_context(_locked(whole, folder, fcntl.LOCK_EX | fcntl.LOCK_NB))
-        else:
-            locks.enter_context(_locked(whole, folder, fcntl.LOCK_SH | fcntl.LOCK_NB))
+        whole_or_shared = fcntl.LOCK_EX if part is None else fcntl.LOCK_SH
+        locks.enter_context(_locked(place / LOCK_FILE, folder, whole_or_shared | fcntl.LOCK_NB))
+        if part is not None:
             own = place / f"{LOCK_FILE}-{part.index}-of-{part.n_parts}"
-            locks.enter_context(
-                _locked(own, f"part {part} of {folder}", fcntl.LOCK_EX | fcntl.LOCK_NB)
-            )
+            what = f"part {part} of {folder}"
+            locks.enter_context(_locked(own, what, fcntl.LOCK_EX | fcntl.LOCK_NB))
         _locked_here.add(place)
         locks.callback(_locked_here.discard, place)
         yield
@@ -95,38 +94,20 @@ def taking_turns(folder: Path) -> Iterator[None]:
 @contextmanager
 def _locked(path: Path, what: Path | str, operation: int) -> Iterator[None]:
     """Hold a lock file, which goes afterwards; but one that others share stays for them."""
-    descriptor = _lock(path, what, operation)
     try:
+        file = open_locked(path, operation)
+    except BlockingIOError as error:
+        holder = path.read_text(errors="replace") if path.exists() else ""
+        raise FolderInUse(
+            f"{what} must be used by one process at a time, found it locked by "
+            f"{holder or 'another process'}: wait for that process to end, or name another folder"
+        ) from error
+    try:
+        file.truncate()
+        file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+        file.flush()
         yield
     finally:
         if not operation & fcntl.LOCK_SH:
             path.unlink(missing_ok=True)
-        os.close(descriptor)
-
-
-def _lock(path: Path, what: Path | str, operation: int) -> int:
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(descriptor, operation)
-        except BlockingIOError as error:
-            holder = os.read(descriptor, 256).decode(errors="replace") or "another process"
-            os.close(descriptor)
-            raise FolderInUse(
-                f"{what} must be used by one process at a time, found it locked by {holder}: "
-                "wait for that process to end, or name another folder"
-            ) from error
-        # Whoever held the lock before has deleted the file on leaving: then this one is no
-        # longer what others find under the name.
-        if _is_at(path, descriptor):
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
-            return descriptor
-        os.close(descriptor)
-
-
-def _is_at(path: Path, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
+        file.close()

@@ -24,15 +24,13 @@ class SettingsError(ValueError):
     """Settings do not fit; the message names every fault."""
 
 
-def build_settings(
-    cls: type[Settings], mapping: Mapping[str, Any], *, where: str | Path
-) -> Settings:
+def build_settings(cls: type[Settings], mapping: Any, *, where: str | Path) -> Settings:
     """Build a frozen dataclass from a mapping such as a TOML file gives.
 
     Fields may be dataclasses, ``bool``, ``int``, ``float``, ``str``, ``Path``, ``Literal``,
-    tuples, lists, and unions of these. A whole number is taken for a float; a bool, nan or
-    infinity is taken for no number. A section that is given in part keeps the field's default for
-    the rest.
+    tuples, lists, mappings, and unions of these. A whole number is taken for a float; a bool, nan
+    or infinity is taken for no number. A section that is given in part keeps the field's default
+    for the rest.
 
     Args:
         cls: the dataclass; a ``ValueError`` from its ``__post_init__`` counts as a fault.
@@ -140,6 +138,9 @@ def _value(kind: Any, value: Any, key: str, default: object, faults: list[str]) 
         return _union(kind, value, key, default, faults)
     if origin in (tuple, list) and isinstance(value, (list, tuple)):
         return _sequence(kind, value, key, faults)
+    if origin is Mapping and isinstance(value, Mapping):
+        named, member = typing.get_args(kind)
+        return {named(n): _value(member, v, f"{key}.{n}", None, faults) for n, v in value.items()}
     fitted = _FAULT if origin in (tuple, list) else _scalar(kind, value)
     if fitted is _FAULT:
         faults.append(f"{key}: must be {_allowed(kind)}, found {shown(value)}")

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from distilwhisper.checks import AT_LEAST_1, PROBABILITY, Rule, check_rules, ruled
 from distilwhisper.shapes import Float
 from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.noise import mix_at_snr, recorded_noise, white_noise
@@ -32,6 +33,10 @@ _CONTEXT_FRAMES = SAMPLE_RATE_HZ // HOP_SAMPLES
 _LEAST_TIME_MASKS = 2
 
 
+_FASTER_OR_SLOWER: Rule = ("be above zero", lambda factors: bool(factors) and min(factors) > 0)
+_RISING: Rule = ("rise", lambda low_high: low_high[0] <= low_high[1])
+
+
 @dataclass(frozen=True)
 class AugmentSettings:
     """What may happen to the sound of a training window; nothing by default.
@@ -39,26 +44,26 @@ class AugmentSettings:
     Teacher and student hear the same, but for short contexts, which are the student's alone.
     """
 
-    speed_probability: float = 0.0
+    speed_probability: float = ruled(0.0, PROBABILITY)
     """How often a window is played at another speed, its pitch and timestamps changing along."""
-    speed_factors: tuple[float, ...] = (0.9, 1.1)
+    speed_factors: tuple[float, ...] = ruled((0.9, 1.1), _FASTER_OR_SLOWER)
     """Of these one is drawn; above 1 is faster. A window that would grow over 30 s stays."""
-    noise_probability: float = 0.0
+    noise_probability: float = ruled(0.0, PROBABILITY)
     """How often noise is added."""
     noise: str = "white"
     """White noise, or a folder of recorded noises."""
-    noise_snr_db: tuple[float, float] = (0.0, 30.0)
+    noise_snr_db: tuple[float, float] = ruled((0.0, 30.0), _RISING)
     """Lowest and highest ratio of speech to noise; drawn evenly between."""
-    time_mask_share: float = 0.0
+    time_mask_share: float = ruled(0.0, PROBABILITY)
     """SpecAugment: share of the sound's frames to cut out, overlaps counted twice; 0.05 is usual.
     """
-    time_mask_frames: int = 10
+    time_mask_frames: int = ruled(10, AT_LEAST_1)
     """Length of each cut, in frames of 10 ms."""
-    frequency_mask_share: float = 0.0
+    frequency_mask_share: float = ruled(0.0, PROBABILITY)
     """SpecAugment: share of the mel bins to cut out, overlaps counted twice."""
-    frequency_mask_bins: int = 10
+    frequency_mask_bins: int = ruled(10, AT_LEAST_1)
     """Width of each cut."""
-    short_context_probability: float = 0.0
+    short_context_probability: float = ruled(0.0, PROBABILITY)
     """How often the student hears a window without the silence that fills it up to 30 s, and
     learns to say what its teacher makes of all 30: a student for short sound."""
     short_context_margin_s: tuple[float, float] = (0.5, 2.0)
@@ -66,22 +71,9 @@ class AugmentSettings:
     second."""
 
     def __post_init__(self) -> None:
-        faults = [
-            f"{name} must lie in [0, 1], found {getattr(self, name):g}"
-            for name in (*_PROBABILITIES, "time_mask_share", "frequency_mask_share")
-            if not 0 <= getattr(self, name) <= 1
-        ]
-        if not self.speed_factors or min(self.speed_factors) <= 0:
-            faults.append(f"speed_factors must be above zero, found {list(self.speed_factors)}")
-        if self.noise_snr_db[0] > self.noise_snr_db[1]:
-            faults.append(f"noise_snr_db must rise, found {list(self.noise_snr_db)}")
-        if min(self.time_mask_frames, self.frequency_mask_bins) < 1:
-            faults.append("time_mask_frames and frequency_mask_bins must be at least 1")
         low_s, high_s = self.short_context_margin_s
-        if not 0 <= low_s <= high_s:
-            faults.append(f"short_context_margin_s must rise from 0 on, found {[low_s, high_s]}")
-        if faults:
-            raise ValueError("; ".join(faults))
+        must = f"short_context_margin_s must rise from 0 on, found {[low_s, high_s]}"
+        check_rules(self, not 0 <= low_s <= high_s and must)
 
     @property
     def is_on(self) -> bool:
@@ -93,9 +85,6 @@ class AugmentSettings:
         """Whether the teacher, too, may hear something else than what was recorded."""
         shares = (self.time_mask_share, self.frequency_mask_share)
         return any((self.speed_probability, self.noise_probability, *shares))
-
-
-_PROBABILITIES = ("speed_probability", "noise_probability", "short_context_probability")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ Source: snakers4/silero-vad: ``src/silero_vad/utils_vad.py``, get_speech_timesta
 """
 
 import importlib.util
-import math
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distilwhisper.checks import AT_LEAST_0, SHARE, check_rules, ruled
 from distilwhisper.extras import MissingExtra
 from distilwhisper.shapes import Float
 from distilwhisper.speech.audio import Samples
@@ -72,21 +72,13 @@ class Span:
 class VadSettings:
     """What counts as speech. The defaults are those of faster-whisper."""
 
-    threshold: float = 0.5  # speech begins at this probability, and ends 0.15 below it
-    min_speech_s: float = 0.0  # speech that is not longer is dropped
-    min_silence_s: float = 2.0  # shorter pauses belong to the speech around them
-    pad_s: float = 0.4  # added to both ends; neighbours share a pause too short for both
+    threshold: float = ruled(0.5, SHARE)  # speech begins at this, and ends 0.15 below it
+    min_speech_s: float = ruled(0.0, AT_LEAST_0)  # speech that is not longer is dropped
+    min_silence_s: float = ruled(2.0, AT_LEAST_0)  # shorter pauses belong to the speech around
+    pad_s: float = ruled(0.4, AT_LEAST_0)  # on both ends; neighbours share a short pause
 
     def __post_init__(self) -> None:
-        faults = []
-        if not 0 < self.threshold <= 1:
-            faults.append(f"threshold must lie above 0 and not above 1, found {self.threshold}")
-        for name in ("min_speech_s", "min_silence_s", "pad_s"):
-            seconds = getattr(self, name)
-            if not (math.isfinite(seconds) and seconds >= 0):
-                faults.append(f"{name} must be a number of seconds, 0 or more, found {seconds}")
-        if faults:
-            raise ValueError("; ".join(faults))
+        check_rules(self)
 
 
 def speech_spans(samples: Samples, settings: VadSettings = VadSettings()) -> list[Span]:

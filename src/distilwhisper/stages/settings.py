@@ -1,9 +1,10 @@
 """What can be asked of the stages and of a plan: no tensors, so that a command line parses fast."""
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
+from distilwhisper.checks import ABOVE_0, AT_LEAST_1, SHARE, check_rules, ruled
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.speech.units import WINDOW_S
 
@@ -26,23 +27,19 @@ class LabelSettings:
     pack: bool = False
     """Decode short utterances of one language several to a window: sooner, but not always the
     same text. Greedy, with timestamps; languages must be given."""
-    shard_size: int = 256
+    shard_size: int = ruled(256, AT_LEAST_1)
     """Utterances per shard: what a killed run loses at most."""
 
     def __post_init__(self) -> None:
-        faults = []
-        if self.shard_size < 1:
-            faults.append(f"shard_size must be at least 1, found {self.shard_size}")
         default = DecodingSettings()
-        faults += [
+        faults = [
             f"{name} must be left out: it is of recordings over {WINDOW_S:g} s, and labels are not"
             for name in _OF_LONG_RECORDINGS
             if getattr(self.decoding, name) != getattr(default, name)
         ]
         if self.pack and (fault := self.decoding.packing_fault()):
             faults.append(fault)
-        if faults:
-            raise ValueError("; ".join(faults))
+        check_rules(self, *faults)
 
 
 _OF_LONG_RECORDINGS = (
@@ -64,7 +61,7 @@ class EvaluateSettings:
 
     decoding: DecodingSettings = field(default_factory=DecodingSettings)
     """How audio becomes text."""
-    shard_size: int = 64
+    shard_size: int = ruled(64, AT_LEAST_1)
     """Utterances per shard: what a killed run loses at most."""
     noise: str | None = None
     """What the sound goes through first, as KIND[:LEVEL][@PATH]: white:10, pink:0, babble:5,
@@ -74,18 +71,17 @@ class EvaluateSettings:
     """Of what is drawn for the noise of each utterance; the same for all models and levels."""
 
     def __post_init__(self) -> None:
-        faults = []
-        if self.shard_size < 1:
-            faults.append(f"shard_size must be at least 1, found {self.shard_size}")
-        if self.noise is not None:
-            from distilwhisper.evaluation.degradation import Degradation
+        if self.noise is None:
+            check_rules(self)
+            return
+        from distilwhisper.evaluation.degradation import Degradation
 
-            try:
-                Degradation.parse(self.noise)
-            except ValueError as error:
-                faults.append(str(error))
-        if faults:
-            raise ValueError("; ".join(faults))
+        fault: str | bool = False
+        try:
+            Degradation.parse(self.noise)
+        except ValueError as error:
+            fault = str(error)
+        check_rules(self, fault)
 
     @property
     def degradation(self) -> "Degradation | None":
@@ -105,25 +101,17 @@ class PlanSettings:
 
     gpu: GpuName = "h100"
     """Device that the stages run on."""
-    hours: float | None = None
+    hours: float | None = ruled(None, ABOVE_0)
     """Hours of audio to label, in place of counting the recipe's data, which need not be there."""
-    utterance_s: float = 10.0
+    utterance_s: float = ruled(10.0, ABOVE_0)
     """With hours: mean length of an utterance."""
-    efficiency: float = 0.3
+    efficiency: float = ruled(0.3, SHARE)
     """Share of the roofline that is reached, where no rate was measured. An assumption: public
     systems reach 0.05 to 0.4."""
     rates: Path | None = None
     """Measured rates: a JSON file of Rates, or a finished run of the same teacher and device."""
-    price_per_hour: float | None = None
+    price_per_hour: float | None = ruled(None, ABOVE_0)
     """Of the device, in any currency; left out, no price is printed."""
 
     def __post_init__(self) -> None:
-        faults = [
-            f"{name} must be above 0, found {value}"
-            for name, value in asdict(self).items()
-            if name not in ("gpu", "rates") and value is not None and value <= 0
-        ]
-        if self.efficiency > 1:
-            faults.append(f"efficiency must be at most 1, found {self.efficiency}")
-        if faults:
-            raise ValueError("; ".join(faults))
+        check_rules(self)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from distilwhisper.checks import ABOVE_0, AT_LEAST_0, AT_LEAST_1, PROBABILITY, check_rules, ruled
 from distilwhisper.corpus.packing import Fill
 from distilwhisper.speech.augment import AugmentSettings
 from distilwhisper.speech.units import WINDOW_S
@@ -12,23 +13,23 @@ from distilwhisper.training.loss import Divergence
 class TrainingSettings:
     """The paper's hyper-parameters (table 15) as defaults."""
 
-    steps: int = 80_000
+    steps: int = ruled(80_000, AT_LEAST_1)
     """Updates of the weights."""
-    batch_size: int = 256
+    batch_size: int = ruled(256, AT_LEAST_1)
     """Utterances per update."""
-    micro_batch_size: int = 16
+    micro_batch_size: int = ruled(16, AT_LEAST_1)
     """Utterances that go through the network at a time; less memory, the same result."""
-    peak_lr: float = 1e-4
+    peak_lr: float = ruled(1e-4, ABOVE_0)
     """Learning rate at the end of the warm-up; it falls to zero linearly."""
-    warmup_steps: int = 500
+    warmup_steps: int = ruled(500, AT_LEAST_0)
     """Updates of linear warm-up."""
-    kl_weight: float = 0.8
+    kl_weight: float = ruled(0.8, AT_LEAST_0)
     """Weight of the KL divergence between teacher and student (eq. 6); 0 asks no teacher."""
-    pl_weight: float = 1.0
+    pl_weight: float = ruled(1.0, AT_LEAST_0)
     """Weight of the cross-entropy on pseudo-labels (eq. 6)."""
-    mse_weight: float = 0.0
+    mse_weight: float = ruled(0.0, AT_LEAST_0)
     """Weight of the squared distance between hidden states (eq. 10-12)."""
-    temperature: float = 2.0
+    temperature: float = ruled(2.0, ABOVE_0)
     """Softens both distributions of the KL term."""
     divergence: Divergence = "forward-kl"
     """What stands in the place of the paper's KL(teacher || student)."""
@@ -44,32 +45,32 @@ class TrainingSettings:
     """Leave the decoder's position embeddings as they are."""
     checkpoint_activations: bool = False
     """Make the activations inside layers again in the backward pass; less memory, more time."""
-    timestamp_probability: float = 0.5
+    timestamp_probability: float = ruled(0.5, PROBABILITY)
     """How often a label keeps its timestamps, drawn anew every epoch."""
-    prompt_probability: float = 0.0
+    prompt_probability: float = ruled(0.0, PROBABILITY)
     """How often a window is given the text that precedes it, drawn anew every epoch."""
-    prompt_gap_s: float = 3.0
+    prompt_gap_s: float = ruled(3.0, AT_LEAST_0)
     """Longest silence across which an utterance precedes the next of its recording."""
     source_weights: tuple[tuple[str, float], ...] = ()
     """Sources of the utterances with the share of the windows that each gets, up to a common
     factor; none: every utterance counts alike."""
-    weight_decay: float = 0.0
+    weight_decay: float = ruled(0.0, AT_LEAST_0)
     """AdamW's decoupled weight decay."""
-    clip_norm: float = 1.0
+    clip_norm: float = ruled(1.0, ABOVE_0)
     """Gradients are scaled down together beyond this norm."""
-    checkpoint_every: int = 5_000
+    checkpoint_every: int = ruled(5_000, AT_LEAST_1)
     """Updates between checkpoints; each is validated, and the best one becomes the student."""
-    validation_context_margin_s: float | None = None
+    validation_context_margin_s: float | None = ruled(None, AT_LEAST_0)
     """Validate with so much silence behind the sound, as a student for short sound will be used
     (decoding's context_margin_s); none: 30 s."""
-    log_every: int = 25
+    log_every: int = ruled(25, AT_LEAST_1)
     """Updates between rows of metrics.jsonl."""
-    pack_s: float = 0.0
+    pack_s: float = ruled(0.0, AT_LEAST_0)
     """Utterances are packed into windows of at most this length, at most 30; 0: a window holds one
     utterance."""
     pack_fill: Fill = "varied"
     """To lengths drawn evenly, so that the student hears short windows too; or "full"."""
-    pack_pause_s: float = 0.5
+    pack_pause_s: float = ruled(0.5, AT_LEAST_0)
     """Silence between packed utterances."""
     pack_across_recordings: bool = False
     """Pack utterances together that are not known to be of one recording or one speaker."""
@@ -78,7 +79,7 @@ class TrainingSettings:
     cache_teacher: bool = False
     """Keep the teacher's last hidden states on disk too, and train without its layers in memory."""
     augment: AugmentSettings = field(default_factory=AugmentSettings)
-    data_workers: int = 2
+    data_workers: int = ruled(2, AT_LEAST_1)
     """Threads that read audio ahead of the network; more for a faster one, the same result."""
     skip_utterances: tuple[str, ...] = ()
     """Ids: a window that holds one of them counts for nothing in its update, and is not read. A run
@@ -87,25 +88,11 @@ class TrainingSettings:
     """Of the data order and of all that is drawn for an example."""
 
     def __post_init__(self) -> None:
-        faults = [
-            f"{name} must be at least {least}, found {getattr(self, name)}"
-            for name, least in _AT_LEAST.items()
-            if getattr(self, name) < least
-        ]
+        faults: list[str] = []
         if self.warmup_steps >= self.steps:
             faults.append(
                 f"warmup_steps must be below steps ({self.steps}), found {self.warmup_steps}: the "
                 "learning rate has to rise and to fall"
-            )
-        faults += [
-            f"{name} must lie in [0, 1], found {getattr(self, name)}"
-            for name in ("timestamp_probability", "prompt_probability")
-            if not 0 <= getattr(self, name) <= 1
-        ]
-        if (self.validation_context_margin_s or 0.0) < 0:
-            faults.append(
-                "validation_context_margin_s must be at least 0, found "
-                f"{self.validation_context_margin_s:g}"
             )
         if self.pack_s > WINDOW_S:
             faults.append(f"pack_s must be at most {WINDOW_S:g}, found {self.pack_s:g}")
@@ -118,8 +105,6 @@ class TrainingSettings:
                 "cache_encoder keeps what the encoder made of the sound as it is, as does "
                 "cache_teacher: switch it off, or everything in augment but short contexts"
             )
-        if self.temperature <= 0 or self.clip_norm <= 0 or self.peak_lr <= 0:
-            faults.append("temperature, clip_norm and peak_lr must be above zero")
         if not (self.kl_weight or self.pl_weight or self.mse_weight):
             faults.append("one of kl_weight, pl_weight and mse_weight must be above zero")
         if self.teacher_annealing and not self.pl_weight:
@@ -130,8 +115,7 @@ class TrainingSettings:
                 f"kl_weight must be above 0 and mse_weight 0, found {self.kl_weight:g} and "
                 f"{self.mse_weight:g}"
             )
-        if faults:
-            raise ValueError("; ".join(faults))
+        check_rules(self, *faults)
 
     @property
     def asks_teacher(self) -> bool:
@@ -141,21 +125,3 @@ class TrainingSettings:
     def teacher_share(self, step: int) -> float:
         """Return what is left of ``kl_weight`` and ``mse_weight`` at a step, counted from 0."""
         return 1 - step / self.steps if self.teacher_annealing else 1.0
-
-
-_AT_LEAST = {
-    "steps": 1,
-    "batch_size": 1,
-    "micro_batch_size": 1,
-    "warmup_steps": 0,
-    "kl_weight": 0,
-    "pl_weight": 0,
-    "mse_weight": 0,
-    "weight_decay": 0,
-    "pack_s": 0,
-    "pack_pause_s": 0,
-    "prompt_gap_s": 0,
-    "checkpoint_every": 1,
-    "log_every": 1,
-    "data_workers": 1,
-}

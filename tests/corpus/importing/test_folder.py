@@ -78,9 +78,9 @@ def test_all_audio_below_a_folder_is_found_in_order(source: Path) -> None:
     )
     for utterance in manifest.utterances:
         assert len(load_samples(manifest.audio_source(utterance))) in (8_000, 20_000)
-    assert (summary.n_with_text, summary.n_without_text) == (0, 3)
-    assert (summary.min_s, summary.median_s, summary.max_s) == (0.5, 0.5, 1.25)
-    assert summary.hours == 2.25 / 3600
+    assert (summary.n_with_text, summary.n_utterances) == (0, 3)
+    assert summary.lengths_s == (0.5, 0.5, 1.25)
+    assert summary.seconds == 2.25
     assert str(summary) == (
         "3 utterances, 0.00 h (0.50 to 1.25 s, median 0.50 s); 0 with text, 3 without; 0 problems"
     )
@@ -309,7 +309,7 @@ def test_a_transcript_without_audio_is_named(source: Path) -> None:
     assert found["t/x"].text == "x's text"
     out = source.parent / "manifest.jsonl"
     summary = import_folder(source, out)
-    assert summary.n_by_kind == {"transcript without audio": 4}
+    assert summary.to_dict()["problems"] == {"transcript without audio": 4}
     assert sorted(summary.failed) == ["lost.txt", "metadata.json", "sub/b.json", "t.tar#y.txt"]
 
 

@@ -167,7 +167,7 @@ def test_librispeech(source: Path) -> None:
     )
     assert found["84-121-0001"].text is None
     assert kinds(summary) == {"84-121.trans.txt:2": "transcript without audio"}
-    assert (summary.n_same_audio, summary.n_speakers) == (1, 1)
+    assert (summary.n_same_audio, summary.to_dict()["n_speakers"]) == (1, 1)
     inside, _ = run(chapter.parent, "librispeech")
     assert inside["84-121-0000"].speaker == "84"
 

@@ -2,15 +2,14 @@
 
 import codecs
 import math
-import os
 import re
 import unicodedata
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias, TypeVar
 
 from distilwhisper.corpus.importing.settings import FIELDS
-from distilwhisper.corpus.records import UTTERANCE_FIELDS, Utterance
+from distilwhisper.corpus.records import UTTERANCE_FIELDS, Utterance, audio_in
 from distilwhisper.errors import DistilwhisperError
 from distilwhisper.speech.audio import AudioFacts
 from distilwhisper.text.tokens import language_code
@@ -47,6 +46,18 @@ class BadTranscripts(BadSource):
 
 class UnreadableSource(DistilwhisperError):
     """A source cannot be read to its end, through no fault of the command."""
+
+
+class Unusable(ValueError):
+    """Something that a source holds cannot be used; the message says what must hold.
+
+    Attributes:
+        kind: what problems are counted by.
+    """
+
+    def __init__(self, message: str, kind: Kind = "bad line") -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class Problem(NamedTuple):
@@ -86,6 +97,25 @@ class Probed(NamedTuple):
 
 
 Found: TypeAlias = Iterator[Entry | Problem]
+_Line = TypeVar("_Line")
+
+
+def entries_of(
+    lines: Iterable[tuple[str, _Line | Unusable]], made: Callable[[_Line], Iterable[Utterance]]
+) -> Found:
+    """Yield the utterances of lines; of one that cannot be used, what is wrong.
+
+    Args:
+        lines: each behind its place; or why it cannot be read.
+        made: what a line tells of.
+    """
+    for where, line in lines:
+        try:
+            if isinstance(line, Unusable):
+                raise line
+            yield from [Entry(where, utterance) for utterance in made(line)]
+        except ValueError as error:
+            yield problem_of(where, error)
 
 
 def located(audio: str, folder: Path) -> str:
@@ -93,14 +123,12 @@ def located(audio: str, folder: Path) -> str:
 
     A name is found however its accents are written: NFC, as most do, or NFD, as macOS does.
     """
-    beside = os.path.join(folder.absolute(), audio)  # noqa: PTH118  a Path would edit members
-    here = os.path.join(Path.cwd(), audio)  # noqa: PTH118
-    places = [beside, here]
+    places = [audio_in(place, audio) for place in (folder.absolute(), Path.cwd())]
     places += [unicodedata.normalize(form, path) for path in places for form in ("NFC", "NFD")]
     for place in places:
         if Path(place.partition(".tar#")[0]).exists():
             return place
-    return beside
+    return places[0]
 
 
 def nfc(name: str) -> str:
@@ -134,8 +162,7 @@ def utterance_from(row: Mapping[str, object], columns: Mapping[str, str], stem: 
             channel, has its times and its number in its id as well, and the stem is its recording.
 
     Raises:
-        ValueError: a value cannot be what its field needs.
-        UnknownLanguage: Whisper does not know the language.
+        ValueError: a value cannot be what its field needs, or Whisper does not know the language.
     """
     values = {name: row.get(column) for name, column in columns.items()}
     span, channel = _span(values), _channel(values)
@@ -178,26 +205,21 @@ def others_of(row: Mapping[str, object], taken: Collection[str]) -> dict[str, ob
     return others or None
 
 
-class UnknownLanguage(ValueError):
-    """Whisper does not know a language."""
-
-
 def known_language(language: str | None) -> str | None:
     """Return the code of a language as :func:`language_code` does.
 
     Raises:
-        UnknownLanguage: Whisper does not know it.
+        Unusable: Whisper does not know it.
     """
     try:
         return None if language is None else language_code(language)
     except ValueError as error:
-        raise UnknownLanguage(str(error)) from error
+        raise Unusable(str(error), "unknown language") from error
 
 
 def problem_of(where: str, error: ValueError) -> Problem:
-    """Return what :func:`utterance_from` raised as a problem."""
-    language = isinstance(error, UnknownLanguage)
-    return Problem(where, "unknown language" if language else "bad line", str(error))
+    """Return why something cannot be used as a problem of its place."""
+    return Problem(where, error.kind if isinstance(error, Unusable) else "bad line", str(error))
 
 
 def find_columns(names: Sequence[str], chosen: Mapping[str, str]) -> dict[str, str]:

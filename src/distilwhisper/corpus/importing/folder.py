@@ -17,6 +17,7 @@ from distilwhisper.corpus.importing.entries import (
     Entry,
     Found,
     Problem,
+    Unusable,
     find_columns,
     nfc,
     plain_text,
@@ -246,7 +247,7 @@ def _read_tables(
     ids: Mapping[str, str],
     settings: ImportSettings,
     problems: list[Problem],
-) -> dict[str, list[_Line]]:
+) -> Mapping[str, list[_Line]]:
     """Return what tables say of each audio: one line of the whole, or any number of spans."""
     lines: dict[str, list[_Line]] = defaultdict(list)
     places = _places(found.audio)
@@ -267,40 +268,33 @@ def _read_tables(
             say(f"data: {path} names no audio and its text in columns, and is not read")
             continue
         say(f"data: transcripts from {path}")
-        for number, row, columns in read_table(path, settings):
+        for number, line in read_table(path, settings):
             where = f"{table}:{number}"
-            if isinstance(row, str):
-                problems.append(Problem(where, "bad line", row))
-                continue
             try:
-                named = audio_named(row, columns)
-                audio = _named_by(named, folder, places)
-                told = utterance_from(row, columns, ids[audio[0]] if audio else "")
+                if isinstance(line, Unusable):
+                    raise line
+                audio = _named_by(audio_named(*line), folder, places)
+                told = utterance_from(*line, ids[audio])
+                _add(lines[audio], _Line(told, where), audio)
             except ValueError as error:
                 problems.append(problem_of(where, error))
-                continue
-            if len(audio) == 1:
-                problems.extend(_add(lines[audio[0]], _Line(told, where), audio[0]))
-            else:
-                message = f"names {named!r}, which must be one audio file, found {len(audio)}"
-                message += "".join(f", {name}" for name in audio[:3])
-                problems.append(Problem(where, "transcript without audio", message))
     if unfit is not None and not n_read:
         raise unfit
     return lines
 
 
-def _add(lines: list[_Line], line: _Line, audio: str) -> Iterator[Problem]:
-    """Add what a table says of an audio to what is known, unless the two contradict each other."""
-    told = line.told
+def _add(lines: list[_Line], line: _Line, audio: str) -> None:
+    """Add what a table says of an audio to what is known.
+
+    Raises:
+        Unusable: the two contradict each other.
+    """
     for known in lines:
-        other = known.told
-        if _part(told) == _part(other):
-            if told.text != other.text:
-                yield Problem(
-                    line.origin,
-                    "conflicting transcripts",
+        if _part(line.told) == _part(known.told):
+            if line.told.text != known.told.text:
+                raise Unusable(
                     f"gives {audio} another text than {known.origin}, which was taken",
+                    "conflicting transcripts",
                 )
             return
     lines.append(line)
@@ -327,15 +321,24 @@ def _called(name: str) -> set[str]:
     return whole | {posixpath.splitext(called)[0] for called in whole}
 
 
-def _named_by(path: str, folder: str, places: Mapping[str, list[str]]) -> list[str]:
-    """Return the audio that a path in a table means, the table lying in a folder."""
-    path = posixpath.normpath(nfc(path).replace("\\", "/"))
-    exact = places.get(posixpath.normpath(posixpath.join(nfc(folder), path)))
-    if exact:
-        return exact
-    below = f"{folder}/" if folder else ""
-    bare = places.get(f"/{posixpath.basename(path)}", [])
-    return [name for name in bare if name.startswith(below)]
+def _named_by(path: str, folder: str, places: Mapping[str, list[str]]) -> str:
+    """Return the audio that a path in a table means, the table lying in a folder.
+
+    Raises:
+        Unusable: it means none, or several.
+    """
+    plain = posixpath.normpath(nfc(path).replace("\\", "/"))
+    found = places.get(posixpath.normpath(posixpath.join(nfc(folder), plain)))
+    if not found:
+        bare = places.get(f"/{posixpath.basename(plain)}", [])
+        found = [name for name in bare if name.startswith(f"{folder}/" if folder else "")]
+    if len(found) != 1:
+        names = "".join(f", {name}" for name in found[:3])
+        raise Unusable(
+            f"names {path!r}, which must be one audio file, found {len(found)}{names}",
+            "transcript without audio",
+        )
+    return found[0]
 
 
 def _splits(audio: Sequence[str]) -> dict[str, str]:

@@ -18,7 +18,7 @@ from distilwhisper.corpus.importing.entries import BadSource, Entry, Found, Prob
 from distilwhisper.corpus.importing.layouts import DESCRIPTIONS, detect, read
 from distilwhisper.corpus.importing.settings import ImportSettings
 from distilwhisper.corpus.importing.shards import stored
-from distilwhisper.corpus.importing.summary import ImportSummary, Tally
+from distilwhisper.corpus.importing.summary import ImportSummary
 from distilwhisper.corpus.records import Utterance, audio_from, manifest_row
 from distilwhisper.corpus.store import write_jsonl
 from distilwhisper.progress import SECONDS_BETWEEN_LINES, say
@@ -65,17 +65,17 @@ def import_data(source: str | Path, out: Path, settings: ImportSettings) -> Impo
     found = read(source, layout, settings, out=out)
     if settings.format is None:
         say(f"data: {source} is taken for {DESCRIPTIONS[layout]}; --format says otherwise")
-    tally = Tally()
+    tally = ImportSummary()
     before = fingerprint(out) if out.is_file() else None
     write_jsonl(out, _rows(found, source, out, settings, tally))
     if before not in (None, fingerprint(out)):
         say(f"data: {out} has changed: what was made of it before is of other data")
     _write_problems(out.with_suffix(".problems.jsonl"), tally.problems)
-    return tally.summary()
+    return tally
 
 
 def _rows(
-    found: Found, source: str, out: Path, settings: ImportSettings, tally: Tally
+    found: Found, source: str, out: Path, settings: ImportSettings, tally: ImportSummary
 ) -> Iterator[dict[str, Any]]:
     """Yield the lines of the manifest, and count all that goes by."""
     probe = lru_cache(N_REMEMBERED)(probe_audio)
@@ -104,9 +104,8 @@ def _rows(
                 last_said = time.monotonic()
                 say(f"data: {tally.n_utterances} utterances, {tally.seconds / 3600:.1f} h so far")
     if not tally.n_utterances and not tally.problems:
-        longer = f" but {tally.n_left_out} that are longer than --max-seconds" * bool(
-            tally.n_left_out
-        )
+        n_longer = tally.n_left_out
+        longer = f" but {n_longer} that are longer than --max-seconds" if n_longer else ""
         raise BadSource(f"{source} must hold at least one utterance, found none{longer}")
 
 
@@ -123,38 +122,33 @@ def _probed(item: Entry | Problem, probe: Callable[[str], AudioFacts]) -> Probed
     """Open an entry's sound, and see that the entry lies in it."""
     if isinstance(item, Problem):
         return item
-    audio = item.utterance.audio
+    audio, told = item.utterance.audio, item.utterance
     try:
         facts = probe(audio) if item.data is None else probe_audio(NamedBytes(item.data, audio))
     except FileNotFoundError:
         return Problem(item.where, "audio missing", f"its audio must be a file, found no {audio}")
     except (CorruptAudio, OSError, ValueError) as error:  # a path can be none: ValueError
         return Problem(item.where, "audio unreadable", str(error))
-    channel = item.utterance.channel
-    if channel is not None and channel >= facts.n_channels:
+    if told.channel is not None and told.channel >= facts.n_channels:
+        must = f"must have a channel {told.channel}, counted from 0, found {facts.n_channels}"
+        return Problem(item.where, "unsupported", f"{audio}: {must}")
+    left_s = round(facts.duration_s - told.start_s, 3)
+    duration_s = left_s if told.duration_s is None else told.duration_s
+    if left_s <= 0 or duration_s > left_s + LENGTH_TOLERANCE_S:
+        until = "the end" if told.duration_s is None else f"{told.start_s + duration_s:.3f}"
         message = (
-            f"{audio}: must have a channel {channel}, counted from 0, found {facts.n_channels}"
-        )
-        return Problem(item.where, "unsupported", message)
-    start_s, duration_s = item.utterance.start_s, item.utterance.duration_s
-    left_s = round(facts.duration_s - start_s, 3)
-    if left_s <= 0 or (duration_s is not None and duration_s > left_s + LENGTH_TOLERANCE_S):
-        until = "the end" if duration_s is None else f"{start_s + duration_s:.3f}"
-        message = (
-            f"{audio}: must last at least a millisecond from {start_s:.3f} s, and to {until} s, "
-            f"found a sound of {facts.duration_s:.3f} s"
+            f"{audio}: must last at least a millisecond from {told.start_s:.3f} s, and to {until} "
+            f"s, found a sound of {facts.duration_s:.3f} s"
         )
         return Problem(item.where, "span outside the sound", message)
-    utterance = replace(item.utterance, duration_s=left_s if duration_s is None else duration_s)
-    return Probed(item._replace(utterance=utterance), facts)
+    return Probed(item._replace(utterance=replace(told, duration_s=duration_s)), facts)
 
 
 def _chosen(
-    probed: Iterator[Probed | Problem], settings: ImportSettings, tally: Tally
+    probed: Iterator[Probed | Problem], settings: ImportSettings, tally: ImportSummary
 ) -> Iterator[Probed | Problem]:
     """Leave out what is too long, and all but the first or a sample, as the settings ask."""
-    if settings.max_seconds is not None:
-        probed = _no_longer(probed, settings.max_seconds, tally)
+    probed = (item for item in probed if not _is_left_out(item, settings, tally))
     if settings.first is None and settings.sample is None:
         yield from probed
         return
@@ -167,17 +161,15 @@ def _chosen(
     yield from (item for _, item in drawn)
 
 
-def _no_longer(
-    probed: Iterator[Probed | Problem], max_seconds: float, tally: Tally
-) -> Iterator[Probed | Problem]:
-    for item in probed:
-        if isinstance(item, Problem) or (item.entry.utterance.duration_s or 0.0) <= max_seconds:
-            yield item
-        else:
-            tally.n_left_out += 1
+def _is_left_out(item: Probed | Problem, settings: ImportSettings, tally: ImportSummary) -> bool:
+    if settings.max_seconds is None or isinstance(item, Problem):
+        return False
+    is_longer = (item.entry.utterance.duration_s or 0.0) > settings.max_seconds
+    tally.n_left_out += is_longer
+    return is_longer
 
 
-def _without_problems(probed: Iterable[Probed | Problem], tally: Tally) -> Iterator[Probed]:
+def _without_problems(probed: Iterable[Probed | Problem], tally: ImportSummary) -> Iterator[Probed]:
     for item in probed:
         if isinstance(item, Problem):
             tally.problems.append(item)
@@ -222,7 +214,9 @@ def _cutter() -> Callable[[Probed | Problem], tuple[Probed | Problem, list[Utter
     return pieces_of
 
 
-def _row(where: str, utterance: Utterance, out: Path, tally: Tally) -> dict[str, Any] | Problem:
+def _row(
+    where: str, utterance: Utterance, out: Path, tally: ImportSummary
+) -> dict[str, Any] | Problem:
     """Return an utterance as a line of the manifest, or why it cannot be one."""
     if tally.knows(utterance.id):
         message = f"the id must be new, found {utterance.id!r} a second time"

@@ -8,9 +8,10 @@ from typing import NamedTuple
 from distilwhisper.corpus.importing.entries import (
     AUDIO_SUFFIXES,
     BadSource,
-    Entry,
     Found,
     Problem,
+    Unusable,
+    entries_of,
     known_language,
     located,
     nfc,
@@ -30,39 +31,31 @@ def read_kaldi(source: Path) -> Found:
     """
     if not (source / "wav.scp").is_file():
         raise BadSource(f"{source} must be a Kaldi data directory, found no wav.scp in it")
-    texts = _Beside(source / "text")
-    speakers = _Beside(source / "utt2spk")
-    languages = _Beside(source / "utt2lang")
-    for span in _segments(source) if (source / "segments").exists() else _recordings(source):
-        if isinstance(span, Problem):
-            yield span
-            continue
-        text, speaker = texts.take(span.key), speakers.take(span.key)
-        language = languages.take(span.key)
+    beside = [_Beside(source / name) for name in ("text", "utt2spk", "utt2lang")]
+
+    def made(span: _Span) -> list[Utterance]:
+        text, speaker, language = (file.take(span.key) or None for file in beside)
         if span.fault is not None:
-            yield Problem(span.where, "unsupported", span.fault)
-            continue
-        try:
-            utterance = Utterance(
-                id=span.key,
-                audio=located(span.audio, source),
-                start_s=span.start_s,
-                duration_s=span.duration_s,
-                text=text or None,
-                speaker=speaker or None,
-                recording=span.recording,
-                language=known_language(language or None),
-            )
-        except ValueError as error:
-            yield problem_of(span.where, error)
-            continue
-        yield Entry(span.where, utterance)
-    for beside in (texts, speakers, languages):
-        yield from beside.left_over()
+            raise Unusable(span.fault, "unsupported")
+        utterance = Utterance(
+            id=span.key,
+            audio=located(span.audio, source),
+            start_s=span.start_s,
+            duration_s=span.duration_s,
+            text=text,
+            speaker=speaker,
+            recording=span.recording,
+            language=known_language(language),
+        )
+        return [utterance]
+
+    has_segments = (source / "segments").exists()
+    yield from entries_of(_segments(source) if has_segments else _recordings(source), made)
+    for file in beside:
+        yield from file.left_over()
 
 
 class _Line(NamedTuple):
-    where: str
     key: str
     rest: str
 
@@ -70,7 +63,6 @@ class _Line(NamedTuple):
 class _Span(NamedTuple):
     """An utterance before it is known what is said in it."""
 
-    where: str
     key: str
     audio: str
     fault: str | None  # why the audio cannot be read
@@ -84,100 +76,97 @@ class _Beside:
 
     def __init__(self, path: Path) -> None:
         self._lines = _lines(path) if path.exists() else iter(())
-        self._passed: dict[str, _Line] = {}
+        self._passed: dict[str, tuple[str, str]] = {}
         self._problems: list[Problem] = []
 
     def take(self, key: str) -> str | None:
         """Return what the file says of an utterance."""
         if key in self._passed:
-            return self._passed.pop(key).rest
-        for line in self._lines:
-            if isinstance(line, Problem):
-                self._problems.append(line)
+            return self._passed.pop(key)[1]
+        for where, line in self._lines:
+            if isinstance(line, Unusable):
+                self._problems.append(problem_of(where, line))
             elif line.key == key:
                 return line.rest
             elif line.key in self._passed:
-                self._problems.append(_doubled(line))
+                message = f"speaks of {line.key} a second time"
+                self._problems.append(Problem(where, "bad line", message))
             else:
-                self._passed[line.key] = line
+                self._passed[line.key] = where, line.rest
         return None
 
     def left_over(self) -> Iterator[Problem]:
         """Yield the lines that cannot be read, or that speak of no utterance."""
         self.take("")  # no line has this key: reads the rest
         yield from self._problems
-        for line in self._passed.values():
-            message = f"must be of an utterance, found {line.key!r}, which has no audio"
-            yield Problem(line.where, "transcript without audio", message)
+        for key, (where, _) in self._passed.items():
+            message = f"must be of an utterance, found {key!r}, which has no audio"
+            yield Problem(where, "transcript without audio", message)
 
 
-def _lines(path: Path) -> Iterator[_Line | Problem]:
+def _lines(path: Path) -> Iterator[tuple[str, _Line | Unusable]]:
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
-            where = f"{path}:{number}"
             try:
                 words = line.decode("utf-8-sig").split(maxsplit=1)
             except UnicodeDecodeError as error:
-                yield Problem(where, "bad line", f"must be UTF-8 text, found: {error}")
+                yield f"{path}:{number}", Unusable(f"must be UTF-8 text, found: {error}")
                 continue
             if words:
-                yield _Line(where, nfc(words[0]), " ".join("".join(words[1:]).split()))
+                rest = " ".join("".join(words[1:]).split())
+                yield f"{path}:{number}", _Line(nfc(words[0]), rest)
 
 
-def _recordings(source: Path) -> Iterator[_Span | Problem]:
+def _recordings(source: Path) -> Iterator[tuple[str, _Span | Unusable]]:
     """Yield the lines of wav.scp."""
-    for line in _lines(source / "wav.scp"):
-        if isinstance(line, Problem):
-            yield line
+    for where, line in _lines(source / "wav.scp"):
+        if isinstance(line, Unusable):
+            yield where, line
         elif not line.rest:
-            yield Problem(line.where, "bad line", f"must name the audio of {line.key}")
+            yield where, Unusable(f"must name the audio of {line.key}")
         else:
-            yield _Span(line.where, line.key, line.rest, _fault(line.rest))
+            yield where, _Span(line.key, line.rest, _fault(line.rest))
 
 
-def _segments(source: Path) -> Iterator[_Span | Problem]:
+def _segments(source: Path) -> Iterator[tuple[str, _Span | Unusable]]:
     recordings: dict[str, _Span] = {}
-    for recording in _recordings(source):
-        if isinstance(recording, Problem):
-            yield recording
+    for where, recording in _recordings(source):
+        if isinstance(recording, Unusable):
+            yield where, recording
         else:
             recordings[recording.key] = recording
-    for line in _lines(source / "segments"):
-        if isinstance(line, Problem):
-            yield line
-            continue
+    for where, line in _lines(source / "segments"):
         try:
+            if isinstance(line, Unusable):
+                raise line
             name, start_s, duration_s = _segment(nfc(line.rest))
-        except ValueError as error:
-            yield Problem(line.where, "bad line", str(error))
-            continue
-        if name not in recordings:
-            message = f"must name a recording of wav.scp, found {name!r}"
-            yield Problem(line.where, "audio missing", message)
-            continue
-        yield recordings[name]._replace(
-            where=line.where,
-            key=line.key,
-            recording=name,
-            start_s=start_s,
-            duration_s=duration_s,
-        )
+            if name not in recordings:
+                message = f"must name a recording of wav.scp, found {name!r}"
+                raise Unusable(message, "audio missing")
+            yield (
+                where,
+                recordings[name]._replace(
+                    key=line.key, recording=name, start_s=start_s, duration_s=duration_s
+                ),
+            )
+        except Unusable as fault:
+            yield where, fault
 
 
 def _segment(rest: str) -> tuple[str, float, float | None]:
     """Return recording, start and duration; an end below zero is that of the recording.
 
     Raises:
-        ValueError: the line has other fields.
+        Unusable: the line has other fields.
     """
     wanted = "must be: utterance recording start end, in seconds, the end behind the start"
     try:
         name, first, last = rest.split()
         start_s, end_s = float(first), float(last)
     except ValueError:
-        raise ValueError(f"{wanted}; found {rest!r}") from None
+        raise Unusable(f"{wanted}; found {rest!r}") from None
     if not (start_s >= 0 and (end_s < 0 or start_s < end_s < float("inf"))):
-        raise ValueError(f"{wanted}; found {rest!r}")
+        raise Unusable(f"{wanted}; found {rest!r}")
     return name, start_s, None if end_s < 0 else round(end_s - start_s, 6)
 
 
@@ -192,7 +181,3 @@ def _fault(audio: str) -> str | None:
     if re.search(r":\d+$", audio) or audio == "-":
         return f"must be a file of sound, found {audio!r}; write archives out as files"
     return None
-
-
-def _doubled(line: _Line) -> Problem:
-    return Problem(line.where, "bad line", f"speaks of {line.key} a second time")

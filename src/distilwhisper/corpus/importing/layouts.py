@@ -18,7 +18,7 @@ from distilwhisper.corpus.importing.settings import Format, ImportSettings
 from distilwhisper.corpus.importing.tables import (
     JSON_SUFFIXES,
     TABLE_SUFFIXES,
-    read_table_file,
+    table_entries,
     table_names,
 )
 from distilwhisper.corpus.importing.webdataset import read_webdataset
@@ -94,7 +94,7 @@ def read(source: str, layout: Format, settings: ImportSettings, *, out: Path) ->
         raise BadSource(f"{source} must be {DESCRIPTIONS[layout]}, found no {kind}")
     readers_of: Mapping[Format, Found] = {
         "folder": read_folder(path, settings, out=out),
-        "table": read_table_file(path, settings),
+        "table": table_entries(path, path.parent, settings),
         "kaldi": read_kaldi(path),
         "librispeech": read_librispeech(path),
         "commonvoice": read_commonvoice(path, settings),

@@ -9,20 +9,21 @@ Source: lhotse-speech/lhotse: ``lhotse/audio/recording.py``, ``lhotse/supervisio
 
 import gzip
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 from zlib import error as ZlibError
 
 from distilwhisper.corpus.importing.entries import (
     BadSource,
-    Entry,
     Found,
-    Problem,
-    UnknownLanguage,
+    Unusable,
+    entries_of,
     known_language,
     located,
     others_of,
+    problem_of,
 )
 from distilwhisper.corpus.records import Utterance
 
@@ -71,78 +72,70 @@ class _Audio(NamedTuple):
     channels: tuple[int, ...]  # their numbers in the manifest, in the order of the file
 
 
-class _Unfit(Exception):
-    """What a manifest describes is no file of sound, or not one that can be read so."""
-
-
 def _recordings(manifest: Path) -> Found:
-    audio: dict[str, _Audio | _Unfit] = {}
-    where_of: dict[str, str] = {}  # recordings that no supervision has spoken of yet
+    audio: dict[str, _Audio | Unusable] = {}
+    silent: dict[str, str] = {}  # places of recordings that no supervision has spoken of yet
+
+    def supervised(row: Row) -> list[Utterance]:
+        silent.pop(row["recording_id"], None)
+        known = audio.get(row["recording_id"])
+        if known is None:
+            raise Unusable(
+                f"no recording is called {row['recording_id']!r} in {manifest.name}",
+                "transcript without audio",
+            )
+        return [_supervised(row, row["id"], known, start_s=0.0, end_s=None)]
+
     for where, row in _rows(manifest):
-        if isinstance(row, Problem):
-            yield row
+        if isinstance(row, Unusable):
+            yield problem_of(where, row)
             continue
         try:
             audio[row["id"]] = _audio(row, manifest.parent)
-        except _Unfit as unfit:
+        except Unusable as unfit:
             audio[row["id"]] = unfit
         except (KeyError, TypeError, ValueError) as error:
-            yield _not_of_lhotse(where, error)
+            yield problem_of(where, _not_of_lhotse(error))
             continue
-        where_of[row["id"]] = where
+        silent[row["id"]] = where
     supervisions = manifest.with_name(manifest.name.replace("recordings", "supervisions"))
-    for where, row in _rows(supervisions) if supervisions.exists() else ():
-        if isinstance(row, Problem):
-            yield row
-            continue
-        try:
-            known = audio.get(row["recording_id"])
-            where_of.pop(row["recording_id"], None)
-            if known is None:
-                message = f"no recording is called {row['recording_id']!r} in {manifest.name}"
-                yield Problem(where, "transcript without audio", message)
-            else:
-                yield Entry(where, _supervised(row, row["id"], known, start_s=0.0, end_s=None))
-        except _Unfit as unfit:
-            yield Problem(where, "unsupported", str(unfit))
-        except UnknownLanguage as error:
-            yield Problem(where, "unknown language", str(error))
-        except (KeyError, TypeError, ValueError) as error:
-            yield _not_of_lhotse(where, error)
-    for id_, where in where_of.items():
-        known = audio[id_]
-        if isinstance(known, _Unfit):
-            yield Problem(where, "unsupported", str(known))
-        else:
-            yield Entry(where, Utterance(id=id_, audio=known.path))
+    if supervisions.exists():
+        yield from entries_of(_rows(supervisions), _checked(supervised))
+    yield from entries_of(
+        ((where, id_) for id_, where in silent.items()),
+        lambda id_: [Utterance(id=id_, audio=_fit(audio[id_]).path)],
+    )
 
 
 def _cuts(manifest: Path) -> Found:
-    for where, row in _rows(manifest):
-        if isinstance(row, Problem):
-            yield row
-            continue
+    return entries_of(_rows(manifest), _checked(partial(_cut, folder=manifest.parent)))
+
+
+def _checked(made: Callable[[Row], Iterable[Utterance]]) -> Callable[[Row], list[Utterance]]:
+    """Return the function whose errors say that a row is not as Lhotse writes it."""
+
+    def checked(row: Row) -> list[Utterance]:
         try:
-            yield from [Entry(where, utterance) for utterance in _cut(row, manifest.parent)]
-        except _Unfit as unfit:
-            yield Problem(where, "unsupported", str(unfit))
-        except UnknownLanguage as error:
-            yield Problem(where, "unknown language", str(error))
+            return list(made(row))
+        except Unusable:
+            raise
         except (KeyError, TypeError, ValueError) as error:
-            yield _not_of_lhotse(where, error)
+            raise _not_of_lhotse(error) from error
+
+    return checked
 
 
 def _cut(row: Row, folder: Path) -> Iterator[Utterance]:
     """Yield what is said in a cut: a span of one recording.
 
     Raises:
-        _Unfit: it is a mix of several, or its recording is no file of sound.
+        Unusable: it is a mix of several, or its recording is no file of sound.
         KeyError, TypeError, ValueError: it is no cut.
     """
     if row["type"] not in ("MonoCut", "MultiCut"):
-        raise _Unfit(f"a cut must be of one recording, found {row['id']!r}, a {row['type']}")
+        raise _unfit(f"a cut must be of one recording, found {row['id']!r}, a {row['type']}")
     if row.get("recording") is None:
-        raise _Unfit(f"a cut must have its recording, found {row['id']!r} with features alone")
+        raise _unfit(f"a cut must have its recording, found {row['id']!r} with features alone")
     audio = _audio(row["recording"], folder)
     start_s, length_s = float(row["start"]), float(row["duration"])
     supervisions = row.get("supervisions") or []
@@ -162,7 +155,7 @@ def _cut(row: Row, folder: Path) -> Iterator[Utterance]:
 
 
 def _supervised(
-    row: Row, id_: str, audio: _Audio | _Unfit, *, start_s: float, end_s: float | None
+    row: Row, id_: str, audio: _Audio | Unusable, *, start_s: float, end_s: float | None
 ) -> Utterance:
     """Return the utterance of a supervision.
 
@@ -173,8 +166,7 @@ def _supervised(
         start_s: of its cut, in the recording; 0 where there is no cut.
         end_s: of its cut; None where there is no cut.
     """
-    if isinstance(audio, _Unfit):
-        raise audio
+    audio = _fit(audio)
     begin_s = max(start_s + float(row["start"]), start_s)
     stop_s = start_s + float(row["start"]) + float(row["duration"])
     stop_s = stop_s if end_s is None else min(stop_s, end_s)
@@ -198,18 +190,18 @@ def _audio(recording: Row, folder: Path) -> _Audio:
     """Return the one file of a recording.
 
     Raises:
-        _Unfit: it has several, or none, or what is meant is a change of it.
+        Unusable: it has several, or none, or what is meant is a change of it.
     """
     sources: Sequence[Row] = recording["sources"]
     kinds = [source["type"] for source in sources]
     if kinds != ["file"]:
-        raise _Unfit(
+        raise _unfit(
             f"recording {recording['id']!r} must have one source, a file, found "
             f"{', '.join(kinds) or 'none'}; save it as a file of its own"
         )
     if recording.get("transforms"):
         names = [str(change.get("name")) for change in recording["transforms"]]
-        raise _Unfit(
+        raise _unfit(
             f"recording {recording['id']!r} must be as its file is, found {', '.join(names)}; "
             "import what it was made of, or save the audio"
         )
@@ -221,20 +213,26 @@ def _channel(id_: str, channel: int | Sequence[int] | None, audio: _Audio) -> in
     """Return the one channel of a file that an utterance is in, counted from 0; None for all.
 
     Raises:
-        _Unfit: it is in several, and not in all.
+        Unusable: it is in several, and not in all.
     """
     wanted = {channel} if isinstance(channel, int) else set(channel or audio.channels)
     if wanted == {*audio.channels}:
         return None
     if len(wanted) > 1 or not wanted <= {*audio.channels}:
-        raise _Unfit(
+        raise _unfit(
             f"{id_!r} must be in one channel of its file or in all, found {sorted(wanted)} of "
             f"{sorted(audio.channels)}; write channels to files of their own"
         )
     return audio.channels.index(wanted.pop())
 
 
-def _rows(manifest: Path) -> Iterator[tuple[str, Row | Problem]]:
+def _fit(audio: _Audio | Unusable) -> _Audio:
+    if isinstance(audio, Unusable):
+        raise audio
+    return audio
+
+
+def _rows(manifest: Path) -> Iterator[tuple[str, Row | Unusable]]:
     """Yield where each line is, and what it holds or what is wrong with it."""
     number = 0
     with gzip.open(manifest) if manifest.suffix == ".gz" else manifest.open("rb") as file:
@@ -244,16 +242,19 @@ def _rows(manifest: Path) -> Iterator[tuple[str, Row | Problem]]:
                 try:
                     row = json.loads(line)
                 except ValueError as error:
-                    yield where, Problem(where, "bad line", f"must be one JSON object, {error}")
+                    yield where, Unusable(f"must be one JSON object, {error}")
                     continue
-                if isinstance(row, dict):
-                    yield where, row
-                else:
-                    yield where, Problem(where, "bad line", "must be one JSON object")
+                is_object = isinstance(row, dict)
+                yield where, row if is_object else Unusable("must be one JSON object")
         except (OSError, EOFError, ZlibError) as error:
-            where = f"{manifest}:{number + 1}"
-            yield where, Problem(where, "unreadable", f"cannot be read on from here: {error}")
+            unread = Unusable(f"cannot be read on from here: {error}", "unreadable")
+            yield f"{manifest}:{number + 1}", unread
 
 
-def _not_of_lhotse(where: str, error: Exception) -> Problem:
-    return Problem(where, "bad line", f"must be as Lhotse writes it, found: {error!r}")
+def _not_of_lhotse(error: Exception) -> Unusable:
+    return Unusable(f"must be as Lhotse writes it, found: {error!r}")
+
+
+def _unfit(message: str) -> Unusable:
+    """Return why what a manifest describes is no file of sound, or not one that can be read so."""
+    return Unusable(message, "unsupported")

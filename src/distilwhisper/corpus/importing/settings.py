@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, TypeAlias
 
+from distilwhisper.checks import ABOVE_0, check_rules, ruled
 from distilwhisper.text.tokens import language_code
 
 Format: TypeAlias = Literal[
@@ -63,13 +64,13 @@ class ImportSettings:
     split: str | None = None
     column: tuple[str, ...] = ()
     cut: Literal["vad"] | None = None
-    max_seconds: float | None = None
-    first: int | None = None
-    sample: int | None = None
+    max_seconds: float | None = ruled(None, ABOVE_0)
+    first: int | None = ruled(None, ABOVE_0)
+    sample: int | None = ruled(None, ABOVE_0)
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        faults = []
+        faults: list[str] = []
         named: set[str] = set()
         for choice in self.column:
             name, sign, column = choice.partition("=")
@@ -79,10 +80,6 @@ class ImportSettings:
                     f"{choice!r}"
                 )
             named.add(name)
-        for name in ("max_seconds", "first", "sample"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                faults.append(f"{name} must be above 0, found {value}")
         if self.cut is not None and self.max_seconds is not None:
             faults.append("long recordings are cut or left out: give cut or max_seconds, not both")
         if self.first is not None and self.sample is not None:
@@ -94,8 +91,7 @@ class ImportSettings:
                 language_code(self.language)
             except ValueError as error:
                 faults.append(str(error))
-        if faults:
-            raise ValueError("; ".join(faults))
+        check_rules(self, *faults)
 
     @cached_property
     def columns(self) -> Mapping[str, str]:

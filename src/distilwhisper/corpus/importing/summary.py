@@ -1,10 +1,10 @@
-"""What an import found, counted as it goes by."""
+"""What an import finds, counted as it goes by."""
 
 import hashlib
 from array import array
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
@@ -19,146 +19,40 @@ _BAR = 30  # characters of the fullest bin
 _N_NAMED = 10  # of sources and languages, in the table
 
 
-@dataclass(frozen=True)
+@dataclass
 class ImportSummary:
-    """What an import found.
+    """What an import finds; of each utterance it keeps a length and three short digests.
 
     Attributes:
-        n_utterances: lines of the manifest.
-        n_with_text: those that have a reference.
-        n_speakers: that are named.
-        hours: of audio.
-        min_s: length of the shortest utterance; 0 if there is none, as for the next two.
-        median_s: middle length.
-        max_s: length of the longest utterance.
-        n_by_length: of each 5 s up to 30 s, and of all that are longer, which no window holds.
+        n_with_text: utterances that have a reference.
         n_cut: long recordings that were cut into pieces.
         n_texts_lost: of these, how many had a text.
         n_left_out: longer than they may be.
         n_same_audio: utterances whose audio an earlier one has, by the bytes of the file.
         n_same_text: utterances whose text and length an earlier one has.
         languages: utterances by language.
-        sources: hours by source.
+        seconds_of: audio by source.
         sample_rates: utterances by the rate of their files, in Hz.
         problems: what could not be used.
+        seconds: of audio.
     """
 
-    n_utterances: int
-    n_with_text: int
-    n_speakers: int
-    hours: float
-    min_s: float
-    median_s: float
-    max_s: float
-    n_by_length: tuple[int, ...]
-    n_cut: int
-    n_texts_lost: int
-    n_left_out: int
-    n_same_audio: int
-    n_same_text: int
-    languages: Mapping[str, int]
-    sources: Mapping[str, float]
-    sample_rates: Mapping[int, int]
-    problems: tuple[Problem, ...]
-
-    @property
-    def n_without_text(self) -> int:
-        """Utterances without a reference."""
-        return self.n_utterances - self.n_with_text
-
-    @property
-    def failed(self) -> dict[str, str]:
-        """What could not be used, by place."""
-        failed: dict[str, str] = {}
-        for where, _, message in self.problems:
-            failed[where] = f"{failed[where]}; {message}" if where in failed else message
-        return failed
-
-    @property
-    def n_by_kind(self) -> dict[str, int]:
-        """Problems by kind, the commonest first."""
-        return dict(Counter(problem.kind for problem in self.problems).most_common())
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the summary as JSON can hold it; problems are counted by kind."""
-        names = [name for name in self.__dataclass_fields__ if name != "problems"]
-        return {
-            **{name: getattr(self, name) for name in names},
-            "problems": self.n_by_kind,
-        }
-
-    def __str__(self) -> str:
-        return (
-            f"{self.n_utterances} utterances, {self.hours:.2f} h "
-            f"({self.min_s:.2f} to {self.max_s:.2f} s, median {self.median_s:.2f} s); "
-            f"{self.n_with_text} with text, {self.n_without_text} without; "
-            f"{len(self.problems)} problems"
-        )
-
-    def table(self) -> str:
-        """Return the summary for a person to read."""
-        lines = [
-            ("utterances", f"{self.n_utterances}, {self.n_with_text} with text"),
-            ("hours", f"{self.hours:.2f}"),
-            ("speakers", str(self.n_speakers or "not named")),
-            ("languages", _shares(self.languages, "utterances")),
-            ("sources", _shares({k: round(v, 2) for k, v in self.sources.items()}, "h")),
-            ("sample rates", _shares({f"{k} Hz": n for k, n in self.sample_rates.items()})),
-            ("length", f"{self.min_s:.2f} to {self.max_s:.2f} s, median {self.median_s:.2f} s"),
-            *self._histogram(),
-            ("duplicates", f"{self.n_same_audio} of audio, {self.n_same_text} of text and length"),
-            ("problems", _shares(self.n_by_kind)),
-        ]
-        if self.n_cut:
-            texts = f", {self.n_texts_lost} of them without the text they had"
-            lines.append(("cut", f"{self.n_cut} long recordings{texts * bool(self.n_texts_lost)}"))
-        if self.n_left_out:
-            lines.append(("left out", f"{self.n_left_out} longer than --max-seconds"))
-        if self.n_by_length[-1]:
-            lines.append(
-                (
-                    "too long",
-                    f"{self.n_by_length[-1]} over {WINDOW_S:.0f} s: see --cut, or --max-seconds",
-                )
-            )
-        return "\n".join(f"{name:<14}{value}".rstrip() for name, value in lines)
-
-    def _histogram(self) -> list[tuple[str, str]]:
-        names = [f"{BIN_S * i} to {BIN_S * (i + 1)} s" for i in range(_N_BINS)]
-        names.append(f"over {WINDOW_S:.0f} s")
-        fullest = max(self.n_by_length) or 1
-        return [
-            (f"  {name}", f"{n:>9} {'#' * -(-_BAR * n // fullest)}")
-            for name, n in zip(names, self.n_by_length, strict=True)
-        ]
-
-
-class Tally:
-    """Counts utterances one by one; of each it keeps a length and three short digests."""
-
-    def __init__(self) -> None:
-        self.n_cut = 0
-        self.n_texts_lost = 0
-        self.n_left_out = 0
-        self.problems: list[Problem] = []
-        self.seconds = 0.0
-        self._lengths = array("f")
-        self._n_with_text = 0
-        self._n_by_length = [0] * (_N_BINS + 1)
-        self._n_same_audio = 0
-        self._n_same_text = 0
-        self._ids: set[int] = set()
-        self._sounds: set[int] = set()
-        self._texts: set[int] = set()
-        self._speakers: set[int] = set()
-        self._languages: Counter[str] = Counter()
-        self._seconds_of: Counter[str] = Counter()
-        self._sample_rates: Counter[int] = Counter()
-
-    @property
-    def n_utterances(self) -> int:
-        """How many have been counted."""
-        return len(self._lengths)
+    n_with_text: int = 0
+    n_cut: int = 0
+    n_texts_lost: int = 0
+    n_left_out: int = 0
+    n_same_audio: int = 0
+    n_same_text: int = 0
+    languages: Counter[str] = field(default_factory=Counter)
+    seconds_of: dict[str, float] = field(default_factory=dict)
+    sample_rates: Counter[int] = field(default_factory=Counter)
+    problems: list[Problem] = field(default_factory=list)
+    seconds: float = 0.0
+    _lengths: "array[float]" = field(default_factory=lambda: array("d"))
+    _ids: set[int] = field(default_factory=set)
+    _sounds: set[int] = field(default_factory=set)
+    _texts: set[int] = field(default_factory=set)
+    _speakers: set[int] = field(default_factory=set)
 
     def knows(self, id_: str) -> bool:
         """Whether an utterance of this id has been counted."""
@@ -169,48 +63,105 @@ class Tally:
         length_s = utterance.duration_s or 0.0
         self.seconds += length_s
         self._lengths.append(length_s)
-        self._n_by_length[_bin(length_s)] += 1
         self._ids.add(_digest(utterance.id))
         span = f"{utterance.start_s} {length_s} {utterance.channel}"
-        self._n_same_audio += _seen(f"{facts.digest.hex()} {span}", self._sounds)
+        self.n_same_audio += _seen(f"{facts.digest.hex()} {span}", self._sounds)
         if utterance.text is not None:
-            self._n_with_text += 1
-            self._n_same_text += _seen(f"{length_s:.3f} {utterance.text}", self._texts)
+            self.n_with_text += 1
+            self.n_same_text += _seen(f"{length_s:.3f} {utterance.text}", self._texts)
         if utterance.speaker is not None:
             self._speakers.add(_digest(utterance.speaker))
         if utterance.language is not None:
-            self._languages[utterance.language] += 1
+            self.languages[utterance.language] += 1
         if utterance.source is not None:
-            self._seconds_of[utterance.source] += length_s  # type: ignore[assignment]
-        self._sample_rates[facts.sample_rate_hz] += 1
+            of_source = self.seconds_of.get(utterance.source, 0.0)
+            self.seconds_of[utterance.source] = of_source + length_s
+        self.sample_rates[facts.sample_rate_hz] += 1
 
-    def summary(self) -> ImportSummary:
-        """Return the sums."""
-        lengths = self._lengths
-        return ImportSummary(
-            n_utterances=self.n_utterances,
-            n_with_text=self._n_with_text,
-            n_speakers=len(self._speakers),
-            hours=self.seconds / 3600,
-            min_s=round(min(lengths, default=0.0), 3),
-            median_s=round(median(lengths), 3) if lengths else 0.0,
-            max_s=round(max(lengths, default=0.0), 3),
-            n_by_length=tuple(self._n_by_length),
-            n_cut=self.n_cut,
-            n_texts_lost=self.n_texts_lost,
-            n_left_out=self.n_left_out,
-            n_same_audio=self._n_same_audio,
-            n_same_text=self._n_same_text,
-            languages=dict(self._languages.most_common()),
-            sources={k: s / 3600 for k, s in self._seconds_of.most_common()},
-            sample_rates=dict(self._sample_rates.most_common()),
-            problems=tuple(self.problems),
+    @property
+    def n_utterances(self) -> int:
+        """Lines of the manifest."""
+        return len(self._lengths)
+
+    @property
+    def n_by_length(self) -> list[int]:
+        """Utterances of each 5 s up to 30 s, each with its upper end, and of all longer ones."""
+        bins = Counter(min(max(-int(-s // BIN_S) - 1, 0), _N_BINS) for s in self._lengths)
+        return [bins[number] for number in range(_N_BINS + 1)]
+
+    @property
+    def lengths_s(self) -> tuple[float, float, float]:
+        """Length of the shortest utterance, the middle one and the longest; 0 if there is none."""
+        all_s = self._lengths or array("d", [0.0])
+        return round(min(all_s), 3), round(median(all_s), 3), round(max(all_s), 3)
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """What could not be used, by place."""
+        failed: dict[str, str] = {}
+        for where, _, message in self.problems:
+            failed[where] = f"{failed[where]}; {message}" if where in failed else message
+        return failed
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the summary as JSON can hold it; problems are counted by kind."""
+        by_source = Counter(self.seconds_of).most_common()
+        return {
+            "n_utterances": self.n_utterances,
+            "n_with_text": self.n_with_text,
+            "n_speakers": len(self._speakers),
+            "hours": self.seconds / 3600,
+            **dict(zip(("min_s", "median_s", "max_s"), self.lengths_s, strict=True)),
+            "n_by_length": self.n_by_length,
+            "n_cut": self.n_cut,
+            "n_texts_lost": self.n_texts_lost,
+            "n_left_out": self.n_left_out,
+            "n_same_audio": self.n_same_audio,
+            "n_same_text": self.n_same_text,
+            "languages": dict(self.languages.most_common()),
+            "sources": {source: seconds / 3600 for source, seconds in by_source},
+            "sample_rates": dict(self.sample_rates.most_common()),
+            "problems": dict(Counter(problem.kind for problem in self.problems).most_common()),
+        }
+
+    def __str__(self) -> str:
+        low_s, middle_s, high_s = self.lengths_s
+        return (
+            f"{self.n_utterances} utterances, {self.seconds / 3600:.2f} h "
+            f"({low_s:.2f} to {high_s:.2f} s, median {middle_s:.2f} s); "
+            f"{self.n_with_text} with text, {self.n_utterances - self.n_with_text} without; "
+            f"{len(self.problems)} problems"
         )
 
+    def table(self) -> str:
+        """Return the summary for a person to read."""
+        told, n_long = self.to_dict(), self.n_by_length[-1]
+        hours = {source: round(hours, 2) for source, hours in told["sources"].items()}
+        low_s, middle_s, high_s = self.lengths_s
+        texts = f", {self.n_texts_lost} of them without the text they had"
+        lines = {
+            "utterances": f"{self.n_utterances}, {self.n_with_text} with text",
+            "hours": f"{told['hours']:.2f}",
+            "speakers": str(told["n_speakers"] or "not named"),
+            "languages": _shares(told["languages"], "utterances"),
+            "sources": _shares(hours, "h"),
+            "sample rates": _shares({f"{k} Hz": n for k, n in told["sample_rates"].items()}),
+            "length": f"{low_s:.2f} to {high_s:.2f} s, median {middle_s:.2f} s",
+            **self._histogram(),
+            "duplicates": f"{self.n_same_audio} of audio, {self.n_same_text} of text and length",
+            "problems": _shares(told["problems"]),
+            "cut": self.n_cut and f"{self.n_cut} long recordings{texts * bool(self.n_texts_lost)}",
+            "left out": self.n_left_out and f"{self.n_left_out} longer than --max-seconds",
+            "too long": n_long and f"{n_long} over {WINDOW_S:.0f} s: see --cut, or --max-seconds",
+        }
+        return "\n".join(f"{name:<14}{value}".rstrip() for name, value in lines.items() if value)
 
-def _bin(length_s: float) -> int:
-    """Return the bin of a length; each holds its upper end."""
-    return min(max(-int(-length_s // BIN_S) - 1, 0), _N_BINS)
+    def _histogram(self) -> dict[str, str]:
+        names = [f"  {BIN_S * i} to {BIN_S * (i + 1)} s" for i in range(_N_BINS)]
+        names.append(f"  over {WINDOW_S:.0f} s")
+        fullest = max(self.n_by_length) or 1
+        bars = [f"{n:>9} {'#' * -(-_BAR * n // fullest)}" for n in self.n_by_length]
+        return dict(zip(names, bars, strict=True))
 
 
 def _seen(what: str, seen: set[int]) -> bool:

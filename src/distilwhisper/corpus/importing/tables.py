@@ -14,15 +14,15 @@ from typing import NamedTuple, TypeAlias
 from distilwhisper.corpus.importing.entries import (
     AUDIO_SUFFIXES,
     BadTranscripts,
-    Entry,
     Found,
-    Problem,
+    Unusable,
+    entries_of,
     find_columns,
     located,
-    problem_of,
     utterance_from,
 )
 from distilwhisper.corpus.importing.settings import FIELDS, ImportSettings
+from distilwhisper.corpus.records import Utterance
 
 TABLE_SUFFIXES = (".csv", ".jsonl", ".tsv")
 JSON_SUFFIXES = (".json", ".jsonl")
@@ -31,39 +31,25 @@ _CELL_LINES = 500  # the most that a cell in quotes may have
 Row: TypeAlias = Mapping[str, object]
 
 
-def read_table_file(source: Path, settings: ImportSettings) -> Found:
+def table_entries(table: Path, folder: Path, settings: ImportSettings) -> Found:
     """Yield the utterances of a table that names its audio.
 
-    An audio path is relative to the table's folder, or else to the current one. An utterance's id
-    is the path without its ending, with the times of the span if it is one.
-
-    Raises:
-        BadTranscripts: the table cannot be read, or names no audio.
-    """
-    return table_entries(source, source.parent, settings)
-
-
-def table_entries(table: Path, folder: Path, settings: ImportSettings) -> Found:
-    """Yield the utterances of a table whose audio paths are relative to a folder.
+    An audio path is relative to the folder, or else to the current one. An utterance's id is the
+    path without its ending, with the times of the span if it is one.
 
     Raises:
         BadTranscripts: the table cannot be read, or names no audio.
     """
     if "audio" not in table_columns(table, settings):
         raise no_transcripts(table, settings)
-    for line, row, columns in read_table(table, settings):
-        where = f"{table}:{line}"
-        if isinstance(row, str):
-            yield Problem(where, "bad line", row)
-            continue
-        try:
-            audio = audio_named(row, columns)
-            stem = posixpath.splitext(audio.replace(".tar#", "/"))[0]
-            told = utterance_from(row, columns, stem)
-        except ValueError as error:
-            yield problem_of(where, error)
-            continue
-        yield Entry(where, replace(told, audio=located(audio, folder)))
+
+    def made(line: tuple[Row, Mapping[str, str]]) -> list[Utterance]:
+        audio = audio_named(*line)
+        stem = posixpath.splitext(audio.replace(".tar#", "/"))[0]
+        return [replace(utterance_from(*line, stem), audio=located(audio, folder))]
+
+    lines = read_table(table, settings)
+    yield from entries_of(((f"{table}:{number}", line) for number, line in lines), made)
 
 
 def audio_named(row: Row, columns: Mapping[str, str]) -> str:
@@ -95,7 +81,7 @@ def table_names(table: Path, settings: ImportSettings) -> Sequence[str]:
         BadTranscripts: as :func:`table_columns`.
     """
     if _is_json(table):
-        return next(([*row] for _, row in _json_rows(table) if not isinstance(row, str)), [])
+        return next(([*row] for _, row in _json_rows(table) if not isinstance(row, Unusable)), [])
     return _form(table, settings).names
 
 
@@ -117,8 +103,8 @@ def no_transcripts(table: Path, settings: ImportSettings) -> BadTranscripts:
 
 def read_table(
     table: Path, settings: ImportSettings
-) -> Iterator[tuple[int, Row | str, Mapping[str, str]]]:
-    """Yield a table's lines: number, values by column or what is wrong, and the fields' columns.
+) -> Iterator[tuple[int, tuple[Row, Mapping[str, str]] | Unusable]]:
+    """Yield a table's lines: number, and values by column with the fields' columns.
 
     Lines that are empty are passed over.
 
@@ -128,14 +114,17 @@ def read_table(
     """
     if _is_json(table):
         for line, row in _json_rows(table):
-            names = [] if isinstance(row, str) else [*row, *settings.columns.values()]
-            # Every line has its own keys.
-            yield line, row, find_columns(names, settings.columns) if names else {}
+            if isinstance(row, Unusable):
+                yield line, row
+            else:  # every line has its own keys
+                names = [*row, *settings.columns.values()]
+                yield line, (row, find_columns(names, settings.columns))
         return
     form = _form(table, settings)
     columns = find_columns(form.names, settings.columns)
     for line, cells in _rows(table, form):
-        yield line, cells if isinstance(cells, str) else _values(cells, form), columns
+        row = cells if isinstance(cells, Unusable) else _values(cells, form)
+        yield line, row if isinstance(row, Unusable) else (row, columns)
 
 
 class _Form(NamedTuple):
@@ -177,12 +166,12 @@ def _headless(table: Path, first: str) -> _Form | None:
     return None
 
 
-def _values(cells: Sequence[str], form: _Form) -> Row | str:
+def _values(cells: Sequence[str], form: _Form) -> Row | Unusable:
     """Return a row's cells by column, or what is wrong; cells that are missing hold nothing."""
     too_few = form.path is not None and len(cells) < len(form.names)
     if too_few or any(cell.strip() for cell in cells[len(form.names) :]):
         quote = f", or put quotes around a text with {form.delimiter!r} in it" * form.has_quotes
-        return (
+        return Unusable(
             f"must have {len(form.names)} cells as the first line has, separated by "
             f"{form.delimiter!r}, found {len(cells)}: correct the line{quote}"
         )
@@ -191,7 +180,7 @@ def _values(cells: Sequence[str], form: _Form) -> Row | str:
     return row if form.path is None else {**row, "audio": form.path.format(row["audio"].strip())}
 
 
-def _rows(table: Path, form: _Form) -> Iterator[tuple[int, list[str] | str]]:
+def _rows(table: Path, form: _Form) -> Iterator[tuple[int, list[str] | Unusable]]:
     """Yield the cells of each line behind the header, or what is wrong with it.
 
     Lines that hold nothing are passed over.
@@ -202,7 +191,7 @@ def _rows(table: Path, form: _Form) -> Iterator[tuple[int, list[str] | str]]:
         if form.has_quotes
         else ((number, line.rstrip("\n").split(form.delimiter)) for number, line in lines)
     )
-    rows = ((number, row) for number, row in rows if any(map(str.strip, row)))
+    rows = ((n, row) for n, row in rows if isinstance(row, Unusable) or any(map(str.strip, row)))
     number = 0
     try:
         for number, row in rows if form.path else islice(rows, 1, None):
@@ -213,7 +202,7 @@ def _rows(table: Path, form: _Form) -> Iterator[tuple[int, list[str] | str]]:
 
 def _quoted(
     lines: Iterator[tuple[int, str]], delimiter: str
-) -> Iterator[tuple[int, list[str] | str]]:
+) -> Iterator[tuple[int, list[str] | Unusable]]:
     """Yield rows whose cells may be in quotes, over several lines.
 
     Where a quote is not closed, or only behind a line that names another audio, its line alone is
@@ -233,7 +222,7 @@ def _quoted(
         for _ in range(1 if cells is None else n_lines):
             ahead.popleft()
         fault = 'a quote (") that is opened must be closed before the next row, found none'
-        yield number, fault if cells is None else cells
+        yield number, Unusable(fault) if cells is None else cells
         ahead.extend(islice(lines, 0 if ahead else 1))
 
 
@@ -290,7 +279,7 @@ def _is_json(table: Path) -> bool:
     return table.suffix.lower() in JSON_SUFFIXES
 
 
-def _json_rows(table: Path) -> Iterator[tuple[int, Row | str]]:
+def _json_rows(table: Path) -> Iterator[tuple[int, Row | Unusable]]:
     """Yield the objects of JSON lines, or of one array, with their numbers.
 
     Raises:
@@ -307,7 +296,7 @@ def _json_rows(table: Path) -> Iterator[tuple[int, Row | str]]:
             try:
                 found = json.loads((line + file.read() if is_array else line).decode("utf-8"))
             except ValueError as error:
-                yield number, f"must be one JSON object in UTF-8, {error}"
+                yield number, Unusable(f"must be one JSON object in UTF-8, {error}")
                 continue
             for place, row in enumerate(found if is_array else [found], start=number):
-                yield place, row if isinstance(row, dict) else "must be one JSON object"
+                yield place, row if isinstance(row, dict) else Unusable("must be one JSON object")

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
+from experiments.nonspeech import SOUNDS, tones
 
-from distilwhisper.speech.nonspeech import SOUNDS, tones
 from distilwhisper.speech.units import SAMPLE_RATE_HZ
 
 N = 10 * SAMPLE_RATE_HZ

@@ -1,0 +1,46 @@
+"""Rules that the values of settings must keep to; all that are broken are told at once."""
+
+import math
+from collections.abc import Callable
+from dataclasses import field, fields
+from typing import Any
+
+Rule = tuple[str, Callable[[Any], bool]]  # what a setting must do, and whether a value does
+
+AT_LEAST_0: Rule = ("be a finite number from 0 on", lambda value: 0 <= value < math.inf)
+AT_LEAST_1: Rule = ("be at least 1", lambda value: value >= 1)
+ABOVE_0: Rule = ("be above 0", lambda value: value > 0)
+NOT_EMPTY: Rule = ("name at least one", bool)
+PROBABILITY: Rule = ("lie in [0, 1]", lambda value: 0 <= value <= 1)
+SHARE: Rule = ("lie above 0 and be at most 1", lambda value: 0 < value <= 1)
+SHARES: Rule = (
+    "name at least one, each above 0 and at most 1",
+    lambda values: bool(values) and all(0 < value <= 1 for value in values),
+)
+
+
+def ruled(default: Any, rule: Rule) -> Any:
+    """Return a field of settings whose values must keep to a rule; None always does."""
+    return field(default=default, metadata={"rule": rule})
+
+
+def check_rules(settings: Any, *faults: str | bool) -> None:
+    """Refuse settings that break a rule of theirs.
+
+    Args:
+        settings: of a dataclass, whose fields may be ruled.
+        faults: what else is wrong with them; false where nothing is.
+
+    Raises:
+        ValueError: with all that is wrong.
+    """
+    rules = {f.name: f.metadata["rule"] for f in fields(settings) if "rule" in f.metadata}
+    values = {name: getattr(settings, name) for name in rules}
+    broken = [
+        f"{name} must {must}, found {values[name]}"
+        for name, (must, keeps) in rules.items()
+        if values[name] is not None and not keeps(values[name])
+    ]
+    broken += [fault for fault in faults if isinstance(fault, str)]
+    if broken:
+        raise ValueError("; ".join(broken))

@@ -1,0 +1,37 @@
+"""Tables in plain text, for people to read in a terminal."""
+
+from collections.abc import Sequence
+
+
+def table_lines(*parts: Sequence[Sequence[str]], indent: str = "") -> list[str]:
+    """Return rows as lines: the first column begins below itself, the others end there.
+
+    Args:
+        parts: rows, all of as many cells; columns are as wide in all parts.
+        indent: in front of every line.
+    """
+    rows = [row for part in parts for row in part]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        indent + "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
+        for row in rows
+    ]
+
+
+def percent(fraction: float | None, *, sign: str = "", unit: str = " %", none: str = "–") -> str:
+    """Return a fraction as people read it.
+
+    Args:
+        fraction: None where it is not known.
+        sign: + to show that of a difference.
+        unit: behind the number.
+        none: of what is not known.
+    """
+    return none if fraction is None else f"{100 * fraction:{sign}.1f}{unit}"
+
+
+def bounds(low: float | None, high: float | None, *, sign: str = "") -> str:
+    """Return an interval of fractions in per cent; nothing where there is none."""
+    if low is None or high is None:
+        return ""
+    return f"[{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"
