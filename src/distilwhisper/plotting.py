@@ -19,7 +19,7 @@ from distilwhisper.extras import needed_by
 
 with needed_by("drawing figures", extra="report"):
     import matplotlib as mpl
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure as Figure
     from matplotlib.patches import Rectangle
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 

@@ -2,11 +2,9 @@
 
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from distilwhisper.corpus.store import write_atomic
 from distilwhisper.evaluation.comparison import Comparison, rtfx_of
-from distilwhisper.plotting import FORMATS, Point, draw_points, file_of, in_percent
+from distilwhisper.plotting import FORMATS, Figure, Point, draw_points, file_of, in_percent
 
 SPEED_NOTE = (
     "Right and low is good. Large: all sets, with the interval of their mean; small: a set. RTFx: "

@@ -4,11 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
-
 from distilwhisper.corpus.store import write_atomic
 from distilwhisper.filtering.retention import Kept, Retention
-from distilwhisper.plotting import SMALL, axes_of, file_of, looks, name_below
+from distilwhisper.plotting import SMALL, Figure, axes_of, file_of, looks, name_below
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

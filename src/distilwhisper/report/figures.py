@@ -4,15 +4,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-from matplotlib.figure import Figure
-
 from distilwhisper.evaluation.comparison import Comparison
 from distilwhisper.evaluation.degradation import Degradation, Kind
 from distilwhisper.evaluation.figures import speed_points
-from distilwhisper.plotting import Line, draw_lines, draw_points, file_of, in_percent
+from distilwhisper.plotting import Figure, Line, draw_lines, draw_points, file_of, in_percent
 from distilwhisper.report.facts import RunFacts
-from distilwhisper.report.html import image
+from distilwhisper.report.html import Markup, image
 
 _SNR = "signal over noise / dB"
 _LEVELS: Mapping[Kind, tuple[str, str]] = {  # kinds of noise, and what their level is

@@ -8,7 +8,7 @@ from distilwhisper.extras import needed_by
 from distilwhisper.text.wer import Alignment, align_words
 
 with needed_by("writing pages", extra="report"):
-    from markupsafe import Markup
+    from markupsafe import Markup as Markup
 
 
 def image(svg: bytes, says: str) -> Markup:

@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distilwhisper.corpus.importing.cutting import LONG_PAUSE_S, plan_pieces
-from distilwhisper.corpus.importing.entries import Entry, Probed
+from distilwhisper.corpus.importing.entries import Entry, Problem
 from distilwhisper.corpus.importing.importer import import_data
 from distilwhisper.corpus.importing.settings import ImportSettings
 from distilwhisper.corpus.importing.shards import stored
 from distilwhisper.corpus.records import Utterance, read_manifest
-from distilwhisper.speech.audio import AudioFacts, load_samples, write_wav
+from distilwhisper.speech.audio import load_samples, write_wav
 from distilwhisper.speech.units import WINDOW_SAMPLES, seconds_to_samples
 from distilwhisper.speech.vad import FRAME_SAMPLES, Span
 
@@ -83,15 +83,12 @@ def test_long_recordings_are_cut_when_asked(tmp_path: Path) -> None:
 
 
 def test_shards_end_when_full_and_keep_the_order(tmp_path: Path) -> None:
-    facts = AudioFacts(1.0, 16_000, b"")
-    found = [
-        Probed(
-            Entry(f"row {i}", Utterance(f"u{i}", f"{i}.WAV", duration_s=1.0), bytes([i]) * 9), facts
-        )
+    found: list[Entry | Problem] = [
+        Entry(f"row {i}", Utterance(f"u{i}", f"{i}.WAV", duration_s=1.0), bytes([i]) * 9)
         for i in range(5)
     ]
     out = list(stored(iter(found), tmp_path / "x.audio", shard_bytes=18))
-    audio = [item.entry.utterance.audio for item in out if isinstance(item, Probed)]
+    audio = [item.utterance.audio for item in out if isinstance(item, Entry)]
     assert [a.partition("#")[2] for a in audio] == [
         "000000.wav",
         "000001.wav",

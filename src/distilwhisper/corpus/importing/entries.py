@@ -75,25 +75,25 @@ class Problem(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One utterance as its source tells of it; its sound has not been opened.
+    """One utterance as its source tells of it.
 
     Attributes:
         where: as of a :class:`Problem`.
         utterance: its audio is an absolute path, or ``shard.tar#member``; no duration stands for
             all that follows the start.
         data: the sound itself where it lies in no file; the audio is then a name for it.
+        facts: of its sound; None before that has been opened. Then it has a duration.
     """
 
     where: str
     utterance: Utterance
     data: bytes | None = None
+    facts: AudioFacts | None = None
 
-
-class Probed(NamedTuple):
-    """An entry whose sound has been opened: its utterance has a duration."""
-
-    entry: Entry
-    facts: AudioFacts
+    @property
+    def length_s(self) -> float:
+        """The utterance's length; 0 before its sound has been opened."""
+        return self.utterance.duration_s or 0.0
 
 
 Found: TypeAlias = Iterator[Entry | Problem]

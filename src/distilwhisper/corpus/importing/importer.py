@@ -14,7 +14,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
-from distilwhisper.corpus.importing.entries import BadSource, Entry, Found, Probed, Problem
+from distilwhisper.corpus.importing.entries import BadSource, Entry, Found, Problem
 from distilwhisper.corpus.importing.layouts import DESCRIPTIONS, detect, read
 from distilwhisper.corpus.importing.settings import ImportSettings
 from distilwhisper.corpus.importing.shards import stored
@@ -79,25 +79,28 @@ def _rows(
 ) -> Iterator[dict[str, Any]]:
     """Yield the lines of the manifest, and count all that goes by."""
     probe = lru_cache(N_REMEMBERED)(probe_audio)
-    pieces_of = _whole if settings.cut is None else _cutter()
+    if settings.cut is not None:
+        from distilwhisper.speech.vad import load_silero
+
+        load_silero()  # where it is missing, nothing is begun
     last_said = time.monotonic()
     with ThreadPoolExecutor(N_THREADS) as pool:
         probed = _in_order(pool, lambda item: _probed(item, probe), _told(found, settings))
         chosen = _chosen(probed, settings, tally)
         in_files = stored(chosen, out.with_suffix(".audio"))
-        for item, pieces in _in_order(pool, pieces_of, in_files):
+        for item, pieces in _in_order(pool, _pieces if settings.cut else _whole, in_files):
             if isinstance(item, Problem):
                 tally.problems.append(item)
                 continue
-            whole = item.entry.utterance
-            if pieces != [whole]:
+            if pieces != [item.utterance]:
                 tally.n_cut += 1
-                tally.n_texts_lost += whole.text is not None
+                tally.n_texts_lost += item.utterance.text is not None
             for utterance in pieces:
-                row = _row(item.entry.where, utterance, out, tally)
+                row = _row(item.where, utterance, out, tally)
                 if isinstance(row, Problem):
                     tally.problems.append(row)
                 else:
+                    assert item.facts is not None
                     tally.add(utterance, item.facts)
                     yield row
             if time.monotonic() - last_said >= SECONDS_BETWEEN_LINES:
@@ -118,7 +121,7 @@ def _told(found: Found, settings: ImportSettings) -> Found:
         yield item
 
 
-def _probed(item: Entry | Problem, probe: Callable[[str], AudioFacts]) -> Probed | Problem:
+def _probed(item: Entry | Problem, probe: Callable[[str], AudioFacts]) -> Entry | Problem:
     """Open an entry's sound, and see that the entry lies in it."""
     if isinstance(item, Problem):
         return item
@@ -141,12 +144,12 @@ def _probed(item: Entry | Problem, probe: Callable[[str], AudioFacts]) -> Probed
             f"s, found a sound of {facts.duration_s:.3f} s"
         )
         return Problem(item.where, "span outside the sound", message)
-    return Probed(item._replace(utterance=replace(told, duration_s=duration_s)), facts)
+    return item._replace(utterance=replace(told, duration_s=duration_s), facts=facts)
 
 
 def _chosen(
-    probed: Iterator[Probed | Problem], settings: ImportSettings, tally: ImportSummary
-) -> Iterator[Probed | Problem]:
+    probed: Iterator[Entry | Problem], settings: ImportSettings, tally: ImportSummary
+) -> Iterator[Entry | Problem]:
     """Leave out what is too long, and all but the first or a sample, as the settings ask."""
     probed = (item for item in probed if not _is_left_out(item, settings, tally))
     if settings.first is None and settings.sample is None:
@@ -154,22 +157,22 @@ def _chosen(
         return
     usable = enumerate(_without_problems(probed, tally))
     if settings.sample is None:
-        drawn: Iterable[tuple[int, Probed]] = islice(usable, settings.first)
+        drawn: Iterable[tuple[int, Entry]] = islice(usable, settings.first)
     else:
         key = partial(_draw, seed=settings.seed or 0)
         drawn = sorted(nsmallest(settings.sample, usable, key=key), key=itemgetter(0))
     yield from (item for _, item in drawn)
 
 
-def _is_left_out(item: Probed | Problem, settings: ImportSettings, tally: ImportSummary) -> bool:
+def _is_left_out(item: Entry | Problem, settings: ImportSettings, tally: ImportSummary) -> bool:
     if settings.max_seconds is None or isinstance(item, Problem):
         return False
-    is_longer = (item.entry.utterance.duration_s or 0.0) > settings.max_seconds
+    is_longer = item.length_s > settings.max_seconds
     tally.n_left_out += is_longer
     return is_longer
 
 
-def _without_problems(probed: Iterable[Probed | Problem], tally: ImportSummary) -> Iterator[Probed]:
+def _without_problems(probed: Iterable[Entry | Problem], tally: ImportSummary) -> Iterator[Entry]:
     for item in probed:
         if isinstance(item, Problem):
             tally.problems.append(item)
@@ -177,41 +180,31 @@ def _without_problems(probed: Iterable[Probed | Problem], tally: ImportSummary) 
             yield item
 
 
-def _draw(placed: tuple[int, Probed], *, seed: int) -> bytes:
+def _draw(placed: tuple[int, Entry], *, seed: int) -> bytes:
     """Return what an utterance is drawn by: the same wherever it lies in the source."""
-    what = f"{seed}/{placed[1].entry.utterance.id}"
+    what = f"{seed}/{placed[1].utterance.id}"
     return hashlib.blake2b(what.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
-def _whole(item: Probed | Problem) -> tuple[Probed | Problem, list[Utterance]]:
-    return item, [] if isinstance(item, Problem) else [item.entry.utterance]
-
-
-def _cutter() -> Callable[[Probed | Problem], tuple[Probed | Problem, list[Utterance]]]:
-    """Return the function that cuts what is too long for a window.
-
-    Raises:
-        MissingExtra: the detector is not installed.
-    """
+def _pieces(item: Entry | Problem) -> tuple[Entry | Problem, list[Utterance]]:
+    """Cut what is too long for a window."""
     # Here, as it needs torch: manifests are made without it.
     from distilwhisper.corpus.importing.cutting import cut_at_pauses
-    from distilwhisper.speech.vad import load_silero
 
-    load_silero()
+    if isinstance(item, Problem) or item.length_s <= WINDOW_S:
+        return _whole(item)
+    try:
+        pieces = cut_at_pauses(item.utterance)
+    except (CorruptAudio, OSError) as error:
+        return Problem(item.where, "audio unreadable", str(error)), []
+    if not pieces:
+        message = f"{item.utterance.audio}: nobody speaks in it"
+        return Problem(item.where, "no speech", message), []
+    return item, pieces
 
-    def pieces_of(item: Probed | Problem) -> tuple[Probed | Problem, list[Utterance]]:
-        if isinstance(item, Problem) or (item.entry.utterance.duration_s or 0.0) <= WINDOW_S:
-            return _whole(item)
-        where, utterance, _ = item.entry
-        try:
-            pieces = cut_at_pauses(utterance)
-        except (CorruptAudio, OSError) as error:
-            return Problem(where, "audio unreadable", str(error)), []
-        if not pieces:
-            return Problem(where, "no speech", f"{utterance.audio}: nobody speaks in it"), []
-        return item, pieces
 
-    return pieces_of
+def _whole(item: Entry | Problem) -> tuple[Entry | Problem, list[Utterance]]:
+    return item, [] if isinstance(item, Problem) else [item.utterance]
 
 
 def _row(

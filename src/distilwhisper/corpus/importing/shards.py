@@ -10,21 +10,18 @@ import os
 import posixpath
 import re
 import tarfile
-from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from distilwhisper.corpus.importing.entries import Probed, Problem
+from distilwhisper.corpus.importing.entries import Entry, Found, Problem
 from distilwhisper.corpus.store import StoreError
 from distilwhisper.run.locks import lock_folder
 
 SHARD_BYTES = 1 << 30
 
 
-def stored(
-    found: Iterable[Probed | Problem], folder: Path, *, shard_bytes: int = SHARD_BYTES
-) -> Iterator[Probed | Problem]:
+def stored(found: Found, folder: Path, *, shard_bytes: int = SHARD_BYTES) -> Found:
     """Yield what comes in, in order, with all of its sound in files.
 
     What is stored is held back until its shard has its name.
@@ -38,16 +35,16 @@ def stored(
         StoreError: the disk is full, or the folder cannot be written.
         FolderInUse: another import writes there.
     """
-    held: list[Probed | Problem] = []
+    held: list[Entry | Problem] = []
     index = 0
     shard: _Shard | None = None
     with ExitStack() as exits:
         for item in found:
-            if isinstance(item, Probed) and item.entry.data is not None:
+            if isinstance(item, Entry) and item.data is not None:
                 if shard is None:
                     exits.enter_context(lock_folder(folder))
                     shard = exits.enter_context(_Shard(folder))
-                item = shard.add(item, item.entry.data)
+                item = shard.add(item, item.data)
             if shard is None:
                 yield item
                 continue
@@ -68,19 +65,19 @@ class _Shard:
         self._folder = folder
         self._temporary = folder / ".shard.tmp"  # the folder is locked
         self._digest = hashlib.blake2b(digest_size=6)
+        self._file = self._temporary.open("wb")
+        self._tar = tarfile.TarFile(fileobj=self._file, mode="w")
 
     def __enter__(self) -> "_Shard":
-        self._file = self._temporary.open("wb")
-        self._tar = tarfile.open(fileobj=self._file, mode="w")
         return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
         self._temporary.unlink(missing_ok=True)
 
-    def add(self, item: Probed, data: bytes) -> Probed:
+    def add(self, entry: Entry, data: bytes) -> Entry:
         """Store a sound, and return it as a member, in front of which the shard is missing."""
-        utterance = item.entry.utterance
+        utterance = entry.utterance
         suffix = posixpath.splitext(utterance.audio)[1].lower()
         kept = suffix if re.fullmatch(r"\.[a-z0-9]{1,5}", suffix) else ""
         info = tarfile.TarInfo(f"{self._n_members:06d}{kept}")
@@ -93,8 +90,7 @@ class _Shard:
         self._digest.update(data)
         self._n_members += 1
         self.n_bytes += len(data)
-        entry = item.entry._replace(utterance=replace(utterance, audio=f"#{info.name}"), data=None)
-        return item._replace(entry=entry)
+        return entry._replace(utterance=replace(utterance, audio=f"#{info.name}"), data=None)
 
     def finish(self, index: int) -> Path:
         """Flush the shard to the disk, give it its name, and return that."""
@@ -110,12 +106,11 @@ class _Shard:
         return path.absolute()
 
 
-def _in_shard(held: list[Probed | Problem], shard: Path) -> Iterator[Probed | Problem]:
+def _in_shard(held: list[Entry | Problem], shard: Path) -> Found:
     for item in held:
-        if isinstance(item, Probed) and item.entry.utterance.audio.startswith("#"):
-            utterance = item.entry.utterance
-            utterance = replace(utterance, audio=f"{shard}{utterance.audio}")
-            item = item._replace(entry=item.entry._replace(utterance=utterance))
+        if isinstance(item, Entry) and item.utterance.audio.startswith("#"):
+            audio = f"{shard}{item.utterance.audio}"
+            item = item._replace(utterance=replace(item.utterance, audio=audio))
         yield item
 
 
