@@ -138,8 +138,8 @@ class Label:
     def to_dict(self) -> dict[str, Any]:
         """Return the record as JSON can hold it: a number that is not finite becomes None."""
         row = {name: getattr(self, name) for name in _LABEL_KINDS}
-        numbers = (name for name, kinds in _LABEL_KINDS.items() if float in kinds)
-        return row | {name: _finite_or_none(row[name]) for name in numbers}
+        lost = [n for n, v in row.items() if type(v) is float and not math.isfinite(v)]
+        return row | dict.fromkeys(lost)
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> "Label":
@@ -500,10 +500,6 @@ def _records(path: Path, from_dict: Callable[[Mapping[str, Any]], _Record]) -> I
         except ValueError as error:
             raise TornShard(f"{path}:{number} is not a record of this folder: {error}") from error
         yield record
-
-
-def _finite_or_none(number: float | None) -> float | None:
-    return number if number is not None and math.isfinite(number) else None
 
 
 def _shown(value: object) -> str:

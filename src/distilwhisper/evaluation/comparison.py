@@ -241,9 +241,10 @@ def compare(
         noises=grid.noises,
         cells=tuple(_cell(evaluation, folder, resampling) for evaluation in evaluations),
         averages=tuple(
-            _average(grid, model, noise, resampling)
+            Average(model, noise, _mean_rate(sets), *_ends(mean_interval(sets, resampling)))
             for noise in grid.noises
             for model in grid.models
+            for sets in [grid.over_sets(model, noise)]
         ),
         differences=tuple(
             _difference(grid, model, baseline, set_, noise, resampling)
@@ -318,11 +319,6 @@ def _cell(evaluation: Evaluation, folder: Path, resampling: Resampling) -> Cell:
         wer_high=high,
         **{name: summary[name] for name in of_summary},
     )
-
-
-def _average(grid: _Grid, model: str, noise: str | None, resampling: Resampling) -> Average:
-    sets = grid.over_sets(model, noise)
-    return Average(model, noise, _mean_rate(sets), *_ends(mean_interval(sets, resampling)))
 
 
 def _difference(

@@ -118,7 +118,9 @@ class Plan:
         self.n_stray = 0
 
     def __iter__(self) -> Iterator[Group]:
-        second = {} if self.sources.second is None else _labels_by_id(self.sources.second)
+        other = self.sources.second
+        shards_of_other = [] if other is None else shard_paths(other) or _refuse(other)
+        second = {_id_of(line) or "": line for shard in shards_of_other for line in _lines(shard)}
         for shards, ids, lines in _parts(self.sources):
             path = group_path(self.folder, self.n_groups)
             self.n_groups += 1
@@ -273,11 +275,6 @@ def _manifest_by_id(path: Path) -> dict[str, bytes]:
     if len(lines) < n_lines or "" in lines or not lines:
         read_manifest(path)  # which names the lines that are wrong
     return lines
-
-
-def _labels_by_id(folder: Path) -> dict[str, bytes]:
-    shards = shard_paths(folder) or _refuse(folder)
-    return {_id_of(line) or "": line for shard in shards for line in _lines(shard)}
 
 
 def _refuse(folder: Path) -> list[Path]:

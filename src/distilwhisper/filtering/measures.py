@@ -234,7 +234,7 @@ def _text_measures(
         heard == "",
         is_all_capitals(label.text),
         in_characters,
-        _is_held_out(utterance.id),
+        hashlib.sha256(utterance.id.encode("utf-8")).digest()[0] < 128,  # the half held out
         errors.substitutions,
         errors.deletions,
         errors.insertions,
@@ -258,11 +258,6 @@ def _known_code(language: str) -> str:
         return language_code(language)
     except ValueError:
         return language
-
-
-def _is_held_out(id_: str) -> bool:
-    """Tell whether an utterance is of the half that a digest of its id chooses."""
-    return hashlib.sha256(id_.encode("utf-8")).digest()[0] < 128
 
 
 def _compression_ratio(label: Label) -> float:

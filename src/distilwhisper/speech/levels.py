@@ -38,7 +38,8 @@ def sounding_spans(samples: Samples, *, pause_s: float) -> list[Span]:
     """
     levels = levels_db(samples)
     is_pause = np.zeros(len(levels), dtype=bool)
-    for first, stop in _runs(levels < _loudest_second(levels) - PAUSE_BELOW_DB):
+    loudest_second = np.sort(levels)[-10:][0] if len(levels) else 0.0
+    for first, stop in _runs(levels < loudest_second - PAUSE_BELOW_DB):
         steady = levels[first:stop] < np.quantile(levels[first:stop], 0.25) + STEADY_DB
         for start, end in _runs(steady):
             long = (end - start) * LEVEL_SAMPLES >= seconds_to_samples(pause_s)
@@ -71,11 +72,6 @@ def speech_like_s(blocks: Iterable[Samples]) -> float:
             if loud > INAUDIBLE_DB and loud - quiet > STEADY_DB:
                 n_samples += int((levels > loud - PAUSE_BELOW_DB).sum()) * LEVEL_SAMPLES
     return samples_to_seconds(n_samples)
-
-
-def _loudest_second(levels: npt.NDArray[np.float64]) -> float:
-    """Return the level that the ten loudest tenths of a second reach."""
-    return float(np.sort(levels)[-10:][0]) if len(levels) else 0.0
 
 
 def _runs(flags: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:

@@ -182,7 +182,8 @@ def mel_filters(n_mels: int) -> npt.NDArray[np.float64]:
 
     Source: M. Slaney, Auditory Toolbox, 1998; ``librosa/librosa: librosa/filters.py``, mel.
     """
-    mels = np.linspace(0.0, _hz_to_mel(SAMPLE_RATE_HZ / 2), n_mels + 2)
+    highest = _KNEE_MEL + math.log(SAMPLE_RATE_HZ / 2 / _KNEE_HZ) / _LOG_STEP
+    mels = np.linspace(0.0, highest, n_mels + 2)
     corners_hz = np.where(
         mels < _KNEE_MEL,
         mels * _LINEAR_STEP_HZ,
@@ -193,11 +194,6 @@ def mel_filters(n_mels: int) -> npt.NDArray[np.float64]:
     triangles = np.minimum((hz - left) / (centre - left), (right - hz) / (right - centre))
     bank: npt.NDArray[np.float64] = np.maximum(0.0, triangles) * (2.0 / (right - left))
     return bank
-
-
-def _hz_to_mel(hz: float) -> float:
-    """Place a frequency above the knee on the mel scale."""
-    return _KNEE_MEL + math.log(hz / _KNEE_HZ) / _LOG_STEP
 
 
 @lru_cache(maxsize=16)

@@ -129,14 +129,11 @@ def _from_anywhere(samples: Samples, n_samples: int, generator: np.random.Genera
 
 @lru_cache(maxsize=4)
 def _files(folder: Path) -> tuple[Path, ...]:
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and not _is_hidden(p, folder))
+    below = ((path, path.relative_to(folder).parts) for path in sorted(folder.rglob("*")))
+    files = [p for p, parts in below if p.is_file() and not any(n[0] == "." for n in parts)]
     if not files:
         raise ValueError(f"a folder of sounds must hold audio files, found none in {folder}")
     return tuple(files)
-
-
-def _is_hidden(path: Path, folder: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
 @lru_cache(maxsize=32)  # half an hour of each of these would be 3.7 GB; noises are minutes

@@ -152,16 +152,12 @@ def scoring_rule(reference: str | None, language: str | None) -> ScoringRule:
             normalizer_for(language), whisper_normalizer_for(language), uses_spaces(language)
         )
     text = reference or ""
-    if _is_in_english_letters(text):
+    letters = [character for character in text if character.isalpha()]
+    if sum(map(str.isascii, letters)) >= len(letters) / 2:
         normalizers = _normalize_english, _whisper_english
     else:
         normalizers = _normalize_marked, _whisper_basic
     return ScoringRule(*normalizers, is_written_with_spaces(text))
-
-
-def _is_in_english_letters(text: str) -> bool:
-    letters = [character for character in text if character.isalpha()]
-    return sum(map(str.isascii, letters)) >= len(letters) / 2
 
 
 def _normalize_english(text: str) -> str:
@@ -254,7 +250,7 @@ class _Tokens(dict[str, str]):
     def __init__(self) -> None:
         # The library without what it does to numbers and spelling, which are words.
         self._rules = _english_rules()
-        self._rules.standardize_numbers = _single_spaced
+        self._rules.standardize_numbers = lambda text: " ".join(text.split())
         self._rules.standardize_spellings = str
         whole = _english()
         self._numeric = whole.standardize_numbers.words - {"and"}
@@ -278,10 +274,6 @@ class _Tokens(dict[str, str]):
         if word in self._numeric or word[0].isdigit():
             return _NUMBER + word
         return self._spelling.get(word, word)
-
-
-def _single_spaced(text: str) -> str:
-    return " ".join(text.split())
 
 
 def _with_numbers(joined: str) -> str:

@@ -45,13 +45,12 @@ def source_fingerprints(source: Path, *, skip: Path) -> dict[str, str]:
 
 
 def _prints(paths: Sequence[Path]) -> list[str]:
+    def print_of(path: Path) -> str:
+        with path.open("rb") as file:
+            return f"{path} {digest_of(file).hex()}"
+
     with ThreadPoolExecutor(N_READERS) as threads:
-        return [f"{p} {d}" for p, d in zip(paths, threads.map(_print, paths), strict=True)]
-
-
-def _print(path: Path) -> str:
-    with path.open("rb") as file:
-        return digest_of(file).hex()
+        return list(threads.map(print_of, paths))
 
 
 def _digest(lines: Iterable[str]) -> str:

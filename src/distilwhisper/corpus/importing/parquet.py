@@ -174,18 +174,19 @@ def _of_split(source: Path, split: str | None) -> list[Path]:
         BadSource: there is none.
     """
     paths = sorted(source.rglob("*.parquet")) if source.is_dir() else [source]
-    named = [path for path in paths if _is_of(path.relative_to(source), split or "train")]
+    names = {path: path.relative_to(source).as_posix() for path in paths}
+    part = split or "train"
+    named = [
+        path
+        for path, name in names.items()
+        if part in re.split(r"[^0-9A-Za-z]+", name) or path.name.startswith(f"{part}-")
+    ]
     if named and len(named) < len(paths):
         say(f"data: split {split or 'train'}: {len(named)} of {len(paths)} files")
     if not paths or (split is not None and not named):
         of = f" with {split} in their names" if split else ""
         raise BadSource(f"{source} must hold Parquet files{of}, found none among {len(paths)}")
     return named or paths
-
-
-def _is_of(path: Path, split: str) -> bool:
-    name = path.as_posix()
-    return split in re.split(r"[^0-9A-Za-z]+", name) or path.name.startswith(f"{split}-")
 
 
 def _rows(path: Path, name: str, settings: ImportSettings) -> Found:
