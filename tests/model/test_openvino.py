@@ -136,7 +136,7 @@ def test_a_model_elsewhere_or_of_other_numbers_is_refused(tiny_model: Path) -> N
         accelerate(copy.deepcopy(model).bfloat16())
     with pytest.raises(ValueError, match="float32 on meta: take device=cpu"):
         accelerate(copy.deepcopy(model).to("meta"))
-    with pytest.raises(ValueError, match="found dtype float16"):
+    with pytest.raises(ValueError, match="found device cpu and dtype float16"):
         Transcriber.from_model(str(tiny_model), GREEDY, replace(CPU, dtype="float16"))
 
 

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from distilwhisper.decoding.rules import DecodingRules, RuleState
@@ -271,24 +270,14 @@ def _start(
 
 
 def _decode_beams(decoder: Decoder, batch: _Batch) -> Float[Tensor, "beams 1 width"]:
-    """Return the final states of each beam's last token: ``Decoder.forward``, opened up.
+    """Return the final states of each beam's last token.
 
-    The beams of a window look at its encoder states together, as if they were tokens of one row:
-    so these are read once a window, and never copied.
+    The windows' encoder states are read once for all their beams, and never copied.
     """
     batch.n_keys += 1
-    step = decoder.begin(batch.last[:, None], batch.cache, n_keys=batch.n_keys)
-    states = step.states
-    for number, layer in enumerate(decoder.layers):
-        normed = layer.self_attn_layer_norm(states)
-        keys, values = batch.cache.write(number, *layer.self_attn.keys_values(normed), step)
-        states = states + layer.self_attn(normed, keys, values, step.visible)
-        normed = layer.encoder_attn_layer_norm(states).view(len(batch.index), -1, states.shape[2])
-        heard = layer.encoder_attn(normed, batch.cross.keys[number], batch.cross.values[number])
-        states = states + heard.view_as(states)
-        states = states + layer.fc2(F.gelu(layer.fc1(layer.final_layer_norm(states))))
+    states = decoder(batch.last[:, None], batch.cross, batch.cache, n_keys=batch.n_keys)
     batch.cache.lengths += 1
-    return decoder.layer_norm(states)
+    return states
 
 
 def _best_ways(

@@ -14,6 +14,8 @@ from distilwhisper.decoding.rules import DecodingRules, RuleState
 from distilwhisper.model.whisper import CrossCache, SelfCache, Whisper
 from distilwhisper.shapes import Bool, Float, Int
 
+TOKENS_PER_BLOCK = 64  # by which caches on a CPU grow
+
 
 @dataclass(frozen=True)
 class SpecialTokens:
@@ -111,25 +113,26 @@ class Lane:
 
     def __init__(self, model: Whisper, n_slots: int) -> None:
         self.model = model
-        self.cache = model.decoder.self_cache(n_slots, model.config.max_tokens)
+        self.n_slots = n_slots
         # On a GPU steps are captured with the addresses of their tensors: those may not move.
-        on_gpu = model.device.type == "cuda"
-        self._is_alone = n_slots == 1 and not on_gpu  # then a window's cache is used as it is
-        frames = model.config.max_frames if on_gpu else 0
-        self.cross = _blank_cross(model, n_slots, frames)
+        self._is_fixed = model.device.type == "cuda"
+        fixed = n_slots, model.config.max_frames
+        most = model.config.max_tokens
+        self.cache = model.decoder.self_cache(n_slots, most if self._is_fixed else 0)
+        self.cross = _blank_cross(model, *(fixed if self._is_fixed else (0, 0)))
         self.n_frames = [0] * n_slots
 
     def place(self, slot: int, cross: CrossCache) -> None:
         """Take a window's cross cache into a slot, making room for the longest one first."""
-        frames = cross.keys[0].shape[2]
-        if self._is_alone:
-            self.cross, self.n_frames[0] = cross, frames
+        frames = self.n_frames[slot] = cross.keys[0].shape[2]
+        if slot == 0 and not self._is_fixed:  # the first of all: used as it is while it is alone
+            self.cross = cross
             return
-        if frames > self.cross.keys[0].shape[2]:
-            self._widen(frames)
+        n_rows, _, n_held, _ = self.cross.keys[0].shape
+        if slot >= n_rows or frames > n_held:
+            self._widen(max(frames, n_held))
         for ours, new in zip(_tensors(self.cross), _tensors(cross), strict=True):
             ours[slot, :, :frames].copy_(new[0])
-        self.n_frames[slot] = frames
 
     def move(self, source: int, dest: int, n_tokens: int) -> None:
         """Move a window to another slot."""
@@ -148,6 +151,8 @@ class Lane:
         n_keys: int,
     ) -> Float[Tensor, "rows tokens width"]:
         """Return the final states of tokens in the slots from ``first`` on."""
+        if n_keys > self.cache.keys[0].shape[2]:
+            self._lengthen(n_keys)
         cross, cache = self.view(first, first + len(token_ids), lengths)
         return self.model.decoder(token_ids, cross, cache, n_keys=n_keys)
 
@@ -157,7 +162,9 @@ class Lane:
         """Return the caches of some slots, cut to the frames that any of them has."""
         slots = slice(first, stop)
         counts = self.n_frames[slots]
-        frames = max(counts)
+        # An engine reads whole tensors, and would make copies of cut ones.
+        is_cut = self.model.decoder.engine is None
+        frames = max(counts) if is_cut else self.cross.keys[0].shape[2]
         visible = None
         if min(counts) < frames:
             device = lengths.device
@@ -174,9 +181,17 @@ class Lane:
         return cross, cache
 
     def _widen(self, frames: int) -> None:
-        old, n_slots = self.cross, len(self.n_frames)
-        self.cross = _blank_cross(self.model, n_slots, frames)
+        old = self.cross
+        self.cross = _blank_cross(self.model, self.n_slots, frames)
         for ours, before in zip(_tensors(self.cross), _tensors(old), strict=True):
+            ours[: len(before), :, : before.shape[2]].copy_(before)
+
+    def _lengthen(self, n_keys: int) -> None:
+        """Make room for more tokens, by whole blocks: few windows use all their positions."""
+        whole = -(-n_keys // TOKENS_PER_BLOCK) * TOKENS_PER_BLOCK
+        old, most = self.cache, self.model.config.max_tokens
+        self.cache = self.model.decoder.self_cache(self.n_slots, min(whole, most))
+        for ours, before in zip(_tensors(self.cache), _tensors(old), strict=True):
             ours[:, :, : before.shape[2]].copy_(before)
 
 
@@ -298,13 +313,14 @@ def _blank_cross(model: Whisper, n_slots: int, frames: int) -> CrossCache:
 
 
 def _zeros(model: Whisper, shape: tuple[int, ...]) -> Tensor:
-    """Return zeros of a model's dtype; on a CPU, slots that nobody uses take no memory."""
+    """Return zeros of the caches' dtype; on a CPU, slots that nobody uses take no memory."""
+    dtype = model.decoder.cache_dtype
     if model.device.type != "cpu" or 0 in shape:
-        return torch.zeros(shape, dtype=model.dtype, device=model.device)
+        return torch.zeros(shape, dtype=dtype, device=model.device)
     # numpy leaves zeros to the system, which hands out a page when it is first written to.
-    raw = np.zeros((*shape[:-1], shape[-1] * model.dtype.itemsize), dtype=np.uint8)
-    return torch.from_numpy(raw).view(model.dtype)
+    raw = np.zeros((*shape[:-1], shape[-1] * dtype.itemsize), dtype=np.uint8)
+    return torch.from_numpy(raw).view(dtype)
 
 
-def _tensors(cross: CrossCache) -> list[Tensor]:
-    return [*cross.keys, *cross.values]
+def _tensors(cache: CrossCache | SelfCache) -> list[Tensor]:
+    return [*cache.keys, *cache.values]

@@ -126,7 +126,7 @@ class Transcriber:
             ValueError: the draft does not fit the model, or the backend not the hardware.
         """
         hardware = hardware or Hardware()
-        by_openvino = hardware.backend == "openvino"
+        by_openvino = hardware.pick_backend() == "openvino"
         device = hardware.pick_device()
         dtype = torch.float32 if by_openvino else hardware.pick_dtype()
         folder = resolve_model(name)
@@ -145,7 +145,7 @@ class Transcriber:
             if loaded is None:
                 continue
             if by_openvino:
-                accelerate(loaded.model, precision=hardware.pick_precision())
+                accelerate(loaded.model, precision=hardware.pick_dtype())
             elif can_pack(loaded.model):
                 pack(loaded.model)
         return made

@@ -12,6 +12,7 @@ import copy
 import threading
 from collections import defaultdict, deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import count, groupby
 from typing import Generic, TypeAlias, TypeVar
@@ -25,6 +26,7 @@ from distilwhisper.decoding.search import Search, language_probabilities
 from distilwhisper.decoding.settings import MODELS_OWN, DecodingSettings
 from distilwhisper.decoding.slots import Counts, Hypothesis, Job, SpecialTokens
 from distilwhisper.model.checkpoint import Checkpoint
+from distilwhisper.model.hardware import one_thread
 from distilwhisper.model.whisper import CrossCache
 from distilwhisper.shapes import Float
 from distilwhisper.speech.audio import Samples
@@ -468,6 +470,11 @@ class Batch(Generic[T]):
         Raises:
             NonFiniteOutput: a window's probabilities are not numbers.
         """
+        model = self._decoder.checkpoint.model
+        with nullcontext() if model.decoder.engine is None else one_thread():
+            return self._step()
+
+    def _step(self) -> list[tuple[int, T]]:
         decoder, search = self._decoder, self._search
         decoded: list[tuple[_Pending[T], DecodedWindow]] = []
         if self._waiting and self._should_admit():

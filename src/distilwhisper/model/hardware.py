@@ -1,14 +1,17 @@
 """Where a network runs, and in which numbers."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal, cast
 
 if TYPE_CHECKING:  # the command line parses its options without it
     import torch
 
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
-Backend = Literal["torch", "openvino"]
+Backend = Literal["auto", "torch", "openvino"]
 
 
 @dataclass(frozen=True)
@@ -20,9 +23,9 @@ class Hardware:
     dtype: DTypeName = "auto"
     """auto: bfloat16 where the processor multiplies it natively, GPU or CPU; else float16 on a
     GPU and float32 on a CPU. Training takes float32 instead of float16."""
-    backend: Backend = "torch"
-    """What decodes: torch, or OpenVINO (extra openvino) on a CPU, with decoder weights in int8 and
-    products in float32, or in bfloat16 with dtype=bfloat16. Training is torch's."""
+    backend: Backend = "auto"
+    """What decodes: torch, or on a CPU OpenVINO (extra openvino), whose decoder holds its weights in
+    int8. auto: OpenVINO where it is installed and no dtype is asked for. Training is torch's."""
 
     def pick_device(self) -> "torch.device":
         """Return the device asked for.
@@ -85,29 +88,50 @@ class Hardware:
         picked = self.pick_dtype()
         return torch.float32 if picked == torch.float16 else picked
 
-    def pick_precision(self) -> "torch.dtype":
-        """Return the type of OpenVINO's products.
+    def pick_backend(self) -> Literal["torch", "openvino"]:
+        """Return what decodes.
 
         Raises:
-            ValueError: float16 was asked for.
+            ValueError: OpenVINO was asked for, and it cannot do what else was.
         """
-        if self.dtype == "float16":
-            raise ValueError("backend openvino multiplies float32 or bfloat16, found dtype float16")
-        import torch
-
-        return torch.bfloat16 if self.dtype == "bfloat16" else torch.float32
+        device = self.pick_device().type
+        if self.backend == "auto":
+            fits = device == "cpu" and self.dtype == "auto" and find_spec("openvino") is not None
+            return "openvino" if fits else "torch"
+        if self.backend == "openvino" and (device != "cpu" or self.dtype == "float16"):
+            raise ValueError(
+                "backend openvino computes on a CPU, in float32 or bfloat16, found device "
+                f"{self.pick_device()} and dtype {self.dtype}: take device=cpu, or backend=torch"
+            )
+        return self.backend
 
     def picked(self) -> "Hardware":
         """Return the same with what auto stands for on this machine, for results that are kept."""
-        is_torch = self.backend == "torch"
-        dtype = dtype_name(self.pick_dtype() if is_torch else self.pick_precision())
-        return replace(self, device=str(self.pick_device()), dtype=cast(DTypeName, dtype))
+        return Hardware(
+            device=str(self.pick_device()),
+            dtype=cast(DTypeName, dtype_name(self.pick_dtype())),
+            backend=self.pick_backend(),
+        )
 
     def describe(self) -> str:
         """Return what was picked, for the log."""
-        if self.backend == "openvino":
-            return f"{self.pick_device()}, openvino, {dtype_name(self.pick_precision())}"
-        return f"{self.pick_device()}, {dtype_name(self.pick_dtype())}"
+        return f"{self.pick_device()}, {self.pick_backend()}, {dtype_name(self.pick_dtype())}"
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute in one thread: beside an engine with threads of its own, for small work.
+
+    Threads that wait for each other at every operation stand still where others want the cores.
+    """
+    import torch
+
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
 
 
 def dtype_name(dtype: "torch.dtype") -> str:

@@ -11,6 +11,8 @@ are: it computes more than it reads.
 """
 
 from collections.abc import Sequence
+from copy import deepcopy
+from functools import reduce
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -64,44 +66,62 @@ class _Compiler:
 
     def __init__(self, precision: torch.dtype) -> None:
         self.openvino, self.ops = _import_openvino()
+        self.dtype = precision
         self._core = self.openvino.Core()
         self._options = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            "INFERENCE_PRECISION_HINT": "bf16" if precision == torch.bfloat16 else "f32",
-            # Activations rounded to int8 would turn a last bit's difference into a visible one.
-            "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
             "ENABLE_CPU_PINNING": False,  # others may need these cores
         }
 
-    def compile(self, outputs: Sequence[Any], inputs: Sequence[Any]) -> "_Graph":
+    def compile(self, outputs: Sequence[Any], inputs: Sequence[Any], **options: Any) -> "_Graph":
         network = self.openvino.Model(list(outputs), list(inputs), "whisper")
-        compiled = self._core.compile_model(network, "CPU", self._options)
+        compiled = self._core.compile_model(network, "CPU", self._options | options)
         return _Graph(self.openvino, compiled.create_infer_request())
+
+    @property
+    def element_type(self) -> Any:
+        """OpenVINO's name for the precision."""
+        types = self.openvino.Type
+        return types.bf16 if self.dtype == torch.bfloat16 else types.f32
 
 
 class _Graph:
-    """A compiled graph that reads torch's memory."""
+    """A compiled graph that reads and writes torch's memory."""
 
     def __init__(self, module: ModuleType, request: "openvino.InferRequest") -> None:
         self._module = module
         self._request = request
+        self._given: dict[int, tuple[int, torch.Size]] = {}
 
-    def __call__(self, *inputs: Tensor) -> list[Tensor]:
-        """Return the outputs, which the next call overwrites."""
-        arrays = [tensor.contiguous().numpy() for tensor in inputs]  # must outlive the work
-        for number, array in enumerate(arrays):
-            shared = self._module.Tensor(array, shared_memory=True)
-            self._request.set_input_tensor(number, shared)
+    def __call__(self, *inputs: Tensor, out: Sequence[Tensor] = ()) -> list[Tensor]:
+        """Return the outputs, which the next call overwrites; those of ``out`` are written to."""
+        for number, tensor in enumerate(inputs):
+            tensor = tensor.contiguous()
+            place = tensor.data_ptr(), tensor.shape
+            # What was given is kept in memory by the request, and need not be given again.
+            if self._given.get(number) != place:
+                self._request.set_input_tensor(number, self._shared(tensor))
+                self._given[number] = place
+        for number, tensor in enumerate(out):
+            self._request.set_output_tensor(number, self._shared(tensor))
         self._request.infer()
+        if out:
+            return list(out)
         return [torch.from_numpy(tensor.data) for tensor in self._request.output_tensors]
+
+    def _shared(self, tensor: Tensor) -> "openvino.Tensor":
+        if tensor.dtype != torch.bfloat16:
+            return self._module.Tensor(tensor.numpy(), shared_memory=True)
+        bits = tensor.view(torch.int16).numpy()
+        return self._module.Tensor(bits, list(tensor.shape), self._module.Type.bf16)
 
 
 class _EncoderEngine:
     def __init__(self, encoder: Encoder, compiler: _Compiler) -> None:
         ops = compiler.ops
         mel = ops.parameter([-1, encoder.conv1.in_channels, -1], np.float32)
-        net = _Network(ops)
+        net = _Network(compiler)
         states = net.gelu(net.conv(mel, encoder.conv1))
         states = net.gelu(net.conv(states, encoder.conv2))
         states = ops.transpose(states, [0, 2, 1])
@@ -109,7 +129,10 @@ class _EncoderEngine:
         states = ops.add(states, net.head(positions, net.size(states, 1), axis=0))
         for layer in encoder.layers:
             states = net.encoder_layer(states, layer)
-        self._graph = compiler.compile([net.norm(states, encoder.layer_norm)], [mel])
+        states = net.norm(states, encoder.layer_norm)
+        self._graph = compiler.compile(
+            [states], [mel], INFERENCE_PRECISION_HINT=compiler.element_type
+        )
 
     def __call__(self, mel: Float[Tensor, "batch n_mels frames"]) -> Tensor:
         return self._graph(mel)[0].clone()
@@ -117,42 +140,39 @@ class _EncoderEngine:
 
 class _DecoderEngine:
     def __init__(self, decoder: Decoder, compiler: _Compiler) -> None:
-        heads = decoder.layers[0].self_attn.heads
+        self.cache_dtype = compiler.dtype
+        self._heads = decoder.layers[0].self_attn.heads
+        self._n_layers = len(decoder.layers)
         width = decoder.embed_tokens.weight.shape[1]
-        self._layers = _decoder_layers(decoder, compiler, width, heads)
+        self._layers = _decoder_layers(decoder, compiler, width)
         self._cross = _cross_projection(decoder, compiler, width)
-        net = _Network(compiler.ops)
+        net = _Network(compiler)
         states = compiler.ops.parameter([-1, width], np.float32)
         logits = net.product(states, decoder.embed_tokens.weight, int8=True)
-        self._projection = compiler.compile([logits], [states])
+        self._projection = compiler.compile([logits], [states], **_decoder_options(compiler))
 
     def __call__(self, step: DecoderStep, cross: CrossCache, cache: SelfCache) -> Tensor:
         """Return the states behind the last layer, and write to the cache."""
-        n_tokens, n_keys = step.visible.shape[2:]
-        n_past = n_keys - n_tokens
-        frames = cross.keys[0].shape[2]
-        seen = (
-            torch.ones(1, 1, 1, frames, dtype=torch.bool)
-            if cross.visible is None
-            else cross.visible
-        )
-        states, *new = self._layers(
+        states, new = self._layers(
             step.states,
-            _penalty(_visible(step, n_past)),
-            _penalty(seen),
+            _penalty(_visible(step, cache.keys[0].shape[2])),
+            _ALL_SEEN if cross.visible is None else _penalty(cross.visible),
             *cache.keys,
             *cache.values,
             *cross.keys,
             *cross.values,
         )
-        n_layers = len(cache.keys)
-        for number in range(n_layers):
-            cache.write(number, new[number], new[n_layers + number], step)
+        keys, values = new.to(self.cache_dtype).unflatten(0, (2, self._n_layers))
+        for number in range(self._n_layers):
+            cache.write(number, keys[number], values[number], step)
         return states.clone()
 
     def cross_cache(self, encoder_states: Float[Tensor, "batch frames width"]) -> CrossCache:
-        made = [tensor.clone() for tensor in self._cross(encoder_states)]
-        return CrossCache(made[: len(made) // 2], made[len(made) // 2 :])
+        batch, n_frames, width = encoder_states.shape
+        shape = (batch, self._heads, n_frames, width // self._heads)
+        out = [torch.empty(shape, dtype=self.cache_dtype) for _ in range(2 * self._n_layers)]
+        made = self._cross(encoder_states, out=out)
+        return CrossCache(made[: self._n_layers], made[self._n_layers :])
 
     def project(self, states: Float[Tensor, "*positions width"]) -> Tensor:
         """Return the logits."""
@@ -160,29 +180,39 @@ class _DecoderEngine:
         return logits.view(*states.shape[:-1], -1)
 
 
-def _decoder_layers(decoder: Decoder, compiler: _Compiler, width: int, heads: int) -> _Graph:
+_ALL_SEEN = torch.zeros(1, 1, 1, 1)
+
+
+def _decoder_options(compiler: _Compiler) -> dict[str, Any]:
+    """What makes a token's numbers the same in any company, to the bit."""
+    return {
+        "INFERENCE_PRECISION_HINT": "f32",
+        # Activations go through int8 where weights do: a product of int8 is exact in any order.
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 32 if compiler.dtype == torch.bfloat16 else 0,
+        # Fused attention turns all keys around at every step.
+        "SNIPPETS_MODE": "DISABLE",
+    }
+
+
+def _decoder_layers(decoder: Decoder, compiler: _Compiler, width: int) -> _Graph:
     """The layers as one graph: states, two penalties, four lists of keys and values."""
-    ops, net = compiler.ops, _Network(compiler.ops)
-    n_layers = len(decoder.layers)
+    ops, net = compiler.ops, _Network(compiler)
+    n_layers, heads = len(decoder.layers), decoder.layers[0].self_attn.heads
     states = ops.parameter([-1, -1, width], np.float32)
     penalty = ops.parameter([-1, 1, -1, -1], np.float32)
     cross_penalty = ops.parameter([-1, 1, 1, -1], np.float32)
     shape = [-1, heads, -1, width // heads]
-    caches = [ops.parameter(shape, np.float32) for _ in range(4 * n_layers)]
+    caches = [ops.parameter(shape, net.cached) for _ in range(4 * n_layers)]
     past_keys, past_values, cross_keys, cross_values = (
         caches[n * n_layers : (n + 1) * n_layers] for n in range(4)
     )
     inputs = [states, penalty, cross_penalty, *caches]
-    n_past = ops.subtract(net.size(penalty, 3), net.size(penalty, 2))
     new_keys, new_values = [], []
     for number, layer in enumerate(decoder.layers):
         states, keys, values = net.decoder_layer(
             states,
             layer,
-            past=(
-                net.head(past_keys[number], n_past, axis=2),
-                net.head(past_values[number], n_past, axis=2),
-            ),
+            past=(past_keys[number], past_values[number]),
             penalty=penalty,
             cross=(cross_keys[number], cross_values[number]),
             cross_penalty=cross_penalty,
@@ -190,23 +220,27 @@ def _decoder_layers(decoder: Decoder, compiler: _Compiler, width: int, heads: in
         new_keys.append(keys)
         new_values.append(values)
     states = net.norm(states, decoder.layer_norm)
-    return compiler.compile([states, *new_keys, *new_values], inputs)
+    first = ops.constant([0])
+    new = [ops.unsqueeze(net.exact(node), first) for node in (*new_keys, *new_values)]
+    return compiler.compile([states, ops.concat(new, 0)], inputs, **_decoder_options(compiler))
 
 
 def _cross_projection(decoder: Decoder, compiler: _Compiler, width: int) -> _Graph:
-    net = _Network(compiler.ops)
+    net = _Network(compiler)
     states = compiler.ops.parameter([-1, -1, width], np.float32)
     layers = [layer.encoder_attn for layer in decoder.layers]
     keys = [net.split(net.linear(states, layer.k_proj), layer.heads) for layer in layers]
     values = [net.split(net.linear(states, layer.v_proj), layer.heads) for layer in layers]
-    return compiler.compile([*keys, *values], [states])
+    outputs = [net.rounded(node) for node in (*keys, *values)]
+    return compiler.compile(outputs, [states], INFERENCE_PRECISION_HINT=compiler.element_type)
 
 
 class _Network:
     """The parts of Whisper, as OpenVINO's operations."""
 
-    def __init__(self, ops: ModuleType) -> None:
-        self.ops = ops
+    def __init__(self, compiler: _Compiler) -> None:
+        self.ops = compiler.ops
+        self.cached = compiler.element_type  # of keys and values, and of products with them
 
     def constant(self, weight: Tensor) -> Any:
         return self.ops.constant(weight.detach().numpy(), shared_memory=True)
@@ -261,14 +295,35 @@ class _Network:
         made = self.ops.transpose(states, [0, 2, 1, 3])
         return self.ops.reshape(made, self.ops.constant([0, 0, -1]), True)
 
-    def queries_keys_values(self, states: Any, attention: Attention, *, int8: bool) -> list[Any]:
-        layers = (attention.q_proj, attention.k_proj, attention.v_proj)
-        made = self.linear(states, *layers, int8=int8)
-        parts = self.ops.split(made, self.ops.constant(2), 3).outputs()
-        return [self.split(part, attention.heads) for part in parts]
+    def attend(self, queries: Any, keys_values: Sequence[tuple[Any, Any]], penalty: Any) -> Any:
+        """Attend to several stretches of keys and values as if they were one.
 
-    def attend(self, *inputs: Any) -> Any:
-        return self.merge(self.ops.scaled_dot_product_attention(*inputs))
+        Args:
+            queries: scaled already.
+            keys_values: of the stretches.
+            penalty: added to the scores of all of them, side by side.
+        """
+        ops, axis = self.ops, 3
+        queries = self.rounded(queries)
+        scores = [self.exact(ops.matmul(queries, keys, False, True)) for keys, _ in keys_values]
+        joined = ops.add(ops.concat(scores, axis) if len(scores) > 1 else scores[0], penalty)
+        weights = self.rounded(ops.softmax(joined, axis))
+        start, parts = ops.constant([0]), []
+        for keys, values in keys_values:
+            part = weights
+            if len(keys_values) > 1:
+                stop = ops.add(start, self.size(keys, 2))
+                part = ops.slice(weights, start, stop, ops.constant([1]), ops.constant([axis]))
+                start = stop
+            parts.append(self.exact(ops.matmul(part, values, False, False)))
+        return self.merge(reduce(ops.add, parts))
+
+    def rounded(self, node: Any) -> Any:
+        """A node in the numbers of keys and values."""
+        return self.ops.convert(node, self.cached)
+
+    def exact(self, node: Any) -> Any:
+        return self.ops.convert(node, np.float32)
 
     def feed_forward(self, states: Any, layer: EncoderLayer | DecoderLayer, *, int8: bool) -> Any:
         normed = self.norm(states, layer.final_layer_norm)
@@ -276,9 +331,11 @@ class _Network:
         return self.ops.add(states, self.linear(inner, layer.fc2, int8=int8))
 
     def encoder_layer(self, states: Any, layer: EncoderLayer) -> Any:
-        normed = self.norm(states, layer.self_attn_layer_norm)
-        mixed = self.attend(*self.queries_keys_values(normed, layer.self_attn, int8=False))
-        states = self.ops.add(states, self.linear(mixed, layer.self_attn.out_proj))
+        normed, attention = self.norm(states, layer.self_attn_layer_norm), layer.self_attn
+        parts = (attention.q_proj, attention.k_proj, attention.v_proj)
+        inputs = [self.split(self.linear(normed, part), attention.heads) for part in parts]
+        mixed = self.merge(self.ops.scaled_dot_product_attention(*inputs))
+        states = self.ops.add(states, self.linear(mixed, attention.out_proj))
         return self.feed_forward(states, layer, int8=False)
 
     def decoder_layer(
@@ -293,17 +350,28 @@ class _Network:
     ) -> tuple[Any, Any, Any]:
         """The states behind a layer, and its new keys and values."""
         add, attention = self.ops.add, layer.self_attn
+        heads = attention.heads
         normed = self.norm(states, layer.self_attn_layer_norm)
-        queries, *new = self.queries_keys_values(normed, attention, int8=True)
-        keys, values = (self.ops.concat([p, n], 2) for p, n in zip(past, new, strict=True))
-        mixed = self.attend(queries, keys, values, penalty)
+        parts = (_scaled(attention.q_proj, heads), attention.k_proj, attention.v_proj)
+        made = self.linear(normed, *parts, int8=True)
+        queries, keys, values = (
+            self.split(part, heads)
+            for part in self.ops.split(made, self.ops.constant(2), 3).outputs()
+        )
+        keys, values = self.rounded(keys), self.rounded(values)
+        mixed = self.attend(queries, [past, (keys, values)], penalty)
         states = add(states, self.linear(mixed, attention.out_proj, int8=True))
         attention = layer.encoder_attn
         normed = self.norm(states, layer.encoder_attn_layer_norm)
-        queries = self.split(self.linear(normed, attention.q_proj, int8=True), attention.heads)
-        mixed = self.attend(queries, *cross, cross_penalty)
+        queries = self.linear(normed, _scaled(attention.q_proj, heads), int8=True)
+        # The beams of a window look at its one row of frames as if they were tokens of one row.
+        width = self.ops.constant([-1, attention.q_proj.out_features])
+        by_window = self.ops.concat([self.size(cross[0], 0), width], 0)
+        queries = self.split(self.ops.reshape(queries, by_window, False), heads)
+        mixed = self.attend(queries, [cross], cross_penalty)
+        mixed = self.ops.reshape(mixed, self.ops.shape_of(states), False)
         states = add(states, self.linear(mixed, attention.out_proj, int8=True))
-        return self.feed_forward(states, layer, int8=True), *new
+        return self.feed_forward(states, layer, int8=True), keys, values
 
 
 def quantise(weight: Float[Tensor, "out in"]) -> tuple[Tensor, Float[Tensor, "out 1"]]:
@@ -312,15 +380,23 @@ def quantise(weight: Float[Tensor, "out in"]) -> tuple[Tensor, Float[Tensor, "ou
     return (weight / scale).round().to(torch.int8), scale
 
 
+def _scaled(queries: nn.Linear, heads: int) -> nn.Linear:
+    """A projection to queries that are ready for their product with keys."""
+    scaled, scale = deepcopy(queries), (queries.out_features // heads) ** -0.5
+    for weight in scaled.parameters():
+        weight.data *= scale
+    return scaled
+
+
 def _bias(layer: nn.Linear) -> Tensor:
     bias = layer.bias if layer.bias is not None else layer.weight.new_zeros(len(layer.weight))
     return bias.detach()
 
 
-def _visible(step: DecoderStep, n_past: int) -> Tensor:
-    """What each token sees: of the past as far as its row goes, then the new ones up to itself."""
+def _visible(step: DecoderStep, capacity: int) -> Tensor:
+    """What each token sees: of the cache as far as its row goes, then the new ones up to itself."""
     n_rows, n_tokens = step.positions.shape
-    past = torch.arange(n_past) < step.positions[:, :1]
+    past = torch.arange(capacity) < step.positions[:, :1]
     own = torch.ones(n_tokens, n_tokens, dtype=torch.bool).tril()
     return torch.cat([past[:, None].expand(-1, n_tokens, -1), own.expand(n_rows, -1, -1)], dim=2)[
         :, None

@@ -287,10 +287,16 @@ class DecoderLayer(nn.Module):
         visible: Bool[Tensor, "#batch 1 tokens keys"],
         frames_visible: Bool[Tensor, "batch 1 1 frames"] | None,
     ) -> Float[Tensor, "batch tokens width"]:
-        """Return the states after this layer; ``normed`` is ``states`` after the first norm."""
+        """Return the states after this layer; ``normed`` is ``states`` after the first norm.
+
+        Fewer windows than rows: rows are then a window's beams, neighbours, of one token each, and
+        look at its frames together, as if they were tokens of one row.
+        """
         states = states + self.self_attn(normed, *self_keys_values, visible)
         normed = self.encoder_attn_layer_norm(states)
-        states = states + self.encoder_attn(normed, *cross_keys_values, frames_visible)
+        by_window = normed.view(len(cross_keys_values[0]), -1, normed.shape[2])
+        heard = self.encoder_attn(by_window, *cross_keys_values, frames_visible)
+        states = states + heard.view_as(states)
         return states + self.fc2(F.gelu(self.fc1(self.final_layer_norm(states))))
 
 
@@ -305,6 +311,8 @@ class DecoderStep:
 
 class DecoderEngine(Protocol):
     """Whatever does a decoder's work in its place, for inference."""
+
+    cache_dtype: torch.dtype
 
     def __call__(
         self, step: DecoderStep, cross: CrossCache, cache: SelfCache
@@ -360,9 +368,10 @@ class Decoder(nn.Module):
         Raises:
             ValueError: the sequence is longer than the model's positions or the cache's capacity.
         """
+        if self.engine is not None:
+            cache = cache or self.self_cache(*token_ids.shape)
+            return self.engine(self.begin(token_ids, cache, n_keys=n_keys), cross, cache)
         step = self.begin(token_ids, cache, n_keys=n_keys)
-        if self.engine is not None and cache is not None:
-            return self.engine(step, cross, cache)
         states = step.states
         for number in range(len(self.layers)):
             states = self.run_layer(number, states, step, cross, cache)
@@ -427,6 +436,11 @@ class Decoder(nn.Module):
         pairs = [layer.encoder_attn.keys_values(encoder_states) for layer in self.layers]
         return CrossCache([k for k, _ in pairs], [v for _, v in pairs])
 
+    @property
+    def cache_dtype(self) -> torch.dtype:
+        """The type of the keys and values that are kept."""
+        return self.embed_tokens.weight.dtype if self.engine is None else self.engine.cache_dtype
+
     def self_cache(self, batch: int, capacity: int) -> SelfCache:
         """Return an empty cache of the decoder's dtype and device.
 
@@ -438,7 +452,7 @@ class Decoder(nn.Module):
         heads = self.layers[0].self_attn.heads
         shape = (batch, heads, capacity, weight.shape[1] // heads)
         lengths = torch.zeros(batch, dtype=torch.long, device=weight.device)
-        keys = [weight.new_zeros(shape) for _ in self.layers]
+        keys = [weight.new_zeros(shape, dtype=self.cache_dtype) for _ in self.layers]
         return SelfCache(keys, [torch.zeros_like(k) for k in keys], lengths)
 
 
