@@ -45,10 +45,14 @@ def openai_model(model: Whisper) -> Any:
             n_text_layer=config.decoder_layers,
         )
     )
-    state = {}
-    for name, weight in model.state_dict().items():
-        for ours, theirs in OPENAI_NAMES:
-            name = name.replace(ours, theirs)
-        state[name] = weight
+    state = {openai_name_of(name): weight for name, weight in model.state_dict().items()}
     reference.load_state_dict(state, strict=True)
     return reference.eval()
+
+
+def openai_name_of(name: str) -> str:
+    """Return what openai-whisper calls a weight of a Hugging Face name."""
+    name = name.removeprefix("model.")
+    for ours, theirs in OPENAI_NAMES:
+        name = name.replace(ours, theirs)
+    return name

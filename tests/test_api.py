@@ -23,10 +23,10 @@ SHORT = {"max_new_tokens": 8, "temperature": 0.0}
 
 # A change here is a decision: others build on these names.
 NAMES = """
-Comparison DecodingSettings DistilwhisperError EngineSettings EvaluateSettings FilterSettings
-Hardware ImportSettings LabelSettings Model PlanSettings Recipe Segment StudentSettings
-SubtitleSettings TrainingSettings Transcript Word __version__ distil evaluate filter import_data
-import_model label load_model make_student plan_recipe read_recipe resolve_model run_recipe
+Comparison DecodingSettings DistilwhisperError EngineSettings EvaluateSettings ExportSettings
+FilterSettings Hardware ImportSettings LabelSettings Model PlanSettings Recipe Segment
+StudentSettings SubtitleSettings TrainingSettings Transcript Word __version__ distil evaluate export
+filter import_data import_model label load_model make_student plan_recipe read_recipe resolve_model run_recipe
 write_delta write_report
 """
 OWN_PARAMETERS = {
@@ -37,6 +37,7 @@ OWN_PARAMETERS = {
     "filter": "manifest labels out second_labels figures force progress",
     "distil": "manifest labels verdicts teacher out validation force progress",
     "evaluate": "model manifests against noise out force progress",
+    "export": "model dest to dtype third_layer check max_wer_increase progress",
 }
 SETTINGS: dict[str, list[type]] = {
     "Model.transcribe": [dw.DecodingSettings],

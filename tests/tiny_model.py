@@ -3,6 +3,7 @@
 It understands nothing, but it does all that a Whisper does.
 """
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 
 from distilwhisper.model.layout import ModelFiles, token_ids_for_generation, write_model_folder
 from distilwhisper.model.whisper import Whisper, WhisperConfig
+from distilwhisper.text.tokens import LANGUAGES as LANGUAGES_OF_WHISPER
 
 LANGUAGES = ("en", "de", "zh")
 CONTROLS = ("translate", "transcribe", "startoflm", "startofprev", "nospeech", "notimestamps")
@@ -65,11 +67,37 @@ def tokenizer_json(*, multilingual: bool) -> str:
     )
 
 
+def published_tokenizer_json(vocab_size: int) -> str:
+    """Return a tokenizer whose special tokens have the ids of a published vocabulary.
+
+    Its text tokens are the bytes and pairs of them.
+    """
+    tokenizer = json.loads(tokenizer_json(multilingual=False))
+    letters = list(tokenizer["model"]["vocab"])[:256]
+    languages = list(LANGUAGES_OF_WHISPER)[: 100 if vocab_size == 51_866 else 99]
+    n_special = 2 + len(languages) + len(CONTROLS) + 1501
+    pairs = itertools.product(letters, letters)
+    merges = list(itertools.islice(pairs, vocab_size - n_special - len(letters)))
+    pieces = [*letters, *(a + b for a, b in merges)]
+    special = ["endoftext", "startoftranscript", *languages, *CONTROLS]
+    special += [f"{step * 0.02:.2f}" for step in range(1501)]
+    like = tokenizer["added_tokens"][0]
+    tokenizer["added_tokens"] = [
+        {**like, "id": len(pieces) + i, "content": f"<|{name}|>"} for i, name in enumerate(special)
+    ]
+    tokenizer["model"] |= {
+        "vocab": {piece: i for i, piece in enumerate(pieces)},
+        "merges": [f"{a} {b}" for a, b in merges],
+    }
+    return json.dumps(tokenizer)
+
+
 def write_tiny_model(
     folder: Path,
     *,
     seed: int = 0,
     multilingual: bool = False,
+    vocab_size: int | None = None,
     std: float = 0.15,
     **sizes: int,
 ) -> Path:
@@ -79,10 +107,14 @@ def write_tiny_model(
         folder: of the model; returned.
         seed: of the weights.
         multilingual: of three languages; else English only.
+        vocab_size: of a published vocabulary, instead of the tiny one.
         std: of the weights; the larger, the more its text depends on what it hears.
         sizes: of :class:`WhisperConfig`, instead of the tiny ones.
     """
     tokenizer = tokenizer_json(multilingual=multilingual)
+    if vocab_size is not None:
+        multilingual = vocab_size > 51_864
+        tokenizer = published_tokenizer_json(vocab_size)
     added: list[dict[str, Any]] = json.loads(tokenizer)["added_tokens"]
     defaults = {
         "vocab_size": added[-1]["id"] + 1,
@@ -118,7 +150,7 @@ def write_tiny_model(
     generation |= {
         "suppress_tokens": [7],
         "begin_suppress_tokens": [220, ids["<|endoftext|>"]],
-        "alignment_heads": [[3, 0]],
+        "alignment_heads": [[config.decoder_layers - 1, 0]],
     }
     weights = dict(model.named_weights())
     files = ModelFiles(hf, generation, weights, tokenizer)

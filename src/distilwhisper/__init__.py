@@ -13,12 +13,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from distilwhisper.api import distil, evaluate, filter, label  # noqa: A004
+    from distilwhisper.api import distil, evaluate, export, filter, label  # noqa: A004
     from distilwhisper.corpus.importing.importer import import_data
     from distilwhisper.corpus.importing.settings import ImportSettings
     from distilwhisper.decoding.settings import DecodingSettings
     from distilwhisper.errors import DistilwhisperError
     from distilwhisper.evaluation.comparison import Comparison
+    from distilwhisper.exporting.settings import ExportSettings
     from distilwhisper.filtering.settings import FilterSettings
     from distilwhisper.loaded import Model, load_model
     from distilwhisper.model.delta import write_delta
@@ -39,12 +40,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "api": ("distil", "evaluate", "filter", "label"),
+    "api": ("distil", "evaluate", "export", "filter", "label"),
     "corpus.importing.importer": ("import_data",),
     "corpus.importing.settings": ("ImportSettings",),
     "decoding.settings": ("DecodingSettings",),
     "errors": ("DistilwhisperError",),
     "evaluation.comparison": ("Comparison",),
+    "exporting.settings": ("ExportSettings",),
     "filtering.settings": ("FilterSettings",),
     "loaded": ("Model", "load_model"),
     "model.delta": ("write_delta",),
@@ -70,6 +72,7 @@ __all__ = [
     "DistilwhisperError",
     "EngineSettings",
     "EvaluateSettings",
+    "ExportSettings",
     "FilterSettings",
     "Hardware",
     "ImportSettings",
@@ -86,6 +89,7 @@ __all__ = [
     "__version__",
     "distil",
     "evaluate",
+    "export",
     "filter",
     "import_data",
     "import_model",

@@ -17,6 +17,8 @@ from typing import Any
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.distilling import distil_labels
 from distilwhisper.evaluation.comparison import Comparison
+from distilwhisper.exporting.exporter import Exported, export_model
+from distilwhisper.exporting.settings import ExportSettings, Target
 from distilwhisper.filtering.settings import FilterSettings
 from distilwhisper.loaded import Model, load_model, shown
 from distilwhisper.model.hardware import Hardware
@@ -213,6 +215,43 @@ def evaluate(
             draft=draft,
             force=force,
         )
+
+
+def export(
+    model: Model | str | PathLike[str],
+    dest: str | PathLike[str],
+    *,
+    to: Target,
+    dtype: str | None = None,
+    third_layer: bool = False,
+    check: str | PathLike[str] | None = None,
+    max_wer_increase: float = ExportSettings.max_wer_increase,
+    progress: bool = False,
+) -> Exported:
+    """Write a model as another program reads it.
+
+    Args:
+        model: the model, or its name.
+        dest: the new folder.
+        to: which program: ctranslate2, ggml, openai, onnx or sherpa.
+        dtype: of the weights, as :class:`~distilwhisper.ExportSettings` lists them.
+        third_layer: ggml: a layer that changes nothing, for a two-layer student's times.
+        check: a manifest with references, to run the original and the exported model on.
+        max_wer_increase: points of WER by which the exported model may be worse.
+        progress: say on standard error what is done.
+
+    Returns:
+        The folder, what to know of it, and what the check found; it stands for its folder too.
+
+    Raises:
+        WorseThanOriginal: the exported model makes too many errors on the checked set.
+    """
+    settings = ExportSettings(
+        to=to, dtype=dtype, third_layer=third_layer, max_wer_increase=max_wer_increase
+    )
+    with shown(progress):
+        manifest = None if check is None else Path(check)
+        return export_model(_named(model)[0], Path(dest), settings, check=manifest)
 
 
 def _named(model: Model | str | PathLike[str]) -> tuple[str, Hardware, str | None]:

@@ -24,6 +24,7 @@ from distilwhisper import __version__
 from distilwhisper.corpus.importing.settings import ImportSettings
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.errors import DistilwhisperError
+from distilwhisper.exporting.settings import ExportSettings
 from distilwhisper.filtering.settings import FilterSettings
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.run.processes import EngineName, EngineSettings
@@ -561,6 +562,36 @@ def transcribe(
     return max(_name_each(failed), SOME_FAILED if is_damaged else OK)
 
 
+def export(
+    model: Positional[str],
+    dest: Positional[Path],
+    /,
+    *,
+    settings: OmitArgPrefixes[ExportSettings],
+    check: Path | None = None,
+    json: bool = False,
+) -> int:
+    """Write a model as another program reads it.
+
+    Args:
+        model: folder, delta or hub id.
+        dest: the new folder.
+        settings: which program, and how.
+        check: utterances with references, to run the original and the exported model on, through
+            the other program's own library.
+        json: print the folder, and the result of the check, for programs.
+    """
+    from distilwhisper.exporting.exporter import export_model
+
+    exported = export_model(model, dest, settings, check=check)
+    checked = exported.check
+    if json:
+        print(_json({"folder": str(dest), "check": checked and checked.to_dict()}))
+    else:
+        print(dest if checked is None else f"{dest}\n\n{checked.table()}\n{checked.describe()}")
+    return _name_each(checked.failed if checked else {})
+
+
 def report(folders: Positional[tuple[Path, ...]], /, *, out: Path | None = None) -> int:
     """Write one page about finished runs, side by side, and comparisons of models.
 
@@ -592,6 +623,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "train": train,
     "tensorboard": tensorboard,
     "evaluate": evaluate,
+    "export": export,
     "report": report,
 }
 

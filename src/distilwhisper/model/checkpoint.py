@@ -48,14 +48,23 @@ def load_checkpoint(
         BadCheckpoint: a file is missing or broken, or the weights do not fit the config.
     """
     files = read_model_folder(folder)
-    model = _hollow(_sizes(folder, files.config))
+    model = build_network(files, where=folder).to(device=device, dtype=dtype)
+    return Checkpoint(model, replace(files, weights={}), folder)
+
+
+def build_network(files: ModelFiles, *, where: Path) -> Whisper:
+    """Return a model's network, with its very weights.
+
+    Raises:
+        BadCheckpoint: the weights do not fit the config.
+    """
+    model = _hollow(_sizes(where, files.config))
     state = {name.removeprefix("model."): weight for name, weight in files.weights.items()}
     try:
         model.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as error:
-        raise BadCheckpoint(f"{folder}: weights do not fit config.json: {error}") from error
-    model.to(device=device, dtype=dtype).eval()
-    return Checkpoint(model, replace(files, weights={}), folder)
+        raise BadCheckpoint(f"{where}: weights do not fit config.json: {error}") from error
+    return model.eval()
 
 
 def read_config(folder: Path) -> WhisperConfig:

@@ -50,14 +50,14 @@ from distilwhisper.model.layout import (
 )
 
 _BINARY_VERSIONS = range(2, 7)
-_MAX_REVISION = 3
-_DTYPES = dict(
+MAX_REVISION = 3
+DTYPES = dict(
     enumerate((torch.float32, torch.int8, torch.int16, torch.int32, torch.float16, torch.bfloat16))
 )
 _DTYPES_BEFORE_4 = {4: torch.float32, 2: torch.int16, 1: torch.int8}
 
 # What the network of this package takes for granted, with the value that it must have.
-_ATTRIBUTES = {
+ATTRIBUTES = {
     "decoder/activation": 3,  # the exact GELU
     "decoder/pre_norm": 1,
     "decoder/scale_embeddings": 0,
@@ -65,18 +65,18 @@ _ATTRIBUTES = {
     "decoder/start_from_zero_embedding": 0,
 }
 
-_EMBEDDING = "decoder/embeddings/weight"
-_PROJECTION = "decoder/projection/weight"
+EMBEDDING = "decoder/embeddings/weight"
+PROJECTION = "decoder/projection/weight"
 
 # Modules and what they become; of more than one, the rows are stacked in this order.
-_MODULES: dict[str, tuple[str, ...]] = {
+MODULES: dict[str, tuple[str, ...]] = {
     "conv1": ("conv1",),
     "conv2": ("conv2",),
     "embeddings": ("embed_tokens",),
     "position_encodings": ("embed_positions",),
     "layer_norm": ("layer_norm",),
 }
-_LAYER_MODULES: dict[str, tuple[str, ...]] = {
+LAYER_MODULES: dict[str, tuple[str, ...]] = {
     "self_attention/layer_norm": ("self_attn_layer_norm",),
     "self_attention/linear_0": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     "self_attention/linear_1": ("self_attn.out_proj",),
@@ -209,8 +209,8 @@ def _parse(cursor: _Cursor) -> dict[str, Tensor]:
     if spec != "WhisperSpec":
         raise cursor.fault(f"the spec must be WhisperSpec, found {spec!r}")
     revision = cursor.number("I", "the revision")
-    if revision > _MAX_REVISION:
-        raise cursor.fault(f"the revision must be at most {_MAX_REVISION}, found {revision}")
+    if revision > MAX_REVISION:
+        raise cursor.fault(f"the revision must be at most {MAX_REVISION}, found {revision}")
     variables: dict[str, Tensor] = {}
     for _ in range(cursor.number("I", "the number of variables")):
         name = cursor.string("the name of a variable")
@@ -225,7 +225,7 @@ def _parse(cursor: _Cursor) -> dict[str, Tensor]:
 def _parse_variable(cursor: _Cursor, name: str, version: int) -> Tensor:
     rank = cursor.number("B", f"the rank of {name}")
     shape = tuple(cursor.number("I", f"a dimension of {name}") for _ in range(rank))
-    dtypes = _DTYPES if version >= 4 else _DTYPES_BEFORE_4
+    dtypes = DTYPES if version >= 4 else _DTYPES_BEFORE_4
     code = cursor.number("B", f"the type of {name}")
     if code not in dtypes:
         raise cursor.fault(f"the type of {name} must be one of {sorted(dtypes)}, found {code}")
@@ -256,7 +256,7 @@ def _parse_aliases(cursor: _Cursor, variables: dict[str, Tensor]) -> None:
 
 def _read_attributes(variables: dict[str, Tensor], path: Path) -> tuple[int, int]:
     """Return the heads of encoder and decoder; refuse what this package's network is not."""
-    for name, wanted in _ATTRIBUTES.items():
+    for name, wanted in ATTRIBUTES.items():
         if name in variables and variables[name].item() != wanted:
             raise BadCheckpoint(f"{path}: {name} must be {wanted}, found {variables[name].item()}")
     if "encoder/num_heads" not in variables:
@@ -267,13 +267,13 @@ def _read_attributes(variables: dict[str, Tensor], path: Path) -> tuple[int, int
 
 def _to_hugging_face(variables: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     """Return the weights under Hugging Face names; every variable with axes is used or refused."""
-    if _EMBEDDING not in variables:
-        raise BadCheckpoint(f"{path}: no variable {_EMBEDDING}")
-    if variables.get(_PROJECTION, variables[_EMBEDDING]) is not variables[_EMBEDDING]:
-        raise BadCheckpoint(f"{path}: {_PROJECTION} must be an alias of {_EMBEDDING}")
+    if EMBEDDING not in variables:
+        raise BadCheckpoint(f"{path}: no variable {EMBEDDING}")
+    if variables.get(PROJECTION, variables[EMBEDDING]) is not variables[EMBEDDING]:
+        raise BadCheckpoint(f"{path}: {PROJECTION} must be an alias of {EMBEDDING}")
     weights: dict[str, Tensor] = {}
     for name, variable in variables.items():
-        if variable.ndim == 0 or name.endswith("_scale") or name == _PROJECTION:
+        if variable.ndim == 0 or name.endswith("_scale") or name == PROJECTION:
             continue
         targets = _target_names(name)
         if targets is None:
@@ -297,9 +297,9 @@ def _target_names(name: str) -> tuple[str, ...] | None:
         return None
     parameter = _PARAMETERS[match["parameter"]]
     if match["index"] is None:
-        modules, prefix = _MODULES, f"model.{match['side']}"
+        modules, prefix = MODULES, f"model.{match['side']}"
     else:
-        modules, prefix = _LAYER_MODULES, f"model.{match['side']}.layers.{match['index']}"
+        modules, prefix = LAYER_MODULES, f"model.{match['side']}.layers.{match['index']}"
     if match["module"] not in modules:
         return None
     return tuple(f"{prefix}.{module}.{parameter}" for module in modules[match["module"]])

@@ -13,7 +13,6 @@ import contextlib
 import hashlib
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from torch import Tensor
 from distilwhisper.model.layout import (
     BadCheckpoint,
     ModelFiles,
+    new_folder,
     read_json_object,
     read_model_folder,
     require_new,
@@ -70,17 +70,13 @@ def write_delta(student: Path, teacher: Path, dest: Path, *, teacher_name: str) 
             "name the model it was made from, or keep it as a whole model folder"
         )
     metadata = {_TEACHER: teacher_name, _DIGEST: weights_digest(theirs.weights)}
-    dest.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{dest.name}.", dir=dest.parent) as temporary:
-        unfinished = Path(temporary) / dest.name
-        unfinished.mkdir()
+    with new_folder(dest) as unfinished:
         save_file(changed, unfinished / DELTA_FILE, metadata=metadata)
         (unfinished / DELTA_FILE).chmod(0o644)  # safetensors makes it private
         for name, value in zip(_CONFIGS, (ours.config, ours.generation_config), strict=True):
             (unfinished / name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
         if (student / "README.md").is_file():
             shutil.copyfile(student / "README.md", unfinished / "README.md")
-        unfinished.rename(dest)
     return sum(weight.nbytes for weight in changed.values())
 
 

@@ -30,7 +30,8 @@ import pickle
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -544,17 +545,15 @@ def require_new(folder: Path) -> None:
         raise FileExistsError(f"{folder}: must be new or empty, and holds something already")
 
 
-def write_model_folder(folder: Path, files: ModelFiles, *, dtype: torch.dtype) -> None:
-    """Write a Whisper model in the Hugging Face layout.
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder that becomes ``folder`` if all goes well, and else is removed.
 
-    Everything is there that transformers 4 and 5, faster-whisper and the converters of
-    CTranslate2 and whisper.cpp look for; they do not look for the same files. The folder appears
-    whole, by rename, so two processes may write the same one: the second is refused.
+    So the folder appears whole, by rename, and two processes may write the same one: the second is
+    refused.
 
     Args:
         folder: does not exist yet, or is empty; its parents are made.
-        files: what to write; ``forced_decoder_ids``, which nothing obeys any more, is left out.
-        dtype: what all weights are stored in, and loaded in by transformers.
 
     Raises:
         FileExistsError: the folder holds something already.
@@ -563,7 +562,7 @@ def write_model_folder(folder: Path, files: ModelFiles, *, dtype: torch.dtype) -
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        _write_files(temporary, files, dtype=dtype)
+        yield temporary
         temporary.chmod(0o755)  # mkdtemp makes it private
         _flush_folder(temporary)
         try:
@@ -575,6 +574,24 @@ def write_model_folder(folder: Path, files: ModelFiles, *, dtype: torch.dtype) -
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def write_model_folder(folder: Path, files: ModelFiles, *, dtype: torch.dtype) -> None:
+    """Write a Whisper model in the Hugging Face layout, as :func:`new_folder` does.
+
+    Everything is there that transformers 4 and 5, faster-whisper and the converters of
+    CTranslate2 and whisper.cpp look for; they do not look for the same files.
+
+    Args:
+        folder: does not exist yet, or is empty; its parents are made.
+        files: what to write; ``forced_decoder_ids``, which nothing obeys any more, is left out.
+        dtype: what all weights are stored in, and loaded in by transformers.
+
+    Raises:
+        FileExistsError: the folder holds something already.
+    """
+    with new_folder(folder) as temporary:
+        _write_files(temporary, files, dtype=dtype)
 
 
 def _write_files(folder: Path, files: ModelFiles, *, dtype: torch.dtype) -> None:
@@ -596,7 +613,7 @@ def _write_files(folder: Path, files: ModelFiles, *, dtype: torch.dtype) -> None
         "vocab.json": vocab,
         "added_tokens.json": {token: i for token, i in ids.items() if token not in vocab},
         "normalizer.json": _english_spellings(),
-        "preprocessor_config.json": _preprocessor_config(files.config["num_mel_bins"]),
+        "preprocessor_config.json": preprocessor_config(files.config["num_mel_bins"]),
         # transformers 5 would write the extractor's settings here as well; all versions read them
         # from preprocessor_config.json.
         "processor_config.json": {"processor_class": "WhisperProcessor"},
@@ -645,7 +662,8 @@ def _tokenizer_config(tokenizer: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _preprocessor_config(n_mels: int) -> dict[str, Any]:
+def preprocessor_config(n_mels: int) -> dict[str, Any]:
+    """Return ``preprocessor_config.json``: how sound becomes what the encoder takes."""
     return {
         "feature_extractor_type": "WhisperFeatureExtractor",
         "processor_class": "WhisperProcessor",

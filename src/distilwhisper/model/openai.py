@@ -60,8 +60,14 @@ _NAMES_OUTSIDE_LAYERS = {
 }
 _NAME_IN_LAYER = re.compile(r"(encoder|decoder)\.blocks\.(\d+)\.(.+)\.(weight|bias)")
 
+_OPENAI_MODULES = {ours: theirs for theirs, ours in _MODULES.items()}
+_OPENAI_OUTSIDE_LAYERS = {ours: theirs for theirs, ours in _NAMES_OUTSIDE_LAYERS.items()}
+
+# By the size of the vocabulary.
+_END_OF_TEXT = {51_864: 50_256, 51_865: 50_257, 51_866: 50_257}
+
 # The sizes in ``dims`` and where they stand in config.json.
-_DIMS = {
+DIMS = {
     "n_mels": "num_mel_bins",
     "n_audio_ctx": "max_source_positions",
     "n_audio_state": "d_model",
@@ -108,7 +114,7 @@ def read_openai(path: Path, *, tokenizer_json: str) -> ModelFiles:
     dims, state = checkpoint.get("dims"), checkpoint.get("model_state_dict")
     if not isinstance(dims, dict) or not isinstance(state, dict):
         raise BadCheckpoint(f"{path}: {not_openai(checkpoint)}")
-    if missing := [name for name in _DIMS if name not in dims]:
+    if missing := [name for name in DIMS if name not in dims]:
         raise BadCheckpoint(f"{path}: 'dims' lacks {', '.join(missing)}")
     vocab_size = dims["n_vocab"]
     tokenizer_json = complete_timestamps(tokenizer_json, vocab_size=vocab_size, where=path)
@@ -156,6 +162,47 @@ def _hugging_face_name(name: str, path: Path) -> str:
     return f"model.{side}.layers.{index}.{_MODULES[module]}.{parameter}"
 
 
+def openai_name(name: str) -> str:
+    """Return what OpenAI calls a weight of a Hugging Face name."""
+    side_name = name.removeprefix("model.")
+    if side_name in _OPENAI_OUTSIDE_LAYERS:
+        return _OPENAI_OUTSIDE_LAYERS[side_name]
+    side, kind, *rest = side_name.split(".")
+    if kind != "layers":
+        return side_name
+    index, parameter = rest[0], rest[-1]
+    return f"{side}.blocks.{index}.{_OPENAI_MODULES['.'.join(rest[1:-1])]}.{parameter}"
+
+
+def check_conventions(files: ModelFiles, *, where: Path) -> None:
+    """Check what OpenAI's code and whisper.cpp take for granted, and their files do not hold.
+
+    They know the special tokens by the size of the vocabulary alone, and the feed-forward blocks to
+    be four times as wide as the model.
+
+    Raises:
+        BadCheckpoint: it is otherwise.
+    """
+    vocab_size, width = files.config["vocab_size"], files.config["d_model"]
+    check_vocab_size(files.tokenizer_json, vocab_size=vocab_size, where=where)
+    eot = special_token_id(token_ids(files.tokenizer_json), "<|endoftext|>", where=where)
+    faults = []
+    if _END_OF_TEXT.get(vocab_size) != eot:
+        faults.append(
+            f"the vocabulary must be a published one, of {', '.join(map(str, _END_OF_TEXT))} "
+            f"tokens, found {vocab_size} with the end of text at {eot}"
+        )
+    for side in ("encoder", "decoder"):
+        found = files.config[f"{side}_ffn_dim"]
+        if found != 4 * width:
+            faults.append(f"{side}_ffn_dim must be {4 * width}, 4 times d_model, found {found}")
+    if faults:
+        raise BadCheckpoint(
+            f"{where}: not to be had in this format: {'; '.join(faults)}: export to ctranslate2, "
+            "onnx or sherpa instead"
+        )
+
+
 def _read_config(
     dims: Mapping[str, int], weights: Mapping[str, Tensor], tokenizer_json: str, path: Path
 ) -> dict[str, Any]:
@@ -166,7 +213,7 @@ def _read_config(
         decoder_heads=dims["n_text_head"],
         where=path,
     )
-    for theirs, ours in _DIMS.items():
+    for theirs, ours in DIMS.items():
         if dims[theirs] != config[ours]:
             raise BadCheckpoint(
                 f"{path}: 'dims' has {theirs} {dims[theirs]}, the weights have {config[ours]}"

@@ -1,0 +1,205 @@
+"""To CTranslate2, and so to faster-whisper: what their own converter writes, byte by byte.
+
+Source: OpenNMT/CTranslate2: ``python/ctranslate2/specs/model_spec.py``,
+``python/ctranslate2/converters/transformers.py``. The file is described where it is read:
+:mod:`distilwhisper.model.ctranslate2`.
+"""
+
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from distilwhisper.decoding.alignment import alignment_heads, upper_half_heads
+from distilwhisper.decoding.settings import MAX_NEW_TOKENS
+from distilwhisper.exporting.recognition import Recognise, window_mel
+from distilwhisper.exporting.settings import ExportSettings
+from distilwhisper.model.ctranslate2 import (
+    DTYPES,
+    EMBEDDING,
+    LAYER_MODULES,
+    MAX_REVISION,
+    MODULES,
+    PROJECTION,
+)
+from distilwhisper.model.layout import ModelFiles, preprocessor_config, token_ids
+from distilwhisper.model.whisper import WhisperConfig
+from distilwhisper.speech.audio import Samples
+from distilwhisper.text.tokens import Tokenizer
+
+LIBRARY = "faster-whisper"
+WRITTEN_BY: dict[str, str] = {}
+CHECKED_BY = {"ctranslate2": "ctranslate2"}
+EXAMPLE = """\
+```python
+from faster_whisper import WhisperModel
+
+model = WhisperModel("path/to/this/folder")
+segments, info = model.transcribe("talk.mp3", word_timestamps=True)
+print("".join(segment.text for segment in segments))
+```
+"""
+
+_BINARY_VERSION = 6
+# What the converter stores of a decoder beside its weights, as int8 or int16.
+_DECODER_FACTS = {
+    "activation": 3,  # the exact GELU
+    "alibi": 0,
+    "alibi_use_positive_positions": 0,
+    "pre_norm": 1,
+    "scale_alibi": 0,
+    "scale_embeddings": 0,
+    "start_from_zero_embedding": 0,
+}
+_ATTENTION_FACTS = {"alignment_heads": 1, "alignment_layer": -1}
+
+
+def write(files: ModelFiles, folder: Path, settings: ExportSettings) -> None:
+    """Write ``model.bin`` with all that CTranslate2 and faster-whisper look for beside it."""
+    variables = _in_dtype(_variables(files), settings.written_dtype)
+    with (folder / "model.bin").open("wb") as file:
+        _write_variables(file, variables)
+    ids = token_ids(files.tokenizer_json)
+    rules = files.generation_config
+    sizes = WhisperConfig.from_hf(files.config)
+    heads = alignment_heads(rules, sizes) or upper_half_heads(sizes)
+    languages = Tokenizer.from_json(files.tokenizer_json, where=folder).languages
+    config = {
+        "alignment_heads": [list(head) for head in heads],
+        "lang_ids": sorted(languages.values()),
+        "suppress_ids": rules.get("suppress_tokens") or [],
+        "suppress_ids_begin": rules.get("begin_suppress_tokens") or [],
+    }
+    vocabulary = [""] * sizes.vocab_size
+    for token, token_id in ids.items():
+        vocabulary[token_id] = token
+    # faster-whisper asks the hub for a tokenizer that is not there, and takes 80 mel bins.
+    for name, value in (
+        ("config.json", config),
+        ("vocabulary.json", vocabulary),
+        ("preprocessor_config.json", preprocessor_config(sizes.n_mels)),
+    ):
+        text = json.dumps(value, indent=2)
+        (folder / name).write_text(text + "\n", encoding="utf-8")
+    (folder / "tokenizer.json").write_text(files.tokenizer_json, encoding="utf-8")
+
+
+def examine(files: ModelFiles, settings: ExportSettings, *, where: Path) -> list[str]:
+    """Say what to know of the exported model."""
+    if alignment_heads(files.generation_config, WhisperConfig.from_hf(files.config)):
+        return []
+    return [
+        "The model names no attention heads that follow the speech, so word times come from all "
+        "heads of the upper half of its decoder, and are rough. Measure them first: "
+        "distilwhisper heads MODEL SET.jsonl DEST, and export DEST."
+    ]
+
+
+def recogniser(folder: Path, files: ModelFiles) -> Recognise:
+    """Return the exported model at work, through CTranslate2 on the CPU in float32 or int8.
+
+    It is given the frames of this package: faster-whisper pads them in another way.
+    """
+    import ctranslate2
+
+    model = ctranslate2.models.Whisper(
+        str(folder), device="cpu", intra_threads=torch.get_num_threads()
+    )
+    return partial(
+        _recognise,
+        model,
+        ctranslate2.StorageView,
+        Tokenizer.from_json(files.tokenizer_json, where=folder),
+        files.config["num_mel_bins"],
+    )
+
+
+def _recognise(
+    model: Any, view: Any, tokenizer: Tokenizer, n_mels: int, samples: Samples, language: str
+) -> str:
+    prompt = tokenizer.prompt_ids(language=language, timestamps=False)
+    mel = view.from_array(window_mel(samples, n_mels=n_mels).numpy())
+    limit = len(prompt) + MAX_NEW_TOKENS
+    (result,) = model.generate(mel, [prompt], beam_size=1, max_length=limit)
+    return tokenizer.decode(result.sequences_ids[0])
+
+
+def _variables(files: ModelFiles) -> dict[str, Tensor]:
+    """Return the weights as CTranslate2 names and stacks them."""
+    weights = {name.removeprefix("model."): weight for name, weight in files.weights.items()}
+    variables: dict[str, Tensor] = {}
+    for side in ("encoder", "decoder"):
+        heads = files.config[f"{side}_attention_heads"]
+        variables[f"{side}/num_heads"] = torch.tensor(heads, dtype=torch.int16)
+        for module, names in MODULES.items():
+            variables |= _module(weights, f"{side}/{module}", [f"{side}.{n}" for n in names])
+        for index in range(files.config[f"{side}_layers"]):
+            source = f"{side}.layers.{index}"
+            for module, names in LAYER_MODULES.items():
+                dest = f"{side}/layer_{index}/{module}"
+                variables |= _module(weights, dest, [f"{source}.{name}" for name in names])
+    for facts, dtype in ((_DECODER_FACTS, torch.int8), (_ATTENTION_FACTS, torch.int16)):
+        for name, value in facts.items():
+            variables[f"decoder/{name}"] = torch.tensor(value, dtype=dtype)
+    return variables
+
+
+def _module(weights: Mapping[str, Tensor], dest: str, sources: Sequence[str]) -> dict[str, Tensor]:
+    """Return the parameters of a module, those of several stacked on rows; none if it is absent."""
+    kinds = {"weight": "weight", "bias": "bias"}
+    if dest.endswith("layer_norm"):
+        kinds = {"weight": "gamma", "bias": "beta"}
+    elif dest.endswith("position_encodings"):
+        kinds = {"weight": "encodings"}
+    stacked = {}
+    for kind, name in kinds.items():
+        last = weights.get(f"{sources[-1]}.{kind}")
+        if last is not None:  # keys, which have no bias, stand before values, which have one
+            parts = [weights.get(f"{s}.{kind}", torch.zeros_like(last)) for s in sources]
+            stacked[f"{dest}/{name}"] = torch.cat(parts)
+    return stacked
+
+
+def _in_dtype(variables: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
+    kept = torch.float32 if dtype == "int8" else getattr(torch, dtype.removeprefix("int8_"))
+    converted = {}
+    for name, variable in variables.items():
+        if not variable.is_floating_point():
+            converted[name] = variable
+        elif dtype.startswith("int8") and name.endswith("/weight"):
+            converted[name], converted[f"{name}_scale"] = _quantised(variable.float())
+        else:
+            converted[name] = variable.to(kept)
+    return converted
+
+
+def _quantised(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a weight in int8, and what each of its rows was multiplied by."""
+    rows = weight.flatten(1)
+    largest = rows.abs().amax(dim=1)
+    # A number over a tensor is the number times the inverse, which is off by the last bit.
+    scale = torch.full_like(largest, 127) / torch.where(largest == 0, 127.0, largest)
+    return (rows * scale[:, None]).round().to(torch.int8).reshape(weight.shape), scale
+
+
+def _write_variables(file: BinaryIO, variables: Mapping[str, Tensor]) -> None:
+    codes = {dtype: code for code, dtype in DTYPES.items()}
+    file.write(struct.pack("<I", _BINARY_VERSION) + _string("WhisperSpec"))
+    file.write(struct.pack("<II", MAX_REVISION, len(variables)))
+    for name in sorted(variables):
+        content = variables[name].contiguous()
+        raw = content.reshape(-1).view(torch.uint8).numpy().data
+        file.write(_string(name) + struct.pack(f"<B{content.ndim}I", content.ndim, *content.shape))
+        file.write(struct.pack("<BI", codes[content.dtype], len(raw)))
+        file.write(raw)
+    file.write(struct.pack("<I", 1) + _string(PROJECTION) + _string(EMBEDDING))
+
+
+def _string(text: str) -> bytes:
+    raw = text.encode() + b"\0"
+    return struct.pack("<H", len(raw)) + raw

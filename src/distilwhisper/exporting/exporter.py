@@ -1,0 +1,145 @@
+"""A model to what other programs run: written whole, checked on speech, with a card beside it."""
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from distilwhisper.corpus.records import Manifest, read_manifest
+from distilwhisper.decoding.transcriber import Transcriber
+from distilwhisper.errors import DistilwhisperError
+from distilwhisper.exporting import ctranslate2, ggml, openai
+from distilwhisper.exporting.card import card
+from distilwhisper.exporting.recognition import Recognise
+from distilwhisper.exporting.settings import ExportSettings, Target
+from distilwhisper.extras import MissingExtra
+from distilwhisper.model.hardware import Hardware
+from distilwhisper.model.hub import resolve_model
+from distilwhisper.model.layout import ModelFiles, new_folder, read_model_folder, require_new
+from distilwhisper.progress import say
+from distilwhisper.run.files import store_error
+
+if TYPE_CHECKING:
+    from distilwhisper.exporting.check import Check
+
+
+class WorseThanOriginal(DistilwhisperError):
+    """An exported model makes more errors than it may."""
+
+
+@runtime_checkable
+class Writer(Protocol):
+    """What the module of each target has."""
+
+    LIBRARY: str  # the program that runs the files
+    WRITTEN_BY: dict[str, str]  # what writing them imports, and what to give to pip for it
+    CHECKED_BY: dict[str, str]  # the same of running them
+    EXAMPLE: str  # a fenced block for the card
+
+    def write(self, files: ModelFiles, folder: Path, settings: ExportSettings) -> None:
+        """Write a model's files into an empty folder."""
+
+    def examine(self, files: ModelFiles, settings: ExportSettings, *, where: Path) -> list[str]:
+        """Say what to know of the exported model, or refuse what cannot be exported."""
+
+    def recogniser(self, folder: Path, files: ModelFiles) -> Recognise:
+        """Return the exported model at work, on the CPU."""
+
+
+WRITERS: dict[Target, Writer] = {"ctranslate2": ctranslate2, "ggml": ggml, "openai": openai}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An exported model."""
+
+    folder: Path
+    notes: list[str]
+    check: "Check | None"  # None: not asked for
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
+
+def export_model(
+    model: str, dest: Path, settings: ExportSettings, *, check: Path | None = None
+) -> Exported:
+    """Write a model as another program reads it, with a card beside it.
+
+    The folder appears whole, by rename, once the model in it is written and checked.
+
+    Args:
+        model: a folder, a delta or a hub id.
+        dest: must not exist, or be empty.
+        settings: what to write.
+        check: utterances with references, to run original and exported model on.
+
+    Raises:
+        BadCheckpoint: the model is incomplete, or none that the other program can run.
+        FileExistsError: ``dest`` holds something.
+        StoreError: the disk is full, or the place cannot be written.
+        MissingExtra: what writes the files, or runs them for the check, is not installed.
+        WorseThanOriginal: the exported model makes too many errors. It is kept, and its card
+            says so.
+    """
+    require_new(dest)
+    writer = WRITERS[settings.to]
+    _require(writer.WRITTEN_BY, "exporting")
+    manifest = None
+    if check is not None:
+        _require(writer.CHECKED_BY, "checking")
+        manifest = read_manifest(check)
+    source = resolve_model(model)
+    files = read_model_folder(source)
+    notes = writer.examine(files, settings, where=source)
+    for note in notes:
+        say(f"export: {note}")
+    with new_folder(dest) as folder:
+        say(f"export: {model} to {settings.to}, {settings.written_dtype}")
+        try:
+            writer.write(files, folder, settings)
+        except OSError as error:
+            raise store_error(dest, error) from error
+        checked = None
+        if manifest is not None:
+            say(f"export: checking on {len(manifest.utterances)} utterances of {check}")
+            checked = _check(source, folder, files, writer, manifest)
+        text = card(
+            Path(model).name,
+            settings,
+            library=writer.LIBRARY,
+            example=writer.EXAMPLE,
+            notes=notes,
+            check=checked,
+        )
+        (folder / "README.md").write_text(text, encoding="utf-8")
+    if checked is not None and not checked.is_good_enough(settings.max_wer_increase):
+        raise WorseThanOriginal(
+            f"{dest}: {checked.verdict(settings.max_wer_increase)}, on {checked.describe()}: take "
+            f"a finer dtype, or allow more by max_wer_increase\n{checked.table()}"
+        )
+    return Exported(dest, notes, checked)
+
+
+def _require(packages: dict[str, str], doing: str) -> None:
+    missing = [
+        install for name, install in packages.items() if importlib.util.find_spec(name) is None
+    ]
+    if missing:
+        raise MissingExtra(
+            f"{doing} needs packages that are not installed: pip install {' '.join(missing)}"
+        )
+
+
+def _check(
+    source: Path, folder: Path, files: ModelFiles, writer: Writer, manifest: Manifest
+) -> "Check":
+    from distilwhisper.exporting.check import CHECKED_DECODING, check_export
+
+    hardware = Hardware(device="cpu", dtype="float32")
+    original = Transcriber.from_model(str(source), CHECKED_DECODING, hardware)
+    sizes = (
+        sum(weight.nbytes for weight in files.weights.values()),
+        sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
+    )
+    return check_export(original, writer.recogniser(folder, files), manifest, sizes=sizes)

@@ -1,0 +1,192 @@
+"""To whisper.cpp: one ``ggml-model.bin``, as its own converter and quantiser write it.
+
+Little endian throughout::
+
+    u32 magic                     0x67676d6c
+    10 x i32, i32                 the sizes, and the type of the matrices
+    i32 n_mels, i32 201           the mel filters, float32
+    i32 number of text tokens, each:  i32 bytes, the bytes
+    weights by OpenAI's names, each:
+        i32 rank, i32 bytes of the name, i32 type
+        i32 per dimension, the last one first
+        the name, the values
+
+Matrices are in the type that is asked for, the convolutions in float16, vectors and positions in
+float32. Special tokens are in no list: whisper.cpp knows them by the size of the vocabulary.
+
+Source: ggml-org/whisper.cpp: ``models/convert-h5-to-ggml.py``, ``examples/common-ggml.cpp``;
+``ggml/src/ggml-quants.c``, ``quantize_row_q8_0_ref`` and ``quantize_row_q5_0_ref``.
+"""
+
+import struct
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from distilwhisper.exporting.recognition import Recognise
+from distilwhisper.exporting.settings import ExportSettings
+from distilwhisper.exporting.vocabulary import text_tokens
+from distilwhisper.model.layout import BadCheckpoint, ModelFiles
+from distilwhisper.model.openai import DIMS, check_conventions, openai_name
+from distilwhisper.speech.audio import Samples
+from distilwhisper.speech.mel import mel_filters
+
+LIBRARY = "whisper.cpp"
+WRITTEN_BY: dict[str, str] = {}
+CHECKED_BY = {"pywhispercpp": "pywhispercpp"}
+EXAMPLE = """\
+```sh
+whisper-cli -m path/to/this/folder/ggml-model.bin -f talk.wav
+```
+"""
+
+FILE = "ggml-model.bin"
+BLOCK = 32  # values of a row that share a scale
+
+_MAGIC = 0x67676D6C
+_SIZES = (
+    "n_vocab",
+    *("n_audio_ctx", "n_audio_state", "n_audio_head", "n_audio_layer"),
+    *("n_text_ctx", "n_text_state", "n_text_head", "n_text_layer"),
+    "n_mels",
+)
+_QUANTISED = 2000  # the version of ggml's blocks, times 1,000
+# The type of the file, and of its matrices.
+_TYPES = {"float16": (1, 1), "q8_0": (_QUANTISED + 7, 8), "q5_0": (_QUANTISED + 8, 6)}
+_FLOAT32, _FLOAT16 = 0, 1
+_LARGE_V3_VOCAB_SIZE = 51_866
+
+Values = npt.NDArray[np.float32]
+
+
+def write(files: ModelFiles, folder: Path, settings: ExportSettings) -> None:
+    """Write ``ggml-model.bin``."""
+    config = files.config
+    if settings.third_layer:
+        files = with_idle_layer(files)
+    sizes = [files.config[DIMS[name]] for name in _SIZES]
+    file_type, matrix_type = _TYPES[settings.written_dtype]
+    filters = mel_filters(config["num_mel_bins"]).astype("<f4")
+    tokens = text_tokens(files.tokenizer_json, end_of_text=config["eos_token_id"])
+    with (folder / FILE).open("wb") as file:
+        file.write(struct.pack("<I11i", _MAGIC, *sizes, file_type))
+        file.write(struct.pack("<2i", *filters.shape) + filters.tobytes())
+        file.write(struct.pack("<i", len(tokens)))
+        file.writelines(struct.pack("<i", len(token)) + token for token in tokens)
+        for name, weight in files.weights.items():
+            file.write(_tensor(openai_name(name), weight.float().numpy(), matrix_type))
+
+
+def examine(files: ModelFiles, settings: ExportSettings, *, where: Path) -> list[str]:
+    """Say what to know of the exported model.
+
+    Raises:
+        BadCheckpoint: whisper.cpp knows no such vocabulary or network, or has no blocks for its
+            rows.
+    """
+    check_conventions(files, where=where)
+    width = files.config["d_model"]
+    if settings.written_dtype != "float16" and width % BLOCK:
+        raise BadCheckpoint(
+            f"{where}: d_model must be a multiple of {BLOCK} for {settings.written_dtype}, found "
+            f"{width}: take dtype float16"
+        )
+    n_layers, vocab_size = files.config["decoder_layers"], files.config["vocab_size"]
+    if n_layers != 2 or vocab_size == _LARGE_V3_VOCAB_SIZE or settings.third_layer:
+        return []
+    return [
+        "whisper.cpp takes every model with two decoder layers and a vocabulary other than "
+        "large-v3's for one that cannot write timestamps, and gives each window as one segment. "
+        "Export it with --third-layer, which adds a layer that changes nothing, or distil a "
+        "student of three layers."
+    ]
+
+
+def recogniser(folder: Path, files: ModelFiles) -> Recognise:
+    """Return the exported model at work, through whisper.cpp on the CPU."""
+    from pywhispercpp.model import Model
+
+    model = Model(
+        str(folder / FILE),
+        n_threads=torch.get_num_threads(),
+        no_timestamps=True,
+        no_context=True,
+        suppress_nst=True,
+        temperature_inc=0.0,
+        greedy={"best_of": 1},
+        print_progress=False,
+        redirect_whispercpp_logs_to=None,
+    )
+    return partial(_recognise, model)
+
+
+def _recognise(model: Any, samples: Samples, language: str) -> str:
+    return "".join(segment.text for segment in model.transcribe(samples, language=language))
+
+
+def with_idle_layer(files: ModelFiles) -> ModelFiles:
+    """Return a model with one more decoder layer, which adds nothing to what comes in."""
+    n_layers = files.config["decoder_layers"]
+    last, idle = (f"model.decoder.layers.{index}." for index in (n_layers - 1, n_layers))
+    weights = dict(files.weights)
+    for name, weight in files.weights.items():
+        if name.startswith(last):
+            adds = name.removeprefix(last).startswith(
+                ("self_attn.out_proj", "encoder_attn.out_proj", "fc2")
+            )
+            weights[idle + name.removeprefix(last)] = torch.zeros_like(weight) if adds else weight
+    config = {**files.config, "decoder_layers": n_layers + 1}
+    return replace(files, config=config, weights=weights)
+
+
+def _tensor(name: str, values: Values, matrix_type: int) -> bytes:
+    """Return a weight as the file holds it."""
+    if name.endswith("positional_embedding") or values.ndim == 1:
+        kind, content = _FLOAT32, values.astype("<f4").tobytes()
+    elif values.ndim == 3 or matrix_type == _FLOAT16:
+        kind, content = _FLOAT16, values.astype("<f2").tobytes()
+    else:
+        blocks = values.reshape(-1, BLOCK)
+        kind = matrix_type
+        content = (q8_0 if kind == _TYPES["q8_0"][1] else q5_0)(blocks).tobytes()
+    # The biases of the convolutions are added to rows.
+    shape = (
+        (*values.shape, 1) if name.startswith("encoder.conv") and values.ndim == 1 else values.shape
+    )
+    raw = name.encode()
+    head = struct.pack(f"<3i{len(shape)}i", len(shape), len(raw), kind, *reversed(shape))
+    return head + raw + content
+
+
+def q8_0(blocks: Values) -> npt.NDArray[np.uint8]:
+    """Return blocks of 32 values in 34 bytes each: a float16 scale, then 32 of 8 bits."""
+    scale = np.abs(blocks).max(axis=1, keepdims=True) / 127
+    whole = np.rint(blocks * _inverse(scale)).astype(np.int8)
+    return np.concatenate([_float16_bytes(scale), whole.view(np.uint8)], axis=1)
+
+
+def q5_0(blocks: Values) -> npt.NDArray[np.uint8]:
+    """Return blocks of 32 values in 22 bytes each.
+
+    A float16 scale, the fifth bits of all values, then their lower four bits: those of the first
+    half in the lower half of each byte.
+    """
+    at = np.abs(blocks).argmax(axis=1)[:, None]
+    scale = np.take_along_axis(blocks, at, axis=1) / -16
+    whole = np.minimum(np.trunc(blocks * _inverse(scale) + 16.5), 31).astype(np.uint8)
+    fifth = np.packbits(whole >> 4, axis=1, bitorder="little")
+    lower = (whole[:, : BLOCK // 2] & 15) | ((whole[:, BLOCK // 2 :] & 15) << 4)
+    return np.concatenate([_float16_bytes(scale), fifth, lower], axis=1)
+
+
+def _inverse(scale: Values) -> Values:
+    return np.divide(1, scale, out=np.zeros_like(scale), where=scale != 0)
+
+
+def _float16_bytes(scale: Values) -> npt.NDArray[np.uint8]:
+    return scale.astype("<f2").view(np.uint8)

@@ -1,0 +1,91 @@
+"""To openai-whisper: one ``model.pt`` that ``whisper.load_model`` takes by its path.
+
+Source: openai/whisper: ``whisper/__init__.py``, ``load_model``; ``whisper/model.py``.
+"""
+
+import base64
+import gzip
+import io
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from distilwhisper.decoding.alignment import alignment_heads
+from distilwhisper.exporting.recognition import Recognise
+from distilwhisper.exporting.settings import ExportSettings
+from distilwhisper.model.layout import ModelFiles
+from distilwhisper.model.openai import DIMS, check_conventions, openai_name
+from distilwhisper.model.whisper import WhisperConfig
+from distilwhisper.speech.audio import Samples
+
+LIBRARY = "openai-whisper"
+WRITTEN_BY: dict[str, str] = {}
+CHECKED_BY = {"whisper": "openai-whisper"}
+EXAMPLE = """\
+```python
+import whisper
+
+model = whisper.load_model("path/to/this/folder/model.pt")
+print(model.transcribe("talk.mp3")["text"])
+```
+"""
+
+
+def write(files: ModelFiles, folder: Path, settings: ExportSettings) -> None:
+    """Write ``model.pt``."""
+    dtype = getattr(torch, settings.written_dtype)
+    checkpoint = {
+        "dims": {theirs: files.config[ours] for theirs, ours in DIMS.items()},
+        "model_state_dict": {
+            openai_name(name): weight.to(dtype).contiguous()
+            for name, weight in files.weights.items()
+        },
+    }
+    content = io.BytesIO()  # torch, writing to a disk that is full, does not say so
+    torch.save(checkpoint, content)
+    (folder / "model.pt").write_bytes(content.getbuffer())
+
+
+def examine(files: ModelFiles, settings: ExportSettings, *, where: Path) -> list[str]:
+    """Say what to know of the exported model.
+
+    Raises:
+        BadCheckpoint: OpenAI's code knows no such vocabulary or network.
+    """
+    check_conventions(files, where=where)
+    sizes = WhisperConfig.from_hf(files.config)
+    heads = alignment_heads(files.generation_config, sizes)
+    if heads is None:
+        return []
+    mask = np.zeros((sizes.decoder_layers, sizes.decoder_heads), dtype=bool)
+    mask[tuple(np.transpose(heads))] = True
+    packed = base64.b85encode(gzip.compress(mask.tobytes(), mtime=0)).decode()
+    return [
+        "The file holds no alignment heads, and word_timestamps=True would take all heads of the "
+        f"upper half of the decoder. Set the model's own first: "
+        f"`model.set_alignment_heads(b{packed!r})`"
+    ]
+
+
+def recogniser(folder: Path, files: ModelFiles) -> Recognise:
+    """Return the exported model at work, through openai-whisper on the CPU in float32."""
+    import whisper
+
+    model = whisper.load_model(str(folder / "model.pt"), device="cpu")
+
+    return partial(_recognise, model)
+
+
+def _recognise(model: Any, samples: Samples, language: str) -> str:
+    import whisper
+
+    padded = whisper.pad_or_trim(samples)
+    mel = whisper.log_mel_spectrogram(padded, n_mels=model.dims.n_mels)
+    options = whisper.DecodingOptions(
+        language=language, temperature=0.0, without_timestamps=True, fp16=False
+    )
+    text: str = whisper.decode(model, mel, options).text
+    return text
