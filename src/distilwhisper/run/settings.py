@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import json
+import os
 import sys
 import types
 import typing
@@ -259,17 +260,12 @@ def _write_table(table: Any, path: tuple[str, ...], lines: list[str]) -> None:
 
 
 def _toml(value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (int, float)):
-        return repr(value)
-    if isinstance(value, (str, Path)):
-        # JSON escapes all that TOML asks for but this one.
-        return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007F")
     if isinstance(value, (tuple, list)):
         return f"[{', '.join(map(_toml, value))}]"
     if dataclasses.is_dataclass(value):
         values = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
         inner = (f"{name} = {_toml(v)}" for name, v in values.items() if v is not None)
         return f"{{{', '.join(inner)}}}"
-    raise TypeError(f"a setting cannot be of type {type(value).__name__}, found {value!r}")
+    # JSON writes all else as TOML does, and escapes all that TOML asks for but this one.
+    text = json.dumps(value, ensure_ascii=False, default=os.fspath)
+    return text.replace("\x7f", "\\u007F")

@@ -514,7 +514,7 @@ class _Sound:
 
     def _has_sound(self, number: int) -> bool:
         choice = Choice(track=number)
-        with _Sound(self._file, self._name, choice, on_note=_ignore) as other:
+        with _Sound(self._file, self._name, choice, on_note=lambda _: None) as other:
             try:
                 return any(_peak(piece) > SILENT_PEAK for piece in other.pieces())
             except CorruptAudio:
@@ -697,10 +697,6 @@ class _Sound:
 
 def _peak(piece: Pcm) -> int:
     return int(max(piece.max(initial=0), -piece.min(initial=0).astype(int)))
-
-
-def _ignore(_: Note) -> None:
-    pass
 
 
 def _length_s(frame: av.AudioFrame) -> float:

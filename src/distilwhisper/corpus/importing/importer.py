@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -70,7 +70,11 @@ def import_data(source: str | Path, out: Path, settings: ImportSettings) -> Impo
     write_jsonl(out, _rows(found, source, out, settings, tally))
     if before not in (None, fingerprint(out)):
         say(f"data: {out} has changed: what was made of it before is of other data")
-    _write_problems(out.with_suffix(".problems.jsonl"), tally.problems)
+    listed = out.with_suffix(".problems.jsonl")
+    listed.unlink(missing_ok=True)  # of an earlier import
+    rows = [{"path": p.where, "kind": p.kind, "problem": p.message} for p in tally.problems]
+    if rows:
+        write_jsonl(listed, rows)
     return tally
 
 
@@ -234,11 +238,3 @@ def _in_order(
             yield pending.popleft().result()
     while pending:
         yield pending.popleft().result()
-
-
-def _write_problems(path: Path, problems: Sequence[Problem]) -> None:
-    if problems:
-        rows = [{"path": p.where, "kind": p.kind, "problem": p.message} for p in problems]
-        write_jsonl(path, rows)
-    else:
-        path.unlink(missing_ok=True)  # of an earlier import

@@ -56,7 +56,11 @@ def read_lhotse(source: Path) -> Found:
             "or *recordings*.jsonl.gz, or without .gz), found none; of recordings name the folder"
         )
     for manifest in manifests:
-        yield from _cuts(manifest) if "cuts" in manifest.name else _recordings(manifest)
+        if "cuts" in manifest.name:
+            cuts_of = _checked(partial(_cut, folder=manifest.parent))
+            yield from entries_of(_rows(manifest), cuts_of)
+        else:
+            yield from _recordings(manifest)
 
 
 def lhotse_files(source: Path) -> list[Path]:
@@ -105,10 +109,6 @@ def _recordings(manifest: Path) -> Found:
         ((where, id_) for id_, where in silent.items()),
         lambda id_: [Utterance(id=id_, audio=_fit(audio[id_]).path)],
     )
-
-
-def _cuts(manifest: Path) -> Found:
-    return entries_of(_rows(manifest), _checked(partial(_cut, folder=manifest.parent)))
 
 
 def _checked(made: Callable[[Row], Iterable[Utterance]]) -> Callable[[Row], list[Utterance]]:
