@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from distilwhisper.corpus.records import Manifest, read_manifest
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.errors import DistilwhisperError
-from distilwhisper.exporting import ctranslate2, ggml, openai
+from distilwhisper.exporting import ctranslate2, ggml, onnx, openai, sherpa
 from distilwhisper.exporting.card import card
 from distilwhisper.exporting.recognition import Recognise
 from distilwhisper.exporting.settings import ExportSettings, Target
@@ -46,7 +46,13 @@ class Writer(Protocol):
         """Return the exported model at work, on the CPU."""
 
 
-WRITERS: dict[Target, Writer] = {"ctranslate2": ctranslate2, "ggml": ggml, "openai": openai}
+WRITERS: dict[Target, Writer] = {
+    "ctranslate2": ctranslate2,
+    "ggml": ggml,
+    "openai": openai,
+    "onnx": onnx,
+    "sherpa": sherpa,
+}
 
 
 @dataclass(frozen=True)
@@ -108,7 +114,7 @@ def export_model(
             Path(model).name,
             settings,
             library=writer.LIBRARY,
-            example=writer.EXAMPLE,
+            example=writer.EXAMPLE.replace("DTYPE", "q8" if settings.dtype == "int8" else "fp32"),
             notes=notes,
             check=checked,
         )

@@ -591,10 +591,23 @@ def write_model_folder(folder: Path, files: ModelFiles, *, dtype: torch.dtype) -
         FileExistsError: the folder holds something already.
     """
     with new_folder(folder) as temporary:
-        _write_files(temporary, files, dtype=dtype)
+        write_side_files(temporary, files, dtype=dtype)
+        weights = {
+            name: weight.detach().to("cpu", dtype).contiguous()
+            for name, weight in files.weights.items()
+        }
+        save_file(weights, temporary / "model.safetensors", metadata={"format": "pt"})
+        (temporary / "model.safetensors").chmod(0o644)  # safetensors makes it private
 
 
-def _write_files(folder: Path, files: ModelFiles, *, dtype: torch.dtype) -> None:
+def write_side_files(folder: Path, files: ModelFiles, *, dtype: torch.dtype) -> None:
+    """Write what stands beside the weights in the Hugging Face layout: configs and tokenizer.
+
+    Args:
+        folder: to write into.
+        files: of the model.
+        dtype: of the weights, which ``config.json`` names.
+    """
     tokenizer = json.loads(files.tokenizer_json)
     ids = _token_ids(tokenizer)
     vocab = tokenizer["model"]["vocab"]
@@ -624,12 +637,6 @@ def _write_files(folder: Path, files: ModelFiles, *, dtype: torch.dtype) -> None
     (folder / "tokenizer.json").write_text(files.tokenizer_json, encoding="utf-8")
     merges = [m if isinstance(m, str) else " ".join(m) for m in tokenizer["model"]["merges"]]
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
-    weights = {
-        name: weight.detach().to("cpu", dtype).contiguous()
-        for name, weight in files.weights.items()
-    }
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "model.safetensors").chmod(0o644)  # safetensors makes it private
 
 
 def _clean_config(config: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:

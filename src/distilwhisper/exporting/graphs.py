@@ -1,0 +1,233 @@
+"""The network's pieces as nodes of ONNX graphs, made from the weights without any tracing.
+
+Both ONNX targets are built of them. In int8, matrices are held with one scale per column, and
+products are of whole numbers: each input is rounded by its own largest value, as it comes. The
+convolutions, positions, norms and biases stay in float32.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from distilwhisper.extras import needed_by
+from distilwhisper.model.whisper import Attention, Decoder, DecoderLayer, Encoder
+
+with needed_by("exporting to ONNX", extra="export"):
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+OPSET = 17
+FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
+
+_LARGEST_FILE_BYTES = 1_800_000_000  # of protocol buffers: 2 GiB
+_LOWEST = float(np.finfo(np.float32).min)
+
+Axes = Sequence[str | int]
+
+
+class Graph:
+    """A graph that is being built; values go by their names."""
+
+    def __init__(self, *, int8: bool) -> None:
+        self._int8 = int8
+        self._nodes: list[Any] = []
+        self._weights: list[Any] = []
+        self._inputs: list[Any] = []
+        self._outputs: list[Any] = []
+
+    def input(self, name: str, kind: int, axes: Axes) -> str:
+        """Add an input; an axis of no fixed size has a name."""
+        self._inputs.append(helper.make_tensor_value_info(name, kind, axes))
+        return name
+
+    def output(self, name: str, value: str, axes: Axes) -> None:
+        """Let a value come out under a name."""
+        self._nodes.append(helper.make_node("Identity", [value], [name]))
+        self._outputs.append(helper.make_tensor_value_info(name, FLOAT, axes))
+
+    def op(self, kind: str, *inputs: str, n_outputs: int = 1, **attributes: Any) -> Any:
+        """Add a node; return its output, or the list of several."""
+        names = [f"{kind}_{len(self._nodes)}_{i}" for i in range(n_outputs)]
+        self._nodes.append(helper.make_node(kind, inputs, names, **attributes))
+        return names[0] if n_outputs == 1 else names
+
+    def constant(self, values: Any) -> str:
+        """Add what never changes."""
+        if isinstance(values, Tensor):
+            values = values.detach().contiguous().numpy()
+        name = f"constant_{len(self._weights)}"
+        self._weights.append(numpy_helper.from_array(np.asarray(values), name))
+        return name
+
+    def size(self, value: str, axis: int) -> str:
+        """Return the size of an axis, as a list of one number."""
+        return str(self.op("Shape", value, start=axis, end=axis + 1))
+
+    def slice(self, value: str, start: str, stop: str, axis: int) -> str:
+        """Return a part of an axis; start and stop are lists of one number."""
+        return str(self.op("Slice", value, start, stop, self.constant([axis])))
+
+    def whole(self, number: int) -> str:
+        """Return a list of one number."""
+        return self.constant(np.array([number], dtype=np.int64))
+
+    def linear(self, states: str, linear: nn.Linear) -> str:
+        """Multiply with a layer's weight, and add its bias."""
+        made = self.product(states, self.matrix(linear.weight.T))
+        return made if linear.bias is None else self.op("Add", made, self.constant(linear.bias))
+
+    def matrix(self, weight: Tensor) -> tuple[str, str | None]:
+        """Add a matrix, (inputs, outputs), with the scales of its columns in int8."""
+        if not self._int8:
+            return self.constant(weight), None
+        largest = weight.abs().amax(dim=0)
+        scale = torch.where(largest == 0, 1.0, largest / 127)
+        return self.constant((weight / scale).round().to(torch.int8)), self.constant(scale)
+
+    def product(self, states: str, matrix: tuple[str, str | None]) -> str:
+        """Multiply with a matrix."""
+        weight, scale = matrix
+        if scale is None:
+            return str(self.op("MatMul", states, weight))
+        rounded, step, zero = self.op("DynamicQuantizeLinear", states, n_outputs=3)
+        made = self.op("Cast", self.op("MatMulInteger", rounded, weight, zero), to=FLOAT)
+        return str(self.op("Mul", made, self.op("Mul", step, scale)))
+
+    def columns(self, matrix: tuple[str, str | None], ids: str) -> str:
+        """Return columns of a matrix, (batch, ids, inputs)."""
+        weight, scale = matrix
+        found = self.op("Transpose", self.op("Gather", weight, ids, axis=1), perm=[1, 2, 0])
+        if scale is None:
+            return str(found)
+        scales = self.op("Unsqueeze", self.op("Gather", scale, ids), self.whole(-1))
+        return str(self.op("Mul", self.op("Cast", found, to=FLOAT), scales))
+
+    def norm(self, states: str, norm: nn.LayerNorm) -> str:
+        """Normalise the last axis."""
+        weight, bias = self.constant(norm.weight), self.constant(norm.bias)
+        return str(self.op("LayerNormalization", states, weight, bias, epsilon=norm.eps))
+
+    def gelu(self, states: str) -> str:
+        """Return the exact GELU."""
+        scaled = self.op("Mul", states, self.constant(np.float32(math.sqrt(0.5))))
+        gate = self.op("Add", self.op("Erf", scaled), self.constant(np.float32(1)))
+        half = self.op("Mul", states, self.constant(np.float32(0.5)))
+        return str(self.op("Mul", half, gate))
+
+    def heads(self, states: str, attention: Attention) -> str:
+        """Split the last axis into heads: (batch, heads, states, head_dim)."""
+        width = attention.q_proj.in_features
+        shape = self.constant([0, 0, attention.heads, width // attention.heads])
+        return str(self.op("Transpose", self.op("Reshape", states, shape), perm=[0, 2, 1, 3]))
+
+    def attend(
+        self, states: str, attention: Attention, keys: str, values: str, mask: str | None = None
+    ) -> str:
+        """Attend from states to keys and values that are split into heads."""
+        width = attention.q_proj.in_features
+        queries = self.heads(self.linear(states, attention.q_proj), attention)
+        scale = np.float32((width // attention.heads) ** -0.5)
+        queries = self.op("Mul", queries, self.constant(scale))
+        scores = self.op("MatMul", queries, self.op("Transpose", keys, perm=[0, 1, 3, 2]))
+        if mask is not None:
+            scores = self.op("Add", scores, mask)
+        mixed = self.op("MatMul", self.op("Softmax", scores, axis=-1), values)
+        joined = self.op(
+            "Reshape", self.op("Transpose", mixed, perm=[0, 2, 1, 3]), self.constant([0, 0, width])
+        )
+        return self.linear(joined, attention.out_proj)
+
+    def feed_forward(self, states: str, layer: Any) -> str:
+        """Add what a layer's feed-forward block makes of the states."""
+        inner = self.linear(self.norm(states, layer.final_layer_norm), layer.fc1)
+        return str(self.op("Add", states, self.linear(self.gelu(inner), layer.fc2)))
+
+    def save(self, path: Path, *, metadata: Mapping[str, object] | None = None) -> None:
+        """Write the graph; what one file cannot hold goes into a second one beside it."""
+        graph = helper.make_graph(
+            self._nodes, path.stem, self._inputs, self._outputs, self._weights
+        )
+        model = helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8
+        )
+        helper.set_model_props(model, {k: str(v) for k, v in (metadata or {}).items()})
+        n_bytes = sum(len(weight.raw_data) for weight in self._weights)
+        onnx.save(
+            model,
+            path,
+            save_as_external_data=n_bytes > _LARGEST_FILE_BYTES,
+            location=f"{path.name}_data",
+        )
+
+
+def encode(graph: Graph, encoder: Encoder, mel: str) -> str:
+    """Return the encoder states of frames."""
+    states = mel
+    for conv in (encoder.conv1, encoder.conv2):
+        weight, bias = graph.constant(conv.weight), graph.constant(conv.bias)
+        made = graph.op("Conv", states, weight, bias, pads=[1, 1], strides=[int(conv.stride[0])])
+        states = graph.gelu(made)
+    states = graph.op("Transpose", states, perm=[0, 2, 1])
+    states = graph.op("Add", states, graph.constant(encoder.embed_positions.weight))
+    for layer in encoder.layers:
+        own = layer.self_attn
+        normed = graph.norm(states, layer.self_attn_layer_norm)
+        keys, values = (
+            graph.heads(graph.linear(normed, linear), own) for linear in (own.k_proj, own.v_proj)
+        )
+        states = graph.op("Add", states, graph.attend(normed, own, keys, values))
+        states = graph.feed_forward(states, layer)
+    return graph.norm(states, encoder.layer_norm)
+
+
+def begin_decoding(
+    graph: Graph, decoder: Decoder, ids: str, n_past: str | None
+) -> tuple[str, str, tuple[str, str | None]]:
+    """Return the states before the first layer, the mask, and the embedding to project with.
+
+    Args:
+        graph: to build in.
+        decoder: the weights.
+        ids: tokens.
+        n_past: a list of one number, how many tokens came before; None: none.
+    """
+    embedding = graph.matrix(decoder.embed_tokens.weight.T)
+    first, one = graph.constant(np.int64(0)), graph.constant(np.int64(1))
+    stop = graph.size(ids, 1)
+    begin = first
+    if n_past is not None:
+        stop = graph.op("Add", stop, n_past)
+        begin = graph.op("Squeeze", n_past)
+    stop = graph.op("Squeeze", stop)
+    positions = graph.op("Range", begin, stop, one)
+    visible = graph.op(
+        "LessOrEqual",
+        graph.op("Unsqueeze", graph.op("Range", first, stop, one), graph.whole(0)),
+        graph.op("Unsqueeze", positions, graph.whole(1)),
+    )
+    mask = graph.op(
+        "Where", visible, graph.constant(np.float32(0)), graph.constant(np.float32(_LOWEST))
+    )
+    placed = graph.op("Gather", graph.constant(decoder.embed_positions.weight), positions)
+    return graph.op("Add", graph.columns(embedding, ids), placed), mask, embedding
+
+
+def decode_layer(
+    graph: Graph,
+    layer: DecoderLayer,
+    states: str,
+    normed: str,
+    own: tuple[str, str],
+    cross: tuple[str, str],
+    mask: str,
+) -> str:
+    """Return the states after a layer; ``normed`` is ``states`` after the first norm."""
+    states = graph.op("Add", states, graph.attend(normed, layer.self_attn, *own, mask))
+    normed = graph.norm(states, layer.encoder_attn_layer_norm)
+    states = graph.op("Add", states, graph.attend(normed, layer.encoder_attn, *cross))
+    return graph.feed_forward(states, layer)

@@ -1,0 +1,212 @@
+"""To sherpa-onnx: an encoder, a decoder and a list of tokens, with the sizes as metadata.
+
+    encoder.onnx   mel -> n_layer_cross_k, n_layer_cross_v: keys and values for the decoder
+    decoder.onnx   tokens, both caches of all 448 positions, offset -> logits, both caches
+    tokens.txt     each text token in base 64, and its id
+
+Keys and values are not split into heads; those of all layers are stacked on a first axis.
+
+Source: k2-fsa/sherpa-onnx: ``scripts/whisper/export-onnx.py``,
+``sherpa-onnx/csrc/offline-whisper-model.cc``.
+"""
+
+import base64
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from distilwhisper.exporting.recognition import Recognise
+from distilwhisper.exporting.settings import ExportSettings
+from distilwhisper.exporting.vocabulary import text_tokens
+from distilwhisper.model.checkpoint import build_network
+from distilwhisper.model.layout import ModelFiles, special_token_id, token_ids
+from distilwhisper.model.openai import suppressed_tokens
+from distilwhisper.model.whisper import Whisper
+from distilwhisper.speech.audio import Samples
+from distilwhisper.speech.units import SAMPLE_RATE_HZ
+from distilwhisper.text.tokens import Tokenizer
+
+if TYPE_CHECKING:
+    from distilwhisper.exporting.graphs import Graph
+
+LIBRARY = "sherpa-onnx"
+WRITTEN_BY = {"onnx": '"distilwhisper[export]"'}
+CHECKED_BY = {"sherpa_onnx": "sherpa-onnx"}
+# Frames of silence behind the sound. With sherpa-onnx's own few, Whisper loses last words.
+TAIL_PADDINGS = 3000
+EXAMPLE = f"""\
+```python
+import sherpa_onnx, soundfile
+
+folder = "path/to/this/folder"
+recogniser = sherpa_onnx.OfflineRecognizer.from_whisper(
+    encoder=f"{{folder}}/encoder.onnx",
+    decoder=f"{{folder}}/decoder.onnx",
+    tokens=f"{{folder}}/tokens.txt",
+    tail_paddings={TAIL_PADDINGS},  # as Whisper was trained; with fewer it loses words
+)
+samples, rate = soundfile.read("talk.wav", dtype="float32")  # mono, at most 30 s
+stream = recogniser.create_stream()
+stream.accept_waveform(rate, samples)
+recogniser.decode_stream(stream)
+print(stream.result.text)
+```
+"""
+
+BATCH = "n_audio"
+
+
+def examine(files: ModelFiles, settings: ExportSettings, *, where: Path) -> list[str]:
+    """Say what to know of the exported model."""
+    return []
+
+
+def write(files: ModelFiles, folder: Path, settings: ExportSettings) -> None:
+    """Write the graphs and the tokens."""
+    int8 = settings.written_dtype == "int8"
+    model = build_network(files, where=folder).float()
+    tokenizer = Tokenizer.from_json(files.tokenizer_json, where=folder)
+    metadata = _metadata(model, files, tokenizer, folder)
+    _write_encoder(model, folder / "encoder.onnx", metadata, int8=int8)
+    _write_decoder(model, folder / "decoder.onnx", int8=int8)
+    tokens = text_tokens(files.tokenizer_json, end_of_text=tokenizer.eot)
+    lines = [f"{base64.b64encode(token).decode()} {i}\n" for i, token in enumerate(tokens) if token]
+    (folder / "tokens.txt").write_text("".join(lines), encoding="ascii")
+
+
+def _metadata(
+    model: Whisper, files: ModelFiles, tokenizer: Tokenizer, where: Path
+) -> dict[str, object]:
+    sizes = model.config
+    first_language = next(iter(tokenizer.languages), None)
+    ids = token_ids(files.tokenizer_json)
+    roles = {
+        name: special_token_id(ids, f"<|{role}|>", where=where)
+        for name, role in (
+            ("transcribe", "transcribe"),
+            ("translate", "translate"),
+            ("sot_lm", "startoflm"),
+        )
+    }
+    return {
+        "model_type": "whisper-distilwhisper",
+        "version": 1,
+        "maintainer": "distilwhisper",
+        "n_mels": sizes.n_mels,
+        "n_audio_ctx": sizes.max_frames,
+        "n_audio_state": sizes.width,
+        "n_audio_head": sizes.encoder_heads,
+        "n_audio_layer": sizes.encoder_layers,
+        "n_vocab": sizes.vocab_size,
+        "n_text_ctx": sizes.max_tokens,
+        "n_text_state": sizes.width,
+        "n_text_head": sizes.decoder_heads,
+        "n_text_layer": sizes.decoder_layers,
+        "sot_sequence": _listed(tokenizer.prompt_ids(language=first_language, timestamps=True)),
+        "all_language_tokens": _listed(list(tokenizer.languages.values())),
+        "all_language_codes": ",".join(tokenizer.languages),
+        "sot": tokenizer.sot,
+        "sot_index": 0,
+        "eot": tokenizer.eot,
+        "blank_id": tokenizer.encode(" ")[0],
+        "is_multilingual": int(tokenizer.is_multilingual),
+        "no_speech": tokenizer.no_speech,
+        "non_speech_tokens": _listed(suppressed_tokens(files.tokenizer_json, where=where)),
+        **roles,
+        "sot_prev": tokenizer.sot_prev,
+        "no_timestamps": tokenizer.no_timestamps,
+    }
+
+
+def _listed(ids: list[int]) -> str:
+    return ",".join(map(str, ids))
+
+
+def _write_encoder(model: Whisper, path: Path, metadata: dict[str, object], *, int8: bool) -> None:
+    from distilwhisper.exporting.graphs import FLOAT, Graph, encode
+
+    sizes = model.config
+    graph = Graph(int8=int8)
+    mel = graph.input("mel", FLOAT, [BATCH, sizes.n_mels, 2 * sizes.max_frames])
+    states = encode(graph, model.encoder, mel)
+    axes = [sizes.decoder_layers, BATCH, sizes.max_frames, sizes.width]
+    for name, part in (("n_layer_cross_k", "k_proj"), ("n_layer_cross_v", "v_proj")):
+        made = [
+            graph.linear(states, getattr(layer.encoder_attn, part))
+            for layer in model.decoder.layers
+        ]
+        graph.output(name, _stacked(graph, made), axes)
+    graph.save(path, metadata=metadata)
+
+
+def _write_decoder(model: Whisper, path: Path, *, int8: bool) -> None:
+    from distilwhisper.exporting.graphs import FLOAT, INT64, Graph, begin_decoding, decode_layer
+
+    sizes, decoder = model.config, model.decoder
+    graph = Graph(int8=int8)
+    ids = graph.input("tokens", INT64, [BATCH, "n_tokens"])
+    cache_axes = [sizes.decoder_layers, BATCH, sizes.max_tokens, sizes.width]
+    cross_axes = [sizes.decoder_layers, BATCH, "n_frames", sizes.width]
+    parts = ("k", "v")
+    caches = [graph.input(f"in_n_layer_self_{p}_cache", FLOAT, cache_axes) for p in parts]
+    crosses = [graph.input(f"n_layer_cross_{p}", FLOAT, cross_axes) for p in parts]
+    offset = graph.input("offset", INT64, [1])
+    stop = graph.op("Add", offset, graph.size(ids, 1))
+    hidden, mask, embedding = begin_decoding(graph, decoder, ids, offset)
+    zero, end = graph.whole(0), graph.whole(sizes.max_tokens)
+    written: tuple[list[str], list[str]] = ([], [])
+    for number, layer in enumerate(decoder.layers):
+        at = graph.constant(number)
+        own, cross = layer.self_attn, layer.encoder_attn
+        normed = graph.norm(hidden, layer.self_attn_layer_norm)
+        seen = []
+        for cache, linear, list_ in zip(caches, (own.k_proj, own.v_proj), written, strict=True):
+            before = graph.op("Gather", cache, at, axis=0)
+            past = graph.slice(before, zero, offset, 1)
+            now = graph.op("Concat", past, graph.linear(normed, linear), axis=1)
+            seen.append(graph.heads(now, own))
+            list_.append(graph.op("Concat", now, graph.slice(before, stop, end, 1), axis=1))
+        heard = [graph.heads(graph.op("Gather", each, at, axis=0), cross) for each in crosses]
+        hidden = decode_layer(
+            graph, layer, hidden, normed, (seen[0], seen[1]), (heard[0], heard[1]), mask
+        )
+    logits = graph.product(graph.norm(hidden, decoder.layer_norm), embedding)
+    graph.output("logits", logits, [BATCH, "n_tokens", sizes.vocab_size])
+    for part, list_ in zip(parts, written, strict=True):
+        graph.output(f"out_n_layer_self_{part}_cache", _stacked(graph, list_), cache_axes)
+    graph.save(path)
+
+
+def _stacked(graph: "Graph", values: list[str]) -> str:
+    """Put one value of each layer behind the other on a new first axis."""
+    axis = graph.whole(0)
+    return str(graph.op("Concat", *(graph.op("Unsqueeze", v, axis) for v in values), axis=0))
+
+
+def recogniser(folder: Path, files: ModelFiles) -> Recognise:
+    """Return the exported model at work, through sherpa-onnx on the CPU."""
+    is_multilingual = Tokenizer.from_json(files.tokenizer_json, where=folder).is_multilingual
+    return partial(_recognise, folder, {}, is_multilingual)
+
+
+def _recognise(
+    folder: Path, made: dict[str, Any], is_multilingual: bool, samples: Samples, language: str
+) -> str:
+    import sherpa_onnx
+
+    if language not in made:  # it takes the language when it is made
+        made[language] = sherpa_onnx.OfflineRecognizer.from_whisper(
+            encoder=str(folder / "encoder.onnx"),
+            decoder=str(folder / "decoder.onnx"),
+            tokens=str(folder / "tokens.txt"),
+            language=language if is_multilingual else "",
+            num_threads=torch.get_num_threads(),
+            tail_paddings=TAIL_PADDINGS,
+        )
+    stream = made[language].create_stream()
+    stream.accept_waveform(SAMPLE_RATE_HZ, samples)
+    made[language].decode_stream(stream)
+    text: str = stream.result.text
+    return text
