@@ -33,7 +33,10 @@ PEER = next(engine for engine in cpu.ENGINES if engine.engine != cpu.OURS)
 
 
 def runs_of(seconds: list[float], texts: list[str]) -> list[dict[str, Any]]:
-    return [{"seconds": s, "texts": texts, "peak_rss_mb": 100.0 * s} for s in seconds]
+    return [
+        {"seconds": s, "cpu_seconds": 2 * s, "texts": texts, "peak_rss_mb": 100.0 * s}
+        for s in seconds
+    ]
 
 
 DATA: Mapping[str, Any] = {
@@ -60,6 +63,7 @@ def test_a_score_sums_errors_and_keeps_every_round() -> None:
     assert row.short.errors.words == 4
     assert row.short.rtfx == (5.0, 10.0, 2.0)
     assert row.short.median_rtfx == 5.0
+    assert row.short.cpu_s == (4.0, 2.0, 10.0)
     assert row.long.errors.errors == 0
     assert row.peak_rss_mb == 2000.0
 
@@ -105,8 +109,8 @@ def test_rows_are_asked_for_by_a_word_of_their_name() -> None:
     assert names == [
         "ours float32",
         "ours bfloat16",
-        "ours openvino int8",
-        "ours openvino int8, margin 4 s, overlap 5 s",
+        "ours openvino",
+        "ours openvino, margin 4 s, overlap 5 s",
         "OpenVINO int8 + bf16",
         "OpenVINO float32",
     ]
@@ -122,8 +126,15 @@ def test_a_worker_answers_each_request(tmp_path: Path) -> None:
     assert first["texts"] == ["m 7 short", "m 9 short"]
     assert second["texts"] == ["m 7 long"]
     assert first["seconds"] > 0
+    assert first["cpu_seconds"] > 0
     assert first["peak_rss_mb"] > 1
     assert worker.process.poll() is not None
+
+
+def test_busy_processes_end_with_their_work() -> None:
+    with cpu.busy_processes(2) as others:
+        assert [other.poll() for other in others] == [None, None]
+    assert all(other.returncode for other in others)
 
 
 def test_a_worker_that_ends_is_left_out_and_named(tmp_path: Path) -> None:

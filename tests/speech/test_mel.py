@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from distilwhisper.speech.mel import log_mel, mel_filters, stack_windows
+from distilwhisper.speech.mel import log_mel, mel_filters, stack_windows, window_log_mel
 from distilwhisper.speech.units import FRAMES_PER_WINDOW, WINDOW_SAMPLES
 
 
@@ -196,3 +196,10 @@ def test_a_gpu_sees_the_same_picture() -> None:
     found = log_mel(samples.cuda(), n_mels=128)
     assert found.device.type == "cuda"
     torch.testing.assert_close(found.cpu(), log_mel(samples, n_mels=128), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("n_samples", [0, 1, 159, 160, 4001, 479_300, 479_999, 480_000])
+def test_a_window_is_made_of_its_sound_alone(n_samples: int) -> None:
+    samples = np.random.default_rng(n_samples).standard_normal(n_samples).astype(np.float32)
+    found = window_log_mel(samples, n_mels=80, device=torch.device("cpu"))
+    torch.testing.assert_close(found, log_mel(stack_windows([samples]), n_mels=80)[0])

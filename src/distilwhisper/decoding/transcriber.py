@@ -145,7 +145,7 @@ class Transcriber:
             if loaded is None:
                 continue
             if by_openvino:
-                accelerate(loaded.model, precision=hardware.pick_dtype())
+                accelerate(loaded.model, precision=hardware.pick_dtype(), folder=loaded.folder)
             elif can_pack(loaded.model):
                 pack(loaded.model)
         return made

@@ -30,7 +30,7 @@ from distilwhisper.model.hardware import one_thread
 from distilwhisper.model.whisper import CrossCache
 from distilwhisper.shapes import Float
 from distilwhisper.speech.audio import Samples
-from distilwhisper.speech.mel import log_mel, stack_windows
+from distilwhisper.speech.mel import window_log_mel
 from distilwhisper.speech.units import FRAMES_PER_WINDOW, HOP_SAMPLES, SAMPLE_RATE_HZ
 from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.text.transcript import compression_ratio
@@ -181,7 +181,7 @@ class WindowDecoder:
             language: a code; none: to be detected.
         """
         model = self.checkpoint.model
-        mel = log_mel(stack_windows([samples]).to(model.device), n_mels=model.config.n_mels)[0]
+        mel = window_log_mel(samples, n_mels=model.config.n_mels, device=model.device)
         return self.window_of(mel, len(samples), language=language)
 
     def window_of(

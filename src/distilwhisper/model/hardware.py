@@ -24,8 +24,8 @@ class Hardware:
     """auto: bfloat16 where the processor multiplies it natively, GPU or CPU; else float16 on a
     GPU and float32 on a CPU. Training takes float32 instead of float16."""
     backend: Backend = "auto"
-    """What decodes: torch, or on a CPU OpenVINO (extra openvino), whose decoder holds its weights in
-    int8. auto: OpenVINO where it is installed and no dtype is asked for. Training is torch's."""
+    """What decodes: torch, or on a CPU OpenVINO (extra openvino), its decoder's weights in int8.
+    auto: OpenVINO where it is installed and no dtype is asked for. Training is torch's."""
 
     def pick_device(self) -> "torch.device":
         """Return the device asked for.

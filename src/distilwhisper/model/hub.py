@@ -153,7 +153,7 @@ def resolve_model(name: str) -> Path:
 
 def _resolve_delta(folder: Path) -> Path:
     """Return the whole model of a delta, completing it on first use."""
-    whole = whole_folder(folder, _cache_folder())
+    whole = whole_folder(folder, cache_folder() / "models")
     if not whole.is_dir():
         name = teacher_of(folder)
         try:
@@ -249,7 +249,7 @@ def _resolve_carried(name: str, hub_error: ModelNotFound) -> Path:
     """Return the converted folder of a model that wheels carry, converting it on first use."""
     model = _CARRIED_MODELS[name]
     short_name = name.partition("/")[2]
-    folder = _cache_folder() / f"{short_name}-{model.sha256[:12]}-v{_CONVERSION}"
+    folder = cache_folder() / "models" / f"{short_name}-{model.sha256[:12]}-v{_CONVERSION}"
     if not folder.is_dir():
         files = _read_carried(model, hub_error)
         with contextlib.suppress(FileExistsError):  # another process was faster
@@ -265,9 +265,10 @@ def _resolve_carried(name: str, hub_error: ModelNotFound) -> Path:
     return folder
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
+    """Return where this package keeps what it can make again."""
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "distilwhisper" / "models"
+    return Path(root) / "distilwhisper"
 
 
 def _read_carried(model: _CarriedModel, hub_error: ModelNotFound) -> ModelFiles:

@@ -1,27 +1,33 @@
 """A network's inference as OpenVINO graphs: an optional engine for CPUs, beside torch's.
 
 The graphs are built from the loaded weights, layer by layer, and put behind the modules' own doors
-(``Encoder.forward``, ``Decoder.forward`` with a cache, ``cross_cache`` and ``project``), so that
-whatever decodes need not know of them. The torch weights stay: beam search, word times
-and training open the network up and work on those.
+(``Encoder.forward``, ``Decoder.forward``, ``cross_cache`` and ``project``): whatever decodes need
+not know of them. Compiled graphs are kept on disk, and a later start reads no weight but those of
+the tokens it embeds. The torch weights stay: word times and training open the network up.
 
-The decoder's weights are held in int8, one scale per row, and multiplied in the activations' own
-precision: a step at small batches is as fast as its weights are read. The encoder's stay as they
-are: it computes more than it reads.
+The encoder computes more than it reads, and is as fast as its products: in bfloat16 where the CPU
+has it. A step of the decoder is as fast as what it reads: its weights are held in int8, one scale
+per row, its keys and values in bfloat16 where the CPU has it, where the search keeps them.
 """
 
-from collections.abc import Sequence
+import hashlib
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import reduce
+from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from distilwhisper.extras import needed_by
+from distilwhisper.model.hub import cache_folder
 from distilwhisper.model.whisper import (
-    Attention,
     CrossCache,
     Decoder,
     DecoderLayer,
@@ -37,17 +43,24 @@ if TYPE_CHECKING:
     import openvino
 
 INT8_MAX = 127
+MODELS_KEPT = 8  # whose compiled graphs stay on disk
+
+_log = logging.getLogger(__name__)
 
 
-def accelerate(model: Whisper, *, precision: torch.dtype = torch.float32) -> None:
+def accelerate(
+    model: Whisper, *, precision: torch.dtype = torch.float32, folder: Path | None = None
+) -> None:
     """Let OpenVINO run a float32 model's encoder and decoder on the CPU.
 
     Args:
         model: in float32 on the CPU; its weights must not change afterwards.
         precision: of the products; float32, or bfloat16 where the CPU multiplies it.
+        folder: where the weights were read from; the graphs compiled from it are kept for the next
+            time. None: nothing is kept.
 
     Raises:
-        ModuleNotFoundError: OpenVINO is not installed; the message names the extra.
+        MissingExtra: OpenVINO is not installed; the message names the extra.
         ValueError: the model is elsewhere or in another dtype.
     """
     if model.device.type != "cpu" or model.dtype != torch.float32:
@@ -55,29 +68,85 @@ def accelerate(model: Whisper, *, precision: torch.dtype = torch.float32) -> Non
             "backend openvino needs float32 weights on the CPU, found "
             f"{str(model.dtype).removeprefix('torch.')} on {model.device}: take device=cpu"
         )
-    compiler = _Compiler(precision)
+    compiler = _Compiler(precision, folder)
     if model.encoder.engine is None:  # a draft may share its model's
         model.encoder.engine = _EncoderEngine(model.encoder, compiler)
     model.decoder.engine = _DecoderEngine(model.decoder, compiler)
 
 
 class _Compiler:
-    """Compiles graphs for this CPU."""
+    """Compiles graphs for this CPU, or reads those compiled before.
 
-    def __init__(self, precision: torch.dtype) -> None:
+    Args:
+        precision: of the products.
+        folder: as for :func:`accelerate`.
+    """
+
+    def __init__(self, precision: torch.dtype, folder: Path | None) -> None:
         self.openvino, self.ops = _import_openvino()
         self.dtype = precision
         self._core = self.openvino.Core()
+        self._kept = None if folder is None else self._place(folder)
         self._options = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "ENABLE_CPU_PINNING": False,  # others may need these cores
         }
 
-    def compile(self, outputs: Sequence[Any], inputs: Sequence[Any], **options: Any) -> "_Graph":
-        network = self.openvino.Model(list(outputs), list(inputs), "whisper")
-        compiled = self._core.compile_model(network, "CPU", self._options | options)
+    def compile(
+        self, name: str, build: Callable[[], tuple[Sequence[Any], Sequence[Any]]], **options: Any
+    ) -> "_Graph":
+        """Return a graph.
+
+        Args:
+            name: of it, among a model's.
+            build: returns its outputs and inputs; called if it was not compiled before.
+            options: of OpenVINO's plugin.
+        """
+        options = self._options | options
+        compiled = self._read(name, options)
+        if compiled is None:
+            outputs, inputs = build()
+            network = self.openvino.Model(list(outputs), list(inputs), name)
+            compiled = self._core.compile_model(network, "CPU", options)
+            self._write(name, compiled)
         return _Graph(self.openvino, compiled.create_infer_request())
+
+    def _place(self, folder: Path) -> Path:
+        """Return where a model's graphs lie: for these files, this code, OpenVINO and CPU."""
+        files = sorted(path for path in folder.iterdir() if path.is_file())
+        facts = [
+            *((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files),
+            Path(__file__).read_bytes(),
+            self.openvino.get_version(),
+            self._core.get_property("CPU", "FULL_DEVICE_NAME"),
+            sorted(self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")),
+            self.dtype,
+        ]
+        digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+        return cache_folder() / "openvino" / f"{folder.name}-{digest}"
+
+    def _read(self, name: str, options: dict[str, Any]) -> Any:
+        if self._kept is None:
+            return None
+        try:
+            compiled = (self._kept / name).read_bytes()
+        except FileNotFoundError:
+            return None
+        return self._core.import_model(compiled, "CPU", options)
+
+    def _write(self, name: str, compiled: Any) -> None:
+        """Keep a graph for the next time, if there is a place to write to."""
+        if self._kept is None:
+            return
+        try:
+            self._kept.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self._kept, delete=False) as file:
+                file.write(compiled.export_model().getbuffer())
+            Path(file.name).replace(self._kept / name)
+            _forget_oldest(self._kept.parent)
+        except OSError as error:
+            _log.warning("openvino: compiled graphs are not kept: %s", error)
 
     @property
     def element_type(self) -> Any:
@@ -119,19 +188,10 @@ class _Graph:
 
 class _EncoderEngine:
     def __init__(self, encoder: Encoder, compiler: _Compiler) -> None:
-        ops = compiler.ops
-        mel = ops.parameter([-1, encoder.conv1.in_channels, -1], np.float32)
-        net = _Network(compiler)
-        states = net.gelu(net.conv(mel, encoder.conv1))
-        states = net.gelu(net.conv(states, encoder.conv2))
-        states = ops.transpose(states, [0, 2, 1])
-        positions = net.constant(encoder.embed_positions.weight)
-        states = ops.add(states, net.head(positions, net.size(states, 1), axis=0))
-        for layer in encoder.layers:
-            states = net.encoder_layer(states, layer)
-        states = net.norm(states, encoder.layer_norm)
         self._graph = compiler.compile(
-            [states], [mel], INFERENCE_PRECISION_HINT=compiler.element_type
+            "encoder",
+            lambda: _encoder(encoder, compiler),
+            INFERENCE_PRECISION_HINT=compiler.element_type,
         )
 
     def __call__(self, mel: Float[Tensor, "batch n_mels frames"]) -> Tensor:
@@ -144,12 +204,18 @@ class _DecoderEngine:
         self._heads = decoder.layers[0].self_attn.heads
         self._n_layers = len(decoder.layers)
         width = decoder.embed_tokens.weight.shape[1]
-        self._layers = _decoder_layers(decoder, compiler, width)
-        self._cross = _cross_projection(decoder, compiler, width)
-        net = _Network(compiler)
-        states = compiler.ops.parameter([-1, width], np.float32)
-        logits = net.product(states, decoder.embed_tokens.weight, int8=True)
-        self._projection = compiler.compile([logits], [states], **_decoder_options(compiler))
+        options = _decoder_options(compiler)
+        self._layers = compiler.compile(
+            "decoder", lambda: _decoder_layers(decoder, compiler, width), **options
+        )
+        self._projection = compiler.compile(
+            "vocabulary", lambda: _projection(decoder, compiler, width), **options
+        )
+        self._cross = compiler.compile(
+            "cross",
+            lambda: _cross_projection(decoder, compiler, width),
+            INFERENCE_PRECISION_HINT=compiler.element_type,
+        )
 
     def __call__(self, step: DecoderStep, cross: CrossCache, cache: SelfCache) -> Tensor:
         """Return the states behind the last layer, and write to the cache."""
@@ -194,7 +260,29 @@ def _decoder_options(compiler: _Compiler) -> dict[str, Any]:
     }
 
 
-def _decoder_layers(decoder: Decoder, compiler: _Compiler, width: int) -> _Graph:
+_Ends: TypeAlias = tuple[list[Any], list[Any]]  # outputs and inputs of a graph
+
+
+def _encoder(encoder: Encoder, compiler: _Compiler) -> _Ends:
+    ops, net = compiler.ops, _Network(compiler)
+    mel = ops.parameter([-1, encoder.conv1.in_channels, -1], np.float32)
+    states = net.gelu(net.conv(mel, encoder.conv1))
+    states = net.gelu(net.conv(states, encoder.conv2))
+    states = ops.transpose(states, [0, 2, 1])
+    positions = net.constant(encoder.embed_positions.weight)
+    states = ops.add(states, net.head(positions, net.size(states, 1), axis=0))
+    for layer in encoder.layers:
+        states = net.encoder_layer(states, layer)
+    return [net.norm(states, encoder.layer_norm)], [mel]
+
+
+def _projection(decoder: Decoder, compiler: _Compiler, width: int) -> _Ends:
+    states = compiler.ops.parameter([-1, width], np.float32)
+    weight = decoder.embed_tokens.weight
+    return [_Network(compiler).product(states, weight, int8=True)], [states]
+
+
+def _decoder_layers(decoder: Decoder, compiler: _Compiler, width: int) -> _Ends:
     """The layers as one graph: states, two penalties, four lists of keys and values."""
     ops, net = compiler.ops, _Network(compiler)
     n_layers, heads = len(decoder.layers), decoder.layers[0].self_attn.heads
@@ -222,17 +310,16 @@ def _decoder_layers(decoder: Decoder, compiler: _Compiler, width: int) -> _Graph
     states = net.norm(states, decoder.layer_norm)
     first = ops.constant([0])
     new = [ops.unsqueeze(net.exact(node), first) for node in (*new_keys, *new_values)]
-    return compiler.compile([states, ops.concat(new, 0)], inputs, **_decoder_options(compiler))
+    return [states, ops.concat(new, 0)], inputs
 
 
-def _cross_projection(decoder: Decoder, compiler: _Compiler, width: int) -> _Graph:
+def _cross_projection(decoder: Decoder, compiler: _Compiler, width: int) -> _Ends:
     net = _Network(compiler)
     states = compiler.ops.parameter([-1, -1, width], np.float32)
     layers = [layer.encoder_attn for layer in decoder.layers]
     keys = [net.split(net.linear(states, layer.k_proj), layer.heads) for layer in layers]
     values = [net.split(net.linear(states, layer.v_proj), layer.heads) for layer in layers]
-    outputs = [net.rounded(node) for node in (*keys, *values)]
-    return compiler.compile(outputs, [states], INFERENCE_PRECISION_HINT=compiler.element_type)
+    return [net.rounded(node) for node in (*keys, *values)], [states]
 
 
 class _Network:
@@ -376,8 +463,9 @@ class _Network:
 
 def quantise(weight: Float[Tensor, "out in"]) -> tuple[Tensor, Float[Tensor, "out 1"]]:
     """Return a weight in int8, and the scale of each row."""
-    scale = weight.abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / INT8_MAX
-    return (weight / scale).round().to(torch.int8), scale
+    size = torch.linalg.vector_norm(weight, torch.inf, dim=1, keepdim=True)
+    scale = size.clamp(min=1e-12) / INT8_MAX
+    return (weight / scale).round_().to(torch.int8), scale
 
 
 def _scaled(queries: nn.Linear, heads: int) -> nn.Linear:
@@ -407,12 +495,15 @@ def _penalty(visible: Tensor) -> Tensor:
     return torch.zeros(visible.shape).masked_fill(~visible, -torch.inf)
 
 
+def _forget_oldest(folder: Path) -> None:
+    """Keep the graphs of few models: they are large, and soon made again."""
+    kept = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime)
+    for path in kept[:-MODELS_KEPT]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def _import_openvino() -> tuple[ModuleType, ModuleType]:
-    try:
+    with needed_by("backend openvino", extra="openvino"):
         import openvino
         import openvino.opset15 as ops
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            'backend openvino needs the package openvino: pip install "distilwhisper[openvino]"'
-        ) from error
     return openvino, ops

@@ -22,6 +22,7 @@ from distilwhisper.speech.units import (
 FFT_SAMPLES = 400  # 25 ms, under a Hann window
 N_FREQUENCIES = FFT_SAMPLES // 2 + 1  # 0 to 8 kHz in steps of 40 Hz
 POWER_FLOOR = 1e-10
+SILENT_FRAMES = 4  # behind sound: the last of them sees none of it
 DYNAMIC_RANGE = 8.0  # decades of power kept below the loudest value of a row: 80 dB
 
 # The Slaney mel scale: even steps of 200/3 Hz up to 1 kHz, then 27 steps to each factor of 6.4.
@@ -92,6 +93,25 @@ def scale_log_mel(
 ) -> Float[Tensor, "*batch n_mels frames"]:
     """Scale log power to what the encoder takes, cut off 80 dB below the loudest value."""
     return (torch.maximum(log_power, loudest - DYNAMIC_RANGE) + 4.0) / 4.0
+
+
+def window_log_mel(
+    samples: Samples, *, n_mels: int, device: torch.device
+) -> Float[Tensor, "n_mels 3000"]:
+    """Return the log-mel of sound and of the silence that fills its window.
+
+    The same as :func:`log_mel` of :func:`stack_windows`, without a transform of all the silence.
+
+    Args:
+        samples: mono, 16 kHz, at most 480,000.
+        n_mels: 80 or 128.
+        device: where the frames are made.
+    """
+    n_frames = min(len(samples) // HOP_SAMPLES + SILENT_FRAMES, FRAMES_PER_WINDOW)
+    padded = stack_windows([samples])[:, : n_frames * HOP_SAMPLES]
+    mel = log_mel(padded.to(device), n_mels=n_mels)[0]
+    silence = mel[:, -1:].expand(-1, FRAMES_PER_WINDOW - n_frames)
+    return torch.cat([mel, silence], dim=1)
 
 
 class RecordingMel:
