@@ -25,9 +25,11 @@ from distilwhisper.corpus.importing.settings import ImportSettings
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.errors import DistilwhisperError
 from distilwhisper.exporting.settings import ExportSettings
+from distilwhisper.extras import needed_by
 from distilwhisper.filtering.settings import FilterSettings
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.run.processes import EngineName, EngineSettings
+from distilwhisper.serving.settings import ServeSettings, named_models
 from distilwhisper.stages.layers import StudentSettings
 from distilwhisper.stages.settings import (
     STAGES,
@@ -592,6 +594,69 @@ def export(
     return _name_each(checked.failed if checked else {})
 
 
+def serve(
+    *,
+    model: Overrides = (),
+    settings: OmitArgPrefixes[ServeSettings] = ServeSettings(),
+    decoding: OmitArgPrefixes[DecodingSettings] = DecodingSettings(),
+    hardware: OmitArgPrefixes[Hardware] = Hardware(),
+) -> int:
+    """Answer requests as OpenAI's speech API does, and caption live speech.
+
+    Args:
+        model: folder or hub id, or NAME=FOLDER; may be repeated.
+        settings: how callers are treated.
+        decoding: how to decode, for all that a request does not say.
+        hardware: where to run.
+    """
+    with needed_by("a server", extra="serve"):
+        from distilwhisper.serving.models import Loading
+        from distilwhisper.serving.server import serve as run_server
+
+    run_server(named_models(model), Loading(decoding, hardware), settings)
+    return OK
+
+
+def live(
+    source: Positional[str] = "microphone",
+    /,
+    *,
+    model: str,
+    margin_s: float | None = None,
+    with_prompt: bool = False,
+    decoding: OmitArgPrefixes[DecodingSettings] = DecodingSettings(),
+    hardware: OmitArgPrefixes[Hardware] = Hardware(),
+) -> int:
+    """Caption speech while it is spoken.
+
+    Args:
+        source: microphone; or - for standard input: 16-bit samples, mono, 16 kHz.
+        model: folder or hub id.
+        margin_s: encode the sound of a pass and this much silence, instead of 30 s, for students
+            that were trained so.
+        with_prompt: tell each pass the text before it, for models that were taught prompts.
+        decoding: how to decode.
+        hardware: where to run.
+    """
+    if source not in ("microphone", "-"):
+        raise ValueError(f"live captions are of microphone or -, found {source!r}")
+    from distilwhisper.decoding.transcriber import Transcriber
+    from distilwhisper.serving.captions import CaptionSettings, live_settings
+    from distilwhisper.serving.terminal import caption, microphone_blocks, pipe_blocks
+
+    blocks = pipe_blocks(sys.stdin.buffer) if source == "-" else microphone_blocks()
+    transcriber = Transcriber.from_model(model, live_settings(decoding, margin_s), hardware)
+    _say(f"live: {model} ({hardware.describe()})")
+    caption(
+        blocks,
+        transcriber,
+        CaptionSettings(),
+        lambda text: print(text, end="", flush=True),
+        with_prompt=with_prompt,
+    )
+    return OK
+
+
 def report(folders: Positional[tuple[Path, ...]], /, *, out: Path | None = None) -> int:
     """Write one page about finished runs, side by side, and comparisons of models.
 
@@ -624,6 +689,8 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "tensorboard": tensorboard,
     "evaluate": evaluate,
     "export": export,
+    "serve": serve,
+    "live": live,
     "report": report,
 }
 

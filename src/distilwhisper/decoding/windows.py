@@ -387,7 +387,7 @@ class WindowDecoder:
 
 
 class Batch(Generic[T]):
-    """Tasks under way side by side, in slots of their own; to be used in a ``with``.
+    """Tasks under way side by side, in slots of their own; to be closed.
 
     Whoever drives it adds tasks, between any two steps, and leaves those nobody waits for any more.
 
@@ -407,6 +407,10 @@ class Batch(Generic[T]):
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Forget all tasks, and give the slots back."""
         self._decoder._give_back(self._search)
 
     @property

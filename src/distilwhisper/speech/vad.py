@@ -148,6 +148,43 @@ def frame_probabilities(blocks: Iterable[Samples]) -> Iterator[tuple[int, list[f
         yield len(group), probabilities.tolist()
 
 
+class SpeechWatch:
+    """Where speech was last, in sound that comes bit by bit.
+
+    Attributes:
+        n_samples: that were looked at, in whole frames.
+        speech_stop: the first sample behind the last speech; None: there was none.
+
+    Raises:
+        MissingExtra: the weights are not installed.
+    """
+
+    def __init__(self, threshold: float = 0.5) -> None:
+        self.n_samples = 0
+        self.speech_stop: int | None = None
+        self._threshold = threshold
+        self._network = load_silero()
+        self._state: State | None = None
+        self._context: Samples = np.zeros(CONTEXT_SAMPLES, dtype=np.float32)
+        self._rest: Samples = np.zeros(0, dtype=np.float32)
+
+    def watch(self, samples: Samples) -> None:
+        """Look at what comes next; what fills no frame waits."""
+        held = np.concatenate([self._rest, samples])
+        n_whole = len(held) // FRAME_SAMPLES * FRAME_SAMPLES
+        self._rest = held[n_whole:]
+        if not n_whole:
+            return
+        frames = _cut_frames(held[:n_whole], self._context)
+        self._context = frames[-1, -CONTEXT_SAMPLES:]
+        with torch.inference_mode():
+            probabilities, self._state = self._network(torch.from_numpy(frames), self._state)
+        for probability in probabilities.tolist():
+            self.n_samples += FRAME_SAMPLES
+            if probability >= self._threshold:
+                self.speech_stop = self.n_samples
+
+
 @cache
 def load_silero() -> "SileroVad":
     """Return the detector with the weights that the package silero-vad carries.

@@ -1,0 +1,220 @@
+"""The server's addresses: OpenAI's, what an operator looks at, and the page."""
+
+import hmac
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib import resources
+from urllib.parse import urlsplit
+
+from starlette.applications import Starlette
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
+
+from distilwhisper.progress import say
+from distilwhisper.serving.callers import Gone
+from distilwhisper.serving.errors import ApiError
+from distilwhisper.serving.realtime import KEY, serve_session
+from distilwhisper.serving.service import Service
+
+_PAGES = {
+    "/": ("index.html", "text/html"),
+    "/page.js": ("page.js", "text/javascript"),
+    "/recorder.js": ("recorder.js", "text/javascript"),
+    "/page.css": ("page.css", "text/css"),
+}
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src data:; media-src blob:; worker-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
+
+
+_COUNTED = {"/v1/audio/transcriptions", "/v1/audio/translations", "/v1/models", "/health"}
+
+
+class Door:
+    """What every request passes: who may come in, what an error looks like, what is counted.
+
+    Args:
+        app: behind the door.
+        service: for its settings and metrics.
+        keys: one of which must be shown, if there are any.
+    """
+
+    def __init__(self, app: ASGIApp, service: Service, keys: tuple[str, ...]) -> None:
+        self._app, self._service, self._keys = app, service, keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request in, or answer it here."""
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        fault = self._fault(scope)
+        if scope["type"] == "websocket":
+            if fault is None:
+                await self._app(scope, receive, send)
+            else:
+                await send({"type": "websocket.close", "code": 1008, "reason": fault.message})
+            return
+        began_s, status = time.monotonic(), 500
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["x-content-type-options"] = "nosniff"
+            await send(message)
+
+        app = self._app if fault is None else error_response(fault)
+        await app(scope, receive, answer)
+        metrics = self._service.metrics
+        path = scope["path"] if scope["path"] in _COUNTED else "other"
+        metrics.count("requests_total", path=path, status=str(status))
+        if status >= 500:
+            metrics.count("failures_total", kind=f"status {status}")
+        if path.startswith("/v1/audio"):
+            metrics.observe("request_seconds", time.monotonic() - began_s)
+
+    def _fault(self, scope: Scope) -> ApiError | None:
+        headers = Headers(scope=scope)
+        origin = headers.get("origin")
+        allowed = self._service.settings.cors_origins
+        if origin and origin not in allowed and urlsplit(origin).netloc != headers.get("host"):
+            return ApiError(
+                403,
+                f"web pages of {origin} may not call this server: see --cors-origins",
+                code="origin_not_allowed",
+            )
+        if not self._keys or scope["path"] in _PAGES or scope["path"] == "/health":
+            return None
+        shown = headers.get("authorization", "").removeprefix("Bearer ").strip()
+        if not shown and scope["type"] == "websocket":  # a page cannot send headers there
+            asked = headers.get("sec-websocket-protocol", "").split(",")
+            shown = next((a.strip()[len(KEY) :] for a in asked if a.strip().startswith(KEY)), "")
+        # Every key is compared, and each in a time that does not tell how much of it is right.
+        if sum(hmac.compare_digest(shown.encode(), key.encode()) for key in self._keys):
+            return None
+        return ApiError(
+            401,
+            "an API key must be shown as the header Authorization: Bearer KEY, found "
+            f"{'another one' if shown else 'none'}",
+            code="invalid_api_key",
+        )
+
+
+def error_response(error: ApiError) -> Response:
+    """Return an error in OpenAI's shape."""
+    return JSONResponse(error.body(), status_code=error.status, headers=error.headers)
+
+
+def make_app(service: Service, keys: tuple[str, ...] = ()) -> ASGIApp:
+    """Return the application.
+
+    Args:
+        service: what it serves.
+        keys: one of which callers must show, if there are any.
+    """
+
+    async def transcriptions(request: Request) -> Response:
+        return await service.transcribe(request, "transcribe")
+
+    async def translations(request: Request) -> Response:
+        return await service.transcribe(request, "translate")
+
+    def described(name: str) -> dict[str, object]:
+        created = service.models.began_s
+        return {"id": name, "object": "model", "created": created, "owned_by": "distilwhisper"}
+
+    async def models(_: Request) -> Response:
+        data = [described(name) for name in service.models.sources]
+        return JSONResponse({"object": "list", "data": data})
+
+    async def model(request: Request) -> Response:
+        return JSONResponse(described(service.models.named(request.path_params["name"])))
+
+    async def health(_: Request) -> Response:
+        ready = service.models.is_ready
+        body = {"status": "ok" if ready else "no model is loaded", "models": service.models.loaded}
+        return JSONResponse(body, status_code=200 if ready else 503)
+
+    async def realtime(socket: WebSocket) -> None:
+        await serve_session(service, socket)
+
+    async def metrics(_: Request) -> Response:
+        return PlainTextResponse(service.metrics.render(), media_type="text/plain; version=0.0.4")
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        async with service.running():
+            yield
+
+    routes = [
+        Route("/v1/audio/transcriptions", transcriptions, methods=["POST"]),
+        Route("/v1/audio/translations", translations, methods=["POST"]),
+        Route("/v1/models", models),
+        Route("/v1/models/{name:path}", model),
+        Route("/health", health),
+        Route("/metrics", metrics),
+        WebSocketRoute("/v1/realtime", realtime),
+        *(Route(path, _page) for path in _PAGES),
+    ]
+    origins = service.settings.cors_origins
+    cors = Middleware(
+        CORSMiddleware,
+        allow_origins=origins,
+        allow_methods=["GET", "POST"],
+        allow_headers=["authorization", "content-type"],
+    )
+    return Starlette(
+        routes=routes,
+        middleware=[*([cors] if origins else []), Middleware(Door, service=service, keys=keys)],
+        exception_handlers={
+            ApiError: _api_error,
+            Gone: _gone,
+            HTTPException: _http_error,
+            Exception: _broken,
+        },
+        lifespan=lifespan,
+    )
+
+
+async def _page(request: Request) -> Response:
+    name, kind = _PAGES[request.url.path]
+    text = (resources.files("distilwhisper.serving") / "static" / name).read_text("utf-8")
+    headers = {"content-security-policy": _POLICY, "referrer-policy": "no-referrer"}
+    return Response(text, media_type=kind, headers=headers)
+
+
+async def _api_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return error_response(error)
+
+
+async def _gone(_: Request, __: Exception) -> Response:
+    return Response(status_code=499)  # nobody reads it; it is counted
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    found = f"{request.method} {request.url.path}"
+    if error.status_code == 404:
+        return error_response(
+            ApiError(404, f"there is no such address: {found}", code="unknown_url")
+        )
+    return error_response(ApiError(error.status_code, f"{error.detail}: {found}"))
+
+
+async def _broken(_: Request, error: Exception) -> Response:
+    say(f"serve: a request failed: {error!r}")
+    return error_response(
+        ApiError(500, "the server has failed: see its log", code="internal_error")
+    )

@@ -1,0 +1,221 @@
+"""Live captions: words of growing sound, given out when they will not change any more.
+
+The sound since the last words that are settled is transcribed again and again. A word is settled
+when two passes in a row agree on it and on all before it, or when a pause follows. Sound behind a
+settled sentence is dropped.
+
+Source: LocalAgreement-2 of arXiv:2307.14743, section 3.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from distilwhisper.decoding.segments import SENTENCE_ENDS
+from distilwhisper.decoding.settings import DecodingSettings
+from distilwhisper.speech.audio import Samples
+from distilwhisper.speech.units import samples_to_seconds, seconds_to_samples
+from distilwhisper.speech.vad import SpeechWatch
+from distilwhisper.text.transcript import Word
+
+# Sound before the first speech that is kept, and behind the last one.
+LEAD_S, TAIL_S = 0.5, 0.3
+MAX_PASS_S = 25.0  # a window holds 30
+SAME_S = 0.6  # a word that begins so shortly before the last settled one's end may be it again
+MAX_REPEATED = 5  # settled words that a pass may say again
+
+
+@dataclass(frozen=True)
+class CaptionSettings:
+    """When a pass is made, and what ends an utterance.
+
+    Attributes:
+        step_s: new sound between two passes.
+        pause_s: silence that ends an utterance; None: the caller ends it.
+        longest_s: of the sound of a pass; beyond it, sound is dropped behind any settled word.
+        threshold: probability from which sound is taken for speech.
+    """
+
+    step_s: float = 0.7
+    pause_s: float | None = 0.7
+    longest_s: float = 12.0
+    threshold: float = 0.5
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Sound to be transcribed now.
+
+    Attributes:
+        samples: at most 25 s.
+        start_s: where it begins.
+        is_last: of an utterance: all of its words are settled.
+    """
+
+    samples: Samples
+    start_s: float
+    is_last: bool
+
+
+def live_settings(base: DecodingSettings, margin_s: float | None) -> DecodingSettings:
+    """Return how a pass of captions is decoded: words are timed, and nothing is tried twice.
+
+    Args:
+        base: of the server.
+        margin_s: silence behind the sound of a pass; None: windows of 30 s.
+    """
+    return replace(
+        base,
+        task="transcribe",
+        word_timestamps=True,
+        temperature=base.temperature[:1],
+        context_margin_s=margin_s,
+        vad_filter=False,
+        long_form="chunked",
+        condition_on_previous_text=False,
+    )
+
+
+class Captions:
+    """Captions of one speaker; :meth:`feed`, :meth:`next_pass` and :meth:`settle` in turn."""
+
+    def __init__(self, settings: CaptionSettings) -> None:
+        self._settings = settings
+        self._watch = SpeechWatch(settings.threshold)
+        self._samples: Samples = np.zeros(0, dtype=np.float32)
+        self._start = 0  # place of the first sample that is held
+        self._passed = 0  # up to where the last pass went
+        self._is_ended = False  # by the caller
+        self._doubtful: list[Word] = []  # of the last pass
+        self._settled: list[Word] = []  # of this utterance
+
+    @property
+    def now_s(self) -> float:
+        """Length of the sound so far."""
+        return samples_to_seconds(self._stop)
+
+    @property
+    def backlog_s(self) -> float:
+        """Length of the sound that is held."""
+        return samples_to_seconds(len(self._samples))
+
+    @property
+    def _stop(self) -> int:
+        return self._start + len(self._samples)
+
+    @property
+    def is_speaking(self) -> bool:
+        """There is speech that no pass has settled."""
+        return self._watch.speech_stop is not None and self._watch.speech_stop > self._start
+
+    def feed(self, samples: Samples) -> None:
+        """Take sound."""
+        self._samples = np.concatenate([self._samples, samples])
+        self._watch.watch(samples)
+
+    def end(self) -> None:
+        """End the utterance: what was fed is settled by the next pass."""
+        self._is_ended = True
+
+    def clear(self) -> None:
+        """Forget sound that is not settled, and its words."""
+        self._drop(self._stop)
+        self._doubtful, self._settled, self._is_ended = [], [], False
+
+    def next_pass(self) -> Pass | None:
+        """Return what is to be transcribed now; None: wait for more sound.
+
+        Silence is none of it: where nobody has spoken, sound is dropped.
+        """
+        silent_s = samples_to_seconds(self._watch.n_samples - (self._watch.speech_stop or 0))
+        pause_s = self._settings.pause_s
+        is_over = self._is_ended or (pause_s is not None and silent_s >= pause_s)
+        if not self.is_speaking:
+            if is_over and (self._settled or self._is_ended):
+                return self._make_pass(self._start, is_last=True)
+            if not self._settled:
+                self._drop(self._stop - seconds_to_samples(LEAD_S))
+            return None
+        assert self._watch.speech_stop is not None
+        if is_over:
+            stop = self._watch.speech_stop + seconds_to_samples(TAIL_S)
+            return self._make_pass(min(stop, self._stop), is_last=True)
+        if self._stop - self._passed < seconds_to_samples(self._settings.step_s):
+            return None
+        return self._make_pass(self._stop, is_last=False)
+
+    def settle(self, one: Pass, words: Sequence[Word]) -> list[Word]:
+        """Take what a pass has found; return the words that are now settled, in order.
+
+        Args:
+            one: of :meth:`next_pass`.
+            words: with times from its beginning on.
+        """
+        found = self._new([_moved(word, one.start_s) for word in words])
+        stop_s = one.start_s + samples_to_seconds(len(one.samples))
+        n_agreed = len(found) if one.is_last else _n_agreed(self._doubtful, found)
+        if not n_agreed and stop_s - one.start_s >= MAX_PASS_S:  # a window holds no more
+            n_agreed = len(found)
+        new, self._doubtful = found[:n_agreed], found[n_agreed:]
+        self._settled += new
+        if one.is_last:
+            self._doubtful, self._settled, self._is_ended = [], [], False
+            self._drop(seconds_to_samples(stop_s))
+        elif (cut_s := self._cut_s(stop_s)) is not None:
+            self._drop(seconds_to_samples(cut_s))
+        return new
+
+    def _make_pass(self, stop: int, *, is_last: bool) -> Pass:
+        most = seconds_to_samples(MAX_PASS_S)
+        is_whole = stop - self._start <= most
+        self._passed = min(stop, self._start + most)
+        samples = self._samples[: self._passed - self._start]
+        return Pass(samples, samples_to_seconds(self._start), is_last and is_whole)
+
+    def _new(self, words: list[Word]) -> list[Word]:
+        """Return the words of a pass behind those that are settled."""
+        if not self._settled:
+            return words
+        end_s = self._settled[-1].end
+        late = [word for word in words if word.end > end_s and word.start > end_s - SAME_S]
+        for n in range(min(MAX_REPEATED, len(late), len(self._settled)), 0, -1):
+            said_again = [_key(word) for word in late[:n]]
+            if said_again == [_key(word) for word in self._settled[-n:]]:
+                return late[n:]
+        return late
+
+    def _cut_s(self, stop_s: float) -> float | None:
+        """Return where the next pass begins: behind a settled sentence, or any word if need be."""
+        start_s = samples_to_seconds(self._start)
+        ends = [w.end for w in self._settled if w.text.rstrip().endswith(tuple(SENTENCE_ENDS))]
+        if ends and ends[-1] > start_s:
+            return ends[-1]
+        if stop_s - start_s < self._settings.longest_s:
+            return None
+        if self._settled and self._settled[-1].end > start_s:
+            return self._settled[-1].end
+        return stop_s if stop_s - start_s >= MAX_PASS_S else None
+
+    def _drop(self, stop: int) -> None:
+        """Forget the sound before a place."""
+        n_gone = min(max(stop - self._start, 0), len(self._samples))
+        self._samples = self._samples[n_gone:]
+        self._start += n_gone
+        self._passed = max(self._passed, self._start)
+
+
+def _n_agreed(before: Sequence[Word], now: Sequence[Word]) -> int:
+    """Return how many words two passes begin with alike."""
+    for n, (one, other) in enumerate(zip(before, now, strict=False)):
+        if _key(one) != _key(other):
+            return n
+    return min(len(before), len(now))
+
+
+def _key(word: Word) -> str:
+    return "".join(c for c in word.text.casefold() if c.isalnum())
+
+
+def _moved(word: Word, by_s: float) -> Word:
+    return Word(word.start + by_s, word.end + by_s, word.text, word.probability)

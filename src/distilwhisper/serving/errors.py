@@ -1,0 +1,40 @@
+"""What goes wrong, in the shape that OpenAI's clients know."""
+
+from typing import Any
+
+RETRY_AFTER_S = 5
+
+
+class ApiError(Exception):
+    """A request that is answered by an error.
+
+    Args:
+        status: of HTTP: 400 what was asked for cannot be, 401, 404, 408, 413, 422, 429, 500, 503.
+        message: what must hold, what was found, and the way out.
+        code: names the kind of error to programs.
+        param: the field at fault.
+    """
+
+    def __init__(
+        self, status: int, message: str, *, code: str | None = None, param: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.code = code
+        self.param = param
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """When to try again; a client tries again by itself only where that can help."""
+        if self.status in (429, 503):
+            return {"retry-after": str(RETRY_AFTER_S)}
+        return {"x-should-retry": "false"}
+
+    def body(self) -> dict[str, Any]:
+        """Return the answer."""
+        kind = {401: "authentication_error", 429: "rate_limit_error"}.get(
+            self.status, "invalid_request_error" if self.status < 500 else "server_error"
+        )
+        error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
+        return {"error": error}

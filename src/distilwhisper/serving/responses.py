@@ -1,0 +1,98 @@
+"""Transcripts in the shapes of OpenAI's audio endpoints."""
+
+import json
+import math
+from typing import Any
+
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+from distilwhisper.serving.forms import Asked
+from distilwhisper.text.formats import render
+from distilwhisper.text.tokens import LANGUAGES
+from distilwhisper.text.transcript import Segment, Transcript
+
+
+def answer(transcript: Transcript, asked: Asked, duration_s: float) -> Response:
+    """Return a transcript in the format that was asked for."""
+    kind = asked.response_format
+    if kind == "json":
+        return JSONResponse({"text": transcript.text, "usage": usage(duration_s)})
+    if kind == "text":
+        return PlainTextResponse(f"{transcript.text}\n")
+    if kind == "srt":
+        return PlainTextResponse(render(transcript, "srt"))
+    if kind == "vtt":
+        return PlainTextResponse(render(transcript, "vtt"), media_type="text/vtt")
+    return JSONResponse(_verbose(transcript, asked, duration_s))
+
+
+def usage(duration_s: float) -> dict[str, Any]:
+    """Return what a request has used."""
+    return {"type": "duration", "seconds": math.ceil(duration_s)}
+
+
+def event(kind: str, **fields: Any) -> bytes:
+    """Return one server-sent event."""
+    return f"data: {json.dumps({'type': kind, **fields})}\n\n".encode()
+
+
+class Deltas:
+    """The text of segments, as it is added to: joined, it is the transcript's text."""
+
+    def __init__(self) -> None:
+        self._is_begun = False
+        self._space = ""  # behind the last word: it is none of the text unless another follows
+
+    def add(self, segments: list[Segment]) -> str:
+        """Return what segments add."""
+        return self.add_text("".join(segment.text for segment in segments))
+
+    def add_text(self, text: str) -> str:
+        """Return what a text adds."""
+        new = self._space + text
+        new = new if self._is_begun else new.lstrip()
+        kept = new.rstrip()
+        self._space = new[len(kept) :]
+        self._is_begun |= bool(kept)
+        return kept
+
+
+def _verbose(transcript: Transcript, asked: Asked, duration_s: float) -> dict[str, Any]:
+    is_translated = asked.decoding.task == "translate"
+    code = "en" if is_translated else transcript.language
+    fields: dict[str, Any] = {
+        "task": asked.decoding.task,
+        "language": LANGUAGES[code],
+        "duration": duration_s,
+        "text": transcript.text,
+        "usage": usage(duration_s),
+    }
+    if "segment" in asked.granularities:
+        fields["segments"] = [_segment(segment) for segment in transcript.segments]
+    if "word" in asked.granularities:
+        fields["words"] = [
+            {"word": word.text.strip(), "start": word.start, "end": word.end}
+            for segment in transcript.segments
+            for word in segment.words or ()
+        ]
+    return fields
+
+
+def _segment(segment: Segment) -> dict[str, Any]:
+    return {
+        "id": segment.id,
+        "seek": segment.seek,
+        "start": segment.start,
+        "end": segment.end,
+        "text": segment.text,
+        "tokens": segment.token_ids,
+        "temperature": segment.temperature,
+        "avg_logprob": _finite(segment.avg_logprob),
+        "compression_ratio": _finite(segment.compression_ratio),
+        "no_speech_prob": _finite(segment.no_speech_prob),
+    }
+
+
+def _finite(number: float) -> float:
+    """JSON has no NaN, and the client wants a number: of what is not known it is told 0."""
+    return number if math.isfinite(number) else 0.0

@@ -1,0 +1,87 @@
+"""A server process: it listens, and ends when it is told to, after the requests that run."""
+
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+
+import python_multipart  # noqa: F401  imported by starlette when a form comes
+import uvicorn
+import websockets  # noqa: F401  and by uvicorn when it listens
+
+from distilwhisper.progress import say
+from distilwhisper.serving.app import make_app
+from distilwhisper.serving.models import Loading
+from distilwhisper.serving.service import Service
+from distilwhisper.serving.settings import ServeSettings
+
+MAX_MESSAGE_BYTES = 1 << 20  # of a websocket
+
+
+def serve(sources: Mapping[str, str], loading: Loading, settings: ServeSettings) -> None:
+    """Serve models until a signal ends it.
+
+    Args:
+        sources: model name to folder or hub id.
+        loading: how models are loaded.
+        settings: how callers are treated.
+
+    Raises:
+        OSError: the port is taken, or the file of keys cannot be read.
+        ValueError: the file of keys holds none.
+    """
+    app = make_app(Service(sources, loading, settings), read_keys(settings))
+    Server(
+        uvicorn.Config(
+            app,
+            host=settings.host,
+            port=settings.port,
+            log_level="warning",
+            access_log=False,
+            lifespan="on",
+            ws="websockets-sansio",
+            ws_max_size=MAX_MESSAGE_BYTES,
+            timeout_graceful_shutdown=int(settings.drain_s),
+            server_header=False,
+        )
+    ).run()
+
+
+def read_keys(settings: ServeSettings) -> tuple[str, ...]:
+    """Return the API keys of a server."""
+    path = settings.api_key_file
+    if path is None:
+        return ()
+    lines = path.read_text(encoding="utf-8").splitlines()
+    keys = tuple(line.strip() for line in lines if line.strip())
+    if not keys:
+        raise ValueError(f"--api-key-file must hold a key a line, found none in {path}")
+    return keys
+
+
+class Server(uvicorn.Server):
+    """uvicorn's, which ends with status 0 when a signal told it to."""
+
+    async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
+        """Begin to listen, and say where."""
+        await super().startup(sockets)  # type: ignore[arg-type]
+        for server in self.servers:
+            for socket in server.sockets:
+                host, port = socket.getsockname()[:2]
+                say(f"serve: listening at http://{host}:{port}")
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Finish what runs when a signal comes; a second one ends it at once."""
+        wanted = (signal.SIGTERM, signal.SIGINT)
+        before = {number: signal.signal(number, self._stop) for number in wanted}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        if not self.should_exit:
+            say("serve: no more requests; those that run are finished")
+        self.handle_exit(number, frame)

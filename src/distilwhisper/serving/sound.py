@@ -1,0 +1,195 @@
+"""Uploads to sound, each in a process of its own: a hostile file cannot take the server down.
+
+The process has the open file, a file to write samples to, and limits on memory, time and what it
+writes. It is told no path and opens none. It is forked from a helper that has loaded the decoders,
+so that it begins at once.
+"""
+
+import asyncio
+import io
+import multiprocessing
+import os
+import tempfile
+from dataclasses import dataclass
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection
+from multiprocessing.reduction import DupFd
+from typing import IO, Any
+
+import numpy as np
+
+from distilwhisper.serving.errors import ApiError
+from distilwhisper.speech.audio import Samples, stream_samples
+from distilwhisper.speech.sources import CorruptAudio
+from distilwhisper.speech.units import samples_to_seconds, seconds_to_samples
+
+BYTES_PER_SAMPLE = 2
+AT_ONCE = 2  # processes
+
+
+class PcmRecording:
+    """A recording on disk, as 16-bit samples in a file without a name.
+
+    Args:
+        file: is closed with the recording; then it is gone.
+        n_samples: in it.
+    """
+
+    def __init__(self, file: IO[bytes], n_samples: int) -> None:
+        self._file = file
+        self.n_samples = n_samples
+
+    @property
+    def duration_s(self) -> float:
+        """Its length."""
+        return samples_to_seconds(self.n_samples)
+
+    def read(self, start: int, stop: int) -> Samples:
+        """Return a part; any, in any order."""
+        n_bytes = max(min(stop, self.n_samples) - start, 0) * BYTES_PER_SAMPLE
+        raw = os.pread(self._file.fileno(), n_bytes, start * BYTES_PER_SAMPLE)
+        return np.frombuffer(raw, dtype="<i2").astype(np.float32) / np.float32(32768.0)
+
+    def reach(self, stop: int) -> int:
+        """Return ``stop``, or the length where that is less."""
+        return min(stop, self.n_samples)
+
+    def again(self) -> "PcmRecording":
+        """Return itself."""
+        return self
+
+    def close(self) -> None:
+        """Forget the sound."""
+        self._file.close()
+
+
+@dataclass(frozen=True)
+class SoundLimits:
+    """What a file may cost."""
+
+    duration_s: float
+    memory_mb: int
+    timeout_s: float
+
+
+class SoundDecoder:
+    """Decodes uploads, some at a time."""
+
+    def __init__(self, limits: SoundLimits) -> None:
+        self._limits = limits
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload([__name__])
+        self._free = asyncio.Semaphore(AT_ONCE)
+
+    async def start(self) -> None:
+        """Load the decoders, so that the first upload does not wait for them."""
+        await asyncio.to_thread(forkserver.ensure_running)
+
+    async def decode(self, upload: IO[bytes], name: str) -> PcmRecording:
+        """Return the sound of an upload; notes on damage are dropped.
+
+        Args:
+            upload: an open file on disk.
+            name: of it, for messages; libav knows some formats by it.
+
+        Raises:
+            ApiError: it holds no sound that can be decoded, or one beyond a limit.
+        """
+        pcm = tempfile.TemporaryFile()  # noqa: SIM115  the recording closes it
+        try:
+            async with self._free:
+                n_samples = await self._run(upload, name, pcm)
+        except BaseException:
+            pcm.close()
+            raise
+        return PcmRecording(pcm, n_samples)
+
+    async def _run(self, upload: IO[bytes], name: str, pcm: IO[bytes]) -> int:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(
+            target=_decode,
+            args=(_Fd(upload.fileno()), name, _Fd(pcm.fileno()), theirs, self._limits),
+            daemon=True,
+        )
+        try:
+            await asyncio.to_thread(process.start)
+            theirs.close()
+            answer = await asyncio.to_thread(_wait, ours, self._limits.timeout_s)
+        finally:
+            if process.pid is not None:
+                process.kill()
+                process.join()
+                process.close()
+        if isinstance(answer, int):
+            return answer
+        if answer is None:
+            raise ApiError(
+                422,
+                f"{name}: decoding it to sound must take at most {self._limits.timeout_s:g} s and "
+                f"{self._limits.memory_mb} MB, found more, or the decoder broke: convert it to "
+                "16 kHz wav or flac first",
+                code="audio_too_costly",
+                param="file",
+            )
+        raise ApiError(*answer[:2], code=answer[2], param="file")
+
+
+def _wait(answers: Connection, timeout_s: float) -> Any:
+    """Return what a process has sent; None: nothing, as its time is over or it has died."""
+    with answers:
+        try:
+            return answers.recv() if answers.poll(timeout_s) else None
+        except EOFError:
+            return None
+
+
+class _Fd:
+    """An open file on its way to another process."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _received, (DupFd(self._fd),)
+
+
+def _received(duplicate: Any) -> int:
+    fd: int = duplicate.detach()
+    return fd
+
+
+def _decode(upload: int, name: str, pcm: int, answers: Connection, limits: SoundLimits) -> None:
+    """The process: send the number of samples, or why there are none: status, message, code."""
+    import resource
+
+    n_most = seconds_to_samples(limits.duration_s)
+    memory = limits.memory_mb << 20
+    cpu_s = int(limits.timeout_s) + 1
+    most_bytes = (n_most + seconds_to_samples(60.0)) * BYTES_PER_SAMPLE
+    for kind, most in (
+        (resource.RLIMIT_AS, memory),
+        (resource.RLIMIT_CPU, cpu_s),
+        (resource.RLIMIT_FSIZE, most_bytes),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        resource.setrlimit(kind, (most, most))
+    n_samples = 0
+    try:
+        with io.FileIO(upload) as raw, os.fdopen(pcm, "wb") as out:
+            raw.name = name  # libav knows formats without a header by it
+            for block in stream_samples(io.BufferedReader(raw), on_note=lambda _: None):
+                out.write(np.rint(block * 32768.0).astype("<i2").tobytes())
+                n_samples += len(block)
+                if n_samples > n_most:
+                    answers.send(
+                        (
+                            413,
+                            f"{name}: a recording must last at most {limits.duration_s:g} s, found "
+                            "more: cut it, and send it in parts",
+                            "audio_too_long",
+                        )
+                    )
+                    return
+        answers.send(n_samples)
+    except CorruptAudio as error:
+        answers.send((400, str(error), "invalid_audio"))

@@ -1,0 +1,111 @@
+"""Live captions in a terminal: of a microphone, or of a pipe of samples."""
+
+import queue
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import IO
+
+import av
+import numpy as np
+
+from distilwhisper.decoding.transcriber import Transcriber
+from distilwhisper.serving.captions import Captions, CaptionSettings
+from distilwhisper.speech.audio import Samples
+from distilwhisper.speech.units import SAMPLE_RATE_HZ
+
+BLOCK_BYTES = SAMPLE_RATE_HZ // 10 * 2
+DEVICES = {"linux": ("alsa", "default"), "darwin": ("avfoundation", ":default")}
+SYSTEM = sys.platform
+
+
+def pipe_blocks(pipe: IO[bytes]) -> Iterator[Samples]:
+    """Yield the sound of a pipe: 16-bit samples, little-endian, mono, 16 kHz."""
+    while data := pipe.read(BLOCK_BYTES):
+        whole = data[: len(data) // 2 * 2]
+        yield np.frombuffer(whole, dtype="<i2").astype(np.float32) / np.float32(32768.0)
+
+
+def microphone_blocks() -> Iterator[Samples]:
+    """Yield the sound of the system's microphone.
+
+    Raises:
+        OSError: there is none that can be opened.
+    """
+    kind, device = DEVICES.get(SYSTEM, ("", ""))
+    instead = "pipe 16-bit samples at 16 kHz into: distilwhisper live -"
+    if not kind:
+        raise OSError(f"a microphone must be on Linux or macOS, found {SYSTEM}: {instead}")
+    try:
+        container = av.open(device, format=kind)
+    except (av.FFmpegError, ValueError) as error:
+        raise OSError(f"the microphone cannot be opened ({error}): {instead}") from error
+    resampler = av.AudioResampler("s16", "mono", SAMPLE_RATE_HZ)
+    with container:
+        for frame in container.decode(audio=0):
+            for part in resampler.resample(frame):
+                yield part.to_ndarray()[0].astype(np.float32) / np.float32(32768.0)
+
+
+def caption(
+    blocks: Iterator[Samples],
+    transcriber: Transcriber,
+    settings: CaptionSettings,
+    write: Callable[[str], None],
+    *,
+    with_prompt: bool,
+) -> None:
+    """Write captions of sound as it comes, a line for each utterance, until the sound ends.
+
+    Args:
+        blocks: of the sound; read in a thread of its own.
+        transcriber: under the settings of captions.
+        settings: when passes are made.
+        write: called with each piece of settled text.
+        with_prompt: each pass is told the text before it.
+    """
+    coming: queue.Queue[Samples | Exception | None] = queue.Queue()
+    threading.Thread(target=_read, args=(blocks, coming), daemon=True).start()
+    captions = Captions(settings)
+    text = ""
+    is_over = False
+    while True:
+        one = captions.next_pass()
+        if one is None:
+            if is_over:
+                return
+            for block in _arrived(coming):
+                if block is None:
+                    captions.end()
+                    is_over = True
+                else:
+                    captions.feed(block)
+            continue
+        told = replace(transcriber.settings, initial_prompt=text or None)
+        asked = transcriber.with_settings(told) if with_prompt else transcriber
+        segments = asked.transcribe(one.samples).segments if len(one.samples) else ()
+        words = [word for segment in segments for word in segment.words or ()]
+        new = "".join(word.text for word in captions.settle(one, words))
+        text = (text + new)[-1000:]
+        write(f"{new}\n" if one.is_last else new)
+
+
+def _read(blocks: Iterator[Samples], coming: "queue.Queue[Samples | Exception | None]") -> None:
+    try:
+        for block in blocks:
+            coming.put(block)
+        coming.put(None)
+    except Exception as error:
+        coming.put(error)
+
+
+def _arrived(coming: "queue.Queue[Samples | Exception | None]") -> Iterator[Samples | None]:
+    """Yield what has come, waiting for one piece at least; None is the end."""
+    is_first = True
+    while is_first or not coming.empty():
+        is_first = False
+        block = coming.get()
+        if isinstance(block, Exception):
+            raise block
+        yield block
