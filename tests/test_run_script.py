@@ -97,10 +97,19 @@ def test_every_check_runs_and_the_first_bad_status_comes_back(checkout: Path) ->
     done = run_script(checkout, "check")
     assert done.returncode == 5
     *checked, length = done.stdout.splitlines()
-    assert sorted(checked) == ["contract", "mypy", "ruff", "ruff"]
+    assert sorted(checked) == ["contract", "mkdocs", "mypy", "ruff", "ruff"]
     assert length.startswith("0 lines in src, of ")
     assert "status 5" in done.stderr
     assert "status 7" in done.stderr
+
+
+def test_the_documentation_is_built_strictly(checkout: Path) -> None:
+    finish_environment(checkout, python='echo "$*"')
+    built, page = run_script(checkout, "docs").stdout.splitlines()
+    assert built.startswith("-m mkdocs build --strict ")
+    assert page == str(checkout / "build" / "docs" / "index.html")
+    finish_environment(checkout, python="exit 4")
+    assert run_script(checkout, "docs").returncode == 4
 
 
 def test_a_package_that_is_too_long_fails_the_check(checkout: Path) -> None:

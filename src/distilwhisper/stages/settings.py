@@ -64,7 +64,7 @@ class EvaluateSettings:
     shard_size: int = ruled(64, AT_LEAST_1)
     """Utterances per shard: what a killed run loses at most."""
     noise: str | None = None
-    """What the sound goes through first, as KIND[:LEVEL][@PATH]: white:10, pink:0, babble:5,
+    """What the sound goes through first, as `KIND[:LEVEL][@PATH]`: white:10, pink:0, babble:5,
     recorded:10@FOLDER (dB of speech over noise), reverberation:0.6 (seconds of RT60) or
     reverberation@FOLDER, codec:opus-6k, codec:mp3-16k, codec:mulaw, clipping:12 (dB)."""
     noise_seed: int = 0
