@@ -4,6 +4,7 @@
   settings for every section of a recipe. Both are made of the signatures and docstrings that
   ``--help`` shows.
 - A link to a file outside docs/, such as a recipe, leads to a copy of that file.
+- What a docstring marks as the name of a class or function is a link where this page describes it.
 """
 
 import inspect
@@ -27,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 COPIES = "checkout"  # folder of the site with the files from outside docs/
 NEEDED = "needed"
 _LINK = re.compile(r"(\]\()((?:\.\./)+[^)#\s]+)")
+_ROLE = re.compile(r":(?:class|func|meth|mod|attr):\s*<code>~?([\w.]+)</code>")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -54,6 +56,16 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         if mark in markdown:
             markdown = markdown.replace(mark, write())
     return _LINK.sub(lead, markdown)
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Make links of the names in docstrings."""
+
+    def link(role: re.Match[str]) -> str:
+        code = f"<code>{role[1].rsplit('.')[-1]}</code>"
+        return f'<a href="#{role[1]}">{code}</a>' if f'id="{role[1]}"' in html else code
+
+    return _ROLE.sub(link, html)
 
 
 @dataclass(frozen=True)
@@ -92,10 +104,10 @@ def options_of(command: Callable[..., int]) -> list[Option]:
         if is_dataclass(kind):
             for path, inner, value, text in _settings(kind, parameter.default):
                 name = path[-1]
-                options.setdefault(name, _option(_flag(name, inner), inner, value, text))
+                options.setdefault(name, _option(_flag(name), inner, value, text))
         else:
             is_argument = parameter.kind is inspect.Parameter.POSITIONAL_ONLY
-            shown = name.upper() if is_argument else _flag(name, kind)
+            shown = name.upper() if is_argument else _flag(name)
             options[name] = _option(shown, kind, parameter.default, texts[name])
     return list(options.values())
 
@@ -135,7 +147,7 @@ def _option(name: str, kind: Any, default: object, text: str) -> Option:
     return Option(name, _shown_type(kind), _shown(default), " ".join(text.split()))
 
 
-def _flag(name: str, kind: Any) -> str:
+def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
@@ -159,7 +171,7 @@ def _shown_type(kind: Any) -> str:
     if origin is tuple:
         return " and ".join(_shown_type(one) for one in inner)
     if inner:  # a union
-        return " or ".join(_shown_type(one) for one in inner)
+        return " or ".join(_shown_type(one) for one in inner if one is not NoneType)
     return {int: "whole number", float: "number", str: "text", Path: "path"}[kind]
 
 

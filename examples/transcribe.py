@@ -1,6 +1,6 @@
 """Transcribe recordings, and write a text and subtitles for each.
 
-    python examples/transcribe.py talk.mp3 film.mkv --model base --out transcripts
+python examples/transcribe.py talk.mp3 film.mkv --model base --out transcripts
 """
 
 import argparse
@@ -24,7 +24,9 @@ def main() -> None:
         result = model.transcribe(file, word_timestamps=True)
         result.save(arguments.out / f"{file.stem}.txt")
         result.save(arguments.out / f"{file.stem}.srt", LINES)
-        print(f"{file}: {result.duration:.1f} s, {result.language}, {len(result.segments)} segments")
+        print(
+            f"{file}: {result.duration:.1f} s, {result.language}, {len(result.segments)} segments"
+        )
 
 
 if __name__ == "__main__":
