@@ -427,8 +427,9 @@ def evaluate(
         against: other models to evaluate as well; the first of them is the one that all others
             are compared with.
         noise: what the sound goes through first: none, or `KIND[:LEVEL][@PATH]` such as
-            white:10, pink:0, babble:5, recorded:10@FOLDER (dB of speech over noise), reverberation:0.6
-            (seconds of RT60), reverberation@FOLDER, codec:opus-6k, clipping:12 (dB).
+            white:10, pink:0, babble:5, recorded:10@FOLDER (dB of speech over noise),
+            reverberation:0.6 (seconds of RT60), reverberation@FOLDER, codec:opus-6k, clipping:12
+            (dB).
         draft: a smaller model that drafts for this one: the same text, at another speed.
         settings: how to decode.
         hardware: where to run.

@@ -177,7 +177,7 @@ def q5_0(blocks: Values) -> npt.NDArray[np.uint8]:
     half in the lower half of each byte.
     """
     at = np.abs(blocks).argmax(axis=1)[:, None]
-    scale = np.take_along_axis(blocks, at, axis=1) / -16
+    scale: Values = np.take_along_axis(blocks, at, axis=1) / np.float32(-16)
     whole = np.minimum(np.trunc(blocks * _inverse(scale) + 16.5), 31).astype(np.uint8)
     fifth = np.packbits(whole >> 4, axis=1, bitorder="little")
     lower = (whole[:, : BLOCK // 2] & 15) | ((whole[:, BLOCK // 2 :] & 15) << 4)

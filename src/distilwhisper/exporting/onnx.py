@@ -107,7 +107,7 @@ def _write_decoder(model: Whisper, path: Path, *, past: bool, states: bool, int8
     pasts: dict[str, str] = {}
     encoded = ""
     if states:
-        axes = [BATCH, "encoder_sequence_length", sizes.width]
+        axes: list[str | int] = [BATCH, "encoder_sequence_length", sizes.width]
         encoded = graph.input("encoder_hidden_states", FLOAT, axes)
     for number in range(sizes.decoder_layers if past else 0):
         for side in ("decoder", "encoder"):

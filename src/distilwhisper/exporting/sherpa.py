@@ -147,8 +147,8 @@ def _write_decoder(model: Whisper, path: Path, *, int8: bool) -> None:
     sizes, decoder = model.config, model.decoder
     graph = Graph(int8=int8)
     ids = graph.input("tokens", INT64, [BATCH, "n_tokens"])
-    cache_axes = [sizes.decoder_layers, BATCH, sizes.max_tokens, sizes.width]
-    cross_axes = [sizes.decoder_layers, BATCH, "n_frames", sizes.width]
+    cache_axes: list[str | int] = [sizes.decoder_layers, BATCH, sizes.max_tokens, sizes.width]
+    cross_axes: list[str | int] = [sizes.decoder_layers, BATCH, "n_frames", sizes.width]
     parts = ("k", "v")
     caches = [graph.input(f"in_n_layer_self_{p}_cache", FLOAT, cache_axes) for p in parts]
     crosses = [graph.input(f"n_layer_cross_{p}", FLOAT, cross_axes) for p in parts]

@@ -228,7 +228,7 @@ class _DecoderEngine:
             *cross.keys,
             *cross.values,
         )
-        keys, values = new.to(self.cache_dtype).unflatten(0, (2, self._n_layers))
+        keys, values = new.to(self.cache_dtype).view(2, self._n_layers, *new.shape[1:])
         for number in range(self._n_layers):
             cache.write(number, keys[number], values[number], step)
         return states.clone()
