@@ -131,7 +131,7 @@ def _write_encoder(model: Whisper, path: Path, metadata: dict[str, object], *, i
     graph = Graph(int8=int8)
     mel = graph.input("mel", FLOAT, [BATCH, sizes.n_mels, 2 * sizes.max_frames])
     states = encode(graph, model.encoder, mel)
-    axes = [sizes.decoder_layers, BATCH, sizes.max_frames, sizes.width]
+    axes: list[str | int] = [sizes.decoder_layers, BATCH, sizes.max_frames, sizes.width]
     for name, part in (("n_layer_cross_k", "k_proj"), ("n_layer_cross_v", "v_proj")):
         made = [
             graph.linear(states, getattr(layer.encoder_attn, part))
