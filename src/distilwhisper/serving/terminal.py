@@ -5,7 +5,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import IO
 
 import av
 import numpy as np
@@ -13,6 +12,7 @@ import numpy as np
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.serving.captions import Captions, CaptionSettings
 from distilwhisper.speech.audio import Samples
+from distilwhisper.speech.sources import OpenFile
 from distilwhisper.speech.units import SAMPLE_RATE_HZ
 
 BLOCK_BYTES = SAMPLE_RATE_HZ // 10 * 2
@@ -20,7 +20,7 @@ DEVICES = {"linux": ("alsa", "default"), "darwin": ("avfoundation", ":default")}
 SYSTEM = sys.platform
 
 
-def pipe_blocks(pipe: IO[bytes]) -> Iterator[Samples]:
+def pipe_blocks(pipe: OpenFile) -> Iterator[Samples]:
     """Yield the sound of a pipe: 16-bit samples, little-endian, mono, 16 kHz."""
     while data := pipe.read(BLOCK_BYTES):
         whole = data[: len(data) // 2 * 2]
