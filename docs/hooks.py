@@ -128,15 +128,14 @@ def _settings(
     types, texts, inner = get_type_hints(kind), _texts(kind), []
     for field in fields(kind):
         type_ = _bare(types[field.name])
-        if instance is not None:
+        if isinstance(instance, kind):
             value = getattr(instance, field.name)
         elif field.default_factory is not MISSING:
             value = field.default_factory()
         else:
             value = inspect.Parameter.empty if field.default is MISSING else field.default
         if is_dataclass(type_):
-            given = None if value is inspect.Parameter.empty else value
-            inner.append((type_, given, (*path, field.name)))
+            inner.append((type_, value, (*path, field.name)))
         else:
             yield (*path, field.name), type_, value, texts[field.name]
     for one in inner:
