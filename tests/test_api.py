@@ -26,8 +26,8 @@ NAMES = """
 Comparison DecodingSettings DistilwhisperError EngineSettings EvaluateSettings ExportSettings
 FilterSettings Hardware ImportSettings LabelSettings Model PlanSettings Recipe Segment
 StudentSettings SubtitleSettings TrainingSettings Transcript Word __version__ distil evaluate
-export filter import_data import_model label load_model make_student plan_recipe read_recipe
-resolve_model run_recipe write_delta write_report
+export filter import_data import_model label load_model make_student plan_recipe read_facts
+read_recipe resolve_model run_recipe write_delta write_report
 """
 OWN_PARAMETERS = {
     "load_model": "name device dtype backend draft",

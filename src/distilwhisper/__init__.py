@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from distilwhisper.model.hub import import_model, resolve_model
     from distilwhisper.pipeline import Recipe, run_recipe
     from distilwhisper.plan import plan_recipe
-    from distilwhisper.report import write_report
+    from distilwhisper.report import read_facts, write_report
     from distilwhisper.run.processes import EngineSettings
     from distilwhisper.run.settings import read_recipe
     from distilwhisper.stages.layers import StudentSettings
@@ -54,7 +54,7 @@ _HOMES = {
     "model.hub": ("import_model", "resolve_model"),
     "pipeline": ("Recipe", "run_recipe"),
     "plan": ("plan_recipe",),
-    "report": ("write_report",),
+    "report": ("read_facts", "write_report"),
     "run.processes": ("EngineSettings",),
     "run.settings": ("read_recipe",),
     "stages.layers": ("StudentSettings",),
@@ -97,6 +97,7 @@ __all__ = [
     "load_model",
     "make_student",
     "plan_recipe",
+    "read_facts",
     "read_recipe",
     "resolve_model",
     "run_recipe",

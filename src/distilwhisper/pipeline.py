@@ -17,12 +17,14 @@ again goes on where it stopped; ``from_stage`` throws a stage and all behind it 
 """
 
 import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from importlib.util import find_spec
+from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar
 
 from distilwhisper.corpus.batches import (
     Example,
@@ -73,7 +75,7 @@ from distilwhisper.stages.evaluate import evaluate_model
 from distilwhisper.stages.filter import filter_labels
 from distilwhisper.stages.label import label_manifest
 from distilwhisper.stages.layers import StudentSettings
-from distilwhisper.stages.settings import EvaluateSettings, LabelSettings
+from distilwhisper.stages.settings import STAGES, EvaluateSettings, LabelSettings, StageName
 from distilwhisper.stages.student import add_alignment_heads, allow_silence, make_student
 from distilwhisper.text.formats import TranscriptFormat
 from distilwhisper.text.tokens import Tokenizer, language_code
@@ -82,11 +84,6 @@ from distilwhisper.training.ranks import Ranks, ranks_of_environment
 from distilwhisper.training.settings import TrainingSettings
 from distilwhisper.training.validation import check_set
 from distilwhisper.transcribe import write_transcript
-
-StageName = Literal[
-    "data", "label", "filter", "student", "train", "evaluate", "transcribe", "report"
-]
-STAGES: tuple[StageName, ...] = get_args(StageName)
 
 Thing = TypeVar("Thing")
 
@@ -249,9 +246,9 @@ def _by_name(paths: Sequence[str]) -> dict[str, Path]:
 
 def run_recipe(
     recipe: Recipe,
-    folder: Path,
+    folder: str | PathLike[str],
     *,
-    command: Sequence[str],
+    command: Sequence[str] | None = None,
     stages: Sequence[StageName] = STAGES,
     from_stage: StageName | None = None,
     made: Mapping[str, Path] | None = None,
@@ -264,7 +261,7 @@ def run_recipe(
     Args:
         recipe: the settings.
         folder: the run's.
-        command: what was typed, for the record.
+        command: what was typed, for the record; none: what started this process.
         stages: which ones.
         from_stage: do this stage and all behind it again.
         made: folders of the run that lie elsewhere, such as its labels, by their names.
@@ -278,11 +275,12 @@ def run_recipe(
         SettingsError: see :func:`check_recipe`.
     """
     check_recipe(recipe, stages=stages, sizes=_sizes_here, tokenizer=_tokenizer_here)
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with ranks_of_environment(recipe.hardware) as ranks:
         run = Run(recipe, folder, force, ranks, made=made or {})
         if ranks.is_first:
-            _lead(run, command, stages, from_stage)
+            _lead(run, command or sys.argv, stages, from_stage)
         elif "train" in stages:
             _train_along(run)
     return run

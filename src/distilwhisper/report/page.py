@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ REPORT = "report.html"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def write_report(path: Path, facts: Sequence[RunFacts | ComparisonFacts]) -> Path:
+def write_report(path: str | PathLike[str], facts: Sequence[RunFacts | ComparisonFacts]) -> Path:
     """Write a page.
 
     Args:
@@ -56,6 +57,7 @@ def write_report(path: Path, facts: Sequence[RunFacts | ComparisonFacts]) -> Pat
     Returns:
         The path.
     """
+    path = Path(path)
     runs = _by_name([fact for fact in facts if isinstance(fact, RunFacts)])
     comparisons = {f.folder: f.comparison for f in facts if isinstance(f, ComparisonFacts)}
     page = (

@@ -8,6 +8,7 @@ import sys
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
@@ -49,7 +50,9 @@ def build_settings(cls: type[Settings], mapping: Any, *, where: str | Path) -> S
     return typing.cast(Settings, settings)
 
 
-def read_recipe(path: Path, cls: type[Settings], overrides: Sequence[str] = ()) -> Settings:
+def read_recipe(
+    path: str | PathLike[str], cls: type[Settings], overrides: Sequence[str] = ()
+) -> Settings:
     """Read settings from a TOML file.
 
     Args:
@@ -61,6 +64,7 @@ def read_recipe(path: Path, cls: type[Settings], overrides: Sequence[str] = ()) 
     Raises:
         SettingsError: the file cannot be read, or its settings do not fit.
     """
+    path = Path(path)
     mapping = read_toml(path)
     for override in overrides:
         put_override(mapping, override)

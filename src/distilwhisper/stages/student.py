@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,11 @@ def build_student(teacher: Checkpoint, settings: StudentSettings) -> Checkpoint:
     return Checkpoint(model, files, teacher.folder)
 
 
-def make_student(teacher: str, dest: Path, settings: StudentSettings) -> Checkpoint:
+def make_student(
+    teacher: str | PathLike[str],
+    dest: str | PathLike[str],
+    settings: StudentSettings | None = None,
+) -> Checkpoint:
     """Write the student of a teacher as a model folder.
 
     Args:
@@ -75,6 +80,7 @@ def make_student(teacher: str, dest: Path, settings: StudentSettings) -> Checkpo
         ValueError: the model to start from has another vocabulary or other mel bins.
         FileExistsError: ``dest`` holds something.
     """
+    teacher, dest, settings = fspath(teacher), Path(dest), settings or StudentSettings()
     if dest.exists() and any(dest.iterdir()):
         raise FileExistsError(f"{dest} must be empty or new, found files in it: name another DEST")
     source = load_checkpoint(resolve_model(settings.start or teacher))

@@ -11,6 +11,7 @@ from functools import lru_cache, partial
 from heapq import nsmallest
 from itertools import islice
 from operator import itemgetter
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,7 +37,9 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
-def import_data(source: str | Path, out: Path, settings: ImportSettings) -> ImportSummary:
+def import_data(
+    source: str | PathLike[str], out: str | PathLike[str], settings: ImportSettings | None = None
+) -> ImportSummary:
     """Make a manifest of data in any of the layouts that people have.
 
     The manifest appears whole, at the end. Audio stays where it is; only what lies in no file of
@@ -56,7 +59,7 @@ def import_data(source: str | Path, out: Path, settings: ImportSettings) -> Impo
         MissingExtra: a package is missing that this source, or the cutting of it, needs.
         StoreError: the disk is full, or ``out`` cannot be written.
     """
-    source = str(source)
+    source, out, settings = fspath(source), Path(out), settings or ImportSettings()
     if out.suffix != ".jsonl":
         raise ValueError(f"a manifest must be a .jsonl file, found {out}")
     if out.resolve() == Path(source).resolve():
