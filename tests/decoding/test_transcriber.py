@@ -385,7 +385,7 @@ def test_devices_and_dtypes_are_picked_as_asked() -> None:
     assert CPU.pick_device() == torch.device("cpu")
     assert CPU.pick_dtype() == torch.float32
     assert Hardware().pick_device().type in ("cpu", "cuda")
-    assert CPU.describe() == "cpu, float32"
+    assert CPU.describe() == "cpu, torch, float32"
     assert CPU.pick_training_dtype() == torch.float32
     with pytest.raises(ValueError, match="bfloat16 or float32, found dtype float16"):
         replace(CPU, dtype="float16").pick_training_dtype()

@@ -565,7 +565,7 @@ def test_settings_that_make_no_sense_are_refused_together() -> None:
     with pytest.raises(ValueError, match=r"steps .* least 1, found 0; .*\[0, 1\], found 1.5"):
         TrainingSettings(steps=0, timestamp_probability=1.5)
     for wrong in ({"temperature": 0.0}, {"clip_norm": 0.0}, {"peak_lr": -1.0}):
-        with pytest.raises(ValueError, match="must be above zero"):
+        with pytest.raises(ValueError, match="must be above 0"):
             TrainingSettings(**wrong)
 
 
