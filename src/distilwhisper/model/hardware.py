@@ -23,7 +23,7 @@ class Hardware:
     dtype: DTypeName = "auto"
     """auto: bfloat16 where the processor multiplies it natively, GPU or CPU; else float16 on a
     GPU and float32 on a CPU. Training takes float32 instead of float16."""
-    backend: Backend = "auto"
+    backend: Backend = "torch"
     """What decodes: torch, or on a CPU OpenVINO (extra openvino), its decoder's weights in int8.
     auto: OpenVINO where it is installed and no dtype is asked for. Training is torch's."""
 
