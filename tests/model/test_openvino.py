@@ -173,8 +173,9 @@ def test_few_models_are_kept_compiled(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("asked", "picked"),
     [
-        ({}, "openvino"),
-        ({"dtype": "float32"}, "torch"),
+        ({}, "torch"),
+        ({"backend": "auto"}, "openvino"),
+        ({"backend": "auto", "dtype": "float32"}, "torch"),
         ({"dtype": "float32", "backend": "openvino"}, "openvino"),
         ({"backend": "torch"}, "torch"),
     ],
@@ -187,7 +188,7 @@ def test_auto_takes_openvino_where_no_numbers_are_asked_for(
     assert f", {picked}, " in hardware.describe()
     monkeypatch.setattr(sys, "path", [])
     monkeypatch.setitem(sys.modules, "openvino", None)
-    assert Hardware(device="cpu").pick_backend() == "torch"
+    assert Hardware(device="cpu", backend="auto").pick_backend() == "torch"
 
 
 def test_a_model_elsewhere_or_of_other_numbers_is_refused(tiny_model: Path) -> None:
