@@ -1,9 +1,11 @@
 """The stages from speech to a student, as the front door has them.
 
-labels = dw.label("train.jsonl", teacher=model, out="labels")
-kept = dw.filter("train.jsonl", labels, max_wer=0.10, out="verdicts")
-student = dw.distil("train.jsonl", labels, kept, teacher=model, decoder_layers=2, out="run")
-dw.evaluate(student, "test.jsonl", against=[model])
+    labels = dw.label("train.jsonl", teacher=model, out="labels")
+    kept = dw.filter("train.jsonl", labels, max_wer=0.10, out="verdicts")
+    student = dw.distil("train.jsonl", labels, kept, teacher=model, decoder_layers=2, out="run")
+    dw.evaluate(student, "test.jsonl", against=[model])
+
+A call that is repeated with the same ``out`` goes on where it stopped.
 """
 
 import tempfile

@@ -28,6 +28,7 @@ from distilwhisper.exporting.settings import ExportSettings
 from distilwhisper.extras import needed_by
 from distilwhisper.filtering.settings import FilterSettings
 from distilwhisper.model.hardware import Hardware
+from distilwhisper.progress import say, showing_progress
 from distilwhisper.run.processes import EngineName, EngineSettings
 from distilwhisper.serving.settings import ServeSettings, named_models
 from distilwhisper.stages.layers import StudentSettings
@@ -468,7 +469,7 @@ def evaluate(
         engine=engine,
         force=force,
     )
-    _say(f"evaluate: {write_comparison_report(out)}")
+    say(f"evaluate: {write_comparison_report(out)}")
     print(_json(comparison.to_dict()) if json else comparison_table(comparison))
     return _name_each(comparison.failed)
 
@@ -537,12 +538,12 @@ def transcribe(
     failed: dict[str, str | None] = dict(unwritable(paths, out)) if out else {}
     is_damaged = False
     transcriber = Transcriber.from_model(model, settings, hardware, draft=draft)
-    _say(f"transcribe: {model} ({hardware.describe()})")
+    say(f"transcribe: {model} ({hardware.describe()})")
 
     def write(done: TranscribedFile) -> None:
         nonlocal is_damaged
         for note in done.notes:
-            _say(f"distilwhisper: warning: {done.source}: {note.text}")
+            say(f"distilwhisper: warning: {done.source}: {note.text}")
             is_damaged |= note.is_damage
         if done.transcript is None:
             failed[done.source] = str(done.error)
@@ -561,7 +562,7 @@ def transcribe(
     possible = [file for file in files if file not in failed]
     transcribe_files(transcriber, possible, on_done=write, listening=listening)
     if draft is not None:
-        _say(f"transcribe: {transcriber.counts.describe_draft()}")
+        say(f"transcribe: {transcriber.counts.describe_draft()}")
     return max(_name_each(failed), SOME_FAILED if is_damaged else OK)
 
 
@@ -647,7 +648,7 @@ def live(
 
     blocks = pipe_blocks(sys.stdin.buffer) if source == "-" else microphone_blocks()
     transcriber = Transcriber.from_model(model, live_settings(decoding, margin_s), hardware)
-    _say(f"live: {model} ({hardware.describe()})")
+    say(f"live: {model} ({hardware.describe()})")
     caption(
         blocks,
         transcriber,
@@ -746,8 +747,6 @@ def status_of(command: Callable[[], int], *, program: str) -> int:
         command: parses its arguments, and returns its status; what it logs is shown.
         program: its name, for messages.
     """
-    from distilwhisper.progress import showing_progress
-
     with showing_progress():
         return _status_of(command, program)
 
@@ -758,16 +757,16 @@ def _status_of(command: Callable[[], int], program: str) -> int:
     except SystemExit as stop:
         return USAGE if stop.code else OK
     except KeyboardInterrupt:
-        _say(f"{program}: interrupted; run the same command again to go on")
+        say(f"{program}: interrupted; run the same command again to go on")
         return INTERRUPTED
     except DistilwhisperError as error:  # before ValueError: TornShard is both
-        _say(f"{program}: error: {error}")
+        say(f"{program}: error: {error}")
         return error.exit_status
     except OSError as error:
-        _say(f"{program}: error: {error}")
+        say(f"{program}: error: {error}")
         return SOME_FAILED
     except ValueError as error:
-        _say(f"{program}: error: {error}")
+        say(f"{program}: error: {error}")
         return USAGE
 
 
@@ -788,17 +787,11 @@ def _help() -> str:
     return "\n".join(lines)
 
 
-def _say(line: str) -> None:
-    from distilwhisper.progress import say
-
-    say(line)
-
-
 def _name_each(failed: Mapping[str, str | None]) -> int:
     """Name every input that failed, and return the exit status."""
     for name, problem in failed.items():
         named = problem if problem and problem.startswith(f"{name}: ") else f"{name}: {problem}"
-        _say(f"distilwhisper: failed: {named}")
+        say(f"distilwhisper: failed: {named}")
     return SOME_FAILED if failed else OK
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from distilwhisper.corpus.merging import moved_to
 from distilwhisper.corpus.records import (
     Manifest,
+    Verdict,
     read_labels,
     read_manifest,
     read_verdicts,
@@ -111,14 +112,15 @@ def distil_labels(
         force: do again what was made with other settings or of other inputs.
     """
     spoken = read_manifest(manifest)
-    kept = {id_ for id_, verdict in read_verdicts(verdicts).items() if verdict.keep}
+    judged = read_verdicts(verdicts)
+    kept = {id_ for id_, verdict in judged.items() if verdict.keep}
     learnt = replace(spoken, utterances=tuple(u for u in spoken.utterances if u.id in kept))
     if not kept:
         raise ValueError(f"{verdicts}: no label was kept, and there is nothing to learn from")
     made = {"labels": labels, "verdicts": verdicts}
     if validation is None:
         manifest, validation = _hold_out(learnt, labels, out)
-        made["verdicts"] = _without_held_out(verdicts, manifest, out)
+        made["verdicts"] = _without_held_out(judged, manifest, out)
     recipe = Recipe(
         name=out.name,
         teacher=teacher,
@@ -177,9 +179,9 @@ def _hold_out(learnt: Manifest, labels: Path, out: Path) -> tuple[Path, Path]:
     return paths["train"], paths["validation"]
 
 
-def _without_held_out(verdicts: Path, train: Path, out: Path) -> Path:
+def _without_held_out(judged: Mapping[str, Verdict], train: Path, out: Path) -> Path:
     """Write the verdicts on what is trained on, and return their folder."""
     ids = {u.id for u in read_manifest(train).utterances}
-    rows = [v.to_dict() for v in read_verdicts(verdicts).values() if v.id in ids]
+    rows = [v.to_dict() for v in judged.values() if v.id in ids]
     write_shard(shard_path(out / "verdicts", 0), rows)
     return out / "verdicts"

@@ -2,12 +2,13 @@
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from distilwhisper.serving.forms import Asked
-from distilwhisper.text.formats import render
+from distilwhisper.text.formats import render, segment_fields
 from distilwhisper.text.tokens import LANGUAGES
 from distilwhisper.text.transcript import Segment, Transcript
 
@@ -79,20 +80,6 @@ def _verbose(transcript: Transcript, asked: Asked, duration_s: float) -> dict[st
 
 
 def _segment(segment: Segment) -> dict[str, Any]:
-    return {
-        "id": segment.id,
-        "seek": segment.seek,
-        "start": segment.start,
-        "end": segment.end,
-        "text": segment.text,
-        "tokens": segment.token_ids,
-        "temperature": segment.temperature,
-        "avg_logprob": _finite(segment.avg_logprob),
-        "compression_ratio": _finite(segment.compression_ratio),
-        "no_speech_prob": _finite(segment.no_speech_prob),
-    }
-
-
-def _finite(number: float) -> float:
-    """JSON has no NaN, and the client wants a number: of what is not known it is told 0."""
-    return number if math.isfinite(number) else 0.0
+    """The ten fields of a segment; the client wants numbers: of what is not known it is told 0."""
+    fields = segment_fields(replace(segment, words=None, language=None, channel=None))
+    return {name: 0.0 if value is None else value for name, value in fields.items()}

@@ -3,7 +3,13 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import (
+    AbstractContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+    suppress,
+)
 from typing import Literal, TypeVar
 
 from starlette.datastructures import FormData
@@ -64,41 +70,33 @@ class Service:
         busy_s = self.metrics.total("busy_seconds_total")
         return self.metrics.total("audio_seconds_total") / busy_s if busy_s else 0.0
 
-    @contextmanager
-    def place(self) -> Iterator[None]:
+    def place(self) -> AbstractContextManager[None]:
         """One of the requests that are served at once.
 
         Raises:
             ApiError: there are as many as there may be.
         """
-        most = self.settings.max_requests
-        if self.n_requests >= most:
-            raise ApiError(
-                429, f"the server takes {most} requests at once: try again later", code="queue_full"
-            )
-        self.n_requests += 1
-        try:
-            yield
-        finally:
-            self.n_requests -= 1
+        return self._place("n_requests", "requests", self.settings.max_requests)
 
-    @contextmanager
-    def session_place(self) -> Iterator[None]:
+    def session_place(self) -> AbstractContextManager[None]:
         """One of the realtime sessions that are served at once.
 
         Raises:
             ApiError: there are as many as there may be.
         """
-        most = self.settings.max_sessions
-        if self.n_sessions >= most:
+        return self._place("n_sessions", "sessions", self.settings.max_sessions)
+
+    @contextmanager
+    def _place(self, counter: str, noun: str, most: int) -> Iterator[None]:
+        if getattr(self, counter) >= most:
             raise ApiError(
-                429, f"the server takes {most} sessions at once: try again later", code="queue_full"
+                429, f"the server takes {most} {noun} at once: try again later", code="queue_full"
             )
-        self.n_sessions += 1
+        setattr(self, counter, getattr(self, counter) + 1)
         try:
             yield
         finally:
-            self.n_sessions -= 1
+            setattr(self, counter, getattr(self, counter) - 1)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

@@ -245,13 +245,14 @@ def _vtt_clock(seconds: float) -> str:
 def _json_fields(transcript: Transcript) -> dict[str, Any]:
     fields = {
         "text": transcript.text,
-        "segments": [_segment_fields(segment) for segment in transcript.segments],
+        "segments": [segment_fields(segment) for segment in transcript.segments],
         "language": transcript.language,
     }
     return {**fields, "notes": transcript.notes} if transcript.notes else fields
 
 
-def _segment_fields(segment: Segment) -> dict[str, Any]:
+def segment_fields(segment: Segment) -> dict[str, Any]:
+    """Return a segment as the json format has it; a number that is not finite is None."""
     fields = {
         "id": segment.id,
         "seek": segment.seek,
