@@ -1,13 +1,15 @@
 """Make a corpus of synthetic English speech, the same for the same seed.
 
     python recipes/synthetic_corpus.py --hours 20 --out data/synthetic
+    python recipes/synthetic_corpus.py --hours 40 --out data/synthetic --text novels.txt news.txt
 
 Takes WordNet's example sentences, and makes others by template: numbers, dates, times, names and
-questions are rare in WordNet. Three voices of flite speak them at varied speed and pitch, a few
-sentences to a recording. Needs the program flite, and apt-get for the Debian package wordnet-base,
-which is unpacked in a temporary folder (or name a folder that holds its data files by --wordnet).
+questions are rare in WordNet. Of files of prose, half of the recordings hold sentences that follow
+each other there. Three voices of flite speak them at varied speed and pitch, a few sentences to a
+recording. Needs the program flite, and apt-get for the Debian package wordnet-base, which is
+unpacked in a temporary folder (or name a folder that holds its data files by --wordnet).
 
-Writes DIR/manifest.jsonl and one Ogg Opus file per utterance. It widens a student's
+Writes DIR/manifest.jsonl and one Ogg Opus (or wav) file per utterance. It widens a student's
 vocabulary, but its sound varies little: mix it with real speech (docs/training.md,
 "Several corpora").
 """
@@ -17,12 +19,14 @@ import itertools
 import json
 import random
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "demo"))
@@ -33,6 +37,7 @@ STRETCHES = (0.8, 0.9, 1.0, 1.1, 1.25)  # above one is slower
 SHIFTS = (0.85, 0.95, 1.05, 1.2)  # of the pitch
 MOST_WORDS = 60  # a slow voice takes 28 s for them; a window holds 30
 SHARE_OF_TEMPLATES = 0.12
+SHARE_OF_PROSE = 0.5  # where there is some
 WORDNET_FILES = ("data.noun", "data.verb", "data.adj", "data.adv")
 
 NAMES = (
@@ -78,25 +83,28 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--wordnet", type=Path, help="a folder with data.noun, data.verb ...")
+    parser.add_argument("--text", type=Path, nargs="+", default=[], help="files of plain prose")
+    parser.add_argument("--format", choices=("opus", "wav"), default="opus", help="wav: no coding")
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
         examples = read_examples(options.wordnet or unpack_wordnet(Path(temporary)))
-    planned = passages(examples, options.seed)
+    prose = [sentence for path in options.text for sentence in read_prose(path)]
+    planned = passages(examples, prose, options.seed)
+    speak_so = partial(speak, out=options.out, ending=options.format)
     wanted_s, spoken_s = options.hours * 3600, 0.0
     with (
         ProcessPoolExecutor(options.processes) as pool,
         (options.out / "manifest.jsonl").open("w", encoding="utf-8") as manifest,
     ):
         while spoken_s < wanted_s:
-            some = list(itertools.islice(planned, 64))
-            for passage, duration_s in zip(
-                some, pool.map(speak, some, itertools.repeat(options.out)), strict=True
-            ):
+            some = list(itertools.islice(planned, 64 * options.processes))
+            for passage, duration_s in zip(some, pool.map(speak_so, some), strict=True):
                 if duration_s <= 29.5 and spoken_s < wanted_s:
                     spoken_s += duration_s
-                    manifest.write(json.dumps(row(passage, duration_s), ensure_ascii=False) + "\n")
+                    made = row(passage, duration_s, options.format)
+                    manifest.write(json.dumps(made, ensure_ascii=False) + "\n")
     print(f"{options.out / 'manifest.jsonl'}: {spoken_s / 3600:.2f} h")
 
 
@@ -118,6 +126,24 @@ def read_examples(folder: Path) -> list[str]:
     return sorted({text for text in found if 3 <= len(text.split()) <= MOST_WORDS // 2})
 
 
+def read_prose(path: Path) -> list[str]:
+    """Return the sentences of a text in their order, of three words and more.
+
+    What is in capitals, tables and numbers alone is left out; abbreviations may cut a sentence in
+    two, which a voice does not mind.
+    """
+    text = " ".join(path.read_text(encoding="utf-8").replace("_", "").split())
+    sentences = re.split(r"(?<=[.?!])[\"')\u201d\u2019]*\s+(?=[\"'(\u201c\u2018]?[A-Z])", text)
+    wanted = re.compile(r"[A-Za-z0-9 ,.;:?!'\"()\u2018-\u201d\u2013\u2014%$-]+")
+    return [
+        sentence
+        for sentence in sentences
+        if 3 <= len(sentence.split()) <= MOST_WORDS
+        and wanted.fullmatch(sentence)
+        and sum(map(str.islower, sentence)) > len(sentence) / 2
+    ]
+
+
 def as_sentence(text: str) -> str:
     """Give an example a capital and a full stop."""
     text = " ".join(text.split()).strip("-; ")
@@ -125,15 +151,20 @@ def as_sentence(text: str) -> str:
     return ended[:1].upper() + ended[1:]
 
 
-def passages(examples: list[str], seed: int) -> Iterator[Passage]:
+def passages(examples: list[str], prose: list[str], seed: int) -> Iterator[Passage]:
     """Yield passages without end: drawn sentences, a voice, a speed and a pitch."""
     draw = random.Random(seed)
     for number in itertools.count():
         n_words = draw.randint(4, MOST_WORDS)
+        from_prose = prose and draw.random() < SHARE_OF_PROSE
+        place = draw.randrange(len(prose)) if from_prose else 0
         sentences: list[str] = []
         while not sentences or sum(len(s.split()) for s in sentences) < n_words:
-            made = draw.random() < SHARE_OF_TEMPLATES
-            sentences.append(from_template(draw) if made else draw.choice(examples))
+            if from_prose:
+                sentences.append(prose[(place + len(sentences)) % len(prose)])
+            else:
+                made = draw.random() < SHARE_OF_TEMPLATES
+                sentences.append(from_template(draw) if made else draw.choice(examples))
         if len(sentences) > 1 and sum(len(s.split()) for s in sentences) > MOST_WORDS:
             sentences.pop()
         yield Passage(
@@ -171,22 +202,26 @@ def from_template(draw: random.Random) -> str:
     )
 
 
-def speak(passage: Passage, out: Path) -> float:
+def speak(passage: Passage, out: Path, ending: str) -> float:
     """Write a passage's recording and return how many seconds it lasts."""
     with tempfile.NamedTemporaryFile(suffix=".wav") as wav:
         features = ["--setf", f"duration_stretch={passage.stretch}"]
         features += ["--setf", f"f0_shift={passage.shift}"]
         command = ["flite", "-voice", passage.voice, *features, "-t", passage.text, "-o", wav.name]
         subprocess.run(command, check=True)
-        encode_opus(Path(wav.name), out / f"{passage.id}.opus")
+        path = out / f"{passage.id}.{ending}"
+        if ending == "opus":
+            encode_opus(Path(wav.name), path)
+        else:
+            shutil.copyfile(wav.name, path)
         return (Path(wav.name).stat().st_size - 44) / 2 / 16_000
 
 
-def row(passage: Passage, duration_s: float) -> dict[str, object]:
+def row(passage: Passage, duration_s: float, ending: str) -> dict[str, object]:
     """Return the manifest's row of a passage."""
     return {
         "id": passage.id,
-        "audio": f"{passage.id}.opus",
+        "audio": f"{passage.id}.{ending}",
         "duration_s": round(duration_s, 3),
         "text": passage.text,
         "speaker": f"flite-{passage.voice}-{passage.stretch}-{passage.shift}",

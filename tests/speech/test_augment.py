@@ -99,6 +99,13 @@ def test_a_short_context_is_whole_seconds(seconds: float, frames: int) -> None:
     assert context_frames(seconds) == frames
 
 
+@pytest.mark.parametrize(
+    ("seconds", "frames"), [(0.0, 500), (5.0, 500), (5.01, 1000), (26.0, 3000)]
+)
+def test_short_contexts_are_whole_steps(seconds: float, frames: int) -> None:
+    assert context_frames(seconds, step_s=5) == frames
+
+
 def test_settings_that_make_no_sense_are_refused_together() -> None:
     with pytest.raises(ValueError, match=r"noise_probability .* \[0, 1\], found 2\.0; .*must rise"):
         AugmentSettings(noise_probability=2.0, noise_snr_db=(9.0, 1.0))

@@ -25,9 +25,7 @@ from distilwhisper.speech.units import (
     seconds_to_samples,
 )
 
-# Short contexts are whole seconds, so that windows of one context can go through the network
-# together.
-_CONTEXT_FRAMES = SAMPLE_RATE_HZ // HOP_SAMPLES
+_FRAMES_PER_S = SAMPLE_RATE_HZ // HOP_SAMPLES
 
 # As in transformers: at least two masks in time where there are any.
 _LEAST_TIME_MASKS = 2
@@ -67,8 +65,10 @@ class AugmentSettings:
     """How often the student hears a window without the silence that fills it up to 30 s, and
     learns to say what its teacher makes of all 30: a student for short sound."""
     short_context_margin_s: tuple[float, float] = (0.5, 2.0)
-    """Least and most silence that stays; drawn evenly between, then the whole is rounded up to a
-    second."""
+    """Least and most silence that stays; drawn evenly between, then the whole is rounded up."""
+    short_context_step_s: int = ruled(1, AT_LEAST_1)
+    """Short contexts are multiples of this. Windows of one context go through the network together:
+    with few different ones, a GPU has more to do at a time."""
 
     def __post_init__(self) -> None:
         low_s, high_s = self.short_context_margin_s
@@ -118,7 +118,8 @@ def draw_augmentation(
         grown = seconds_to_samples(end_s) / factor
         speed = factor if round(grown) <= WINDOW_SAMPLES else 1.0
     if end_s is not None and context_draw < settings.short_context_probability:
-        n_frames = context_frames(end_s / speed + low_s + margin_draw * (high_s - low_s))
+        wanted_s = end_s / speed + low_s + margin_draw * (high_s - low_s)
+        n_frames = context_frames(wanted_s, step_s=settings.short_context_step_s)
     return Augmentation(
         speed=speed,
         snr_db=low_db + snr_draw * (high_db - low_db)
@@ -129,10 +130,11 @@ def draw_augmentation(
     )
 
 
-def context_frames(seconds: float) -> int:
-    """Return the mel frames of a short context: whole seconds, at most the window."""
-    n_frames = math.ceil(seconds_to_samples(seconds) / HOP_SAMPLES / _CONTEXT_FRAMES)
-    return min(max(n_frames, 1) * _CONTEXT_FRAMES, FRAMES_PER_WINDOW)
+def context_frames(seconds: float, *, step_s: int = 1) -> int:
+    """Return the mel frames of a short context: whole steps, at most the window."""
+    step = step_s * _FRAMES_PER_S
+    n_steps = max(math.ceil(seconds_to_samples(seconds) / HOP_SAMPLES / step), 1)
+    return min(n_steps * step, FRAMES_PER_WINDOW)
 
 
 def augment_samples(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -41,7 +42,9 @@ from distilwhisper.speech.units import HOP_SAMPLES
 from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.training.settings import TrainingSettings
 
-MICRO_BATCHES_AHEAD = 2
+T = TypeVar("T")
+
+MICRO_BATCHES_AHEAD = 3
 
 # A frame is made of samples of its neighbours too.
 _FRAMES_AT_EDGE = 2
@@ -209,13 +212,14 @@ class TrainingInput:
         return torch.stack(rows)
 
 
-class SoundReader:
-    """Reads the sound of micro-batches in threads, before they are asked for.
+class ReadAhead(Generic[T]):
+    """Reads micro-batches in threads, before they are asked for.
 
     Args:
-        inputs: what is read.
+        inputs: whose sound is read.
         upcoming: the micro-batches in the order in which they will be asked for.
-        needs_sound: which of them are read at all.
+        needs_sound: which of them need their sound at all.
+        read_states: what else is to be read for one.
         n_threads: that read.
     """
 
@@ -224,17 +228,21 @@ class SoundReader:
         inputs: TrainingInput,
         upcoming: Iterator[Sequence[Drawn]],
         needs_sound: Callable[[Sequence[Drawn]], bool],
+        read_states: Callable[[Sequence[Drawn]], T],
         *,
         n_threads: int,
     ) -> None:
         self._inputs = inputs
         self._upcoming = upcoming
         self._needs_sound = needs_sound
+        self._read_states = read_states
         self._pool = ThreadPoolExecutor(n_threads)
-        self._ahead: deque[tuple[Sequence[Drawn], list[Future[Samples]] | None]] = deque()
+        self._ahead: deque[tuple[Sequence[Drawn], list[Future[Samples]] | None, Future[T]]] = (
+            deque()
+        )
 
-    def read(self, micro_batch: Sequence[Drawn]) -> list[Samples] | None:
-        """Return the sound of the micro-batch whose turn it is; None where it needs none.
+    def read(self, micro_batch: Sequence[Drawn]) -> tuple[list[Samples] | None, T]:
+        """Return sound and states of the micro-batch whose turn it is; None where it needs none.
 
         Raises:
             UnreadableRecording: audio that was labelled cannot be read now.
@@ -243,10 +251,11 @@ class SoundReader:
             coming = next(self._upcoming, None)
             if coming is None:
                 break
-            self._ahead.append((coming, self._begin(coming)))
-        whose, found = self._ahead.popleft()
+            states = self._pool.submit(self._read_states, coming)
+            self._ahead.append((coming, self._begin(coming), states))
+        whose, sounds, states = self._ahead.popleft()
         assert list(whose) == list(micro_batch), "micro-batches are read in their order"
-        return None if found is None else [future.result() for future in found]
+        return None if sounds is None else [one.result() for one in sounds], states.result()
 
     def _begin(self, micro_batch: Sequence[Drawn]) -> list[Future[Samples]] | None:
         if not self._needs_sound(micro_batch):

@@ -37,11 +37,11 @@ from distilwhisper.speech.audio import Samples
 from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.training.forcing import forced_states
 from distilwhisper.training.fused import Objective, fused_sums
-from distilwhisper.training.inputs import SoundReader, TrainingInput
+from distilwhisper.training.inputs import ReadAhead, TrainingInput
 from distilwhisper.training.loss import clip_gradients, hidden_mse_sum, learning_rate
 from distilwhisper.training.ranks import Ranks
 from distilwhisper.training.settings import TrainingSettings
-from distilwhisper.training.source import StateSource, remove_caches
+from distilwhisper.training.source import Kept, StateSource, remove_caches
 from distilwhisper.training.state import (
     Progress,
     checkpoints,
@@ -214,10 +214,11 @@ class Trainer:
         settings, first = self.settings, progress.step
         source = self._source()
         updates, ahead = tee(map(self._own, range(first, settings.steps)))
-        reader = SoundReader(
+        reader = ReadAhead(
             self.inputs,
             chain.from_iterable(ahead),
             source.needs_sound,
+            source.kept,
             n_threads=settings.data_workers,
         )
         on_steps(first)
@@ -250,7 +251,7 @@ class Trainer:
         micro_batches: Sequence[Sequence[Drawn]],
         optimizer: torch.optim.AdamW,
         source: StateSource,
-        reader: SoundReader,
+        reader: ReadAhead[Kept],
     ) -> StepMetrics:
         settings = self.settings
         lr = learning_rate(
@@ -268,7 +269,7 @@ class Trainer:
         is_faulty = []
         optimizer.zero_grad(set_to_none=True)
         for drawn, tokens in own:
-            found = self._sums(source, drawn, tokens, reader.read(drawn), share=share)
+            found = self._sums(source, drawn, tokens, *reader.read(drawn), share=share)
             (found.loss / n_tokens).backward()  # type: ignore[no-untyped-call]
             values = torch.stack([value.detach().cpu().double() for value in found])
             is_faulty.append(not values.isfinite().all())
@@ -297,6 +298,7 @@ class Trainer:
         drawn: Sequence[Drawn],
         tokens: TokenBatch,
         sounds: Sequence[Samples] | None,
+        kept: Kept,
         *,
         share: float,
     ) -> StepSums:
@@ -311,11 +313,8 @@ class Trainer:
         labels = tokens.labels.to(self.teacher.device)
         counted = labels != IGNORE
         with self._autocast():
-            heard = source.heard(drawn, sounds)
-            indices = [one.example for one in drawn]
-            taught = (
-                source.taught(indices, tokens, heard.teacher) if settings.asks_teacher else None
-            )
+            heard = source.heard(drawn, sounds, kept)
+            taught = source.taught(tokens, heard.teacher, kept) if settings.asks_teacher else None
             said = forced_states(
                 decoder,
                 heard.student,

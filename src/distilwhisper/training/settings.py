@@ -80,7 +80,8 @@ class TrainingSettings:
     """Keep the teacher's last hidden states on disk too, and train without its layers in memory."""
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     data_workers: int = ruled(2, AT_LEAST_1)
-    """Threads that read audio ahead of the network; more for a faster one, the same result."""
+    """Threads that read audio and cached states ahead of the network; more for a faster one, the
+    same result."""
     skip_utterances: tuple[str, ...] = ()
     """Ids: a window that holds one of them counts for nothing in its update, and is not read. A run
     that a loss has stopped goes on without the utterances that it names."""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from distilwhisper.corpus.batches import IGNORE, Drawn, TokenBatch
+from distilwhisper.corpus.batches import IGNORE, Drawn, TokenBatch, load_windows
 from distilwhisper.model.whisper import Whisper
 from distilwhisper.progress import progress_bar, say
 from distilwhisper.shapes import Float
@@ -40,6 +40,14 @@ class Taught(NamedTuple):
 
     final: Float[Tensor, "tokens width_t"]
     layers: list[Float[Tensor, "tokens width_t"]]  # after each layer; none but for mse_weight
+
+
+class Kept(NamedTuple):
+    """States of a micro-batch that were read from disk; None: the networks make them."""
+
+    teacher: Float[Tensor, "batch frames width_t"] | None = None
+    student: Float[Tensor, "batch frames width"] | None = None
+    final: Float[Tensor, "tokens width_t"] | None = None  # of the teacher's decoder
 
 
 @dataclass(frozen=True)
@@ -73,38 +81,59 @@ class StateSource:
 
     def needs_sound(self, drawn: Sequence[Drawn]) -> bool:
         """Return whether a micro-batch's states are not all on disk."""
-        of_student = not self._share(drawn) and self._kept(drawn) is None
+        of_student = not self._share(drawn) and self._cache_of_student(drawn) is None
         return self._encodes_whole(drawn) or of_student
 
-    def heard(self, drawn: Sequence[Drawn], sounds: Sequence[Samples] | None) -> Heard:
+    def kept(self, drawn: Sequence[Drawn]) -> Kept:
+        """Read what is on disk of a micro-batch's states, to the device; any thread may."""
+        numbers = [one.example for one in drawn]
+        of_teacher = self.teacher_cache if self._needs_teacher(drawn) else None
+        of_student = None if self._share(drawn) else self._cache_of_student(drawn)
+        device = self.teacher.device
+        return Kept(
+            None if of_teacher is None else of_teacher.read(numbers).to(device),
+            None if of_student is None else of_student.read(numbers).to(device),
+            None
+            if self.store is None
+            else self.store.read(numbers, self.inputs.tokens(drawn)).to(device),
+        )
+
+    def heard(self, drawn: Sequence[Drawn], sounds: Sequence[Samples] | None, kept: Kept) -> Heard:
         """Return the encoder states of a micro-batch.
 
         Args:
             drawn: its windows.
             sounds: theirs; None where :meth:`needs_sound` has none.
+            kept: from :meth:`kept`.
         """
         is_whole = self._encodes_whole(drawn)
         n_frames = FRAMES_PER_WINDOW if is_whole else self._student_frames(drawn)
         mel = None if sounds is None else self._mel(drawn, sounds, n_frames)
-        teacher = self._teacher_heard(drawn, mel) if self._needs_teacher(drawn) else None
+        teacher = kept.teacher
+        if is_whole:
+            assert mel is not None
+            teacher = self._teacher_encode(mel)
         if self._share(drawn):
             assert teacher is not None
             return Heard(teacher, teacher)
-        return Heard(teacher, self._student_heard(drawn, mel))
+        if kept.student is not None:
+            return Heard(teacher, kept.student)
+        assert mel is not None
+        return Heard(teacher, self._student_encode(mel[:, :, : self._student_frames(drawn)]))
 
     @torch.no_grad()
-    def taught(self, indices: Sequence[int], tokens: TokenBatch, heard: Tensor | None) -> Taught:
+    def taught(self, tokens: TokenBatch, heard: Tensor | None, kept: Kept) -> Taught:
         """Return the teacher's states of the tokens that count.
 
         Args:
-            indices: the examples.
-            tokens: what both decoders are given, a row for each example.
+            tokens: what both decoders are given, a row for each window of a micro-batch.
             heard: the teacher's encoder states; not needed where a store has the answer.
+            kept: from :meth:`kept`.
         """
-        device = self.teacher.device
-        if self.store is not None:
-            return Taught(self.store.read(indices, tokens).to(device), [])
+        if kept.final is not None:
+            return Taught(kept.final, [])
         assert heard is not None
+        device = self.teacher.device
         counted = tokens.labels.to(device) != IGNORE
         states = forced_states(self.teacher.decoder, heard, tokens.inputs.to(device))
         layers = states.layers if self.inputs.settings.mse_weight else []
@@ -128,7 +157,7 @@ class StateSource:
         """Return the mel frames that the student hears of each window."""
         return self.inputs.augmentation(drawn[0]).n_frames
 
-    def _kept(self, drawn: Sequence[Drawn]) -> EncoderCache | None:
+    def _cache_of_student(self, drawn: Sequence[Drawn]) -> EncoderCache | None:
         """Return the cache with the states of the student's own encoder, if they are in one."""
         return self.student_cache if self._student_frames(drawn) == FRAMES_PER_WINDOW else None
 
@@ -218,14 +247,15 @@ class StateSource:
         """Ask the teacher of no more windows, and of no more rows, than a micro-batch has."""
         found = []
         for windows in self._slices(list(dict.fromkeys(indices))):
-            mel = None if self.teacher_cache else self._plain_mel(windows)
-            heard = self._teacher_heard([Drawn(number, 0) for number in windows], mel)
+            if self.teacher_cache is not None:
+                heard = self.teacher_cache.read(windows).to(self.teacher.device)
+            else:
+                heard = self._teacher_encode(self._plain_mel(windows))
             of_these = [row for row, index in enumerate(indices) if index in windows]
             for rows in self._slices(of_these):
-                numbers = [indices[row] for row in rows]
                 some = TokenBatch(tokens.inputs[rows], tokens.labels[rows])
-                states = heard[[windows.index(number) for number in numbers]]
-                found.append(self.taught(numbers, some, states).final)
+                states = heard[[windows.index(indices[row]) for row in rows]]
+                found.append(self.taught(some, states, Kept()).final)
         return torch.cat(found)
 
     def _slices(self, numbers: Sequence[int]) -> Iterator[list[int]]:
@@ -235,20 +265,6 @@ class StateSource:
             yield list(numbers[at : at + most])
 
     # Networks
-
-    def _teacher_heard(self, drawn: Sequence[Drawn], mel: Tensor | None) -> Tensor:
-        if self.teacher_cache is not None:
-            numbers = [one.example for one in drawn]
-            return self.teacher_cache.read(numbers).to(self.teacher.device)
-        assert mel is not None
-        return self._teacher_encode(mel)
-
-    def _student_heard(self, drawn: Sequence[Drawn], mel: Tensor | None) -> Tensor:
-        kept = self._kept(drawn)
-        if kept is not None:
-            return kept.read([one.example for one in drawn]).to(self.student.device)
-        assert mel is not None
-        return self._student_encode(mel[:, :, : self._student_frames(drawn)])
 
     @torch.no_grad()
     def _teacher_encode(self, mel: Tensor) -> Tensor:
@@ -262,8 +278,10 @@ class StateSource:
 
     def _plain_mel(self, numbers: Sequence[int]) -> Tensor:
         """Return what the encoders hear of examples to which nothing happens."""
-        drawn = [Drawn(number, 0) for number in numbers]
-        return self._mel(drawn, [self.inputs.sound(one) for one in drawn], FRAMES_PER_WINDOW)
+        examples = [self.inputs.examples[number] for number in numbers]
+        n_threads = self.inputs.settings.data_workers
+        sounds = load_windows(self.inputs.manifest, examples, n_threads=n_threads)
+        return self._mel([Drawn(number, 0) for number in numbers], sounds, FRAMES_PER_WINDOW)
 
     def _mel(self, drawn: Sequence[Drawn], sounds: Sequence[Samples], n_frames: int) -> Tensor:
         mel = self.inputs.mel(drawn, sounds, n_frames=n_frames, device=self.teacher.device)
