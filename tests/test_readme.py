@@ -161,6 +161,25 @@ def test_the_python_of_the_readme_runs(
     assert "-->" in (tmp_path / "talk.srt").read_text()
 
 
+@pytest.mark.slow
+def test_the_tutorial_can_be_followed(
+    tiny_en: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every command in its order, each with what the ones before have left; then the Python."""
+    assert tiny_en  # or skipped
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(ROOT / "demo" / "synthetic", "demo/synthetic")
+    page = text(DOCS / "tutorial.md")
+    for words in command_lines(page):
+        if "my-recipe.toml" in words and not Path("my-recipe.toml").exists():
+            shutil.copy("RUN/recipe.toml", "my-recipe.toml")
+        assert call(words) == OK, words
+    (python,) = python_blocks(page)
+    exec(compile(python, "docs/tutorial.md", "exec"), {})
+    for made in ("RUN/report.html", "subtitles/slt-01.srt", "compared.html", "run/student"):
+        assert Path(made).exists(), made
+
+
 @pytest.mark.parametrize("page", GUIDES, ids=name)
 def test_settings_of_recipes_exist(page: Path) -> None:
     for block in blocks(text(page)):

@@ -2,7 +2,7 @@
 
     RUN/recipe.toml  run.json
         data/           manifest.jsonl, train.jsonl, validation.jsonl, test.jsonl
-        labels/         what the teacher heard                        label.py
+        labels/         the teacher's transcripts                     label.py
         verdicts/       which labels are kept, and why not            filter.py
         student-init/   the student before training                   student.py
         train/          checkpoints, metrics.jsonl                    training/
@@ -671,7 +671,7 @@ def _train(run: Run) -> None:
         force=run.force,
     )
     done = out / "done"
-    if not run.ranks.told_by_first(not done.exists()):
+    if not run.ranks.as_first_has_it(not done.exists()):
         return
     shutil.rmtree(dest, ignore_errors=True)
     trainer = _trainer(run)
@@ -691,7 +691,7 @@ def _train(run: Run) -> None:
 
 def _train_along(run: Run) -> None:
     """Train as one of the processes that the first one leads; it alone writes."""
-    there_is_work = run.ranks.told_by_first(False)
+    there_is_work = run.ranks.as_first_has_it(False)
     if there_is_work:
         _trainer(run).fit()
 

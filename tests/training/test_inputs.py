@@ -188,7 +188,7 @@ def test_skipped_windows_leave_all_others_where_they_were(
 def heard(trainer: Trainer, drawn: list[Drawn]) -> torch.Tensor:
     source = trainer._source()
     sounds = [trainer.inputs.sound(d) for d in drawn]
-    return source.heard(drawn, sounds, source.kept(drawn)).student
+    return source.encode(drawn, sounds, source.kept(drawn)).student
 
 
 def states(trainer: Trainer, drawn: Drawn) -> torch.Tensor:
@@ -295,8 +295,8 @@ def test_layers_are_kept_only_where_they_are_compared(
         micro, tokens = micro_batches(trainer, 0)[0]
         source = trainer._source()
         kept = source.kept(micro)
-        sound = source.heard(micro, [trainer.inputs.sound(drawn) for drawn in micro], kept)
-        taught = source.taught(tokens, sound.teacher, kept)
+        sound = source.encode(micro, [trainer.inputs.sound(drawn) for drawn in micro], kept)
+        taught = source.teacher_states(tokens, sound.teacher, kept)
         assert len(taught.layers) == n_layers
 
 
@@ -317,7 +317,7 @@ def test_the_student_hears_a_part_and_its_teacher_the_whole(
             sounds = [trainer.inputs.sound(drawn) for drawn in micro]
             on_disk = cached and frames == 3000 and encoder != "trained"
             assert source.needs_sound(micro) is not on_disk
-            heard = source.heard(micro, None if on_disk else sounds, source.kept(micro))
+            heard = source.encode(micro, None if on_disk else sounds, source.kept(micro))
             mel = torch.cat([whole_mel(trainer, drawn) for drawn in micro])
             with torch.no_grad():
                 whole = trainer.teacher.encoder(mel)

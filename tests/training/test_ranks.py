@@ -20,8 +20,8 @@ def test_a_process_alone_waits_for_nobody_and_adds_nothing(monkeypatch: pytest.M
         ranks.add_up([gradient])
         assert gradient.tolist() == [1.0, 2.0]
         assert ranks.total(3, 0.5) == [3, 0.5]
-        assert ranks.told_by_first(True)
-        assert not ranks.told_by_first(False)
+        assert ranks.as_first_has_it(True)
+        assert not ranks.as_first_has_it(False)
 
 
 def test_one_device_for_several_processes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,7 +57,7 @@ FAILS = """
 LETS_WAIT = """
     if here.is_first:
         time.sleep(8)
-    print("told", here.told_by_first(here.is_first))
+    print("told", here.as_first_has_it(here.is_first))
 """
 
 

@@ -39,7 +39,7 @@ _RISING: Rule = ("rise", lambda low_high: low_high[0] <= low_high[1])
 class AugmentSettings:
     """What may happen to the sound of a training window; nothing by default.
 
-    Teacher and student hear the same, but for short contexts, which are the student's alone.
+    Teacher and student get the same, but for short contexts, which are the student's alone.
     """
 
     speed_probability: float = ruled(0.0, PROBABILITY)
@@ -62,8 +62,8 @@ class AugmentSettings:
     frequency_mask_bins: int = ruled(10, AT_LEAST_1)
     """Width of each cut."""
     short_context_probability: float = ruled(0.0, PROBABILITY)
-    """How often the student hears a window without the silence that fills it up to 30 s, and
-    learns to say what its teacher makes of all 30: a student for short sound."""
+    """How often the student gets a window without the silence that fills it up to 30 s, while the
+    targets are still its teacher's of all 30: a student for short sound."""
     short_context_margin_s: tuple[float, float] = (0.5, 2.0)
     """Least and most silence that stays; drawn evenly between, then the whole is rounded up."""
     short_context_step_s: int = ruled(1, AT_LEAST_1)
@@ -82,7 +82,7 @@ class AugmentSettings:
 
     @property
     def changes_sound(self) -> bool:
-        """Whether the teacher, too, may hear something else than what was recorded."""
+        """Whether the teacher, too, may get something else than what was recorded."""
         shares = (self.time_mask_share, self.frequency_mask_share)
         return any((self.speed_probability, self.noise_probability, *shares))
 

@@ -32,7 +32,7 @@ def encoder_states(
 
 def forced_states(
     decoder: Decoder,
-    heard: Float[Tensor, "batch frames width"],
+    encoded: Float[Tensor, "batch frames width"],
     inputs: Int[Tensor, "batch tokens"],
     *,
     checkpointed: bool = False,
@@ -41,7 +41,7 @@ def forced_states(
 
     Args:
         decoder: a teacher's or a student's.
-        heard: encoder states of the same rows.
+        encoded: encoder states of the same rows.
         inputs: padded on the right.
         checkpointed: keep no activations inside a layer for the backward pass, which makes them
             again; the gradients are the same.
@@ -50,28 +50,28 @@ def forced_states(
     states, layers = step.states, []
     for number in range(len(decoder.layers)):
         if checkpointed:
-            states = checkpoint(_layer, decoder, number, states, step, heard, use_reentrant=False)
+            states = checkpoint(_layer, decoder, number, states, step, encoded, use_reentrant=False)
         else:
-            states = _layer(decoder, number, states, step, heard)
+            states = _layer(decoder, number, states, step, encoded)
         layers.append(states)
     return ForcedStates(decoder.layer_norm(states), layers)
 
 
 def _layer(
-    decoder: Decoder, number: int, states: Tensor, step: DecoderStep, heard: Tensor
+    decoder: Decoder, number: int, states: Tensor, step: DecoderStep, encoded: Tensor
 ) -> Tensor:
     layer = decoder.layers[number]
     normed = layer.self_attn_layer_norm(states)
     states = states + layer.self_attn(normed, *layer.self_attn.keys_values(normed), step.visible)
     normed = layer.encoder_attn_layer_norm(states)
-    states = states + attend_to_encoder(layer.encoder_attn, normed, heard)
+    states = states + attend_to_encoder(layer.encoder_attn, normed, encoded)
     return states + layer.fc2(F.gelu(layer.fc1(layer.final_layer_norm(states))))
 
 
 def attend_to_encoder(
     attention: Attention,
     states: Float[Tensor, "batch tokens width"],
-    heard: Float[Tensor, "batch frames width"],
+    encoded: Float[Tensor, "batch frames width"],
 ) -> Float[Tensor, "batch tokens width"]:
     """Attend from tokens to encoder states, whichever way takes fewer products.
 
@@ -83,12 +83,12 @@ def attend_to_encoder(
     heads = attention.heads
     size = width // heads
     if n_tokens >= size:
-        return attention(states, *attention.keys_values(heard))
+        return attention(states, *attention.keys_values(encoded))
     queries = attention.q_proj(states).view(batch, n_tokens, heads, size) * size**-0.5
     by_head = attention.k_proj.weight.view(heads, size, width)
     queries = torch.einsum("bthd,hdw->bhtw", queries, by_head).flatten(1, 2)
-    weights = (queries @ heard.transpose(1, 2)).softmax(dim=-1)
-    mixed = (weights @ heard).view(batch, heads, n_tokens, width)
+    weights = (queries @ encoded.transpose(1, 2)).softmax(dim=-1)
+    mixed = (weights @ encoded).view(batch, heads, n_tokens, width)
     by_head = attention.v_proj.weight.view(heads, size, width)
     values = torch.einsum("bhtw,hdw->bthd", mixed, by_head).flatten(2)
     # Weights sum to one, so the bias of a weighted mean of values is the bias.

@@ -36,7 +36,7 @@ def chunk_logits(device_type: str) -> int:
 
 @dataclass(frozen=True)
 class Objective:
-    """What a student is told to come near to."""
+    """What is minimised."""
 
     kl_weight: float
     pl_weight: float

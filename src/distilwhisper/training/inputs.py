@@ -1,4 +1,4 @@
-"""What a training step sees and says: a pure function of the settings and the step.
+"""The windows and labels of a training step: a pure function of the settings and the step.
 
 Nothing here holds a random state. An example's place in the stream, its timestamps, its prompt and
 what happens to its sound are drawn from the seed, the epoch and the example, so that a run that is
@@ -80,7 +80,7 @@ class TrainingInput:
             self._check_skipped()
         if self.settings.prompt_probability and not any(e.previous for e in self.examples):
             raise ValueError(
-                "prompt_probability needs windows before which something was said, found none: in "
+                "prompt_probability needs windows with speech just before them, found none: in "
                 f"{self.manifest.path} no kept utterance ends (start_s + duration_s) at most "
                 f"prompt_gap_s ({self.settings.prompt_gap_s:g} s) before another begins in the "
                 "same audio file, recording and speaker; name such spans, or set it to 0"
@@ -104,8 +104,8 @@ class TrainingInput:
     def micro_batches(self, step: int) -> Iterator[list[Drawn]]:
         """Yield one update's windows, those together that go through the network together.
 
-        The stream of epochs goes on across updates. Windows of which the student hears more or
-        less stay apart, so that none is given the silence of another. Skipped ones have their
+        The stream of epochs goes on across updates. Windows of different contexts stay
+        apart, so that none is given the silence of another. Skipped ones have their
         places in the stream, but are left out.
         """
         size, most = self.settings.batch_size, self.settings.micro_batch_size
@@ -118,7 +118,7 @@ class TrainingInput:
             yield from (alike[at : at + most] for at in range(0, len(alike), most))
 
     def tokens(self, micro_batch: Sequence[Drawn]) -> TokenBatch:
-        """Return what both decoders are given for some windows, and what they are to say."""
+        """Return the decoder inputs and targets of some windows."""
         return token_batch([self.sequence(drawn) for drawn in micro_batch], self.tokenizer)
 
     def sequence(self, drawn: Drawn) -> list[int]:
@@ -191,7 +191,7 @@ class TrainingInput:
         n_frames: int,
         device: torch.device,
     ) -> Float[Tensor, "batch n_mels frames"]:
-        """Return what there is to hear of some windows.
+        """Return the log-mel of some windows.
 
         Args:
             micro_batch: the windows.

@@ -1,4 +1,4 @@
-"""Stage 4: train the student's decoder on what the teacher said and how sure it was.
+"""Stage 4: train the student's decoder on the teacher's labels and distributions.
 
     settings.py     what can be set             inputs.py       which windows, labels and sounds
     fused.py        the objective               loss.py         what stands around it
@@ -8,7 +8,7 @@
     tensorboard.py  metrics.jsonl, for those who like to watch
 
 The teacher's encoder runs once per batch, without gradients, and serves both decoders where both
-hear the same; where the recipe says so its outputs are kept on disk, and then it runs once per
+get the same sound; where the recipe says so its outputs are kept on disk, and then it runs once per
 window.
 """
 
@@ -69,7 +69,7 @@ class TrainingData:
     validation: Mapping[str, Manifest] = field(default_factory=dict)
     """Sets with references, by name; with none, the last weights win."""
     task: Literal["transcribe", "translate"] = "transcribe"
-    """What the student is asked for when it is validated."""
+    """Of the student when it is validated."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class StepMetrics:
     """One update, summed over its micro-batches and divided once."""
 
     loss: float  # what was differentiated
-    kl: float | None  # nats per token, temperature squared included; None: no teacher was asked
+    kl: float | None  # nats per token, temperature squared included; None: without a teacher
     pl: float  # nats per token
     mse: float | None  # per token, summed over the student's layers
     grad_norm: float
@@ -150,7 +150,7 @@ class Trainer:
                     f"a label must hold 2 to {limit} tokens, found {len(example.token_ids)} in "
                     f"{example.id!r}: filter again without it"
                 )
-        check_validation(self._hearer(), self.data.validation)
+        check_validation(self._transcriber(), self.data.validation)
         _ = self.inputs  # its weights may be of other sources
 
     def _check_layers(self) -> None:
@@ -313,25 +313,30 @@ class Trainer:
         labels = tokens.labels.to(self.teacher.device)
         counted = labels != IGNORE
         with self._autocast():
-            heard = source.heard(drawn, sounds, kept)
-            taught = source.taught(tokens, heard.teacher, kept) if settings.asks_teacher else None
-            said = forced_states(
+            encoded = source.encode(drawn, sounds, kept)
+            teacher = (
+                source.teacher_states(tokens, encoded.teacher, kept)
+                if settings.asks_teacher
+                else None
+            )
+            student = forced_states(
                 decoder,
-                heard.student,
+                encoded.student,
                 tokens.inputs.to(self.teacher.device),
                 checkpointed=settings.checkpoint_activations,
             )
             sums = fused_sums(
-                said.final[counted],
+                student.final[counted],
                 self._projection,
-                taught.final if taught is not None and settings.kl_weight else None,
+                teacher.final if teacher is not None and settings.kl_weight else None,
                 self.teacher.decoder.embed_tokens.weight,
                 labels[counted],
                 objective,
             )
         mse = torch.zeros_like(sums.pl)
-        if taught is not None and settings.mse_weight:
-            mse = hidden_mse_sum([states[counted] for states in said.layers], taught.layers)
+        if teacher is not None and settings.mse_weight:
+            layers = [states[counted] for states in student.layers]
+            mse = hidden_mse_sum(layers, teacher.layers)
         return StepSums(sums.loss + settings.mse_weight * share * mse, sums.kl, sums.pl, mse)
 
     @cached_property
@@ -403,7 +408,7 @@ class Trainer:
         self, progress: Progress, trained: Mapping[str, Tensor], log: MetricsLog | None
     ) -> Progress:
         """Validate the newest checkpoint; the best mean of the sets' WERs becomes the student."""
-        wers = validation_wers(self._hearer(), self.data.validation, self.ranks)
+        wers = validation_wers(self._transcriber(), self.data.validation, self.ranks)
         mean = sum(wers.values()) / len(wers) if wers else None
         is_best = mean is None or progress.best_wer is None or mean < progress.best_wer
         progress = replace(progress, is_validated=True)
@@ -419,8 +424,8 @@ class Trainer:
         self.ranks.wait()
         return progress
 
-    def _hearer(self) -> Transcriber:
-        """Return what hears the validation sets; its caches last no longer than itself."""
+    def _transcriber(self) -> Transcriber:
+        """Return what transcribes the validation sets; its caches last no longer than itself."""
         return validation_transcriber(
             self.student,
             self.tokenizer,

@@ -43,13 +43,13 @@ class Ranks:
         if self.n_ranks > 1:
             dist.barrier()
 
-    def told_by_first(self, fact: bool) -> bool:
+    def as_first_has_it(self, fact: bool) -> bool:
         """Return the fact as the first process knows it, which may take days to find it out."""
         if self.n_ranks == 1:
             return fact
-        told = torch.tensor([fact])
-        dist.broadcast(told, src=0, group=self.patient)
-        return bool(told)
+        shared = torch.tensor([fact])
+        dist.broadcast(shared, src=0, group=self.patient)
+        return bool(shared)
 
     def add_up(self, tensors: Sequence[Tensor]) -> None:
         """Replace every tensor by its sum over all ranks, the same bits on each of them.

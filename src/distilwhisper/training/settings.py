@@ -24,7 +24,7 @@ class TrainingSettings:
     warmup_steps: int = ruled(500, AT_LEAST_0)
     """Updates of linear warm-up."""
     kl_weight: float = ruled(0.8, AT_LEAST_0)
-    """Weight of the KL divergence between teacher and student (eq. 6); 0 asks no teacher."""
+    """Weight of the KL divergence between teacher and student (eq. 6); 0 needs no teacher."""
     pl_weight: float = ruled(1.0, AT_LEAST_0)
     """Weight of the cross-entropy on pseudo-labels (eq. 6)."""
     mse_weight: float = ruled(0.0, AT_LEAST_0)
@@ -37,7 +37,7 @@ class TrainingSettings:
     """Let kl_weight and mse_weight fall linearly to 0, so that the labels teach alone in the end
     (arXiv:1907.04829)."""
     train_encoder: bool = False
-    """Train the student's encoder too; the teacher then hears through its own."""
+    """Train the student's encoder too; the teacher keeps its own."""
     freeze_embeddings: bool = False
     """Leave the token embeddings as they are: half of a base student's parameters and a third of
     a step on a CPU. The student then differs from its teacher in its layers alone."""
@@ -69,7 +69,7 @@ class TrainingSettings:
     """Utterances are packed into windows of at most this length, at most 30; 0: a window holds one
     utterance."""
     pack_fill: Fill = "varied"
-    """To lengths drawn evenly, so that the student hears short windows too; or "full"."""
+    """To lengths drawn evenly, so that there are short windows too; or "full"."""
     pack_pause_s: float = ruled(0.5, AT_LEAST_0)
     """Silence between packed utterances."""
     pack_across_recordings: bool = False
@@ -112,7 +112,7 @@ class TrainingSettings:
             faults.append("teacher_annealing ends with the labels alone: pl_weight must be above 0")
         if self.cache_teacher and (self.mse_weight or not self.kl_weight):
             faults.append(
-                "cache_teacher keeps what kl_weight asks of the teacher, its last states alone: "
+                "cache_teacher keeps what kl_weight needs of the teacher, its last states alone: "
                 f"kl_weight must be above 0 and mse_weight 0, found {self.kl_weight:g} and "
                 f"{self.mse_weight:g}"
             )

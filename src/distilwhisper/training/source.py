@@ -1,4 +1,4 @@
-"""Where a training step's states come from: the networks, or what they once said, on disk."""
+"""Where a training step's states come from: the networks, or caches of them on disk."""
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -28,14 +28,14 @@ _CACHES = TEACHER_ENCODER, STUDENT_ENCODER, TEACHER_STATES = (
 )
 
 
-class Heard(NamedTuple):
+class EncoderStates(NamedTuple):
     """Encoder states of some windows, for each of the decoders."""
 
     teacher: Float[Tensor, "batch frames width_t"] | None  # None where it is not needed
     student: Float[Tensor, "batch frames width"]
 
 
-class Taught(NamedTuple):
+class TeacherStates(NamedTuple):
     """The teacher's states of the tokens that count."""
 
     final: Float[Tensor, "tokens width_t"]
@@ -52,20 +52,20 @@ class Kept(NamedTuple):
 
 @dataclass(frozen=True)
 class StateSource:
-    """A teacher and a student that hear a corpus.
+    """The states of a teacher and of a student's encoder on a corpus.
 
     Args:
         teacher: never changed, but for the layers that :meth:`with_teacher_store` gives up.
         student: gradients flow through its encoder if that is trained.
         inputs: the corpus, and what is drawn of it.
-        shares_encoder: one encoder serves both decoders where both hear the whole window: the
+        shares_encoder: one encoder serves both decoders where both get the whole window: the
             student's is the teacher's, and stays.
         train_encoder: the student's.
         asks_teacher: without it the teacher is not run at all.
         checkpointed: see :func:`~distilwhisper.training.forcing.forced_states`.
-        teacher_cache: what the teacher's encoder said.
-        student_cache: what the student's own frozen encoder said of whole windows.
-        store: what the teacher's decoder said.
+        teacher_cache: outputs of the teacher's encoder.
+        student_cache: outputs of the student's own frozen encoder on whole windows.
+        store: final states of the teacher's decoder.
     """
 
     teacher: Whisper
@@ -98,7 +98,9 @@ class StateSource:
             else self.store.read(numbers, self.inputs.tokens(drawn)).to(device),
         )
 
-    def heard(self, drawn: Sequence[Drawn], sounds: Sequence[Samples] | None, kept: Kept) -> Heard:
+    def encode(
+        self, drawn: Sequence[Drawn], sounds: Sequence[Samples] | None, kept: Kept
+    ) -> EncoderStates:
         """Return the encoder states of a micro-batch.
 
         Args:
@@ -115,31 +117,35 @@ class StateSource:
             teacher = self._teacher_encode(mel)
         if self._share(drawn):
             assert teacher is not None
-            return Heard(teacher, teacher)
+            return EncoderStates(teacher, teacher)
         if kept.student is not None:
-            return Heard(teacher, kept.student)
+            return EncoderStates(teacher, kept.student)
         assert mel is not None
-        return Heard(teacher, self._student_encode(mel[:, :, : self._student_frames(drawn)]))
+        return EncoderStates(
+            teacher, self._student_encode(mel[:, :, : self._student_frames(drawn)])
+        )
 
     @torch.no_grad()
-    def taught(self, tokens: TokenBatch, heard: Tensor | None, kept: Kept) -> Taught:
+    def teacher_states(
+        self, tokens: TokenBatch, encoded: Tensor | None, kept: Kept
+    ) -> TeacherStates:
         """Return the teacher's states of the tokens that count.
 
         Args:
             tokens: what both decoders are given, a row for each window of a micro-batch.
-            heard: the teacher's encoder states; not needed where a store has the answer.
+            encoded: the teacher's encoder states; not needed where a store has the answer.
             kept: from :meth:`kept`.
         """
         if kept.final is not None:
-            return Taught(kept.final, [])
-        assert heard is not None
+            return TeacherStates(kept.final, [])
+        assert encoded is not None
         device = self.teacher.device
         counted = tokens.labels.to(device) != IGNORE
-        states = forced_states(self.teacher.decoder, heard, tokens.inputs.to(device))
+        states = forced_states(self.teacher.decoder, encoded, tokens.inputs.to(device))
         layers = states.layers if self.inputs.settings.mse_weight else []
-        return Taught(states.final[counted], [layer[counted] for layer in layers])
+        return TeacherStates(states.final[counted], [layer[counted] for layer in layers])
 
-    # Who hears what of a micro-batch
+    # Which encoder gets what of a micro-batch
 
     def _needs_teacher(self, drawn: Sequence[Drawn]) -> bool:
         """Return whether anybody is given the states of the teacher's encoder."""
@@ -154,7 +160,7 @@ class StateSource:
         return self.shares_encoder and self._student_frames(drawn) == FRAMES_PER_WINDOW
 
     def _student_frames(self, drawn: Sequence[Drawn]) -> int:
-        """Return the mel frames that the student hears of each window."""
+        """Return the mel frames that the student gets of each window."""
         return self.inputs.augmentation(drawn[0]).n_frames
 
     def _cache_of_student(self, drawn: Sequence[Drawn]) -> EncoderCache | None:
@@ -248,14 +254,14 @@ class StateSource:
         found = []
         for windows in self._slices(list(dict.fromkeys(indices))):
             if self.teacher_cache is not None:
-                heard = self.teacher_cache.read(windows).to(self.teacher.device)
+                encoded = self.teacher_cache.read(windows).to(self.teacher.device)
             else:
-                heard = self._teacher_encode(self._plain_mel(windows))
+                encoded = self._teacher_encode(self._plain_mel(windows))
             of_these = [row for row, index in enumerate(indices) if index in windows]
             for rows in self._slices(of_these):
                 some = TokenBatch(tokens.inputs[rows], tokens.labels[rows])
-                states = heard[[windows.index(indices[row]) for row in rows]]
-                found.append(self.taught(some, states, Kept()).final)
+                states = encoded[[windows.index(indices[row]) for row in rows]]
+                found.append(self.teacher_states(some, states, Kept()).final)
         return torch.cat(found)
 
     def _slices(self, numbers: Sequence[int]) -> Iterator[list[int]]:
@@ -277,7 +283,7 @@ class StateSource:
         return states.to(mel.dtype)
 
     def _plain_mel(self, numbers: Sequence[int]) -> Tensor:
-        """Return what the encoders hear of examples to which nothing happens."""
+        """Return the log-mel of examples to which nothing happens."""
         examples = [self.inputs.examples[number] for number in numbers]
         n_threads = self.inputs.settings.data_workers
         sounds = load_windows(self.inputs.manifest, examples, n_threads=n_threads)

@@ -34,11 +34,11 @@ class Progress:
     step: int  # updates done
     best_wer: float | None = None
     best_step: int | None = None
-    is_validated: bool = True  # False: the checkpoint is there, what it hears is not known yet
+    is_validated: bool = True  # False: the checkpoint is there, its error rate is not known yet
 
 
 class CheckpointMismatch(DistilwhisperError):
-    """A training checkpoint is not of the network or run that asks for it."""
+    """A training checkpoint is not of the network or run that loads it."""
 
 
 def save_state(

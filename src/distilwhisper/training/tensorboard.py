@@ -128,5 +128,5 @@ def _scalars(row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
             yield from ((f"validation_wer/{set_}", wer) for set_, wer in value.items())
         elif name == "validation_wer":
             yield name, value
-        elif name != "step" and value is not None:  # null: no number, or no teacher was asked
+        elif name != "step" and value is not None:  # null: no number, or without a teacher
             yield f"train/{name}", value

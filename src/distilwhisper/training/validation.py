@@ -1,4 +1,4 @@
-"""How well a student in training hears: word errors on sets that it does not learn from."""
+"""Word error rates of a student in training, on sets that it does not learn from."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
@@ -25,7 +25,7 @@ def validation_transcriber(
     task: Literal["transcribe", "translate"] = "transcribe",
     context_margin_s: float | None = None,
 ) -> Transcriber:
-    """Return what hears validation sets: a student, greedily and without timestamps.
+    """Return what transcribes validation sets: a student, greedily and without timestamps.
 
     Args:
         student: as far as it has come.
@@ -83,8 +83,8 @@ def validation_wers(
     """Return a student's WER on every set.
 
     In scripts without spaces characters are counted. An utterance that cannot be read, or turns out
-    to be no window (over 30 s, empty, not of numbers), counts as one of which nothing was heard.
-    Each rank hears a part; all get the whole.
+    to be no window (over 30 s, empty, not of numbers), counts as an empty hypothesis.
+    Each rank transcribes a part; all get the whole.
 
     Args:
         transcriber: from :func:`validation_transcriber`.
@@ -107,7 +107,7 @@ def _spoken(manifest: Manifest) -> list[Utterance]:
 def _errors(
     transcriber: Transcriber, manifest: Manifest, utterances: Sequence[Utterance]
 ) -> Iterator[ErrorCounts]:
-    heard: list[Utterance] = []
+    spoken: list[Utterance] = []
     unreadable: list[Utterance] = []
 
     def readable() -> Iterator[tuple[Samples, str | None]]:
@@ -115,11 +115,11 @@ def _errors(
             if isinstance(samples, Exception) or not _is_window(samples):
                 unreadable.append(utterance)
             else:
-                heard.append(utterance)
+                spoken.append(utterance)
                 yield samples, utterance.language
 
     for number, window in transcriber.decode_each(readable()):
-        yield _count(heard[number], window.text)
+        yield _count(spoken[number], window.text)
     yield from (_count(utterance, "") for utterance in unreadable)
 
 
