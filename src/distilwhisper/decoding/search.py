@@ -34,7 +34,13 @@ KEYS_PER_BLOCK = 64
 
 
 class NonFiniteOutput(DistilwhisperError, ArithmeticError):
-    """The network gave a number that is none: its weights or its input are broken."""
+    """The model produced NaN or infinity: its weights or its input are broken."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "log-probabilities must be finite, found others: the weights hold NaN, or the sound "
+            "overflows this dtype (try float32)"
+        )
 
 
 class Search:
@@ -247,10 +253,7 @@ class Search:
         start_probs = (state.no_speech_probs[rows], state.language_probs[rows])
         scores = torch.stack([state.sum_logprobs[rows], *start_probs])
         if not scores.isfinite().all():
-            raise NonFiniteOutput(
-                "log-probabilities must be finite, found others: the weights hold NaN, or the "
-                "sound overflows this dtype (try float32)"
-            )
+            raise NonFiniteOutput
         found = []
         for slot, (tokens, logprobs), place, total, silence, spoken in zip(
             done, said, places, *scores.tolist(), strict=True

@@ -295,13 +295,13 @@ class WindowDecoder:
         assert request.window.encoder_states is not None
         return beam_search(
             self.checkpoint.model,
-            request.window.encoder_states[None],
-            [prompt],
+            request.window.encoder_states,
+            prompt,
             self._rules_of(self.settings),
             self._special,
             max_new_tokens=self._max_new_tokens(prompt),
             beam_size=self.settings.beam_size,
-        )[0]
+        )
 
     def _prompt(self, request: WindowRequest) -> tuple[int, ...]:
         asked = self.tokenizer.prompt_ids(
