@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
+from distilwhisper.languages import LANGUAGES as LANGUAGES_OF_WHISPER
 from distilwhisper.model.layout import ModelFiles, token_ids_for_generation, write_model_folder
 from distilwhisper.model.whisper import Whisper, WhisperConfig
-from distilwhisper.text.tokens import LANGUAGES as LANGUAGES_OF_WHISPER
 
 LANGUAGES = ("en", "de", "zh")
 CONTROLS = ("translate", "transcribe", "startoflm", "startofprev", "nospeech", "notimestamps")

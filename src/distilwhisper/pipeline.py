@@ -53,6 +53,7 @@ from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.evaluation.scoring import summary_line
 from distilwhisper.filtering.settings import FilterSettings
+from distilwhisper.languages import language_code
 from distilwhisper.model.checkpoint import (
     Checkpoint,
     load_checkpoint,
@@ -78,7 +79,7 @@ from distilwhisper.stages.layers import StudentSettings
 from distilwhisper.stages.settings import STAGES, EvaluateSettings, LabelSettings, StageName
 from distilwhisper.stages.student import add_alignment_heads, allow_silence, make_student
 from distilwhisper.text.formats import TranscriptFormat
-from distilwhisper.text.tokens import Tokenizer, language_code
+from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.training.loop import Trainer, TrainingData
 from distilwhisper.training.ranks import Ranks, ranks_of_environment
 from distilwhisper.training.settings import TrainingSettings

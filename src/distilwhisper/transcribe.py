@@ -13,6 +13,7 @@ import numpy as np
 
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.decoding.windows import SURE_OF_LANGUAGE
+from distilwhisper.languages import LANGUAGES
 from distilwhisper.progress import progress_bar
 from distilwhisper.run.files import write_atomic
 from distilwhisper.speech.audio import (
@@ -28,7 +29,6 @@ from distilwhisper.speech.recording import HeldRecording, Recording, StreamedRec
 from distilwhisper.speech.sources import CorruptAudio, NamedBytes, Source
 from distilwhisper.speech.units import samples_to_seconds
 from distilwhisper.text.formats import SubtitleSettings, TranscriptFormat, render
-from distilwhisper.text.tokens import LANGUAGES
 from distilwhisper.text.transcript import Segment, Transcript, interleave, outside
 
 STDIN = "-"

@@ -9,9 +9,9 @@ from distilwhisper.corpus.records import Label, Utterance, Verdict
 from distilwhisper.filtering.gates import REASONS, judge_all
 from distilwhisper.filtering.measures import MIN_CAPITALS, measure
 from distilwhisper.filtering.settings import FilterSettings
+from distilwhisper.languages import uses_spaces
 from distilwhisper.stages.filter import judge
 from distilwhisper.text.normalize import normalizer_for
-from distilwhisper.text.tokens import uses_spaces
 from distilwhisper.text.transcript import compression_ratio
 from distilwhisper.text.wer import character_errors, word_errors
 

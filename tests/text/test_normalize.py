@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from distilwhisper.languages import LANGUAGES, uses_spaces
 from distilwhisper.text.normalize import (
     is_written_with_spaces,
     normalizer_for,
     scoring_rule,
     whisper_normalizer_for,
 )
-from distilwhisper.text.tokens import LANGUAGES, uses_spaces
 from distilwhisper.text.wer import character_errors, word_errors
 
 AWKWARD_ENGLISH = [

@@ -11,13 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distilwhisper.text.tokens import (
-    LANGUAGES,
-    MAX_PREVIOUS_TOKENS,
-    BadTokenizer,
-    Tokenizer,
-    language_code,
-)
+from distilwhisper.languages import LANGUAGES, language_code
+from distilwhisper.text.tokens import MAX_PREVIOUS_TOKENS, BadTokenizer, Tokenizer
 
 AWKWARD_TEXTS = [
     "",

@@ -4,8 +4,8 @@ from collections import Counter
 from dataclasses import replace
 
 from distilwhisper.corpus.records import Manifest
+from distilwhisper.languages import language_code
 from distilwhisper.progress import say
-from distilwhisper.text.tokens import language_code
 
 
 def in_language(manifest: Manifest, language: str | None) -> Manifest:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.windows import DecodedWindow, Task, WindowRequest
-from distilwhisper.text.tokens import uses_spaces
+from distilwhisper.languages import uses_spaces
 
 MAX_REPEATS = 4  # a phrase said more often than this in a row is a loop
 MAX_PHRASE_WORDS = 8

@@ -16,9 +16,9 @@ from distilwhisper.decoding.alignment import (
 )
 from distilwhisper.decoding.segments import TimedSegment, TimedWord, split_words
 from distilwhisper.decoding.windows import DecodedWindow, Window, WindowDecoder
+from distilwhisper.languages import uses_spaces
 from distilwhisper.shapes import Float64
 from distilwhisper.speech.units import HOP_SAMPLES
-from distilwhisper.text.tokens import uses_spaces
 from distilwhisper.text.transcript import Word
 
 FRAME_SAMPLES = 2 * HOP_SAMPLES  # of the encoder: 20 ms

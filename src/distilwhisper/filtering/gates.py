@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from distilwhisper.filtering.measures import Flags, Floats, Measures, share
 from distilwhisper.filtering.settings import FilterSettings
-from distilwhisper.text.tokens import language_code
+from distilwhisper.languages import language_code
 
 Reason = Literal[
     "unlabelled",

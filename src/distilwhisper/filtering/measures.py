@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from distilwhisper.corpus.records import Label, Utterance
+from distilwhisper.languages import language_code, uses_spaces
 from distilwhisper.text.normalize import Normalizer, normalizer_for
 from distilwhisper.text.repetition import longest_loop
-from distilwhisper.text.tokens import language_code, uses_spaces
 from distilwhisper.text.transcript import compression_ratio
 from distilwhisper.text.wer import ErrorCounts, character_errors, word_errors
 

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from distilwhisper.checks import AT_LEAST_0, PROBABILITY, Rule, check_rules, ruled
+from distilwhisper.languages import language_code, uses_spaces
 
 _ERRORS: Rule = ("be a finite fraction from 0 on (0.10 is 10 %)", AT_LEAST_0[1])
 _RATIO: Rule = ("be a finite number above 0", lambda ratio: 0 < ratio < math.inf)
@@ -49,8 +50,6 @@ class FilterSettings:
 
 
 def _language_faults(settings: FilterSettings) -> list[str]:
-    from distilwhisper.text.tokens import language_code, uses_spaces
-
     faults = []
     named = [name for name, _ in settings.max_wer_by_language]
     for name in [*named, *([] if settings.language is None else [settings.language])]:

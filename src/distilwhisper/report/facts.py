@@ -12,10 +12,10 @@ from distilwhisper.corpus.records import read_manifest
 from distilwhisper.corpus.store import read_jsonl
 from distilwhisper.evaluation.comparison import Cell, Comparison, Difference, Evaluation, compare
 from distilwhisper.filtering.retention import Retention
+from distilwhisper.languages import language_code
 from distilwhisper.run.files import BadRunFolder, read_json
 from distilwhisper.run.settings import build_settings, read_toml
 from distilwhisper.tables import percent
-from distilwhisper.text.tokens import language_code
 from distilwhisper.text.wer import ErrorCounts
 
 SETS = {"test": "held-out test", "long": "long recording"}

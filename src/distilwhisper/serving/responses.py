@@ -7,9 +7,9 @@ from typing import Any
 
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
+from distilwhisper.languages import LANGUAGES
 from distilwhisper.serving.forms import Asked
 from distilwhisper.text.formats import render, segment_fields
-from distilwhisper.text.tokens import LANGUAGES
 from distilwhisper.text.transcript import Segment, Transcript
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import av
 
+from distilwhisper.languages import ALL_LANGUAGES
 from distilwhisper.speech.sources import CorruptAudio, OpenFile
 
 # By how much the length of a sound may miss what its container, or a manifest, says of it, and
@@ -34,22 +35,6 @@ _STATING = frozenset({"aiff", "au", "flac", "g722", "mov,mp4,m4a,3gp,3g2,mj2", "
 
 # Formats whose clock begins at zero; that of others begins with what comes first.
 _FROM_ZERO = frozenset({"matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2"})
-
-# Whisper's languages, by the two letters and the three (or the older three) of ISO 639.
-_LANGUAGES = [
-    set(codes.split("/"))
-    for codes in """
-    af/afr am/amh ar/ara as/asm az/aze ba/bak be/bel bg/bul bn/ben bo/bod/tib br/bre bs/bos
-    ca/cat cs/ces/cze cy/cym/wel da/dan de/deu/ger el/ell/gre en/eng es/spa et/est eu/eus/baq
-    fa/fas/per fi/fin fo/fao fr/fra/fre gl/glg gu/guj ha/hau he/heb hi/hin hr/hrv ht/hat hu/hun
-    hy/hye/arm id/ind is/isl/ice it/ita ja/jpn jw/jav ka/kat/geo kk/kaz km/khm kn/kan ko/kor
-    la/lat lb/ltz ln/lin lo/lao lt/lit lv/lav mg/mlg mi/mri/mao mk/mkd/mac ml/mal mn/mon mr/mar
-    ms/msa/may mt/mlt my/mya/bur ne/nep nl/nld/dut nn/nno no/nor oc/oci pa/pan pl/pol ps/pus
-    pt/por ro/ron/rum ru/rus sa/san sd/snd si/sin sk/slk/slo sl/slv sn/sna so/som sq/sqi/alb
-    sr/srp su/sun sv/swe sw/swa ta/tam te/tel tg/tgk th/tha tk/tuk tl/tgl tr/tur tt/tat uk/ukr
-    ur/urd uz/uzb vi/vie yi/yid yo/yor zh/zho/chi
-""".split()
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +95,8 @@ def audio_track(
         track = tracks[wanted] if wanted < len(tracks) else None
     else:
         code = wanted.lower()
-        codes = next((codes for codes in _LANGUAGES if code in codes), {code})
+        by_code = ({one.code, *one.iso_639_2} for one in ALL_LANGUAGES)
+        codes = next((codes for codes in by_code if code in codes), {code})
         track = next((track for track in tracks if _language(track) in codes), None)
     if track is None and tracks and wanted is None:
         raise CorruptAudio(f"{name}: holds no sound that can be decoded in its audio track")

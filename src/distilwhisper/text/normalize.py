@@ -10,7 +10,7 @@ from itertools import groupby
 from typing import TypeAlias
 
 from distilwhisper.extras import needed_by
-from distilwhisper.text.tokens import language_code, uses_spaces
+from distilwhisper.languages import language_code, uses_spaces
 
 with needed_by("comparing texts", extra="train"), warnings.catch_warnings():
     # A docstring in the library holds "\X": a warning to every user whose Python compiles it.

@@ -1,15 +1,15 @@
 """Whisper's vocabulary: text to ids and back, and the ids that are no text."""
 
-import difflib
 import math
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import tokenizers
+
+from distilwhisper.languages import LANGUAGES, language_code
 
 Task = Literal["transcribe", "translate"]
 
@@ -18,165 +18,6 @@ MAX_PREVIOUS_TOKENS = 223  # half of the decoder's 448 positions, less one for <
 
 TIMESTAMPS_PER_SECOND = 50
 _N_TIMESTAMPS = 1501  # 0.00, 0.02, ... 30.00
-
-# Whisper's own table and order; Cantonese came with large-v3.
-LANGUAGES: Mapping[str, str] = {
-    "en": "english",
-    "zh": "chinese",
-    "de": "german",
-    "es": "spanish",
-    "ru": "russian",
-    "ko": "korean",
-    "fr": "french",
-    "ja": "japanese",
-    "pt": "portuguese",
-    "tr": "turkish",
-    "pl": "polish",
-    "ca": "catalan",
-    "nl": "dutch",
-    "ar": "arabic",
-    "sv": "swedish",
-    "it": "italian",
-    "id": "indonesian",
-    "hi": "hindi",
-    "fi": "finnish",
-    "vi": "vietnamese",
-    "he": "hebrew",
-    "uk": "ukrainian",
-    "el": "greek",
-    "ms": "malay",
-    "cs": "czech",
-    "ro": "romanian",
-    "da": "danish",
-    "hu": "hungarian",
-    "ta": "tamil",
-    "no": "norwegian",
-    "th": "thai",
-    "ur": "urdu",
-    "hr": "croatian",
-    "bg": "bulgarian",
-    "lt": "lithuanian",
-    "la": "latin",
-    "mi": "maori",
-    "ml": "malayalam",
-    "cy": "welsh",
-    "sk": "slovak",
-    "te": "telugu",
-    "fa": "persian",
-    "lv": "latvian",
-    "bn": "bengali",
-    "sr": "serbian",
-    "az": "azerbaijani",
-    "sl": "slovenian",
-    "kn": "kannada",
-    "et": "estonian",
-    "mk": "macedonian",
-    "br": "breton",
-    "eu": "basque",
-    "is": "icelandic",
-    "hy": "armenian",
-    "ne": "nepali",
-    "mn": "mongolian",
-    "bs": "bosnian",
-    "kk": "kazakh",
-    "sq": "albanian",
-    "sw": "swahili",
-    "gl": "galician",
-    "mr": "marathi",
-    "pa": "punjabi",
-    "si": "sinhala",
-    "km": "khmer",
-    "sn": "shona",
-    "yo": "yoruba",
-    "so": "somali",
-    "af": "afrikaans",
-    "oc": "occitan",
-    "ka": "georgian",
-    "be": "belarusian",
-    "tg": "tajik",
-    "sd": "sindhi",
-    "gu": "gujarati",
-    "am": "amharic",
-    "yi": "yiddish",
-    "lo": "lao",
-    "uz": "uzbek",
-    "fo": "faroese",
-    "ht": "haitian creole",
-    "ps": "pashto",
-    "tk": "turkmen",
-    "nn": "nynorsk",
-    "mt": "maltese",
-    "sa": "sanskrit",
-    "lb": "luxembourgish",
-    "my": "myanmar",
-    "bo": "tibetan",
-    "tl": "tagalog",
-    "mg": "malagasy",
-    "as": "assamese",
-    "tt": "tatar",
-    "haw": "hawaiian",
-    "ln": "lingala",
-    "ha": "hausa",
-    "ba": "bashkir",
-    "jw": "javanese",
-    "su": "sundanese",
-    "yue": "cantonese",
-}
-
-_OTHER_NAMES: Mapping[str, str] = {
-    "burmese": "my",
-    "valencian": "ca",
-    "flemish": "nl",
-    "haitian": "ht",
-    "letzeburgesch": "lb",
-    "pushto": "ps",
-    "panjabi": "pa",
-    "moldavian": "ro",
-    "moldovan": "ro",
-    "sinhalese": "si",
-    "castilian": "es",
-    "mandarin": "zh",
-    # Subtags of BCP 47 for what Whisper calls otherwise: withdrawn, or of one of its languages.
-    "cmn": "zh",
-    "fil": "tl",
-    "in": "id",
-    "iw": "he",
-    "ji": "yi",
-    "jv": "jw",
-    "mo": "ro",
-    "nb": "no",
-}
-# What the languages call themselves, code by code.
-_OWN_NAMES = """
-zh 中文 汉语 漢語 普通话 國語; de deutsch; es español castellano; ru русский; ko 한국어;
-fr français; ja 日本語; pt português; tr türkçe; pl polski; ca català; nl nederlands;
-ar العربية; sv svenska; it italiano; id bahasa-indonesia; hi हिन्दी हिंदी; fi suomi;
-vi tiếng-việt; he עברית; uk українська; el ελληνικά; ms bahasa-melayu; cs čeština;
-ro română; da dansk; hu magyar; ta தமிழ்; no norsk bokmål; th ไทย ภาษาไทย; ur اردو;
-hr hrvatski; bg български; lt lietuvių; la latina; mi māori; ml മലയാളം; cy cymraeg;
-sk slovenčina; te తెలుగు; fa فارسی; lv latviešu; bn বাংলা; sr српски srpski;
-az azərbaycanca; sl slovenščina; kn ಕನ್ನಡ; et eesti; mk македонски; br brezhoneg;
-eu euskara; is íslenska; hy հայերեն; ne नेपाली; mn монгол; bs bosanski; kk қазақша;
-sq shqip; sw kiswahili; gl galego; mr मराठी; pa ਪੰਜਾਬੀ; si සිංහල; km ខ្មែរ; sn chishona;
-yo yorùbá; so soomaali; oc occitan; ka ქართული; be беларуская; tg тоҷикӣ; sd سنڌي;
-gu ગુજરાતી; am አማርኛ; yi ייִדיש; lo ລາວ; uz oʻzbekcha; fo føroyskt; ht kreyòl-ayisyen;
-ps پښتو; tk türkmençe; nn norsk-nynorsk; mt malti; sa संस्कृतम्; lb lëtzebuergesch;
-my မြန်မာ; bo བོད་སྐད; mg malagasy; as অসমীয়া; tt татарча; haw ʻōlelo-hawaiʻi;
-ln lingála; ba башҡортса; jw basa-jawa; su basa-sunda; yue 粵語 粤语 廣東話 广东话
-"""
-
-
-def _codes_by_own_name() -> dict[str, str]:
-    lines = (line.split() for line in unicodedata.normalize("NFC", _OWN_NAMES).split(";"))
-    return {name.replace("-", " "): code for code, *names in lines for name in names}
-
-
-_CODE_BY_NAME: Mapping[str, str] = {
-    **{code: code for code in LANGUAGES},
-    **{name: code for code, name in LANGUAGES.items()},
-    **_codes_by_own_name(),
-    **_OTHER_NAMES,
-}
 
 # GPT-2's vocabulary has 50,256 pieces, so the token that ends an English-only text has this
 # id. The multilingual vocabulary has one piece more.
@@ -190,56 +31,6 @@ _INSIDE_SPECIAL = re.compile(r"(?<=[A-Za-z0-9])(?=\|>)")
 
 class BadTokenizer(ValueError):
     """A tokenizer.json that is missing, unreadable or lacks tokens that Whisper needs."""
-
-
-def language_code(language: str) -> str:
-    """The code that Whisper uses for a language.
-
-    Args:
-        language: a code ("de"), an English name ("German", "Castilian"), a name in the language
-            itself ("français"), or a tag of BCP 47 or a locale ("en-US", "pt_BR.UTF-8"), of which
-            the language counts; zh-HK is Cantonese. In any case.
-
-    Raises:
-        ValueError: Whisper knows no such language; the message names the nearest it knows.
-
-    Source: the tables of openai/whisper, whisper/tokenizer.py.
-    """
-    wanted = unicodedata.normalize("NFC", language.strip()).lower()
-    primary, *subtags = re.split("[-_.@]", wanted)
-    if primary == "zh" and {"hk", "yue"} & {*subtags}:
-        return "yue"
-    for name in (wanted, primary if len(primary) <= 3 else ""):
-        if name in _CODE_BY_NAME:
-            return _CODE_BY_NAME[name]
-    nearest = difflib.get_close_matches(wanted, _CODE_BY_NAME, n=1, cutoff=0.0)[0]
-    code = _CODE_BY_NAME[nearest]
-    raise ValueError(
-        f"language must be one of Whisper's {len(LANGUAGES)}, as a code, a name or a tag such as "
-        f'pt-BR; found "{language}", nearest is "{nearest}" ({code}, {LANGUAGES[code]})'
-    )
-
-
-_WITHOUT_SPACES = frozenset({"zh", "ja", "th", "lo", "my", "yue", "km", "bo"})
-
-
-def uses_spaces(language: str) -> bool:
-    """Whether words of a language are separated by spaces, so that a word error rate exists.
-
-    False for Chinese, Cantonese, Japanese, Thai, Lao, Burmese, Khmer and Tibetan: judge those
-    by characters.
-
-    Args:
-        language: code or English name.
-
-    Raises:
-        ValueError: the language is unknown to Whisper.
-
-    Source: the first six are those that Whisper splits into characters (openai/whisper,
-    whisper/tokenizer.py, ``split_to_word_tokens``). Khmer has no spaces between words, and
-    Tibetan marks syllables and not words: Unicode Standard Annex 14, on class SA and Tibetan.
-    """
-    return language_code(language) not in _WITHOUT_SPACES
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,8 +11,8 @@ from typing import Literal, NamedTuple, TypeAlias, TypeVar
 from distilwhisper.corpus.importing.settings import FIELDS
 from distilwhisper.corpus.records import UTTERANCE_FIELDS, Utterance, audio_in
 from distilwhisper.errors import DistilwhisperError
+from distilwhisper.languages import language_code
 from distilwhisper.speech.audio import AudioFacts
-from distilwhisper.text.tokens import language_code
 
 AUDIO_SUFFIXES = frozenset(
     ".3gp .aac .ac3 .aif .aifc .aiff .amr .au .avi .caf .flac .g722 .m4a .m4b .m4v .mka .mkv .mov "

@@ -22,12 +22,12 @@ from distilwhisper.corpus.importing.shards import stored
 from distilwhisper.corpus.importing.summary import ImportSummary
 from distilwhisper.corpus.records import Utterance, audio_from, manifest_row
 from distilwhisper.corpus.store import write_jsonl
+from distilwhisper.languages import language_code
 from distilwhisper.progress import SECONDS_BETWEEN_LINES, say
 from distilwhisper.run.stages import fingerprint
 from distilwhisper.speech.audio import LENGTH_TOLERANCE_S, AudioFacts, probe_audio
 from distilwhisper.speech.sources import CorruptAudio, NamedBytes
 from distilwhisper.speech.units import WINDOW_S
-from distilwhisper.text.tokens import language_code
 
 N_THREADS = 8  # they wait for disks more than they compute
 N_AHEAD = 2 * N_THREADS

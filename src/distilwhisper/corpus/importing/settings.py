@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Literal, TypeAlias
 
 from distilwhisper.checks import ABOVE_0, check_rules, ruled
-from distilwhisper.text.tokens import language_code
+from distilwhisper.languages import language_code
 
 Format: TypeAlias = Literal[
     "folder",
