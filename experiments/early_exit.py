@@ -9,6 +9,8 @@ Source: arXiv:2311.00430, appendix D.4, table 20 (medium.en); arXiv:2207.07061, 
 states that are copied upwards.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -61,7 +63,7 @@ class EarlyExitDecoder(Decoder):
                 normed = layer.self_attn_layer_norm(states)
                 cache.write(number, *layer.self_attn.keys_values(normed), step)
                 continue
-            after = self.run_layer(number, states, step, cross, cache)
+            after = self.run_layer(number, states, step, partial(cross.attend, number), cache)
             states = torch.where(is_open[:, None, None], after, states)
             self.n_layers += int(is_open.sum())
             logits = self.project(self.layer_norm(states[:, 0]))

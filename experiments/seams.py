@@ -10,7 +10,7 @@ from typing import Any
 from distilwhisper.checks import NOT_EMPTY, ruled
 from distilwhisper.corpus.batches import load_readable
 from distilwhisper.corpus.records import Utterance, read_manifest
-from distilwhisper.decoding.chunks import ChunkWords, join_chunks
+from distilwhisper.decoding.chunks import JoinedText
 from distilwhisper.decoding.segments import TimedWord
 from distilwhisper.evaluation.scoring import rule_of
 from distilwhisper.plotting import draw_lines
@@ -28,6 +28,15 @@ from experiments.tables import REPETITIONS, WER, Column, Table, Value, fact, les
 # Edges of the bins of a word's distance to the nearest seam; the last bin has no end.
 DISTANCES_S = (0.0, 1.0, 2.0, 4.0, 8.0)
 DISTANCES = ("within 1 s", "1 to 2 s", "2 to 4 s", "4 to 8 s", "over 8 s")
+
+
+@dataclass(frozen=True)
+class ChunkWords:
+    """The words of one chunk, on the recording's clock."""
+
+    start_s: float
+    stop_s: float
+    words: tuple[TimedWord, ...]
 
 
 def join_at_middle(chunks: Sequence[ChunkWords]) -> list[TimedWord]:
@@ -54,12 +63,16 @@ def seams_s(chunks: Sequence[ChunkWords]) -> list[float]:
     return [(before.stop_s + chunk.start_s) / 2 for before, chunk in pairwise(chunks)]
 
 
-def _join_by_words(chunks: Sequence[ChunkWords]) -> list[TimedWord]:
-    return [word for _, word in join_chunks(chunks)]
+def join_by_words(chunks: Sequence[ChunkWords]) -> list[TimedWord]:
+    """Join chunks as decoding does."""
+    text = JoinedText()
+    for chunk in chunks:
+        text.add(chunk.words, start_s=chunk.start_s, stop_s=chunk.stop_s)
+    return [word for _, word in text.words()]
 
 
 JOINS: Mapping[str, Callable[[Sequence[ChunkWords]], list[TimedWord]]] = {
-    "common run": _join_by_words,
+    "common run": join_by_words,
     "middle": join_at_middle,
 }
 
@@ -196,13 +209,13 @@ def _decode(context: Context[OverlapSettings], arm: Arm, on: EvalSet) -> dict[st
     transcriber = context.transcriber(arm)
     decoded = {}
     for utterance, samples in load_readable(read_manifest(on.manifest), with_reference(on)):
-        chunks = transcriber.hear_chunks(samples, language=utterance.language)
+        chunks = transcriber.decode_chunks(samples, language=utterance.language)
         decoded[utterance.id] = {
             "audio_s": samples_to_seconds(len(samples)),
             "chunks": [
                 {
                     "start_s": chunk.start_s,
-                    "stop_s": chunk.stop_s,
+                    "stop_s": chunk.end_s,
                     "words": [(word.text, word.start_s, word.end_s) for word in chunk.words],
                 }
                 for chunk in chunks

@@ -748,26 +748,18 @@ def status_of(command: Callable[[], int], *, program: str) -> int:
         program: its name, for messages.
     """
     with showing_progress():
-        return _status_of(command, program)
-
-
-def _status_of(command: Callable[[], int], program: str) -> int:
-    try:
-        return command()
-    except SystemExit as stop:
-        return USAGE if stop.code else OK
-    except KeyboardInterrupt:
-        say(f"{program}: interrupted; run the same command again to go on")
-        return INTERRUPTED
-    except DistilwhisperError as error:  # before ValueError: TornShard is both
-        say(f"{program}: error: {error}")
-        return error.exit_status
-    except OSError as error:
-        say(f"{program}: error: {error}")
-        return SOME_FAILED
-    except ValueError as error:
-        say(f"{program}: error: {error}")
-        return USAGE
+        try:
+            return command()
+        except SystemExit as stop:
+            return USAGE if stop.code else OK
+        except KeyboardInterrupt:
+            say(f"{program}: interrupted; run the same command again to go on")
+            return INTERRUPTED
+        except (DistilwhisperError, OSError, ValueError) as error:
+            say(f"{program}: error: {error}")
+            if isinstance(error, DistilwhisperError):  # first: TornShard is a ValueError too
+                return error.exit_status
+            return SOME_FAILED if isinstance(error, OSError) else USAGE
 
 
 def _help() -> str:

@@ -9,10 +9,12 @@ again: at least once is exactly once in effect. Stages do not know which engine 
 import logging
 import os
 import time
+from abc import ABC, abstractmethod
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
@@ -20,8 +22,10 @@ from distilwhisper.corpus.records import Manifest, Utterance
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.errors import DistilwhisperError
 from distilwhisper.model.hardware import Hardware
-from distilwhisper.progress import Advance, say
+from distilwhisper.progress import Advance, progress_bar, say
+from distilwhisper.run.locks import Part
 from distilwhisper.run.processes import EngineSettings
+from distilwhisper.speech.units import SAMPLE_RATE_HZ
 
 if TYPE_CHECKING:  # the command line parses its options without it
     from distilwhisper.decoding.transcriber import Transcriber
@@ -32,7 +36,7 @@ Result_co = TypeVar("Result_co", covariant=True)
 
 LOCAL_STORE_BYTES = 256 * 1024**2  # of a cluster that we start: it holds a manifest, and numbers
 POLL_S = 1.0
-SECONDS_BETWEEN_COMPLAINTS = 30.0
+SECONDS_BETWEEN_LINES = 30.0
 
 
 @runtime_checkable
@@ -53,19 +57,12 @@ class ShardJob(Protocol[Result_co]):
 
 
 @dataclass(frozen=True)
-class DecodingJob:
-    """A model at work on a manifest's utterances, a fixed number of them to a shard.
-
-    What every process must know of it; a stage adds what it writes of a shard.
-    """
+class ShardedSet(ABC):
+    """A manifest's utterances, a fixed number of them to a shard; a stage adds what it writes."""
 
     manifest: Manifest
-    model: Path
     out: Path
-    decoding: DecodingSettings
     shard_size: int
-    hardware: Hardware
-    draft: Path | None
 
     @property
     def n_shards(self) -> int:
@@ -77,30 +74,96 @@ class DecodingJob:
         at = number * self.shard_size
         return self.manifest.utterances[at : at + self.shard_size]
 
-    def load(self) -> "Transcriber":
-        """Load the model, and see that it knows the utterances' languages.
+    def left(self, number: int) -> Sequence[Utterance]:
+        """Return the utterances of a shard that are still to be decoded."""
+        return self.shard(number)
+
+    @abstractmethod
+    def is_done(self, number: int) -> bool:
+        """Return whether there is nothing to do in a shard."""
+
+    @abstractmethod
+    def writer(self, transcriber: "Transcriber") -> Callable[[int, Advance], Any]:
+        """Return what decodes and writes a shard, as :meth:`ShardJob.start` does."""
+
+
+@dataclass(frozen=True)
+class DecodingJob:
+    """A model at work on some sets; its shards are theirs, one set after the other."""
+
+    sets: tuple[ShardedSet, ...]
+    model: Path
+    decoding: DecodingSettings
+    hardware: Hardware
+    draft: Path | None
+    warms_up: bool = False
+    """Decode a second of silence first, for the sake of what is timed."""
+
+    @cached_property
+    def shards(self) -> list[tuple[ShardedSet, int]]:
+        """Every shard: whose it is, and its number there."""
+        return [(one, number) for one in self.sets for number in range(one.n_shards)]
+
+    def start(self) -> Callable[[int, Advance], Any]:
+        """Load the model; return what decodes a shard.
 
         Raises:
-            ValueError: it does not know one of them.
+            ValueError: the model does not know a language of the utterances.
         """
+        transcriber = self.load()
+        for one in self.sets:
+            transcriber.check_languages({u.id: u.language for u in one.manifest.utterances})
+        if self.warms_up:
+            transcriber.decode([[0.0] * SAMPLE_RATE_HZ])
+        return partial(self._write, {one.out: one.writer(transcriber) for one in self.sets})
+
+    def load(self) -> "Transcriber":
+        """Load the model."""
         from distilwhisper.decoding.transcriber import Transcriber
 
-        transcriber = Transcriber.from_model(
-            str(self.model),
-            self.decoding,
-            self.hardware,
-            draft=None if self.draft is None else str(self.draft),
-        )
-        self.check_languages(transcriber)
-        return transcriber
+        draft = None if self.draft is None else str(self.draft)
+        return Transcriber.from_model(str(self.model), self.decoding, self.hardware, draft=draft)
 
-    def check_languages(self, transcriber: "Transcriber") -> None:
-        """See that a model that is loaded knows the utterances' languages.
+    def _write(
+        self,
+        writers: Mapping[Path, Callable[[int, Advance], Any]],
+        number: int,
+        on_progress: Advance,
+    ) -> Any:
+        one, shard = self.shards[number]
+        return writers[one.out](shard, on_progress)
 
-        Raises:
-            ValueError: it does not know one of them.
-        """
-        transcriber.check_languages({u.id: u.language for u in self.manifest.utterances})
+
+def run_stage(
+    name: str, job: DecodingJob, engine: EngineSettings, *, part: Part | None = None
+) -> list[Any]:
+    """Write the shards of a job that are not there, and show how far it is.
+
+    Args:
+        name: of the stage.
+        job: the work.
+        engine: which processes do it.
+        part: do these shards alone; None: all.
+
+    Returns:
+        What the sets' writers say of each shard that was written.
+
+    Raises:
+        ShardFailed, NoWorkers, MissingRay: as :func:`run_shards`.
+    """
+    missing = [
+        place
+        for place, (one, shard) in enumerate(job.shards)
+        if (part is None or part.holds(shard)) and not one.is_done(shard)
+    ]
+    if not missing:
+        return []
+    n_left = sum(len(one.left(shard)) for one, shard in map(job.shards.__getitem__, missing))
+    n_all = sum(len(one.manifest.utterances) for one in job.sets)
+    where = "Ray cluster" if engine.engine == "ray" else job.hardware.describe()
+    say(f"{name}: {n_left} of {n_all} utterances to {name} ({where})")
+    with progress_bar(name, n_left, "utterances") as advance:
+        return list(run_shards(job, missing, engine, on_progress=advance))
 
 
 class ShardFailed(DistilwhisperError, RuntimeError):
@@ -115,11 +178,6 @@ class MissingRay(DistilwhisperError, RuntimeError):
     """The package of the ray engine is not installed."""
 
 
-def where(engine: EngineSettings, hardware: Hardware) -> str:
-    """Return where the work is done, for the log."""
-    return hardware.describe() if engine.engine == "local" else "Ray cluster"
-
-
 def run_shards(
     job: ShardJob[Result],
     shards: Sequence[int],
@@ -127,7 +185,7 @@ def run_shards(
     *,
     on_progress: Advance,
 ) -> Iterator[Result]:
-    """Write some shards and yield what the job says of each, in the order in which they finish.
+    """Write some shards and yield what the job returns for each, in the order in which they finish.
 
     Args:
         job: the work.
@@ -153,13 +211,13 @@ def _run_on_ray(
     job: ShardJob[Result], shards: Sequence[int], settings: EngineSettings, on_progress: Advance
 ) -> Iterator[Result]:
     with _cluster() as ray:
-        crew = _Crew(ray, job, settings)
+        workers = _Workers(ray, job, settings)
         try:
-            for done, result in crew.write(shards):
+            for done, result in workers.write(shards):
                 on_progress(*done)
                 yield result
         finally:
-            crew.dismiss()
+            workers.stop()
 
 
 @contextmanager
@@ -217,13 +275,13 @@ class _Worker:
         self._write = self._job.start()
 
     def write(self, shard: int) -> tuple[Done, Any]:
-        """Return how much the shard held, and what the job says of it."""
+        """Return how much the shard held, and what the job returns for it."""
         tally = _Tally()
         result = self._write(shard, tally)
         return (tally.n, tally.audio_s), result
 
 
-class _Crew:
+class _Workers:
     """The actors that write one job's shards. Each is starting or has one shard, else it goes."""
 
     def __init__(self, ray: Any, job: ShardJob[Any], settings: EngineSettings) -> None:
@@ -233,13 +291,13 @@ class _Crew:
         self._tasks: dict[Any, tuple[Any, int | None]] = {}  # actor and its shard; none: starting
         self._attempts: Counter[int | None] = Counter()  # failures of a shard; none: of starts
         self._idle_since = time.monotonic()  # since when no shard is being written
-        self._complained = self._idle_since
+        self._logged_at = self._idle_since
 
     def write(self, shards: Sequence[int]) -> Iterator[tuple[Done, Any]]:
-        """Yield how much every shard held and what the job says of it, as they finish."""
+        """Yield how much every shard held and what the job returns for it, as they finish."""
         queue = deque(shards)
         while queue or self._n_writing:
-            self._hire(queue)
+            self._start_workers(queue)
             finished, _ = self._ray.wait(list(self._tasks), timeout=POLL_S)
             for task in finished:
                 actor, shard = self._tasks.pop(task)
@@ -259,9 +317,9 @@ class _Crew:
                     self._give(actor, queue.popleft())
                 else:
                     self._ray.kill(actor)
-            self._look_at_clock()
+            self._check_idle()
 
-    def dismiss(self) -> None:
+    def stop(self) -> None:
         """Stop every actor."""
         for actor, _ in self._tasks.values():
             self._ray.kill(actor)
@@ -271,22 +329,22 @@ class _Crew:
     def _n_writing(self) -> int:
         return sum(shard is not None for _, shard in self._tasks.values())
 
-    def _hire(self, queue: Sequence[int]) -> None:
+    def _start_workers(self, queue: Sequence[int]) -> None:
         """Start workers, so that there are as many as are allowed and have something to do."""
         n_wanted = min(self._n_allowed(), len(queue) + self._n_writing)
         while len(self._tasks) < n_wanted:
-            wants = self._wants()
+            held = self._resources_of_one()
             actor = (
                 self._ray.remote(_Worker)
-                .options(num_cpus=wants["CPU"], num_gpus=wants["GPU"])
+                .options(num_cpus=held["CPU"], num_gpus=held["GPU"])
                 .remote(self._job)
             )
-            self._tasks[actor.start.remote(max(1, int(wants["CPU"])))] = actor, None
+            self._tasks[actor.start.remote(max(1, int(held["CPU"])))] = actor, None
 
     def _give(self, actor: Any, shard: int) -> None:
         self._tasks[actor.write.remote(shard)] = actor, shard
 
-    def _wants(self) -> dict[str, float]:
+    def _resources_of_one(self) -> dict[str, float]:
         """Return what one worker holds."""
         gpus = self._settings.gpus_per_worker
         if gpus is None:
@@ -298,7 +356,9 @@ class _Crew:
         if self._settings.n_workers:
             return self._settings.n_workers
         there = self._ray.cluster_resources()
-        return max(1, min(int(there.get(k, 0) / v) for k, v in self._wants().items() if v))
+        return max(
+            1, min(int(there.get(k, 0) / v) for k, v in self._resources_of_one().items() if v)
+        )
 
     def _note_failure(self, shard: int | None, error: Exception) -> None:
         self._attempts[shard] += 1
@@ -313,15 +373,15 @@ class _Crew:
             ) from error
         say(f"ray: {what} failed, attempt {n} of {most}: {reason}")
 
-    def _look_at_clock(self) -> None:
-        """Say what is missing while no worker works, and give up in the end."""
+    def _check_idle(self) -> None:
+        """Log what is missing while no worker works, and give up in the end."""
         now = time.monotonic()
         if self._n_writing:
-            self._idle_since = self._complained = now
+            self._idle_since = self._logged_at = now
             return
         state = (
             f"no worker is ready after {now - self._idle_since:.0f} s: each asks for "
-            f"{_resources(self._wants())}; the cluster has "
+            f"{_resources(self._resources_of_one())}; the cluster has "
             f"{_resources(self._ray.cluster_resources())}, of which free are "
             f"{_resources(self._ray.available_resources())}"
         )
@@ -330,8 +390,8 @@ class _Crew:
                 f"{state}: ask for less (cpus_per_worker, gpus_per_worker), free or add machines, "
                 "or raise start_timeout_s"
             )
-        if now - self._complained >= SECONDS_BETWEEN_COMPLAINTS:
-            self._complained = now
+        if now - self._logged_at >= SECONDS_BETWEEN_LINES:
+            self._logged_at = now
             say(f"ray: {state}")
 
 

@@ -26,6 +26,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from distilwhisper.checks import AT_LEAST_0, AT_LEAST_1, Rule, check_rules, ruled
 from distilwhisper.corpus.batches import (
     Example,
     follow_each_other,
@@ -88,6 +89,8 @@ from distilwhisper.transcribe import write_transcript
 
 Thing = TypeVar("Thing")
 
+_HELD_OUT: Rule = ("lie between 0 and 0.5", lambda share: 0 < share < 0.5)
+
 
 @dataclass(frozen=True)
 class DataSettings:
@@ -107,9 +110,9 @@ class DataSettings:
     """Of all the speech, whatever manifests name; none: what they name, else it is detected."""
     max_seconds: float | None = None
     """Of a source: leave out what is longer; a window holds 30 s."""
-    validation_fraction: float = 0.1
+    validation_fraction: float = ruled(0.1, _HELD_OUT)
     """Share of the utterances for validation."""
-    test_fraction: float = 0.1
+    test_fraction: float = ruled(0.1, _HELD_OUT)
     """Share of the utterances held out for the test."""
     keep_speakers_together: bool = True
     """Whether a speaker is in one part only, where speakers are known; recordings always are."""
@@ -141,9 +144,7 @@ class DataSettings:
                 raise ValueError(f"{name} must name every manifest once")
         if self.max_seconds is not None and (self.source is None or not self.max_seconds > 0):
             raise ValueError("max_seconds must be above 0, and is of a source alone")
-        for name in ("validation_fraction", "test_fraction"):
-            if not 0 < getattr(self, name) < 0.5:
-                raise ValueError(f"{name} must lie between 0 and 0.5, found {getattr(self, name)}")
+        check_rules(self)
 
     @property
     def train_sets(self) -> tuple[str, ...]:
@@ -164,16 +165,15 @@ def _one_or_more(named: str | tuple[str, ...] | None) -> tuple[str, ...]:
 class LongFormSettings:
     """The long recording that test utterances are joined into."""
 
-    utterances: int = 60
+    utterances: int = ruled(60, AT_LEAST_1)
     """How many test utterances, in the order of their ids."""
-    pause_s: float = 0.5
+    pause_s: float = ruled(0.5, AT_LEAST_0)
     """Silence between two of them."""
     formats: tuple[TranscriptFormat, ...] = ("txt", "srt", "json")
     """Of the transcripts."""
 
     def __post_init__(self) -> None:
-        if self.utterances < 1 or self.pause_s < 0:
-            raise ValueError("utterances must be at least 1 and pause_s at least 0")
+        check_rules(self)
 
 
 @dataclass(frozen=True)

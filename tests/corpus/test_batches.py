@@ -253,7 +253,7 @@ def test_with_text_before_it_the_last_start_of_transcript_counts(
     english: Tokenizer, multilingual: Tokenizer
 ) -> None:
     for tokenizer, language in ((english, None), (multilingual, "en")):
-        before = tokenizer.previous_text_ids("what was said")
+        before = tokenizer.previous_ids(tokenizer.encode(" what was said"))
         label = [*before, *timed(tokenizer, "a cat", language)]
         stripped = decoder_sequence(label, tokenizer, timestamps=False)
         assert stripped == [*before, *bare(tokenizer, "a cat", language)]
@@ -528,7 +528,7 @@ def test_what_is_kept_of_silence_is_an_empty_transcript(
     """Whatever the teacher heard in it, cut off or not, with a prompt or without."""
     tokenizer = english if language is None else multilingual
     whole = timed(tokenizer, "thank you", language)
-    before = tokenizer.previous_text_ids("names to expect")
+    before = tokenizer.previous_ids(tokenizer.encode(" names to expect"))
     manifest = Manifest(Path("m"), Path("/"), (Utterance("a", "a.wav", text=""),))
     verdicts = {"a": Verdict("a", True, "")}
     prompt = tokenizer.prompt_ids(language=language, timestamps=timestamps)

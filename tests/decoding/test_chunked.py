@@ -9,14 +9,13 @@ import pytest
 
 from corpora import noise
 from distilwhisper.decoding.chunked import decode_chunk
-from distilwhisper.decoding.chunks import Chunk
-from distilwhisper.decoding.heard import HeardWindow
 from distilwhisper.decoding.settings import DecodingSettings
+from distilwhisper.decoding.timing import TimedWindow
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.decoding.windows import DecodedWindow, WindowDecoder, WindowRequest
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.speech.audio import Samples
-from distilwhisper.speech.units import seconds_to_samples
+from distilwhisper.speech.units import Span, seconds_to_samples
 
 
 @pytest.fixture(scope="module")
@@ -60,17 +59,17 @@ def run(
     samples: Samples,
     answers: Iterator[DecodedWindow],
     *,
-    heard_again_s: float = 0.0,
+    shared_s: float = 0.0,
     start_s: float = 0.0,
-) -> tuple[list[HeardWindow], list[float]]:
-    """Return what was heard, and how long each window was that was asked for."""
+) -> tuple[list[TimedWindow], list[float]]:
+    """Return the windows, and how long each window was that was asked for."""
     start = seconds_to_samples(start_s)
     task = decode_chunk(
         decoder,
-        Chunk(start, start + len(samples)),
+        Span(start, start + len(samples)),
         samples,
         language="en",
-        heard_again_s=heard_again_s,
+        shared_s=shared_s,
     )
     asked: list[WindowRequest] = []
     try:
@@ -86,19 +85,19 @@ def test_what_lies_on_either_side_of_a_long_pause_is_a_window_of_its_own(
 ) -> None:
     samples = np.concatenate([noise(6.0, seed=1), silence(10.0), noise(5.0, seed=2)])
     answers = iter([says(decoder, 0.0, " one", 6.0), says(decoder, 0.5, " two", 5.4)])
-    heard, lengths_s = run(decoder, samples, answers, start_s=100.0)
+    windows, lengths_s = run(decoder, samples, answers, start_s=100.0)
     assert lengths_s == [pytest.approx(6.5, abs=0.3), pytest.approx(5.5, abs=0.3)]
-    assert [word.text for one in heard for word in one.words] == [" one", " two"]
-    assert heard[0].segments[0].start_s == 100.0
-    assert heard[1].segments[0].start_s == pytest.approx(116.0, abs=0.3)
+    assert [word.text for one in windows for word in one.words] == [" one", " two"]
+    assert windows[0].segments[0].start_s == 100.0
+    assert windows[1].segments[0].start_s == pytest.approx(116.0, abs=0.3)
 
 
 def test_a_chunk_without_a_long_pause_is_one_window(decoder: WindowDecoder) -> None:
     samples = np.concatenate([noise(6.0, seed=1), silence(2.5), noise(5.0, seed=2)])
     answers = iter([says(decoder, 0.0, " one", 13.4)])
-    heard, lengths_s = run(decoder, samples, answers)
+    windows, lengths_s = run(decoder, samples, answers)
     assert lengths_s == [13.5]
-    assert len(heard) == 1
+    assert len(windows) == 1
     assert run(decoder, silence(20.0), iter([])) == ([], [])
 
 
@@ -109,28 +108,28 @@ def test_a_last_chunk_that_says_that_more_follows_is_decoded_to_its_end(
     samples = noise(10.0, seed=1)
     unfinished = says(decoder, 0.0, " one", 8.0, 8.0)
     rest = says(decoder, 0.0, " two", 2.0)
-    heard, lengths_s = run(decoder, samples, iter([unfinished, rest]))
+    windows, lengths_s = run(decoder, samples, iter([unfinished, rest]))
     assert lengths_s == [10.0, pytest.approx(2.0)]
-    assert [(w.text, w.start_s) for one in heard for w in one.words] == [
+    assert [(w.text, w.start_s) for one in windows for w in one.words] == [
         (" one", 0.0),
         (" two", 8.0),
     ]
     # A single one says that nothing follows; and the next chunk may hear the rest anyway.
     finished = says(decoder, 0.0, " one", 8.0)
     assert run(decoder, samples, iter([finished]))[1] == [10.0]
-    assert run(decoder, samples, iter([unfinished]), heard_again_s=4.0)[1] == [10.0]
+    assert run(decoder, samples, iter([unfinished]), shared_s=4.0)[1] == [10.0]
     # That does not hold for what lies before a pause that the next chunk does not reach.
     paused = np.concatenate([samples, silence(10.0)])
-    _, lengths_s = run(decoder, paused, iter([unfinished, rest]), heard_again_s=4.0)
+    _, lengths_s = run(decoder, paused, iter([unfinished, rest]), shared_s=4.0)
     assert lengths_s == [pytest.approx(10.5, abs=0.1), pytest.approx(2.5, abs=0.1)]
 
 
 def test_speech_far_behind_the_end_of_the_text_is_decoded_again(decoder: WindowDecoder) -> None:
     samples = noise(20.0, seed=1)
     answers = [says(decoder, 0.0, " one", 8.0), says(decoder, 0.0, " two", 12.0)]
-    _, lengths_s = run(decoder, samples, iter(answers), heard_again_s=5.0)
+    _, lengths_s = run(decoder, samples, iter(answers), shared_s=5.0)
     assert lengths_s == [20.0, pytest.approx(12.0)]
-    assert run(decoder, samples, iter(answers), heard_again_s=13.0)[1] == [20.0]
+    assert run(decoder, samples, iter(answers), shared_s=13.0)[1] == [20.0]
 
 
 def test_a_rest_that_hardly_moves_on_ends_the_chunk(decoder: WindowDecoder) -> None:
@@ -143,6 +142,6 @@ def test_a_rest_that_hardly_moves_on_ends_the_chunk(decoder: WindowDecoder) -> N
 def test_both_halves_of_a_chunk_that_loops_are_tried(decoder: WindowDecoder) -> None:
     loop = replace(says(decoder, 0.0, " one", 20.0), compression_ratio=9.0, finished=False)
     halves = [says(decoder, 0.0, " two", 11.0), says(decoder, 1.0, " three", 12.0)]
-    heard, lengths_s = run(decoder, noise(20.0, seed=1), iter([loop, *halves]))
+    windows, lengths_s = run(decoder, noise(20.0, seed=1), iter([loop, *halves]))
     assert lengths_s == [20.0, 12.0, 12.0]
-    assert [word.text for one in heard for word in one.words] == [" two", " three"]
+    assert [word.text for one in windows for word in one.words] == [" two", " three"]

@@ -1,5 +1,5 @@
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -9,16 +9,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distilwhisper.decoding.chunks import (
-    Chunk,
-    ChunkWords,
     JoinedText,
-    join_chunks,
     plan_chunks,
     plan_speech,
 )
 from distilwhisper.decoding.segments import TimedWord
+from distilwhisper.speech.units import Span
 
 WORDS = "one two three four five six seven eight nine ten the a of and".split()
+
+
+@dataclass(frozen=True)
+class ChunkWords:
+    """The words of one chunk, on the recording's clock."""
+
+    start_s: float
+    stop_s: float
+    words: tuple[TimedWord, ...]
+
+
+def join_chunks(chunks: Sequence[ChunkWords]) -> list[tuple[int, TimedWord]]:
+    text = JoinedText()
+    for chunk in chunks:
+        text.add(chunk.words, start_s=chunk.start_s, stop_s=chunk.stop_s)
+    return text.words()
 
 
 class Tape:
@@ -96,9 +110,9 @@ def test_a_chunk_is_known_before_the_next_is_read() -> None:
     tape = Tape(10_000_000)
     plan = plan_chunks(tape.reach, chunk_samples=300, overlap_samples=100, last_samples=270)
     assert tape.asked == []
-    assert next(plan) == Chunk(0, 300)
+    assert next(plan) == Span(0, 300)
     assert tape.asked == [301]
-    assert next(plan) == Chunk(200, 500)
+    assert next(plan) == Span(200, 500)
     assert max(tape.asked) == 501
 
 
@@ -124,7 +138,7 @@ def test_an_impossible_plan_is_refused(
 
 def plan_spans(*spans: tuple[int, int]) -> list[tuple[int, int]]:
     chunks = plan_speech(
-        (Chunk(*span) for span in spans), chunk_samples=30, overlap_samples=10, last_samples=27
+        (Span(*span) for span in spans), chunk_samples=30, overlap_samples=10, last_samples=27
     )
     return [(chunk.start, chunk.stop) for chunk in chunks]
 
@@ -150,7 +164,7 @@ def test_all_speech_is_covered_and_no_chunk_is_longer_than_asked(
 ) -> None:
     at, spans = 0, []
     for gap, length in gaps_and_lengths:
-        spans.append(Chunk(at + gap, at + gap + length))
+        spans.append(Span(at + gap, at + gap + length))
         at += gap + length
     plan = list(plan_speech(spans, chunk_samples=30, overlap_samples=overlap, last_samples=27))
     speech = {i for span in spans for i in range(span.start, span.stop)}
@@ -373,7 +387,7 @@ def test_what_is_settled_no_later_chunk_changes(
             for word in hear(timed, start_s, stop_s).words
             if data.draw(st.integers(0, 9))
         ]
-        text.add(ChunkWords(start_s, stop_s, unevenly(heard, start_s, cuts)))
+        text.add(unevenly(heard, start_s, cuts), start_s=start_s, stop_s=stop_s)
     for before in settled:
         assert text.words()[: len(before)] == before
     assert text.n_settled(float("inf")) == len(text.words())

@@ -12,7 +12,6 @@ from corpora import noise
 from distilwhisper.decoding.failure import (
     MAX_PHRASE_WORDS,
     MAX_REPEATS,
-    Judged,
     decode_with_fallback,
     is_silence,
     loops,
@@ -50,7 +49,7 @@ SILENT = window(logprob=-1.4, compression=3.0, no_speech=0.9)
 
 def climb(
     settings: DecodingSettings, answers: Iterator[DecodedWindow], **judge: object
-) -> tuple[Judged, list[WindowRequest]]:
+) -> tuple[DecodedWindow, list[WindowRequest]]:
     """Answer each request with the next window; return what came out, and the requests."""
     task = decode_with_fallback(REQUEST, settings, **judge)  # type: ignore[arg-type]
     asked = [next(task)]
@@ -65,8 +64,8 @@ def climb(
 def test_the_ladder_ends_at_the_first_text_that_is_believed(n_failing: int) -> None:
     failing = [UNLIKELY, LOOPING][n_failing % 2]
     answers = iter([*[failing] * n_failing, GOOD, UNLIKELY])
-    judged, asked = climb(SETTINGS, answers)
-    assert judged == Judged(GOOD, None)
+    decoded, asked = climb(SETTINGS, answers)
+    assert decoded == GOOD
     assert [request.temperature for request in asked] == list(SETTINGS.temperature[: n_failing + 1])
     for request in asked:
         assert request == replace(REQUEST, temperature=request.temperature)
@@ -75,18 +74,18 @@ def test_the_ladder_ends_at_the_first_text_that_is_believed(n_failing: int) -> N
 
 def test_a_ladder_that_finds_nothing_ends_with_its_last_text() -> None:
     last = window(logprob=-7.25)
-    judged, asked = climb(SETTINGS, iter([*[LOOPING] * 5, last]))
-    assert judged == Judged(last, "average log-probability -7.25 under -1")
+    decoded, asked = climb(SETTINGS, iter([*[LOOPING] * 5, last]))
+    assert decoded == replace(last, failure="average log-probability -7.25 under -1")
     assert len(asked) == 6
-    judged, asked = climb(replace(SETTINGS, temperature=(0.0,)), iter([LOOPING]))
-    assert judged == Judged(LOOPING, "compression ratio 3.0 over 2.4")
+    decoded, asked = climb(replace(SETTINGS, temperature=(0.0,)), iter([LOOPING]))
+    assert decoded == replace(LOOPING, failure="compression ratio 3.0 over 2.4")
     assert len(asked) == 1
 
 
 def test_of_texts_that_all_fail_the_likeliest_that_is_no_loop_is_kept() -> None:
     likeliest = window(logprob=-1.1)
-    judged, asked = climb(SETTINGS, iter([LOOPING, likeliest, *[window(logprob=-3.0)] * 4]))
-    assert judged == Judged(likeliest, "average log-probability -1.10 under -1")
+    decoded, asked = climb(SETTINGS, iter([LOOPING, likeliest, *[window(logprob=-3.0)] * 4]))
+    assert decoded == replace(likeliest, failure="average log-probability -1.10 under -1")
     assert len(asked) == 6
 
 
@@ -98,13 +97,13 @@ REPEATED = replace(GOOD, text="go on " * 6)
 def test_a_text_that_repeats_itself_as_the_sound_does_is_believed(
     repeating: DecodedWindow,
 ) -> None:
-    judged, asked = climb(SETTINGS, iter([repeating]), stricter=loops, moves_on=lambda _: True)
-    assert judged == Judged(repeating, None)
+    decoded, asked = climb(SETTINGS, iter([repeating]), stricter=loops, moves_on=lambda _: True)
+    assert decoded == repeating
     assert len(asked) == 1
-    judged, asked = climb(
+    decoded, asked = climb(
         SETTINGS, iter([repeating, GOOD]), stricter=loops, moves_on=lambda _: False
     )
-    assert judged == Judged(GOOD, None)
+    assert decoded == GOOD
 
 
 def test_only_the_first_text_and_only_its_repetition_is_excused() -> None:
@@ -123,11 +122,11 @@ def test_a_stricter_judge_is_asked_of_texts_that_pass_the_thresholds() -> None:
         return "too short" if len(seen) < 2 else None
 
     other = window(logprob=-0.2)
-    judged, _ = climb(SETTINGS, iter([GOOD, UNLIKELY, other]), stricter=stricter)
-    assert judged == Judged(other, None)
+    decoded, _ = climb(SETTINGS, iter([GOOD, UNLIKELY, other]), stricter=stricter)
+    assert decoded == other
     assert seen == [GOOD, other]
-    judged, _ = climb(replace(SETTINGS, temperature=(0.0,)), iter([GOOD]), stricter=lambda _: "no")
-    assert judged == Judged(GOOD, "no")
+    decoded, _ = climb(replace(SETTINGS, temperature=(0.0,)), iter([GOOD]), stricter=lambda _: "no")
+    assert decoded == replace(GOOD, failure="no")
 
 
 @pytest.mark.parametrize(
@@ -196,7 +195,7 @@ def test_a_cut_window_that_is_believed_stays_cut() -> None:
     next(task)
     with pytest.raises(StopIteration) as stop:
         task.send(GOOD)
-    assert stop.value.value == Judged(GOOD, None)
+    assert stop.value.value == GOOD
     assert cut.whole_mel is not None
 
 
@@ -222,8 +221,8 @@ def test_what_less_context_breaks_is_heard_as_with_all_of_it(
 
 
 def test_silence_is_not_tried_again() -> None:
-    judged, asked = climb(SETTINGS, iter([SILENT]))
-    assert judged == Judged(SILENT, None)
+    decoded, asked = climb(SETTINGS, iter([SILENT]))
+    assert decoded == SILENT
     assert len(asked) == 1
 
 

@@ -14,19 +14,18 @@ from distilwhisper.decoding.packed_windows import (
     PAUSE_S,
     STEP_SAMPLES,
     Piece,
-    Span,
     assign,
     decode_packed,
-    find_segments,
     group_pieces,
     place_pieces,
 )
+from distilwhisper.decoding.segments import runs_of_text
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.decoding.windows import DecodedWindow, WindowDecoder
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.speech.audio import Samples
-from distilwhisper.speech.units import samples_to_seconds
+from distilwhisper.speech.units import Span, samples_to_seconds
 from distilwhisper.text.normalize import normalizer_for
 from distilwhisper.text.wer import word_errors
 
@@ -249,17 +248,17 @@ def test_a_single_piece_is_decoded_as_ever(decoder: WindowDecoder) -> None:
         st.tuples(st.integers(0, 1500), st.integers(0, 300), st.integers(0, 4)), max_size=12
     ).map(sorted)
 )
-def test_every_token_of_text_is_in_one_segment(
+def test_every_token_of_text_is_in_one_run(
     decoder: WindowDecoder, raw: list[tuple[int, int, int]]
 ) -> None:
     tokenizer = decoder.tokenizer
     token_ids: list[int] = []
     for start, _, n_text in raw:
         token_ids += [tokenizer.timestamp_begin + start, *range(65, 65 + n_text)]
-    segments = find_segments(token_ids, tokenizer, end=1500)
-    covered = [place for segment in segments for place in range(len(token_ids))[segment.text]]
+    runs = list(runs_of_text(token_ids, tokenizer))
+    covered = [place for run in runs for place in range(len(token_ids))[run.text]]
     assert covered == [n for n, one in enumerate(token_ids) if not tokenizer.is_timestamp(one)]
-    assert all(segment.span.start <= segment.span.stop for segment in segments)
+    assert all((run.opened or 0) <= (run.closed or 1500) for run in runs)
 
 
 def test_a_beam_or_no_timestamps_cannot_be_packed(tiny_model: Path) -> None:

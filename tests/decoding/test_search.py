@@ -178,8 +178,8 @@ def test_prompts_of_different_lengths_equal_windows_alone(
     plain = tokenizer.prompt_ids(language=None, timestamps=True)
     prompts = [
         plain,
-        [*tokenizer.previous_text_ids("the end"), *plain],
-        [*tokenizer.previous_text_ids("there in the other thin line"), *plain],
+        [*tokenizer.previous_ids(tokenizer.encode(" the end")), *plain],
+        [*tokenizer.previous_ids(tokenizer.encode(" there in the other thin line")), *plain],
         plain,
     ]
     jobs = make_jobs(checkpoint, tokenizer, encoder_states[:4], prompts, max_new_tokens=20)
@@ -195,7 +195,7 @@ def test_no_speech_is_judged_at_start_of_transcript_whatever_comes_before_it(
 ) -> None:
     model = checkpoint.model
     prompt = [
-        *tokenizer.previous_text_ids("the end"),
+        *tokenizer.previous_ids(tokenizer.encode(" the end")),
         *tokenizer.prompt_ids(language=None, timestamps=False),
     ]
     rules = make_rules(tokenizer, timestamps=False)

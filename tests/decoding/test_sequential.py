@@ -13,6 +13,7 @@ from distilwhisper.decoding.sequential import (
     split_window,
 )
 from distilwhisper.decoding.settings import DecodingSettings
+from distilwhisper.decoding.timing import TimedWindow
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.decoding.windows import DecodedWindow, WindowDecoder, WindowRequest
 from distilwhisper.model.checkpoint import load_checkpoint
@@ -129,12 +130,14 @@ class Reader:
         **prompts: list[int],
     ) -> list[float]:
         """Return where the windows begin that hold text, answering with the last over and over."""
+        windows: list[TimedWindow] = []
         task = decode_sequentially(
             self.decoder,
             self.mel,
             spans,
             language="en",
             on_progress=self.seconds.append,
+            on_window=windows.append,
             **prompts,
         )
         answers = [ids(self.tokenizer, *pieces) for pieces in said]
@@ -144,8 +147,8 @@ class Reader:
                 self.asked.append(request)
                 now = answers[min(len(self.asked), len(answers)) - 1]
                 request = task.send(answer(request, now, temperature=temperature, logprob=logprob))
-        except StopIteration as stop:
-            return [round(one.start_s, 2) for one in stop.value]
+        except StopIteration:
+            return [round(one.start_s, 2) for one in windows]
 
 
 def test_each_window_begins_where_the_last_one_ended(tiny_model: Path) -> None:

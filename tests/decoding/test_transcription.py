@@ -157,8 +157,8 @@ def test_a_task_that_is_left_frees_its_slot_and_the_others_stay_as_they_are(
     for one in begun:
         assert list(one.tasks)[-1:]  # the end
     texts = [[s.text for s in one.take_segments()] for one in begun]
-    heard = ["".join(w.text for h in one.heard for w in h.words).strip() for one in begun]
-    assert heard == [alone[0], "", *alone[2:]]
+    joined = ["".join(w.text for x in one.windows for w in x.words).strip() for one in begun]
+    assert joined == [alone[0], "", *alone[2:]]
     assert texts[1] == []
 
 

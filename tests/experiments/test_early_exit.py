@@ -1,4 +1,5 @@
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -91,7 +92,7 @@ def test_little_confidence_is_one_layer(
         with torch.inference_mode():
             decoder = model.decoder
             step = decoder.begin(torch.tensor([job.prompt]))
-            states = decoder.run_layer(0, step.states, step, job.cross, None)
+            states = decoder.run_layer(0, step.states, step, partial(job.cross.attend, 0))
             logits = decoder.project(decoder.layer_norm(states[:, -1]))
         rules = search.rules
         said = rules(logits.float(), rules.start(1)).argmax().item()
@@ -159,7 +160,9 @@ def test_states_are_copied_to_the_layers_that_are_left_out(
                 torch.testing.assert_close(cache.keys[number][row, :, :1], keys[0])
                 torch.testing.assert_close(cache.values[number][row, :, :1], values[0])
                 if number < single.n_layers:
-                    states = decoder.run_layer(number, states, step, own, alone)
+                    states = decoder.run_layer(
+                        number, states, step, partial(own.attend, number), alone
+                    )
             wanted = decoder.layer_norm(states[:, 0])[0]
             torch.testing.assert_close(final[row], wanted)
             surest = decoder.project(wanted).float().softmax(dim=-1).amax()

@@ -2,11 +2,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from experiments.seams import join_at_middle, seams_s, timed_errors
+from experiments.seams import (
+    ChunkWords,
+    join_at_middle,
+    join_by_words,
+    seams_s,
+    timed_errors,
+)
 
 from corpora import hearing_model, noise
 from distilwhisper.corpus.records import Utterance
-from distilwhisper.decoding.chunks import ChunkWords, join_chunks
 from distilwhisper.decoding.segments import TimedWord
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
@@ -44,7 +49,7 @@ def test_the_middle_looks_at_no_text_where_the_run_does() -> None:
     second = ChunkWords(4.0, 10.0, (word("b", 5.1), word("c", 6.2), word("d", 9)))
     assert seams_s([first, second]) == [5.0]
     assert [w.text for w in join_at_middle([first, second])] == [" a", " b", " b", " c", " d"]
-    assert [w.text for _, w in join_chunks([first, second])] == [" a", " b", " c", " d"]
+    assert [w.text for w in join_by_words([first, second])] == [" a", " b", " c", " d"]
 
 
 def test_nothing_and_one_chunk() -> None:
@@ -97,11 +102,12 @@ def test_the_chunks_that_are_heard_are_those_that_are_joined(tmp_path: Path) -> 
     model = hearing_model(tmp_path / "model")
     transcriber = Transcriber.from_model(str(model), settings, hardware)
     samples = noise(LONG_S, seed=1)
-    chunks = transcriber.hear_chunks(samples)
+    chunks = transcriber.decode_chunks(samples)
     assert len(chunks) >= 3
     assert chunks[0].start_s == 0.0
-    assert chunks[-1].stop_s == LONG_S
-    joined = "".join(w.text for _, w in join_chunks(chunks)).strip()
+    assert chunks[-1].end_s == LONG_S
+    words = [ChunkWords(one.start_s, one.end_s, one.words) for one in chunks]
+    joined = "".join(w.text for w in join_by_words(words)).strip()
     assert joined == transcriber.transcribe(samples).text != ""
     with pytest.raises(ValueError, match="NaN"):
-        transcriber.hear_chunks(np.full(16_000, np.nan, dtype=np.float32))
+        transcriber.decode_chunks(np.full(16_000, np.nan, dtype=np.float32))

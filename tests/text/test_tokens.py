@@ -319,39 +319,26 @@ def test_words_added_to_a_vocabulary_are_text(tmp_path: Path) -> None:
 
 
 def test_previous_text_is_one_start_and_the_last_ids(multilingual: Tokenizer) -> None:
-    words = " ".join(["hello"] * 300) + " w"
-    ids = multilingual.previous_text_ids(words)
+    before = multilingual.encode(" hello" * 300 + " w")
+    ids = multilingual.previous_ids(before)
     assert len(ids) == MAX_PREVIOUS_TOKENS + 1
-    assert ids == [multilingual.sot_prev, *multilingual.encode(" " + words)[-223:]]
-    assert multilingual.previous_text_ids(words, max_tokens=1) == [
-        multilingual.sot_prev,
-        *multilingual.encode(" w"),
-    ]
-
-
-def test_previous_text_gets_one_leading_space(multilingual: Tokenizer) -> None:
-    expected = [multilingual.sot_prev, *multilingual.encode(" hello")]
-    assert multilingual.previous_text_ids("hello") == expected
-    assert multilingual.previous_text_ids("  hello \n") == expected
+    assert ids == [multilingual.sot_prev, *before[-223:]]
+    with_hotwords = multilingual.previous_ids(before, hotwords=[11, 12])
+    assert with_hotwords == [multilingual.sot_prev, 11, 12, *before[-221:]]
 
 
 def test_previous_text_cannot_bring_a_second_start(multilingual: Tokenizer) -> None:
-    ids = multilingual.previous_text_ids("hello <|startofprev|> <|startoftranscript|>")
+    before = multilingual.encode(" hello <|startofprev|> <|startoftranscript|>")
+    ids = multilingual.previous_ids(before)
     assert multilingual.special_ids.intersection(ids[1:]) == set()
 
 
 def test_without_previous_text_nothing_is_announced(multilingual: Tokenizer) -> None:
-    assert multilingual.previous_text_ids("") == multilingual.previous_text_ids(" \n") == []
-
-
-@pytest.mark.parametrize("max_tokens", [-1, 0, 224])
-def test_too_much_previous_text_is_refused(multilingual: Tokenizer, max_tokens: int) -> None:
-    with pytest.raises(ValueError, match=f"1 ... 223, found {max_tokens}"):
-        multilingual.previous_text_ids("hello", max_tokens=max_tokens)
+    assert multilingual.previous_ids([]) == []
 
 
 def test_previous_text_is_not_part_of_the_decoded_transcript(multilingual: Tokenizer) -> None:
-    previous = multilingual.previous_text_ids("w w w")
+    previous = multilingual.previous_ids(multilingual.encode(" w w w"))
     prompt = multilingual.prompt_ids(language="en", timestamps=False)
     transcript = multilingual.encode(" hello")
     assert multilingual.decode([*previous, *prompt, *transcript]) == " hello"

@@ -1,4 +1,4 @@
-"""When each word was said, from where the decoder looked while it wrote the word.
+"""When each word was spoken, from where the decoder looked while it wrote the word.
 
 Some heads of the cross-attention follow the speech: the token they serve looks at the frames in
 which it is spoken. Their weights, one row per token, are a picture with a line from its first
@@ -18,6 +18,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -102,7 +103,7 @@ def with_alignment_heads(checkpoint: Checkpoint, heads: Sequence[Head]) -> Check
 
 @dataclass(frozen=True)
 class LabelledSpeech:
-    """An utterance with what is said in it; a pseudo-label serves as well as a reference."""
+    """An utterance with its text; a pseudo-label serves as well as a reference."""
 
     samples: Samples
     token_ids: tuple[int, ...]  # text only
@@ -278,7 +279,7 @@ def cross_attention(
         token_ids: the whole sequence, prompt included.
         heads: in any order, which the result follows.
         n_frames: how many of the frames, from the first, hold sound. Each token's weights sum
-            to 1 over these, as in openai-whisper: what was padded on was never said.
+            to 1 over these, as in openai-whisper: the padding holds no speech.
 
     Raises:
         ValueError: there are no heads, or the decoder lacks one; ``n_frames`` is not 1 ... the
@@ -511,7 +512,7 @@ def _decode(
     heads: Sequence[Head],
     n_frames: int,
 ) -> tuple[Float[Tensor, "heads tokens {n_frames}"], Float[Tensor, "tokens width"]]:
-    """Return some heads' weights and the final states: ``Decoder.forward``, opened up."""
+    """Return some heads' weights, and the final states."""
     _check_heads(heads, model.config)
     _check_frames(n_frames, len(encoder_states))
     if not 0 < len(token_ids) <= model.config.max_tokens:
@@ -520,23 +521,21 @@ def _decode(
             "leave off previous text, or align fewer words"
         )
     decoder = model.decoder
-    ids = torch.tensor([list(token_ids)], device=model.device)
-    visible = torch.ones(1, 1, len(token_ids), len(token_ids), dtype=torch.bool).tril()
-    visible = visible.to(model.device)
-    heard = encoder_states.to(device=model.device, dtype=model.dtype)[None]
-    states = decoder.embed_tokens(ids) + decoder.embed_positions.weight[: len(token_ids)]
-    found: dict[Head, Tensor] = {}
-    for number, layer in enumerate(decoder.layers):
-        normed = layer.self_attn_layer_norm(states)
-        states = states + layer.self_attn(normed, *layer.self_attn.keys_values(normed), visible)
-        normed = layer.encoder_attn_layer_norm(states)
-        keys, values = layer.encoder_attn.keys_values(heard)
-        for head in {head for wanted, head in heads if wanted == number}:
+    frames = encoder_states.to(device=model.device, dtype=model.dtype)[None]
+    step = decoder.begin(torch.tensor([list(token_ids)], device=model.device))
+    states = step.states
+    weights: dict[Head, Tensor] = {}
+
+    def attend(number: int, attention: Attention, normed: Tensor) -> Tensor:
+        keys, values = attention.keys_values(frames)
+        for head in {head for layer, head in heads if layer == number}:
             sounding = keys[0, head, :n_frames]
-            found[number, head] = _head_weights(layer.encoder_attn, head, normed[0], sounding)
-        states = states + layer.encoder_attn(normed, keys, values)
-        states = states + layer.fc2(F.gelu(layer.fc1(layer.final_layer_norm(states))))
-    return torch.stack([found[head] for head in heads]), decoder.layer_norm(states)[0]
+            weights[number, head] = _head_weights(attention, head, normed[0], sounding)
+        return attention(normed, keys, values)
+
+    for number in range(len(decoder.layers)):
+        states = decoder.run_layer(number, states, step, partial(attend, number))
+    return torch.stack([weights[head] for head in heads]), decoder.layer_norm(states)[0]
 
 
 def _head_weights(

@@ -1,8 +1,8 @@
-"""Overlapping chunks of a long recording: where to cut, and how to join what was heard.
+"""Overlapping chunks of a long recording: where to cut, and how to join their texts.
 
 Numbers and words alone; reading audio and running the model is ``transcriber.py``'s.
 
-Neighbouring chunks hear the same few seconds. Their words there are lined up at the longest
+Neighbouring chunks share a few seconds. Their words there are lined up at the longest
 common run, and the text passes from the earlier chunk to the later one in the middle of it: far
 from both edges, where a word may be cut in two. What only one of the two has stays. Where they
 differ about the same stretch of time, or agree on nothing, one reading of that time is kept.
@@ -19,6 +19,7 @@ from itertools import groupby, pairwise
 from operator import itemgetter
 
 from distilwhisper.decoding.segments import TimedWord
+from distilwhisper.speech.units import Span
 
 # How far an estimated word time may be off: words this far outside an overlap still take part.
 TIME_SLACK_S = 2.0
@@ -34,26 +35,9 @@ COVER_S = 0.5
 MUCH_LESS = 3
 
 
-@dataclass(frozen=True)
-class Chunk:
-    """A span of a recording, in samples; ``stop`` is the first sample behind it."""
-
-    start: int
-    stop: int
-
-
-@dataclass(frozen=True)
-class ChunkWords:
-    """What one chunk heard, on the recording's clock."""
-
-    start_s: float
-    stop_s: float
-    words: tuple[TimedWord, ...]
-
-
 def plan_chunks(
     reach: Callable[[int], int], *, chunk_samples: int, overlap_samples: int, last_samples: int
-) -> Iterator[Chunk]:
+) -> Iterator[Span]:
     """Cut a recording into chunks that cover every sample, reading it no further than it must.
 
     Args:
@@ -85,23 +69,23 @@ def plan_chunks(
     step = chunk_samples - overlap_samples
     start = 0
     while reach(start + chunk_samples + 1) > start + chunk_samples:
-        yield Chunk(start, start + chunk_samples)
+        yield Span(start, start + chunk_samples)
         start += step
     n_samples = reach(start + chunk_samples)
     if not start:
         if n_samples:
-            yield Chunk(0, n_samples)
+            yield Span(0, n_samples)
         return
     last = n_samples - last_samples
     if last > start:  # the one before would be too far off: one more between the two
         middle = (start - step + last) // 2
-        yield Chunk(middle, min(middle + chunk_samples, n_samples))
-    yield Chunk(last, n_samples)
+        yield Span(middle, min(middle + chunk_samples, n_samples))
+    yield Span(last, n_samples)
 
 
 def plan_speech(
-    spans: Iterable[Chunk], *, chunk_samples: int, overlap_samples: int, last_samples: int
-) -> Iterator[Chunk]:
+    spans: Iterable[Span], *, chunk_samples: int, overlap_samples: int, last_samples: int
+) -> Iterator[Span]:
     """Cut spans of speech into chunks: neighbours share one while it has room for them.
 
     Args:
@@ -110,10 +94,10 @@ def plan_speech(
         overlap_samples: in such a span; other chunks share nothing, as they end in silence.
         last_samples: in such a span.
     """
-    held: Chunk | None = None
+    held: Span | None = None
     for span in spans:
         if held is not None and span.stop - held.start <= chunk_samples:
-            held = Chunk(held.start, span.stop)
+            held = Span(held.start, span.stop)
             continue
         if held is not None:
             yield held
@@ -125,49 +109,41 @@ def plan_speech(
                 overlap_samples=overlap_samples,
                 last_samples=last_samples,
             )
-            yield from (Chunk(span.start + c.start, span.start + c.stop) for c in inner)
+            yield from (Span(span.start + c.start, span.start + c.stop) for c in inner)
             held = None
     if held is not None:
         yield held
 
 
-def join_chunks(chunks: Sequence[ChunkWords]) -> list[tuple[int, TimedWord]]:
-    """Join what overlapping chunks heard into one text.
+class JoinedText:
+    """The text of overlapping chunks, joined as they come, in order of time.
 
     A word that only one chunk has is kept. It is left out where the same word is kept from the
     other chunk, or another reading of the same stretch of time.
-
-    Args:
-        chunks: in order of time; the parts of one chunk follow each other.
-
-    Returns:
-        The words in order, each with the number of the chunk it was taken from.
     """
-    text = JoinedText()
-    for chunk in chunks:
-        text.add(chunk)
-    return text.words()
-
-
-class JoinedText:
-    """The text of chunks, joined as they come: in order of time, as for :func:`join_chunks`."""
 
     def __init__(self) -> None:
         self._placed: list[_Placed] = []
         self._n_parts = 0
         self._stop_s = 0.0
 
-    def add(self, chunk: ChunkWords) -> None:
-        """Join one more chunk to the text."""
-        new = _place(self._n_parts, chunk.words)
-        if chunk.start_s < self._stop_s:
-            first, n_shared, run = _shared(self._placed, new, chunk.start_s, self._stop_s)
-            middle_s = (chunk.start_s + self._stop_s) / 2
+    def add(self, words: Sequence[TimedWord], *, start_s: float, stop_s: float) -> None:
+        """Join the words of one more chunk, or of a part of it, to the text.
+
+        Args:
+            words: in order.
+            start_s: where the chunk begins in the recording.
+            stop_s: where it ends.
+        """
+        new = _place(self._n_parts, words)
+        if start_s < self._stop_s:
+            first, n_shared, run = _shared(self._placed, new, start_s, self._stop_s)
+            middle_s = (start_s + self._stop_s) / 2
             new = [*_merge(self._placed[first:], new[:n_shared], run, middle_s), *new[n_shared:]]
             del self._placed[first:]
         self._placed += new
         self._n_parts += 1
-        self._stop_s = max(self._stop_s, chunk.stop_s)
+        self._stop_s = max(self._stop_s, stop_s)
 
     def append(self, words: Sequence[TimedWord]) -> None:
         """Put words behind the text that share no sound with it."""

@@ -6,22 +6,14 @@ that holds much good text stays below the compression threshold.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.windows import DecodedWindow, Task, WindowRequest
 from distilwhisper.languages import uses_spaces
 
-MAX_REPEATS = 4  # a phrase said more often than this in a row is a loop
+MAX_REPEATS = 4  # a phrase repeated more often than this in a row is a loop
 MAX_PHRASE_WORDS = 8
-
-
-@dataclass(frozen=True)
-class Judged:
-    """The text of a window, and why it is not to be believed."""
-
-    window: DecodedWindow
-    failure: str | None  # None: it is
 
 
 def decode_with_fallback(
@@ -30,7 +22,7 @@ def decode_with_fallback(
     *,
     stricter: Callable[[DecodedWindow], str | None] | None = None,
     moves_on: Callable[[DecodedWindow], bool] | None = None,
-) -> Task[Judged]:
+) -> Task[DecodedWindow]:
     """Decode a window at one temperature after the other until its text is to be believed.
 
     A window whose silence was cut off gets it back, for good, before it is tried any hotter. A
@@ -45,9 +37,9 @@ def decode_with_fallback(
 
     Returns:
         The attempt that is believed; or else the likeliest, of those that do not repeat themselves
-        if there are any, and of the others the last; judged.
+        if there are any, and of the others the last. Its ``failure`` tells which.
     """
-    attempts: list[Judged] = []
+    attempts: list[DecodedWindow] = []
     for temperature in settings.temperature:
         window = yield replace(request, temperature=temperature)
         if request.window.whole_mel is not None and needs_whole(window, settings):
@@ -56,11 +48,11 @@ def decode_with_fallback(
         failure = why_failed(window, settings) or (stricter(window) if stricter else None)
         if failure and not attempts and moves_on and _repeats_only(window, settings):
             failure = None if moves_on(window) else failure
-        attempts.append(Judged(window, failure))
+        attempts.append(replace(window, failure=failure))
         if failure is None:
             return attempts[-1]
-    unlikely = [one for one in attempts if not _repeats_itself(one.window, settings)]
-    return max(unlikely or attempts[-1:], key=lambda one: one.window.avg_logprob)
+    unlikely = [one for one in attempts if not _repeats_itself(one, settings)]
+    return max(unlikely or attempts[-1:], key=lambda one: one.avg_logprob)
 
 
 def _repeats_only(window: DecodedWindow, settings: DecodingSettings) -> bool:
@@ -90,7 +82,7 @@ def needs_whole(window: DecodedWindow, settings: DecodingSettings) -> bool:
     """Return whether less than 30 s of context may be why a window's text is what it is.
 
     Models that never saw less break in all of these ways: they loop, until the text is cut off or
-    the thresholds are failed, or they hear nothing.
+    the thresholds are failed, or they find no text.
     """
     return (
         not window.finished
@@ -116,7 +108,7 @@ def loops(window: DecodedWindow) -> str | None:
 
 
 def repeats(words: Sequence[str]) -> bool:
-    """Return whether a text says one phrase over and over, more than ``MAX_REPEATS`` times."""
+    """Return whether a text repeats one phrase over and over, more than ``MAX_REPEATS`` times."""
     for size in range(1, MAX_PHRASE_WORDS + 1):
         run = 0  # words that equal the one a phrase before
         for word, before in zip(words[size:], words, strict=False):

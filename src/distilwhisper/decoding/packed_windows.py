@@ -7,7 +7,6 @@ that is not plain, or whose text is not to be believed, is decoded again, alone.
 
     group_pieces   which pieces share a window       }
     place_pieces   where in it they lie              }  numbers only
-    find_segments  what was said between timestamps  }
     assign         whose each segment is             }
     decode_packed  all of it, as a task
 """
@@ -19,9 +18,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from distilwhisper.decoding.failure import why_failed
+from distilwhisper.decoding.segments import TextRun, runs_of_text
 from distilwhisper.decoding.windows import DecodedWindow, Task, WindowDecoder, WindowRequest
 from distilwhisper.speech.audio import Samples
-from distilwhisper.speech.units import SAMPLE_RATE_HZ
+from distilwhisper.speech.units import SAMPLE_RATE_HZ, Span
 from distilwhisper.text.tokens import TIMESTAMPS_PER_SECOND, Tokenizer
 from distilwhisper.text.transcript import compression_ratio
 
@@ -43,26 +43,6 @@ class Piece:
     number: int
     samples: Samples
     language: str | None  # a code; None: to be detected
-
-
-@dataclass(frozen=True)
-class Span:
-    """A stretch of a window, in timestamp steps of 20 ms."""
-
-    start: int
-    stop: int
-
-    def overlap(self, other: "Span") -> int:
-        """Return how many steps the two have in common; below zero, how many lie between them."""
-        return min(self.stop, other.stop) - max(self.start, other.start)
-
-
-@dataclass(frozen=True)
-class Segment:
-    """Text between two timestamps."""
-
-    span: Span
-    text: slice  # positions of its text among the window's tokens
 
 
 def group_pieces(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
@@ -98,29 +78,6 @@ def place_pieces(lengths: Sequence[int]) -> list[Span]:
     return places
 
 
-def find_segments(token_ids: Sequence[int], tokenizer: Tokenizer, *, end: int) -> list[Segment]:
-    """Cut a window's tokens at its timestamps; every token of text is in one segment.
-
-    Args:
-        token_ids: as decoded.
-        tokenizer: the model's.
-        end: step at which text ends that has no timestamp behind it.
-    """
-    segments: list[Segment] = []
-    opened = 0  # the timestamp before the text
-    first = 0  # of the text
-    for place, token_id in enumerate(token_ids):
-        if not tokenizer.is_timestamp(token_id):
-            continue
-        step = token_id - tokenizer.timestamp_begin
-        if first < place:
-            segments.append(Segment(Span(opened, step), slice(first, place)))
-        opened, first = step, place + 1
-    if first < len(token_ids):
-        segments.append(Segment(Span(opened, max(end, opened)), slice(first, len(token_ids))))
-    return segments
-
-
 def assign(spans: Sequence[Span], places: Sequence[Span]) -> list[list[int]]:
     """Return whose each segment is.
 
@@ -131,8 +88,8 @@ def assign(spans: Sequence[Span], places: Sequence[Span]) -> list[list[int]]:
         places: of the pieces, in order, with pauses between them.
 
     Returns:
-        For every piece the numbers of its segments; none where nothing was said, or where it is
-        not plain who said it. No segment is of two pieces.
+        For every piece the numbers of its segments; none where nobody spoke, or where it is
+        not plain who did. No segment is of two pieces.
     """
     own: list[list[int]] = [[] for _ in places]
     unclear: set[int] = set()
@@ -168,27 +125,27 @@ def decode_packed(
     Args:
         decoder: greedy, with timestamps.
         group: pieces of one language that fit in a window together.
-        previous_ids: what every window is told came before it.
+        previous_ids: what every window's prompt begins with.
         alone: decodes one piece in a window of its own.
 
     Returns:
-        Every piece's number and what was said in it, as if it had been decoded alone: its
+        Every piece's number and its text, as if it had been decoded alone: its
         timestamps begin with it. Silence and the likeliest language are the window's and no
         piece's, and so not known.
     """
-    found: dict[int, DecodedWindow] = {}
+    by_number: dict[int, DecodedWindow] = {}
     if len(group) > 1:
         window = decoder.window(_join(group), language=group[0].language)
         temperature = decoder.settings.temperature[0]
         decoded = yield WindowRequest(window, previous_ids, temperature=temperature)
         if decoded.finished and why_failed(decoded, decoder.settings) is None:
-            found = _split(decoded, group, decoder.tokenizer)
+            by_number = _split(decoded, group, decoder.tokenizer)
     done: list[tuple[int, DecodedWindow]] = []
     for piece in group:
-        said = found.get(piece.number)
-        if said is None or why_failed(said, decoder.settings) is not None:
-            said = yield from alone(piece)
-        done.append((piece.number, said))
+        own = by_number.get(piece.number)
+        if own is None or why_failed(own, decoder.settings) is not None:
+            own = yield from alone(piece)
+        done.append((piece.number, own))
     return done
 
 
@@ -204,32 +161,39 @@ def _join(group: Sequence[Piece]) -> Samples:
 def _split(
     decoded: DecodedWindow, group: Sequence[Piece], tokenizer: Tokenizer
 ) -> dict[int, DecodedWindow]:
-    """Return what was said in each piece, by its number, where that is plain."""
+    """Return the text of each piece, by its number, where it is plain whose it is."""
     places = place_pieces([len(piece.samples) for piece in group])
-    segments = find_segments(decoded.token_ids, tokenizer, end=places[-1].stop)
-    owned = assign([segment.span for segment in segments], places)
+    runs = list(runs_of_text(decoded.token_ids, tokenizer))
+    owned = assign([_span(run, end=places[-1].stop) for run in runs], places)
     return {
-        piece.number: _of_piece(decoded, [segments[i] for i in numbers], place, tokenizer)
+        piece.number: _of_piece(decoded, [runs[i] for i in numbers], place, tokenizer)
         for piece, place, numbers in zip(group, places, owned, strict=True)
         if numbers
     }
 
 
+def _span(run: TextRun, *, end: int) -> Span:
+    """Return where a text stands in its window; without a timestamp behind it, up to ``end``."""
+    opened = run.opened or 0
+    return Span(opened, max(end, opened) if run.closed is None else run.closed)
+
+
 def _of_piece(
-    decoded: DecodedWindow, segments: Sequence[Segment], place: Span, tokenizer: Tokenizer
+    decoded: DecodedWindow, runs: Sequence[TextRun], place: Span, tokenizer: Tokenizer
 ) -> DecodedWindow:
-    """Return a piece's segments with timestamps that begin with the piece and end with it."""
+    """Return a piece's texts with timestamps that begin with the piece and end with it."""
     token_ids: list[int] = []
     logprobs: list[float] = []
     length = place.stop - place.start
-    for segment in segments:
+    for run in runs:
+        span = _span(run, end=place.stop)
         start, stop = (
             tokenizer.timestamp_begin + min(max(step - place.start, 0), length)
-            for step in (segment.span.start, segment.span.stop)
+            for step in (span.start, span.stop)
         )
-        token_ids += [start, *decoded.token_ids[segment.text], stop]
+        token_ids += [start, *decoded.token_ids[run.text], stop]
         # A timestamp, or the end, stands on each side of the text.
-        logprobs += decoded.logprobs[max(segment.text.start - 1, 0) : segment.text.stop + 1]
+        logprobs += decoded.logprobs[max(run.text.start - 1, 0) : run.text.stop + 1]
     text = tokenizer.decode(token_ids).strip()
     return replace(
         decoded,

@@ -1,7 +1,7 @@
-"""What a decoder may say next: suppressed tokens and the grammar of timestamps.
+"""Which tokens a decoder may write next: suppressed tokens and the grammar of timestamps.
 
 The rules work on a batch whose rows stand at different places, and hold no Python state per row:
-what a row may say follows from four numbers, so a row can be dropped, moved or rolled back.
+what a row may write follows from four numbers, so a row can be dropped, moved or rolled back.
 
 Source: ``openai/whisper: whisper/decoding.py``, SuppressBlank, SuppressTokens and
 ApplyTimestampRules; the outcome equals theirs and transformers'.
@@ -49,8 +49,8 @@ class DecodingRules:
     """Suppress lists, and the timestamp grammar when timestamps are wanted.
 
     Args:
-        suppress: ids that are never said.
-        begin_suppress: ids that are not said first: a blank, and the end.
+        suppress: ids that are never written.
+        begin_suppress: ids that are not written first: a blank, and the end.
         timestamps: the grammar, or None to decode without timestamps.
         device: where the logits are.
     """
@@ -69,7 +69,7 @@ class DecodingRules:
         self.timestamps = timestamps
 
     def start(self, batch: int) -> RuleState:
-        """Return the state of rows that have said nothing yet."""
+        """Return the state of rows that have no token yet."""
         device = self.suppress.device
         none_yet = self.timestamps.begin - 1 if self.timestamps else 0
         return RuleState(
@@ -80,7 +80,7 @@ class DecodingRules:
         )
 
     def advance(self, state: RuleState, token_ids: Int[Tensor, " batch"]) -> RuleState:
-        """Return the state after each row has said one more token."""
+        """Return the state after each row has one more token."""
         n_generated = state.n_generated + 1
         if self.timestamps is None:
             return replace(state, n_generated=n_generated)
@@ -112,11 +112,11 @@ class DecodingRules:
         first: Bool[Tensor, " batch"],
         rules: TimestampRules,
     ) -> None:
-        """Change the logits in place; what is said of a whole row goes over it once, as a sum."""
+        """Change the logits in place; what holds for a whole row goes over it once, as a sum."""
         text, times = logits[:, : rules.begin], logits[:, rules.begin :]
         opens_text = state.last_was_timestamp & state.before_was_timestamp
         ends_segment = state.last_was_timestamp & ~state.before_was_timestamp
-        # A segment's end may be said again as the next one's start; otherwise time moves on.
+        # A segment's end may be repeated as the next one's start; otherwise time moves on.
         earliest = state.last_timestamp + (~ends_segment).long() - rules.begin
         index = torch.arange(times.shape[1], device=logits.device)[None]
         blocked = opens_text[:, None] | (index < earliest[:, None])

@@ -2,7 +2,7 @@
 
 Whoever drives a search admits a window wherever a slot is free, so that a window that is done is
 followed at once by the next one, and asks for one step (or, with a draft, one round) after the
-other. What a window says depends on that window alone: not on its neighbours, its slot or the
+other. A window's text depends on that window alone: not on its neighbours, its slot or the
 time it came in.
 """
 
@@ -27,7 +27,7 @@ from distilwhisper.model.whisper import CrossCache, Whisper
 from distilwhisper.shapes import Float, Int
 
 # Steps between two looks at which rows have ended: on a GPU, looking waits for the device. A row
-# that ended says nothing more in between.
+# that ended writes nothing more in between.
 GPU_STEPS_PER_LOOK = 8
 # A step captured in a CUDA graph looks at whole blocks of keys, or every length would need its own.
 KEYS_PER_BLOCK = 64
@@ -47,8 +47,8 @@ class Search:
     """A model at work on up to ``n_slots`` windows, greedily or by sampling.
 
     Args:
-        model: its decoder speaks.
-        rules: what may be said; ties go to the lowest id.
+        model: its decoder writes.
+        rules: which tokens are allowed; ties go to the lowest id.
         special: ids that every search needs.
         n_slots: windows at a time.
         draft: a smaller model that proposes tokens; the text stays the same.
@@ -112,7 +112,7 @@ class Search:
 
     @torch.inference_mode()
     def step(self) -> list[tuple[int, Hypothesis]]:
-        """Say at least one more token in every slot in use.
+        """Write at least one more token in every slot in use.
 
         Returns:
             Ticket and hypothesis of the windows that are now done; their slots are free.
@@ -186,7 +186,7 @@ class Search:
         self._state.language_probs[rows] = start.language_probs
 
     def _decode(self, n: int, n_keys: int, *, noise: Tensor | None = None) -> None:
-        """Say one token in the first ``n`` slots; nothing here waits for the device."""
+        """Write one token in the first ``n`` slots; nothing here waits for the device."""
         state = self._state.head(n)
         states = self._lane.run(state.last[:, None], state.lengths, n_keys=n_keys)
         logits = self.model.decoder.project(states[:, 0])
@@ -196,7 +196,7 @@ class Search:
         state.say(choice, logprobs, ~state.ended, rules=self.rules, eot=self.special.eot)
 
     def _sample_noise(self, n: int) -> Float[Tensor, "rows vocab"]:
-        """Return Gumbel noise, each window's from its own random numbers; none where not asked.
+        """Return Gumbel noise, each window's from its own random numbers; none for the others.
 
         The largest of log-probabilities with such noise is a sample of the distribution.
         """
@@ -247,16 +247,16 @@ class Search:
         if not done:
             return []
         rows = torch.tensor(done, device=self.model.device)
-        said = zip(state.tokens[rows].tolist(), state.logprobs[rows].tolist(), strict=True)
+        written = zip(state.tokens[rows].tolist(), state.logprobs[rows].tolist(), strict=True)
         languages = self.special.languages
         places = state.languages[rows].tolist()
         start_probs = (state.no_speech_probs[rows], state.language_probs[rows])
         scores = torch.stack([state.sum_logprobs[rows], *start_probs])
         if not scores.isfinite().all():
             raise NonFiniteOutput
-        found = []
+        hypotheses = []
         for slot, (tokens, logprobs), place, total, silence, spoken in zip(
-            done, said, places, *scores.tolist(), strict=True
+            done, written, places, *scores.tolist(), strict=True
         ):
             job = self._jobs[slot]
             assert job is not None
@@ -275,8 +275,8 @@ class Search:
                 language_prob=spoken if languages else None,
                 logprobs=tuple(logprobs[new_at]),
             )
-            found.append((job.ticket, hypothesis))
-        return found
+            hypotheses.append((job.ticket, hypothesis))
+        return hypotheses
 
     def _close_ranks(self) -> None:
         """Move the last windows into slots that are done: the slots in use are the first ones."""

@@ -1,12 +1,13 @@
 """Token ids of one window to timed segments and words."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import NamedTuple
 
 from distilwhisper.speech.units import WINDOW_S
-from distilwhisper.text.tokens import Tokenizer
+from distilwhisper.text.tokens import TIMESTAMPS_PER_SECOND, Tokenizer
 
 SENTENCE_ENDS = ".。!！?？"
 _LONGEST_PAUSE_S = 2.0  # inside a segment that two windows share
@@ -26,7 +27,7 @@ class TimedSegment:
 
 @dataclass(frozen=True)
 class TimedWord:
-    """A word with the space before it, and when it was said."""
+    """A word with the space before it, and when it was spoken."""
 
     text: str
     token_ids: tuple[int, ...]
@@ -42,8 +43,8 @@ def split_segments(
     """Cut a window's tokens at its timestamps.
 
     Text before the first timestamp begins with the window, and text behind the last one ends
-    with it. Timestamps beyond the window's end are moved back to it: what was padded on was
-    never said.
+    with it. Timestamps beyond the window's end are moved back to it: the padding holds
+    no speech.
 
     Args:
         token_ids: text and timestamps, as decoded.
@@ -52,20 +53,37 @@ def split_segments(
         end_s: where its sound ends.
     """
     segments: list[TimedSegment] = []
-    opened_s = start_s
-    text: list[int] = []
-    for token_id in token_ids:
-        if not tokenizer.is_timestamp(token_id):
-            text.append(token_id)
-            continue
-        time_s = min(start_s + tokenizer.timestamp_s(token_id), end_s)
-        if text:
-            segments.append(TimedSegment(opened_s, max(time_s, opened_s), tuple(text)))
-            text = []
-        opened_s = time_s
-    if text:
-        segments.append(TimedSegment(opened_s, end_s, tuple(text)))
+    for run in runs_of_text(token_ids, tokenizer):
+        opened_s, closed_s = (
+            None if step is None else min(start_s + step / TIMESTAMPS_PER_SECOND, end_s)
+            for step in (run.opened, run.closed)
+        )
+        from_s = start_s if opened_s is None else opened_s
+        to_s = end_s if closed_s is None else max(closed_s, from_s)
+        segments.append(TimedSegment(from_s, to_s, tuple(token_ids[run.text])))
     return segments
+
+
+class TextRun(NamedTuple):
+    """Text tokens that follow each other, and the timestamps around them, in steps of 20 ms."""
+
+    opened: int | None  # None: the window begins with this text
+    closed: int | None  # None: nothing stands behind it
+    text: slice  # its places
+
+
+def runs_of_text(token_ids: Sequence[int], tokenizer: Tokenizer) -> Iterator[TextRun]:
+    """Cut a window's tokens at its timestamps; every token of text is in one run."""
+    opened, first = None, 0
+    for place, token_id in enumerate(token_ids):
+        if not tokenizer.is_timestamp(token_id):
+            continue
+        step = token_id - tokenizer.timestamp_begin
+        if first < place:
+            yield TextRun(opened, step, slice(first, place))
+        opened, first = step, place + 1
+    if first < len(token_ids):
+        yield TextRun(opened, None, slice(first, len(token_ids)))
 
 
 def split_words(
@@ -73,7 +91,7 @@ def split_words(
 ) -> list[TimedWord]:
     """Cut segments into words, sharing each segment's time out by length of text.
 
-    The times are estimates, good to a second or so: enough to line up two windows that heard
+    The times are estimates, good to a second or so: enough to line up two windows with
     the same words.
 
     Args:

@@ -9,19 +9,18 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from distilwhisper.decoding.failure import decode_with_fallback, is_silence
-from distilwhisper.decoding.heard import HeardWindow, hear, moves_on
-from distilwhisper.decoding.segments import TimedSegment
+from distilwhisper.decoding.segments import TimedSegment, runs_of_text
+from distilwhisper.decoding.timing import TimedWindow, moves_on, time_window
 from distilwhisper.decoding.windows import Task, WindowDecoder, WindowRequest
 from distilwhisper.speech.mel import RecordingMel
-from distilwhisper.speech.units import HOP_SAMPLES, SAMPLE_RATE_HZ
-from distilwhisper.speech.vad import Span
-from distilwhisper.text.tokens import Tokenizer
+from distilwhisper.speech.units import HOP_SAMPLES, SAMPLE_RATE_HZ, Span
+from distilwhisper.text.tokens import TIMESTAMPS_PER_SECOND, Tokenizer
 
 FRAMES_PER_SECOND = SAMPLE_RATE_HZ // HOP_SAMPLES  # what "seek" is counted in
 FRAMES_PER_TIMESTAMP = 2
-HOT = 0.5  # text sampled above this temperature is not told to the next window
+HOT = 0.5  # text sampled above this temperature is in no prompt
 # A window that ends its text this early, so many times in a row, is left for the next one: a model
-# that only says timestamps would go on in steps of 20 ms.
+# that writes timestamps alone would go on in steps of 20 ms.
 CRAWL_FRAMES, MAX_CRAWLS = 100, 3
 
 
@@ -34,8 +33,8 @@ def decode_sequentially(
     first_prompt: Sequence[int] = (),
     hotwords: Sequence[int] = (),
     on_progress: Callable[[float], None],
-    on_heard: Callable[[HeardWindow], None] | None = None,
-) -> Task[list[HeardWindow]]:
+    on_window: Callable[[TimedWindow], None],
+) -> Task[None]:
     """Decode a recording from front to back; a task for :meth:`WindowDecoder.run`.
 
     Args:
@@ -44,16 +43,12 @@ def decode_sequentially(
         spans: decode these parts of it alone; None: all of it.
         language: its code; where languages are mixed, that of windows whose own is in doubt.
         first_prompt: ids of text that came before.
-        hotwords: ids that every window is told first.
+        hotwords: ids that every prompt begins with.
         on_progress: called with the seconds of audio just done.
-        on_heard: called with each window that holds text, as soon as it is known.
-
-    Returns:
-        The windows that hold text.
+        on_window: called with each window that holds text, as soon as it is known.
     """
     settings, tokenizer = decoder.settings, decoder.tokenizer
-    heard: list[HeardWindow] = []
-    said = list(first_prompt)
+    before = list(first_prompt)
     seek = crawls = 0
     for span in [Span(0, sys.maxsize)] if spans is None else spans:
         seek = max(seek, span.start // HOP_SAMPLES)
@@ -65,43 +60,38 @@ def decode_sequentially(
             window = decoder.window_of(
                 frames, n_samples, language=None if settings.multilingual else language
             )
-            previous = tokenizer.previous_ids(said, hotwords=hotwords)
+            previous = tokenizer.previous_ids(before, hotwords=hotwords)
             request = WindowRequest(window, tuple(previous), seed=settings.seed + seek)
             goes_on = partial(moves_on, decoder, window)
-            judged = yield from decode_with_fallback(request, settings, moves_on=goes_on)
-            if window.language != language and not judged.window.own_language.is_sure:
+            decoded = yield from decode_with_fallback(request, settings, moves_on=goes_on)
+            if window.language != language and not decoded.own_language.is_sure:
                 window.language = language
-                judged = yield from decode_with_fallback(request, settings, moves_on=goes_on)
-            if is_silence(judged.window, settings):
+                decoded = yield from decode_with_fallback(request, settings, moves_on=goes_on)
+            if is_silence(decoded, settings):
                 seek += n_frames
                 on_progress(n_frames / FRAMES_PER_SECOND)
                 continue
             start_s = seek / FRAMES_PER_SECOND
+            end_s = start_s + n_frames / FRAMES_PER_SECOND
             pieces, moved = split_window(
-                judged.window.token_ids, tokenizer, start_s=start_s, n_frames=n_frames
+                decoded.token_ids, tokenizer, start_s=start_s, n_frames=n_frames
             )
             segments = [segment for segment, _ in pieces]
-            end_s = start_s + n_frames / FRAMES_PER_SECOND
-            heard.append(
-                hear(decoder, window, judged.window, segments, start_s=start_s, end_s=end_s)
-            )
-            if on_heard is not None:
-                on_heard(heard[-1])
-            if judged.window.temperature > HOT or not settings.condition_on_previous_text:
-                said = []
+            on_window(time_window(decoder, window, decoded, segments, start_s=start_s, end_s=end_s))
+            if decoded.temperature > HOT or not settings.condition_on_previous_text:
+                before = []
             else:
-                said += [token_id for _, ids in pieces for token_id in ids]
+                before += [token_id for _, ids in pieces for token_id in ids]
             crawls = crawls + 1 if moved < CRAWL_FRAMES else 0
             moved = n_frames if crawls > MAX_CRAWLS else moved
             seek += moved
             on_progress(moved / FRAMES_PER_SECOND)
-    return heard
 
 
 def split_window(
     token_ids: Sequence[int], tokenizer: Tokenizer, *, start_s: float, n_frames: int
 ) -> tuple[list[tuple[TimedSegment, Sequence[int]]], int]:
-    """Cut a window's tokens into segments, and say where the next window begins.
+    """Cut a window's tokens into segments, and find where the next window begins.
 
     Two timestamps in a row end one segment and begin the next. The last segment is left to the
     next window, which begins with it, unless a single timestamp ended it.
@@ -117,26 +107,26 @@ def split_window(
     """
     is_time = [tokenizer.is_timestamp(token_id) for token_id in token_ids]
     cuts = [i for i in range(1, len(token_ids)) if is_time[i - 1] and is_time[i]]
+    moved = n_frames
     if not cuts:
         spoken_s = n_frames / FRAMES_PER_SECOND
         last = next((i for i, time in zip(token_ids[::-1], is_time[::-1], strict=True) if time), 0)
         if last and tokenizer.timestamp_s(last) > 0:
             spoken_s = tokenizer.timestamp_s(last)
         spans = [(start_s, start_s + spoken_s, token_ids)]
-        moved = n_frames
     else:
-        moved = (token_ids[cuts[-1] - 1] - tokenizer.timestamp_begin) * FRAMES_PER_TIMESTAMP
-        if is_time[-2:] == [False, True]:
-            cuts.append(len(token_ids))
-            moved = n_frames
-        pieces = [token_ids[a:b] for a, b in zip([0, *cuts], cuts, strict=False)]
+        end = len(token_ids)
+        if is_time[-2:] != [False, True]:
+            end = cuts[-1]
+            moved = (token_ids[end - 1] - tokenizer.timestamp_begin) * FRAMES_PER_TIMESTAMP
         spans = [
             (
-                start_s + tokenizer.timestamp_s(piece[0]),
-                start_s + tokenizer.timestamp_s(piece[-1]),
-                piece,
+                start_s + (run.opened or 0) / TIMESTAMPS_PER_SECOND,
+                start_s + (run.closed or 0) / TIMESTAMPS_PER_SECOND,
+                token_ids[max(run.text.start - 1, 0) : run.text.stop + 1],
             )
-            for piece in pieces
+            for run in runs_of_text(token_ids, tokenizer)
+            if run.text.stop < end
         ]
     segments = [
         (TimedSegment(start, stop, tuple(i for i in ids if not tokenizer.is_timestamp(i))), ids)

@@ -24,14 +24,14 @@ class SpecialTokens:
     sot: int  # start of transcript, which every prompt holds
     eot: int  # ends a window's text
     no_speech: int  # its probability after sot tells silence
-    languages: tuple[int, ...] = ()  # the likeliest after sot is the one heard; English only: none
+    languages: tuple[int, ...] = ()  # the likeliest after sot is detected; English only: none
 
 
 @dataclass(frozen=True)
 class Job:
     """A window to be decoded."""
 
-    ticket: int  # names the window to whoever asked
+    ticket: int  # names the window
     cross: CrossCache  # of this one window: one row
     prompt: tuple[int, ...]  # up to and with its task tokens
     max_new_tokens: int  # a window that has not ended by then is cut off
@@ -42,10 +42,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """What a search found for one window."""
+    """The tokens of one window, and how likely they are."""
 
     token_ids: tuple[int, ...]  # without prompt and without the end token
-    finished: bool  # the end token was said; False where the token limit cut the text off
+    finished: bool  # the end token was written; False where the token limit cut the text off
     avg_logprob: float  # mean log-probability per token, the end token counted (nats)
     no_speech_prob: float  # of the no-speech token, right after start of transcript
     language_id: int | None = None  # the likeliest language's token at the same place
@@ -55,7 +55,7 @@ class Hypothesis:
 
 @dataclass(frozen=True)
 class Start:
-    """What the decoder makes of windows before a word is said: after start of transcript."""
+    """What the decoder makes of windows before the first word: after start of transcript."""
 
     no_speech_probs: Float[Tensor, " rows"]
     languages: Int[Tensor, " rows"]  # places among the special tokens' languages
@@ -78,9 +78,9 @@ class Counts:
 
     steps: int = 0  # passes of the decoder, each over all slots in use
     row_steps: int = 0  # the same, counted for each slot
-    tokens: int = 0  # said
+    tokens: int = 0  # written
     drafted: int = 0  # tokens that a draft proposed
-    accepted: int = 0  # and that the model would have said itself
+    accepted: int = 0  # and that the model would have written itself
 
     @property
     def acceptance(self) -> float:
@@ -89,7 +89,7 @@ class Counts:
 
     @property
     def tokens_per_step(self) -> float:
-        """Tokens that a slot says per pass of the decoder: 1 without a draft."""
+        """Tokens that a slot gets per pass of the decoder: 1 without a draft."""
         return self.tokens / self.row_steps if self.row_steps else 0.0
 
     def describe_draft(self) -> str:
@@ -197,14 +197,14 @@ class Lane:
 
 @dataclass
 class SlotState:
-    """What the slots have said: tensors with a row per slot, changed in place."""
+    """What the slots hold: tensors with a row per slot, changed in place."""
 
     tokens: Int[Tensor, "slots positions"]  # prompt and text
     lengths: Int[Tensor, " slots"]  # tokens behind which the last one stands, still to be read
     limits: Int[Tensor, " slots"]  # length at which a row is cut off
     ended: Bool[Tensor, " slots"]
     sum_logprobs: Float[Tensor, " slots"]
-    logprobs: Float[Tensor, "slots positions"]  # of the tokens that were said
+    logprobs: Float[Tensor, "slots positions"]  # of the tokens that were written
     no_speech_probs: Float[Tensor, " slots"]
     languages: Int[Tensor, " slots"]  # places among the special tokens' languages
     language_probs: Float[Tensor, " slots"]
@@ -268,7 +268,7 @@ class SlotState:
 
     @property
     def last(self) -> Int[Tensor, " slots"]:
-        """The tokens said last, which the decoder has not read yet."""
+        """The last tokens, which the decoder has not read yet."""
         return self.tokens.gather(1, self.lengths[:, None])[:, 0]
 
     @property

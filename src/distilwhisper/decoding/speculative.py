@@ -1,8 +1,8 @@
 """Speculative decoding: a small draft proposes tokens, the model checks them all in one pass.
 
-The model's own choice is said at every place, drafted or not, so the text is the model's alone. In
-a round a row says as many tokens as the draft guessed right, and one more. Every row goes on from
-its own place: a wrong guess in one row costs the others nothing.
+The model's own choice is written at every place, drafted or not, so the text is the model's alone.
+In a round a row gets as many tokens as the draft guessed right, and one more. Every row goes on
+from its own place: a wrong guess in one row costs the others nothing.
 
 Source: arXiv:2211.17192; arXiv:2311.00430, section 5 ("speculative decoding"), which accepts in
 lock-step over a batch.
@@ -49,9 +49,9 @@ class Draft:
     def propose(
         self, state: SlotState, rules: DecodingRules, *, n_tokens: int, longest: int
     ) -> Int[Tensor, "rows tokens"]:
-        """Return what the draft would say next in each row, under the same rules.
+        """Return what the draft would write next in each row, under the same rules.
 
-        It first reads what it has not read yet: the prompt, or what the model said instead of its
+        It first reads what it has not read yet: the prompt, or what the model wrote instead of its
         last guesses.
 
         Args:
@@ -89,7 +89,7 @@ class Draft:
 def speculate(
     lane: Lane, draft: Draft, state: SlotState, rules: DecodingRules, *, eot: int, longest: int
 ) -> Counts:
-    """Say as many tokens in each row as the draft guesses right, and one more.
+    """Write as many tokens in each row as the draft guesses right, and one more.
 
     Args:
         lane: the model's caches.
@@ -123,6 +123,6 @@ def speculate(
             right = speaking & (choice == block[:, place + 1])
             n_accepted += int(right.sum())
             speaking = right & ~state.ended
-    # The draft has read its guesses but the last; those beyond what was said do not count.
+    # The draft has read its guesses but the last; those beyond what was written do not count.
     draft.lengths[:n] = torch.minimum(state.lengths, before + n_drafted)
     return Counts(steps=1, row_steps=n_open, drafted=n_open * n_drafted, accepted=n_accepted)

@@ -10,7 +10,7 @@ What calls what:
           windows.py          runs the tasks side by side: mel, encoder, prompt
             search.py         slots that windows enter and leave: greedy, sampling, drafts
             beam.py           or beam search
-    heard.py                  segments and words with times
+    timing.py                 segments and words with times
     transcription.py          what is known of a recording's text so far
     transcriber.py            a transcript
 """
@@ -25,17 +25,13 @@ from pathlib import Path
 import torch
 
 from distilwhisper.decoding.chunked import decode_chunk
-from distilwhisper.decoding.chunks import Chunk, ChunkWords, plan_chunks, plan_speech
+from distilwhisper.decoding.chunks import plan_chunks, plan_speech
 from distilwhisper.decoding.failure import decode_with_fallback
-from distilwhisper.decoding.heard import HeardWindow, moves_on
-from distilwhisper.decoding.packed_windows import (
-    Piece,
-    decode_packed,
-    group_pieces,
-)
+from distilwhisper.decoding.packed_windows import Piece, decode_packed, group_pieces
 from distilwhisper.decoding.sequential import decode_sequentially
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.slots import Counts
+from distilwhisper.decoding.timing import TimedWindow, moves_on
 from distilwhisper.decoding.transcription import Transcription, own_languages
 from distilwhisper.decoding.windows import (
     Batch,
@@ -65,15 +61,16 @@ from distilwhisper.speech.sources import CorruptAudio
 from distilwhisper.speech.units import (
     WINDOW_S,
     WINDOW_SAMPLES,
+    Span,
     samples_to_seconds,
     seconds_to_samples,
 )
-from distilwhisper.speech.vad import Span, stream_spans
+from distilwhisper.speech.vad import stream_spans
 from distilwhisper.text.tokens import MAX_PREVIOUS_TOKENS, Tokenizer
 from distilwhisper.text.transcript import Segment, Transcript
 
 LAST_CHUNK_S = WINDOW_S - 3.0  # the rest of its window is silence, so that the text is ended
-MOST_LANGUAGE_WINDOWS = 8  # that are asked where a language stays in doubt
+MOST_LANGUAGE_WINDOWS = 8  # that a language is detected from where it stays in doubt
 
 Unreadable = (CorruptAudio, OSError)
 
@@ -283,10 +280,10 @@ class Transcriber:
             FileNotFoundError, CorruptAudio: the path cannot be read.
             ValueError: the array is no sound: as :func:`~distilwhisper.speech.arrays.to_samples`.
         """
-        found = self.transcribe_all(
+        done = self.transcribe_all(
             [_recording_of(sound)], languages=[language], on_progress=on_progress
         )
-        _, transcript = next(iter(found))
+        _, transcript = next(iter(done))
         if not isinstance(transcript, Transcript):
             raise transcript
         return transcript
@@ -376,8 +373,8 @@ class Transcriber:
             if one.outcome is not None and one in numbers:
                 yield numbers.pop(one), one.outcome
 
-    def hear_chunks(self, samples: Sound, *, language: str | None = None) -> list[ChunkWords]:
-        """Return what each chunk of a recording heard, not yet joined.
+    def decode_chunks(self, samples: Sound, *, language: str | None = None) -> list[TimedWindow]:
+        """Return the windows of each chunk of a recording, not yet joined.
 
         Args:
             samples: mono, 16 kHz, of any length.
@@ -390,23 +387,23 @@ class Transcriber:
         one = chunked.begin(_recording_of(samples), language=language)
         for _ in chunked._decoder.run(one.tasks):
             pass
-        return [ChunkWords(window.start_s, window.end_s, window.words) for window in one.heard]
+        return one.windows
 
     @cached_property
     def _first_prompt(self) -> list[int]:
-        return self._told_ids(self.settings.initial_prompt)
+        return self._prompt_ids(self.settings.initial_prompt)
 
     @cached_property
     def _hotwords(self) -> list[int]:
-        return self._told_ids(self.settings.hotwords)
+        return self._prompt_ids(self.settings.hotwords)
 
     @cached_property
     def _previous_ids(self) -> list[int]:
-        """What every window on its own is told came before it."""
+        """What the prompt of every window on its own begins with."""
         return self.tokenizer.previous_ids(self._first_prompt, hotwords=self._hotwords)
 
-    def _told_ids(self, text: str | None) -> list[int]:
-        """The ids of a text that the settings tell the model; none where there is none."""
+    def _prompt_ids(self, text: str | None) -> list[int]:
+        """Return the ids of a text that stands in prompts; none where there is none."""
         stripped = (text or "").strip()
         return self.tokenizer.encode(f" {stripped}") if stripped else []
 
@@ -424,7 +421,7 @@ class Transcriber:
             raise ValueError("a draft needs greedy decoding, found beam_size above 1: drop one")
 
     def _code(self, language: str | None) -> str | None:
-        """Return the code of the language asked for; None: to be detected."""
+        """Return the code of a language, else of the settings'; None: to be detected."""
         if not self.tokenizer.is_multilingual:
             return "en"
         wanted = language or self.settings.language
@@ -438,15 +435,16 @@ class Transcriber:
         samples = to_samples(sound, f"piece {number}")
         window = self._decoder.window(samples, language=self._code(language))
         request = WindowRequest(window, tuple(self._previous_ids), seed=self.settings.seed)
-        judged = yield from decode_with_fallback(
-            request, self.settings, moves_on=partial(moves_on, self._decoder, window)
+        return (
+            yield from decode_with_fallback(
+                request, self.settings, moves_on=partial(moves_on, self._decoder, window)
+            )
         )
-        return judged.window
 
     def _detect(self, recording: Recording, language: str | None) -> DetectedLanguage:
-        """Return a recording's language: as told, or that of windows with speech.
+        """Return a recording's language: the one that is given, or that of windows with speech.
 
-        Where they leave it in doubt, twice as many are asked, again spread over the recording.
+        Where they leave it in doubt, twice as many are taken, again spread over the recording.
         """
         code = self._code(language)
         if code is not None:
@@ -456,9 +454,9 @@ class Transcriber:
             starts = self._speech_starts(recording, n_windows)
             scan = recording.again()
             pieces = (scan.read(start, start + WINDOW_SAMPLES) for start in starts)
-            found = self._decoder.detect_language([self._decoder.window(p) for p in pieces])
-            if found.is_sure or len(starts) < n_windows or 2 * n_windows > MOST_LANGUAGE_WINDOWS:
-                return found
+            detected = self._decoder.detect_language([self._decoder.window(p) for p in pieces])
+            if detected.is_sure or len(starts) < n_windows or 2 * n_windows > MOST_LANGUAGE_WINDOWS:
+                return detected
             n_windows *= 2
 
     def _speech_starts(self, recording: Recording, n_windows: int) -> list[int]:
@@ -474,10 +472,10 @@ class Transcriber:
             starts = (n * WINDOW_SAMPLES for n, window in windows if speech_like_s([window]))
         if n_windows == 1:
             return [next(starts, 0)]
-        found = list(starts) or [0]
-        last = len(found) - 1
+        all_starts = list(starts) or [0]
+        last = len(all_starts) - 1
         places = {last * number // (n_windows - 1) for number in range(n_windows)}
-        return [found[place] for place in sorted(places)]
+        return [all_starts[place] for place in sorted(places)]
 
     def _spans(self, recording: Recording) -> Iterator[Span] | None:
         """Return what of a recording is transcribed; None: all of it."""
@@ -488,7 +486,7 @@ class Transcriber:
         return stream_spans(blocks_of(recording.again()))
 
     def _clips(self, recording: Recording) -> Iterator[Span]:
-        """Yield the stretches that are asked for; the last may name no end."""
+        """Yield the stretches of clip_timestamps; the last may name no end."""
         times_s = self.settings.clip_timestamps
         for start_s, end_s in zip_longest(times_s[::2], times_s[1::2]):
             start = seconds_to_samples(start_s)
@@ -516,7 +514,7 @@ class Transcriber:
                     first_prompt=self._first_prompt,
                     hotwords=self._hotwords,
                     on_progress=report,
-                    on_heard=one.hear_next,
+                    on_window=one.add_window,
                 )
             except Unreadable as error:
                 one.fail(error)
@@ -545,40 +543,45 @@ class Transcriber:
                 if spoken is None and not is_last:
                     spoken = self._detect(recording, None)  # else its only window tells
                 again_s = 0.0 if is_last or self.settings.is_cut else shared_s
-                task = self._decode_chunk(chunk, samples, spoken, heard_again_s=again_s)
                 number = one.plan(samples_to_seconds(chunk.start))
                 new_s = samples_to_seconds(max(chunk.stop - done, 0))
-                yield _into(one, number, task, partial(report, new_s))
+                yield self._chunk_task(
+                    one, number, chunk, samples, spoken, again_s, partial(report, new_s)
+                )
                 done = max(chunk.stop, done)
         except Unreadable as error:
             yield _ended(one, partial(one.fail, error))
         else:
             yield _ended(one, partial(one.end, spoken))
 
-    def _decode_chunk(
+    def _chunk_task(
         self,
-        chunk: Chunk,
+        one: Transcription,
+        number: int,
+        chunk: Span,
         samples: Samples,
         spoken: DetectedLanguage | None,
-        *,
-        heard_again_s: float,
-    ) -> Task[list[HeardWindow]]:
+        shared_s: float,
+        report: Callable[[], None],
+    ) -> Task[Transcription]:
         """Decode a chunk in the recording's language or, where they are mixed, in its own."""
         code = None if spoken is None else spoken.code
         for language in (None, code) if self.settings.multilingual and code else (code,):
-            heard = yield from decode_chunk(
+            windows = yield from decode_chunk(
                 self._decoder,
                 chunk,
                 samples,
                 language=language,
                 previous_ids=self._previous_ids,
-                heard_again_s=heard_again_s,
+                shared_s=shared_s,
             )
-            if all(w.code == code or w.is_sure for w in own_languages(heard)):
+            if all(w.code == code or w.is_sure for w in own_languages(windows)):
                 break
-        return heard
+        report()
+        one.add_chunk(number, windows)
+        return one
 
-    def _plan(self, recording: Recording) -> Iterator[Chunk]:
+    def _plan(self, recording: Recording) -> Iterator[Span]:
         """Cut a recording; one that fits in a window is not cut, however short the chunks are."""
         spans = self._spans(recording)
         is_whole = recording.reach(WINDOW_SAMPLES + 1) <= WINDOW_SAMPLES
@@ -592,11 +595,11 @@ class Transcriber:
             return plan_chunks(recording.reach, **cut)
         if self.settings.clip_timestamps:
             return (
-                Chunk(span.start + chunk.start, span.start + chunk.stop)
+                Span(span.start + chunk.start, span.start + chunk.stop)
                 for span in spans
                 for chunk in plan_chunks(partial(_reach_within, recording, span), **cut)
             )
-        return plan_speech((Chunk(span.start, span.stop) for span in spans), **cut)
+        return plan_speech(spans, **cut)
 
 
 def _reach_within(recording: Recording, span: Span, stop: int) -> int:
@@ -612,23 +615,10 @@ def _recording_of(sound: Sound | str | Path | Recording) -> Recording:
     return HeldRecording(to_samples(sound, "the recording"))
 
 
-def _into(
-    one: Transcription,
-    chunk: int,
-    task: Task[list[HeardWindow]],
-    report: Callable[[], None],
-) -> Task[Transcription]:
-    """A chunk's task that gives what it heard to its transcription, and reports that it is done."""
-    heard = yield from task
-    report()
-    one.hear_chunk(chunk, heard)
-    return one
-
-
-def _ended(one: Transcription, tell: Callable[[], None]) -> Task[Transcription]:
-    """A task that asks for nothing and tells how a recording ended."""
+def _ended(one: Transcription, note_end: Callable[[], None]) -> Task[Transcription]:
+    """A task without a window, behind those of all chunks."""
     yield from ()
-    tell()
+    note_end()
     return one
 
 

@@ -5,11 +5,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from distilwhisper.decoding.chunks import ChunkWords, JoinedText
-from distilwhisper.decoding.heard import HeardWindow
+from distilwhisper.decoding.chunks import JoinedText
 from distilwhisper.decoding.segments import TimedWord, group_words, whole_segments
 from distilwhisper.decoding.sequential import FRAMES_PER_SECOND
 from distilwhisper.decoding.settings import DecodingSettings
+from distilwhisper.decoding.timing import TimedWindow
 from distilwhisper.decoding.windows import DetectedLanguage, Task
 from distilwhisper.speech.sources import CorruptAudio
 from distilwhisper.text.tokens import Tokenizer
@@ -23,7 +23,7 @@ class Transcription:
         tasks: decode it, in this order; each is to be begun when there is a slot for it. They may
             finish in any order, and return this transcription.
         outcome: the transcript, or why the recording could not be read; None: not done.
-        heard: the windows whose text is joined, in order.
+        windows: those whose text is joined, in order.
     """
 
     def __init__(self, settings: DecodingSettings, tokenizer: Tokenizer) -> None:
@@ -32,33 +32,33 @@ class Transcription:
         self._settings = settings
         self._tokenizer = tokenizer
         self._starts_s: list[float] = []  # of the chunks that were planned
-        self._early: dict[int, list[HeardWindow]] = {}  # chunks done before one in front of them
+        self._early: dict[int, list[TimedWindow]] = {}  # chunks done before one in front of them
         self._n_chunks = 0  # that are joined
         self._is_planned = False  # there are no more chunks
         self._language: DetectedLanguage | None = None
-        self.heard: list[HeardWindow] = []
+        self.windows: list[TimedWindow] = []
         self._text = JoinedText()
-        self._n_told = 0  # words
-        self._told: list[Segment] = []
+        self._n_taken = 0  # words
+        self._taken: list[Segment] = []
 
     def plan(self, start_s: float) -> int:
         """Note where the next chunk begins; return its number."""
         self._starts_s.append(start_s)
         return len(self._starts_s) - 1
 
-    def hear_chunk(self, chunk: int, heard: list[HeardWindow]) -> None:
-        """Take what was heard in a chunk, in any order of chunks."""
-        self._early[chunk] = heard
+    def add_chunk(self, chunk: int, windows: list[TimedWindow]) -> None:
+        """Take the windows of a chunk, in any order of chunks."""
+        self._early[chunk] = windows
         while self._n_chunks in self._early:
             for one in self._early.pop(self._n_chunks):
-                self.heard.append(one)
-                self._text.add(ChunkWords(one.start_s, one.end_s, one.words))
+                self.windows.append(one)
+                self._text.add(one.words, start_s=one.start_s, stop_s=one.end_s)
             self._n_chunks += 1
         self._finish()
 
-    def hear_next(self, one: HeardWindow) -> None:
+    def add_window(self, one: TimedWindow) -> None:
         """Take a window of sequential decoding: it shares no text with those before it."""
-        self.heard.append(one)
+        self.windows.append(one)
         self._text.append(one.words)
 
     def end(self, spoken: DetectedLanguage | None) -> None:
@@ -79,25 +79,25 @@ class Transcription:
         """
         if isinstance(self.outcome, (CorruptAudio, OSError)):
             return []
-        words = self._text.words(self._n_told)
+        words = self._text.words(self._n_taken)
         n_words = self._n_words()
         if self.outcome is None and self._settings.long_form == "chunked":
-            n_settled = self._text.n_settled(self._next_start_s()) - self._n_told
+            n_settled = self._text.n_settled(self._next_start_s()) - self._n_taken
             n_whole = whole_segments(words, max(n_settled, 0))
             groups = group_words(words[:n_whole], n_words)[:-1]  # the last may go on
         else:
             groups = group_words(words, n_words)
-        self._n_told += sum(map(len, groups))
+        self._n_taken += sum(map(len, groups))
         new = Transcript.of(
             [self._segment(group) for group in groups],
             "",
             duration_s=self._duration_s(),
-            begin_s=self._told[-1].end if self._told else 0.0,
+            begin_s=self._taken[-1].end if self._taken else 0.0,
         )
-        n_told = len(self._told)
-        told = [replace(one, id=n_told + number) for number, one in enumerate(new.segments)]
-        self._told += told
-        return told
+        n_taken = len(self._taken)
+        taken = [replace(one, id=n_taken + number) for number, one in enumerate(new.segments)]
+        self._taken += taken
+        return taken
 
     def _next_start_s(self) -> float:
         """Return a place before which no chunk begins that is still to be joined."""
@@ -105,10 +105,12 @@ class Transcription:
         return known[-1] if known else 0.0
 
     def _duration_s(self) -> float:
-        return max((one.end_s for one in self.heard), default=0.0)
+        return max((one.end_s for one in self.windows), default=0.0)
 
     def _n_words(self) -> Counter[tuple[int, int]]:
-        return Counter((n, word.segment) for n, one in enumerate(self.heard) for word in one.words)
+        return Counter(
+            (n, word.segment) for n, one in enumerate(self.windows) for word in one.words
+        )
 
     def _finish(self) -> None:
         if self.outcome is not None or not self._is_planned:
@@ -118,7 +120,7 @@ class Transcription:
         groups = group_words(self._text.words(), self._n_words())
         segments = [self._segment(group) for group in groups]
         spoken = self._language or next(
-            own_languages(self.heard), DetectedLanguage(self._unspoken())
+            own_languages(self.windows), DetectedLanguage(self._unspoken())
         )
         if self._settings.multilingual and segments:
             spoken = DetectedLanguage(_most_spoken(segments))
@@ -138,30 +140,30 @@ class Transcription:
 
     def _segment(self, words: Sequence[tuple[int, TimedWord]]) -> Segment:
         """Make a segment of words of a window, or of it and the next one; at least one word."""
-        heard = self.heard[words[0][0]]
-        end_s = self.heard[words[-1][0]].end_s  # a timestamp may point behind it
+        window = self.windows[words[0][0]]
+        end_s = self.windows[words[-1][0]].end_s  # a timestamp may point behind it
         timed = [word for _, word in words]
         token_ids = tuple(token_id for word in timed for token_id in word.token_ids)
         text = self._tokenizer.decode(token_ids)
         return Segment(
             id=0,
-            seek=round(heard.start_s * FRAMES_PER_SECOND),
+            seek=round(window.start_s * FRAMES_PER_SECOND),
             start=min(timed[0].start_s, end_s),
             end=min(timed[-1].end_s, end_s),
             text=text,
             token_ids=token_ids,
-            temperature=heard.decoded.temperature,
-            avg_logprob=heard.decoded.avg_logprob,
+            temperature=window.decoded.temperature,
+            avg_logprob=window.decoded.avg_logprob,
             compression_ratio=compression_ratio(text),
-            no_speech_prob=heard.decoded.no_speech_prob,
+            no_speech_prob=window.decoded.no_speech_prob,
             words=_words(timed) if self._settings.word_timestamps else None,
-            language=heard.decoded.language if self._settings.multilingual else None,
+            language=window.decoded.language if self._settings.multilingual else None,
         )
 
 
-def own_languages(heard: Iterable[HeardWindow]) -> Iterator[DetectedLanguage]:
+def own_languages(windows: Iterable[TimedWindow]) -> Iterator[DetectedLanguage]:
     """Return the language of each window."""
-    return (one.decoded.own_language for one in heard)
+    return (one.decoded.own_language for one in windows)
 
 
 def _most_spoken(segments: Sequence[Segment]) -> str:

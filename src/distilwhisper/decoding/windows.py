@@ -1,7 +1,7 @@
 """Windows of at most 30 s to text: encode, prompt, search; many tasks at a time.
 
 Whatever transcribes is a task: a generator that asks for one window after the other and is sent
-what was heard in it. A recording decoded window by window is one task, each chunk of a chunked one
+its text. A recording decoded window by window is one task, each chunk of a chunked one
 is a task of its own, and a second attempt at a higher temperature is one more request. The decoder
 runs as many tasks as it has slots and begins the next one as soon as a slot is free.
 
@@ -87,7 +87,7 @@ class WindowRequest:
 
 @dataclass(frozen=True)
 class DecodedWindow:
-    """What the model said of one window of at most 30 s."""
+    """The text of one window of at most 30 s."""
 
     prompt_ids: tuple[int, ...]
     token_ids: tuple[int, ...]  # text and timestamps, without prompt and end token
@@ -98,9 +98,10 @@ class DecodedWindow:
     avg_logprob: float
     no_speech_prob: float  # nan: not known
     compression_ratio: float
-    detected_language: str | None = None  # the likeliest, whatever it was told; None: English only
+    detected_language: str | None = None  # the likeliest, whatever the prompt's; None: English only
     language_probability: float | None = None  # of the detected language
     logprobs: tuple[float, ...] = ()  # of the tokens, the end token counted; beams keep only sums
+    failure: str | None = None  # why the text is not to be believed
 
     @property
     def own_language(self) -> DetectedLanguage:
@@ -304,34 +305,34 @@ class WindowDecoder:
         )
 
     def _prompt(self, request: WindowRequest) -> tuple[int, ...]:
-        asked = self.tokenizer.prompt_ids(
+        own = self.tokenizer.prompt_ids(
             language=request.window.language if self.tokenizer.is_multilingual else None,
             task=self.settings.task,
             timestamps=self.settings.timestamps,
         )
-        return (*request.previous_ids, *asked)
+        return (*request.previous_ids, *own)
 
     def _max_new_tokens(self, prompt: Sequence[int]) -> int:
         room = self.checkpoint.model.config.max_tokens - len(prompt)
         return min(self.settings.max_new_tokens, room)
 
-    def _decoded(self, request: WindowRequest, found: Hypothesis) -> DecodedWindow:
-        text = self.tokenizer.decode(found.token_ids).strip()
+    def _decoded(self, request: WindowRequest, hypothesis: Hypothesis) -> DecodedWindow:
+        text = self.tokenizer.decode(hypothesis.token_ids).strip()
         return DecodedWindow(
             prompt_ids=self._prompt(request),
-            token_ids=found.token_ids,
-            finished=found.finished,
+            token_ids=hypothesis.token_ids,
+            finished=hypothesis.finished,
             text=text,
             language=request.window.language or "en",
             temperature=request.temperature,
-            avg_logprob=found.avg_logprob,
-            no_speech_prob=found.no_speech_prob,
+            avg_logprob=hypothesis.avg_logprob,
+            no_speech_prob=hypothesis.no_speech_prob,
             compression_ratio=compression_ratio(text),
             detected_language=None
-            if found.language_id is None
-            else self._language_codes[found.language_id],
-            language_probability=found.language_prob,
-            logprobs=found.logprobs,
+            if hypothesis.language_id is None
+            else self._language_codes[hypothesis.language_id],
+            language_probability=hypothesis.language_prob,
+            logprobs=hypothesis.logprobs,
         )
 
     @property
@@ -368,19 +369,19 @@ class WindowDecoder:
         return self._rules[key]
 
     def _make_rules(self, timestamps: bool, suppress: Sequence[int]) -> DecodingRules:
-        said = self.checkpoint.generation_config
+        config = self.checkpoint.generation_config
         grammar = TimestampRules(
             begin=self.tokenizer.timestamp_begin,
             no_timestamps=self.tokenizer.no_timestamps,
             eot=self.tokenizer.eot,
-            max_initial_index=said.get("max_initial_timestamp_index") or 50,
+            max_initial_index=config.get("max_initial_timestamp_index") or 50,
         )
-        of_model = said.get("suppress_tokens") or []
+        of_model = config.get("suppress_tokens") or []
         special = [id_ for id_ in of_model if id_ >= self.tokenizer.eot]
         symbols = of_model if MODELS_OWN in suppress else special
         return DecodingRules(
             suppress=[*symbols, *(id_ for id_ in suppress if id_ != MODELS_OWN)],
-            begin_suppress=said.get("begin_suppress_tokens") or [],
+            begin_suppress=config.get("begin_suppress_tokens") or [],
             timestamps=grammar if timestamps else None,
             device=self.checkpoint.model.device,
         )
@@ -466,7 +467,7 @@ class Batch(Generic[T]):
             pending.task.close()
 
     def step(self) -> list[tuple[int, T]]:
-        """Admit windows, and say at least one more token of each.
+        """Admit windows, and write at least one more token of each.
 
         Returns:
             The numbers of the tasks that are now done, and what they returned.
@@ -505,7 +506,7 @@ class Batch(Generic[T]):
     def _begin(self, new: Sequence["_Pending[T]"]) -> list[tuple["_Pending[T]", DecodedWindow]]:
         """Encode windows and admit them; return those of them that are done already."""
         self._decoder.encode([pending.request.window for pending in new])
-        found: list[tuple[_Pending[T], DecodedWindow]] = []
+        done: list[tuple[_Pending[T], DecodedWindow]] = []
         jobs: list[Job] = []
         for pending in new:
             decoder, request = pending.decoder, pending.request
@@ -516,9 +517,9 @@ class Batch(Generic[T]):
                 self._running[ticket] = pending
                 jobs.append(decoder._job(ticket, request))
             else:
-                found.append((pending, decoder._decoded(request, decoder._beam_search(request))))
+                done.append((pending, decoder._decoded(request, decoder._beam_search(request))))
         self._search.admit(jobs)
-        return found
+        return done
 
     def _ask(
         self, number: int, task: "Task[T]", decoder: WindowDecoder, decoded: DecodedWindow | None

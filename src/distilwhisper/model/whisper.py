@@ -14,7 +14,8 @@ Source: arXiv:2212.04356, section 2.2; names after ``openai/whisper: whisper/mod
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, cast
+from functools import partial
+from typing import Any, ClassVar, Protocol, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -104,6 +105,18 @@ class CrossCache:
         self.keys = keys  # layers x (batch, heads, frames, head_dim)
         self.values = values
         self.visible = visible  # where rows have fewer frames than others; None: all are there
+
+    def attend(
+        self, number: int, attention: "Attention", normed: Float[Tensor, "batch tokens width"]
+    ) -> Float[Tensor, "batch tokens width"]:
+        """Return what a layer's attention collects for some tokens; a :data:`CrossAttention`.
+
+        Fewer windows than rows: rows are then a window's beams, neighbours, of one token each, and
+        look at its frames together, as if they were tokens of one row.
+        """
+        keys, values = self.keys[number], self.values[number]
+        by_window = normed.view(len(keys), -1, normed.shape[2])
+        return attention(by_window, keys, values, self.visible).view_as(normed)
 
     def select(self, rows: Int[Tensor, " kept"]) -> "CrossCache":
         """Return the cache of some rows, in the order asked for."""
@@ -265,6 +278,10 @@ class Encoder(nn.Module):
         )
 
 
+# What a decoder layer adds to its normalised states from the encoder's, by its own attention.
+CrossAttention: TypeAlias = Callable[[Attention, Tensor], Tensor]
+
+
 class DecoderLayer(nn.Module):
     """Masked self-attention, attention to the encoder, and a feed-forward block."""
 
@@ -283,20 +300,12 @@ class DecoderLayer(nn.Module):
         states: Float[Tensor, "batch tokens width"],
         normed: Float[Tensor, "batch tokens width"],
         self_keys_values: tuple[Tensor, Tensor],
-        cross_keys_values: tuple[Tensor, Tensor],
         visible: Bool[Tensor, "#batch 1 tokens keys"],
-        frames_visible: Bool[Tensor, "batch 1 1 frames"] | None,
+        attend: CrossAttention,
     ) -> Float[Tensor, "batch tokens width"]:
-        """Return the states after this layer; ``normed`` is ``states`` after the first norm.
-
-        Fewer windows than rows: rows are then a window's beams, neighbours, of one token each, and
-        look at its frames together, as if they were tokens of one row.
-        """
+        """Return the states after this layer; ``normed`` is ``states`` after the first norm."""
         states = states + self.self_attn(normed, *self_keys_values, visible)
-        normed = self.encoder_attn_layer_norm(states)
-        by_window = normed.view(len(cross_keys_values[0]), -1, normed.shape[2])
-        heard = self.encoder_attn(by_window, *cross_keys_values, frames_visible)
-        states = states + heard.view_as(states)
+        states = states + attend(self.encoder_attn, self.encoder_attn_layer_norm(states))
         return states + self.fc2(F.gelu(self.fc1(self.final_layer_norm(states))))
 
 
@@ -374,7 +383,7 @@ class Decoder(nn.Module):
         step = self.begin(token_ids, cache, n_keys=n_keys)
         states = step.states
         for number in range(len(self.layers)):
-            states = self.run_layer(number, states, step, cross, cache)
+            states = self.run_layer(number, states, step, partial(cross.attend, number), cache)
         return self.layer_norm(states)
 
     def begin(
@@ -407,8 +416,8 @@ class Decoder(nn.Module):
         number: int,
         states: Float[Tensor, "batch tokens width"],
         step: "DecoderStep",
-        cross: CrossCache,
-        cache: SelfCache | None,
+        attend: CrossAttention,
+        cache: SelfCache | None = None,
     ) -> Float[Tensor, "batch tokens width"]:
         """Return the states after one layer, whose part of the cache is written."""
         layer = self.layers[number]
@@ -416,8 +425,7 @@ class Decoder(nn.Module):
         keys_values = layer.self_attn.keys_values(normed)
         if cache is not None:
             keys_values = cache.write(number, *keys_values, step)
-        cross_keys_values = (cross.keys[number], cross.values[number])
-        return layer(states, normed, keys_values, cross_keys_values, step.visible, cross.visible)
+        return layer(states, normed, keys_values, step.visible, attend)
 
     def project(
         self, states: Float[Tensor, "*positions width"]

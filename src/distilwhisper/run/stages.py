@@ -4,14 +4,15 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from distilwhisper import __version__
 from distilwhisper.errors import DistilwhisperError
 from distilwhisper.run.files import BadRunFolder, read_json, write_json
-from distilwhisper.run.locks import LOCK_FILE, lock_folder, taking_turns
+from distilwhisper.run.locks import LOCK_FILE, Part, lock_folder, taking_turns
 from distilwhisper.run.settings import shown
 
 _STAGE_FILE = "stage.json"
@@ -57,6 +58,21 @@ def open_stage(
             )
         _empty(folder)
         write_json(folder / _STAGE_FILE, {"made_by": f"distilwhisper {__version__}", **now})
+
+
+@contextmanager
+def stage_folder(
+    folder: Path,
+    *,
+    settings: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    force: bool,
+    part: Part | None = None,
+) -> Iterator[None]:
+    """Keep others out of a stage's folder, or of a part of it, and :func:`open_stage` it."""
+    with lock_folder(folder, part):
+        open_stage(folder, settings=settings, inputs=inputs, force=force)
+        yield
 
 
 def _read_stage(folder: Path) -> dict[str, Any] | None:

@@ -6,8 +6,12 @@ import numpy as np
 import numpy.typing as npt
 
 from distilwhisper.speech.audio import Samples
-from distilwhisper.speech.units import SAMPLE_RATE_HZ, samples_to_seconds, seconds_to_samples
-from distilwhisper.speech.vad import Span
+from distilwhisper.speech.units import (
+    SAMPLE_RATE_HZ,
+    Span,
+    samples_to_seconds,
+    seconds_to_samples,
+)
 
 LEVEL_SAMPLES = SAMPLE_RATE_HZ // 10
 

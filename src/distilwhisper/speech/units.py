@@ -1,12 +1,25 @@
 """What everything counts in: Whisper's sample rate, frames and windows."""
 
 import math
+from dataclasses import dataclass
 
 SAMPLE_RATE_HZ = 16_000
 WINDOW_S = 30.0  # what the encoder reads at once
 HOP_SAMPLES = 160  # one frame: 10 ms
 WINDOW_SAMPLES = int(WINDOW_S * SAMPLE_RATE_HZ)
 FRAMES_PER_WINDOW = WINDOW_SAMPLES // HOP_SAMPLES
+
+
+@dataclass(frozen=True)
+class Span:
+    """Samples, or other steps of time, from ``start`` to ``stop``, which is the first behind it."""
+
+    start: int
+    stop: int
+
+    def overlap(self, other: "Span") -> int:
+        """Return how many steps the two have in common; below zero, how many lie between them."""
+        return min(self.stop, other.stop) - max(self.start, other.start)
 
 
 def seconds_to_samples(seconds: float) -> int:

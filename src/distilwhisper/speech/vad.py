@@ -24,7 +24,7 @@ from distilwhisper.checks import AT_LEAST_0, SHARE, check_rules, ruled
 from distilwhisper.extras import MissingExtra
 from distilwhisper.shapes import Float
 from distilwhisper.speech.audio import Samples
-from distilwhisper.speech.units import seconds_to_samples
+from distilwhisper.speech.units import Span, seconds_to_samples
 
 FRAME_SAMPLES = 512  # of the detector, which has one probability for them: 32 ms
 CONTEXT_SAMPLES = 64  # heard again in front of each frame
@@ -58,14 +58,6 @@ _NAMES = {
 }
 
 State = tuple[Float[Tensor, "1 1 128"], Float[Tensor, "1 1 128"]]
-
-
-@dataclass(frozen=True)
-class Span:
-    """Samples ``start`` to ``stop``, the last one excluded, in which somebody speaks."""
-
-    start: int
-    stop: int
 
 
 @dataclass(frozen=True)

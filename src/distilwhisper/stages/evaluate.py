@@ -1,4 +1,4 @@
-"""Stage 5: how well a model hears, utterance by utterance, and how fast.
+"""Stage 5: the errors of a model, utterance by utterance, and its speed.
 
     OUT/shard-00000.jsonl  one hypothesis per utterance, in the manifest's order
     OUT/timing/00000.json  seconds of audio and of computing, of a shard
@@ -6,8 +6,8 @@
     OUT/summary.json       their sums
 
 Decoding writes the first two and can be interrupted; scoring is a second pass over them, so a new
-metric needs no new decoding. No utterance is ever left out: one that cannot be read counts as one
-of which nothing was heard, and is named.
+metric needs no new decoding. No utterance is ever left out: one that cannot be read is scored as
+an empty hypothesis, and reported.
 
 Several models on several sets, with several noises, are as many such folders side by side:
 
@@ -19,14 +19,13 @@ Several models on several sets, with several noises, are as many such folders si
 import json
 import re
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 
 from distilwhisper.corpus.batches import load_utterances
@@ -40,7 +39,7 @@ from distilwhisper.corpus.store import (
 )
 from distilwhisper.decoding.slots import Counts
 from distilwhisper.decoding.transcriber import Transcriber
-from distilwhisper.engines import DecodingJob, run_shards, where
+from distilwhisper.engines import DecodingJob, ShardedSet, run_stage
 from distilwhisper.evaluation.comparison import Comparison, Evaluation, compare
 from distilwhisper.evaluation.degradation import Degradation, Degrader
 from distilwhisper.evaluation.figures import draw_comparison
@@ -48,13 +47,13 @@ from distilwhisper.evaluation.scoring import COST, EvaluationSummary, score, sum
 from distilwhisper.model.checkpoint import count_parameters
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import resolve_model
-from distilwhisper.progress import Advance, progress_bar, say
+from distilwhisper.progress import Advance, say
 from distilwhisper.run.locks import lock_folder
 from distilwhisper.run.processes import EngineSettings
-from distilwhisper.run.stages import fingerprint, open_stage
+from distilwhisper.run.stages import fingerprint, stage_folder
 from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.recording import HeldRecording
-from distilwhisper.speech.units import SAMPLE_RATE_HZ, WINDOW_SAMPLES, samples_to_seconds
+from distilwhisper.speech.units import WINDOW_SAMPLES, samples_to_seconds
 from distilwhisper.stages.settings import EvaluateSettings
 from distilwhisper.text.transcript import Transcript
 
@@ -63,7 +62,7 @@ Thing = TypeVar("Thing")
 
 @dataclass(frozen=True)
 class EvaluationTask:
-    """A set to be heard, how, and the folder of what comes of it."""
+    """A set to be transcribed, how, and the folder of the results."""
 
     manifest: Path
     settings: EvaluateSettings
@@ -131,54 +130,62 @@ def evaluate_tasks(
     if draft_folder is not None:
         models["draft"] = fingerprint(draft_folder)
     n_parameters = count_parameters(folder)
-    sets = {(task.manifest, task.settings.decoding.language) for task in tasks}
-    manifests = {(path, code): in_language(read_manifest(path), code) for path, code in sets}
-    with ExitStack() as locks:
-        jobs = []
+    named = {(task.manifest, task.settings.decoding.language) for task in tasks}
+    manifests = {(path, code): in_language(read_manifest(path), code) for path, code in named}
+    with ExitStack() as opened:
+        sets = []
         for task in tasks:
             noise = task.settings.degradation
             inputs = {"manifest": fingerprint(task.manifest), **models}
             if noise is not None and noise.source is not None:
                 inputs["noise"] = fingerprint(noise.source)
-            locks.enter_context(lock_folder(task.out))
-            open_stage(
-                task.out,
-                settings={**asdict(task.settings), **asdict(hardware), "draft": draft},
-                inputs=inputs,
-                force=force,
+            opened.enter_context(
+                stage_folder(
+                    task.out,
+                    settings={**asdict(task.settings), **asdict(hardware), "draft": draft},
+                    inputs=inputs,
+                    force=force,
+                )
             )
-            jobs.append(
-                EvaluateJob(
-                    manifest=manifests[task.manifest, task.settings.decoding.language],
-                    model=folder.absolute(),
-                    out=task.out.absolute(),
-                    decoding=task.settings.decoding,
-                    shard_size=task.settings.shard_size,
-                    hardware=hardware,
-                    draft=draft_folder,
+            sets.append(
+                EvaluationSet(
+                    manifests[task.manifest, task.settings.decoding.language],
+                    task.out.absolute(),
+                    task.settings.shard_size,
                     noise=noise,
                     noise_seed=task.settings.noise_seed,
                 )
             )
-        _decode_missing(EvaluateJobs(tuple(jobs)), engine)
+        job = DecodingJob(
+            tuple(sets),
+            model=folder.absolute(),
+            decoding=tasks[0].settings.decoding,
+            hardware=hardware,
+            draft=draft_folder,
+            warms_up=True,
+        )
+        n_silent = sum(run_stage("evaluate", job, engine))
+        if n_silent:
+            noises = ", ".join(dict.fromkeys(str(one.noise) for one in sets if one.noise))
+            say(f"evaluate: {n_silent} utterances are silent, and were left without {noises}")
         return [
             score(
-                job.manifest,
-                [row for i in range(job.n_shards) for row in read_jsonl(shard_path(job.out, i))],
-                [_read_timing(job.out, i) for i in range(job.n_shards)],
-                job.out,
+                one.manifest,
+                [row for i in range(one.n_shards) for row in read_jsonl(shard_path(one.out, i))],
+                [_read_timing(one.out, i) for i in range(one.n_shards)],
+                one.out,
                 n_parameters=n_parameters,
             )
-            for job in jobs
+            for one in sets
         ]
 
 
 def _check_is_no_model(manifest: Path) -> None:
     is_hub_id = not manifest.exists() and len(manifest.parts) == 2 and not manifest.suffix
     if (manifest / "config.json").is_file() or is_hub_id:
-        found = "neither file nor folder" if is_hub_id else "a model"
+        kind = "neither file nor folder" if is_hub_id else "a model"
         raise ValueError(
-            f"{manifest} must be a set, found {found}: models to compare with go behind the sets, "
+            f"{manifest} must be a set, found {kind}: models to compare with go behind the sets, "
             f"as --against {manifest}"
         )
 
@@ -287,24 +294,9 @@ def _by_name(kind: str, names: Sequence[str], things: Sequence[Thing]) -> dict[s
     return dict(zip(names, things, strict=True))
 
 
-def _decode_missing(jobs: "EvaluateJobs", engine: EngineSettings) -> None:
-    """Write the shards of hypotheses, and their timing, that are not there."""
-    missing = [n for n, (job, shard) in enumerate(jobs.shards) if not job.is_done(shard)]
-    if not missing:
-        return
-    n_left = sum(len(job.shard(shard)) for job, shard in map(jobs.shards.__getitem__, missing))
-    n_all = sum(len(job.manifest.utterances) for job in jobs.jobs)
-    say(f"evaluate: {n_left} of {n_all} utterances ({where(engine, jobs.jobs[0].hardware)})")
-    with progress_bar("evaluate", n_left, "utterances") as advance:
-        n_silent = sum(run_shards(jobs, missing, engine, on_progress=advance))
-    if n_silent:
-        noises = ", ".join(dict.fromkeys(str(job.noise) for job in jobs.jobs if job.noise))
-        say(f"evaluate: {n_silent} utterances are silent, and were left without {noises}")
-
-
 @dataclass(frozen=True)
-class EvaluateJob(DecodingJob):
-    """What every process that evaluates must know of one set."""
+class EvaluationSet(ShardedSet):
+    """Utterances to be transcribed and scored, with noise or without."""
 
     noise: Degradation | None
     noise_seed: int
@@ -333,35 +325,6 @@ class EvaluateJob(DecodingJob):
         write_shard(shard_path(self.out, number), rows)
         on_progress(len(rows), timing["audio_s"])
         return 0 if degrader is None else degrader.n_silent - n_before
-
-
-@dataclass(frozen=True)
-class EvaluateJobs:
-    """Several sets for one model; an engine's job, whose shards are theirs one after the other."""
-
-    jobs: tuple[EvaluateJob, ...]
-
-    @cached_property
-    def shards(self) -> list[tuple[EvaluateJob, int]]:
-        """Every shard: whose it is, and its number there."""
-        return [(job, shard) for job in self.jobs for shard in range(job.n_shards)]
-
-    def start(self) -> Callable[[int, Advance], int]:
-        """Load the model and warm it up; return what decodes a shard."""
-        transcriber = self.jobs[0].load()
-        for job in self.jobs[1:]:
-            job.check_languages(transcriber)
-        _warm_up(transcriber)
-        return partial(self._write, {job.out: job.writer(transcriber) for job in self.jobs})
-
-    def _write(
-        self,
-        writers: Mapping[Path, Callable[[int, Advance], int]],
-        number: int,
-        on_progress: Advance,
-    ) -> int:
-        job, shard = self.shards[number]
-        return writers[job.out](shard, on_progress)
 
 
 def _decode_shard(
@@ -393,7 +356,7 @@ def _decode_shard(
 
 @dataclass(frozen=True)
 class TimedTexts:
-    """What a model made of some utterances, and what that took."""
+    """The hypotheses of some utterances, and what decoding them took."""
 
     texts: list[tuple[str, str | None]]  # of each: text and language
     audio_s: float
@@ -439,11 +402,6 @@ def _row(
     utterance: Utterance, text: str, language: str | None, *, error: str | None = None
 ) -> dict[str, Any]:
     return {"id": utterance.id, "text": text, "language": language, "error": error}
-
-
-def _warm_up(transcriber: Transcriber) -> None:
-    silence: Samples = np.zeros(SAMPLE_RATE_HZ, dtype=np.float32)
-    transcriber.decode([silence])
 
 
 def _now(transcriber: Transcriber) -> float:

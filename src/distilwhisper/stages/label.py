@@ -1,4 +1,4 @@
-"""Stage 1: a teacher to pseudo-labels, lost by nothing that can happen on the way.
+"""Stage 1: pseudo-label a corpus with a teacher; safe to interrupt.
 
     OUT/stage.json         what the labels were made from and with
     OUT/shard-00000.jsonl  one label per utterance, in the manifest's order
@@ -11,7 +11,7 @@ changed is refused.
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -30,13 +30,13 @@ from distilwhisper.corpus.store import (
 from distilwhisper.decoding.slots import Counts
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.decoding.windows import DecodedWindow
-from distilwhisper.engines import DecodingJob, run_shards, where
+from distilwhisper.engines import DecodingJob, ShardedSet, run_stage
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import resolve_model
-from distilwhisper.progress import Advance, progress_bar, say
-from distilwhisper.run.locks import Part, lock_folder
+from distilwhisper.progress import Advance, say
+from distilwhisper.run.locks import Part
 from distilwhisper.run.processes import EngineSettings
-from distilwhisper.run.stages import fingerprint, open_stage
+from distilwhisper.run.stages import fingerprint, stage_folder
 from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.sources import fingerprint as fingerprint_of_sound
 from distilwhisper.speech.units import WINDOW_S, WINDOW_SAMPLES, samples_to_seconds
@@ -47,7 +47,7 @@ from distilwhisper.stages.settings import LabelSettings
 class LabelSummary:
     """What a labelling run left behind; as a path it is the folder of the labels."""
 
-    folder: Path
+    folder: Path = field(compare=False)
     n_labels: int  # one of every utterance: where one went wrong, it says so
     failed: dict[str, str]  # utterance id to what went wrong
 
@@ -102,57 +102,51 @@ def label_manifest(
     hardware, engine = hardware or Hardware(), engine or EngineSettings()
     manifest = in_language(read_manifest(manifest_path), settings.decoding.language)
     folder = resolve_model(teacher)
-    job = LabelJob(
-        manifest=manifest,
+    labels = LabelSet(
+        manifest, out.absolute(), settings.shard_size, pack=settings.pack, retry_failed=retry_failed
+    )
+    job = DecodingJob(
+        (labels,),
         model=folder.absolute(),
-        out=out.absolute(),
         decoding=settings.decoding,
-        shard_size=settings.shard_size,
         hardware=hardware,
         draft=None if draft is None else resolve_model(draft).absolute(),
-        pack=settings.pack,
     )
-    shards = [i for i in range(job.n_shards) if part is None or part.holds(i)]
-    with lock_folder(out, part):
-        open_stage(
-            out,
-            settings={
-                **_what_shapes_labels(settings),
-                "dtype": hardware.dtype,
-                "backend": hardware.backend,
-            },
-            inputs={"manifest": fingerprint(manifest_path), "teacher": fingerprint(folder)},
-            force=force,
+    with stage_folder(
+        out,
+        settings={
+            **_what_shapes_labels(settings),
+            "dtype": hardware.dtype,
+            "backend": hardware.backend,
+        },
+        inputs={"manifest": fingerprint(manifest_path), "teacher": fingerprint(folder)},
+        force=force,
+        part=part,
+    ):
+        costs: list[Counts] = run_stage("label", job, engine, part=part)
+        if draft is not None and costs:
+            say(f"label: {sum(costs, Counts()).describe_draft()}")
+        summary = _summary(
+            out, [i for i in range(labels.n_shards) if part is None or part.holds(i)]
         )
-        missing = [i for i in shards if not job.is_done(i, retry_failed=retry_failed)]
-        if missing:
-            n_left = sum(len(job.left(i)) for i in missing)
-            say(
-                f"label: {n_left} of {len(manifest.utterances)} utterances to label with {teacher} "
-                f"({where(engine, hardware)})"
-            )
-            with progress_bar("label", n_left, "utterances") as advance:
-                cost = sum(run_shards(job, missing, engine, on_progress=advance), Counts())
-            if draft is not None:
-                say(f"label: {cost.describe_draft()}")
-        summary = _summary(out, shards)
         if part is None:
             _write_problems(out / "problems.jsonl", manifest, summary.failed)
     return summary
 
 
 @dataclass(frozen=True)
-class LabelJob(DecodingJob):
-    """What every process that labels must know; an engine's job."""
+class LabelSet(ShardedSet):
+    """Utterances to be labelled."""
 
     pack: bool
+    retry_failed: bool = False
 
-    def is_done(self, number: int, *, retry_failed: bool) -> bool:
-        """Tell whether a shard is there; with ``retry_failed``, and no label is to be made anew."""
+    def is_done(self, number: int) -> bool:
+        """Return whether a shard is there and, to retry what failed, has no label to make anew."""
         shard = shard_path(self.out, number)
         if not shard.exists():
             return False
-        if retry_failed:
+        if self.retry_failed:
             return not self.left(number)
         check_shard(shard)
         return True
@@ -174,9 +168,9 @@ class LabelJob(DecodingJob):
             if row["error"] is None and is_as_labelled(source_of[row["id"]], row.get("sound"))
         }
 
-    def start(self) -> Callable[[int, Advance], Counts]:
-        """Load the teacher; return what labels a shard and says what decoding it cost."""
-        return partial(self._write, self.load())
+    def writer(self, transcriber: Transcriber) -> Callable[[int, Advance], Counts]:
+        """Return what labels a shard, and returns what decoding it cost."""
+        return partial(self._write, transcriber)
 
     def _write(self, transcriber: Transcriber, number: int, on_progress: Advance) -> Counts:
         before = transcriber.counts
@@ -218,7 +212,7 @@ def label_utterances(
         Their labels, in the same order.
     """
     labels: dict[str, Label] = {}
-    heard: list[tuple[Utterance, int, str]] = []  # with its number of samples, and its sound
+    decoding: list[tuple[Utterance, int, str]] = []  # with the number of samples, and the sound
     sound_of = cache(fingerprint_of_sound)  # utterances may be spans of one recording
 
     def readable() -> Iterator[tuple[Samples, str | None]]:
@@ -229,14 +223,14 @@ def label_utterances(
                 on_progress(1)
             elif not isinstance(samples, Exception):
                 sound = sound_of(manifest.audio_source(utterance))
-                heard.append((utterance, len(samples), sound))
+                decoding.append((utterance, len(samples), sound))
                 yield samples, utterance.language
 
     decode = transcriber.decode_packed if pack else transcriber.decode_each
     for number, window in decode(readable()):
-        utterance, n_samples, sound = heard[number]
-        made = _label(utterance, n_samples, window, transcriber.tokenizer.eot)
-        labels[utterance.id] = replace(made, sound=sound)
+        utterance, n_samples, sound = decoding[number]
+        label = _label(utterance, n_samples, window, transcriber.tokenizer.eot)
+        labels[utterance.id] = replace(label, sound=sound)
         on_progress(1, samples_to_seconds(n_samples))
     return [labels[utterance.id] for utterance in utterances]
 
@@ -305,7 +299,7 @@ def _write_problems(path: Path, manifest: Manifest, failed: Mapping[str, str]) -
             place = manifest.audio_source(utterance), failed[utterance.id]
             ids.setdefault(place, []).append(utterance.id)
     rows = [
-        {"path": audio, "problem": problem, "ids": found} for (audio, problem), found in ids.items()
+        {"path": audio, "problem": problem, "ids": own} for (audio, problem), own in ids.items()
     ]
     if not rows:
         path.unlink(missing_ok=True)

@@ -71,14 +71,9 @@ class EvaluateSettings:
     """Of what is drawn for the noise of each utterance; the same for all models and levels."""
 
     def __post_init__(self) -> None:
-        if self.noise is None:
-            check_rules(self)
-            return
-        from distilwhisper.evaluation.degradation import Degradation
-
         fault: str | bool = False
         try:
-            Degradation.parse(self.noise)
+            _ = self.degradation
         except ValueError as error:
             fault = str(error)
         check_rules(self, fault)

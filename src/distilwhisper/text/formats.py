@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any, Literal, get_args
 
+from distilwhisper.checks import AT_LEAST_1, check_rules, ruled
 from distilwhisper.text.transcript import Segment, Transcript, Word
 
 TranscriptFormat = Literal["txt", "srt", "vtt", "tsv", "json"]
@@ -22,28 +23,26 @@ _LEAST_S, _CHARACTERS_PER_S = 5 / 6, 20.0  # what a reader needs
 class SubtitleSettings:
     """How srt and vtt are cut into cues; those over words need timed words."""
 
-    max_line_width: int | None = None
+    max_line_width: int | None = ruled(None, AT_LEAST_1)
     """Characters of a line of a cue."""
-    max_line_count: int | None = None
+    max_line_count: int | None = ruled(None, AT_LEAST_1)
     """Lines of a cue, together with max_line_width: cues then follow the words and no more the
     segments."""
-    max_words_per_line: int | None = None
+    max_words_per_line: int | None = ruled(None, AT_LEAST_1)
     """Words of a cue, without max_line_width."""
     highlight_words: bool = False
     """Underline every word while it is spoken."""
 
     def __post_init__(self) -> None:
-        faults = [
-            f"{name} must be at least 1, found {getattr(self, name)}"
-            for name in ("max_line_width", "max_line_count", "max_words_per_line")
-            if (getattr(self, name) or 1) < 1
-        ]
-        if self.max_line_count is not None and self.max_line_width is None:
-            faults.append("max_line_count needs max_line_width: lines are counted where they break")
-        if self.max_words_per_line is not None and self.max_line_width is not None:
-            faults.append("give max_words_per_line or max_line_width, not both")
-        if faults:
-            raise ValueError("; ".join(faults))
+        check_rules(
+            self,
+            self.max_line_count is not None
+            and self.max_line_width is None
+            and "max_line_count needs max_line_width: lines are counted where they break",
+            self.max_words_per_line is not None
+            and self.max_line_width is not None
+            and "give max_words_per_line or max_line_width, not both",
+        )
 
     @property
     def needs_words(self) -> bool:

@@ -246,36 +246,13 @@ class Tokenizer:
             )
         return ids if timestamps else [*ids, self.no_timestamps]
 
-    def previous_text_ids(self, text: str, *, max_tokens: int = MAX_PREVIOUS_TOKENS) -> list[int]:
-        """Text that came before, as the ids that go in front of the prompt.
-
-        One start-of-prev and the last ids of the text. Cutting at an id may cut a word, as
-        in Whisper.
-
-        Args:
-            text: what was said before; stripped, and given the leading space of all texts.
-                Without any, the result is empty: there is no previous text to announce.
-            max_tokens: how many ids of the text to keep, 1 ... 223.
-
-        Raises:
-            ValueError: ``max_tokens`` is out of range.
-
-        Source: openai/whisper, whisper/decoding.py, ``_get_initial_tokens``.
-        """
-        if not 1 <= max_tokens <= MAX_PREVIOUS_TOKENS:
-            raise ValueError(
-                f"max_tokens must lie in 1 ... {MAX_PREVIOUS_TOKENS}, found {max_tokens}: "
-                "longer text leaves the decoder no room to write"
-            )
-        if not text.strip():
-            return []
-        return self.previous_ids(self.encode(" " + text.strip())[-max_tokens:])
-
     def previous_ids(self, before: Sequence[int], *, hotwords: Sequence[int] = ()) -> list[int]:
         """Ids of what came before, as the ids that go in front of the prompt.
 
-        One start-of-prev, the hotwords, and as many of the last ids before as there is room for;
-        nothing where there are none.
+        One start-of-prev, the hotwords, and as many of the last ids before as there is room for, at
+        which a word may be cut, as in Whisper; nothing where there are none.
+
+        Source: openai/whisper, whisper/decoding.py, ``_get_initial_tokens``.
         """
         kept = list(hotwords[:MAX_PREVIOUS_TOKENS])
         room = MAX_PREVIOUS_TOKENS - len(kept)

@@ -6,10 +6,9 @@ from dataclasses import replace
 from distilwhisper.corpus.importing.entries import span_id
 from distilwhisper.corpus.records import Utterance
 from distilwhisper.speech.audio import Choice, stream_samples
-from distilwhisper.speech.units import WINDOW_SAMPLES, samples_to_seconds, seconds_to_samples
+from distilwhisper.speech.units import WINDOW_SAMPLES, Span, samples_to_seconds, seconds_to_samples
 from distilwhisper.speech.vad import (
     FRAME_SAMPLES,
-    Span,
     SpanMachine,
     VadSettings,
     frame_probabilities,

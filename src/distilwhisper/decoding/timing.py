@@ -1,4 +1,4 @@
-"""What was heard in a window, on the recording's clock: segments, and words with their times."""
+"""A window's text on the recording's clock: segments, and words with their times."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,14 +24,14 @@ from distilwhisper.text.transcript import Word
 FRAME_SAMPLES = 2 * HOP_SAMPLES  # of the encoder: 20 ms
 
 # A text moves on in the sound if this share of its tokens looks later than those so many before,
-# by this much a token at least. Of a sentence said over and over it was 0.75 or more, of a loop of
-# the same words 0.46.
+# by this much a token at least. Of a sentence spoken over and over it was 0.75 or more, of a loop
+# of the same words 0.46.
 TOKENS_APART, LEAST_TOKEN_S, MOVING_SHARE = 16, 1 / 32, 0.7
 LAST_TOKENS = 3  # one of them looks at the end of the text
 
 
 @dataclass(frozen=True)
-class HeardWindow:
+class TimedWindow:
     """A window's text, with times."""
 
     decoded: DecodedWindow
@@ -41,7 +41,7 @@ class HeardWindow:
     words: tuple[TimedWord, ...]
 
 
-def hear(
+def time_window(
     decoder: WindowDecoder,
     window: Window,
     decoded: DecodedWindow,
@@ -49,18 +49,18 @@ def hear(
     *,
     start_s: float,
     end_s: float,
-) -> HeardWindow:
-    """Add words to a decoded window: timed by attention if the settings say so, else estimated."""
+) -> TimedWindow:
+    """Add words to a decoded window: timed by attention if the settings want it, else estimated."""
     words = split_words(segments, decoder.tokenizer, spaced=uses_spaces(decoded.language))
     if decoder.settings.word_timestamps and words:
         words = _time_words(decoder, window, words, segments, start_s=start_s)
-    return HeardWindow(decoded, start_s, end_s, tuple(segments), tuple(words))
+    return TimedWindow(decoded, start_s, end_s, tuple(segments), tuple(words))
 
 
 def moves_on(decoder: WindowDecoder, window: Window, decoded: DecodedWindow) -> bool:
     """Return whether a decoder looked further on in the sound as it wrote its text.
 
-    It does where somebody says the same thing several times. In a loop it looks at one place, or
+    It does where the same thing is spoken several times. In a loop it looks at one place, or
     returns to it with each turn.
     """
     if not decoded.finished:
