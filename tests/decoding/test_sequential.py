@@ -21,7 +21,7 @@ from distilwhisper.model.hardware import Hardware
 from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.mel import RecordingMel
 from distilwhisper.speech.recording import HeldRecording
-from distilwhisper.speech.vad import Span
+from distilwhisper.speech.units import Span
 from distilwhisper.text.tokens import Tokenizer
 from openai_reference import openai_model
 

@@ -16,10 +16,9 @@ from hypothesis import strategies as st
 
 from distilwhisper.extras import MissingExtra
 from distilwhisper.speech.audio import Samples, load_samples
-from distilwhisper.speech.units import SAMPLE_RATE_HZ
+from distilwhisper.speech.units import SAMPLE_RATE_HZ, Span
 from distilwhisper.speech.vad import (
     FRAME_SAMPLES,
-    Span,
     SpanMachine,
     VadSettings,
     frame_probabilities,

@@ -63,7 +63,7 @@ from distilwhisper.corpus.store import shard_path, shard_paths, write_atomic
 from distilwhisper.filtering.calibration import Calibration, calibrate
 from distilwhisper.filtering.gates import REASONS, Codes, Reason, is_kept, judge_all
 from distilwhisper.filtering.groups import Sources, measures_key
-from distilwhisper.filtering.measures import Flags, Measures, is_all_capitals, measure
+from distilwhisper.filtering.measures import Flags, Measures, measure
 from distilwhisper.filtering.retention import Retention, retention
 from distilwhisper.filtering.settings import FilterSettings
 from distilwhisper.filtering.workers import is_measured, make_measures
@@ -71,16 +71,6 @@ from distilwhisper.run.locks import lock_folder
 from distilwhisper.run.settings import build_settings
 from distilwhisper.run.stages import StageChanged, fingerprint, open_stage
 from distilwhisper.text.wer import ErrorCounts
-
-__all__ = [
-    "FilterSummary",
-    "Reason",
-    "Share",
-    "filter_labels",
-    "is_all_capitals",
-    "judge",
-    "within_limit",
-]
 
 Unit: TypeAlias = Literal["word", "character"]
 
@@ -292,15 +282,6 @@ def summarise(table: Measures, codes: Codes, settings: FilterSettings) -> Filter
         retention=retention(table, settings, kept),
         calibration=calibrate(table, settings),
     )
-
-
-def within_limit(errors: ErrorCounts, limit: float) -> bool:
-    """Tell whether errors are at most a share of the words.
-
-    The limit counts as the decimal that it is written as: 3 errors in 30 words are within 0.1,
-    as both are rounded to the same number.
-    """
-    return errors.wer <= limit
 
 
 def _errors(table: Measures, counted: Flags) -> dict[Unit, ErrorCounts]:

@@ -14,8 +14,8 @@ from distilwhisper.corpus.importing.settings import ImportSettings
 from distilwhisper.corpus.importing.shards import stored
 from distilwhisper.corpus.records import Utterance, read_manifest
 from distilwhisper.speech.audio import load_samples, write_wav
-from distilwhisper.speech.units import WINDOW_SAMPLES, seconds_to_samples
-from distilwhisper.speech.vad import FRAME_SAMPLES, Span
+from distilwhisper.speech.units import WINDOW_SAMPLES, Span, seconds_to_samples
+from distilwhisper.speech.vad import FRAME_SAMPLES
 
 ASSETS = Path(__file__).parents[2] / "assets" / "speech"
 
