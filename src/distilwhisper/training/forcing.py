@@ -1,13 +1,13 @@
 """Encoder and decoder as training needs them: whole label sequences at once, layer by layer."""
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from distilwhisper.model.whisper import Attention, Decoder, DecoderStep, Encoder
+from distilwhisper.model.whisper import Attention, Decoder, Encoder
 from distilwhisper.shapes import Float, Int
 
 
@@ -48,24 +48,15 @@ def forced_states(
     """
     step = decoder.begin(inputs)
     states, layers = step.states, []
+
+    def attend(attention: Attention, normed: Tensor) -> Tensor:
+        return attend_to_encoder(attention, normed, encoded)
+
     for number in range(len(decoder.layers)):
-        if checkpointed:
-            states = checkpoint(_layer, decoder, number, states, step, encoded, use_reentrant=False)
-        else:
-            states = _layer(decoder, number, states, step, encoded)
+        run = partial(decoder.run_layer, number, step=step, attend=attend)
+        states = checkpoint(run, states, use_reentrant=False) if checkpointed else run(states)
         layers.append(states)
     return ForcedStates(decoder.layer_norm(states), layers)
-
-
-def _layer(
-    decoder: Decoder, number: int, states: Tensor, step: DecoderStep, encoded: Tensor
-) -> Tensor:
-    layer = decoder.layers[number]
-    normed = layer.self_attn_layer_norm(states)
-    states = states + layer.self_attn(normed, *layer.self_attn.keys_values(normed), step.visible)
-    normed = layer.encoder_attn_layer_norm(states)
-    states = states + attend_to_encoder(layer.encoder_attn, normed, encoded)
-    return states + layer.fc2(F.gelu(layer.fc1(layer.final_layer_norm(states))))
 
 
 def attend_to_encoder(
