@@ -154,6 +154,53 @@ def test_a_stream_joined_is_the_text(client, data: bytes) -> None:
         assert len(deltas) > 1
 
 
+def raw(logprobs: list) -> list[bytes]:
+    return [bytes(map(int, one.bytes)) for one in logprobs]
+
+
+def test_tokens_come_with_their_log_probabilities(client, transcriber) -> None:
+    asked = {"file": ("a.wav", CLIP), "model": "many", "language": "de", "include": ["logprobs"]}
+    told = client.audio.transcriptions.create(**asked)
+    german = transcriber.with_settings(replace(SHORT, language="de"))
+    (window,) = german.decode([heard(CLIP)])
+    tokenizer = german.tokenizer
+    wanted = [
+        (i, logprob)
+        for i, logprob in zip(window.token_ids, window.logprobs, strict=False)
+        if not tokenizer.is_timestamp(i)
+    ]
+    assert wanted
+    assert raw(told.logprobs) == [tokenizer.token_bytes(i) for i, _ in wanted]
+    found = [one.logprob for one in told.logprobs]
+    assert found == pytest.approx([logprob for _, logprob in wanted], abs=1e-4)
+    assert [one.token for one in told.logprobs if "\ufffd" not in one.token] == [
+        text for i, _ in wanted if "\ufffd" not in (text := tokenizer.decode([i]))
+    ]
+
+
+def test_a_stream_has_the_log_probabilities_of_its_text(client) -> None:
+    asked = {"file": ("a.wav", LONG), "model": "many", "language": "de", "include": ["logprobs"]}
+    *deltas, done = client.audio.transcriptions.create(**asked, stream=True)
+    assert len(deltas) > 1
+    assert b"".join(raw(done.logprobs)).decode(errors="replace").strip() == done.text
+    whole = client.audio.transcriptions.create(**asked).logprobs
+    of_deltas = [one for event in deltas for one in event.logprobs]
+    for found in (of_deltas, whole):
+        assert raw(found) == raw(done.logprobs)
+        assert [one.logprob for one in found] == [one.logprob for one in done.logprobs]
+
+
+def test_beams_have_no_log_probabilities_and_say_so(folders: dict[str, Path]) -> None:
+    with running({"one": folders["english"]}, decoding=replace(SHORT, beam_size=2)) as (address, _):
+        answer = httpx.post(
+            f"{address}/v1/audio/transcriptions",
+            files={"file": ("a.wav", CLIP)},
+            data={"model": "one", "include[]": "logprobs"},
+        )
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "include")
+    assert "beams have no log-probabilities" in answer.json()["error"]["message"]
+
+
 def test_silence_is_an_empty_text(client) -> None:
     silent = wav(np.zeros(16_000 * 40, dtype=np.float32))
     assert client.audio.transcriptions.create(file=("a.wav", silent), model="many").text == ""
@@ -185,7 +232,8 @@ def test_an_english_model_knows_no_german_and_cannot_translate(client) -> None:
     [
         ({"beam_size": "3"}, "beam_size", "found 'beam_size'"),
         ({"known_speaker_names[]": "Ann"}, "known_speaker_names", "not supported"),
-        ({"include[]": "logprobs"}, "include", "not supported"),
+        ({"include[]": "logprobs", "response_format": "text"}, "include", "format=json"),
+        ({"include[]": "item"}, "include", "must be logprobs"),
         ({"chunking_strategy[type]": "server_vad"}, "chunking_strategy", "take auto"),
         ({"response_format": "diarized_json"}, "response_format", "verbose_json"),
         ({"temperature": "hot"}, "temperature", "number in"),

@@ -35,6 +35,7 @@ class TimedWord:
     end_s: float
     segment: int  # which segment of its window it stood in
     probability: float | None = None  # None where the times are estimates
+    logprobs: tuple[float, ...] = ()  # of its tokens; empty where they are not known
 
 
 def split_segments(

@@ -52,6 +52,8 @@ def time_window(
 ) -> TimedWindow:
     """Add words to a decoded window: timed by attention if the settings want it, else estimated."""
     words = split_words(segments, decoder.tokenizer, spaced=uses_spaces(decoded.language))
+    if decoded.logprobs:
+        words = _with_logprobs(words, decoded)
     if decoder.settings.word_timestamps and words:
         words = _time_words(decoder, window, words, segments, start_s=start_s)
     return TimedWindow(decoded, start_s, end_s, tuple(segments), tuple(words))
@@ -102,6 +104,18 @@ def _alignment(decoder: WindowDecoder, window: Window) -> dict[str, Any]:
         "heads": alignment_heads(checkpoint.generation_config, config) or upper_half_heads(config),
         "n_frames": min(-(-window.n_samples // FRAME_SAMPLES), len(window.encoder_states)),
     }
+
+
+def _with_logprobs(words: Sequence[TimedWord], decoded: DecodedWindow) -> list[TimedWord]:
+    """Add the log-probabilities of a window's tokens, of which words may lack some."""
+    window = iter(zip(decoded.token_ids, decoded.logprobs, strict=False))  # and the end token's
+    return [
+        replace(
+            word,
+            logprobs=tuple(next(p for i, p in window if i == wanted) for wanted in word.token_ids),
+        )
+        for word in words
+    ]
 
 
 def _time_words(

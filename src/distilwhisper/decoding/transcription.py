@@ -158,6 +158,7 @@ class Transcription:
             no_speech_prob=window.decoded.no_speech_prob,
             words=_words(timed) if self._settings.word_timestamps else None,
             language=window.decoded.language if self._settings.multilingual else None,
+            logprobs=tuple(p for word in timed for p in word.logprobs),
         )
 
 

@@ -30,11 +30,11 @@ import torch
 
 from distilwhisper.exporting.recognition import Recognise
 from distilwhisper.exporting.settings import ExportSettings
-from distilwhisper.exporting.vocabulary import text_tokens
 from distilwhisper.model.layout import BadCheckpoint, ModelFiles
 from distilwhisper.model.openai import DIMS, check_conventions, openai_name
 from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.mel import mel_filters
+from distilwhisper.text.tokens import Tokenizer
 
 LIBRARY = "whisper.cpp"
 WRITTEN_BY: dict[str, str] = {}
@@ -72,7 +72,7 @@ def write(files: ModelFiles, folder: Path, settings: ExportSettings) -> None:
     sizes = [files.config[DIMS[name]] for name in _SIZES]
     file_type, matrix_type = _TYPES[settings.written_dtype]
     filters = mel_filters(config["num_mel_bins"]).astype("<f4")
-    tokens = text_tokens(files.tokenizer_json, end_of_text=config["eos_token_id"])
+    tokens = Tokenizer.from_json(files.tokenizer_json, where=folder).text_tokens()
     with (folder / FILE).open("wb") as file:
         file.write(struct.pack("<I11i", _MAGIC, *sizes, file_type))
         file.write(struct.pack("<2i", *filters.shape) + filters.tobytes())

@@ -19,7 +19,6 @@ import torch
 
 from distilwhisper.exporting.recognition import Recognise
 from distilwhisper.exporting.settings import ExportSettings
-from distilwhisper.exporting.vocabulary import text_tokens
 from distilwhisper.model.checkpoint import build_network
 from distilwhisper.model.layout import ModelFiles, special_token_id, token_ids
 from distilwhisper.model.openai import suppressed_tokens
@@ -71,8 +70,8 @@ def write(files: ModelFiles, folder: Path, settings: ExportSettings) -> None:
     metadata = _metadata(model, files, tokenizer, folder)
     _write_encoder(model, folder / "encoder.onnx", metadata, int8=int8)
     _write_decoder(model, folder / "decoder.onnx", int8=int8)
-    tokens = text_tokens(files.tokenizer_json, end_of_text=tokenizer.eot)
-    lines = [f"{base64.b64encode(token).decode()} {i}\n" for i, token in enumerate(tokens) if token]
+    tokens = enumerate(tokenizer.text_tokens())
+    lines = [f"{base64.b64encode(token).decode()} {i}\n" for i, token in tokens if token]
     (folder / "tokens.txt").write_text("".join(lines), encoding="ascii")
 
 

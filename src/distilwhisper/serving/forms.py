@@ -43,6 +43,7 @@ class Asked:
     response_format: ResponseFormat
     granularities: tuple[Granularity, ...]
     is_streamed: bool
+    with_logprobs: bool
 
     @property
     def name(self) -> str:
@@ -84,9 +85,11 @@ def read_form(
     granularities = _many(form, "timestamp_granularities", get_args(Granularity))
     if granularities and response_format != "verbose_json":
         raise _bad("timestamp_granularities", "needs response_format=verbose_json", response_format)
-    include = _many(form, "include", ("logprobs",))
-    if include:
-        raise _unsupported("include", "probabilities come with verbose_json, by segment")
+    with_logprobs = bool(_many(form, "include", ("logprobs",)))
+    if with_logprobs and response_format != "json":
+        raise _bad("include", "needs response_format=json", response_format)
+    if with_logprobs and base.beam_size > 1:
+        raise _unsupported("include", "beams have no log-probabilities of tokens")
     is_streamed = _choice(form, "stream", ("true", "false", "True", "False")) in ("true", "True")
     if is_streamed and response_format not in ("json", "text"):
         raise _bad("stream", "needs response_format json or text", response_format)
@@ -107,7 +110,13 @@ def read_form(
         vad_filter=strategy == "auto" or base.vad_filter,
     )
     return Asked(
-        upload, model, changed, response_format, granularities or ("segment",), is_streamed
+        upload,
+        model,
+        changed,
+        response_format,
+        granularities or ("segment",),
+        is_streamed,
+        with_logprobs,
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -10,14 +11,18 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from distilwhisper.languages import LANGUAGES
 from distilwhisper.serving.forms import Asked
 from distilwhisper.text.formats import render, segment_fields
+from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.text.transcript import Segment, Transcript
 
 
-def answer(transcript: Transcript, asked: Asked, duration_s: float) -> Response:
+def answer(
+    transcript: Transcript, asked: Asked, duration_s: float, tokenizer: Tokenizer
+) -> Response:
     """Return a transcript in the format that was asked for."""
     kind = asked.response_format
     if kind == "json":
-        return JSONResponse({"text": transcript.text, "usage": usage(duration_s)})
+        more = logprobs(transcript.segments, asked, tokenizer)
+        return JSONResponse({"text": transcript.text, **more, "usage": usage(duration_s)})
     if kind == "text":
         return PlainTextResponse(f"{transcript.text}\n")
     if kind == "srt":
@@ -30,6 +35,23 @@ def answer(transcript: Transcript, asked: Asked, duration_s: float) -> Response:
 def usage(duration_s: float) -> dict[str, Any]:
     """Return what a request has used."""
     return {"type": "duration", "seconds": math.ceil(duration_s)}
+
+
+def logprobs(segments: Iterable[Segment], asked: Asked, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return the log-probability of each text token, if it was asked for."""
+    if not asked.with_logprobs:
+        return {}
+    found = [
+        (tokenizer.token_bytes(token_id), logprob)
+        for segment in segments
+        for token_id, logprob in zip(segment.token_ids, segment.logprobs, strict=True)
+    ]
+    return {
+        "logprobs": [
+            {"token": raw.decode(errors="replace"), "logprob": logprob, "bytes": list(raw)}
+            for raw, logprob in found
+        ]
+    }
 
 
 def event(kind: str, **fields: Any) -> bytes:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import (
     AbstractContextManager,
     AsyncExitStack,
@@ -10,7 +10,8 @@ from contextlib import (
     contextmanager,
     suppress,
 )
-from typing import Literal, TypeVar
+from functools import partial
+from typing import Any, Literal, TypeVar
 
 from starlette.datastructures import FormData
 from starlette.requests import Request
@@ -24,12 +25,12 @@ from distilwhisper.serving.errors import ApiError
 from distilwhisper.serving.forms import Asked, read_form
 from distilwhisper.serving.metrics import Metrics
 from distilwhisper.serving.models import Loading, Models, fitted
-from distilwhisper.serving.responses import Deltas, answer, event, usage
+from distilwhisper.serving.responses import Deltas, answer, event, logprobs, usage
 from distilwhisper.serving.settings import ServeSettings
 from distilwhisper.serving.sound import PcmRecording, SoundDecoder, SoundLimits
 from distilwhisper.serving.worker import Job, Worker
 from distilwhisper.speech.sources import CorruptAudio
-from distilwhisper.text.transcript import Transcript
+from distilwhisper.text.transcript import Segment, Transcript
 
 Task = Literal["transcribe", "translate"]
 
@@ -145,23 +146,29 @@ class Service:
             held.callback(self.worker.leave, queue, job)
             await form.close()
             if asked.is_streamed:
-                events = self._events(answers, recording, uploaded_s)
+                tell = partial(logprobs, asked=asked, tokenizer=transcriber.tokenizer)
+                events = self._events(answers, recording, uploaded_s, tell)
                 return EventStream(caller, events, held.pop_all())
             transcript = await caller.wait(_told(answers.transcript()))
             self._done(recording, time.monotonic() - uploaded_s)
-            return answer(transcript, asked, recording.duration_s)
+            return answer(transcript, asked, recording.duration_s, transcriber.tokenizer)
 
     async def _events(
-        self, answers: Answers, recording: PcmRecording, uploaded_s: float
+        self,
+        answers: Answers,
+        recording: PcmRecording,
+        uploaded_s: float,
+        more: Callable[[Iterable[Segment]], dict[str, Any]],
     ) -> AsyncIterator[bytes]:
         deltas = Deltas()
         first_s: float | None = None
         while not isinstance(came := await _told(answers.next()), Transcript):
             first_s = first_s or time.monotonic() - uploaded_s
             if delta := deltas.add(came):
-                yield event("transcript.text.delta", delta=delta)
+                yield event("transcript.text.delta", delta=delta, **more(came))
         self._done(recording, first_s or time.monotonic() - uploaded_s)
-        yield event("transcript.text.done", text=came.text, usage=usage(recording.duration_s))
+        used = usage(recording.duration_s)
+        yield event("transcript.text.done", text=came.text, **more(came.segments), usage=used)
 
     def _done(self, recording: PcmRecording, first_text_s: float) -> None:
         self.metrics.count("audio_seconds_total", recording.duration_s)

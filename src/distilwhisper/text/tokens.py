@@ -19,6 +19,12 @@ MAX_PREVIOUS_TOKENS = 223  # half of the decoder's 448 positions, less one for <
 TIMESTAMPS_PER_SECOND = 50
 _N_TIMESTAMPS = 1501  # 0.00, 0.02, ... 30.00
 
+# A byte-level vocabulary writes each byte as a letter: one that is printed as itself, and any other
+# as the next letter from 256 on. Source: openai/gpt-2: ``src/encoder.py``, ``bytes_to_unicode``.
+_PRINTED = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))
+_OTHERS = [byte for byte in range(256) if byte not in _PRINTED]
+_BYTES = {chr(byte): byte for byte in _PRINTED} | {chr(256 + i): b for i, b in enumerate(_OTHERS)}
+
 # GPT-2's vocabulary has 50,256 pieces, so the token that ends an English-only text has this
 # id. The multilingual vocabulary has one piece more.
 _ENGLISH_ONLY_EOT = 50_256
@@ -154,6 +160,14 @@ class Tokenizer:
         # Our list goes first: most files do not flag timestamps as special.
         text_ids = [token_id for token_id in own_ids if token_id not in self.special_ids]
         return self.core.decode(text_ids, skip_special_tokens=True)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes of a text token, which may be part of a character; none if there is no such."""
+        return bytes(_BYTES[letter] for letter in self.core.id_to_token(token_id) or "")
+
+    def text_tokens(self) -> list[bytes]:
+        """The bytes of every text token, in the order of their ids."""
+        return [self.token_bytes(token_id) for token_id in range(self.eot)]
 
     def is_special(self, token_id: int) -> bool:
         """Whether an id carries no text: a control, language, task or timestamp token."""

@@ -4,7 +4,7 @@ import math
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -43,6 +43,7 @@ class Segment:
         words: timed words, or None where they were not asked for.
         language: a code; None where the whole transcript is taken to be of one.
         channel: whose sound it is of; None where there is but one.
+        logprobs: of each token, nats; empty where they are not known.
     """
 
     id: int
@@ -58,6 +59,7 @@ class Segment:
     words: tuple[Word, ...] | None = None
     language: str | None = None
     channel: str | None = None
+    logprobs: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +148,13 @@ class Transcript:
 
 def _in_one(segments: Sequence[Segment]) -> Segment:
     text = "".join(segment.text for segment in segments)
-    token_ids = tuple(token_id for segment in segments for token_id in segment.token_ids)
-    return replace(segments[0], text=text, token_ids=token_ids, words=segments[0].words and ())
+    return replace(
+        segments[0],
+        text=text,
+        token_ids=tuple(chain.from_iterable(one.token_ids for one in segments)),
+        words=segments[0].words and (),
+        logprobs=tuple(chain.from_iterable(one.logprobs for one in segments)),
+    )
 
 
 def _settle(
