@@ -14,12 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
+from distilwhisper.corpus.batches import load_utterances
 from distilwhisper.corpus.records import read_manifest
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.serving.captions import Captions, CaptionSettings, live_settings
-from distilwhisper.speech.audio import Samples, load_samples
+from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.units import seconds_to_samples
 from distilwhisper.text.normalize import normalizer_for
 from distilwhisper.text.wer import ErrorCounts, word_errors
@@ -56,13 +57,7 @@ def caption(transcriber: Transcriber, samples: Samples, settings: CaptionSetting
             clock_s += FED_S
             continue
         began_s = time.process_time()
-        words = [
-            word
-            for segment in (
-                transcriber.transcribe(one.samples).segments if len(one.samples) else ()
-            )
-            for word in segment.words or ()
-        ]
+        words = one.fit(transcriber).transcribe(one.samples).words if len(one.samples) else ()
         took_s = time.process_time() - began_s
         clock_s, busy_s, n_passes = clock_s + took_s, busy_s + took_s, n_passes + 1
         for word in captions.settle(one, words):
@@ -80,17 +75,20 @@ def main() -> None:
     parser.add_argument("--step", type=float, default=CaptionSettings.step_s)
     parser.add_argument("--longest", type=float, default=CaptionSettings.longest_s)
     parser.add_argument("--files", type=int)
+    parser.add_argument("--dtype", default="float32")
     asked = parser.parse_args()
     base = DecodingSettings(language="en")
-    offline = Transcriber.from_model(asked.model, base, Hardware(device="cpu", dtype="float32"))
+    offline = Transcriber.from_model(asked.model, base, Hardware("cpu", asked.dtype))
     live = offline.with_settings(live_settings(base, asked.margin))
     settings = replace(CaptionSettings(), step_s=asked.step, longest_s=asked.longest)
     normalize = normalizer_for("en")
     delays_s: list[float] = []
     busy_s = audio_s = 0.0
     live_errors = offline_errors = ErrorCounts()
-    for utterance in list(read_manifest(asked.manifest).utterances)[: asked.files]:
-        samples = load_samples(utterance.audio)
+    manifest = read_manifest(asked.manifest)
+    for utterance, samples in load_utterances(manifest, manifest.utterances[: asked.files]):
+        if isinstance(samples, Exception):
+            raise samples
         came = caption(live, samples, settings)
         whole = offline.transcribe(samples).text
         reference = normalize(utterance.text or "")

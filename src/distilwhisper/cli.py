@@ -652,9 +652,8 @@ def live(
     caption(
         blocks,
         transcriber,
-        CaptionSettings(),
+        CaptionSettings(with_prompt=with_prompt),
         lambda text: print(text, end="", flush=True),
-        with_prompt=with_prompt,
     )
     return OK
 

@@ -1,19 +1,23 @@
 """Words that are settled: what a growing sound may give out, and never take back."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from distilwhisper.decoding.settings import DecodingSettings
+from distilwhisper.decoding.transcriber import Transcriber
+from distilwhisper.model.hardware import Hardware
 from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.units import seconds_to_samples
 from distilwhisper.text.transcript import Word
 
 pytest.importorskip("silero_vad", exc_type=ImportError)
 
-from distilwhisper.serving.captions import Captions, CaptionSettings, Pass
+from distilwhisper.serving.captions import Captions, CaptionSettings, Pass, live_settings
 
 
 @pytest.fixture(scope="module")
@@ -110,17 +114,31 @@ def test_a_caller_may_end_an_utterance_or_forget_it(speech: Samples) -> None:
     assert captions.backlog_s == 0
 
 
+@pytest.mark.parametrize("with_prompt", [False, True])
+def test_a_pass_is_told_the_settled_text_before_it_if_it_shall_be(
+    speech: Samples, tiny_model: Path, with_prompt: bool
+) -> None:
+    settings = live_settings(DecodingSettings(), None)
+    transcriber = Transcriber.from_model(str(tiny_model), settings, Hardware("cpu", "float32"))
+    passes = list(caption(Captions(CaptionSettings(with_prompt=with_prompt)), speech))
+    so_far = ""
+    for one, settled in passes:
+        assert one.prompt == (so_far if with_prompt else "")
+        assert one.fit(transcriber).settings.initial_prompt == (one.prompt or None)
+        so_far += "".join(word.text for word in settled)
+
+
 def test_words_said_again_by_a_pass_behind_a_cut_are_given_once() -> None:
     captions = Captions(CaptionSettings())
     sound = np.zeros(16_000 * 4, dtype=np.float32)
-    first = Pass(sound, 0.0, is_last=False)
+    first = Pass(sound, 0.0, is_last=False, prompt="")
     words = [Word(0.0, 0.5, " one.", 1.0), Word(0.5, 1.0, " two", 1.0), Word(1.0, 1.5, " x", 1.0)]
     captions.settle(first, words)
     assert [w.text for w in captions.settle(first, [*words[:2], Word(1.0, 1.5, " y", 1.0)])] == [
         " one.",
         " two",
     ]
-    behind = Pass(sound, 0.5, is_last=False)  # behind "one."
+    behind = Pass(sound, 0.5, is_last=False, prompt="")  # behind "one."
     again = [Word(0.1, 0.6, " Two", 1.0), Word(0.6, 1.1, " three", 1.0)]
     captions.settle(behind, again)
     assert [w.text for w in captions.settle(behind, again)] == [" three"]
@@ -137,7 +155,7 @@ def test_settled_text_only_grows(step_s: float, data: st.DataObject) -> None:
             Word(start_s + i * step_s, start_s + (i + 1) * step_s, f" {text}", 1.0)
             for i, text in enumerate(data.draw(st.lists(st.sampled_from("abc."), max_size=6)))
         ]
-        one = Pass(np.zeros(16_000, dtype=np.float32), n * 0.5, is_last=n == 11)
+        one = Pass(np.zeros(16_000, dtype=np.float32), n * 0.5, is_last=n == 11, prompt="")
         new = captions.settle(one, words)
         if settled and new and n < 11:
             assert new[0].end > settled[-1].end

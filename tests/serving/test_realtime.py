@@ -115,6 +115,10 @@ def test_openais_client_commits_and_is_answered(address: str, prompts) -> None:
         (update(transcription={"language": "klingon"}), "language"),
         (update(turn_detection={"type": "semantic_vad"}), "turn_detection"),
         (update(loudness=3), "loudness"),
+        (
+            json.dumps({"type": "session.update", "session": {"include": ["logprobs"]}}),
+            "include",
+        ),
     ],
 )
 def test_what_cannot_be_is_told_and_the_session_goes_on(
@@ -164,3 +168,10 @@ def test_the_captions_of_a_real_model_are_what_was_said(tiny_en: Path, prompts) 
             socket.send(pcm(samples[start : start + 4000]))
         heard = receive(socket, COMPLETED)["transcript"]
     assert word_errors(text, heard).errors <= 1 + len(text.split()) // 5
+
+
+def test_a_commit_of_no_sound_is_completed_without_text(address: str) -> None:
+    with connect(address) as socket:
+        socket.send(update(turn_detection=None))
+        socket.send(json.dumps({"type": "input_audio_buffer.commit"}))
+        assert receive(socket, COMPLETED)["transcript"] == ""

@@ -27,7 +27,7 @@ def test_a_pipe_of_speech_becomes_a_line(tiny_en: Path, prompts) -> None:
     transcriber = Transcriber.from_model(str(tiny_en), settings, CPU)
     written: list[str] = []
     blocks = terminal.pipe_blocks(io.BytesIO(pcm))
-    terminal.caption(blocks, transcriber, CaptionSettings(), written.append, with_prompt=False)
+    terminal.caption(blocks, transcriber, CaptionSettings(), written.append)
     assert written[-1].endswith("\n")
     heard = "".join(written)
     assert word_errors(text.lower(), heard.lower()).wer < 0.5
@@ -38,7 +38,7 @@ def test_silence_writes_nothing(tiny_model: Path) -> None:
     transcriber = Transcriber.from_model(str(tiny_model), settings, CPU)
     written: list[str] = []
     blocks = terminal.pipe_blocks(io.BytesIO(bytes(2 * 16_000 * 5 + 1)))
-    terminal.caption(blocks, transcriber, CaptionSettings(), written.append, with_prompt=False)
+    terminal.caption(blocks, transcriber, CaptionSettings(), written.append)
     assert "".join(written).strip() == ""
 
 

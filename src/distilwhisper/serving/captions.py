@@ -7,13 +7,14 @@ settled sentence is dropped.
 Source: LocalAgreement-2 of arXiv:2307.14743, section 3.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from distilwhisper.decoding.segments import SENTENCE_ENDS
 from distilwhisper.decoding.settings import DecodingSettings
+from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.units import samples_to_seconds, seconds_to_samples
 from distilwhisper.speech.vad import SpeechWatch
@@ -24,6 +25,7 @@ LEAD_S, TAIL_S = 0.5, 0.3
 MAX_PASS_S = 25.0  # a window holds 30
 SAME_S = 0.6  # a word that begins so shortly before the last settled one's end may be it again
 MAX_REPEATED = 5  # settled words that a pass may say again
+PROMPT_CHARACTERS = 1000  # more than a model reads
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,14 @@ class CaptionSettings:
         pause_s: silence that ends an utterance; None: the caller ends it.
         longest_s: of the sound of a pass; beyond it, sound is dropped behind any settled word.
         threshold: probability from which sound is taken for speech.
+        with_prompt: each pass is told the text before its utterance.
     """
 
-    step_s: float = 0.7
+    step_s: float = 0.5
     pause_s: float | None = 0.7
     longest_s: float = 12.0
     threshold: float = 0.5
+    with_prompt: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,14 +52,22 @@ class Pass:
     """Sound to be transcribed now.
 
     Attributes:
-        samples: at most 25 s.
+        samples: at most 25 s; none where an utterance is ended that holds none.
         start_s: where it begins.
         is_last: of an utterance: all of its words are settled.
+        prompt: the text before it; empty where it is not told.
     """
 
     samples: Samples
     start_s: float
     is_last: bool
+    prompt: str
+
+    def fit(self, transcriber: Transcriber) -> Transcriber:
+        """Return a model that is told the text before."""
+        if not self.prompt:
+            return transcriber
+        return transcriber.with_settings(replace(transcriber.settings, initial_prompt=self.prompt))
 
 
 def live_settings(base: DecodingSettings, margin_s: float | None) -> DecodingSettings:
@@ -89,6 +101,7 @@ class Captions:
         self._is_ended = False  # by the caller
         self._doubtful: list[Word] = []  # of the last pass
         self._settled: list[Word] = []  # of this utterance
+        self._text = ""  # that is settled, the end of it
 
     @property
     def now_s(self) -> float:
@@ -145,7 +158,7 @@ class Captions:
             return None
         return self._make_pass(self._stop, is_last=False)
 
-    def settle(self, one: Pass, words: Sequence[Word]) -> list[Word]:
+    def settle(self, one: Pass, words: Iterable[Word]) -> list[Word]:
         """Take what a pass has found; return the words that are now settled, in order.
 
         Args:
@@ -159,6 +172,7 @@ class Captions:
             n_agreed = len(found)
         new, self._doubtful = found[:n_agreed], found[n_agreed:]
         self._settled += new
+        self._text = (self._text + "".join(word.text for word in new))[-PROMPT_CHARACTERS:]
         if one.is_last:
             self._doubtful, self._settled, self._is_ended = [], [], False
             self._drop(seconds_to_samples(stop_s))
@@ -171,7 +185,9 @@ class Captions:
         is_whole = stop - self._start <= most
         self._passed = min(stop, self._start + most)
         samples = self._samples[: self._passed - self._start]
-        return Pass(samples, samples_to_seconds(self._start), is_last and is_whole)
+        start_s = samples_to_seconds(self._start)
+        prompt = self._text if self._settings.with_prompt else ""
+        return Pass(samples, start_s, is_last and is_whole, prompt)
 
     def _new(self, words: list[Word]) -> list[Word]:
         """Return the words of a pass behind those that are settled."""

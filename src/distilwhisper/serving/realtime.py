@@ -17,7 +17,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.serving.callers import Answers
-from distilwhisper.serving.captions import Captions, CaptionSettings, Pass, live_settings
+from distilwhisper.serving.captions import Captions, CaptionSettings, live_settings
 from distilwhisper.serving.errors import ApiError
 from distilwhisper.serving.models import Models, fitted
 from distilwhisper.serving.responses import Deltas, usage
@@ -26,7 +26,7 @@ from distilwhisper.serving.worker import Job, ModelQueue, Worker
 from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.recording import HeldRecording
 from distilwhisper.speech.units import SAMPLE_RATE_HZ, samples_to_seconds
-from distilwhisper.text.transcript import Segment, Word
+from distilwhisper.text.transcript import Word
 
 KEY = "openai-insecure-api-key."  # how a page shows its key as it opens a websocket
 PROTOCOL = "realtime"
@@ -45,7 +45,6 @@ class Live:
         worker: decodes.
         decoding: of the passes.
         captions: when they are made.
-        with_prompt: each utterance is told the text before it.
     """
 
     def __init__(
@@ -54,14 +53,10 @@ class Live:
         worker: Worker,
         decoding: DecodingSettings,
         captions: CaptionSettings,
-        *,
-        with_prompt: bool = False,
     ) -> None:
         self.captions = Captions(captions)
         self._queue, self._worker = queue, worker
         self._transcriber: Transcriber = fitted(queue.transcriber, decoding)
-        self._with_prompt = with_prompt
-        self._text = ""
 
     async def go_on(self) -> tuple[list[Word], bool] | None:
         """Make the next pass; return what it settles, and whether an utterance ends there.
@@ -71,25 +66,14 @@ class Live:
         one = self.captions.next_pass()
         if one is None:
             return None
-        segments = await self._transcribe(one) if len(one.samples) else []
-        words = [word for segment in segments for word in segment.words or ()]
-        settled = self.captions.settle(one, words)
-        self._text = (self._text + "".join(word.text for word in settled))[-1000:]
-        return settled, one.is_last
-
-    async def _transcribe(self, one: Pass) -> tuple[Segment, ...]:
-        transcriber = self._transcriber
-        if self._with_prompt and self._text:
-            told = replace(transcriber.settings, initial_prompt=self._text)
-            transcriber = transcriber.with_settings(told)
         answers = Answers()
-        job = Job(transcriber, HeldRecording(one.samples), answers)
+        job = Job(one.fit(self._transcriber), HeldRecording(one.samples), answers)
         self._worker.add(self._queue, job)
         try:
-            transcript = await answers.transcript()
+            words = (await answers.transcript()).words
         finally:
             self._worker.leave(self._queue, job)
-        return transcript.segments
+        return self.captions.settle(one, words), one.is_last
 
 
 class Pcm:
@@ -138,6 +122,10 @@ class SessionSettings:
             ApiError: one of them cannot be.
         """
         asked = _fields(session, "session", {"type", "audio", "include", "object", "id"})
+        if asked.get("include"):
+            raise _bad(
+                "include", "must be empty in a realtime session", repr(asked["include"])[:80]
+            )
         sound = _fields(asked.get("audio") or {}, "audio", {"input"})
         given = _fields(
             sound.get("input") or {}, "input", {"format", "transcription", "turn_detection"}
@@ -305,8 +293,8 @@ class Session:
             language=asked.language or decoding.language,
             initial_prompt=asked.prompt or decoding.initial_prompt,
         )
-        with_prompt = service.settings.live_prompt
-        return Live(queue, service.worker, decoding, asked.turns, with_prompt=with_prompt)
+        captions = replace(asked.turns, with_prompt=service.settings.live_prompt)
+        return Live(queue, service.worker, decoding, captions)
 
     async def _caption(self) -> None:
         """Make passes while there is sound for one."""

@@ -95,8 +95,7 @@ def _verbose(transcript: Transcript, asked: Asked, duration_s: float) -> dict[st
     if "word" in asked.granularities:
         fields["words"] = [
             {"word": word.text.strip(), "start": word.start, "end": word.end}
-            for segment in transcript.segments
-            for word in segment.words or ()
+            for word in transcript.words
         ]
     return fields
 

@@ -4,7 +4,6 @@ import queue
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 import av
 import numpy as np
@@ -53,8 +52,6 @@ def caption(
     transcriber: Transcriber,
     settings: CaptionSettings,
     write: Callable[[str], None],
-    *,
-    with_prompt: bool,
 ) -> None:
     """Write captions of sound as it comes, a line for each utterance, until the sound ends.
 
@@ -63,12 +60,10 @@ def caption(
         transcriber: under the settings of captions.
         settings: when passes are made.
         write: called with each piece of settled text.
-        with_prompt: each pass is told the text before it.
     """
     coming: queue.Queue[Samples | Exception | None] = queue.Queue()
     threading.Thread(target=_read, args=(blocks, coming), daemon=True).start()
     captions = Captions(settings)
-    text = ""
     is_over = False
     while True:
         one = captions.next_pass()
@@ -82,13 +77,9 @@ def caption(
                 else:
                     captions.feed(block)
             continue
-        told = replace(transcriber.settings, initial_prompt=text or None)
-        asked = transcriber.with_settings(told) if with_prompt else transcriber
-        segments = asked.transcribe(one.samples).segments if len(one.samples) else ()
-        words = [word for segment in segments for word in segment.words or ()]
-        new = "".join(word.text for word in captions.settle(one, words))
-        text = (text + new)[-1000:]
-        write(f"{new}\n" if one.is_last else new)
+        found = one.fit(transcriber).transcribe(one.samples).words if len(one.samples) else ()
+        text = "".join(word.text for word in captions.settle(one, found))
+        write(f"{text}\n" if one.is_last else text)
 
 
 def _read(blocks: Iterator[Samples], coming: "queue.Queue[Samples | Exception | None]") -> None:

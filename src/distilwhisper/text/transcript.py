@@ -125,6 +125,11 @@ class Transcript:
         text = "".join(segment.text for segment in timed).strip()
         return cls(text, language, tuple(timed), duration_s, language_probability)
 
+    @property
+    def words(self) -> tuple[Word, ...]:
+        """The timed words of all segments; none where they were not asked for."""
+        return tuple(word for segment in self.segments for word in segment.words or ())
+
     def save(self, path: str | Path, subtitles: "SubtitleSettings | None" = None) -> None:
         """Write it to a file, in the format that the name ends with: txt, srt, vtt, tsv or json.
 
