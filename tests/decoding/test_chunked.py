@@ -132,6 +132,31 @@ def test_speech_far_behind_the_end_of_the_text_is_decoded_again(decoder: WindowD
     assert run(decoder, samples, iter(answers), shared_s=13.0)[1] == [20.0]
 
 
+@pytest.mark.parametrize("timestamps", [True, False])
+def test_a_language_token_inside_a_text_is_none_of_its_words(
+    decoder: WindowDecoder, timestamps: bool
+) -> None:
+    """Weak models write one; word times and logarithms are those of the text around it."""
+    timing = decoder.with_settings(
+        replace(decoder.settings, word_timestamps=timestamps, timestamps=timestamps)
+    )
+    said = says(decoder, *((0.0, " the cat", 2.0) if timestamps else (" the cat",)))
+    half = len(said.token_ids) // 2
+    ids = (*said.token_ids[:half], decoder.tokenizer.sot + 1, *said.token_ids[half:])
+    logprobs = tuple(-float(number) for number in range(len(ids) + 1))
+    samples = noise(3.0, seed=1)
+    task = decode_chunk(timing, Chunk(0, len(samples)), samples, language="en", heard_again_s=0.0)
+    timing.encode([next(task).window])
+    with pytest.raises(StopIteration) as stopped:
+        task.send(replace(said, token_ids=ids, logprobs=logprobs))
+    (heard,) = stopped.value.value
+    text = [i for i in said.token_ids if not decoder.tokenizer.is_timestamp(i)]
+    assert [i for word in heard.words for i in word.token_ids] == text
+    assert all((word.probability is not None) == timestamps for word in heard.words)
+    found = [p for word in heard.words for p in word.logprobs]
+    assert found == [p for i, p in zip(ids, logprobs, strict=False) if i in text]
+
+
 def test_a_rest_that_hardly_moves_on_ends_the_chunk(decoder: WindowDecoder) -> None:
     crawl = says(decoder, 0.0, " one", 0.02, 0.02)
     answers = iter([says(decoder, 0.0, " one", 2.0, 2.0), crawl, crawl])

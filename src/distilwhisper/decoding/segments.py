@@ -61,7 +61,10 @@ def split_segments(
         )
         from_s = start_s if opened_s is None else opened_s
         to_s = end_s if closed_s is None else max(closed_s, from_s)
-        segments.append(TimedSegment(from_s, to_s, tuple(token_ids[run.text])))
+        # A weak model writes, say, a language into a text.
+        text = tuple(i for i in token_ids[run.text] if not tokenizer.is_special(i))
+        if text:
+            segments.append(TimedSegment(from_s, to_s, text))
     return segments
 
 

@@ -129,7 +129,7 @@ def split_window(
             if run.text.stop < end
         ]
     segments = [
-        (TimedSegment(start, stop, tuple(i for i in ids if not tokenizer.is_timestamp(i))), ids)
+        (TimedSegment(start, stop, tuple(i for i in ids if not tokenizer.is_special(i))), ids)
         for start, stop, ids in spans
     ]
     return [(s, ids) for s, ids in segments if _says_something(s, tokenizer)], moved

@@ -83,7 +83,7 @@ def text_end_s(decoder: WindowDecoder, window: Window, decoded: DecodedWindow) -
 def _places_s(
     decoder: WindowDecoder, window: Window, decoded: DecodedWindow
 ) -> Float64[np.ndarray, " tokens"]:
-    text = [i for i in decoded.token_ids if not decoder.tokenizer.is_timestamp(i)]
+    text = [i for i in decoded.token_ids if not decoder.tokenizer.is_special(i)]
     with decoder.lock:
         return attended_s(text=text, **_alignment(decoder, window))
 
