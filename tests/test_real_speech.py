@@ -167,6 +167,15 @@ def test_a_saved_student_says_the_same_in_transformers(
     assert_tokens_equal_transformers(tmp_path / "student", pieces, settings)
 
 
+@pytest.mark.reference
+@pytest.mark.slow
+def test_the_student_of_the_repository_says_the_same_in_transformers(
+    base_2: Path, prompts: list[tuple[Samples, str]]
+) -> None:
+    settings = DecodingSettings(timestamps=False, language="en", temperature=(0.0,))
+    assert_tokens_equal_transformers(base_2, [samples for samples, _ in prompts], settings)
+
+
 def assert_tokens_equal_transformers(
     folder: Path, pieces: list[Samples], settings: DecodingSettings
 ) -> None:
@@ -176,6 +185,7 @@ def assert_tokens_equal_transformers(
     processor = WhisperProcessor.from_pretrained(folder)
     theirs = WhisperForConditionalGeneration.from_pretrained(folder)
     limit = {"max_new_tokens": settings.max_new_tokens} if settings.max_new_tokens else {}
+    spoken = {"language": settings.language, "task": "transcribe"} if settings.language else {}
     for samples, window in zip(pieces, ours, strict=True):
         features = processor(
             samples, sampling_rate=16_000, return_tensors="pt", return_attention_mask=True
@@ -188,6 +198,7 @@ def assert_tokens_equal_transformers(
                 do_sample=False,
                 num_beams=1,
                 **limit,
+                **spoken,
             )
         said = [i for i in ids[0].tolist() if i not in (*window.prompt_ids, 50256)]
         assert window.token_ids
