@@ -1,7 +1,7 @@
 """Load on a server of this machine: many clients at once, some of whom leave before their answer.
 
-Every answer must be the text that the file gets alone, or 429; none may be missing. The memory of
-the server is read before and after.
+Every answer must be the text that the file gets alone, or 429 (which --again asks for again); none
+may be missing. The memory of the server is read before, after each quarter, and at the end.
 
     python benchmarks/serve_load.py http://127.0.0.1:8000 MODEL FILE... --pid PID
 """
@@ -42,7 +42,12 @@ async def one(
     leaves = random.random() < asked.leave_share
     began_s = time.perf_counter()
     try:
-        answer = await ask(client, asked.model, file, random.uniform(0.05, 2) if leaves else 1800)
+        while True:
+            patience_s = random.uniform(0.05, 2) if leaves else 1800
+            answer = await ask(client, asked.model, file, patience_s)
+            if answer.status_code != 429 or not asked.again:
+                break
+            await asyncio.sleep(random.uniform(0.1, 1))
     except httpx.TimeoutException:
         seen["left" if leaves else "LOST"] += 1
         return
@@ -68,23 +73,24 @@ async def load(asked: argparse.Namespace) -> None:
             texts[file] = answer.raise_for_status().json()["text"]
         seen: Counter[str] = Counter()
         seconds: list[float] = []
-        before_mb, began_s = _memory_mb(asked.pid), time.perf_counter()
+        memory_mb, began_s = [_memory_mb(asked.pid)], time.perf_counter()
         free = asyncio.Semaphore(asked.clients)
 
         async def limited(number: int) -> None:
             async with free:
                 await one(client, asked, texts, number, seen, seconds)
 
-        await asyncio.gather(*(limited(number) for number in range(asked.requests)))
+        for quarter in range(4):
+            numbers = range(quarter * asked.requests // 4, (quarter + 1) * asked.requests // 4)
+            await asyncio.gather(*(limited(number) for number in numbers))
+            memory_mb.append(_memory_mb(asked.pid))
         took_s = time.perf_counter() - began_s
         health = (await client.get("/health")).status_code
     print(f"{asked.requests} requests of {asked.clients} clients in {took_s:.1f} s: {dict(seen)}")
     if seconds:
         median, late = np.quantile(seconds, [0.5, 0.95])
         print(f"answers after {median:.2f} s (median), {late:.2f} s (95 %)")
-    print(
-        f"memory {before_mb:.0f} MB before, {_memory_mb(asked.pid):.0f} MB after; health {health}"
-    )
+    print(f"memory, MB: {', '.join(f'{mb:.0f}' for mb in memory_mb)}; health {health}")
 
 
 def _memory_mb(pid: int) -> float:
@@ -102,6 +108,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=200)
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--leave-share", type=float, default=0.1)
+    parser.add_argument("--again", action="store_true")
     asyncio.run(load(parser.parse_args()))
 
 

@@ -1,9 +1,15 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from distilwhisper.corpus.records import Utterance, write_manifest
+from distilwhisper.decoding.transcriber import Transcriber
+from distilwhisper.exporting.check import CHECKED_DECODING
+from distilwhisper.model.hardware import Hardware
 from distilwhisper.speech.audio import Samples, write_wav
+from distilwhisper.speech.mel import log_mel
 from tiny_model import write_tiny_model
 
 
@@ -53,3 +59,38 @@ def spoken(prompts: list[tuple[Samples, str]], tmp_path_factory: pytest.TempPath
         )
     write_manifest(folder / "spoken.jsonl", utterances)
     return folder / "spoken.jsonl"
+
+
+@pytest.fixture(scope="session")
+def on_zero_frames(tiny_en: Path) -> Callable[[Samples], str]:
+    """whisper-tiny.en on frames that end in zeros.
+
+    faster-whisper and sherpa-onnx pad a window's normalised frames, and Whisper its sound: silence
+    comes out of that below zero. So their texts differ from the original's, now and then, however
+    exactly they compute.
+    """
+    original = Transcriber.from_model(str(tiny_en), CHECKED_DECODING, Hardware("cpu", "float32"))
+    model, tokenizer = original.checkpoint.model, original.tokenizer
+    rules = original.checkpoint.generation_config
+
+    @torch.inference_mode()
+    def text(samples: Samples) -> str:
+        mel = log_mel(torch.from_numpy(samples)[None], n_mels=80)
+        mel = torch.nn.functional.pad(mel, (0, 3000 - mel.shape[-1]))
+        cross = model.decoder.cross_cache(model.encoder(mel))
+        prompt = tokenizer.prompt_ids(language=None, timestamps=False)
+        found: list[int] = []
+        while len(found) < 100:
+            logits = model.decoder.project(model.decoder(torch.tensor([[*prompt, *found]]), cross))[
+                0, -1
+            ]
+            first = rules["begin_suppress_tokens"] if not found else []
+            logits[[*rules["suppress_tokens"], *first]] = -torch.inf
+            logits[tokenizer.timestamp_begin :] = -torch.inf
+            token_id = int(logits.argmax())
+            if token_id == tokenizer.eot:
+                break
+            found.append(token_id)
+        return tokenizer.decode(found).strip()
+
+    return text

@@ -1,17 +1,27 @@
 """What is written for CTranslate2, against this package's reader and their own converter."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from distilwhisper.decoding.settings import DecodingSettings
+from distilwhisper.decoding.transcriber import Transcriber
+from distilwhisper.exporting.check import CHECKED_DECODING
 from distilwhisper.exporting.exporter import export_model
 from distilwhisper.exporting.settings import ExportSettings
 from distilwhisper.model.ctranslate2 import read_ctranslate2
+from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.layout import read_json_object, read_model_folder, write_model_folder
+from distilwhisper.speech.audio import Samples
+from distilwhisper.text.normalize import normalizer_for
+from distilwhisper.text.wer import ErrorCounts, word_errors
 from tiny_model import write_tiny_model
+
+FLOAT32 = Hardware("cpu", "float32")
 
 
 def export(model: Path, dest: Path, dtype: str) -> Path:
@@ -100,28 +110,51 @@ def test_model_bin_is_that_of_their_own_converter(
         assert found == json.loads((tmp_path / "theirs" / name).read_text())
 
 
+def in_faster_whisper(folder: Path) -> Callable[..., list]:
+    """Return what gives the segments of sound, by faster-whisper itself."""
+    faster_whisper = pytest.importorskip("faster_whisper")
+    model = faster_whisper.WhisperModel(str(folder), device="cpu", local_files_only=True)
+
+    def segments(samples: Samples, **options: object) -> list:
+        found, _ = model.transcribe(samples, beam_size=1, temperature=0.0, language="en", **options)
+        return list(found)
+
+    return segments
+
+
 @pytest.mark.reference
 @pytest.mark.slow
-def test_word_times_in_faster_whisper_are_ours(
-    tiny_en: Path, prompts: list, tmp_path: Path
+def test_faster_whisper_writes_what_the_original_does_on_its_frames(
+    tiny_en: Path, prompts: list, tmp_path: Path, on_zero_frames: Callable[[Samples], str]
 ) -> None:
-    faster_whisper = pytest.importorskip("faster_whisper")
-    from distilwhisper.decoding.settings import DecodingSettings
-    from distilwhisper.decoding.transcriber import Transcriber
-    from distilwhisper.model.hardware import Hardware
+    """And makes as few errors as the original on its own."""
+    segments = in_faster_whisper(export(tiny_en, tmp_path / "out", "float32"))
+    ours = Transcriber.from_model(str(tiny_en), CHECKED_DECODING, FLOAT32)
+    normalize = normalizer_for("en")
+    theirs, original = ErrorCounts(), ErrorCounts()
+    for samples, reference in prompts:
+        text = "".join(s.text for s in segments(samples, without_timestamps=True)).strip()
+        assert text == on_zero_frames(samples)
+        (window,) = ours.decode([samples])
+        theirs += word_errors(normalize(reference), normalize(text))
+        original += word_errors(normalize(reference), normalize(window.text))
+    assert theirs.errors <= original.errors + 1
 
-    theirs = faster_whisper.WhisperModel(
-        str(export(tiny_en, tmp_path / "out", "float32")), device="cpu", local_files_only=True
-    )
-    settings = DecodingSettings(word_timestamps=True, temperature=(0.0,))
-    ours = Transcriber.from_model(str(tiny_en), settings, Hardware("cpu", "float32"))
+
+@pytest.mark.reference
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tiny_en", "base_2"])
+def test_word_times_in_faster_whisper_are_ours(
+    name: str, prompts: list, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    model = request.getfixturevalue(name)
+    segments = in_faster_whisper(export(model, tmp_path / "out", "float32"))
+    settings = DecodingSettings(word_timestamps=True, temperature=(0.0,), language="en")
+    ours = Transcriber.from_model(str(model), settings, FLOAT32)
     off = []
     for samples, _ in prompts:
-        segments, _ = theirs.transcribe(
-            samples, beam_size=1, temperature=0.0, word_timestamps=True, language="en"
-        )
-        their_words = [word for segment in segments for word in segment.words]
-        our_words = [word for s in ours.transcribe(samples).segments for word in s.words or ()]
+        their_words = [w for s in segments(samples, word_timestamps=True) for w in s.words]
+        our_words = ours.transcribe(samples).words
         if [w.word.strip() for w in their_words] == [w.text.strip() for w in our_words]:
             pairs = zip(their_words, our_words, strict=True)
             off += [abs(w.end - o.end) for w, o in pairs]

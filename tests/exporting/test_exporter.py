@@ -246,11 +246,22 @@ def test_real_speech_comes_out_as_from_the_original(
 ) -> None:
     for package in WRITERS[to].CHECKED_BY:
         pytest.importorskip(package)
-    settings = ExportSettings(to=to, dtype=dtype, max_wer_increase=2.5)  # two words of 87
+    settings = ExportSettings(to=to, dtype=dtype, max_wer_increase=2.5)  # two words of 91
     check = export_model(str(tiny_en), tmp_path / "out", settings, check=spoken).check
     assert check is not None
     assert check.n_utterances == 8
     assert check.original.errors.wer < 0.05
     if dtype in ("float32", "float16"):
-        # whisper.cpp puts a word more into one of the prompts; why is not known.
-        assert check.n_equal >= (7 if to == "ggml" else 8)
+        # whisper.cpp puts a word more into one of the prompts; why is not known. sherpa-onnx pads
+        # other frames: test_sherpa_onnx_writes_what_the_original_does_on_its_frames.
+        assert check.n_equal >= {"ggml": 7, "sherpa": 6}.get(to, 8)
+
+
+@pytest.mark.parametrize("to", ["onnx", "sherpa"])
+def test_graphs_without_the_package_that_writes_them_leave_nothing(
+    student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: Target
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(MissingExtra, match=r'onnx: pip install "distilwhisper\[export\]"'):
+        export_model(str(student), tmp_path / "out", ExportSettings(to=to))
+    assert list(tmp_path.iterdir()) == []

@@ -1,6 +1,7 @@
 """The graphs that are built from weights, against torch's network, through onnxruntime."""
 
 import base64
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from distilwhisper.exporting import sherpa
 from distilwhisper.exporting.exporter import export_model
 from distilwhisper.exporting.settings import ExportSettings, Target
 from distilwhisper.model.checkpoint import load_checkpoint
 from distilwhisper.model.layout import read_model_folder
 from distilwhisper.model.whisper import Whisper
+from distilwhisper.speech.audio import Samples
 
 pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -219,3 +222,15 @@ def test_sherpas_metadata_is_what_its_own_exporter_writes(published: Path, tmp_p
     assert len(lines) == files.config["eos_token_id"]
     token, number = lines[65].split()
     assert (base64.b64decode(token), number) == (b"b", "65")
+
+
+@pytest.mark.reference
+@pytest.mark.slow
+def test_sherpa_onnx_writes_what_the_original_does_on_its_frames(
+    tiny_en: Path, prompts: list, tmp_path: Path, on_zero_frames: Callable[[Samples], str]
+) -> None:
+    pytest.importorskip("sherpa_onnx")
+    out = export(tiny_en, tmp_path / "out", "sherpa")
+    recognise = sherpa.recogniser(out, read_model_folder(tiny_en))
+    for samples, _ in prompts:
+        assert recognise(samples, "en").strip() == on_zero_frames(samples)

@@ -136,5 +136,34 @@ def test_the_page_works_by_keyboard_and_loads_nothing_from_outside(
         page.keyboard.press("Tab")
         reached.add(page.evaluate("document.activeElement.id"))
     assert {"model", "language", "task", "key", "file", "record", "live"} <= reached
-    page.set_viewport_size({"width": 360, "height": 700})
-    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+CONTRAST = """() => {
+  const light = (color) => {
+    const [r, g, b] = color.match(/[\\d.]+/g).map((c) => c / 255)
+      .map((c) => c <= .04045 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4);
+    return .2126 * r + .7152 * g + .0722 * b + .05;
+  };
+  const ground = light(getComputedStyle(document.body).backgroundColor);
+  return Math.min(...[...document.querySelectorAll("h1, label, select, button, .button, #error")]
+    .map((e) => light(getComputedStyle(e).color))
+    .map((ink) => Math.max(ink, ground) / Math.min(ink, ground)));
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_can_be_read_and_touched_on_a_phone(
+    page: "playwright.Page", address: str, scheme: str
+) -> None:
+    phone = page.context.browser.new_context(
+        color_scheme=scheme, viewport={"width": 360, "height": 740}, is_mobile=True, has_touch=True
+    )
+    held = phone.new_page()
+    held.goto(address)
+    held.wait_for_selector("#model option", state="attached")
+    assert held.evaluate("document.documentElement.scrollWidth") <= 360
+    assert held.evaluate(CONTRAST) >= 4.5
+    for control in held.locator("select, #key, .button, button").all():
+        assert control.bounding_box()["height"] >= 44
+    assert not held.locator("#drop .hint").is_visible()
+    phone.close()

@@ -1,5 +1,7 @@
 """How a server treats its callers: who may call, how much, and what becomes of those who leave."""
 
+import io
+import os
 import re
 import signal
 import socket
@@ -7,17 +9,22 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from fractions import Fraction
+from multiprocessing import forkserver
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
 from corpora import hearing_model, noise
 from distilwhisper.decoding.transcriber import Transcriber
+from distilwhisper.speech.audio import Samples
 
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("uvicorn")
@@ -239,6 +246,11 @@ def test_everybody_gets_a_turn(folder: Path) -> None:
     assert next_turn([job(90, 0)], 1, hold_long=False) is not None
     assert next_turn([job(3, 0, is_planned=True)], 8, hold_long=False) is None
     assert next_turn([], 8, hold_long=False) is None
+    silent, other = job(90, 0), job(90, 1)
+    silent.n_silent = 2
+    assert next_turn([silent, other], 8, hold_long=False) is other
+    silent.n_silent = 6
+    assert next_turn([silent], 8, hold_long=False) is None
 
 
 def test_many_clients_at_once_get_their_own_texts(folder: Path) -> None:
@@ -292,24 +304,102 @@ def test_models_make_room_for_each_other_and_are_forgotten(folder: Path, tmp_pat
         assert post(address).status_code == 200
 
 
+def encoded(samples: Samples, kind: str, codec: str) -> bytes:
+    """Samples as a file of some other format."""
+    file = io.BytesIO()
+    with av.open(file, "w", format=kind) as container:
+        stream = container.add_stream(codec, rate=16_000)
+        frame = av.AudioFrame.from_ndarray(samples[None], format="flt", layout="mono")
+        frame.sample_rate = 16_000
+        for one in (frame, None):
+            container.mux(stream.encode(one))
+    return file.getvalue()
+
+
 @pytest.mark.parametrize("n_files", [24, pytest.param(500, marks=pytest.mark.slow)])
 def test_fuzzed_uploads_are_each_answered(server, n_files: int) -> None:
     random = np.random.default_rng(1)
-    sound = wav(noise(2.0, seed=1))
+    sound = noise(2.0, seed=1)
+    files = [wav(sound), encoded(sound, "flac", "flac"), encoded(sound, "mp3", "libmp3lame")]
+    files += [encoded(sound, "ogg", "libopus"), encoded(sound, "mp4", "aac")]
+    statuses = Counter()
     for number in range(n_files):
-        data = bytearray(sound)
-        kind = number % 4
+        data = bytearray(files[number % len(files)])
+        kind = number // len(files) % 5
         if kind == 0:
             data = data[: random.integers(0, len(data))]
-        elif kind == 1:
-            for place in random.integers(0, 60, size=4):  # its header
+        elif kind in (1, 2):  # its header, or anything of it
+            for place in random.integers(0, (60, len(data))[kind - 1], size=(4, 40)[kind - 1]):
                 data[place] = random.integers(0, 256)
-        elif kind == 2:
+        elif kind == 3:
             data = bytearray(random.bytes(int(random.integers(1, 5000))))
-        else:
-            data[4:8] = data[40:44] = b"\xff\xff\xff\xff"
-        assert post(server[0], bytes(data)).status_code in (200, 400, 413, 422)
+        else:  # sizes that are not so
+            place = int(random.integers(0, 60))
+            data[4:8] = data[place : place + 4] = b"\xff\xff\xff\xff"
+        statuses[post(server[0], bytes(data)).status_code] += 1
+    assert set(statuses) <= {200, 400, 413, 422}
+    assert len(statuses) > 1
     assert post(server[0]).status_code == 200
+
+
+def hours_of_silence(hours: float) -> bytes:
+    """An opus file in which every packet of 120 ms is two bytes that say: nothing."""
+    template, file = io.BytesIO(encoded(noise(1.0, seed=1), "ogg", "libopus")), io.BytesIO()
+    ticks = 5760  # of 48 kHz
+    with av.open(template) as given, av.open(file, "w", format="ogg") as container:
+        stream = container.add_stream_from_template(given.streams.audio[0])
+        for number in range(round(hours * 3600 / 0.12)):
+            packet = av.Packet(b"\x0b\x06")
+            packet.stream, packet.time_base = stream, Fraction(1, 48_000)
+            packet.pts = packet.dts = number * ticks
+            packet.duration = ticks
+            container.mux(packet)
+    return file.getvalue()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_too_long", [True, False])
+def test_hours_of_silence_hold_up_nobody(folder: Path, is_too_long: bool) -> None:
+    """Of ten hours it is told that they are too long; an hour has an empty text."""
+    data = (
+        hours_of_silence(10)
+        if is_too_long
+        else encoded(np.zeros(16_000 * 3600, dtype=np.float32), "flac", "flac")
+    )
+    assert len(data) < 2_000_000
+    waits_s: list[float] = []
+    settings = ServeSettings(sound_timeout_s=600, preload=True)
+    with running({"one": folder}, settings) as (address, _), ThreadPoolExecutor(1) as pool:
+        long = pool.submit(post, address, data)
+        while not long.done():
+            began_s = time.monotonic()
+            assert post(address).status_code == 200
+            waits_s.append(time.monotonic() - began_s)
+    if is_too_long:
+        assert long.result().status_code == 413
+        assert long.result().json()["error"]["code"] == "audio_too_long"
+    else:
+        assert long.result().json() == {"text": "", "usage": {"type": "duration", "seconds": 3600}}
+    assert max(waits_s) < 20
+
+
+def children(pid: int) -> list[int]:
+    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
+def test_decoders_of_sound_that_die_are_replaced(folder: Path) -> None:
+    with running({"one": folder}) as (address, _), ThreadPoolExecutor(1) as pool:
+        assert post(address).status_code == 200
+        helper = forkserver._forkserver._forkserver_pid
+        asked = pool.submit(post, address, hours_of_silence(1.9))
+        assert eventually(lambda: bool(children(helper)))
+        os.kill(children(helper)[0], signal.SIGKILL)
+        assert asked.result().json()["error"]["code"] == "audio_too_costly"
+        assert post(address).status_code == 200
+        os.kill(helper, signal.SIGKILL)
+        assert post(address).status_code == 200
+        assert forkserver._forkserver._forkserver_pid != helper
 
 
 def test_a_signal_ends_the_server_after_the_requests_that_run(folder: Path) -> None:

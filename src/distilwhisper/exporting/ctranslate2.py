@@ -33,7 +33,6 @@ from distilwhisper.speech.audio import Samples
 from distilwhisper.text.tokens import Tokenizer
 
 LIBRARY = "faster-whisper"
-WRITTEN_BY: dict[str, str] = {}
 CHECKED_BY = {"ctranslate2": "ctranslate2"}
 EXAMPLE = """\
 ```python

@@ -32,8 +32,7 @@ class Writer(Protocol):
     """What the module of each target has."""
 
     LIBRARY: str  # the program that runs the files
-    WRITTEN_BY: dict[str, str]  # what writing them imports, and what to give to pip for it
-    CHECKED_BY: dict[str, str]  # the same of running them
+    CHECKED_BY: dict[str, str]  # what running them imports, and what to give to pip for it
     EXAMPLE: str  # a fenced block for the card
 
     def write(self, files: ModelFiles, folder: Path, settings: ExportSettings) -> None:
@@ -90,10 +89,9 @@ def export_model(
     """
     require_new(dest)
     writer = WRITERS[settings.to]
-    _require(writer.WRITTEN_BY, "exporting")
     manifest = None
     if check is not None:
-        _require(writer.CHECKED_BY, "checking")
+        _require(writer.CHECKED_BY)
         manifest = read_manifest(check)
     source = resolve_model(model)
     files = read_model_folder(source)
@@ -127,13 +125,13 @@ def export_model(
     return Exported(dest, notes, checked)
 
 
-def _require(packages: dict[str, str], doing: str) -> None:
+def _require(packages: dict[str, str]) -> None:
     missing = [
         install for name, install in packages.items() if importlib.util.find_spec(name) is None
     ]
     if missing:
         raise MissingExtra(
-            f"{doing} needs packages that are not installed: pip install {' '.join(missing)}"
+            f"checking needs packages that are not installed: pip install {' '.join(missing)}"
         )
 
 

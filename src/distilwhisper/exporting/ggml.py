@@ -37,7 +37,6 @@ from distilwhisper.speech.mel import mel_filters
 from distilwhisper.text.tokens import Tokenizer
 
 LIBRARY = "whisper.cpp"
-WRITTEN_BY: dict[str, str] = {}
 CHECKED_BY = {"pywhispercpp": "pywhispercpp"}
 EXAMPLE = """\
 ```sh

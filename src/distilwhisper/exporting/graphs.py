@@ -6,34 +6,38 @@ convolutions, positions, norms and biases stay in float32.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from distilwhisper.extras import needed_by
-from distilwhisper.model.whisper import Attention, Decoder, DecoderLayer, Encoder
-
-with needed_by("exporting to ONNX", extra="export"):
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
+from distilwhisper.model.whisper import Attention, Decoder, DecoderLayer, Whisper
 
 OPSET = 17
-FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
+FLOAT, INT64, BOOL = 1, 7, 9  # as ONNX numbers them
 
 _LARGEST_FILE_BYTES = 1_800_000_000  # of protocol buffers: 2 GiB
 _LOWEST = float(np.finfo(np.float32).min)
 
 Axes = Sequence[str | int]
+Pair: TypeAlias = tuple[str, str]  # keys and values
 
 
 class Graph:
-    """A graph that is being built; values go by their names."""
+    """A graph that is being built; values go by their names.
+
+    Raises:
+        MissingExtra: the package onnx is not installed.
+    """
 
     def __init__(self, *, int8: bool) -> None:
+        with needed_by("exporting to ONNX", extra="export"):
+            import onnx
+        self._onnx = onnx
         self._int8 = int8
         self._nodes: list[Any] = []
         self._weights: list[Any] = []
@@ -42,18 +46,19 @@ class Graph:
 
     def input(self, name: str, kind: int, axes: Axes) -> str:
         """Add an input; an axis of no fixed size has a name."""
-        self._inputs.append(helper.make_tensor_value_info(name, kind, axes))
+        self._inputs.append(self._onnx.helper.make_tensor_value_info(name, kind, axes))
         return name
 
     def output(self, name: str, value: str, axes: Axes) -> None:
         """Let a value come out under a name."""
-        self._nodes.append(helper.make_node("Identity", [value], [name]))
-        self._outputs.append(helper.make_tensor_value_info(name, FLOAT, axes))
+        make = self._onnx.helper
+        self._nodes.append(make.make_node("Identity", [value], [name]))
+        self._outputs.append(make.make_tensor_value_info(name, FLOAT, axes))
 
     def op(self, kind: str, *inputs: str, n_outputs: int = 1, **attributes: Any) -> Any:
         """Add a node; return its output, or the list of several."""
         names = [f"{kind}_{len(self._nodes)}_{i}" for i in range(n_outputs)]
-        self._nodes.append(helper.make_node(kind, inputs, names, **attributes))
+        self._nodes.append(self._onnx.helper.make_node(kind, inputs, names, **attributes))
         return names[0] if n_outputs == 1 else names
 
     def constant(self, values: Any) -> str:
@@ -61,7 +66,7 @@ class Graph:
         if isinstance(values, Tensor):
             values = values.detach().contiguous().numpy()
         name = f"constant_{len(self._weights)}"
-        self._weights.append(numpy_helper.from_array(np.asarray(values), name))
+        self._weights.append(self._onnx.numpy_helper.from_array(np.asarray(values), name))
         return name
 
     def size(self, value: str, axis: int) -> str:
@@ -149,15 +154,12 @@ class Graph:
 
     def save(self, path: Path, *, metadata: Mapping[str, object] | None = None) -> None:
         """Write the graph; what one file cannot hold goes into a second one beside it."""
-        graph = helper.make_graph(
-            self._nodes, path.stem, self._inputs, self._outputs, self._weights
-        )
-        model = helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8
-        )
-        helper.set_model_props(model, {k: str(v) for k, v in (metadata or {}).items()})
+        make = self._onnx.helper
+        graph = make.make_graph(self._nodes, path.stem, self._inputs, self._outputs, self._weights)
+        model = make.make_model(graph, opset_imports=[make.make_opsetid("", OPSET)], ir_version=8)
+        make.set_model_props(model, {k: str(v) for k, v in (metadata or {}).items()})
         n_bytes = sum(len(weight.raw_data) for weight in self._weights)
-        onnx.save(
+        self._onnx.save(
             model,
             path,
             save_as_external_data=n_bytes > _LARGEST_FILE_BYTES,
@@ -165,9 +167,10 @@ class Graph:
         )
 
 
-def encode(graph: Graph, encoder: Encoder, mel: str) -> str:
-    """Return the encoder states of frames."""
-    states = mel
+def encode(graph: Graph, model: Whisper, name: str, batch: str) -> str:
+    """Return the encoder states of frames, an input of some name, with a batch axis of another."""
+    sizes, encoder = model.config, model.encoder
+    states = graph.input(name, FLOAT, [batch, sizes.n_mels, 2 * sizes.max_frames])
     for conv in (encoder.conv1, encoder.conv2):
         weight, bias = graph.constant(conv.weight), graph.constant(conv.bias)
         made = graph.op("Conv", states, weight, bias, pads=[1, 1], strides=[int(conv.stride[0])])
@@ -185,17 +188,38 @@ def encode(graph: Graph, encoder: Encoder, mel: str) -> str:
     return graph.norm(states, encoder.layer_norm)
 
 
-def begin_decoding(
-    graph: Graph, decoder: Decoder, ids: str, n_past: str | None
-) -> tuple[str, str, tuple[str, str | None]]:
-    """Return the states before the first layer, the mask, and the embedding to project with.
+def decode(
+    graph: Graph,
+    decoder: Decoder,
+    ids: str,
+    n_past: str | None,
+    keys_values: Callable[[int, DecoderLayer, str], tuple[Pair, Pair]],
+) -> str:
+    """Return the logits of tokens.
 
     Args:
         graph: to build in.
         decoder: the weights.
         ids: tokens.
         n_past: a list of one number, how many tokens came before; None: none.
+        keys_values: given a layer's number, the layer and its normed states, returns what it
+            attends to, split into heads: the tokens so far, and the sound.
     """
+    states, mask, embedding = _begin_decoding(graph, decoder, ids, n_past)
+    for number, layer in enumerate(decoder.layers):
+        normed = graph.norm(states, layer.self_attn_layer_norm)
+        own, cross = keys_values(number, layer, normed)
+        states = graph.op("Add", states, graph.attend(normed, layer.self_attn, *own, mask))
+        normed = graph.norm(states, layer.encoder_attn_layer_norm)
+        states = graph.op("Add", states, graph.attend(normed, layer.encoder_attn, *cross))
+        states = graph.feed_forward(states, layer)
+    return graph.product(graph.norm(states, decoder.layer_norm), embedding)
+
+
+def _begin_decoding(
+    graph: Graph, decoder: Decoder, ids: str, n_past: str | None
+) -> tuple[str, str, tuple[str, str | None]]:
+    """Return the states before the first layer, the mask, and the embedding to project with."""
     embedding = graph.matrix(decoder.embed_tokens.weight.T)
     first, one = graph.constant(np.int64(0)), graph.constant(np.int64(1))
     stop = graph.size(ids, 1)
@@ -215,19 +239,3 @@ def begin_decoding(
     )
     placed = graph.op("Gather", graph.constant(decoder.embed_positions.weight), positions)
     return graph.op("Add", graph.columns(embedding, ids), placed), mask, embedding
-
-
-def decode_layer(
-    graph: Graph,
-    layer: DecoderLayer,
-    states: str,
-    normed: str,
-    own: tuple[str, str],
-    cross: tuple[str, str],
-    mask: str,
-) -> str:
-    """Return the states after a layer; ``normed`` is ``states`` after the first norm."""
-    states = graph.op("Add", states, graph.attend(normed, layer.self_attn, *own, mask))
-    normed = graph.norm(states, layer.encoder_attn_layer_norm)
-    states = graph.op("Add", states, graph.attend(normed, layer.encoder_attn, *cross))
-    return graph.feed_forward(states, layer)

@@ -22,16 +22,16 @@ import numpy as np
 import torch
 
 from distilwhisper.decoding.settings import MAX_NEW_TOKENS
+from distilwhisper.exporting.graphs import BOOL, FLOAT, INT64, Graph, Pair, decode, encode
 from distilwhisper.exporting.recognition import Recognise, window_mel
 from distilwhisper.exporting.settings import ExportSettings
 from distilwhisper.model.checkpoint import build_network
 from distilwhisper.model.layout import ModelFiles, write_side_files
-from distilwhisper.model.whisper import Whisper
+from distilwhisper.model.whisper import DecoderLayer, Whisper
 from distilwhisper.speech.audio import Samples
 from distilwhisper.text.tokens import Tokenizer
 
 LIBRARY = "transformers.js"
-WRITTEN_BY = {"onnx": '"distilwhisper[export]"'}
 CHECKED_BY = {"onnxruntime": '"distilwhisper[export]"'}
 EXAMPLE = """\
 ```js
@@ -71,13 +71,10 @@ def write(files: ModelFiles, folder: Path, settings: ExportSettings) -> None:
 
 
 def _write_encoder(model: Whisper, path: Path, *, int8: bool) -> None:
-    from distilwhisper.exporting.graphs import FLOAT, Graph, encode
-
-    sizes = model.config
     graph = Graph(int8=int8)
-    mel = graph.input("input_features", FLOAT, [BATCH, sizes.n_mels, 2 * sizes.max_frames])
-    states = encode(graph, model.encoder, mel)
-    graph.output("last_hidden_state", states, [BATCH, sizes.max_frames, sizes.width])
+    states = encode(graph, model, "input_features", BATCH)
+    axes = [BATCH, model.config.max_frames, model.config.width]
+    graph.output("last_hidden_state", states, axes)
     graph.save(path)
 
 
@@ -91,16 +88,7 @@ def _write_decoder(model: Whisper, path: Path, *, past: bool, states: bool, int8
         states: whether it takes encoder states.
         int8: hold the matrices in int8.
     """
-    from distilwhisper.exporting.graphs import (
-        BOOL,
-        FLOAT,
-        INT64,
-        Graph,
-        begin_decoding,
-        decode_layer,
-    )
-
-    sizes, decoder = model.config, model.decoder
+    sizes = model.config
     heads, head_dim = sizes.decoder_heads, sizes.width // sizes.decoder_heads
     graph = Graph(int8=int8)
     ids = graph.input("input_ids", INT64, [BATCH, "decoder_sequence_length"])
@@ -122,10 +110,9 @@ def _write_decoder(model: Whisper, path: Path, *, past: bool, states: bool, int8
         row = graph.slice(encoded, none, graph.whole(1), 1)
         encoded = graph.op("Concat", graph.slice(encoded, none, taken, 1), row, axis=1)
     n_past = graph.size(pasts["0.decoder.key"], 2) if past else None
-    hidden, mask, embedding = begin_decoding(graph, decoder, ids, n_past)
     presents: dict[str, str] = {}
-    for number, layer in enumerate(decoder.layers):
-        normed = graph.norm(hidden, layer.self_attn_layer_norm)
+
+    def keys_values(number: int, layer: DecoderLayer, normed: str) -> tuple[Pair, Pair]:
         for side, attention, source in (
             ("decoder", layer.self_attn, normed),
             ("encoder", layer.encoder_attn, encoded),
@@ -144,8 +131,9 @@ def _write_decoder(model: Whisper, path: Path, *, past: bool, states: bool, int8
             (presents[f"{number}.{side}.key"], presents[f"{number}.{side}.value"])
             for side in ("decoder", "encoder")
         )
-        hidden = decode_layer(graph, layer, hidden, normed, own, cross, mask)
-    logits = graph.product(graph.norm(hidden, decoder.layer_norm), embedding)
+        return own, cross
+
+    logits = decode(graph, model.decoder, ids, n_past, keys_values)
     graph.output("logits", logits, [BATCH, "decoder_sequence_length", sizes.vocab_size])
     for name, value in presents.items():
         if states or ".decoder." in name:

@@ -22,7 +22,6 @@ from distilwhisper.model.whisper import WhisperConfig
 from distilwhisper.speech.audio import Samples
 
 LIBRARY = "openai-whisper"
-WRITTEN_BY: dict[str, str] = {}
 CHECKED_BY = {"whisper": "openai-whisper"}
 EXAMPLE = """\
 ```python

@@ -13,25 +13,22 @@ Source: k2-fsa/sherpa-onnx: ``scripts/whisper/export-onnx.py``,
 import base64
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from distilwhisper.exporting.graphs import FLOAT, INT64, Graph, Pair, decode, encode
 from distilwhisper.exporting.recognition import Recognise
 from distilwhisper.exporting.settings import ExportSettings
 from distilwhisper.model.checkpoint import build_network
 from distilwhisper.model.layout import ModelFiles, special_token_id, token_ids
 from distilwhisper.model.openai import suppressed_tokens
-from distilwhisper.model.whisper import Whisper
+from distilwhisper.model.whisper import DecoderLayer, Whisper
 from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.units import SAMPLE_RATE_HZ
 from distilwhisper.text.tokens import Tokenizer
 
-if TYPE_CHECKING:
-    from distilwhisper.exporting.graphs import Graph
-
 LIBRARY = "sherpa-onnx"
-WRITTEN_BY = {"onnx": '"distilwhisper[export]"'}
 CHECKED_BY = {"sherpa_onnx": "sherpa-onnx"}
 # Frames of silence behind the sound. With sherpa-onnx's own few, Whisper loses last words.
 TAIL_PADDINGS = 3000
@@ -124,12 +121,9 @@ def _listed(ids: list[int]) -> str:
 
 
 def _write_encoder(model: Whisper, path: Path, metadata: dict[str, object], *, int8: bool) -> None:
-    from distilwhisper.exporting.graphs import FLOAT, Graph, encode
-
     sizes = model.config
     graph = Graph(int8=int8)
-    mel = graph.input("mel", FLOAT, [BATCH, sizes.n_mels, 2 * sizes.max_frames])
-    states = encode(graph, model.encoder, mel)
+    states = encode(graph, model, "mel", BATCH)
     axes: list[str | int] = [sizes.decoder_layers, BATCH, sizes.max_frames, sizes.width]
     for name, part in (("n_layer_cross_k", "k_proj"), ("n_layer_cross_v", "v_proj")):
         made = [
@@ -141,9 +135,7 @@ def _write_encoder(model: Whisper, path: Path, metadata: dict[str, object], *, i
 
 
 def _write_decoder(model: Whisper, path: Path, *, int8: bool) -> None:
-    from distilwhisper.exporting.graphs import FLOAT, INT64, Graph, begin_decoding, decode_layer
-
-    sizes, decoder = model.config, model.decoder
+    sizes = model.config
     graph = Graph(int8=int8)
     ids = graph.input("tokens", INT64, [BATCH, "n_tokens"])
     cache_axes: list[str | int] = [sizes.decoder_layers, BATCH, sizes.max_tokens, sizes.width]
@@ -153,32 +145,30 @@ def _write_decoder(model: Whisper, path: Path, *, int8: bool) -> None:
     crosses = [graph.input(f"n_layer_cross_{p}", FLOAT, cross_axes) for p in parts]
     offset = graph.input("offset", INT64, [1])
     stop = graph.op("Add", offset, graph.size(ids, 1))
-    hidden, mask, embedding = begin_decoding(graph, decoder, ids, offset)
     zero, end = graph.whole(0), graph.whole(sizes.max_tokens)
     written: tuple[list[str], list[str]] = ([], [])
-    for number, layer in enumerate(decoder.layers):
+
+    def keys_values(number: int, layer: DecoderLayer, normed: str) -> tuple[Pair, Pair]:
         at = graph.constant(number)
         own, cross = layer.self_attn, layer.encoder_attn
-        normed = graph.norm(hidden, layer.self_attn_layer_norm)
-        seen = []
+        tokens = []
         for cache, linear, list_ in zip(caches, (own.k_proj, own.v_proj), written, strict=True):
             before = graph.op("Gather", cache, at, axis=0)
             past = graph.slice(before, zero, offset, 1)
             now = graph.op("Concat", past, graph.linear(normed, linear), axis=1)
-            seen.append(graph.heads(now, own))
+            tokens.append(graph.heads(now, own))
             list_.append(graph.op("Concat", now, graph.slice(before, stop, end, 1), axis=1))
-        heard = [graph.heads(graph.op("Gather", each, at, axis=0), cross) for each in crosses]
-        hidden = decode_layer(
-            graph, layer, hidden, normed, (seen[0], seen[1]), (heard[0], heard[1]), mask
-        )
-    logits = graph.product(graph.norm(hidden, decoder.layer_norm), embedding)
+        sound = [graph.heads(graph.op("Gather", each, at, axis=0), cross) for each in crosses]
+        return (tokens[0], tokens[1]), (sound[0], sound[1])
+
+    logits = decode(graph, model.decoder, ids, offset, keys_values)
     graph.output("logits", logits, [BATCH, "n_tokens", sizes.vocab_size])
     for part, list_ in zip(parts, written, strict=True):
         graph.output(f"out_n_layer_self_{part}_cache", _stacked(graph, list_), cache_axes)
     graph.save(path)
 
 
-def _stacked(graph: "Graph", values: list[str]) -> str:
+def _stacked(graph: Graph, values: list[str]) -> str:
     """Put one value of each layer behind the other on a new first axis."""
     axis = graph.whole(0)
     return str(graph.op("Concat", *(graph.op("Unsqueeze", v, axis) for v in values), axis=0))

@@ -3,6 +3,7 @@
 A caller's settings are its own, see :meth:`Transcriber.with_settings`. Who comes next:
 
 - A recording with fewer windows in slots goes before one with more; of equals, the first to come.
+  Windows of silence, which need no slot, count for the step at which they are read.
 - A long recording leaves a quarter of the slots to others.
 - On a CPU, where to encode a window takes as long as many steps, a long recording waits with its
   next window while a short one is being decoded, but for no more than some steps.
@@ -56,9 +57,15 @@ class Job:
         self.is_short = recording.reach(WINDOW_SAMPLES + 1) <= WINDOW_SAMPLES
         self.transcription = transcriber.begin(recording)
         self.n_running = 0  # windows
+        self.n_silent = 0  # windows that were read at this step, and needed no slot
         self.is_begun = self.is_planned = False
         self.error: Exception | None = None
         self.arrived_s = time.monotonic()
+
+    @property
+    def n_taken(self) -> int:
+        """Windows that it was given at this step, or before."""
+        return self.n_running + self.n_silent
 
 
 def next_turn(jobs: Sequence[Job], n_slots: int, *, hold_long: bool) -> Job | None:
@@ -73,9 +80,9 @@ def next_turn(jobs: Sequence[Job], n_slots: int, *, hold_long: bool) -> Job | No
     waiting = [
         job
         for job in jobs
-        if not job.is_planned and (job.is_short or not (hold_long or job.n_running >= most))
+        if not job.is_planned and (job.is_short or not (hold_long or job.n_taken >= most))
     ]
-    return min(waiting, key=lambda job: job.n_running, default=None)  # of equals, the first
+    return min(waiting, key=lambda job: job.n_taken, default=None)  # of equals, the first
 
 
 class ModelQueue:
@@ -132,6 +139,8 @@ class ModelQueue:
             self._jobs.append(self._arrived.popleft())
         while self._left:
             self._end(self._left.popleft())
+        for job in self._jobs:
+            job.n_silent = 0
         self._steps_to_hold -= 1
         while self._batch.has_room and (job := self._next()) is not None:
             self._plan(job)
@@ -170,10 +179,10 @@ class ModelQueue:
             number = self._n_tasks
             self._owners[number] = job
             job.n_running += 1
-            done = job.transcriber.add(self._batch, number, _guarded(job, task))
-            for _, came in done:
+            for _, came in job.transcriber.add(self._batch, number, _guarded(job, task)):
+                job.n_silent += 1
                 self._take(number, came)
-            if not (done or job.is_short):
+            if not job.is_short:
                 return
 
     def _take(self, number: int, came: Transcription) -> None:

@@ -73,6 +73,7 @@ async function transcribe(file) {
   view.querySelector("h2").textContent = file.name;
   audio.src = URL.createObjectURL(file);
   audio.hidden = false;
+  audio.onerror = () => { audio.hidden = true; }; // a file that the browser cannot play
   state.textContent = "sending";
   const began = performance.now();
   const timer = setInterval(() => {
