@@ -145,15 +145,15 @@ def test_a_language_token_inside_a_text_is_none_of_its_words(
     ids = (*said.token_ids[:half], decoder.tokenizer.sot + 1, *said.token_ids[half:])
     logprobs = tuple(-float(number) for number in range(len(ids) + 1))
     samples = noise(3.0, seed=1)
-    task = decode_chunk(timing, Chunk(0, len(samples)), samples, language="en", heard_again_s=0.0)
+    task = decode_chunk(timing, Span(0, len(samples)), samples, language="en", shared_s=0.0)
     timing.encode([next(task).window])
     with pytest.raises(StopIteration) as stopped:
         task.send(replace(said, token_ids=ids, logprobs=logprobs))
-    (heard,) = stopped.value.value
+    (window,) = stopped.value.value
     text = [i for i in said.token_ids if not decoder.tokenizer.is_timestamp(i)]
-    assert [i for word in heard.words for i in word.token_ids] == text
-    assert all((word.probability is not None) == timestamps for word in heard.words)
-    found = [p for word in heard.words for p in word.logprobs]
+    assert [i for word in window.words for i in word.token_ids] == text
+    assert all((word.probability is not None) == timestamps for word in window.words)
+    found = [p for word in window.words for p in word.logprobs]
     assert found == [p for i, p in zip(ids, logprobs, strict=False) if i in text]
 
 
