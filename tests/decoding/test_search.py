@@ -216,6 +216,9 @@ def test_windows_of_different_lengths_equal_windows_alone(
     n_frames = (40, 300, 1500, 7, 300, 90)
     cut = [states[:n] for states, n in zip(encoder_states, n_frames, strict=True)]
     jobs = make_jobs(checkpoint, tokenizer, cut, max_new_tokens=20)
+    for job, n in zip(jobs[::2], n_frames[::2], strict=True):  # whose last frame counts as many
+        job.cross.bias = torch.zeros(1, 1, 1, n)
+        job.cross.bias[..., -1] = 3.0
     alone = {
         ticket: hypothesis
         for job in jobs

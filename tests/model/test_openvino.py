@@ -22,7 +22,8 @@ from distilwhisper.extras import MissingExtra
 from distilwhisper.model.checkpoint import load_checkpoint
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.openvino import MODELS_KEPT, _forget_oldest, accelerate, quantise
-from distilwhisper.model.whisper import CrossCache, Decoder, Whisper
+from distilwhisper.model.silence import thin_silence
+from distilwhisper.model.whisper import CrossCache, Decoder, Encoder, Whisper
 from distilwhisper.speech.audio import Samples
 from distilwhisper.stages.layers import StudentSettings
 from distilwhisper.stages.student import make_student
@@ -87,6 +88,9 @@ def test_the_encoder_hears_alike_for_any_number_of_frames(
     with torch.inference_mode():
         # Sums of a few hundred float32 products in another order.
         torch.testing.assert_close(engine.encoder(mel), rounded.encoder(mel), rtol=1e-4, atol=1e-4)
+        if (kept := thin_silence(n_frames // 20, -(-n_frames // 2))) is not None:
+            found, wanted = (model.encoder(mel, kept) for model in (engine, rounded))
+            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
         with pytest.raises(ValueError, match="at most 3000 mel frames, found 3001"):
             engine.encoder(torch.zeros(1, 80, 3001))
 
@@ -97,12 +101,13 @@ def test_rows_of_any_lengths_go_on_as_in_torch(rounded: Whisper, engine: Whisper
     token_ids = torch.randint(0, 200, (3, 5), generator=generator)
     with torch.inference_mode():
         states = rounded.encoder(torch.randn(3, 80, 60, generator=generator))
-        seen = torch.arange(30) < torch.tensor([30, 11, 29])[:, None, None, None]
+        hidden = torch.arange(30) >= torch.tensor([30, 11, 29])[:, None, None, None]
+        bias = torch.randn(3, 1, 1, 30, generator=generator).masked_fill(hidden, -torch.inf)
         outputs = []
         for model in (rounded, engine):
             cross = model.decoder.cross_cache(states)
-            for visible in (None, seen):
-                crossed = CrossCache(cross.keys, cross.values, visible)
+            for given_bias in (None, bias):
+                crossed = CrossCache(cross.keys, cross.values, given_bias)
                 cache = model.decoder.self_cache(3, 20)
                 outputs.append(model.decoder(token_ids, crossed, cache))
                 cache.lengths += torch.tensor([5, 1, 3])  # the rest was padding
@@ -219,7 +224,7 @@ def test_real_speech_is_heard_alike_in_any_company(
     """Alone, in a batch, and with a draft that is sometimes right."""
     pieces = [samples for samples, _ in prompts[:6]]
     make_student(str(tiny_en), tmp_path / "student", StudentSettings(decoder_layers=2))
-    settings = replace(GREEDY, batch_size=1, context_margin_s=4.0)
+    settings = replace(GREEDY, batch_size=1)
     hardware = Hardware(device="cpu", backend="openvino")  # in this CPU's own numbers
     wanted = Transcriber.from_model(str(tiny_en), settings, hardware).decode(pieces)
     for draft in (None, str(tmp_path / "student")):
@@ -233,9 +238,10 @@ def test_real_speech_is_heard_alike_in_any_company(
 
 @pytest.mark.slow
 def test_real_speech_becomes_the_tokens_of_torch_in_float32(
-    tiny_en: Path, prompts: list[tuple[Samples, str]]
+    tiny_en: Path, prompts: list[tuple[Samples, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With timestamps, by the same rounded weights; in words, by the weights as they are."""
+    monkeypatch.setattr(Encoder, "thins_silence", False)
     pieces = [samples for samples, _ in prompts[:6]]
     by_torch = Transcriber.from_model(
         str(tiny_en), GREEDY, Hardware(device="cpu", dtype="float32", backend="torch")

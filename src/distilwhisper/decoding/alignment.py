@@ -28,6 +28,7 @@ from torch import Tensor
 
 from distilwhisper.decoding.segments import SENTENCE_ENDS
 from distilwhisper.model.checkpoint import Checkpoint
+from distilwhisper.model.silence import KeptFrames
 from distilwhisper.model.whisper import Attention, Whisper, WhisperConfig
 from distilwhisper.shapes import Float, Float64, Int64
 from distilwhisper.speech.audio import Samples
@@ -268,6 +269,7 @@ def cross_attention(
     *,
     heads: Sequence[Head],
     n_frames: int,
+    kept: KeptFrames | None = None,
 ) -> Float[Tensor, "heads tokens {n_frames}"]:
     """Return how much each token looks at each frame, for some heads.
 
@@ -280,12 +282,13 @@ def cross_attention(
         heads: in any order, which the result follows.
         n_frames: how many of the frames, from the first, hold sound. Each token's weights sum
             to 1 over these, as in openai-whisper: the padding holds no speech.
+        kept: the frames that were encoded; None: all.
 
     Raises:
         ValueError: there are no heads, or the decoder lacks one; ``n_frames`` is not 1 ... the
             frames of ``encoder_states``; there are no tokens, or more than positions.
     """
-    return _decode(model, encoder_states, token_ids, heads=heads, n_frames=n_frames)[0]
+    return _decode(model, encoder_states, token_ids, heads=heads, n_frames=n_frames, kept=kept)[0]
 
 
 @torch.no_grad()
@@ -298,6 +301,7 @@ def align_words(
     tokenizer: Tokenizer,
     heads: Sequence[Head],
     n_frames: int,
+    kept: KeptFrames | None = None,
 ) -> list[Word]:
     """Time the words of one window.
 
@@ -314,6 +318,7 @@ def align_words(
         tokenizer: the model's.
         heads: which follow the speech, see :func:`alignment_heads`.
         n_frames: how many frames hold sound.
+        kept: the frames that were encoded; None: all.
 
     Returns:
         As many as ``words``, in order, on the window's clock: no word starts before the one in
@@ -334,7 +339,9 @@ def align_words(
     token_ids = [*prompt_ids, *text]
     if len(token_ids) < model.config.max_tokens:
         token_ids.append(tokenizer.eot)  # as in openai-whisper; a full sequence has no place for it
-    weights, states = _decode(model, encoder_states, token_ids, heads=heads, n_frames=n_frames)
+    weights, states = _decode(
+        model, encoder_states, token_ids, heads=heads, n_frames=n_frames, kept=kept
+    )
     # Position i writes token i + 1, so that the text is written by what stands one before it.
     writers = slice(len(prompt_ids) - 1, len(prompt_ids) - 1 + len(text))
     rows = slice(writers.start, writers.stop + 1)  # the last one tells when the text ends
@@ -367,6 +374,7 @@ def attended_s(
     prompt_ids: Sequence[int],
     heads: Sequence[Head],
     n_frames: int,
+    kept: KeptFrames | None = None,
 ) -> Float64[np.ndarray, " tokens"]:
     """Return where each token of a text looks most, in seconds from the window's start.
 
@@ -377,9 +385,10 @@ def attended_s(
         prompt_ids: as for :func:`align_words`.
         heads: which follow the speech.
         n_frames: how many frames hold sound.
+        kept: the frames that were encoded; None: all.
     """
     weights = cross_attention(
-        model, encoder_states, [*prompt_ids, *text], heads=heads, n_frames=n_frames
+        model, encoder_states, [*prompt_ids, *text], heads=heads, n_frames=n_frames, kept=kept
     )
     writers = slice(len(prompt_ids) - 1, len(prompt_ids) - 1 + len(text))
     return _alignment_map(weights)[writers].argmax(axis=1) / FRAMES_PER_SECOND
@@ -511,6 +520,7 @@ def _decode(
     *,
     heads: Sequence[Head],
     n_frames: int,
+    kept: KeptFrames | None,
 ) -> tuple[Float[Tensor, "heads tokens {n_frames}"], Float[Tensor, "tokens width"]]:
     """Return some heads' weights, and the final states."""
     _check_heads(heads, model.config)
@@ -522,16 +532,17 @@ def _decode(
         )
     decoder = model.decoder
     frames = encoder_states.to(device=model.device, dtype=model.dtype)[None]
+    cross = decoder.cross_cache(frames, kept)
     step = decoder.begin(torch.tensor([list(token_ids)], device=model.device))
     states = step.states
     weights: dict[Head, Tensor] = {}
 
     def attend(number: int, attention: Attention, normed: Tensor) -> Tensor:
-        keys, values = attention.keys_values(frames)
+        keys, values = (made[number].to(model.dtype) for made in (cross.keys, cross.values))
         for head in {head for layer, head in heads if layer == number}:
             sounding = keys[0, head, :n_frames]
             weights[number, head] = _head_weights(attention, head, normed[0], sounding)
-        return attention(normed, keys, values)
+        return attention(normed, keys, values, cross.bias)
 
     for number in range(len(decoder.layers)):
         states = decoder.run_layer(number, states, step, partial(attend, number))

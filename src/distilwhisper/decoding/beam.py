@@ -15,6 +15,7 @@ from torch import Tensor
 from distilwhisper.decoding.rules import DecodingRules
 from distilwhisper.decoding.search import NonFiniteOutput, require_room
 from distilwhisper.decoding.slots import Hypothesis, SpecialTokens, Start
+from distilwhisper.model.silence import KeptFrames
 from distilwhisper.model.whisper import SelfCache, Whisper
 from distilwhisper.shapes import Float, Int
 
@@ -29,6 +30,7 @@ def beam_search(
     *,
     max_new_tokens: int,
     beam_size: int,
+    kept: KeptFrames | None = None,
 ) -> Hypothesis:
     """Keep the ``beam_size`` likeliest beginnings of a window's text, and return its best text.
 
@@ -45,6 +47,7 @@ def beam_search(
         special: ids that every search needs.
         max_new_tokens: what has not ended by then is cut off.
         beam_size: beginnings kept; 1 is greedy search.
+        kept: the frames that were encoded; None: all.
 
     Returns:
         The best text. Its ``avg_logprob`` is the mean over the tokens that were written; for a text
@@ -61,7 +64,7 @@ def beam_search(
         raise ValueError(
             f"beam_size must lie in 1 ... {model.config.vocab_size - 1}, found {beam_size}"
         )
-    cross = decoder.cross_cache(encoder_states[None])
+    cross = decoder.cross_cache(encoder_states[None], kept)
     cache = decoder.self_cache(1, n_keys + max_new_tokens)
     states = decoder(torch.tensor([list(prompt)], device=model.device), cross, cache)[0]
     start = Start.of(decoder.project(states[[prompt.index(special.sot)]]).float(), special)

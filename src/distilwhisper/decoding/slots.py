@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from distilwhisper.decoding.rules import DecodingRules, RuleState
+from distilwhisper.model.silence import FrameBias
 from distilwhisper.model.whisper import CrossCache, SelfCache, Whisper
 from distilwhisper.shapes import Bool, Float, Int
 
@@ -121,22 +122,30 @@ class Lane:
         self.cache = model.decoder.self_cache(n_slots, most if self._is_fixed else 0)
         self.cross = _blank_cross(model, *(fixed if self._is_fixed else (0, 0)))
         self.n_frames = [0] * n_slots
+        self._bias = _blank_bias(model, *(fixed if self._is_fixed else (0, 0)))
+        self._has_bias = False  # until a window comes with one
 
     def place(self, slot: int, cross: CrossCache) -> None:
         """Take a window's cross cache into a slot, making room for the longest one first."""
         frames = self.n_frames[slot] = cross.keys[0].shape[2]
+        self._has_bias |= cross.bias is not None
         if slot == 0 and not self._is_fixed:  # the first of all: used as it is while it is alone
             self.cross = cross
-            return
+            self._bias = _blank_bias(self.model, 1, frames)
         n_rows, _, n_held, _ = self.cross.keys[0].shape
         if slot >= n_rows or frames > n_held:
             self._widen(max(frames, n_held))
+        self._bias[slot, ..., :frames] = 0.0 if cross.bias is None else cross.bias
+        self._bias[slot, ..., frames:] = -torch.inf
+        if self.cross is cross:
+            return
         for ours, new in zip(_tensors(self.cross), _tensors(cross), strict=True):
             ours[slot, :, :frames].copy_(new[0])
 
     def move(self, source: int, dest: int, n_tokens: int) -> None:
         """Move a window to another slot."""
         frames = self.n_frames[dest] = self.n_frames[source]
+        self._bias[dest] = self._bias[source]
         for cross in _tensors(self.cross):
             cross[dest, :, :frames].copy_(cross[source, :, :frames])
         for kept in (*self.cache.keys, *self.cache.values):
@@ -165,15 +174,11 @@ class Lane:
         # An engine reads whole tensors, and would make copies of cut ones.
         is_cut = self.model.decoder.engine is None
         frames = max(counts) if is_cut else self.cross.keys[0].shape[2]
-        visible = None
-        if min(counts) < frames:
-            device = lengths.device
-            n_frames = torch.tensor(counts, device=device)[:, None, None, None]
-            visible = torch.arange(frames, device=device) < n_frames
+        is_even = min(counts) == frames and not self._has_bias
         cross = CrossCache(
             [k[slots, :, :frames] for k in self.cross.keys],
             [v[slots, :, :frames] for v in self.cross.values],
-            visible,
+            None if is_even else self._bias[slots, ..., :frames],
         )
         cache = SelfCache(
             [k[slots] for k in self.cache.keys], [v[slots] for v in self.cache.values], lengths
@@ -183,6 +188,9 @@ class Lane:
     def _widen(self, frames: int) -> None:
         old = self.cross
         self.cross = _blank_cross(self.model, self.n_slots, frames)
+        bias = _blank_bias(self.model, self.n_slots, frames)
+        bias[: len(self._bias), ..., : self._bias.shape[3]] = self._bias
+        self._bias = bias
         for ours, before in zip(_tensors(self.cross), _tensors(old), strict=True):
             ours[: len(before), :, : before.shape[2]].copy_(before)
 
@@ -310,6 +318,11 @@ def _blank_cross(model: Whisper, n_slots: int, frames: int) -> CrossCache:
     return CrossCache(
         [_zeros(model, shape) for _ in layers], [_zeros(model, shape) for _ in layers]
     )
+
+
+def _blank_bias(model: Whisper, n_slots: int, frames: int) -> FrameBias:
+    shape = (n_slots, 1, 1, frames)
+    return torch.full(shape, -torch.inf, dtype=model.dtype, device=model.device)
 
 
 def _zeros(model: Whisper, shape: tuple[int, ...]) -> Tensor:

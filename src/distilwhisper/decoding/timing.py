@@ -103,6 +103,7 @@ def _alignment(decoder: WindowDecoder, window: Window) -> dict[str, Any]:
         ),
         "heads": alignment_heads(checkpoint.generation_config, config) or upper_half_heads(config),
         "n_frames": min(-(-window.n_samples // FRAME_SAMPLES), len(window.encoder_states)),
+        "kept": window.kept,
     }
 
 

@@ -27,6 +27,7 @@ from distilwhisper.decoding.settings import MODELS_OWN, DecodingSettings
 from distilwhisper.decoding.slots import Counts, Hypothesis, Job, SpecialTokens
 from distilwhisper.model.checkpoint import Checkpoint
 from distilwhisper.model.hardware import one_thread
+from distilwhisper.model.silence import KeptFrames, thin_silence
 from distilwhisper.model.whisper import CrossCache
 from distilwhisper.shapes import Float
 from distilwhisper.speech.audio import Samples
@@ -67,6 +68,7 @@ class Window:
     whole_mel: Float[Tensor, "n_mels whole"] | None = field(default=None, repr=False)  # if cut
     encoder_states: Float[Tensor, "frames width"] | None = field(default=None, repr=False)
     draft_states: Float[Tensor, "frames width"] | None = field(default=None, repr=False)
+    kept: KeptFrames | None = field(default=None, repr=False)  # of those encoded; none: all
 
     def uncut(self) -> None:
         """Put back the silence that was cut off; a language that was detected stays."""
@@ -201,7 +203,10 @@ class WindowDecoder:
             n_frames += n_frames % 2
             if n_frames < FRAMES_PER_WINDOW:
                 return Window(mel[:, :n_frames], n_samples, language, whole_mel=mel)
-        return Window(mel, n_samples, language)
+        kept = None
+        if self.checkpoint.model.encoder.thins_silence:
+            kept = thin_silence(-(-n_samples // (2 * HOP_SAMPLES)), mel.shape[1] // 2)
+        return Window(mel, n_samples, language, kept=kept)
 
     def run(self, tasks: Iterable["Task[T]"]) -> Iterator[tuple[int, T]]:
         """Run tasks side by side.
@@ -255,7 +260,7 @@ class WindowDecoder:
         for _, group in groupby(new, key=lambda w: w.mel.shape[1] if on_gpu else id(w)):
             same = list(group)
             mel = torch.stack([window.mel for window in same]).to(model.dtype)
-            for window, states in zip(same, model.encoder(mel), strict=True):
+            for window, states in zip(same, model.encoder(mel, same[0].kept), strict=True):
                 setattr(window, name, states)
 
     @torch.inference_mode()
@@ -263,15 +268,15 @@ class WindowDecoder:
         self.encode([window])
         return language_probabilities(
             self.checkpoint.model,
-            self._cross(self.checkpoint, window.encoder_states),
+            self._cross(self.checkpoint, window, window.encoder_states),
             sot=self.tokenizer.sot,
             language_ids=list(self.tokenizer.languages.values()),
         )[0]
 
     @staticmethod
-    def _cross(checkpoint: Checkpoint, states: Tensor | None) -> CrossCache:
+    def _cross(checkpoint: Checkpoint, window: Window, states: Tensor | None) -> CrossCache:
         assert states is not None
-        return checkpoint.model.decoder.cross_cache(states[None])
+        return checkpoint.model.decoder.cross_cache(states[None], window.kept)
 
     def _job(self, ticket: int, request: WindowRequest) -> Job:
         prompt = self._prompt(request)
@@ -280,10 +285,10 @@ class WindowDecoder:
         if self.draft is not None:
             shared = self._draft_hears_alike
             states = window.encoder_states if shared else window.draft_states
-            draft_cross = self._cross(self.draft, states)
+            draft_cross = self._cross(self.draft, window, states)
         return Job(
             ticket,
-            self._cross(self.checkpoint, window.encoder_states),
+            self._cross(self.checkpoint, window, window.encoder_states),
             prompt,
             self._max_new_tokens(prompt),
             temperature=request.temperature,
@@ -302,6 +307,7 @@ class WindowDecoder:
             self._special,
             max_new_tokens=self._max_new_tokens(prompt),
             beam_size=self.settings.beam_size,
+            kept=request.window.kept,
         )
 
     def _prompt(self, request: WindowRequest) -> tuple[int, ...]:

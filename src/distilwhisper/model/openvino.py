@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from distilwhisper.extras import needed_by
 from distilwhisper.model.hub import cache_folder
+from distilwhisper.model.silence import KeptFrames
 from distilwhisper.model.whisper import (
     CrossCache,
     Decoder,
@@ -194,8 +195,13 @@ class _EncoderEngine:
             INFERENCE_PRECISION_HINT=compiler.element_type,
         )
 
-    def __call__(self, mel: Float[Tensor, "batch n_mels frames"]) -> Tensor:
-        return self._graph(mel)[0].clone()
+    def __call__(
+        self, mel: Float[Tensor, "batch n_mels frames"], kept: KeptFrames | None
+    ) -> Tensor:
+        if kept is None:
+            n_frames = -(-mel.shape[2] // 2)
+            kept = KeptFrames(torch.arange(n_frames), torch.zeros(1, 1, 1, n_frames))
+        return self._graph(mel, kept.places, kept.bias)[0].clone()
 
 
 class _DecoderEngine:
@@ -222,7 +228,7 @@ class _DecoderEngine:
         states, new = self._layers(
             step.states,
             _penalty(_visible(step, cache.keys[0].shape[2])),
-            _ALL_SEEN if cross.visible is None else _penalty(cross.visible),
+            _ALL_ALIKE if cross.bias is None else cross.bias,
             *cache.keys,
             *cache.values,
             *cross.keys,
@@ -233,12 +239,14 @@ class _DecoderEngine:
             cache.write(number, keys[number], values[number], step)
         return states.clone()
 
-    def cross_cache(self, encoder_states: Float[Tensor, "batch frames width"]) -> CrossCache:
+    def cross_keys_values(
+        self, encoder_states: Float[Tensor, "batch frames width"]
+    ) -> tuple[list[Tensor], list[Tensor]]:
         batch, n_frames, width = encoder_states.shape
         shape = (batch, self._heads, n_frames, width // self._heads)
         out = [torch.empty(shape, dtype=self.cache_dtype) for _ in range(2 * self._n_layers)]
         made = self._cross(encoder_states, out=out)
-        return CrossCache(made[: self._n_layers], made[self._n_layers :])
+        return made[: self._n_layers], made[self._n_layers :]
 
     def project(self, states: Float[Tensor, "*positions width"]) -> Tensor:
         """Return the logits."""
@@ -246,7 +254,7 @@ class _DecoderEngine:
         return logits.view(*states.shape[:-1], -1)
 
 
-_ALL_SEEN = torch.zeros(1, 1, 1, 1)
+_ALL_ALIKE = torch.zeros(1, 1, 1, 1)
 
 
 def _decoder_options(compiler: _Compiler) -> dict[str, Any]:
@@ -269,11 +277,14 @@ def _encoder(encoder: Encoder, compiler: _Compiler) -> _Ends:
     states = net.gelu(net.conv(mel, encoder.conv1))
     states = net.gelu(net.conv(states, encoder.conv2))
     states = ops.transpose(states, [0, 2, 1])
+    places = ops.parameter([-1], np.int64)
+    bias = ops.parameter([1, 1, 1, -1], np.float32)
     positions = net.constant(encoder.embed_positions.weight)
-    states = ops.add(states, net.head(positions, net.size(states, 1), axis=0))
+    states = ops.gather(states, places, ops.constant(1))
+    states = ops.add(states, ops.gather(positions, places, ops.constant(0)))
     for layer in encoder.layers:
-        states = net.encoder_layer(states, layer)
-    return [net.norm(states, encoder.layer_norm)], [mel]
+        states = net.encoder_layer(states, layer, bias)
+    return [net.norm(states, encoder.layer_norm)], [mel, places, bias]
 
 
 def _projection(decoder: Decoder, compiler: _Compiler, width: int) -> _Ends:
@@ -288,13 +299,13 @@ def _decoder_layers(decoder: Decoder, compiler: _Compiler, width: int) -> _Ends:
     n_layers, heads = len(decoder.layers), decoder.layers[0].self_attn.heads
     states = ops.parameter([-1, -1, width], np.float32)
     penalty = ops.parameter([-1, 1, -1, -1], np.float32)
-    cross_penalty = ops.parameter([-1, 1, 1, -1], np.float32)
+    cross_bias = ops.parameter([-1, 1, 1, -1], np.float32)
     shape = [-1, heads, -1, width // heads]
     caches = [ops.parameter(shape, net.cached) for _ in range(4 * n_layers)]
     past_keys, past_values, cross_keys, cross_values = (
         caches[n * n_layers : (n + 1) * n_layers] for n in range(4)
     )
-    inputs = [states, penalty, cross_penalty, *caches]
+    inputs = [states, penalty, cross_bias, *caches]
     new_keys, new_values = [], []
     for number, layer in enumerate(decoder.layers):
         states, keys, values = net.decoder_layer(
@@ -303,7 +314,7 @@ def _decoder_layers(decoder: Decoder, compiler: _Compiler, width: int) -> _Ends:
             past=(past_keys[number], past_values[number]),
             penalty=penalty,
             cross=(cross_keys[number], cross_values[number]),
-            cross_penalty=cross_penalty,
+            cross_bias=cross_bias,
         )
         new_keys.append(keys)
         new_values.append(values)
@@ -336,11 +347,6 @@ class _Network:
         """A tensor's length along an axis, as a vector of one."""
         shape = self.ops.shape_of(node)
         return self.ops.gather(shape, self.ops.constant([axis]), self.ops.constant(0))
-
-    def head(self, node: Any, n: Any, *, axis: int) -> Any:
-        """The first ``n`` along an axis."""
-        c = self.ops.constant
-        return self.ops.slice(node, c([0]), n, c([1]), c([axis]))
 
     def gelu(self, states: Any) -> Any:
         return self.ops.gelu(states, "erf")
@@ -417,11 +423,11 @@ class _Network:
         inner = self.gelu(self.linear(normed, layer.fc1, int8=int8))
         return self.ops.add(states, self.linear(inner, layer.fc2, int8=int8))
 
-    def encoder_layer(self, states: Any, layer: EncoderLayer) -> Any:
+    def encoder_layer(self, states: Any, layer: EncoderLayer, bias: Any) -> Any:
         normed, attention = self.norm(states, layer.self_attn_layer_norm), layer.self_attn
         parts = (attention.q_proj, attention.k_proj, attention.v_proj)
         inputs = [self.split(self.linear(normed, part), attention.heads) for part in parts]
-        mixed = self.merge(self.ops.scaled_dot_product_attention(*inputs))
+        mixed = self.merge(self.ops.scaled_dot_product_attention(*inputs, bias))
         states = self.ops.add(states, self.linear(mixed, attention.out_proj))
         return self.feed_forward(states, layer, int8=False)
 
@@ -433,7 +439,7 @@ class _Network:
         past: tuple[Any, Any],
         penalty: Any,
         cross: tuple[Any, Any],
-        cross_penalty: Any,
+        cross_bias: Any,
     ) -> tuple[Any, Any, Any]:
         """The states behind a layer, and its new keys and values."""
         add, attention = self.ops.add, layer.self_attn
@@ -455,7 +461,7 @@ class _Network:
         width = self.ops.constant([-1, attention.q_proj.out_features])
         by_window = self.ops.concat([self.size(cross[0], 0), width], 0)
         queries = self.split(self.ops.reshape(queries, by_window, False), heads)
-        mixed = self.attend(queries, [cross], cross_penalty)
+        mixed = self.attend(queries, [cross], cross_bias)
         mixed = self.ops.reshape(mixed, self.ops.shape_of(states), False)
         states = add(states, self.linear(mixed, attention.out_proj, int8=True))
         return self.feed_forward(states, layer, int8=True), keys, values

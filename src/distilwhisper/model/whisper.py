@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distilwhisper.model.hardware import cpu_has
+from distilwhisper.model.silence import FrameBias, KeptFrames
 from distilwhisper.shapes import Bool, Float, Int
 
 MANY_QUERIES = 256  # from here on, attention on a CPU goes head by head
@@ -100,11 +101,13 @@ class CrossCache:
         self,
         keys: list[Tensor],
         values: list[Tensor],
-        visible: Bool[Tensor, "batch 1 1 frames"] | None = None,
+        bias: FrameBias | None = None,
     ) -> None:
         self.keys = keys  # layers x (batch, heads, frames, head_dim)
         self.values = values
-        self.visible = visible  # where rows have fewer frames than others; None: all are there
+        # Added to scores: the log of how many frames each stands for, minus infinity where a row
+        # has fewer than others. None: all are there, for themselves.
+        self.bias = bias
 
     def attend(
         self, number: int, attention: "Attention", normed: Float[Tensor, "batch tokens width"]
@@ -116,12 +119,12 @@ class CrossCache:
         """
         keys, values = self.keys[number], self.values[number]
         by_window = normed.view(len(keys), -1, normed.shape[2])
-        return attention(by_window, keys, values, self.visible).view_as(normed)
+        return attention(by_window, keys, values, self.bias).view_as(normed)
 
     def select(self, rows: Int[Tensor, " kept"]) -> "CrossCache":
         """Return the cache of some rows, in the order asked for."""
-        visible = None if self.visible is None else self.visible[rows]
-        return CrossCache([k[rows] for k in self.keys], [v[rows] for v in self.values], visible)
+        bias = None if self.bias is None else self.bias[rows]
+        return CrossCache([k[rows] for k in self.keys], [v[rows] for v in self.values], bias)
 
 
 class SelfCache:
@@ -169,11 +172,18 @@ class Attention(nn.Module):
         states: Float[Tensor, "batch tokens width"],
         keys: Float[Tensor, "batch heads keys head_dim"],
         values: Float[Tensor, "batch heads keys head_dim"],
-        visible: Bool[Tensor, "#batch 1 #tokens keys"] | None = None,
+        mask: Tensor | None = None,
     ) -> Float[Tensor, "batch tokens width"]:
-        """Attend from ``states`` to keys and values that :meth:`keys_values` made."""
+        """Attend from ``states`` to keys and values that :meth:`keys_values` made.
+
+        Args:
+            states: of the queries.
+            keys: what they are compared with.
+            values: what they collect.
+            mask: (#batch, 1, #tokens, keys), of what is visible, or what is added to the scores.
+        """
         queries = self._split(self.q_proj(states))
-        mixed = _attend(queries, keys, values, visible)
+        mixed = _attend(queries, keys, values, mask)
         return self.out_proj(mixed.transpose(1, 2).flatten(2))
 
     def keys_values(
@@ -201,11 +211,11 @@ class EncoderLayer(nn.Module):
         self.final_layer_norm = nn.LayerNorm(width)
 
     def forward(
-        self, states: Float[Tensor, "batch frames width"]
+        self, states: Float[Tensor, "batch frames width"], bias: FrameBias | None = None
     ) -> Float[Tensor, "batch frames width"]:
-        """Return the states after this layer."""
+        """Return the states after this layer; ``bias`` is added to the frames' scores."""
         normed = self.self_attn_layer_norm(states)
-        states = states + self.self_attn(normed, *self.self_attn.keys_values(normed))
+        states = states + self.self_attn(normed, *self.self_attn.keys_values(normed), bias)
         return states + self.fc2(F.gelu(self.fc1(self.final_layer_norm(states))))
 
 
@@ -226,12 +236,22 @@ class Encoder(nn.Module):
         )
         self.layers = cast("list[EncoderLayer]", nn.ModuleList(layers))
         self.layer_norm = nn.LayerNorm(config.width)
-        self.engine: Callable[[Tensor], Tensor] | None = None  # set by openvino.py
+        # Set by openvino.py.
+        self.engine: Callable[[Tensor, KeptFrames | None], Tensor] | None = None
+
+    @property
+    def thins_silence(self) -> bool:
+        """Whether windows are to be encoded with fewer frames of silence: where time is short."""
+        return self.engine is not None
 
     def forward(
-        self, mel: Float[Tensor, "batch n_mels mel_frames"]
+        self, mel: Float[Tensor, "batch n_mels mel_frames"], kept: KeptFrames | None = None
     ) -> Float[Tensor, "batch frames width"]:
         """Encode windows; two mel frames of 10 ms make one frame of 20 ms.
+
+        Args:
+            mel: of the windows.
+            kept: the frames to encode; None: all.
 
         Raises:
             ValueError: the mel has another number of bins than the model, or is longer than its
@@ -239,10 +259,12 @@ class Encoder(nn.Module):
         """
         if self.engine is not None:
             self._check(mel)
-            return self.engine(mel)
-        states = self.begin(mel)
+            return self.engine(mel, kept)
+        states, bias = self.begin(mel), None
+        if kept is not None:
+            states, bias = states[:, kept.places], kept.bias.to(states.dtype)
         for layer in self.layers:
-            states = layer(states)
+            states = layer(states, bias)
         return self.layer_norm(states)
 
     def begin(
@@ -328,8 +350,10 @@ class DecoderEngine(Protocol):
     ) -> Float[Tensor, "batch tokens width"]:
         """Return the final states, and write to the cache, as :meth:`Decoder.forward` would."""
 
-    def cross_cache(self, encoder_states: Float[Tensor, "batch frames width"]) -> CrossCache:
-        """Do the work of :meth:`Decoder.cross_cache`."""
+    def cross_keys_values(
+        self, encoder_states: Float[Tensor, "batch frames width"]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Return what :meth:`Decoder.cross_cache` holds."""
 
     def project(
         self, states: Float[Tensor, "*positions width"]
@@ -437,12 +461,24 @@ class Decoder(nn.Module):
             return self.packed_projection(states)
         return F.linear(states, self.embed_tokens.weight)
 
-    def cross_cache(self, encoder_states: Float[Tensor, "batch frames width"]) -> CrossCache:
-        """Project the encoder states to every layer's keys and values, once per window."""
+    def cross_cache(
+        self,
+        encoder_states: Float[Tensor, "batch frames width"],
+        kept: KeptFrames | None = None,
+    ) -> CrossCache:
+        """Project the encoder states to every layer's keys and values, once per window.
+
+        Args:
+            encoder_states: of the windows.
+            kept: the frames that were encoded; None: all.
+        """
         if self.engine is not None:
-            return self.engine.cross_cache(encoder_states)
-        pairs = [layer.encoder_attn.keys_values(encoder_states) for layer in self.layers]
-        return CrossCache([k for k, _ in pairs], [v for _, v in pairs])
+            keys, values = self.engine.cross_keys_values(encoder_states)
+        else:
+            pairs = [layer.encoder_attn.keys_values(encoder_states) for layer in self.layers]
+            keys, values = [k for k, _ in pairs], [v for _, v in pairs]
+        bias = None if kept is None else kept.bias.to(self.embed_tokens.weight.dtype)
+        return CrossCache(keys, values, bias)
 
     @property
     def cache_dtype(self) -> torch.dtype:
@@ -514,36 +550,37 @@ def _attend(
     queries: Float[Tensor, "batch heads tokens head_dim"],
     keys: Float[Tensor, "batch heads keys head_dim"],
     values: Float[Tensor, "batch heads keys head_dim"],
-    visible: Bool[Tensor, "#batch 1 #tokens keys"] | None,
+    mask: Tensor | None,
 ) -> Float[Tensor, "batch heads tokens head_dim"]:
     if queries.device.type != "cpu" or queries.dtype != torch.bfloat16:
-        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=visible)
+        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
     # Torch's fused attention for the CPU is up to six times slower than this in bfloat16, but with
     # AMX it takes a third of the time for a whole window of queries.
     n_tokens = queries.shape[2]
     if n_tokens >= MANY_QUERIES and cpu_has("amx_bf16"):
-        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=visible)
+        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
     if n_tokens >= MANY_QUERIES:  # one head's scores stay in the cache, those of all do not
         heads = [
-            _attend_plainly(queries[:, [h]], keys[:, [h]], values[:, [h]], visible)
+            _attend_plainly(queries[:, [h]], keys[:, [h]], values[:, [h]], mask)
             for h in range(queries.shape[1])
         ]
         return torch.cat(heads, dim=1)
     # One query alone is another product than two and more, with other roundings. As two, a token
     # comes out the same to the bit whether it is decoded alone or checked among drafted ones.
     pair = queries.expand(-1, -1, 2, -1) if n_tokens == 1 else queries
-    return _attend_plainly(pair, keys, values, visible)[:, :, :n_tokens]
+    return _attend_plainly(pair, keys, values, mask)[:, :, :n_tokens]
 
 
 def _attend_plainly(
     queries: Float[Tensor, "batch heads tokens head_dim"],
     keys: Float[Tensor, "batch heads keys head_dim"],
     values: Float[Tensor, "batch heads keys head_dim"],
-    visible: Bool[Tensor, "#batch 1 #tokens keys"] | None,
+    mask: Tensor | None,
 ) -> Float[Tensor, "batch heads tokens head_dim"]:
     scores = (queries * queries.shape[-1] ** -0.5) @ keys.transpose(-1, -2)
-    if visible is not None:
-        scores = scores.masked_fill(~visible, -torch.inf)
+    if mask is not None:
+        is_bool = mask.dtype == torch.bool
+        scores = scores.masked_fill(~mask, -torch.inf) if is_bool else scores + mask
     return scores.softmax(dim=-1) @ values
 
 
