@@ -74,14 +74,6 @@ ENGINES = (
     Engine("ours float32", OURS, {"hardware": {"dtype": "float32"}}),
     Engine("ours bfloat16", OURS, {"hardware": {"dtype": "bfloat16"}}),
     Engine("ours openvino", OURS, {"hardware": {"backend": "openvino"}}),
-    Engine(
-        "ours openvino, margin 4 s, overlap 5 s",
-        OURS,
-        {
-            "hardware": {"backend": "openvino"},
-            "settings": {"context_margin_s": 4.0, "overlap_s": 5.0},
-        },
-    ),
     Engine("OpenVINO int8 + bf16", "openvino", {"precision": "bf16"}, "openvino-int8"),
     Engine("OpenVINO float32", "openvino", {"precision": "f32"}, "openvino"),
     Engine(
