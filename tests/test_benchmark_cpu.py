@@ -110,7 +110,6 @@ def test_rows_are_asked_for_by_a_word_of_their_name() -> None:
         "ours float32",
         "ours bfloat16",
         "ours openvino",
-        "ours openvino, margin 4 s, overlap 5 s",
         "OpenVINO int8 + bf16",
         "OpenVINO float32",
     ]
