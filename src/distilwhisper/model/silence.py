@@ -14,9 +14,10 @@ from torch import Tensor
 
 from distilwhisper.shapes import Float, Int
 
-# The frames of 20 ms behind the sound that all stay, and of how many others one does.
+# The frames of 20 ms behind the sound that all stay, and of how many others one does. One of 4 or
+# 8 is faster, and cost whisper-base two of 60 short game lines.
 MARGIN_FRAMES = 50
-STRIDE = 4
+STRIDE = 2
 # Windows have one of few lengths, which a library that compiles for lengths has soon met.
 FRAMES_PER_BLOCK = 64
 
@@ -45,7 +46,7 @@ def thin_silence(n_sound: int, n_frames: int) -> KeptFrames | None:
     if n_kept >= n_frames:
         return None
     # What the block has room for stays whole as well.
-    n_tail = (n_frames - n_kept) // (STRIDE - 1) + 1
+    n_tail = -(-(n_frames - n_kept) // (STRIDE - 1))
     head = n_kept - n_tail
     each = (n_frames - head) / n_tail
     tail = head + ((torch.arange(n_tail) + 0.5) * each).long()
