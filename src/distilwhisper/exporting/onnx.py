@@ -73,8 +73,7 @@ def write(files: ModelFiles, folder: Path, settings: ExportSettings) -> None:
 def _write_encoder(model: Whisper, path: Path, *, int8: bool) -> None:
     graph = Graph(int8=int8)
     states = encode(graph, model, "input_features", BATCH)
-    axes = [BATCH, model.config.max_frames, model.config.width]
-    graph.output("last_hidden_state", states, axes)
+    graph.output("last_hidden_state", states, [BATCH, model.config.max_frames, model.config.width])
     graph.save(path)
 
 

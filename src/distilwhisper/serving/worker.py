@@ -142,8 +142,8 @@ class ModelQueue:
         for job in self._jobs:
             job.n_silent = 0
         self._steps_to_hold -= 1
-        while self._batch.has_room and (job := self._next()) is not None:
-            self._plan(job)
+        while self._batch.has_room and (planned := self._next()) is not None:
+            self._plan(planned)
         for number, came in self._batch.step():
             self._take(number, came)
 
