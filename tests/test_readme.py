@@ -31,10 +31,10 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 # Results were made with commands of their time, and keep them.
 RESULTS = sorted((DOCS / "results").rglob("*.md"))
 GUIDES = [README, *sorted(set(DOCS.rglob("*.md")) - set(RESULTS) - {DOCS / "log.md"})]
-# Of pip, torchrun, Ray, Docker, TensorBoard and the experiments.
+# Of pip, torchrun, Ray, Docker, TensorBoard, the recipes' scripts and the experiments.
 OTHERS = {
     *("--build-arg", "--nproc-per-node", "--head", "--address", "--logdir", "--with", "--list"),
-    *("--scale", "--settings"),
+    *("--scale", "--settings", "--text"),
     *("--name", "--no-name"),  # that stand for any option
 }
 

@@ -214,6 +214,16 @@ def test_a_missing_package_names_the_extra(
         Transcriber.from_model(str(tiny_model), GREEDY, CPU)
 
 
+def test_a_draft_in_bfloat16_is_left_to_torch(tiny_model: Path) -> None:
+    """Sums that are rounded to bfloat16 depend on how many tokens are decoded at once."""
+    model, auto = str(tiny_model), Hardware("cpu", backend="auto")
+    with pytest.raises(ValueError, match="a draft with backend openvino needs dtype float32"):
+        Transcriber.from_model(model, None, Hardware("cpu", "bfloat16", "openvino"), draft=model)
+    made = Transcriber.from_model(model, None, auto, draft=model)
+    has_engine = made.checkpoint.model.decoder.engine is not None
+    assert has_engine == (auto.pick_dtype() != torch.bfloat16)
+
+
 # Real weights
 
 
@@ -225,9 +235,10 @@ def test_real_speech_is_heard_alike_in_any_company(
     pieces = [samples for samples, _ in prompts[:6]]
     make_student(str(tiny_en), tmp_path / "student", StudentSettings(decoder_layers=2))
     settings = replace(GREEDY, batch_size=1)
-    hardware = Hardware(device="cpu", backend="openvino")  # in this CPU's own numbers
-    wanted = Transcriber.from_model(str(tiny_en), settings, hardware).decode(pieces)
-    for draft in (None, str(tmp_path / "student")):
+    own = Hardware(device="cpu", backend="openvino")  # in this CPU's own numbers
+    exact = replace(own, dtype="float32")
+    for draft, hardware in ((None, own), (str(tmp_path / "student"), exact)):
+        wanted = Transcriber.from_model(str(tiny_en), settings, hardware).decode(pieces)
         transcriber = Transcriber.from_model(
             str(tiny_en), replace(settings, batch_size=4), hardware, draft=draft
         )
