@@ -12,6 +12,7 @@ Writes DIR/manifest.jsonl and one wav file an utterance. What cannot be read, or
 """
 
 import argparse
+import itertools
 import random
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -37,9 +38,10 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     manifest = read_manifest(options.manifest)
-    make = partial(copy, manifest=manifest, out=options.out.absolute(), seed=options.seed)
+    place = replace(manifest, utterances=())  # all that a process needs of it
+    make = partial(copy, manifest=place, out=options.out.absolute(), seed=options.seed)
     with ProcessPoolExecutor(options.processes) as pool:
-        made = [*pool.map(make, range(len(manifest.utterances)), chunksize=32)]
+        made = [*pool.map(make, itertools.count(), manifest.utterances, chunksize=32)]
     copies = [utterance for utterance in made if utterance is not None]
     write_manifest(options.out / "manifest.jsonl", copies)
     hours = sum(utterance.duration_s or 0.0 for utterance in copies) / 3600
@@ -48,9 +50,10 @@ def main() -> None:
     )
 
 
-def copy(number: int, *, manifest: Manifest, out: Path, seed: int) -> Utterance | None:
+def copy(
+    number: int, utterance: Utterance, *, manifest: Manifest, out: Path, seed: int
+) -> Utterance | None:
     """Write one utterance at another speed; return its row."""
-    utterance = manifest.utterances[number]
     speed = random.Random(f"{seed}/{utterance.id}").choice(SPEEDS)
     ((_, samples),) = load_utterances(manifest, [utterance], n_threads=1)
     if isinstance(samples, Exception) or not len(samples):
@@ -69,7 +72,7 @@ def copy(number: int, *, manifest: Manifest, out: Path, seed: int) -> Utterance 
         duration_s=duration_s,
         channel=None,
         speaker=None if utterance.speaker is None else f"{utterance.speaker}@{speed:g}",
-        source=f"{utterance.source}@speed",
+        source=None if utterance.source is None else f"{utterance.source}@speed",
     )
 
 

@@ -4,8 +4,8 @@
     python recipes/synthetic_corpus.py --hours 40 --out data/synthetic --text novels.txt news.txt
 
 Takes WordNet's example sentences, and makes others by template: numbers, dates, times, names and
-questions are rare in WordNet. Of files of prose, half of the recordings hold sentences that follow
-each other there. Three voices of flite speak them at varied speed and pitch, a few sentences to a
+questions are rare in WordNet. With files of prose, half of the recordings hold consecutive
+sentences of them. Three voices of flite speak them at varied speed and pitch, a few sentences to a
 recording. Needs the program flite, and apt-get for the Debian package wordnet-base, which is
 unpacked in a temporary folder (or name a folder that holds its data files by --wordnet).
 

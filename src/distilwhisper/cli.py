@@ -538,7 +538,7 @@ def transcribe(
     failed: dict[str, str | None] = dict(unwritable(paths, out)) if out else {}
     is_damaged = False
     transcriber = Transcriber.from_model(model, settings, hardware, draft=draft)
-    say(f"transcribe: {model} ({hardware.describe()})")
+    say(f"transcribe: {model} ({hardware.describe(has_draft=draft is not None)})")
 
     def write(done: TranscribedFile) -> None:
         nonlocal is_damaged

@@ -160,7 +160,8 @@ def run_stage(
         return []
     n_left = sum(len(one.left(shard)) for one, shard in map(job.shards.__getitem__, missing))
     n_all = sum(len(one.manifest.utterances) for one in job.sets)
-    where = "Ray cluster" if engine.engine == "ray" else job.hardware.describe()
+    here = job.hardware.describe(has_draft=job.draft is not None)
+    where = "Ray cluster" if engine.engine == "ray" else here
     say(f"{name}: {n_left} of {n_all} utterances to {name} ({where})")
     with progress_bar(name, n_left, "utterances") as advance:
         return list(run_shards(job, missing, engine, on_progress=advance))

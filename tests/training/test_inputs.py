@@ -188,7 +188,7 @@ def test_skipped_windows_leave_all_others_where_they_were(
 def heard(trainer: Trainer, drawn: list[Drawn]) -> torch.Tensor:
     source = trainer._source()
     sounds = [trainer.inputs.sound(d) for d in drawn]
-    return source.encode(drawn, sounds, source.kept(drawn)).student
+    return source.encode(drawn, sounds, source.kept(drawn, trainer.inputs.tokens(drawn))).student
 
 
 def states(trainer: Trainer, drawn: Drawn) -> torch.Tensor:
@@ -294,7 +294,7 @@ def test_layers_are_kept_only_where_they_are_compared(
         trainer = make_trainer(model, corpus, tmp_path, mse_weight=weight)
         micro, tokens = micro_batches(trainer, 0)[0]
         source = trainer._source()
-        kept = source.kept(micro)
+        kept = source.kept(micro, tokens)
         sound = source.encode(micro, [trainer.inputs.sound(drawn) for drawn in micro], kept)
         taught = source.teacher_states(tokens, sound.teacher, kept)
         assert len(taught.layers) == n_layers
@@ -312,12 +312,12 @@ def test_the_student_hears_a_part_and_its_teacher_the_whole(
         estranged(trainer)
     source, lengths = trainer._source(), set()
     for step in range(2):
-        for micro, _ in micro_batches(trainer, step):
+        for micro, tokens in micro_batches(trainer, step):
             frames = n_frames(trainer, micro[0])
             sounds = [trainer.inputs.sound(drawn) for drawn in micro]
             on_disk = cached and frames == 3000 and encoder != "trained"
             assert source.needs_sound(micro) is not on_disk
-            heard = source.encode(micro, None if on_disk else sounds, source.kept(micro))
+            heard = source.encode(micro, None if on_disk else sounds, source.kept(micro, tokens))
             mel = torch.cat([whole_mel(trainer, drawn) for drawn in micro])
             with torch.no_grad():
                 whole = trainer.teacher.encoder(mel)

@@ -123,14 +123,7 @@ class Transcriber:
             ValueError: the draft does not fit the model, or the backend not the hardware.
         """
         hardware = hardware or Hardware()
-        by_openvino = hardware.pick_backend() == "openvino"
-        if draft is not None and by_openvino and hardware.pick_dtype() == torch.bfloat16:
-            if hardware.backend != "auto":
-                raise ValueError(
-                    "a draft with backend openvino needs dtype float32, found bfloat16, in which "
-                    "the text would not always be the model's own: take it, or backend torch"
-                )
-            by_openvino = False
+        by_openvino = hardware.pick_backend(has_draft=draft is not None) == "openvino"
         device = hardware.pick_device()
         dtype = torch.float32 if by_openvino else hardware.pick_dtype()
         folder = resolve_model(name)

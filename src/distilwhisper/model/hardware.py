@@ -88,8 +88,12 @@ class Hardware:
         picked = self.pick_dtype()
         return torch.float32 if picked == torch.float16 else picked
 
-    def pick_backend(self) -> Literal["torch", "openvino"]:
+    def pick_backend(self, *, has_draft: bool = False) -> Literal["torch", "openvino"]:
         """Return what decodes.
+
+        Args:
+            has_draft: whether another model drafts. Sums that OpenVINO rounds to bfloat16 depend on
+                how many tokens are decoded at once, and the text would not always be the model's.
 
         Raises:
             ValueError: OpenVINO was asked for, and it cannot do what else was.
@@ -97,13 +101,24 @@ class Hardware:
         device = self.pick_device().type
         if self.backend == "auto":
             fits = device == "cpu" and self.dtype == "auto" and find_spec("openvino") is not None
-            return "openvino" if fits else "torch"
+            return "openvino" if fits and not (has_draft and self._rounds) else "torch"
         if self.backend == "openvino" and (device != "cpu" or self.dtype == "float16"):
             raise ValueError(
                 "backend openvino computes on a CPU, in float32 or bfloat16, found device "
                 f"{self.pick_device()} and dtype {self.dtype}: take device=cpu, or backend=torch"
             )
+        if self.backend == "openvino" and has_draft and self._rounds:
+            raise ValueError(
+                "a draft with backend openvino needs dtype float32, found bfloat16, in which the "
+                "text would not always be the model's own: take dtype=float32, or backend=torch"
+            )
         return self.backend
+
+    @property
+    def _rounds(self) -> bool:
+        import torch
+
+        return self.pick_dtype() == torch.bfloat16
 
     def picked(self) -> "Hardware":
         """Return the same with what auto stands for on this machine, for results that are kept."""
@@ -113,9 +128,10 @@ class Hardware:
             backend=self.pick_backend(),
         )
 
-    def describe(self) -> str:
+    def describe(self, *, has_draft: bool = False) -> str:
         """Return what was picked, for the log."""
-        return f"{self.pick_device()}, {self.pick_backend()}, {dtype_name(self.pick_dtype())}"
+        backend = self.pick_backend(has_draft=has_draft)
+        return f"{self.pick_device()}, {backend}, {dtype_name(self.pick_dtype())}"
 
 
 @contextmanager

@@ -37,7 +37,7 @@ class CaptionSettings:
         pause_s: silence that ends an utterance; None: the caller ends it.
         longest_s: of the sound of a pass; beyond it, sound is dropped behind any settled word.
         threshold: probability from which sound is taken for speech.
-        with_prompt: each pass is told the text before its utterance.
+        with_prompt: the prompt of a pass is the text before it.
     """
 
     step_s: float = 0.5
@@ -55,7 +55,7 @@ class Pass:
         samples: at most 25 s; none where an utterance is ended that holds none.
         start_s: where it begins.
         is_last: of an utterance: all of its words are settled.
-        prompt: the text before it; empty where it is not told.
+        prompt: the text before it; empty without a prompt.
     """
 
     samples: Samples
@@ -64,7 +64,7 @@ class Pass:
     prompt: str
 
     def fit(self, transcriber: Transcriber) -> Transcriber:
-        """Return a model that is told the text before."""
+        """Return the model with the prompt of this pass."""
         if not self.prompt:
             return transcriber
         return transcriber.with_settings(replace(transcriber.settings, initial_prompt=self.prompt))

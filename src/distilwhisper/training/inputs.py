@@ -217,7 +217,7 @@ class ReadAhead(Generic[T]):
 
     Args:
         inputs: whose sound is read.
-        upcoming: the micro-batches in the order in which they will be asked for.
+        upcoming: the micro-batches and their tokens, in the order in which they will be asked for.
         needs_sound: which of them need their sound at all.
         read_states: what else is to be read for one.
         n_threads: that read.
@@ -226,9 +226,9 @@ class ReadAhead(Generic[T]):
     def __init__(
         self,
         inputs: TrainingInput,
-        upcoming: Iterator[Sequence[Drawn]],
+        upcoming: Iterator[tuple[Sequence[Drawn], TokenBatch]],
         needs_sound: Callable[[Sequence[Drawn]], bool],
-        read_states: Callable[[Sequence[Drawn]], T],
+        read_states: Callable[[Sequence[Drawn], TokenBatch], T],
         *,
         n_threads: int,
     ) -> None:
@@ -251,8 +251,8 @@ class ReadAhead(Generic[T]):
             coming = next(self._upcoming, None)
             if coming is None:
                 break
-            states = self._pool.submit(self._read_states, coming)
-            self._ahead.append((coming, self._begin(coming), states))
+            states = self._pool.submit(self._read_states, *coming)
+            self._ahead.append((coming[0], self._begin(coming[0]), states))
         whose, sounds, states = self._ahead.popleft()
         assert list(whose) == list(micro_batch), "micro-batches are read in their order"
         return None if sounds is None else [one.result() for one in sounds], states.result()

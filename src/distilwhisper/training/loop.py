@@ -239,16 +239,17 @@ class Trainer:
             reader.close()
         return progress
 
-    def _own(self, step: int) -> list[list[Drawn]]:
-        """Return the micro-batches of an update that fall to this rank."""
-        return list(self.inputs.micro_batches(step))[self.ranks.rank :: self.ranks.n_ranks]
+    def _own(self, step: int) -> list[tuple[list[Drawn], TokenBatch]]:
+        """Return the micro-batches of an update that fall to this rank, with their tokens."""
+        own = list(self.inputs.micro_batches(step))[self.ranks.rank :: self.ranks.n_ranks]
+        return [(drawn, self.inputs.tokens(drawn)) for drawn in own]
 
     # One update
 
     def _update(
         self,
         step: int,
-        micro_batches: Sequence[Sequence[Drawn]],
+        own: Sequence[tuple[Sequence[Drawn], TokenBatch]],
         optimizer: torch.optim.AdamW,
         source: StateSource,
         reader: ReadAhead[Kept],
@@ -262,7 +263,6 @@ class Trainer:
         )
         for group in optimizer.param_groups:
             group["lr"] = lr
-        own = [(drawn, self.inputs.tokens(drawn)) for drawn in micro_batches]
         n_tokens = int(self.ranks.total(sum(tokens.n_tokens for _, tokens in own))[0])
         share = settings.teacher_share(step)
         sums = torch.zeros(len(StepSums._fields), dtype=torch.float64)

@@ -84,7 +84,7 @@ class StateSource:
         of_student = not self._share(drawn) and self._cache_of_student(drawn) is None
         return self._encodes_whole(drawn) or of_student
 
-    def kept(self, drawn: Sequence[Drawn]) -> Kept:
+    def kept(self, drawn: Sequence[Drawn], tokens: TokenBatch) -> Kept:
         """Read what is on disk of a micro-batch's states, to the device; any thread may."""
         numbers = [one.example for one in drawn]
         of_teacher = self.teacher_cache if self._needs_teacher(drawn) else None
@@ -93,9 +93,7 @@ class StateSource:
         return Kept(
             None if of_teacher is None else of_teacher.read(numbers).to(device),
             None if of_student is None else of_student.read(numbers).to(device),
-            None
-            if self.store is None
-            else self.store.read(numbers, self.inputs.tokens(drawn)).to(device),
+            None if self.store is None else self.store.read(numbers, tokens).to(device),
         )
 
     def encode(
