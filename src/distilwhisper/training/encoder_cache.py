@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from distilwhisper.corpus.batches import Example
 from distilwhisper.corpus.records import Manifest
 from distilwhisper.corpus.store import write_atomic
 from distilwhisper.shapes import Float
+from distilwhisper.speech.sources import digest_of
 from distilwhisper.training.ranks import Ranks
 
 # Windows per file. Files are made whole or not at all, and a window's companions are always the
@@ -100,8 +102,9 @@ def weights_digest(*modules: nn.Module) -> str:
 def sound_key(example: Example, manifest: Manifest) -> list[Any]:
     """Return what tells an example's sound from any other: its pieces and the files they are in.
 
-    A file is known by its path, size and time of change; packed with other pauses, the same
-    utterances are another sound.
+    A file is known by its path and by :func:`~distilwhisper.speech.sources.digest_of`, as in
+    labels, so that a copied corpus keeps its cache. Packed with other pauses, the same utterances
+    are another sound.
     """
     pieces = []
     for utterance, start_s in zip(example.utterances, example.starts_s, strict=True):
@@ -109,11 +112,18 @@ def sound_key(example: Example, manifest: Manifest) -> list[Any]:
         path = Path(source)
         if not path.exists():  # a member of a shard
             path = Path(source.rpartition("#")[0])
-        changed = [path.stat().st_size, path.stat().st_mtime_ns] if path.is_file() else None
+        contents = _digest_of(path, path.stat().st_mtime_ns) if path.is_file() else None
         channel = [] if utterance.channel is None else [utterance.channel]
         span = [utterance.start_s, utterance.duration_s]
-        pieces.append([start_s, source, *span, changed, *channel])
+        pieces.append([start_s, source, *span, contents, *channel])
     return [example.id, pieces]
+
+
+@lru_cache(maxsize=1024)  # utterances may be spans or members of one file
+def _digest_of(path: Path, changed_ns: int) -> str:
+    """Return a file's digest; the time of its last change tells one reading from the next."""
+    with path.open("rb") as file:
+        return digest_of(file).hex()
 
 
 def shard_file(folder: Path, index: int) -> Path:
