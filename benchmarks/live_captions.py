@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--step", type=float, default=CaptionSettings.step_s)
     parser.add_argument("--longest", type=float, default=CaptionSettings.longest_s)
     parser.add_argument("--files", type=int)
-    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--dtype", default="auto")
     asked = parser.parse_args()
     base = DecodingSettings(language="en")
     offline = Transcriber.from_model(asked.model, base, Hardware("cpu", asked.dtype))

@@ -23,9 +23,10 @@ class Hardware:
     dtype: DTypeName = "auto"
     """auto: bfloat16 where the processor multiplies it natively, GPU or CPU; else float16 on a
     GPU and float32 on a CPU. Training takes float32 instead of float16."""
-    backend: Backend = "torch"
+    backend: Backend = "auto"
     """What decodes: torch, or on a CPU OpenVINO (extra openvino), its decoder's weights in int8.
-    auto: OpenVINO where it is installed and no dtype is asked for. Training is torch's."""
+    auto: OpenVINO where it is installed, the CPU multiplies bfloat16, and neither a dtype nor a
+    draft is asked for; else torch. Training is torch's."""
 
     def pick_device(self) -> "torch.device":
         """Return the device asked for.
@@ -100,8 +101,8 @@ class Hardware:
         """
         device = self.pick_device().type
         if self.backend == "auto":
-            fits = device == "cpu" and self.dtype == "auto" and find_spec("openvino") is not None
-            return "openvino" if fits and not (has_draft and self._rounds) else "torch"
+            fits = device == "cpu" and self.dtype == "auto" and self._rounds and not has_draft
+            return "openvino" if fits and find_spec("openvino") is not None else "torch"
         if self.backend == "openvino" and (device != "cpu" or self.dtype == "float16"):
             raise ValueError(
                 "backend openvino computes on a CPU, in float32 or bfloat16, found device "
