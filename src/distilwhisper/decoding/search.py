@@ -7,6 +7,7 @@ time it came in.
 """
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -106,7 +107,7 @@ class Search:
         first = len(self._jobs)
         for job in jobs:
             self._place(len(self._jobs), job)
-            self._jobs.append(job)
+            self._jobs.append(replace(job, cross=None, draft_cross=None))
             self._lengths.append(len(job.prompt) - 1)
         self._read_prompts(first, jobs)
 
@@ -163,6 +164,7 @@ class Search:
             raise ValueError("a window needs a draft's cross cache exactly where there is a draft")
 
     def _place(self, slot: int, job: Job) -> None:
+        assert job.cross is not None
         self._lane.place(slot, job.cross)
         if self._draft is not None and job.draft_cross is not None:
             self._draft.place(slot, job.draft_cross)

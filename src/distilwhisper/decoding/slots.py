@@ -33,7 +33,7 @@ class Job:
     """A window to be decoded."""
 
     ticket: int  # names the window
-    cross: CrossCache  # of this one window: one row
+    cross: CrossCache | None  # of this one window: one row; None: a slot has it
     prompt: tuple[int, ...]  # up to and with its task tokens
     max_new_tokens: int  # a window that has not ended by then is cut off
     temperature: float = 0.0  # 0: the likeliest token; above: sampled
