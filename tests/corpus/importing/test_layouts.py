@@ -116,7 +116,7 @@ def test_kaldi_without_segments(source: Path) -> None:
         "wav.scp:2": "audio missing",
         "wav.scp:3": "bad line",
         "wav.scp:4": "bad line",
-        "text:3": "transcript without audio",
+        "text:3": "bad line",
     }
 
 

@@ -118,6 +118,45 @@ def entries_of(
             yield problem_of(where, error)
 
 
+class Line(NamedTuple):
+    """What a line holds behind its first word."""
+
+    where: str
+    value: str
+
+
+def keyed_lines(path: Path, name: str, problems: list[Problem]) -> dict[str, Line]:
+    """Return the lines of a text file by their first word, with single spaces.
+
+    Args:
+        path: of the file.
+        name: of the file in the places of lines.
+        problems: lines that are not UTF-8, or whose first word is not new, are added.
+    """
+    lines: dict[str, Line] = {}
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            where = f"{name}:{number}"
+            try:
+                key, *words = line.decode("utf-8-sig").split() or [""]
+            except UnicodeDecodeError as error:
+                problems.append(Problem(where, "bad line", f"must be UTF-8 text, found: {error}"))
+                continue
+            key = nfc(key)
+            if key in lines:
+                problems.append(Problem(where, "bad line", f"names {key} a second time"))
+            elif key:
+                lines[key] = Line(where, " ".join(words))
+    return lines
+
+
+def without_audio(lines: Mapping[str, Line]) -> Iterator[Problem]:
+    """Yield a problem for every line whose key is of no audio."""
+    for key, line in lines.items():
+        message = f"must name an utterance that has audio, found {key!r}"
+        yield Problem(line.where, "transcript without audio", message)
+
+
 def located(audio: str, folder: Path) -> str:
     """Return where a path leads that is relative to a folder, or else to the current one.
 

@@ -218,15 +218,15 @@ def _row(
     where: str, utterance: Utterance, out: Path, tally: ImportSummary
 ) -> dict[str, Any] | Problem:
     """Return an utterance as a line of the manifest, or why it cannot be one."""
-    if tally.knows(utterance.id):
-        message = f"the id must be new, found {utterance.id!r} a second time"
-        return Problem(where, "id taken", message)
     try:
         audio = audio_from(out.parent, utterance.audio)
         row = manifest_row(replace(utterance, audio=audio))
         json.dumps(row, ensure_ascii=False, allow_nan=False).encode("utf-8")
     except ValueError as error:  # infinity, or half a character, which not all JSON can hold
         return Problem(where, "bad line", f"no line of a manifest can hold it: {error}")
+    if tally.knows(utterance.id):
+        message = f"the id must be new, found {utterance.id!r} a second time"
+        return Problem(where, "id taken", message)
     return row
 
 

@@ -6,8 +6,11 @@ from distilwhisper.corpus.importing.entries import (
     AUDIO_SUFFIXES,
     Entry,
     Found,
+    Line,
     Problem,
+    keyed_lines,
     nfc,
+    without_audio,
 )
 from distilwhisper.corpus.importing.folder import files_below
 from distilwhisper.corpus.records import Utterance
@@ -31,21 +34,11 @@ def read_librispeech(source: Path) -> Found:
 
 
 def _chapter(source: Path, folder: PurePosixPath, names: list[str]) -> Found:
-    lines: dict[str, tuple[str, str]] = {}
+    problems: list[Problem] = []
+    lines: dict[str, Line] = {}
     for name in names:
         if name.endswith(_ENDING):
-            for number, line in enumerate((source / name).read_bytes().splitlines(), start=1):
-                where = f"{name}:{number}"
-                try:
-                    key, *words = line.decode("utf-8-sig").split() or [""]
-                except UnicodeDecodeError as error:
-                    yield Problem(where, "bad line", f"must be UTF-8 text, found: {error}")
-                    continue
-                key = nfc(key)
-                if key in lines:
-                    yield Problem(where, "bad line", f"speaks of {key} a second time")
-                elif key:
-                    lines[key] = where, " ".join(words)
+            lines |= keyed_lines(source / name, name, problems)
     speaker, chapter = (source.absolute() / folder).parts[-2:]
     for name in names:
         path = PurePosixPath(name)
@@ -61,6 +54,5 @@ def _chapter(source: Path, folder: PurePosixPath, names: list[str]) -> Found:
             source="/".join(folder.parts[:-2]) or None,
         )
         yield Entry(name, utterance)
-    for key, (where, _) in lines.items():
-        message = f"must be of an audio file in this folder, found none called {key}"
-        yield Problem(where, "transcript without audio", message)
+    yield from problems
+    yield from without_audio(lines)
