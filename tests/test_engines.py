@@ -170,7 +170,7 @@ def test_a_cluster_that_loses_a_worker_labels_to_the_same_bytes(
     spread = label_manifest(manifest, str(teacher), out, settings, hardware=CPU, engine=RAY)
     killer.join()
     assert killed
-    assert "attempt 1 of 3" in capfd.readouterr().err
+    assert "worker died" in "".join(capfd.readouterr())  # Ray's own words
 
     alone = label_manifest(manifest, str(teacher), whole, settings, hardware=CPU)
     assert spread == alone

@@ -110,43 +110,66 @@ class _Found:
 
 def _find(source: Path, problems: list[Problem], *, skip: Path) -> _Found:
     found = _Found()
+    seen: dict[str, str] = {}
     skipped = {skip.resolve(), skip.with_suffix(".problems.jsonl").resolve()}
-    for name in files_below(source, problems):
-        stem, suffix = posixpath.splitext(posixpath.basename(name).lower())
-        if suffix in AUDIO_SUFFIXES:
+    for name, data in _files(source, problems):
+        stem, suffix = posixpath.splitext(posixpath.basename(name.rpartition("#")[2]).lower())
+        is_table = suffix in TABLE_SUFFIXES or (suffix == ".txt" and stem in TABLE_STEMS)
+        is_text = suffix in BESIDE_SUFFIXES and stem not in _NOTES
+        key = _beside(name) if is_text else nfc(name)
+        if (is_text or suffix in AUDIO_SUFFIXES) and (known := seen.setdefault(key, name)) != name:
+            message = f"must have a name of its own, found that of {known!a}"
+            problems.append(Problem(name, "name twice", message))
+        elif suffix in AUDIO_SUFFIXES:
             found.audio.append(name)
-        elif suffix == ".tar":
-            _find_members(source, name, found, problems)
-        elif suffix in TABLE_SUFFIXES or (suffix == ".txt" and stem in TABLE_STEMS):
+        elif is_table and "#" not in name:
             if (source / name).resolve() not in skipped:
                 found.tables.append(name)
-        elif suffix in BESIDE_SUFFIXES and stem not in _NOTES:
-            problems += _add_beside(found, name, None)
+        elif is_text:
+            found.beside[key] = name, data
         else:
             found.n_unread[suffix or "no ending"] += 1
-    found.audio, twins = _without_twins(sorted(found.audio))
-    problems += twins
+    found.audio.sort()
     if found.n_unread:
         kinds = ", ".join(f"{n} ({kind})" for kind, n in found.n_unread.most_common())
         say(f"data: files of other kinds, which are not read: {kinds}")
     return found
 
 
-def _without_twins(audio: Sequence[str]) -> tuple[list[str], list[Problem]]:
-    """Take out audio whose name is another's but for the way that accents are written."""
-    first: dict[str, str] = {}
-    problems = [
-        Problem(name, "name twice", f"must have a name of its own, found that of {known!a}")
-        for name in audio
-        if (known := first.setdefault(nfc(name), name)) != name
-    ]
-    return [*first.values()], problems
+def _files(source: Path, problems: list[Problem]) -> Iterator[tuple[str, bytes | None]]:
+    """Yield the files below a folder and the members of its tars, with these' transcripts."""
+    for name in files_below(source, problems):
+        if not name.lower().endswith(".tar"):
+            yield name, None
+            continue
+        try:
+            with tarfile.open(source / name, "r:") as tar:
+                for member, data in members_of(tar):
+                    if is_utf8(f"{name}#{member}", problems):
+                        yield f"{name}#{member}", data
+        except (tarfile.TarError, OSError) as error:
+            problems.append(torn_tar(name, error))
 
 
-def _add_beside(found: _Found, name: str, data: bytes | None) -> list[Problem]:
-    known, _ = found.beside.setdefault(_beside(name), (name, data))
-    message = f"must have a name of its own, found that of {known!a}"
-    return [] if known == name else [Problem(name, "name twice", message)]
+def members_of(tar: tarfile.TarFile) -> Iterator[tuple[str, bytes | None]]:
+    """Yield the files in a tar, less what is hidden, and what those hold that may be transcripts.
+
+    Raises:
+        TarError, OSError: it cannot be read to its end.
+    """
+    for info in tar:
+        name = info.name.removeprefix("./")
+        if not info.isreg() or any(part.startswith(".") for part in name.split("/")):
+            continue
+        is_text = name.lower().endswith(BESIDE_SUFFIXES)
+        file = tar.extractfile(info) if is_text else None
+        yield name, None if file is None else file.read()
+
+
+def torn_tar(name: str, error: Exception) -> Problem:
+    """Return what is wrong with a tar."""
+    message = f"not a plain tar that can be read to its end: {error}"
+    return Problem(name, "unreadable", message)
 
 
 def _beside(name: str) -> str:
@@ -196,47 +219,21 @@ def files_below(source: Path, problems: list[Problem]) -> Iterator[str]:
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         for file in sorted(file for file in files if not file.startswith(".")):
             name = Path(folder, file).relative_to(source).as_posix()
-            if _is_utf8(name):
+            if is_utf8(name, problems):
                 yield name
-            else:
-                problems.append(_not_utf8(name))
     for error in unread:
         name = Path(error.filename).relative_to(source).as_posix()
         reason = f"the folder cannot be read: {error.strerror}"
         problems.append(Problem(name, "unreadable", reason))
 
 
-def _find_members(source: Path, shard: str, found: _Found, problems: list[Problem]) -> None:
-    try:
-        with tarfile.open(source / shard, "r:") as tar:
-            for info in tar:
-                name = info.name.removeprefix("./")
-                suffix = posixpath.splitext(name.lower())[1]
-                hidden = any(part.startswith(".") for part in name.split("/"))
-                if not info.isreg() or hidden:
-                    continue
-                if not _is_utf8(name):
-                    problems.append(_not_utf8(f"{shard}#{name}"))
-                elif suffix in AUDIO_SUFFIXES:
-                    found.audio.append(f"{shard}#{name}")
-                elif suffix in BESIDE_SUFFIXES and (file := tar.extractfile(info)):
-                    problems += _add_beside(found, f"{shard}#{name}", file.read())
-                else:
-                    found.n_unread[suffix or "no ending"] += 1
-    except (tarfile.TarError, OSError) as error:
-        reason = f"not a plain tar that can be read to its end: {error}"
-        problems.append(Problem(shard, "unreadable", reason))
-
-
-def _not_utf8(name: str) -> Problem:
-    reason = "its name is not UTF-8; no manifest can hold it"
-    return Problem(ascii(name)[1:-1], "unreadable", reason)
-
-
-def _is_utf8(name: str) -> bool:
+def is_utf8(name: str, problems: list[Problem]) -> bool:
+    """Return whether a name is UTF-8; one that is not is added to the problems."""
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:
+        message = "its name is not UTF-8; no manifest can hold it"
+        problems.append(Problem(ascii(name)[1:-1], "unreadable", message))
         return False
     return True
 

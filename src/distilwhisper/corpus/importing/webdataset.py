@@ -2,9 +2,8 @@
 
 import posixpath
 import tarfile
-from collections.abc import Iterator
 from dataclasses import replace
-from itertools import groupby
+from itertools import groupby, starmap
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,15 +15,19 @@ from distilwhisper.corpus.importing.entries import (
     Problem,
     nfc,
 )
-from distilwhisper.corpus.importing.folder import BESIDE_SUFFIXES, files_below, told_by
+from distilwhisper.corpus.importing.folder import files_below, members_of, told_by, torn_tar
 from distilwhisper.corpus.importing.settings import ImportSettings
 from distilwhisper.corpus.records import Utterance
 
 
 class _Member(NamedTuple):
-    key: str
     name: str
     data: bytes | None  # of a transcript
+
+    @property
+    def key(self) -> str:
+        folder, base = posixpath.split(self.name)
+        return nfc(posixpath.join(folder, base.partition(".")[0]))
 
     @property
     def suffix(self) -> str:
@@ -60,23 +63,11 @@ def read_webdataset(source: Path, settings: ImportSettings) -> Found:
 def _shard(shard: Path, name: str, settings: ImportSettings) -> Found:
     try:
         with tarfile.open(shard, "r:") as tar:
-            for _, members in groupby(_members(tar), key=lambda member: member.key):
-                yield from _samples(list(members), shard, name, settings)
+            members = starmap(_Member, members_of(tar))
+            for _, sample in groupby(members, key=lambda member: member.key):
+                yield from _samples(list(sample), shard, name, settings)
     except (tarfile.TarError, OSError) as error:
-        message = f"not a plain tar that can be read to its end: {error}"
-        yield Problem(name, "unreadable", message)
-
-
-def _members(tar: tarfile.TarFile) -> Iterator[_Member]:
-    for info in tar:
-        name = info.name.removeprefix("./")
-        folder, base = posixpath.split(name)
-        if not info.isreg() or base.startswith("."):
-            continue
-        data = None
-        if name.lower().endswith(BESIDE_SUFFIXES) and (file := tar.extractfile(info)):
-            data = file.read()
-        yield _Member(nfc(posixpath.join(folder, base.partition(".")[0])), name, data)
+        yield torn_tar(name, error)
 
 
 def _samples(
