@@ -7,7 +7,7 @@ from distilwhisper.corpus.importing.settings import ImportSettings
 from distilwhisper.corpus.importing.tables import table_entries
 
 
-def read_commonvoice(source: Path, settings: ImportSettings) -> Found:
+def read_commonvoice(source: Path, settings: ImportSettings, _: Path) -> Found:
     """Yield the utterances of one split, locale by locale, in the order of the tables.
 
     Raises:

@@ -42,7 +42,7 @@ BESIDE_SUFFIXES = (".txt", ".json")
 _NOTES = ("readme", "license", "licence", "copying", "changelog", "citation", "notice")
 
 
-def read_folder(source: Path, settings: ImportSettings, *, out: Path) -> Found:
+def read_folder(source: Path, settings: ImportSettings, out: Path) -> Found:
     """Yield all audio below a folder, in the order of the paths.
 
     Audio is found by its ending, in files and in members of ``.tar`` files; what begins with a

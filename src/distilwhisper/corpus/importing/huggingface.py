@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     import pyarrow
 
 
-def read_huggingface(source: str, settings: ImportSettings) -> Found:
+def read_huggingface(path: Path, settings: ImportSettings, _: Path) -> Found:
     """Yield the rows of one split of a dataset, in order.
 
     An utterance's id is the split and the number of the row; its source is the hub id, unless a
     column names one.
 
     Args:
-        source: a folder of save_to_disk, a folder as on the hub, or a hub id.
+        path: a folder of save_to_disk, a folder as on the hub, or a hub id.
         settings: config, split, and names of columns.
 
     Raises:
@@ -45,8 +45,9 @@ def read_huggingface(source: str, settings: ImportSettings) -> Found:
         UnreadableSource: there is no such dataset, or it cannot be read to its end.
         MissingExtra: datasets is not installed.
     """
+    source = str(path)
     dataset, split = _opened(source, settings)
-    from_hub = None if Path(source).exists() else source
+    from_hub = None if path.exists() else source
     columns: dict[str, str] = {}
     number = 0
     for table in _tables(dataset, source):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from distilwhisper.corpus.importing.entries import BadSource, Entry, Found, Problem
-from distilwhisper.corpus.importing.layouts import DESCRIPTIONS, detect, read
+from distilwhisper.corpus.importing.layouts import LAYOUTS, detect, read
 from distilwhisper.corpus.importing.settings import ImportSettings
 from distilwhisper.corpus.importing.shards import stored
 from distilwhisper.corpus.importing.summary import ImportSummary
@@ -65,9 +65,9 @@ def import_data(
     if out.resolve() == Path(source).resolve():
         raise ValueError(f"--out must not be the source, found {out} for both")
     layout = settings.format or detect(source)
-    found = read(source, layout, settings, out=out)
+    found = read(source, layout, settings, out)
     if settings.format is None:
-        say(f"data: {source} is taken for {DESCRIPTIONS[layout]}; --format says otherwise")
+        say(f"data: {source} is taken for {LAYOUTS[layout].description}; --format says otherwise")
     tally = ImportSummary()
     before = fingerprint(out) if out.is_file() else None
     write_jsonl(out, _rows(found, source, out, settings, tally))

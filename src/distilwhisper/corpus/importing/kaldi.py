@@ -16,10 +16,11 @@ from distilwhisper.corpus.importing.entries import (
     nfc,
     without_audio,
 )
+from distilwhisper.corpus.importing.settings import ImportSettings
 from distilwhisper.corpus.records import Utterance
 
 
-def read_kaldi(source: Path) -> Found:
+def read_kaldi(source: Path, _: ImportSettings, __: Path) -> Found:
     """Yield the utterances of a Kaldi data directory, in the order of segments, else of wav.scp.
 
     Paths are relative to the directory, or else to the current folder.

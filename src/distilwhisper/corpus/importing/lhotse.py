@@ -24,6 +24,7 @@ from distilwhisper.corpus.importing.entries import (
     located,
     others_of,
 )
+from distilwhisper.corpus.importing.settings import ImportSettings
 from distilwhisper.corpus.records import Utterance
 
 Row: TypeAlias = Mapping[str, Any]
@@ -36,7 +37,7 @@ _READ = frozenset(
 )
 
 
-def read_lhotse(source: Path) -> Found:
+def read_lhotse(source: Path, _: ImportSettings, __: Path) -> Found:
     """Yield the utterances of a Lhotse manifest, or of all that lie in a folder.
 
     Every supervision is an utterance, and so is a recording or a cut that has none. Audio paths

@@ -13,12 +13,13 @@ from distilwhisper.corpus.importing.entries import (
     without_audio,
 )
 from distilwhisper.corpus.importing.folder import files_below
+from distilwhisper.corpus.importing.settings import ImportSettings
 from distilwhisper.corpus.records import Utterance
 
 _ENDING = ".trans.txt"
 
 
-def read_librispeech(source: Path) -> Found:
+def read_librispeech(source: Path, _: ImportSettings, __: Path) -> Found:
     """Yield the utterances of a folder of LibriSpeech, chapter by chapter.
 
     Speaker and recording are those of the path, and so is the source: the folder above the

@@ -4,10 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from distilwhisper.corpus.importing.entries import Found, entries_of, known_language
+from distilwhisper.corpus.importing.settings import ImportSettings
 from distilwhisper.corpus.records import Utterance, audio_in, manifest_lines, utterance_of
 
 
-def read_manifest_lines(source: Path) -> Found:
+def read_manifest_lines(source: Path, _: ImportSettings, __: Path) -> Found:
     """Yield the utterances of a manifest; its audio paths are relative to its folder."""
     folder = source.parent.absolute()
 

@@ -34,7 +34,7 @@ ROWS_AT_ONCE = 16  # a row may hold an hour of sound
 _RATES = ("sampling_rate", "sample_rate")
 
 
-def read_parquet(source: Path, settings: ImportSettings) -> Found:
+def read_parquet(source: Path, settings: ImportSettings, _: Path) -> Found:
     """Yield the utterances of a Parquet file, or of all below a folder, in the order of the paths.
 
     The audio column is the one with structs of bytes and path, as Hugging Face writes them, or of

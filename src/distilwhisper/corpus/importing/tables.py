@@ -31,6 +31,11 @@ _CELL_LINES = 500  # the most that a cell in quotes may have
 Row: TypeAlias = Mapping[str, object]
 
 
+def read_table_file(table: Path, settings: ImportSettings, _: Path) -> Found:
+    """Yield the utterances of a table whose audio paths are relative to its folder."""
+    return table_entries(table, table.parent, settings)
+
+
 def table_entries(table: Path, folder: Path, settings: ImportSettings) -> Found:
     """Yield the utterances of a table that names its audio.
 

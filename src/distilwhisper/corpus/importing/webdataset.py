@@ -34,7 +34,7 @@ class _Member(NamedTuple):
         return posixpath.splitext(self.name.lower())[1]
 
 
-def read_webdataset(source: Path, settings: ImportSettings) -> Found:
+def read_webdataset(source: Path, settings: ImportSettings, _: Path) -> Found:
     """Yield the samples of tar shards in their order; their audio stays where it is.
 
     Members of one sample follow each other, and share what precedes the first dot of their name.
