@@ -255,15 +255,21 @@ class _Worker:
     """What an actor does, in a process of its own, which Ray starts anew where it dies."""
 
     def __init__(self, shared: Sequence[Any], n_threads: int) -> None:
-        import ray
         import torch
 
         torch.set_num_threads(n_threads)
-        job: ShardJob[Any] = ray.get(shared[0])
-        self._write = job.start()
+        self._shared = shared
+
+    @cached_property
+    def _write(self) -> Callable[[int, Advance], Any]:
+        import ray
+
+        job: ShardJob[Any] = ray.get(self._shared[0])
+        return job.start()
 
     def ready(self) -> None:
-        """Return once the worker has started."""
+        """Load what the work needs."""
+        _ = self._write
 
     def write(self, shard: int) -> tuple[Done, Any]:
         """Return how much the shard held, and what the job returns for it."""
@@ -295,7 +301,9 @@ def _write_all(
     ray: Any, workers: Sequence[Any], shards: Sequence[int], settings: EngineSettings
 ) -> Iterator[tuple[Done, Any]]:
     """Give each worker a shard after the other; yield what each held and what the job returns."""
-    tasks: dict[Any, tuple[Any, int | None]] = {w.ready.remote(): (w, None) for w in workers}
+    tasks: dict[Any, tuple[Any, int | None]] = {  # of each its worker and shard; none: loading
+        worker.ready.options(retry_exceptions=True).remote(): (worker, None) for worker in workers
+    }
     if not ray.wait([*tasks], timeout=settings.start_timeout_s)[0]:
         raise NoWorkers(
             f"no worker is ready after {settings.start_timeout_s:g} s: each asks for "

@@ -188,7 +188,7 @@ def test_wrong_inputs_are_named_as_their_readers_name_them(tmp_path: Path) -> No
     for bad, error, message in (
         (good[:-20], TornShard, r"shard-00003.jsonl:7 must be a JSON object"),
         (good.replace(b'"finished": true', b'"finished": 1', 1), TornShard, "00003.jsonl:1 is not"),
-        (good + good.splitlines(keepends=True)[0], DuplicateId, "00003.jsonl:8 must speak"),
+        (good + good.splitlines(keepends=True)[0], DuplicateId, "00003.jsonl:8 must be of another"),
     ):
         shard.write_bytes(bad)
         with pytest.raises(error, match=message):

@@ -27,11 +27,8 @@ from distilwhisper.corpus.importing.entries import (
 from distilwhisper.corpus.importing.settings import ImportSettings
 from distilwhisper.corpus.importing.tables import (
     TABLE_SUFFIXES,
+    Table,
     audio_named,
-    no_transcripts,
-    read_table,
-    table_columns,
-    tells,
 )
 from distilwhisper.corpus.records import Utterance
 from distilwhisper.progress import say
@@ -197,7 +194,7 @@ def _sort_out_beside(
 
 def _is_table(path: Path, settings: ImportSettings) -> bool:
     try:
-        return tells(table_columns(path, settings))
+        return Table(path, settings).has_transcripts
     except BadSource:
         return False
 
@@ -249,28 +246,28 @@ def _read_tables(
     lines: dict[str, list[_Line]] = defaultdict(list)
     places = _places(found.audio)
     n_read, unfit = 0, None
-    for table in found.tables:
-        path, folder = source / table, posixpath.dirname(table)
+    for name in found.tables:
+        path = source / name
         try:
-            fits = tells(table_columns(path, settings))
+            table = Table(path, settings)
         except BadTranscripts:
             raise
         except BadSource as error:  # it may be a table of other things
             unfit = error
             continue
-        n_read += fits
-        if not fits:
+        n_read += table.has_transcripts
+        if not table.has_transcripts:
             if path.stem.lower() in TABLE_STEMS:
-                raise no_transcripts(path, settings)
+                raise table.refusal()
             say(f"data: {path} names no audio and its text in columns, and is not read")
             continue
         say(f"data: transcripts from {path}")
-        for number, line in read_table(path, settings):
-            where = f"{table}:{number}"
+        for number, line in table.rows():
+            where = f"{name}:{number}"
             try:
                 if isinstance(line, Unusable):
                     raise line
-                audio = _named_by(audio_named(*line), folder, places)
+                audio = _named_by(audio_named(*line), posixpath.dirname(name), places)
                 told = utterance_from(*line, ids[audio])
                 _add(lines[audio], _Line(told, where), audio)
             except ValueError as error:

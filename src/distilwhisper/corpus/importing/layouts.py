@@ -19,8 +19,8 @@ from distilwhisper.corpus.importing.settings import Format, ImportSettings
 from distilwhisper.corpus.importing.tables import (
     JSON_SUFFIXES,
     TABLE_SUFFIXES,
-    read_table_file,
-    table_names,
+    Table,
+    read_table,
 )
 from distilwhisper.corpus.importing.webdataset import read_webdataset
 
@@ -45,7 +45,7 @@ class Layout(NamedTuple):
 
 LAYOUTS: Mapping[Format, Layout] = {
     "folder": Layout("a folder of audio", read_folder, "folder", ("column",)),
-    "table": Layout("a table that names audio", read_table_file, "file", ("column",)),
+    "table": Layout("a table that names audio", read_table, "file", ("column",)),
     "kaldi": Layout("a Kaldi data directory", read_kaldi, "folder"),
     "librispeech": Layout("LibriSpeech's layout", read_librispeech, "folder"),
     "commonvoice": Layout("Common Voice's layout", read_commonvoice, "folder", ("split", "column")),
@@ -136,7 +136,7 @@ def _of_file(path: Path) -> Format:
         return "lhotse"
     suffix = path.suffix.lower()
     if suffix in JSON_SUFFIXES:
-        keys = {*table_names(path, ImportSettings())}
+        keys = {*Table(path, ImportSettings()).names}
         if keys >= {"recording", "supervisions"} or "sources" in keys or "tracks" in keys:
             return "lhotse"
         return "manifest" if keys >= {"id", "audio"} else "table"
