@@ -122,13 +122,13 @@ class Label:
     """
 
     id: str
-    token_ids: tuple[int, ...]
-    text: str
-    language: str | None
-    avg_logprob: float | None
-    no_speech_prob: float | None
-    compression_ratio: float | None
-    error: str | None
+    token_ids: tuple[int, ...] = ()
+    text: str = ""
+    language: str | None = None
+    avg_logprob: float | None = None
+    no_speech_prob: float | None = None
+    compression_ratio: float | None = None
+    error: str | None = None
     finished: bool = True
     duration_s: float | None = None
     detected_language: str | None = None

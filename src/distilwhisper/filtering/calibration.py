@@ -1,4 +1,4 @@
-"""How well the gates that need no reference know bad labels, told by labels that have one."""
+"""How well the gates that need no reference find bad labels, measured on labels with one."""
 
 import math
 from collections.abc import Mapping
@@ -104,19 +104,18 @@ def _cells(score: Score | None) -> list[str]:
 def calibrate(measures: Measures, settings: FilterSettings) -> Calibration | None:
     """Compare each gate's verdict with that of the word error rate.
 
-    What is dropped for reasons that need no limit (a label that failed, was cut off, is empty or
-    in capitals) is in no comparison, as it is dropped with a reference or without.
+    Labels that are dropped in any case (failed, cut off, empty or in capitals) are not compared.
 
     Args:
         measures: of labels, with references and without.
         settings: the limits.
 
     Returns:
-        None if one of the halves has no good label or no bad one, so that nothing can be told.
+        None if one of the halves has no good label or no bad one.
     """
     rows = measures.rows
     fixed = ~rows["finished"] | rows["empty_reference"] | rows["empty_label"] | rows["all_capitals"]
-    compared = rows["has_label"] & ~rows["has_error"] & rows["has_reference"] & ~fixed
+    compared = measures.judged & ~fixed
     above = above_wer(measures, settings)
     made, held = compared & ~rows["held_out"], compared & rows["held_out"]
     if any(above[half].all() or not above[half].any() for half in (made, held)):

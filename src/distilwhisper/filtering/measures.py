@@ -82,9 +82,15 @@ class Measures:
     @cached_property
     def errors(self) -> Integers:
         """Substitutions, deletions and insertions together."""
-        rows = self.rows
-        total: Integers = rows["substitutions"] + rows["deletions"] + rows["insertions"]
-        return total.astype(np.int64)
+        kinds = ("substitutions", "deletions", "insertions")
+        total: Integers = np.sum([self[kind] for kind in kinds], axis=0, dtype=np.int64)
+        return total
+
+    @cached_property
+    def judged(self) -> Flags:
+        """Whether a label was compared with a reference."""
+        flags: Flags = self["has_label"] & ~self["has_error"] & self["has_reference"]
+        return flags
 
     @cached_property
     def rates(self) -> Floats:

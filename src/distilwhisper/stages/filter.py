@@ -265,10 +265,10 @@ def summarise(table: Measures, codes: Codes, settings: FilterSettings) -> Filter
 
 def _errors(table: Measures, counted: Flags) -> dict[str, ErrorCounts]:
     """Add up errors by unit; a unit that no label with a reference has is left out."""
-    judged = table["has_label"] & ~table["has_error"] & table["has_reference"]
+    characters = table["in_characters"]
     units: tuple[tuple[Unit, Flags], ...] = (
-        ("word", judged & ~table["in_characters"]),
-        ("character", judged & table["in_characters"]),
+        ("word", table.judged & ~characters),
+        ("character", table.judged & characters),
     )
     names = ("substitutions", "deletions", "insertions", "words")
     return {
@@ -303,9 +303,8 @@ def _write(table: Measures, settings: FilterSettings, out: Path, sources: Source
 
 def _verdict_lines(table: Measures, codes: Codes) -> Iterator[str]:
     """Yield each verdict as ``write_jsonl`` would; what equals another but for its id is cached."""
-    judged = table["has_label"] & ~table["has_error"] & table["has_reference"]
     names = ("in_characters", "substitutions", "deletions", "insertions", "words")
-    columns = (codes, judged, *(table[name] for name in names))
+    columns = (codes, table.judged, *(table[name] for name in names))
     rows = zip(*(column.tolist() for column in columns), strict=True)
     ending = cache(_ending)
     for id_, row in zip(table.ids, rows, strict=True):

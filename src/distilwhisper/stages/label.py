@@ -219,7 +219,9 @@ def label_utterances(
         for utterance, samples in load_utterances(manifest, utterances):
             problem = _problem(samples)
             if problem is not None:
-                labels[utterance.id] = _failed(utterance, problem)
+                labels[utterance.id] = Label(
+                    utterance.id, language=utterance.language, error=problem, finished=False
+                )
                 on_progress(1)
             elif not isinstance(samples, Exception):
                 sound = sound_of(manifest.audio_source(utterance))
@@ -258,7 +260,6 @@ def _label(utterance: Utterance, n_samples: int, window: DecodedWindow, eot: int
         no_speech_prob=_rounded(window.no_speech_prob),
         compression_ratio=_rounded(window.compression_ratio),
         finished=window.finished,
-        error=None,
         duration_s=samples_to_seconds(n_samples),
         detected_language=window.detected_language,
         language_probability=_rounded(window.language_probability),
@@ -267,20 +268,6 @@ def _label(utterance: Utterance, n_samples: int, window: DecodedWindow, eot: int
 
 def _rounded(number: float | None) -> float | None:
     return None if number is None or math.isnan(number) else round(number, 6)
-
-
-def _failed(utterance: Utterance, problem: str) -> Label:
-    return Label(
-        id=utterance.id,
-        token_ids=(),
-        text="",
-        language=utterance.language,
-        avg_logprob=None,
-        no_speech_prob=None,
-        compression_ratio=None,
-        finished=False,
-        error=problem,
-    )
 
 
 def _what_shapes_labels(settings: LabelSettings) -> dict[str, Any]:
