@@ -143,7 +143,7 @@ def run_stage(
         part: do these shards alone; None: all.
 
     Returns:
-        What the sets' writers say of each shard that was written.
+        What the sets' writers return for each shard that was written.
 
     Raises:
         ShardFailed, NoWorkers, MissingRay: as :func:`run_shards`.

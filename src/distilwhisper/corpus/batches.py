@@ -42,7 +42,7 @@ class Example:
     utterances: tuple[Utterance, ...]
     starts_s: tuple[float, ...]  # where each begins in the window; silence lies between them
     token_ids: tuple[int, ...]  # start of transcript to end of text, as decoded
-    previous: tuple[int, ...] = ()  # the text that was said just before; see with_previous_text
+    previous: tuple[int, ...] = ()  # the text just before; see with_previous_text
 
     @property
     def id(self) -> str:
@@ -77,9 +77,9 @@ def join_kept(
 ) -> list[Example]:
     """Return the utterances that the filter kept, with their labels, in the manifest's order.
 
-    A label begins at its last start of transcript: what the teacher was told came before
-    (``initial_prompt``, ``hotwords``), the student is not told. Where the reference says that
-    nobody speaks, nothing is left of the label but its prompt: that is what is taught.
+    A label begins at its last start of transcript: the student does not get the teacher's prompt
+    (``initial_prompt``, ``hotwords``). Where the reference is blank, the target is the label's
+    prompt and the end.
 
     Raises:
         ValueError: a verdict speaks of an utterance or a label that is not there: the stages'
@@ -101,11 +101,11 @@ def join_kept(
         label = labels[utterance.id]
         if utterance.duration_s is None:
             utterance = replace(utterance, duration_s=label.duration_s)
-        said = _from_last_start(label, tokenizer)
+        target = _from_last_start(label, tokenizer)
         if utterance.is_silent:
-            n_prompt = _prompt_length(said, tokenizer) + (tokenizer.no_timestamps in said)
-            said = (*said[:n_prompt], tokenizer.eot)
-        token_ids = tuple(shared.setdefault(id_, id_) for id_ in said)
+            n_prompt = _prompt_length(target, tokenizer) + (tokenizer.no_timestamps in target)
+            target = (*target[:n_prompt], tokenizer.eot)
+        token_ids = tuple(shared.setdefault(id_, id_) for id_ in target)
         examples.append(Example((utterance,), (0.0,), token_ids))
     return examples
 
@@ -125,14 +125,14 @@ def _prompt_length(token_ids: Sequence[int], tokenizer: Tokenizer) -> int:
 
 
 def _last_start(token_ids: Sequence[int], tokenizer: Tokenizer) -> int:
-    """Return the place of the last start of transcript, before which is what was told."""
+    """Return the place of the last start of transcript, which follows the prompt."""
     return len(token_ids) - 1 - token_ids[::-1].index(tokenizer.sot)
 
 
 def with_previous_text(
     manifest: Manifest, examples: Sequence[Example], tokenizer: Tokenizer, *, max_gap_s: float
 ) -> list[Example]:
-    """Return examples that know what was said just before them.
+    """Return examples with the text just before them.
 
     An utterance precedes another if it lies in the same file and channel, is of the same recording
     and speaker, ends at most ``max_gap_s`` before the other begins, and nothing of the manifest
@@ -151,8 +151,8 @@ def with_previous_text(
     in_time = sorted(manifest.utterances, key=lambda u: (u.audio, str(u.channel), u.start_s))
     for before, utterance in pairwise(in_time):
         if before.id in kept and _precedes(before, utterance, max_gap_s):
-            said = (id_ for id_ in kept[before.id].token_ids if not tokenizer.is_special(id_))
-            text = (*text, *said)[-MAX_PREVIOUS_TOKENS:]
+            words = (id_ for id_ in kept[before.id].token_ids if not tokenizer.is_special(id_))
+            text = (*text, *words)[-MAX_PREVIOUS_TOKENS:]
         else:
             text = ()
         previous[utterance.id] = text
@@ -304,7 +304,7 @@ def _hash(what: str) -> int:
 def decoder_sequence(
     token_ids: Sequence[int], tokenizer: Tokenizer, *, timestamps: bool, speed: float = 1.0
 ) -> list[int]:
-    """Return a label as the decoder is to say it, from its prompt to the end token.
+    """Return a label as the decoder's target, from its prompt to the end token.
 
     Args:
         token_ids: start of transcript to end of text, as decoded.

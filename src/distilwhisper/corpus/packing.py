@@ -166,11 +166,11 @@ class _Window:
             return self.examples[0]
         starts_s = [begin / TIMESTAMPS_PER_SECOND for begin in self.begins]
         text: list[int] = []
-        for begin, start_s, example, said in zip(
+        for begin, start_s, example, words in zip(
             self.begins, starts_s, self.examples, self.texts, strict=True
         ):
             end = _steps(start_s + _length_s(example))
-            text += _moved(said, tokenizer, by=begin, end=end)
+            text += _moved(words, tokenizer, by=begin, end=end)
         return Example(
             tuple(example.utterances[0] for example in self.examples),
             tuple(starts_s),
@@ -191,7 +191,7 @@ def _by_voice(examples: Sequence[Example]) -> list[Example]:
         utterance = example.utterances[0]
         return files[utterance.audio], utterance.start_s
 
-    return [example for said in voices.values() for example in sorted(said, key=time)]
+    return [example for group in voices.values() for example in sorted(group, key=time)]
 
 
 def _voice(example: Example, across_recordings: bool) -> tuple[Hashable, ...] | None:
@@ -226,7 +226,7 @@ def _split(token_ids: Sequence[int], tokenizer: Tokenizer) -> tuple[list[int], l
 def _moved(text: Sequence[int], tokenizer: Tokenizer, *, by: int, end: int) -> list[int]:
     """Return a text with its timestamps later by some steps of 20 ms.
 
-    None is later than where the sound ends: a teacher may have heard words in the padding, where
+    None is later than where the sound ends: a teacher may have found words in the padding, where
     the next utterance is now.
     """
     latest = tokenizer.timestamp_begin + min(end, _steps(LAST_TIMESTAMP_S))

@@ -50,7 +50,7 @@ from typing import Any
 
 import numpy as np
 
-from distilwhisper.corpus.languages import say_overruled
+from distilwhisper.corpus.languages import log_overruled
 from distilwhisper.corpus.records import Label, Unit, Utterance, Verdict, read_manifest
 from distilwhisper.corpus.store import shard_path, shard_paths, write_atomic
 from distilwhisper.filtering.calibration import Calibration, calibrate
@@ -213,7 +213,7 @@ def filter_labels(
             summary = FilterSummary.from_dict(json.loads(summary_path.read_text(encoding="utf-8")))
         else:
             if settings.language is not None:
-                say_overruled(read_manifest(manifest_path), settings.language)
+                log_overruled(read_manifest(manifest_path), settings.language)
             table = load_or_measure(sources, folder)
             summary = _write(table, settings, out, sources)
         if figures:

@@ -128,10 +128,10 @@ def add_alignment_heads(checkpoint: Checkpoint, manifest: Manifest) -> Checkpoin
 
 
 def allow_silence(checkpoint: Checkpoint) -> Checkpoint:
-    """Return a model that may end before it has said anything, as its files will on disk.
+    """Return a model that may end without any text, and so may its files on disk.
 
-    Whisper's own files forbid the end as the first token, so that without timestamps no published
-    model can say nothing.
+    Whisper's own files forbid the end as the first token, so that without timestamps every
+    published model emits text.
     """
     eot = Tokenizer.from_json(checkpoint.files.tokenizer_json, where=checkpoint.folder).eot
     config = dict(checkpoint.generation_config)

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from distilwhisper.corpus.importing.entries import BadSource, Found
+from distilwhisper.corpus.importing.entries import BadSource, Entries
 from distilwhisper.corpus.importing.settings import ImportSettings
 from distilwhisper.corpus.importing.tables import table_entries
 
 
-def read_commonvoice(source: Path, settings: ImportSettings, _: Path) -> Found:
+def read_commonvoice(source: Path, settings: ImportSettings, _: Path) -> Entries:
     """Yield the utterances of one split, locale by locale, in the order of the tables.
 
     Raises:

@@ -75,7 +75,7 @@ class Problem(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One utterance as its source tells of it.
+    """One utterance of a source.
 
     Attributes:
         where: as of a :class:`Problem`.
@@ -96,24 +96,24 @@ class Entry(NamedTuple):
         return self.utterance.duration_s or 0.0
 
 
-Found: TypeAlias = Iterator[Entry | Problem]
+Entries: TypeAlias = Iterator[Entry | Problem]
 _Line = TypeVar("_Line")
 
 
 def entries_of(
-    lines: Iterable[tuple[str, _Line | Unusable]], made: Callable[[_Line], Iterable[Utterance]]
-) -> Found:
+    lines: Iterable[tuple[str, _Line | Unusable]], parse: Callable[[_Line], Iterable[Utterance]]
+) -> Entries:
     """Yield the utterances of lines; of one that cannot be used, what is wrong.
 
     Args:
         lines: each behind its place; or why it cannot be read.
-        made: what a line tells of.
+        parse: returns the utterances of a line.
     """
     for where, line in lines:
         try:
             if isinstance(line, Unusable):
                 raise line
-            yield from [Entry(where, utterance) for utterance in made(line)]
+            yield from [Entry(where, utterance) for utterance in parse(line)]
         except ValueError as error:
             yield problem_of(where, error)
 
@@ -192,7 +192,7 @@ def span_id(stem: str, start_s: float, duration_s: float | None) -> str:
 
 
 def utterance_from(row: Mapping[str, object], columns: Mapping[str, str], stem: str) -> Utterance:
-    """Return the utterance that a row of a table tells of; it has no audio yet.
+    """Return the utterance of a row of a table; it has no audio yet.
 
     Args:
         row: values by column, of any kind. Those that no field takes are kept as they are.
@@ -266,7 +266,7 @@ def find_columns(names: Sequence[str], chosen: Mapping[str, str]) -> dict[str, s
 
     Args:
         names: of all columns; their case does not matter.
-        chosen: column by field, by the user's wish.
+        chosen: the columns that the user named, by field.
 
     Raises:
         BadSource: a chosen column is not there.

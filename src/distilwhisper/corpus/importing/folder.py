@@ -14,8 +14,8 @@ from distilwhisper.corpus.importing.entries import (
     SPLITS,
     BadSource,
     BadTranscripts,
+    Entries,
     Entry,
-    Found,
     Problem,
     Unusable,
     find_columns,
@@ -39,7 +39,7 @@ BESIDE_SUFFIXES = (".txt", ".json")
 _NOTES = ("readme", "license", "licence", "copying", "changelog", "citation", "notice")
 
 
-def read_folder(source: Path, settings: ImportSettings, out: Path) -> Found:
+def read_folder(source: Path, settings: ImportSettings, out: Path) -> Entries:
     """Yield all audio below a folder, in the order of the paths.
 
     Audio is found by its ending, in files and in members of ``.tar`` files; what begins with a
@@ -68,18 +68,18 @@ def read_folder(source: Path, settings: ImportSettings, out: Path) -> Found:
         BadTranscripts: a table is not in UTF-8, or its first line does not name the columns.
     """
     problems: list[Problem] = []
-    found = _find(source, problems, skip=out)
-    if not found.audio and not problems:
+    listing = _find(source, problems, skip=out)
+    if not listing.audio and not problems:
         raise BadSource(
             f"{source} must be a folder with audio below it, found none: no file, and no member "
             f"of a .tar, ends in {' '.join(sorted(AUDIO_SUFFIXES))}"
         )
-    ids, splits = _ids(found.audio), _splits(found.audio)
-    _sort_out_beside(source, found, settings, problems)
-    lines = _read_tables(source, found, ids, settings, problems)
+    ids, splits = _ids(listing.audio), _splits(listing.audio)
+    _sort_out_beside(source, listing, settings, problems)
+    lines = _read_tables(source, listing, ids, settings, problems)
     yield from problems
-    for name in found.audio:
-        for item in _entries(source, name, ids[name], lines.get(name), found, settings):
+    for name in listing.audio:
+        for item in _entries(source, name, ids[name], lines.get(name), listing, settings):
             if isinstance(item, Entry) and item.utterance.split is None and name in splits:
                 item = item._replace(utterance=replace(item.utterance, split=splits[name]))
             yield item
@@ -87,14 +87,14 @@ def read_folder(source: Path, settings: ImportSettings, out: Path) -> Found:
 
 @dataclass(frozen=True)
 class _Line:
-    """What a table says of an audio."""
+    """A line of a table on an audio."""
 
-    told: Utterance
+    utterance: Utterance
     origin: str  # table and line
 
 
 @dataclass
-class _Found:
+class _Listing:
     """What lies below a folder, by path; ``shard.tar#member`` for what lies in a tar."""
 
     audio: list[str] = field(default_factory=list)
@@ -105,8 +105,8 @@ class _Found:
     n_unread: Counter[str] = field(default_factory=Counter)  # by the ending
 
 
-def _find(source: Path, problems: list[Problem], *, skip: Path) -> _Found:
-    found = _Found()
+def _find(source: Path, problems: list[Problem], *, skip: Path) -> _Listing:
+    listing = _Listing()
     seen: dict[str, str] = {}
     skipped = {skip.resolve(), skip.with_suffix(".problems.jsonl").resolve()}
     for name, data in _files(source, problems):
@@ -118,19 +118,19 @@ def _find(source: Path, problems: list[Problem], *, skip: Path) -> _Found:
             message = f"must have a name of its own, found that of {known!a}"
             problems.append(Problem(name, "name twice", message))
         elif suffix in AUDIO_SUFFIXES:
-            found.audio.append(name)
+            listing.audio.append(name)
         elif is_table and "#" not in name:
             if (source / name).resolve() not in skipped:
-                found.tables.append(name)
+                listing.tables.append(name)
         elif is_text:
-            found.beside[key] = name, data
+            listing.beside[key] = name, data
         else:
-            found.n_unread[suffix or "no ending"] += 1
-    found.audio.sort()
-    if found.n_unread:
-        kinds = ", ".join(f"{n} ({kind})" for kind, n in found.n_unread.most_common())
+            listing.n_unread[suffix or "no ending"] += 1
+    listing.audio.sort()
+    if listing.n_unread:
+        kinds = ", ".join(f"{n} ({kind})" for kind, n in listing.n_unread.most_common())
         say(f"data: files of other kinds, which are not read: {kinds}")
-    return found
+    return listing
 
 
 def _files(source: Path, problems: list[Problem]) -> Iterator[tuple[str, bytes | None]]:
@@ -176,14 +176,14 @@ def _beside(name: str) -> str:
 
 
 def _sort_out_beside(
-    source: Path, found: _Found, settings: ImportSettings, problems: list[Problem]
+    source: Path, listing: _Listing, settings: ImportSettings, problems: list[Problem]
 ) -> None:
     """Take what lies beside no audio for a table, if it is one, and else for a problem."""
-    stems = {posixpath.splitext(nfc(audio))[0] for audio in found.audio}
-    for key in [key for key in found.beside if posixpath.splitext(key)[0] not in stems]:
-        name, data = found.beside.pop(key)
+    stems = {posixpath.splitext(nfc(audio))[0] for audio in listing.audio}
+    for key in [key for key in listing.beside if posixpath.splitext(key)[0] not in stems]:
+        name, data = listing.beside.pop(key)
         if key.endswith(".json") and data is None and _is_table(source / name, settings):
-            found.tables.append(name)
+            listing.tables.append(name)
         else:
             message = (
                 "a transcript must be called as the audio beside it, found none called so: nothing "
@@ -237,16 +237,16 @@ def is_utf8(name: str, problems: list[Problem]) -> bool:
 
 def _read_tables(
     source: Path,
-    found: _Found,
+    listing: _Listing,
     ids: Mapping[str, str],
     settings: ImportSettings,
     problems: list[Problem],
 ) -> Mapping[str, list[_Line]]:
-    """Return what tables say of each audio: one line of the whole, or any number of spans."""
+    """Return the lines of tables on each audio: one on the whole, or any number of spans."""
     lines: dict[str, list[_Line]] = defaultdict(list)
-    places = _places(found.audio)
+    places = _places(listing.audio)
     n_read, unfit = 0, None
-    for name in found.tables:
+    for name in listing.tables:
         path = source / name
         try:
             table = Table(path, settings)
@@ -268,8 +268,8 @@ def _read_tables(
                 if isinstance(line, Unusable):
                     raise line
                 audio = _named_by(audio_named(*line), posixpath.dirname(name), places)
-                told = utterance_from(*line, ids[audio])
-                _add(lines[audio], _Line(told, where), audio)
+                utterance = utterance_from(*line, ids[audio])
+                _add(lines[audio], _Line(utterance, where), audio)
             except ValueError as error:
                 problems.append(problem_of(where, error))
     if unfit is not None and not n_read:
@@ -278,14 +278,14 @@ def _read_tables(
 
 
 def _add(lines: list[_Line], line: _Line, audio: str) -> None:
-    """Add what a table says of an audio to what is known.
+    """Add a line on an audio to those before.
 
     Raises:
         Unusable: the two contradict each other.
     """
     for known in lines:
-        if _part(line.told) == _part(known.told):
-            if line.told.text != known.told.text:
+        if _part(line.utterance) == _part(known.utterance):
+            if line.utterance.text != known.utterance.text:
                 raise Unusable(
                     f"gives {audio} another text than {known.origin}, which was taken",
                     "conflicting transcripts",
@@ -294,8 +294,8 @@ def _add(lines: list[_Line], line: _Line, audio: str) -> None:
     lines.append(line)
 
 
-def _part(told: Utterance) -> tuple[float, float | None, int | None]:
-    return told.start_s, told.duration_s, told.channel
+def _part(utterance: Utterance) -> tuple[float, float | None, int | None]:
+    return utterance.start_s, utterance.duration_s, utterance.channel
 
 
 def _places(audio: Iterable[str]) -> dict[str, list[str]]:
@@ -322,17 +322,17 @@ def _named_by(path: str, folder: str, places: Mapping[str, list[str]]) -> str:
         Unusable: it means none, or several.
     """
     plain = posixpath.normpath(nfc(path).replace("\\", "/"))
-    found = places.get(posixpath.normpath(posixpath.join(nfc(folder), plain)))
-    if not found:
+    matches = places.get(posixpath.normpath(posixpath.join(nfc(folder), plain)))
+    if not matches:
         bare = places.get(f"/{posixpath.basename(plain)}", [])
-        found = [name for name in bare if name.startswith(f"{folder}/" if folder else "")]
-    if len(found) != 1:
-        names = "".join(f", {name}" for name in found[:3])
+        matches = [name for name in bare if name.startswith(f"{folder}/" if folder else "")]
+    if len(matches) != 1:
+        names = "".join(f", {name}" for name in matches[:3])
         raise Unusable(
-            f"names {path!r}, which must be one audio file, found {len(found)}{names}",
+            f"names {path!r}, which must be one audio file, found {len(matches)}{names}",
             "transcript without audio",
         )
-    return found[0]
+    return matches[0]
 
 
 def _splits(audio: Sequence[str]) -> dict[str, str]:
@@ -360,38 +360,40 @@ def _entries(
     name: str,
     id_: str,
     lines: Sequence[_Line] | None,
-    found: _Found,
+    listing: _Listing,
     settings: ImportSettings,
-) -> Found:
-    """Yield the utterances of one audio: what tables say of it, or else a file beside it."""
+) -> Entries:
+    """Yield the utterances of one audio, of tables or else of a file beside it."""
     audio = f"{source.absolute()}/{name}"
     for line in lines or ():
-        is_part = _part(line.told) != (0.0, None, None)
-        yield Entry(line.origin if is_part else name, replace(line.told, audio=audio))
+        is_part = _part(line.utterance) != (0.0, None, None)
+        yield Entry(line.origin if is_part else name, replace(line.utterance, audio=audio))
     if lines:
         return
-    told = Utterance(id=id_, audio="")
+    utterance = Utterance(id=id_, audio="")
     for suffix in reversed(BESIDE_SUFFIXES):
-        beside, data = found.beside.get(_beside(posixpath.splitext(name)[0] + suffix), ("", None))
+        beside, data = listing.beside.get(_beside(posixpath.splitext(name)[0] + suffix), ("", None))
         if not beside:
             continue
         try:
             data = (source / beside).read_bytes() if data is None else data
-            told = told_by(data, beside, told, settings)
+            utterance = with_transcript(data, beside, utterance, settings)
         except (OSError, ValueError) as error:
             message = f"its transcript {beside} cannot be read: {error}"
             yield Problem(name, "transcript unreadable", message)
             return
-    yield Entry(name, replace(told, audio=audio))
+    yield Entry(name, replace(utterance, audio=audio))
 
 
-def told_by(data: bytes, name: str, told: Utterance, settings: ImportSettings) -> Utterance:
-    """Return an utterance with what a transcript beside its audio says.
+def with_transcript(
+    data: bytes, name: str, utterance: Utterance, settings: ImportSettings
+) -> Utterance:
+    """Return an utterance with what a transcript beside its audio holds.
 
     Args:
         data: of a .txt file, all of which is the text, or of a .json file.
         name: of the file.
-        told: the utterance, with what another transcript says.
+        utterance: with what another transcript holds.
         settings: names of columns.
 
     Raises:
@@ -399,9 +401,9 @@ def told_by(data: bytes, name: str, told: Utterance, settings: ImportSettings) -
     """
     text = plain_text(data)
     if not name.lower().endswith(".json"):
-        return replace(told, text=" ".join(text.split()) or told.text)
+        return replace(utterance, text=" ".join(text.split()) or utterance.text)
     row = json.loads(text)
     if not isinstance(row, dict):
         raise ValueError("it must be one JSON object")
     columns = find_columns([*row, *settings.columns.values()], settings.columns)
-    return utterance_from(row, columns, told.id)
+    return utterance_from(row, columns, utterance.id)

@@ -1,7 +1,7 @@
 """Hugging Face datasets, from a folder or the hub, as a stream: no copy of the whole is made.
 
-Rows are taken as Arrow tables, the form in which they come. Asked for rows of its own kind the
-library would decode the sound, or want the decoder even where it is told not to.
+Rows are read as Arrow tables: as rows of its own kind the library would decode the sound, or
+require the decoder even with ``decode=False``.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from distilwhisper.corpus.importing.entries import (
     BadSource,
+    Entries,
     Entry,
-    Found,
     Problem,
     UnreadableSource,
 )
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 
-def read_huggingface(path: Path, settings: ImportSettings, _: Path) -> Found:
+def read_huggingface(path: Path, settings: ImportSettings, _: Path) -> Entries:
     """Yield the rows of one split of a dataset, in order.
 
     An utterance's id is the split and the number of the row; its source is the hub id, unless a

@@ -15,7 +15,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, TypeVar
 
-from distilwhisper.corpus.importing.entries import BadSource, Entry, Found, Problem
+from distilwhisper.corpus.importing.entries import BadSource, Entries, Entry, Problem
 from distilwhisper.corpus.importing.layouts import LAYOUTS, detect, read
 from distilwhisper.corpus.importing.settings import ImportSettings
 from distilwhisper.corpus.importing.shards import stored
@@ -65,12 +65,12 @@ def import_data(
     if out.resolve() == Path(source).resolve():
         raise ValueError(f"--out must not be the source, found {out} for both")
     layout = settings.format or detect(source)
-    found = read(source, layout, settings, out)
+    entries = read(source, layout, settings, out)
     if settings.format is None:
-        say(f"data: {source} is taken for {LAYOUTS[layout].description}; --format says otherwise")
+        say(f"data: {source} is taken for {LAYOUTS[layout].description}; --format names another")
     tally = ImportSummary()
     before = fingerprint(out) if out.is_file() else None
-    write_jsonl(out, _rows(found, source, out, settings, tally))
+    write_jsonl(out, _rows(entries, source, out, settings, tally))
     if before not in (None, fingerprint(out)):
         say(f"data: {out} has changed: what was made of it before is of other data")
     listed = out.with_suffix(".problems.jsonl")
@@ -82,7 +82,7 @@ def import_data(
 
 
 def _rows(
-    found: Found, source: str, out: Path, settings: ImportSettings, tally: ImportSummary
+    entries: Entries, source: str, out: Path, settings: ImportSettings, tally: ImportSummary
 ) -> Iterator[dict[str, Any]]:
     """Yield the lines of the manifest, and count all that goes by."""
     probe = lru_cache(N_REMEMBERED)(probe_audio)
@@ -90,9 +90,9 @@ def _rows(
         from distilwhisper.speech.vad import load_silero
 
         load_silero()  # where it is missing, nothing is begun
-    last_said = time.monotonic()
+    logged_at = time.monotonic()
     with ThreadPoolExecutor(N_THREADS) as pool:
-        probed = _in_order(pool, lambda item: _probed(item, probe), _told(found, settings))
+        probed = _in_order(pool, lambda item: _probed(item, probe), _in_language(entries, settings))
         chosen = _chosen(probed, settings, tally)
         in_files = stored(chosen, out.with_suffix(".audio"))
         for item, pieces in _in_order(pool, _pieces if settings.cut else _whole, in_files):
@@ -110,8 +110,8 @@ def _rows(
                     assert item.facts is not None
                     tally.add(utterance, item.facts)
                     yield row
-            if time.monotonic() - last_said >= SECONDS_BETWEEN_LINES:
-                last_said = time.monotonic()
+            if time.monotonic() - logged_at >= SECONDS_BETWEEN_LINES:
+                logged_at = time.monotonic()
                 say(f"data: {tally.n_utterances} utterances, {tally.seconds / 3600:.1f} h so far")
     if not tally.n_utterances and not tally.problems:
         n_longer = tally.n_left_out
@@ -119,10 +119,10 @@ def _rows(
         raise BadSource(f"{source} must hold at least one utterance, found none{longer}")
 
 
-def _told(found: Found, settings: ImportSettings) -> Found:
-    """Yield what was found, in the settings' language where it has none."""
+def _in_language(entries: Entries, settings: ImportSettings) -> Entries:
+    """Yield entries, in the settings' language where they name none."""
     code = None if settings.language is None else language_code(settings.language)
-    for item in found:
+    for item in entries:
         if isinstance(item, Entry) and item.utterance.language is None:
             item = item._replace(utterance=replace(item.utterance, language=code))
         yield item
@@ -132,26 +132,28 @@ def _probed(item: Entry | Problem, probe: Callable[[str], AudioFacts]) -> Entry 
     """Open an entry's sound, and see that the entry lies in it."""
     if isinstance(item, Problem):
         return item
-    audio, told = item.utterance.audio, item.utterance
+    audio, utterance = item.utterance.audio, item.utterance
     try:
         facts = probe(audio) if item.data is None else probe_audio(NamedBytes(item.data, audio))
     except FileNotFoundError:
         return Problem(item.where, "audio missing", f"its audio must be a file, found no {audio}")
     except (CorruptAudio, OSError, ValueError) as error:  # a path can be none: ValueError
         return Problem(item.where, "audio unreadable", str(error))
-    if told.channel is not None and told.channel >= facts.n_channels:
-        must = f"must have a channel {told.channel}, counted from 0, found {facts.n_channels}"
+    if utterance.channel is not None and utterance.channel >= facts.n_channels:
+        must = f"must have a channel {utterance.channel}, counted from 0, found {facts.n_channels}"
         return Problem(item.where, "unsupported", f"{audio}: {must}")
-    left_s = round(facts.duration_s - told.start_s, 3)
-    duration_s = left_s if told.duration_s is None else told.duration_s
+    left_s = round(facts.duration_s - utterance.start_s, 3)
+    duration_s = left_s if utterance.duration_s is None else utterance.duration_s
     if left_s <= 0 or duration_s > left_s + LENGTH_TOLERANCE_S:
-        until = "the end" if told.duration_s is None else f"{told.start_s + duration_s:.3f}"
+        until = (
+            "the end" if utterance.duration_s is None else f"{utterance.start_s + duration_s:.3f}"
+        )
         message = (
-            f"{audio}: must last at least a millisecond from {told.start_s:.3f} s, and to {until} "
-            f"s, found a sound of {facts.duration_s:.3f} s"
+            f"{audio}: must last at least a millisecond from {utterance.start_s:.3f} s, and to "
+            f"{until} s, found a sound of {facts.duration_s:.3f} s"
         )
         return Problem(item.where, "span outside the sound", message)
-    return item._replace(utterance=replace(told, duration_s=duration_s), facts=facts)
+    return item._replace(utterance=replace(utterance, duration_s=duration_s), facts=facts)
 
 
 def _chosen(

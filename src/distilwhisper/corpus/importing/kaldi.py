@@ -6,7 +6,7 @@ from pathlib import Path
 from distilwhisper.corpus.importing.entries import (
     AUDIO_SUFFIXES,
     BadSource,
-    Found,
+    Entries,
     Problem,
     Unusable,
     entries_of,
@@ -20,7 +20,7 @@ from distilwhisper.corpus.importing.settings import ImportSettings
 from distilwhisper.corpus.records import Utterance
 
 
-def read_kaldi(source: Path, _: ImportSettings, __: Path) -> Found:
+def read_kaldi(source: Path, _: ImportSettings, __: Path) -> Entries:
     """Yield the utterances of a Kaldi data directory, in the order of segments, else of wav.scp.
 
     Paths are relative to the directory, or else to the current folder.
@@ -38,7 +38,7 @@ def read_kaldi(source: Path, _: ImportSettings, __: Path) -> Found:
     )
     has_segments = (source / "segments").exists()
 
-    def made(line: tuple[str, str]) -> list[Utterance]:
+    def parse(line: tuple[str, str]) -> list[Utterance]:
         key, value = line
         text, speaker, language = (file.pop(key, ("", ""))[1] or None for file in beside)
         name, start_s, duration_s = _segment(nfc(value)) if has_segments else (key, 0.0, None)
@@ -61,7 +61,7 @@ def read_kaldi(source: Path, _: ImportSettings, __: Path) -> Found:
         return [utterance]
 
     lines = segments if has_segments else recordings
-    yield from entries_of(((where, (key, value)) for key, (where, value) in lines.items()), made)
+    yield from entries_of(((where, (key, value)) for key, (where, value) in lines.items()), parse)
     yield from problems
     for file in beside:
         yield from without_audio(file)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
 from distilwhisper.corpus.importing.commonvoice import locale_folders, read_commonvoice
-from distilwhisper.corpus.importing.entries import AUDIO_SUFFIXES, BadSource, Found
+from distilwhisper.corpus.importing.entries import AUDIO_SUFFIXES, BadSource, Entries
 from distilwhisper.corpus.importing.folder import read_folder
 from distilwhisper.corpus.importing.huggingface import read_huggingface
 from distilwhisper.corpus.importing.kaldi import read_kaldi
@@ -24,7 +24,7 @@ from distilwhisper.corpus.importing.tables import (
 )
 from distilwhisper.corpus.importing.webdataset import read_webdataset
 
-Reader: TypeAlias = Callable[[Path, ImportSettings, Path], Found]  # the last: the manifest to be
+Reader: TypeAlias = Callable[[Path, ImportSettings, Path], Entries]  # the last: the manifest to be
 
 
 class Layout(NamedTuple):
@@ -81,7 +81,7 @@ def detect(source: str) -> Format:
     )
 
 
-def read(source: str, layout: Format, settings: ImportSettings, out: Path) -> Found:
+def read(source: str, layout: Format, settings: ImportSettings, out: Path) -> Entries:
     """Yield the utterances of a source.
 
     Args:

@@ -17,7 +17,7 @@ from zlib import error as ZlibError
 
 from distilwhisper.corpus.importing.entries import (
     BadSource,
-    Found,
+    Entries,
     Unusable,
     entries_of,
     known_language,
@@ -37,7 +37,7 @@ _READ = frozenset(
 )
 
 
-def read_lhotse(source: Path, _: ImportSettings, __: Path) -> Found:
+def read_lhotse(source: Path, _: ImportSettings, __: Path) -> Entries:
     """Yield the utterances of a Lhotse manifest, or of all that lie in a folder.
 
     Every supervision is an utterance, and so is a recording or a cut that has none. Audio paths

@@ -4,8 +4,8 @@ from pathlib import Path, PurePosixPath
 
 from distilwhisper.corpus.importing.entries import (
     AUDIO_SUFFIXES,
+    Entries,
     Entry,
-    Found,
     Line,
     Problem,
     keyed_lines,
@@ -19,7 +19,7 @@ from distilwhisper.corpus.records import Utterance
 _ENDING = ".trans.txt"
 
 
-def read_librispeech(source: Path, _: ImportSettings, __: Path) -> Found:
+def read_librispeech(source: Path, _: ImportSettings, __: Path) -> Entries:
     """Yield the utterances of a folder of LibriSpeech, chapter by chapter.
 
     Speaker and recording are those of the path, and so is the source: the folder above the
@@ -34,7 +34,7 @@ def read_librispeech(source: Path, _: ImportSettings, __: Path) -> Found:
         yield from _chapter(source, folder, sorted(folders[folder]))
 
 
-def _chapter(source: Path, folder: PurePosixPath, names: list[str]) -> Found:
+def _chapter(source: Path, folder: PurePosixPath, names: list[str]) -> Entries:
     problems: list[Problem] = []
     lines: dict[str, Line] = {}
     for name in names:

@@ -13,8 +13,8 @@ import numpy as np
 
 from distilwhisper.corpus.importing.entries import (
     BadSource,
+    Entries,
     Entry,
-    Found,
     Problem,
     find_columns,
     located,
@@ -24,6 +24,8 @@ from distilwhisper.corpus.importing.entries import (
 from distilwhisper.corpus.importing.settings import ImportSettings
 from distilwhisper.extras import needed_by
 from distilwhisper.progress import say
+from distilwhisper.speech.arrays import to_samples
+from distilwhisper.speech.units import SAMPLE_RATE_HZ
 
 if TYPE_CHECKING:
     import pyarrow
@@ -34,7 +36,7 @@ ROWS_AT_ONCE = 16  # a row may hold an hour of sound
 _RATES = ("sampling_rate", "sample_rate")
 
 
-def read_parquet(source: Path, settings: ImportSettings, _: Path) -> Found:
+def read_parquet(source: Path, settings: ImportSettings, _: Path) -> Entries:
     """Yield the utterances of a Parquet file, or of all below a folder, in the order of the paths.
 
     The audio column is the one with structs of bytes and path, as Hugging Face writes them, or of
@@ -79,14 +81,14 @@ def fields_of(schema: "pyarrow.Schema", source: str, settings: ImportSettings) -
             and max(map(column.type.get_field_index, ("bytes", "array"))) >= 0
         ]
         plain = [c.name for c in schema if types.is_binary(c.type) or types.is_large_binary(c.type)]
-        held = structs or plain
-        if len(held) > 1:
-            raise BadSource(f"{source}: say which is meant, --column audio={' or '.join(held)}")
-        chosen |= dict(zip(["audio"], held, strict=False))
+        candidates = structs or plain
+        if len(candidates) > 1:
+            raise BadSource(f"{source}: choose one, --column audio={' or '.join(candidates)}")
+        chosen |= dict(zip(["audio"], candidates, strict=False))
     columns = find_columns(names, chosen)
     if "audio" not in columns:
         raise BadSource(
-            f"{source} must have a column of audio, found {', '.join(names)}; say --column "
+            f"{source} must have a column of audio, found {', '.join(names)}; give --column "
             "audio=NAME"
         )
     return columns
@@ -108,7 +110,7 @@ def sound_entry(
     audio = row.get(columns["audio"])
     path: object = audio
     try:
-        told = utterance_from(row, columns, stem)
+        utterance = utterance_from(row, columns, stem)
         samples = audio
         if isinstance(audio, Mapping):
             path, samples, row = audio.get("path"), audio.get("array"), {**row, **audio}
@@ -120,50 +122,35 @@ def sound_entry(
         return problem_of(where, error)
     if isinstance(audio, bytes) and audio:
         suffix = posixpath.splitext(path)[1] if isinstance(path, str) else ""
-        return Entry(where, replace(told, audio=f"{stem}{suffix}"), audio)
+        return Entry(where, replace(utterance, audio=f"{stem}{suffix}"), audio)
     if isinstance(path, str) and path:
         remote = "://" in path
-        return Entry(where, replace(told, audio=path if remote else located(path, folder)))
+        return Entry(where, replace(utterance, audio=path if remote else located(path, folder)))
     return Problem(where, "audio missing", "its audio must have bytes or a path, found neither")
 
 
-def wav_of(samples: Sequence[object], rate_hz: object) -> bytes:
-    """Return samples as a wav file of 16 bits.
+def wav_of(values: Sequence[object], rate_hz: object) -> bytes:
+    """Return samples as a wav file, mono at 16 kHz.
 
     Args:
-        samples: numbers from -1 to 1, or whole ones of 16 bits; or a list of them for each channel.
+        values: numbers from -1 to 1, or whole ones of 16 bits; or a list of them for each channel.
         rate_hz: of the samples.
 
     Raises:
         ValueError: they are of another kind.
     """
-    if type(rate_hz) is not int or rate_hz <= 0:
+    if type(rate_hz) is not int:
         raise ValueError(
             f"samples must have their rate beside them ({' or '.join(_RATES)}, in Hz), found "
             f"{rate_hz!r}"
         )
-    values = np.array(samples)
-    if values.ndim == 2 and values.shape[0] < values.shape[1]:
-        values = values.T
-    is_whole, peak = values.dtype.kind in "iu", np.abs(values).max(initial=0)
-    if (
-        values.ndim not in (1, 2)
-        or values.dtype.kind not in "iuf"
-        or not values.size
-        or not (peak < (1 << 15) if is_whole else peak <= 2.0)
-    ):
-        raise ValueError(
-            "samples must be numbers from -1 to 1 or whole ones of 16 bits, found "
-            f"{values.shape} of {values.dtype} up to {peak}"
-        )
-    if not is_whole:
-        values = np.clip(np.rint(values * 32768.0), -32768, 32767)
+    samples = to_samples(np.array(values), "the column of audio", sampling_rate=rate_hz)
     file = io.BytesIO()
     with wave.open(file, "wb") as wav:
-        wav.setnchannels(1 if values.ndim == 1 else values.shape[1])
+        wav.setnchannels(1)
         wav.setsampwidth(2)
-        wav.setframerate(rate_hz)
-        wav.writeframes(values.astype("<i2").tobytes())
+        wav.setframerate(SAMPLE_RATE_HZ)
+        wav.writeframes(np.clip(np.rint(samples * 32768), -32768, 32767).astype("<i2").tobytes())
     return file.getvalue()
 
 
@@ -189,7 +176,7 @@ def _of_split(source: Path, split: str | None) -> list[Path]:
     return named or paths
 
 
-def _rows(path: Path, name: str, settings: ImportSettings) -> Found:
+def _rows(path: Path, name: str, settings: ImportSettings) -> Entries:
     from pyarrow.parquet import ParquetFile
 
     with ParquetFile(path) as file:

@@ -14,20 +14,20 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from distilwhisper.corpus.importing.entries import Entry, Found, Problem
+from distilwhisper.corpus.importing.entries import Entries, Entry, Problem
 from distilwhisper.corpus.store import StoreError
 from distilwhisper.run.locks import lock_folder
 
 SHARD_BYTES = 1 << 30
 
 
-def stored(found: Found, folder: Path, *, shard_bytes: int = SHARD_BYTES) -> Found:
-    """Yield what comes in, in order, with all of its sound in files.
+def stored(entries: Entries, folder: Path, *, shard_bytes: int = SHARD_BYTES) -> Entries:
+    """Yield entries in order, with all of their sound in files.
 
     What is stored is held back until its shard has its name.
 
     Args:
-        found: entries with data are stored; the others pass.
+        entries: those with data are stored; the others pass.
         folder: of the shards; made when there is something to store.
         shard_bytes: a shard ends with the sound that reaches this size.
 
@@ -35,11 +35,11 @@ def stored(found: Found, folder: Path, *, shard_bytes: int = SHARD_BYTES) -> Fou
         StoreError: the disk is full, or the folder cannot be written.
         FolderInUse: another import writes there.
     """
-    held: list[Entry | Problem] = []
+    waiting: list[Entry | Problem] = []
     index = 0
     shard: _Shard | None = None
     with ExitStack() as exits:
-        for item in found:
+        for item in entries:
             if isinstance(item, Entry) and item.data is not None:
                 if shard is None:
                     exits.enter_context(lock_folder(folder))
@@ -48,12 +48,12 @@ def stored(found: Found, folder: Path, *, shard_bytes: int = SHARD_BYTES) -> Fou
             if shard is None:
                 yield item
                 continue
-            held.append(item)
+            waiting.append(item)
             if shard.n_bytes >= shard_bytes:
-                yield from _in_shard(held, shard.finish(index))
-                held, shard, index = [], None, index + 1
+                yield from _in_shard(waiting, shard.finish(index))
+                waiting, shard, index = [], None, index + 1
         if shard is not None:
-            yield from _in_shard(held, shard.finish(index))
+            yield from _in_shard(waiting, shard.finish(index))
 
 
 class _Shard:
@@ -106,8 +106,8 @@ class _Shard:
         return path.absolute()
 
 
-def _in_shard(held: list[Entry | Problem], shard: Path) -> Found:
-    for item in held:
+def _in_shard(waiting: list[Entry | Problem], shard: Path) -> Entries:
+    for item in waiting:
         if isinstance(item, Entry) and item.utterance.audio.startswith("#"):
             audio = f"{shard}{item.utterance.audio}"
             item = item._replace(utterance=replace(item.utterance, audio=audio))

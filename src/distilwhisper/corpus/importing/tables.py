@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeAlias
 from distilwhisper.corpus.importing.entries import (
     AUDIO_SUFFIXES,
     BadTranscripts,
-    Found,
+    Entries,
     Unusable,
     entries_of,
     find_columns,
@@ -32,12 +32,12 @@ Row: TypeAlias = Mapping[str, object]
 TableRow: TypeAlias = tuple[Row, Mapping[str, str]]  # values by column, and the fields' columns
 
 
-def read_table(path: Path, settings: ImportSettings, _: Path) -> Found:
+def read_table(path: Path, settings: ImportSettings, _: Path) -> Entries:
     """Yield the utterances of a table whose audio paths are relative to its folder."""
     return table_entries(path, path.parent, settings)
 
 
-def table_entries(path: Path, folder: Path, settings: ImportSettings) -> Found:
+def table_entries(path: Path, folder: Path, settings: ImportSettings) -> Entries:
     """Yield the utterances of a table that names its audio.
 
     An audio path is relative to the folder, or else to the current one. An utterance's id is the
@@ -50,12 +50,12 @@ def table_entries(path: Path, folder: Path, settings: ImportSettings) -> Found:
     if "audio" not in table.columns:
         raise table.refusal()
 
-    def made(line: TableRow) -> list[Utterance]:
+    def parse(line: TableRow) -> list[Utterance]:
         audio = audio_named(*line)
         stem = posixpath.splitext(audio.replace(".tar#", "/"))[0]
         return [replace(utterance_from(*line, stem), audio=located(audio, folder))]
 
-    yield from entries_of(((f"{path}:{number}", line) for number, line in table.rows()), made)
+    yield from entries_of(((f"{path}:{number}", line) for number, line in table.rows()), parse)
 
 
 def audio_named(row: Row, columns: Mapping[str, str]) -> str:

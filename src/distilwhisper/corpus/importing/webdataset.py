@@ -10,12 +10,12 @@ from typing import NamedTuple
 from distilwhisper.corpus.importing.entries import (
     AUDIO_SUFFIXES,
     BadSource,
+    Entries,
     Entry,
-    Found,
     Problem,
     nfc,
 )
-from distilwhisper.corpus.importing.folder import files_below, members_of, told_by, torn_tar
+from distilwhisper.corpus.importing.folder import files_below, members_of, torn_tar, with_transcript
 from distilwhisper.corpus.importing.settings import ImportSettings
 from distilwhisper.corpus.records import Utterance
 
@@ -34,7 +34,7 @@ class _Member(NamedTuple):
         return posixpath.splitext(self.name.lower())[1]
 
 
-def read_webdataset(source: Path, settings: ImportSettings, _: Path) -> Found:
+def read_webdataset(source: Path, settings: ImportSettings, _: Path) -> Entries:
     """Yield the samples of tar shards in their order; their audio stays where it is.
 
     Members of one sample follow each other, and share what precedes the first dot of their name.
@@ -60,7 +60,7 @@ def read_webdataset(source: Path, settings: ImportSettings, _: Path) -> Found:
         yield from _shard(shard, name, settings)
 
 
-def _shard(shard: Path, name: str, settings: ImportSettings) -> Found:
+def _shard(shard: Path, name: str, settings: ImportSettings) -> Entries:
     try:
         with tarfile.open(shard, "r:") as tar:
             members = starmap(_Member, members_of(tar))
@@ -72,7 +72,7 @@ def _shard(shard: Path, name: str, settings: ImportSettings) -> Found:
 
 def _samples(
     members: list[_Member], shard: Path, shard_name: str, settings: ImportSettings
-) -> Found:
+) -> Entries:
     """Yield the one utterance of a sample; none if it has neither audio nor a transcript."""
     audio = [member.name for member in members if member.suffix in AUDIO_SUFFIXES]
     transcripts = [member for member in members if member.data is not None]
@@ -84,12 +84,12 @@ def _samples(
         return
     where = f"{shard_name}#{audio[0]}"
     id_ = f"{posixpath.splitext(shard_name)[0]}/{members[0].key}"
-    told = Utterance(id=id_, audio="")
+    utterance = Utterance(id=id_, audio="")
     for member in sorted(transcripts, key=lambda member: member.suffix):  # .json, then .txt
         try:
-            told = told_by(member.data or b"", member.name, told, settings)
+            utterance = with_transcript(member.data or b"", member.name, utterance, settings)
         except ValueError as error:
             message = f"its transcript {member.name} cannot be read: {error}"
             yield Problem(where, "transcript unreadable", message)
             return
-    yield Entry(where, replace(told, audio=f"{shard.absolute()}#{audio[0]}"))
+    yield Entry(where, replace(utterance, audio=f"{shard.absolute()}#{audio[0]}"))
