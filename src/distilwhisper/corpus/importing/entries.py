@@ -1,14 +1,16 @@
-"""What every reader of other people's data yields: utterances and problems, one by one."""
+"""What every reader of other people's data yields, and where it puts what cannot be used."""
 
 import codecs
 import math
 import re
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias, TypeVar
 
-from distilwhisper.corpus.importing.settings import FIELDS
+from distilwhisper.corpus.importing.settings import FIELDS, ImportSettings
 from distilwhisper.corpus.records import UTTERANCE_FIELDS, Utterance, audio_in
 from distilwhisper.errors import DistilwhisperError
 from distilwhisper.languages import language_code
@@ -96,65 +98,82 @@ class Entry(NamedTuple):
         return self.utterance.duration_s or 0.0
 
 
-Entries: TypeAlias = Iterator[Entry | Problem]
+Entries: TypeAlias = Iterator[Entry]
 _Line = TypeVar("_Line")
 
 
-def entries_of(
-    lines: Iterable[tuple[str, _Line | Unusable]], parse: Callable[[_Line], Iterable[Utterance]]
-) -> Entries:
-    """Yield the utterances of lines; of one that cannot be used, what is wrong.
+@dataclass(frozen=True)
+class Source:
+    """What is read, and what of it could not be used so far.
 
-    Args:
-        lines: each behind its place; or why it cannot be read.
-        parse: returns the utterances of a line.
+    Attributes:
+        path: of the source, or the hub id of a dataset.
+        settings: how to read it.
+        out: the manifest to be.
+        problems: what could not be used.
     """
-    for where, line in lines:
+
+    path: Path
+    settings: ImportSettings
+    out: Path
+    problems: list[Problem] = field(default_factory=list)
+
+    def add_problem(self, where: str, kind: Kind, message: str) -> None:
+        """Add what could not be used; see :class:`Problem`."""
+        self.problems.append(Problem(where, kind, message))
+
+    @contextmanager
+    def reading(self, where: str) -> Iterator[None]:
+        """Make a problem of what cannot be used at a place."""
         try:
-            if isinstance(line, Unusable):
-                raise line
-            yield from [Entry(where, utterance) for utterance in parse(line)]
+            yield
         except ValueError as error:
-            yield problem_of(where, error)
+            kind = error.kind if isinstance(error, Unusable) else "bad line"
+            self.add_problem(where, kind, str(error))
 
+    def entries(
+        self,
+        lines: Iterable[tuple[str, _Line | Unusable]],
+        parse: Callable[[_Line], Iterable[Utterance]],
+    ) -> Entries:
+        """Yield the utterances of lines that can be used.
 
-class Line(NamedTuple):
-    """What a line holds behind its first word."""
+        Args:
+            lines: each behind its place; or why it cannot be read.
+            parse: returns the utterances of a line.
+        """
+        for where, line in lines:
+            with self.reading(where):
+                if isinstance(line, Unusable):
+                    raise line
+                yield from [Entry(where, utterance) for utterance in parse(line)]
 
-    where: str
-    value: str
+    def keyed_lines(self, path: Path, name: str) -> dict[str, tuple[str, str]]:
+        """Return the place and the rest of each line of a text file by its first word.
 
+        Args:
+            path: of the file; without it there are no lines.
+            name: of the file in the places of lines.
+        """
+        lines: dict[str, tuple[str, str]] = {}
+        raw = path.read_bytes().splitlines() if path.exists() else []
+        for number, line in enumerate(raw, start=1):
+            with self.reading(where := f"{name}:{number}"):
+                try:
+                    key, *words = line.decode("utf-8-sig").split() or [""]
+                except UnicodeDecodeError as error:
+                    raise Unusable(f"must be UTF-8 text, found: {error}") from error
+                if nfc(key) in lines:
+                    raise Unusable(f"names {key} a second time")
+                if key:
+                    lines[nfc(key)] = where, " ".join(words)
+        return lines
 
-def keyed_lines(path: Path, name: str, problems: list[Problem]) -> dict[str, Line]:
-    """Return the lines of a text file by their first word, with single spaces.
-
-    Args:
-        path: of the file.
-        name: of the file in the places of lines.
-        problems: lines that are not UTF-8, or whose first word is not new, are added.
-    """
-    lines: dict[str, Line] = {}
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            where = f"{name}:{number}"
-            try:
-                key, *words = line.decode("utf-8-sig").split() or [""]
-            except UnicodeDecodeError as error:
-                problems.append(Problem(where, "bad line", f"must be UTF-8 text, found: {error}"))
-                continue
-            key = nfc(key)
-            if key in lines:
-                problems.append(Problem(where, "bad line", f"names {key} a second time"))
-            elif key:
-                lines[key] = Line(where, " ".join(words))
-    return lines
-
-
-def without_audio(lines: Mapping[str, Line]) -> Iterator[Problem]:
-    """Yield a problem for every line whose key is of no audio."""
-    for key, line in lines.items():
-        message = f"must name an utterance that has audio, found {key!r}"
-        yield Problem(line.where, "transcript without audio", message)
+    def add_without_audio(self, lines: Mapping[str, tuple[str, str]]) -> None:
+        """Make a problem of every keyed line that is of no audio."""
+        for key, (where, _) in lines.items():
+            message = f"must name an utterance that has audio, found {key!r}"
+            self.add_problem(where, "transcript without audio", message)
 
 
 def located(audio: str, folder: Path) -> str:
@@ -254,11 +273,6 @@ def known_language(language: str | None) -> str | None:
         return None if language is None else language_code(language)
     except ValueError as error:
         raise Unusable(str(error), "unknown language") from error
-
-
-def problem_of(where: str, error: ValueError) -> Problem:
-    """Return why something cannot be used as a problem of its place."""
-    return Problem(where, error.kind if isinstance(error, Unusable) else "bad line", str(error))
 
 
 def find_columns(names: Sequence[str], chosen: Mapping[str, str]) -> dict[str, str]:

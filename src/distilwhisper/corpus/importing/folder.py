@@ -16,12 +16,11 @@ from distilwhisper.corpus.importing.entries import (
     BadTranscripts,
     Entries,
     Entry,
-    Problem,
+    Source,
     Unusable,
     find_columns,
     nfc,
     plain_text,
-    problem_of,
     utterance_from,
 )
 from distilwhisper.corpus.importing.settings import ImportSettings
@@ -39,7 +38,7 @@ BESIDE_SUFFIXES = (".txt", ".json")
 _NOTES = ("readme", "license", "licence", "copying", "changelog", "citation", "notice")
 
 
-def read_folder(source: Path, settings: ImportSettings, out: Path) -> Entries:
+def read_folder(source: Source) -> Entries:
     """Yield all audio below a folder, in the order of the paths.
 
     Audio is found by its ending, in files and in members of ``.tar`` files; what begins with a
@@ -59,28 +58,24 @@ def read_folder(source: Path, settings: ImportSettings, out: Path) -> Entries:
     its split.
 
     Args:
-        source: the folder.
-        settings: names of columns.
-        out: the manifest to be, which is no table of the source.
+        source: the folder; its settings name columns, and the manifest to be is no table of it.
 
     Raises:
         BadSource: there is no audio in the folder.
         BadTranscripts: a table is not in UTF-8, or its first line does not name the columns.
     """
-    problems: list[Problem] = []
-    listing = _find(source, problems, skip=out)
-    if not listing.audio and not problems:
+    listing = _find(source)
+    if not listing.audio and not source.problems:
         raise BadSource(
-            f"{source} must be a folder with audio below it, found none: no file, and no member "
-            f"of a .tar, ends in {' '.join(sorted(AUDIO_SUFFIXES))}"
+            f"{source.path} must be a folder with audio below it, found none: no file, and no "
+            f"member of a .tar, ends in {' '.join(sorted(AUDIO_SUFFIXES))}"
         )
     ids, splits = _ids(listing.audio), _splits(listing.audio)
-    _sort_out_beside(source, listing, settings, problems)
-    lines = _read_tables(source, listing, ids, settings, problems)
-    yield from problems
+    _sort_out_beside(source, listing)
+    lines = _read_tables(source, listing, ids)
     for name in listing.audio:
-        for item in _entries(source, name, ids[name], lines.get(name), listing, settings):
-            if isinstance(item, Entry) and item.utterance.split is None and name in splits:
+        for item in _entries(source, name, ids[name], lines.get(name), listing):
+            if item.utterance.split is None and name in splits:
                 item = item._replace(utterance=replace(item.utterance, split=splits[name]))
             yield item
 
@@ -105,22 +100,22 @@ class _Listing:
     n_unread: Counter[str] = field(default_factory=Counter)  # by the ending
 
 
-def _find(source: Path, problems: list[Problem], *, skip: Path) -> _Listing:
+def _find(source: Source) -> _Listing:
     listing = _Listing()
     seen: dict[str, str] = {}
-    skipped = {skip.resolve(), skip.with_suffix(".problems.jsonl").resolve()}
-    for name, data in _files(source, problems):
+    own = {source.out.resolve(), source.out.with_suffix(".problems.jsonl").resolve()}
+    for name, data in _files(source):
         stem, suffix = posixpath.splitext(posixpath.basename(name.rpartition("#")[2]).lower())
         is_table = suffix in TABLE_SUFFIXES or (suffix == ".txt" and stem in TABLE_STEMS)
         is_text = suffix in BESIDE_SUFFIXES and stem not in _NOTES
         key = _beside(name) if is_text else nfc(name)
         if (is_text or suffix in AUDIO_SUFFIXES) and (known := seen.setdefault(key, name)) != name:
             message = f"must have a name of its own, found that of {known!a}"
-            problems.append(Problem(name, "name twice", message))
+            source.add_problem(name, "name twice", message)
         elif suffix in AUDIO_SUFFIXES:
             listing.audio.append(name)
         elif is_table and "#" not in name:
-            if (source / name).resolve() not in skipped:
+            if (source.path / name).resolve() not in own:
                 listing.tables.append(name)
         elif is_text:
             listing.beside[key] = name, data
@@ -133,19 +128,19 @@ def _find(source: Path, problems: list[Problem], *, skip: Path) -> _Listing:
     return listing
 
 
-def _files(source: Path, problems: list[Problem]) -> Iterator[tuple[str, bytes | None]]:
+def _files(source: Source) -> Iterator[tuple[str, bytes | None]]:
     """Yield the files below a folder and the members of its tars, with these' transcripts."""
-    for name in files_below(source, problems):
+    for name in files_below(source):
         if not name.lower().endswith(".tar"):
             yield name, None
             continue
         try:
-            with tarfile.open(source / name, "r:") as tar:
+            with tarfile.open(source.path / name, "r:") as tar:
                 for member, data in members_of(tar):
-                    if is_utf8(f"{name}#{member}", problems):
+                    if _is_utf8(f"{name}#{member}", source):
                         yield f"{name}#{member}", data
         except (tarfile.TarError, OSError) as error:
-            problems.append(torn_tar(name, error))
+            add_torn_tar(source, name, error)
 
 
 def members_of(tar: tarfile.TarFile) -> Iterator[tuple[str, bytes | None]]:
@@ -163,10 +158,10 @@ def members_of(tar: tarfile.TarFile) -> Iterator[tuple[str, bytes | None]]:
         yield name, None if file is None else file.read()
 
 
-def torn_tar(name: str, error: Exception) -> Problem:
-    """Return what is wrong with a tar."""
+def add_torn_tar(source: Source, name: str, error: Exception) -> None:
+    """Make a problem of a tar that cannot be read."""
     message = f"not a plain tar that can be read to its end: {error}"
-    return Problem(name, "unreadable", message)
+    source.add_problem(name, "unreadable", message)
 
 
 def _beside(name: str) -> str:
@@ -175,21 +170,20 @@ def _beside(name: str) -> str:
     return stem + suffix.lower()
 
 
-def _sort_out_beside(
-    source: Path, listing: _Listing, settings: ImportSettings, problems: list[Problem]
-) -> None:
+def _sort_out_beside(source: Source, listing: _Listing) -> None:
     """Take what lies beside no audio for a table, if it is one, and else for a problem."""
     stems = {posixpath.splitext(nfc(audio))[0] for audio in listing.audio}
     for key in [key for key in listing.beside if posixpath.splitext(key)[0] not in stems]:
         name, data = listing.beside.pop(key)
-        if key.endswith(".json") and data is None and _is_table(source / name, settings):
+        is_json = key.endswith(".json") and data is None
+        if is_json and _is_table(source.path / name, source.settings):
             listing.tables.append(name)
         else:
             message = (
                 "a transcript must be called as the audio beside it, found none called so: nothing "
                 "reads it; move it out of the folder if it is none"
             )
-            problems.append(Problem(name, "transcript without audio", message))
+            source.add_problem(name, "transcript without audio", message)
 
 
 def _is_table(path: Path, settings: ImportSettings) -> bool:
@@ -199,57 +193,50 @@ def _is_table(path: Path, settings: ImportSettings) -> bool:
         return False
 
 
-def files_below(source: Path, problems: list[Problem]) -> Iterator[str]:
+def files_below(source: Source) -> Iterator[str]:
     """Yield paths below a folder, in order, less what is hidden; links to folders are followed.
 
-    Args:
-        source: the folder.
-        problems: folders that cannot be read, and names that are not UTF-8, are added.
+    Folders that cannot be read, and names that are not UTF-8, become problems.
     """
     unread: list[OSError] = []
     seen: set[str] = set()
-    for folder, subfolders, files in os.walk(source, onerror=unread.append, followlinks=True):
+    for folder, subfolders, files in os.walk(source.path, onerror=unread.append, followlinks=True):
         if os.path.realpath(folder) in seen:  # a link to a folder above, or a second one
             subfolders.clear()
             continue
         seen.add(os.path.realpath(folder))
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         for file in sorted(file for file in files if not file.startswith(".")):
-            name = Path(folder, file).relative_to(source).as_posix()
-            if is_utf8(name, problems):
+            name = Path(folder, file).relative_to(source.path).as_posix()
+            if _is_utf8(name, source):
                 yield name
     for error in unread:
-        name = Path(error.filename).relative_to(source).as_posix()
-        reason = f"the folder cannot be read: {error.strerror}"
-        problems.append(Problem(name, "unreadable", reason))
+        name = Path(error.filename).relative_to(source.path).as_posix()
+        source.add_problem(name, "unreadable", f"the folder cannot be read: {error.strerror}")
 
 
-def is_utf8(name: str, problems: list[Problem]) -> bool:
-    """Return whether a name is UTF-8; one that is not is added to the problems."""
+def _is_utf8(name: str, source: Source) -> bool:
+    """Return whether a name is UTF-8; one that is not becomes a problem."""
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:
         message = "its name is not UTF-8; no manifest can hold it"
-        problems.append(Problem(ascii(name)[1:-1], "unreadable", message))
+        source.add_problem(ascii(name)[1:-1], "unreadable", message)
         return False
     return True
 
 
 def _read_tables(
-    source: Path,
-    listing: _Listing,
-    ids: Mapping[str, str],
-    settings: ImportSettings,
-    problems: list[Problem],
+    source: Source, listing: _Listing, ids: Mapping[str, str]
 ) -> Mapping[str, list[_Line]]:
     """Return the lines of tables on each audio: one on the whole, or any number of spans."""
     lines: dict[str, list[_Line]] = defaultdict(list)
     places = _places(listing.audio)
     n_read, unfit = 0, None
     for name in listing.tables:
-        path = source / name
+        path = source.path / name
         try:
-            table = Table(path, settings)
+            table = Table(path, source.settings)
         except BadTranscripts:
             raise
         except BadSource as error:  # it may be a table of other things
@@ -263,15 +250,11 @@ def _read_tables(
             continue
         say(f"data: transcripts from {path}")
         for number, line in table.rows():
-            where = f"{name}:{number}"
-            try:
+            with source.reading(where := f"{name}:{number}"):
                 if isinstance(line, Unusable):
                     raise line
                 audio = _named_by(audio_named(*line), posixpath.dirname(name), places)
-                utterance = utterance_from(*line, ids[audio])
-                _add(lines[audio], _Line(utterance, where), audio)
-            except ValueError as error:
-                problems.append(problem_of(where, error))
+                _add(lines[audio], _Line(utterance_from(*line, ids[audio]), where), audio)
     if unfit is not None and not n_read:
         raise unfit
     return lines
@@ -356,15 +339,10 @@ def _ids(audio: Sequence[str]) -> dict[str, str]:
 
 
 def _entries(
-    source: Path,
-    name: str,
-    id_: str,
-    lines: Sequence[_Line] | None,
-    listing: _Listing,
-    settings: ImportSettings,
+    source: Source, name: str, id_: str, lines: Sequence[_Line] | None, listing: _Listing
 ) -> Entries:
     """Yield the utterances of one audio, of tables or else of a file beside it."""
-    audio = f"{source.absolute()}/{name}"
+    audio = f"{source.path.absolute()}/{name}"
     for line in lines or ():
         is_part = _part(line.utterance) != (0.0, None, None)
         yield Entry(line.origin if is_part else name, replace(line.utterance, audio=audio))
@@ -376,11 +354,11 @@ def _entries(
         if not beside:
             continue
         try:
-            data = (source / beside).read_bytes() if data is None else data
-            utterance = with_transcript(data, beside, utterance, settings)
+            data = (source.path / beside).read_bytes() if data is None else data
+            utterance = with_transcript(data, beside, utterance, source.settings)
         except (OSError, ValueError) as error:
             message = f"its transcript {beside} cannot be read: {error}"
-            yield Problem(name, "transcript unreadable", message)
+            source.add_problem(name, "transcript unreadable", message)
             return
     yield Entry(name, replace(utterance, audio=audio))
 

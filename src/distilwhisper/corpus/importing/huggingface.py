@@ -13,8 +13,9 @@ from distilwhisper.corpus.importing.entries import (
     BadSource,
     Entries,
     Entry,
-    Problem,
+    Source,
     UnreadableSource,
+    Unusable,
 )
 from distilwhisper.corpus.importing.parquet import (
     ROWS_AT_ONCE,
@@ -30,39 +31,38 @@ if TYPE_CHECKING:
     import pyarrow
 
 
-def read_huggingface(path: Path, settings: ImportSettings, _: Path) -> Entries:
+def read_huggingface(source: Source) -> Entries:
     """Yield the rows of one split of a dataset, in order.
 
     An utterance's id is the split and the number of the row; its source is the hub id, unless a
     column names one.
 
     Args:
-        path: a folder of save_to_disk, a folder as on the hub, or a hub id.
-        settings: config, split, and names of columns.
+        source: a folder of save_to_disk, a folder as on the hub, or a hub id; its settings name
+            config, split and columns.
 
     Raises:
         BadSource: there is no such config, split or column.
         UnreadableSource: there is no such dataset, or it cannot be read to its end.
         MissingExtra: datasets is not installed.
     """
-    source = str(path)
-    dataset, split = _opened(source, settings)
-    from_hub = None if path.exists() else source
+    name, settings = str(source.path), source.settings
+    dataset, split = _opened(name, settings)
+    from_hub = None if source.path.exists() else name
     columns: dict[str, str] = {}
     number = 0
-    for table in _tables(dataset, source):
-        columns = columns or fields_of(table.schema, source, settings)
+    for table in _tables(dataset, name):
+        columns = columns or fields_of(table.schema, name, settings)
         wanted = columns_to_read(table.schema, columns)
         names_of = _class_names(dataset, wanted)
         for row in table.select(wanted).to_pylist():
             for column, names in names_of.items():
                 row[column] = None if row[column] is None else names[row[column]]
-            where = f"{source}: {split}, row {number}"
-            found = sound_entry(where, row, columns, f"{split}/{number:08d}", Path())
+            where = f"{name}: {split}, row {number}"
+            with source.reading(where):
+                entry = sound_entry(where, row, columns, f"{split}/{number:08d}", Path())
+                yield _fetched(entry, from_hub)
             number += 1
-            if isinstance(found, Entry):
-                found = _fetched(found, from_hub)
-            yield found
 
 
 def _opened(source: str, settings: ImportSettings) -> tuple[Any, str]:
@@ -131,8 +131,12 @@ def _class_names(dataset: Any, columns: Sequence[str]) -> dict[str, list[str]]:
     return {column: list(of) for column, of in names.items() if of}
 
 
-def _fetched(entry: Entry, from_hub: str | None) -> Entry | Problem:
-    """Return an entry with its sound where that lies in no file here: on the hub, or in a zip."""
+def _fetched(entry: Entry, from_hub: str | None) -> Entry:
+    """Return an entry with its sound where that lies in no file here: on the hub, or in a zip.
+
+    Raises:
+        Unusable: it cannot be fetched.
+    """
     utterance = entry.utterance
     if from_hub is not None and utterance.source is None:
         utterance = replace(utterance, source=from_hub)
@@ -144,4 +148,4 @@ def _fetched(entry: Entry, from_hub: str | None) -> Entry | Problem:
         with fsspec.open(utterance.audio, "rb") as file:
             return Entry(entry.where, utterance, file.read())
     except OSError as error:
-        return Problem(entry.where, "audio missing", f"{utterance.audio}: {error}")
+        raise Unusable(f"{utterance.audio}: {error}", "audio missing") from error

@@ -7,20 +7,16 @@ from distilwhisper.corpus.importing.entries import (
     AUDIO_SUFFIXES,
     BadSource,
     Entries,
-    Problem,
+    Source,
     Unusable,
-    entries_of,
-    keyed_lines,
     known_language,
     located,
     nfc,
-    without_audio,
 )
-from distilwhisper.corpus.importing.settings import ImportSettings
 from distilwhisper.corpus.records import Utterance
 
 
-def read_kaldi(source: Path, _: ImportSettings, __: Path) -> Entries:
+def read_kaldi(source: Source) -> Entries:
     """Yield the utterances of a Kaldi data directory, in the order of segments, else of wav.scp.
 
     Paths are relative to the directory, or else to the current folder.
@@ -28,15 +24,14 @@ def read_kaldi(source: Path, _: ImportSettings, __: Path) -> Entries:
     Raises:
         BadSource: there is no wav.scp.
     """
-    if not (source / "wav.scp").is_file():
-        raise BadSource(f"{source} must be a Kaldi data directory, found no wav.scp in it")
-    problems: list[Problem] = []
+    folder = source.path
+    if not (folder / "wav.scp").is_file():
+        raise BadSource(f"{folder} must be a Kaldi data directory, found no wav.scp in it")
     names = ("wav.scp", "segments", "text", "utt2spk", "utt2lang")
     recordings, segments, *beside = (
-        keyed_lines(path, str(path), problems) if (path := source / name).exists() else {}
-        for name in names
+        source.keyed_lines(folder / name, str(folder / name)) for name in names
     )
-    has_segments = (source / "segments").exists()
+    has_segments = (folder / "segments").exists()
 
     def parse(line: tuple[str, str]) -> list[Utterance]:
         key, value = line
@@ -44,13 +39,13 @@ def read_kaldi(source: Path, _: ImportSettings, __: Path) -> Entries:
         name, start_s, duration_s = _segment(nfc(value)) if has_segments else (key, 0.0, None)
         if name not in recordings:
             raise Unusable(f"must name a recording of wav.scp, found {name!r}", "audio missing")
-        audio = recordings[name].value
+        audio = recordings[name][1]
         if not audio:
             raise Unusable(f"must name the audio of {name} in wav.scp")
         _check_is_file(audio)
         utterance = Utterance(
             id=key,
-            audio=located(audio, source),
+            audio=located(audio, folder),
             start_s=start_s,
             duration_s=duration_s,
             text=text,
@@ -61,10 +56,11 @@ def read_kaldi(source: Path, _: ImportSettings, __: Path) -> Entries:
         return [utterance]
 
     lines = segments if has_segments else recordings
-    yield from entries_of(((where, (key, value)) for key, (where, value) in lines.items()), parse)
-    yield from problems
+    yield from source.entries(
+        ((where, (key, value)) for key, (where, value) in lines.items()), parse
+    )
     for file in beside:
-        yield from without_audio(file)
+        source.add_without_audio(file)
 
 
 def _segment(rest: str) -> tuple[str, float, float | None]:

@@ -4,10 +4,10 @@ import re
 from collections.abc import Callable, Mapping
 from itertools import chain
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple
 
 from distilwhisper.corpus.importing.commonvoice import locale_folders, read_commonvoice
-from distilwhisper.corpus.importing.entries import AUDIO_SUFFIXES, BadSource, Entries
+from distilwhisper.corpus.importing.entries import AUDIO_SUFFIXES, BadSource, Entries, Source
 from distilwhisper.corpus.importing.folder import read_folder
 from distilwhisper.corpus.importing.huggingface import read_huggingface
 from distilwhisper.corpus.importing.kaldi import read_kaldi
@@ -24,8 +24,6 @@ from distilwhisper.corpus.importing.tables import (
 )
 from distilwhisper.corpus.importing.webdataset import read_webdataset
 
-Reader: TypeAlias = Callable[[Path, ImportSettings, Path], Entries]  # the last: the manifest to be
-
 
 class Layout(NamedTuple):
     """A way in which people store speech.
@@ -38,7 +36,7 @@ class Layout(NamedTuple):
     """
 
     description: str
-    read: Reader
+    read: Callable[[Source], Entries]
     kind: Literal["file", "folder"] | None = None
     options: tuple[str, ...] = ()
 
@@ -81,21 +79,19 @@ def detect(source: str) -> Format:
     )
 
 
-def read(source: str, layout: Format, settings: ImportSettings, out: Path) -> Entries:
+def read(source: Source, layout: Format) -> Entries:
     """Yield the utterances of a source.
 
     Args:
-        source: as the user gave it.
+        source: what is read.
         layout: what it is read as.
-        settings: what its reader may need.
-        out: the manifest to be.
 
     Raises:
         BadSource: it is not what it is read as, or the settings ask for what is of no use there.
     """
-    path, named = Path(source), LAYOUTS[layout]
+    path, named = source.path, LAYOUTS[layout]
     for option in ("config", "split", "column"):
-        if getattr(settings, option) and option not in named.options:
+        if getattr(source.settings, option) and option not in named.options:
             readers = ", ".join(
                 sorted(name for name, of in LAYOUTS.items() if option in of.options)
             )
@@ -104,10 +100,10 @@ def read(source: str, layout: Format, settings: ImportSettings, out: Path) -> En
                 "another --format"
             )
     if layout != "huggingface" and not path.exists():
-        raise BadSource(f"{source} must be {named.description}, found nothing there")
+        raise BadSource(f"{path} must be {named.description}, found nothing there")
     if named.kind is not None and not (path.is_file() if named.kind == "file" else path.is_dir()):
-        raise BadSource(f"{source} must be {named.description}, found no {named.kind}")
-    return named.read(path, settings, out)
+        raise BadSource(f"{path} must be {named.description}, found no {named.kind}")
+    return named.read(source)
 
 
 def _of_folder(folder: Path) -> Format:

@@ -18,13 +18,12 @@ from zlib import error as ZlibError
 from distilwhisper.corpus.importing.entries import (
     BadSource,
     Entries,
+    Source,
     Unusable,
-    entries_of,
     known_language,
     located,
     others_of,
 )
-from distilwhisper.corpus.importing.settings import ImportSettings
 from distilwhisper.corpus.records import Utterance
 
 Row: TypeAlias = Mapping[str, Any]
@@ -37,7 +36,7 @@ _READ = frozenset(
 )
 
 
-def read_lhotse(source: Path, _: ImportSettings, __: Path) -> Entries:
+def read_lhotse(source: Source) -> Entries:
     """Yield the utterances of a Lhotse manifest, or of all that lie in a folder.
 
     Every supervision is an utterance, and so is a recording or a cut that has none. Audio paths
@@ -50,15 +49,16 @@ def read_lhotse(source: Path, _: ImportSettings, __: Path) -> Entries:
     Raises:
         BadSource: there are no such files.
     """
-    manifests = lhotse_files(source)
+    manifests = lhotse_files(source.path)
     if not manifests:
         raise BadSource(
-            f"{source} must be or hold Lhotse's cuts or recordings (files called *cuts*.jsonl.gz "
-            "or *recordings*.jsonl.gz, or without .gz), found none; of recordings name the folder"
+            f"{source.path} must be or hold Lhotse's cuts or recordings (files called "
+            "*cuts*.jsonl.gz or *recordings*.jsonl.gz, or without .gz), found none; of recordings "
+            "name the folder"
         )
     for manifest in manifests:
         cuts = _rows(manifest) if "cuts" in manifest.name else _as_cuts(manifest)
-        yield from entries_of(cuts, partial(_cut, folder=manifest.parent))
+        yield from source.entries(cuts, partial(_cut, folder=manifest.parent))
 
 
 def lhotse_files(source: Path) -> list[Path]:

@@ -15,10 +15,10 @@ from distilwhisper.corpus.importing.entries import (
     BadSource,
     Entries,
     Entry,
-    Problem,
+    Source,
+    Unusable,
     find_columns,
     located,
-    problem_of,
     utterance_from,
 )
 from distilwhisper.corpus.importing.settings import ImportSettings
@@ -36,7 +36,7 @@ ROWS_AT_ONCE = 16  # a row may hold an hour of sound
 _RATES = ("sampling_rate", "sample_rate")
 
 
-def read_parquet(source: Path, settings: ImportSettings, _: Path) -> Entries:
+def read_parquet(source: Source) -> Entries:
     """Yield the utterances of a Parquet file, or of all below a folder, in the order of the paths.
 
     The audio column is the one with structs of bytes and path, as Hugging Face writes them, or of
@@ -45,8 +45,8 @@ def read_parquet(source: Path, settings: ImportSettings, _: Path) -> Entries:
     An utterance's id is the file's path and the number of the row.
 
     Args:
-        source: the file or folder.
-        settings: names of columns; the split, a word in the names of files or their folders.
+        source: the file or folder; its settings name columns and the split, a word in the names
+            of files or their folders.
 
     Raises:
         BadSource: there is no such file, or no column of audio.
@@ -54,13 +54,14 @@ def read_parquet(source: Path, settings: ImportSettings, _: Path) -> Entries:
     """
     with needed_by("reading Parquet files", extra="data"):
         from pyarrow import ArrowException
-    paths = _of_split(source, settings.split)
-    for path in paths:
-        name = path.name if path == source else path.relative_to(source).as_posix()
+    for path in _of_split(source.path, source.settings.split):
+        whole = path == source.path
+        name = path.name if whole else path.relative_to(source.path).as_posix()
         try:
-            yield from _rows(path, name, settings)
+            yield from _rows(path, name, source)
         except (ArrowException, OSError) as error:
-            yield Problem(name, "unreadable", f"must be a whole Parquet file, found: {error}")
+            message = f"must be a whole Parquet file, found: {error}"
+            source.add_problem(name, "unreadable", message)
 
 
 def fields_of(schema: "pyarrow.Schema", source: str, settings: ImportSettings) -> dict[str, str]:
@@ -105,28 +106,29 @@ def columns_to_read(schema: "pyarrow.Schema", columns: Mapping[str, str]) -> lis
 
 def sound_entry(
     where: str, row: Mapping[str, object], columns: Mapping[str, str], stem: str, folder: Path
-) -> Entry | Problem:
-    """Return the utterance of a row whose audio is bytes, a path, samples, or a struct of them."""
+) -> Entry:
+    """Return the utterance of a row whose audio is bytes, a path, samples, or a struct of them.
+
+    Raises:
+        ValueError: there is no audio, or the row cannot be used.
+    """
     audio = row.get(columns["audio"])
     path: object = audio
-    try:
-        utterance = utterance_from(row, columns, stem)
-        samples = audio
-        if isinstance(audio, Mapping):
-            path, samples, row = audio.get("path"), audio.get("array"), {**row, **audio}
-            audio = audio.get("bytes")
-        if isinstance(samples, list) and not isinstance(audio, bytes):
-            rate_hz = next((row[name] for name in _RATES if row.get(name)), None)
-            path, audio = "samples.wav", wav_of(samples, rate_hz)
-    except ValueError as error:
-        return problem_of(where, error)
+    utterance = utterance_from(row, columns, stem)
+    samples = audio
+    if isinstance(audio, Mapping):
+        path, samples, row = audio.get("path"), audio.get("array"), {**row, **audio}
+        audio = audio.get("bytes")
+    if isinstance(samples, list) and not isinstance(audio, bytes):
+        rate_hz = next((row[name] for name in _RATES if row.get(name)), None)
+        path, audio = "samples.wav", wav_of(samples, rate_hz)
     if isinstance(audio, bytes) and audio:
         suffix = posixpath.splitext(path)[1] if isinstance(path, str) else ""
         return Entry(where, replace(utterance, audio=f"{stem}{suffix}"), audio)
     if isinstance(path, str) and path:
         remote = "://" in path
         return Entry(where, replace(utterance, audio=path if remote else located(path, folder)))
-    return Problem(where, "audio missing", "its audio must have bytes or a path, found neither")
+    raise Unusable("its audio must have bytes or a path, found neither", "audio missing")
 
 
 def wav_of(values: Sequence[object], rate_hz: object) -> bytes:
@@ -176,16 +178,14 @@ def _of_split(source: Path, split: str | None) -> list[Path]:
     return named or paths
 
 
-def _rows(path: Path, name: str, settings: ImportSettings) -> Entries:
+def _rows(path: Path, name: str, source: Source) -> Entries:
     from pyarrow.parquet import ParquetFile
 
     with ParquetFile(path) as file:
         schema = file.schema_arrow
-        columns = fields_of(schema, str(path), settings)
+        columns = fields_of(schema, str(path), source.settings)
         batches = file.iter_batches(ROWS_AT_ONCE, columns=columns_to_read(schema, columns))
-        number = 0
-        for batch in batches:
-            for row in batch.to_pylist():
-                stem = f"{posixpath.splitext(name)[0]}/{number:08d}"
-                yield sound_entry(f"{name}: row {number}", row, columns, stem, path.parent)
-                number += 1
+        for number, row in enumerate(row for batch in batches for row in batch.to_pylist()):
+            stem = f"{posixpath.splitext(name)[0]}/{number:08d}"
+            with source.reading(where := f"{name}: row {number}"):
+                yield sound_entry(where, row, columns, stem, path.parent)

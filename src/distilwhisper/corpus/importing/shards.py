@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from distilwhisper.corpus.importing.entries import Entries, Entry, Problem
+from distilwhisper.corpus.importing.entries import Entries, Entry
 from distilwhisper.corpus.store import StoreError
 from distilwhisper.run.locks import lock_folder
 
@@ -35,12 +35,12 @@ def stored(entries: Entries, folder: Path, *, shard_bytes: int = SHARD_BYTES) ->
         StoreError: the disk is full, or the folder cannot be written.
         FolderInUse: another import writes there.
     """
-    waiting: list[Entry | Problem] = []
+    waiting: list[Entry] = []
     index = 0
     shard: _Shard | None = None
     with ExitStack() as exits:
         for item in entries:
-            if isinstance(item, Entry) and item.data is not None:
+            if item.data is not None:
                 if shard is None:
                     exits.enter_context(lock_folder(folder))
                     shard = exits.enter_context(_Shard(folder))
@@ -106,9 +106,9 @@ class _Shard:
         return path.absolute()
 
 
-def _in_shard(waiting: list[Entry | Problem], shard: Path) -> Entries:
+def _in_shard(waiting: list[Entry], shard: Path) -> Entries:
     for item in waiting:
-        if isinstance(item, Entry) and item.utterance.audio.startswith("#"):
+        if item.utterance.audio.startswith("#"):
             audio = f"{shard}{item.utterance.audio}"
             item = item._replace(utterance=replace(item.utterance, audio=audio))
         yield item

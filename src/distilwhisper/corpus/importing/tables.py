@@ -15,8 +15,8 @@ from distilwhisper.corpus.importing.entries import (
     AUDIO_SUFFIXES,
     BadTranscripts,
     Entries,
+    Source,
     Unusable,
-    entries_of,
     find_columns,
     located,
     utterance_from,
@@ -32,12 +32,12 @@ Row: TypeAlias = Mapping[str, object]
 TableRow: TypeAlias = tuple[Row, Mapping[str, str]]  # values by column, and the fields' columns
 
 
-def read_table(path: Path, settings: ImportSettings, _: Path) -> Entries:
+def read_table(source: Source) -> Entries:
     """Yield the utterances of a table whose audio paths are relative to its folder."""
-    return table_entries(path, path.parent, settings)
+    return table_entries(source.path, source.path.parent, source)
 
 
-def table_entries(path: Path, folder: Path, settings: ImportSettings) -> Entries:
+def table_entries(path: Path, folder: Path, source: Source) -> Entries:
     """Yield the utterances of a table that names its audio.
 
     An audio path is relative to the folder, or else to the current one. An utterance's id is the
@@ -46,7 +46,7 @@ def table_entries(path: Path, folder: Path, settings: ImportSettings) -> Entries
     Raises:
         BadTranscripts: the table cannot be read, or names no audio.
     """
-    table = Table(path, settings)
+    table = Table(path, source.settings)
     if "audio" not in table.columns:
         raise table.refusal()
 
@@ -55,7 +55,7 @@ def table_entries(path: Path, folder: Path, settings: ImportSettings) -> Entries
         stem = posixpath.splitext(audio.replace(".tar#", "/"))[0]
         return [replace(utterance_from(*line, stem), audio=located(audio, folder))]
 
-    yield from entries_of(((f"{path}:{number}", line) for number, line in table.rows()), parse)
+    yield from source.entries(((f"{path}:{number}", line) for number, line in table.rows()), parse)
 
 
 def audio_named(row: Row, columns: Mapping[str, str]) -> str:

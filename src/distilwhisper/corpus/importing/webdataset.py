@@ -12,11 +12,15 @@ from distilwhisper.corpus.importing.entries import (
     BadSource,
     Entries,
     Entry,
-    Problem,
+    Source,
     nfc,
 )
-from distilwhisper.corpus.importing.folder import files_below, members_of, torn_tar, with_transcript
-from distilwhisper.corpus.importing.settings import ImportSettings
+from distilwhisper.corpus.importing.folder import (
+    add_torn_tar,
+    files_below,
+    members_of,
+    with_transcript,
+)
 from distilwhisper.corpus.records import Utterance
 
 
@@ -34,45 +38,36 @@ class _Member(NamedTuple):
         return posixpath.splitext(self.name.lower())[1]
 
 
-def read_webdataset(source: Path, settings: ImportSettings, _: Path) -> Entries:
+def read_webdataset(source: Source) -> Entries:
     """Yield the samples of tar shards in their order; their audio stays where it is.
 
     Members of one sample follow each other, and share what precedes the first dot of their name.
     An utterance's id is the shard's name and that key.
 
     Args:
-        source: a tar, or a folder with tars below it.
-        settings: names of keys in the JSON.
+        source: a tar, or a folder with tars below it; its settings name keys in the JSON.
 
     Raises:
         BadSource: there is no tar.
     """
-    problems: list[Problem] = []
-    if source.is_dir():
-        names = [name for name in files_below(source, problems) if name.endswith(".tar")]
-        shards = [source / name for name in names]
+    path = source.path
+    if path.is_dir():
+        shards = {n: path / n for n in files_below(source) if n.endswith(".tar")}
     else:
-        shards, names = [source], [source.name]
-    yield from problems
+        shards = {path.name: path}
     if not shards:
-        raise BadSource(f"{source} must be a .tar, or hold some, found none")
-    for name, shard in zip(names, shards, strict=True):
-        yield from _shard(shard, name, settings)
+        raise BadSource(f"{path} must be a .tar, or hold some, found none")
+    for name, shard in shards.items():
+        try:
+            with tarfile.open(shard, "r:") as tar:
+                members = starmap(_Member, members_of(tar))
+                for _, sample in groupby(members, key=lambda member: member.key):
+                    yield from _samples(list(sample), shard, name, source)
+        except (tarfile.TarError, OSError) as error:
+            add_torn_tar(source, name, error)
 
 
-def _shard(shard: Path, name: str, settings: ImportSettings) -> Entries:
-    try:
-        with tarfile.open(shard, "r:") as tar:
-            members = starmap(_Member, members_of(tar))
-            for _, sample in groupby(members, key=lambda member: member.key):
-                yield from _samples(list(sample), shard, name, settings)
-    except (tarfile.TarError, OSError) as error:
-        yield torn_tar(name, error)
-
-
-def _samples(
-    members: list[_Member], shard: Path, shard_name: str, settings: ImportSettings
-) -> Entries:
+def _samples(members: list[_Member], shard: Path, shard_name: str, source: Source) -> Entries:
     """Yield the one utterance of a sample; none if it has neither audio nor a transcript."""
     audio = [member.name for member in members if member.suffix in AUDIO_SUFFIXES]
     transcripts = [member for member in members if member.data is not None]
@@ -80,16 +75,16 @@ def _samples(
         if audio or transcripts:
             names = ", ".join(member.name for member in members)
             message = f"a sample must have one audio file, found {names}"
-            yield Problem(f"{shard_name}#{members[0].key}", "audio missing", message)
+            source.add_problem(f"{shard_name}#{members[0].key}", "audio missing", message)
         return
     where = f"{shard_name}#{audio[0]}"
     id_ = f"{posixpath.splitext(shard_name)[0]}/{members[0].key}"
     utterance = Utterance(id=id_, audio="")
     for member in sorted(transcripts, key=lambda member: member.suffix):  # .json, then .txt
         try:
-            utterance = with_transcript(member.data or b"", member.name, utterance, settings)
+            utterance = with_transcript(member.data or b"", member.name, utterance, source.settings)
         except ValueError as error:
             message = f"its transcript {member.name} cannot be read: {error}"
-            yield Problem(where, "transcript unreadable", message)
+            source.add_problem(where, "transcript unreadable", message)
             return
     yield Entry(where, replace(utterance, audio=f"{shard.absolute()}#{audio[0]}"))
