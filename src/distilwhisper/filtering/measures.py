@@ -171,7 +171,7 @@ def _row(
         expected: the language that is asked for or named.
         place: of a name in one of the ``NAMED_COLUMNS``.
     """
-    spoken = expected or (label and label.language)
+    spoken = expected or (None if label is None else label.language)
     duration_s = utterance.duration_s
     if label is None or label.error is not None:
         texts, scores = _NO_TEXTS, _NO_SCORES
