@@ -24,7 +24,7 @@ from functools import cached_property, partial
 from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from distilwhisper.checks import AT_LEAST_0, AT_LEAST_1, Rule, check_rules, ruled
 from distilwhisper.corpus.batches import (
@@ -305,7 +305,7 @@ def _lead(
                 _discard(run, stage)
         try:
             for stage in stages:
-                _STAGE_FUNCTIONS[stage](run)
+                _STAGES[stage].run(run)
                 if stage == "data" and recipe.data.source is not None:
                     _raise_faults(_set_faults(_split_sets(run), recipe, stages))
         except StageChanged:  # what lies in the folder was made by the recipe before
@@ -315,7 +315,7 @@ def _lead(
 
 
 def _discard(run: Run, stage: StageName) -> None:
-    for name in _STAGE_OUTPUTS[stage]:
+    for name in _STAGES[stage].outputs:
         path = run.path(name)
         if path.is_dir():
             shutil.rmtree(path)
@@ -354,9 +354,7 @@ def check_recipe(
     known = None
     if any(stage in stages for stage in ("label", "student", "train", "evaluate", "transcribe")):
         faults += _model_faults(recipe, sizes)
-        lacking: list[str] = []
-        known = _attempt("teacher", lacking, lambda: tokenizer(recipe.teacher))
-        faults += [fault for fault in lacking if fault not in faults]
+        known = _attempt("teacher", faults, lambda: tokenizer(recipe.teacher))
         faults += _speech_faults(recipe, known)
     if "filter" in stages and recipe.filter.max_disagreement is not None:
         faults.append(
@@ -377,6 +375,7 @@ def check_recipe(
 
 
 def _raise_faults(faults: Sequence[str]) -> None:
+    faults = [*dict.fromkeys(faults)]  # what a model lacks may show in several ways
     if faults:
         noun = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
         raise SettingsError("\n  ".join([f"the recipe cannot be run: {noun}", *faults]))
@@ -835,24 +834,18 @@ def _report(run: Run) -> None:
     say(f"report: {write_report(run.path(REPORT), [facts])}")
 
 
-_STAGE_FUNCTIONS: dict[StageName, Callable[[Run], None]] = {
-    "data": _data,
-    "label": _label,
-    "filter": _filter,
-    "student": _student,
-    "train": _train,
-    "evaluate": _evaluate,
-    "transcribe": _transcribe,
-    "report": _report,
-}
+class _Stage(NamedTuple):
+    run: Callable[[Run], None]
+    outputs: tuple[str, ...]  # in the run's folder
 
-_STAGE_OUTPUTS: dict[StageName, tuple[str, ...]] = {
-    "data": ("data",),
-    "label": ("labels",),
-    "filter": ("verdicts",),
-    "student": ("student-init", "stages/student"),
-    "train": ("train", "student"),
-    "evaluate": ("long", "eval"),
-    "transcribe": ("transcripts",),
-    "report": ("report.html",),
+
+_STAGES: Mapping[StageName, _Stage] = {
+    "data": _Stage(_data, ("data",)),
+    "label": _Stage(_label, ("labels",)),
+    "filter": _Stage(_filter, ("verdicts",)),
+    "student": _Stage(_student, ("student-init", "stages/student")),
+    "train": _Stage(_train, ("train", "student")),
+    "evaluate": _Stage(_evaluate, ("long", "eval")),
+    "transcribe": _Stage(_transcribe, ("transcripts",)),
+    "report": _Stage(_report, ("report.html",)),
 }

@@ -24,7 +24,7 @@ def corpus(rates: list[float], logprobs: list[float]) -> Measures:
     for unknown in ("no_speech_prob", "duration_s", "other_language_prob"):
         rows[unknown] = np.nan
     names = {"language": ["en"], "speaker": [""], "source": [""]}
-    return Measures(rows, [f'"{i}"' for i in range(len(rates))], names)
+    return Measures(rows, [str(i) for i in range(len(rates))], names)
 
 
 def both_halves(rates: list[float], logprobs: list[float]) -> Measures:

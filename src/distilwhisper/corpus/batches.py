@@ -6,9 +6,7 @@ from (seed, epoch, example), never from a random state that would have to be sav
 """
 
 import hashlib
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
@@ -19,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from distilwhisper.corpus.ahead import in_order
 from distilwhisper.corpus.records import Label, Manifest, Utterance, Verdict
 from distilwhisper.errors import DistilwhisperError
 from distilwhisper.shapes import Int
@@ -414,27 +413,17 @@ def load_utterances(
 
     A recording that cannot be read comes as its error: the caller decides, and nothing is lost.
     """
-    ahead: deque[tuple[Utterance, Future[Samples]]] = deque()
-    with ThreadPoolExecutor(n_threads) as pool:
-        for utterance in utterances:
-            future = pool.submit(
-                load_samples,
+
+    def load(utterance: Utterance) -> tuple[Utterance, Samples | Exception]:
+        try:
+            samples = load_samples(
                 manifest.audio_source(utterance),
                 start_s=utterance.start_s,
                 duration_s=utterance.duration_s,
                 choice=Choice(channel=utterance.channel),
             )
-            ahead.append((utterance, future))
-            if len(ahead) > 4 * n_threads:
-                yield _finished(*ahead.popleft())
-        while ahead:
-            yield _finished(*ahead.popleft())
+        except (CorruptAudio, OSError, ValueError) as error:  # a span may be no span at all
+            return utterance, error
+        return utterance, samples
 
-
-def _finished(
-    utterance: Utterance, future: "Future[Samples]"
-) -> tuple[Utterance, Samples | Exception]:
-    try:
-        return utterance, future.result()
-    except (CorruptAudio, OSError, ValueError) as error:  # a span may be no span at all
-        return utterance, error
+    return in_order(load, utterances, n_threads=n_threads, n_ahead=4 * n_threads)

@@ -177,7 +177,8 @@ class Verdict:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as JSON can hold it."""
-        return asdict(self)
+        row = {name: getattr(self, name) for name in _VERDICT_KINDS}
+        return row if self.errors is None else {**row, "errors": asdict(self.errors)}
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> "Verdict":

@@ -1,7 +1,6 @@
 """What is measured of each label, once, from texts and scores alone; verdicts are views of it."""
 
 import hashlib
-import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -65,7 +64,7 @@ class Measures:
 
     Attributes:
         rows: of type ``ROW``.
-        ids: of the utterances, each as JSON writes it.
+        ids: of the utterances.
         names: of languages, speakers and sources, which the rows point at.
         n_stray: labels of no utterance of the manifest; they have no row.
     """
@@ -140,7 +139,7 @@ def measure_all(pairs: Iterable[LabelledPair], *, language: str | None) -> Measu
 
     def rows() -> Iterator[tuple[Any, ...]]:
         for utterance, label, second in pairs:
-            ids.append(json.dumps(utterance.id, ensure_ascii=False))
+            ids.append(utterance.id)
             yield _row(utterance, label, second, language or utterance.language, place)
 
     table = np.fromiter(rows(), dtype=ROW)

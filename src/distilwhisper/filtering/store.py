@@ -18,7 +18,6 @@ from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
-import numpy.typing as npt
 
 from distilwhisper.corpus.records import Label, label_shards, read_manifest
 from distilwhisper.corpus.store import TornShard, write_atomic
@@ -103,31 +102,21 @@ def _texts(labels: Path) -> dict[str, Label]:
 
 
 def _save(measures: Measures, path: Path) -> None:
+    other = json.dumps([measures.ids, dict(measures.names), measures.n_stray])
     file = io.BytesIO()
-    np.savez(
-        file,
-        rows=measures.rows,
-        ids=_as_bytes("\n".join(measures.ids)),
-        names=_as_bytes(json.dumps([dict(measures.names), measures.n_stray])),
-    )
+    np.savez(file, rows=measures.rows, other=np.frombuffer(other.encode(), dtype=np.uint8))
     write_atomic(path, file.getvalue())
 
 
 def _load(path: Path) -> Measures:
     try:
         with np.load(path, allow_pickle=False) as file:
-            rows = file["rows"]
-            text, other = (file[name].tobytes().decode("utf-8") for name in ("ids", "names"))
-        ids = text.split("\n") if text else []
-        if rows.dtype != ROW or len(rows) != len(ids):
+            measures = Measures(file["rows"], *json.loads(file["other"].tobytes()))
+        if measures.rows.dtype != ROW or len(measures.rows) != len(measures.ids):
             raise ValueError("its columns do not fit")
-        return Measures(rows, ids, *json.loads(other))
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        return measures
+    except (OSError, TypeError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise TornShard(
             f"{path} must hold measures of labels, found: {error}; delete it and run the filter "
             "again"
         ) from error
-
-
-def _as_bytes(text: str) -> npt.NDArray[np.uint8]:
-    return np.frombuffer(text.encode("utf-8"), dtype=np.uint8)

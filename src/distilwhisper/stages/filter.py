@@ -43,8 +43,7 @@ must be long enough to be no abbreviation, and of a script that has capitals.
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +51,7 @@ import numpy as np
 
 from distilwhisper.corpus.languages import log_overruled
 from distilwhisper.corpus.records import Label, Unit, Utterance, Verdict, read_manifest
-from distilwhisper.corpus.store import shard_path, shard_paths, write_atomic
+from distilwhisper.corpus.store import shard_path, shard_paths, write_atomic, write_jsonl
 from distilwhisper.filtering.calibration import Calibration, calibrate
 from distilwhisper.filtering.gates import REASONS, Codes, Reason, is_kept, judge_all
 from distilwhisper.filtering.measures import Flags, Measures, measure_all
@@ -233,8 +232,8 @@ def judge(utterance: Utterance, label: Label | None, settings: FilterSettings) -
         ValueError: the language is unknown, or neither manifest, settings nor label names it.
     """
     table = measure_all([(utterance, label, None)], language=settings.language)
-    (line,) = _verdict_lines(table, judge_all(table, settings))
-    return Verdict.from_dict(json.loads(line))
+    (verdict,) = _verdicts(table, judge_all(table, settings))
+    return verdict
 
 
 def summarise(table: Measures, codes: Codes, settings: FilterSettings) -> FilterSummary:
@@ -289,42 +288,29 @@ def _write(table: Measures, settings: FilterSettings, out: Path, sources: Source
     # What a killed run has left takes seconds to make again.
     for path in shard_paths(out):
         path.unlink()
-    lines = _verdict_lines(table, codes)
-    for number in count():
-        text = "".join(islice(lines, SHARD_ROWS))
-        if not text:
-            break
-        write_atomic(shard_path(out, number), text)
+    rows = (verdict.to_dict() for verdict in _verdicts(table, codes))
+    for number in range(-(-len(codes) // SHARD_ROWS)):
+        write_jsonl(shard_path(out, number), islice(rows, SHARD_ROWS))
     summary = summarise(table, codes, settings)
     text = json.dumps(summary.to_dict(), indent=2, allow_nan=False)
     write_atomic(out / "summary.json", text + "\n")
     return summary
 
 
-def _verdict_lines(table: Measures, codes: Codes) -> Iterator[str]:
-    """Yield each verdict as ``write_jsonl`` would; what equals another but for its id is cached."""
+def _verdicts(table: Measures, codes: Codes) -> Iterator[Verdict]:
     names = ("in_characters", "substitutions", "deletions", "insertions", "words")
     columns = (codes, table.judged, *(table[name] for name in names))
-    rows = zip(*(column.tolist() for column in columns), strict=True)
-    ending = cache(_ending)
-    for id_, row in zip(table.ids, rows, strict=True):
-        yield f'{{"id": {id_}, {ending(*row)}'
-
-
-def _ending(code: int, judged: bool, in_characters: bool, *counts: int) -> str:
-    reason = REASONS[code]
-    errors = ErrorCounts(*counts) if judged else None
-    verdict = Verdict(
-        id="",
-        keep=reason in _KEPT,
-        reason=reason,
-        wer=errors.wer if errors is not None and errors.words else None,
-        errors=errors,
-        unit="character" if in_characters else "word",
-    )
-    row = verdict.to_dict()
-    del row["id"]
-    return json.dumps(row, ensure_ascii=False)[1:] + "\n"
+    rows = zip(table.ids, *(column.tolist() for column in columns), strict=True)
+    for id_, code, is_judged, in_characters, *counts in rows:
+        errors = ErrorCounts(*counts) if is_judged else None
+        yield Verdict(
+            id=id_,
+            keep=REASONS[code] in _KEPT,
+            reason=REASONS[code],
+            wer=errors.wer if errors is not None and errors.words else None,
+            errors=errors,
+            unit="character" if in_characters else "word",
+        )
 
 
 def _draw(summary: FilterSummary, folder: Path) -> None:

@@ -3,9 +3,7 @@
 import hashlib
 import json
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache, partial
 from heapq import nsmallest
@@ -15,6 +13,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, TypeVar
 
+from distilwhisper.corpus.ahead import in_order
 from distilwhisper.corpus.importing.entries import (
     BadSource,
     Entries,
@@ -37,11 +36,9 @@ from distilwhisper.speech.sources import CorruptAudio, NamedBytes
 from distilwhisper.speech.units import WINDOW_S
 
 N_THREADS = 8  # they wait for disks more than they compute
-N_AHEAD = 2 * N_THREADS
 N_REMEMBERED = 4096  # files whose facts are kept, for the spans to come
 
 _Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
 
 
 def import_data(
@@ -98,23 +95,23 @@ def _rows(entries: Entries, source: Source, tally: ImportSummary) -> Iterator[di
         load_silero()  # where it is missing, nothing is begun
     probe = partial(_probed, probe=lru_cache(N_REMEMBERED)(probe_audio))
     logged_at = time.monotonic()
-    with ThreadPoolExecutor(N_THREADS) as pool:
-        probed = _usable(_in_order(pool, probe, _in_language(entries, settings)), source)
-        in_files = stored(_chosen(probed, settings, tally), out.with_suffix(".audio"))
-        cut = _in_order(pool, _cut if settings.cut else _whole, in_files)
-        for entry, pieces in _usable(cut, source):
-            assert entry.facts is not None
-            if pieces != [entry.utterance]:
-                tally.n_cut += 1
-                tally.n_texts_lost += entry.utterance.text is not None
-            for utterance in pieces:
-                with source.reading(entry.where):
-                    row = _row(utterance, out, tally)
-                    tally.add(utterance, entry.facts)
-                    yield row
-            if time.monotonic() - logged_at >= SECONDS_BETWEEN_LINES:
-                logged_at = time.monotonic()
-                say(f"data: {tally.n_utterances} utterances, {tally.seconds / 3600:.1f} h so far")
+    ahead = partial(in_order, n_threads=N_THREADS, n_ahead=2 * N_THREADS)
+    probed = _usable(ahead(probe, _in_language(entries, settings)), source)
+    in_files = stored(_chosen(probed, settings, tally), out.with_suffix(".audio"))
+    cut = ahead(_cut if settings.cut else _whole, in_files)
+    for entry, pieces in _usable(cut, source):
+        assert entry.facts is not None
+        if pieces != [entry.utterance]:
+            tally.n_cut += 1
+            tally.n_texts_lost += entry.utterance.text is not None
+        for utterance in pieces:
+            with source.reading(entry.where):
+                row = _row(utterance, out, tally)
+                tally.add(utterance, entry.facts)
+                yield row
+        if time.monotonic() - logged_at >= SECONDS_BETWEEN_LINES:
+            logged_at = time.monotonic()
+            say(f"data: {tally.n_utterances} utterances, {tally.seconds / 3600:.1f} h so far")
     if not tally.n_utterances and not tally.problems:
         n_longer = tally.n_left_out
         longer = f" but {n_longer} that are longer than --max-seconds" if n_longer else ""
@@ -223,16 +220,3 @@ def _row(utterance: Utterance, out: Path, tally: ImportSummary) -> dict[str, Any
         message = f"the id must be new, found {utterance.id!r} a second time"
         raise Unusable(message, "id taken")
     return row
-
-
-def _in_order(
-    pool: ThreadPoolExecutor, function: Callable[[_Item], _Result], items: Iterable[_Item]
-) -> Iterator[_Result]:
-    """Apply a function to items some ahead, and yield what comes out in their order."""
-    pending: deque[Future[_Result]] = deque()
-    for item in items:
-        pending.append(pool.submit(function, item))
-        if len(pending) >= N_AHEAD:
-            yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()

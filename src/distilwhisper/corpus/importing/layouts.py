@@ -6,15 +6,14 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from distilwhisper.corpus.importing.arrow import read_huggingface, read_parquet
 from distilwhisper.corpus.importing.commonvoice import locale_folders, read_commonvoice
 from distilwhisper.corpus.importing.entries import AUDIO_SUFFIXES, BadSource, Entries, Source
 from distilwhisper.corpus.importing.folder import read_folder
-from distilwhisper.corpus.importing.huggingface import read_huggingface
 from distilwhisper.corpus.importing.kaldi import read_kaldi
 from distilwhisper.corpus.importing.lhotse import lhotse_files, read_lhotse
 from distilwhisper.corpus.importing.librispeech import read_librispeech
 from distilwhisper.corpus.importing.manifests import read_manifest_lines
-from distilwhisper.corpus.importing.parquet import read_parquet
 from distilwhisper.corpus.importing.settings import Format, ImportSettings
 from distilwhisper.corpus.importing.tables import (
     JSON_SUFFIXES,
