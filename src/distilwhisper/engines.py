@@ -1,7 +1,7 @@
 """Who writes the shards of a stage: this process, or the workers of a Ray cluster.
 
-A stage describes its work as plain data, a job. An engine starts the job once in every process
-that works on it (that loads the model) and hands out shard numbers. Shards appear whole, by rename,
+A stage gives an engine a function that starts its work. The engine calls it once in every process
+that takes part (it loads the model) and hands out shard numbers. Shards appear whole, by rename,
 and are a function of their number alone, so a shard whose worker dies is made again: Ray starts the
 worker anew and repeats the call. Stages do not know which engine runs them.
 """
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from distilwhisper.corpus.records import Manifest, Utterance
 from distilwhisper.decoding.settings import DecodingSettings
@@ -31,26 +31,12 @@ if TYPE_CHECKING:  # the command line parses its options without it
 
 Done: TypeAlias = tuple[float, float]  # utterances, and seconds of their sound
 Result = TypeVar("Result")
-Result_co = TypeVar("Result_co", covariant=True)
+# Loads what the work needs, and returns what writes a shard: that takes the shard's number, and
+# what to call with the utterances and seconds of sound just done. It writes files, each whole or
+# not at all, and returns what the stage needs. All can be pickled, and paths are absolute.
+Start: TypeAlias = Callable[[], Callable[[int, Advance], Result]]
 
 LOCAL_STORE_BYTES = 256 * 1024**2  # of a cluster that we start: it holds a manifest, and numbers
-
-
-@runtime_checkable
-class ShardJob(Protocol[Result_co]):
-    """A stage's work on the shards of one folder, as plain data that can be pickled.
-
-    Its paths mean the same in every process, whatever folder that runs in.
-    """
-
-    def start(self) -> Callable[[int, Advance], Result_co]:
-        """Load what the work needs, and return what writes one shard.
-
-        That takes the shard's number, and what to call with the utterances and the seconds of
-        sound just done. It writes the shard's files, each whole or not at all, and returns what the
-        stage wants to know of it, picklable.
-        """
-        ...
 
 
 @dataclass(frozen=True)
@@ -81,7 +67,7 @@ class ShardedSet(ABC):
 
     @abstractmethod
     def writer(self, transcriber: "Transcriber") -> Callable[[int, Advance], Any]:
-        """Return what decodes and writes a shard, as :meth:`ShardJob.start` does."""
+        """Return what decodes and writes a shard, as :data:`Start` has it."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +147,7 @@ def run_stage(
     where = "Ray cluster" if engine.engine == "ray" else here
     say(f"{name}: {n_left} of {n_all} utterances to {name} ({where})")
     with progress_bar(name, n_left, "utterances") as advance:
-        return list(run_shards(job, missing, engine, on_progress=advance))
+        return list(run_shards(job.start, missing, engine, on_progress=advance))
 
 
 class ShardFailed(DistilwhisperError, RuntimeError):
@@ -177,39 +163,39 @@ class MissingRay(DistilwhisperError, RuntimeError):
 
 
 def run_shards(
-    job: ShardJob[Result],
+    start: Start[Result],
     shards: Sequence[int],
     settings: EngineSettings,
     *,
     on_progress: Advance,
 ) -> Iterator[Result]:
-    """Write some shards and yield what the job returns for each, in the order in which they finish.
+    """Write some shards and yield what is returned for each, in the order in which they finish.
 
     Args:
-        job: the work.
+        start: the work.
         shards: numbers of those to write; with none of them nothing is started.
         settings: which engine.
         on_progress: called with the utterances and the seconds of sound just done.
 
     Raises:
-        ShardFailed, NoWorkers, MissingRay: the ray engine's. The local one raises what the job
-            does.
+        ShardFailed, NoWorkers, MissingRay: the ray engine's. The local one raises what the
+            work does.
     """
     if not shards:
         return
     if settings.engine == "ray":
-        yield from _run_on_ray(job, shards, settings, on_progress)
+        yield from _run_on_ray(start, shards, settings, on_progress)
         return
-    write = job.start()
+    write = start()
     for shard in shards:
         yield write(shard, on_progress)
 
 
 def _run_on_ray(
-    job: ShardJob[Result], shards: Sequence[int], settings: EngineSettings, on_progress: Advance
+    start: Start[Result], shards: Sequence[int], settings: EngineSettings, on_progress: Advance
 ) -> Iterator[Result]:
     with _cluster() as ray:
-        shared = ray.put(job)  # held here, for workers that start anew
+        shared = ray.put(start)  # held here, for workers that start anew
         workers = _start_workers(ray, shared, settings, len(shards))
         try:
             for (n, audio_s), result in _write_all(ray, workers, shards, settings):
@@ -264,15 +250,15 @@ class _Worker:
     def _write(self) -> Callable[[int, Advance], Any]:
         import ray
 
-        job: ShardJob[Any] = ray.get(self._shared[0])
-        return job.start()
+        start: Start[Any] = ray.get(self._shared[0])
+        return start()
 
     def ready(self) -> None:
         """Load what the work needs."""
         _ = self._write
 
     def write(self, shard: int) -> tuple[Done, Any]:
-        """Return how much the shard held, and what the job returns for it."""
+        """Return how much the shard held, and what was returned for it."""
         done = [0.0, 0.0]
 
         def add(n: float, audio_s: float = 0.0) -> None:
@@ -300,7 +286,7 @@ def _start_workers(ray: Any, shared: Any, settings: EngineSettings, n_shards: in
 def _write_all(
     ray: Any, workers: Sequence[Any], shards: Sequence[int], settings: EngineSettings
 ) -> Iterator[tuple[Done, Any]]:
-    """Give each worker a shard after the other; yield what each held and what the job returns."""
+    """Give each worker a shard after the other; yield what each held and returned."""
     tasks: dict[Any, tuple[Any, int | None]] = {  # of each its worker and shard; none: loading
         worker.ready.options(retry_exceptions=True).remote(): (worker, None) for worker in workers
     }
