@@ -132,15 +132,15 @@ class DataSettings:
             if self.source
             else ("validation_fraction", "test_fraction", "seed", "keep_speakers_together")
         )
-        given = [name for name in unused if getattr(self, name) != getattr(DataSettings, name)]
-        if given:
+        surplus = [name for name in unused if getattr(self, name) != getattr(DataSettings, name)]
+        if surplus:
             raise ValueError(
-                f"{' and '.join(given)} must be left out: "
+                f"{' and '.join(surplus)} must be left out: "
                 + ("a source is split into its own" if self.source else "only a source is split")
             )
         for name in ("train", "validation"):
-            named = getattr(self, f"{name}_sets")
-            if len(set(named)) < len(named):
+            sets = getattr(self, f"{name}_sets")
+            if len(set(sets)) < len(sets):
                 raise ValueError(f"{name} must name every manifest once")
         if self.max_seconds is not None and (self.source is None or not self.max_seconds > 0):
             raise ValueError("max_seconds must be above 0, and is of a source alone")
@@ -157,8 +157,8 @@ class DataSettings:
         return _one_or_more(self.validation)
 
 
-def _one_or_more(named: str | tuple[str, ...] | None) -> tuple[str, ...]:
-    return (named,) if isinstance(named, str) else named or ()
+def _one_or_more(paths: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return (paths,) if isinstance(paths, str) else paths or ()
 
 
 @dataclass(frozen=True)
@@ -218,21 +218,21 @@ class Run:
     def manifest(self, part: Literal["train", "test"]) -> Path:
         """Return where the manifest of one part of the data is."""
         data = self.recipe.data
-        named = data.train_sets if part == "train" else _one_or_more(data.test)
-        if len(named) == 1 and data.language is None:
-            return Path(named[0])
+        paths = data.train_sets if part == "train" else _one_or_more(data.test)
+        if len(paths) == 1 and data.language is None:
+            return Path(paths[0])
         return self.path("data", f"{part}.jsonl")
 
     @property
     def validation(self) -> dict[str, Path]:
         """Where the validation sets are, by name."""
         data = self.recipe.data
-        named = _by_name(data.validation_sets or (str(self.path("data", "validation.jsonl")),))
+        paths = _by_name(data.validation_sets or (str(self.path("data", "validation.jsonl")),))
         if data.source is not None or data.language is None:
-            return named
+            return paths
         return {
             name: self.path("data", f"validation-{number}.jsonl")
-            for number, name in enumerate(named)
+            for number, name in enumerate(paths)
         }
 
 
@@ -351,11 +351,11 @@ def check_recipe(
     faults: list[str] = []
     if is_run_here:
         faults += _hardware_faults(recipe, stages)
-    known = None
+    teacher_tokenizer = None
     if any(stage in stages for stage in ("label", "student", "train", "evaluate", "transcribe")):
         faults += _model_faults(recipe, sizes)
-        known = _attempt("teacher", faults, lambda: tokenizer(recipe.teacher))
-        faults += _speech_faults(recipe, known)
+        teacher_tokenizer = _attempt("teacher", faults, lambda: tokenizer(recipe.teacher))
+        faults += _speech_faults(recipe, teacher_tokenizer)
     if "filter" in stages and recipe.filter.max_disagreement is not None:
         faults.append(
             "filter.max_disagreement: needs second labels, and a recipe makes none: leave it out"
@@ -367,7 +367,9 @@ def check_recipe(
             stage = recipe.label if setting == "data.train" else recipe.evaluate
             if stage.decoding.language is None:
                 for language in {u.language for u in manifest.utterances} - {None}:
-                    _attempt(setting, faults, partial(_check_language, str(language), known))
+                    _attempt(
+                        setting, faults, partial(_check_language, str(language), teacher_tokenizer)
+                    )
     noise = recipe.evaluate.degradation
     if noise is not None and noise.source is not None and not noise.source.exists():
         faults.append(f"evaluate.noise: {noise.source} is not there")
@@ -394,13 +396,13 @@ def _hardware_faults(recipe: Recipe, stages: Sequence[StageName]) -> list[str]:
     faults: list[str] = []
     pick = recipe.hardware.pick_training_dtype if "train" in stages else recipe.hardware.pick_device
     _attempt("hardware", faults, pick)
-    asked = (
+    packages = (
         ("hardware.backend", recipe.hardware.backend == "openvino", "openvino", "openvino"),
         ("engine.engine", recipe.engine.engine == "ray", "ray", "ray"),
         ("evaluate.decoding.vad_filter", recipe.evaluate.decoding.vad_filter, "silero_vad", "vad"),
     )
-    for setting, is_asked, module, extra in asked:
-        if is_asked and find_spec(module) is None:
+    for setting, is_needed, module, extra in packages:
+        if is_needed and find_spec(module) is None:
             faults.append(f'{setting}: pip install "distilwhisper[{extra}]"')
     return faults
 
@@ -437,16 +439,16 @@ def _model_faults(recipe: Recipe, sizes: Callable[[str], WhisperConfig]) -> list
     return faults
 
 
-def _speech_faults(recipe: Recipe, known: Tokenizer | None) -> list[str]:
+def _speech_faults(recipe: Recipe, tokenizer: Tokenizer | None) -> list[str]:
     faults: list[str] = []
     for name, decoding in (
         ("label", recipe.label.decoding),
         ("evaluate", recipe.evaluate.decoding),
     ):
-        _attempt(f"{name}.decoding", faults, partial(_check_speech, decoding, known))
+        _attempt(f"{name}.decoding", faults, partial(_check_speech, decoding, tokenizer))
     if recipe.data.language is not None:
         language = recipe.data.language
-        _attempt("data.language", faults, lambda: _check_language(language, known))
+        _attempt("data.language", faults, lambda: _check_language(language, tokenizer))
     return faults
 
 
@@ -467,18 +469,18 @@ def _named_sets(
     """Return the manifests that a recipe names, each with the setting that does."""
     if data.source is not None and ("data" not in stages or Path(data.source).is_dir()):
         return []
-    named = {
+    paths_of = {
         "data.source": _one_or_more(data.source),
         "data.train": data.train_sets,
         "data.validation": data.validation_sets,
         "data.test": _one_or_more(data.test),
     }
-    found = [
+    manifests = [
         (setting, _attempt(setting, faults, partial(read_manifest, Path(path))))
-        for setting, paths in named.items()
+        for setting, paths in paths_of.items()
         for path in paths
     ]
-    return [(setting, manifest) for setting, manifest in found if manifest is not None]
+    return [(setting, manifest) for setting, manifest in manifests if manifest is not None]
 
 
 def _split_sets(run: Run) -> list[tuple[str, Manifest]]:
@@ -571,15 +573,15 @@ def _data(run: Run) -> None:
 def _take_sets(run: Run) -> None:
     """Make manifests of those that are named, where several become one or get a language."""
     data = run.recipe.data
-    named = {
+    sources = {
         run.manifest("train"): _by_name(data.train_sets),
         run.manifest("test"): _by_name(_one_or_more(data.test)),
     }
-    for (name, path), made in zip(
+    for (name, path), dest in zip(
         _by_name(data.validation_sets).items(), run.validation.values(), strict=True
     ):
-        named[made] = {name: path}
-    to_make = {made: sets for made, sets in named.items() if made.parent == run.path("data")}
+        sources[dest] = {name: path}
+    to_make = {dest: sets for dest, sets in sources.items() if dest.parent == run.path("data")}
     if not to_make:
         return
     paths = {path for sets in to_make.values() for path in sets.values()}
@@ -587,21 +589,21 @@ def _take_sets(run: Run) -> None:
         run.path("data"),
         settings={
             "language": data.language,
-            **{made.name: {n: p.resolve() for n, p in s.items()} for made, s in to_make.items()},
+            **{dest.name: {n: p.resolve() for n, p in s.items()} for dest, s in to_make.items()},
         },
         inputs={str(path): fingerprint(path) for path in sorted(paths)},
         force=run.force,
     )
-    for made, sets in to_make.items():
-        if made.exists():
+    for dest, sets in to_make.items():
+        if dest.exists():
             continue
         manifests = {n: in_language(read_manifest(p), data.language) for n, p in sets.items()}
         if len(manifests) > 1:
-            merge_manifests(manifests, made)
+            merge_manifests(manifests, dest)
         else:
-            write_manifest(made, moved_to(made.parent, *manifests.values()))
+            write_manifest(dest, moved_to(dest.parent, *manifests.values()))
         sizes = (f"{name} {len(manifest.utterances)}" for name, manifest in manifests.items())
-        say(f"data: utterances in {made}: {', '.join(sizes)}")
+        say(f"data: utterances in {dest}: {', '.join(sizes)}")
 
 
 def _label(run: Run) -> None:

@@ -84,9 +84,9 @@ def join_kept(
         ValueError: a verdict speaks of an utterance or a label that is not there: the stages'
             files are of different runs; or a label has no start of transcript.
     """
-    known = {utterance.id for utterance in manifest.utterances}
+    ids = {utterance.id for utterance in manifest.utterances}
     kept = [verdict.id for verdict in verdicts.values() if verdict.keep]
-    strays = [id_ for id_ in kept if id_ not in known or id_ not in labels]
+    strays = [id_ for id_ in kept if id_ not in ids or id_ not in labels]
     if strays:
         raise ValueError(
             f"every kept verdict must have its utterance and its label: {len(strays)} have not, "
@@ -235,16 +235,16 @@ _BLOCK = 10_000
 
 
 def _parts(sources: Sequence[str | None], weights: Mapping[str, float]) -> list[Sequence[int]]:
-    found: dict[str | None, list[int]] = {}
+    parts: dict[str | None, list[int]] = {}
     for index, source in enumerate(sources):
-        found.setdefault(source, []).append(index)
-    if set(found) != set(weights):
+        parts.setdefault(source, []).append(index)
+    if set(parts) != set(weights):
         raise ValueError(
             "source_weights must name the sources of the kept utterances, no more and no less: "
             f"found weights of {', '.join(map(repr, weights))} and utterances of "
-            f"{', '.join(map(repr, found))}"
+            f"{', '.join(map(repr, parts))}"
         )
-    return [found[source] for source in weights]
+    return [parts[source] for source in weights]
 
 
 def _quotas(weights: Sequence[float]) -> tuple[int, ...]:

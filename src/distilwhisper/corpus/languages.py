@@ -29,8 +29,8 @@ def in_language(manifest: Manifest, language: str | None) -> Manifest:
 def log_overruled(manifest: Manifest, language: str) -> None:
     """Log how many utterances name another language than the settings, if any do."""
     code = language_code(language)
-    named = Counter(u.language for u in manifest.utterances if u.language is not None)
-    others = {name: n for name, n in named.items() if _code(name) != code}
+    languages = Counter(u.language for u in manifest.utterances if u.language is not None)
+    others = {name: n for name, n in languages.items() if _code(name) != code}
     if others:
         say(
             f"{manifest.path}: {sum(others.values())} of {len(manifest.utterances)} utterances "

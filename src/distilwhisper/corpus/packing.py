@@ -197,10 +197,10 @@ def _by_voice(examples: Sequence[Example]) -> list[Example]:
 def _voice(example: Example, across_recordings: bool) -> tuple[Hashable, ...] | None:
     """Return what utterances must have in common to share a window; None: this one shares none."""
     utterance = example.utterances[0]
-    known = (utterance.source, utterance.recording, utterance.speaker)
-    if utterance.duration_s is None or (not across_recordings and known[1:] == (None, None)):
+    voice = (utterance.source, utterance.recording, utterance.speaker)
+    if utterance.duration_s is None or (not across_recordings and voice[1:] == (None, None)):
         return None
-    return known[:1] if across_recordings else (*known, utterance.channel)
+    return voice[:1] if across_recordings else (*voice, utterance.channel)
 
 
 def _length_s(example: Example) -> float:

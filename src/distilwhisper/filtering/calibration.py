@@ -117,22 +117,22 @@ def calibrate(measures: Measures, settings: FilterSettings) -> Calibration | Non
     fixed = ~rows["finished"] | rows["empty_reference"] | rows["empty_label"] | rows["all_capitals"]
     compared = measures.judged & ~fixed
     above = above_wer(measures, settings)
-    made, held = compared & ~rows["held_out"], compared & rows["held_out"]
-    if any(above[half].all() or not above[half].any() for half in (made, held)):
+    fitting, scoring = compared & ~rows["held_out"], compared & rows["held_out"]
+    if any(above[half].all() or not above[half].any() for half in (fitting, scoring)):
         return None
-    bad = above[held]
+    bad = above[scoring]
     scores: list[GateScore] = []
     dropped = np.zeros(len(bad), dtype=bool)
     dropped_if_suggested = dropped.copy()
     for gate in GATES:
         all_values = gate.values(measures)
-        values = all_values[held]
+        values = all_values[scoring]
         if np.isnan(values).all():
             continue
         limit = getattr(settings, gate.setting)
         if limit is not None:
             dropped |= gate.beyond(values, limit)
-        suggested = suggest(gate, all_values[made], above[made])
+        suggested = suggest(gate, all_values[fitting], above[fitting])
         if suggested is not None:
             dropped_if_suggested |= gate.beyond(values, suggested)
         scores.append(
@@ -147,7 +147,7 @@ def calibrate(measures: Measures, settings: FilterSettings) -> Calibration | Non
         "all together", len(bad), _score(dropped, bad), _score(dropped_if_suggested, bad)
     )
     n_bad = int(np.count_nonzero(bad))
-    return Calibration(len(bad) - n_bad, n_bad, (*scores, together), int(np.count_nonzero(made)))
+    return Calibration(len(bad) - n_bad, n_bad, (*scores, together), int(np.count_nonzero(fitting)))
 
 
 def suggest(gate: Gate, values: Floats, bad: Flags) -> float | None:

@@ -173,11 +173,11 @@ def _groups(
     in_order: bool = False,
 ) -> Groups:
     sums = dict(zip(names, _sums(measures, kept, groups, len(names)), strict=True))
-    found = {name: part for name, part in sums.items() if part.n}
-    ranked = found if in_order else dict(sorted(found.items(), key=lambda item: -item[1].n))
+    present = {name: part for name, part in sums.items() if part.n}
+    ranked = present if in_order else dict(sorted(present.items(), key=lambda item: -item[1].n))
     return Groups(
-        n=len(found),
-        n_lost=sum(not part.n_kept for part in found.values()),
+        n=len(present),
+        n_lost=sum(not part.n_kept for part in present.values()),
         largest=dict(list(ranked.items())[:N_GROUPS_SHOWN]),
     )
 

@@ -45,14 +45,14 @@ class FilterSettings:
 
 def _language_faults(settings: FilterSettings) -> list[str]:
     faults = []
-    named = [name for name, _ in settings.max_wer_by_language]
-    for name in [*named, *([] if settings.language is None else [settings.language])]:
+    names = [name for name, _ in settings.max_wer_by_language]
+    for name in [*names, *([] if settings.language is None else [settings.language])]:
         try:
             uses_spaces(name)
         except ValueError as error:
             faults.append(str(error))
-    if not faults and len(set(map(language_code, named))) < len(named):
-        faults.append(f"max_wer_by_language must name a language once, found {', '.join(named)}")
+    if not faults and len(set(map(language_code, names))) < len(names):
+        faults.append(f"max_wer_by_language must name a language once, found {', '.join(names)}")
     for name, limit in settings.max_wer_by_language:
         if not 0 <= limit < math.inf:
             faults.append(

@@ -46,8 +46,8 @@ class Sources:
     @cached_property
     def inputs(self) -> Mapping[str, str]:
         """Fingerprints of what is read, by name."""
-        named = {"manifest": self.manifest, "labels": self.labels, "second_labels": self.second}
-        return {name: fingerprint(path) for name, path in named.items() if path is not None}
+        paths = {"manifest": self.manifest, "labels": self.labels, "second_labels": self.second}
+        return {name: fingerprint(path) for name, path in paths.items() if path is not None}
 
     def path(self, folder: Path) -> Path:
         """Return the file of these measures in a folder of measures."""

@@ -130,8 +130,8 @@ def evaluate_tasks(
     if draft_folder is not None:
         models["draft"] = fingerprint(draft_folder)
     n_parameters = count_parameters(folder)
-    named = {(task.manifest, task.settings.decoding.language) for task in tasks}
-    manifests = {(path, code): in_language(read_manifest(path), code) for path, code in named}
+    sources = {(task.manifest, task.settings.decoding.language) for task in tasks}
+    manifests = {(path, code): in_language(read_manifest(path), code) for path, code in sources}
     with ExitStack() as opened:
         sets = []
         for task in tasks:

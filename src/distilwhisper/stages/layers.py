@@ -23,9 +23,9 @@ class StudentSettings:
     def __post_init__(self) -> None:
         faults = []
         for name in ("decoder_layers", "encoder_layers"):
-            found = getattr(self, name)
-            if found is not None and found < 1:
-                faults.append(f"{name} must be at least 1, found {found}")
+            number = getattr(self, name)
+            if number is not None and number < 1:
+                faults.append(f"{name} must be at least 1, found {number}")
         if self.layers is not None and not self.layers:
             faults.append("layers must name at least one layer, found none")
         if self.layers and self.decoder_layers not in (

@@ -168,11 +168,11 @@ def n_parameters(config: WhisperConfig) -> int:
 def _check_start(start: Checkpoint, teacher: Path) -> None:
     ours, theirs = start.model.config, read_config(teacher)
     for name in ("vocab_size", "n_mels"):
-        found = getattr(ours, name), getattr(theirs, name)
-        if found[0] != found[1]:
+        sizes = getattr(ours, name), getattr(theirs, name)
+        if sizes[0] != sizes[1]:
             raise ValueError(
-                f"a student must have its teacher's {name}: found {found[0]} in {start.folder} and "
-                f"{found[1]} in {teacher}; start from another model"
+                f"a student must have its teacher's {name}: found {sizes[0]} in {start.folder} and "
+                f"{sizes[1]} in {teacher}; start from another model"
             )
 
 
