@@ -6,7 +6,7 @@ window, has fewer of them to read.
 """
 
 import math
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from operator import attrgetter
 from typing import Literal
 
@@ -37,47 +37,15 @@ def pack_examples(
     across_recordings: bool,
     seed: int,
 ) -> list[Example]:
-    """Join examples into windows, having put them in order.
+    """Join examples into windows, holding :data:`LOOK_AHEAD` open windows at most.
 
     Utterances that may lie anywhere are shuffled first; otherwise those of one file come in the
-    order of their times, and files in the order given. See :func:`pack_stream`.
-    """
-    generator = np.random.default_rng(seed)
-    if across_recordings:
-        ordered = [examples[i] for i in generator.permutation(len(examples))]
-    else:
-        ordered = _by_voice(examples)
-    return list(
-        pack_stream(
-            ordered,
-            tokenizer,
-            max_s=max_s,
-            pause_s=pause_s,
-            fill=fill,
-            across_recordings=across_recordings,
-            generator=generator,
-        )
-    )
-
-
-def pack_stream(
-    examples: Iterable[Example],
-    tokenizer: Tokenizer,
-    *,
-    max_s: float,
-    pause_s: float,
-    fill: Fill,
-    across_recordings: bool,
-    generator: np.random.Generator,
-) -> Iterator[Example]:
-    """Join examples into windows as they come, holding :data:`LOOK_AHEAD` open windows at most.
-
-    The labels were judged one by one before; here they are strung together, their timestamps
-    moved to where each utterance begins. A window is given out when it can take no more, or when
-    too many are open and it is the fullest.
+    order of their times, and files in the order given. The labels were judged one by one before;
+    here they are strung together, their timestamps moved to where each utterance begins. A window
+    is closed when it can take no more, or when too many are open and it is the fullest.
 
     Args:
-        examples: one utterance each; those of one recording in the order of their times.
+        examples: one utterance each.
         tokenizer: of the labels.
         max_s: longest window, at most 30.
         pause_s: silence between two utterances, rounded up to a whole timestamp of 20 ms.
@@ -87,17 +55,23 @@ def pack_stream(
         across_recordings: also join what is not known to be of one recording or one speaker.
             Otherwise an utterance shares a window with others of its recording and speaker, or
             of its speaker where no recording is named. Sources are never mixed.
-        generator: of the lengths.
+        seed: of the order and the lengths.
 
     Returns:
         All utterances, each in one window. One without a known length stays alone.
     """
+    generator = np.random.default_rng(seed)
+    if across_recordings:
+        ordered = [examples[i] for i in generator.permutation(len(examples))]
+    else:
+        ordered = _by_voice(examples)
     limit_s = min(max_s, WINDOW_S)
+    packed: list[Example] = []
     open_: list[_Window] = []
-    for example in examples:
+    for example in ordered:
         voice = _voice(example, across_recordings)
         if voice is None:
-            yield example
+            packed.append(example)
             continue
         prompt, text = _split(example.token_ids, tokenizer)
         like = [window for window in open_ if window.voice == voice and window.prompt == prompt]
@@ -108,13 +82,12 @@ def pack_stream(
             continue
         in_order = not across_recordings and example.utterances[0].recording is not None
         if like and (fill == "varied" or in_order):
-            yield _taken(open_, like).joined(tokenizer)
+            packed.append(_taken(open_, like).joined(tokenizer))
         drawn_s = generator.uniform(0, limit_s) if fill == "varied" else limit_s
         open_.append(_Window(example, voice, prompt, text, limit_s=drawn_s, pause_s=pause_s))
         if len(open_) > LOOK_AHEAD:
-            yield _taken(open_, open_).joined(tokenizer)
-    for window in open_:
-        yield window.joined(tokenizer)
+            packed.append(_taken(open_, open_).joined(tokenizer))
+    return [*packed, *(window.joined(tokenizer) for window in open_)]
 
 
 def _taken(open_: list["_Window"], among: Sequence["_Window"]) -> "_Window":
