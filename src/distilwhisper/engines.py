@@ -66,8 +66,8 @@ class ShardedSet(ABC):
         """Return whether there is nothing to do in a shard."""
 
     @abstractmethod
-    def writer(self, transcriber: "Transcriber") -> Callable[[int, Advance], Any]:
-        """Return what decodes and writes a shard, as :data:`Start` has it."""
+    def write(self, transcriber: "Transcriber", number: int, on_progress: Advance) -> Any:
+        """Decode and write a shard, as :data:`Start` has it."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class DecodingJob:
             transcriber.check_languages({u.id: u.language for u in one.manifest.utterances})
         if self.warms_up:
             transcriber.decode([[0.0] * SAMPLE_RATE_HZ])
-        return partial(self._write, {one.out: one.writer(transcriber) for one in self.sets})
+        return partial(self._write, transcriber)
 
     def load(self) -> "Transcriber":
         """Load the model."""
@@ -107,14 +107,9 @@ class DecodingJob:
         draft = None if self.draft is None else str(self.draft)
         return Transcriber.from_model(str(self.model), self.decoding, self.hardware, draft=draft)
 
-    def _write(
-        self,
-        writers: Mapping[Path, Callable[[int, Advance], Any]],
-        number: int,
-        on_progress: Advance,
-    ) -> Any:
+    def _write(self, transcriber: "Transcriber", number: int, on_progress: Advance) -> Any:
         one, shard = self.shards[number]
-        return writers[one.out](shard, on_progress)
+        return one.write(transcriber, shard, on_progress)
 
 
 def run_stage(

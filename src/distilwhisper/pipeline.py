@@ -573,15 +573,15 @@ def _data(run: Run) -> None:
 def _take_sets(run: Run) -> None:
     """Make manifests of those that are named, where several become one or get a language."""
     data = run.recipe.data
+    validation = map(_one_or_more, data.validation_sets)
     sources = {
-        run.manifest("train"): _by_name(data.train_sets),
-        run.manifest("test"): _by_name(_one_or_more(data.test)),
+        run.manifest("train"): data.train_sets,
+        run.manifest("test"): _one_or_more(data.test),
+        **dict(zip(run.validation.values(), validation, strict=True)),
     }
-    for (name, path), dest in zip(
-        _by_name(data.validation_sets).items(), run.validation.values(), strict=True
-    ):
-        sources[dest] = {name: path}
-    to_make = {dest: sets for dest, sets in sources.items() if dest.parent == run.path("data")}
+    to_make = {
+        dest: _by_name(paths) for dest, paths in sources.items() if dest.parent == run.path("data")
+    }
     if not to_make:
         return
     paths = {path for sets in to_make.values() for path in sets.values()}

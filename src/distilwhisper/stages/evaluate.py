@@ -19,10 +19,10 @@ Several models on several sets, with several noises, are as many such folders si
 import json
 import re
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -305,20 +305,14 @@ class EvaluationSet(ShardedSet):
         """Tell whether a shard is there, with its timing."""
         return shard_path(self.out, number).exists() and _timing_path(self.out, number).exists()
 
-    def writer(self, transcriber: Transcriber) -> Callable[[int, Advance], int]:
-        """Return what decodes a shard, and tells how many utterances are too silent for noise."""
-        degrader = None
-        if self.noise is not None:
-            degrader = Degrader(self.noise, self.manifest, self.noise_seed)
-        return partial(self._write, transcriber, degrader)
+    @cached_property
+    def degrader(self) -> Degrader | None:
+        """What spoils the sound; None where nothing does."""
+        return self.noise and Degrader(self.noise, self.manifest, self.noise_seed)
 
-    def _write(
-        self,
-        transcriber: Transcriber,
-        degrader: Degrader | None,
-        number: int,
-        on_progress: Advance,
-    ) -> int:
+    def write(self, transcriber: Transcriber, number: int, on_progress: Advance) -> int:
+        """Decode a shard, and return how many of its utterances are too silent for noise."""
+        degrader = self.degrader
         n_before = 0 if degrader is None else degrader.n_silent
         rows, timing = _decode_shard(transcriber, degrader, self.manifest, self.shard(number))
         write_atomic(_timing_path(self.out, number), json.dumps(timing) + "\n")

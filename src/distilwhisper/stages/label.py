@@ -10,9 +10,9 @@ changed is refused.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -168,11 +168,8 @@ class LabelSet(ShardedSet):
             if row["error"] is None and is_as_labelled(source_of[row["id"]], row.get("sound"))
         }
 
-    def writer(self, transcriber: Transcriber) -> Callable[[int, Advance], Counts]:
-        """Return what labels a shard, and returns what decoding it cost."""
-        return partial(self._write, transcriber)
-
-    def _write(self, transcriber: Transcriber, number: int, on_progress: Advance) -> Counts:
+    def write(self, transcriber: Transcriber, number: int, on_progress: Advance) -> Counts:
+        """Label a shard, and return what decoding it cost."""
         before = transcriber.counts
         rows = self._kept(number)
         labels = label_utterances(
