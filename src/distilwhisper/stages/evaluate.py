@@ -308,7 +308,8 @@ class EvaluationSet(ShardedSet):
     @cached_property
     def degrader(self) -> Degrader | None:
         """What spoils the sound; None where nothing does."""
-        return self.noise and Degrader(self.noise, self.manifest, self.noise_seed)
+        noise = self.noise
+        return None if noise is None else Degrader(noise, self.manifest, self.noise_seed)
 
     def write(self, transcriber: Transcriber, number: int, on_progress: Advance) -> int:
         """Decode a shard, and return how many of its utterances are too silent for noise."""
