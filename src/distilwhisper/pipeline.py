@@ -212,7 +212,7 @@ class Run:
 
     @cached_property
     def teacher(self) -> Path:
-        """Where the teacher lies; asked of the hub once, however many stages need it."""
+        """Folder of the teacher; looked up once, however many stages need it."""
         return resolve_model(self.recipe.teacher)
 
     def manifest(self, part: Literal["train", "test"]) -> Path:
@@ -384,7 +384,7 @@ def _raise_faults(faults: Sequence[str]) -> None:
 
 
 def _attempt(setting: str, faults: list[str], look: Callable[[], Thing]) -> Thing | None:
-    """Return what is found; note why it is not, by the setting that asked for it."""
+    """Return what a look-up finds; note why it fails, with the setting behind it."""
     try:
         return look()
     except (ValueError, OSError, ModelNotFound, BadCheckpoint) as error:

@@ -81,7 +81,7 @@ def join_kept(
     prompt and the end.
 
     Raises:
-        ValueError: a verdict speaks of an utterance or a label that is not there: the stages'
+        ValueError: a verdict is of an utterance or a label that is not there: the stages'
             files are of different runs; or a label has no start of transcript.
     """
     ids = {utterance.id for utterance in manifest.utterances}
@@ -308,7 +308,7 @@ def decoder_sequence(
     Args:
         token_ids: start of transcript to end of text, as decoded.
         tokenizer: the model's.
-        timestamps: keep them; otherwise they go, and the prompt says so. A label that was
+        timestamps: keep them; otherwise they go, and the prompt has no-timestamps. A label that was
             decoded without timestamps has none to keep. An empty one gets the single timestamp
             without which the decoding rules do not let anything end.
         speed: at which the sound is played; timestamps are divided by it.

@@ -34,8 +34,8 @@ def log_overruled(manifest: Manifest, language: str) -> None:
     if others:
         say(
             f"{manifest.path}: {sum(others.values())} of {len(manifest.utterances)} utterances "
-            f"name another language ({', '.join(others)}) and are taken for {code}, which was "
-            "asked for"
+            f"name another language ({', '.join(others)}) and are taken for {code}, the "
+            "language of the settings"
         )
 
 

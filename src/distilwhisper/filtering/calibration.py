@@ -57,7 +57,7 @@ class Calibration:
     """All gates against the word error rate.
 
     Limits are suggested by one half of the labels that have a reference, and all scores are those
-    of the other half. A digest of its id says which half a label is in.
+    of the other half. A digest of its id decides which half a label is in.
 
     Attributes:
         n_good: labels of the scored half whose errors are within the limit.

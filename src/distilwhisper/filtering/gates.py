@@ -39,7 +39,7 @@ class Gate:
     """A limit on one measure that needs no reference.
 
     Attributes:
-        setting: its name in the settings, which says whether it is a maximum or a minimum.
+        setting: its name in the settings, which begins with max or min.
         reason: of labels beyond it.
         values: what is measured; nan where it is unknown, which is beyond no limit.
     """
@@ -64,7 +64,7 @@ def _column(name: str) -> Callable[[Measures], Floats]:
 
 
 def _avg_logprob(measures: Measures) -> Floats:
-    """Return log-probabilities; one that is no number says nothing for the label."""
+    """Return log-probabilities; one that is no number is below any limit."""
     values: Floats = np.nan_to_num(measures["avg_logprob"], nan=-np.inf, neginf=-np.inf)
     return values
 

@@ -167,7 +167,7 @@ def _row(
         utterance: with its reference, or without one.
         label: of it, if there is one.
         second: another label of it.
-        expected: the language that is asked for or named.
+        expected: the language of the settings or the manifest.
         place: of a name in one of the ``NAMED_COLUMNS``.
     """
     spoken = expected or (None if label is None else label.language)

@@ -36,8 +36,8 @@ class FilterSettings:
     max_disagreement: float | None = ruled(None, _ERRORS)
     """Errors of a second decode over the words of the label; needs second labels."""
     keep_silence: bool = False
-    """Keep utterances whose reference is blank, and teach that nothing is said in them, whatever
-    the label holds."""
+    """Keep utterances whose reference is blank, with the empty text as their target, whatever the
+    label."""
 
     def __post_init__(self) -> None:
         check_rules(self, *_language_faults(self))

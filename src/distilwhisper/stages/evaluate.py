@@ -208,7 +208,7 @@ def evaluate_all(
     Each evaluation goes on where it stopped; one that is done is scored anew, without its model.
 
     Args:
-        models: folders or hub ids; they are called by the last parts that tell them apart.
+        models: folders or hub ids; they are called by the last parts that differ.
         manifests: the sets, called in the same way.
         noises: what is done to the sound; None leaves it as it is.
         out: folder of the results, with a folder for each evaluation in it.
@@ -269,7 +269,7 @@ def evaluate_all(
 
 
 def short_names(paths: Sequence[str]) -> list[str]:
-    """Call every path or hub id by as few of its last parts as tell it from all others."""
+    """Call every path or hub id by its fewest last parts that no other has."""
     parts = [Path(path).absolute().parts for path in paths]
     return [_short_name(own, set(parts)) for own in parts]
 
@@ -400,7 +400,7 @@ def _row(
 
 
 def _now(transcriber: Transcriber) -> float:
-    """Return the clock once the device has finished all that it was asked."""
+    """Return the clock once the device has finished its work."""
     if transcriber.checkpoint.model.device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()

@@ -314,7 +314,7 @@ def _verdicts(table: Measures, codes: Codes) -> Iterator[Verdict]:
 
 
 def _draw(summary: FilterSummary, folder: Path) -> None:
-    """Draw the figures that are not there; the file drawn last tells whether all are."""
+    """Draw the figures, unless the last of them is there."""
     if (folder / "kept.svg").exists():
         return
     from distilwhisper.filtering.figures import draw_retention  # a second that most imports save

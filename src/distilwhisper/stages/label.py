@@ -48,7 +48,7 @@ class LabelSummary:
     """What a labelling run left behind; as a path it is the folder of the labels."""
 
     folder: Path = field(compare=False)
-    n_labels: int  # one of every utterance: where one went wrong, it says so
+    n_labels: int  # one of every utterance; those that failed hold an error
     failed: dict[str, str]  # utterance id to what went wrong
 
     def __fspath__(self) -> str:

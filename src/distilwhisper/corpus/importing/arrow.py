@@ -154,7 +154,7 @@ def _wav_of(values: Sequence[object], rate_hz: object) -> bytes:
 
 
 def _of_split(source: Path, split: str | None) -> list[Path]:
-    """Return the files of a split: train if none is asked for, or all if none is called that.
+    """Return the files of a split: train by default, or all if none is called that.
 
     Raises:
         BadSource: there is none.
@@ -243,7 +243,7 @@ def _opened(source: str, settings: ImportSettings) -> tuple[Any, str]:
             f"{source} must be a file or folder, or a dataset that can be had from the hub, found: "
             f"{error}"
         ) from error
-    except ValueError as error:  # of configs the library says which there are
+    except ValueError as error:  # the library lists the configs
         raise BadSource(f"{source}: {error}") from error
     if not isinstance(opened, Mapping):
         if settings.split is not None:

@@ -1,4 +1,4 @@
-"""What tells that a source has changed: new files, corrected transcripts, mended audio."""
+"""Fingerprints of a source, which change with its files, transcripts and audio."""
 
 import hashlib
 from collections.abc import Iterable, Sequence

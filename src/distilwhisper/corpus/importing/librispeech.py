@@ -19,7 +19,7 @@ def read_librispeech(source: Source) -> Entries:
     """Yield the utterances of a folder of LibriSpeech, chapter by chapter.
 
     Speaker and recording are those of the path, and so is the source: the folder above the
-    speaker's, if it is not the one asked for. Audio without a line has no text.
+    speaker's, if it is not the source itself. Audio without a line has no text.
     """
     folders: dict[PurePosixPath, list[str]] = {}
     for name in files_below(source):

@@ -227,7 +227,7 @@ def _quoted(
 def _closed(lines: Sequence[str], delimiter: str) -> list[str] | None:
     """Return the cells of lines that are one row; None where a quote in them is still open.
 
-    A quote that is closed within a cell stays as it is read by most: ``"so" he said``.
+    A quote that is closed within a cell is read as most programs do: ``"so" he wrote``.
     """
     try:
         return next(csv.reader(lines, delimiter=delimiter, strict=True))
