@@ -6,7 +6,7 @@ import math
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_type_hints
@@ -178,7 +178,9 @@ class Verdict:
     def to_dict(self) -> dict[str, Any]:
         """Return the record as JSON can hold it."""
         row = {name: getattr(self, name) for name in _VERDICT_KINDS}
-        return row if self.errors is None else {**row, "errors": asdict(self.errors)}
+        if self.errors is not None:
+            row["errors"] = {name: getattr(self.errors, name) for name in _COUNT_KINDS}
+        return row
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> "Verdict":
