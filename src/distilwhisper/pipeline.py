@@ -210,6 +210,13 @@ class Run:
         """Return a place in the run's folder, or in what was made outside it."""
         return self.made.get(first, self.folder / first).joinpath(*parts)
 
+    def open_stage(
+        self, folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, Path]
+    ) -> None:
+        """Make a folder a stage's own, or see that it is; as the function of this name."""
+        prints = {name: fingerprint(path) for name, path in inputs.items()}
+        open_stage(folder, settings=settings, inputs=prints, force=self.force)
+
     @cached_property
     def teacher(self) -> Path:
         """Folder of the teacher; looked up once, however many stages need it."""
@@ -585,14 +592,11 @@ def _take_sets(run: Run) -> None:
     if not to_make:
         return
     paths = {path for sets in to_make.values() for path in sets.values()}
-    open_stage(
+    named = {d.name: {n: p.resolve() for n, p in sets.items()} for d, sets in to_make.items()}
+    run.open_stage(
         run.path("data"),
-        settings={
-            "language": data.language,
-            **{dest.name: {n: p.resolve() for n, p in s.items()} for dest, s in to_make.items()},
-        },
-        inputs={str(path): fingerprint(path) for path in sorted(paths)},
-        force=run.force,
+        {"language": data.language, **named},
+        {str(path): path for path in sorted(paths)},
     )
     for dest, sets in to_make.items():
         if dest.exists():
@@ -634,11 +638,11 @@ def _filter(run: Run) -> None:
 
 def _student(run: Run) -> None:
     teacher, dest = run.teacher, run.path("student-init")
-    made_from = {"teacher": fingerprint(teacher)}
+    inputs = {"teacher": teacher}
     if run.recipe.student.start is not None:
-        made_from["start"] = fingerprint(resolve_model(run.recipe.student.start))
+        inputs["start"] = resolve_model(run.recipe.student.start)
     record = run.path("stages", "student")
-    open_stage(record, settings=asdict(run.recipe.student), inputs=made_from, force=run.force)
+    run.open_stage(record, asdict(run.recipe.student), inputs)
     done = record / "done"
     if done.exists():
         return
@@ -653,24 +657,22 @@ def _student(run: Run) -> None:
 
 def _train(run: Run) -> None:
     recipe, out, dest = run.recipe, run.path("train"), run.path("student")
-    inputs = {
-        "teacher": run.teacher,
-        "manifest": run.manifest("train"),
-        "labels": run.path("labels"),
-        "verdicts": run.path("verdicts"),
-        "student": run.path("student-init"),
-        **{f"validation {name}": path for name, path in run.validation.items()},
-    }
-    open_stage(
+    run.open_stage(
         out,
-        settings={
+        {
             **what_shapes_student(recipe.training),
             "dtype": _picked_dtype(run),
             "validation_task": recipe.evaluate.decoding.task,
             "validation_language": recipe.evaluate.decoding.language,
         },
-        inputs={name: fingerprint(path) for name, path in inputs.items()},
-        force=run.force,
+        {
+            "teacher": run.teacher,
+            "manifest": run.manifest("train"),
+            "labels": run.path("labels"),
+            "verdicts": run.path("verdicts"),
+            "student": run.path("student-init"),
+            **{f"validation {name}": path for name, path in run.validation.items()},
+        },
     )
     done = out / "done"
     if not run.ranks.as_first_has_it(not done.exists()):
@@ -780,12 +782,7 @@ def _evaluate(run: Run) -> None:
     recipe = run.recipe
     test = read_manifest(run.manifest("test"))
     long = run.path("long")
-    open_stage(
-        long,
-        settings=asdict(recipe.long_form),
-        inputs={"test": fingerprint(run.manifest("test"))},
-        force=run.force,
-    )
+    run.open_stage(long, asdict(recipe.long_form), {"test": run.manifest("test")})
     if not (long / "manifest.jsonl").exists():
         spoken = [u for u in test.utterances if u.text][: recipe.long_form.utterances]
         join_recordings(test, spoken, long, pause_s=recipe.long_form.pause_s)
@@ -810,23 +807,19 @@ def _transcribe(run: Run) -> None:
     student = run.path("student")
     (long,) = read_manifest(run.path("long", "manifest.jsonl")).utterances
     language = recipe.evaluate.decoding.language or long.language
-    open_stage(
+    decoding, formats = recipe.evaluate.decoding, recipe.long_form.formats
+    run.open_stage(
         out,
-        settings={
-            **asdict(recipe.evaluate.decoding),
-            "language": language,
-            "formats": recipe.long_form.formats,
-        },
-        inputs={"audio": fingerprint(audio), "student": fingerprint(student)},
-        force=run.force,
+        {**asdict(decoding), "language": language, "formats": formats},
+        {"audio": audio, "student": student},
     )
     for name, model in (("teacher", str(run.teacher)), ("student", str(student))):
-        paths = {kind: out / f"{name}.{kind}" for kind in recipe.long_form.formats}
-        if all(path.exists() for path in paths.values()):
+        paths = [out / f"{name}.{kind}" for kind in formats]
+        if all(path.exists() for path in paths):
             continue
-        transcriber = Transcriber.from_model(model, recipe.evaluate.decoding, recipe.hardware)
+        transcriber = Transcriber.from_model(model, decoding, recipe.hardware)
         transcript = transcriber.transcribe(load_samples(audio), language=language)
-        for path in paths.values():
+        for path in paths:
             write_transcript(transcript, path)
 
 
