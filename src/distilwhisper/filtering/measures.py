@@ -147,7 +147,7 @@ def measure_all(pairs: Iterable[LabelledPair], *, language: str | None) -> Measu
 
 
 def is_all_capitals(text: str) -> bool:
-    """Tell whether a text is written in capitals throughout and too long for abbreviations.
+    """Return whether a text is written in capitals throughout and too long for abbreviations.
 
     Never so in scripts without case.
     """
@@ -163,12 +163,7 @@ def _row(
 ) -> tuple[Any, ...]:
     """Return the columns of one label, in their order.
 
-    Args:
-        utterance: with its reference, or without one.
-        label: of it, if there is one.
-        second: another label of it.
-        expected: the language of the settings or the manifest.
-        place: of a name in one of the ``NAMED_COLUMNS``.
+    The expected language is that of the settings or the manifest; ``place`` numbers names.
     """
     spoken = expected or (None if label is None else label.language)
     duration_s = utterance.duration_s
@@ -246,7 +241,7 @@ def _rules_for(language: str | None) -> tuple[Normalizer, bool]:
 
 @cache
 def _known_code(language: str) -> str:
-    """Return a language's code, or an unknown name as it is: whoever must read it will say so."""
+    """Return a language's code, or an unknown name as it is; whoever must read it refuses it."""
     try:
         return language_code(language)
     except ValueError:
