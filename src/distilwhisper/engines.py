@@ -191,9 +191,9 @@ def _run_on_ray(
 ) -> Iterator[Result]:
     with _cluster() as ray:
         shared = ray.put(start)  # held here, for workers that start anew
-        workers = _start_workers(ray, shared, settings, len(shards))
+        workers: list[Any] = []
         try:
-            for (n, audio_s), result in _write_all(ray, workers, shards, settings):
+            for (n, audio_s), result in _write_all(ray, shared, shards, settings, workers):
                 on_progress(n, audio_s)
                 yield result
         finally:
@@ -263,54 +263,64 @@ class _Worker:
         return (done[0], done[1]), result
 
 
-def _start_workers(ray: Any, shared: Any, settings: EngineSettings, n_shards: int) -> list[Any]:
-    """Start as many workers as the settings or the cluster allow: at least one, for one to grow."""
+def _write_all(
+    ray: Any, shared: Any, shards: Sequence[int], settings: EngineSettings, workers: list[Any]
+) -> Iterator[tuple[Done, Any]]:
+    """Give each worker a shard after the other; yield what each held and returned.
+
+    As many workers as may be are added to ``workers``, also while the cluster grows.
+    """
+    tasks: dict[Any, tuple[Any, int | None]] = {}  # of each its worker and shard; none: loading
+    queue = deque(shards)
+    n_left = len(shards)
+    while n_left:
+        while len(tasks) < min(_n_allowed(ray, settings), n_left):
+            workers.append(_new_worker(ray, shared, settings))
+            loading = workers[-1].ready.options(retry_exceptions=True)
+            tasks[loading.remote()] = workers[-1], None
+        is_first = len(queue) == len(shards)
+        finished, _ = ray.wait([*tasks], timeout=settings.start_timeout_s if is_first else None)
+        if not finished:
+            raise NoWorkers(
+                f"no worker is ready after {settings.start_timeout_s:g} s: each asks for "
+                f"{_described(_resources_of_one(ray, settings))}; the cluster has "
+                f"{_described(ray.cluster_resources())}, of which free are "
+                f"{_described(ray.available_resources())}: ask for less (cpus_per_worker, "
+                "gpus_per_worker), free or add machines, or raise start_timeout_s"
+            )
+        worker, shard = tasks.pop(finished[0])
+        try:
+            done = ray.get(finished[0])
+        except ray.exceptions.RayError as error:
+            raise _failure(shard, error, settings.max_attempts) from error
+        if queue:
+            number = queue.popleft()
+            writing = worker.write.options(retry_exceptions=True)
+            tasks[writing.remote(number)] = worker, number
+        else:
+            ray.kill(worker)
+        if shard is not None:
+            n_left -= 1
+            yield done
+
+
+def _new_worker(ray: Any, shared: Any, settings: EngineSettings) -> Any:
     held = _resources_of_one(ray, settings)
-    there = ray.cluster_resources()
-    fitting = min(int(there.get(name, 0) / amount) for name, amount in held.items() if amount)
-    n_workers = min(settings.n_workers or max(fitting, 1), n_shards)
     actor = ray.remote(_Worker).options(
         num_cpus=held["CPU"],
         num_gpus=held["GPU"],
         max_restarts=-1,  # the attempts at a shard are limited, not those of a worker
         max_task_retries=settings.max_attempts - 1,
     )
-    return [actor.remote([shared], max(1, int(held["CPU"]))) for _ in range(n_workers)]
+    return actor.remote([shared], max(1, int(held["CPU"])))
 
 
-def _write_all(
-    ray: Any, workers: Sequence[Any], shards: Sequence[int], settings: EngineSettings
-) -> Iterator[tuple[Done, Any]]:
-    """Give each worker a shard after the other; yield what each held and returned."""
-    tasks: dict[Any, tuple[Any, int | None]] = {  # of each its worker and shard; none: loading
-        worker.ready.options(retry_exceptions=True).remote(): (worker, None) for worker in workers
-    }
-    if not ray.wait([*tasks], timeout=settings.start_timeout_s)[0]:
-        raise NoWorkers(
-            f"no worker is ready after {settings.start_timeout_s:g} s: each asks for "
-            f"{_described(_resources_of_one(ray, settings))}; the cluster has "
-            f"{_described(ray.cluster_resources())}, of which free are "
-            f"{_described(ray.available_resources())}: ask for less (cpus_per_worker, "
-            "gpus_per_worker), free or add machines, or raise start_timeout_s"
-        )
-    queue = deque(shards)
-    n_left = len(shards)
-    while n_left:
-        (task,), _ = ray.wait([*tasks])
-        worker, shard = tasks.pop(task)
-        try:
-            done = ray.get(task)
-        except ray.exceptions.RayError as error:
-            raise _failure(shard, error, settings.max_attempts) from error
-        if queue:
-            number = queue.popleft()
-            retried = worker.write.options(retry_exceptions=True)
-            tasks[retried.remote(number)] = worker, number
-        else:
-            ray.kill(worker)
-        if shard is not None:
-            n_left -= 1
-            yield done
+def _n_allowed(ray: Any, settings: EngineSettings) -> int:
+    """Return how many workers there may be; at least one, for a cluster that has to grow."""
+    there = ray.cluster_resources()
+    held = _resources_of_one(ray, settings).items()
+    fitting = min(int(there.get(name, 0) / amount) for name, amount in held if amount)
+    return settings.n_workers or max(fitting, 1)
 
 
 def _failure(shard: int | None, error: Exception, n: int) -> ShardFailed:
