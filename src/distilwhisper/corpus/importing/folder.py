@@ -105,7 +105,7 @@ def _find(source: Source) -> _Listing:
     seen: dict[str, str] = {}
     own = {source.out.resolve(), source.out.with_suffix(".problems.jsonl").resolve()}
     for name, data in _files(source):
-        stem, suffix = posixpath.splitext(posixpath.basename(name.rpartition("#")[2]).lower())
+        stem, suffix = posixpath.splitext(posixpath.basename(name.rpartition(".tar#")[2]).lower())
         is_table = suffix in TABLE_SUFFIXES or (suffix == ".txt" and stem in TABLE_STEMS)
         is_text = suffix in BESIDE_SUFFIXES and stem not in _NOTES
         key = _beside(name) if is_text else nfc(name)
@@ -114,7 +114,7 @@ def _find(source: Source) -> _Listing:
             source.add_problem(name, "name twice", message)
         elif suffix in AUDIO_SUFFIXES:
             listing.audio.append(name)
-        elif is_table and "#" not in name:
+        elif is_table and ".tar#" not in name:
             if (source.path / name).resolve() not in own:
                 listing.tables.append(name)
         elif is_text:
