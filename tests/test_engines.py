@@ -70,7 +70,7 @@ def attempts(out: Path, shard: int) -> int:
 
 def test_the_local_engine_writes_in_order_and_reports_as_it_goes(tmp_path: Path) -> None:
     progress = Told()
-    done = run_shards(Job(tmp_path), [3, 1], EngineSettings(), on_progress=progress)
+    done = run_shards(Job(tmp_path).start, [3, 1], EngineSettings(), on_progress=progress)
     assert next(done) == 30
     assert progress == [(1, 2.5), (2, 0.5)]
     assert list(done) == [10]
@@ -79,13 +79,13 @@ def test_the_local_engine_writes_in_order_and_reports_as_it_goes(tmp_path: Path)
 
 def test_nothing_to_do_starts_nothing(tmp_path: Path) -> None:
     job = Job(tmp_path, unfit=True)
-    assert list(run_shards(job, [], RAY, on_progress=Told())) == []
+    assert list(run_shards(job.start, [], RAY, on_progress=Told())) == []
 
 
 def test_the_local_engine_raises_what_the_job_raises(tmp_path: Path) -> None:
     job = Job(tmp_path, poisoned=1)
     with pytest.raises(ValueError, match="poison"):
-        list(run_shards(job, [0, 1], EngineSettings(), on_progress=Told()))
+        list(run_shards(job.start, [0, 1], EngineSettings(), on_progress=Told()))
     assert (tmp_path / "0").exists()
 
 
@@ -170,7 +170,7 @@ def test_a_cluster_that_loses_a_worker_labels_to_the_same_bytes(
     spread = label_manifest(manifest, str(teacher), out, settings, hardware=CPU, engine=RAY)
     killer.join()
     assert killed
-    assert "attempt 1 of 3" in capfd.readouterr().err
+    assert "worker died" in "".join(capfd.readouterr())  # Ray's own words
 
     alone = label_manifest(manifest, str(teacher), whole, settings, hardware=CPU)
     assert spread == alone
@@ -202,14 +202,14 @@ def test_a_cluster_evaluates_as_one_process_does(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("fault", "reason"), [("raise", "poison"), ("die", "ActorDiedError")])
+@pytest.mark.parametrize(("fault", "reason"), [("raise", "poison"), ("die", r"Actor\w+Error")])
 def test_a_shard_that_keeps_failing_ends_the_run_by_name(
     tmp_path: Path, cluster: str, fault: str, reason: str
 ) -> None:
     job = Job(tmp_path, poisoned=2, fault=fault)
     engine = replace(RAY, max_attempts=2)
     with pytest.raises(ShardFailed, match=rf"(?s)shard 2 failed 2 times.*{reason}"):
-        list(run_shards(job, range(40), engine, on_progress=Told()))
+        list(run_shards(job.start, range(40), engine, on_progress=Told()))
     assert attempts(tmp_path, 2) == 2
     # What others have finished is there, and is not made again.
     for path in tmp_path.glob("[0-9]*"):
@@ -220,21 +220,21 @@ def test_a_shard_that_keeps_failing_ends_the_run_by_name(
 def test_a_job_that_cannot_start_says_why(tmp_path: Path, cluster: str) -> None:
     engine = replace(RAY, n_workers=1, max_attempts=1)
     with pytest.raises(ShardFailed, match=r"before its first shard .*the draft does not fit"):
-        list(run_shards(Job(tmp_path, unfit=True), [0], engine, on_progress=Told()))
+        list(run_shards(Job(tmp_path, unfit=True).start, [0], engine, on_progress=Told()))
 
 
 @pytest.mark.slow
 def test_a_cluster_without_room_says_what_is_missing(tmp_path: Path, cluster: str) -> None:
     engine = replace(RAY, gpus_per_worker=1, start_timeout_s=2)
     with pytest.raises(NoWorkers, match=r"0\.5 CPU and 1 GPU; the cluster has 2 CPU and 0 GPU"):
-        list(run_shards(Job(tmp_path), [0], engine, on_progress=Told()))
+        list(run_shards(Job(tmp_path).start, [0], engine, on_progress=Told()))
 
 
 @pytest.mark.slow
 def test_every_shard_is_written_once_and_counted_once(tmp_path: Path, cluster: str) -> None:
     progress = Told()
     engine = replace(RAY, n_workers=0)
-    done = sorted(run_shards(Job(tmp_path), range(30), engine, on_progress=progress))
+    done = sorted(run_shards(Job(tmp_path).start, range(30), engine, on_progress=progress))
     assert done == [10 * i for i in range(30)]
     assert progress == [(3, 3.0)] * 30
     assert all(attempts(tmp_path, i) == 1 for i in range(30))

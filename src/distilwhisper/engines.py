@@ -1,22 +1,21 @@
 """Who writes the shards of a stage: this process, or the workers of a Ray cluster.
 
-A stage describes its work as plain data, a job. An engine starts the job once in every process
-that works on it (that loads the model) and hands out shard numbers. Shards appear whole, by rename,
-and are a function of their number alone, so one that is begun by a worker that dies is simply made
-again: at least once is exactly once in effect. Stages do not know which engine runs them.
+A stage gives an engine a function that starts its work. The engine calls it once in every process
+that takes part (it loads the model) and hands out shard numbers. Shards appear whole, by rename,
+and are a function of their number alone, so a shard whose worker dies is made again: Ray starts the
+worker anew and repeats the call. Stages do not know which engine runs them.
 """
 
 import logging
 import os
-import time
 from abc import ABC, abstractmethod
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from distilwhisper.corpus.records import Manifest, Utterance
 from distilwhisper.decoding.settings import DecodingSettings
@@ -32,28 +31,12 @@ if TYPE_CHECKING:  # the command line parses its options without it
 
 Done: TypeAlias = tuple[float, float]  # utterances, and seconds of their sound
 Result = TypeVar("Result")
-Result_co = TypeVar("Result_co", covariant=True)
+# Loads what the work needs, and returns what writes a shard: that takes the shard's number, and
+# what to call with the utterances and seconds of sound just done. It writes files, each whole or
+# not at all, and returns what the stage needs. All can be pickled, and paths are absolute.
+Start: TypeAlias = Callable[[], Callable[[int, Advance], Result]]
 
 LOCAL_STORE_BYTES = 256 * 1024**2  # of a cluster that we start: it holds a manifest, and numbers
-POLL_S = 1.0
-SECONDS_BETWEEN_LINES = 30.0
-
-
-@runtime_checkable
-class ShardJob(Protocol[Result_co]):
-    """A stage's work on the shards of one folder, as plain data that can be pickled.
-
-    Its paths mean the same in every process, whatever folder that runs in.
-    """
-
-    def start(self) -> Callable[[int, Advance], Result_co]:
-        """Load what the work needs, and return what writes one shard.
-
-        That takes the shard's number, and what to call with the utterances and the seconds of
-        sound just done. It writes the shard's files, each whole or not at all, and returns what the
-        stage wants to know of it, picklable.
-        """
-        ...
 
 
 @dataclass(frozen=True)
@@ -83,8 +66,8 @@ class ShardedSet(ABC):
         """Return whether there is nothing to do in a shard."""
 
     @abstractmethod
-    def writer(self, transcriber: "Transcriber") -> Callable[[int, Advance], Any]:
-        """Return what decodes and writes a shard, as :meth:`ShardJob.start` does."""
+    def write(self, transcriber: "Transcriber", number: int, on_progress: Advance) -> Any:
+        """Decode and write a shard, as :data:`Start` has it."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +98,7 @@ class DecodingJob:
             transcriber.check_languages({u.id: u.language for u in one.manifest.utterances})
         if self.warms_up:
             transcriber.decode([[0.0] * SAMPLE_RATE_HZ])
-        return partial(self._write, {one.out: one.writer(transcriber) for one in self.sets})
+        return partial(self._write, transcriber)
 
     def load(self) -> "Transcriber":
         """Load the model."""
@@ -124,14 +107,9 @@ class DecodingJob:
         draft = None if self.draft is None else str(self.draft)
         return Transcriber.from_model(str(self.model), self.decoding, self.hardware, draft=draft)
 
-    def _write(
-        self,
-        writers: Mapping[Path, Callable[[int, Advance], Any]],
-        number: int,
-        on_progress: Advance,
-    ) -> Any:
+    def _write(self, transcriber: "Transcriber", number: int, on_progress: Advance) -> Any:
         one, shard = self.shards[number]
-        return writers[one.out](shard, on_progress)
+        return one.write(transcriber, shard, on_progress)
 
 
 def run_stage(
@@ -146,7 +124,7 @@ def run_stage(
         part: do these shards alone; None: all.
 
     Returns:
-        What the sets' writers say of each shard that was written.
+        What the sets' writers return for each shard that was written.
 
     Raises:
         ShardFailed, NoWorkers, MissingRay: as :func:`run_shards`.
@@ -164,7 +142,7 @@ def run_stage(
     where = "Ray cluster" if engine.engine == "ray" else here
     say(f"{name}: {n_left} of {n_all} utterances to {name} ({where})")
     with progress_bar(name, n_left, "utterances") as advance:
-        return list(run_shards(job, missing, engine, on_progress=advance))
+        return list(run_shards(job.start, missing, engine, on_progress=advance))
 
 
 class ShardFailed(DistilwhisperError, RuntimeError):
@@ -180,45 +158,47 @@ class MissingRay(DistilwhisperError, RuntimeError):
 
 
 def run_shards(
-    job: ShardJob[Result],
+    start: Start[Result],
     shards: Sequence[int],
     settings: EngineSettings,
     *,
     on_progress: Advance,
 ) -> Iterator[Result]:
-    """Write some shards and yield what the job returns for each, in the order in which they finish.
+    """Write some shards and yield what is returned for each, in the order in which they finish.
 
     Args:
-        job: the work.
+        start: the work.
         shards: numbers of those to write; with none of them nothing is started.
         settings: which engine.
         on_progress: called with the utterances and the seconds of sound just done.
 
     Raises:
-        ShardFailed, NoWorkers, MissingRay: the ray engine's. The local one raises what the job
-            does.
+        ShardFailed, NoWorkers, MissingRay: the ray engine's. The local one raises what the
+            work does.
     """
     if not shards:
         return
     if settings.engine == "ray":
-        yield from _run_on_ray(job, shards, settings, on_progress)
+        yield from _run_on_ray(start, shards, settings, on_progress)
         return
-    write = job.start()
+    write = start()
     for shard in shards:
         yield write(shard, on_progress)
 
 
 def _run_on_ray(
-    job: ShardJob[Result], shards: Sequence[int], settings: EngineSettings, on_progress: Advance
+    start: Start[Result], shards: Sequence[int], settings: EngineSettings, on_progress: Advance
 ) -> Iterator[Result]:
     with _cluster() as ray:
-        workers = _Workers(ray, job, settings)
+        shared = ray.put(start)  # held here, for workers that start anew
+        workers: list[Any] = []
         try:
-            for done, result in workers.write(shards):
-                on_progress(*done)
+            for (n, audio_s), result in _write_all(ray, shared, shards, settings, workers):
+                on_progress(n, audio_s)
                 yield result
         finally:
-            workers.stop()
+            for worker in workers:
+                ray.kill(worker)
 
 
 @contextmanager
@@ -233,7 +213,7 @@ def _cluster() -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    # No worker and no cluster of ours tells its maker of the work.
+    # No cluster of ours sends statistics of its use.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         ray.init(address="auto", logging_level=logging.WARNING)
@@ -252,149 +232,113 @@ def _cluster() -> Iterator[Any]:
         ray.shutdown()
 
 
-class _Tally:
-    """Adds up what is done."""
-
-    def __init__(self) -> None:
-        self.n = self.audio_s = 0.0
-
-    def __call__(self, n: float, audio_s: float = 0.0) -> None:
-        self.n += n
-        self.audio_s += audio_s
-
-
 class _Worker:
-    """What an actor does, in a process of its own."""
+    """What an actor does, in a process of its own, which Ray starts anew where it dies."""
 
-    def __init__(self, job: ShardJob[Any]) -> None:
-        self._job = job
-
-    def start(self, n_threads: int) -> None:
+    def __init__(self, shared: Sequence[Any], n_threads: int) -> None:
         import torch
 
         torch.set_num_threads(n_threads)
-        self._write = self._job.start()
+        self._shared = shared
+
+    @cached_property
+    def _write(self) -> Callable[[int, Advance], Any]:
+        import ray
+
+        start: Start[Any] = ray.get(self._shared[0])
+        return start()
+
+    def ready(self) -> None:
+        """Load what the work needs."""
+        _ = self._write
 
     def write(self, shard: int) -> tuple[Done, Any]:
-        """Return how much the shard held, and what the job returns for it."""
-        tally = _Tally()
-        result = self._write(shard, tally)
-        return (tally.n, tally.audio_s), result
+        """Return how much the shard held, and what was returned for it."""
+        done = [0.0, 0.0]
+
+        def add(n: float, audio_s: float = 0.0) -> None:
+            done[:] = done[0] + n, done[1] + audio_s
+
+        result = self._write(shard, add)
+        return (done[0], done[1]), result
 
 
-class _Workers:
-    """The actors that write one job's shards. Each is starting or has one shard, else it goes."""
+def _write_all(
+    ray: Any, shared: Any, shards: Sequence[int], settings: EngineSettings, workers: list[Any]
+) -> Iterator[tuple[Done, Any]]:
+    """Give each worker a shard after the other; yield what each held and returned.
 
-    def __init__(self, ray: Any, job: ShardJob[Any], settings: EngineSettings) -> None:
-        self._ray = ray
-        self._settings = settings
-        self._job = ray.put(job)
-        self._tasks: dict[Any, tuple[Any, int | None]] = {}  # actor and its shard; none: starting
-        self._attempts: Counter[int | None] = Counter()  # failures of a shard; none: of starts
-        self._idle_since = time.monotonic()  # since when no shard is being written
-        self._logged_at = self._idle_since
-
-    def write(self, shards: Sequence[int]) -> Iterator[tuple[Done, Any]]:
-        """Yield how much every shard held and what the job returns for it, as they finish."""
-        queue = deque(shards)
-        while queue or self._n_writing:
-            self._start_workers(queue)
-            finished, _ = self._ray.wait(list(self._tasks), timeout=POLL_S)
-            for task in finished:
-                actor, shard = self._tasks.pop(task)
-                try:
-                    done = self._ray.get(task)
-                except Exception as error:
-                    self._ray.kill(actor)
-                    self._note_failure(shard, error)
-                    if shard is not None:
-                        queue.appendleft(shard)
-                    continue
-                if shard is None:
-                    del self._attempts[None]
-                else:
-                    yield done
-                if queue:
-                    self._give(actor, queue.popleft())
-                else:
-                    self._ray.kill(actor)
-            self._check_idle()
-
-    def stop(self) -> None:
-        """Stop every actor."""
-        for actor, _ in self._tasks.values():
-            self._ray.kill(actor)
-        self._tasks.clear()
-
-    @property
-    def _n_writing(self) -> int:
-        return sum(shard is not None for _, shard in self._tasks.values())
-
-    def _start_workers(self, queue: Sequence[int]) -> None:
-        """Start workers, so that there are as many as are allowed and have something to do."""
-        n_wanted = min(self._n_allowed(), len(queue) + self._n_writing)
-        while len(self._tasks) < n_wanted:
-            held = self._resources_of_one()
-            actor = (
-                self._ray.remote(_Worker)
-                .options(num_cpus=held["CPU"], num_gpus=held["GPU"])
-                .remote(self._job)
-            )
-            self._tasks[actor.start.remote(max(1, int(held["CPU"])))] = actor, None
-
-    def _give(self, actor: Any, shard: int) -> None:
-        self._tasks[actor.write.remote(shard)] = actor, shard
-
-    def _resources_of_one(self) -> dict[str, float]:
-        """Return what one worker holds."""
-        gpus = self._settings.gpus_per_worker
-        if gpus is None:
-            gpus = min(1.0, self._ray.cluster_resources().get("GPU", 0.0))
-        return {"CPU": self._settings.cpus_per_worker, "GPU": gpus}
-
-    def _n_allowed(self) -> int:
-        """Return how many workers there may be; at least one, for a cluster that has to grow."""
-        if self._settings.n_workers:
-            return self._settings.n_workers
-        there = self._ray.cluster_resources()
-        return max(
-            1, min(int(there.get(k, 0) / v) for k, v in self._resources_of_one().items() if v)
-        )
-
-    def _note_failure(self, shard: int | None, error: Exception) -> None:
-        self._attempts[shard] += 1
-        n, most = self._attempts[shard], self._settings.max_attempts
-        what = "a worker before its first shard" if shard is None else f"shard {shard}"
-        cause = getattr(error, "cause", None) or error
-        reason = f"{type(cause).__name__}: {cause}"
-        if n >= most:
-            raise ShardFailed(
-                f"{what} failed {n} times, the last time with {reason}\nThe shards that are "
-                "finished are kept: remove the cause, and run the same command again"
-            ) from error
-        say(f"ray: {what} failed, attempt {n} of {most}: {reason}")
-
-    def _check_idle(self) -> None:
-        """Log what is missing while no worker works, and give up in the end."""
-        now = time.monotonic()
-        if self._n_writing:
-            self._idle_since = self._logged_at = now
-            return
-        state = (
-            f"no worker is ready after {now - self._idle_since:.0f} s: each asks for "
-            f"{_resources(self._resources_of_one())}; the cluster has "
-            f"{_resources(self._ray.cluster_resources())}, of which free are "
-            f"{_resources(self._ray.available_resources())}"
-        )
-        if now - self._idle_since >= self._settings.start_timeout_s:
+    As many workers as may be are added to ``workers``, also while the cluster grows.
+    """
+    tasks: dict[Any, tuple[Any, int | None]] = {}  # of each its worker and shard; none: loading
+    queue = deque(shards)
+    n_left = len(shards)
+    while n_left:
+        while len(tasks) < min(_n_allowed(ray, settings), n_left):
+            workers.append(_new_worker(ray, shared, settings))
+            loading = workers[-1].ready.options(retry_exceptions=True)
+            tasks[loading.remote()] = workers[-1], None
+        is_first = len(queue) == len(shards)
+        finished, _ = ray.wait([*tasks], timeout=settings.start_timeout_s if is_first else None)
+        if not finished:
             raise NoWorkers(
-                f"{state}: ask for less (cpus_per_worker, gpus_per_worker), free or add machines, "
-                "or raise start_timeout_s"
+                f"no worker is ready after {settings.start_timeout_s:g} s: each asks for "
+                f"{_described(_resources_of_one(ray, settings))}; the cluster has "
+                f"{_described(ray.cluster_resources())}, of which free are "
+                f"{_described(ray.available_resources())}: ask for less (cpus_per_worker, "
+                "gpus_per_worker), free or add machines, or raise start_timeout_s"
             )
-        if now - self._logged_at >= SECONDS_BETWEEN_LINES:
-            self._logged_at = now
-            say(f"ray: {state}")
+        worker, shard = tasks.pop(finished[0])
+        try:
+            done = ray.get(finished[0])
+        except ray.exceptions.RayError as error:
+            raise _failure(shard, error, settings.max_attempts) from error
+        if queue:
+            number = queue.popleft()
+            writing = worker.write.options(retry_exceptions=True)
+            tasks[writing.remote(number)] = worker, number
+        else:
+            ray.kill(worker)
+        if shard is not None:
+            n_left -= 1
+            yield done
 
 
-def _resources(amounts: dict[str, float]) -> str:
+def _new_worker(ray: Any, shared: Any, settings: EngineSettings) -> Any:
+    held = _resources_of_one(ray, settings)
+    actor = ray.remote(_Worker).options(
+        num_cpus=held["CPU"],
+        num_gpus=held["GPU"],
+        max_restarts=-1,  # the attempts at a shard are limited, not those of a worker
+        max_task_retries=settings.max_attempts - 1,
+    )
+    return actor.remote([shared], max(1, int(held["CPU"])))
+
+
+def _n_allowed(ray: Any, settings: EngineSettings) -> int:
+    """Return how many workers there may be; at least one, for a cluster that has to grow."""
+    there = ray.cluster_resources()
+    held = _resources_of_one(ray, settings).items()
+    fitting = min(int(there.get(name, 0) / amount) for name, amount in held if amount)
+    return settings.n_workers or max(fitting, 1)
+
+
+def _failure(shard: int | None, error: Exception, n: int) -> ShardFailed:
+    what = "a worker before its first shard" if shard is None else f"shard {shard}"
+    cause = getattr(error, "cause", None) or error
+    return ShardFailed(
+        f"{what} failed {n} times, the last time with {type(cause).__name__}: {cause}\n"
+        "The shards that are finished are kept: remove the cause, and run the same command again"
+    )
+
+
+def _resources_of_one(ray: Any, settings: EngineSettings) -> dict[str, float]:
+    """Return what one worker holds."""
+    gpus = settings.gpus_per_worker
+    if gpus is None:
+        gpus = min(1.0, ray.cluster_resources().get("GPU", 0.0))
+    return {"CPU": settings.cpus_per_worker, "GPU": gpus}
+
+
+def _described(amounts: Mapping[str, float]) -> str:
     return " and ".join(f"{amounts.get(name, 0):g} {name}" for name in ("CPU", "GPU"))

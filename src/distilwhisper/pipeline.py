@@ -24,7 +24,7 @@ from functools import cached_property, partial
 from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from distilwhisper.checks import AT_LEAST_0, AT_LEAST_1, Rule, check_rules, ruled
 from distilwhisper.corpus.batches import (
@@ -132,15 +132,15 @@ class DataSettings:
             if self.source
             else ("validation_fraction", "test_fraction", "seed", "keep_speakers_together")
         )
-        given = [name for name in unused if getattr(self, name) != getattr(DataSettings, name)]
-        if given:
+        surplus = [name for name in unused if getattr(self, name) != getattr(DataSettings, name)]
+        if surplus:
             raise ValueError(
-                f"{' and '.join(given)} must be left out: "
+                f"{' and '.join(surplus)} must be left out: "
                 + ("a source is split into its own" if self.source else "only a source is split")
             )
         for name in ("train", "validation"):
-            named = getattr(self, f"{name}_sets")
-            if len(set(named)) < len(named):
+            sets = getattr(self, f"{name}_sets")
+            if len(set(sets)) < len(sets):
                 raise ValueError(f"{name} must name every manifest once")
         if self.max_seconds is not None and (self.source is None or not self.max_seconds > 0):
             raise ValueError("max_seconds must be above 0, and is of a source alone")
@@ -157,8 +157,8 @@ class DataSettings:
         return _one_or_more(self.validation)
 
 
-def _one_or_more(named: str | tuple[str, ...] | None) -> tuple[str, ...]:
-    return (named,) if isinstance(named, str) else named or ()
+def _one_or_more(paths: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return (paths,) if isinstance(paths, str) else paths or ()
 
 
 @dataclass(frozen=True)
@@ -210,29 +210,36 @@ class Run:
         """Return a place in the run's folder, or in what was made outside it."""
         return self.made.get(first, self.folder / first).joinpath(*parts)
 
+    def open_stage(
+        self, folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, Path]
+    ) -> None:
+        """Make a folder a stage's own, or see that it is; as the function of this name."""
+        prints = {name: fingerprint(path) for name, path in inputs.items()}
+        open_stage(folder, settings=settings, inputs=prints, force=self.force)
+
     @cached_property
     def teacher(self) -> Path:
-        """Where the teacher lies; asked of the hub once, however many stages need it."""
+        """Folder of the teacher; looked up once, however many stages need it."""
         return resolve_model(self.recipe.teacher)
 
     def manifest(self, part: Literal["train", "test"]) -> Path:
         """Return where the manifest of one part of the data is."""
         data = self.recipe.data
-        named = data.train_sets if part == "train" else _one_or_more(data.test)
-        if len(named) == 1 and data.language is None:
-            return Path(named[0])
+        paths = data.train_sets if part == "train" else _one_or_more(data.test)
+        if len(paths) == 1 and data.language is None:
+            return Path(paths[0])
         return self.path("data", f"{part}.jsonl")
 
     @property
     def validation(self) -> dict[str, Path]:
         """Where the validation sets are, by name."""
         data = self.recipe.data
-        named = _by_name(data.validation_sets or (str(self.path("data", "validation.jsonl")),))
+        paths = _by_name(data.validation_sets or (str(self.path("data", "validation.jsonl")),))
         if data.source is not None or data.language is None:
-            return named
+            return paths
         return {
             name: self.path("data", f"validation-{number}.jsonl")
-            for number, name in enumerate(named)
+            for number, name in enumerate(paths)
         }
 
 
@@ -305,7 +312,7 @@ def _lead(
                 _discard(run, stage)
         try:
             for stage in stages:
-                _STAGE_FUNCTIONS[stage](run)
+                _STAGES[stage].run(run)
                 if stage == "data" and recipe.data.source is not None:
                     _raise_faults(_set_faults(_split_sets(run), recipe, stages))
         except StageChanged:  # what lies in the folder was made by the recipe before
@@ -315,7 +322,7 @@ def _lead(
 
 
 def _discard(run: Run, stage: StageName) -> None:
-    for name in _STAGE_OUTPUTS[stage]:
+    for name in _STAGES[stage].outputs:
         path = run.path(name)
         if path.is_dir():
             shutil.rmtree(path)
@@ -351,13 +358,11 @@ def check_recipe(
     faults: list[str] = []
     if is_run_here:
         faults += _hardware_faults(recipe, stages)
-    known = None
+    teacher_tokenizer = None
     if any(stage in stages for stage in ("label", "student", "train", "evaluate", "transcribe")):
         faults += _model_faults(recipe, sizes)
-        lacking: list[str] = []
-        known = _attempt("teacher", lacking, lambda: tokenizer(recipe.teacher))
-        faults += [fault for fault in lacking if fault not in faults]
-        faults += _speech_faults(recipe, known)
+        teacher_tokenizer = _attempt("teacher", faults, lambda: tokenizer(recipe.teacher))
+        faults += _speech_faults(recipe, teacher_tokenizer)
     if "filter" in stages and recipe.filter.max_disagreement is not None:
         faults.append(
             "filter.max_disagreement: needs second labels, and a recipe makes none: leave it out"
@@ -369,7 +374,9 @@ def check_recipe(
             stage = recipe.label if setting == "data.train" else recipe.evaluate
             if stage.decoding.language is None:
                 for language in {u.language for u in manifest.utterances} - {None}:
-                    _attempt(setting, faults, partial(_check_language, str(language), known))
+                    _attempt(
+                        setting, faults, partial(_check_language, str(language), teacher_tokenizer)
+                    )
     noise = recipe.evaluate.degradation
     if noise is not None and noise.source is not None and not noise.source.exists():
         faults.append(f"evaluate.noise: {noise.source} is not there")
@@ -377,13 +384,14 @@ def check_recipe(
 
 
 def _raise_faults(faults: Sequence[str]) -> None:
+    faults = [*dict.fromkeys(faults)]  # what a model lacks may show in several ways
     if faults:
         noun = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
         raise SettingsError("\n  ".join([f"the recipe cannot be run: {noun}", *faults]))
 
 
 def _attempt(setting: str, faults: list[str], look: Callable[[], Thing]) -> Thing | None:
-    """Return what is found; note why it is not, by the setting that asked for it."""
+    """Return what a look-up finds; note why it fails, with the setting behind it."""
     try:
         return look()
     except (ValueError, OSError, ModelNotFound, BadCheckpoint) as error:
@@ -395,13 +403,13 @@ def _hardware_faults(recipe: Recipe, stages: Sequence[StageName]) -> list[str]:
     faults: list[str] = []
     pick = recipe.hardware.pick_training_dtype if "train" in stages else recipe.hardware.pick_device
     _attempt("hardware", faults, pick)
-    asked = (
+    packages = (
         ("hardware.backend", recipe.hardware.backend == "openvino", "openvino", "openvino"),
         ("engine.engine", recipe.engine.engine == "ray", "ray", "ray"),
         ("evaluate.decoding.vad_filter", recipe.evaluate.decoding.vad_filter, "silero_vad", "vad"),
     )
-    for setting, is_asked, module, extra in asked:
-        if is_asked and find_spec(module) is None:
+    for setting, is_needed, module, extra in packages:
+        if is_needed and find_spec(module) is None:
             faults.append(f'{setting}: pip install "distilwhisper[{extra}]"')
     return faults
 
@@ -438,16 +446,16 @@ def _model_faults(recipe: Recipe, sizes: Callable[[str], WhisperConfig]) -> list
     return faults
 
 
-def _speech_faults(recipe: Recipe, known: Tokenizer | None) -> list[str]:
+def _speech_faults(recipe: Recipe, tokenizer: Tokenizer | None) -> list[str]:
     faults: list[str] = []
     for name, decoding in (
         ("label", recipe.label.decoding),
         ("evaluate", recipe.evaluate.decoding),
     ):
-        _attempt(f"{name}.decoding", faults, partial(_check_speech, decoding, known))
+        _attempt(f"{name}.decoding", faults, partial(_check_speech, decoding, tokenizer))
     if recipe.data.language is not None:
         language = recipe.data.language
-        _attempt("data.language", faults, lambda: _check_language(language, known))
+        _attempt("data.language", faults, lambda: _check_language(language, tokenizer))
     return faults
 
 
@@ -468,18 +476,18 @@ def _named_sets(
     """Return the manifests that a recipe names, each with the setting that does."""
     if data.source is not None and ("data" not in stages or Path(data.source).is_dir()):
         return []
-    named = {
+    paths_of = {
         "data.source": _one_or_more(data.source),
         "data.train": data.train_sets,
         "data.validation": data.validation_sets,
         "data.test": _one_or_more(data.test),
     }
-    found = [
+    manifests = [
         (setting, _attempt(setting, faults, partial(read_manifest, Path(path))))
-        for setting, paths in named.items()
+        for setting, paths in paths_of.items()
         for path in paths
     ]
-    return [(setting, manifest) for setting, manifest in found if manifest is not None]
+    return [(setting, manifest) for setting, manifest in manifests if manifest is not None]
 
 
 def _split_sets(run: Run) -> list[tuple[str, Manifest]]:
@@ -572,37 +580,34 @@ def _data(run: Run) -> None:
 def _take_sets(run: Run) -> None:
     """Make manifests of those that are named, where several become one or get a language."""
     data = run.recipe.data
-    named = {
-        run.manifest("train"): _by_name(data.train_sets),
-        run.manifest("test"): _by_name(_one_or_more(data.test)),
+    validation = map(_one_or_more, data.validation_sets)
+    sources = {
+        run.manifest("train"): data.train_sets,
+        run.manifest("test"): _one_or_more(data.test),
+        **dict(zip(run.validation.values(), validation, strict=True)),
     }
-    for (name, path), made in zip(
-        _by_name(data.validation_sets).items(), run.validation.values(), strict=True
-    ):
-        named[made] = {name: path}
-    to_make = {made: sets for made, sets in named.items() if made.parent == run.path("data")}
+    to_make = {
+        dest: _by_name(paths) for dest, paths in sources.items() if dest.parent == run.path("data")
+    }
     if not to_make:
         return
     paths = {path for sets in to_make.values() for path in sets.values()}
-    open_stage(
+    named = {d.name: {n: p.resolve() for n, p in sets.items()} for d, sets in to_make.items()}
+    run.open_stage(
         run.path("data"),
-        settings={
-            "language": data.language,
-            **{made.name: {n: p.resolve() for n, p in s.items()} for made, s in to_make.items()},
-        },
-        inputs={str(path): fingerprint(path) for path in sorted(paths)},
-        force=run.force,
+        {"language": data.language, **named},
+        {str(path): path for path in sorted(paths)},
     )
-    for made, sets in to_make.items():
-        if made.exists():
+    for dest, sets in to_make.items():
+        if dest.exists():
             continue
         manifests = {n: in_language(read_manifest(p), data.language) for n, p in sets.items()}
         if len(manifests) > 1:
-            merge_manifests(manifests, made)
+            merge_manifests(manifests, dest)
         else:
-            write_manifest(made, moved_to(made.parent, *manifests.values()))
+            write_manifest(dest, moved_to(dest.parent, *manifests.values()))
         sizes = (f"{name} {len(manifest.utterances)}" for name, manifest in manifests.items())
-        say(f"data: utterances in {made}: {', '.join(sizes)}")
+        say(f"data: utterances in {dest}: {', '.join(sizes)}")
 
 
 def _label(run: Run) -> None:
@@ -633,11 +638,11 @@ def _filter(run: Run) -> None:
 
 def _student(run: Run) -> None:
     teacher, dest = run.teacher, run.path("student-init")
-    made_from = {"teacher": fingerprint(teacher)}
+    inputs = {"teacher": teacher}
     if run.recipe.student.start is not None:
-        made_from["start"] = fingerprint(resolve_model(run.recipe.student.start))
+        inputs["start"] = resolve_model(run.recipe.student.start)
     record = run.path("stages", "student")
-    open_stage(record, settings=asdict(run.recipe.student), inputs=made_from, force=run.force)
+    run.open_stage(record, asdict(run.recipe.student), inputs)
     done = record / "done"
     if done.exists():
         return
@@ -652,24 +657,22 @@ def _student(run: Run) -> None:
 
 def _train(run: Run) -> None:
     recipe, out, dest = run.recipe, run.path("train"), run.path("student")
-    inputs = {
-        "teacher": run.teacher,
-        "manifest": run.manifest("train"),
-        "labels": run.path("labels"),
-        "verdicts": run.path("verdicts"),
-        "student": run.path("student-init"),
-        **{f"validation {name}": path for name, path in run.validation.items()},
-    }
-    open_stage(
+    run.open_stage(
         out,
-        settings={
+        {
             **what_shapes_student(recipe.training),
             "dtype": _picked_dtype(run),
             "validation_task": recipe.evaluate.decoding.task,
             "validation_language": recipe.evaluate.decoding.language,
         },
-        inputs={name: fingerprint(path) for name, path in inputs.items()},
-        force=run.force,
+        {
+            "teacher": run.teacher,
+            "manifest": run.manifest("train"),
+            "labels": run.path("labels"),
+            "verdicts": run.path("verdicts"),
+            "student": run.path("student-init"),
+            **{f"validation {name}": path for name, path in run.validation.items()},
+        },
     )
     done = out / "done"
     if not run.ranks.as_first_has_it(not done.exists()):
@@ -779,12 +782,7 @@ def _evaluate(run: Run) -> None:
     recipe = run.recipe
     test = read_manifest(run.manifest("test"))
     long = run.path("long")
-    open_stage(
-        long,
-        settings=asdict(recipe.long_form),
-        inputs={"test": fingerprint(run.manifest("test"))},
-        force=run.force,
-    )
+    run.open_stage(long, asdict(recipe.long_form), {"test": run.manifest("test")})
     if not (long / "manifest.jsonl").exists():
         spoken = [u for u in test.utterances if u.text][: recipe.long_form.utterances]
         join_recordings(test, spoken, long, pause_s=recipe.long_form.pause_s)
@@ -809,23 +807,19 @@ def _transcribe(run: Run) -> None:
     student = run.path("student")
     (long,) = read_manifest(run.path("long", "manifest.jsonl")).utterances
     language = recipe.evaluate.decoding.language or long.language
-    open_stage(
+    decoding, formats = recipe.evaluate.decoding, recipe.long_form.formats
+    run.open_stage(
         out,
-        settings={
-            **asdict(recipe.evaluate.decoding),
-            "language": language,
-            "formats": recipe.long_form.formats,
-        },
-        inputs={"audio": fingerprint(audio), "student": fingerprint(student)},
-        force=run.force,
+        {**asdict(decoding), "language": language, "formats": formats},
+        {"audio": audio, "student": student},
     )
     for name, model in (("teacher", str(run.teacher)), ("student", str(student))):
-        paths = {kind: out / f"{name}.{kind}" for kind in recipe.long_form.formats}
-        if all(path.exists() for path in paths.values()):
+        paths = [out / f"{name}.{kind}" for kind in formats]
+        if all(path.exists() for path in paths):
             continue
-        transcriber = Transcriber.from_model(model, recipe.evaluate.decoding, recipe.hardware)
+        transcriber = Transcriber.from_model(model, decoding, recipe.hardware)
         transcript = transcriber.transcribe(load_samples(audio), language=language)
-        for path in paths.values():
+        for path in paths:
             write_transcript(transcript, path)
 
 
@@ -835,24 +829,18 @@ def _report(run: Run) -> None:
     say(f"report: {write_report(run.path(REPORT), [facts])}")
 
 
-_STAGE_FUNCTIONS: dict[StageName, Callable[[Run], None]] = {
-    "data": _data,
-    "label": _label,
-    "filter": _filter,
-    "student": _student,
-    "train": _train,
-    "evaluate": _evaluate,
-    "transcribe": _transcribe,
-    "report": _report,
-}
+class _Stage(NamedTuple):
+    run: Callable[[Run], None]
+    outputs: tuple[str, ...]  # in the run's folder
 
-_STAGE_OUTPUTS: dict[StageName, tuple[str, ...]] = {
-    "data": ("data",),
-    "label": ("labels",),
-    "filter": ("verdicts",),
-    "student": ("student-init", "stages/student"),
-    "train": ("train", "student"),
-    "evaluate": ("long", "eval"),
-    "transcribe": ("transcripts",),
-    "report": ("report.html",),
+
+_STAGES: Mapping[StageName, _Stage] = {
+    "data": _Stage(_data, ("data",)),
+    "label": _Stage(_label, ("labels",)),
+    "filter": _Stage(_filter, ("verdicts",)),
+    "student": _Stage(_student, ("student-init", "stages/student")),
+    "train": _Stage(_train, ("train", "student")),
+    "evaluate": _Stage(_evaluate, ("long", "eval")),
+    "transcribe": _Stage(_transcribe, ("transcripts",)),
+    "report": _Stage(_report, ("report.html",)),
 }

@@ -18,7 +18,7 @@ def test_a_language_that_is_asked_for_is_that_of_all(capsys: pytest.CaptureFixtu
     told = capsys.readouterr().err
     assert told == (
         "m.jsonl: 2 of 5 utterances name another language (de, klingon) and are taken for fr, "
-        "which was asked for\n"
+        "the language of the settings\n"
     )
 
 

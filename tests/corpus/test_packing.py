@@ -1,6 +1,4 @@
-from collections.abc import Iterator
 from dataclasses import replace
-from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +12,6 @@ from distilwhisper.corpus.packing import (
     MAX_TOKENS,
     Fill,
     pack_examples,
-    pack_stream,
 )
 from distilwhisper.corpus.records import Manifest, Utterance
 from distilwhisper.speech.audio import load_samples, write_wav
@@ -128,24 +125,15 @@ def test_full_windows_are_full(tokenizer: Tokenizer) -> None:
 
 
 @pytest.mark.parametrize("fill", FILLS)
-def test_a_stream_is_packed_as_it_comes_in_bounded_memory(tokenizer: Tokenizer, fill: Fill) -> None:
-    """Never do more utterances wait than the open windows can hold."""
-    taken = 0
-
-    def endless() -> Iterator[Example]:
-        nonlocal taken
-        for taken in count(1):
-            # Every speaker's windows stay open as long as they can.
-            yield example(tokenizer, taken, 5.0, speaker=f"s{taken * 7919 % 1000}")
-
-    stream = pack_stream(
-        endless(), tokenizer, max_s=30, pause_s=0.5, fill=fill, across_recordings=False,
-        generator=np.random.default_rng(0),
-    )  # fmt: skip
-    given_out = 0
-    for window in islice(stream, 300):
-        given_out += len(window.utterances)
-        assert taken - given_out <= LOOK_AHEAD * 6
+def test_windows_are_closed_when_too_many_are_open(tokenizer: Tokenizer, fill: Fill) -> None:
+    """Three utterances of a source would share a window, if windows stayed open long enough."""
+    n_sources = 20 * LOOK_AHEAD
+    examples = [
+        example(tokenizer, i, 1.0, source=f"s{i % n_sources}") for i in range(3 * n_sources)
+    ]
+    assert len(pack(examples, tokenizer, fill=fill)) > 2.5 * n_sources
+    few = examples[:: n_sources // LOOK_AHEAD]
+    assert len(pack(few, tokenizer, fill="full")) == LOOK_AHEAD
 
 
 def test_a_recording_is_packed_in_the_order_of_its_times(tokenizer: Tokenizer) -> None:

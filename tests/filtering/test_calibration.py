@@ -16,7 +16,7 @@ def corpus(rates: list[float], logprobs: list[float]) -> Measures:
     rows = np.zeros(len(rates), dtype=ROW)
     for flag in ("has_label", "finished", "has_reference"):
         rows[flag] = True
-    rows["words"] = rows["heard"] = rows["unique"] = 100
+    rows["words"] = rows["label_words"] = 100
     rows["substitutions"] = [round(100 * rate) for rate in rates]
     rows["avg_logprob"] = logprobs
     rows["compression_ratio"] = 1.0
@@ -24,7 +24,7 @@ def corpus(rates: list[float], logprobs: list[float]) -> Measures:
     for unknown in ("no_speech_prob", "duration_s", "other_language_prob"):
         rows[unknown] = np.nan
     names = {"language": ["en"], "speaker": [""], "source": [""]}
-    return Measures(rows, [f'"{i}"' for i in range(len(rates))], [len(rates)], names)
+    return Measures(rows, [str(i) for i in range(len(rates))], names)
 
 
 def both_halves(rates: list[float], logprobs: list[float]) -> Measures:

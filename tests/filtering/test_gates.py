@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from distilwhisper.corpus.records import Label, Utterance, Verdict
 from distilwhisper.filtering.gates import REASONS, judge_all
-from distilwhisper.filtering.measures import MIN_CAPITALS, measure
+from distilwhisper.filtering.measures import MIN_CAPITALS, measure_all
 from distilwhisper.filtering.settings import FilterSettings
 from distilwhisper.languages import uses_spaces
 from distilwhisper.stages.filter import judge
@@ -113,27 +113,6 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any], float, str]] = [
         "repetition_above_limit",
     ),
     (
-        "min_words_per_second",
-        {"text": "two words"},
-        {"text": "there are three"},
-        0.75,
-        "words_per_second_below_limit",
-    ),
-    (
-        "max_words_per_second",
-        {"text": f"{TEN} too"},
-        {"text": TEN},
-        2.5,
-        "words_per_second_above_limit",
-    ),
-    (
-        "min_unique_words",
-        {"text": "dog cat dog cat dog"},
-        {"text": "dog cat dog cat cow"},
-        0.6,
-        "unique_words_below_limit",
-    ),
-    (
         "max_other_language_prob",
         {"detected_language": "de", "language_probability": 0.91},
         {"detected_language": "de", "language_probability": 0.9},
@@ -157,20 +136,13 @@ def test_a_gate_drops_what_is_beyond_its_limit_and_keeps_what_is_at_it(
 
 
 def test_what_is_not_known_is_beyond_no_limit() -> None:
-    settings = FilterSettings(
-        max_no_speech_prob=0.0,
-        min_words_per_second=9.0,
-        max_words_per_second=9.0,
-        max_other_language_prob=0.0,
-    )
-    silent = label(no_speech_prob=None)
-    assert judge(utterance(duration_s=None), silent, settings).reason == "kept_without_reference"
-    timed = label(no_speech_prob=None, duration_s=4.0)
-    assert judge(utterance(duration_s=None), timed, settings).keep is False
+    settings = FilterSettings(max_no_speech_prob=0.0, max_other_language_prob=0.0)
+    unknown = label(no_speech_prob=None)
+    assert judge(utterance(), unknown, settings).reason == "kept_without_reference"
     sure = label(detected_language="fr", no_speech_prob=None)
-    assert judge(utterance(duration_s=None), sure, settings).reason == "other_language_above_limit"
+    assert judge(utterance(), sure, settings).reason == "other_language_above_limit"
     named = label(detected_language="en", no_speech_prob=None)
-    assert judge(utterance(duration_s=None, language="English"), named, settings).keep
+    assert judge(utterance(language="English"), named, settings).keep
 
 
 def test_two_decodes_that_disagree_are_dropped() -> None:
@@ -180,7 +152,7 @@ def test_two_decodes_that_disagree_are_dropped() -> None:
         (label(TEN.replace("cat", "cow").replace("mat", "hat")), "disagreement_above_limit"),
         (label("", error="cannot be read"), "kept_without_reference"),
     ):
-        measures = measure(utterance(), label(), language=None, second=second)
+        measures = measure_all([(utterance(), label(), second)], language=None)
         assert REASONS[judge_all(measures, settings)[0]] == reason
 
 

@@ -1,10 +1,9 @@
-"""The filter as a whole: shared measures, many processes, kills, and inputs that are wrong."""
+"""The filter as a whole: shared measures, kills, and inputs that are wrong."""
 
 import json
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,9 @@ from distilwhisper.corpus.records import (
     write_manifest,
 )
 from distilwhisper.corpus.store import TornShard, shard_path, shard_paths, write_jsonl
-from distilwhisper.filtering import groups
 from distilwhisper.filtering.settings import FilterSettings
 from distilwhisper.run.stages import StageChanged
+from distilwhisper.stages import filter as stage
 from distilwhisper.stages.filter import FilterSummary, filter_labels
 
 WORDS = "one cat sat on the mat and saw two dogs by the sea in May".split()
@@ -64,14 +63,14 @@ def corpus(folder: Path, *, n: int = 60, shard_size: int = 7) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(groups, "GROUP_ROWS", 10)
+def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "SHARD_ROWS", 14)
 
 
 def run(
     folder: Path, out: str = "verdicts", settings: FilterSettings | None = None, **other: Any
 ) -> FilterSummary:
-    other = {"n_processes": 1, "figures": False, **other}
+    other = {"figures": False, **other}
     settings = settings or FilterSettings()
     return filter_labels(folder / "train.jsonl", folder / "labels", folder / out, settings, **other)
 
@@ -81,18 +80,13 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
-def test_any_number_of_processes_writes_the_same_bytes(tmp_path: Path) -> None:
+def test_the_same_inputs_make_the_same_bytes(tmp_path: Path) -> None:
     corpus(tmp_path)
     run(tmp_path, "one", measures=tmp_path / "m1")
-    run(tmp_path, "two", measures=tmp_path / "m2", n_processes=2)
+    run(tmp_path, "two", measures=tmp_path / "m2")
     assert contents(tmp_path / "m1") == contents(tmp_path / "m2")
-    assert len(list((tmp_path / "m1").rglob("group-*.npz"))) == 5
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
     assert list(read_verdicts(tmp_path / "one")) == [utterance(n).id for n in range(60)]
-    rewritten = tmp_path / "rewritten.jsonl"
-    shard = shard_path(tmp_path / "one", 0)
-    write_jsonl(rewritten, map(json.loads, shard.read_text().splitlines()))
-    assert shard.read_bytes() == rewritten.read_bytes()
 
 
 def test_another_limit_measures_nothing_again(tmp_path: Path) -> None:
@@ -103,14 +97,13 @@ def test_another_limit_measures_nothing_again(tmp_path: Path) -> None:
     lax = run(tmp_path, "lax", FilterSettings(max_wer=1.0))
     assert {path: path.stat().st_mtime_ns for path in measures.rglob("*")} == before
     assert strict.kept.count < lax.kept.count
-    assert strict.retention is not None
-    assert strict.retention.by_limit == lax.retention.by_limit  # type: ignore[union-attr]
+    assert strict.retention.by_limit == lax.retention.by_limit
     stored = json.loads((tmp_path / "lax" / "summary.json").read_text())
     again = FilterSummary.from_dict(stored)
     assert (again.retention, again.calibration) == (lax.retention, lax.calibration)
 
 
-def test_a_shard_of_verdicts_holds_those_of_some_label_shards(tmp_path: Path) -> None:
+def test_a_shard_of_verdicts_holds_so_many(tmp_path: Path) -> None:
     corpus(tmp_path)
     run(tmp_path)
     assert len(list((tmp_path / "labels").glob("shard-*"))) == 8
@@ -149,8 +142,8 @@ def test_second_labels_are_compared_with(tmp_path: Path) -> None:
     summary = run(tmp_path, "v", settings, second_labels=tmp_path / "second")
     assert summary.by_reason["disagreement_above_limit"].count == 4
     write_jsonl(shard_path(tmp_path / "second", 0), [{"id": label(0).id}])
-    with pytest.raises(TornShard, match="a second label is none: token_ids is missing"):
-        run(tmp_path, "w", settings, second_labels=tmp_path / "second", n_processes=2)
+    with pytest.raises(TornShard, match=r"second/shard-00000.jsonl:1 .*: token_ids is missing"):
+        run(tmp_path, "w", settings, second_labels=tmp_path / "second")
 
 
 def test_a_run_that_was_killed_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
@@ -158,22 +151,21 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bytes(tmp_path: Path) -> None
     run(tmp_path, "whole", measures=tmp_path / "m")
     program = (
         "import sys; from pathlib import Path\n"
-        "from distilwhisper.filtering import groups, workers\n"
+        "from distilwhisper.filtering import store\n"
         "from distilwhisper.filtering.settings import FilterSettings\n"
         "from distilwhisper.stages import filter as f\n"
-        "groups.GROUP_ROWS = 10\n"
-        "f._N_WRITERS = 1\n"
+        "f.SHARD_ROWS = 14\n"
         "def slow(write):\n"
         "    def later(path, data):\n"
         "        import time; write(path, data); print(path, flush=True); time.sleep(60)\n"
         "    return later\n"
-        "if sys.argv[2] == 'measures': groups.write_atomic = slow(groups.write_atomic)\n"
-        "else: f.write_atomic = slow(f.write_atomic)\n"
+        "if sys.argv[2] == 'measures': store.write_atomic = slow(store.write_atomic)\n"
+        "else: f.write_jsonl = slow(f.write_jsonl)\n"
         "t = Path(sys.argv[1])\n"
         "f.filter_labels(t / 'train.jsonl', t / 'labels', t / 'killed', FilterSettings(),\n"
-        "                measures=t / 'k', n_processes=1, figures=False)\n"
+        "                measures=t / 'k', figures=False)\n"
     )
-    for where in ("measures", "measures", "verdicts", "verdicts"):
+    for where in ("measures", "verdicts", "verdicts"):
         command = [sys.executable, "-c", program, str(tmp_path), where]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
@@ -185,70 +177,18 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bytes(tmp_path: Path) -> None
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="finds children in /proc")
-def test_a_run_of_many_processes_that_was_killed_leaves_none_and_goes_on(tmp_path: Path) -> None:
-    corpus(tmp_path, n=3000, shard_size=150)
-    run(tmp_path, "whole", measures=tmp_path / "m")
-    program = (
-        "import sys; from pathlib import Path\n"
-        "from distilwhisper.filtering import groups\n"
-        "from distilwhisper.stages.filter import FilterSettings, filter_labels\n"
-        "groups.GROUP_ROWS = 10\n"
-        "t = Path(sys.argv[1])\n"
-        "filter_labels(t / 'train.jsonl', t / 'labels', t / 'killed', FilterSettings(),\n"
-        "              measures=t / 'k', n_processes=2, figures=False)\n"
-    )
-    with subprocess.Popen([sys.executable, "-c", program, str(tmp_path)]) as process:
-        while not list((tmp_path / "k").rglob("group-*.npz")):
-            assert process.poll() is None
-            time.sleep(0.001)
-        task = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        workers = [Path("/proc") / pid for pid in task.read_text().split()]
-        process.kill()
-    assert len(workers) == 2
-    until = time.monotonic() + 60
-    while any(map(_runs, workers)):
-        assert time.monotonic() < until
-        time.sleep(0.01)
-    assert not list((tmp_path / "k").rglob("measures.json"))
-    run(tmp_path, "killed", measures=tmp_path / "k", n_processes=2)
-    assert contents(tmp_path / "k") == contents(tmp_path / "m")
-    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
-
-
-def _runs(process: Path) -> bool:
-    """Tell whether a process does anything; whoever adopts it may leave its entry for a while."""
-    try:
-        return "\nState:\tZ" not in (process / "status").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def test_workers_end_with_their_parent(tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "distilwhisper.filtering.workers"], stdin=subprocess.PIPE
-    )
-    assert process.stdin is not None
-    process.stdin.close()
-    assert process.wait(60) == 0
-
-
-@pytest.mark.parametrize("n_processes", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_wrong_inputs_are_named_as_their_readers_name_them(
-    tmp_path: Path, n_processes: int
-) -> None:
+def test_wrong_inputs_are_named_as_their_readers_name_them(tmp_path: Path) -> None:
     corpus(tmp_path)
     shard, manifest = shard_path(tmp_path / "labels", 3), tmp_path / "train.jsonl"
     good, lines = shard.read_bytes(), manifest.read_bytes()
     for bad, error, message in (
         (good[:-20], TornShard, r"shard-00003.jsonl:7 must be a JSON object"),
         (good.replace(b'"finished": true', b'"finished": 1', 1), TornShard, "00003.jsonl:1 is not"),
-        (good + good.splitlines(keepends=True)[0], DuplicateId, "00003.jsonl:8 must speak"),
+        (good + good.splitlines(keepends=True)[0], DuplicateId, "00003.jsonl:8 must be of another"),
     ):
         shard.write_bytes(bad)
         with pytest.raises(error, match=message):
-            run(tmp_path, n_processes=n_processes)
+            run(tmp_path)
         (tmp_path / "verdicts" / "stage.json").unlink()
     shard.write_bytes(good)
     for bad, message in (
@@ -258,18 +198,18 @@ def test_wrong_inputs_are_named_as_their_readers_name_them(
     ):
         manifest.write_bytes(bad)
         with pytest.raises(BadManifest, match=message):
-            run(tmp_path, n_processes=n_processes)
+            run(tmp_path)
         (tmp_path / "verdicts" / "stage.json").unlink()
     manifest.write_bytes(lines.replace(b'"language": "en"', b'"language": "klingon"', 1))
     with pytest.raises(ValueError, match=r"utterance 'a \"1\" ü': .*klingon"):
-        run(tmp_path, n_processes=n_processes)
+        run(tmp_path)
 
 
 def test_measures_that_cannot_be_read_say_what_to_delete(tmp_path: Path) -> None:
     corpus(tmp_path)
     run(tmp_path)
-    next((tmp_path / "labels" / ".measures").rglob("group-00001.npz")).write_bytes(b"no zip")
-    with pytest.raises(TornShard, match=r"group-00001.npz must hold .* delete the folder"):
+    next((tmp_path / "labels" / ".measures").rglob("*.npz")).write_bytes(b"no zip")
+    with pytest.raises(TornShard, match=r"\.npz must hold .* delete it and run"):
         run(tmp_path, "other")
 
 
@@ -281,7 +221,7 @@ def test_a_corpus_without_references_and_one_that_is_lost_have_their_reports(
     write_manifest(tmp_path / "train.jsonl", unread)
     summary = run(tmp_path, settings=FilterSettings(min_avg_logprob=0.0), figures=True)
     assert summary.kept.count == 0
-    assert (summary.calibration, summary.retention.by_limit) == (None, {})  # type: ignore[union-attr]
+    assert (summary.calibration, summary.retention.by_limit) == (None, {})
     assert "by language, 2 lost altogether" in summary.tables()
     figures = tmp_path / "verdicts" / "figures"
     assert [path.name for path in figures.iterdir()] == ["kept.svg"]
@@ -290,7 +230,6 @@ def test_a_corpus_without_references_and_one_that_is_lost_have_their_reports(
 def test_retention_counts_by_group_and_by_limit(tmp_path: Path) -> None:
     corpus(tmp_path)
     found = run(tmp_path, figures=True).retention
-    assert found is not None
     verdicts = read_verdicts(tmp_path / "verdicts")
     for speaker in range(5):
         of_him = [utterance(n) for n in range(60) if n % 5 == speaker]
@@ -325,8 +264,6 @@ def test_labels_of_silence_are_no_errors_of_what_is_kept(tmp_path: Path) -> None
     assert dropped.by_reason["empty_reference"] == kept.by_reason["kept_silence"]
     assert kept.kept == dropped.kept + kept.by_reason["kept_silence"]
     assert kept.errors_kept == dropped.errors_kept
-    assert kept.retention is not None
-    assert dropped.retention is not None
     (after,) = (g for g in kept.retention.groups["source"].largest.items() if g[0] == "from 0")
     before = dropped.retention.groups["source"].largest["from 0"]
     assert (after[1].wer_kept, after[1].n_kept) == (before.wer_kept, before.n_kept + 10)

@@ -6,9 +6,7 @@ from (seed, epoch, example), never from a random state that would have to be sav
 """
 
 import hashlib
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
@@ -19,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from distilwhisper.corpus.ahead import in_order
 from distilwhisper.corpus.records import Label, Manifest, Utterance, Verdict
 from distilwhisper.errors import DistilwhisperError
 from distilwhisper.shapes import Int
@@ -42,7 +41,7 @@ class Example:
     utterances: tuple[Utterance, ...]
     starts_s: tuple[float, ...]  # where each begins in the window; silence lies between them
     token_ids: tuple[int, ...]  # start of transcript to end of text, as decoded
-    previous: tuple[int, ...] = ()  # the text that was said just before; see with_previous_text
+    previous: tuple[int, ...] = ()  # the text just before; see with_previous_text
 
     @property
     def id(self) -> str:
@@ -77,17 +76,17 @@ def join_kept(
 ) -> list[Example]:
     """Return the utterances that the filter kept, with their labels, in the manifest's order.
 
-    A label begins at its last start of transcript: what the teacher was told came before
-    (``initial_prompt``, ``hotwords``), the student is not told. Where the reference says that
-    nobody speaks, nothing is left of the label but its prompt: that is what is taught.
+    A label begins at its last start of transcript: the student does not get the teacher's prompt
+    (``initial_prompt``, ``hotwords``). Where the reference is blank, the target is the label's
+    prompt and the end.
 
     Raises:
-        ValueError: a verdict speaks of an utterance or a label that is not there: the stages'
+        ValueError: a verdict is of an utterance or a label that is not there: the stages'
             files are of different runs; or a label has no start of transcript.
     """
-    known = {utterance.id for utterance in manifest.utterances}
+    ids = {utterance.id for utterance in manifest.utterances}
     kept = [verdict.id for verdict in verdicts.values() if verdict.keep]
-    strays = [id_ for id_ in kept if id_ not in known or id_ not in labels]
+    strays = [id_ for id_ in kept if id_ not in ids or id_ not in labels]
     if strays:
         raise ValueError(
             f"every kept verdict must have its utterance and its label: {len(strays)} have not, "
@@ -101,11 +100,11 @@ def join_kept(
         label = labels[utterance.id]
         if utterance.duration_s is None:
             utterance = replace(utterance, duration_s=label.duration_s)
-        said = _from_last_start(label, tokenizer)
+        target = _from_last_start(label, tokenizer)
         if utterance.is_silent:
-            n_prompt = _prompt_length(said, tokenizer) + (tokenizer.no_timestamps in said)
-            said = (*said[:n_prompt], tokenizer.eot)
-        token_ids = tuple(shared.setdefault(id_, id_) for id_ in said)
+            n_prompt = _prompt_length(target, tokenizer) + (tokenizer.no_timestamps in target)
+            target = (*target[:n_prompt], tokenizer.eot)
+        token_ids = tuple(shared.setdefault(id_, id_) for id_ in target)
         examples.append(Example((utterance,), (0.0,), token_ids))
     return examples
 
@@ -125,14 +124,14 @@ def _prompt_length(token_ids: Sequence[int], tokenizer: Tokenizer) -> int:
 
 
 def _last_start(token_ids: Sequence[int], tokenizer: Tokenizer) -> int:
-    """Return the place of the last start of transcript, before which is what was told."""
+    """Return the place of the last start of transcript, which follows the prompt."""
     return len(token_ids) - 1 - token_ids[::-1].index(tokenizer.sot)
 
 
 def with_previous_text(
     manifest: Manifest, examples: Sequence[Example], tokenizer: Tokenizer, *, max_gap_s: float
 ) -> list[Example]:
-    """Return examples that know what was said just before them.
+    """Return examples with the text just before them.
 
     An utterance precedes another if it lies in the same file and channel, is of the same recording
     and speaker, ends at most ``max_gap_s`` before the other begins, and nothing of the manifest
@@ -151,8 +150,8 @@ def with_previous_text(
     in_time = sorted(manifest.utterances, key=lambda u: (u.audio, str(u.channel), u.start_s))
     for before, utterance in pairwise(in_time):
         if before.id in kept and _precedes(before, utterance, max_gap_s):
-            said = (id_ for id_ in kept[before.id].token_ids if not tokenizer.is_special(id_))
-            text = (*text, *said)[-MAX_PREVIOUS_TOKENS:]
+            words = (id_ for id_ in kept[before.id].token_ids if not tokenizer.is_special(id_))
+            text = (*text, *words)[-MAX_PREVIOUS_TOKENS:]
         else:
             text = ()
         previous[utterance.id] = text
@@ -236,16 +235,16 @@ _BLOCK = 10_000
 
 
 def _parts(sources: Sequence[str | None], weights: Mapping[str, float]) -> list[Sequence[int]]:
-    found: dict[str | None, list[int]] = {}
+    parts: dict[str | None, list[int]] = {}
     for index, source in enumerate(sources):
-        found.setdefault(source, []).append(index)
-    if set(found) != set(weights):
+        parts.setdefault(source, []).append(index)
+    if set(parts) != set(weights):
         raise ValueError(
             "source_weights must name the sources of the kept utterances, no more and no less: "
             f"found weights of {', '.join(map(repr, weights))} and utterances of "
-            f"{', '.join(map(repr, found))}"
+            f"{', '.join(map(repr, parts))}"
         )
-    return [found[source] for source in weights]
+    return [parts[source] for source in weights]
 
 
 def _quotas(weights: Sequence[float]) -> tuple[int, ...]:
@@ -304,12 +303,12 @@ def _hash(what: str) -> int:
 def decoder_sequence(
     token_ids: Sequence[int], tokenizer: Tokenizer, *, timestamps: bool, speed: float = 1.0
 ) -> list[int]:
-    """Return a label as the decoder is to say it, from its prompt to the end token.
+    """Return a label as the decoder's target, from its prompt to the end token.
 
     Args:
         token_ids: start of transcript to end of text, as decoded.
         tokenizer: the model's.
-        timestamps: keep them; otherwise they go, and the prompt says so. A label that was
+        timestamps: keep them; otherwise they go, and the prompt has no-timestamps. A label that was
             decoded without timestamps has none to keep. An empty one gets the single timestamp
             without which the decoding rules do not let anything end.
         speed: at which the sound is played; timestamps are divided by it.
@@ -414,27 +413,17 @@ def load_utterances(
 
     A recording that cannot be read comes as its error: the caller decides, and nothing is lost.
     """
-    ahead: deque[tuple[Utterance, Future[Samples]]] = deque()
-    with ThreadPoolExecutor(n_threads) as pool:
-        for utterance in utterances:
-            future = pool.submit(
-                load_samples,
+
+    def load(utterance: Utterance) -> tuple[Utterance, Samples | Exception]:
+        try:
+            samples = load_samples(
                 manifest.audio_source(utterance),
                 start_s=utterance.start_s,
                 duration_s=utterance.duration_s,
                 choice=Choice(channel=utterance.channel),
             )
-            ahead.append((utterance, future))
-            if len(ahead) > 4 * n_threads:
-                yield _finished(*ahead.popleft())
-        while ahead:
-            yield _finished(*ahead.popleft())
+        except (CorruptAudio, OSError, ValueError) as error:  # a span may be no span at all
+            return utterance, error
+        return utterance, samples
 
-
-def _finished(
-    utterance: Utterance, future: "Future[Samples]"
-) -> tuple[Utterance, Samples | Exception]:
-    try:
-        return utterance, future.result()
-    except (CorruptAudio, OSError, ValueError) as error:  # a span may be no span at all
-        return utterance, error
+    return in_order(load, utterances, n_threads=n_threads, n_ahead=4 * n_threads)

@@ -1,4 +1,4 @@
-"""A language that is asked for goes before those that a manifest names, and the log says so."""
+"""A language in the settings overrides those of a manifest, and is logged."""
 
 from collections import Counter
 from dataclasses import replace
@@ -12,7 +12,7 @@ def in_language(manifest: Manifest, language: str | None) -> Manifest:
     """Return a manifest whose utterances are all in one language; None: as it is.
 
     Args:
-        manifest: whatever languages it names; the log tells which of them no longer count.
+        manifest: whatever languages it names; the log lists those that are overruled.
         language: code or English name.
 
     Raises:
@@ -20,22 +20,22 @@ def in_language(manifest: Manifest, language: str | None) -> Manifest:
     """
     if language is None:
         return manifest
-    say_overruled(manifest, language)
+    log_overruled(manifest, language)
     code = language_code(language)
     utterances = (replace(utterance, language=code) for utterance in manifest.utterances)
     return replace(manifest, utterances=tuple(utterances))
 
 
-def say_overruled(manifest: Manifest, language: str) -> None:
-    """Tell how many utterances name another language than is asked for, if any do."""
+def log_overruled(manifest: Manifest, language: str) -> None:
+    """Log how many utterances name another language than the settings, if any do."""
     code = language_code(language)
-    named = Counter(u.language for u in manifest.utterances if u.language is not None)
-    others = {name: n for name, n in named.items() if _code(name) != code}
+    languages = Counter(u.language for u in manifest.utterances if u.language is not None)
+    others = {name: n for name, n in languages.items() if _code(name) != code}
     if others:
         say(
             f"{manifest.path}: {sum(others.values())} of {len(manifest.utterances)} utterances "
-            f"name another language ({', '.join(others)}) and are taken for {code}, which was "
-            "asked for"
+            f"name another language ({', '.join(others)}) and are taken for {code}, the "
+            "language of the settings"
         )
 
 

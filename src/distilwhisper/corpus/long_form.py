@@ -18,7 +18,7 @@ def join_recordings(
 
     Args:
         manifest: which the utterances are of.
-        utterances: with references, in the order they are to be said.
+        utterances: with references, in the order in which they are joined.
         out: folder for ``long.wav`` and ``manifest.jsonl``.
         pause_s: silence between two utterances.
 

@@ -6,7 +6,7 @@ window, has fewer of them to read.
 """
 
 import math
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from operator import attrgetter
 from typing import Literal
 
@@ -37,47 +37,15 @@ def pack_examples(
     across_recordings: bool,
     seed: int,
 ) -> list[Example]:
-    """Join examples into windows, having put them in order.
+    """Join examples into windows, holding :data:`LOOK_AHEAD` open windows at most.
 
     Utterances that may lie anywhere are shuffled first; otherwise those of one file come in the
-    order of their times, and files in the order given. See :func:`pack_stream`.
-    """
-    generator = np.random.default_rng(seed)
-    if across_recordings:
-        ordered = [examples[i] for i in generator.permutation(len(examples))]
-    else:
-        ordered = _by_voice(examples)
-    return list(
-        pack_stream(
-            ordered,
-            tokenizer,
-            max_s=max_s,
-            pause_s=pause_s,
-            fill=fill,
-            across_recordings=across_recordings,
-            generator=generator,
-        )
-    )
-
-
-def pack_stream(
-    examples: Iterable[Example],
-    tokenizer: Tokenizer,
-    *,
-    max_s: float,
-    pause_s: float,
-    fill: Fill,
-    across_recordings: bool,
-    generator: np.random.Generator,
-) -> Iterator[Example]:
-    """Join examples into windows as they come, holding :data:`LOOK_AHEAD` open windows at most.
-
-    The labels were judged one by one before; here they are strung together, their timestamps
-    moved to where each utterance begins. A window is given out when it can take no more, or when
-    too many are open and it is the fullest.
+    order of their times, and files in the order given. The labels were judged one by one before;
+    here they are strung together, their timestamps moved to where each utterance begins. A window
+    is closed when it can take no more, or when too many are open and it is the fullest.
 
     Args:
-        examples: one utterance each; those of one recording in the order of their times.
+        examples: one utterance each.
         tokenizer: of the labels.
         max_s: longest window, at most 30.
         pause_s: silence between two utterances, rounded up to a whole timestamp of 20 ms.
@@ -87,17 +55,23 @@ def pack_stream(
         across_recordings: also join what is not known to be of one recording or one speaker.
             Otherwise an utterance shares a window with others of its recording and speaker, or
             of its speaker where no recording is named. Sources are never mixed.
-        generator: of the lengths.
+        seed: of the order and the lengths.
 
     Returns:
         All utterances, each in one window. One without a known length stays alone.
     """
+    generator = np.random.default_rng(seed)
+    if across_recordings:
+        ordered = [examples[i] for i in generator.permutation(len(examples))]
+    else:
+        ordered = _by_voice(examples)
     limit_s = min(max_s, WINDOW_S)
+    packed: list[Example] = []
     open_: list[_Window] = []
-    for example in examples:
+    for example in ordered:
         voice = _voice(example, across_recordings)
         if voice is None:
-            yield example
+            packed.append(example)
             continue
         prompt, text = _split(example.token_ids, tokenizer)
         like = [window for window in open_ if window.voice == voice and window.prompt == prompt]
@@ -108,13 +82,12 @@ def pack_stream(
             continue
         in_order = not across_recordings and example.utterances[0].recording is not None
         if like and (fill == "varied" or in_order):
-            yield _taken(open_, like).joined(tokenizer)
+            packed.append(_taken(open_, like).joined(tokenizer))
         drawn_s = generator.uniform(0, limit_s) if fill == "varied" else limit_s
         open_.append(_Window(example, voice, prompt, text, limit_s=drawn_s, pause_s=pause_s))
         if len(open_) > LOOK_AHEAD:
-            yield _taken(open_, open_).joined(tokenizer)
-    for window in open_:
-        yield window.joined(tokenizer)
+            packed.append(_taken(open_, open_).joined(tokenizer))
+    return [*packed, *(window.joined(tokenizer) for window in open_)]
 
 
 def _taken(open_: list["_Window"], among: Sequence["_Window"]) -> "_Window":
@@ -166,11 +139,11 @@ class _Window:
             return self.examples[0]
         starts_s = [begin / TIMESTAMPS_PER_SECOND for begin in self.begins]
         text: list[int] = []
-        for begin, start_s, example, said in zip(
+        for begin, start_s, example, words in zip(
             self.begins, starts_s, self.examples, self.texts, strict=True
         ):
             end = _steps(start_s + _length_s(example))
-            text += _moved(said, tokenizer, by=begin, end=end)
+            text += _moved(words, tokenizer, by=begin, end=end)
         return Example(
             tuple(example.utterances[0] for example in self.examples),
             tuple(starts_s),
@@ -191,16 +164,16 @@ def _by_voice(examples: Sequence[Example]) -> list[Example]:
         utterance = example.utterances[0]
         return files[utterance.audio], utterance.start_s
 
-    return [example for said in voices.values() for example in sorted(said, key=time)]
+    return [example for group in voices.values() for example in sorted(group, key=time)]
 
 
 def _voice(example: Example, across_recordings: bool) -> tuple[Hashable, ...] | None:
     """Return what utterances must have in common to share a window; None: this one shares none."""
     utterance = example.utterances[0]
-    known = (utterance.source, utterance.recording, utterance.speaker)
-    if utterance.duration_s is None or (not across_recordings and known[1:] == (None, None)):
+    voice = (utterance.source, utterance.recording, utterance.speaker)
+    if utterance.duration_s is None or (not across_recordings and voice[1:] == (None, None)):
         return None
-    return known[:1] if across_recordings else (*known, utterance.channel)
+    return voice[:1] if across_recordings else (*voice, utterance.channel)
 
 
 def _length_s(example: Example) -> float:
@@ -226,7 +199,7 @@ def _split(token_ids: Sequence[int], tokenizer: Tokenizer) -> tuple[list[int], l
 def _moved(text: Sequence[int], tokenizer: Tokenizer, *, by: int, end: int) -> list[int]:
     """Return a text with its timestamps later by some steps of 20 ms.
 
-    None is later than where the sound ends: a teacher may have heard words in the padding, where
+    None is later than where the sound ends: a teacher may have found words in the padding, where
     the next utterance is now.
     """
     latest = tokenizer.timestamp_begin + min(end, _steps(LAST_TIMESTAMP_S))

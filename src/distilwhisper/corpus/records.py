@@ -1,15 +1,15 @@
-"""What a corpus is made of: utterances, and what the stages say about each, joined by id."""
+"""The records of a corpus, joined by id: utterances, labels and verdicts."""
 
 import codecs
 import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, Protocol, TypeVar, get_args, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 from distilwhisper.corpus.store import (
     TornShard,
@@ -33,7 +33,7 @@ class BadManifest(ValueError):
 
 
 class DuplicateId(ValueError):
-    """Two records of one folder speak of the same utterance."""
+    """Two records of one folder are of the same utterance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +46,8 @@ class Utterance:
             ``shard.tar#member`` for a member.
         start_s: where the span begins in the recording.
         duration_s: length of the span; None reaches to the end of the recording.
-        text: the human transcript, the reference; None where there is none, "" where a human
-            heard no words.
+        text: the human transcript, the reference; None where there is none, "" where no words are
+            spoken.
         speaker: who speaks.
         recording: what utterances of the same recording have in common.
         language: code or English name.
@@ -55,7 +55,7 @@ class Utterance:
         split: the part of a corpus that its makers put it in: train, validation, test, or other.
         channel: of the file's channels, counted from 0, the one that it is in; None for all of
             them, mixed.
-        extra: what else its line holds, such as a licence: kept, and used by nothing here.
+        extra: other keys of its line, such as a licence: kept, and used by nothing here.
     """
 
     id: str
@@ -73,12 +73,12 @@ class Utterance:
 
     @property
     def is_silent(self) -> bool:
-        """Whether its reference says that nobody speaks: it is there, and blank."""
+        """Whether its reference is there, and blank: nobody speaks."""
         return self.text is not None and not self.text.strip()
 
 
 UTTERANCE_FIELDS = tuple(name for name in Utterance.__slots__ if name != "extra")
-_RARE_FIELDS = ("split", "channel")  # not written where there is nothing to say
+_RARE_FIELDS = ("split", "channel")  # not written where they are None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,33 +102,33 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """What a teacher heard in one utterance.
+    """A teacher's transcript of one utterance.
 
     Attributes:
         id: of the utterance.
         token_ids: from start of transcript to end of text, as decoded; none after an error.
         text: the same without special tokens: the pseudo-label.
-        language: code, given or heard.
+        language: code, given or detected.
         avg_logprob: mean log-probability of the tokens, in nats; None if it is no number.
         no_speech_prob: probability that nobody speaks; None if it is no number.
         compression_ratio: of the text; None if there is none.
         error: why there is no label; None if there is one.
         finished: the teacher ended by itself; False where the token limit cut it off.
-        duration_s: length of the sound that was heard; None if it is not known.
-        detected_language: code of the language that the teacher takes the sound for, whatever it
-            was told; None if it was not asked, or knows only English.
+        duration_s: length of the sound; None if it is not known.
+        detected_language: code of the language that the teacher detects, whatever it was given;
+            None if nothing was detected, or it knows only English.
         language_probability: of the detected language, among all that the teacher knows.
-        sound: fingerprint of the recording that was heard; None if it is not known.
+        sound: fingerprint of the recording; None if it is not known.
     """
 
     id: str
-    token_ids: tuple[int, ...]
-    text: str
-    language: str | None
-    avg_logprob: float | None
-    no_speech_prob: float | None
-    compression_ratio: float | None
-    error: str | None
+    token_ids: tuple[int, ...] = ()
+    text: str = ""
+    language: str | None = None
+    avg_logprob: float | None = None
+    no_speech_prob: float | None = None
+    compression_ratio: float | None = None
+    error: str | None = None
     finished: bool = True
     duration_s: float | None = None
     detected_language: str | None = None
@@ -162,7 +162,7 @@ class Verdict:
     Attributes:
         id: of the utterance.
         keep: whether a student may learn from it.
-        reason: why, or why not; the words are those of ``filter.py``.
+        reason: why, or why not; one of those in ``stages/filter.py``.
         wer: errors over the reference's words, or characters, a fraction; None without them.
         errors: of the pseudo-label against the reference; None without one.
         unit: what ``errors`` counts.
@@ -177,7 +177,10 @@ class Verdict:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as JSON can hold it."""
-        return asdict(self)
+        row = {name: getattr(self, name) for name in _VERDICT_KINDS}
+        if self.errors is not None:
+            row["errors"] = {name: getattr(self.errors, name) for name in _COUNT_KINDS}
+        return row
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> "Verdict":
@@ -356,17 +359,7 @@ def read_verdicts(folder: Path) -> dict[str, Verdict]:
         TornShard: a line is no verdict.
         FileNotFoundError: there is no shard.
     """
-    shards = _record_shards(folder, Verdict.from_dict)
-    return {verdict.id: verdict for verdicts in shards for verdict in verdicts}
-
-
-def labels_of(shard: Path) -> Iterator[Label]:
-    """Yield the labels of one shard, in the order of its lines.
-
-    Raises:
-        TornShard: a line is no label.
-    """
-    return _records(shard, Label.from_dict)
+    return {v.id: v for verdicts in _record_shards(folder, Verdict) for v in verdicts}
 
 
 def label_shards(folder: Path) -> Iterator[list[Label]]:
@@ -375,14 +368,14 @@ def label_shards(folder: Path) -> Iterator[list[Label]]:
     Raises:
         DuplicateId, TornShard, FileNotFoundError: as :func:`read_labels`.
     """
-    return _record_shards(folder, Label.from_dict)
+    return _record_shards(folder, Label)
 
 
 def utterance_of(line: bytes) -> Utterance:
     """Return the utterance of one line of a manifest.
 
     Raises:
-        ValueError: with all that is wrong, but not where: :func:`read_manifest` says that too.
+        ValueError: with all that is wrong, but not where, which :func:`read_manifest` adds.
     """
     try:
         row = parse_json(line)
@@ -461,45 +454,33 @@ def _too_faulty(path: Path, faults: Sequence[str]) -> str:
     return "\n  ".join([head, *faults[:_N_FAULTS_SHOWN], *more])
 
 
-class _HasId(Protocol):
-    @property
-    def id(self) -> str: ...
+_Record = TypeVar("_Record", Label, Verdict)
 
 
-_Record = TypeVar("_Record", bound=_HasId)
-
-
-def _record_shards(
-    folder: Path, from_dict: Callable[[Mapping[str, Any]], _Record]
-) -> Iterator[list[_Record]]:
+def _record_shards(folder: Path, kind: type[_Record]) -> Iterator[list[_Record]]:
     paths = shard_paths(folder)
     if not paths:
         raise FileNotFoundError(
             f"{folder} must hold shards called shard-00000.jsonl, found none: run the stage that "
             "writes them first"
         )
-    where: dict[str, tuple[Path, int]] = {}
+    places: dict[str, str] = {}
     for path in paths:
         records: list[_Record] = []
-        for number, record in enumerate(_records(path, from_dict), start=1):
-            first, first_number = where.setdefault(record.id, (path, number))
-            if first != path or first_number != number:
+        for number, row in enumerate(read_jsonl(path), start=1):
+            here = f"{path}:{number}"
+            try:
+                record = kind.from_dict(row)
+            except ValueError as error:
+                raise TornShard(f"{here} is not a record of this folder: {error}") from error
+            if (first := places.setdefault(record.id, here)) != here:
                 raise DuplicateId(
-                    f"{path}:{number} must speak of another utterance than every other line, found "
-                    f"{record.id!r}, as in {first}:{first_number}: delete one of the two files and "
-                    "run its stage again"
+                    f"{here} must be of another utterance than every other line, found "
+                    f"{record.id!r}, as in {first}: delete one of the two files and run its stage "
+                    "again"
                 )
             records.append(record)
         yield records
-
-
-def _records(path: Path, from_dict: Callable[[Mapping[str, Any]], _Record]) -> Iterator[_Record]:
-    for number, row in enumerate(read_jsonl(path), start=1):
-        try:
-            record = from_dict(row)
-        except ValueError as error:
-            raise TornShard(f"{path}:{number} is not a record of this folder: {error}") from error
-        yield record
 
 
 def _shown(value: object) -> str:

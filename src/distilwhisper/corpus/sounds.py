@@ -18,7 +18,7 @@ class ChangedRecording(DistilwhisperError):
 def check_sounds(
     manifest: Manifest, utterances: Iterable[Utterance], labels: Mapping[str, Label]
 ) -> None:
-    """See that recordings hold what they held when they were labelled, as far as labels tell.
+    """See that recordings hold what they held when they were labelled, as far as labels know.
 
     A file of which only the time of change is another, as of a copy, is taken for the same; the log
     says how many there are.

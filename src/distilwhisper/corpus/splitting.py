@@ -14,7 +14,7 @@ _Trait: TypeAlias = tuple[int, str]
 _TEXT, _ID, _RECORDING, _SPEAKER = range(4)
 
 
-# With fewer groups than this a part has just the size asked for. With more it is about as large,
+# With fewer groups than this a part has just the size wanted. With more it is about as large,
 # by chance, and what is added later moves no group: of 300 a tenth is 30, give or take 5.
 _FEW = 300
 
@@ -30,10 +30,10 @@ def split_manifest(
 
     Utterances of one text (normalised), recording or speaker make a group, and so do groups that
     share an utterance. A group goes to one part as a whole, drawn by a hash of the seed and its
-    first text (its first id, if nothing is said). Of few groups parts have the size asked for, as
+    first text (its first id, if there is no text). Of few groups parts have the size wanted, as
     nearly as groups allow, and their share of every language and source. Of many they are about as
-    large as asked, and utterances that are added later move no group but those they join. Where
-    there are too few speakers for that, their recordings are shared out, and it is said.
+    large as wanted, and utterances that are added later move no group but those they join. Where
+    there are too few speakers for that, their recordings are shared out, which is logged.
 
     A part that utterances name as their split is theirs, and none is drawn into it.
 

@@ -24,6 +24,7 @@ with needed_by("reading manifests and labels", extra="train"):
     import orjson
 
 DIGESTS = ".digests"
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 _SHARD_NAME = re.compile(r"(.*)-(\d{5,})\.jsonl")
 
 
@@ -163,7 +164,7 @@ def replace_folder(temporary: Path, final: Path) -> None:
 
 
 def _line(row: Mapping[str, Any]) -> bytes:
-    return json.dumps(row, ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n"
+    return _encode(row).encode("utf-8") + b"\n"
 
 
 def _digest_path(path: Path, digest: str) -> Path:

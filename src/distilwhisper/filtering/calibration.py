@@ -1,4 +1,4 @@
-"""How well the gates that need no reference know bad labels, told by labels that have one."""
+"""How well the gates that need no reference find bad labels, measured on labels with one."""
 
 import math
 from collections.abc import Mapping
@@ -57,7 +57,7 @@ class Calibration:
     """All gates against the word error rate.
 
     Limits are suggested by one half of the labels that have a reference, and all scores are those
-    of the other half. A digest of its id says which half a label is in.
+    of the other half. A digest of its id decides which half a label is in.
 
     Attributes:
         n_good: labels of the scored half whose errors are within the limit.
@@ -104,36 +104,35 @@ def _cells(score: Score | None) -> list[str]:
 def calibrate(measures: Measures, settings: FilterSettings) -> Calibration | None:
     """Compare each gate's verdict with that of the word error rate.
 
-    What is dropped for reasons that need no limit (a label that failed, was cut off, is empty or
-    in capitals) is in no comparison, as it is dropped with a reference or without.
+    Labels that are dropped in any case (failed, cut off, empty or in capitals) are not compared.
 
     Args:
         measures: of labels, with references and without.
         settings: the limits.
 
     Returns:
-        None if one of the halves has no good label or no bad one, so that nothing can be told.
+        None if one of the halves has no good label or no bad one.
     """
     rows = measures.rows
     fixed = ~rows["finished"] | rows["empty_reference"] | rows["empty_label"] | rows["all_capitals"]
-    compared = rows["has_label"] & ~rows["has_error"] & rows["has_reference"] & ~fixed
+    compared = measures.judged & ~fixed
     above = above_wer(measures, settings)
-    made, held = compared & ~rows["held_out"], compared & rows["held_out"]
-    if any(above[half].all() or not above[half].any() for half in (made, held)):
+    fitting, scoring = compared & ~rows["held_out"], compared & rows["held_out"]
+    if any(above[half].all() or not above[half].any() for half in (fitting, scoring)):
         return None
-    bad = above[held]
+    bad = above[scoring]
     scores: list[GateScore] = []
     dropped = np.zeros(len(bad), dtype=bool)
     dropped_if_suggested = dropped.copy()
     for gate in GATES:
         all_values = gate.values(measures)
-        values = all_values[held]
+        values = all_values[scoring]
         if np.isnan(values).all():
             continue
         limit = getattr(settings, gate.setting)
         if limit is not None:
             dropped |= gate.beyond(values, limit)
-        suggested = suggest(gate, all_values[made], above[made])
+        suggested = suggest(gate, all_values[fitting], above[fitting])
         if suggested is not None:
             dropped_if_suggested |= gate.beyond(values, suggested)
         scores.append(
@@ -148,7 +147,7 @@ def calibrate(measures: Measures, settings: FilterSettings) -> Calibration | Non
         "all together", len(bad), _score(dropped, bad), _score(dropped_if_suggested, bad)
     )
     n_bad = int(np.count_nonzero(bad))
-    return Calibration(len(bad) - n_bad, n_bad, (*scores, together), int(np.count_nonzero(made)))
+    return Calibration(len(bad) - n_bad, n_bad, (*scores, together), int(np.count_nonzero(fitting)))
 
 
 def suggest(gate: Gate, values: Floats, bad: Flags) -> float | None:

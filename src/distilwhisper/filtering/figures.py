@@ -46,15 +46,9 @@ def _errors(retention: Retention, max_wer: float) -> Figure:
     shares = [100 * share for share in retention.error_curve]
     axes.step(range(len(shares)), shares, where="post", color=_BLUE)
     if max_wer <= 1:
-        percent = 100 * max_wer
-        axes.axvline(percent, color=_ORANGE, linestyle="--", linewidth=1)
-        axes.annotate(
-            f"limit {percent:g} %",
-            (percent, 2),
-            xytext=(4, 0),
-            textcoords="offset points",
-            color=_ORANGE,
-        )
+        name = f"limit {100 * max_wer:g} %"
+        axes.axvline(100 * max_wer, color=_ORANGE, linestyle="--", linewidth=1, label=name)
+        name_below(figure)
     axes.set_xlim(0, 100)
     axes.set_ylim(0, 101)
     return figure
@@ -75,12 +69,13 @@ def _limits(retention: Retention, max_wer: float) -> Figure:
         xs, ys = zip(*points.values(), strict=True)
         axes.plot(xs, ys, look.dash, marker=look.marker, color=look.colour, label=unit.upper())
         for number, (limit, point) in enumerate(points.items()):
+            is_left = number % 2
             axes.annotate(
                 f"{100 * limit:g} %",
                 point,
-                xytext=(-5, 5) if number % 2 else (5, -11),
+                xytext=(-5, 5) if is_left else (5, -11),
                 textcoords="offset points",
-                ha="right" if number % 2 else "left",
+                ha="right" if is_left else "left",
                 fontsize=SMALL,
                 fontweight="bold" if limit == max_wer else "normal",
             )

@@ -24,9 +24,6 @@ Reason = Literal[
     "log_probability_below_limit",
     "no_speech_probability_above_limit",
     "repetition_above_limit",
-    "words_per_second_below_limit",
-    "words_per_second_above_limit",
-    "unique_words_below_limit",
     "other_language_above_limit",
     "disagreement_above_limit",
     "kept_silence",
@@ -42,7 +39,7 @@ class Gate:
     """A limit on one measure that needs no reference.
 
     Attributes:
-        setting: its name in the settings, which says whether it is a maximum or a minimum.
+        setting: its name in the settings, which begins with max or min.
         reason: of labels beyond it.
         values: what is measured; nan where it is unknown, which is beyond no limit.
     """
@@ -67,28 +64,23 @@ def _column(name: str) -> Callable[[Measures], Floats]:
 
 
 def _avg_logprob(measures: Measures) -> Floats:
-    """Return log-probabilities; one that is no number says nothing for the label."""
+    """Return log-probabilities; one that is no number is below any limit."""
     values: Floats = np.nan_to_num(measures["avg_logprob"], nan=-np.inf, neginf=-np.inf)
     return values
-
-
-def _words_per_second(measures: Measures) -> Floats:
-    return share(measures["heard"], measures["duration_s"])
 
 
 GATES = (
     Gate("max_compression_ratio", "compression_ratio_above_limit", _column("compression_ratio")),
     Gate("min_avg_logprob", "log_probability_below_limit", _avg_logprob),
     Gate("max_no_speech_prob", "no_speech_probability_above_limit", _column("no_speech_prob")),
-    Gate("max_repetition", "repetition_above_limit", lambda m: share(m["looped"], m["heard"])),
-    Gate("min_words_per_second", "words_per_second_below_limit", _words_per_second),
-    Gate("max_words_per_second", "words_per_second_above_limit", _words_per_second),
-    Gate("min_unique_words", "unique_words_below_limit", lambda m: share(m["unique"], m["heard"])),
+    Gate(
+        "max_repetition", "repetition_above_limit", lambda m: share(m["looped"], m["label_words"])
+    ),
     Gate("max_other_language_prob", "other_language_above_limit", _column("other_language_prob")),
     Gate(
         "max_disagreement",
         "disagreement_above_limit",
-        lambda m: share(m["second_errors"], m["heard"]),
+        lambda m: share(m["second_errors"], m["label_words"]),
     ),
 )
 _ALWAYS = "compression_ratio_above_limit"  # the one gate that holds beside a reference too

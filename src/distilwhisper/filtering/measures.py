@@ -1,9 +1,8 @@
 """What is measured of each label, once, from texts and scores alone; verdicts are views of it."""
 
 import hashlib
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any, TypeAlias
@@ -43,9 +42,8 @@ ROW = np.dtype(
         ("deletions", "<i4"),
         ("insertions", "<i4"),
         ("words", "<i4"),  # units of the reference
-        ("heard", "<i4"),  # units of the label
-        ("unique", "<i4"),  # of which so many are different
-        ("looped", "<i4"),  # see longest_loop
+        ("label_words", "<i4"),  # units of the label
+        ("looped", "<i4"),  # of which so many are in its longest_loop
         ("second_errors", "<i4"),  # of a second decode, against the label
         ("language", "<i4"),  # places in the names of the same column; -1: unknown
         ("speaker", "<i4"),
@@ -66,15 +64,13 @@ class Measures:
 
     Attributes:
         rows: of type ``ROW``.
-        ids: of the utterances, each as JSON writes it.
-        shards: how many rows each shard of verdicts has.
+        ids: of the utterances.
         names: of languages, speakers and sources, which the rows point at.
         n_stray: labels of no utterance of the manifest; they have no row.
     """
 
     rows: Rows
     ids: list[str]
-    shards: list[int]
     names: Mapping[str, list[str]]
     n_stray: int = 0
 
@@ -85,9 +81,15 @@ class Measures:
     @cached_property
     def errors(self) -> Integers:
         """Substitutions, deletions and insertions together."""
-        rows = self.rows
-        total: Integers = rows["substitutions"] + rows["deletions"] + rows["insertions"]
-        return total.astype(np.int64)
+        kinds = ("substitutions", "deletions", "insertions")
+        total: Integers = np.sum([self[kind] for kind in kinds], axis=0, dtype=np.int64)
+        return total
+
+    @cached_property
+    def judged(self) -> Flags:
+        """Whether a label was compared with a reference."""
+        flags: Flags = self["has_label"] & ~self["has_error"] & self["has_reference"]
+        return flags
 
     @cached_property
     def rates(self) -> Floats:
@@ -115,123 +117,110 @@ def share(counts: npt.ArrayLike, of: npt.ArrayLike) -> Floats:
     return np.where(counts < 0, np.nan, shares)
 
 
-# One label
+LabelledPair: TypeAlias = tuple[Utterance, Label | None, Label | None]  # and its second label
 
 
-def measure(
-    utterance: Utterance, label: Label | None, *, language: str | None, second: Label | None = None
-) -> Measures:
-    """Measure one label by itself.
+def measure_all(pairs: Iterable[LabelledPair], *, language: str | None) -> Measures:
+    """Measure labels.
 
     Args:
-        utterance: with its reference, or without one.
-        label: what the teacher heard in it; None if it was not asked.
-        language: of the utterance, whatever it names; None: what it names, else the label's.
-        second: another label of the same utterance.
+        pairs: utterances, with a reference or without; the label of each, None if it has none; and
+            another label of it, such as another model's.
+        language: of all utterances, whatever they name; None: what they name, else the label's.
 
     Raises:
-        ValueError: the language is unknown, or nobody names it.
+        ValueError: a language is unknown, or nobody names it.
     """
-    table = MeasureTable()
-    table.add(utterance, label, language, second)
-    return table.measures()
+    ids: list[str] = []
+    places: dict[str, dict[str, int]] = {column: {} for column in NAMED_COLUMNS}
+
+    def place(column: str, name: str | None) -> int:
+        return -1 if name is None else places[column].setdefault(name, len(places[column]))
+
+    def rows() -> Iterator[tuple[Any, ...]]:
+        for utterance, label, second in pairs:
+            ids.append(utterance.id)
+            yield _row(utterance, label, second, language or utterance.language, place)
+
+    table = np.fromiter(rows(), dtype=ROW)
+    return Measures(table, ids, {column: list(of) for column, of in places.items()})
 
 
 def is_all_capitals(text: str) -> bool:
-    """Tell whether a text is written in capitals throughout and too long for abbreviations.
+    """Return whether a text is written in capitals throughout and too long for abbreviations.
 
     Never so in scripts without case.
     """
     return text.isupper() and sum(map(str.isupper, text)) >= MIN_CAPITALS
 
 
-class MeasureTable:
-    """Measures one label after the other."""
+def _row(
+    utterance: Utterance,
+    label: Label | None,
+    second: Label | None,
+    expected: str | None,
+    place: Callable[[str, str | None], int],
+) -> tuple[Any, ...]:
+    """Return the columns of one label, in their order.
 
-    def __init__(self) -> None:
-        self._rows: list[tuple[Any, ...]] = []
-        self._ids: list[str] = []
-        self._codes: dict[str, dict[str, int]] = {column: {} for column in NAMED_COLUMNS}
-
-    def measures(self) -> Measures:
-        """Return all rows, for one shard of verdicts."""
-        names = {column: list(codes) for column, codes in self._codes.items()}
-        return Measures(np.array(self._rows, dtype=ROW), self._ids, [len(self._rows)], names)
-
-    def add(
-        self,
-        utterance: Utterance,
-        label: Label | None,
-        language: str | None,
-        second: Label | None,
-    ) -> None:
-        """Measure one label; see :func:`measure`."""
-        expected = language or utterance.language
-        duration_s = utterance.duration_s
-        if label is not None:
-            duration_s = label.duration_s if duration_s is None else duration_s
-        spoken_language = expected or (label.language if label is not None else None)
-        if label is None or label.error is not None:
-            texts, scores = _NO_TEXTS, _NO_SCORES
-        else:
-            texts = _text_measures(utterance, label, spoken_language, second)
-            scores = (
-                _number(label.avg_logprob),
-                _number(label.no_speech_prob),
-                _compression_ratio(label),
-            )
-        self._ids.append(json.dumps(utterance.id, ensure_ascii=False))
-        self._rows.append(
-            (
-                label is not None,
-                label is not None and label.error is not None,
-                label is not None and label.finished,
-                utterance.text is not None,
-                utterance.is_silent,
-                *texts,
-                self._code("language", spoken_language and _known_code(spoken_language)),
-                self._code("speaker", utterance.speaker),
-                self._code("source", utterance.source),
-                *scores,
-                _number(duration_s),
-                _other_language_prob(expected, label),
-            )
+    The expected language is that of the settings or the manifest; ``place`` numbers names.
+    """
+    spoken = expected or (None if label is None else label.language)
+    duration_s = utterance.duration_s
+    if label is None or label.error is not None:
+        texts, scores = _NO_TEXTS, _NO_SCORES
+    else:
+        texts = _text_measures(utterance, label, spoken, second)
+        scores = (
+            _number(label.avg_logprob),
+            _number(label.no_speech_prob),
+            _compression_ratio(label),
         )
+    if label is not None and duration_s is None:
+        duration_s = label.duration_s
+    return (
+        label is not None,
+        label is not None and label.error is not None,
+        label is not None and label.finished,
+        utterance.text is not None,
+        utterance.is_silent,
+        *texts,
+        place("language", spoken and _known_code(spoken)),
+        place("speaker", utterance.speaker),
+        place("source", utterance.source),
+        *scores,
+        _number(duration_s),
+        _other_language_prob(expected, label),
+    )
 
-    def _code(self, column: str, name: str | None) -> int:
-        if name is None:
-            return -1
-        codes = self._codes[column]
-        return codes.setdefault(name, len(codes))
 
-
-_NO_TEXTS = (False, False, False, False, False, 0, 0, 0, 0, 0, 0, 0, -1)
+_NO_TEXTS = (False, False, False, False, False, 0, 0, 0, 0, 0, 0, -1)
 _NO_SCORES = (math.nan, math.nan, math.nan)
 
 
 def _text_measures(
     utterance: Utterance, label: Label, language: str | None, second: Label | None
 ) -> tuple[Any, ...]:
-    """Return the columns from empty_reference to second_errors, without the named ones."""
+    """Return the columns from empty_reference to second_errors."""
     try:
-        normalize, in_characters = _how_to_read(language)
+        normalize, in_characters = _rules_for(language)
     except ValueError as error:
         raise ValueError(f"utterance {utterance.id!r}: {error}") from error
-    heard = normalize(label.text)
-    units: Sequence[str] = heard.split()
+    hypothesis = normalize(label.text)
+    units: Sequence[str] = hypothesis.split()
     if in_characters:
         units = "".join(units)
-    spoken = None if utterance.text is None else normalize(utterance.text)
+    reference = None if utterance.text is None else normalize(utterance.text)
     count = character_errors if in_characters else word_errors
-    if spoken is None:
+    if reference is None:
         errors = ErrorCounts()
-    elif spoken == heard:
+    elif reference == hypothesis:
         errors = ErrorCounts(words=len(units))
     else:
-        errors = count(spoken, heard)
+        errors = count(reference, hypothesis)
     return (
-        spoken == "",
-        heard == "",
+        reference == "",
+        hypothesis == "",
         is_all_capitals(label.text),
         in_characters,
         hashlib.sha256(utterance.id.encode("utf-8")).digest()[0] < 128,  # the half held out
@@ -240,20 +229,19 @@ def _text_measures(
         errors.insertions,
         errors.words,
         len(units),
-        len(set(units)),
         longest_loop(units),
-        -1 if second is None or second.error else count(heard, normalize(second.text)).errors,
+        -1 if second is None or second.error else count(hypothesis, normalize(second.text)).errors,
     )
 
 
 @cache
-def _how_to_read(language: str | None) -> tuple[Normalizer, bool]:
+def _rules_for(language: str | None) -> tuple[Normalizer, bool]:
     return normalizer_for(language), not uses_spaces(str(language))
 
 
 @cache
 def _known_code(language: str) -> str:
-    """Return a language's code, or an unknown name as it is: whoever must read it will say so."""
+    """Return a language's code, or an unknown name as it is; whoever must read it refuses it."""
     try:
         return language_code(language)
     except ValueError:

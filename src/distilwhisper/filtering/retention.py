@@ -1,4 +1,4 @@
-"""What a filter keeps and what it loses: of whom, from where, how long, and how wrong."""
+"""What a filter keeps: by language, source, speaker and length, and with how many errors."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -53,7 +53,7 @@ class Kept:
 
     @property
     def errors(self) -> tuple[float | None, float | None]:
-        """Error rates of all labels and of those kept: of characters where those were counted."""
+        """Error rates of all labels and of those kept, in characters where those were counted."""
         return (self.wer, self.wer_kept) if self.cer is None else (self.cer, self.cer_kept)
 
 
@@ -74,7 +74,7 @@ class Groups:
 
 @dataclass(frozen=True)
 class Retention:
-    """What is kept, seen from all sides.
+    """What is kept, by groups and by limits.
 
     Attributes:
         groups: by kind: language, source, speaker, length.
@@ -155,7 +155,7 @@ def retention(measures: Measures, settings: FilterSettings, kept: Flags) -> Rete
 
 
 def _by_limit(measures: Measures, settings: FilterSettings) -> dict[float, Kept]:
-    """Return what each limit would keep; all other reasons are asked once."""
+    """Return what each limit would keep; all other reasons are found once."""
     at_most = max(LIMITS)
     lax = replace(settings, max_wer=at_most, max_wer_by_language=())
     kept = is_kept(judge_all(measures, lax))
@@ -173,11 +173,11 @@ def _groups(
     in_order: bool = False,
 ) -> Groups:
     sums = dict(zip(names, _sums(measures, kept, groups, len(names)), strict=True))
-    found = {name: part for name, part in sums.items() if part.n}
-    ranked = found if in_order else dict(sorted(found.items(), key=lambda item: -item[1].n))
+    present = {name: part for name, part in sums.items() if part.n}
+    ranked = present if in_order else dict(sorted(present.items(), key=lambda item: -item[1].n))
     return Groups(
-        n=len(found),
-        n_lost=sum(not part.n_kept for part in found.values()),
+        n=len(present),
+        n_lost=sum(not part.n_kept for part in present.values()),
         largest=dict(list(ranked.items())[:N_GROUPS_SHOWN]),
     )
 
@@ -186,7 +186,7 @@ def _sums(measures: Measures, kept: Flags, groups: npt.NDArray[Any], n: int) -> 
     """Add up every group's utterances; those of a negative group are left out."""
     inside = groups >= 0
     taught = kept & ~measures["silent_reference"]  # of the others no label is taught
-    judged = measures["has_label"] & ~measures["has_error"] & measures["has_reference"]
+    judged = measures.judged
 
     def total(flags: Flags, weights: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
         flags = flags & inside

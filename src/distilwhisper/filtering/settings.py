@@ -24,26 +24,20 @@ class FilterSettings:
     """Mean log-probability of a token, for labels without a reference; so are all that follow."""
     language: str | None = None
     """Of all utterances, whatever the manifest names; None: what it names, else what the teacher
-    heard."""
+    detected."""
     max_wer_by_language: tuple[tuple[str, float], ...] = ()
     """Languages, each with a limit of its own in the place of max_wer."""
     max_no_speech_prob: float | None = ruled(None, PROBABILITY)
     """Probability that nobody speaks."""
     max_repetition: float | None = ruled(None, PROBABILITY)
-    """Share of the words that only say again what stands directly before them."""
-    min_words_per_second: float | None = ruled(None, AT_LEAST_0)
-    """Words over the length of the sound; characters in scripts without spaces."""
-    max_words_per_second: float | None = ruled(None, AT_LEAST_0)
-    """The same from above."""
-    min_unique_words: float | None = ruled(None, PROBABILITY)
-    """Share of the words that are different from all before."""
+    """Share of the words that only repeat what stands directly before them."""
     max_other_language_prob: float | None = ruled(None, PROBABILITY)
     """Probability of the language detected where it is not the one expected."""
     max_disagreement: float | None = ruled(None, _ERRORS)
     """Errors of a second decode over the words of the label; needs second labels."""
     keep_silence: bool = False
-    """Keep utterances whose reference is blank, and teach that nothing is said in them, whatever
-    the label says."""
+    """Keep utterances whose reference is blank, with the empty text as their target, whatever the
+    label."""
 
     def __post_init__(self) -> None:
         check_rules(self, *_language_faults(self))
@@ -51,14 +45,14 @@ class FilterSettings:
 
 def _language_faults(settings: FilterSettings) -> list[str]:
     faults = []
-    named = [name for name, _ in settings.max_wer_by_language]
-    for name in [*named, *([] if settings.language is None else [settings.language])]:
+    names = [name for name, _ in settings.max_wer_by_language]
+    for name in [*names, *([] if settings.language is None else [settings.language])]:
         try:
             uses_spaces(name)
         except ValueError as error:
             faults.append(str(error))
-    if not faults and len(set(map(language_code, named))) < len(named):
-        faults.append(f"max_wer_by_language must name a language once, found {', '.join(named)}")
+    if not faults and len(set(map(language_code, names))) < len(names):
+        faults.append(f"max_wer_by_language must name a language once, found {', '.join(names)}")
     for name, limit in settings.max_wer_by_language:
         if not 0 <= limit < math.inf:
             faults.append(

@@ -19,10 +19,10 @@ Several models on several sets, with several noises, are as many such folders si
 import json
 import re
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -130,8 +130,8 @@ def evaluate_tasks(
     if draft_folder is not None:
         models["draft"] = fingerprint(draft_folder)
     n_parameters = count_parameters(folder)
-    named = {(task.manifest, task.settings.decoding.language) for task in tasks}
-    manifests = {(path, code): in_language(read_manifest(path), code) for path, code in named}
+    sources = {(task.manifest, task.settings.decoding.language) for task in tasks}
+    manifests = {(path, code): in_language(read_manifest(path), code) for path, code in sources}
     with ExitStack() as opened:
         sets = []
         for task in tasks:
@@ -208,7 +208,7 @@ def evaluate_all(
     Each evaluation goes on where it stopped; one that is done is scored anew, without its model.
 
     Args:
-        models: folders or hub ids; they are called by the last parts that tell them apart.
+        models: folders or hub ids; they are called by the last parts that differ.
         manifests: the sets, called in the same way.
         noises: what is done to the sound; None leaves it as it is.
         out: folder of the results, with a folder for each evaluation in it.
@@ -269,7 +269,7 @@ def evaluate_all(
 
 
 def short_names(paths: Sequence[str]) -> list[str]:
-    """Call every path or hub id by as few of its last parts as tell it from all others."""
+    """Call every path or hub id by its fewest last parts that no other has."""
     parts = [Path(path).absolute().parts for path in paths]
     return [_short_name(own, set(parts)) for own in parts]
 
@@ -305,20 +305,15 @@ class EvaluationSet(ShardedSet):
         """Tell whether a shard is there, with its timing."""
         return shard_path(self.out, number).exists() and _timing_path(self.out, number).exists()
 
-    def writer(self, transcriber: Transcriber) -> Callable[[int, Advance], int]:
-        """Return what decodes a shard, and tells how many utterances are too silent for noise."""
-        degrader = None
-        if self.noise is not None:
-            degrader = Degrader(self.noise, self.manifest, self.noise_seed)
-        return partial(self._write, transcriber, degrader)
+    @cached_property
+    def degrader(self) -> Degrader | None:
+        """What spoils the sound; None where nothing does."""
+        noise = self.noise
+        return None if noise is None else Degrader(noise, self.manifest, self.noise_seed)
 
-    def _write(
-        self,
-        transcriber: Transcriber,
-        degrader: Degrader | None,
-        number: int,
-        on_progress: Advance,
-    ) -> int:
+    def write(self, transcriber: Transcriber, number: int, on_progress: Advance) -> int:
+        """Decode a shard, and return how many of its utterances are too silent for noise."""
+        degrader = self.degrader
         n_before = 0 if degrader is None else degrader.n_silent
         rows, timing = _decode_shard(transcriber, degrader, self.manifest, self.shard(number))
         write_atomic(_timing_path(self.out, number), json.dumps(timing) + "\n")
@@ -405,7 +400,7 @@ def _row(
 
 
 def _now(transcriber: Transcriber) -> float:
-    """Return the clock once the device has finished all that it was asked."""
+    """Return the clock once the device has finished its work."""
     if transcriber.checkpoint.model.device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()

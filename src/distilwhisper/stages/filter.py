@@ -2,11 +2,8 @@
 
     LABELS/.measures/      what is measured of each label, once      filtering/measures.py
     OUT/stage.json         what the verdicts were made from and with
-    OUT/shard-00000.jsonl  one verdict per label, in their order; a shard holds those of some
-                           label shards. Utterances without a label come last, in a shard of
-                           their own
-    OUT/figures/           what is kept, and how wrong it is, unless figures=False
-                                                                     filtering/figures.py
+    OUT/shard-00000.jsonl  one verdict per label, in their order; then those of utterances without
+    OUT/figures/           what is kept, and its errors, unless figures=False   filtering/figures.py
     OUT/summary.json       counts and hours by reason, errors of all and of what is kept; what is
                            kept of whom, and under other limits      filtering/retention.py
                            how well the gates without a reference do filtering/calibration.py
@@ -18,9 +15,8 @@ verdict's reason:
     unlabelled                         there is no label
     label_failed                       the label holds an error instead of a text
     kept_silence                       kept, with keep_silence: the reference is blank, and the
-                                       student learns to say nothing, whatever the label says
-    cut_off                            the teacher did not end by itself: it ran into the token
-                                       limit
+                                       student learns the empty text, whatever the label holds
+    cut_off                            the teacher ran into the token limit
     empty_reference                    there is a reference, and it normalises to nothing
     empty_pseudo_label                 the label normalises to nothing
     all_capitals                       the label is written in capitals throughout, as bad ones are
@@ -32,13 +28,10 @@ and without a reference only:
 
     log_probability_below_limit        the teacher was unsure
     no_speech_probability_above_limit  the teacher thinks that nobody speaks
-    repetition_above_limit             much of the label says again what stands just before
-    words_per_second_below_limit       fewer words than anybody speaks
-    words_per_second_above_limit       more words than anybody speaks
-    unique_words_below_limit           the same few words all over
-    other_language_above_limit         the teacher hears another language than was expected
-    disagreement_above_limit           a second decode says something else
-    kept_without_reference             nothing was found against it
+    repetition_above_limit             much of the label repeats what stands just before it
+    other_language_above_limit         the teacher detects another language than was expected
+    disagreement_above_limit           the second label is another
+    kept_without_reference             none of these
 
 and with one: kept. A value at its limit is kept.
 
@@ -49,33 +42,29 @@ must be long enough to be no abbreviation, and of a script that has capitals.
 
 import json
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 
-from distilwhisper.corpus.languages import say_overruled
-from distilwhisper.corpus.records import Label, Utterance, Verdict, read_manifest
-from distilwhisper.corpus.store import shard_path, shard_paths, write_atomic
+from distilwhisper.corpus.languages import log_overruled
+from distilwhisper.corpus.records import Label, Unit, Utterance, Verdict, read_manifest
+from distilwhisper.corpus.store import shard_path, shard_paths, write_atomic, write_jsonl
 from distilwhisper.filtering.calibration import Calibration, calibrate
 from distilwhisper.filtering.gates import REASONS, Codes, Reason, is_kept, judge_all
-from distilwhisper.filtering.groups import Sources, measures_key
-from distilwhisper.filtering.measures import Flags, Measures, measure
+from distilwhisper.filtering.measures import Flags, Measures, measure_all
 from distilwhisper.filtering.retention import Retention, retention
 from distilwhisper.filtering.settings import FilterSettings
-from distilwhisper.filtering.workers import is_measured, make_measures
+from distilwhisper.filtering.store import Sources, load_or_measure
 from distilwhisper.run.locks import lock_folder
 from distilwhisper.run.settings import build_settings
-from distilwhisper.run.stages import StageChanged, fingerprint, open_stage
+from distilwhisper.run.stages import StageChanged, open_stage
 from distilwhisper.text.wer import ErrorCounts
 
-Unit: TypeAlias = Literal["word", "character"]
-
 _KEPT: tuple[Reason, ...] = ("kept", "kept_without_reference", "kept_silence")
-_N_WRITERS = 8  # that wait for the disk at the same time
+SHARD_ROWS = 8192  # verdicts in a shard
 
 
 @dataclass(frozen=True)
@@ -97,28 +86,28 @@ class FilterSummary:
         total: all utterances of the manifest.
         kept: those that a student may learn from.
         by_reason: shares in the order of the reasons; those that did not occur are left out.
-        errors: of all labels that have a reference, by what was counted; words and characters
-            make no common rate.
+        errors: of all labels that have a reference, by unit, word or character, which make no
+            common rate.
         errors_kept: of those that are kept and taught; where silence is, the label is not.
         n_without_duration: utterances that no hours count.
         n_stray_labels: labels of no utterance of the manifest; they were passed over.
         settings: the limits.
         retention: what is kept of whom, and what other limits would keep.
-        folder: of the verdicts; the summary stands for it as a path.
         calibration: how well gates without a reference know bad labels; None without references.
+        folder: of the verdicts; the summary stands for it as a path.
     """
 
     total: Share
     kept: Share
     by_reason: Mapping[str, Share]
-    errors: Mapping[Unit, ErrorCounts]
-    errors_kept: Mapping[Unit, ErrorCounts]
+    errors: Mapping[str, ErrorCounts]
+    errors_kept: Mapping[str, ErrorCounts]
     n_without_duration: int
     n_stray_labels: int
     settings: FilterSettings
-    retention: Retention | None = field(default=None, compare=False)
-    folder: Path | None = field(default=None, compare=False)
+    retention: Retention = field(compare=False)
     calibration: Calibration | None = field(default=None, compare=False)
+    folder: Path | None = field(default=None, compare=False)
 
     def __fspath__(self) -> str:
         if self.folder is None:
@@ -135,19 +124,15 @@ class FilterSummary:
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> "FilterSummary":
-        """Return the summary that :meth:`to_dict` wrote, of earlier versions too."""
-        reported, calibration = row.get("retention"), row.get("calibration")
-        return cls(
-            total=Share(**row["total"]),
-            kept=Share(**row["kept"]),
-            by_reason={reason: Share(**share) for reason, share in row["by_reason"].items()},
-            errors={unit: _without_rate(counts) for unit, counts in row["errors"].items()},
-            errors_kept={unit: _without_rate(c) for unit, c in row["errors_kept"].items()},
-            n_without_duration=row["n_without_duration"],
-            n_stray_labels=row["n_stray_labels"],
-            settings=build_settings(FilterSettings, row["settings"], where="summary.json"),
-            retention=None if reported is None else Retention.from_dict(reported),
-            calibration=None if calibration is None else Calibration.from_dict(calibration),
+        """Return the summary that :meth:`to_dict` wrote."""
+        names = ("errors", "errors_kept")
+        return build_settings(
+            cls,
+            {
+                **row,
+                **{name: {u: _without_rate(c) for u, c in row[name].items()} for name in names},
+            },
+            where="summary.json",
         )
 
     def tables(self) -> str:
@@ -184,14 +169,12 @@ def filter_labels(
     *,
     second_labels: Path | None = None,
     measures: Path | None = None,
-    n_processes: int | None = None,
     figures: bool = True,
     force: bool = False,
 ) -> FilterSummary:
     """Judge every utterance of a manifest.
 
-    Reads text alone, never audio. Measuring goes on where a run before stopped, and what is
-    finished is not done again.
+    Reads text alone, never audio. What was measured is not measured again for other limits.
 
     Args:
         manifest_path: what was labelled, or a part of it.
@@ -200,7 +183,6 @@ def filter_labels(
         settings: the limits.
         second_labels: folder of other labels of the same utterances, such as another model's.
         measures: where the measures are kept; None: with the labels.
-        n_processes: that measure; None: as many as there are cores.
         figures: draw them too where they are missing, which takes seconds.
         force: begin anew where settings or inputs have changed.
 
@@ -213,17 +195,13 @@ def filter_labels(
         raise ValueError(
             "max_disagreement needs second labels to compare with, found none: name their folder"
         )
-    inputs = {"manifest": fingerprint(manifest_path), "labels": fingerprint(labels_folder)}
-    if second_labels is not None:
-        inputs["second_labels"] = fingerprint(second_labels)
-    key = measures_key(inputs, settings.language)
-    sources = Sources(manifest_path, labels_folder, second_labels, settings.language, key)
+    sources = Sources(manifest_path, labels_folder, second_labels, settings.language)
     folder = labels_folder / ".measures" if measures is None else measures
     with lock_folder(out):
         try:
-            open_stage(out, settings=asdict(settings), inputs=inputs, force=force)
+            open_stage(out, settings=asdict(settings), inputs=sources.inputs, force=force)
         except StageChanged as changed:
-            if not is_measured(sources, folder):
+            if not sources.path(folder).exists():
                 raise
             raise StageChanged(
                 f"{changed}\nAll labels are measured, so that either takes seconds: another --out "
@@ -234,8 +212,8 @@ def filter_labels(
             summary = FilterSummary.from_dict(json.loads(summary_path.read_text(encoding="utf-8")))
         else:
             if settings.language is not None:
-                say_overruled(read_manifest(manifest_path), settings.language)
-            table = make_measures(sources, folder, n_processes=n_processes)
+                log_overruled(read_manifest(manifest_path), settings.language)
+            table = load_or_measure(sources, folder)
             summary = _write(table, settings, out, sources)
         if figures:
             _draw(summary, out / "figures")
@@ -247,15 +225,15 @@ def judge(utterance: Utterance, label: Label | None, settings: FilterSettings) -
 
     Args:
         utterance: with its reference, or without one.
-        label: what the teacher heard in it; None if it was not asked.
+        label: the teacher's; None if there is none.
         settings: the limits.
 
     Raises:
         ValueError: the language is unknown, or neither manifest, settings nor label names it.
     """
-    table = measure(utterance, label, language=settings.language)
-    (line,) = _verdict_texts(table, judge_all(table, settings))
-    return Verdict.from_dict(json.loads(line))
+    table = measure_all([(utterance, label, None)], language=settings.language)
+    (verdict,) = _verdicts(table, judge_all(table, settings))
+    return verdict
 
 
 def summarise(table: Measures, codes: Codes, settings: FilterSettings) -> FilterSummary:
@@ -284,12 +262,12 @@ def summarise(table: Measures, codes: Codes, settings: FilterSettings) -> Filter
     )
 
 
-def _errors(table: Measures, counted: Flags) -> dict[Unit, ErrorCounts]:
+def _errors(table: Measures, counted: Flags) -> dict[str, ErrorCounts]:
     """Add up errors by unit; a unit that no label with a reference has is left out."""
-    judged = table["has_label"] & ~table["has_error"] & table["has_reference"]
+    characters = table["in_characters"]
     units: tuple[tuple[Unit, Flags], ...] = (
-        ("word", judged & ~table["in_characters"]),
-        ("character", judged & table["in_characters"]),
+        ("word", table.judged & ~characters),
+        ("character", table.judged & characters),
     )
     names = ("substitutions", "deletions", "insertions", "words")
     return {
@@ -307,61 +285,37 @@ def _write(table: Measures, settings: FilterSettings, out: Path, sources: Source
             "labels, all of other utterances: name the manifest that was labelled"
         )
     codes = judge_all(table, settings)
-    # What a killed run has left takes seconds to make again, and may be of other shards.
+    # What a killed run has left takes seconds to make again.
     for path in shard_paths(out):
         path.unlink()
-    with ThreadPoolExecutor(_N_WRITERS) as threads:  # most of it is waiting
-        writes = [
-            threads.submit(write_atomic, shard_path(out, number), text)
-            for number, text in enumerate(_verdict_texts(table, codes))
-        ]
-        summary = summarise(table, codes, settings)
-        for write in writes:
-            write.result()
+    rows = (verdict.to_dict() for verdict in _verdicts(table, codes))
+    for number in range(-(-len(codes) // SHARD_ROWS)):
+        write_jsonl(shard_path(out, number), islice(rows, SHARD_ROWS))
+    summary = summarise(table, codes, settings)
     text = json.dumps(summary.to_dict(), indent=2, allow_nan=False)
     write_atomic(out / "summary.json", text + "\n")
     return summary
 
 
-def _verdict_texts(table: Measures, codes: Codes) -> Iterator[str]:
-    """Yield each shard of verdicts, as ``write_jsonl`` would write it."""
-    judged = table["has_label"] & ~table["has_error"] & table["has_reference"]
+def _verdicts(table: Measures, codes: Codes) -> Iterator[Verdict]:
     names = ("in_characters", "substitutions", "deletions", "insertions", "words")
-    columns = (codes, judged, *(table[name] for name in names))
-    rows = zip(*(column.tolist() for column in columns), strict=True)
-    endings = _Endings()
-    lines = (f'{{"id": {id_}, {endings[row]}' for id_, row in zip(table.ids, rows, strict=True))
-    for size in table.shards:
-        yield "".join(islice(lines, size))
-
-
-class _Endings(dict[tuple[Any, ...], str]):
-    """What verdicts of the same reason and errors have in common: all but the id."""
-
-    def __missing__(self, row: tuple[Any, ...]) -> str:
-        self[row] = _ending(*row)
-        return self[row]
-
-
-def _ending(code: int, judged: bool, in_characters: bool, *counts: int) -> str:
-    reason = REASONS[code]
-    errors = ErrorCounts(*counts) if judged else None
-    verdict = Verdict(
-        id="",
-        keep=reason in _KEPT,
-        reason=reason,
-        wer=errors.wer if errors is not None and errors.words else None,
-        errors=errors,
-        unit="character" if in_characters else "word",
-    )
-    row = verdict.to_dict()
-    del row["id"]
-    return json.dumps(row, ensure_ascii=False)[1:] + "\n"
+    columns = (codes, table.judged, *(table[name] for name in names))
+    rows = zip(table.ids, *(column.tolist() for column in columns), strict=True)
+    for id_, code, is_judged, in_characters, *counts in rows:
+        errors = ErrorCounts(*counts) if is_judged else None
+        yield Verdict(
+            id=id_,
+            keep=REASONS[code] in _KEPT,
+            reason=REASONS[code],
+            wer=errors.wer if errors is not None and errors.words else None,
+            errors=errors,
+            unit="character" if in_characters else "word",
+        )
 
 
 def _draw(summary: FilterSummary, folder: Path) -> None:
-    """Draw the figures that are not there; the file drawn last tells whether all are."""
-    if summary.retention is None or (folder / "kept.svg").exists():
+    """Draw the figures, unless the last of them is there."""
+    if (folder / "kept.svg").exists():
         return
     from distilwhisper.filtering.figures import draw_retention  # a second that most imports save
 
@@ -372,8 +326,8 @@ def _with_rate(counts: ErrorCounts) -> dict[str, Any]:
     return {**asdict(counts), "wer": counts.wer if counts.words else None}
 
 
-def _without_rate(row: Mapping[str, Any]) -> ErrorCounts:
-    return ErrorCounts(**{name: count for name, count in row.items() if name != "wer"})
+def _without_rate(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: n for name, n in row.items() if name != "wer"}
 
 
 def _percent(counts: ErrorCounts) -> str:

@@ -10,9 +10,9 @@ changed is refused.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ class LabelSummary:
     """What a labelling run left behind; as a path it is the folder of the labels."""
 
     folder: Path = field(compare=False)
-    n_labels: int  # one of every utterance: where one went wrong, it says so
+    n_labels: int  # one of every utterance; those that failed hold an error
     failed: dict[str, str]  # utterance id to what went wrong
 
     def __fspath__(self) -> str:
@@ -168,11 +168,8 @@ class LabelSet(ShardedSet):
             if row["error"] is None and is_as_labelled(source_of[row["id"]], row.get("sound"))
         }
 
-    def writer(self, transcriber: Transcriber) -> Callable[[int, Advance], Counts]:
-        """Return what labels a shard, and returns what decoding it cost."""
-        return partial(self._write, transcriber)
-
-    def _write(self, transcriber: Transcriber, number: int, on_progress: Advance) -> Counts:
+    def write(self, transcriber: Transcriber, number: int, on_progress: Advance) -> Counts:
+        """Label a shard, and return what decoding it cost."""
         before = transcriber.counts
         rows = self._kept(number)
         labels = label_utterances(
@@ -219,7 +216,9 @@ def label_utterances(
         for utterance, samples in load_utterances(manifest, utterances):
             problem = _problem(samples)
             if problem is not None:
-                labels[utterance.id] = _failed(utterance, problem)
+                labels[utterance.id] = Label(
+                    utterance.id, language=utterance.language, error=problem, finished=False
+                )
                 on_progress(1)
             elif not isinstance(samples, Exception):
                 sound = sound_of(manifest.audio_source(utterance))
@@ -258,7 +257,6 @@ def _label(utterance: Utterance, n_samples: int, window: DecodedWindow, eot: int
         no_speech_prob=_rounded(window.no_speech_prob),
         compression_ratio=_rounded(window.compression_ratio),
         finished=window.finished,
-        error=None,
         duration_s=samples_to_seconds(n_samples),
         detected_language=window.detected_language,
         language_probability=_rounded(window.language_probability),
@@ -267,20 +265,6 @@ def _label(utterance: Utterance, n_samples: int, window: DecodedWindow, eot: int
 
 def _rounded(number: float | None) -> float | None:
     return None if number is None or math.isnan(number) else round(number, 6)
-
-
-def _failed(utterance: Utterance, problem: str) -> Label:
-    return Label(
-        id=utterance.id,
-        token_ids=(),
-        text="",
-        language=utterance.language,
-        avg_logprob=None,
-        no_speech_prob=None,
-        compression_ratio=None,
-        finished=False,
-        error=problem,
-    )
 
 
 def _what_shapes_labels(settings: LabelSettings) -> dict[str, Any]:

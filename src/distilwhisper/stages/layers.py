@@ -4,16 +4,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from distilwhisper.checks import AT_LEAST_1, check_rules, ruled
+
 
 @dataclass(frozen=True)
 class StudentSettings:
     """Which of a model's layers the student begins with."""
 
-    decoder_layers: int = 2
+    decoder_layers: int = ruled(2, AT_LEAST_1)
     """How many, spaced as widely as can be: the first and the last are among them."""
     layers: tuple[int, ...] | None = None
     """Named decoder layers instead, in order; negative numbers count from the end."""
-    encoder_layers: int | None = None
+    encoder_layers: int | None = ruled(None, AT_LEAST_1)
     """How many of the encoder's, spaced likewise; left out: all. Fewer need train_encoder."""
     merge_layers: bool = False
     """Begin with the mean of each of as many equal blocks of layers, instead of copies."""
@@ -21,25 +23,18 @@ class StudentSettings:
     """Model folder or hub id to take the layers from instead of the teacher: another student."""
 
     def __post_init__(self) -> None:
-        faults = []
-        for name in ("decoder_layers", "encoder_layers"):
-            found = getattr(self, name)
-            if found is not None and found < 1:
-                faults.append(f"{name} must be at least 1, found {found}")
-        if self.layers is not None and not self.layers:
-            faults.append("layers must name at least one layer, found none")
-        if self.layers and self.decoder_layers not in (
-            StudentSettings.decoder_layers,
-            len(self.layers),
-        ):
-            faults.append(
-                f"decoder_layers must be left out beside layers, found {self.decoder_layers} and "
-                f"{len(self.layers)} layers by name"
-            )
-        if self.layers is not None and self.merge_layers:
-            faults.append("merge_layers takes all layers: leave layers out, or merge_layers")
-        if faults:
-            raise ValueError("; ".join(faults))
+        layers, n_decoder = self.layers, self.decoder_layers
+        check_rules(
+            self,
+            layers == () and "layers must name at least one layer, found none",
+            bool(layers)
+            and n_decoder not in (StudentSettings.decoder_layers, len(layers or ()))
+            and f"decoder_layers must be left out beside layers, found {n_decoder} and "
+            f"{len(layers or ())} layers by name",
+            layers is not None
+            and self.merge_layers
+            and "merge_layers takes all layers: leave layers out, or merge_layers",
+        )
 
     def decoder_sources(self, n_layers: int) -> list[list[int]]:
         """Return the layers, of ``n_layers``, whose mean each of the student's decoder has."""

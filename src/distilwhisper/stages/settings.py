@@ -1,4 +1,4 @@
-"""What can be asked of the stages and of a plan: no tensors, so that a command line parses fast."""
+"""Settings of the stages and of a plan, without tensors, so that a command line parses fast."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path

@@ -128,10 +128,10 @@ def add_alignment_heads(checkpoint: Checkpoint, manifest: Manifest) -> Checkpoin
 
 
 def allow_silence(checkpoint: Checkpoint) -> Checkpoint:
-    """Return a model that may end before it has said anything, as its files will on disk.
+    """Return a model that may end without any text, and so may its files on disk.
 
-    Whisper's own files forbid the end as the first token, so that without timestamps no published
-    model can say nothing.
+    Whisper's own files forbid the end as the first token, so that without timestamps every
+    published model emits text.
     """
     eot = Tokenizer.from_json(checkpoint.files.tokenizer_json, where=checkpoint.folder).eot
     config = dict(checkpoint.generation_config)
@@ -168,11 +168,11 @@ def n_parameters(config: WhisperConfig) -> int:
 def _check_start(start: Checkpoint, teacher: Path) -> None:
     ours, theirs = start.model.config, read_config(teacher)
     for name in ("vocab_size", "n_mels"):
-        found = getattr(ours, name), getattr(theirs, name)
-        if found[0] != found[1]:
+        sizes = getattr(ours, name), getattr(theirs, name)
+        if sizes[0] != sizes[1]:
             raise ValueError(
-                f"a student must have its teacher's {name}: found {found[0]} in {start.folder} and "
-                f"{found[1]} in {teacher}; start from another model"
+                f"a student must have its teacher's {name}: found {sizes[0]} in {start.folder} and "
+                f"{sizes[1]} in {teacher}; start from another model"
             )
 
 

@@ -200,7 +200,7 @@ def test_a_table_names_audio_in_many_ways(source: Path) -> None:
     assert problems(source) == {}
 
 
-@pytest.mark.parametrize("name", ["transcripts.csv", "labels.csv", "transcripts.txt"])
+@pytest.mark.parametrize("name", ["transcripts.csv", "labels #1.csv", "transcripts.txt"])
 def test_tables_are_found_by_their_header(source: Path, name: str) -> None:
     wav(source / "a.wav")
     with (source / name).open("w", newline="", encoding="utf-8-sig") as file:

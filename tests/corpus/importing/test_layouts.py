@@ -116,7 +116,7 @@ def test_kaldi_without_segments(source: Path) -> None:
         "wav.scp:2": "audio missing",
         "wav.scp:3": "bad line",
         "wav.scp:4": "bad line",
-        "text:3": "transcript without audio",
+        "text:3": "bad line",
     }
 
 
@@ -353,12 +353,14 @@ def test_lhotse_lines_that_do_not_fit_are_named(source: Path) -> None:
     text = "".join(json.dumps(row) + "\n" for row in rows) + "{\n[]\n"
     (source / "cuts.jsonl").write_text(text)
     _, summary = run(source, "lhotse")
-    assert [p.kind for p in summary.problems] == ["unsupported"] * 3 + ["bad line"] * 3
+    unsupported = dict.fromkeys((f"cuts.jsonl:{n}" for n in (1, 2, 3)), "unsupported")
+    bad = dict.fromkeys((f"cuts.jsonl:{n}" for n in (4, 5, 6)), "bad line")
+    assert kinds(summary) == unsupported | bad
     whole = gzip.compress(text.encode())
     (source / "cuts.jsonl").unlink()
     (source / "cuts.jsonl.gz").write_bytes(whole[:-10])
     _, summary = run(source, "lhotse")
-    assert summary.problems[-1].kind == "unreadable"
+    assert [p.kind for p in summary.problems].count("unreadable") == 1
 
 
 def stereo(path: Path, *, seconds: float = 2.0) -> None:
@@ -510,8 +512,11 @@ def test_parquet(source: Path) -> None:
     assert (first.text, first.speaker) == ("text 0", "7")
     assert re.fullmatch(r"all\.audio/audio-00000-\w{12}\.tar#000000\.wav", first.audio)
     assert len(found) == 3
-    assert [p.kind for p in summary.problems] == ["audio missing", "audio unreadable", "unreadable"]
-    assert summary.problems[0].where == "data/train-00000-of-00001.parquet: row 3"
+    assert {p.where: p.kind for p in summary.problems} == {
+        "data/train-00000-of-00001.parquet: row 3": "audio missing",
+        "data/train-00000-of-00001.parquet: row 4": "audio unreadable",
+        "data/train-00001-of-00001.parquet": "unreadable",
+    }
     shards = source.parent / "out" / "all.audio"
     assert len(list(shards.glob("*.tar"))) == 1  # of two imports
     tested, _ = run(source, "parquet", ImportSettings(split="test"))

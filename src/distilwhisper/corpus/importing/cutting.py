@@ -44,10 +44,10 @@ def cut_at_pauses(utterance: Utterance) -> list[Utterance]:
         duration_s=utterance.duration_s,
         choice=Choice(channel=utterance.channel),
     )
-    for n_new, heard in frame_probabilities(blocks):
+    for n_new, new in frame_probabilities(blocks):
         n_samples += n_new
-        probabilities.extend(heard)
-        for probability in heard:
+        probabilities.extend(new)
+        for probability in new:
             spans.extend(machine.hear(probability))
     spans.extend(machine.finish(n_samples))
     return [_piece(utterance, span) for span in plan_pieces(spans, probabilities)]

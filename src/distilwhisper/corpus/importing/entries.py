@@ -1,14 +1,16 @@
-"""What every reader of other people's data yields: utterances and problems, one by one."""
+"""What every reader of other people's data yields, and where it puts what cannot be used."""
 
 import codecs
 import math
 import re
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias, TypeVar
 
-from distilwhisper.corpus.importing.settings import FIELDS
+from distilwhisper.corpus.importing.settings import FIELDS, ImportSettings
 from distilwhisper.corpus.records import UTTERANCE_FIELDS, Utterance, audio_in
 from distilwhisper.errors import DistilwhisperError
 from distilwhisper.languages import language_code
@@ -75,7 +77,7 @@ class Problem(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One utterance as its source tells of it.
+    """One utterance of a source.
 
     Attributes:
         where: as of a :class:`Problem`.
@@ -96,26 +98,82 @@ class Entry(NamedTuple):
         return self.utterance.duration_s or 0.0
 
 
-Found: TypeAlias = Iterator[Entry | Problem]
+Entries: TypeAlias = Iterator[Entry]
 _Line = TypeVar("_Line")
 
 
-def entries_of(
-    lines: Iterable[tuple[str, _Line | Unusable]], made: Callable[[_Line], Iterable[Utterance]]
-) -> Found:
-    """Yield the utterances of lines; of one that cannot be used, what is wrong.
+@dataclass(frozen=True)
+class Source:
+    """What is read, and what of it could not be used so far.
 
-    Args:
-        lines: each behind its place; or why it cannot be read.
-        made: what a line tells of.
+    Attributes:
+        path: of the source, or the hub id of a dataset.
+        settings: how to read it.
+        out: the manifest to be.
+        problems: what could not be used.
     """
-    for where, line in lines:
+
+    path: Path
+    settings: ImportSettings
+    out: Path
+    problems: list[Problem] = field(default_factory=list)
+
+    def add_problem(self, where: str, kind: Kind, message: str) -> None:
+        """Add what could not be used; see :class:`Problem`."""
+        self.problems.append(Problem(where, kind, message))
+
+    @contextmanager
+    def reading(self, where: str) -> Iterator[None]:
+        """Make a problem of what cannot be used at a place."""
         try:
-            if isinstance(line, Unusable):
-                raise line
-            yield from [Entry(where, utterance) for utterance in made(line)]
+            yield
         except ValueError as error:
-            yield problem_of(where, error)
+            kind = error.kind if isinstance(error, Unusable) else "bad line"
+            self.add_problem(where, kind, str(error))
+
+    def entries(
+        self,
+        lines: Iterable[tuple[str, _Line | Unusable]],
+        parse: Callable[[_Line], Iterable[Utterance]],
+    ) -> Entries:
+        """Yield the utterances of lines that can be used.
+
+        Args:
+            lines: each behind its place; or why it cannot be read.
+            parse: returns the utterances of a line.
+        """
+        for where, line in lines:
+            with self.reading(where):
+                if isinstance(line, Unusable):
+                    raise line
+                yield from [Entry(where, utterance) for utterance in parse(line)]
+
+    def keyed_lines(self, path: Path, name: str) -> dict[str, tuple[str, str]]:
+        """Return the place and the rest of each line of a text file by its first word.
+
+        Args:
+            path: of the file; without it there are no lines.
+            name: of the file in the places of lines.
+        """
+        lines: dict[str, tuple[str, str]] = {}
+        raw = path.read_bytes().splitlines() if path.exists() else []
+        for number, line in enumerate(raw, start=1):
+            with self.reading(where := f"{name}:{number}"):
+                try:
+                    key, *words = line.decode("utf-8-sig").split() or [""]
+                except UnicodeDecodeError as error:
+                    raise Unusable(f"must be UTF-8 text, found: {error}") from error
+                if nfc(key) in lines:
+                    raise Unusable(f"names {key} a second time")
+                if key:
+                    lines[nfc(key)] = where, " ".join(words)
+        return lines
+
+    def add_without_audio(self, lines: Mapping[str, tuple[str, str]]) -> None:
+        """Make a problem of every keyed line that is of no audio."""
+        for key, (where, _) in lines.items():
+            message = f"must name an utterance that has audio, found {key!r}"
+            self.add_problem(where, "transcript without audio", message)
 
 
 def located(audio: str, folder: Path) -> str:
@@ -153,7 +211,7 @@ def span_id(stem: str, start_s: float, duration_s: float | None) -> str:
 
 
 def utterance_from(row: Mapping[str, object], columns: Mapping[str, str], stem: str) -> Utterance:
-    """Return the utterance that a row of a table tells of; it has no audio yet.
+    """Return the utterance of a row of a table; it has no audio yet.
 
     Args:
         row: values by column, of any kind. Those that no field takes are kept as they are.
@@ -217,17 +275,12 @@ def known_language(language: str | None) -> str | None:
         raise Unusable(str(error), "unknown language") from error
 
 
-def problem_of(where: str, error: ValueError) -> Problem:
-    """Return why something cannot be used as a problem of its place."""
-    return Problem(where, error.kind if isinstance(error, Unusable) else "bad line", str(error))
-
-
 def find_columns(names: Sequence[str], chosen: Mapping[str, str]) -> dict[str, str]:
     """Return the column that holds each field, of those that there are.
 
     Args:
         names: of all columns; their case does not matter.
-        chosen: column by field, by the user's wish.
+        chosen: the columns that the user named, by field.
 
     Raises:
         BadSource: a chosen column is not there.

@@ -1,11 +1,13 @@
-"""What tells that a source has changed: new files, corrected transcripts, mended audio."""
+"""Fingerprints of a source, which change with its files, transcripts and audio."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from distilwhisper.corpus.importing.entries import Source
 from distilwhisper.corpus.importing.folder import files_below
+from distilwhisper.corpus.importing.settings import ImportSettings
 from distilwhisper.corpus.records import read_manifest
 from distilwhisper.run.stages import fingerprint
 from distilwhisper.speech.sources import digest_of
@@ -27,7 +29,7 @@ def source_fingerprints(source: Path, *, skip: Path) -> dict[str, str]:
         skip: a folder below the source that is not of it: that of the run.
     """
     if source.is_dir():
-        below = (source / name for name in files_below(source, []))
+        below = (source / name for name in files_below(Source(source, ImportSettings(), skip)))
         own = skip.resolve()
         files = [path for path in below if own not in path.resolve().parents]
         texts = [path for path in files if path.suffix.lower() in _TRANSCRIPTS]

@@ -14,24 +14,20 @@ from distilwhisper.corpus.importing.entries import (
     SPLITS,
     BadSource,
     BadTranscripts,
+    Entries,
     Entry,
-    Found,
-    Problem,
+    Source,
     Unusable,
     find_columns,
     nfc,
     plain_text,
-    problem_of,
     utterance_from,
 )
 from distilwhisper.corpus.importing.settings import ImportSettings
 from distilwhisper.corpus.importing.tables import (
     TABLE_SUFFIXES,
+    Table,
     audio_named,
-    no_transcripts,
-    read_table,
-    table_columns,
-    tells,
 )
 from distilwhisper.corpus.records import Utterance
 from distilwhisper.progress import say
@@ -42,7 +38,7 @@ BESIDE_SUFFIXES = (".txt", ".json")
 _NOTES = ("readme", "license", "licence", "copying", "changelog", "citation", "notice")
 
 
-def read_folder(source: Path, settings: ImportSettings, *, out: Path) -> Found:
+def read_folder(source: Source) -> Entries:
     """Yield all audio below a folder, in the order of the paths.
 
     Audio is found by its ending, in files and in members of ``.tar`` files; what begins with a
@@ -62,42 +58,38 @@ def read_folder(source: Path, settings: ImportSettings, *, out: Path) -> Found:
     its split.
 
     Args:
-        source: the folder.
-        settings: names of columns.
-        out: the manifest to be, which is no table of the source.
+        source: the folder; its settings name columns, and the manifest to be is no table of it.
 
     Raises:
         BadSource: there is no audio in the folder.
         BadTranscripts: a table is not in UTF-8, or its first line does not name the columns.
     """
-    problems: list[Problem] = []
-    found = _find(source, problems, skip=out)
-    if not found.audio and not problems:
+    listing = _find(source)
+    if not listing.audio and not source.problems:
         raise BadSource(
-            f"{source} must be a folder with audio below it, found none: no file, and no member "
-            f"of a .tar, ends in {' '.join(sorted(AUDIO_SUFFIXES))}"
+            f"{source.path} must be a folder with audio below it, found none: no file, and no "
+            f"member of a .tar, ends in {' '.join(sorted(AUDIO_SUFFIXES))}"
         )
-    ids, splits = _ids(found.audio), _splits(found.audio)
-    _sort_out_beside(source, found, settings, problems)
-    lines = _read_tables(source, found, ids, settings, problems)
-    yield from problems
-    for name in found.audio:
-        for item in _entries(source, name, ids[name], lines.get(name), found, settings):
-            if isinstance(item, Entry) and item.utterance.split is None and name in splits:
+    ids, splits = _ids(listing.audio), _splits(listing.audio)
+    _sort_out_beside(source, listing)
+    lines = _read_tables(source, listing, ids)
+    for name in listing.audio:
+        for item in _entries(source, name, ids[name], lines.get(name), listing):
+            if item.utterance.split is None and name in splits:
                 item = item._replace(utterance=replace(item.utterance, split=splits[name]))
             yield item
 
 
 @dataclass(frozen=True)
 class _Line:
-    """What a table says of an audio."""
+    """A line of a table on an audio."""
 
-    told: Utterance
+    utterance: Utterance
     origin: str  # table and line
 
 
 @dataclass
-class _Found:
+class _Listing:
     """What lies below a folder, by path; ``shard.tar#member`` for what lies in a tar."""
 
     audio: list[str] = field(default_factory=list)
@@ -108,45 +100,68 @@ class _Found:
     n_unread: Counter[str] = field(default_factory=Counter)  # by the ending
 
 
-def _find(source: Path, problems: list[Problem], *, skip: Path) -> _Found:
-    found = _Found()
-    skipped = {skip.resolve(), skip.with_suffix(".problems.jsonl").resolve()}
-    for name in files_below(source, problems):
-        stem, suffix = posixpath.splitext(posixpath.basename(name).lower())
-        if suffix in AUDIO_SUFFIXES:
-            found.audio.append(name)
-        elif suffix == ".tar":
-            _find_members(source, name, found, problems)
-        elif suffix in TABLE_SUFFIXES or (suffix == ".txt" and stem in TABLE_STEMS):
-            if (source / name).resolve() not in skipped:
-                found.tables.append(name)
-        elif suffix in BESIDE_SUFFIXES and stem not in _NOTES:
-            problems += _add_beside(found, name, None)
+def _find(source: Source) -> _Listing:
+    listing = _Listing()
+    seen: dict[str, str] = {}
+    own = {source.out.resolve(), source.out.with_suffix(".problems.jsonl").resolve()}
+    for name, data in _files(source):
+        stem, suffix = posixpath.splitext(posixpath.basename(name.rpartition(".tar#")[2]).lower())
+        is_table = suffix in TABLE_SUFFIXES or (suffix == ".txt" and stem in TABLE_STEMS)
+        is_text = suffix in BESIDE_SUFFIXES and stem not in _NOTES
+        key = _beside(name) if is_text else nfc(name)
+        if (is_text or suffix in AUDIO_SUFFIXES) and (known := seen.setdefault(key, name)) != name:
+            message = f"must have a name of its own, found that of {known!a}"
+            source.add_problem(name, "name twice", message)
+        elif suffix in AUDIO_SUFFIXES:
+            listing.audio.append(name)
+        elif is_table and ".tar#" not in name:
+            if (source.path / name).resolve() not in own:
+                listing.tables.append(name)
+        elif is_text:
+            listing.beside[key] = name, data
         else:
-            found.n_unread[suffix or "no ending"] += 1
-    found.audio, twins = _without_twins(sorted(found.audio))
-    problems += twins
-    if found.n_unread:
-        kinds = ", ".join(f"{n} ({kind})" for kind, n in found.n_unread.most_common())
+            listing.n_unread[suffix or "no ending"] += 1
+    listing.audio.sort()
+    if listing.n_unread:
+        kinds = ", ".join(f"{n} ({kind})" for kind, n in listing.n_unread.most_common())
         say(f"data: files of other kinds, which are not read: {kinds}")
-    return found
+    return listing
 
 
-def _without_twins(audio: Sequence[str]) -> tuple[list[str], list[Problem]]:
-    """Take out audio whose name is another's but for the way that accents are written."""
-    first: dict[str, str] = {}
-    problems = [
-        Problem(name, "name twice", f"must have a name of its own, found that of {known!a}")
-        for name in audio
-        if (known := first.setdefault(nfc(name), name)) != name
-    ]
-    return [*first.values()], problems
+def _files(source: Source) -> Iterator[tuple[str, bytes | None]]:
+    """Yield the files below a folder and the members of its tars, with these' transcripts."""
+    for name in files_below(source):
+        if not name.lower().endswith(".tar"):
+            yield name, None
+            continue
+        try:
+            with tarfile.open(source.path / name, "r:") as tar:
+                for member, data in members_of(tar):
+                    if _is_utf8(f"{name}#{member}", source):
+                        yield f"{name}#{member}", data
+        except (tarfile.TarError, OSError) as error:
+            add_torn_tar(source, name, error)
 
 
-def _add_beside(found: _Found, name: str, data: bytes | None) -> list[Problem]:
-    known, _ = found.beside.setdefault(_beside(name), (name, data))
-    message = f"must have a name of its own, found that of {known!a}"
-    return [] if known == name else [Problem(name, "name twice", message)]
+def members_of(tar: tarfile.TarFile) -> Iterator[tuple[str, bytes | None]]:
+    """Yield the files in a tar, less what is hidden, and what those hold that may be transcripts.
+
+    Raises:
+        TarError, OSError: it cannot be read to its end.
+    """
+    for info in tar:
+        name = info.name.removeprefix("./")
+        if not info.isreg() or any(part.startswith(".") for part in name.split("/")):
+            continue
+        is_text = name.lower().endswith(BESIDE_SUFFIXES)
+        file = tar.extractfile(info) if is_text else None
+        yield name, None if file is None else file.read()
+
+
+def add_torn_tar(source: Source, name: str, error: Exception) -> None:
+    """Make a problem of a tar that cannot be read."""
+    message = f"not a plain tar that can be read to its end: {error}"
+    source.add_problem(name, "unreadable", message)
 
 
 def _beside(name: str) -> str:
@@ -155,143 +170,105 @@ def _beside(name: str) -> str:
     return stem + suffix.lower()
 
 
-def _sort_out_beside(
-    source: Path, found: _Found, settings: ImportSettings, problems: list[Problem]
-) -> None:
+def _sort_out_beside(source: Source, listing: _Listing) -> None:
     """Take what lies beside no audio for a table, if it is one, and else for a problem."""
-    stems = {posixpath.splitext(nfc(audio))[0] for audio in found.audio}
-    for key in [key for key in found.beside if posixpath.splitext(key)[0] not in stems]:
-        name, data = found.beside.pop(key)
-        if key.endswith(".json") and data is None and _is_table(source / name, settings):
-            found.tables.append(name)
+    stems = {posixpath.splitext(nfc(audio))[0] for audio in listing.audio}
+    for key in [key for key in listing.beside if posixpath.splitext(key)[0] not in stems]:
+        name, data = listing.beside.pop(key)
+        is_json = key.endswith(".json") and data is None
+        if is_json and _is_table(source.path / name, source.settings):
+            listing.tables.append(name)
         else:
             message = (
                 "a transcript must be called as the audio beside it, found none called so: nothing "
                 "reads it; move it out of the folder if it is none"
             )
-            problems.append(Problem(name, "transcript without audio", message))
+            source.add_problem(name, "transcript without audio", message)
 
 
 def _is_table(path: Path, settings: ImportSettings) -> bool:
     try:
-        return tells(table_columns(path, settings))
+        return Table(path, settings).has_transcripts
     except BadSource:
         return False
 
 
-def files_below(source: Path, problems: list[Problem]) -> Iterator[str]:
+def files_below(source: Source) -> Iterator[str]:
     """Yield paths below a folder, in order, less what is hidden; links to folders are followed.
 
-    Args:
-        source: the folder.
-        problems: folders that cannot be read, and names that are not UTF-8, are added.
+    Folders that cannot be read, and names that are not UTF-8, become problems.
     """
     unread: list[OSError] = []
     seen: set[str] = set()
-    for folder, subfolders, files in os.walk(source, onerror=unread.append, followlinks=True):
+    for folder, subfolders, files in os.walk(source.path, onerror=unread.append, followlinks=True):
         if os.path.realpath(folder) in seen:  # a link to a folder above, or a second one
             subfolders.clear()
             continue
         seen.add(os.path.realpath(folder))
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         for file in sorted(file for file in files if not file.startswith(".")):
-            name = Path(folder, file).relative_to(source).as_posix()
-            if _is_utf8(name):
+            name = Path(folder, file).relative_to(source.path).as_posix()
+            if _is_utf8(name, source):
                 yield name
-            else:
-                problems.append(_not_utf8(name))
     for error in unread:
-        name = Path(error.filename).relative_to(source).as_posix()
-        reason = f"the folder cannot be read: {error.strerror}"
-        problems.append(Problem(name, "unreadable", reason))
+        name = Path(error.filename).relative_to(source.path).as_posix()
+        source.add_problem(name, "unreadable", f"the folder cannot be read: {error.strerror}")
 
 
-def _find_members(source: Path, shard: str, found: _Found, problems: list[Problem]) -> None:
-    try:
-        with tarfile.open(source / shard, "r:") as tar:
-            for info in tar:
-                name = info.name.removeprefix("./")
-                suffix = posixpath.splitext(name.lower())[1]
-                hidden = any(part.startswith(".") for part in name.split("/"))
-                if not info.isreg() or hidden:
-                    continue
-                if not _is_utf8(name):
-                    problems.append(_not_utf8(f"{shard}#{name}"))
-                elif suffix in AUDIO_SUFFIXES:
-                    found.audio.append(f"{shard}#{name}")
-                elif suffix in BESIDE_SUFFIXES and (file := tar.extractfile(info)):
-                    problems += _add_beside(found, f"{shard}#{name}", file.read())
-                else:
-                    found.n_unread[suffix or "no ending"] += 1
-    except (tarfile.TarError, OSError) as error:
-        reason = f"not a plain tar that can be read to its end: {error}"
-        problems.append(Problem(shard, "unreadable", reason))
-
-
-def _not_utf8(name: str) -> Problem:
-    reason = "its name is not UTF-8; no manifest can hold it"
-    return Problem(ascii(name)[1:-1], "unreadable", reason)
-
-
-def _is_utf8(name: str) -> bool:
+def _is_utf8(name: str, source: Source) -> bool:
+    """Return whether a name is UTF-8; one that is not becomes a problem."""
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:
+        message = "its name is not UTF-8; no manifest can hold it"
+        source.add_problem(ascii(name)[1:-1], "unreadable", message)
         return False
     return True
 
 
 def _read_tables(
-    source: Path,
-    found: _Found,
-    ids: Mapping[str, str],
-    settings: ImportSettings,
-    problems: list[Problem],
+    source: Source, listing: _Listing, ids: Mapping[str, str]
 ) -> Mapping[str, list[_Line]]:
-    """Return what tables say of each audio: one line of the whole, or any number of spans."""
+    """Return the lines of tables on each audio: one on the whole, or any number of spans."""
     lines: dict[str, list[_Line]] = defaultdict(list)
-    places = _places(found.audio)
+    places = _places(listing.audio)
     n_read, unfit = 0, None
-    for table in found.tables:
-        path, folder = source / table, posixpath.dirname(table)
+    for name in listing.tables:
+        path = source.path / name
         try:
-            fits = tells(table_columns(path, settings))
+            table = Table(path, source.settings)
         except BadTranscripts:
             raise
         except BadSource as error:  # it may be a table of other things
             unfit = error
             continue
-        n_read += fits
-        if not fits:
+        n_read += table.has_transcripts
+        if not table.has_transcripts:
             if path.stem.lower() in TABLE_STEMS:
-                raise no_transcripts(path, settings)
+                raise table.refusal()
             say(f"data: {path} names no audio and its text in columns, and is not read")
             continue
         say(f"data: transcripts from {path}")
-        for number, line in read_table(path, settings):
-            where = f"{table}:{number}"
-            try:
+        for number, line in table.rows():
+            with source.reading(where := f"{name}:{number}"):
                 if isinstance(line, Unusable):
                     raise line
-                audio = _named_by(audio_named(*line), folder, places)
-                told = utterance_from(*line, ids[audio])
-                _add(lines[audio], _Line(told, where), audio)
-            except ValueError as error:
-                problems.append(problem_of(where, error))
+                audio = _named_by(audio_named(*line), posixpath.dirname(name), places)
+                _add(lines[audio], _Line(utterance_from(*line, ids[audio]), where), audio)
     if unfit is not None and not n_read:
         raise unfit
     return lines
 
 
 def _add(lines: list[_Line], line: _Line, audio: str) -> None:
-    """Add what a table says of an audio to what is known.
+    """Add a line on an audio to those before.
 
     Raises:
         Unusable: the two contradict each other.
     """
     for known in lines:
-        if _part(line.told) == _part(known.told):
-            if line.told.text != known.told.text:
+        if _part(line.utterance) == _part(known.utterance):
+            if line.utterance.text != known.utterance.text:
                 raise Unusable(
                     f"gives {audio} another text than {known.origin}, which was taken",
                     "conflicting transcripts",
@@ -300,8 +277,8 @@ def _add(lines: list[_Line], line: _Line, audio: str) -> None:
     lines.append(line)
 
 
-def _part(told: Utterance) -> tuple[float, float | None, int | None]:
-    return told.start_s, told.duration_s, told.channel
+def _part(utterance: Utterance) -> tuple[float, float | None, int | None]:
+    return utterance.start_s, utterance.duration_s, utterance.channel
 
 
 def _places(audio: Iterable[str]) -> dict[str, list[str]]:
@@ -328,17 +305,17 @@ def _named_by(path: str, folder: str, places: Mapping[str, list[str]]) -> str:
         Unusable: it means none, or several.
     """
     plain = posixpath.normpath(nfc(path).replace("\\", "/"))
-    found = places.get(posixpath.normpath(posixpath.join(nfc(folder), plain)))
-    if not found:
+    matches = places.get(posixpath.normpath(posixpath.join(nfc(folder), plain)))
+    if not matches:
         bare = places.get(f"/{posixpath.basename(plain)}", [])
-        found = [name for name in bare if name.startswith(f"{folder}/" if folder else "")]
-    if len(found) != 1:
-        names = "".join(f", {name}" for name in found[:3])
+        matches = [name for name in bare if name.startswith(f"{folder}/" if folder else "")]
+    if len(matches) != 1:
+        names = "".join(f", {name}" for name in matches[:3])
         raise Unusable(
-            f"names {path!r}, which must be one audio file, found {len(found)}{names}",
+            f"names {path!r}, which must be one audio file, found {len(matches)}{names}",
             "transcript without audio",
         )
-    return found[0]
+    return matches[0]
 
 
 def _splits(audio: Sequence[str]) -> dict[str, str]:
@@ -362,42 +339,39 @@ def _ids(audio: Sequence[str]) -> dict[str, str]:
 
 
 def _entries(
-    source: Path,
-    name: str,
-    id_: str,
-    lines: Sequence[_Line] | None,
-    found: _Found,
-    settings: ImportSettings,
-) -> Found:
-    """Yield the utterances of one audio: what tables say of it, or else a file beside it."""
-    audio = f"{source.absolute()}/{name}"
+    source: Source, name: str, id_: str, lines: Sequence[_Line] | None, listing: _Listing
+) -> Entries:
+    """Yield the utterances of one audio, of tables or else of a file beside it."""
+    audio = f"{source.path.absolute()}/{name}"
     for line in lines or ():
-        is_part = _part(line.told) != (0.0, None, None)
-        yield Entry(line.origin if is_part else name, replace(line.told, audio=audio))
+        is_part = _part(line.utterance) != (0.0, None, None)
+        yield Entry(line.origin if is_part else name, replace(line.utterance, audio=audio))
     if lines:
         return
-    told = Utterance(id=id_, audio="")
+    utterance = Utterance(id=id_, audio="")
     for suffix in reversed(BESIDE_SUFFIXES):
-        beside, data = found.beside.get(_beside(posixpath.splitext(name)[0] + suffix), ("", None))
+        beside, data = listing.beside.get(_beside(posixpath.splitext(name)[0] + suffix), ("", None))
         if not beside:
             continue
         try:
-            data = (source / beside).read_bytes() if data is None else data
-            told = told_by(data, beside, told, settings)
+            data = (source.path / beside).read_bytes() if data is None else data
+            utterance = with_transcript(data, beside, utterance, source.settings)
         except (OSError, ValueError) as error:
             message = f"its transcript {beside} cannot be read: {error}"
-            yield Problem(name, "transcript unreadable", message)
+            source.add_problem(name, "transcript unreadable", message)
             return
-    yield Entry(name, replace(told, audio=audio))
+    yield Entry(name, replace(utterance, audio=audio))
 
 
-def told_by(data: bytes, name: str, told: Utterance, settings: ImportSettings) -> Utterance:
-    """Return an utterance with what a transcript beside its audio says.
+def with_transcript(
+    data: bytes, name: str, utterance: Utterance, settings: ImportSettings
+) -> Utterance:
+    """Return an utterance with what a transcript beside its audio holds.
 
     Args:
         data: of a .txt file, all of which is the text, or of a .json file.
         name: of the file.
-        told: the utterance, with what another transcript says.
+        utterance: with what another transcript holds.
         settings: names of columns.
 
     Raises:
@@ -405,9 +379,9 @@ def told_by(data: bytes, name: str, told: Utterance, settings: ImportSettings) -
     """
     text = plain_text(data)
     if not name.lower().endswith(".json"):
-        return replace(told, text=" ".join(text.split()) or told.text)
+        return replace(utterance, text=" ".join(text.split()) or utterance.text)
     row = json.loads(text)
     if not isinstance(row, dict):
         raise ValueError("it must be one JSON object")
     columns = find_columns([*row, *settings.columns.values()], settings.columns)
-    return utterance_from(row, columns, told.id)
+    return utterance_from(row, columns, utterance.id)

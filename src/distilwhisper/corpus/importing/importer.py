@@ -3,9 +3,7 @@
 import hashlib
 import json
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache, partial
 from heapq import nsmallest
@@ -15,8 +13,16 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, TypeVar
 
-from distilwhisper.corpus.importing.entries import BadSource, Entry, Found, Problem
-from distilwhisper.corpus.importing.layouts import DESCRIPTIONS, detect, read
+from distilwhisper.corpus.ahead import in_order
+from distilwhisper.corpus.importing.entries import (
+    BadSource,
+    Entries,
+    Entry,
+    Problem,
+    Source,
+    Unusable,
+)
+from distilwhisper.corpus.importing.layouts import LAYOUTS, detect, read
 from distilwhisper.corpus.importing.settings import ImportSettings
 from distilwhisper.corpus.importing.shards import stored
 from distilwhisper.corpus.importing.summary import ImportSummary
@@ -30,11 +36,9 @@ from distilwhisper.speech.sources import CorruptAudio, NamedBytes
 from distilwhisper.speech.units import WINDOW_S
 
 N_THREADS = 8  # they wait for disks more than they compute
-N_AHEAD = 2 * N_THREADS
 N_REMEMBERED = 4096  # files whose facts are kept, for the spans to come
 
 _Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
 
 
 def import_data(
@@ -65,12 +69,13 @@ def import_data(
     if out.resolve() == Path(source).resolve():
         raise ValueError(f"--out must not be the source, found {out} for both")
     layout = settings.format or detect(source)
-    found = read(source, layout, settings, out=out)
+    reading = Source(Path(source), settings, out)
+    entries = read(reading, layout)
     if settings.format is None:
-        say(f"data: {source} is taken for {DESCRIPTIONS[layout]}; --format says otherwise")
-    tally = ImportSummary()
+        say(f"data: {source} is taken for {LAYOUTS[layout].description}; --format names another")
+    tally = ImportSummary(problems=reading.problems)
     before = fingerprint(out) if out.is_file() else None
-    write_jsonl(out, _rows(found, source, out, settings, tally))
+    write_jsonl(out, _rows(entries, reading, tally))
     if before not in (None, fingerprint(out)):
         say(f"data: {out} has changed: what was made of it before is of other data")
     listed = out.with_suffix(".problems.jsonl")
@@ -81,110 +86,95 @@ def import_data(
     return tally
 
 
-def _rows(
-    found: Found, source: str, out: Path, settings: ImportSettings, tally: ImportSummary
-) -> Iterator[dict[str, Any]]:
+def _rows(entries: Entries, source: Source, tally: ImportSummary) -> Iterator[dict[str, Any]]:
     """Yield the lines of the manifest, and count all that goes by."""
-    probe = lru_cache(N_REMEMBERED)(probe_audio)
+    settings, out = source.settings, source.out
     if settings.cut is not None:
         from distilwhisper.speech.vad import load_silero
 
         load_silero()  # where it is missing, nothing is begun
-    last_said = time.monotonic()
-    with ThreadPoolExecutor(N_THREADS) as pool:
-        probed = _in_order(pool, lambda item: _probed(item, probe), _told(found, settings))
-        chosen = _chosen(probed, settings, tally)
-        in_files = stored(chosen, out.with_suffix(".audio"))
-        for item, pieces in _in_order(pool, _pieces if settings.cut else _whole, in_files):
-            if isinstance(item, Problem):
-                tally.problems.append(item)
-                continue
-            if pieces != [item.utterance]:
-                tally.n_cut += 1
-                tally.n_texts_lost += item.utterance.text is not None
-            for utterance in pieces:
-                row = _row(item.where, utterance, out, tally)
-                if isinstance(row, Problem):
-                    tally.problems.append(row)
-                else:
-                    assert item.facts is not None
-                    tally.add(utterance, item.facts)
-                    yield row
-            if time.monotonic() - last_said >= SECONDS_BETWEEN_LINES:
-                last_said = time.monotonic()
-                say(f"data: {tally.n_utterances} utterances, {tally.seconds / 3600:.1f} h so far")
+    probe = partial(_probed, probe=lru_cache(N_REMEMBERED)(probe_audio))
+    logged_at = time.monotonic()
+    ahead = partial(in_order, n_threads=N_THREADS, n_ahead=2 * N_THREADS)
+    probed = _usable(ahead(probe, _in_language(entries, settings)), source)
+    in_files = stored(_chosen(probed, settings, tally), out.with_suffix(".audio"))
+    cut = ahead(_cut if settings.cut else _whole, in_files)
+    for entry, pieces in _usable(cut, source):
+        assert entry.facts is not None
+        if pieces != [entry.utterance]:
+            tally.n_cut += 1
+            tally.n_texts_lost += entry.utterance.text is not None
+        for utterance in pieces:
+            with source.reading(entry.where):
+                row = _row(utterance, out, tally)
+                tally.add(utterance, entry.facts)
+                yield row
+        if time.monotonic() - logged_at >= SECONDS_BETWEEN_LINES:
+            logged_at = time.monotonic()
+            say(f"data: {tally.n_utterances} utterances, {tally.seconds / 3600:.1f} h so far")
     if not tally.n_utterances and not tally.problems:
         n_longer = tally.n_left_out
         longer = f" but {n_longer} that are longer than --max-seconds" if n_longer else ""
-        raise BadSource(f"{source} must hold at least one utterance, found none{longer}")
+        raise BadSource(f"{source.path} must hold at least one utterance, found none{longer}")
 
 
-def _told(found: Found, settings: ImportSettings) -> Found:
-    """Yield what was found, in the settings' language where it has none."""
+def _usable(items: Iterable[_Item | Problem], source: Source) -> Iterator[_Item]:
+    """Yield all but the problems, which are added to those of the source."""
+    for item in items:
+        if isinstance(item, Problem):
+            source.problems.append(item)
+        else:
+            yield item
+
+
+def _in_language(entries: Entries, settings: ImportSettings) -> Entries:
+    """Yield entries, in the settings' language where they name none."""
     code = None if settings.language is None else language_code(settings.language)
-    for item in found:
-        if isinstance(item, Entry) and item.utterance.language is None:
+    for item in entries:
+        if item.utterance.language is None:
             item = item._replace(utterance=replace(item.utterance, language=code))
         yield item
 
 
-def _probed(item: Entry | Problem, probe: Callable[[str], AudioFacts]) -> Entry | Problem:
+def _probed(item: Entry, probe: Callable[[str], AudioFacts]) -> Entry | Problem:
     """Open an entry's sound, and see that the entry lies in it."""
-    if isinstance(item, Problem):
-        return item
-    audio, told = item.utterance.audio, item.utterance
+    utterance, audio = item.utterance, item.utterance.audio
     try:
         facts = probe(audio) if item.data is None else probe_audio(NamedBytes(item.data, audio))
     except FileNotFoundError:
         return Problem(item.where, "audio missing", f"its audio must be a file, found no {audio}")
     except (CorruptAudio, OSError, ValueError) as error:  # a path can be none: ValueError
         return Problem(item.where, "audio unreadable", str(error))
-    if told.channel is not None and told.channel >= facts.n_channels:
-        must = f"must have a channel {told.channel}, counted from 0, found {facts.n_channels}"
+    if utterance.channel is not None and utterance.channel >= facts.n_channels:
+        must = f"must have a channel {utterance.channel}, counted from 0, found {facts.n_channels}"
         return Problem(item.where, "unsupported", f"{audio}: {must}")
-    left_s = round(facts.duration_s - told.start_s, 3)
-    duration_s = left_s if told.duration_s is None else told.duration_s
-    if left_s <= 0 or duration_s > left_s + LENGTH_TOLERANCE_S:
-        until = "the end" if told.duration_s is None else f"{told.start_s + duration_s:.3f}"
+    start_s, duration_s = utterance.start_s, utterance.duration_s
+    left_s = round(facts.duration_s - start_s, 3)
+    if left_s <= 0 or (duration_s or 0) > left_s + LENGTH_TOLERANCE_S:
+        until = "the end" if duration_s is None else f"{start_s + duration_s:.3f} s"
         message = (
-            f"{audio}: must last at least a millisecond from {told.start_s:.3f} s, and to {until} "
-            f"s, found a sound of {facts.duration_s:.3f} s"
+            f"{audio}: must last at least a millisecond from {start_s:.3f} s, and to {until}, "
+            f"found a sound of {facts.duration_s:.3f} s"
         )
         return Problem(item.where, "span outside the sound", message)
-    return item._replace(utterance=replace(told, duration_s=duration_s), facts=facts)
+    utterance = replace(utterance, duration_s=left_s if duration_s is None else duration_s)
+    return item._replace(utterance=utterance, facts=facts)
 
 
-def _chosen(
-    probed: Iterator[Entry | Problem], settings: ImportSettings, tally: ImportSummary
-) -> Iterator[Entry | Problem]:
+def _chosen(entries: Entries, settings: ImportSettings, tally: ImportSummary) -> Entries:
     """Leave out what is too long, and all but the first or a sample, as the settings ask."""
-    probed = (item for item in probed if not _is_left_out(item, settings, tally))
-    if settings.first is None and settings.sample is None:
-        yield from probed
-        return
-    usable = enumerate(_without_problems(probed, tally))
-    if settings.sample is None:
-        drawn: Iterable[tuple[int, Entry]] = islice(usable, settings.first)
-    else:
+    short = enumerate(item for item in entries if not _is_left_out(item, settings, tally))
+    chosen: Iterable[tuple[int, Entry]] = islice(short, settings.first)
+    if settings.sample is not None:
         key = partial(_draw, seed=settings.seed or 0)
-        drawn = sorted(nsmallest(settings.sample, usable, key=key), key=itemgetter(0))
-    yield from (item for _, item in drawn)
+        chosen = sorted(nsmallest(settings.sample, short, key=key), key=itemgetter(0))
+    yield from (item for _, item in chosen)
 
 
-def _is_left_out(item: Entry | Problem, settings: ImportSettings, tally: ImportSummary) -> bool:
-    if settings.max_seconds is None or isinstance(item, Problem):
-        return False
-    is_longer = item.length_s > settings.max_seconds
+def _is_left_out(item: Entry, settings: ImportSettings, tally: ImportSummary) -> bool:
+    is_longer = settings.max_seconds is not None and item.length_s > settings.max_seconds
     tally.n_left_out += is_longer
     return is_longer
-
-
-def _without_problems(probed: Iterable[Entry | Problem], tally: ImportSummary) -> Iterator[Entry]:
-    for item in probed:
-        if isinstance(item, Problem):
-            tally.problems.append(item)
-        else:
-            yield item
 
 
 def _draw(placed: tuple[int, Entry], *, seed: int) -> bytes:
@@ -193,51 +183,40 @@ def _draw(placed: tuple[int, Entry], *, seed: int) -> bytes:
     return hashlib.blake2b(what.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
-def _pieces(item: Entry | Problem) -> tuple[Entry | Problem, list[Utterance]]:
+def _cut(item: Entry) -> tuple[Entry, list[Utterance]] | Problem:
     """Cut what is too long for a window."""
     # Here, as it needs torch: manifests are made without it.
     from distilwhisper.corpus.importing.cutting import cut_at_pauses
 
-    if isinstance(item, Problem) or item.length_s <= WINDOW_S:
+    if item.length_s <= WINDOW_S:
         return _whole(item)
     try:
         pieces = cut_at_pauses(item.utterance)
     except (CorruptAudio, OSError) as error:
-        return Problem(item.where, "audio unreadable", str(error)), []
+        return Problem(item.where, "audio unreadable", str(error))
     if not pieces:
         message = f"{item.utterance.audio}: nobody speaks in it"
-        return Problem(item.where, "no speech", message), []
+        return Problem(item.where, "no speech", message)
     return item, pieces
 
 
-def _whole(item: Entry | Problem) -> tuple[Entry | Problem, list[Utterance]]:
-    return item, [] if isinstance(item, Problem) else [item.utterance]
+def _whole(item: Entry) -> tuple[Entry, list[Utterance]]:
+    return item, [item.utterance]
 
 
-def _row(
-    where: str, utterance: Utterance, out: Path, tally: ImportSummary
-) -> dict[str, Any] | Problem:
-    """Return an utterance as a line of the manifest, or why it cannot be one."""
-    if tally.knows(utterance.id):
-        message = f"the id must be new, found {utterance.id!r} a second time"
-        return Problem(where, "id taken", message)
+def _row(utterance: Utterance, out: Path, tally: ImportSummary) -> dict[str, Any]:
+    """Return an utterance as a line of the manifest.
+
+    Raises:
+        Unusable: it cannot be one.
+    """
     try:
         audio = audio_from(out.parent, utterance.audio)
         row = manifest_row(replace(utterance, audio=audio))
         json.dumps(row, ensure_ascii=False, allow_nan=False).encode("utf-8")
     except ValueError as error:  # infinity, or half a character, which not all JSON can hold
-        return Problem(where, "bad line", f"no line of a manifest can hold it: {error}")
+        raise Unusable(f"no line of a manifest can hold it: {error}") from error
+    if tally.knows(utterance.id):
+        message = f"the id must be new, found {utterance.id!r} a second time"
+        raise Unusable(message, "id taken")
     return row
-
-
-def _in_order(
-    pool: ThreadPoolExecutor, function: Callable[[_Item], _Result], items: Iterable[_Item]
-) -> Iterator[_Result]:
-    """Apply a function to items some ahead, and yield what comes out in their order."""
-    pending: deque[Future[_Result]] = deque()
-    for item in items:
-        pending.append(pool.submit(function, item))
-        if len(pending) >= N_AHEAD:
-            yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()

@@ -1,49 +1,59 @@
 """What a source is, by what lies there, and who reads it."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import chain
 from pathlib import Path
+from typing import Literal, NamedTuple
 
+from distilwhisper.corpus.importing.arrow import read_huggingface, read_parquet
 from distilwhisper.corpus.importing.commonvoice import locale_folders, read_commonvoice
-from distilwhisper.corpus.importing.entries import AUDIO_SUFFIXES, BadSource, Found
+from distilwhisper.corpus.importing.entries import AUDIO_SUFFIXES, BadSource, Entries, Source
 from distilwhisper.corpus.importing.folder import read_folder
-from distilwhisper.corpus.importing.huggingface import read_huggingface
 from distilwhisper.corpus.importing.kaldi import read_kaldi
 from distilwhisper.corpus.importing.lhotse import lhotse_files, read_lhotse
 from distilwhisper.corpus.importing.librispeech import read_librispeech
 from distilwhisper.corpus.importing.manifests import read_manifest_lines
-from distilwhisper.corpus.importing.parquet import read_parquet
 from distilwhisper.corpus.importing.settings import Format, ImportSettings
 from distilwhisper.corpus.importing.tables import (
     JSON_SUFFIXES,
     TABLE_SUFFIXES,
-    table_entries,
-    table_names,
+    Table,
+    read_table,
 )
 from distilwhisper.corpus.importing.webdataset import read_webdataset
 
-DESCRIPTIONS: Mapping[Format, str] = {
-    "folder": "a folder of audio",
-    "table": "a table that names audio",
-    "kaldi": "a Kaldi data directory",
-    "librispeech": "LibriSpeech's layout",
-    "commonvoice": "Common Voice's layout",
-    "huggingface": "a Hugging Face dataset",
-    "lhotse": "Lhotse manifests",
-    "webdataset": "WebDataset shards",
-    "parquet": "Parquet files",
-    "manifest": "a manifest",
-}
 
-# Who can do something with what is asked.
-OPTIONS: Mapping[str, frozenset[Format]] = {
-    "config": frozenset({"huggingface"}),
-    "split": frozenset({"commonvoice", "huggingface", "parquet"}),
-    "column": frozenset({"commonvoice", "folder", "huggingface", "parquet", "table", "webdataset"}),
+class Layout(NamedTuple):
+    """A way in which people store speech.
+
+    Attributes:
+        description: for people.
+        read: yields the utterances.
+        kind: whether a source must be a folder or a file; none: either.
+        options: settings that the reader has a use for.
+    """
+
+    description: str
+    read: Callable[[Source], Entries]
+    kind: Literal["file", "folder"] | None = None
+    options: tuple[str, ...] = ()
+
+
+LAYOUTS: Mapping[Format, Layout] = {
+    "folder": Layout("a folder of audio", read_folder, "folder", ("column",)),
+    "table": Layout("a table that names audio", read_table, "file", ("column",)),
+    "kaldi": Layout("a Kaldi data directory", read_kaldi, "folder"),
+    "librispeech": Layout("LibriSpeech's layout", read_librispeech, "folder"),
+    "commonvoice": Layout("Common Voice's layout", read_commonvoice, "folder", ("split", "column")),
+    "huggingface": Layout(
+        "a Hugging Face dataset", read_huggingface, None, ("config", "split", "column")
+    ),
+    "lhotse": Layout("Lhotse manifests", read_lhotse),
+    "webdataset": Layout("WebDataset shards", read_webdataset, None, ("column",)),
+    "parquet": Layout("Parquet files", read_parquet, None, ("split", "column")),
+    "manifest": Layout("a manifest", read_manifest_lines, "file"),
 }
-_FILES: frozenset[Format] = frozenset({"table", "manifest"})
-_FOLDERS: frozenset[Format] = frozenset({"commonvoice", "folder", "kaldi", "librispeech"})
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -68,43 +78,31 @@ def detect(source: str) -> Format:
     )
 
 
-def read(source: str, layout: Format, settings: ImportSettings, *, out: Path) -> Found:
+def read(source: Source, layout: Format) -> Entries:
     """Yield the utterances of a source.
 
     Args:
-        source: as the user gave it.
+        source: what is read.
         layout: what it is read as.
-        settings: what its reader may need.
-        out: the manifest to be.
 
     Raises:
         BadSource: it is not what it is read as, or the settings ask for what is of no use there.
     """
-    path = Path(source)
-    for option, readers in OPTIONS.items():
-        if getattr(settings, option) and layout not in readers:
+    path, named = source.path, LAYOUTS[layout]
+    for option in ("config", "split", "column"):
+        if getattr(source.settings, option) and option not in named.options:
+            readers = ", ".join(
+                sorted(name for name, of in LAYOUTS.items() if option in of.options)
+            )
             raise BadSource(
-                f"--{option} is for {', '.join(sorted(readers))}, found {DESCRIPTIONS[layout]}: "
-                "leave it out, or choose another --format"
+                f"--{option} is for {readers}, found {named.description}: leave it out, or choose "
+                "another --format"
             )
     if layout != "huggingface" and not path.exists():
-        raise BadSource(f"{source} must be {DESCRIPTIONS[layout]}, found nothing there")
-    if (layout in _FILES and not path.is_file()) or (layout in _FOLDERS and not path.is_dir()):
-        kind = "file" if layout in _FILES else "folder"
-        raise BadSource(f"{source} must be {DESCRIPTIONS[layout]}, found no {kind}")
-    readers_of: Mapping[Format, Found] = {
-        "folder": read_folder(path, settings, out=out),
-        "table": table_entries(path, path.parent, settings),
-        "kaldi": read_kaldi(path),
-        "librispeech": read_librispeech(path),
-        "commonvoice": read_commonvoice(path, settings),
-        "huggingface": read_huggingface(source, settings),
-        "lhotse": read_lhotse(path),
-        "webdataset": read_webdataset(path, settings),
-        "parquet": read_parquet(path, settings),
-        "manifest": read_manifest_lines(path),
-    }
-    return readers_of[layout]  # generators: the others have not begun
+        raise BadSource(f"{path} must be {named.description}, found nothing there")
+    if named.kind is not None and not (path.is_file() if named.kind == "file" else path.is_dir()):
+        raise BadSource(f"{path} must be {named.description}, found no {named.kind}")
+    return named.read(source)
 
 
 def _of_folder(folder: Path) -> Format:
@@ -133,7 +131,7 @@ def _of_file(path: Path) -> Format:
         return "lhotse"
     suffix = path.suffix.lower()
     if suffix in JSON_SUFFIXES:
-        keys = {*table_names(path, ImportSettings())}
+        keys = {*Table(path, ImportSettings()).names}
         if keys >= {"recording", "supervisions"} or "sources" in keys or "tracks" in keys:
             return "lhotse"
         return "manifest" if keys >= {"id", "audio"} else "table"

@@ -9,7 +9,7 @@ Source: lhotse-speech/lhotse: ``lhotse/audio/recording.py``, ``lhotse/supervisio
 
 import gzip
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -17,17 +17,17 @@ from zlib import error as ZlibError
 
 from distilwhisper.corpus.importing.entries import (
     BadSource,
-    Found,
+    Entries,
+    Source,
     Unusable,
-    entries_of,
     known_language,
     located,
     others_of,
-    problem_of,
 )
 from distilwhisper.corpus.records import Utterance
 
 Row: TypeAlias = Mapping[str, Any]
+_Rows: TypeAlias = Iterator[tuple[str, Row | Unusable]]  # each behind its place
 
 _ENDINGS = (".jsonl", ".jsonl.gz")
 # Of a supervision; what else it holds is kept as it is.
@@ -36,7 +36,7 @@ _READ = frozenset(
 )
 
 
-def read_lhotse(source: Path) -> Found:
+def read_lhotse(source: Source) -> Entries:
     """Yield the utterances of a Lhotse manifest, or of all that lie in a folder.
 
     Every supervision is an utterance, and so is a recording or a cut that has none. Audio paths
@@ -49,18 +49,16 @@ def read_lhotse(source: Path) -> Found:
     Raises:
         BadSource: there are no such files.
     """
-    manifests = lhotse_files(source)
+    manifests = lhotse_files(source.path)
     if not manifests:
         raise BadSource(
-            f"{source} must be or hold Lhotse's cuts or recordings (files called *cuts*.jsonl.gz "
-            "or *recordings*.jsonl.gz, or without .gz), found none; of recordings name the folder"
+            f"{source.path} must be or hold Lhotse's cuts or recordings (files called "
+            "*cuts*.jsonl.gz or *recordings*.jsonl.gz, or without .gz), found none; of recordings "
+            "name the folder"
         )
     for manifest in manifests:
-        if "cuts" in manifest.name:
-            cuts_of = _checked(partial(_cut, folder=manifest.parent))
-            yield from entries_of(_rows(manifest), cuts_of)
-        else:
-            yield from _recordings(manifest)
+        cuts = _rows(manifest) if "cuts" in manifest.name else _as_cuts(manifest)
+        yield from source.entries(cuts, partial(_cut, folder=manifest.parent))
 
 
 def lhotse_files(source: Path) -> list[Path]:
@@ -71,119 +69,90 @@ def lhotse_files(source: Path) -> list[Path]:
     return cuts or [path for path in files if "recordings" in path.name]
 
 
+def _as_cuts(recordings: Path) -> _Rows:
+    """Yield recordings as cuts: one for each supervision in the file that is called alike."""
+    supervisions = recordings.with_name(recordings.name.replace("recordings", "supervisions"))
+    parts: dict[str, list[tuple[str, Row]]] = {}
+    for where, row in _rows(supervisions) if supervisions.exists() else ():
+        if isinstance(row, Unusable):
+            yield where, row
+        else:
+            parts.setdefault(str(row.get("recording_id")), []).append((where, row))
+    for where, row in _rows(recordings):
+        if isinstance(row, Unusable):
+            yield where, row
+            continue
+        cut = {"id": row.get("id"), "type": "MonoCut", "recording": row, "start": 0.0}
+        own = parts.pop(str(row.get("id")), None)
+        yield from (
+            (place, {**cut, "id": part.get("id"), "supervisions": [part]})
+            for place, part in own or ()
+        )
+        if own is None:
+            yield where, cut
+    for name, lost in parts.items():
+        message = f"no recording is called {name!r} in {recordings.name}"
+        yield from ((place, Unusable(message, "transcript without audio")) for place, _ in lost)
+
+
 class _Audio(NamedTuple):
     path: str
     channels: tuple[int, ...]  # their numbers in the manifest, in the order of the file
 
 
-def _recordings(manifest: Path) -> Found:
-    audio: dict[str, _Audio | Unusable] = {}
-    silent: dict[str, str] = {}  # places of recordings that no supervision has spoken of yet
-
-    def supervised(row: Row) -> list[Utterance]:
-        silent.pop(row["recording_id"], None)
-        known = audio.get(row["recording_id"])
-        if known is None:
-            raise Unusable(
-                f"no recording is called {row['recording_id']!r} in {manifest.name}",
-                "transcript without audio",
-            )
-        return [_supervised(row, row["id"], known, start_s=0.0, end_s=None)]
-
-    for where, row in _rows(manifest):
-        if isinstance(row, Unusable):
-            yield problem_of(where, row)
-            continue
-        try:
-            audio[row["id"]] = _audio(row, manifest.parent)
-        except Unusable as unfit:
-            audio[row["id"]] = unfit
-        except (KeyError, TypeError, ValueError) as error:
-            yield problem_of(where, _not_of_lhotse(error))
-            continue
-        silent[row["id"]] = where
-    supervisions = manifest.with_name(manifest.name.replace("recordings", "supervisions"))
-    if supervisions.exists():
-        yield from entries_of(_rows(supervisions), _checked(supervised))
-    yield from entries_of(
-        ((where, id_) for id_, where in silent.items()),
-        lambda id_: [Utterance(id=id_, audio=_fit(audio[id_]).path)],
-    )
-
-
-def _checked(made: Callable[[Row], Iterable[Utterance]]) -> Callable[[Row], list[Utterance]]:
-    """Return the function whose errors say that a row is not as Lhotse writes it."""
-
-    def checked(row: Row) -> list[Utterance]:
-        try:
-            return list(made(row))
-        except Unusable:
-            raise
-        except (KeyError, TypeError, ValueError) as error:
-            raise _not_of_lhotse(error) from error
-
-    return checked
-
-
-def _cut(row: Row, folder: Path) -> Iterator[Utterance]:
-    """Yield what is said in a cut: a span of one recording.
+def _cut(row: Row, folder: Path) -> list[Utterance]:
+    """Return the utterances of a cut.
 
     Raises:
-        Unusable: it is a mix of several, or its recording is no file of sound.
-        KeyError, TypeError, ValueError: it is no cut.
+        Unusable: it is a mix of several, or its recording is no file of sound, or it is no cut.
     """
+    try:
+        return list(_utterances(row, folder))
+    except Unusable:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise Unusable(f"must be as Lhotse writes it, found: {error!r}") from error
+
+
+def _utterances(row: Row, folder: Path) -> Iterator[Utterance]:
     if row["type"] not in ("MonoCut", "MultiCut"):
         raise _unfit(f"a cut must be of one recording, found {row['id']!r}, a {row['type']}")
     if row.get("recording") is None:
         raise _unfit(f"a cut must have its recording, found {row['id']!r} with features alone")
     audio = _audio(row["recording"], folder)
-    start_s, length_s = float(row["start"]), float(row["duration"])
+    start_s = float(row["start"])
+    duration_s = float(row["duration"]) if "duration" in row else None
     supervisions = row.get("supervisions") or []
     if not supervisions:
         yield Utterance(
             id=row["id"],
             audio=audio.path,
             start_s=start_s,
-            duration_s=length_s,
+            duration_s=duration_s,
             recording=row["recording"]["id"],
             channel=_channel(row["id"], row.get("channel"), audio),
             extra=others_of(row.get("custom") or {}, ()),
         )
-    for said in supervisions:
-        id_ = row["id"] if len(supervisions) == 1 else said["id"]
-        yield _supervised(said, id_, audio, start_s=start_s, end_s=start_s + length_s)
-
-
-def _supervised(
-    row: Row, id_: str, audio: _Audio | Unusable, *, start_s: float, end_s: float | None
-) -> Utterance:
-    """Return the utterance of a supervision.
-
-    Args:
-        row: the supervision; it may reach out of its cut.
-        id_: of the utterance.
-        audio: of its recording.
-        start_s: of its cut, in the recording; 0 where there is no cut.
-        end_s: of its cut; None where there is no cut.
-    """
-    audio = _fit(audio)
-    begin_s = max(start_s + float(row["start"]), start_s)
-    stop_s = start_s + float(row["start"]) + float(row["duration"])
-    stop_s = stop_s if end_s is None else min(stop_s, end_s)
-    if not begin_s < stop_s < float("inf"):
-        raise ValueError(f"{id_!r} lasts from {begin_s} to {stop_s} s")
-    return Utterance(
-        id=id_,
-        audio=audio.path,
-        start_s=round(begin_s, 6),
-        duration_s=round(stop_s - begin_s, 6),
-        text=" ".join((row.get("text") or "").split()) or None,
-        speaker=row.get("speaker"),
-        recording=row["recording_id"],
-        language=known_language(row.get("language")),
-        channel=_channel(id_, row.get("channel", 0), audio),
-        extra=others_of({**(row.get("custom") or {}), **row}, _READ),
-    )
+    for part in supervisions:
+        id_ = row["id"] if len(supervisions) == 1 else part["id"]
+        # It may reach out of its cut.
+        begin_s = max(start_s + float(part["start"]), start_s)
+        end_s = start_s + float(part["start"]) + float(part["duration"])
+        end_s = end_s if duration_s is None else min(end_s, start_s + duration_s)
+        if not begin_s < end_s < float("inf"):
+            raise ValueError(f"{id_!r} lasts from {begin_s} to {end_s} s")
+        yield Utterance(
+            id=id_,
+            audio=audio.path,
+            start_s=round(begin_s, 6),
+            duration_s=round(end_s - begin_s, 6),
+            text=" ".join((part.get("text") or "").split()) or None,
+            speaker=part.get("speaker"),
+            recording=part["recording_id"],
+            language=known_language(part.get("language")),
+            channel=_channel(id_, part.get("channel", 0), audio),
+            extra=others_of({**(part.get("custom") or {}), **part}, _READ),
+        )
 
 
 def _audio(recording: Row, folder: Path) -> _Audio:
@@ -226,13 +195,7 @@ def _channel(id_: str, channel: int | Sequence[int] | None, audio: _Audio) -> in
     return audio.channels.index(wanted.pop())
 
 
-def _fit(audio: _Audio | Unusable) -> _Audio:
-    if isinstance(audio, Unusable):
-        raise audio
-    return audio
-
-
-def _rows(manifest: Path) -> Iterator[tuple[str, Row | Unusable]]:
+def _rows(manifest: Path) -> _Rows:
     """Yield where each line is, and what it holds or what is wrong with it."""
     number = 0
     with gzip.open(manifest) if manifest.suffix == ".gz" else manifest.open("rb") as file:
@@ -251,10 +214,5 @@ def _rows(manifest: Path) -> Iterator[tuple[str, Row | Unusable]]:
             yield f"{manifest}:{number + 1}", unread
 
 
-def _not_of_lhotse(error: Exception) -> Unusable:
-    return Unusable(f"must be as Lhotse writes it, found: {error!r}")
-
-
 def _unfit(message: str) -> Unusable:
-    """Return why what a manifest describes is no file of sound, or not one that can be read so."""
     return Unusable(message, "unsupported")

@@ -6,28 +6,27 @@ and an import that is done again makes the same files. Nothing here deletes a fi
 
 import hashlib
 import io
-import os
 import posixpath
 import re
 import tarfile
-from contextlib import ExitStack
 from dataclasses import replace
+from itertools import chain, count
 from pathlib import Path
 
-from distilwhisper.corpus.importing.entries import Entry, Found, Problem
-from distilwhisper.corpus.store import StoreError
+from distilwhisper.corpus.importing.entries import Entries, Entry
+from distilwhisper.run.files import replacing, sync
 from distilwhisper.run.locks import lock_folder
 
 SHARD_BYTES = 1 << 30
 
 
-def stored(found: Found, folder: Path, *, shard_bytes: int = SHARD_BYTES) -> Found:
-    """Yield what comes in, in order, with all of its sound in files.
+def stored(entries: Entries, folder: Path, *, shard_bytes: int = SHARD_BYTES) -> Entries:
+    """Yield entries in order, with all of their sound in files.
 
-    What is stored is held back until its shard has its name.
+    Entries wait until their shard has its name.
 
     Args:
-        found: entries with data are stored; the others pass.
+        entries: those with data are stored; the others pass.
         folder: of the shards; made when there is something to store.
         shard_bytes: a shard ends with the sound that reaches this size.
 
@@ -35,87 +34,47 @@ def stored(found: Found, folder: Path, *, shard_bytes: int = SHARD_BYTES) -> Fou
         StoreError: the disk is full, or the folder cannot be written.
         FolderInUse: another import writes there.
     """
-    held: list[Entry | Problem] = []
-    index = 0
-    shard: _Shard | None = None
-    with ExitStack() as exits:
-        for item in found:
-            if isinstance(item, Entry) and item.data is not None:
-                if shard is None:
-                    exits.enter_context(lock_folder(folder))
-                    shard = exits.enter_context(_Shard(folder))
-                item = shard.add(item, item.data)
-            if shard is None:
-                yield item
-                continue
-            held.append(item)
-            if shard.n_bytes >= shard_bytes:
-                yield from _in_shard(held, shard.finish(index))
-                held, shard, index = [], None, index + 1
-        if shard is not None:
-            yield from _in_shard(held, shard.finish(index))
+    for index in count():
+        for entry in entries:
+            if entry.data is not None:
+                break
+            yield entry
+        else:
+            return
+        with lock_folder(folder):
+            members = _written(chain([entry], entries), folder, index, shard_bytes)
+        yield from members
 
 
-class _Shard:
-    """A tar that has no name yet; it is gone on exit unless it was finished."""
-
-    def __init__(self, folder: Path) -> None:
-        self.n_bytes = 0
-        self._n_members = 0
-        self._folder = folder
-        self._temporary = folder / ".shard.tmp"  # the folder is locked
-        self._digest = hashlib.blake2b(digest_size=6)
-        self._file = self._temporary.open("wb")
-        self._tar = tarfile.TarFile(fileobj=self._file, mode="w")
-
-    def __enter__(self) -> "_Shard":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-        self._temporary.unlink(missing_ok=True)
-
-    def add(self, entry: Entry, data: bytes) -> Entry:
-        """Store a sound, and return it as a member, in front of which the shard is missing."""
-        utterance = entry.utterance
-        suffix = posixpath.splitext(utterance.audio)[1].lower()
-        kept = suffix if re.fullmatch(r"\.[a-z0-9]{1,5}", suffix) else ""
-        info = tarfile.TarInfo(f"{self._n_members:06d}{kept}")
-        info.size = len(data)
-        try:
-            self._tar.addfile(info, io.BytesIO(data))
-        except OSError as error:
-            raise _full(self._folder, error) from error
-        self._digest.update(f"{info.name} {info.size} ".encode())
-        self._digest.update(data)
-        self._n_members += 1
-        self.n_bytes += len(data)
-        return entry._replace(utterance=replace(utterance, audio=f"#{info.name}"), data=None)
-
-    def finish(self, index: int) -> Path:
-        """Flush the shard to the disk, give it its name, and return that."""
-        path = self._folder / f"audio-{index:05d}-{self._digest.hexdigest()}.tar"
-        try:
-            self._tar.close()
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
-            self._temporary.replace(path)
-        except OSError as error:
-            raise _full(self._folder, error) from error
-        return path.absolute()
+def _written(entries: Entries, folder: Path, index: int, shard_bytes: int) -> list[Entry]:
+    """Write a shard, and return the entries up to its end, in which its members are named."""
+    members: list[Entry] = []
+    digest = hashlib.blake2b(digest_size=6)
+    n_bytes = n_members = 0
+    unnamed = folder / ".shard.tar"
+    with replacing(unnamed) as file, tarfile.TarFile(fileobj=file, mode="w") as tar:
+        for entry in entries:
+            if entry.data is not None:
+                info = tarfile.TarInfo(f"{n_members:06d}{_suffix(entry.utterance.audio)}")
+                info.size = len(entry.data)
+                tar.addfile(info, io.BytesIO(entry.data))
+                digest.update(f"{info.name} {info.size} ".encode() + entry.data)
+                n_members, n_bytes = n_members + 1, n_bytes + info.size
+                utterance = replace(entry.utterance, audio=f"#{info.name}")
+                entry = entry._replace(utterance=utterance, data=None)
+            members.append(entry)
+            if n_bytes >= shard_bytes:
+                break
+    shard = unnamed.replace(folder / f"audio-{index:05d}-{digest.hexdigest()}.tar").absolute()
+    sync(folder)
+    return [
+        e._replace(utterance=replace(e.utterance, audio=f"{shard}{e.utterance.audio}"))
+        if e.utterance.audio.startswith("#")
+        else e
+        for e in members
+    ]
 
 
-def _in_shard(held: list[Entry | Problem], shard: Path) -> Found:
-    for item in held:
-        if isinstance(item, Entry) and item.utterance.audio.startswith("#"):
-            audio = f"{shard}{item.utterance.audio}"
-            item = item._replace(utterance=replace(item.utterance, audio=audio))
-        yield item
-
-
-def _full(folder: Path, error: OSError) -> StoreError:
-    return StoreError(
-        f"{folder} could not be written: {error.strerror or error}. Shards finished before are "
-        "kept; free space, or make the place writable, and run the same command again"
-    )
+def _suffix(audio: str) -> str:
+    suffix = posixpath.splitext(audio)[1].lower()
+    return suffix if re.fullmatch(r"\.[a-z0-9]{1,5}", suffix) else ""

@@ -1,6 +1,5 @@
 """What an import finds, counted as it goes by."""
 
-import hashlib
 from array import array
 from collections import Counter
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ _N_NAMED = 10  # of sources and languages, in the table
 
 @dataclass
 class ImportSummary:
-    """What an import finds; of each utterance it keeps a length and three short digests.
+    """What an import finds; of each utterance it keeps a length and three hashes.
 
     Attributes:
         n_with_text: utterances that have a reference.
@@ -56,21 +55,21 @@ class ImportSummary:
 
     def knows(self, id_: str) -> bool:
         """Whether an utterance of this id has been counted."""
-        return _digest(id_) in self._ids
+        return hash(id_) in self._ids
 
     def add(self, utterance: Utterance, facts: AudioFacts) -> None:
         """Count an utterance, which has a duration."""
         length_s = utterance.duration_s or 0.0
         self.seconds += length_s
         self._lengths.append(length_s)
-        self._ids.add(_digest(utterance.id))
+        self._ids.add(hash(utterance.id))
         span = f"{utterance.start_s} {length_s} {utterance.channel}"
         self.n_same_audio += _seen(f"{facts.digest.hex()} {span}", self._sounds)
         if utterance.text is not None:
             self.n_with_text += 1
             self.n_same_text += _seen(f"{length_s:.3f} {utterance.text}", self._texts)
         if utterance.speaker is not None:
-            self._speakers.add(_digest(utterance.speaker))
+            self._speakers.add(hash(utterance.speaker))
         if utterance.language is not None:
             self.languages[utterance.language] += 1
         if utterance.source is not None:
@@ -98,10 +97,10 @@ class ImportSummary:
     @property
     def failed(self) -> dict[str, str]:
         """What could not be used, by place."""
-        failed: dict[str, str] = {}
+        failed: dict[str, list[str]] = {}
         for where, _, message in self.problems:
-            failed[where] = f"{failed[where]}; {message}" if where in failed else message
-        return failed
+            failed.setdefault(where, []).append(message)
+        return {where: "; ".join(messages) for where, messages in failed.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the summary as JSON can hold it; problems are counted by kind."""
@@ -135,21 +134,21 @@ class ImportSummary:
 
     def table(self) -> str:
         """Return the summary for a person to read."""
-        told, n_long = self.to_dict(), self.n_by_length[-1]
-        hours = {source: round(hours, 2) for source, hours in told["sources"].items()}
+        summary, n_long = self.to_dict(), self.n_by_length[-1]
+        hours = {source: round(hours, 2) for source, hours in summary["sources"].items()}
         low_s, middle_s, high_s = self.lengths_s
         texts = f", {self.n_texts_lost} of them without the text they had"
         lines = {
             "utterances": f"{self.n_utterances}, {self.n_with_text} with text",
-            "hours": f"{told['hours']:.2f}",
-            "speakers": str(told["n_speakers"] or "not named"),
-            "languages": _shares(told["languages"], "utterances"),
+            "hours": f"{summary['hours']:.2f}",
+            "speakers": str(summary["n_speakers"] or "not named"),
+            "languages": _shares(summary["languages"], "utterances"),
             "sources": _shares(hours, "h"),
-            "sample rates": _shares({f"{k} Hz": n for k, n in told["sample_rates"].items()}),
+            "sample rates": _shares({f"{k} Hz": n for k, n in summary["sample_rates"].items()}),
             "length": f"{low_s:.2f} to {high_s:.2f} s, median {middle_s:.2f} s",
             **self._histogram(),
             "duplicates": f"{self.n_same_audio} of audio, {self.n_same_text} of text and length",
-            "problems": _shares(told["problems"]),
+            "problems": _shares(summary["problems"]),
             "cut": self.n_cut and f"{self.n_cut} long recordings{texts * bool(self.n_texts_lost)}",
             "left out": self.n_left_out and f"{self.n_left_out} longer than --max-seconds",
             "too long": n_long and f"{n_long} over {WINDOW_S:.0f} s: see --cut, or --max-seconds",
@@ -165,16 +164,10 @@ class ImportSummary:
 
 
 def _seen(what: str, seen: set[int]) -> bool:
-    digest = _digest(what)
-    known = digest in seen
-    seen.add(digest)
-    return known
-
-
-def _digest(text: str) -> int:
-    """Return 64 bits for a text: ten million of them meet by chance once in a hundred thousand."""
-    raw = text.encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.blake2b(raw, digest_size=8).digest(), "big")
+    """Add 64 bits of a text to a set: ten million meet by chance once in a hundred thousand."""
+    n_before = len(seen)
+    seen.add(hash(what))
+    return len(seen) == n_before
 
 
 def _shares(of: Mapping[str, float], unit: str = "") -> str:

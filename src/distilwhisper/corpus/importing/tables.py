@@ -14,9 +14,9 @@ from typing import NamedTuple, TypeAlias
 from distilwhisper.corpus.importing.entries import (
     AUDIO_SUFFIXES,
     BadTranscripts,
-    Found,
+    Entries,
+    Source,
     Unusable,
-    entries_of,
     find_columns,
     located,
     utterance_from,
@@ -29,9 +29,15 @@ JSON_SUFFIXES = (".json", ".jsonl")
 _CELL_LINES = 500  # the most that a cell in quotes may have
 
 Row: TypeAlias = Mapping[str, object]
+TableRow: TypeAlias = tuple[Row, Mapping[str, str]]  # values by column, and the fields' columns
 
 
-def table_entries(table: Path, folder: Path, settings: ImportSettings) -> Found:
+def read_table(source: Source) -> Entries:
+    """Yield the utterances of a table whose audio paths are relative to its folder."""
+    return table_entries(source.path, source.path.parent, source)
+
+
+def table_entries(path: Path, folder: Path, source: Source) -> Entries:
     """Yield the utterances of a table that names its audio.
 
     An audio path is relative to the folder, or else to the current one. An utterance's id is the
@@ -40,16 +46,16 @@ def table_entries(table: Path, folder: Path, settings: ImportSettings) -> Found:
     Raises:
         BadTranscripts: the table cannot be read, or names no audio.
     """
-    if "audio" not in table_columns(table, settings):
-        raise no_transcripts(table, settings)
+    table = Table(path, source.settings)
+    if "audio" not in table.columns:
+        raise table.refusal()
 
-    def made(line: tuple[Row, Mapping[str, str]]) -> list[Utterance]:
+    def parse(line: TableRow) -> list[Utterance]:
         audio = audio_named(*line)
         stem = posixpath.splitext(audio.replace(".tar#", "/"))[0]
         return [replace(utterance_from(*line, stem), audio=located(audio, folder))]
 
-    lines = read_table(table, settings)
-    yield from entries_of(((f"{table}:{number}", line) for number, line in lines), made)
+    yield from source.entries(((f"{path}:{number}", line) for number, line in table.rows()), parse)
 
 
 def audio_named(row: Row, columns: Mapping[str, str]) -> str:
@@ -64,67 +70,59 @@ def audio_named(row: Row, columns: Mapping[str, str]) -> str:
     return audio.strip().replace("\\", "/")
 
 
-def table_columns(table: Path, settings: ImportSettings) -> dict[str, str]:
-    """Return the column of each field that a table has.
+class Table:
+    """A table of transcripts.
+
+    Args:
+        path: of the file.
+        settings: names of columns.
+
+    Attributes:
+        names: of its columns: its first line, or the keys of its first object.
+        columns: of each field that it has.
 
     Raises:
-        BadTranscripts: the table is in an encoding that is not read.
+        BadTranscripts: it is in an encoding that is not read.
         BadSource: a column that the settings name is not there.
     """
-    return find_columns(table_names(table, settings), settings.columns)
 
+    def __init__(self, path: Path, settings: ImportSettings) -> None:
+        self.path = path
+        self._named = settings.columns
+        self._form = None if path.suffix.lower() in JSON_SUFFIXES else _form(path, self._named)
+        if self._form is None:
+            objects = (row for _, row in _json_rows(path) if not isinstance(row, Unusable))
+            self.names: Sequence[str] = [*next(objects, ())]
+        else:
+            self.names = self._form.names
+        self.columns = find_columns(self.names, self._named)
 
-def table_names(table: Path, settings: ImportSettings) -> Sequence[str]:
-    """Return the names of a table's columns: its first line, or the keys of its first object.
+    @property
+    def has_transcripts(self) -> bool:
+        """Whether its columns are those of transcripts, or of spans."""
+        return "audio" in self.columns and ("text" in self.columns or "start" in self.columns)
 
-    Raises:
-        BadTranscripts: as :func:`table_columns`.
-    """
-    if _is_json(table):
-        return next(([*row] for _, row in _json_rows(table) if not isinstance(row, Unusable)), [])
-    return _form(table, settings).names
+    def refusal(self) -> BadTranscripts:
+        """Return the error for a table whose columns are others."""
+        return BadTranscripts(
+            f"{self.path}: the first line must name a column of {', '.join(FIELDS['audio'])} and "
+            f"one of {', '.join(FIELDS['text'])}, {'as cells' if self._form else 'as keys'}, found "
+            f"{', '.join(self.names) or 'none'}; rename the file if it is no table of transcripts, "
+            "or give --column audio=NAME --column text=NAME"
+        )
 
-
-def tells(columns: Mapping[str, str]) -> bool:
-    """Whether columns are those of a table of transcripts, or of spans."""
-    return "audio" in columns and ("text" in columns or "start" in columns)
-
-
-def no_transcripts(table: Path, settings: ImportSettings) -> BadTranscripts:
-    """Return the error for a table whose columns are others."""
-    names = table_names(table, settings)
-    return BadTranscripts(
-        f"{table}: the first line must name a column of {', '.join(FIELDS['audio'])} and one of "
-        f"{', '.join(FIELDS['text'])}, {'as keys' if _is_json(table) else 'as cells'}, found "
-        f"{', '.join(names) or 'none'}; rename the file if it is no table of transcripts, or say "
-        "--column audio=NAME --column text=NAME"
-    )
-
-
-def read_table(
-    table: Path, settings: ImportSettings
-) -> Iterator[tuple[int, tuple[Row, Mapping[str, str]] | Unusable]]:
-    """Yield a table's lines: number, and values by column with the fields' columns.
-
-    Lines that are empty are passed over.
-
-    Raises:
-        BadTranscripts: the table is in an encoding that is not read.
-        BadSource: a column that the settings name is not there.
-    """
-    if _is_json(table):
-        for line, row in _json_rows(table):
-            if isinstance(row, Unusable):
-                yield line, row
-            else:  # every line has its own keys
-                names = [*row, *settings.columns.values()]
-                yield line, (row, find_columns(names, settings.columns))
-        return
-    form = _form(table, settings)
-    columns = find_columns(form.names, settings.columns)
-    for line, cells in _rows(table, form):
-        row = cells if isinstance(cells, Unusable) else _values(cells, form)
-        yield line, row if isinstance(row, Unusable) else (row, columns)
+    def rows(self) -> Iterator[tuple[int, TableRow | Unusable]]:
+        """Yield the number of each line and its values; lines that are empty are passed over."""
+        if self._form is None:
+            for number, row in _json_rows(self.path):
+                if isinstance(row, Unusable):
+                    yield number, row
+                else:  # every line has its own keys
+                    yield number, (row, find_columns([*row, *self._named.values()], self._named))
+            return
+        for number, cells in _rows(self.path, self._form):
+            row = cells if isinstance(cells, Unusable) else _values(cells, self._form)
+            yield number, row if isinstance(row, Unusable) else (row, self.columns)
 
 
 class _Form(NamedTuple):
@@ -136,10 +134,10 @@ class _Form(NamedTuple):
     path: str | None = None  # a pattern for the name in the first cell; there is no header then
 
 
-def _form(table: Path, settings: ImportSettings) -> _Form:
-    """Return how a table is written, as its first line tells: the form that names the audio."""
+def _form(table: Path, chosen: Mapping[str, str]) -> _Form:
+    """Return how a table is written, by its first line: in the form that names the audio."""
     first = next((line.rstrip("\n") for _, line in _lines(table) if line.strip()), "")
-    wanted = {settings.columns.get("audio", FIELDS["audio"][0]).lower(), *FIELDS["audio"]}
+    wanted = {chosen.get("audio", FIELDS["audio"][0]).lower(), *FIELDS["audio"]}
     usual = "," if table.suffix.lower() == ".csv" else "\t"
     forms = []
     for delimiter in dict.fromkeys((usual, ",", ";", "\t", "|")):
@@ -229,7 +227,7 @@ def _quoted(
 def _closed(lines: Sequence[str], delimiter: str) -> list[str] | None:
     """Return the cells of lines that are one row; None where a quote in them is still open.
 
-    A quote that is closed within a cell stays as it is read by most: ``"so" he said``.
+    A quote that is closed within a cell is read as most programs do: ``"so" he wrote``.
     """
     try:
         return next(csv.reader(lines, delimiter=delimiter, strict=True))
@@ -273,10 +271,6 @@ def is_utf16(path: Path) -> bool:
     """Whether a file begins with the mark of UTF-16."""
     with path.open("rb") as file:
         return file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-
-
-def _is_json(table: Path) -> bool:
-    return table.suffix.lower() in JSON_SUFFIXES
 
 
 def _json_rows(table: Path) -> Iterator[tuple[int, Row | Unusable]]:

@@ -1,0 +1,308 @@
+"""Hugging Face datasets and Parquet files: rows of Arrow tables with a column of audio.
+
+Datasets are read as a stream, from a folder or the hub: no copy of the whole is made. As rows of
+its own kind the library would decode the sound, or require the decoder even with ``decode=False``.
+"""
+
+import io
+import posixpath
+import re
+import wave
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from distilwhisper.corpus.importing.entries import (
+    BadSource,
+    Entries,
+    Entry,
+    Source,
+    UnreadableSource,
+    Unusable,
+    find_columns,
+    located,
+    utterance_from,
+)
+from distilwhisper.corpus.importing.settings import ImportSettings
+from distilwhisper.extras import needed_by
+from distilwhisper.progress import say
+from distilwhisper.speech.arrays import to_samples
+from distilwhisper.speech.units import SAMPLE_RATE_HZ
+
+if TYPE_CHECKING:
+    import pyarrow
+
+ROWS_AT_ONCE = 16  # a row may hold an hour of sound
+
+# Of samples that lie in a list: the key of their rate, in a struct or a column beside.
+_RATES = ("sampling_rate", "sample_rate")
+
+
+def read_parquet(source: Source) -> Entries:
+    """Yield the utterances of a Parquet file, or of all below a folder, in the order of the paths.
+
+    The audio column is the one with structs of bytes and path, as Hugging Face writes them, or of
+    array and sampling_rate; else one of bytes; else one that is called as in a table and holds
+    paths, relative to the file's folder, or lists of samples, with a column sampling_rate beside.
+    An utterance's id is the file's path and the number of the row.
+
+    Args:
+        source: the file or folder; its settings name columns and the split, a word in the names
+            of files or their folders.
+
+    Raises:
+        BadSource: there is no such file, or no column of audio.
+        MissingExtra: pyarrow is not installed.
+    """
+    with needed_by("reading Parquet files", extra="data"):
+        from pyarrow import ArrowException
+    for path in _of_split(source.path, source.settings.split):
+        whole = path == source.path
+        name = path.name if whole else path.relative_to(source.path).as_posix()
+        try:
+            yield from _rows(path, name, source)
+        except (ArrowException, OSError) as error:
+            message = f"must be a whole Parquet file, found: {error}"
+            source.add_problem(name, "unreadable", message)
+
+
+def _fields_of(schema: "pyarrow.Schema", source: str, settings: ImportSettings) -> dict[str, str]:
+    """Return the column of each field; that of the audio is found by its type, where it can be.
+
+    Raises:
+        BadSource: no column is of audio, or more than one may be.
+    """
+    from pyarrow import types
+
+    names = [column.name for column in schema]
+    chosen = dict(settings.columns)
+    if "audio" not in chosen:
+        structs = [
+            column.name
+            for column in schema
+            if types.is_struct(column.type)
+            and max(map(column.type.get_field_index, ("bytes", "array"))) >= 0
+        ]
+        plain = [c.name for c in schema if types.is_binary(c.type) or types.is_large_binary(c.type)]
+        candidates = structs or plain
+        if len(candidates) > 1:
+            raise BadSource(f"{source}: choose one, --column audio={' or '.join(candidates)}")
+        chosen |= dict(zip(["audio"], candidates, strict=False))
+    columns = find_columns(names, chosen)
+    if "audio" not in columns:
+        raise BadSource(
+            f"{source} must have a column of audio, found {', '.join(names)}; give --column "
+            "audio=NAME"
+        )
+    return columns
+
+
+def _columns_to_read(schema: "pyarrow.Schema", columns: Mapping[str, str]) -> list[str]:
+    """Return the columns of the fields, and all that hold one text or number: these are kept."""
+    from pyarrow import types
+
+    tests = (types.is_string, types.is_large_string, types.is_integer, types.is_floating)
+    plain = [c.name for c in schema if any(test(c.type) for test in (*tests, types.is_boolean))]
+    return [*dict.fromkeys([*columns.values(), *plain])]
+
+
+def _sound_entry(
+    where: str, row: Mapping[str, object], columns: Mapping[str, str], stem: str, folder: Path
+) -> Entry:
+    """Return the utterance of a row whose audio is bytes, a path, samples, or a struct of them.
+
+    Raises:
+        ValueError: there is no audio, or the row cannot be used.
+    """
+    audio = row.get(columns["audio"])
+    path: object = audio
+    utterance = utterance_from(row, columns, stem)
+    samples = audio
+    if isinstance(audio, Mapping):
+        path, samples, row = audio.get("path"), audio.get("array"), {**row, **audio}
+        audio = audio.get("bytes")
+    if isinstance(samples, list) and not isinstance(audio, bytes):
+        rate_hz = next((row[name] for name in _RATES if row.get(name)), None)
+        path, audio = "samples.wav", _wav_of(samples, rate_hz)
+    if isinstance(audio, bytes) and audio:
+        suffix = posixpath.splitext(path)[1] if isinstance(path, str) else ""
+        return Entry(where, replace(utterance, audio=f"{stem}{suffix}"), audio)
+    if isinstance(path, str) and path:
+        remote = "://" in path
+        return Entry(where, replace(utterance, audio=path if remote else located(path, folder)))
+    raise Unusable("its audio must have bytes or a path, found neither", "audio missing")
+
+
+def _wav_of(values: Sequence[object], rate_hz: object) -> bytes:
+    """Return samples, or a list of them for each channel, as a wav file, mono at 16 kHz."""
+    if type(rate_hz) is not int:
+        raise ValueError(
+            f"samples must have their rate beside them ({' or '.join(_RATES)}, in Hz), found "
+            f"{rate_hz!r}"
+        )
+    samples = to_samples(np.array(values), "the column of audio", sampling_rate=rate_hz)
+    file = io.BytesIO()
+    with wave.open(file, "wb") as wav:
+        wav.setnchannels(1)
+        wav.setsampwidth(2)
+        wav.setframerate(SAMPLE_RATE_HZ)
+        wav.writeframes(np.clip(np.rint(samples * 32768), -32768, 32767).astype("<i2").tobytes())
+    return file.getvalue()
+
+
+def _of_split(source: Path, split: str | None) -> list[Path]:
+    """Return the files of a split: train by default, or all if none is called that.
+
+    Raises:
+        BadSource: there is none.
+    """
+    paths = sorted(source.rglob("*.parquet")) if source.is_dir() else [source]
+    names = {path: path.relative_to(source).as_posix() for path in paths}
+    part = split or "train"
+    named = [
+        path
+        for path, name in names.items()
+        if part in re.split(r"[^0-9A-Za-z]+", name) or path.name.startswith(f"{part}-")
+    ]
+    if named and len(named) < len(paths):
+        say(f"data: split {split or 'train'}: {len(named)} of {len(paths)} files")
+    if not paths or (split is not None and not named):
+        of = f" with {split} in their names" if split else ""
+        raise BadSource(f"{source} must hold Parquet files{of}, found none among {len(paths)}")
+    return named or paths
+
+
+def _rows(path: Path, name: str, source: Source) -> Entries:
+    from pyarrow.parquet import ParquetFile
+
+    with ParquetFile(path) as file:
+        schema = file.schema_arrow
+        columns = _fields_of(schema, str(path), source.settings)
+        batches = file.iter_batches(ROWS_AT_ONCE, columns=_columns_to_read(schema, columns))
+        for number, row in enumerate(row for batch in batches for row in batch.to_pylist()):
+            stem = f"{posixpath.splitext(name)[0]}/{number:08d}"
+            with source.reading(where := f"{name}: row {number}"):
+                yield _sound_entry(where, row, columns, stem, path.parent)
+
+
+def read_huggingface(source: Source) -> Entries:
+    """Yield the rows of one split of a dataset, in order.
+
+    An utterance's id is the split and the number of the row; its source is the hub id, unless a
+    column names one.
+
+    Args:
+        source: a folder of save_to_disk, a folder as on the hub, or a hub id; its settings name
+            config, split and columns.
+
+    Raises:
+        BadSource: there is no such config, split or column.
+        UnreadableSource: there is no such dataset, or it cannot be read to its end.
+        MissingExtra: datasets is not installed.
+    """
+    name, settings = str(source.path), source.settings
+    dataset, split = _opened(name, settings)
+    from_hub = None if source.path.exists() else name
+    columns: dict[str, str] = {}
+    number = 0
+    for table in _tables(dataset, name):
+        columns = columns or _fields_of(table.schema, name, settings)
+        wanted = _columns_to_read(table.schema, columns)
+        names_of = _class_names(dataset, wanted)
+        for row in table.select(wanted).to_pylist():
+            for column, names in names_of.items():
+                row[column] = None if row[column] is None else names[row[column]]
+            where = f"{name}: {split}, row {number}"
+            with source.reading(where):
+                entry = _sound_entry(where, row, columns, f"{split}/{number:08d}", Path())
+                yield _fetched(entry, from_hub)
+            number += 1
+
+
+def _opened(source: str, settings: ImportSettings) -> tuple[Any, str]:
+    """Return one split of a dataset, of which no row has been read, and its name.
+
+    Raises:
+        BadSource, UnreadableSource, MissingExtra: as :func:`read_huggingface`.
+    """
+    with needed_by("a Hugging Face dataset", extra="data"):
+        import datasets
+    saved = any((Path(source) / name).exists() for name in ("state.json", "dataset_dict.json"))
+    if saved and settings.config is not None:
+        raise BadSource(f"{source} was saved without configs, found --config {settings.config}")
+    try:
+        if saved:
+            opened = datasets.load_from_disk(source)
+        else:
+            opened = datasets.load_dataset(source, settings.config, streaming=True)
+    except (OSError, datasets.exceptions.DatasetsError) as error:
+        raise UnreadableSource(
+            f"{source} must be a file or folder, or a dataset that can be had from the hub, found: "
+            f"{error}"
+        ) from error
+    except ValueError as error:  # the library lists the configs
+        raise BadSource(f"{source}: {error}") from error
+    if not isinstance(opened, Mapping):
+        if settings.split is not None:
+            raise BadSource(f"{source} was saved as one split, found --split {settings.split}")
+        return opened, str(opened.split or "row")
+    split = settings.split or ("train" if len(opened) > 1 else next(iter(opened)))
+    if split not in opened:
+        raise BadSource(f"--split must be one of {', '.join(opened)} in {source}, found {split}")
+    say(f"data: split {split} of {', '.join(opened)}")
+    return opened[split], split
+
+
+def _tables(dataset: Any, source: str) -> Iterator["pyarrow.Table"]:
+    """Yield the rows some at a time.
+
+    Raises:
+        UnreadableSource: they cannot be read to their end.
+    """
+    from datasets.exceptions import DatasetsError
+    from pyarrow import ArrowException
+
+    n_read = 0
+    tables = iter(dataset.with_format("arrow").iter(ROWS_AT_ONCE))
+    while True:
+        try:
+            table = next(tables, None)
+        except (OSError, ValueError, ArrowException, DatasetsError) as error:
+            raise UnreadableSource(
+                f"{source} cannot be read on behind row {n_read}: {error}; nothing was written: "
+                "run the same command again"
+            ) from error
+        if table is None:
+            return
+        n_read += len(table)
+        yield table
+
+
+def _class_names(dataset: Any, columns: Sequence[str]) -> dict[str, list[str]]:
+    """Return the names that the numbers in a column stand for, where they stand for names."""
+    features = dataset.features or {}
+    names = {column: getattr(features.get(column), "names", None) for column in columns}
+    return {column: list(of) for column, of in names.items() if of}
+
+
+def _fetched(entry: Entry, from_hub: str | None) -> Entry:
+    """Return an entry with its sound where that lies in no file here: on the hub, or in a zip.
+
+    Raises:
+        Unusable: it cannot be fetched.
+    """
+    utterance = entry.utterance
+    if from_hub is not None and utterance.source is None:
+        utterance = replace(utterance, source=from_hub)
+    if entry.data is not None or "://" not in utterance.audio:
+        return entry._replace(utterance=utterance)
+    import fsspec
+
+    try:
+        with fsspec.open(utterance.audio, "rb") as file:
+            return Entry(entry.where, utterance, file.read())
+    except OSError as error:
+        raise Unusable(f"{utterance.audio}: {error}", "audio missing") from error
