@@ -94,11 +94,11 @@ def plan(
     set: Overrides = (),  # noqa: A002
     json: bool = False,
 ) -> int:
-    """Reckon the hours, memory, disk and price of a recipe before it runs.
+    """Estimate the windows, memory, disk and hours of a recipe before it runs.
 
     Args:
         recipe: a TOML file that describes one run completely.
-        settings: the device, and what is supposed.
+        settings: the device, the amount of speech, and measured rates.
         set: section.key=value, instead of what the recipe says; may be repeated.
         json: print the plan for programs.
     """
