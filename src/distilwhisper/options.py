@@ -37,7 +37,7 @@ def with_settings(*kinds: type) -> Callable[[Function], Function]:
 
 
 def settings_of(kind: type[Settings], options: Mapping[str, Any]) -> Settings:
-    """Build settings of keywords; those of decoding go into theirs.
+    """Build settings of keywords; those of decoding go into their section.
 
     Raises:
         SettingsError: there is no such option, or no such value can be.

@@ -256,7 +256,7 @@ def _amounts(recipe: Recipe, settings: PlanSettings) -> dict[str, Amount]:
     if source.is_dir() and not any(source.glob("*-00000.jsonl")):
         raise ValueError(
             f"{source} must be a manifest to be counted, found a folder of audio: make one "
-            "(distilwhisper data), or say --hours"
+            "(distilwhisper data), or give --hours"
         )
     lengths = _lengths(source)
     n_validation = round(len(lengths) * data.validation_fraction)
@@ -279,7 +279,7 @@ def _lengths(path: Path) -> list[float]:
     known = [u.duration_s for u in utterances if u.duration_s is not None]
     if not known:
         raise ValueError(
-            f"{path} must state duration_s to be counted, found it in no utterance: say --hours"
+            f"{path} must state duration_s to be counted, found it in no utterance: give --hours"
         )
     mean = sum(known) / len(known)
     return [mean if u.duration_s is None else u.duration_s for u in utterances]

@@ -221,7 +221,7 @@ any_settings = st.builds(
 
 def spans_of(probabilities: list[float], n_samples: int, settings: VadSettings) -> list[Span]:
     machine = SpanMachine(settings)
-    spans = [span for p in probabilities for span in machine.hear(p)]
+    spans = [span for p in probabilities for span in machine.step(p)]
     return [*spans, *machine.finish(n_samples)]
 
 

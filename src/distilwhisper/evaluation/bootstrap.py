@@ -22,7 +22,7 @@ from distilwhisper.text.wer import ErrorCounts
 
 Numbers: TypeAlias = npt.NDArray[Any]
 
-FEW_RECORDINGS = 10  # draws of fewer say too little of how recordings vary
+FEW_RECORDINGS = 10  # draws of fewer show too little of how recordings vary
 
 _BLOCK = 1 << 21  # recordings drawn at a time: 16 MiB of their numbers
 
@@ -56,7 +56,7 @@ class Counted:
     ) -> "Counted":
         """Return what was counted, to be drawn by recordings; of a single one, by utterances.
 
-        What is said of a single recording, or of a single voice, holds for it alone.
+        An interval of a single recording, or of a single voice, holds for it alone.
 
         Args:
             counts: of each utterance.
@@ -79,7 +79,7 @@ class Counted:
 
 
 def is_of_one(groups: Sequence[str]) -> bool:
-    """Tell whether utterances are all of one recording, or of what stands for it."""
+    """Return whether utterances are all of one recording, or of what stands for it."""
     return len(set(groups)) == 1
 
 
@@ -105,7 +105,7 @@ def mean_interval(sets: Sequence[Counted], resampling: Resampling) -> Interval |
     """Return the mean of several sets' rates and its bounds; every set is drawn within itself.
 
     Returns:
-        None where any set has fewer than two recordings, or no words: nothing can be told then.
+        None where any set has fewer than two recordings, or no words: nothing is known then.
     """
     rates = _mean_rates([[counted] for counted in sets], resampling)
     return None if rates is None else _interval(rates[:, 0], resampling.level)
@@ -120,7 +120,7 @@ def mean_difference(
     set itself counts as one draw more, so that it is never 0.
 
     Args:
-        pairs: the same utterances as A heard them and as B did, for every set.
+        pairs: A's errors and B's on the same utterances, for every set.
         resampling: how to draw.
 
     Returns:
@@ -179,7 +179,7 @@ def _sums_by_group(systems: Sequence[Counted]) -> Numbers:
     for number, system in enumerate(systems):
         if set(system.groups) != set(place):
             raise ValueError(
-                f"both systems must have heard the same recordings, found {len(place)} of the one "
+                f"both systems must transcribe the same recordings, found {len(place)} of the one "
                 f"and {len(set(system.groups))} of the other, "
                 f"{len(set(place) & set(system.groups))} of them of both"
             )

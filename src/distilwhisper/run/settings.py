@@ -1,4 +1,4 @@
-"""Settings of dataclasses: built from tables of TOML with all faults told, and written back."""
+"""Settings of dataclasses: built from tables of TOML with all faults named, and written back."""
 
 import dataclasses
 import difflib
@@ -58,7 +58,7 @@ def read_recipe(
     Args:
         path: the recipe.
         cls: the dataclass that it fills.
-        overrides: ``section.key=value`` each, put in place of what the recipe says. The value is
+        overrides: ``section.key=value`` each, put in place of the recipe's. The value is
             written as in TOML; what is no TOML value is a string, so bare words need no quotes.
 
     Raises:

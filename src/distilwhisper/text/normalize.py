@@ -29,8 +29,8 @@ _UNSPACED_LETTER = re.compile(
 # common word: with them, an error rate is no longer the one that others publish.
 _NOT_IN_WHISPER = (r"\bkinda\b", r"\bsorta\b", r"\bdunno\b", r"\bcause\b")
 
-# Python refuses to read an integer of more than 4,300 digits. No speaker says one, but a
-# decoder that is caught in a loop writes one.
+# Python refuses to read an integer of more than 4,300 digits. Nobody pronounces one, but a
+# decoder that loops writes one.
 _MAX_DIGITS = 4_000
 _TOO_MANY_DIGITS = re.compile(rf"(?:\d,?){{{_MAX_DIGITS}}}")
 
@@ -89,7 +89,7 @@ def _known_code(language: str | None) -> str:
 
 
 def is_written_with_spaces(text: str) -> bool:
-    """Whether a text of unknown language separates its words by spaces, as its script tells.
+    """Whether a text of unknown language separates its words by spaces, judged by its script.
 
     Args:
         text: False where most of its letters are of the scripts of the languages without spaces
@@ -114,15 +114,15 @@ class ScoringRule:
 
 
 def scoring_rule(reference: str | None, language: str | None) -> ScoringRule:
-    """Return how everything that is heard of an utterance is compared with its reference.
+    """Return how every hypothesis of an utterance is compared with its reference.
 
-    What was heard has no say, so that all models are compared in one way. An unknown language is
-    told by the script of the reference: the normaliser is the English one where at least half of
-    the letters are those of English, and words are counted where they have spaces between them.
-    So name the language of what is written in Latin letters and is not English.
+    The rule does not depend on a hypothesis, so that all models are compared in one way. An unknown
+    language is guessed from the script of the reference: the normaliser is the English one where at
+    least half of the letters are those of English, and words are counted where they have spaces
+    between them. So name the language of texts in Latin letters that are not English.
 
     Args:
-        reference: what was said; None where nobody knows.
+        reference: the human transcript; None where there is none.
         language: of the reference, code or English name; None where it is not known.
 
     Raises:
@@ -134,10 +134,9 @@ def scoring_rule(reference: str | None, language: str | None) -> ScoringRule:
         )
     text = reference or ""
     letters = [character for character in text if character.isalpha()]
+    normalizers: tuple[Normalizer, Normalizer] = _normalize_marked, _whisper_basic
     if sum(map(str.isascii, letters)) >= len(letters) / 2:
         normalizers = _normalize_english, _whisper_english
-    else:
-        normalizers = _normalize_marked, _whisper_basic
     return ScoringRule(*normalizers, is_written_with_spaces(text))
 
 
@@ -155,7 +154,7 @@ def _normalize_turkish(text: str) -> str:
 
 
 def _normalize_yiddish(text: str) -> str:
-    """Keep the points of Yiddish, which tell its vowels apart."""
+    """Keep the points of Yiddish, which distinguish its vowels."""
     return _words_only(str(_basic(_respecting_points)(text)))
 
 
