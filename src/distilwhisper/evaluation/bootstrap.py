@@ -66,7 +66,7 @@ class Counted:
         return cls(
             errors=[count.errors for count in counts],
             words=[count.words for count in counts],
-            groups=ids if is_of_one(groups) else groups,
+            groups=ids if len(set(groups)) == 1 else groups,
         )
 
     def __post_init__(self) -> None:
@@ -76,11 +76,6 @@ class Counted:
                 "errors, words and groups must be of the same utterances, found {} and {} and {} "
                 "of them".format(*lengths)
             )
-
-
-def is_of_one(groups: Sequence[str]) -> bool:
-    """Return whether utterances are all of one recording, or of what stands for it."""
-    return len(set(groups)) == 1
 
 
 @dataclass(frozen=True)

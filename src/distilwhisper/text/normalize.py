@@ -14,7 +14,7 @@ from distilwhisper.languages import language_code, uses_spaces
 with needed_by("comparing texts", extra="train"), warnings.catch_warnings():
     # A docstring in the library holds "\X": a warning to every user whose Python compiles it.
     warnings.simplefilter("ignore")
-    from whisper_normalizer.basic import BasicTextNormalizer
+    from whisper_normalizer.basic import BasicTextNormalizer, remove_symbols
     from whisper_normalizer.english import EnglishTextNormalizer
 
 Normalizer: TypeAlias = Callable[[str], str]
@@ -179,7 +179,7 @@ def _whisper_english(text: str) -> str:
 
 
 def _whisper_basic(text: str) -> str:
-    return str(_basic(_without_marks)(text))
+    return str(_basic()(text))
 
 
 @cache
@@ -191,32 +191,11 @@ def _english() -> EnglishTextNormalizer:
 
 
 @cache
-def _basic(clean: Normalizer) -> BasicTextNormalizer:
+def _basic(clean: Normalizer | None = None) -> BasicTextNormalizer:
     basic = BasicTextNormalizer()
-    basic.clean = clean
+    basic.clean = clean or basic.clean
     return basic
 
-
-class _Symbols(dict[int, str]):
-    """A space for every character of some categories; digits as ASCII; anything else is itself."""
-
-    def __init__(self, spaced: str, *, ascii_digits: bool) -> None:
-        self._spaced = spaced  # first letters of Unicode categories
-        self._ascii_digits = ascii_digits
-
-    def __missing__(self, character: int) -> str:
-        text = chr(character)
-        if unicodedata.category(text)[0] in self._spaced:
-            self[character] = " "
-        elif self._ascii_digits and text.isdecimal():
-            self[character] = str(unicodedata.decimal(text))
-        else:
-            self[character] = text
-        return self[character]
-
-
-_WITHOUT_MARKS = _Symbols("MSP", ascii_digits=False)
-_WITH_MARKS = _Symbols("SP", ascii_digits=True)
 
 # Marks that a writer may leave out: Hebrew accents and points; Arabic vowel points, Quranic signs
 # and the lengthening stroke. Hamza and madda (U+0653 to U+0655) are part of their letter.
@@ -236,11 +215,6 @@ _CHILLU_LETTERS = dict(
 )
 
 
-def _without_marks(text: str) -> str:
-    """Do what the library's function of the same purpose does, character by character in C."""
-    return unicodedata.normalize("NFKC", text).translate(_WITHOUT_MARKS)
-
-
 def _respecting_marks(text: str) -> str:
     """A space for symbols and punctuation; vowel signs stay, optional points go.
 
@@ -258,5 +232,6 @@ def _respecting_points(text: str) -> str:
 def _without_optional(text: str) -> str:
     text = _CHILLU.sub(lambda match: _CHILLU_LETTERS[match[1]], text)
     text = _ARABIC_POINTS.sub("", _INVISIBLE.sub("", text))
+    text = re.sub(r"\d", lambda digit: str(unicodedata.decimal(digit[0])), text)
     # Python lowers İ to an i with a second dot over it.
-    return text.translate(_WITH_MARKS).replace("i\u0307", "i")
+    return str(remove_symbols(text, preserve_marks=True)).replace("i\u0307", "i")
