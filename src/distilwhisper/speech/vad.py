@@ -73,39 +73,24 @@ class VadSettings:
         check_rules(self)
 
 
-def speech_spans(samples: Samples, settings: VadSettings = VadSettings()) -> list[Span]:
-    """Return the spans of a recording in which somebody speaks.
-
-    Args:
-        samples: mono, 16 kHz, any length.
-        settings: what counts as speech.
-
-    Returns:
-        Spans in order, apart or touching, within the recording. As in Silero's package, speech
-        that was still open at the end lasts to the end, though its last pause may be part of it.
-
-    Raises:
-        ValueError: the samples are not one row of finite numbers.
-        MissingExtra: the weights are not installed.
-    """
-    return list(stream_spans([samples], settings))
-
-
 def stream_spans(
     blocks: Iterable[Samples], settings: VadSettings = VadSettings()
 ) -> Iterator[Span]:
-    """Yield the spans of a recording that comes in blocks, in bounded memory.
+    """Yield the spans in which somebody speaks, of a recording that comes in blocks.
 
-    They are those that :func:`speech_spans` finds in the whole, however it is cut. A span is
-    yielded when its end is certain: after ``min_silence_s`` or two ``pad_s`` of silence, whichever
-    is longer, and 4 s at most for the frames that go through the network together.
+    Memory is bounded, and the spans do not depend on the blocks. They are in order, apart or
+    touching, within the recording. A span is yielded when its end is certain: after
+    ``min_silence_s`` or two ``pad_s`` of silence, whichever is longer, and 4 s at most for the
+    frames that go through the network together. As in Silero's package, speech that was still open
+    at the end lasts to the end, though its last pause may be part of it.
 
     Args:
-        blocks: of one recording, in order, each of any length.
+        blocks: of one recording, mono, 16 kHz, in order, each of any length.
         settings: what counts as speech.
 
     Raises:
-        ValueError, MissingExtra: as :func:`speech_spans`, when the block is reached.
+        ValueError: a block is not one row of finite numbers.
+        MissingExtra: the weights are not installed.
     """
     machine = SpanMachine(settings)
     n_samples = 0
@@ -127,7 +112,7 @@ def frame_probabilities(blocks: Iterable[Samples]) -> Iterator[tuple[int, list[f
         A number of samples, and the probabilities of the frames that they fill.
 
     Raises:
-        ValueError, MissingExtra: as :func:`speech_spans`, when the block is reached.
+        ValueError, MissingExtra: as :func:`stream_spans`, when the block is reached.
     """
     detector = Detector()
     # Fewer samples than a group are the last ones: silence fills their frame.
