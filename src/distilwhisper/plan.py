@@ -179,7 +179,7 @@ def plan_recipe(recipe: Recipe, settings: PlanSettings) -> Plan:
             counted,
             f"assumed: {TOKENS_PER_S:.2f} tokens a second of speech, no window decoded twice, "
             "nothing dropped by the filter",
-            "hours: from no rate, as none was measured (--rates)"
+            "hours: unknown without a measured rate (--rates)"
             if settings.rates is None
             else f"hours: from the rates measured in {settings.rates}",
         ),
