@@ -207,7 +207,9 @@ def test_the_command_prints_a_table_or_json(
     path.write_text(settings_to_toml(recipe_of_files(tmp_path, tiny_model)))
     assert call(["plan", str(path), "--gpu", "cpu"]) == OK
     shown = capsys.readouterr().out
-    assert all(word in shown for word in ("cpu hours", "evaluate", "unknown without a measured rate"))
+    assert all(
+        word in shown for word in ("cpu hours", "evaluate", "unknown without a measured rate")
+    )
     assert call(["plan", str(path), "--hours", "5", "--json"]) == OK
     printed = json.loads(capsys.readouterr().out)
     assert [stage["stage"] for stage in printed["stages"]] == [
