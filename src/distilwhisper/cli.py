@@ -353,9 +353,9 @@ def student(
     from distilwhisper.model.hub import resolve_model
     from distilwhisper.stages.student import describe_student, make_student
 
-    made = make_student(teacher, dest, settings)
+    checkpoint = make_student(teacher, dest, settings)
     teacher_config = read_config(resolve_model(teacher))
-    print(f"{dest}: {describe_student(made.model.config, teacher_config)}")
+    print(f"{dest}: {describe_student(checkpoint.model.config, teacher_config)}")
     return OK
 
 
@@ -522,8 +522,8 @@ def transcribe(
 
     if not files:
         raise ValueError("name at least one file to transcribe, or - for standard input")
-    named = tuple(kind for kind in dict.fromkeys(format) if kind != "all")
-    formats = FORMATS if "all" in format else named or FORMATS[:1]
+    kinds = tuple(kind for kind in dict.fromkeys(format) if kind != "all")
+    formats = FORMATS if "all" in format else kinds or FORMATS[:1]
     if out is None and len(formats) > 1:
         raise ValueError("several formats need a folder to be written to: name it with --out")
     if threads is not None:
@@ -764,8 +764,8 @@ A command lists its options with --help; --version prints the version."""
 def _name_each(failed: Mapping[str, str | None]) -> int:
     """Name every input that failed, and return the exit status."""
     for name, problem in failed.items():
-        named = problem if problem and problem.startswith(f"{name}: ") else f"{name}: {problem}"
-        say(f"distilwhisper: failed: {named}")
+        line = problem if problem and problem.startswith(f"{name}: ") else f"{name}: {problem}"
+        say(f"distilwhisper: failed: {line}")
     return SOME_FAILED if failed else OK
 
 

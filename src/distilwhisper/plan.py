@@ -130,8 +130,8 @@ class Plan:
 
 def _sum(numbers: Iterable[float | None]) -> float | None:
     """Return a sum; None where a part of it is not known."""
-    known = list(numbers)
-    return None if None in known else sum(n for n in known if n is not None)
+    values = list(numbers)
+    return None if None in values else sum(n for n in values if n is not None)
 
 
 def plan_recipe(recipe: Recipe, settings: PlanSettings) -> Plan:
@@ -165,7 +165,7 @@ def plan_recipe(recipe: Recipe, settings: PlanSettings) -> Plan:
         estimate.evaluate(teacher, parts["test"]),
     )
     hours, price = _sum(stage.device_hours for stage in stages), settings.price_per_hour
-    counted = "; ".join(
+    amounts = "; ".join(
         f"{name}: {part.audio_s / 3600:,.1f} h in {part.n_utterances:,} utterances"
         for name, part in parts.items()
     )
@@ -176,7 +176,7 @@ def plan_recipe(recipe: Recipe, settings: PlanSettings) -> Plan:
         assumptions=(
             f"{recipe.name}: {recipe.teacher} ({n_parameters(teacher) / 1e6:,.0f} M parameters) to "
             f"{student.decoder_layers} decoder layers ({n_parameters(student) / 1e6:,.0f} M)",
-            counted,
+            amounts,
             f"assumed: {TOKENS_PER_S:.2f} tokens a second of speech, no window decoded twice, "
             "nothing dropped by the filter",
             "hours: unknown without a measured rate (--rates)"
@@ -244,11 +244,11 @@ def _amounts(recipe: Recipe, settings: PlanSettings) -> dict[str, Amount]:
     if settings.hours is not None:
         n = max(1, round(settings.hours * 3600 / settings.utterance_s))
         one = _amount([settings.utterance_s], recipe)
-        counted = {"train": Amount(n, n * one.n_windows, n * one.audio_s)}
+        amounts = {"train": Amount(n, n * one.n_windows, n * one.audio_s)}
         for part, paths in held_out.items():
-            known = [Path(path) for path in paths if Path(path).exists()]
-            counted[part] = _counted(known, recipe)
-        return counted
+            existing = [Path(path) for path in paths if Path(path).exists()]
+            amounts[part] = _counted(existing, recipe)
+        return amounts
     if data.train_sets:
         parts = {"train": data.train_sets, **held_out}
         return {part: _counted(list(map(Path, paths)), recipe) for part, paths in parts.items()}
@@ -276,12 +276,12 @@ def _counted(paths: Iterable[Path], recipe: Recipe) -> Amount:
 def _lengths(path: Path) -> list[float]:
     """Return all utterances' lengths; one that is not stated counts as the mean of the others."""
     utterances: tuple[Utterance, ...] = read_manifest(path).utterances
-    known = [u.duration_s for u in utterances if u.duration_s is not None]
-    if not known:
+    durations = [u.duration_s for u in utterances if u.duration_s is not None]
+    if not durations:
         raise ValueError(
             f"{path} must state duration_s to be counted, found it in no utterance: give --hours"
         )
-    mean = sum(known) / len(known)
+    mean = sum(durations) / len(durations)
     return [mean if u.duration_s is None else u.duration_s for u in utterances]
 
 
@@ -309,11 +309,11 @@ def read_rates(path: Path, recipe: Recipe) -> Rates:
     """
     if not path.is_dir():
         return build_settings(Rates, read_json_object(path), where=path)
-    made = read_recipe(path / "recipe.toml", Recipe)
-    if (made.teacher, made.student) != (recipe.teacher, recipe.student):
+    other = read_recipe(path / "recipe.toml", Recipe)
+    if (other.teacher, other.student) != (recipe.teacher, recipe.student):
         raise SettingsError(
             f"{path} must be a run of {recipe.teacher} with {recipe.student}, found "
-            f"{made.teacher} with {made.student}: its rates are of other models"
+            f"{other.teacher} with {other.student}: its rates are of other models"
         )
     rows = read_jsonl(path / "train/metrics.jsonl")
     speeds = [row["windows_per_s"] for row in rows if "windows_per_s" in row]
@@ -357,8 +357,8 @@ class _Estimate:
         """Both models transcribe the test set, and a part of it again as one long recording."""
         share = min(1.0, self.recipe.long_form.utterances / max(1, part.n_utterances))
         joined_s = share * part.audio_s
-        joined = _amount([joined_s] if joined_s else [], self.recipe)
-        n_windows = part.n_windows + joined.n_windows
+        long_form = _amount([joined_s] if joined_s else [], self.recipe)
+        n_windows = part.n_windows + long_form.n_windows
         rates = self.rates.teacher_windows_per_s, self.rates.student_windows_per_s
         return _stage(
             "evaluate",
@@ -390,9 +390,9 @@ class _Estimate:
         )
 
     def _decoding_bytes(self, model: WhisperConfig, batch: int) -> float:
-        held = cache_values(model, model.max_frames + model.max_tokens)
-        passing = model.max_frames * (4 * model.width + 2 * model.encoder_ffn)
-        return self._weight_bytes * (n_parameters(model) + batch * (held + passing))
+        cache = cache_values(model, model.max_frames + model.max_tokens)
+        activations = model.max_frames * (4 * model.width + 2 * model.encoder_ffn)
+        return self._weight_bytes * (n_parameters(model) + batch * (cache + activations))
 
     def _training_bytes(
         self, teacher: WhisperConfig, student: WhisperConfig, trained: int, tokens: float

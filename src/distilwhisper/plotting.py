@@ -215,23 +215,23 @@ def name_below(figure: Figure, note: str = "") -> None:
         figure: one that is drawn.
         note: what to see in it, above the names.
     """
-    shown = {
+    handles = {
         textwrap.fill(name, 60): handle
         for axes in figure.axes
         for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)
     }
-    if not shown and not note:
+    if not handles and not note:
         return
     width = figure.get_figwidth()
-    longest = max((len(line) for name in shown for line in name.split("\n")), default=0)
+    longest = max((len(line) for name in handles for line in name.split("\n")), default=0)
     n_columns = max(1, int(width / (0.75 + _LETTER * longest)))
     note = "\n".join(textwrap.wrap(note, int(width / _LETTER)))
-    n_lines = -(-sum(name.count("\n") + 1 for name in shown) // n_columns)
+    n_lines = -(-sum(name.count("\n") + 1 for name in handles) // n_columns)
     n_lines += len(note.splitlines())
     figure.set_figheight(figure.get_figheight() + _ROW * n_lines)
     figure.legend(
-        shown.values(),
-        shown,
+        handles.values(),
+        handles,
         loc="outside lower left",
         ncols=n_columns,
         title=note or None,
@@ -315,8 +315,8 @@ def _finish(
     figure: Figure, all_axes: "Sequence[Axes]", values: Iterable[float | None], note: str = ""
 ) -> None:
     """Choose the range of the y axes, which begin at zero unless they are logarithmic."""
-    known = [value for value in values if value is not None and math.isfinite(value)]
-    low, high = min(known, default=0.0), max(known, default=0.0) or 1.0
+    numbers = [value for value in values if value is not None and math.isfinite(value)]
+    low, high = min(numbers, default=0.0), max(numbers, default=0.0) or 1.0
     for axes in all_axes:
         if 0 < WIDE_RANGE * low < high:
             _log_axis(axes, "y", (low, high))

@@ -128,8 +128,8 @@ def mean_difference(
     if rates is None:
         return None
     differences = rates[:, 0] - rates[:, 1]
-    drawn = differences[1:]
-    tails = [(1 + np.count_nonzero(side)) / (1 + len(drawn)) for side in (drawn <= 0, drawn >= 0)]
+    draws = differences[1:]
+    tails = [(1 + np.count_nonzero(side)) / (1 + len(draws)) for side in (draws <= 0, draws >= 0)]
     return _interval(differences, resampling.level), float(min(1.0, 2 * min(tails)))
 
 
@@ -157,8 +157,8 @@ def _mean_rates(sets: Sequence[Sequence[Counted]], resampling: Resampling) -> Nu
         if len(sums) < 2 or not sums[:, 1::2].sum(axis=0).all():
             return None
         rng = np.random.default_rng([resampling.seed, number])
-        drawn = np.vstack([sums.sum(axis=0), _draw(sums, resampling.n, rng)])
-        errors, words = drawn[:, ::2], drawn[:, 1::2]
+        totals = np.vstack([sums.sum(axis=0), _draw(sums, resampling.n, rng)])
+        errors, words = totals[:, ::2], totals[:, 1::2]
         rates.append(np.divide(errors, words, where=words > 0, out=np.full(words.shape, np.nan)))
     if not rates:
         return None
@@ -190,7 +190,7 @@ def _draw(sums: Numbers, n_draws: int, rng: np.random.Generator) -> Numbers:
     at_once = max(1, _BLOCK // len(sums))
     for start in range(0, n_draws, at_once):
         block = totals[start : start + at_once]
-        drawn = rng.integers(len(sums), size=(len(block), len(sums)))
+        rows = rng.integers(len(sums), size=(len(block), len(sums)))
         for column, values in enumerate(sums.T):
-            block[:, column] = np.ascontiguousarray(values)[drawn].sum(axis=1)
+            block[:, column] = np.ascontiguousarray(values)[rows].sum(axis=1)
     return totals

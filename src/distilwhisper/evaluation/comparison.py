@@ -280,8 +280,8 @@ class _Grid:
     def over_sets(self, model: str, noise: str | None, set_: str | None = None) -> list[Counted]:
         """Return what was counted in each set, or in one; sets without references have no rate."""
         sets = self.sets if set_ is None else (set_,)
-        counted = [self._at[model, each, noise].counted for each in sets]
-        return [each for each in counted if sum(each.words)]
+        counts = [self._at[model, each, noise].counted for each in sets]
+        return [each for each in counts if sum(each.words)]
 
 
 def _check_same(one: Evaluation, other: Evaluation) -> None:
@@ -302,8 +302,8 @@ def _check_same(one: Evaluation, other: Evaluation) -> None:
 
 
 def _cell(evaluation: Evaluation, folder: Path, resampling: Resampling) -> Cell:
-    summary, counted = evaluation.summary, evaluation.counted
-    low, high = _ends(mean_interval([counted], resampling))
+    summary, counts = evaluation.summary, evaluation.counted
+    low, high = _ends(mean_interval([counts], resampling))
     of_summary = (
         "n_utterances", "failed", "audio_s", "compute_s", "rtfx", "n_parameters", "unit", "errors",
         "wer", "cer", "ser", "der", "ier", "repeated_5_grams", "acceptance",
@@ -313,7 +313,7 @@ def _cell(evaluation: Evaluation, folder: Path, resampling: Resampling) -> Cell:
         set=evaluation.set,
         noise=evaluation.noise,
         folder=os.path.relpath(evaluation.folder, folder),
-        n_groups=len(set(counted.groups)),
+        n_groups=len(set(counts.groups)),
         drawn_over=drawn_over([row["group"] for row in evaluation.scores]),
         wer_low=low,
         wer_high=high,
@@ -342,7 +342,7 @@ def _ends(interval: Interval | None) -> tuple[float | None, float | None]:
 
 
 def _mean_rate(sets: Sequence[Counted]) -> float | None:
-    rates = [sum(counted.errors) / sum(counted.words) for counted in sets]
+    rates = [sum(counts.errors) / sum(counts.words) for counts in sets]
     return sum(rates) / len(rates) if rates else None
 
 

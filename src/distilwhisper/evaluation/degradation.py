@@ -100,13 +100,13 @@ class Degradation:
         Raises:
             ValueError: it is not written so, or the kind has no such level or path.
         """
-        found = re.fullmatch(r"([^:@]*)(?::([^@]*))?(?:@(.+))?", text)
-        if not found or found[1] not in get_args(Kind):
+        match = re.fullmatch(r"([^:@]*)(?::([^@]*))?(?:@(.+))?", text)
+        if not match or match[1] not in get_args(Kind):
             raise ValueError(
                 f'noise must be one kind, written KIND[:LEVEL][@PATH]; found "{text}", there are '
                 f"{_ALL_KINDS}"
             )
-        kind, level, source = found.groups()
+        kind, level, source = match.groups()
         return cls(cast(Kind, kind), _number(level), None if source is None else Path(source))
 
     def __str__(self) -> str:
@@ -186,9 +186,9 @@ class Degrader:
     def _audible(self, draw: Callable[[], Samples]) -> Samples:
         """Draw until the sound is not silent: recordings have pauses, and voices too."""
         for _ in range(_MAX_DRAWS):
-            drawn = draw()
-            if drawn.any():
-                return drawn
+            sound = draw()
+            if sound.any():
+                return sound
         raise ValueError(
             f"{self._degradation} must not be silent, found silence in {_MAX_DRAWS} "
             "draws: leave silent and unreadable recordings out"

@@ -80,8 +80,8 @@ class OtherVoices:
         voices = []
         for place, name in enumerate(others):
             n_voices = len(range(place, N_VOICES, len(others)))
-            drawn = _drawn(groups[name], n_voices * UTTERANCES_PER_VOICE, generator)
-            voices += [self._voice(drawn[v::n_voices], n_samples) for v in range(n_voices)]
+            utterances = _drawn(groups[name], n_voices * UTTERANCES_PER_VOICE, generator)
+            voices += [self._voice(utterances[v::n_voices], n_samples) for v in range(n_voices)]
         return [voice for voice in voices if voice.any()]
 
     def _others(self, utterance: Utterance, audio: str) -> tuple[_Groups, set[str]]:

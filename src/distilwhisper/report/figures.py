@@ -50,9 +50,9 @@ def noise_plots(comparison: Comparison) -> list[Picture]:
     """Draw error rates against the level of each noise that comes in several."""
     by_kind: dict[tuple[Kind, Path | None], dict[float, str]] = {}
     for noise in filter(None, comparison.noises):
-        done = Degradation.parse(noise)
-        if isinstance(done.level, float):
-            by_kind.setdefault((done.kind, done.source), {})[done.level] = noise
+        spec = Degradation.parse(noise)
+        if isinstance(spec.level, float):
+            by_kind.setdefault((spec.kind, spec.source), {})[spec.level] = noise
     return [
         _noise_plot(comparison, kind, source, levels)
         for (kind, source), levels in by_kind.items()
@@ -67,15 +67,15 @@ def _noise_plot(
     places = sorted(levels, reverse=what == _SNR)
     lines = []
     for model in comparison.models:
-        found = [comparison.average(model, levels[place]) for place in places]
+        averages = [comparison.average(model, levels[place]) for place in places]
         clean = comparison.average(model, None).wer if None in comparison.noises else None
         lines.append(
             Line(
                 model,
                 places,
-                [in_percent(average.wer) for average in found],
-                lows=[in_percent(average.low) for average in found],
-                highs=[in_percent(average.high) for average in found],
+                [in_percent(average.wer) for average in averages],
+                lows=[in_percent(average.low) for average in averages],
+                highs=[in_percent(average.high) for average in averages],
                 level=in_percent(clean),
             )
         )
@@ -91,20 +91,21 @@ def _values(line: Line) -> str:
 
 def filter_plots(run: RunFacts) -> list[Picture]:
     """Return the figures that the filter has left."""
-    drawn = {run.folder / "verdicts/figures" / name: text for name, text in _OF_THE_FILTER.items()}
-    return [Picture(path.read_bytes(), text) for path, text in drawn.items() if path.exists()]
+    folder = run.folder / "verdicts/figures"
+    paths = {folder / name: description for name, description in _OF_THE_FILTER.items()}
+    return [Picture(path.read_bytes(), text) for path, text in paths.items() if path.exists()]
 
 
 def training_plots(run: RunFacts) -> list[Picture]:
     """Draw losses, error rates of checkpoints and the learning rate by step."""
-    last, judged = run.losses[-1], run.validations
+    last, checkpoints = run.losses[-1], run.validations
     losses = [_curve(name, run.losses, key) for key, name in _LOSSES.items() if key in last]
     plots = [_by_step(losses, title="Training loss", y="nats per token")]
-    if judged:
-        lines = [_wer_curve("mean", judged)]
-        sets = list(judged[-1].get("wer_by_set", {}))
+    if checkpoints:
+        lines = [_wer_curve("mean", checkpoints)]
+        sets = list(checkpoints[-1].get("wer_by_set", {}))
         for name in sets if len(sets) > 1 else ():
-            rows = [{**row, "validation_wer": row["wer_by_set"][name]} for row in judged]
+            rows = [{**row, "validation_wer": row["wer_by_set"][name]} for row in checkpoints]
             lines.append(_wer_curve(name, rows))
         plots.append(_by_step(lines, title="Validation WER", y="WER, at most 100 %"))
     if "lr" in last:
@@ -117,10 +118,10 @@ def curves(runs: Mapping[str, RunFacts]) -> list[Picture]:
     """Draw losses and error rates of several runs."""
     lines = [_curve(name, run.losses, "loss") for name, run in runs.items()]
     plots = [_by_step(lines, title="Training loss", y="nats per token")]
-    judged = [_wer_curve(name, run.validations) for name, run in runs.items() if run.validations]
-    if judged:
+    rates = [_wer_curve(name, run.validations) for name, run in runs.items() if run.validations]
+    if rates:
         y = "WER, at most 100 %"
-        plots.append(_by_step(judged, title="Validation WER", y=y, names=runs))
+        plots.append(_by_step(rates, title="Validation WER", y=y, names=runs))
     return plots
 
 

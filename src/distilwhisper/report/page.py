@@ -97,7 +97,7 @@ def write_card(model: Path, facts: RunFacts) -> Path:
 
 def templates() -> Environment:
     """Return the templates beside this file, with their filters."""
-    made = Environment(
+    environment = Environment(
         loader=PackageLoader("distilwhisper.report"),
         autoescape=select_autoescape(["html"]),
         trim_blocks=True,
@@ -105,7 +105,7 @@ def templates() -> Environment:
         keep_trailing_newline=True,
         undefined=StrictUndefined,
     )
-    made.filters |= {
+    environment.filters |= {
         "aligned": _aligned,
         "base64": lambda data: b64encode(data).decode(),
         "bounds": bounds,
@@ -134,17 +134,17 @@ def templates() -> Environment:
         "with_unit": lambda head: head.replace("/ ", "/\u00a0").replace(" %", "\u00a0%"),
         "worst": _worst,
     }
-    made.tests["hub_id"] = lambda name: bool(
+    environment.tests["hub_id"] = lambda name: bool(
         name and _HUB_ID.fullmatch(name) and not Path(name).exists()
     )
-    made.globals |= {
+    environment.globals |= {
         "FEW_RECORDINGS": FEW_RECORDINGS,
         "OVER": OVER,
         "SETS": SETS,
         "SIGNIFICANT": SIGNIFICANT,
         "SPEED_NOTE": SPEED_NOTE,
     }
-    return made
+    return environment
 
 
 def _by_name(runs: Sequence[RunFacts]) -> Mapping[str, RunFacts]:
@@ -192,8 +192,8 @@ def _aligned(reference: str, hypothesis: str, in_characters: bool) -> list[Align
 
 def _wer(counts: Mapping[str, Any]) -> float | None:
     names = ("substitutions", "deletions", "insertions", "words")
-    found = ErrorCounts(**{name: counts[name] for name in names})
-    return found.wer if found.words else None
+    errors = ErrorCounts(**{name: counts[name] for name in names})
+    return errors.wer if errors.words else None
 
 
 def _counted(of: Mapping[str | None, int]) -> str:

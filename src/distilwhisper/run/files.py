@@ -27,8 +27,8 @@ def read_json(path: Path, *, remedy: str) -> dict[str, Any]:
     except ValueError as error:
         raise BadRunFolder(f"{path} must be JSON, found: {error}; {remedy}") from error
     if not isinstance(record, dict):
-        found = json.dumps(record, ensure_ascii=False)[:60]
-        raise BadRunFolder(f"{path} must be a JSON object, found {found}; {remedy}")
+        content = json.dumps(record, ensure_ascii=False)[:60]
+        raise BadRunFolder(f"{path} must be a JSON object, found {content}; {remedy}")
     return record
 
 

@@ -387,8 +387,9 @@ class _Sound:
         rate, codec = self._stream.rate, self._stream.codec_context.name
         second = start // SAMPLE_RATE_HZ - 1
         uncompressed = codec == "flac" or codec.startswith("pcm_")
-        counted = self._stream.time_base == Fraction(1, rate) and not self._stream.start_time
-        if second < 1 or not (uncompressed and counted and self._container.format.name in SEEKING):
+        counts_samples = self._stream.time_base == Fraction(1, rate) and not self._stream.start_time
+        kind = self._container.format.name
+        if second < 1 or not (uncompressed and counts_samples and kind in SEEKING):
             return 0
         frames = self._decoded(at=second * rate)
         first = _frame_from(frames, second * rate)
@@ -643,17 +644,17 @@ class _Sound:
         resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE_HZ)
         begin_s = self._end_s
         for frame in _second_by_second(frames):
-            chosen = self._chosen(frame, begin_s)
+            channels = self._chosen(frame, begin_s)
             begin_s += frame.samples / frame.sample_rate
             try:
-                resampled = resampler.resample(chosen)
+                pieces = resampler.resample(channels)
             except av.FFmpegError as error:
                 raise CorruptAudio(
                     f"{self._name}: cannot be made mono: found {frame.layout.name}, "
                     f"{frame.format.name}, {frame.sample_rate} Hz; choose a channel, or "
                     "write some to a file of their own"
                 ) from error
-            yield from (piece.to_ndarray()[0] for piece in resampled)
+            yield from (piece.to_ndarray()[0] for piece in pieces)
         yield from (piece.to_ndarray()[0] for piece in resampler.resample(None))
 
     def _chosen(self, frame: av.AudioFrame, begin_s: float) -> av.AudioFrame:
@@ -663,18 +664,18 @@ class _Sound:
             frame: all channels.
             begin_s: when it begins, for notes.
         """
-        n_channels, wanted = frame.layout.nb_channels, self._choice.channel
-        if wanted is not None and wanted >= n_channels:
+        n_channels, channel = frame.layout.nb_channels, self._choice.channel
+        if channel is not None and channel >= n_channels:
             raise CorruptAudio(
-                f"{self._name}: has no channel {wanted}, found {n_channels}, counted from 0"
+                f"{self._name}: has no channel {channel}, found {n_channels}, counted from 0"
             )
         if frame.format.name.startswith(("flt", "dbl")):
             frame = self._finite(frame, begin_s)
         if n_channels == 1:
             return frame
         rows = _rows(frame)
-        if wanted is not None:
-            return _with_rows(frame, rows[wanted : wanted + 1])
+        if channel is not None:
+            return _with_rows(frame, rows[channel : channel + 1])
         loudest = loudest_if_cancelled(rows)
         if loudest is None:
             return frame
@@ -722,11 +723,11 @@ def _with_rows(frame: av.AudioFrame, rows: npt.NDArray[np.generic]) -> av.AudioF
     """Return a frame with other channels: one, or as many as it has."""
     layout = frame.layout.name if len(rows) == frame.layout.nb_channels else "mono"
     values = rows if frame.format.is_planar else rows.T.reshape(1, -1)
-    made = av.AudioFrame.from_ndarray(
+    result = av.AudioFrame.from_ndarray(
         np.ascontiguousarray(values), format=frame.format.name, layout=layout
     )
-    made.sample_rate = frame.sample_rate
-    return made
+    result.sample_rate = frame.sample_rate
+    return result
 
 
 def loudest_if_cancelled(rows: npt.NDArray[np.generic]) -> int | None:

@@ -180,8 +180,8 @@ def _wav_s(file: OpenFile) -> float | None:
             byte_rate = rate * channels * ((bits + 7) // 8)
         if kind == b"data":
             # Writers to a pipe leave the size zero or near one of two limits.
-            known = 0 < size < 0x7FFF_0000 and byte_rate > 0
-            return size / byte_rate if known else None
+            is_known = 0 < size < 0x7FFF_0000 and byte_rate > 0
+            return size / byte_rate if is_known else None
         position += 8 + size + size % 2
 
 
@@ -207,8 +207,8 @@ def missing_page_bytes(file: OpenFile) -> int:
     file.seek(position)
     page = tail[max(tail.rfind(b"OggS"), 0) :]
     n_parts = page[26] if len(page) > 26 else 255
-    wanted = 27 + n_parts + sum(page[27 : 27 + n_parts])
-    return max(wanted - len(page), 0) if page.startswith(b"OggS") else 0
+    page_bytes = 27 + n_parts + sum(page[27 : 27 + n_parts])
+    return max(page_bytes - len(page), 0) if page.startswith(b"OggS") else 0
 
 
 def _has_frame_count(file: OpenFile) -> bool:

@@ -174,14 +174,14 @@ def _tar_index(
 ) -> _TarIndex:
     """Return where the members of a tar lie, scanning it once as long as its key is the same."""
     with _tar_lock:
-        known = _tar_indexes.pop(shard, None)
-        if known is None or known[0] != key:
+        entry = _tar_indexes.pop(shard, None)
+        if entry is None or entry[0] != key:
             with open_() as file:
-                known = key, _scan_tar(file, shard)
-        _tar_indexes[shard] = known
+                entry = key, _scan_tar(file, shard)
+        _tar_indexes[shard] = entry
         if len(_tar_indexes) > _MAX_TAR_INDEXES:
             del _tar_indexes[next(iter(_tar_indexes))]
-        return known[1]
+        return entry[1]
 
 
 def _scan_tar(file: OpenFile, shard: str) -> _TarIndex:

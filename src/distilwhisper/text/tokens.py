@@ -216,9 +216,9 @@ class Tokenizer:
         """
         code = language_code(name_or_code)
         if code not in (self.languages if self.is_multilingual else ("en",)):
-            held = f"{len(self.languages)} languages" if self.is_multilingual else "English only"
+            scope = f"{len(self.languages)} languages" if self.is_multilingual else "English only"
             raise ValueError(
-                f"this vocabulary must hold the language asked for, found {held} and no "
+                f"this vocabulary must hold the language asked for, found {scope} and no "
                 f'"{code}" ({LANGUAGES[code]}); use a model that knows it'
             )
         return code
@@ -268,10 +268,10 @@ class Tokenizer:
 
         Source: openai/whisper, whisper/decoding.py, ``_get_initial_tokens``.
         """
-        kept = list(hotwords[:MAX_PREVIOUS_TOKENS])
-        room = MAX_PREVIOUS_TOKENS - len(kept)
-        kept += before[max(len(before) - room, 0) :]
-        return [self.sot_prev, *kept] if kept else []
+        ids = list(hotwords[:MAX_PREVIOUS_TOKENS])
+        room = MAX_PREVIOUS_TOKENS - len(ids)
+        ids += before[max(len(before) - room, 0) :]
+        return [self.sot_prev, *ids] if ids else []
 
 
 def _read_core(text: str, path: Path) -> tokenizers.Tokenizer:

@@ -108,16 +108,16 @@ class Transcript:
             language_probability: as the attribute.
             begin_s: nothing begins before it.
         """
-        spoken = [segment for segment in segments if segment.text.strip()]
+        pieces = [segment for segment in segments if segment.text.strip()]
         begin_ms = round(begin_s * 1000)
         end_ms = max(math.floor(duration_s * 1000 + 1e-6), begin_ms + 1)
-        if sum(len(segment.words or " ") for segment in spoken) > end_ms - begin_ms:
-            spoken = [_in_one(spoken)]  # a millisecond each is more than there is
-        spans = [(one.start, one.end) for segment in spoken for one in segment.words or [segment]]
-        settled = iter(_settle(spans, begin_ms, end_ms))
+        if sum(len(segment.words or " ") for segment in pieces) > end_ms - begin_ms:
+            pieces = [_in_one(pieces)]  # a millisecond each is more than there is
+        spans = [(one.start, one.end) for segment in pieces for one in segment.words or [segment]]
+        times_s = iter(_settle(spans, begin_ms, end_ms))
         timed: list[Segment] = []
-        for number, segment in enumerate(spoken):
-            times = [next(settled) for _ in segment.words or [segment]]
+        for number, segment in enumerate(pieces):
+            times = [next(times_s) for _ in segment.words or [segment]]
             words = segment.words and tuple(
                 replace(word, start=start_s, end=end_s)
                 for word, (start_s, end_s) in zip(segment.words, times, strict=True)
@@ -174,15 +174,15 @@ def _settle(
     starts = list(accumulate((start_s for start_s, _ in spans), max))
     ends = list(accumulate((end_s for _, end_s in reversed(spans)), min))[::-1]
     # Less the shortest length of all spans in front, times need only not go back.
-    wanted = [
+    goals = [
         round(1000 * time_s) - shortest * number
         for index, span in enumerate(zip(starts, ends, strict=True))
         for number, time_s in enumerate(span, start=index)
     ]
     room = end_ms - shortest * len(spans)
-    kept = [min(max(round(time), begin_ms), room) for time in _nearest_rising(wanted)]
+    times = [min(max(round(time), begin_ms), room) for time in _nearest_rising(goals)]
     for index in range(len(spans)):
-        start, end = kept[2 * index : 2 * index + 2]
+        start, end = times[2 * index : 2 * index + 2]
         yield (start + shortest * index) / 1000, (end + shortest * (index + 1)) / 1000
 
 
@@ -244,8 +244,8 @@ def outside(holes_s: Sequence[tuple[float, float]], transcript: Transcript) -> T
     if not segments:
         return transcript
     end_s = transcript.segments[-1].end
-    settled = Transcript.of(segments, transcript.language, duration_s=end_s)
-    return replace(transcript, segments=settled.segments)
+    result = Transcript.of(segments, transcript.language, duration_s=end_s)
+    return replace(transcript, segments=result.segments)
 
 
 def _outside(holes_s: Sequence[tuple[float, float]], piece: _Timed, spoken_s: float) -> _Timed:
