@@ -19,8 +19,7 @@ from distilwhisper.speech.audio import (
     Choice,
     Note,
     Samples,
-    count_channels,
-    probe_duration_s,
+    open_track,
     stream_samples,
 )
 from distilwhisper.speech.levels import speech_like_s
@@ -218,9 +217,10 @@ class _Opened:
         names: list[str | None] = [None]
         self.duration_s = 0.0
         try:
-            if channel == "each":
-                names = _channel_names(count_channels(self._open(), Choice(listening.track)))
-            self.duration_s = len(names) * probe_duration_s(self._open())
+            with open_track(self._open(), Choice(listening.track)) as track:
+                if channel == "each":
+                    names = _channel_names(track.n_channels)
+                self.duration_s = len(names) * track.duration_s()
         except (CorruptAudio, OSError):
             pass  # reading it will say what is wrong
         numbers = (

@@ -10,6 +10,7 @@ import math
 import os
 import wave
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain, groupby
@@ -178,39 +179,27 @@ def in_blocks(pieces: Iterable[Row], size: int) -> Iterator[Row]:
         yield np.concatenate(held)
 
 
-def probe_duration_s(source: Source) -> float:
-    """Return the length of a recording in seconds, decoding it only where it must.
+@contextmanager
+def open_track(source: Source, choice: Choice = DEFAULT) -> Iterator["AudioTrack"]:
+    """Open a track for its number of channels and its length; damage is refused.
 
-    What the container states is within 0.1 s of the samples of a whole file. Formats that state
-    nothing, or only an estimate (an mp3 without a Xing header, raw AAC), are decoded to the end.
+    Raises:
+        FileNotFoundError, CorruptAudio: as ``load_samples``.
+    """
+    with opened(source) as (file, name), AudioTrack(file, name, choice) as track:
+        yield track
+
+
+def probe_audio(source: Source) -> AudioFacts:
+    """Return the properties of a recording; its length as by ``AudioTrack.duration_s``.
 
     Raises:
         FileNotFoundError, CorruptAudio: as ``load_samples``; but without decoding a file cut
             short is rarely noticed.
     """
-    with opened(source) as (file, name), _Sound(file, name) as sound:
-        return sound.duration_s()
-
-
-def count_channels(source: Source, choice: Choice = DEFAULT) -> int:
-    """Return how many channels a track has.
-
-    Raises:
-        FileNotFoundError, CorruptAudio: as ``stream_samples``.
-    """
-    with opened(source) as (file, name), _Sound(file, name, choice) as sound:
-        return sound.n_channels
-
-
-def probe_audio(source: Source) -> AudioFacts:
-    """Return what a recording is; its length as by ``probe_duration_s``.
-
-    Raises:
-        FileNotFoundError, CorruptAudio: as ``probe_duration_s``.
-    """
     with opened(source) as (file, name):
         digest = digest_of(file)
-        with _Sound(file, name) as sound:
+        with AudioTrack(file, name) as sound:
             return AudioFacts(sound.duration_s(), sound.rate_hz, digest, sound.n_channels)
 
 
@@ -268,7 +257,7 @@ def _pcm(
     Raises:
         CorruptAudio: without ``on_note``, the sound is not whole up to ``stop``; or ends before it.
     """
-    with opened(source) as (file, name), _Sound(file, name, choice, on_note) as sound:
+    with opened(source) as (file, name), AudioTrack(file, name, choice, on_note) as sound:
         position = sound.enter(start)
         for piece in sound.pieces():
             begin = max(start - position, 0)
@@ -301,7 +290,7 @@ class _Decoded(NamedTuple):
     skipped_bytes: int  # between the last packet and its own
 
 
-class _Sound:
+class AudioTrack:
     """An audio track of an open file, to be decoded once from front to back.
 
     Every frame is put at its time on the file's clock. The clock begins where the container's
@@ -358,7 +347,7 @@ class _Sound:
             self._container.close()
             raise
 
-    def __enter__(self) -> "_Sound":
+    def __enter__(self) -> "AudioTrack":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -425,6 +414,9 @@ class _Sound:
 
     def duration_s(self) -> float:
         """Return the length as stated; where nothing is, decode all of it and count.
+
+        What the container states is within 0.1 s of the samples of a whole file. Formats that state
+        nothing, or only an estimate (an mp3 without a Xing header, raw AAC), are decoded.
 
         Raises:
             CorruptAudio: as ``pieces`` and ``finish``.
@@ -519,7 +511,7 @@ class _Sound:
 
     def _has_sound(self, number: int) -> bool:
         choice = Choice(track=number)
-        with _Sound(self._file, self._name, choice, on_note=lambda _: None) as other:
+        with AudioTrack(self._file, self._name, choice, on_note=lambda _: None) as other:
             try:
                 return any(_peak(piece) > SILENT_PEAK for piece in other.pieces())
             except CorruptAudio:

@@ -14,7 +14,7 @@ from distilwhisper.speech.sources import CorruptAudio, OpenFile
 # By how much the length of a sound may differ from that stated by its container, or a manifest, and
 # times of its frames from their number. Whole files were found within 0.03 s (codec delay,
 # padding to a packet, times rounded to 1 ms), and an mp3 header may count one frame too many, at
-# most 0.072 s. One number serves all, so that a duration taken from probe_duration_s never asks for
+# most 0.072 s. One number serves all, so that a duration taken from probe_audio never asks for
 # more than load_samples grants.
 LENGTH_TOLERANCE_S = 0.1
 
