@@ -12,7 +12,7 @@ from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.evaluation.bootstrap import Resampling
 from distilwhisper.evaluation.comparison import Evaluation
-from distilwhisper.run.files import write_atomic
+from distilwhisper.files import write_atomic
 from distilwhisper.run.stages import fingerprint
 from experiments import tables
 from experiments.cells import Arm, EvalSet, digest, evaluate_cells, model_folder

@@ -1,22 +1,12 @@
 """Figures of experiments: the same bytes from the same numbers."""
 
-import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from distilwhisper.plotting import (
-    SMALL,
-    Line,
-    Point,
-    axes_of,
-    draw_points,
-    looks,
-    name_below,
-    top_of,
-)
+from distilwhisper.plotting import SMALL, Line, Point, axes_of, draw_points, looks, name_below
 from experiments.results import Result
 
 
@@ -66,27 +56,19 @@ def draw_bars(bars: Mapping[str, Mapping[str, float]], *, x: str, title: str) ->
         title: of the figure.
     """
     look = looks(name for group in bars.values() for name in group)
-    lengths = [(length, None) for group in bars.values() for length in group.values()]
-    top = top_of(lengths, most=math.inf)
+    longest = max(length for group in bars.values() for length in group.values()) or 1.0
     figure, (axes,) = axes_of([title], x=x, y="")
     figure.set_size_inches(6, 1 + 0.2 * len(bars) * (len(look) + 0.8))
     thickness = 0.8 / len(look)
     for number, (name, its) in enumerate(look.items()):
         places = [row + (number - (len(look) - 1) / 2) * thickness for row in range(len(bars))]
-        ours = [group[name] for group in bars.values()]
-        shown = [min(length, top) for length in ours]
+        lengths = [group[name] for group in bars.values()]
         label = name if len(look) > 1 else ""
-        axes.barh(places, shown, height=0.9 * thickness, color=its.colour, label=label)
-        for place, end, length in zip(places, shown, ours, strict=True):
-            told = f"{length:.1f}" if length <= top else f"→ {length:.1f}"
-            axes.annotate(
-                told, (end, place), xytext=(3, 0), textcoords="offset points",
-                va="center", fontsize=SMALL,
-            )  # fmt: skip
+        shown = axes.barh(places, lengths, height=0.9 * thickness, color=its.colour, label=label)
+        axes.bar_label(shown, fmt="%.1f", padding=3, fontsize=SMALL)
     axes.set_yticks(range(len(bars)), [textwrap.fill(name, 26) for name in bars])
     axes.set_ylim(len(bars) - 0.5, -0.5)
-    axes.set_xlim(0, 1.15 * top)
+    axes.set_xlim(0, 1.15 * longest)
     axes.grid(visible=False, axis="y")
-    is_cut = any(length > top for length, _ in lengths)
-    name_below(figure, "→: too long to be shown; how long stands beside it." if is_cut else "")
+    name_below(figure)
     return figure

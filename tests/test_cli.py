@@ -23,7 +23,7 @@ FAST = ("--max-new-tokens", "8", "--device", "cpu", "--dtype", "float32")
 
 OPTIONS = {
     "run": "--out --from-stage --to-stage --engine --set --force",
-    "plan": "--gpu --hours --utterance-s --efficiency --rates --price-per-hour --set --json",
+    "plan": "--gpu --hours --utterance-s --rates --price-per-hour --set --json",
     "data": "--out --format --language --config --split --column --cut --json",
     "import": "--tokenizer",
     "label": "--teacher --out --engine --n-workers --shards --force --shard-size --language "

@@ -6,16 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from distilwhisper.plotting import (
-    MOST,
-    Line,
-    Point,
-    draw_lines,
-    draw_points,
-    file_of,
-    looks,
-    top_of,
-)
+from distilwhisper.plotting import Line, Point, draw_lines, draw_points, file_of, looks
 
 XS = [0, 20, 50, 100, 150, 200, 224, 250]
 PHONE = 400  # pixels across
@@ -41,59 +32,33 @@ def marked(figure: Figure) -> list[str]:
     return [text.get_text() for axes in figure.axes for text in axes.texts]
 
 
-@pytest.mark.parametrize(
-    ("values", "top"),
-    [
-        ([5, 6, 7, 8], 8),
-        ([5, 6, 7, 200], 7),
-        ([5, 6, 7, 29], 7),
-        ([5, 6, 7, 28], 28),  # not more than FAR times as high
-        ([5, 6, 90, 90, 90], 90),  # they are more than half
-        ([0, 0, 0, 3], 3),
-        ([5, 90], 90),
-        ([80, 90, 150], 90),  # above MOST
-        ([150, 300], MOST),
-        ([None, math.nan, 2], 2),
-        ([0, 0], 1),
-        ([], 1),
-    ],
-)
-def test_an_axis_ends_below_what_would_flatten_the_rest(
-    values: Sequence[float | None], top: float
-) -> None:
-    assert top_of((value, None) for value in values) == top
+def test_all_values_lie_within_the_axes() -> None:
+    lines = [line("one", 5, lows=[4.0] * 8, highs=[9.0] * 8), line("two", 7)]
+    (axes,) = draw_lines({"a title": lines}, x="x", y="WER, %").axes
+    low, high = axes.get_ylim()
+    assert axes.get_yscale() == "linear"
+    assert low < 0
+    assert 9.5 < high < 11
+    points = [Point("one", 10, 5, 4, 6, [(9, 4), (11, 15)]), Point("two", 20, 7)]
+    (axes,) = draw_points({"": points}, x="RTFx", y="WER, %").axes
+    assert axes.get_ylim()[1] > 15
+    assert axes.get_xlim()[0] < 9
 
 
-def test_an_axis_shows_intervals_but_not_the_widest_nor_those_of_what_is_cut_off() -> None:
-    assert top_of([(10, 12), (9, None)]) == 12
-    assert top_of([(10, 12), (5, 90)]) == 20
-    assert top_of([(5, 6), (5, 7), (80, 95)]) == 7
-    assert top_of([(300, None), (2, None)], most=math.inf) == 300
-
-
-def test_what_is_cut_off_is_marked_with_its_number() -> None:
+def test_values_far_apart_have_a_logarithmic_axis() -> None:
     lines = [line("one", 5), line("two", 7), line("untrained", 190), line("worse", 300)]
     figure = draw_lines({"a title": lines}, x="x", y="WER, %")
     (axes,) = figure.axes
-    assert axes.get_ylim()[1] < 15
-    assert marked(figure) == ["↑190 to 192", "↑300 to 302"]
-    texts = drawn(figure)
-    assert any(text.get_text().startswith("↑: too high") for text in texts)
-    one, two = boxes(axes.texts)
-    assert not one.overlaps(two)
-    assert all(axes.get_window_extent().contains(*corner) for corner in (one.min, two.max))
-    assert marked(draw_lines({"": lines[:2]}, x="x", y="y")) == []
-
-
-def test_points_are_cut_off_as_lines_are() -> None:
-    points = [
-        Point("one", 10, 5, 4, 6, [(9, 4), (11, 150)]),
-        Point("two", 20, 7),
-        Point("untrained", 21, 160, parts=[(20, 150), (22, 170)]),
-    ]
-    figure = draw_points({"": points}, x="RTFx", y="WER, %")
-    assert marked(figure) == ["↑150", "↑160"]
-    assert figure.axes[0].get_ylim()[1] < 25
+    assert axes.get_yscale() == "log"
+    low, high = axes.get_ylim()
+    assert low < 5
+    assert high > 302
+    places = axes.get_yaxis_transform().transform([(0, y) for y in (5, 7, 190, 300)])[:, 1]
+    assert places[1] - places[0] > 0.05 * axes.get_window_extent().height
+    assert marked(figure) == []
+    # A value of zero has no logarithm.
+    zero = [line("one", 0), line("untrained", 190)]
+    assert draw_lines({"": zero}, x="x", y="y").axes[0].get_yscale() == "linear"
 
 
 def test_a_name_looks_the_same_whatever_else_is_drawn() -> None:
@@ -206,6 +171,6 @@ def test_the_same_numbers_give_the_same_file(kind: str) -> None:
     )
     assert one == other
     if kind == "svg":
-        for said in ("&lt;one&gt;", "a title", ">↑190 to 192<"):
+        for said in ("&lt;one&gt;", "a title"):
             assert said in one.decode()
         assert "<dc:date>" not in one.decode()

@@ -611,7 +611,7 @@ def test_no_torch_comes_with_the_rooms_that_need_none() -> None:
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
-from distilwhisper.run.files import StoreError
+from distilwhisper.files import StoreError
 from distilwhisper.run.record import write_run_record
 resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))
 try:

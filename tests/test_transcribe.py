@@ -27,7 +27,6 @@ from distilwhisper.transcribe import (
     language_doubt,
     output_paths,
     transcribe_files,
-    write_transcript,
 )
 
 CPU = Hardware(device="cpu", dtype="float32")
@@ -120,7 +119,7 @@ def test_a_file_is_done_before_the_next_begins(
     def write_and_take_the_next_away(done: TranscribedFile) -> None:
         Path(recordings[1]).unlink(missing_ok=True)
         if done.transcript:
-            write_transcript(done.transcript, out / f"{Path(done.source).stem}.txt")
+            done.transcript.save(out / f"{Path(done.source).stem}.txt")
 
     results = transcribe_files(transcriber, recordings, on_done=write_and_take_the_next_away)
     assert [result.error is None for result in results] == [True, False]
@@ -149,7 +148,7 @@ def test_every_format_is_written_whole(
 ) -> None:
     transcript = transcriber.transcribe(load_samples(recordings[0]))
     path = tmp_path / "new" / "folder" / f"one.{format_}"
-    write_transcript(transcript, path)
+    transcript.save(path)
     wanted = render(transcript, format_, SubtitleSettings())
     assert path.read_text(encoding="utf-8") == wanted
     assert [file.name for file in path.parent.iterdir()] == [path.name]

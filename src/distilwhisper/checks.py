@@ -1,4 +1,4 @@
-"""Rules that the values of settings must keep to; all that are broken are told at once."""
+"""Rules that the values of settings must keep to; all broken ones are named at once."""
 
 import math
 from collections.abc import Callable
@@ -25,7 +25,7 @@ def ruled(default: Any, rule: Rule) -> Any:
 
 
 def check_rules(settings: Any, *faults: str | bool) -> None:
-    """Refuse settings that break a rule of theirs.
+    """Refuse settings that break one of their rules.
 
     Args:
         settings: of a dataclass, whose fields may be ruled.

@@ -64,8 +64,8 @@ def run(
         out: folder of the run; runs/NAME when left out.
         from_stage: do this stage and all behind it again.
         to_stage: end with this stage.
-        engine: which processes label and evaluate, instead of what the recipe says.
-        set: section.key=value, instead of what the recipe says; may be repeated.
+        engine: which processes label and evaluate, in place of the recipe's.
+        set: section.key=value, in place of the recipe's; may be repeated.
         force: do stages again whose settings or inputs have changed.
     """
     from distilwhisper.pipeline import Recipe, run_recipe
@@ -94,12 +94,12 @@ def plan(
     set: Overrides = (),  # noqa: A002
     json: bool = False,
 ) -> int:
-    """Reckon the hours, memory, disk and price of a recipe before it runs.
+    """Estimate the windows, memory, disk and hours of a recipe before it runs.
 
     Args:
         recipe: a TOML file that describes one run completely.
-        settings: the device, and what is supposed.
-        set: section.key=value, instead of what the recipe says; may be repeated.
+        settings: the device, the amount of speech, and measured rates.
+        set: section.key=value, in place of the recipe's; may be repeated.
         json: print the plan for programs.
     """
     from distilwhisper.pipeline import Recipe
@@ -124,7 +124,7 @@ def train(
     Args:
         recipe: a TOML file; its stages before this one are done in the folder.
         out: folder of the run.
-        set: section.key=value, instead of what the recipe says; may be repeated.
+        set: section.key=value, in place of the recipe's; may be repeated.
         force: begin anew where settings or inputs have changed.
     """
     from distilwhisper.pipeline import Recipe, run_recipe
@@ -353,9 +353,9 @@ def student(
     from distilwhisper.model.hub import resolve_model
     from distilwhisper.stages.student import describe_student, make_student
 
-    made = make_student(teacher, dest, settings)
-    theirs = read_config(resolve_model(teacher))
-    print(f"{dest}: {describe_student(made.model.config, theirs)}")
+    checkpoint = make_student(teacher, dest, settings)
+    teacher_config = read_config(resolve_model(teacher))
+    print(f"{dest}: {describe_student(checkpoint.model.config, teacher_config)}")
     return OK
 
 
@@ -390,15 +390,15 @@ def heads(model: Positional[str], manifest: Positional[Path], dest: Positional[P
     from distilwhisper.model.hub import resolve_model
     from distilwhisper.stages.student import add_alignment_heads
 
-    found = add_alignment_heads(load_checkpoint(resolve_model(model)), read_manifest(manifest))
-    save_checkpoint(found, dest)
-    print(f"{dest}: {found.generation_config['alignment_heads']}")
+    measured = add_alignment_heads(load_checkpoint(resolve_model(model)), read_manifest(manifest))
+    save_checkpoint(measured, dest)
+    print(f"{dest}: {measured.generation_config['alignment_heads']}")
     return OK
 
 
 @dataclass(frozen=True)
 class EvaluateOptions(EvaluateSettings):
-    """The settings but for the noise, of which a command line names several."""
+    """The settings without the noise, of which a command line names several."""
 
     noise: Suppress[str | None] = None
 
@@ -518,13 +518,12 @@ def transcribe(
         output_paths,
         transcribe_files,
         unwritable,
-        write_transcript,
     )
 
     if not files:
         raise ValueError("name at least one file to transcribe, or - for standard input")
-    named = tuple(kind for kind in dict.fromkeys(format) if kind != "all")
-    formats = FORMATS if "all" in format else named or FORMATS[:1]
+    kinds = tuple(kind for kind in dict.fromkeys(format) if kind != "all")
+    formats = FORMATS if "all" in format else kinds or FORMATS[:1]
     if out is None and len(formats) > 1:
         raise ValueError("several formats need a folder to be written to: name it with --out")
     if threads is not None:
@@ -550,7 +549,7 @@ def transcribe(
             return
         try:
             for path in paths.get(done.source, ()):
-                write_transcript(done.transcript, path, subtitles)
+                done.transcript.save(path, subtitles)
                 print(path)
             if not paths:
                 print(render(done.transcript, formats[0], subtitles), end="")
@@ -608,7 +607,7 @@ def serve(
     Args:
         model: folder or hub id, or NAME=FOLDER; may be repeated.
         settings: how callers are treated.
-        decoding: how to decode, for all that a request does not say.
+        decoding: how to decode, where a request names nothing else.
         hardware: where to run.
     """
     with needed_by("a server", extra="serve"):
@@ -636,7 +635,7 @@ def live(
         model: folder or hub id.
         margin_s: encode the sound of a pass and this much silence, instead of 30 s, for students
             that were trained so.
-        with_prompt: tell each pass the text before it, for models that were taught prompts.
+        with_prompt: give each pass the text before it, for models trained with prompts.
         decoding: how to decode.
         hardware: where to run.
     """
@@ -675,24 +674,11 @@ def report(folders: Positional[tuple[Path, ...]], /, *, out: Path | None = None)
 
 
 COMMANDS: dict[str, Callable[..., int]] = {
-    "transcribe": transcribe,
-    "distil": distil,
-    "run": run,
-    "plan": plan,
-    "data": data,
-    "import": import_,
-    "label": label,
-    "filter": filter_,
-    "student": student,
-    "delta": delta,
-    "heads": heads,
-    "train": train,
-    "tensorboard": tensorboard,
-    "evaluate": evaluate,
-    "export": export,
-    "serve": serve,
-    "live": live,
-    "report": report,
+    command.__name__.rstrip("_"): command
+    for command in (
+        *(transcribe, distil, run, plan, data, import_, label, filter_, student, delta, heads),
+        *(train, tensorboard, evaluate, export, serve, live, report),
+    )
 }
 
 
@@ -740,7 +726,7 @@ def _each_format(arguments: Sequence[str]) -> list[str]:
 
 
 def status_of(command: Callable[[], int], *, program: str) -> int:
-    """Run a command and return its exit status; what can go wrong is told in a line.
+    """Run a command and return its exit status; an error is a line of the log.
 
     Args:
         command: parses its arguments, and returns its status; what it logs is shown.
@@ -763,26 +749,23 @@ def status_of(command: Callable[[], int], *, program: str) -> int:
 
 def _help() -> str:
     width = max(map(len, COMMANDS))
-    lines = [
-        "usage: distilwhisper COMMAND ...",
-        "",
-        "Make big Whisper speech models small, fast and trustworthy, with proof.",
-        "",
-        *(
-            f"  {name:{width}}  {(command.__doc__ or '').splitlines()[0]}"
-            for name, command in COMMANDS.items()
-        ),
-        "",
-        "A command lists its options with --help; --version says which version this is.",
-    ]
-    return "\n".join(lines)
+    summaries = {name: (command.__doc__ or "").split("\n")[0] for name, command in COMMANDS.items()}
+    commands = "\n".join(f"  {name:{width}}  {summary}" for name, summary in summaries.items())
+    return f"""\
+usage: distilwhisper COMMAND ...
+
+Make big Whisper speech models small, fast and trustworthy, with proof.
+
+{commands}
+
+A command lists its options with --help; --version prints the version."""
 
 
 def _name_each(failed: Mapping[str, str | None]) -> int:
     """Name every input that failed, and return the exit status."""
     for name, problem in failed.items():
-        named = problem if problem and problem.startswith(f"{name}: ") else f"{name}: {problem}"
-        say(f"distilwhisper: failed: {named}")
+        line = problem if problem and problem.startswith(f"{name}: ") else f"{name}: {problem}"
+        say(f"distilwhisper: failed: {line}")
     return SOME_FAILED if failed else OK
 
 

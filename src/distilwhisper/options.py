@@ -17,27 +17,27 @@ def with_settings(*kinds: type) -> Callable[[Function], Function]:
 
     def decorate(function: Function) -> Function:
         own = signature(function)
-        named = [p for p in own.parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
-        taken = {parameter.name for parameter in named} | {"decoding"}
+        parameters = [p for p in own.parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
+        names = {parameter.name for parameter in parameters} | {"decoding"}
         for kind in kinds:
             default = kind()
             for one in fields(kind):
-                if one.name not in taken:
-                    taken.add(one.name)
+                if one.name not in names:
+                    names.add(one.name)
                     value = getattr(default, one.name)
-                    named.append(
+                    parameters.append(
                         Parameter(
                             one.name, Parameter.KEYWORD_ONLY, default=value, annotation=one.type
                         )
                     )
-        vars(function)["__signature__"] = own.replace(parameters=named)
+        vars(function)["__signature__"] = own.replace(parameters=parameters)
         return function
 
     return decorate
 
 
 def settings_of(kind: type[Settings], options: Mapping[str, Any]) -> Settings:
-    """Build settings of keywords; those of decoding go into theirs.
+    """Build settings of keywords; those of decoding go into their section.
 
     Raises:
         SettingsError: there is no such option, or no such value can be.

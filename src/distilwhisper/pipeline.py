@@ -85,7 +85,6 @@ from distilwhisper.training.loop import Trainer, TrainingData
 from distilwhisper.training.ranks import Ranks, ranks_of_environment
 from distilwhisper.training.settings import TrainingSettings
 from distilwhisper.training.validation import check_set
-from distilwhisper.transcribe import write_transcript
 
 Thing = TypeVar("Thing")
 
@@ -820,7 +819,7 @@ def _transcribe(run: Run) -> None:
         transcriber = Transcriber.from_model(model, decoding, recipe.hardware)
         transcript = transcriber.transcribe(load_samples(audio), language=language)
         for path in paths:
-            write_transcript(transcript, path)
+            transcript.save(path)
 
 
 def _report(run: Run) -> None:

@@ -1,9 +1,7 @@
-"""What a recipe will take, before it runs: hours, memory, disk and price of every stage.
+"""What a recipe takes, before it runs: windows, memory and disk of every stage, and its hours.
 
-Every row says where its hours come from: from a measured rate, or from the roofline. The roofline
-of a step is the larger of its arithmetic over the device's peak and its bytes over the device's
-bandwidth; a stated efficiency divides it, since no program reaches the roof. Memory and disk are
-estimates of the large pieces, and nothing is taken off for what the filter will drop.
+Hours are windows over a measured rate, and are left open where no rate was measured. Memory and
+disk are estimates of the large pieces, and nothing is taken off for what the filter will drop.
 """
 
 import json
@@ -11,30 +9,21 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
-
-import torch
 
 from distilwhisper.corpus.records import Utterance, read_manifest
 from distilwhisper.corpus.store import read_jsonl
 from distilwhisper.decoding.packed_windows import PACKED_S, PAUSE_S
 from distilwhisper.model.hub import resolve_model
 from distilwhisper.model.layout import read_complete_tokenizer, read_json_object
-from distilwhisper.model.roofline import (
-    Roof,
-    cache_values,
-    cross_flops,
-    encoder_flops,
-    token_flops,
-    window_s,
-)
-from distilwhisper.model.whisper import Whisper, WhisperConfig
+from distilwhisper.model.roofline import cache_values
+from distilwhisper.model.whisper import WhisperConfig
 from distilwhisper.pipeline import Recipe, check_recipe
 from distilwhisper.run.settings import SettingsError, build_settings, read_recipe
 from distilwhisper.speech.units import WINDOW_S
 from distilwhisper.stages.settings import GpuName, PlanSettings
+from distilwhisper.stages.student import n_parameters
 from distilwhisper.tables import table_lines
 from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.training.fused import chunk_logits
@@ -47,32 +36,17 @@ VERDICT_BYTES, SCORE_BYTES = 150, 400
 ADAM_BYTES = 16  # of a trained weight in float32: itself, its gradient and two moments
 
 
-@dataclass(frozen=True)
-class Device:
-    """What a device's vendor says of it, in 16 bits (CPU: 32)."""
-
-    roof: Roof
-    memory_gb: float
-
-
-# As remembered of the vendors' data sheets, not looked up again: --rates overrules them. SXM
-# modules where there are several; dense, without structured sparsity.
-DEVICES: Mapping[GpuName, Device] = {
-    "h100": Device(Roof(989e12, 3.35e12), 80),  # NVIDIA H100 SXM5
-    "h200": Device(Roof(989e12, 4.8e12), 141),  # NVIDIA H200 SXM
-    "a100": Device(Roof(312e12, 2.039e12), 80),  # NVIDIA A100 80GB SXM
-    "a100-40gb": Device(Roof(312e12, 1.555e12), 40),  # NVIDIA A100 40GB SXM
-    "l40s": Device(Roof(362e12, 0.864e12), 48),  # NVIDIA L40S
-    "l4": Device(Roof(121e12, 0.3e12), 24),  # NVIDIA L4; its sheet's 242 are with sparsity
-    "a10": Device(Roof(125e12, 0.6e12), 24),  # NVIDIA A10
-    "v100": Device(Roof(125e12, 0.9e12), 32),  # NVIDIA V100 SXM2 32GB, float16
-    "t4": Device(Roof(65e12, 0.32e12), 16),  # NVIDIA T4, float16
-    # No data sheet but arithmetic: 3 GHz x 2 AVX2 units x 8 floats x 2 a core of this machine, and
-    # two channels of DDR4-3200.
-    "cpu": Device(
-        Roof(96e9 * (os.cpu_count() or 1), 51.2e9, weight_bytes=4),
-        os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9,
-    ),
+MEMORY_GB: Mapping[GpuName, float] = {
+    "h100": 80,
+    "h200": 141,
+    "a100": 80,
+    "a100-40gb": 40,
+    "l40s": 48,
+    "l4": 24,
+    "a10": 24,
+    "v100": 32,
+    "t4": 16,
+    "cpu": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9,
 }
 
 # (width, encoder layers, decoder layers), of models whose files need not be at hand.
@@ -109,22 +83,16 @@ class Amount:
     n_windows: int  # of the encoder: one an utterance, or one a chunk of a long one
     audio_s: float
 
-    @property
-    def tokens_per_window(self) -> float:
-        """Tokens that a decoder says, on average."""
-        return TOKENS_PER_S * self.audio_s / self.n_windows if self.n_windows else 0.0
-
 
 @dataclass(frozen=True)
 class StagePlan:
     """What one stage takes."""
 
     stage: str
-    device_hours: float
-    memory_gb: float
-    disk_gb: float
-    how: str  # where the hours come from
-    price: float | None = None
+    n_windows: int = 0  # that are decoded or trained on
+    device_hours: float | None = 0.0  # None: no rate was measured
+    memory_gb: float = 0.0
+    disk_gb: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -134,48 +102,44 @@ class Plan:
     name: str
     gpu: GpuName
     device_memory_gb: float
-    supposed: tuple[str, ...]  # what was counted and what was assumed, in words
+    assumptions: tuple[str, ...]  # what was counted and what was assumed
     stages: tuple[StagePlan, ...]
+    price: float | None  # of all hours
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON can hold it."""
         return asdict(self)
 
     def __str__(self) -> str:
-        priced = any(stage.price is not None for stage in self.stages)
         total = StagePlan(
             "total",
-            sum(stage.device_hours for stage in self.stages),
+            sum(stage.n_windows for stage in self.stages),
+            _sum(stage.device_hours for stage in self.stages),
             max(stage.memory_gb for stage in self.stages),
             sum(stage.disk_gb for stage in self.stages),
-            "",
-            sum(stage.price or 0 for stage in self.stages),
         )
-        stages = (*self.stages, total)
-        head = ["stage", f"{self.gpu} hours", "memory GB", "disk GB", *["price"] * priced]
-        rows = [
-            [
-                row.stage,
-                f"{row.device_hours:,.2f}",
-                f"{row.memory_gb:,.1f}",
-                f"{row.disk_gb:,.2f}",
-                *[f"{row.price or 0:,.2f}"] * priced,
-            ]
-            for row in stages
-        ]
-        warnings = [" DOES NOT FIT" * (s.memory_gb > self.device_memory_gb) for s in stages]
-        notes = ["hours from", *(s.how + w for s, w in zip(stages, warnings, strict=True))]
-        lines = zip(table_lines([head, *rows]), notes, strict=True)
-        noted = (f"{line}  {note}".rstrip() for line, note in lines)
-        return "\n".join([*self.supposed, "", *noted])
+        rows = [["stage", "windows", f"{self.gpu} hours", "memory GB", "disk GB", ""]]
+        for stage in (*self.stages, total):
+            hours = "?" if stage.device_hours is None else f"{stage.device_hours:,.2f}"
+            sizes = f"{stage.memory_gb:,.1f}", f"{stage.disk_gb:,.2f}"
+            mark = "DOES NOT FIT" if stage.memory_gb > self.device_memory_gb else ""
+            rows.append([stage.stage, f"{stage.n_windows:,}", hours, *sizes, mark])
+        price = [] if self.price is None else [f"price: {self.price:,.2f}"]
+        return "\n".join([*self.assumptions, "", *table_lines(rows), *price])
+
+
+def _sum(numbers: Iterable[float | None]) -> float | None:
+    """Return a sum; None where a part of it is not known."""
+    values = list(numbers)
+    return None if None in values else sum(n for n in values if n is not None)
 
 
 def plan_recipe(recipe: Recipe, settings: PlanSettings) -> Plan:
-    """Reckon what a recipe takes.
+    """Estimate what a recipe takes.
 
     Args:
         recipe: nothing of it is run, and no model is loaded or, if its name is known, fetched.
-        settings: the device, and what is supposed.
+        settings: the device, the amount of speech, and measured rates.
 
     Raises:
         SettingsError: the recipe cannot be run, or the rates do not fit.
@@ -188,35 +152,39 @@ def plan_recipe(recipe: Recipe, settings: PlanSettings) -> Plan:
         is_run_here=False,
         has_data=settings.hours is None,
     )
-    device = DEVICES[settings.gpu]
     teacher = model_sizes(recipe.teacher)
     student = _student_sizes(recipe, teacher)
     parts = _amounts(recipe, settings)
     rates = Rates() if settings.rates is None else read_rates(settings.rates, recipe)
-    reckoner = _Reckoner(recipe, settings, device, rates)
+    estimate = _Estimate(recipe, settings, rates)
     stages = (
-        reckoner.label(teacher, parts["train"]),
-        StagePlan("filter", 0, 0, parts["train"].n_utterances * VERDICT_BYTES / 1e9, "no device"),
-        StagePlan("student", 0, 0, 4 * n_parameters(student) / 1e9, "no device"),
-        reckoner.train(teacher, student, parts["train"], parts["validation"]),
-        reckoner.evaluate(teacher, student, parts["test"]),
+        estimate.label(teacher, parts["train"]),
+        StagePlan("filter", disk_gb=parts["train"].n_utterances * VERDICT_BYTES / 1e9),
+        StagePlan("student", disk_gb=4 * n_parameters(student) / 1e9),
+        estimate.train(teacher, student, parts["train"]),
+        estimate.evaluate(teacher, parts["test"]),
     )
-    counted = "; ".join(
+    hours, price = _sum(stage.device_hours for stage in stages), settings.price_per_hour
+    amounts = "; ".join(
         f"{name}: {part.audio_s / 3600:,.1f} h in {part.n_utterances:,} utterances"
         for name, part in parts.items()
     )
     return Plan(
         name=recipe.name,
         gpu=settings.gpu,
-        device_memory_gb=device.memory_gb,
-        supposed=(
+        device_memory_gb=MEMORY_GB[settings.gpu],
+        assumptions=(
             f"{recipe.name}: {recipe.teacher} ({n_parameters(teacher) / 1e6:,.0f} M parameters) to "
             f"{student.decoder_layers} decoder layers ({n_parameters(student) / 1e6:,.0f} M)",
-            counted,
-            f"supposed: {TOKENS_PER_S:.2f} tokens a second of speech, no window decoded twice, "
+            amounts,
+            f"assumed: {TOKENS_PER_S:.2f} tokens a second of speech, no window decoded twice, "
             "nothing dropped by the filter",
+            "hours: unknown without a measured rate (--rates)"
+            if settings.rates is None
+            else f"hours: from the rates measured in {settings.rates}",
         ),
         stages=stages,
+        price=None if hours is None or price is None else hours * price,
     )
 
 
@@ -267,13 +235,6 @@ def _tokenizer_at_hand(name: str) -> Tokenizer | None:
     return Tokenizer.from_json(read_complete_tokenizer(folder), where=folder)
 
 
-@cache
-def n_parameters(config: WhisperConfig) -> int:
-    """Return how many parameters a network of these sizes has."""
-    with torch.device("meta"):
-        return Whisper(config).n_parameters()
-
-
 # Speech
 
 
@@ -283,11 +244,11 @@ def _amounts(recipe: Recipe, settings: PlanSettings) -> dict[str, Amount]:
     if settings.hours is not None:
         n = max(1, round(settings.hours * 3600 / settings.utterance_s))
         one = _amount([settings.utterance_s], recipe)
-        counted = {"train": Amount(n, n * one.n_windows, n * one.audio_s)}
+        amounts = {"train": Amount(n, n * one.n_windows, n * one.audio_s)}
         for part, paths in held_out.items():
-            known = [Path(path) for path in paths if Path(path).exists()]
-            counted[part] = _counted(known, recipe)
-        return counted
+            existing = [Path(path) for path in paths if Path(path).exists()]
+            amounts[part] = _counted(existing, recipe)
+        return amounts
     if data.train_sets:
         parts = {"train": data.train_sets, **held_out}
         return {part: _counted(list(map(Path, paths)), recipe) for part, paths in parts.items()}
@@ -295,7 +256,7 @@ def _amounts(recipe: Recipe, settings: PlanSettings) -> dict[str, Amount]:
     if source.is_dir() and not any(source.glob("*-00000.jsonl")):
         raise ValueError(
             f"{source} must be a manifest to be counted, found a folder of audio: make one "
-            "(distilwhisper data), or say --hours"
+            "(distilwhisper data), or give --hours"
         )
     lengths = _lengths(source)
     n_validation = round(len(lengths) * data.validation_fraction)
@@ -315,12 +276,12 @@ def _counted(paths: Iterable[Path], recipe: Recipe) -> Amount:
 def _lengths(path: Path) -> list[float]:
     """Return all utterances' lengths; one that is not stated counts as the mean of the others."""
     utterances: tuple[Utterance, ...] = read_manifest(path).utterances
-    known = [u.duration_s for u in utterances if u.duration_s is not None]
-    if not known:
+    durations = [u.duration_s for u in utterances if u.duration_s is not None]
+    if not durations:
         raise ValueError(
-            f"{path} must state duration_s to be counted, found it in no utterance: say --hours"
+            f"{path} must state duration_s to be counted, found it in no utterance: give --hours"
         )
-    mean = sum(known) / len(known)
+    mean = sum(durations) / len(durations)
     return [mean if u.duration_s is None else u.duration_s for u in utterances]
 
 
@@ -348,11 +309,11 @@ def read_rates(path: Path, recipe: Recipe) -> Rates:
     """
     if not path.is_dir():
         return build_settings(Rates, read_json_object(path), where=path)
-    made = read_recipe(path / "recipe.toml", Recipe)
-    if (made.teacher, made.student) != (recipe.teacher, recipe.student):
+    other = read_recipe(path / "recipe.toml", Recipe)
+    if (other.teacher, other.student) != (recipe.teacher, recipe.student):
         raise SettingsError(
             f"{path} must be a run of {recipe.teacher} with {recipe.student}, found "
-            f"{made.teacher} with {made.student}: its rates are of other models"
+            f"{other.teacher} with {other.student}: its rates are of other models"
         )
     rows = read_jsonl(path / "train/metrics.jsonl")
     speeds = [row["windows_per_s"] for row in rows if "windows_per_s" in row]
@@ -373,118 +334,71 @@ def _decoded_per_s(folder: Path) -> float:
 
 
 @dataclass(frozen=True)
-class _Reckoner:
+class _Estimate:
     recipe: Recipe
     settings: PlanSettings
-    device: Device
     rates: Rates
 
+    @property
+    def _weight_bytes(self) -> int:
+        return 4 if self.settings.gpu == "cpu" else 2
+
     def label(self, teacher: WhisperConfig, part: Amount) -> StagePlan:
-        batch = self.recipe.label.decoding.batch_size
-        rate = self.rates.teacher_windows_per_s
-        seconds, how = self._decoding(teacher, self._labelled(part), batch, rate)
-        tokens = TOKENS_PER_S * part.audio_s
-        disk = LABEL_BYTES * part.n_utterances + LABEL_BYTES_PER_TOKEN * tokens
-        return self._stage("label", seconds, self._decoding_bytes(teacher, batch), disk, how)
+        n_windows = part.n_windows
+        if self.recipe.label.pack:  # none is decoded again alone
+            sounding_s = part.audio_s + PAUSE_S * part.n_utterances
+            n_windows = min(n_windows, math.ceil(sounding_s / (PACKED_S + PAUSE_S)))
+        disk = LABEL_BYTES * part.n_utterances + LABEL_BYTES_PER_TOKEN * TOKENS_PER_S * part.audio_s
+        memory = self._decoding_bytes(teacher, self.recipe.label.decoding.batch_size)
+        hours = _hours(n_windows, self.rates.teacher_windows_per_s)
+        return _stage("label", n_windows, hours, memory, disk)
 
-    def _labelled(self, part: Amount) -> Amount:
-        """Return the windows that short utterances share; none is decoded again alone."""
-        if not self.recipe.label.pack:
-            return part
-        sounding_s = part.audio_s + PAUSE_S * part.n_utterances
-        n_shared = math.ceil(sounding_s / (PACKED_S + PAUSE_S))
-        return replace(part, n_windows=min(part.n_windows, n_shared))
-
-    def evaluate(self, teacher: WhisperConfig, student: WhisperConfig, part: Amount) -> StagePlan:
-        """Both models hear the test set, and a part of it once more as one long recording."""
+    def evaluate(self, teacher: WhisperConfig, part: Amount) -> StagePlan:
+        """Both models transcribe the test set, and a part of it again as one long recording."""
         share = min(1.0, self.recipe.long_form.utterances / max(1, part.n_utterances))
         joined_s = share * part.audio_s
-        joined = _amount([joined_s] if joined_s else [], self.recipe)
-        both = Amount(part.n_utterances, part.n_windows + joined.n_windows, part.audio_s + joined_s)
-        batch = self.recipe.evaluate.decoding.batch_size
-        taught, how = self._decoding(teacher, both, batch, self.rates.teacher_windows_per_s)
-        learnt, how_too = self._decoding(student, both, batch, self.rates.student_windows_per_s)
-        return self._stage(
+        long_form = _amount([joined_s] if joined_s else [], self.recipe)
+        n_windows = part.n_windows + long_form.n_windows
+        rates = self.rates.teacher_windows_per_s, self.rates.student_windows_per_s
+        return _stage(
             "evaluate",
-            taught + learnt,
-            self._decoding_bytes(teacher, batch),
+            2 * n_windows,
+            _sum(_hours(n_windows, rate) for rate in rates),
+            self._decoding_bytes(teacher, self.recipe.evaluate.decoding.batch_size),
             2 * part.n_utterances * SCORE_BYTES,
-            how if how == how_too else f"teacher {how}, student {how_too}",
         )
 
-    def train(
-        self, teacher: WhisperConfig, student: WhisperConfig, part: Amount, validation: Amount
-    ) -> StagePlan:
+    def train(self, teacher: WhisperConfig, student: WhisperConfig, part: Amount) -> StagePlan:
         t = self.recipe.training
         n_windows = t.steps * t.batch_size
         n_distinct = part.n_windows
         if t.pack_s:
             n_distinct = max(1, round(part.audio_s / (t.pack_s * PACKED_SHARE)))
-        tokens = TOKENS_PER_S * part.audio_s / max(1, n_distinct)
-        if self.rates.train_windows_per_s is not None:
-            seconds = n_windows / self.rates.train_windows_per_s
-            how = self._measured()
-        else:
-            flops = cross_flops(teacher) + tokens * token_flops(teacher)
-            flops += 3 * (cross_flops(student) + tokens * token_flops(student))  # and back
-            n_encoded = n_distinct if t.cache_encoder else n_windows
-            flops = n_windows * flops + n_encoded * encoder_flops(teacher)
-            flops += n_windows * self._student_encoder_flops(student, part.audio_s / n_distinct)
-            seconds, how = (
-                flops / (self.device.roof.flops * self.settings.efficiency),
-                self._roofline(),
-            )
-        n_checks = -(-t.steps // t.checkpoint_every)
-        checking, _ = self._decoding(student, validation, 16, self.rates.student_windows_per_s)
         trained = n_parameters(student)
         if not t.train_encoder:
             decoder_less = WhisperConfig(**{**asdict(student), "decoder_layers": 0})
             trained += student.vocab_size * student.width - n_parameters(decoder_less)
-        states = teacher.max_frames * teacher.width * self.device.roof.weight_bytes
+        states = teacher.max_frames * teacher.width * self._weight_bytes
         cached = n_distinct * states if t.cache_encoder else 0
-        disk = N_KEPT * 12 * trained + 4 * n_parameters(student) + cached
-        return self._stage(
+        tokens = TOKENS_PER_S * part.audio_s / max(1, n_distinct)
+        return _stage(
             "train",
-            seconds + n_checks * checking,
+            n_windows,
+            _hours(n_windows, self.rates.train_windows_per_s),
             self._training_bytes(teacher, student, trained, tokens),
-            disk,
-            how,
+            N_KEPT * 12 * trained + 4 * n_parameters(student) + cached,
         )
-
-    def _student_encoder_flops(self, student: WhisperConfig, sound_s: float) -> float:
-        """Return what a window costs in the student's encoder, beside the teacher's.
-
-        It hears what is cut short, and where it is trained everything, forth and back.
-        """
-        t = self.recipe.training
-        cut, margins_s = t.augment.short_context_probability, t.augment.short_context_margin_s
-        heard = cut * min(1.0, (sound_s + sum(margins_s) / 2) / WINDOW_S)
-        if t.train_encoder:
-            heard = 3 * (1 - cut + heard)
-        return heard * encoder_flops(student)
-
-    def _decoding(
-        self, model: WhisperConfig, part: Amount, batch: int, rate: float | None
-    ) -> tuple[float, str]:
-        """Return the seconds that decoding takes, and where they come from."""
-        if rate is not None:
-            return part.n_windows / rate, self._measured()
-        each_s = window_s(
-            model, batch=batch, n_tokens=part.tokens_per_window, roof=self.device.roof
-        )
-        seconds = part.n_windows * each_s / self.settings.efficiency
-        return seconds, self._roofline()
 
     def _decoding_bytes(self, model: WhisperConfig, batch: int) -> float:
-        held = cache_values(model, model.max_frames + model.max_tokens)
-        passing = model.max_frames * (4 * model.width + 2 * model.encoder_ffn)
-        return self.device.roof.weight_bytes * (n_parameters(model) + batch * (held + passing))
+        cache = cache_values(model, model.max_frames + model.max_tokens)
+        activations = model.max_frames * (4 * model.width + 2 * model.encoder_ffn)
+        return self._weight_bytes * (n_parameters(model) + batch * (cache + activations))
 
     def _training_bytes(
         self, teacher: WhisperConfig, student: WhisperConfig, trained: int, tokens: float
     ) -> float:
         """Return weights, optimiser, a micro-batch's encoder and caches, and a chunk's logits."""
-        micro, size = self.recipe.training.micro_batch_size, self.device.roof.weight_bytes
+        micro, size = self.recipe.training.micro_batch_size, self._weight_bytes
         weights = size * n_parameters(teacher) + 4 * n_parameters(student)
         window = (
             teacher.max_frames * (4 * teacher.width + 2 * teacher.encoder_ffn)
@@ -496,13 +410,12 @@ class _Reckoner:
         logits = 4 * 4 * n_logits  # of two sides, each with its softmax, float32
         return weights + (ADAM_BYTES - 4) * trained + micro * size * window + logits
 
-    def _measured(self) -> str:
-        return f"measured: {self.settings.rates}"
 
-    def _roofline(self) -> str:
-        return f"roofline / {self.settings.efficiency:g} (assumed efficiency)"
+def _stage(name: str, n_windows: int, hours: float | None, memory: float, disk: float) -> StagePlan:
+    return StagePlan(name, n_windows, hours, memory / 1e9, disk / 1e9)
 
-    def _stage(self, name: str, seconds: float, memory: float, disk: float, how: str) -> StagePlan:
-        hours, price = seconds / 3600, self.settings.price_per_hour
-        cost = None if price is None else hours * price
-        return StagePlan(name, hours, memory / 1e9, disk / 1e9, how, cost)
+
+def _hours(n_windows: int, windows_per_s: float | None) -> float | None:
+    if not n_windows:
+        return 0.0
+    return None if windows_per_s is None else n_windows / windows_per_s / 3600

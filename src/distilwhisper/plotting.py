@@ -2,7 +2,7 @@
 
 Figures are for a page, for print in black and white, and for a phone 400 pixels wide: at most two
 panels side by side, a mark and a dash beside every colour, names below the data and never on it.
-What would flatten all else is cut off, and its number stands where it leaves the figure.
+Values that differ by more than a factor of ten have a logarithmic axis.
 """
 
 import io
@@ -10,7 +10,7 @@ import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import cycle, zip_longest
+from itertools import chain, cycle
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -20,7 +20,6 @@ from distilwhisper.extras import needed_by
 with needed_by("drawing figures", extra="report"):
     import matplotlib as mpl
     from matplotlib.figure import Figure as Figure
-    from matplotlib.patches import Rectangle
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 if TYPE_CHECKING:
@@ -34,8 +33,7 @@ DASHES = ("-", "--", "-.", ":")
 SMALL = 9.0  # points, of letters beside marks
 FORMATS: tuple[Literal["svg", "png"], ...] = ("svg", "png")
 
-FAR = 4  # times as high as the next lower: what is cut off
-MOST = 105.0  # per cent of errors: what is worse than hearing nothing is cut off too
+WIDE_RANGE = 10  # times the lowest value that the highest is, from where on an axis is logarithmic
 _MOST_MARKED = 20  # points of a line that is marked at each
 _WIDTH, _WIDE, _HEIGHT = 5.0, 5.5, 2.8  # inches: one panel, two side by side, each
 _ROW, _LETTER = 0.2, 0.08  # inches, of a legend
@@ -98,9 +96,6 @@ class Point:
     is_paper: bool = False
 
 
-_Cut = tuple[Look, Sequence[tuple[float, float]]]  # what is too high to be shown, and where it is
-
-
 def looks(names: Iterable[str]) -> dict[str, Look]:
     """Give each name a look, by its place: the same names look the same in every figure."""
     each = zip(cycle(COLOURS), cycle(MARKERS), cycle(DASHES), strict=False)
@@ -129,26 +124,19 @@ def draw_lines(
     every = [line for lines in panels.values() for line in lines]
     own = [line.name for line in every if line.beside is None and line.kind != "paper"]
     look = looks([*names, *own])
-    spans = [span for line in every for span in zip_longest(line.ys, line.highs or ())]
-    top = top_of([*spans, *((line.level, None) for line in every)])
     figure, all_axes = axes_of(list(panels), x=x, y=y)
-    cut: list[list[_Cut]] = []
     for axes, lines in zip(all_axes, panels.values(), strict=True):
-        cut.append([])
         for line in lines:
-            its = look.get(line.beside or line.name, Look())
-            _draw_line(axes, line, its)
-            known = [(x, y) for x, y in zip(line.xs, line.ys, strict=True) if y is not None]
-            if high := [at for at in known if at[1] > top]:
-                cut[-1].append((its, high))
+            _draw_line(axes, line, look.get(line.beside or line.name, Look()))
         xs = {place for line in lines for place in line.xs}
         if x_log:
-            _log_axis(axes, xs)
+            _log_axis(axes, "x", xs)
         elif len(xs) == 1:
             axes.set_xticks(list(xs))
         if x_reversed:
             axes.invert_xaxis()
-    _finish(figure, all_axes, top, cut)
+    values = (v for line in every for v in (*line.ys, *(line.lows or ()), *(line.highs or ())))
+    _finish(figure, all_axes, [*values, *(line.level for line in every)])
     return figure
 
 
@@ -173,20 +161,15 @@ def draw_points(
     look = looks([*names, *(point.name for point in every if not point.is_paper)])
     printed = looks(point.name for point in every if point.is_paper)
     look |= {name: Look(GREY, its.marker) for name, its in printed.items()}
-    top = top_of(
-        (point.y, max([point.high or 0, point.y, *(y for _, y in point.parts)])) for point in every
-    )
     figure, all_axes = axes_of(list(panels), x=x, y=y)
-    cut: list[list[_Cut]] = []
+    parts = [(point.x, point.y) for point in every]
+    parts += chain.from_iterable(point.parts for point in every)
     for axes, points in zip(all_axes, panels.values(), strict=True):
-        cut.append([])
         for point in points:
-            _draw_point(axes, point, look[point.name], top)
-            parts = [at for at in point.parts if at[1] > top]
-            if high := [(point.x, point.y)] if point.y > top else parts:
-                cut[-1].append((look[point.name], high))
-        _log_axis(axes, {x for point in every for x in (point.x, *(x for x, _ in point.parts))})
-    _finish(figure, all_axes, top, cut, note)
+            _draw_point(axes, point, look[point.name])
+        _log_axis(axes, "x", [x for x, _ in parts])
+    bounds = chain.from_iterable((point.low, point.high) for point in every)
+    _finish(figure, all_axes, [*bounds, *(y for _, y in parts)], note)
     return figure
 
 
@@ -225,30 +208,6 @@ def axes_of(titles: Sequence[str], *, x: str, y: str) -> tuple[Figure, "list[Axe
     return figure, list(grid.flat[: len(titles)])
 
 
-def top_of(values: Iterable[tuple[float | None, float | None]], *, most: float = MOST) -> float:
-    """Return up to where an axis that begins at zero shows values; what is higher is cut off.
-
-    Cut off is what is more than ``FAR`` times as high as the next lower value, with all above it,
-    while that leaves half of the values and two at least; and what is above ``most``.
-
-    Args:
-        values: what is drawn, each with the upper bound of its interval, which is shown up to
-            twice the highest value; None where something is not known.
-        most: the highest that is ever shown.
-    """
-    known = sorted((v, bound or v) for v, bound in values if v is not None and math.isfinite(v))
-    n = len(known)
-    for number in range(max(2, n - n // 2), n):
-        if known[number][0] > FAR * known[number - 1][0] > 0:
-            known = known[:number]
-            break
-    shown = [(value, bound) for value, bound in known if value <= most]
-    if not shown:
-        return most if known else 1.0
-    highest = shown[-1][0]
-    return min(max(bound for _, bound in shown), 2 * highest, most) or 1.0
-
-
 def name_below(figure: Figure, note: str = "") -> None:
     """Put one legend of all that has a label below the panels, and make room for it.
 
@@ -256,23 +215,23 @@ def name_below(figure: Figure, note: str = "") -> None:
         figure: one that is drawn.
         note: what to see in it, above the names.
     """
-    shown = {
+    handles = {
         textwrap.fill(name, 60): handle
         for axes in figure.axes
         for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)
     }
-    if not shown and not note:
+    if not handles and not note:
         return
     width = figure.get_figwidth()
-    longest = max((len(line) for name in shown for line in name.split("\n")), default=0)
+    longest = max((len(line) for name in handles for line in name.split("\n")), default=0)
     n_columns = max(1, int(width / (0.75 + _LETTER * longest)))
     note = "\n".join(textwrap.wrap(note, int(width / _LETTER)))
-    n_lines = -(-sum(name.count("\n") + 1 for name in shown) // n_columns)
+    n_lines = -(-sum(name.count("\n") + 1 for name in handles) // n_columns)
     n_lines += len(note.splitlines())
     figure.set_figheight(figure.get_figheight() + _ROW * n_lines)
     figure.legend(
-        shown.values(),
-        shown,
+        handles.values(),
+        handles,
         loc="outside lower left",
         ncols=n_columns,
         title=note or None,
@@ -317,15 +276,14 @@ def _draw_line(axes: "Axes", line: Line, look: Look) -> None:
         axes.axhline(line.level, color=look.colour, linewidth=1, linestyle=(0, (1, 2)))
 
 
-def _draw_point(axes: "Axes", point: Point, look: Look, top: float) -> None:
+def _draw_point(axes: "Axes", point: Point, look: Look) -> None:
     for x, y in point.parts:
-        if y <= top:
-            axes.plot(x, y, look.marker, color=look.colour, markersize=4, alpha=0.45)
+        axes.plot(x, y, look.marker, color=look.colour, markersize=4, alpha=0.45)
     if point.low is not None and point.high is not None:
         _draw_intervals(axes, [point.x], [point.low], [point.high], look.colour)
     axes.plot(
         point.x,
-        point.y if point.y <= top else math.nan,
+        point.y,
         look.marker,
         label=point.name,
         color=look.colour,
@@ -341,59 +299,30 @@ def _draw_intervals(
     axes.plot([*xs, *xs], [*lows, *highs], "_", color=colour, alpha=0.6, markersize=7)
 
 
-def _log_axis(axes: "Axes", xs: Iterable[float]) -> None:
-    """Space x by ratios, with plain numbers at two ticks or more."""
-    low, high = min(xs, default=1), max(xs, default=1)
+def _log_axis(axes: "Axes", name: Literal["x", "y"], values: Iterable[float]) -> None:
+    """Space an axis by ratios, with plain numbers at two ticks or more."""
+    values = list(values)
+    low, high = min(values, default=1), max(values, default=1)
     beyond = max(1.15, (6 * low / high) ** 0.5)
-    axes.set_xscale("log")
-    axes.set_xlim(low / beyond, high * beyond)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 60 * low else (1,)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set(**{f"{name}scale": "log", f"{name}lim": (low / beyond, high * beyond)})
+    axis = axes.xaxis if name == "x" else axes.yaxis
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 60 * low else (1,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axis.set_minor_locator(NullLocator())
 
 
 def _finish(
-    figure: Figure,
-    all_axes: "Sequence[Axes]",
-    top: float,
-    cut: Sequence[Sequence[_Cut]],
-    note: str = "",
+    figure: Figure, all_axes: "Sequence[Axes]", values: Iterable[float | None], note: str = ""
 ) -> None:
-    """End the y axes, with rows of marks above ``top`` for what is cut off there, and name all."""
-    row = 0.15 * top
-    limit = 1.06 * top + row * max(map(len, cut))
-    for axes, of_axes in zip(all_axes, cut, strict=True):
-        axes.set_ylim(-0.02 * limit, limit)
-        below = Rectangle((0, 0), 1, (1.04 * top / limit + 0.02) / 1.02, transform=axes.transAxes)
-        for artist in (*axes.lines, *axes.collections):
-            artist.set_clip_path(below)
+    """Choose the range of the y axes, which begin at zero unless they are logarithmic."""
+    numbers = [value for value in values if value is not None and math.isfinite(value)]
+    low, high = min(numbers, default=0.0), max(numbers, default=0.0) or 1.0
+    for axes in all_axes:
+        if 0 < WIDE_RANGE * low < high:
+            _log_axis(axes, "y", (low, high))
+        else:
+            axes.set_ylim(-0.02 * high, 1.06 * high)
         if not axes.lines:
             axes.set_xticks([])
             axes.text(0.5, 0.5, "no figures", transform=axes.transAxes, ha="center", color=GREY)
-        for number, (look, places) in enumerate(of_axes):
-            _mark_cut(axes, look, places, at=limit - row * (number + 0.8))
-    above = "↑: too high to be shown; how high stands beside it." if any(cut) else ""
-    name_below(figure, " ".join(filter(None, (note, above))))
-
-
-def _mark_cut(
-    axes: "Axes", look: Look, places: Sequence[tuple[float, float]], *, at: float
-) -> None:
-    """Mark where something is that is too high, and write above the marks how high it is."""
-    xs, ys = zip(*places, strict=True)
-    axes.plot(xs, [at] * len(xs), look.marker, color=look.colour, markersize=4)
-    across = axes.transScale + axes.transLimits
-    along = [across.transform((x, at))[0] for x in xs]
-    middle = (min(along) + max(along)) / 2
-    told = dict.fromkeys(f"{y:.3g}" for y in (min(ys), max(ys)))
-    axes.annotate(
-        f"↑{' to '.join(told)}",
-        (middle, at),
-        xycoords=("axes fraction", "data"),
-        xytext=(0, 6),
-        textcoords="offset points",
-        ha="left" if middle < 0.2 else "right" if middle > 0.8 else "center",
-        fontsize=SMALL,
-        color=look.colour,
-        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5},
-    )
+    name_below(figure, note)

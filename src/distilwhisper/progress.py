@@ -17,14 +17,14 @@ SECONDS_BETWEEN_LINES = 20.0
 
 @runtime_checkable
 class Advance(Protocol):
-    """Tells a bar what was just done."""
+    """Moves a bar."""
 
     def __call__(self, n: float, audio_s: float = 0.0) -> None:
         """Move the bar.
 
         Args:
             n: units just done.
-            audio_s: length of the sound in them; stages that tell it see their speed.
+            audio_s: length of the sound in them; stages that give it see their speed.
         """
 
 
@@ -112,7 +112,7 @@ def progress_bar(label: str, total: float, unit: str) -> Iterator[Advance]:
 class _Lines:
     """Progress for logs: a line when some time has passed.
 
-    The clock starts at the first report: what came before it was loading, or found done.
+    The clock starts at the first report: the time before it went into loading.
     """
 
     def __init__(self, label: str, total: float, unit: str) -> None:

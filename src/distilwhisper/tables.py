@@ -18,20 +18,28 @@ def table_lines(*parts: Sequence[Sequence[str]], indent: str = "") -> list[str]:
     ]
 
 
-def percent(fraction: float | None, *, sign: str = "", unit: str = " %", none: str = "–") -> str:
+def percent(
+    fraction: float | None,
+    *,
+    digits: int = 1,
+    sign: str = "",
+    unit: str = " %",
+    none: str = "–",
+) -> str:
     """Return a fraction as people read it.
 
     Args:
         fraction: None where it is not known.
+        digits: behind the point.
         sign: + to show that of a difference.
         unit: behind the number.
         none: of what is not known.
     """
-    return none if fraction is None else f"{100 * fraction:{sign}.1f}{unit}"
+    return none if fraction is None else f"{100 * fraction:{sign}.{digits}f}{unit}"
 
 
 def bounds(low: float | None, high: float | None, *, sign: str = "") -> str:
     """Return an interval of fractions in per cent; nothing where there is none."""
     if low is None or high is None:
         return ""
-    return f"[{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"
+    return f"[{percent(low, sign=sign, unit='')}, {percent(high, sign=sign, unit='')}]"

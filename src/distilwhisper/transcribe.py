@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 
@@ -15,20 +15,18 @@ from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.decoding.windows import SURE_OF_LANGUAGE
 from distilwhisper.languages import LANGUAGES
 from distilwhisper.progress import progress_bar
-from distilwhisper.run.files import write_atomic
 from distilwhisper.speech.audio import (
     Choice,
     Note,
     Samples,
-    count_channels,
-    probe_duration_s,
+    open_track,
     stream_samples,
 )
 from distilwhisper.speech.levels import speech_like_s
 from distilwhisper.speech.recording import HeldRecording, Recording, StreamedRecording, blocks_of
 from distilwhisper.speech.sources import CorruptAudio, NamedBytes, Source
 from distilwhisper.speech.units import samples_to_seconds
-from distilwhisper.text.formats import SubtitleSettings, TranscriptFormat, render
+from distilwhisper.text.formats import TranscriptFormat
 from distilwhisper.text.transcript import Segment, Transcript, interleave, outside
 
 STDIN = "-"
@@ -194,15 +192,6 @@ def _unwritable(path: Path) -> str | None:
         return f"its transcript cannot be written ({error.strerror}): {path}"
 
 
-def write_transcript(
-    transcript: Transcript, path: Path, subtitles: SubtitleSettings | None = None
-) -> None:
-    """Write a transcript in the format that the name ends with; the file appears whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    kind = cast(TranscriptFormat, path.suffix[1:])
-    write_atomic(path, render(transcript, kind, subtitles or SubtitleSettings()))
-
-
 class _Opened:
     """A file to be read, how long it says it is, and what has come of it."""
 
@@ -228,9 +217,10 @@ class _Opened:
         names: list[str | None] = [None]
         self.duration_s = 0.0
         try:
-            if channel == "each":
-                names = _channel_names(count_channels(self._open(), Choice(listening.track)))
-            self.duration_s = len(names) * probe_duration_s(self._open())
+            with open_track(self._open(), Choice(listening.track)) as track:
+                if channel == "each":
+                    names = _channel_names(track.n_channels)
+                self.duration_s = len(names) * track.duration_s()
         except (CorruptAudio, OSError):
             pass  # reading it will say what is wrong
         numbers = (

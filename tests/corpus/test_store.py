@@ -16,13 +16,13 @@ from distilwhisper.corpus.store import (
     StoreError,
     TornShard,
     read_jsonl,
-    replace_folder,
     shard_path,
     shard_paths,
     write_atomic,
     write_jsonl,
     write_shard,
 )
+from distilwhisper.files import replace_folder
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:

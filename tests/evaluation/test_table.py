@@ -23,7 +23,7 @@ mean over the sets
   large     0.0 [0.0, 0.0]                    5.0       1.5
 
 [low, high]: 95 % interval, by drawing 500 times over recordings (else speakers, else \
-files); of a single one over its utterances, and then it tells of that one alone.
+files); of a single one over its utterances, and then it holds for that one alone.
 against large: difference in points, on the same draws; *: p below 0.05, for this one comparison.
 Fewer than 10 recordings make intervals too narrow and p too small, so nothing is marked there; \
 a single utterance makes none."""

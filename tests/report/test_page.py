@@ -58,7 +58,7 @@ def test_a_run_s_page_says_what_its_files_say(run: Path) -> None:
     text = page_of(run).text
     for said in (
         "On 2 utterances held out from training the student makes 37.5 % word errors , the "
-        "teacher 12.5 %: 25.0 points more (fewer than 10 recordings: too few to tell)",
+        "teacher 12.5 %: 25.0 points more (fewer than 10 recordings: too few to be sure)",
         "It has 75 % of the parameters and runs 2.50 times as fast, on the long recording 2.50",
         "trained for 2 steps on 0.10 hours of speech (3 utterances)",
         "1 (25.0 %) dropped",
@@ -217,7 +217,7 @@ def test_a_comparison_s_page_says_what_its_file_says(tmp_path: Path) -> None:
     for said in (
         "small against large",
         "In the mean over 2 sets: small makes 25.0 % word errors, large 0.0 %, 25.0 points more ",
-        "(a set has fewer than 10 recordings: too few to tell), with 100 % of the parameters at "
+        "(a set has fewer than 10 recordings: too few to be sure), with 100 % of the parameters at "
         "2.00 times the speed",
         "small second +25.0 [+25.0, +25.0] 0.0100 significantly more errors",
         "small first 3 12 2 1 0 16.7 8.3 0.0",

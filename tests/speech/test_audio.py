@@ -26,7 +26,6 @@ from distilwhisper.speech.audio import (
     Choice,
     load_samples,
     probe_audio,
-    probe_duration_s,
     stream_samples,
     write_wav,
 )
@@ -178,7 +177,7 @@ def test_every_format_keeps_level_and_length(name: str, recordings: dict[str, Pa
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_probe_agrees_with_decoding(name: str, recordings: dict[str, Path]) -> None:
-    probed = probe_duration_s(recordings[name])
+    probed = probe_audio(recordings[name]).duration_s
     # The tolerance of load_samples: what is probed can be asked for.
     assert probed == pytest.approx(len(load_samples(recordings[name])) / SAMPLE_RATE_HZ, abs=0.1)
     load_samples(recordings[name], duration_s=probed)
@@ -262,7 +261,7 @@ def test_tags_in_an_unknown_encoding_are_no_obstacle(recordings: dict[str, Path]
     tag = b"TIT2" + (6).to_bytes(4, "big") + b"\0\0" + b"\3M\xfcll\xe9"  # says UTF-8, is latin-1
     tagged = b"ID3\4\0\0" + bytes([0, 0, 0, len(tag)]) + tag + recordings["a.mp3"].read_bytes()
     assert np.array_equal(load_samples(io.BytesIO(tagged)), load_samples(recordings["a.mp3"]))
-    assert probe_duration_s(io.BytesIO(tagged)) == probe_duration_s(recordings["a.mp3"])
+    assert probe_audio(io.BytesIO(tagged)).duration_s == probe_audio(recordings["a.mp3"]).duration_s
 
 
 @pytest.mark.parametrize("name", ["44k1.wav", "8k.flac", "44k1.mp3", "44k1.ogg", "12345.w64"])
@@ -425,14 +424,14 @@ def test_standard_input_need_not_seek(name: str, recordings: dict[str, Path]) ->
     with piped(data) as file:
         assert np.array_equal(np.concatenate(list(stream_samples(file))), expected)
     with piped(data) as file:
-        assert probe_duration_s(file) == probe_duration_s(recordings[name])
+        assert probe_audio(file).duration_s == probe_audio(recordings[name]).duration_s
 
 
 def test_an_open_file_is_read_from_its_beginning(recordings: dict[str, Path]) -> None:
     with recordings["a.flac"].open("rb") as file:
         file.read(1_000)
         first = load_samples(file)
-        assert probe_duration_s(file) == 3.0
+        assert probe_audio(file).duration_s == 3.0
         assert np.array_equal(load_samples(file), first)
 
 
@@ -454,7 +453,7 @@ def test_members_of_a_shard(recordings: dict[str, Path], tmp_path: Path) -> None
         assert np.array_equal(load_samples(f"{shard}#./folder/{name}"), expected)
         blocks = stream_samples(f"{shard}#folder/{name}", block_s=1.0)
         assert np.array_equal(np.concatenate(list(blocks)), expected)
-    assert probe_duration_s(f"{shard}#folder/a.wav") == 3.0
+    assert probe_audio(f"{shard}#folder/a.wav").duration_s == 3.0
 
 
 def write_shard(path: Path, lengths: dict[str, int]) -> None:
@@ -513,7 +512,7 @@ def test_a_url_is_read_as_its_file(
         assert np.array_equal(load_samples(url), expected)
         span = load_samples(url, start_s=1.25, duration_s=0.5)
         assert np.array_equal(span, expected[20_000:28_000])
-        assert probe_duration_s(url) == probe_duration_s(recordings[name])
+        assert probe_audio(url).duration_s == probe_audio(recordings[name]).duration_s
 
 
 def test_members_of_a_shard_behind_a_url(tmp_path: Path, memory: fsspec.AbstractFileSystem) -> None:
@@ -636,7 +635,7 @@ def test_what_is_no_sound_is_refused_with_what_was_found(
     data: bytes, found: str, tmp_path: Path
 ) -> None:
     (tmp_path / "bad.wav").write_bytes(data)
-    for read in (load_samples, probe_duration_s):
+    for read in (load_samples, probe_audio):
         with pytest.raises(CorruptAudio, match=r"bad\.wav: .*" + found):
             read(tmp_path / "bad.wav")
 
@@ -651,7 +650,7 @@ def test_a_file_without_sound_names_its_streams(tmp_path: Path) -> None:
 def test_zero_samples_are_refused(tmp_path: Path) -> None:
     write_empty_wav = wav_bytes(np.zeros(0, dtype=np.int16))
     (tmp_path / "empty.wav").write_bytes(write_empty_wav)
-    for read in (load_samples, probe_duration_s):
+    for read in (load_samples, probe_audio):
         with pytest.raises(CorruptAudio, match=r"empty\.wav: zero samples"):
             read(tmp_path / "empty.wav")
 
@@ -694,7 +693,7 @@ def test_a_file_that_states_no_length_is_accepted(
     (tmp_path / name).write_bytes(data[: int(len(data) * 0.5)])
     samples = load_samples(tmp_path / name)
     assert len(samples) / SAMPLE_RATE_HZ == pytest.approx(1.5, abs=0.1)
-    assert probe_duration_s(tmp_path / name) == pytest.approx(1.5, abs=0.1)
+    assert probe_audio(tmp_path / name).duration_s == pytest.approx(1.5, abs=0.1)
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.flac", "faststart.m4a", "a.mp3"])
@@ -724,7 +723,7 @@ def test_a_wav_written_to_a_pipe_states_no_length(size: int) -> None:
     at = data.index(b"data") + 4
     piped = data[:at] + size.to_bytes(4, "little") + data[at + 4 :]
     assert len(load_samples(io.BytesIO(piped))) == 9_000
-    assert probe_duration_s(io.BytesIO(piped)) == 9_000 / SAMPLE_RATE_HZ
+    assert probe_audio(io.BytesIO(piped)).duration_s == 9_000 / SAMPLE_RATE_HZ
 
 
 def test_the_guess_for_a_plain_variable_mp3_is_not_believed(tmp_path: Path) -> None:
@@ -743,7 +742,7 @@ def test_the_guess_for_a_plain_variable_mp3_is_not_believed(tmp_path: Path) -> N
     with av.open(str(path)) as container:
         assert container.duration > 3.3e6
     assert len(load_samples(path)) / SAMPLE_RATE_HZ == pytest.approx(3.0, abs=0.1)
-    assert probe_duration_s(path) == pytest.approx(3.0, abs=0.1)
+    assert probe_audio(path).duration_s == pytest.approx(3.0, abs=0.1)
 
 
 def test_a_gap_in_the_time_stamps_is_not_a_cut(tmp_path: Path) -> None:
@@ -760,7 +759,7 @@ def test_a_gap_in_the_time_stamps_is_not_a_cut(tmp_path: Path) -> None:
             output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
     assert len(load_samples(path)) == 48_000
-    assert probe_duration_s(path) == 3.0
+    assert probe_audio(path).duration_s == 3.0
 
 
 def test_a_hole_in_a_file_is_refused(recordings: dict[str, Path]) -> None:

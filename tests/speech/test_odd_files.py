@@ -21,9 +21,8 @@ from distilwhisper.speech.audio import (
     Choice,
     Note,
     Samples,
-    count_channels,
     load_samples,
-    probe_duration_s,
+    probe_audio,
     stream_samples,
 )
 from distilwhisper.speech.containers import DEFAULT
@@ -129,7 +128,7 @@ def test_sound_that_begins_after_the_picture_begins_late(name: str, tmp_path: Pa
     assert not any(note.is_damage for note in notes)
     assert any("no sound from 0.00 to 2." in note.text for note in notes)
     assert np.array_equal(load_samples(path), samples)
-    assert probe_duration_s(path) == pytest.approx(len(samples) / SAMPLE_RATE_HZ, abs=0.1)
+    assert probe_audio(path).duration_s == pytest.approx(len(samples) / SAMPLE_RATE_HZ, abs=0.1)
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -370,7 +369,7 @@ def test_channels_that_do_not_cancel_are_mixed_as_ever(right: float | str) -> No
 def test_a_channel_is_that_channel_alone(subtype: str, tmp_path: Path) -> None:
     left, right = (noise(2.3, rate_hz=44_100, seed=seed) / 32_768 for seed in (0, 1))
     both = stereo(left, right, subtype)
-    assert count_channels(both) == 2
+    assert probe_audio(both).n_channels == 2
     for channel, one in enumerate((left, right)):
         file = io.BytesIO()
         soundfile.write(file, one, 44_100, format="WAV", subtype=subtype)

@@ -23,11 +23,11 @@ from distilwhisper.speech.vad import (
     VadSettings,
     frame_probabilities,
     load_silero,
-    speech_spans,
     stream_spans,
 )
 
 SPEECH = Path(__file__).parents[1] / "assets" / "speech"
+DEFAULT = VadSettings()
 UNPADDED = VadSettings(pad_s=0.0)
 MANY_SPANS = VadSettings(min_silence_s=0.1, pad_s=0.03)
 
@@ -35,6 +35,10 @@ needs_weights = pytest.mark.skipif(
     importlib.util.find_spec("silero_vad") is None,
     reason='needs weights: pip install "distilwhisper[vad]"',
 )
+
+
+def speech_spans(samples: Samples, settings: VadSettings = DEFAULT) -> list[Span]:
+    return list(stream_spans([samples], settings))
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +225,7 @@ any_settings = st.builds(
 
 def spans_of(probabilities: list[float], n_samples: int, settings: VadSettings) -> list[Span]:
     machine = SpanMachine(settings)
-    spans = [span for p in probabilities for span in machine.hear(p)]
+    spans = [span for p in probabilities for span in machine.step(p)]
     return [*spans, *machine.finish(n_samples)]
 
 

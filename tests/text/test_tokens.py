@@ -363,7 +363,7 @@ def test_a_multilingual_prompt(multilingual: Tokenizer) -> None:
 
 
 def test_a_multilingual_prompt_needs_a_language(multilingual: Tokenizer) -> None:
-    with pytest.raises(ValueError, match="must be told the language"):
+    with pytest.raises(ValueError, match="needs a language"):
         multilingual.prompt_ids(language=None, timestamps=True)
 
 

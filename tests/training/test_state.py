@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from distilwhisper.corpus.store import StoreError
+from distilwhisper.files import StoreError
 from distilwhisper.training.loop import make_optimizer
 from distilwhisper.training.settings import TrainingSettings
 from distilwhisper.training.state import (

@@ -9,16 +9,15 @@ at any moment and two may write the same shard; reading a shard checks it.
 import hashlib
 import json
 import re
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from distilwhisper.errors import DistilwhisperError
 from distilwhisper.extras import needed_by
-from distilwhisper.run.files import StoreError as StoreError
-from distilwhisper.run.files import replacing, store_error, sync
-from distilwhisper.run.files import write_atomic as write_atomic
+from distilwhisper.files import StoreError as StoreError
+from distilwhisper.files import replacing
+from distilwhisper.files import write_atomic as write_atomic
 
 with needed_by("reading manifests and labels", extra="train"):
     import orjson
@@ -127,40 +126,6 @@ def shard_paths(folder: Path) -> list[Path]:
     names = {path: _SHARD_NAME.fullmatch(path.name) for path in folder.iterdir()}
     numbered = [(name[1], int(name[2]), path) for path, name in names.items() if name]
     return [path for _, _, path in sorted(numbered)]
-
-
-def replace_folder(temporary: Path, final: Path) -> None:
-    """Give a finished folder its name; a folder that has this name is replaced.
-
-    Everything in it is flushed to the disk first. Replacing takes two renames: a process that is
-    killed between them leaves the old folder beside the new one, hidden, until the next time.
-
-    Args:
-        temporary: on the same disk as ``final``. It is gone when this returns, or raises.
-        final: the name.
-
-    Raises:
-        StoreError: the disk is full or the name cannot be written; what had the name is kept.
-    """
-    replaced = final.with_name(f".{final.name}.replaced")
-    try:
-        for path in [*temporary.rglob("*"), temporary]:
-            if not path.is_symlink():
-                sync(path)
-        shutil.rmtree(replaced, ignore_errors=True)
-        if final.exists():
-            final.rename(replaced)
-        try:
-            temporary.rename(final)
-        except OSError:
-            if replaced.exists():
-                replaced.rename(final)
-            raise
-        sync(final.parent)
-        shutil.rmtree(replaced, ignore_errors=True)
-    except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise store_error(final, error) from error
 
 
 def _line(row: Mapping[str, Any]) -> bytes:

@@ -22,7 +22,7 @@ from distilwhisper.text.wer import ErrorCounts
 
 Numbers: TypeAlias = npt.NDArray[Any]
 
-FEW_RECORDINGS = 10  # draws of fewer say too little of how recordings vary
+FEW_RECORDINGS = 10  # draws of fewer show too little of how recordings vary
 
 _BLOCK = 1 << 21  # recordings drawn at a time: 16 MiB of their numbers
 
@@ -56,7 +56,7 @@ class Counted:
     ) -> "Counted":
         """Return what was counted, to be drawn by recordings; of a single one, by utterances.
 
-        What is said of a single recording, or of a single voice, holds for it alone.
+        An interval of a single recording, or of a single voice, holds for it alone.
 
         Args:
             counts: of each utterance.
@@ -66,7 +66,7 @@ class Counted:
         return cls(
             errors=[count.errors for count in counts],
             words=[count.words for count in counts],
-            groups=ids if is_of_one(groups) else groups,
+            groups=ids if len(set(groups)) == 1 else groups,
         )
 
     def __post_init__(self) -> None:
@@ -76,11 +76,6 @@ class Counted:
                 "errors, words and groups must be of the same utterances, found {} and {} and {} "
                 "of them".format(*lengths)
             )
-
-
-def is_of_one(groups: Sequence[str]) -> bool:
-    """Tell whether utterances are all of one recording, or of what stands for it."""
-    return len(set(groups)) == 1
 
 
 @dataclass(frozen=True)
@@ -105,7 +100,7 @@ def mean_interval(sets: Sequence[Counted], resampling: Resampling) -> Interval |
     """Return the mean of several sets' rates and its bounds; every set is drawn within itself.
 
     Returns:
-        None where any set has fewer than two recordings, or no words: nothing can be told then.
+        None where any set has fewer than two recordings, or no words: nothing is known then.
     """
     rates = _mean_rates([[counted] for counted in sets], resampling)
     return None if rates is None else _interval(rates[:, 0], resampling.level)
@@ -120,7 +115,7 @@ def mean_difference(
     set itself counts as one draw more, so that it is never 0.
 
     Args:
-        pairs: the same utterances as A heard them and as B did, for every set.
+        pairs: A's errors and B's on the same utterances, for every set.
         resampling: how to draw.
 
     Returns:
@@ -133,8 +128,8 @@ def mean_difference(
     if rates is None:
         return None
     differences = rates[:, 0] - rates[:, 1]
-    drawn = differences[1:]
-    tails = [(1 + np.count_nonzero(side)) / (1 + len(drawn)) for side in (drawn <= 0, drawn >= 0)]
+    draws = differences[1:]
+    tails = [(1 + np.count_nonzero(side)) / (1 + len(draws)) for side in (draws <= 0, draws >= 0)]
     return _interval(differences, resampling.level), float(min(1.0, 2 * min(tails)))
 
 
@@ -162,8 +157,8 @@ def _mean_rates(sets: Sequence[Sequence[Counted]], resampling: Resampling) -> Nu
         if len(sums) < 2 or not sums[:, 1::2].sum(axis=0).all():
             return None
         rng = np.random.default_rng([resampling.seed, number])
-        drawn = np.vstack([sums.sum(axis=0), _draw(sums, resampling.n, rng)])
-        errors, words = drawn[:, ::2], drawn[:, 1::2]
+        totals = np.vstack([sums.sum(axis=0), _draw(sums, resampling.n, rng)])
+        errors, words = totals[:, ::2], totals[:, 1::2]
         rates.append(np.divide(errors, words, where=words > 0, out=np.full(words.shape, np.nan)))
     if not rates:
         return None
@@ -179,7 +174,7 @@ def _sums_by_group(systems: Sequence[Counted]) -> Numbers:
     for number, system in enumerate(systems):
         if set(system.groups) != set(place):
             raise ValueError(
-                f"both systems must have heard the same recordings, found {len(place)} of the one "
+                f"both systems must transcribe the same recordings, found {len(place)} of the one "
                 f"and {len(set(system.groups))} of the other, "
                 f"{len(set(place) & set(system.groups))} of them of both"
             )
@@ -195,7 +190,7 @@ def _draw(sums: Numbers, n_draws: int, rng: np.random.Generator) -> Numbers:
     at_once = max(1, _BLOCK // len(sums))
     for start in range(0, n_draws, at_once):
         block = totals[start : start + at_once]
-        drawn = rng.integers(len(sums), size=(len(block), len(sums)))
+        rows = rng.integers(len(sums), size=(len(block), len(sums)))
         for column, values in enumerate(sums.T):
-            block[:, column] = np.ascontiguousarray(values)[drawn].sum(axis=1)
+            block[:, column] = np.ascontiguousarray(values)[rows].sum(axis=1)
     return totals

@@ -27,7 +27,7 @@ SIGNIFICANT = 0.05  # p-values below this are called so
 
 
 class NotComparable(DistilwhisperError, ValueError):
-    """Evaluations do not speak of the same utterances, or count in other units."""
+    """Evaluations are of different utterances, or count in different units."""
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ class Comparison:
         return next((d for d in self.differences if (d.model, d.set, d.noise) == here), None)
 
     def are_few(self, set_: str | None = None) -> bool:
-        """Tell whether a set, or any, has too few recordings for its differences to be trusted."""
+        """Return whether a set, or any, has too few recordings to trust its differences."""
         cells = (cell for cell in self.cells if set_ in (None, cell.set))
         return any(0 < cell.n_groups < FEW_RECORDINGS for cell in cells)
 
@@ -280,8 +280,8 @@ class _Grid:
     def over_sets(self, model: str, noise: str | None, set_: str | None = None) -> list[Counted]:
         """Return what was counted in each set, or in one; sets without references have no rate."""
         sets = self.sets if set_ is None else (set_,)
-        counted = [self._at[model, each, noise].counted for each in sets]
-        return [each for each in counted if sum(each.words)]
+        counts = [self._at[model, each, noise].counted for each in sets]
+        return [each for each in counts if sum(each.words)]
 
 
 def _check_same(one: Evaluation, other: Evaluation) -> None:
@@ -297,13 +297,13 @@ def _check_same(one: Evaluation, other: Evaluation) -> None:
         raise NotComparable(
             f"{one.set} must be counted in one unit for all, found {units[0]}s in {one.folder} and "
             f"{units[1]}s in {other.folder}: name the language of each utterance in the manifest, "
-            "where each model would else go by what it heard"
+            "where each model would else detect its own"
         )
 
 
 def _cell(evaluation: Evaluation, folder: Path, resampling: Resampling) -> Cell:
-    summary, counted = evaluation.summary, evaluation.counted
-    low, high = _ends(mean_interval([counted], resampling))
+    summary, counts = evaluation.summary, evaluation.counted
+    low, high = _ends(mean_interval([counts], resampling))
     of_summary = (
         "n_utterances", "failed", "audio_s", "compute_s", "rtfx", "n_parameters", "unit", "errors",
         "wer", "cer", "ser", "der", "ier", "repeated_5_grams", "acceptance",
@@ -313,7 +313,7 @@ def _cell(evaluation: Evaluation, folder: Path, resampling: Resampling) -> Cell:
         set=evaluation.set,
         noise=evaluation.noise,
         folder=os.path.relpath(evaluation.folder, folder),
-        n_groups=len(set(counted.groups)),
+        n_groups=len(set(counts.groups)),
         drawn_over=drawn_over([row["group"] for row in evaluation.scores]),
         wer_low=low,
         wer_high=high,
@@ -329,9 +329,10 @@ def _difference(
     noise: str | None,
     resampling: Resampling,
 ) -> Difference:
-    ours, theirs = (grid.over_sets(name, noise, set_) for name in (model, against))
-    rate, other = _mean_rate(ours), _mean_rate(theirs)
-    interval, p = mean_difference(list(zip(ours, theirs, strict=True)), resampling) or (None, None)
+    counts, baseline = (grid.over_sets(name, noise, set_) for name in (model, against))
+    rate, other = _mean_rate(counts), _mean_rate(baseline)
+    pairs = list(zip(counts, baseline, strict=True))
+    interval, p = mean_difference(pairs, resampling) or (None, None)
     difference = None if rate is None or other is None else rate - other
     return Difference(model, against, set_, noise, difference, *_ends(interval), p)
 
@@ -341,7 +342,7 @@ def _ends(interval: Interval | None) -> tuple[float | None, float | None]:
 
 
 def _mean_rate(sets: Sequence[Counted]) -> float | None:
-    rates = [sum(counted.errors) / sum(counted.words) for counted in sets]
+    rates = [sum(counts.errors) / sum(counts.words) for counts in sets]
     return sum(rates) / len(rates) if rates else None
 
 

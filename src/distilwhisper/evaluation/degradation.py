@@ -1,7 +1,7 @@
-"""What is done to the sound of an evaluation, so that every model hears the same bad sound.
+"""Degraded sound for an evaluation: noise, rooms, codecs and clipping, the same for every model.
 
-What is drawn for an utterance follows from the seed, the kind and the utterance's id alone: not
-from the level, the model, the process, or the order of utterances.
+Random draws for an utterance depend on the seed, the kind and the utterance's id alone: not on the
+level, the model, the process, or the order of utterances.
 """
 
 import hashlib
@@ -54,14 +54,14 @@ _MAX_DRAWS = 20  # of a stretch that is not silent
 
 @dataclass(frozen=True)
 class Degradation:
-    """What is done to a sound, as KIND[:LEVEL][@PATH] says it.
+    """A degradation of sound, written as KIND[:LEVEL][@PATH].
 
     Attributes:
-        kind: of noise, or of what the sound goes through.
+        kind: of noise, or of the channel that the sound goes through.
         level: a codec's name; RT60 in seconds; else dB: of speech over noise, or of clipping
             beyond full scale. None where a room's response comes out of a folder.
-        source: folder of recorded noise or of recorded impulse responses; manifest of who babbles,
-            where that is not the evaluated one.
+        source: folder of recorded noise or of recorded impulse responses; manifest of the voices
+            of babble, where that is not the evaluated one.
 
     Raises:
         ValueError: with all faults.
@@ -72,7 +72,24 @@ class Degradation:
     source: Path | None = None
 
     def __post_init__(self) -> None:
-        faults = [fault for fault in (self._level_fault(), self._path_fault()) if fault]
+        kind, level, source = self.kind, self.level, self.source
+        faults = []
+        if kind == "codec":
+            try:
+                Codec.parse("" if level is None else str(level))
+            except ValueError as error:
+                faults.append(str(error))
+        elif kind == "reverberation" and source is not None:
+            if level is not None:
+                faults.append("a recorded response has its own RT60")
+        else:
+            low, high = _LEVELS[kind]
+            if not isinstance(level, (int, float)) or not low <= level <= high:
+                faults.append(f"the level of {kind} must be a number from {low:g} to {high:g}")
+        if kind == "recorded" and source is None:
+            faults.append("recorded noise must have the @FOLDER that it is in")
+        if source is not None and kind not in _WITH_PATH:
+            faults.append(f"{kind} has no @PATH")
         if faults:
             raise ValueError(f'{"; ".join(faults)}; found "{self}", there are {_ALL_KINDS}')
 
@@ -83,13 +100,13 @@ class Degradation:
         Raises:
             ValueError: it is not written so, or the kind has no such level or path.
         """
-        found = re.fullmatch(r"([^:@]*)(?::([^@]*))?(?:@(.+))?", text)
-        if not found or found[1] not in get_args(Kind):
+        match = re.fullmatch(r"([^:@]*)(?::([^@]*))?(?:@(.+))?", text)
+        if not match or match[1] not in get_args(Kind):
             raise ValueError(
                 f'noise must be one kind, written KIND[:LEVEL][@PATH]; found "{text}", there are '
                 f"{_ALL_KINDS}"
             )
-        kind, level, source = found.groups()
+        kind, level, source = match.groups()
         return cls(cast(Kind, kind), _number(level), None if source is None else Path(source))
 
     def __str__(self) -> str:
@@ -99,28 +116,6 @@ class Degradation:
             level = np.format_float_positional(level, trim="-")
         source = "" if self.source is None else f"@{self.source}"
         return f"{self.kind}{'' if level is None else f':{level}'}{source}"
-
-    def _level_fault(self) -> str | None:
-        level = self.level
-        if self.kind == "codec":
-            try:
-                Codec.parse("" if level is None else str(level))
-            except ValueError as error:
-                return str(error)
-            return None
-        if self.kind == "reverberation" and self.source is not None:
-            return None if level is None else "a recorded response has its own RT60"
-        low, high = _LEVELS[self.kind]
-        if isinstance(level, (int, float)) and low <= level <= high:
-            return None
-        return f"the level of {self.kind} must be a number from {low:g} to {high:g}"
-
-    def _path_fault(self) -> str | None:
-        if self.kind == "recorded" and self.source is None:
-            return "recorded noise must have the @FOLDER that it is in"
-        if self.source is not None and self.kind not in _WITH_PATH:
-            return f"{self.kind} has no @PATH"
-        return None
 
 
 def _number(text: str | None) -> float | str | None:
@@ -132,7 +127,7 @@ def _number(text: str | None) -> float | str | None:
 
 
 class Degrader:
-    """Does to utterances what a :class:`Degradation` says; built once a process.
+    """Applies a :class:`Degradation` to utterances; built once a process.
 
     Args:
         degradation: what to do.
@@ -140,7 +135,7 @@ class Degrader:
         seed: of all draws.
 
     Attributes:
-        n_silent: utterances so far in which nothing is heard, and which are left as they are.
+        n_silent: silent utterances so far, which are left as they are.
 
     Raises:
         ValueError: babble is wanted, and some utterance has no other voices.
@@ -166,7 +161,7 @@ class Degrader:
             utterance: of the manifest.
 
         Raises:
-            ValueError, CorruptAudio: a noise cannot be heard or read.
+            ValueError, CorruptAudio: a noise is silent or cannot be read.
         """
         if not samples.any():
             self.n_silent += 1
@@ -176,11 +171,11 @@ class Degrader:
         if kind == "codec":
             return through_codec(samples, Codec.parse(str(level)))
         if kind == "reverberation":
-            return reverberate(samples, self._heard(lambda: self._response(generator)))
+            return reverberate(samples, self._audible(lambda: self._response(generator)))
         assert isinstance(level, (int, float))
         if kind == "clipping":
             return clip_peaks(samples, level)
-        noise = self._heard(lambda: self._noise(utterance, len(samples), generator))
+        noise = self._audible(lambda: self._noise(utterance, len(samples), generator))
         return mix_at_snr(samples, noise, level)
 
     def _generator(self, utterance: Utterance) -> np.random.Generator:
@@ -188,14 +183,14 @@ class Degrader:
         digest = hashlib.blake2b(what.encode(), digest_size=16).digest()
         return np.random.default_rng(int.from_bytes(digest, "big"))
 
-    def _heard(self, draw: Callable[[], Samples]) -> Samples:
-        """Draw until something is heard: recordings have pauses, and voices too."""
+    def _audible(self, draw: Callable[[], Samples]) -> Samples:
+        """Draw until the sound is not silent: recordings have pauses, and voices too."""
         for _ in range(_MAX_DRAWS):
-            drawn = draw()
-            if drawn.any():
-                return drawn
+            sound = draw()
+            if sound.any():
+                return sound
         raise ValueError(
-            f"{self._degradation} must be of sound that is heard, found silence in {_MAX_DRAWS} "
+            f"{self._degradation} must not be silent, found silence in {_MAX_DRAWS} "
             "draws: leave silent and unreadable recordings out"
         )
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from distilwhisper.corpus.store import write_atomic
 from distilwhisper.evaluation.comparison import Comparison, rtfx_of
+from distilwhisper.files import write_atomic
 from distilwhisper.plotting import FORMATS, Figure, Point, draw_points, file_of, in_percent
 
 SPEED_NOTE = (

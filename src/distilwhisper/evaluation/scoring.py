@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from distilwhisper.corpus.records import Manifest, Utterance, audio_from
-from distilwhisper.corpus.store import write_atomic, write_jsonl
+from distilwhisper.corpus.store import write_jsonl
 from distilwhisper.decoding.slots import Counts
+from distilwhisper.files import write_atomic
+from distilwhisper.tables import percent
 from distilwhisper.text.normalize import ScoringRule, scoring_rule
 from distilwhisper.text.wer import ErrorCounts, character_errors, repeated_ngrams, word_errors
 
 # What intervals are drawn over, after group_of.
 OVER = (
     "over recordings (else speakers, else files); of a single one over its utterances, and then it "
-    "tells of that one alone"
+    "holds for that one alone"
 )
 
 COST = ("tokens", "row_steps", "drafted", "accepted")  # of decoding: Counts
@@ -30,7 +32,7 @@ class EvaluationSummary:
 
     n_utterances: int
     n_without_reference: int  # transcribed, not scored
-    failed: dict[str, str]  # utterance id to what went wrong; scored as if nothing was heard
+    failed: dict[str, str]  # utterance id to what went wrong; scored as an empty transcript
     audio_s: float
     compute_s: float  # mel, encoder and decoder; reading the files is left out
     tokens: int  # decoded, over all attempts
@@ -56,23 +58,21 @@ class EvaluationSummary:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what summary.json holds: the sums, and the rates made of them."""
-        counts, characters = self.errors, self.character_errors
+        counts = self.errors
         rates = {"wer": counts.wer, "ser": counts.ser, "der": counts.der, "ier": counts.ier}
-        defined = {k: v if counts.words else None for k, v in rates.items()}
-        cost = {
-            "acceptance": self.cost.acceptance if self.drafted else None,
-            "tokens_per_step": self.cost.tokens_per_step if self.row_steps else None,
-        }
-        cer = characters.wer if characters.words else None
-        whisper = self.whisper_errors.wer if self.whisper_errors.words else None
         return {
             **asdict(self),
-            **defined,
-            "cer": cer,
-            "wer_whisper_normalizer": whisper,
-            **cost,
+            **{name: rate if counts.words else None for name, rate in rates.items()},
+            "cer": _rate(self.character_errors),
+            "wer_whisper_normalizer": _rate(self.whisper_errors),
+            "acceptance": self.cost.acceptance if self.drafted else None,
+            "tokens_per_step": self.cost.tokens_per_step if self.row_steps else None,
             "rtfx": round(self.rtfx, 2),
         }
+
+
+def _rate(counts: ErrorCounts) -> float | None:
+    return counts.wer if counts.words else None
 
 
 def score(
@@ -93,11 +93,11 @@ def score(
         n_parameters: of the model, for the record.
     """
     by_id = {utterance.id: utterance for utterance in manifest.utterances}
-    said = [(by_id[row["id"]], row["text"]) for row in rows if by_id[row["id"]].text is not None]
-    spaced = are_spaced(utterance for utterance, _ in said)
+    texts = [(by_id[row["id"]], row["text"]) for row in rows if by_id[row["id"]].text is not None]
+    spaced = are_spaced(utterance for utterance, _ in texts)
     scored = [
         {**count_errors(utterance, text, spaced=spaced), **_place(manifest, utterance, out)}
-        for utterance, text in said
+        for utterance, text in texts
     ]
     summary = EvaluationSummary(
         n_utterances=len(rows),
@@ -119,7 +119,7 @@ def score(
 
 
 def are_spaced(utterances: Iterable[Utterance]) -> bool:
-    """Tell whether a set is counted in words: all of it is written with spaces between them."""
+    """Return whether a set is counted in words: all of it is written with spaces between them."""
     return all(rule_of(utterance).spaced for utterance in utterances)
 
 
@@ -158,9 +158,9 @@ def _place(manifest: Manifest, utterance: Utterance, out: Path) -> dict[str, Any
 
 
 def group_of(utterance: Utterance) -> str:
-    """Name what an utterance shares with those whose errors are not independent of its own.
+    """Return the recording of an utterance, within which errors are not independent.
 
-    That is its recording; else its speaker, whose name is good within a source; else its file.
+    Else its speaker, whose name is unique within a source; else its file.
     """
     if utterance.recording is not None:
         return f"recording {utterance.recording}"
@@ -170,7 +170,7 @@ def group_of(utterance: Utterance) -> str:
 
 
 def drawn_over(groups: Sequence[str]) -> str:
-    """Say what a set consists of whose errors do not depend on each other, and how many of them.
+    """Return of how many recordings, speakers or files a set consists, for people.
 
     Args:
         groups: of its utterances, from :func:`group_of`.
@@ -185,8 +185,8 @@ def drawn_over(groups: Sequence[str]) -> str:
 
 
 def drawn_sentence(over: Mapping[str, str]) -> str:
-    """Say of each set, by name, what :func:`drawn_over` says of it."""
-    return f"Drawn: {'; '.join(f'of {name} {said}' for name, said in over.items())}."
+    """Return a sentence of what :func:`drawn_over` returns for each set, by name."""
+    return f"Drawn: {'; '.join(f'of {name} {groups}' for name, groups in over.items())}."
 
 
 def _total(scored: Sequence[Mapping[str, Any]], name: str) -> ErrorCounts:
@@ -195,28 +195,20 @@ def _total(scored: Sequence[Mapping[str, Any]], name: str) -> ErrorCounts:
 
 def summary_line(name: str, summary: EvaluationSummary) -> str:
     """Return a result in one line, for people."""
-    counts = summary.errors
-    rate = f"{100 * counts.wer:.1f} %" if counts.words else "no references"
+    counts, published, cost = summary.errors, _rate(summary.whisper_errors), summary.cost
+    rate = percent(_rate(counts), none="no references")
+    # Rates by Whisper's own normaliser, where they differ.
+    differs = published is not None and summary.whisper_errors != counts
+    other = f"; {percent(published)} by Whisper's normaliser" if differs else ""
+    drafting = (
+        f", {percent(cost.acceptance, digits=0)} of the draft accepted, "
+        f"{cost.tokens_per_step:.1f} tokens a step"
+        if summary.drafted
+        else ""
+    )
     return (
         f"{name}: {'WER' if summary.unit == 'word' else 'CER'} {rate} "
         f"({counts.substitutions} S, {counts.deletions} D, {counts.insertions} I of "
-        f"{counts.words}{_published(summary)}), {summary.n_utterances} utterances, "
-        f"RTFx {summary.rtfx:.1f}, "
-        f"{summary.n_parameters / 1e6:.1f} M parameters{_drafting(summary)}"
-    )
-
-
-def _published(summary: EvaluationSummary) -> str:
-    """Say what Whisper's own normaliser makes of it, where that differs."""
-    if summary.whisper_errors == summary.errors or not summary.whisper_errors.words:
-        return ""
-    return f"; {100 * summary.whisper_errors.wer:.1f} % by Whisper's normaliser"
-
-
-def _drafting(summary: EvaluationSummary) -> str:
-    if not summary.drafted:
-        return ""
-    return (
-        f", {100 * summary.cost.acceptance:.0f} % of the draft accepted, "
-        f"{summary.cost.tokens_per_step:.1f} tokens a step"
+        f"{counts.words}{other}), {summary.n_utterances} utterances, RTFx {summary.rtfx:.1f}, "
+        f"{summary.n_parameters / 1e6:.1f} M parameters{drafting}"
     )

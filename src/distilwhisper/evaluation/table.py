@@ -1,9 +1,9 @@
 """A comparison in plain text, for people to read in a terminal."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from distilwhisper.evaluation.bootstrap import FEW_RECORDINGS
-from distilwhisper.evaluation.comparison import SIGNIFICANT, Cell, Comparison, rtfx_of
+from distilwhisper.evaluation.comparison import SIGNIFICANT, Comparison, rtfx_of
 from distilwhisper.evaluation.scoring import OVER
 from distilwhisper.tables import bounds, percent, table_lines
 
@@ -14,64 +14,50 @@ def comparison_table(comparison: Comparison) -> str:
     Args:
         comparison: the figures.
     """
-    sections = {}
-    for noise in comparison.noises:
-        for set_ in comparison.sets:
-            cells = [cell for cell in comparison.cells if (cell.set, cell.noise) == (set_, noise)]
-            sections[_title(cells[0])] = _set_section(comparison, cells)
-        if len(comparison.sets) > 1:
-            title = ", ".join(filter(None, ("mean over the sets", noise)))
-            sections[title] = _mean_section(comparison, noise)
+    parts = (*comparison.sets, *[None] * (len(comparison.sets) > 1))  # None: their mean
+    sections = {
+        _title(comparison, set_, noise): [
+            _head(comparison, set_),
+            *(_row(comparison, model, set_, noise) for model in comparison.models),
+        ]
+        for noise in comparison.noises
+        for set_ in parts
+    }
     lines = iter(table_lines(*sections.values(), indent="  "))
     tables = ([title, *(next(lines) for _ in rows), ""] for title, rows in sections.items())
     return "\n".join([*(line for table in tables for line in table), *_notes(comparison)])
 
 
-def _title(first: Cell) -> str:
+def _title(comparison: Comparison, set_: str | None, noise: str | None) -> str:
+    name = ", ".join(filter(None, (set_ or "mean over the sets", noise)))
+    if set_ is None:
+        return name
+    first = next(cell for cell in comparison.cells if (cell.set, cell.noise) == (set_, noise))
     return (
-        f"{', '.join(filter(None, (first.set, first.noise)))}: {first.n_utterances} utterances, "
-        f"{first.drawn_over}, {first.errors['words']} {first.unit}s"
+        f"{name}: {first.n_utterances} utterances, {first.drawn_over}, {first.errors['words']} "
+        f"{first.unit}s"
     )
 
 
-def _set_section(comparison: Comparison, cells: Sequence[Cell]) -> list[list[str]]:
-    rows = [
-        [
-            cell.model,
-            _rate(cell.wer, cell.wer_low, cell.wer_high),
-            *(str(cell.errors[kind]) for kind in ("substitutions", "deletions", "insertions")),
-            percent(cell.cer, unit="", none="-"),
-            *_speed_and_size([cell]),
-            *_difference(comparison, cell.model, cell.set, cell.noise),
-        ]
-        for cell in cells
-    ]
-    return [_head(comparison, {cells[0].unit}), *rows]
-
-
-def _mean_section(comparison: Comparison, noise: str | None) -> list[list[str]]:
-    rows = [
-        [
-            average.model,
-            _rate(average.wer, average.low, average.high),
-            *[""] * 4,
-            *_speed_and_size(comparison.cells_of(average.model, noise)),
-            *_difference(comparison, average.model, None, noise),
-        ]
-        for average in comparison.averages
-        if average.noise == noise
-    ]
-    return [_head(comparison, {cell.unit for cell in comparison.cells}), *rows]
-
-
-def _head(comparison: Comparison, units: set[str]) -> list[str]:
+def _head(comparison: Comparison, set_: str | None) -> list[str]:
+    units = {cell.unit for cell in comparison.cells if set_ in (None, cell.set)}
     rate = "errors" if len(units) > 1 else "WER" if "word" in units else "CER"
     differences = [] if comparison.baseline is None else [f"against {comparison.baseline}", "p"]
     return ["", f"{rate} %", "S", "D", "I", "CER %", "RTFx", "M param.", *differences]
 
 
-def _speed_and_size(cells: Sequence[Cell]) -> list[str]:
-    return [f"{rtfx_of(cells):.1f}", f"{cells[0].n_parameters / 1e6:.1f}"]
+def _row(comparison: Comparison, model: str, set_: str | None, noise: str | None) -> list[str]:
+    cells = [c for c in comparison.cells_of(model, noise) if set_ in (None, c.set)]
+    if set_ is None:
+        mean = comparison.average(model, noise)
+        errors = [_rate(mean.wer, mean.low, mean.high), *[""] * 4]
+    else:
+        (cell,) = cells
+        kinds = (str(cell.errors[kind]) for kind in ("substitutions", "deletions", "insertions"))
+        cer = percent(cell.cer, unit="", none="-")
+        errors = [_rate(cell.wer, cell.wer_low, cell.wer_high), *kinds, cer]
+    speed_and_size = [f"{rtfx_of(cells):.1f}", f"{cells[0].n_parameters / 1e6:.1f}"]
+    return [model, *errors, *speed_and_size, *_difference(comparison, model, set_, noise)]
 
 
 def _difference(

@@ -12,7 +12,7 @@ from distilwhisper.speech.audio import Choice, Samples, stream_samples
 from distilwhisper.speech.sources import CorruptAudio
 
 N_VOICES = 6  # at once
-UTTERANCES_PER_VOICE = 3  # that a voice says one after the other before it begins again
+UTTERANCES_PER_VOICE = 3  # one after the other, before the voice begins again
 HELD_UTTERANCES = 64  # in memory: of 30 s each, 123 MB
 
 _Drawn = TypeVar("_Drawn")
@@ -20,10 +20,10 @@ _Groups: TypeAlias = Mapping[str, Sequence[Utterance]]  # by what they have in c
 
 
 class OtherVoices:
-    """The speakers of a manifest, to be heard under utterances of others.
+    """The speakers of a manifest, to be mixed under utterances of others.
 
-    Of each utterance the first 30 s are used at most. One that cannot be read is passed over and
-    named.
+    At most the first 30 s of each utterance are used. One that cannot be read is left out and
+    logged.
 
     Args:
         manifest: with many speakers, best.
@@ -41,14 +41,14 @@ class OtherVoices:
         self._load = lru_cache(HELD_UTTERANCES)(self._read)
 
     def require_others(self, utterance: Utterance, audio: str) -> None:
-        """See that somebody else speaks than in an utterance.
+        """Refuse an utterance in which the only speaker of the manifest speaks.
 
         Args:
             utterance: of this manifest or another.
             audio: absolute path or URL of its sound.
 
         Raises:
-            ValueError: nobody does.
+            ValueError: there is no other speaker, and no other recording.
         """
         groups, own = self._others(utterance, audio)
         if len(groups) == sum(name in groups for name in own):
@@ -63,8 +63,7 @@ class OtherVoices:
     ) -> list[Samples]:
         """Return voices of other speakers; where none are known, of other recordings.
 
-        Each voice is of another speaker as long as there are any, and says other utterances than
-        the others.
+        Each voice is of another speaker as long as there are any, and has utterances of its own.
 
         Args:
             utterance: as for :meth:`require_others`, which it has passed.
@@ -76,13 +75,13 @@ class OtherVoices:
             At most six, fewer where the manifest has no more, or some cannot be read.
         """
         groups, own = self._others(utterance, audio)
-        drawn = _drawn(list(groups), N_VOICES + len(own), generator)
-        others = [name for name in drawn if name not in own][:N_VOICES]
+        names = _drawn(list(groups), N_VOICES + len(own), generator)
+        others = [name for name in names if name not in own][:N_VOICES]
         voices = []
         for place, name in enumerate(others):
             n_voices = len(range(place, N_VOICES, len(others)))
-            said = _drawn(groups[name], n_voices * UTTERANCES_PER_VOICE, generator)
-            voices += [self._voice(said[v::n_voices], n_samples) for v in range(n_voices)]
+            utterances = _drawn(groups[name], n_voices * UTTERANCES_PER_VOICE, generator)
+            voices += [self._voice(utterances[v::n_voices], n_samples) for v in range(n_voices)]
         return [voice for voice in voices if voice.any()]
 
     def _others(self, utterance: Utterance, audio: str) -> tuple[_Groups, set[str]]:
@@ -116,7 +115,7 @@ class OtherVoices:
 
 
 def _grouped(utterances: Iterable[Utterance], key: Callable[[Utterance], str | None]) -> _Groups:
-    """Return utterances by what the key says of them, without those of which it says nothing."""
+    """Return utterances by a key, without those for which it is None."""
     groups: dict[str, list[Utterance]] = {}
     for utterance in utterances:
         name = key(utterance)

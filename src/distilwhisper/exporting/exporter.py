@@ -13,11 +13,11 @@ from distilwhisper.exporting.card import card
 from distilwhisper.exporting.recognition import Recognise
 from distilwhisper.exporting.settings import ExportSettings, Target
 from distilwhisper.extras import MissingExtra
+from distilwhisper.files import new_folder, require_new, store_error
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import resolve_model
-from distilwhisper.model.layout import ModelFiles, new_folder, read_model_folder, require_new
+from distilwhisper.model.layout import ModelFiles, read_model_folder
 from distilwhisper.progress import say
-from distilwhisper.run.files import store_error
 
 if TYPE_CHECKING:
     from distilwhisper.exporting.check import Check

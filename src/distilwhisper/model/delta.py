@@ -22,13 +22,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from distilwhisper.files import new_folder, require_new
 from distilwhisper.model.layout import (
     BadCheckpoint,
     ModelFiles,
-    new_folder,
     read_json_object,
     read_model_folder,
-    require_new,
     write_model_folder,
 )
 

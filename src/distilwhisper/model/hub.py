@@ -24,6 +24,7 @@ from pathlib import Path
 import torch
 
 from distilwhisper.errors import DistilwhisperError
+from distilwhisper.files import require_new
 from distilwhisper.model.ctranslate2 import read_ctranslate2
 from distilwhisper.model.delta import complete_delta, is_delta, teacher_of, whole_folder
 from distilwhisper.model.layout import (
@@ -32,7 +33,6 @@ from distilwhisper.model.layout import (
     load_pickle,
     read_model_folder,
     read_tokenizer_json,
-    require_new,
     write_model_folder,
 )
 from distilwhisper.model.openai import not_openai, read_openai

@@ -23,15 +23,10 @@ Their readers (:mod:`~distilwhisper.model.openai`, :mod:`~distilwhisper.model.ct
 model came from.
 """
 
-import errno
 import json
-import os
 import pickle
 import re
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -43,6 +38,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from distilwhisper.errors import DistilwhisperError
+from distilwhisper.files import new_folder
 from distilwhisper.model.hardware import dtype_name
 from distilwhisper.model.whisper import Whisper, WhisperConfig
 
@@ -535,47 +531,6 @@ def token_ids_for_generation(
 # Writing
 
 
-def require_new(folder: Path) -> None:
-    """Refuse a place that holds something already.
-
-    Raises:
-        FileExistsError: it is a file, or a folder that is not empty.
-    """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder}: must be new or empty, and holds something already")
-
-
-@contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder that becomes ``folder`` if all goes well, and else is removed.
-
-    So the folder appears whole, by rename, and two processes may write the same one: the second is
-    refused.
-
-    Args:
-        folder: does not exist yet, or is empty; its parents are made.
-
-    Raises:
-        FileExistsError: the folder holds something already.
-    """
-    require_new(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        yield temporary
-        temporary.chmod(0o755)  # mkdtemp makes it private
-        _flush_folder(temporary)
-        try:
-            temporary.rename(folder)
-        except OSError as error:
-            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-                raise FileExistsError(f"{folder}: written by another process") from error
-            raise
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-
-
 def write_model_folder(folder: Path, files: ModelFiles, *, dtype: torch.dtype) -> None:
     """Write a Whisper model in the Hugging Face layout, as :func:`new_folder` does.
 
@@ -691,12 +646,3 @@ def _english_spellings() -> dict[str, str]:
     path = resources.files("whisper_normalizer") / "normalizers" / "english.json"
     spellings: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
     return spellings
-
-
-def _flush_folder(folder: Path) -> None:
-    for path in (*folder.iterdir(), folder):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -4,23 +4,13 @@ Every byte is moved and every product is made once. Real programs are slower; th
 models' floors says how much faster one of them can be.
 """
 
-from dataclasses import dataclass
-
 from distilwhisper.model.whisper import WhisperConfig
 
 TOKENS_PER_WINDOW = 110
 
 
-@dataclass(frozen=True)
-class Roof:
-    """What a device can do at the most, in weights of one size."""
-
-    flops: float  # multiplications and additions per second, dense
-    bandwidth: float  # bytes per second of its memory
-    weight_bytes: int = 2
-
-
-H100 = Roof(798e12, 3.0e12)  # bfloat16, both measured
+# Of an NVIDIA H100, measured: multiplications and additions in bfloat16, and bytes of its memory.
+FLOPS_PER_S, BYTES_PER_S, WEIGHT_BYTES = 798e12, 3.0e12, 2
 
 
 def encoder_flops(c: WhisperConfig) -> float:
@@ -51,22 +41,15 @@ def cache_values(c: WhisperConfig, frames: float) -> float:
     return 2.0 * frames * c.width * c.decoder_layers
 
 
-def window_s(
-    config: WhisperConfig,
-    *,
-    batch: int,
-    n_tokens: float = TOKENS_PER_WINDOW,
-    roof: Roof = H100,
-) -> float:
-    """Return the seconds of a window, encoder and greedy decoding.
+def window_s(config: WhisperConfig, *, batch: int, n_tokens: float = TOKENS_PER_WINDOW) -> float:
+    """Return the seconds of a window on an H100, encoder and greedy decoding.
 
     Args:
         config: the sizes.
         batch: windows that are decoded together and share the reading of the weights.
-        n_tokens: that each says; the cache of tokens is half as long on average.
-        roof: the device.
+        n_tokens: of each; the cache of tokens is half as long on average.
     """
-    once_s = (encoder_flops(config) + cross_flops(config)) / roof.flops
+    once_s = (encoder_flops(config) + cross_flops(config)) / FLOPS_PER_S
     held = cache_values(config, config.max_frames + n_tokens / 2)
-    moved_s = (step_weights(config) / batch + held) * roof.weight_bytes / roof.bandwidth
-    return once_s + n_tokens * max(moved_s, token_flops(config) / roof.flops)
+    moved_s = (step_weights(config) / batch + held) * WEIGHT_BYTES / BYTES_PER_S
+    return once_s + n_tokens * max(moved_s, token_flops(config) / FLOPS_PER_S)

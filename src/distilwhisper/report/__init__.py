@@ -1,4 +1,4 @@
-"""What finished folders say of themselves: a page for people, a card for the model."""
+"""Reports on finished folders: a page for people, a card for the model."""
 
 from distilwhisper.report.facts import (
     ComparisonFacts,

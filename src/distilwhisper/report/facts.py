@@ -1,4 +1,4 @@
-"""All that a finished folder tells, read once for whatever is written about it."""
+"""The content of a finished folder, read once for whatever is written about it."""
 
 import json
 from collections import Counter
@@ -43,8 +43,8 @@ class ComparisonFacts:
 
 
 @dataclass(frozen=True)
-class Spoken:
-    """What the manifests to train on say of their utterances.
+class TrainingSources:
+    """Sources and licences of the training data.
 
     Attributes:
         sets: what the recipe trains on, by name; none where the manifests are gone.
@@ -70,7 +70,7 @@ class RunFacts:
         metrics: the rows of metrics.jsonl.
         evaluations: every model on every set.
         comparison: of the student with its teacher on all sets, which ``SETS`` names.
-        spoken: what the manifests to train on say of their utterances.
+        sources: sources and licences of the training data.
     """
 
     folder: Path
@@ -81,7 +81,7 @@ class RunFacts:
     metrics: Sequence[Mapping[str, Any]]
     evaluations: Sequence[Evaluation]
     comparison: Comparison
-    spoken: Spoken
+    sources: TrainingSources
 
     @property
     def name(self) -> str:
@@ -102,14 +102,14 @@ class RunFacts:
     @property
     def language(self) -> str | None:
         """The code of the language that the run was asked for."""
-        named = self.recipe.get("data", {}).get("language")
-        return None if named is None else language_code(named)
+        name = self.recipe.get("data", {}).get("language")
+        return None if name is None else language_code(name)
 
     @cached_property
     def retention(self) -> Retention | None:
-        """What the filter kept, seen from all sides; None where it has not said."""
-        found = self.filtered.get("retention")
-        return None if found is None else Retention.from_dict(found)
+        """What the filter kept, seen from all sides; None where that was not recorded."""
+        retention = self.filtered.get("retention")
+        return None if retention is None else Retention.from_dict(retention)
 
     @property
     def losses(self) -> list[Mapping[str, Any]]:
@@ -134,8 +134,8 @@ class RunFacts:
     def scores(self, model: str, set_: str) -> Mapping[str, Mapping[str, Any]]:
         """Return one model's rows of scores.jsonl by id."""
         here = (model, SETS[set_])
-        found = next(e for e in self.evaluations if (e.model, e.set) == here)
-        return {row["id"]: row for row in found.scores}
+        evaluation = next(e for e in self.evaluations if (e.model, e.set) == here)
+        return {row["id"]: row for row in evaluation.scores}
 
     def spread(self, n: int) -> list[str]:
         """Return utterances of the test, evenly from its beginning to its end, by id."""
@@ -169,19 +169,19 @@ class RunFacts:
     @property
     def caution(self) -> str | None:
         """How small the run was, where its figures would mislead; None where they would not."""
-        kept, gap = self.filtered["kept"], self.gap("test").difference
-        if kept["hours"] > 100 and gap is not None and gap < 0.02:
+        data, gap = self.filtered["kept"], self.gap("test").difference
+        if data["hours"] > 100 and gap is not None and gap < 0.02:
             return None
         return (
-            f"This student was trained for {self.n_steps:,} steps on {kept['hours']:.2f} hours of "
-            f"speech ({kept['count']} utterances). The paper trains {PAPER_STEPS:,} steps on "
+            f"This student was trained for {self.n_steps:,} steps on {data['hours']:.2f} hours of "
+            f"speech ({data['count']} utterances). The paper trains {PAPER_STEPS:,} steps on "
             f"{PAPER_HOURS:,} hours to come within 1 % of its teacher: a student of minutes is "
-            "worse than its teacher, and these figures say by how much."
+            "worse than its teacher, and these figures show by how much."
         )
 
 
 def read_facts(folder: Path) -> RunFacts | ComparisonFacts:
-    """Read what is to be told about a finished run, or what evaluate has left.
+    """Read a finished run, or the results of evaluate.
 
     Args:
         folder: of a run, of a comparison, or of a single evaluation.
@@ -246,21 +246,21 @@ def read_run(folder: Path) -> RunFacts:
         metrics=list(read_jsonl(folder / "train" / "metrics.jsonl")),
         evaluations=evaluations,
         comparison=compare(evaluations, folder=folder, baseline="teacher"),
-        spoken=_read_spoken(folder, recipe.get("data", {})),
+        sources=_read_sources(folder, recipe.get("data", {})),
     )
 
 
-def _read_spoken(folder: Path, data: Mapping[str, Any]) -> Spoken:
+def _read_sources(folder: Path, data: Mapping[str, Any]) -> TrainingSources:
     """Read the manifests that a run has trained on."""
-    named = data.get("train", [])
-    named = [named] if isinstance(named, str) else list(named)
-    paths = [Path(path) for path in named] or [folder / "data" / "train.jsonl"]
+    manifests = data.get("train", [])
+    manifests = [manifests] if isinstance(manifests, str) else list(manifests)
+    paths = [Path(path) for path in manifests] or [folder / "data" / "train.jsonl"]
     if not all(path.exists() for path in paths):
-        return Spoken((), {}, {})
+        return TrainingSources((), {}, {})
     utterances = [u for path in paths for u in read_manifest(path).utterances]
     extras = [utterance.extra or {} for utterance in utterances]
-    return Spoken(
-        sets=[Path(path).stem for path in named or [data.get("source", folder.name)]],
+    return TrainingSources(
+        sets=[Path(path).stem for path in manifests or [data.get("source", folder.name)]],
         sources=Counter(utterance.source for utterance in utterances),
         licences=Counter(next((str(e[k]) for k in _LICENCE if e.get(k)), None) for e in extras),
     )
@@ -281,16 +281,16 @@ def over(one: float, other: float) -> float | None:
 def _not_finished(folder: Path, missing: Sequence[str]) -> str:
     if not folder.is_dir():
         return f"{folder} must be the folder of a finished run or of a comparison, found none"
-    there = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-    more = f" and {len(there) - _N_NAMED} more" if len(there) > _N_NAMED else ""
-    found = ", ".join(there[:_N_NAMED]) + more if there else "nothing"
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    more = f" and {len(names) - _N_NAMED} more" if len(names) > _N_NAMED else ""
+    content = ", ".join(names[:_N_NAMED]) + more if names else "nothing"
     if "recipe.toml" in missing:
         return (
             f"{folder} must be the folder of a finished run (with {', '.join(_OF_A_RUN[:3])} ...) "
             f"or of a comparison (with {COMPARISON}, which evaluate writes for several models, "
-            f"sets or noises), found {found}"
+            f"sets or noises), found {content}"
         )
     return (
-        f"the run in {folder} must be finished, found no {', '.join(missing)} but {found}: "
+        f"the run in {folder} must be finished, found no {', '.join(missing)} but {content}: "
         f"distilwhisper run {folder / 'recipe.toml'} --out {folder} goes on where it stopped"
     )

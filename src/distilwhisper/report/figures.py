@@ -2,14 +2,13 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from distilwhisper.evaluation.comparison import Comparison
 from distilwhisper.evaluation.degradation import Degradation, Kind
 from distilwhisper.evaluation.figures import speed_points
 from distilwhisper.plotting import Figure, Line, draw_lines, draw_points, file_of, in_percent
 from distilwhisper.report.facts import RunFacts
-from distilwhisper.report.html import Markup, image
 
 _SNR = "signal over noise / dB"
 _LEVELS: Mapping[Kind, tuple[str, str]] = {  # kinds of noise, and what their level is
@@ -28,7 +27,14 @@ _OF_THE_FILTER = {  # its figures, and what they show
 _LOSSES = {"kl": "KL to the teacher", "pl": "pseudo-labels", "mse": "hidden states"}
 
 
-def speed_plot(comparison: Comparison) -> Markup | None:
+class Picture(NamedTuple):
+    """A figure of a page, and what it shows, for those who cannot see it."""
+
+    svg: bytes
+    description: str
+
+
+def speed_plot(comparison: Comparison) -> Picture | None:
     """Draw error rates against speed; None of fewer than two models."""
     noise, name = comparison.first_noise, comparison.rate_name
     points = speed_points(comparison, noise)
@@ -36,17 +42,17 @@ def speed_plot(comparison: Comparison) -> Markup | None:
         return None
     title = f"{name} against speed" + ("" if noise is None else f", {noise}")
     figure = draw_points({title: points}, x="RTFx", y=f"{name}, %", names=comparison.models)
-    says = "; ".join(f"{point.name}: {point.y:.1f} % at RTFx {point.x:.1f}" for point in points)
-    return _image(figure, f"{title}. {says}")
+    values = "; ".join(f"{point.name}: {point.y:.1f} % at RTFx {point.x:.1f}" for point in points)
+    return _picture(figure, f"{title}. {values}")
 
 
-def noise_plots(comparison: Comparison) -> list[Markup]:
+def noise_plots(comparison: Comparison) -> list[Picture]:
     """Draw error rates against the level of each noise that comes in several."""
     by_kind: dict[tuple[Kind, Path | None], dict[float, str]] = {}
     for noise in filter(None, comparison.noises):
-        done = Degradation.parse(noise)
-        if isinstance(done.level, float):
-            by_kind.setdefault((done.kind, done.source), {})[done.level] = noise
+        spec = Degradation.parse(noise)
+        if isinstance(spec.level, float):
+            by_kind.setdefault((spec.kind, spec.source), {})[spec.level] = noise
     return [
         _noise_plot(comparison, kind, source, levels)
         for (kind, source), levels in by_kind.items()
@@ -56,26 +62,26 @@ def noise_plots(comparison: Comparison) -> list[Markup]:
 
 def _noise_plot(
     comparison: Comparison, kind: Kind, source: Path | None, levels: Mapping[float, str]
-) -> Markup:
+) -> Picture:
     (called, what), name = _LEVELS[kind], comparison.rate_name
     places = sorted(levels, reverse=what == _SNR)
     lines = []
     for model in comparison.models:
-        found = [comparison.average(model, levels[place]) for place in places]
+        averages = [comparison.average(model, levels[place]) for place in places]
         clean = comparison.average(model, None).wer if None in comparison.noises else None
         lines.append(
             Line(
                 model,
                 places,
-                [in_percent(average.wer) for average in found],
-                lows=[in_percent(average.low) for average in found],
-                highs=[in_percent(average.high) for average in found],
+                [in_percent(average.wer) for average in averages],
+                lows=[in_percent(average.low) for average in averages],
+                highs=[in_percent(average.high) for average in averages],
                 level=in_percent(clean),
             )
         )
     title = f"{name} under {called}" + (f" of {source.name}" if source else "")
     figure = draw_lines({title: lines}, x=what, y=f"{name}, %", x_reversed=what == _SNR)
-    return _image(figure, f"{title}. {'; '.join(map(_values, lines))}")
+    return _picture(figure, f"{title}. {'; '.join(map(_values, lines))}")
 
 
 def _values(line: Line) -> str:
@@ -83,22 +89,23 @@ def _values(line: Line) -> str:
     return f"{line.name}: " + ", ".join(f"{y:.1f} % at {x:g}" for x, y in places if y is not None)
 
 
-def filter_plots(run: RunFacts) -> list[Markup]:
+def filter_plots(run: RunFacts) -> list[Picture]:
     """Return the figures that the filter has left."""
-    drawn = {run.folder / "verdicts/figures" / name: says for name, says in _OF_THE_FILTER.items()}
-    return [image(path.read_bytes(), says) for path, says in drawn.items() if path.exists()]
+    folder = run.folder / "verdicts/figures"
+    paths = {folder / name: description for name, description in _OF_THE_FILTER.items()}
+    return [Picture(path.read_bytes(), text) for path, text in paths.items() if path.exists()]
 
 
-def training_plots(run: RunFacts) -> list[Markup]:
+def training_plots(run: RunFacts) -> list[Picture]:
     """Draw losses, error rates of checkpoints and the learning rate by step."""
-    last, judged = run.losses[-1], run.validations
+    last, checkpoints = run.losses[-1], run.validations
     losses = [_curve(name, run.losses, key) for key, name in _LOSSES.items() if key in last]
     plots = [_by_step(losses, title="Training loss", y="nats per token")]
-    if judged:
-        lines = [_wer_curve("mean", judged)]
-        sets = list(judged[-1].get("wer_by_set", {}))
+    if checkpoints:
+        lines = [_wer_curve("mean", checkpoints)]
+        sets = list(checkpoints[-1].get("wer_by_set", {}))
         for name in sets if len(sets) > 1 else ():
-            rows = [{**row, "validation_wer": row["wer_by_set"][name]} for row in judged]
+            rows = [{**row, "validation_wer": row["wer_by_set"][name]} for row in checkpoints]
             lines.append(_wer_curve(name, rows))
         plots.append(_by_step(lines, title="Validation WER", y="WER, at most 100 %"))
     if "lr" in last:
@@ -107,14 +114,14 @@ def training_plots(run: RunFacts) -> list[Markup]:
     return plots
 
 
-def curves(runs: Mapping[str, RunFacts]) -> list[Markup]:
+def curves(runs: Mapping[str, RunFacts]) -> list[Picture]:
     """Draw losses and error rates of several runs."""
     lines = [_curve(name, run.losses, "loss") for name, run in runs.items()]
     plots = [_by_step(lines, title="Training loss", y="nats per token")]
-    judged = [_wer_curve(name, run.validations) for name, run in runs.items() if run.validations]
-    if judged:
+    rates = [_wer_curve(name, run.validations) for name, run in runs.items() if run.validations]
+    if rates:
         y = "WER, at most 100 %"
-        plots.append(_by_step(judged, title="Validation WER", y=y, names=runs))
+        plots.append(_by_step(rates, title="Validation WER", y=y, names=runs))
     return plots
 
 
@@ -128,10 +135,10 @@ def _wer_curve(name: str, rows: Sequence[Mapping[str, Any]]) -> Line:
     return Line(name, [row["step"] for row in rows], capped)
 
 
-def _by_step(lines: Sequence[Line], *, title: str, y: str, names: Iterable[str] = ()) -> Markup:
-    says = "; ".join(f"{line.name} {line.ys[-1]:.3g} at the end".strip() for line in lines)
-    return _image(draw_lines({title: lines}, x="step", y=y, names=names), f"{title}: {says}")
+def _by_step(lines: Sequence[Line], *, title: str, y: str, names: Iterable[str] = ()) -> Picture:
+    values = "; ".join(f"{line.name} {line.ys[-1]:.3g} at the end".strip() for line in lines)
+    return _picture(draw_lines({title: lines}, x="step", y=y, names=names), f"{title}: {values}")
 
 
-def _image(figure: Figure, says: str) -> Markup:
-    return image(file_of(figure, "svg"), says)
+def _picture(figure: Figure, description: str) -> Picture:
+    return Picture(file_of(figure, "svg"), description)

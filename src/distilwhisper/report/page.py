@@ -7,15 +7,16 @@ between two lines of dashes, then the same for people.
 
 import json
 import re
+from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from distilwhisper.corpus.records import audio_from, audio_in
-from distilwhisper.corpus.store import write_atomic
 from distilwhisper.evaluation.bootstrap import FEW_RECORDINGS
 from distilwhisper.evaluation.comparison import (
     SIGNIFICANT,
@@ -27,6 +28,7 @@ from distilwhisper.evaluation.comparison import (
 from distilwhisper.evaluation.figures import SPEED_NOTE
 from distilwhisper.evaluation.scoring import OVER, drawn_sentence
 from distilwhisper.extras import needed_by
+from distilwhisper.files import write_atomic
 from distilwhisper.report import figures
 from distilwhisper.report.facts import (
     SETS,
@@ -36,9 +38,8 @@ from distilwhisper.report.facts import (
     over,
     read_comparison,
 )
-from distilwhisper.report.html import sound, word_diff
 from distilwhisper.tables import bounds, percent
-from distilwhisper.text.wer import ErrorCounts
+from distilwhisper.text.wer import Alignment, ErrorCounts, align_words
 
 with needed_by("writing pages", extra="report"):
     from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
@@ -61,7 +62,7 @@ def write_report(path: str | PathLike[str], facts: Sequence[RunFacts | Compariso
     runs = _by_name([fact for fact in facts if isinstance(fact, RunFacts)])
     comparisons = {f.folder: f.comparison for f in facts if isinstance(f, ComparisonFacts)}
     page = (
-        _templates()
+        templates()
         .get_template("page.html")
         .render(
             title=", ".join([*runs, *(folder.resolve().name for folder in comparisons)]),
@@ -90,12 +91,13 @@ def write_card(model: Path, facts: RunFacts) -> Path:
         The card's path.
     """
     path = model / "README.md"
-    write_atomic(path, _templates().get_template("card.md").render(run=facts))
+    write_atomic(path, templates().get_template("card.md").render(run=facts))
     return path
 
 
-def _templates() -> Environment:
-    templates = Environment(
+def templates() -> Environment:
+    """Return the templates beside this file, with their filters."""
+    environment = Environment(
         loader=PackageLoader("distilwhisper.report"),
         autoescape=select_autoescape(["html"]),
         trim_blocks=True,
@@ -103,7 +105,9 @@ def _templates() -> Environment:
         keep_trailing_newline=True,
         undefined=StrictUndefined,
     )
-    templates.filters |= {
+    environment.filters |= {
+        "aligned": _aligned,
+        "base64": lambda data: b64encode(data).decode(),
         "bounds": bounds,
         "by_test": _by_test,
         "counted": _counted,
@@ -122,7 +126,7 @@ def _templates() -> Environment:
         "rtfx": rtfx_of,
         "seen_from": lambda audio, of, folder: audio_from(folder, audio_in(of.resolve(), audio)),
         "set_names": _set_names,
-        "share": lambda ratio: "–" if ratio is None else f"{100 * ratio:.0f} %",
+        "share": partial(percent, digits=0),
         "speed_plot": figures.speed_plot,
         "stem": lambda path: Path(path).stem,
         "training_plots": figures.training_plots,
@@ -130,19 +134,17 @@ def _templates() -> Environment:
         "with_unit": lambda head: head.replace("/ ", "/\u00a0").replace(" %", "\u00a0%"),
         "worst": _worst,
     }
-    templates.tests["hub_id"] = lambda name: bool(
+    environment.tests["hub_id"] = lambda name: bool(
         name and _HUB_ID.fullmatch(name) and not Path(name).exists()
     )
-    templates.globals |= {
+    environment.globals |= {
         "FEW_RECORDINGS": FEW_RECORDINGS,
         "OVER": OVER,
         "SETS": SETS,
         "SIGNIFICANT": SIGNIFICANT,
         "SPEED_NOTE": SPEED_NOTE,
-        "diff": word_diff,
-        "sound": sound,
     }
-    return templates
+    return environment
 
 
 def _by_name(runs: Sequence[RunFacts]) -> Mapping[str, RunFacts]:
@@ -182,10 +184,16 @@ def _set_names(comparison: Comparison) -> list[str]:
     return [s + ", in characters" * c for s, c in zip(comparison.sets, in_characters, strict=True)]
 
 
+def _aligned(reference: str, hypothesis: str, in_characters: bool) -> list[Alignment]:
+    if in_characters:
+        reference, hypothesis = (" ".join(t.replace(" ", "")) for t in (reference, hypothesis))
+    return align_words(reference, hypothesis)
+
+
 def _wer(counts: Mapping[str, Any]) -> float | None:
     names = ("substitutions", "deletions", "insertions", "words")
-    found = ErrorCounts(**{name: counts[name] for name in names})
-    return found.wer if found.words else None
+    errors = ErrorCounts(**{name: counts[name] for name in names})
+    return errors.wer if errors.words else None
 
 
 def _counted(of: Mapping[str | None, int]) -> str:

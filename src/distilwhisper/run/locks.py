@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from distilwhisper.run.files import open_locked
+from distilwhisper.files import open_locked
 
 LOCK_FILE = ".lock"
 _locked_here: set[Path] = set()
@@ -40,13 +40,13 @@ class Part:
         Raises:
             ValueError: it is not written so, or there is no such part.
         """
-        found = re.fullmatch(r"(\d+)/(\d+)", text)
-        if not found:
+        match = re.fullmatch(r"(\d+)/(\d+)", text)
+        if not match:
             raise ValueError(f'a part must be written as I/N, such as 0/8, found "{text}"')
-        return cls(int(found[1]), int(found[2]))
+        return cls(int(match[1]), int(match[2]))
 
     def holds(self, shard: int) -> bool:
-        """Tell whether a shard is of this part."""
+        """Return whether a shard is of this part."""
         return shard % self.n_parts == self.index
 
     def __str__(self) -> str:

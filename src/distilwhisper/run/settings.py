@@ -1,4 +1,4 @@
-"""Settings of dataclasses: built from tables of TOML with all faults told, and written back."""
+"""Settings of dataclasses: built from tables of TOML with all faults named, and written back."""
 
 import dataclasses
 import difflib
@@ -58,7 +58,7 @@ def read_recipe(
     Args:
         path: the recipe.
         cls: the dataclass that it fills.
-        overrides: ``section.key=value`` each, put in place of what the recipe says. The value is
+        overrides: ``section.key=value`` each, put in place of the recipe's. The value is
             written as in TOML; what is no TOML value is a string, so bare words need no quotes.
 
     Raises:
@@ -146,10 +146,10 @@ def _value(kind: Any, value: Any, key: str, default: object, faults: list[str]) 
     if origin is Mapping and isinstance(value, Mapping):
         named, member = typing.get_args(kind)
         return {named(n): _value(member, v, f"{key}.{n}", None, faults) for n, v in value.items()}
-    fitted = _FAULT if origin in (tuple, list) else _scalar(kind, value)
-    if fitted is _FAULT:
+    result = _FAULT if origin in (tuple, list) else _scalar(kind, value)
+    if result is _FAULT:
         faults.append(f"{key}: must be {_allowed(kind)}, found {shown(value)}")
-    return fitted
+    return result
 
 
 def _union(kind: Any, value: Any, key: str, default: object, faults: list[str]) -> object:
@@ -159,9 +159,9 @@ def _union(kind: Any, value: Any, key: str, default: object, faults: list[str]) 
     if len(members) == 1:
         return _value(members[0], value, key, default, faults)
     for member in members:
-        fitted = _value(member, value, key, default, [])
-        if fitted is not _FAULT:
-            return fitted
+        result = _value(member, value, key, default, [])
+        if result is not _FAULT:
+            return result
     faults.append(f"{key}: must be {_allowed(kind)}, found {shown(value)}")
     return _FAULT
 
@@ -174,11 +174,11 @@ def _sequence(kind: Any, values: Sequence[Any], key: str, faults: list[str]) -> 
         faults.append(f"{key}: must be {_allowed(kind)}, found {len(values)} values")
         return _FAULT
     n_before = len(faults)
-    fitted = [
+    results = [
         _value(member, value, f"{key}[{i}]", None, faults)
         for i, (member, value) in enumerate(zip(members, values, strict=True))
     ]
-    return _FAULT if len(faults) > n_before else typing.get_origin(kind)(fitted)
+    return _FAULT if len(faults) > n_before else typing.get_origin(kind)(results)
 
 
 def _scalar(kind: Any, value: Any) -> object:

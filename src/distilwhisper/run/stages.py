@@ -90,14 +90,14 @@ def _read_stage(folder: Path) -> dict[str, Any] | None:
     ours = str(record.get("made_by")).startswith("distilwhisper ")
     if not ours or not all(isinstance(record.get(k), dict) for k in ("settings", "inputs")):
         raise BadRunFolder(
-            f"{path} must tell what a stage of distilwhisper was made of, found other keys "
+            f"{path} must record what a stage of distilwhisper was made of, found other keys "
             f"({', '.join(record) or 'none'}): name another folder"
         )
     return record
 
 
 def _is_housekeeping(name: str) -> bool:
-    """Tell a file that a killed process may leave."""
+    """Return whether a killed process may leave a file of this name."""
     return name.startswith(LOCK_FILE) or name == _TEMPORARY
 
 
@@ -147,7 +147,7 @@ def fingerprint(path: Path) -> str:
     """Return the sha256 of a file, or of a folder's names and contents, in hexadecimal.
 
     In a folder, files whose name or folder begins with a dot do not count, which are locks,
-    temporaries and caches, nor does README.md: a model is the same whatever its card says.
+    temporaries and caches, nor does README.md: a model is the same whatever its card.
     """
     if not path.is_dir():
         return _sha256(path)

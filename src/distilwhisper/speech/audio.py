@@ -9,17 +9,19 @@ keep the clock of a file: sound that begins late, and holes, have their silence.
 import math
 import os
 import wave
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain, groupby
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import av
 import numpy as np
 import numpy.typing as npt
 
+from distilwhisper.files import replacing
 from distilwhisper.speech.containers import (
     COUNTED,
     DEFAULT,
@@ -55,16 +57,17 @@ CANCELLED = 0.1  # of the power that the sum of unrelated channels has
 
 Samples: TypeAlias = npt.NDArray[np.float32]  # 1-D, mono, 16 kHz, about [-1, 1]
 Pcm: TypeAlias = npt.NDArray[np.int16]  # the same before it is divided by 32768
+Row = TypeVar("Row", Samples, Pcm)
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What is odd about the sound of a file, and where.
+    """A fault or peculiarity of a file's sound, and where it is.
 
     Attributes:
         text: without the file's name.
         is_damage: sound is missing that should be there.
-        hole_s: from when to when there is no sound, but silence that was put there.
+        hole_s: from when to when there is no sound, and silence stands in its place.
     """
 
     text: str
@@ -74,7 +77,7 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class AudioFacts:
-    """What a file of sound is, known without decoding it where that can be.
+    """Properties of a file of sound, known without decoding it where that can be.
 
     Attributes:
         duration_s: its length.
@@ -119,7 +122,7 @@ def load_samples(
         ValueError: start_s or duration_s is negative, zero samples long, or not a number.
     """
     start, stop = _span(start_s, duration_s)
-    return _joined(list(_pcm(source, start=start, stop=stop, choice=choice)))
+    return _scaled(list(_pcm(source, start=start, stop=stop, choice=choice)))
 
 
 def stream_samples(
@@ -144,8 +147,8 @@ def stream_samples(
         duration_s: as for ``load_samples``.
         block_s: length of a block, at least one sample.
         choice: the track and the channel.
-        on_note: told of whatever is odd. Then what can be decoded comes, each at its time, with
-            silence for what is lost; without it, a file that is not whole is refused.
+        on_note: called with faults and peculiarities. Then all that can be decoded is yielded, at
+            its time, with silence for what is lost; without it, a damaged file is refused.
 
     Raises:
         FileNotFoundError, CorruptAudio: as ``load_samples``; with ``on_note``, nothing in it can
@@ -154,52 +157,49 @@ def stream_samples(
     """
     start, stop = _span(start_s, duration_s)
     size = _length(block_s)
-    held: list[Pcm] = []
+    pieces = _pcm(source, start=start, stop=stop, choice=choice, on_note=on_note)
+    for block in in_blocks(pieces, size):
+        yield _scaled([block])
+
+
+def in_blocks(pieces: Iterable[Row], size: int) -> Iterator[Row]:
+    """Yield the same numbers in rows of equal length, the last one shorter."""
+    held: list[Row] = []
     n_held = 0
-    for piece in _pcm(source, start=start, stop=stop, choice=choice, on_note=on_note):
-        held.append(piece)
-        n_held += len(piece)
-        while n_held >= size:
-            joined = np.concatenate(held)
-            yield _joined([joined[:size]])
-            held, n_held = [joined[size:]], n_held - size
+    for piece in pieces:
+        at = 0
+        while at < len(piece):
+            held.append(piece[at : at + size - n_held])
+            n_held += len(held[-1])
+            at += len(held[-1])
+            if n_held == size:
+                yield np.concatenate(held)
+                held, n_held = [], 0
     if n_held:
-        yield _joined(held)
+        yield np.concatenate(held)
 
 
-def probe_duration_s(source: Source) -> float:
-    """Return the length of a recording in seconds, decoding it only where it must.
+@contextmanager
+def open_track(source: Source, choice: Choice = DEFAULT) -> Iterator["AudioTrack"]:
+    """Open a track for its number of channels and its length; damage is refused.
 
-    What the container states is within 0.1 s of the samples of a whole file. Formats that state
-    nothing, or only an estimate (an mp3 without a Xing header, raw AAC), are decoded to the end.
+    Raises:
+        FileNotFoundError, CorruptAudio: as ``load_samples``.
+    """
+    with opened(source) as (file, name), AudioTrack(file, name, choice) as track:
+        yield track
+
+
+def probe_audio(source: Source) -> AudioFacts:
+    """Return the properties of a recording; its length as by ``AudioTrack.duration_s``.
 
     Raises:
         FileNotFoundError, CorruptAudio: as ``load_samples``; but without decoding a file cut
             short is rarely noticed.
     """
-    with opened(source) as (file, name), _Sound(file, name) as sound:
-        return sound.duration_s()
-
-
-def count_channels(source: Source, choice: Choice = DEFAULT) -> int:
-    """Return how many channels a track has.
-
-    Raises:
-        FileNotFoundError, CorruptAudio: as ``stream_samples``.
-    """
-    with opened(source) as (file, name), _Sound(file, name, choice) as sound:
-        return sound.n_channels
-
-
-def probe_audio(source: Source) -> AudioFacts:
-    """Return what a recording is; its length as by ``probe_duration_s``.
-
-    Raises:
-        FileNotFoundError, CorruptAudio: as ``probe_duration_s``.
-    """
     with opened(source) as (file, name):
         digest = digest_of(file)
-        with _Sound(file, name) as sound:
+        with AudioTrack(file, name) as sound:
             return AudioFacts(sound.duration_s(), sound.rate_hz, digest, sound.n_channels)
 
 
@@ -217,14 +217,11 @@ def write_wav(path: str | Path, samples: Samples) -> None:
             f"found {np.isfinite(samples).sum()} finite of {len(samples)}"
         )
     pcm = np.clip(np.rint(samples * 32768.0), -32768, 32767).astype("<i2")
-    path = Path(path)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file, wave.open(file, "wb") as wav:
+    with replacing(Path(path)) as file, wave.open(file, "wb") as wav:
         wav.setnchannels(1)
         wav.setsampwidth(2)
         wav.setframerate(SAMPLE_RATE_HZ)
         wav.writeframes(pcm.tobytes())
-    temporary.replace(path)
 
 
 def _span(start_s: float, duration_s: float | None) -> tuple[int, int | None]:
@@ -241,12 +238,8 @@ def _length(duration_s: float) -> int:
     return seconds_to_samples(duration_s)
 
 
-def _joined(pieces: list[Pcm]) -> Samples:
-    samples = np.empty(sum(len(piece) for piece in pieces), dtype=np.float32)
-    position = 0
-    for piece in pieces:
-        samples[position : position + len(piece)] = piece
-        position += len(piece)
+def _scaled(pieces: Sequence[Pcm]) -> Samples:
+    samples: Samples = np.concatenate(pieces, dtype=np.float32)
     samples /= 32768.0
     return samples
 
@@ -264,7 +257,7 @@ def _pcm(
     Raises:
         CorruptAudio: without ``on_note``, the sound is not whole up to ``stop``; or ends before it.
     """
-    with opened(source) as (file, name), _Sound(file, name, choice, on_note) as sound:
+    with opened(source) as (file, name), AudioTrack(file, name, choice, on_note) as sound:
         position = sound.enter(start)
         for piece in sound.pieces():
             begin = max(start - position, 0)
@@ -288,7 +281,7 @@ def _pcm(
 
 
 class _Decoded(NamedTuple):
-    """A frame, and what the packets tell of it."""
+    """A frame, and the state of its packets."""
 
     frame: av.AudioFrame
     time_s: float | None  # as stamped
@@ -297,7 +290,7 @@ class _Decoded(NamedTuple):
     skipped_bytes: int  # between the last packet and its own
 
 
-class _Sound:
+class AudioTrack:
     """An audio track of an open file, to be decoded once from front to back.
 
     Every frame is put at its time on the file's clock. The clock begins where the container's
@@ -308,7 +301,7 @@ class _Sound:
         file: to be read; it can seek.
         name: of it, for messages.
         choice: the track and the channel.
-        on_note: told of whatever is odd; none: damage is refused.
+        on_note: called with faults and peculiarities; none: damage is refused.
 
     Attributes:
         stated_s: when the sound ends, if the container is sure of it.
@@ -336,7 +329,7 @@ class _Sound:
         self._is_torn = False  # the last packet was not all there
         self._n_bytes = 0  # of all packets
         self._stamped_end_s = 0.0  # of the last frame, as stamped
-        self._n_heard = 0  # samples that came out of the decoder
+        self._n_decoded = 0  # samples that came out of the decoder
         self._peak = 0
         self._cancelled_from_s, self._cancelled_s = 0.0, 0.0
         self._container = open_container(file, name)
@@ -354,7 +347,7 @@ class _Sound:
             self._container.close()
             raise
 
-    def __enter__(self) -> "_Sound":
+    def __enter__(self) -> "AudioTrack":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -383,13 +376,14 @@ class _Sound:
         rate, codec = self._stream.rate, self._stream.codec_context.name
         second = start // SAMPLE_RATE_HZ - 1
         uncompressed = codec == "flac" or codec.startswith("pcm_")
-        counted = self._stream.time_base == Fraction(1, rate) and not self._stream.start_time
-        if second < 1 or not (uncompressed and counted and self._container.format.name in SEEKING):
+        counts_samples = self._stream.time_base == Fraction(1, rate) and not self._stream.start_time
+        kind = self._container.format.name
+        if second < 1 or not (uncompressed and counts_samples and kind in SEEKING):
             return 0
         frames = self._decoded(at=second * rate)
         first = _frame_from(frames, second * rate)
         if first is None:
-            # Damaged, or cut short before that place. From the beginning we can say where.
+            # Damaged, or cut short before that place: found when decoding from the beginning.
             self._frames = self._decoded(at=0)
             return 0
         self._frames = chain([_Decoded(first, None, 0.0, False, 0)], frames)
@@ -415,11 +409,14 @@ class _Sound:
             for piece in self._resampled(frame for _, frame in run):
                 yield piece
                 position += len(piece)
-                self._n_heard += len(piece)
+                self._n_decoded += len(piece)
                 self._peak = max(self._peak, _peak(piece))
 
     def duration_s(self) -> float:
         """Return the length as stated; where nothing is, decode all of it and count.
+
+        What the container states is within 0.1 s of the samples of a whole file. Formats that state
+        nothing, or only an estimate (an mp3 without a Xing header, raw AAC), are decoded.
 
         Raises:
             CorruptAudio: as ``pieces`` and ``finish``.
@@ -431,13 +428,13 @@ class _Sound:
         return samples_to_seconds(n_samples)
 
     def finish(self) -> None:
-        """See that all came that the file states, once the pieces are at their end.
+        """Compare the decoded length with the stated one, once the pieces are at their end.
 
         Raises:
-            CorruptAudio: nothing came; without ``on_note``, too little.
+            CorruptAudio: nothing was decoded; without ``on_note``, too little.
         """
         codec = self._stream.codec_context.name
-        if not self._n_heard:
+        if not self._n_decoded:
             error = self._stopped_by or self._error
             reason = f" ({error.strerror})" if error else ""
             raise CorruptAudio(
@@ -488,7 +485,7 @@ class _Sound:
             self._find_skipped()
 
     def _find_skipped(self) -> None:
-        """Note what libav has passed over in raw AAC, of which it tells nothing."""
+        """Note what libav has skipped in raw AAC without an error."""
         n_bytes = self._file.seek(0, os.SEEK_END) - self._n_bytes
         lost_s = n_bytes * self._good_s / self._good_bytes
         if lost_s > LENGTH_TOLERANCE_S:
@@ -500,7 +497,7 @@ class _Sound:
             )
 
     def _note_other_tracks(self) -> None:
-        """Say which other track is not silent."""
+        """Note which other track is not silent."""
         tracks = self._container.streams.audio
         for number, track in enumerate(tracks):
             if track is not self._stream and self._has_sound(number):
@@ -514,7 +511,7 @@ class _Sound:
 
     def _has_sound(self, number: int) -> bool:
         choice = Choice(track=number)
-        with _Sound(self._file, self._name, choice, on_note=lambda _: None) as other:
+        with AudioTrack(self._file, self._name, choice, on_note=lambda _: None) as other:
             try:
                 return any(_peak(piece) > SILENT_PEAK for piece in other.pieces())
             except CorruptAudio:
@@ -629,7 +626,7 @@ class _Sound:
         return ahead_s
 
     def _holds(self, n_bytes: int, length_s: float) -> bool:
-        """Tell whether bytes that libav has passed over may have held a sound of a length."""
+        """Return whether bytes that libav has skipped may have held a sound of a length."""
         is_alone = len(self._container.streams) == 1
         return is_alone and 2 * n_bytes * self._good_s > length_s * self._good_bytes > 0
 
@@ -639,17 +636,17 @@ class _Sound:
         resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE_HZ)
         begin_s = self._end_s
         for frame in _second_by_second(frames):
-            chosen = self._chosen(frame, begin_s)
+            channels = self._chosen(frame, begin_s)
             begin_s += frame.samples / frame.sample_rate
             try:
-                resampled = resampler.resample(chosen)
+                pieces = resampler.resample(channels)
             except av.FFmpegError as error:
                 raise CorruptAudio(
                     f"{self._name}: cannot be made mono: found {frame.layout.name}, "
                     f"{frame.format.name}, {frame.sample_rate} Hz; choose a channel, or "
                     "write some to a file of their own"
                 ) from error
-            yield from (piece.to_ndarray()[0] for piece in resampled)
+            yield from (piece.to_ndarray()[0] for piece in pieces)
         yield from (piece.to_ndarray()[0] for piece in resampler.resample(None))
 
     def _chosen(self, frame: av.AudioFrame, begin_s: float) -> av.AudioFrame:
@@ -659,18 +656,18 @@ class _Sound:
             frame: all channels.
             begin_s: when it begins, for notes.
         """
-        n_channels, wanted = frame.layout.nb_channels, self._choice.channel
-        if wanted is not None and wanted >= n_channels:
+        n_channels, channel = frame.layout.nb_channels, self._choice.channel
+        if channel is not None and channel >= n_channels:
             raise CorruptAudio(
-                f"{self._name}: has no channel {wanted}, found {n_channels}, counted from 0"
+                f"{self._name}: has no channel {channel}, found {n_channels}, counted from 0"
             )
         if frame.format.name.startswith(("flt", "dbl")):
             frame = self._finite(frame, begin_s)
         if n_channels == 1:
             return frame
         rows = _rows(frame)
-        if wanted is not None:
-            return _with_rows(frame, rows[wanted : wanted + 1])
+        if channel is not None:
+            return _with_rows(frame, rows[channel : channel + 1])
         loudest = loudest_if_cancelled(rows)
         if loudest is None:
             return frame
@@ -718,11 +715,11 @@ def _with_rows(frame: av.AudioFrame, rows: npt.NDArray[np.generic]) -> av.AudioF
     """Return a frame with other channels: one, or as many as it has."""
     layout = frame.layout.name if len(rows) == frame.layout.nb_channels else "mono"
     values = rows if frame.format.is_planar else rows.T.reshape(1, -1)
-    made = av.AudioFrame.from_ndarray(
+    result = av.AudioFrame.from_ndarray(
         np.ascontiguousarray(values), format=frame.format.name, layout=layout
     )
-    made.sample_rate = frame.sample_rate
-    return made
+    result.sample_rate = frame.sample_rate
+    return result
 
 
 def loudest_if_cancelled(rows: npt.NDArray[np.generic]) -> int | None:

@@ -1,4 +1,4 @@
-"""What a room, a codec or an overdriven input does to a sound: length and place in time stay."""
+"""Rooms, codecs and clipping, applied to sound whose length and timing stay as they are."""
 
 import io
 import re
@@ -48,7 +48,7 @@ def room_response(rt60_s: float, generator: np.random.Generator) -> Samples:
 
 
 def reverberate(samples: Samples, response: Samples) -> Samples:
-    """Return samples as they are heard in a room, at the same mean power.
+    """Return samples as they sound in a room, at the same mean power.
 
     Args:
         samples: of any length above zero; the time taken grows as the length does.
@@ -60,11 +60,13 @@ def reverberate(samples: Samples, response: Samples) -> Samples:
     """
     if not samples.any() or not response.any():
         silent = "room's response" if samples.any() else "sound"
-        raise ValueError(f"a sound must be heard, and so must a room, found the {silent} silent")
+        raise ValueError(
+            f"neither sound nor room's response may be silent, found the {silent} silent"
+        )
     direct = int(np.argmax(np.abs(response)))
-    heard = _convolve(samples, response)[direct : direct + len(samples)]
-    before, after = (np.mean(np.square(x, dtype=np.float64)) for x in (samples, heard))
-    return (heard * np.sqrt(before / after)).astype(np.float32)
+    reverberant = _convolve(samples, response)[direct : direct + len(samples)]
+    before, after = (np.mean(np.square(x, dtype=np.float64)) for x in (samples, reverberant))
+    return (reverberant * np.sqrt(before / after)).astype(np.float32)
 
 
 def _convolve(samples: Samples, response: Samples) -> Samples:
@@ -72,12 +74,12 @@ def _convolve(samples: Samples, response: Samples) -> Samples:
     size = max(1 << (2 * len(response)).bit_length(), _LEAST_BLOCK_SAMPLES)
     step = size - len(response) + 1
     spectrum = np.fft.rfft(response.astype(np.float64), size)
-    heard = np.zeros(len(samples) + len(response) - 1, dtype=np.float32)
+    total = np.zeros(len(samples) + len(response) - 1, dtype=np.float32)
     for start in range(0, len(samples), step):
         block = np.fft.rfft(samples[start : start + step].astype(np.float64), size)
-        part = np.fft.irfft(block * spectrum, size)[: len(heard) - start]
-        heard[start : start + size] += part
-    return heard
+        part = np.fft.irfft(block * spectrum, size)[: len(total) - start]
+        total[start : start + size] += part
+    return total
 
 
 def clip_peaks(samples: Samples, drive_db: float) -> Samples:
@@ -96,35 +98,22 @@ def clip_peaks(samples: Samples, drive_db: float) -> Samples:
 
 
 @dataclass(frozen=True)
-class _Format:
-    """How PyAV is asked for a codec."""
+class Codec:
+    """A codec that speech is sent through: opus and mp3 at 16 kHz, mulaw (telephone) at 8 kHz.
+
+    Attributes:
+        encoder: by PyAV's name.
+        container: by PyAV's name.
+        sample_rate_hz: of the encoded sound.
+        bit_rate_k: thousands of bits per second; None where the codec has one rate alone.
+        options: of the encoder.
+    """
 
     encoder: str
     container: str
-    sample_rate_hz: int
-    bit_rates_k: tuple[int, ...]  # that may be asked for; none: there is one only
-    options: tuple[tuple[str, str], ...] = ()
-
-
-_MP3_RATES_K = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)  # of MPEG-2
-_FORMATS = {
-    "opus": _Format("libopus", "ogg", 16_000, tuple(range(6, 257)), (("application", "voip"),)),
-    "mp3": _Format("libmp3lame", "mp3", 16_000, _MP3_RATES_K),
-    "mulaw": _Format("pcm_mulaw", "wav", 8_000, ()),
-}
-
-
-@dataclass(frozen=True)
-class Codec:
-    """A codec that speech is sent through.
-
-    Attributes:
-        name: opus and mp3 at 16 kHz, mulaw as on the telephone, at 8 kHz.
-        bit_rate_k: thousands of bits per second; None where the codec has one rate alone.
-    """
-
-    name: str
+    sample_rate_hz: int = SAMPLE_RATE_HZ
     bit_rate_k: int | None = None
+    options: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def parse(cls, text: str) -> "Codec":
@@ -133,40 +122,39 @@ class Codec:
         Raises:
             ValueError: there is no such codec, or not at that rate.
         """
-        found = re.fullmatch(r"([a-z0-9]+?)(?:-(\d+)k)?", text)
-        codec = cls(found[1], int(found[2]) if found[2] else None) if found else cls(text)
-        if not codec._is_known:
-            rates_k = ", ".join(map(str, _MP3_RATES_K))
-            raise ValueError(
-                f"a codec must be opus-6k to opus-256k, mp3-Nk where N is one of {rates_k}, or "
-                f'mulaw, found "{text}"'
-            )
-        return codec
+        if text == "mulaw":
+            return cls("pcm_mulaw", "wav", 8_000)
+        rated = re.fullmatch(r"(opus|mp3)-(\d+)k", text)
+        name, rate_k = (rated[1], int(rated[2])) if rated else ("", 0)
+        if name == "opus" and 6 <= rate_k <= 256:
+            return cls("libopus", "ogg", bit_rate_k=rate_k, options=(("application", "voip"),))
+        if name == "mp3" and rate_k in _MP3_RATES_K:
+            return cls("libmp3lame", "mp3", bit_rate_k=rate_k)
+        rates_k = ", ".join(map(str, _MP3_RATES_K))
+        raise ValueError(
+            f"a codec must be opus-6k to opus-256k, mp3-Nk where N is one of {rates_k}, or "
+            f'mulaw, found "{text}"'
+        )
 
-    @property
-    def _is_known(self) -> bool:
-        if self.name not in _FORMATS:
-            return False
-        rates_k = _FORMATS[self.name].bit_rates_k
-        return self.bit_rate_k in rates_k if rates_k else self.bit_rate_k is None
+
+_MP3_RATES_K = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)  # of MPEG-2
 
 
 def through_codec(samples: Samples, codec: Codec) -> Samples:
-    """Return what is left of samples behind a codec.
+    """Return samples encoded and decoded again.
 
     Args:
         samples: what lies outside [-1, 1] is clipped.
-        codec: known.
+        codec: a known one.
 
     Returns:
         As long as before, the codec's delay taken out. Opus moves low tones by up to a sample, as
         it filters what lies below a voice.
     """
-    format_ = _FORMATS[codec.name]
     file = io.BytesIO()
-    with av.open(file, "w", format=format_.container) as container:
+    with av.open(file, "w", format=codec.container) as container:
         stream = container.add_stream(
-            format_.encoder, rate=format_.sample_rate_hz, options=dict(format_.options)
+            codec.encoder, rate=codec.sample_rate_hz, options=dict(codec.options)
         )
         assert isinstance(stream, av.AudioStream)
         stream.layout = "mono"
@@ -175,8 +163,8 @@ def through_codec(samples: Samples, codec: Codec) -> Samples:
         for frame in _frames(samples):
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-    heard = load_samples(file)[: len(samples)]
-    return np.pad(heard, (0, len(samples) - len(heard)))
+    decoded = load_samples(file)[: len(samples)]
+    return np.pad(decoded, (0, len(samples) - len(decoded)))
 
 
 def _frames(samples: Samples) -> Iterator[av.AudioFrame]:

@@ -11,10 +11,10 @@ import av
 from distilwhisper.languages import ALL_LANGUAGES
 from distilwhisper.speech.sources import CorruptAudio, OpenFile
 
-# By how much the length of a sound may miss what its container, or a manifest, says of it, and
-# times of its frames what their number says. Whole files were found within 0.03 s (codec delay,
+# By how much the length of a sound may differ from that stated by its container, or a manifest, and
+# times of its frames from their number. Whole files were found within 0.03 s (codec delay,
 # padding to a packet, times rounded to 1 ms), and an mp3 header may count one frame too many, at
-# most 0.072 s. One number serves all, so that a duration taken from probe_duration_s never asks for
+# most 0.072 s. One number serves all, so that a duration taken from probe_audio never asks for
 # more than load_samples grants.
 LENGTH_TOLERANCE_S = 0.1
 
@@ -103,10 +103,10 @@ def audio_track(
     if track is None and tracks:
         raise CorruptAudio(f"{name}: has no audio track {wanted}, found {track_names(container)}")
     if track is None:
-        found = ", ".join(stream.type for stream in container.streams) or "none"
+        types = ", ".join(stream.type for stream in container.streams) or "none"
         raise CorruptAudio(
             f"{name}: needs an audio stream, found a {container.format.name} file whose streams "
-            f"are: {found}"
+            f"are: {types}"
         )
     if not isinstance(track, av.AudioStream) or track.codec_context is None:
         raise CorruptAudio(f"{name}: no decoder for its audio stream; convert it to wav or flac")
@@ -165,7 +165,7 @@ def _stated_length_s(
 
 
 def _wav_s(file: OpenFile) -> float | None:
-    """Return what the header of a PCM wav file says, whether or not so much follows."""
+    """Return the length in the header of a PCM wav file, whether or not so much follows."""
     byte_rate = 0
     position = 12
     while True:
@@ -180,8 +180,8 @@ def _wav_s(file: OpenFile) -> float | None:
             byte_rate = rate * channels * ((bits + 7) // 8)
         if kind == b"data":
             # Writers to a pipe leave the size zero or near one of two limits.
-            known = 0 < size < 0x7FFF_0000 and byte_rate > 0
-            return size / byte_rate if known else None
+            is_known = 0 < size < 0x7FFF_0000 and byte_rate > 0
+            return size / byte_rate if is_known else None
         position += 8 + size + size % 2
 
 
@@ -207,12 +207,12 @@ def missing_page_bytes(file: OpenFile) -> int:
     file.seek(position)
     page = tail[max(tail.rfind(b"OggS"), 0) :]
     n_parts = page[26] if len(page) > 26 else 255
-    wanted = 27 + n_parts + sum(page[27 : 27 + n_parts])
-    return max(wanted - len(page), 0) if page.startswith(b"OggS") else 0
+    page_bytes = 27 + n_parts + sum(page[27 : 27 + n_parts])
+    return max(page_bytes - len(page), 0) if page.startswith(b"OggS") else 0
 
 
 def _has_frame_count(file: OpenFile) -> bool:
-    """Tell whether an mp3 begins with a Xing, Info or VBRI header that speaks of all of it."""
+    """Return whether an mp3 begins with a Xing, Info or VBRI header that covers all of it."""
     start = 0
     file.seek(0)
     head = file.read(10)

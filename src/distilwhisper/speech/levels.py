@@ -19,7 +19,7 @@ LEVEL_SAMPLES = SAMPLE_RATE_HZ // 10
 # speech, however quiet, rises and falls by more, and is none.
 PAUSE_BELOW_DB = 12.0
 STEADY_DB = 8.0
-SHORTEST_SOUND_S = 0.3  # what is heard in a pause for less than this is a click
+SHORTEST_SOUND_S = 0.3  # shorter sound in a pause is a click
 INAUDIBLE_DB = -70.0
 PAUSE_KEPT_S = 0.5  # of the pauses on both sides, as a model wants them
 

@@ -9,8 +9,8 @@ import numpy as np
 from distilwhisper.speech.audio import Samples, load_samples
 from distilwhisper.speech.units import SAMPLE_RATE_HZ
 
-# Pink noise is as loud in every octave. Those that nobody hears would take a good part of its
-# power, the more the longer it is, and a ratio to speech would mean something else at each length.
+# Pink noise has the same power in every octave. Octaves below hearing would take a good part of it,
+# more in longer noise, and a ratio to speech would mean something else at each length.
 PINK_FROM_HZ = 20.0
 PINK_PERIOD_SAMPLES = 1 << 21  # 131 s; a transform of hours would take gigabytes
 
@@ -22,7 +22,7 @@ def mix_at_snr(speech: Samples, noise: Samples, snr_db: float) -> Samples:
     Noise shorter than the speech is repeated; longer noise is cut.
 
     Args:
-        speech: mono, at the rate the model hears.
+        speech: mono, at the model's sample rate.
         noise: the same rate, any length above zero.
         snr_db: mean power of the speech over that of the noise, in dB; lower is noisier.
 
@@ -33,18 +33,21 @@ def mix_at_snr(speech: Samples, noise: Samples, snr_db: float) -> Samples:
         ValueError: one of the two is silent, so that no ratio exists.
     """
     noise = np.resize(noise, len(speech))
-    powers = [float(np.mean(np.square(x, dtype=np.float64))) if len(x) else 0.0
-              for x in (speech, noise)]  # fmt: skip
-    if 0.0 in powers:
-        silent = "speech" if powers[0] == 0.0 else "noise"
+    speech_power, noise_power = _power(speech), _power(noise)
+    if not speech_power or not noise_power:
+        silent = "noise" if speech_power else "speech"
         raise ValueError(
-            f"speech and noise must both be heard for a ratio of {snr_db:g} dB, found that the "
+            f"neither speech nor noise may be silent for a ratio of {snr_db:g} dB, found that the "
             f"{silent} is silent in all of its {len(speech)} samples: leave it as it is"
         )
-    gain = (powers[0] / powers[1] / 10 ** (snr_db / 10)) ** 0.5
+    gain = (speech_power / noise_power / 10 ** (snr_db / 10)) ** 0.5
     mixed = gain * noise
     mixed += speech  # in place: hours of sound are gigabytes
     return mixed.astype(np.float32, copy=False)
+
+
+def _power(samples: Samples) -> float:
+    return float(np.mean(np.square(samples, dtype=np.float64))) if len(samples) else 0.0
 
 
 def white_noise(n_samples: int, generator: np.random.Generator) -> Samples:
@@ -65,28 +68,27 @@ def pink_noise(n_samples: int, generator: np.random.Generator) -> Samples:
     period = min(max(n_samples, SAMPLE_RATE_HZ), PINK_PERIOD_SAMPLES)
     spectrum = np.fft.rfft(generator.standard_normal(period))
     frequencies_hz = np.fft.rfftfreq(period, 1 / SAMPLE_RATE_HZ)
-    heard = frequencies_hz >= PINK_FROM_HZ
-    spectrum[~heard] = 0
-    spectrum[heard] /= np.sqrt(frequencies_hz[heard])
+    is_audible = frequencies_hz >= PINK_FROM_HZ
+    spectrum[~is_audible] = 0
+    spectrum[is_audible] /= np.sqrt(frequencies_hz[is_audible])
     noise = np.fft.irfft(spectrum, period)
     noise /= np.sqrt(np.mean(np.square(noise)))
     return np.resize(noise.astype(np.float32), n_samples)
 
 
 def babble(voices: Sequence[Samples], n_samples: int, generator: np.random.Generator) -> Samples:
-    """Return voices that speak all at once, each with the same mean power.
+    """Return voices that speak at once, each with the same mean power.
 
     Args:
-        voices: of any lengths; one that is silent where it is heard adds nothing.
+        voices: of any lengths; one that is silent in its stretch adds nothing.
         n_samples: how long; a voice that is shorter begins again.
         generator: draws where each voice begins.
     """
     total = np.zeros(n_samples)
     for voice in voices:
-        heard = _from_anywhere(voice, n_samples, generator)
-        power = np.mean(np.square(heard, dtype=np.float64))
-        if power:
-            total += heard / np.sqrt(power)
+        stretch = _from_anywhere(voice, n_samples, generator)
+        if power := _power(stretch):
+            total += stretch / np.sqrt(power)
     return total.astype(np.float32)
 
 
@@ -107,15 +109,7 @@ def recorded_noise(folder: Path, n_samples: int, generator: np.random.Generator)
 
 
 def draw_recording(folder: Path, generator: np.random.Generator) -> Samples:
-    """Return one of a folder's recordings, drawn evenly.
-
-    Args:
-        folder: as for :func:`recorded_noise`.
-        generator: of the draw.
-
-    Raises:
-        ValueError, CorruptAudio: as :func:`recorded_noise`.
-    """
+    """Return one of a folder's recordings, drawn evenly; as for :func:`recorded_noise`."""
     files = _files(folder)
     return _recording(files[generator.integers(len(files))])
 

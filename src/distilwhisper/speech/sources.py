@@ -22,7 +22,7 @@ Source: TypeAlias = str | Path | OpenFile
 
 
 class CorruptAudio(DistilwhisperError):
-    """A sound that cannot be had whole: the message names the file and what was found in it."""
+    """A sound that cannot be read whole: the message names the file and the fault."""
 
 
 class NamedBytes(io.BytesIO):
@@ -69,7 +69,7 @@ def digest_of(file: OpenFile) -> bytes:
 
 
 def fingerprint(source: str) -> str:
-    """Return what changes when a sound is replaced or mended.
+    """Return a text that changes when a sound is replaced or mended.
 
     Of a member it is a digest of all its bytes. Of a file it is :func:`digest_of` in hexadecimal,
     and where it lies on a disk "-" and the time of its last change in nanoseconds: an edit may lie
@@ -159,14 +159,14 @@ def _read_member(shard: str, member: str) -> bytes:
 
 
 def _find_member(index: _TarIndex, shard: str, member: str) -> tuple[int, int]:
-    found = index.get(_plain(member))
-    if found is None:
+    place = index.get(_plain(member))
+    if place is None:
         near = get_close_matches(member, islice(index, 2000)) or list(islice(index, 3))
         raise CorruptAudio(
             f"{shard}: no member {member!r} among {len(index)}; "
             f"near it: {', '.join(map(repr, near)) or 'none'}"
         )
-    return found
+    return place
 
 
 def _tar_index(
@@ -174,14 +174,14 @@ def _tar_index(
 ) -> _TarIndex:
     """Return where the members of a tar lie, scanning it once as long as its key is the same."""
     with _tar_lock:
-        known = _tar_indexes.pop(shard, None)
-        if known is None or known[0] != key:
+        entry = _tar_indexes.pop(shard, None)
+        if entry is None or entry[0] != key:
             with open_() as file:
-                known = key, _scan_tar(file, shard)
-        _tar_indexes[shard] = known
+                entry = key, _scan_tar(file, shard)
+        _tar_indexes[shard] = entry
         if len(_tar_indexes) > _MAX_TAR_INDEXES:
             del _tar_indexes[next(iter(_tar_indexes))]
-        return known[1]
+        return entry[1]
 
 
 def _scan_tar(file: OpenFile, shard: str) -> _TarIndex:

@@ -1,6 +1,6 @@
 """Where somebody speaks: spans of a recording, found by Silero's voice activity detector.
 
-The detector hears 32 ms at a time and remembers what came before. Its probabilities become spans
+The detector takes 32 ms at a time and remembers what came before. Its probabilities become spans
 by two thresholds, a shortest pause and a shortest speech, as in Silero's own package. That one is
 needed for the weights alone and is never imported: doing so limits all of torch to one thread.
 
@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from distilwhisper.checks import AT_LEAST_0, SHARE, check_rules, ruled
 from distilwhisper.extras import MissingExtra
 from distilwhisper.shapes import Float
-from distilwhisper.speech.audio import Samples
+from distilwhisper.speech.audio import Samples, in_blocks
 from distilwhisper.speech.units import Span, seconds_to_samples
 
 FRAME_SAMPLES = 512  # of the detector, which has one probability for them: 32 ms
-CONTEXT_SAMPLES = 64  # heard again in front of each frame
+CONTEXT_SAMPLES = 64  # of the frame before, in front of each frame
 
 # The detector leaves speech at a threshold so much lower than the one at which it enters.
 _HYSTERESIS = 0.15
@@ -41,7 +41,7 @@ _PACKAGE = "silero_vad"
 # The .safetensors beside it holds another training of the same network: not what the package uses.
 _WEIGHTS = "data/silero_vad.jit"
 
-# Theirs to ours. Their cell, stepped in a loop, is the one layer of our LSTM.
+# Silero's names of weights, to ours. Its cell, stepped in a loop, is the one layer of our LSTM.
 _NAMES = {
     "_model.stft.forward_basis_buffer": "stft.weight",
     **{
@@ -73,46 +73,31 @@ class VadSettings:
         check_rules(self)
 
 
-def speech_spans(samples: Samples, settings: VadSettings = VadSettings()) -> list[Span]:
-    """Return the spans of a recording in which somebody speaks.
-
-    Args:
-        samples: mono, 16 kHz, any length.
-        settings: what counts as speech.
-
-    Returns:
-        Spans in order, apart or touching, within the recording. As in Silero's package, speech
-        that was still open at the end lasts to the end, though its last pause may be part of it.
-
-    Raises:
-        ValueError: the samples are not one row of finite numbers.
-        MissingExtra: the weights are not installed.
-    """
-    return list(stream_spans([samples], settings))
-
-
 def stream_spans(
     blocks: Iterable[Samples], settings: VadSettings = VadSettings()
 ) -> Iterator[Span]:
-    """Yield the spans of a recording that comes in blocks, in bounded memory.
+    """Yield the spans in which somebody speaks, of a recording that comes in blocks.
 
-    They are those that :func:`speech_spans` finds in the whole, however it is cut. A span is
-    yielded when its end is certain: after ``min_silence_s`` or two ``pad_s`` of silence, whichever
-    is longer, and 4 s at most for the frames that go through the network together.
+    Memory is bounded, and the spans do not depend on the blocks. They are in order, apart or
+    touching, within the recording. A span is yielded when its end is certain: after
+    ``min_silence_s`` or two ``pad_s`` of silence, whichever is longer, and 4 s at most for the
+    frames that go through the network together. As in Silero's package, speech that was still open
+    at the end lasts to the end, though its last pause may be part of it.
 
     Args:
-        blocks: of one recording, in order, each of any length.
+        blocks: of one recording, mono, 16 kHz, in order, each of any length.
         settings: what counts as speech.
 
     Raises:
-        ValueError, MissingExtra: as :func:`speech_spans`, when the block is reached.
+        ValueError: a block is not one row of finite numbers.
+        MissingExtra: the weights are not installed.
     """
     machine = SpanMachine(settings)
     n_samples = 0
     for n_new, probabilities in frame_probabilities(blocks):
         n_samples += n_new
         for probability in probabilities:
-            yield from machine.hear(probability)
+            yield from machine.step(probability)
     yield from machine.finish(n_samples)
 
 
@@ -127,17 +112,43 @@ def frame_probabilities(blocks: Iterable[Samples]) -> Iterator[tuple[int, list[f
         A number of samples, and the probabilities of the frames that they fill.
 
     Raises:
-        ValueError, MissingExtra: as :func:`speech_spans`, when the block is reached.
+        ValueError, MissingExtra: as :func:`stream_spans`, when the block is reached.
     """
-    network = load_silero()
-    state: State | None = None
-    context: Samples = np.zeros(CONTEXT_SAMPLES, dtype=np.float32)
-    for group in _regroup(blocks):
-        frames = _cut_frames(group, context)
-        context = frames[-1, -CONTEXT_SAMPLES:]
+    detector = Detector()
+    # Fewer samples than a group are the last ones: silence fills their frame.
+    for group in in_blocks(_checked(blocks), _GROUP_FRAMES * FRAME_SAMPLES):
+        padding = np.zeros(-len(group) % FRAME_SAMPLES, dtype=np.float32)
+        yield len(group), detector.probabilities(np.concatenate([group, padding]))
+
+
+class Detector:
+    """The network on sound that comes piece by piece.
+
+    Raises:
+        MissingExtra: the weights are not installed.
+    """
+
+    def __init__(self) -> None:
+        self._network = load_silero()
+        self._state: State | None = None
+        self._rest: Samples = np.zeros(
+            CONTEXT_SAMPLES, dtype=np.float32
+        )  # context, then part of a frame
+
+    def probabilities(self, samples: Samples) -> list[float]:
+        """Return how likely each whole frame is speech; what fills no frame waits."""
+        sound = np.concatenate([self._rest, samples])
+        n_frames = (len(sound) - CONTEXT_SAMPLES) // FRAME_SAMPLES
+        self._rest = sound[n_frames * FRAME_SAMPLES :]
+        if not n_frames:
+            return []
+        frames = np.lib.stride_tricks.sliding_window_view(sound, CONTEXT_SAMPLES + FRAME_SAMPLES)
         with torch.inference_mode():
-            probabilities, state = network(torch.from_numpy(frames), state)
-        yield len(group), probabilities.tolist()
+            probabilities, self._state = self._network(
+                torch.from_numpy(frames[::FRAME_SAMPLES].copy()), self._state
+            )
+        values: list[float] = probabilities.tolist()
+        return values
 
 
 class SpeechWatch:
@@ -155,23 +166,11 @@ class SpeechWatch:
         self.n_samples = 0
         self.speech_stop: int | None = None
         self._threshold = threshold
-        self._network = load_silero()
-        self._state: State | None = None
-        self._context: Samples = np.zeros(CONTEXT_SAMPLES, dtype=np.float32)
-        self._rest: Samples = np.zeros(0, dtype=np.float32)
+        self._detector = Detector()
 
     def watch(self, samples: Samples) -> None:
         """Look at what comes next; what fills no frame waits."""
-        held = np.concatenate([self._rest, samples])
-        n_whole = len(held) // FRAME_SAMPLES * FRAME_SAMPLES
-        self._rest = held[n_whole:]
-        if not n_whole:
-            return
-        frames = _cut_frames(held[:n_whole], self._context)
-        self._context = frames[-1, -CONTEXT_SAMPLES:]
-        with torch.inference_mode():
-            probabilities, self._state = self._network(torch.from_numpy(frames), self._state)
-        for probability in probabilities.tolist():
+        for probability in self._detector.probabilities(samples):
             self.n_samples += FRAME_SAMPLES
             if probability >= self._threshold:
                 self.speech_stop = self.n_samples
@@ -185,8 +184,8 @@ def load_silero() -> "SileroVad":
         MissingExtra: the package is not installed, or holds another network.
     """
     # Of a package at the top, this finds the folder without running its code.
-    found = importlib.util.find_spec(_PACKAGE)
-    folders = list(found.submodule_search_locations or []) if found else []
+    spec = importlib.util.find_spec(_PACKAGE)
+    folders = list(spec.submodule_search_locations or []) if spec else []
     path = next((p for p in (Path(folder) / _WEIGHTS for folder in folders) if p.is_file()), None)
     if path is None:
         lacking = f"{folders[0]} has no {_WEIGHTS}" if folders else "it is not installed"
@@ -199,8 +198,8 @@ def load_silero() -> "SileroVad":
         with warnings.catch_warnings():
             # Of the loader's end, for which torch names no date.
             warnings.filterwarnings("ignore", ".*torch.jit.load", DeprecationWarning)
-            theirs = torch.jit.load(path, map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
-        network.load_state_dict({ours: theirs[name] for name, ours in _NAMES.items()})
+            weights = torch.jit.load(path, map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
+        network.load_state_dict({own: weights[name] for name, own in _NAMES.items()})
     except (KeyError, RuntimeError) as error:
         raise MissingExtra(
             f"{path} must hold the network of silero-vad 6, which it does not: {error}; "
@@ -237,11 +236,11 @@ class SileroVad(nn.Module):
         """
         waves = F.pad(frames[:, None], (0, CONTEXT_SAMPLES), mode="reflect")
         real, imaginary = self.stft(waves).chunk(2, dim=1)
-        heard = (real**2 + imaginary**2).sqrt()  # (frames, 129, 4)
+        features = (real**2 + imaginary**2).sqrt()  # (frames, 129, 4)
         for convolution in self.encoder:
-            heard = convolution(heard).relu()
-        remembered, state = self.lstm(heard.transpose(1, 2), state)  # (frames, 1, 128)
-        return self.unit(remembered.transpose(1, 2).relu()).sigmoid().flatten(), state
+            features = convolution(features).relu()
+        outputs, state = self.lstm(features.transpose(1, 2), state)  # (frames, 1, 128)
+        return self.unit(outputs.transpose(1, 2).relu()).sigmoid().flatten(), state
 
 
 class SpanMachine:
@@ -262,8 +261,8 @@ class SpanMachine:
         self.silent_since: int | None = None  # the pause in it, if there is one
         self.held: Span | None = None  # padded in front, and not yet behind
 
-    def hear(self, probability: float) -> Iterator[Span]:
-        """Hear one frame; yield the spans that it finishes."""
+    def step(self, probability: float) -> Iterator[Span]:
+        """Take one frame; yield the spans that it finishes."""
         now = self.n_frames * FRAME_SAMPLES
         self.n_frames += 1
         if probability >= self.threshold:
@@ -298,46 +297,18 @@ class SpanMachine:
         self.held = Span(max(start - before, 0), stop)
 
 
-def _regroup(blocks: Iterable[Samples]) -> Iterator[Samples]:
-    """Yield the same samples in groups of equal length, the last one shorter."""
-    size = _GROUP_FRAMES * FRAME_SAMPLES
-    held: list[Samples] = []
-    n_held = 0
+def _checked(blocks: Iterable[Samples]) -> Iterator[Samples]:
     n_before = 0
     for block in blocks:
-        _check(block, n_before)
+        if block.ndim != 1:
+            raise ValueError(
+                f"samples must be one row, mono and 16 kHz, found an array of shape {block.shape}"
+            )
+        finite = np.isfinite(block)
+        if not finite.all():
+            raise ValueError(
+                "samples must be finite numbers, found "
+                f"{block[~finite][0]} at sample {n_before + int((~finite).argmax())}"
+            )
         n_before += len(block)
-        at = 0
-        while at < len(block):
-            piece = block[at : at + size - n_held]
-            held.append(piece)
-            n_held += len(piece)
-            at += len(piece)
-            if n_held == size:
-                yield np.concatenate(held)
-                held, n_held = [], 0
-    if n_held:
-        yield np.concatenate(held)
-
-
-def _check(block: Samples, n_before: int) -> None:
-    if block.ndim != 1:
-        raise ValueError(
-            f"samples must be one row, mono and 16 kHz, found an array of shape {block.shape}"
-        )
-    finite = np.isfinite(block)
-    if not finite.all():
-        raise ValueError(
-            "samples must be finite numbers, found "
-            f"{block[~finite][0]} at sample {n_before + int((~finite).argmax())}"
-        )
-
-
-def _cut_frames(group: Samples, context: Samples) -> np.ndarray:
-    """Return (frames, 576): each frame behind the last samples of the one before it."""
-    n_frames = -(-len(group) // FRAME_SAMPLES)
-    padded: Samples = np.zeros(CONTEXT_SAMPLES + n_frames * FRAME_SAMPLES, dtype=np.float32)
-    padded[:CONTEXT_SAMPLES] = context
-    padded[CONTEXT_SAMPLES : CONTEXT_SAMPLES + len(group)] = group
-    windows = np.lib.stride_tricks.sliding_window_view(padded, CONTEXT_SAMPLES + FRAME_SAMPLES)
-    return windows[::FRAME_SAMPLES].copy()
+        yield block

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from distilwhisper.checks import ABOVE_0, AT_LEAST_1, SHARE, check_rules, ruled
+from distilwhisper.checks import ABOVE_0, AT_LEAST_1, check_rules, ruled
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.speech.units import WINDOW_S
 
@@ -92,7 +92,7 @@ class EvaluateSettings:
 
 @dataclass(frozen=True)
 class PlanSettings:
-    """What a plan supposes."""
+    """What a plan assumes."""
 
     gpu: GpuName = "h100"
     """Device that the stages run on."""
@@ -100,13 +100,10 @@ class PlanSettings:
     """Hours of audio to label, in place of counting the recipe's data, which need not be there."""
     utterance_s: float = ruled(10.0, ABOVE_0)
     """With hours: mean length of an utterance."""
-    efficiency: float = ruled(0.3, SHARE)
-    """Share of the roofline that is reached, where no rate was measured. An assumption: public
-    systems reach 0.05 to 0.4."""
     rates: Path | None = None
     """Measured rates: a JSON file of Rates, or a finished run of the same teacher and device."""
     price_per_hour: float | None = ruled(None, ABOVE_0)
-    """Of the device, in any currency; left out, no price is printed."""
+    """Of the device, in any currency; needs rates. Left out, no price is printed."""
 
     def __post_init__(self) -> None:
         check_rules(self)

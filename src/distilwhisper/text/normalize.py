@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from itertools import groupby
 from typing import TypeAlias
 
 from distilwhisper.extras import needed_by
@@ -15,8 +14,8 @@ from distilwhisper.languages import language_code, uses_spaces
 with needed_by("comparing texts", extra="train"), warnings.catch_warnings():
     # A docstring in the library holds "\X": a warning to every user whose Python compiles it.
     warnings.simplefilter("ignore")
-    from whisper_normalizer.basic import BasicTextNormalizer
-    from whisper_normalizer.english import EnglishNumberNormalizer, EnglishTextNormalizer
+    from whisper_normalizer.basic import BasicTextNormalizer, remove_symbols
+    from whisper_normalizer.english import EnglishTextNormalizer
 
 Normalizer: TypeAlias = Callable[[str], str]
 
@@ -30,28 +29,10 @@ _UNSPACED_LETTER = re.compile(
 # common word: with them, an error rate is no longer the one that others publish.
 _NOT_IN_WHISPER = (r"\bkinda\b", r"\bsorta\b", r"\bdunno\b", r"\bcause\b")
 
-# Python refuses to read an integer of more than 4,300 digits. No speaker says one, but a
-# decoder that is caught in a loop writes one.
+# Python refuses to read an integer of more than 4,300 digits. Nobody pronounces one, but a
+# decoder that loops writes one.
 _MAX_DIGITS = 4_000
 _TOO_MANY_DIGITS = re.compile(rf"(?:\d,?){{{_MAX_DIGITS}}}")
-
-# What white space parts and no rule of the library joins again: letters, with an apostrophe or a
-# hyphen between two of them, and "..." before them or not; or a whole number; or nothing but marks.
-# A filler is taken out, and what an apostrophe then begins joins the word before: "he uh's gone".
-_PLAIN_TOKEN = re.compile(
-    r"""
-    "* (?: (?:\.{3})? (?!(?:hmm|mm|mhm|mmm|uh|um)') [a-z]+ (?:['-]+[a-z]+)* '?
-         | [0-9]+ (?:,[0-9]+)* (?:st|nd|rd|th|s)?
-         | -* )
-    (?!(?:.*\.){4}) [,?!;:".-]*
-    """,
-    re.VERBOSE | re.ASCII,
-)
-# Pairs of words that one rule reads together: "he'd been" is "he had been".
-_JOINED_PAIR = re.compile(r"'[ds]\s+(?:been|gone|done|got)")
-# Words that have a meaning only with their neighbours: "three and a half", "the 1960 s".
-_JOINED_WORDS = frozenset({"half", "st", "nd", "rd", "th", "s"})
-_MAX_KNOWN_TOKENS = 1_000_000
 
 
 def normalizer_for(language: str | None) -> Normalizer:
@@ -108,7 +89,7 @@ def _known_code(language: str | None) -> str:
 
 
 def is_written_with_spaces(text: str) -> bool:
-    """Whether a text of unknown language separates its words by spaces, as its script tells.
+    """Whether a text of unknown language separates its words by spaces, judged by its script.
 
     Args:
         text: False where most of its letters are of the scripts of the languages without spaces
@@ -133,15 +114,15 @@ class ScoringRule:
 
 
 def scoring_rule(reference: str | None, language: str | None) -> ScoringRule:
-    """Return how everything that is heard of an utterance is compared with its reference.
+    """Return how every hypothesis of an utterance is compared with its reference.
 
-    What was heard has no say, so that all models are compared in one way. An unknown language is
-    told by the script of the reference: the normaliser is the English one where at least half of
-    the letters are those of English, and words are counted where they have spaces between them.
-    So name the language of what is written in Latin letters and is not English.
+    The rule does not depend on a hypothesis, so that all models are compared in one way. An unknown
+    language is guessed from the script of the reference: the normaliser is the English one where at
+    least half of the letters are those of English, and words are counted where they have spaces
+    between them. So name the language of texts in Latin letters that are not English.
 
     Args:
-        reference: what was said; None where nobody knows.
+        reference: the human transcript; None where there is none.
         language: of the reference, code or English name; None where it is not known.
 
     Raises:
@@ -153,10 +134,9 @@ def scoring_rule(reference: str | None, language: str | None) -> ScoringRule:
         )
     text = reference or ""
     letters = [character for character in text if character.isalpha()]
+    normalizers: tuple[Normalizer, Normalizer] = _normalize_marked, _whisper_basic
     if sum(map(str.isascii, letters)) >= len(letters) / 2:
         normalizers = _normalize_english, _whisper_english
-    else:
-        normalizers = _normalize_marked, _whisper_basic
     return ScoringRule(*normalizers, is_written_with_spaces(text))
 
 
@@ -174,7 +154,7 @@ def _normalize_turkish(text: str) -> str:
 
 
 def _normalize_yiddish(text: str) -> str:
-    """Keep the points of Yiddish, which tell its vowels apart."""
+    """Keep the points of Yiddish, which distinguish its vowels."""
     return _words_only(str(_basic(_respecting_points)(text)))
 
 
@@ -191,120 +171,19 @@ def _words_only(normalised: str) -> str:
     return " ".join(word for word in normalised.split() if any(map(str.isalnum, word)))
 
 
+@lru_cache(maxsize=10_000)  # a text is often normalised twice: by Whisper's rules, then by ours
 def _whisper_english(text: str) -> str:
     if len(text) > _MAX_DIGITS:
         text = _TOO_MANY_DIGITS.sub(r"\g<0> ", text)
-        return str(_english()(text))
-    fast = _plain_english(text.lower())
-    return str(_english()(text)) if fast is None else fast
+    return str(_english()(text))
 
 
 def _whisper_basic(text: str) -> str:
-    return str(_basic(_without_marks)(text))
-
-
-def _plain_english(text: str) -> str | None:
-    """Return a text in lower case normalised word by word, or None where that may be wrong.
-
-    The library passes every text through eighty expressions. Most texts consist of tokens whose
-    outcome depends on no neighbour, and of few different ones: each is passed through once.
-    Numbers do depend on their neighbours, but only on those that are numbers or "and", as the
-    library forgets all at any other word: a run of them is passed on by itself.
-    """
-    if "'" in text and _JOINED_PAIR.search(text):
-        return None
-    try:
-        joined = " ".join(map(_tokens().__getitem__, text.split()))
-    except _NotPlain:
-        return None
-    if _NUMBER in joined:
-        try:
-            joined = _with_numbers(joined)
-        except _NotPlain:
-            return None
-    return _tidy(joined)
-
-
-def _tidy(joined: str) -> str:
-    """Leave single spaces, and of the dots that stand for "..." what the library leaves of them.
-
-    It turns all but the last word of a text into a space.
-    """
-    words = joined.split()
-    if "." not in joined:
-        return " ".join(words)
-    leading_space = " " if words[0] == "." and len(words) > 1 else ""
-    return leading_space + " ".join([word for word in words[:-1] if word != "."] + words[-1:])
-
-
-_NUMBER = "\0"  # before each word that the rules on numbers read
-
-
-class _NotPlain(Exception):
-    """A text must go through the library as a whole."""
-
-
-class _Tokens(dict[str, str]):
-    """What a plain token becomes by itself, spelling included; found out when first asked for."""
-
-    def __init__(self) -> None:
-        # The library without what it does to numbers and spelling, which are words.
-        self._rules = _english_rules()
-        self._rules.standardize_numbers = lambda text: " ".join(text.split())
-        self._rules.standardize_spellings = str
-        whole = _english()
-        self._numeric = whole.standardize_numbers.words - {"and"}
-        self._spelling = whole.standardize_spellings.mapping
-
-    def __missing__(self, token: str) -> str:
-        if not _PLAIN_TOKEN.fullmatch(token):
-            raise _NotPlain
-        normalised = self._rules(token)
-        words = normalised.split()
-        if words and normalised[0] == " ":  # of "..." before a word the library leaves a space
-            words.insert(0, ".")
-        if not _JOINED_WORDS.isdisjoint(words):
-            raise _NotPlain
-        outcome = " ".join(map(self._word, words))
-        if len(self) < _MAX_KNOWN_TOKENS:
-            self[token] = outcome
-        return outcome
-
-    def _word(self, word: str) -> str:
-        if word in self._numeric or word[0].isdigit():
-            return _NUMBER + word
-        return self._spelling.get(word, word)
-
-
-def _with_numbers(joined: str) -> str:
-    runs = groupby(joined.split(), key=lambda word: word[0] == _NUMBER or word == "and")
-    return " ".join(
-        _number_run(" ".join(words)) if numeric else " ".join(words) for numeric, words in runs
-    )
-
-
-@lru_cache(maxsize=100_000)
-def _number_run(words: str) -> str:
-    """Return a run of number words and "and" as the library writes it."""
-    library = _english()
-    numbers: EnglishNumberNormalizer = library.standardize_numbers
-    found = numbers(words.replace(_NUMBER, ""))
-    if not found.replace(" ", "").isalnum():
-        raise _NotPlain  # a sign or a point, whose spacing depends on what stands beside it
-    return str(library.standardize_spellings(found))
-
-
-@cache
-def _tokens() -> _Tokens:
-    return _Tokens()
+    return str(_basic()(text))
 
 
 @cache
 def _english() -> EnglishTextNormalizer:
-    return _english_rules()
-
-
-def _english_rules() -> EnglishTextNormalizer:
     english = EnglishTextNormalizer()
     for pattern in _NOT_IN_WHISPER:
         del english.replacers[pattern]
@@ -312,32 +191,11 @@ def _english_rules() -> EnglishTextNormalizer:
 
 
 @cache
-def _basic(clean: Normalizer) -> BasicTextNormalizer:
+def _basic(clean: Normalizer | None = None) -> BasicTextNormalizer:
     basic = BasicTextNormalizer()
-    basic.clean = clean
+    basic.clean = clean or basic.clean
     return basic
 
-
-class _Symbols(dict[int, str]):
-    """A space for every character of some categories; digits as ASCII; anything else is itself."""
-
-    def __init__(self, spaced: str, *, ascii_digits: bool) -> None:
-        self._spaced = spaced  # first letters of Unicode categories
-        self._ascii_digits = ascii_digits
-
-    def __missing__(self, character: int) -> str:
-        text = chr(character)
-        if unicodedata.category(text)[0] in self._spaced:
-            self[character] = " "
-        elif self._ascii_digits and text.isdecimal():
-            self[character] = str(unicodedata.decimal(text))
-        else:
-            self[character] = text
-        return self[character]
-
-
-_WITHOUT_MARKS = _Symbols("MSP", ascii_digits=False)
-_WITH_MARKS = _Symbols("SP", ascii_digits=True)
 
 # Marks that a writer may leave out: Hebrew accents and points; Arabic vowel points, Quranic signs
 # and the lengthening stroke. Hamza and madda (U+0653 to U+0655) are part of their letter.
@@ -357,11 +215,6 @@ _CHILLU_LETTERS = dict(
 )
 
 
-def _without_marks(text: str) -> str:
-    """Do what the library's function of the same purpose does, character by character in C."""
-    return unicodedata.normalize("NFKC", text).translate(_WITHOUT_MARKS)
-
-
 def _respecting_marks(text: str) -> str:
     """A space for symbols and punctuation; vowel signs stay, optional points go.
 
@@ -379,5 +232,6 @@ def _respecting_points(text: str) -> str:
 def _without_optional(text: str) -> str:
     text = _CHILLU.sub(lambda match: _CHILLU_LETTERS[match[1]], text)
     text = _ARABIC_POINTS.sub("", _INVISIBLE.sub("", text))
+    text = re.sub(r"\d", lambda digit: str(unicodedata.decimal(digit[0])), text)
     # Python lowers İ to an i with a second dot over it.
-    return text.translate(_WITH_MARKS).replace("i\u0307", "i")
+    return str(remove_symbols(text, preserve_marks=True)).replace("i\u0307", "i")

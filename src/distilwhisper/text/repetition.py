@@ -1,4 +1,4 @@
-"""How much of a text says again what it has just said."""
+"""How much of a text repeats the words directly before it."""
 
 from collections.abc import Sequence
 
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 def longest_loop(words: Sequence[str]) -> int:
     """Count the words of the longest run that only repeats what stands directly before it.
 
-    "and then and then and then" has 4, and so has "no no no no no"; a text that never says the
-    same thing twice in a row has 0. A phrase counts from its second turn on, which must be whole.
+    "and then and then and then" has 4, and so has "no no no no no"; a text that never repeats
+    itself at once has 0. A phrase counts from its second turn on, which must be whole.
 
     Args:
         words: or characters, in scripts without spaces.

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -55,8 +56,8 @@ class Tokenizer:
         languages: code to id of every language token; empty when English only.
         eot: ends a text; Whisper pads with it too.
         sot: starts a transcript.
-        sot_prev: starts the text that came before.
-        no_speech: its probability at the first position says that nobody speaks.
+        sot_prev: starts the text of the window before.
+        no_speech: its probability at the first position is that of a window without speech.
         no_timestamps: the last id of a prompt that asks for text alone.
         transcribe: the task; None when English only.
         translate: the task, into English; None when English only.
@@ -99,7 +100,7 @@ class Tokenizer:
 
         Args:
             text: complete, as a loaded checkpoint's is, whatever its folder lacks.
-            where: it came from, for messages.
+            where: its origin, for messages.
 
         Raises:
             BadTokenizer: it cannot be read, or lacks tokens.
@@ -110,21 +111,20 @@ class Tokenizer:
             for code in LANGUAGES
             if (token_id := core.token_to_id(f"<|{code}|>")) is not None
         }
-        eot = _required_id(core, "<|endoftext|>", path=where)
+        required = partial(_required_id, core, path=where)
+        eot = required("<|endoftext|>")
         is_multilingual = eot != _ENGLISH_ONLY_EOT and bool(languages)
         return cls(
             core=core,
             is_multilingual=is_multilingual,
             languages=languages if is_multilingual else {},
             eot=eot,
-            sot=_required_id(core, "<|startoftranscript|>", path=where),
-            sot_prev=_required_id(core, "<|startofprev|>", path=where),
-            no_speech=_required_id(core, "<|nospeech|>", "<|nocaptions|>", path=where),
-            no_timestamps=_required_id(core, "<|notimestamps|>", path=where),
-            transcribe=_required_id(core, "<|transcribe|>", path=where)
-            if is_multilingual
-            else None,
-            translate=_required_id(core, "<|translate|>", path=where) if is_multilingual else None,
+            sot=required("<|startoftranscript|>"),
+            sot_prev=required("<|startofprev|>"),
+            no_speech=required("<|nospeech|>", "<|nocaptions|>"),
+            no_timestamps=required("<|notimestamps|>"),
+            transcribe=required("<|transcribe|>") if is_multilingual else None,
+            translate=required("<|translate|>") if is_multilingual else None,
             timestamp_begin=_first_timestamp_id(core, path=where),
             special_ids=frozenset(
                 token_id for text, token_id in core.get_vocab().items() if _SPECIAL.fullmatch(text)
@@ -216,9 +216,9 @@ class Tokenizer:
         """
         code = language_code(name_or_code)
         if code not in (self.languages if self.is_multilingual else ("en",)):
-            held = f"{len(self.languages)} languages" if self.is_multilingual else "English only"
+            scope = f"{len(self.languages)} languages" if self.is_multilingual else "English only"
             raise ValueError(
-                f"this vocabulary must hold the language asked for, found {held} and no "
+                f"this vocabulary must hold the language asked for, found {scope} and no "
                 f'"{code}" ({LANGUAGES[code]}); use a model that knows it'
             )
         return code
@@ -246,7 +246,7 @@ class Tokenizer:
         if self.transcribe is not None and self.translate is not None:
             if language is None:
                 raise ValueError(
-                    "a multilingual model must be told the language, found None; "
+                    "a multilingual model needs a language, found None; "
                     "name one, or detect it from the audio first"
                 )
             ids += [
@@ -261,17 +261,17 @@ class Tokenizer:
         return ids if timestamps else [*ids, self.no_timestamps]
 
     def previous_ids(self, before: Sequence[int], *, hotwords: Sequence[int] = ()) -> list[int]:
-        """Ids of what came before, as the ids that go in front of the prompt.
+        """The ids of the text before, as they go in front of the prompt.
 
         One start-of-prev, the hotwords, and as many of the last ids before as there is room for, at
         which a word may be cut, as in Whisper; nothing where there are none.
 
         Source: openai/whisper, whisper/decoding.py, ``_get_initial_tokens``.
         """
-        kept = list(hotwords[:MAX_PREVIOUS_TOKENS])
-        room = MAX_PREVIOUS_TOKENS - len(kept)
-        kept += before[max(len(before) - room, 0) :]
-        return [self.sot_prev, *kept] if kept else []
+        ids = list(hotwords[:MAX_PREVIOUS_TOKENS])
+        room = MAX_PREVIOUS_TOKENS - len(ids)
+        ids += before[max(len(before) - room, 0) :]
+        return [self.sot_prev, *ids] if ids else []
 
 
 def _read_core(text: str, path: Path) -> tokenizers.Tokenizer:

@@ -8,6 +8,8 @@ from itertools import accumulate, chain
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from distilwhisper.files import write_atomic
+
 if TYPE_CHECKING:
     from distilwhisper.text.formats import SubtitleSettings
 
@@ -64,7 +66,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    """What was said in one recording. Build it with :meth:`of`.
+    """The transcript of one recording. Build it with :meth:`of`.
 
     Attributes:
         text: of all segments.
@@ -96,7 +98,7 @@ class Transcript:
 
         Starts never go back, nothing overlaps what follows it, and nothing lasts 0 s. A segment
         lasts from its first timed word to its last one. All lies within the recording, in whole
-        milliseconds, so that every format tells the same times. Times that are so already are
+        milliseconds, so that every format has the same times. Times that are so already are
         kept; the others move no further than they must. Segments without text are left out.
 
         Args:
@@ -106,16 +108,16 @@ class Transcript:
             language_probability: as the attribute.
             begin_s: nothing begins before it.
         """
-        spoken = [segment for segment in segments if segment.text.strip()]
+        pieces = [segment for segment in segments if segment.text.strip()]
         begin_ms = round(begin_s * 1000)
         end_ms = max(math.floor(duration_s * 1000 + 1e-6), begin_ms + 1)
-        if sum(len(segment.words or " ") for segment in spoken) > end_ms - begin_ms:
-            spoken = [_in_one(spoken)]  # a millisecond each is more than there is
-        spans = [(one.start, one.end) for segment in spoken for one in segment.words or [segment]]
-        settled = iter(_settle(spans, begin_ms, end_ms))
+        if sum(len(segment.words or " ") for segment in pieces) > end_ms - begin_ms:
+            pieces = [_in_one(pieces)]  # a millisecond each is more than there is
+        spans = [(one.start, one.end) for segment in pieces for one in segment.words or [segment]]
+        times_s = iter(_settle(spans, begin_ms, end_ms))
         timed: list[Segment] = []
-        for number, segment in enumerate(spoken):
-            times = [next(settled) for _ in segment.words or [segment]]
+        for number, segment in enumerate(pieces):
+            times = [next(times_s) for _ in segment.words or [segment]]
             words = segment.words and tuple(
                 replace(word, start=start_s, end=end_s)
                 for word, (start_s, end_s) in zip(segment.words, times, strict=True)
@@ -133,12 +135,15 @@ class Transcript:
     def save(self, path: str | Path, subtitles: "SubtitleSettings | None" = None) -> None:
         """Write it to a file, in the format that the name ends with: txt, srt, vtt, tsv or json.
 
+        The file appears whole, by rename.
+
         Args:
             path: the file; its folder is made.
             subtitles: how the cues of srt and vtt are cut; none: one a segment.
 
         Raises:
             ValueError: the name ends otherwise, or the cues need timed words.
+            StoreError: the file cannot be written.
         """
         from distilwhisper.text.formats import FORMATS, SubtitleSettings, render
 
@@ -146,9 +151,7 @@ class Transcript:
         kind = path.suffix[1:].lower()
         if kind not in FORMATS:
             raise ValueError(f"a transcript's name must end with .{', .'.join(FORMATS)}: {path}")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = render(self, kind, subtitles or SubtitleSettings())
-        path.write_text(text, encoding="utf-8", newline="\n")
+        write_atomic(path, render(self, kind, subtitles or SubtitleSettings()))
 
 
 def _in_one(segments: Sequence[Segment]) -> Segment:
@@ -171,15 +174,15 @@ def _settle(
     starts = list(accumulate((start_s for start_s, _ in spans), max))
     ends = list(accumulate((end_s for _, end_s in reversed(spans)), min))[::-1]
     # Less the shortest length of all spans in front, times need only not go back.
-    wanted = [
+    goals = [
         round(1000 * time_s) - shortest * number
         for index, span in enumerate(zip(starts, ends, strict=True))
         for number, time_s in enumerate(span, start=index)
     ]
     room = end_ms - shortest * len(spans)
-    kept = [min(max(round(time), begin_ms), room) for time in _nearest_rising(wanted)]
+    times = [min(max(round(time), begin_ms), room) for time in _nearest_rising(goals)]
     for index in range(len(spans)):
-        start, end = kept[2 * index : 2 * index + 2]
+        start, end = times[2 * index : 2 * index + 2]
         yield (start + shortest * index) / 1000, (end + shortest * (index + 1)) / 1000
 
 
@@ -205,22 +208,22 @@ def interleave(channels: Mapping[str, Transcript]) -> Transcript:
     """Return one transcript of several channels: their segments by time, each with its channel.
 
     Args:
-        channels: name to transcript, at least one; the first tells the language.
+        channels: name to transcript, at least one; the first one's language is taken.
     """
-    found = [
+    labelled = [
         replace(segment, channel=name)
         for name, transcript in channels.items()
         for segment in transcript.segments
     ]
-    found.sort(key=lambda segment: segment.start)
-    segments = tuple(replace(segment, id=number) for number, segment in enumerate(found))
+    labelled.sort(key=lambda segment: segment.start)
+    segments = tuple(replace(segment, id=number) for number, segment in enumerate(labelled))
     text = "".join(segment.text for segment in segments).strip()
     first = next(iter(channels.values()))
     return Transcript(text, first.language, segments, first.duration)
 
 
 def outside(holes_s: Sequence[tuple[float, float]], transcript: Transcript) -> Transcript:
-    """Return a transcript of which no time lies in a hole, where nothing can have been said.
+    """Return a transcript of which no time lies in a hole, where there is no sound.
 
     Whisper likes to begin a text with its window, however late the speech begins, and to let it
     last until the next begins. A piece that lies in a hole altogether stays where it is.
@@ -241,8 +244,8 @@ def outside(holes_s: Sequence[tuple[float, float]], transcript: Transcript) -> T
     if not segments:
         return transcript
     end_s = transcript.segments[-1].end
-    settled = Transcript.of(segments, transcript.language, duration_s=end_s)
-    return replace(transcript, segments=settled.segments)
+    result = Transcript.of(segments, transcript.language, duration_s=end_s)
+    return replace(transcript, segments=result.segments)
 
 
 def _outside(holes_s: Sequence[tuple[float, float]], piece: _Timed, spoken_s: float) -> _Timed:

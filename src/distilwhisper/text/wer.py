@@ -3,7 +3,7 @@
 import math
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from itertools import chain
 from typing import Literal
 
@@ -37,12 +37,8 @@ class ErrorCounts:
     words: int = 0
 
     def __add__(self, other: "ErrorCounts") -> "ErrorCounts":
-        return ErrorCounts(
-            substitutions=self.substitutions + other.substitutions,
-            deletions=self.deletions + other.deletions,
-            insertions=self.insertions + other.insertions,
-            words=self.words + other.words,
-        )
+        pairs = zip(astuple(self), astuple(other), strict=True)
+        return ErrorCounts(*(one + more for one, more in pairs))
 
     @property
     def errors(self) -> int:
@@ -130,19 +126,18 @@ def align_words(reference: str, hypothesis: str) -> list[Alignment]:
         reference: the human text; words are what white space separates.
         hypothesis: the machine's text.
     """
-    expected, found = reference.split(), hypothesis.split()
+    expected, actual = reference.split(), hypothesis.split()
     steps: list[Alignment] = []
-    for step in Levenshtein.opcodes(expected, found):
+    for step in Levenshtein.opcodes(expected, actual):
         old = expected[step.src_start : step.src_end]
-        new = found[step.dest_start : step.dest_end]
-        if step.tag == "equal":
-            steps += [Alignment("equal", a, b) for a, b in zip(old, new, strict=True)]
-        elif step.tag == "replace":
-            steps += [Alignment("substitute", a, b) for a, b in zip(old, new, strict=True)]
-        elif step.tag == "delete":
+        new = actual[step.dest_start : step.dest_end]
+        if step.tag == "delete":
             steps += [Alignment("delete", word, None) for word in old]
-        else:
+        elif step.tag == "insert":
             steps += [Alignment("insert", None, word) for word in new]
+        else:
+            kind: Literal["equal", "substitute"] = "equal" if step.tag == "equal" else "substitute"
+            steps += [Alignment(kind, a, b) for a, b in zip(old, new, strict=True)]
     return steps
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from distilwhisper.corpus.batches import Example
 from distilwhisper.corpus.records import Manifest
-from distilwhisper.corpus.store import write_atomic
+from distilwhisper.files import write_atomic
 from distilwhisper.shapes import Float
 from distilwhisper.speech.sources import digest_of
 from distilwhisper.training.ranks import Ranks

@@ -19,8 +19,8 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from distilwhisper.corpus.store import replace_folder, write_atomic
 from distilwhisper.errors import DistilwhisperError
+from distilwhisper.files import replace_folder, write_atomic
 
 N_KEPT = 2  # the newest checkpoint, and one before it in case a disk lies
 

@@ -48,7 +48,7 @@ def cut_at_pauses(utterance: Utterance) -> list[Utterance]:
         n_samples += n_new
         probabilities.extend(new)
         for probability in new:
-            spans.extend(machine.hear(probability))
+            spans.extend(machine.step(probability))
     spans.extend(machine.finish(n_samples))
     return [_piece(utterance, span) for span in plan_pieces(spans, probabilities)]
 

@@ -14,7 +14,7 @@ from itertools import chain, count
 from pathlib import Path
 
 from distilwhisper.corpus.importing.entries import Entries, Entry
-from distilwhisper.run.files import replacing, sync
+from distilwhisper.files import replacing, sync
 from distilwhisper.run.locks import lock_folder
 
 SHARD_BYTES = 1 << 30

@@ -1,0 +1,184 @@
+"""Files and folders that appear whole or not at all."""
+
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+_LONGEST_NAME_BYTES = 255  # of a file, in the file systems that are in use
+
+
+class StoreError(OSError):
+    """A file could not be written; what was there before it is as it was."""
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Write a file that appears whole, by rename, in the place of what was there.
+
+    The file and its folder are flushed to the disk before this returns. A process that is killed
+    leaves at most a hidden temporary, which the next write of the same name takes over.
+
+    Args:
+        path: missing folders on the way to it are made.
+        data: text is written as UTF-8.
+
+    Raises:
+        StoreError: the disk is full, or the path cannot be written.
+    """
+    with replacing(path) as file:
+        file.write(data.encode("utf-8") if isinstance(data, str) else data)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary that takes the path's place if all goes well, and else is removed."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    if len(os.fsencode(temporary.name)) > _LONGEST_NAME_BYTES:
+        digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()
+        temporary = path.with_name(f".{digest}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Its name is fixed, so that what a killed writer left is written over; the lock makes two
+        # living writers take turns.
+        with open_locked(temporary, fcntl.LOCK_EX) as file:
+            file.truncate()
+            try:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+                temporary.replace(path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+        sync(path.parent)
+    except OSError as error:
+        raise store_error(path, error) from error
+
+
+def open_locked(path: Path, operation: int) -> BinaryIO:
+    """Open a file, made if it is not there, and lock it.
+
+    Whoever held the lock before may have renamed or deleted the file: what comes back is the one
+    that others find under the name.
+
+    Raises:
+        BlockingIOError: the operation is not to wait, and somebody else has the lock.
+    """
+    while True:
+        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+        try:
+            fcntl.flock(file, operation)
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            file.close()
+            raise
+        file.close()
+
+
+def sync(path: Path) -> None:
+    """Flush a file or a folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems cannot flush a folder, and answer so.
+        if error.errno != errno.EINVAL:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def store_error(path: Path, error: OSError) -> StoreError:
+    """Return an error that names the file, the cause, and what to do."""
+    return StoreError(
+        f"{path} could not be written: {error.strerror or error}. Files finished before are kept; "
+        "free space, or make the place writable, and run the same command again"
+    )
+
+
+def require_new(folder: Path) -> None:
+    """Refuse a place that holds something already.
+
+    Raises:
+        FileExistsError: it is a file, or a folder that is not empty.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder}: must be new or empty, and holds something already")
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder that becomes ``folder`` if all goes well, and else is removed.
+
+    So the folder appears whole, by rename, and two processes may write the same one: the second is
+    refused.
+
+    Args:
+        folder: does not exist yet, or is empty; its parents are made.
+
+    Raises:
+        FileExistsError: the folder holds something already.
+    """
+    require_new(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)  # mkdtemp makes it private
+        _sync_all(temporary)
+        try:
+            temporary.rename(folder)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                raise FileExistsError(f"{folder}: written by another process") from error
+            raise
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def replace_folder(temporary: Path, final: Path) -> None:
+    """Give a finished folder its name; a folder that has this name is replaced.
+
+    Everything in it is flushed to the disk first. Replacing takes two renames: a process that is
+    killed between them leaves the old folder beside the new one, hidden, until the next time.
+
+    Args:
+        temporary: on the same disk as ``final``. It is gone when this returns, or raises.
+        final: the name.
+
+    Raises:
+        StoreError: the disk is full or the name cannot be written; what had the name is kept.
+    """
+    replaced = final.with_name(f".{final.name}.replaced")
+    try:
+        _sync_all(temporary)
+        shutil.rmtree(replaced, ignore_errors=True)
+        if final.exists():
+            final.rename(replaced)
+        try:
+            temporary.rename(final)
+        except OSError:
+            if replaced.exists():
+                replaced.rename(final)
+            raise
+        sync(final.parent)
+        shutil.rmtree(replaced, ignore_errors=True)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise store_error(final, error) from error
+
+
+def _sync_all(folder: Path) -> None:
+    for path in [*folder.rglob("*"), folder]:
+        if not path.is_symlink():
+            sync(path)
