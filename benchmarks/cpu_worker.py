@@ -11,7 +11,6 @@ everywhere.
 Needs the standard library, numpy, and what the one engine needs.
 """
 
-import dataclasses
 import json
 import os
 import resource
@@ -36,14 +35,14 @@ def load_ours(model: str, threads: int, options: Mapping[str, Any]) -> Engine:
     from distilwhisper.model.hardware import Hardware
 
     torch.set_num_threads(threads)
+    # With timestamps, as is the default: without them, where a text ends is looked for in attention.
     settings = DecodingSettings(**options.get("settings", {}))
     hardware = Hardware(device="cpu", **options.get("hardware", {}))
-    long = Transcriber.from_model(model, settings, hardware)
-    short = dataclasses.replace(long, settings=dataclasses.replace(settings, timestamps=False))
+    transcriber = Transcriber.from_model(model, settings, hardware)
     language = spoken(model)
 
     def transcribe(samples: Any, long_form: bool) -> str:
-        return (long if long_form else short).transcribe(samples, language=language).text
+        return transcriber.transcribe(samples, language=language).text
 
     return transcribe
 
