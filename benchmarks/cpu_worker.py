@@ -35,7 +35,7 @@ def load_ours(model: str, threads: int, options: Mapping[str, Any]) -> Engine:
     from distilwhisper.model.hardware import Hardware
 
     torch.set_num_threads(threads)
-    # With timestamps, as is the default: without them, where a text ends is looked for in attention.
+    # With timestamps, the default: without them, attention is asked where each text ends.
     settings = DecodingSettings(**options.get("settings", {}))
     hardware = Hardware(device="cpu", **options.get("hardware", {}))
     transcriber = Transcriber.from_model(model, settings, hardware)
