@@ -149,6 +149,6 @@ def _reordered(
     if len(rows) != len(cache.lengths):
         return cache.select(rows)
     # The prompt is the same in all, and behind n_keys nothing is written yet.
-    for cached in (*cache.keys, *cache.values):
-        cached[:, :, n_prompt:n_keys] = cached[rows, :, n_prompt:n_keys]
+    written = cache.states[..., n_prompt:n_keys, :]
+    written.copy_(written[:, :, rows])
     return cache

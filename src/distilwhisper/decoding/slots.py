@@ -148,8 +148,8 @@ class Lane:
         self._bias[dest] = self._bias[source]
         for cross in _tensors(self.cross):
             cross[dest, :, :frames].copy_(cross[source, :, :frames])
-        for kept in (*self.cache.keys, *self.cache.values):
-            kept[dest, :, :n_tokens].copy_(kept[source, :, :n_tokens])
+        tokens = self.cache.states[..., :n_tokens, :]
+        tokens[:, :, dest].copy_(tokens[:, :, source])
 
     def run(
         self,
@@ -160,7 +160,7 @@ class Lane:
         n_keys: int,
     ) -> Float[Tensor, "rows tokens width"]:
         """Return the final states of tokens in the slots from ``first`` on."""
-        if n_keys > self.cache.keys[0].shape[2]:
+        if n_keys > self.cache.capacity:
             self._lengthen(n_keys)
         cross, cache = self.view(first, first + len(token_ids), lengths)
         return self.model.decoder(token_ids, cross, cache, n_keys=n_keys)
@@ -180,10 +180,7 @@ class Lane:
             [v[slots, :, :frames] for v in self.cross.values],
             None if is_even else self._bias[slots, ..., :frames],
         )
-        cache = SelfCache(
-            [k[slots] for k in self.cache.keys], [v[slots] for v in self.cache.values], lengths
-        )
-        return cross, cache
+        return cross, SelfCache(self.cache.states[:, :, slots], lengths)
 
     def _widen(self, frames: int) -> None:
         old = self.cross
@@ -199,8 +196,7 @@ class Lane:
         whole = -(-n_keys // TOKENS_PER_BLOCK) * TOKENS_PER_BLOCK
         old, most = self.cache, self.model.config.max_tokens
         self.cache = self.model.decoder.self_cache(self.n_slots, min(whole, most))
-        for ours, before in zip(_tensors(self.cache), _tensors(old), strict=True):
-            ours[:, :, : before.shape[2]].copy_(before)
+        self.cache.states[..., : old.capacity, :].copy_(old.states)
 
 
 @dataclass
@@ -335,5 +331,5 @@ def _zeros(model: Whisper, shape: tuple[int, ...]) -> Tensor:
     return torch.from_numpy(raw).view(dtype)
 
 
-def _tensors(cache: CrossCache | SelfCache) -> list[Tensor]:
+def _tensors(cache: CrossCache) -> list[Tensor]:
     return [*cache.keys, *cache.values]

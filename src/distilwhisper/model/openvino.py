@@ -227,16 +227,14 @@ class _DecoderEngine:
         """Return the states behind the last layer, and write to the cache."""
         states, new = self._layers(
             step.states,
-            _penalty(_visible(step, cache.keys[0].shape[2])),
+            _penalty(_visible(step, cache.capacity)),
             _ALL_ALIKE if cross.bias is None else cross.bias,
-            *cache.keys,
-            *cache.values,
+            *cache.states.flatten(0, 1).unbind(),
             *cross.keys,
             *cross.values,
         )
-        keys, values = new.to(self.cache_dtype).view(2, self._n_layers, *new.shape[1:])
-        for number in range(self._n_layers):
-            cache.write(number, keys[number], values[number], step)
+        new = new.to(self.cache_dtype).view(2, self._n_layers, *new.shape[1:])
+        cache.write_layers(new, step)
         return states.clone()
 
     def cross_keys_values(
