@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from distilwhisper.corpus.records import Label, Utterance, read_manifest
-from distilwhisper.corpus.store import shard_path, write_atomic, write_jsonl
+from distilwhisper.corpus.store import shard_path, write_jsonl
+from distilwhisper.files import write_atomic
 from distilwhisper.run.record import cpu_model, n_cores
 
 SHARD_SIZE = 256

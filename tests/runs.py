@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from distilwhisper.corpus.records import Utterance, read_manifest, write_manifest
-from distilwhisper.corpus.store import write_atomic, write_jsonl
+from distilwhisper.corpus.store import write_jsonl
 from distilwhisper.evaluation.scoring import COST, score
+from distilwhisper.files import write_atomic
 
 RECIPE = """
 name = "{name}"

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from corpora import bad_utterances, corpus, hearing_model, snapshot
-from distilwhisper.corpus.store import shard_path, shard_paths, write_atomic
+from distilwhisper.corpus.store import shard_path, shard_paths
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.engines import NoWorkers, ShardFailed, run_shards
+from distilwhisper.files import write_atomic
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.progress import Advance
 from distilwhisper.run.processes import EngineSettings

@@ -15,8 +15,9 @@ import torch
 from corpora import bad_utterances, corpus, snapshot
 from distilwhisper.cli import call
 from distilwhisper.corpus.records import Utterance, read_labels
-from distilwhisper.corpus.store import ChangedShard, StoreError, read_jsonl, shard_path, shard_paths
+from distilwhisper.corpus.store import ChangedShard, read_jsonl, shard_path, shard_paths
 from distilwhisper.decoding.settings import DecodingSettings
+from distilwhisper.files import StoreError
 from distilwhisper.filtering.settings import FilterSettings
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.run.locks import FolderInUse

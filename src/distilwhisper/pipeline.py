@@ -49,10 +49,11 @@ from distilwhisper.corpus.records import (
 )
 from distilwhisper.corpus.sounds import check_sounds
 from distilwhisper.corpus.splitting import split_manifest
-from distilwhisper.corpus.store import read_jsonl, write_atomic
+from distilwhisper.corpus.store import read_jsonl
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.evaluation.scoring import summary_line
+from distilwhisper.files import write_atomic
 from distilwhisper.filtering.settings import FilterSettings
 from distilwhisper.languages import language_code
 from distilwhisper.model.checkpoint import (

@@ -13,16 +13,14 @@ from hypothesis import strategies as st
 
 from distilwhisper.corpus.store import (
     ChangedShard,
-    StoreError,
     TornShard,
     read_jsonl,
     shard_path,
     shard_paths,
-    write_atomic,
     write_jsonl,
     write_shard,
 )
-from distilwhisper.files import replace_folder
+from distilwhisper.files import StoreError, replace_folder, write_atomic
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:
@@ -63,7 +61,8 @@ def test_a_file_may_be_read_by_whom_the_umask_lets(tmp_path: Path) -> None:
 SMALL_DISK = """
 import resource, sys
 from pathlib import Path
-from distilwhisper.corpus.store import StoreError, write_atomic, write_jsonl
+from distilwhisper.corpus.store import write_jsonl
+from distilwhisper.files import StoreError, write_atomic
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 write_jsonl(Path(sys.argv[1], "shard-00000.jsonl"), [{"id": "a"}])
 for write in (

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from distilwhisper.corpus.store import write_atomic
 from distilwhisper.evaluation.bootstrap import Resampling
 from distilwhisper.evaluation.comparison import compare
+from distilwhisper.files import write_atomic
 from distilwhisper.report import (
     ComparisonFacts,
     RunFacts,

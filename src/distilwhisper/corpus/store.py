@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and the JSONL shards made of them.
+"""Shards of JSONL, which are there whole or not at all.
 
 A shard that a stage has written is not to be edited: what was made of it would no longer be of it.
 Beside the shards lies ``.digests/``, with an empty file for each, named after the shard and the
@@ -15,9 +15,7 @@ from typing import Any
 
 from distilwhisper.errors import DistilwhisperError
 from distilwhisper.extras import needed_by
-from distilwhisper.files import StoreError as StoreError
-from distilwhisper.files import replacing
-from distilwhisper.files import write_atomic as write_atomic
+from distilwhisper.files import replacing, write_atomic
 
 with needed_by("reading manifests and labels", extra="train"):
     import orjson

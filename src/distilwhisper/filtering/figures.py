@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distilwhisper.corpus.store import write_atomic
+from distilwhisper.files import write_atomic
 from distilwhisper.filtering.retention import Kept, Retention
 from distilwhisper.plotting import SMALL, Figure, axes_of, file_of, looks, name_below
 

@@ -20,7 +20,8 @@ from zipfile import BadZipFile
 import numpy as np
 
 from distilwhisper.corpus.records import Label, label_shards, read_manifest
-from distilwhisper.corpus.store import TornShard, write_atomic
+from distilwhisper.corpus.store import TornShard
+from distilwhisper.files import write_atomic
 from distilwhisper.filtering.measures import ROW, LabelledPair, Measures, measure_all
 from distilwhisper.run.stages import fingerprint
 

@@ -233,8 +233,7 @@ class _DecoderEngine:
             *cross.keys,
             *cross.values,
         )
-        new = new.to(self.cache_dtype).view(2, self._n_layers, *new.shape[1:])
-        cache.write_layers(new, step)
+        cache.write_layers(new.to(self.cache_dtype).view(2, -1, *new.shape[1:]), step)
         return states.clone()
 
     def cross_keys_values(

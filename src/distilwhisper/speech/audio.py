@@ -6,6 +6,7 @@ pass in silence is named here: files cut short, NaN, packets that cannot be deco
 keep the clock of a file: sound that begins late, and holes, have their silence.
 """
 
+import io
 import math
 import os
 import wave
@@ -21,7 +22,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-from distilwhisper.files import replacing
+from distilwhisper.files import write_atomic
 from distilwhisper.speech.containers import (
     COUNTED,
     DEFAULT,
@@ -216,12 +217,19 @@ def write_wav(path: str | Path, samples: Samples) -> None:
             f"{path}: a wav file needs at least one sample and finite ones, "
             f"found {np.isfinite(samples).sum()} finite of {len(samples)}"
         )
+    write_atomic(Path(path), wav_bytes(samples))
+
+
+def wav_bytes(samples: Samples) -> bytes:
+    """Return samples as a mono 16 kHz 16-bit wav file; what lies outside [-1, 1] is clipped."""
     pcm = np.clip(np.rint(samples * 32768.0), -32768, 32767).astype("<i2")
-    with replacing(Path(path)) as file, wave.open(file, "wb") as wav:
+    file = io.BytesIO()
+    with wave.open(file, "wb") as wav:
         wav.setnchannels(1)
         wav.setsampwidth(2)
         wav.setframerate(SAMPLE_RATE_HZ)
         wav.writeframes(pcm.tobytes())
+    return file.getvalue()
 
 
 def _span(start_s: float, duration_s: float | None) -> tuple[int, int | None]:

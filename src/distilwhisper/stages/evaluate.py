@@ -34,7 +34,6 @@ from distilwhisper.corpus.records import Manifest, Utterance, read_manifest
 from distilwhisper.corpus.store import (
     read_jsonl,
     shard_path,
-    write_atomic,
     write_shard,
 )
 from distilwhisper.decoding.slots import Counts
@@ -44,6 +43,7 @@ from distilwhisper.evaluation.comparison import Comparison, Evaluation, compare
 from distilwhisper.evaluation.degradation import Degradation, Degrader
 from distilwhisper.evaluation.figures import draw_comparison
 from distilwhisper.evaluation.scoring import COST, EvaluationSummary, score, summary_line
+from distilwhisper.files import write_atomic
 from distilwhisper.model.checkpoint import count_parameters
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import resolve_model

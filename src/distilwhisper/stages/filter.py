@@ -51,7 +51,8 @@ import numpy as np
 
 from distilwhisper.corpus.languages import log_overruled
 from distilwhisper.corpus.records import Label, Unit, Utterance, Verdict, read_manifest
-from distilwhisper.corpus.store import shard_path, shard_paths, write_atomic, write_jsonl
+from distilwhisper.corpus.store import shard_path, shard_paths, write_jsonl
+from distilwhisper.files import write_atomic
 from distilwhisper.filtering.calibration import Calibration, calibrate
 from distilwhisper.filtering.gates import REASONS, Codes, Reason, is_kept, judge_all
 from distilwhisper.filtering.measures import Flags, Measures, measure_all

@@ -4,10 +4,8 @@ Datasets are read as a stream, from a folder or the hub: no copy of the whole is
 its own kind the library would decode the sound, or require the decoder even with ``decode=False``.
 """
 
-import io
 import posixpath
 import re
-import wave
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +28,7 @@ from distilwhisper.corpus.importing.settings import ImportSettings
 from distilwhisper.extras import needed_by
 from distilwhisper.progress import say
 from distilwhisper.speech.arrays import to_samples
-from distilwhisper.speech.units import SAMPLE_RATE_HZ
+from distilwhisper.speech.audio import wav_bytes
 
 if TYPE_CHECKING:
     import pyarrow
@@ -144,13 +142,7 @@ def _wav_of(values: Sequence[object], rate_hz: object) -> bytes:
             f"{rate_hz!r}"
         )
     samples = to_samples(np.array(values), "the column of audio", sampling_rate=rate_hz)
-    file = io.BytesIO()
-    with wave.open(file, "wb") as wav:
-        wav.setnchannels(1)
-        wav.setsampwidth(2)
-        wav.setframerate(SAMPLE_RATE_HZ)
-        wav.writeframes(np.clip(np.rint(samples * 32768), -32768, 32767).astype("<i2").tobytes())
-    return file.getvalue()
+    return wav_bytes(samples)
 
 
 def _of_split(source: Path, split: str | None) -> list[Path]:
