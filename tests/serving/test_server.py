@@ -62,9 +62,11 @@ def post(address: str, data: bytes = CLIP, **fields: str) -> "httpx.Response":
 
 def eventually(is_so, within_s: float = 20.0) -> bool:
     end_s = time.monotonic() + within_s
-    while not is_so() and time.monotonic() < end_s:
+    while time.monotonic() < end_s:
+        if is_so():  # looked at once: a moment later it may have passed
+            return True
         time.sleep(0.02)
-    return is_so()
+    return False
 
 
 def test_models_are_named_by_folder_or_as_asked(folder: Path) -> None:
@@ -160,7 +162,7 @@ def test_no_more_requests_than_may_be(folder: Path) -> None:
 def test_an_answer_that_takes_too_long(folder: Path) -> None:
     settings = ServeSettings(request_timeout_s=1.0, preload=True)
     with running({"one": folder}, settings, SLOW) as (address, service):
-        answer = post(address, wav(noise(600.0, seed=1)))
+        answer = post(address, wav(noise(300.0, seed=1)))
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "timeout")
         assert eventually(lambda: service.worker.n_running == 0)
         assert post(address, CLIP).status_code in (200, 503)
@@ -189,7 +191,7 @@ def test_a_slow_upload_is_told_so_and_holds_up_nobody(folder: Path) -> None:
 
 
 def test_clients_that_leave_free_all_they_held(folder: Path) -> None:
-    long = wav(noise(600.0, seed=1))
+    long = wav(noise(300.0, seed=1))
     with running({"one": folder}, ServeSettings(preload=True), SLOW) as (address, service):
         for _ in range(3):
             begin_upload(address, 100_000).close()
@@ -422,13 +424,13 @@ def test_a_signal_ends_the_server_after_the_requests_that_run(folder: Path) -> N
         address = next(line for line in lines if "listening at" in line).split()[-1]
         answers: list[httpx.Response] = []
         asking = threading.Thread(
-            target=lambda: answers.append(post(address, wav(noise(100.0, seed=1))))
+            target=lambda: answers.append(post(address, wav(noise(300.0, seed=1))))
         )
         asking.start()
 
         def is_decoding() -> bool:
             page = httpx.get(f"{address}/metrics").text
-            return "distilwhisper_batch_windows 1" in page
+            return re.search(r"distilwhisper_batch_windows [12]\b", page) is not None
 
         try:
             assert eventually(is_decoding, 60)
