@@ -91,7 +91,7 @@ class Search:
 
     @torch.inference_mode()
     def admit(self, jobs: Sequence[Job]) -> None:
-        """Take windows into free slots and read their prompts.
+        """Take windows into free slots, read their prompts, and write the first token of each.
 
         Raises:
             ValueError: more windows than free slots; a prompt without start of transcript; prompt
@@ -108,12 +108,12 @@ class Search:
         for job in jobs:
             self._place(len(self._jobs), job)
             self._jobs.append(replace(job, cross=None, draft_cross=None))
-            self._lengths.append(len(job.prompt) - 1)
+            self._lengths.append(len(job.prompt))
         self._read_prompts(first, jobs)
 
     @torch.inference_mode()
     def step(self) -> list[tuple[int, Hypothesis]]:
-        """Write at least one more token in every slot in use.
+        """Write at least one more token in every slot whose text has not ended.
 
         Returns:
             Ticket and hypothesis of the windows that are now done; their slots are free.
@@ -126,14 +126,14 @@ class Search:
         if not n:
             return []
         longest = max(self._lengths)
-        sampling = any(job is not None and job.temperature > 0 for job in self._jobs)
-        if self._draft is not None and not sampling:
-            state = self._state.head(n)
+        noise = self._sample_noise(0, n)
+        if self._draft is not None and noise is None:
+            state = self._state.rows(0, n)
             rules, eot = self.rules, self.special.eot
             done = speculate(self._lane, self._draft, state, rules, eot=eot, longest=longest)
             self.counts += done
-        elif sampling or not self._is_capturable(n):
-            self._decode(n, longest + 1, noise=self._sample_noise(n) if sampling else None)
+        elif noise is not None or not self._is_capturable(n):
+            self._decode(n, longest + 1, noise=noise)
             self.counts += Counts(steps=1, row_steps=n)
         else:
             most = self.model.config.max_tokens - longest
@@ -174,39 +174,52 @@ class Search:
             self._noise[job.ticket] = generator.manual_seed(job.seed)
 
     def _read_prompts(self, first: int, jobs: Sequence[Job]) -> None:
-        """Fill the caches; the last token of each prompt is read again by the first step."""
         device = self.model.device
+        state = self._state.rows(first, first + len(jobs))
         prompts = pad_right([job.prompt for job in jobs], value=self.special.eot).to(device)
         zeros = torch.zeros(len(jobs), dtype=torch.long, device=device)
         states = self._lane.run(prompts, zeros, first=first, n_keys=prompts.shape[1])
-        at = torch.tensor([job.prompt.index(self.special.sot) for job in jobs], device=device)
-        after_sot = states[torch.arange(len(jobs), device=device), at]
-        start = Start.of(self.model.decoder.project(after_sot).float(), self.special)
-        rows = slice(first, first + len(jobs))
-        self._state.no_speech_probs[rows] = start.no_speech_probs
-        self._state.languages[rows] = start.languages
-        self._state.language_probs[rows] = start.language_probs
+        places = [(job.prompt.index(self.special.sot), len(job.prompt) - 1) for job in jobs]
+        each = torch.arange(len(jobs), device=device)[:, None]
+        logits = self.model.decoder.project(states[each, torch.tensor(places, device=device)])
+        start = Start.of(logits[:, 0].float(), self.special)
+        state.no_speech_probs.copy_(start.no_speech_probs)
+        state.languages.copy_(start.languages)
+        state.language_probs.copy_(start.language_probs)
+        self._write(state, logits[:, 1], self._sample_noise(first, first + len(jobs)))
+        self.counts += Counts(steps=1, row_steps=len(jobs))
 
     def _decode(self, n: int, n_keys: int, *, noise: Tensor | None = None) -> None:
         """Write one token in the first ``n`` slots; nothing here waits for the device."""
-        state = self._state.head(n)
+        state = self._state.rows(0, n)
         states = self._lane.run(state.last[:, None], state.lengths, n_keys=n_keys)
-        logits = self.model.decoder.project(states[:, 0])
+        self._write(state, self.model.decoder.project(states[:, 0]), noise)
+
+    def _write(
+        self, state: SlotState, logits: Float[Tensor, "rows vocab"], noise: Tensor | None
+    ) -> None:
         allowed = self.rules(logits.float(), state.rules)
         choice = None if noise is None else _sample(allowed, state.temperature, noise)
         choice, logprobs = choose(allowed, choice)
         state.say(choice, logprobs, ~state.ended, rules=self.rules, eot=self.special.eot)
 
-    def _sample_noise(self, n: int) -> Float[Tensor, "rows vocab"]:
-        """Return Gumbel noise, each window's from its own random numbers; none for the others.
+    def _sample_noise(self, first: int, stop: int) -> Float[Tensor, "rows vocab"] | None:
+        """Return Gumbel noise for some slots, each window's from its own random numbers.
 
-        The largest of log-probabilities with such noise is a sample of the distribution.
+        The largest of log-probabilities with such noise is a sample of the distribution. Windows
+        that are not sampled get zeros; None: none is.
         """
-        noise = torch.zeros(n, self.model.config.vocab_size, device=self.model.device)
-        for slot, job in enumerate(self._jobs):
-            if job is not None and job.temperature > 0:
-                noise[slot].exponential_(generator=self._noise[job.ticket])
-                noise[slot].log_().neg_()
+        hot = [
+            (row, job.ticket)
+            for row, job in enumerate(self._jobs[first:stop])
+            if job is not None and job.temperature > 0
+        ]
+        if not hot:
+            return None
+        noise = torch.zeros(stop - first, self.model.config.vocab_size, device=self.model.device)
+        for row, ticket in hot:
+            noise[row].exponential_(generator=self._noise[ticket])
+            noise[row].log_().neg_()
         return noise
 
     def _is_capturable(self, n: int) -> bool:
@@ -225,14 +238,14 @@ class Search:
 
     def _capture(self, n: int, n_keys: int) -> torch.cuda.CUDAGraph:
         """Capture :meth:`_decode`, leaving the slots as they were."""
-        before = self._state.head(n).copy()
+        before = self._state.rows(0, n).copy()
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):  # libraries set themselves up outside of any capture
             for _ in range(2):
                 self._decode(n, n_keys)
         torch.cuda.current_stream().wait_stream(side)
-        self._state.head(n).restore(before)
+        self._state.rows(0, n).restore(before)
         graph = torch.cuda.CUDAGraph()
         # Nothing made in a capture outlives its step, so all of them may share their memory.
         shared = next(iter(self._graphs.values())).pool() if self._graphs else None

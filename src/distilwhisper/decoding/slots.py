@@ -239,9 +239,9 @@ class SlotState:
             **{field.name: getattr(fresh, field.name) for field in fields(RuleState)},
         )
 
-    def head(self, n: int) -> "SlotState":
-        """Return the first rows, as a view."""
-        return SlotState(*[getattr(self, field.name)[:n] for field in fields(self)])
+    def rows(self, first: int, stop: int) -> "SlotState":
+        """Return some rows, as a view."""
+        return SlotState(*[getattr(self, field.name)[first:stop] for field in fields(self)])
 
     def begin(self, slot: int, job: Job, rules: DecodingRules) -> None:
         """Put a window into a slot: its prompt is there, and nothing of it has been read."""

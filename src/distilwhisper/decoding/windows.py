@@ -184,7 +184,8 @@ class WindowDecoder:
             language: a code; none: to be detected.
         """
         model = self.checkpoint.model
-        mel = window_log_mel(samples, n_mels=model.config.n_mels, device=model.device)
+        with one_thread():  # a millisecond's work, which two threads make many of
+            mel = window_log_mel(samples, n_mels=model.config.n_mels, device=model.device)
         return self.window_of(mel, len(samples), language=language)
 
     def window_of(
