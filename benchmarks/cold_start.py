@@ -1,7 +1,7 @@
 """From a command's start to a short clip's text, side by side with openai-whisper's command.
 
-    distilwhisper export MODEL tiny.en.pt --to openai
-    python benchmarks/cold_start.py CLIP --model MODEL --openai tiny.en.pt --rounds 5
+    distilwhisper export MODEL exported --to openai
+    python benchmarks/cold_start.py CLIP --model MODEL --openai exported/model.pt --rounds 5
 
 Rounds take turns, so that what else the machine does falls on all commands alike. A row is a
 command's median of wall and processor seconds, and of the ratio to openai-whisper's in the same
@@ -19,6 +19,7 @@ from pathlib import Path
 
 BIN = Path(sys.executable).parent
 PEER = "whisper CLIP"
+REFUSED = "--modle"
 
 
 def commands(clip: str, model: str, openai: str, out: str) -> dict[str, list[str]]:
@@ -30,16 +31,23 @@ def commands(clip: str, model: str, openai: str, out: str) -> dict[str, list[str
         "distilwhisper transcribe CLIP": [*ours, "--language", "en"],
         "distilwhisper --help": [str(BIN / "distilwhisper"), "--help"],
         "distilwhisper transcribe --help": [str(BIN / "distilwhisper"), "transcribe", "--help"],
-        "distilwhisper transcribe CLIP --modle M": [*ours[:3], "--modle", "m"],
+        "distilwhisper transcribe CLIP --modle M": [*ours[:3], REFUSED, "m"],
     }
 
 
-def measure(command: list[str]) -> tuple[float, float]:
+def measure(command: list[str], *, succeeds: bool) -> tuple[float, float]:
     """Run a command; return its wall and processor seconds."""
     began = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, _, usage = os.wait4(process.pid, 0)
-    return time.monotonic() - began, usage.ru_utime + usage.ru_stime
+    with tempfile.TemporaryFile("w+") as printed:
+        process = subprocess.Popen(command, stdout=printed, stderr=printed)
+        _, status, usage = os.wait4(process.pid, 0)
+        wall_s = time.monotonic() - began
+        printed.seek(0)
+        text = printed.read()
+    # openai-whisper's command skips a file that it cannot read, and succeeds.
+    if ((status == 0) != succeeds) or "Skipping" in text:
+        sys.exit(f"{' '.join(command)}: did not do what is measured:\n{text}")
+    return wall_s, usage.ru_utime + usage.ru_stime
 
 
 def main() -> None:
@@ -52,10 +60,13 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as out:
         named = commands(asked.clip, asked.model, asked.openai, out)
-        for command in named.values():
-            measure(command)  # files into memory, bytecode to disk
-        rounds = [
-            {name: measure(command) for name, command in named.items()} for _ in range(asked.rounds)
+        # The first round brings files into memory and bytecode to disk.
+        _, *rounds = [
+            {
+                name: measure(command, succeeds=REFUSED not in command)
+                for name, command in named.items()
+            }
+            for _ in range(asked.rounds + 1)
         ]
     print(f"{'':42} {'wall s':>8} {'cpu s':>8} {'ratio':>8}")
     for name in named:
