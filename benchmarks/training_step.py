@@ -22,9 +22,8 @@ from torch import Tensor
 from distilwhisper.corpus.batches import IGNORE, TokenBatch
 from distilwhisper.model.whisper import Whisper
 from distilwhisper.training.forcing import forced_states
-from distilwhisper.training.fused import Objective, fused_sums
 from distilwhisper.training.loop import make_optimizer
-from distilwhisper.training.loss import clip_gradients
+from distilwhisper.training.loss import Objective, clip_gradients, fused_sums
 from distilwhisper.training.settings import TrainingSettings
 
 KL_WEIGHT, PL_WEIGHT, TEMPERATURE = 0.8, 1.0, 2.0

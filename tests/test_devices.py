@@ -21,8 +21,7 @@ from distilwhisper.model.whisper import Whisper, WhisperConfig
 from distilwhisper.speech.mel import log_mel, stack_windows
 from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.training.forcing import forced_states
-from distilwhisper.training.fused import Objective, fused_sums
-from distilwhisper.training.loss import clip_gradients
+from distilwhisper.training.loss import Objective, clip_gradients, fused_sums
 from searching import make_rules
 
 META = torch.device("meta")

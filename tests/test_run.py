@@ -13,9 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distilwhisper.run.files import BadRunFolder
+from distilwhisper.run.files import BadRunFolder, MetricsLog
 from distilwhisper.run.locks import FolderInUse, Part, lock_folder
-from distilwhisper.run.metrics import MetricsLog
 from distilwhisper.run.record import _git, write_run_record
 from distilwhisper.run.settings import SettingsError, build_settings, read_recipe, settings_to_toml
 from distilwhisper.run.stages import StageChanged, fingerprint, open_stage

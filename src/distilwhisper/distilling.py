@@ -13,7 +13,6 @@ from typing import Any
 from distilwhisper.corpus.merging import moved_to
 from distilwhisper.corpus.records import (
     Manifest,
-    Verdict,
     read_labels,
     read_manifest,
     read_verdicts,
@@ -111,23 +110,26 @@ def distil_labels(
             label.
         force: do again what was made with other settings or of other inputs.
     """
-    spoken = read_manifest(manifest)
-    judged = read_verdicts(verdicts)
-    kept = {id_ for id_, verdict in judged.items() if verdict.keep}
-    learnt = replace(spoken, utterances=tuple(u for u in spoken.utterances if u.id in kept))
-    if not kept:
+    corpus = read_manifest(manifest)
+    verdict_of = read_verdicts(verdicts)
+    ids = {id_ for id_, verdict in verdict_of.items() if verdict.keep}
+    lessons = replace(corpus, utterances=tuple(u for u in corpus.utterances if u.id in ids))
+    if not ids:
         raise ValueError(f"{verdicts}: no label was kept, and there is nothing to learn from")
     made = {"labels": labels, "verdicts": verdicts}
     if validation is None:
-        manifest, validation = _hold_out(learnt, labels, out)
-        made["verdicts"] = _without_held_out(judged, manifest, out)
+        manifest, validation = _hold_out(lessons, labels, out)
+        train_ids = {u.id for u in read_manifest(manifest).utterances}
+        made["verdicts"] = out / "verdicts"
+        rows = [verdict.to_dict() for verdict in verdict_of.values() if verdict.id in train_ids]
+        write_shard(shard_path(made["verdicts"], 0), rows)
     recipe = Recipe(
         name=out.name,
         teacher=teacher,
         data=DataSettings(train=str(manifest), validation=str(validation), test=str(validation)),
         hardware=hardware,
         student=student,
-        training=_training(training, teacher, hardware, _hours(learnt)),
+        training=_training(training, teacher, hardware, _hours(lessons)),
     )
     run_recipe(recipe, out, command=sys.argv, stages=("student", "train"), made=made, force=force)
     return out / "student"
@@ -164,24 +166,16 @@ def _hours(manifest: Manifest) -> float:
     return sum(u.duration_s or 10.0 for u in manifest.utterances) / 3600
 
 
-def _hold_out(learnt: Manifest, labels: Path, out: Path) -> tuple[Path, Path]:
+def _hold_out(lessons: Manifest, labels: Path, out: Path) -> tuple[Path, Path]:
     """Write what is trained on and what is validated by, and return the two manifests."""
     texts = read_labels(labels)
-    fraction = min(_HELD_OUT, _MOST_HELD_OUT / len(learnt.utterances))
-    parts = split_manifest(learnt, {"validation": fraction}, seed=0)
+    fraction = min(_HELD_OUT, _MOST_HELD_OUT / len(lessons.utterances))
+    parts = split_manifest(lessons, {"validation": fraction}, seed=0)
     parts["validation"] = [
         u if u.text is not None else replace(u, text=texts[u.id].text) for u in parts["validation"]
     ]
     paths = {name: out / "data" / f"{name}.jsonl" for name in ("train", "validation")}
     for name, path in paths.items():
-        part = replace(learnt, utterances=tuple(parts[name]))
+        part = replace(lessons, utterances=tuple(parts[name]))
         write_manifest(path, moved_to(path.parent, part))
     return paths["train"], paths["validation"]
-
-
-def _without_held_out(judged: Mapping[str, Verdict], train: Path, out: Path) -> Path:
-    """Write the verdicts on what is trained on, and return their folder."""
-    ids = {u.id for u in read_manifest(train).utterances}
-    rows = [v.to_dict() for v in judged.values() if v.id in ids]
-    write_shard(shard_path(out / "verdicts", 0), rows)
-    return out / "verdicts"

@@ -20,25 +20,19 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from distilwhisper.checks import AT_LEAST_0, AT_LEAST_1, Rule, check_rules, ruled
-from distilwhisper.corpus.batches import (
-    Example,
-    follow_each_other,
-    join_kept,
-    with_previous_text,
-)
+from distilwhisper.corpus.batches import Example, follow_each_other, join_kept, with_previous_text
 from distilwhisper.corpus.importing.fingerprints import source_fingerprints
 from distilwhisper.corpus.importing.importer import import_data
 from distilwhisper.corpus.importing.settings import ImportSettings
 from distilwhisper.corpus.languages import in_language
-from distilwhisper.corpus.long_form import join_recordings
-from distilwhisper.corpus.merging import merge_manifests, moved_to
+from distilwhisper.corpus.merging import join_recordings, merge_manifests, moved_to
 from distilwhisper.corpus.packing import pack_examples
 from distilwhisper.corpus.records import (
     Manifest,
@@ -56,12 +50,7 @@ from distilwhisper.evaluation.scoring import summary_line
 from distilwhisper.files import write_atomic
 from distilwhisper.filtering.settings import FilterSettings
 from distilwhisper.languages import language_code
-from distilwhisper.model.checkpoint import (
-    Checkpoint,
-    load_checkpoint,
-    read_config,
-    save_checkpoint,
-)
+from distilwhisper.model.checkpoint import load_checkpoint, read_config, save_checkpoint
 from distilwhisper.model.hardware import Hardware, dtype_name
 from distilwhisper.model.hub import ModelNotFound, resolve_model
 from distilwhisper.model.layout import BadCheckpoint, read_complete_tokenizer
@@ -289,8 +278,8 @@ def run_recipe(
         run = Run(recipe, folder, force, ranks, made=made or {})
         if ranks.is_first:
             _lead(run, command or sys.argv, stages, from_stage)
-        elif "train" in stages:
-            _train_along(run)
+        elif "train" in stages and ranks.as_first_has_it(False):  # the first alone writes
+            _trainer(run).fit()
     return run
 
 
@@ -314,11 +303,20 @@ def _lead(
             for stage in stages:
                 _STAGES[stage].run(run)
                 if stage == "data" and recipe.data.source is not None:
-                    _raise_faults(_set_faults(_split_sets(run), recipe, stages))
+                    _check_split(run, stages)
         except StageChanged:  # what lies in the folder was made by the recipe before
             if before is not None:
                 write_atomic(path, before)
             raise
+
+
+def _check_split(run: Run, stages: Sequence[StageName]) -> None:
+    """Check the parts that a source was split into, as :func:`check_recipe` does named ones."""
+    parts = {"train": run.manifest("train"), "test": run.manifest("test"), **run.validation}
+    faults = _Faults()
+    sets = [(f"data.{name}", read_manifest(path)) for name, path in parts.items()]
+    _check_sets(sets, run.recipe, stages, faults)
+    faults.refuse()
 
 
 def _discard(run: Run, stage: StageName) -> None:
@@ -355,54 +353,59 @@ def check_recipe(
     Raises:
         SettingsError: they do not; every fault is named, with its setting.
     """
-    faults: list[str] = []
+    faults = _Faults()
     if is_run_here:
-        faults += _hardware_faults(recipe, stages)
+        _check_hardware(recipe, stages, faults)
     teacher_tokenizer = None
-    if any(stage in stages for stage in ("label", "student", "train", "evaluate", "transcribe")):
-        faults += _model_faults(recipe, sizes)
-        teacher_tokenizer = _attempt("teacher", faults, lambda: tokenizer(recipe.teacher))
-        faults += _speech_faults(recipe, teacher_tokenizer)
+    if {*stages} - {"data", "filter", "report"}:
+        _check_models(recipe, sizes, faults)
+        teacher_tokenizer = faults.attempt("teacher", tokenizer, recipe.teacher)
+        for name, stage in (("label", recipe.label), ("evaluate", recipe.evaluate)):
+            faults.attempt(f"{name}.decoding", _check_speech, stage.decoding, teacher_tokenizer)
+        faults.attempt("data.language", _check_language, recipe.data.language, teacher_tokenizer)
     if "filter" in stages and recipe.filter.max_disagreement is not None:
         faults.append(
             "filter.max_disagreement: needs second labels, and a recipe makes none: leave it out"
         )
     if has_data:
         sets = _named_sets(recipe.data, faults, stages)
-        faults += _set_faults(sets, recipe, stages)
+        _check_sets(sets, recipe, stages, faults)
         for setting, manifest in sets if recipe.data.language is None else ():
-            stage = recipe.label if setting == "data.train" else recipe.evaluate
-            if stage.decoding.language is None:
-                for language in {u.language for u in manifest.utterances} - {None}:
-                    _attempt(
-                        setting, faults, partial(_check_language, str(language), teacher_tokenizer)
-                    )
+            judge = recipe.label if setting == "data.train" else recipe.evaluate
+            if judge.decoding.language is None:
+                for language in {u.language for u in manifest.utterances}:
+                    faults.attempt(setting, _check_language, language, teacher_tokenizer)
     noise = recipe.evaluate.degradation
     if noise is not None and noise.source is not None and not noise.source.exists():
         faults.append(f"evaluate.noise: {noise.source} is not there")
-    _raise_faults(faults)
+    faults.refuse()
 
 
-def _raise_faults(faults: Sequence[str]) -> None:
-    faults = [*dict.fromkeys(faults)]  # what a model lacks may show in several ways
-    if faults:
-        noun = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-        raise SettingsError("\n  ".join([f"the recipe cannot be run: {noun}", *faults]))
+class _Faults(list[str]):
+    """What is wrong with a recipe, each fault behind its setting."""
+
+    def attempt(
+        self, setting: str, look_up: Callable[..., Thing], *arguments: object
+    ) -> Thing | None:
+        """Return what a look-up finds; where it fails, add why."""
+        try:
+            return look_up(*arguments)
+        except (ValueError, OSError, ModelNotFound, BadCheckpoint) as error:
+            self.append(f"{setting}: {error}")
+            return None
+
+    def refuse(self) -> None:
+        """Raise a SettingsError if there are any."""
+        faults = [*dict.fromkeys(self)]  # what a model lacks may show in several ways
+        if faults:
+            noun = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+            raise SettingsError("\n  ".join([f"the recipe cannot be run: {noun}", *faults]))
 
 
-def _attempt(setting: str, faults: list[str], look: Callable[[], Thing]) -> Thing | None:
-    """Return what a look-up finds; note why it fails, with the setting behind it."""
-    try:
-        return look()
-    except (ValueError, OSError, ModelNotFound, BadCheckpoint) as error:
-        faults.append(f"{setting}: {error}")
-        return None
-
-
-def _hardware_faults(recipe: Recipe, stages: Sequence[StageName]) -> list[str]:
-    faults: list[str] = []
-    pick = recipe.hardware.pick_training_dtype if "train" in stages else recipe.hardware.pick_device
-    _attempt("hardware", faults, pick)
+def _check_hardware(recipe: Recipe, stages: Sequence[StageName], faults: _Faults) -> None:
+    hardware = recipe.hardware
+    pick = hardware.pick_training_dtype if "train" in stages else hardware.pick_device
+    faults.attempt("hardware", pick)
     packages = (
         ("hardware.backend", recipe.hardware.backend == "openvino", "openvino", "openvino"),
         ("engine.engine", recipe.engine.engine == "ray", "ray", "ray"),
@@ -411,19 +414,16 @@ def _hardware_faults(recipe: Recipe, stages: Sequence[StageName]) -> list[str]:
     for setting, is_needed, module, extra in packages:
         if is_needed and find_spec(module) is None:
             faults.append(f'{setting}: pip install "distilwhisper[{extra}]"')
-    return faults
 
 
-def _model_faults(recipe: Recipe, sizes: Callable[[str], WhisperConfig]) -> list[str]:
-    faults: list[str] = []
+def _check_models(recipe: Recipe, sizes: Callable[[str], WhisperConfig], faults: _Faults) -> None:
     student = recipe.student
-    teacher = _attempt("teacher", faults, lambda: sizes(recipe.teacher))
+    teacher = faults.attempt("teacher", sizes, recipe.teacher)
     if teacher is None:
-        return faults
+        return
     source = teacher
     if student.start is not None:
-        name = student.start
-        source = _attempt("student.start", faults, lambda: sizes(name)) or teacher
+        source = faults.attempt("student.start", sizes, student.start) or teacher
         for what in ("vocab_size", "n_mels"):
             ours, theirs = getattr(source, what), getattr(teacher, what)
             if ours != theirs:
@@ -435,43 +435,29 @@ def _model_faults(recipe: Recipe, sizes: Callable[[str], WhisperConfig]) -> list
                 f"training.mse_weight: pairs states of one width, found {teacher.width} of the "
                 f"teacher and {source.width} of student.start: set it to 0"
             )
-    _attempt("student", faults, lambda: student.decoder_sources(source.decoder_layers))
-    kept = _attempt("student", faults, lambda: student.encoder_sources(source.encoder_layers))
-    if kept and len(kept) < source.encoder_layers and not recipe.training.train_encoder:
+    faults.attempt("student", student.decoder_sources, source.decoder_layers)
+    layers = faults.attempt("student", student.encoder_sources, source.encoder_layers)
+    if layers and len(layers) < source.encoder_layers and not recipe.training.train_encoder:
         faults.append(
             "an encoder that has lost layers must be trained, found student.encoder_layers "
-            f"{len(kept)} of {source.encoder_layers} and training.train_encoder false: set it to "
+            f"{len(layers)} of {source.encoder_layers} and training.train_encoder false: set it to "
             "true, or leave encoder_layers out"
         )
-    return faults
-
-
-def _speech_faults(recipe: Recipe, tokenizer: Tokenizer | None) -> list[str]:
-    faults: list[str] = []
-    for name, decoding in (
-        ("label", recipe.label.decoding),
-        ("evaluate", recipe.evaluate.decoding),
-    ):
-        _attempt(f"{name}.decoding", faults, partial(_check_speech, decoding, tokenizer))
-    if recipe.data.language is not None:
-        language = recipe.data.language
-        _attempt("data.language", faults, lambda: _check_language(language, tokenizer))
-    return faults
 
 
 def _check_speech(decoding: DecodingSettings, tokenizer: Tokenizer | None) -> None:
-    if decoding.language is not None:
-        _check_language(decoding.language, tokenizer)
+    _check_language(decoding.language, tokenizer)
     if decoding.task == "translate" and tokenizer is not None and not tokenizer.is_multilingual:
         raise ValueError("the teacher is English-only and cannot translate: take another model")
 
 
-def _check_language(language: str, tokenizer: Tokenizer | None) -> None:
-    (language_code if tokenizer is None else tokenizer.language_code)(language)
+def _check_language(language: str | None, tokenizer: Tokenizer | None) -> None:
+    if language is not None:
+        (language_code if tokenizer is None else tokenizer.language_code)(language)
 
 
 def _named_sets(
-    data: DataSettings, faults: list[str], stages: Sequence[StageName]
+    data: DataSettings, faults: _Faults, stages: Sequence[StageName]
 ) -> list[tuple[str, Manifest]]:
     """Return the manifests that a recipe names, each with the setting that does."""
     if data.source is not None and ("data" not in stages or Path(data.source).is_dir()):
@@ -482,45 +468,40 @@ def _named_sets(
         "data.validation": data.validation_sets,
         "data.test": _one_or_more(data.test),
     }
-    manifests = [
-        (setting, _attempt(setting, faults, partial(read_manifest, Path(path))))
+    return [
+        (setting, manifest)
         for setting, paths in paths_of.items()
         for path in paths
+        if (manifest := faults.attempt(setting, read_manifest, Path(path))) is not None
     ]
-    return [(setting, manifest) for setting, manifest in manifests if manifest is not None]
 
 
-def _split_sets(run: Run) -> list[tuple[str, Manifest]]:
-    """Return the parts that a source was split into."""
-    parts = {"train": run.manifest("train"), "test": run.manifest("test"), **run.validation}
-    return [(f"data.{name}", read_manifest(path)) for name, path in parts.items()]
-
-
-def _set_faults(
-    sets: Sequence[tuple[str, Manifest]], recipe: Recipe, stages: Sequence[StageName]
-) -> list[str]:
-    faults: list[str] = []
+def _check_sets(
+    sets: Sequence[tuple[str, Manifest]],
+    recipe: Recipe,
+    stages: Sequence[StageName],
+    faults: _Faults,
+) -> None:
     for setting, manifest in sets:
         if setting == "data.validation" and "train" in stages:
-            _attempt(setting, faults, partial(check_set, manifest))
+            faults.attempt(setting, check_set, manifest)
         if setting == "data.test" and "evaluate" in stages:
-            _attempt(setting, faults, partial(_check_texts, manifest))
-    training, learnt = recipe.training, [m for setting, m in sets if setting == "data.train"]
-    if "train" not in stages or not learnt:
-        return faults
+            faults.attempt(setting, _check_texts, manifest)
+    training, lessons = recipe.training, [m for setting, m in sets if setting == "data.train"]
+    if "train" not in stages or not lessons:
+        return
     if training.prompt_probability and not any(
-        follow_each_other(manifest, max_gap_s=training.prompt_gap_s) for manifest in learnt
+        follow_each_other(manifest, max_gap_s=training.prompt_gap_s) for manifest in lessons
     ):
         faults.append(
             "training.prompt_probability: needs utterances in data.train that begin at "
             f"most prompt_gap_s ({training.prompt_gap_s:g} s) behind another of the same file, "
             "recording and speaker, found none by start_s and duration_s: set it to 0"
         )
-    ids = {u.id for manifest in learnt for u in manifest.utterances}
+    ids = {u.id for manifest in lessons for u in manifest.utterances}
     strays = [id_ for id_ in training.skip_utterances if id_ not in ids]
     if strays:
         faults.append(f"training.skip_utterances: not in data.train: {', '.join(strays)}")
-    return faults
 
 
 def _check_texts(manifest: Manifest) -> None:
@@ -563,10 +544,7 @@ def _data(run: Run) -> None:
     manifest = in_language(read_manifest(out / "manifest.jsonl"), data.language)
     fractions = {"test": data.test_fraction, "validation": data.validation_fraction}
     parts = split_manifest(
-        manifest,
-        fractions,
-        seed=data.seed,
-        keep_speakers_together=data.keep_speakers_together,
+        manifest, fractions, seed=data.seed, keep_speakers_together=data.keep_speakers_together
     )
     for name, utterances in parts.items():
         write_manifest(out / f"{name}.jsonl", utterances)
@@ -592,12 +570,9 @@ def _take_sets(run: Run) -> None:
     if not to_make:
         return
     paths = {path for sets in to_make.values() for path in sets.values()}
-    named = {d.name: {n: p.resolve() for n, p in sets.items()} for d, sets in to_make.items()}
-    run.open_stage(
-        run.path("data"),
-        {"language": data.language, **named},
-        {str(path): path for path in sorted(paths)},
-    )
+    table = {d.name: {n: p.resolve() for n, p in sets.items()} for d, sets in to_make.items()}
+    inputs = {str(path): path for path in sorted(paths)}
+    run.open_stage(run.path("data"), {"language": data.language, **table}, inputs)
     for dest, sets in to_make.items():
         if dest.exists():
             continue
@@ -626,13 +601,9 @@ def _label(run: Run) -> None:
 
 def _filter(run: Run) -> None:
     settings = run.recipe.filter
-    summary = filter_labels(
-        run.manifest("train"),
-        run.path("labels"),
-        run.path("verdicts"),
-        replace(settings, language=settings.language or run.recipe.label.decoding.language),
-        force=run.force,
-    )
+    settings = replace(settings, language=settings.language or run.recipe.label.decoding.language)
+    manifest, labels = run.manifest("train"), run.path("labels")
+    summary = filter_labels(manifest, labels, run.path("verdicts"), settings, force=run.force)
     say(f"filter: {summary}")
 
 
@@ -643,8 +614,7 @@ def _student(run: Run) -> None:
         inputs["start"] = resolve_model(run.recipe.student.start)
     record = run.path("stages", "student")
     run.open_stage(record, asdict(run.recipe.student), inputs)
-    done = record / "done"
-    if done.exists():
+    if (done := record / "done").exists():
         return
     shutil.rmtree(dest, ignore_errors=True)
     student = make_student(str(teacher), dest, run.recipe.student)
@@ -687,17 +657,16 @@ def _train(run: Run) -> None:
     )
     with progress_bar("train", recipe.training.steps, "steps") as advance:
         result = trainer.fit(on_steps=advance)
-    save_checkpoint(_with_heads(trainer), dest)
+    student = trainer.student
+    try:
+        first_set = next(iter(trainer.data.validation.values()))
+        student = add_alignment_heads(student, first_set)
+    except ValueError as error:
+        say(f"train: word times will be rough: {error}")
+    save_checkpoint(student, dest)
     done.touch()
     best = "unknown" if result.best_wer is None else error_rate(result.best_wer)
     say(f"train: best validation WER {best} at step {result.best_step}")
-
-
-def _train_along(run: Run) -> None:
-    """Train as one of the processes that the first one leads; it alone writes."""
-    there_is_work = run.ranks.as_first_has_it(False)
-    if there_is_work:
-        _trainer(run).fit()
 
 
 # To fit its machine, or to get past what stopped it.
@@ -718,15 +687,6 @@ def what_shapes_student(settings: TrainingSettings) -> dict[str, Any]:
 def _picked_dtype(run: Run) -> str:
     """Name the number format, which "auto" leaves to the hardware."""
     return dtype_name(run.recipe.hardware.pick_training_dtype())
-
-
-def _with_heads(trainer: Trainer) -> Checkpoint:
-    """Measure the student's alignment heads on the first validation set, if that can be done."""
-    try:
-        return add_alignment_heads(trainer.student, next(iter(trainer.data.validation.values())))
-    except ValueError as error:
-        say(f"train: word times will be rough: {error}")
-        return trainer.student
 
 
 def _trainer(run: Run) -> Trainer:
@@ -803,16 +763,12 @@ def _evaluate(run: Run) -> None:
 
 def _transcribe(run: Run) -> None:
     recipe, out = run.recipe, run.path("transcripts")
-    audio = run.path("long", "long.wav")
-    student = run.path("student")
+    audio, student = run.path("long", "long.wav"), run.path("student")
     (long,) = read_manifest(run.path("long", "manifest.jsonl")).utterances
-    language = recipe.evaluate.decoding.language or long.language
     decoding, formats = recipe.evaluate.decoding, recipe.long_form.formats
-    run.open_stage(
-        out,
-        {**asdict(decoding), "language": language, "formats": formats},
-        {"audio": audio, "student": student},
-    )
+    language = decoding.language or long.language
+    settings = {**asdict(decoding), "language": language, "formats": formats}
+    run.open_stage(out, settings, {"audio": audio, "student": student})
     for name, model in (("teacher", str(run.teacher)), ("student", str(student))):
         paths = [out / f"{name}.{kind}" for kind in formats]
         if all(path.exists() for path in paths):

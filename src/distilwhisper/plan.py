@@ -15,6 +15,7 @@ from typing import Any, Literal
 from distilwhisper.corpus.records import Utterance, read_manifest
 from distilwhisper.corpus.store import read_jsonl
 from distilwhisper.decoding.packed_windows import PACKED_S, PAUSE_S
+from distilwhisper.model.checkpoint import read_config
 from distilwhisper.model.hub import resolve_model
 from distilwhisper.model.layout import read_complete_tokenizer, read_json_object
 from distilwhisper.model.roofline import cache_values
@@ -26,7 +27,7 @@ from distilwhisper.stages.settings import GpuName, PlanSettings
 from distilwhisper.stages.student import n_parameters
 from distilwhisper.tables import table_lines
 from distilwhisper.text.tokens import Tokenizer
-from distilwhisper.training.fused import chunk_logits
+from distilwhisper.training.loss import chunk_logits
 from distilwhisper.training.state import N_KEPT
 
 TOKENS_PER_S = 110 / 30  # of speech, as large-v2 writes English
@@ -153,7 +154,12 @@ def plan_recipe(recipe: Recipe, settings: PlanSettings) -> Plan:
         has_data=settings.hours is None,
     )
     teacher = model_sizes(recipe.teacher)
-    student = _student_sizes(recipe, teacher)
+    source = teacher if recipe.student.start is None else model_sizes(recipe.student.start)
+    student = replace(
+        source,
+        encoder_layers=len(recipe.student.encoder_sources(source.encoder_layers)),
+        decoder_layers=len(recipe.student.decoder_sources(source.decoder_layers)),
+    )
     parts = _amounts(recipe, settings)
     rates = Rates() if settings.rates is None else read_rates(settings.rates, recipe)
     estimate = _Estimate(recipe, settings, rates)
@@ -193,20 +199,14 @@ def plan_recipe(recipe: Recipe, settings: PlanSettings) -> Plan:
 
 def model_sizes(name: str) -> WhisperConfig:
     """Return a model's sizes: from its folder, by its name, or from the hub."""
-    if not Path(name).is_dir():
-        owner, _, rest = name.partition("@")[0].partition("/whisper-")
-        size = rest.removesuffix(".en")
-        if owner == "openai" and size in _SIZES:
-            return _named_sizes(size, english=rest != size)
-    folder = resolve_model(name)
-    return WhisperConfig.from_hf(read_json_object(folder / "config.json"))
-
-
-def _named_sizes(size: str, *, english: bool) -> WhisperConfig:
+    owner, _, rest = name.partition("@")[0].partition("/whisper-")
+    size = rest.removesuffix(".en")
+    if Path(name).is_dir() or owner != "openai" or size not in _SIZES:
+        return read_config(resolve_model(name))
     width, encoder_layers, decoder_layers = _SIZES[size]
     v3 = size.startswith("large-v3")
     return WhisperConfig(
-        vocab_size=51_866 if v3 else 51_864 if english else 51_865,
+        vocab_size=51_866 if v3 else 51_864 if rest != size else 51_865,
         n_mels=128 if v3 else 80,
         width=width,
         encoder_layers=encoder_layers,
@@ -215,16 +215,6 @@ def _named_sizes(size: str, *, english: bool) -> WhisperConfig:
         decoder_layers=decoder_layers,
         decoder_heads=width // 64,
         decoder_ffn=4 * width,
-    )
-
-
-def _student_sizes(recipe: Recipe, teacher: WhisperConfig) -> WhisperConfig:
-    student = recipe.student
-    source = teacher if student.start is None else model_sizes(student.start)
-    return replace(
-        source,
-        encoder_layers=len(student.encoder_sources(source.encoder_layers)),
-        decoder_layers=len(student.decoder_sources(source.decoder_layers)),
     )
 
 
@@ -239,19 +229,23 @@ def _tokenizer_at_hand(name: str) -> Tokenizer | None:
 
 
 def _amounts(recipe: Recipe, settings: PlanSettings) -> dict[str, Amount]:
-    data = recipe.data
-    held_out = {"validation": data.validation_sets, "test": (data.test,) if data.test else ()}
-    if settings.hours is not None:
-        n = max(1, round(settings.hours * 3600 / settings.utterance_s))
-        one = _amount([settings.utterance_s], recipe)
-        amounts = {"train": Amount(n, n * one.n_windows, n * one.audio_s)}
-        for part, paths in held_out.items():
-            existing = [Path(path) for path in paths if Path(path).exists()]
-            amounts[part] = _counted(existing, recipe)
+    data, hours = recipe.data, settings.hours
+    if hours is not None or data.train_sets:
+        sets = {
+            "train": data.train_sets,
+            "validation": data.validation_sets,
+            "test": (data.test,) if data.test else (),
+        }
+        amounts = {}
+        for part, paths in sets.items():
+            if part == "train" and hours is not None:
+                n = max(1, round(hours * 3600 / settings.utterance_s))
+                one = _amount([settings.utterance_s], recipe)
+                amounts[part] = Amount(n, n * one.n_windows, n * one.audio_s)
+            else:
+                there = [path for path in map(Path, paths) if hours is None or path.exists()]
+                amounts[part] = _amount([s for path in there for s in _lengths(path)], recipe)
         return amounts
-    if data.train_sets:
-        parts = {"train": data.train_sets, **held_out}
-        return {part: _counted(list(map(Path, paths)), recipe) for part, paths in parts.items()}
     source = Path(data.source or "")
     if source.is_dir() and not any(source.glob("*-00000.jsonl")):
         raise ValueError(
@@ -260,17 +254,12 @@ def _amounts(recipe: Recipe, settings: PlanSettings) -> dict[str, Amount]:
         )
     lengths = _lengths(source)
     n_validation = round(len(lengths) * data.validation_fraction)
-    n_test = round(len(lengths) * data.test_fraction)
-    ends = (n_validation, n_validation + n_test)
+    n_held_out = n_validation + round(len(lengths) * data.test_fraction)
     return {
-        "train": _amount(lengths[ends[1] :], recipe),
-        "validation": _amount(lengths[: ends[0]], recipe),
-        "test": _amount(lengths[ends[0] : ends[1]], recipe),
+        "train": _amount(lengths[n_held_out:], recipe),
+        "validation": _amount(lengths[:n_validation], recipe),
+        "test": _amount(lengths[n_validation:n_held_out], recipe),
     }
-
-
-def _counted(paths: Iterable[Path], recipe: Recipe) -> Amount:
-    return _amount([length for path in paths for length in _lengths(path)], recipe)
 
 
 def _lengths(path: Path) -> list[float]:
@@ -376,7 +365,7 @@ class _Estimate:
             n_distinct = max(1, round(part.audio_s / (t.pack_s * PACKED_SHARE)))
         trained = n_parameters(student)
         if not t.train_encoder:
-            decoder_less = WhisperConfig(**{**asdict(student), "decoder_layers": 0})
+            decoder_less = replace(student, decoder_layers=0)
             trained += student.vocab_size * student.width - n_parameters(decoder_less)
         states = teacher.max_frames * teacher.width * self._weight_bytes
         cached = n_distinct * states if t.cache_encoder else 0

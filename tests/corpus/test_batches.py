@@ -17,6 +17,7 @@ from distilwhisper.corpus.batches import (
     decoder_sequence,
     epoch_order,
     example_generator,
+    follow_each_other,
     join_kept,
     keeps_previous,
     keeps_timestamps,
@@ -371,6 +372,17 @@ def test_a_prompt_is_cut_on_its_left_to_223_tokens_and_448_in_all(english: Token
         assert len(prompted) <= 448
     long = with_prompt([english.sot, english.eot], list(range(240)), english, max_tokens=448)
     assert long == [english.sot_prev, *range(17, 240), english.sot, english.eot]
+
+
+def test_utterances_of_one_channel_follow_each_other_while_the_other_channel_speaks() -> None:
+    spans = [(0, 0.0), (1, 0.5), (0, 2.0), (1, 2.5)]
+    utterances = tuple(
+        Utterance(id=f"{at}", audio="call.wav", start_s=at, duration_s=1.0, channel=channel)
+        for channel, at in spans
+    )
+    manifest = Manifest(Path("manifest.jsonl"), Path(), utterances)
+    assert follow_each_other(manifest, max_gap_s=1.5)
+    assert not follow_each_other(manifest, max_gap_s=0.5)
 
 
 def test_a_prompt_is_given_and_not_learnt(multilingual: Tokenizer) -> None:

@@ -13,7 +13,7 @@ from distilwhisper.corpus.records import (
     Utterance,
     Verdict,
     audio_from,
-    label_shards,
+    each_record,
     manifest_row,
     read_labels,
     read_manifest,
@@ -249,7 +249,7 @@ def test_labels_come_back_as_they_were(tmp_path: Path) -> None:
     write_jsonl(shard_path(tmp_path, 0), [LABEL.to_dict()])
     write_jsonl(shard_path(tmp_path, 1), [FAILED.to_dict()])
     assert read_labels(tmp_path) == {"a/1": LABEL, "a/2": FAILED}
-    assert list(label_shards(tmp_path)) == [[LABEL], [FAILED]]
+    assert list(each_record(tmp_path, Label)) == [LABEL, FAILED]
 
 
 def test_a_score_that_is_no_number_becomes_none(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from distilwhisper.filtering.calibration import GOOD_KEPT, Calibration, calibrat
 from distilwhisper.filtering.gates import GATES, Gate
 from distilwhisper.filtering.measures import ROW, Measures
 from distilwhisper.filtering.settings import FilterSettings
+from distilwhisper.run.settings import build_settings
 
 
 def corpus(rates: list[float], logprobs: list[float]) -> Measures:
@@ -56,7 +57,7 @@ def test_a_gate_is_scored_at_its_limit_and_at_the_one_suggested() -> None:
     assert scores["max_compression_ratio"].suggested is None  # the same for all
     assert scores["all together"].at_limit == replace(gate.at_limit, limit=None)
     assert "max_no_speech_prob" not in scores
-    assert Calibration.from_dict(asdict(found)) == found
+    assert build_settings(Calibration, asdict(found), where="a dict") == found
     assert "4 of them bad (28.6 %);\n  limits are suggested by 14 others" in str(found)
 
 

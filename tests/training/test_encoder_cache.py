@@ -12,7 +12,7 @@ from torch import Tensor
 
 from distilwhisper.corpus.batches import Example
 from distilwhisper.corpus.records import Manifest, Utterance
-from distilwhisper.training.encoder_cache import SHARD_WINDOWS, EncoderCache, weights_digest
+from distilwhisper.training.caches import SHARD_WINDOWS, EncoderCache, weights_digest
 from distilwhisper.training.ranks import Ranks
 
 FRAMES, WIDTH = 5, 4

@@ -5,9 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from distilwhisper.training import fused
-from distilwhisper.training.fused import Objective, fused_sums
-from distilwhisper.training.loss import Divergence
+from distilwhisper.training import loss
+from distilwhisper.training.loss import Divergence, Objective, fused_sums
 from plain_loss import distillation_sums
 
 TOKENS, VOCAB, WIDTH = 7, 11, 4
@@ -50,7 +49,7 @@ def plain(arguments: Any, objective: Objective) -> tuple[Tensor, Tensor, Tensor]
 def test_losses_and_gradients_are_those_of_the_plain_formula(
     objective: Objective, chunk_tokens: int, block_tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fused, "BLOCK_LOGITS", block_tokens * VOCAB)
+    monkeypatch.setattr(loss, "BLOCK_LOGITS", block_tokens * VOCAB)
     arguments = problem()
     sums = fused_sums(*arguments, objective, chunk_tokens=chunk_tokens)
     expected, kl, pl = plain(arguments, objective)

@@ -11,8 +11,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from distilwhisper.cli import OK, SOME_FAILED, USAGE, call
-from distilwhisper.run.files import BadRunFolder
-from distilwhisper.run.metrics import MetricsLog
+from distilwhisper.run.files import BadRunFolder, MetricsLog
 from distilwhisper.training.tensorboard import EventWriter, write_events
 
 Scalars = Mapping[str, list[tuple[int, float]]]

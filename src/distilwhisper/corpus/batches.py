@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
+from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -100,22 +101,18 @@ def join_kept(
         label = labels[utterance.id]
         if utterance.duration_s is None:
             utterance = replace(utterance, duration_s=label.duration_s)
-        target = _from_last_start(label, tokenizer)
+        if tokenizer.sot not in label.token_ids:
+            raise ValueError(
+                f"a label must hold a start of transcript ({tokenizer.sot}), found none in that of "
+                f"{label.id!r}: label it again with this teacher"
+            )
+        target = label.token_ids[_last_start(label.token_ids, tokenizer) :]
         if utterance.is_silent:
             n_prompt = _prompt_length(target, tokenizer) + (tokenizer.no_timestamps in target)
             target = (*target[:n_prompt], tokenizer.eot)
         token_ids = tuple(shared.setdefault(id_, id_) for id_ in target)
         examples.append(Example((utterance,), (0.0,), token_ids))
     return examples
-
-
-def _from_last_start(label: Label, tokenizer: Tokenizer) -> tuple[int, ...]:
-    if tokenizer.sot not in label.token_ids:
-        raise ValueError(
-            f"a label must hold a start of transcript ({tokenizer.sot}), found none in that of "
-            f"{label.id!r}: label it again with this teacher"
-        )
-    return label.token_ids[_last_start(label.token_ids, tokenizer) :]
 
 
 def _prompt_length(token_ids: Sequence[int], tokenizer: Tokenizer) -> int:
@@ -144,13 +141,13 @@ def with_previous_text(
         tokenizer: of the labels.
         max_gap_s: longest silence between two utterances.
     """
-    kept = {example.id: example for example in examples}
+    example_of = {example.id: example for example in examples}
     previous: dict[str, tuple[int, ...]] = {}
     text: tuple[int, ...] = ()
-    in_time = sorted(manifest.utterances, key=lambda u: (u.audio, str(u.channel), u.start_s))
-    for before, utterance in pairwise(in_time):
-        if before.id in kept and _precedes(before, utterance, max_gap_s):
-            words = (id_ for id_ in kept[before.id].token_ids if not tokenizer.is_special(id_))
+    for before, utterance, precedes in _neighbours(manifest, max_gap_s):
+        if precedes and before.id in example_of:
+            ids = example_of[before.id].token_ids
+            words = (id_ for id_ in ids if not tokenizer.is_special(id_))
             text = (*text, *words)[-MAX_PREVIOUS_TOKENS:]
         else:
             text = ()
@@ -160,19 +157,20 @@ def with_previous_text(
 
 def follow_each_other(manifest: Manifest, *, max_gap_s: float) -> bool:
     """Tell whether any utterance precedes another, as :func:`with_previous_text` has it."""
-    in_time = sorted(manifest.utterances, key=lambda u: (u.audio, u.start_s))
-    return any(_precedes(before, utterance, max_gap_s) for before, utterance in pairwise(in_time))
+    return any(precedes for _, _, precedes in _neighbours(manifest, max_gap_s))
 
 
-def _precedes(before: Utterance, utterance: Utterance, max_gap_s: float) -> bool:
-    alike = all(
-        getattr(before, name) == getattr(utterance, name)
-        for name in ("audio", "channel", "recording", "speaker")
-    )
-    if not alike or before.duration_s is None:
-        return False
-    gap_s = utterance.start_s - (before.start_s + before.duration_s)
-    return -1e-6 <= gap_s <= max_gap_s  # times in decimals need not add up in binary
+def _neighbours(
+    manifest: Manifest, max_gap_s: float
+) -> Iterator[tuple[Utterance, Utterance, bool]]:
+    """Yield utterances that are next to each other, and whether the first precedes the second."""
+    in_time = sorted(manifest.utterances, key=lambda u: (u.audio, str(u.channel), u.start_s))
+    voice_of = attrgetter("audio", "channel", "recording", "speaker")
+    for before, utterance in pairwise(in_time):
+        precedes = before.duration_s is not None and voice_of(before) == voice_of(utterance)
+        gap_s = utterance.start_s - (before.start_s + (before.duration_s or 0.0))
+        # Times in decimals need not add up in binary.
+        yield before, utterance, precedes and -1e-6 <= gap_s <= max_gap_s
 
 
 # The stream of examples
@@ -374,18 +372,17 @@ def load_windows(
     """
     utterances = [utterance for example in examples for utterance in example.utterances]
     loaded = load_readable(manifest, utterances, n_threads=n_threads)
-    return [_window(example, loaded) for example in examples]
-
-
-def _window(example: Example, loaded: Iterator[tuple[Utterance, Samples]]) -> Samples:
-    pieces: list[Samples] = []
-    filled = 0
-    for start_s in example.starts_s:
-        _, samples = next(loaded)
-        silence = seconds_to_samples(start_s) - filled
-        pieces += [np.zeros(max(silence, 0), dtype=np.float32), samples]
-        filled += max(silence, 0) + len(samples)
-    return np.concatenate(pieces)
+    windows = []
+    for example in examples:
+        pieces: list[Samples] = []
+        n_samples = 0
+        for start_s in example.starts_s:
+            _, samples = next(loaded)
+            n_silent = max(seconds_to_samples(start_s) - n_samples, 0)
+            pieces += [np.zeros(n_silent, dtype=np.float32), samples]
+            n_samples += n_silent + len(samples)
+        windows.append(np.concatenate(pieces))
+    return windows
 
 
 def load_readable(

@@ -7,6 +7,7 @@ window, has fewer of them to read.
 
 import math
 from collections.abc import Hashable, Sequence
+from itertools import takewhile
 from operator import attrgetter
 from typing import Literal
 
@@ -139,9 +140,8 @@ class _Window:
             return self.examples[0]
         starts_s = [begin / TIMESTAMPS_PER_SECOND for begin in self.begins]
         text: list[int] = []
-        for begin, start_s, example, words in zip(
-            self.begins, starts_s, self.examples, self.texts, strict=True
-        ):
+        places = zip(self.begins, starts_s, self.examples, self.texts, strict=True)
+        for begin, start_s, example, words in places:
             end = _steps(start_s + _length_s(example))
             text += _moved(words, tokenizer, by=begin, end=end)
         return Example(
@@ -184,16 +184,13 @@ def _length_s(example: Example) -> float:
 
 def _split(token_ids: Sequence[int], tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     """Return a label's prompt and its text, the end token left out."""
-    ids = list(token_ids)
-    first = next(
-        (
-            place
-            for place, id_ in enumerate(ids)
-            if id_ == tokenizer.eot or tokenizer.is_timestamp(id_) or not tokenizer.is_special(id_)
-        ),
-        len(ids),
-    )
-    return ids[:first], [id_ for id_ in ids[first:] if id_ != tokenizer.eot]
+
+    def is_prompt(id_: int) -> bool:
+        is_text = tokenizer.is_timestamp(id_) or not tokenizer.is_special(id_)
+        return id_ != tokenizer.eot and not is_text
+
+    prompt = list(takewhile(is_prompt, token_ids))
+    return prompt, [id_ for id_ in token_ids[len(prompt) :] if id_ != tokenizer.eot]
 
 
 def _moved(text: Sequence[int], tokenizer: Tokenizer, *, by: int, end: int) -> list[int]:

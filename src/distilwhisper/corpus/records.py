@@ -348,7 +348,7 @@ def read_labels(folder: Path) -> dict[str, Label]:
         TornShard: a line is no label.
         FileNotFoundError: there is no shard.
     """
-    return {label.id: label for labels in label_shards(folder) for label in labels}
+    return {label.id: label for label in each_record(folder, Label)}
 
 
 def read_verdicts(folder: Path) -> dict[str, Verdict]:
@@ -359,16 +359,7 @@ def read_verdicts(folder: Path) -> dict[str, Verdict]:
         TornShard: a line is no verdict.
         FileNotFoundError: there is no shard.
     """
-    return {v.id: v for verdicts in _record_shards(folder, Verdict) for v in verdicts}
-
-
-def label_shards(folder: Path) -> Iterator[list[Label]]:
-    """Yield the labels of a folder's shards one by one, so that not all labels need be in memory.
-
-    Raises:
-        DuplicateId, TornShard, FileNotFoundError: as :func:`read_labels`.
-    """
-    return _record_shards(folder, Label)
+    return {verdict.id: verdict for verdict in each_record(folder, Verdict)}
 
 
 def utterance_of(line: bytes) -> Utterance:
@@ -389,7 +380,18 @@ def utterance_of(line: bytes) -> Utterance:
     faults = _faults(row)
     if faults:
         raise ValueError("; ".join(faults))
-    return _utterance(row)
+    duration_s = row.get("duration_s")
+    extra = {sys.intern(name): _shared(row[name]) for name in row if name not in UTTERANCE_FIELDS}
+    return Utterance(
+        id=row["id"],
+        audio=row["audio"],
+        start_s=float(row.get("start_s") or 0.0),
+        duration_s=None if duration_s is None else float(duration_s),
+        text=row.get("text"),
+        **{name: _shared(row.get(name)) for name in _SHARED_STRINGS},
+        channel=row.get("channel"),
+        extra=extra or None,
+    )
 
 
 def _faults(row: Mapping[str, Any]) -> list[str]:
@@ -427,21 +429,6 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (float, int)) and not isinstance(value, bool)
 
 
-def _utterance(row: Mapping[str, Any]) -> Utterance:
-    duration_s = row.get("duration_s")
-    return Utterance(
-        id=row["id"],
-        audio=row["audio"],
-        start_s=float(row.get("start_s") or 0.0),
-        duration_s=None if duration_s is None else float(duration_s),
-        text=row.get("text"),
-        **{name: _shared(row.get(name)) for name in _SHARED_STRINGS},
-        channel=row.get("channel"),
-        extra={sys.intern(name): _shared(row[name]) for name in row if name not in UTTERANCE_FIELDS}
-        or None,
-    )
-
-
 def _shared(value: Any) -> Any:
     """Return one object for equal strings, which repeat from line to line."""
     return sys.intern(value) if type(value) is str else value
@@ -454,10 +441,15 @@ def _too_faulty(path: Path, faults: Sequence[str]) -> str:
     return "\n  ".join([head, *faults[:_N_FAULTS_SHOWN], *more])
 
 
-_Record = TypeVar("_Record", Label, Verdict)
+Record = TypeVar("Record", Label, Verdict)
 
 
-def _record_shards(folder: Path, kind: type[_Record]) -> Iterator[list[_Record]]:
+def each_record(folder: Path, kind: type[Record]) -> Iterator[Record]:
+    """Yield the labels or verdicts of a folder one by one, so that not all need be in memory.
+
+    Raises:
+        DuplicateId, TornShard, FileNotFoundError: as :func:`read_labels`.
+    """
     paths = shard_paths(folder)
     if not paths:
         raise FileNotFoundError(
@@ -466,7 +458,6 @@ def _record_shards(folder: Path, kind: type[_Record]) -> Iterator[list[_Record]]
         )
     places: dict[str, str] = {}
     for path in paths:
-        records: list[_Record] = []
         for number, row in enumerate(read_jsonl(path), start=1):
             here = f"{path}:{number}"
             try:
@@ -479,8 +470,7 @@ def _record_shards(folder: Path, kind: type[_Record]) -> Iterator[list[_Record]]
                     f"{record.id!r}, as in {first}: delete one of the two files and run its stage "
                     "again"
                 )
-            records.append(record)
-        yield records
+            yield record
 
 
 def _shown(value: object) -> str:

@@ -45,9 +45,8 @@ class Evaluation:
     @cached_property
     def summary(self) -> Mapping[str, Any]:
         """What summary.json holds."""
-        summary: Mapping[str, Any] = json.loads(
-            (self.folder / "summary.json").read_text(encoding="utf-8")
-        )
+        text = (self.folder / "summary.json").read_text(encoding="utf-8")
+        summary: Mapping[str, Any] = json.loads(text)
         return summary
 
     @cached_property
@@ -161,11 +160,6 @@ class Comparison:
             for cell in self.cells
             for id_, problem in cell.failed.items()
         }
-
-    @property
-    def is_against(self) -> bool:
-        """Whether models are compared with one of them."""
-        return self.baseline is not None and len(self.models) > 1
 
     @property
     def first_noise(self) -> str | None:

@@ -6,7 +6,7 @@ level, the model, the process, or the order of utterances.
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast, get_args
@@ -167,50 +167,43 @@ class Degrader:
             self.n_silent += 1
             return samples
         kind, level = self._degradation.kind, self._degradation.level
-        generator = self._generator(utterance)
         if kind == "codec":
             return through_codec(samples, Codec.parse(str(level)))
-        if kind == "reverberation":
-            return reverberate(samples, self._audible(lambda: self._response(generator)))
-        assert isinstance(level, (int, float))
         if kind == "clipping":
+            assert isinstance(level, (int, float))
             return clip_peaks(samples, level)
-        noise = self._audible(lambda: self._noise(utterance, len(samples), generator))
-        return mix_at_snr(samples, noise, level)
-
-    def _generator(self, utterance: Utterance) -> np.random.Generator:
-        what = f"{self._seed}/{self._degradation.kind}/{utterance.id}"
+        what = f"{self._seed}/{kind}/{utterance.id}"
         digest = hashlib.blake2b(what.encode(), digest_size=16).digest()
-        return np.random.default_rng(int.from_bytes(digest, "big"))
-
-    def _audible(self, draw: Callable[[], Samples]) -> Samples:
-        """Draw until the sound is not silent: recordings have pauses, and voices too."""
-        for _ in range(_MAX_DRAWS):
-            sound = draw()
-            if sound.any():
-                return sound
-        raise ValueError(
-            f"{self._degradation} must not be silent, found silence in {_MAX_DRAWS} "
-            "draws: leave silent and unreadable recordings out"
-        )
-
-    def _response(self, generator: np.random.Generator) -> Samples:
-        level, source = self._degradation.level, self._degradation.source
-        if source is not None:
-            return draw_recording(source, generator)
+        generator = np.random.default_rng(int.from_bytes(digest, "big"))
+        # Recordings have pauses, and voices too.
+        sounds = (self._draw(utterance, len(samples), generator) for _ in range(_MAX_DRAWS))
+        sound = next((sound for sound in sounds if sound.any()), None)
+        if sound is None:
+            raise ValueError(
+                f"{self._degradation} must not be silent, found silence in {_MAX_DRAWS} "
+                "draws: leave silent and unreadable recordings out"
+            )
+        if kind == "reverberation":
+            return reverberate(samples, sound)
         assert isinstance(level, (int, float))
-        return room_response(level, generator)
+        return mix_at_snr(samples, sound, level)
 
-    def _noise(
+    def _draw(
         self, utterance: Utterance, n_samples: int, generator: np.random.Generator
     ) -> Samples:
-        if self._degradation.kind == "white":
+        """Return a noise as long as the utterance, or a room's response."""
+        kind, source = self._degradation.kind, self._degradation.source
+        if kind == "white":
             return white_noise(n_samples, generator)
-        if self._degradation.kind == "pink":
+        if kind == "pink":
             return pink_noise(n_samples, generator)
         if self._voices is not None:
             audio = self._manifest.audio_source(utterance)
             voices = self._voices.draw(utterance, audio, n_samples, generator)
             return babble(voices, n_samples, generator)
-        assert self._degradation.source is not None
-        return recorded_noise(self._degradation.source, n_samples, generator)
+        if source is None:
+            assert isinstance(self._degradation.level, (int, float))
+            return room_response(self._degradation.level, generator)
+        if kind == "reverberation":
+            return draw_recording(source, generator)
+        return recorded_noise(source, n_samples, generator)

@@ -96,7 +96,13 @@ def score(
     texts = [(by_id[row["id"]], row["text"]) for row in rows if by_id[row["id"]].text is not None]
     spaced = are_spaced(utterance for utterance, _ in texts)
     scored = [
-        {**count_errors(utterance, text, spaced=spaced), **_place(manifest, utterance, out)}
+        {
+            **count_errors(utterance, text, spaced=spaced),
+            "group": group_of(utterance),
+            "audio": audio_from(out, manifest.audio_source(utterance)),
+            "start_s": utterance.start_s,
+            "duration_s": utterance.duration_s,
+        }
         for utterance, text in texts
     ]
     summary = EvaluationSummary(
@@ -144,16 +150,6 @@ def count_errors(utterance: Utterance, text: str, *, spaced: bool) -> dict[str, 
         "errors": asdict(count(reference, hypothesis)),
         "character_errors": asdict(character_errors(reference, hypothesis)),
         "whisper_errors": asdict(count(*published)),
-    }
-
-
-def _place(manifest: Manifest, utterance: Utterance, out: Path) -> dict[str, Any]:
-    """Return what an utterance is part of, and where its sound is, seen from the results."""
-    return {
-        "group": group_of(utterance),
-        "audio": audio_from(out, manifest.audio_source(utterance)),
-        "start_s": utterance.start_s,
-        "duration_s": utterance.duration_s,
     }
 
 

@@ -1,16 +1,13 @@
 """How well the gates that need no reference find bad labels, measured on labels with one."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from distilwhisper.filtering.gates import GATES, Gate, above_wer
 from distilwhisper.filtering.measures import Flags, Floats, Measures
 from distilwhisper.filtering.settings import FilterSettings
-from distilwhisper.run.settings import build_settings
 from distilwhisper.tables import percent, table_lines
 
 GOOD_KEPT = 0.9
@@ -70,11 +67,6 @@ class Calibration:
     n_bad: int
     gates: tuple[GateScore, ...]
     n_made_from: int
-
-    @classmethod
-    def from_dict(cls, row: Mapping[str, Any]) -> "Calibration":
-        """Return what ``dataclasses.asdict`` made a dict of."""
-        return build_settings(cls, row, where="the calibration of a filter")
 
     def __str__(self) -> str:
         n = self.n_good + self.n_bad

@@ -165,17 +165,14 @@ def _row(
 
     The expected language is that of the settings or the manifest; ``place`` numbers names.
     """
-    spoken = expected or (None if label is None else label.language)
+    language = expected or (None if label is None else label.language)
     duration_s = utterance.duration_s
-    if label is None or label.error is not None:
-        texts, scores = _NO_TEXTS, _NO_SCORES
-    else:
-        texts = _text_measures(utterance, label, spoken, second)
-        scores = (
-            _number(label.avg_logprob),
-            _number(label.no_speech_prob),
-            _compression_ratio(label),
-        )
+    texts, scores = _NO_TEXTS, _NO_SCORES
+    if label is not None and label.error is None:
+        texts = _text_measures(utterance, label, language, second)
+        ratio = label.compression_ratio
+        ratio = compression_ratio(label.text) if ratio is None else ratio
+        scores = _number(label.avg_logprob), _number(label.no_speech_prob), ratio
     if label is not None and duration_s is None:
         duration_s = label.duration_s
     return (
@@ -185,7 +182,7 @@ def _row(
         utterance.text is not None,
         utterance.is_silent,
         *texts,
-        place("language", spoken and _known_code(spoken)),
+        place("language", language and _known_code(language)),
         place("speaker", utterance.speaker),
         place("source", utterance.source),
         *scores,
@@ -194,7 +191,7 @@ def _row(
     )
 
 
-_NO_TEXTS = (False, False, False, False, False, 0, 0, 0, 0, 0, 0, -1)
+_NO_TEXTS: tuple[Any, ...] = (False, False, False, False, False, 0, 0, 0, 0, 0, 0, -1)
 _NO_SCORES = (math.nan, math.nan, math.nan)
 
 
@@ -207,9 +204,8 @@ def _text_measures(
     except ValueError as error:
         raise ValueError(f"utterance {utterance.id!r}: {error}") from error
     hypothesis = normalize(label.text)
-    units: Sequence[str] = hypothesis.split()
-    if in_characters:
-        units = "".join(units)
+    words = hypothesis.split()
+    units: Sequence[str] = "".join(words) if in_characters else words
     reference = None if utterance.text is None else normalize(utterance.text)
     count = character_errors if in_characters else word_errors
     if reference is None:
@@ -246,11 +242,6 @@ def _known_code(language: str) -> str:
         return language_code(language)
     except ValueError:
         return language
-
-
-def _compression_ratio(label: Label) -> float:
-    ratio = label.compression_ratio
-    return compression_ratio(label.text) if ratio is None else ratio
 
 
 def _other_language_prob(expected: str | None, label: Label | None) -> float:

@@ -137,12 +137,17 @@ def retention(measures: Measures, settings: FilterSettings, kept: Flags) -> Rete
         settings: the limits.
         kept: the verdict on each label under them.
     """
-    lengths = [UNKNOWN, *_length_names()]
+    edges = [0, *LENGTHS_S]
+    lengths = [f"{low} to {high} s" for low, high in pairwise(edges)]
+    lengths = [UNKNOWN, *lengths, f"over {edges[-1]} s"]
+    durations_s = measures["duration_s"]
+    bins = 1 + np.searchsorted(np.array(LENGTHS_S, dtype=np.float64), durations_s)
+    bins = np.where(np.isnan(durations_s), 0, bins)
     groups = {
         column: _groups(measures, kept, measures[column] + 1, [UNKNOWN, *measures.names[column]])
         for column in ("language", "source", "speaker")
     }
-    groups["length"] = _groups(measures, kept, _length_bins(measures), lengths, in_order=True)
+    groups["length"] = _groups(measures, kept, bins, lengths, in_order=True)
     rates = measures.rates
     rates = np.sort(rates[np.isfinite(rates) & ~measures["has_error"] & (measures["words"] > 0)])
     curve = np.searchsorted(rates, _CURVE, side="right") / max(len(rates), 1)
@@ -209,15 +214,3 @@ def _sums(measures: Measures, kept: Flags, groups: npt.NDArray[Any], n: int) -> 
         rate(judged & characters & taught),
     ]
     return [Kept(*values) for values in zip(*columns, strict=True)]
-
-
-def _length_bins(measures: Measures) -> npt.NDArray[np.intp]:
-    durations_s = measures["duration_s"]
-    bins = 1 + np.searchsorted(np.array(LENGTHS_S, dtype=np.float64), durations_s)
-    return np.where(np.isnan(durations_s), 0, bins)
-
-
-def _length_names() -> list[str]:
-    edges = [0, *LENGTHS_S]
-    names = [f"{low} to {high} s" for low, high in pairwise(edges)]
-    return [*names, f"over {edges[-1]} s"]

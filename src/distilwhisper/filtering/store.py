@@ -19,7 +19,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from distilwhisper.corpus.records import Label, label_shards, read_manifest
+from distilwhisper.corpus.records import Label, each_record, read_manifest
 from distilwhisper.corpus.store import TornShard
 from distilwhisper.files import write_atomic
 from distilwhisper.filtering.measures import ROW, LabelledPair, Measures, measure_all
@@ -77,36 +77,28 @@ def load_or_measure(sources: Sources, folder: Path) -> Measures:
     strays: list[str] = []
     measures = measure_all(_pairs(sources, strays), language=sources.language)
     measures = replace(measures, n_stray=len(strays))
-    _save(measures, path)
+    other = json.dumps([measures.ids, dict(measures.names), measures.n_stray])
+    file = io.BytesIO()
+    np.savez(file, rows=measures.rows, other=np.frombuffer(other.encode(), dtype=np.uint8))
+    write_atomic(path, file.getvalue())
     return measures
 
 
 def _pairs(sources: Sources, strays: list[str]) -> Iterator[LabelledPair]:
     """Yield each utterance with its labels; ids of labels without an utterance become strays."""
     left = {utterance.id: utterance for utterance in read_manifest(sources.manifest).utterances}
-    second = {} if sources.second is None else _texts(sources.second)
-    for labels in label_shards(sources.labels):
-        for label in labels:
-            utterance = left.pop(label.id, None)
-            if utterance is None:
-                strays.append(label.id)
-            else:
-                yield utterance, label, second.get(label.id)
+    second = {}
+    if sources.second is not None:  # without tokens, which take most of the memory
+        labels = each_record(sources.second, Label)
+        second = {label.id: replace(label, token_ids=()) for label in labels}
+    for label in each_record(sources.labels, Label):
+        utterance = left.pop(label.id, None)
+        if utterance is None:
+            strays.append(label.id)
+        else:
+            yield utterance, label, second.get(label.id)
     for utterance in left.values():
         yield utterance, None, None
-
-
-def _texts(labels: Path) -> dict[str, Label]:
-    """Return labels by id, without their tokens, which take most of the memory."""
-    shards = label_shards(labels)
-    return {label.id: replace(label, token_ids=()) for shard in shards for label in shard}
-
-
-def _save(measures: Measures, path: Path) -> None:
-    other = json.dumps([measures.ids, dict(measures.names), measures.n_stray])
-    file = io.BytesIO()
-    np.savez(file, rows=measures.rows, other=np.frombuffer(other.encode(), dtype=np.uint8))
-    write_atomic(path, file.getvalue())
 
 
 def _load(path: Path) -> Measures:

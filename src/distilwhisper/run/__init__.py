@@ -3,7 +3,7 @@
     recipe.toml    the settings, resolved      settings.py
     run.json       every start of the run      record.py
     */stage.json   what a folder was made of   stages.py, and locks.py, which keeps others out
-    metrics.jsonl  rows by step                metrics.py
+    metrics.jsonl  rows by step                files.py
 
 Whatever else lies in a run's folder, the stages write, each file whole (files.py).
 """

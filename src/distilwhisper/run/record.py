@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -34,12 +35,7 @@ def write_run_record(folder: Path, *, seed: int, command: Sequence[str]) -> None
     record = read_json(path, remedy="move it away") if path.exists() else {"invocations": []}
     if not isinstance(record.get("invocations"), list):
         raise BadRunFolder(f"{path} must hold a list of invocations: move it away")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"invocations": [*record["invocations"], _invocation(seed, command)]})
-
-
-def _invocation(seed: int, command: Sequence[str]) -> dict[str, Any]:
-    return {
+    start = {
         "time_utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": list(command),
         "seed": seed,
@@ -52,6 +48,7 @@ def _invocation(seed: int, command: Sequence[str]) -> dict[str, Any]:
         "cpu": cpu_model(),
         "n_cores": n_cores(),
     }
+    write_json(path, {"invocations": [*record["invocations"], start]})
 
 
 def _git(package: Path) -> dict[str, Any] | None:
@@ -83,10 +80,8 @@ def _package_versions() -> dict[str, str]:
     names = {re.split(r"[^\w.-]", requirement, maxsplit=1)[0] for requirement in requirements}
     versions = {}
     for name in sorted(names):
-        try:
+        with suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return versions
 
 

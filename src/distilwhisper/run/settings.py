@@ -7,7 +7,7 @@ import os
 import sys
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
@@ -102,10 +102,15 @@ def _section(cls: Any, mapping: Any, key: str, base: object | None, faults: list
     prefix = f"{key}." if key else ""
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
     kinds = typing.get_type_hints(cls)
-    faults.extend(_unknown(name, fields, prefix) for name in mapping if name not in fields)
+    for name in [name for name in mapping if name not in fields]:
+        nearest = difflib.get_close_matches(name, list(fields), n=1, cutoff=0.0)
+        hint = f"; the nearest is {prefix}{nearest[0]}" if nearest else ""
+        faults.append(f"{prefix}{name}: there is no such key{hint}")
     values: dict[str, object] = {}
     for name, field in fields.items():
-        default = _default(field) if base is None else getattr(base, name)
+        default = field.default if base is None else getattr(base, name)
+        if base is None and field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
         if name in mapping:
             values[name] = _value(kinds[name], mapping[name], prefix + name, default, faults)
         elif default is dataclasses.MISSING:
@@ -119,18 +124,6 @@ def _section(cls: Any, mapping: Any, key: str, base: object | None, faults: list
     except ValueError as error:
         faults.append(f"{key}: {error}" if key else str(error))
         return _FAULT
-
-
-def _default(field: "dataclasses.Field[Any]") -> object:
-    if field.default_factory is not dataclasses.MISSING:
-        return field.default_factory()
-    return field.default
-
-
-def _unknown(name: str, known: Iterable[str], prefix: str) -> str:
-    nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.0)
-    hint = f"; the nearest is {prefix}{nearest[0]}" if nearest else ""
-    return f"{prefix}{name}: there is no such key{hint}"
 
 
 def _value(kind: Any, value: Any, key: str, default: object, faults: list[str]) -> object:
@@ -241,21 +234,18 @@ def put_override(mapping: dict[str, Any], override: str) -> None:
                 f'"{override}" must name a key of a section, found that {section} is the value '
                 f"{shown(mapping)}"
             )
-    mapping[name] = _toml_value(text.strip())
-
-
-def _toml_value(text: str) -> object:
+    text = text.strip()
     try:
         parsed = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
-        return text
-    return parsed["value"] if len(parsed) == 1 else text
+        parsed = {}
+    mapping[name] = parsed["value"] if len(parsed) == 1 else text
 
 
 def _write_table(table: Any, path: tuple[str, ...], lines: list[str]) -> None:
-    values = {field.name: getattr(table, field.name) for field in dataclasses.fields(table)}
+    values = _given(table)
     sections = {name: value for name, value in values.items() if dataclasses.is_dataclass(value)}
-    plain = {n: v for n, v in values.items() if v is not None and n not in sections}
+    plain = {name: value for name, value in values.items() if name not in sections}
     if path and (plain or not sections):
         lines.extend(["", f"[{'.'.join(path)}]"])
     lines.extend(f"{name} = {_toml(value)}" for name, value in plain.items())
@@ -263,12 +253,17 @@ def _write_table(table: Any, path: tuple[str, ...], lines: list[str]) -> None:
         _write_table(value, (*path, name), lines)
 
 
+def _given(table: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass that are not None."""
+    values = {field.name: getattr(table, field.name) for field in dataclasses.fields(table)}
+    return {name: value for name, value in values.items() if value is not None}
+
+
 def _toml(value: object) -> str:
     if isinstance(value, (tuple, list)):
         return f"[{', '.join(map(_toml, value))}]"
     if dataclasses.is_dataclass(value):
-        values = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        inner = (f"{name} = {_toml(v)}" for name, v in values.items() if v is not None)
+        inner = (f"{name} = {_toml(v)}" for name, v in _given(value).items())
         return f"{{{', '.join(inner)}}}"
     # JSON writes all else as TOML does, and escapes all that TOML asks for but this one.
     text = json.dumps(value, ensure_ascii=False, default=os.fspath)

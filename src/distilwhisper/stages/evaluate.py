@@ -19,23 +19,19 @@ Several models on several sets, with several noises, are as many such folders si
 import json
 import re
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
 from distilwhisper.corpus.batches import load_utterances
 from distilwhisper.corpus.languages import in_language
-from distilwhisper.corpus.records import Manifest, Utterance, read_manifest
-from distilwhisper.corpus.store import (
-    read_jsonl,
-    shard_path,
-    write_shard,
-)
+from distilwhisper.corpus.records import Utterance, read_manifest
+from distilwhisper.corpus.store import read_jsonl, shard_path, write_shard
 from distilwhisper.decoding.slots import Counts
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.engines import DecodingJob, ShardedSet, run_stage
@@ -60,8 +56,7 @@ from distilwhisper.text.transcript import Transcript
 Thing = TypeVar("Thing")
 
 
-@dataclass(frozen=True)
-class EvaluationTask:
+class EvaluationTask(NamedTuple):
     """A set to be transcribed, how, and the folder of the results."""
 
     manifest: Path
@@ -92,11 +87,10 @@ def evaluate_model(
         engine: which processes do it.
         force: begin anew where settings or inputs have changed.
     """
-    task = EvaluationTask(manifest_path, settings, out)
-    (summary,) = evaluate_tasks(
-        model, [task], hardware=hardware, draft=draft, engine=engine, force=force
-    )
-    return summary
+    tasks = [EvaluationTask(manifest_path, settings, out)]
+    return evaluate_tasks(model, tasks, hardware=hardware, draft=draft, engine=engine, force=force)[
+        0
+    ]
 
 
 def evaluate_tasks(
@@ -110,25 +104,15 @@ def evaluate_tasks(
 ) -> list[EvaluationSummary]:
     """Do as :func:`evaluate_model` for several sets, with a model that is loaded once at most.
 
-    Args:
-        model: folder or hub id.
-        tasks: their folders differ.
-        hardware: device and dtype.
-        draft: model that drafts for this one.
-        engine: which processes do it.
-        force: begin anew where settings or inputs have changed.
-
-    Returns:
-        One summary for each task.
+    The folders of the tasks differ. Returns a summary for each of them.
     """
     hardware, engine = hardware or Hardware(), engine or EngineSettings()
     for task in tasks:
         _check_is_no_model(task.manifest)
     folder = resolve_model(model)
     draft_folder = None if draft is None else resolve_model(draft).absolute()
-    models = {"model": fingerprint(folder)}
-    if draft_folder is not None:
-        models["draft"] = fingerprint(draft_folder)
+    used = {"model": folder} if draft_folder is None else {"model": folder, "draft": draft_folder}
+    models = {name: fingerprint(path) for name, path in used.items()}
     n_parameters = count_parameters(folder)
     sources = {(task.manifest, task.settings.decoding.language) for task in tasks}
     manifests = {(path, code): in_language(read_manifest(path), code) for path, code in sources}
@@ -139,23 +123,11 @@ def evaluate_tasks(
             inputs = {"manifest": fingerprint(task.manifest), **models}
             if noise is not None and noise.source is not None:
                 inputs["noise"] = fingerprint(noise.source)
-            opened.enter_context(
-                stage_folder(
-                    task.out,
-                    settings={**asdict(task.settings), **asdict(hardware), "draft": draft},
-                    inputs=inputs,
-                    force=force,
-                )
-            )
-            sets.append(
-                EvaluationSet(
-                    manifests[task.manifest, task.settings.decoding.language],
-                    task.out.absolute(),
-                    task.settings.shard_size,
-                    noise=noise,
-                    noise_seed=task.settings.noise_seed,
-                )
-            )
+            table = {**asdict(task.settings), **asdict(hardware), "draft": draft}
+            opened.enter_context(stage_folder(task.out, settings=table, inputs=inputs, force=force))
+            manifest = manifests[task.manifest, task.settings.decoding.language]
+            size, seed = task.settings.shard_size, task.settings.noise_seed
+            sets.append(EvaluationSet(manifest, task.out.absolute(), size, noise, seed))
         job = DecodingJob(
             tuple(sets),
             model=folder.absolute(),
@@ -172,7 +144,7 @@ def evaluate_tasks(
             score(
                 one.manifest,
                 [row for i in range(one.n_shards) for row in read_jsonl(shard_path(one.out, i))],
-                [_read_timing(one.out, i) for i in range(one.n_shards)],
+                [json.loads(_timing_path(one.out, i).read_text()) for i in range(one.n_shards)],
                 one.out,
                 n_parameters=n_parameters,
             )
@@ -224,10 +196,8 @@ def evaluate_all(
     """
     if not (models and manifests and noises):
         raise ValueError("name at least one model, one set, and one noise or None")
-    sets = _by_name(
-        "set", short_names([str(path).removesuffix(".jsonl") for path in manifests]), manifests
-    )
-    names = short_names(models)
+    stems = [str(path).removesuffix(".jsonl") for path in manifests]
+    sets, names = _by_name("set", short_names(stems), manifests), short_names(models)
     if draft is not None:
         names[0] += f"+{short_names([draft])[0]}"
     called = _by_name("model", names, models)
@@ -271,14 +241,13 @@ def evaluate_all(
 def short_names(paths: Sequence[str]) -> list[str]:
     """Call every path or hub id by its fewest last parts that no other has."""
     parts = [Path(path).absolute().parts for path in paths]
-    return [_short_name(own, set(parts)) for own in parts]
-
-
-def _short_name(own: tuple[str, ...], all_: Collection[tuple[str, ...]]) -> str:
-    n = 1
-    while sum(own[-n:] == other[-n:] for other in all_) > 1:
-        n += 1
-    return _as_file_name("-".join(own[-n:]))
+    names = []
+    for own in parts:
+        n = 1
+        while sum(own[-n:] == other[-n:] for other in set(parts)) > 1:
+            n += 1
+        names.append(_as_file_name("-".join(own[-n:])))
+    return names
 
 
 def _as_file_name(text: str) -> str:
@@ -313,40 +282,26 @@ class EvaluationSet(ShardedSet):
 
     def write(self, transcriber: Transcriber, number: int, on_progress: Advance) -> int:
         """Decode a shard, and return how many of its utterances are too silent for noise."""
-        degrader = self.degrader
+        utterances, degrader = self.shard(number), self.degrader
         n_before = 0 if degrader is None else degrader.n_silent
-        rows, timing = _decode_shard(transcriber, degrader, self.manifest, self.shard(number))
+        by_length = sorted(utterances, key=lambda u: (u.duration_s or 0.0, u.id))
+        rows: dict[str, dict[str, Any]] = {}
+        pieces = []
+        for utterance, samples in load_utterances(self.manifest, by_length):
+            if isinstance(samples, Exception):
+                rows[utterance.id] = _row(utterance, "", utterance.language, error=str(samples))
+            else:
+                samples = samples if degrader is None else degrader.apply(samples, utterance)
+                pieces.append((utterance, samples))
+        texts = decode_timed(transcriber, pieces)
+        for (utterance, _), (text, language) in zip(pieces, texts.texts, strict=True):
+            rows[utterance.id] = _row(utterance, text, language)
+        cost = {name: getattr(texts.cost, name) for name in COST}
+        timing = {"audio_s": texts.audio_s, "compute_s": texts.compute_s, **cost}
         write_atomic(_timing_path(self.out, number), json.dumps(timing) + "\n")
-        write_shard(shard_path(self.out, number), rows)
-        on_progress(len(rows), timing["audio_s"])
+        write_shard(shard_path(self.out, number), [rows[u.id] for u in utterances])
+        on_progress(len(rows), texts.audio_s)
         return 0 if degrader is None else degrader.n_silent - n_before
-
-
-def _decode_shard(
-    transcriber: Transcriber,
-    degrader: Degrader | None,
-    manifest: Manifest,
-    utterances: Sequence[Utterance],
-) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    by_length = sorted(utterances, key=lambda u: (u.duration_s or 0.0, u.id))
-    loaded = list(load_utterances(manifest, by_length))
-    rows = {
-        utterance.id: _row(utterance, "", utterance.language, error=str(problem))
-        for utterance, problem in loaded
-        if isinstance(problem, Exception)
-    }
-    readable = [(u, samples) for u, samples in loaded if not isinstance(samples, Exception)]
-    if degrader is not None:
-        readable = [(u, degrader.apply(samples, u)) for u, samples in readable]
-    decoded = decode_timed(transcriber, readable)
-    for (utterance, _), (text, language) in zip(readable, decoded.texts, strict=True):
-        rows[utterance.id] = _row(utterance, text, language)
-    timing = {
-        "audio_s": decoded.audio_s,
-        "compute_s": decoded.compute_s,
-        **{name: getattr(decoded.cost, name) for name in COST},
-    }
-    return [rows[u.id] for u in utterances], timing
 
 
 @dataclass(frozen=True)
@@ -408,8 +363,3 @@ def _now(transcriber: Transcriber) -> float:
 
 def _timing_path(out: Path, number: int) -> Path:
     return out / "timing" / f"{number:05d}.json"
-
-
-def _read_timing(out: Path, number: int) -> dict[str, float]:
-    timing: dict[str, float] = json.loads(_timing_path(out, number).read_text())
-    return timing

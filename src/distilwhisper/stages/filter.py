@@ -50,7 +50,7 @@ from typing import Any
 import numpy as np
 
 from distilwhisper.corpus.languages import log_overruled
-from distilwhisper.corpus.records import Label, Unit, Utterance, Verdict, read_manifest
+from distilwhisper.corpus.records import Label, Utterance, Verdict, read_manifest
 from distilwhisper.corpus.store import shard_path, shard_paths, write_jsonl
 from distilwhisper.files import write_atomic
 from distilwhisper.filtering.calibration import Calibration, calibrate
@@ -126,15 +126,14 @@ class FilterSummary:
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> "FilterSummary":
         """Return the summary that :meth:`to_dict` wrote."""
-        names = ("errors", "errors_kept")
-        return build_settings(
-            cls,
-            {
-                **row,
-                **{name: {u: _without_rate(c) for u, c in row[name].items()} for name in names},
-            },
-            where="summary.json",
-        )
+        counts = {
+            name: {
+                unit: {kind: n for kind, n in of_unit.items() if kind != "wer"}
+                for unit, of_unit in row[name].items()
+            }
+            for name in ("errors", "errors_kept")
+        }
+        return build_settings(cls, {**row, **counts}, where="summary.json")
 
     def tables(self) -> str:
         """Return the retention report and the calibration, to be read by people."""
@@ -216,8 +215,10 @@ def filter_labels(
                 log_overruled(read_manifest(manifest_path), settings.language)
             table = load_or_measure(sources, folder)
             summary = _write(table, settings, out, sources)
-        if figures:
-            _draw(summary, out / "figures")
+        if figures and not (out / "figures" / "kept.svg").exists():  # the last of them
+            from distilwhisper.filtering.figures import draw_retention  # takes a second to import
+
+            draw_retention(summary.retention, out / "figures", max_wer=settings.max_wer)
     return replace(summary, folder=out)
 
 
@@ -265,16 +266,11 @@ def summarise(table: Measures, codes: Codes, settings: FilterSettings) -> Filter
 
 def _errors(table: Measures, counted: Flags) -> dict[str, ErrorCounts]:
     """Add up errors by unit; a unit that no label with a reference has is left out."""
-    characters = table["in_characters"]
-    units: tuple[tuple[Unit, Flags], ...] = (
-        ("word", table.judged & ~characters),
-        ("character", table.judged & characters),
-    )
     names = ("substitutions", "deletions", "insertions", "words")
     return {
         unit: ErrorCounts(*(int(table[name][flags & counted].sum()) for name in names))
-        for unit, flags in units
-        if flags.any()
+        for unit, in_characters in (("word", False), ("character", True))
+        if (flags := table.judged & (table["in_characters"] == in_characters)).any()
     }
 
 
@@ -314,21 +310,8 @@ def _verdicts(table: Measures, codes: Codes) -> Iterator[Verdict]:
         )
 
 
-def _draw(summary: FilterSummary, folder: Path) -> None:
-    """Draw the figures, unless the last of them is there."""
-    if (folder / "kept.svg").exists():
-        return
-    from distilwhisper.filtering.figures import draw_retention  # a second that most imports save
-
-    draw_retention(summary.retention, folder, max_wer=summary.settings.max_wer)
-
-
 def _with_rate(counts: ErrorCounts) -> dict[str, Any]:
     return {**asdict(counts), "wer": counts.wer if counts.words else None}
-
-
-def _without_rate(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: n for name, n in row.items() if name != "wer"}
 
 
 def _percent(counts: ErrorCounts) -> str:

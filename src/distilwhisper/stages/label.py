@@ -10,7 +10,7 @@ changed is refused.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -20,13 +20,7 @@ from distilwhisper.corpus.batches import load_utterances
 from distilwhisper.corpus.languages import in_language
 from distilwhisper.corpus.records import Label, Manifest, Utterance, read_manifest
 from distilwhisper.corpus.sounds import is_as_labelled
-from distilwhisper.corpus.store import (
-    check_shard,
-    read_jsonl,
-    shard_path,
-    write_jsonl,
-    write_shard,
-)
+from distilwhisper.corpus.store import check_shard, read_jsonl, shard_path, write_jsonl, write_shard
 from distilwhisper.decoding.slots import Counts
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.decoding.windows import DecodedWindow
@@ -105,33 +99,22 @@ def label_manifest(
     labels = LabelSet(
         manifest, out.absolute(), settings.shard_size, pack=settings.pack, retry_failed=retry_failed
     )
-    job = DecodingJob(
-        (labels,),
-        model=folder.absolute(),
-        decoding=settings.decoding,
-        hardware=hardware,
-        draft=None if draft is None else resolve_model(draft).absolute(),
-    )
-    with stage_folder(
-        out,
-        settings={
-            **_what_shapes_labels(settings),
-            "dtype": hardware.dtype,
-            "backend": hardware.backend,
-        },
-        inputs={"manifest": fingerprint(manifest_path), "teacher": fingerprint(folder)},
-        force=force,
-        part=part,
-    ):
+    draft_folder = None if draft is None else resolve_model(draft).absolute()
+    job = DecodingJob((labels,), folder.absolute(), settings.decoding, hardware, draft_folder)
+    table = {**asdict(settings), "dtype": hardware.dtype, "backend": hardware.backend}
+    for name in ("batch_size", "draft_tokens"):  # a resumed run may change them, to fit its machine
+        del table["decoding"][name]
+    inputs = {"manifest": fingerprint(manifest_path), "teacher": fingerprint(folder)}
+    with stage_folder(out, settings=table, inputs=inputs, force=force, part=part):
         costs: list[Counts] = run_stage("label", job, engine, part=part)
         if draft is not None and costs:
             say(f"label: {sum(costs, Counts()).describe_draft()}")
-        summary = _summary(
-            out, [i for i in range(labels.n_shards) if part is None or part.holds(i)]
-        )
+        shards = [i for i in range(labels.n_shards) if part is None or part.holds(i)]
+        rows = [row for shard in shards for row in read_jsonl(shard_path(out, shard))]
+        failed = {row["id"]: row["error"] for row in rows if row["error"]}
         if part is None:
-            _write_problems(out / "problems.jsonl", manifest, summary.failed)
-    return summary
+            _write_problems(out / "problems.jsonl", manifest, failed)
+    return LabelSummary(out, len(rows), failed)
 
 
 @dataclass(frozen=True)
@@ -172,17 +155,12 @@ class LabelSet(ShardedSet):
         """Label a shard, and return what decoding it cost."""
         before = transcriber.counts
         rows = self._kept(number)
+        left = self.left(number)
         labels = label_utterances(
-            transcriber,
-            self.manifest,
-            self.left(number),
-            pack=self.pack,
-            on_progress=on_progress,
+            transcriber, self.manifest, left, pack=self.pack, on_progress=on_progress
         )
         rows |= {label.id: label.to_dict() for label in labels}
-        write_shard(
-            shard_path(self.out, number), [rows[utterance.id] for utterance in self.shard(number)]
-        )
+        write_shard(shard_path(self.out, number), [rows[u.id] for u in self.shard(number)])
         return transcriber.counts - before
 
 
@@ -214,16 +192,16 @@ def label_utterances(
 
     def readable() -> Iterator[tuple[Samples, str | None]]:
         for utterance, samples in load_utterances(manifest, utterances):
-            problem = _problem(samples)
-            if problem is not None:
-                labels[utterance.id] = Label(
-                    utterance.id, language=utterance.language, error=problem, finished=False
-                )
-                on_progress(1)
-            elif not isinstance(samples, Exception):
+            if not isinstance(samples, Exception) and len(samples) <= WINDOW_SAMPLES:
                 sound = sound_of(manifest.audio_source(utterance))
                 decoding.append((utterance, len(samples), sound))
                 yield samples, utterance.language
+                continue
+            problem = samples if isinstance(samples, Exception) else _too_long(samples)
+            labels[utterance.id] = Label(
+                utterance.id, language=utterance.language, error=str(problem), finished=False
+            )
+            on_progress(1)
 
     decode = transcriber.decode_packed if pack else transcriber.decode_each
     for number, window in decode(readable()):
@@ -234,20 +212,16 @@ def label_utterances(
     return [labels[utterance.id] for utterance in utterances]
 
 
-def _problem(samples: Samples | Exception) -> str | None:
-    if isinstance(samples, Exception):
-        return str(samples)
-    if len(samples) > WINDOW_SAMPLES:
-        return (
-            f"an utterance must last at most {WINDOW_S:g} s, found "
-            f"{samples_to_seconds(len(samples)):.2f} s: cut it at a pause, or "
-            f"leave it out (distilwhisper data MANIFEST --max-seconds {WINDOW_S:g} --out NEW)"
-        )
-    return None
+def _too_long(samples: Samples) -> str:
+    return (
+        f"an utterance must last at most {WINDOW_S:g} s, found "
+        f"{samples_to_seconds(len(samples)):.2f} s: cut it at a pause, or "
+        f"leave it out (distilwhisper data MANIFEST --max-seconds {WINDOW_S:g} --out NEW)"
+    )
 
 
 def _label(utterance: Utterance, n_samples: int, window: DecodedWindow, eot: int) -> Label:
-    """Keep the ids as the decoder saw them; a text that was cut off has no end token."""
+    """Return a label of the ids as the decoder had them; a text cut off has no end token."""
     return Label(
         id=utterance.id,
         token_ids=(*window.prompt_ids, *window.token_ids, *([eot] if window.finished else [])),
@@ -267,14 +241,6 @@ def _rounded(number: float | None) -> float | None:
     return None if number is None or math.isnan(number) else round(number, 6)
 
 
-def _what_shapes_labels(settings: LabelSettings) -> dict[str, Any]:
-    """All settings but those that a resumed run may change to fit its machine."""
-    values = asdict(settings)
-    for name in ("batch_size", "draft_tokens"):
-        del values["decoding"][name]
-    return values
-
-
 def _write_problems(path: Path, manifest: Manifest, failed: Mapping[str, str]) -> None:
     """List every file with a problem once, with the ids of its utterances that have it."""
     ids: dict[tuple[str, str], list[str]] = {}
@@ -289,8 +255,3 @@ def _write_problems(path: Path, manifest: Manifest, failed: Mapping[str, str]) -
         path.unlink(missing_ok=True)
     elif not path.exists() or list(read_jsonl(path)) != rows:
         write_jsonl(path, rows)
-
-
-def _summary(out: Path, shards: Iterable[int]) -> LabelSummary:
-    rows = [row for shard in shards for row in read_jsonl(shard_path(out, shard))]
-    return LabelSummary(out, len(rows), {row["id"]: row["error"] for row in rows if row["error"]})

@@ -1,10 +1,9 @@
 """Stage 3: a teacher to a smaller network that starts from the teacher's own layers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,7 +51,8 @@ def build_student(teacher: Checkpoint, settings: StudentSettings) -> Checkpoint:
     weights = {name: w.clone() for name, w in theirs.items() if not name.startswith(tuple(sources))}
     for prefix, blocks in sources.items():
         for number, block in enumerate(blocks):
-            for name in _names_in(theirs, f"{prefix}{block[0]}."):
+            first = f"{prefix}{block[0]}."
+            for name in [name.removeprefix(first) for name in theirs if name.startswith(first)]:
                 merged = [theirs[f"{prefix}{source}.{name}"] for source in block]
                 weights[f"{prefix}{number}.{name}"] = _mean(merged)
     encoder, decoder = sources.values()
@@ -60,7 +60,8 @@ def build_student(teacher: Checkpoint, settings: StudentSettings) -> Checkpoint:
         model = Whisper(replace(config, encoder_layers=len(encoder), decoder_layers=len(decoder)))
     model.load_state_dict(weights, strict=True, assign=True)
     model.eval()
-    files = replace(teacher.files, generation_config=_generation_config(teacher))
+    generation = {k: v for k, v in teacher.generation_config.items() if k != "alignment_heads"}
+    files = replace(teacher.files, generation_config=generation)
     return Checkpoint(model, files, teacher.folder)
 
 
@@ -85,7 +86,15 @@ def make_student(
         raise FileExistsError(f"{dest} must be empty or new, found files in it: name another DEST")
     source = load_checkpoint(resolve_model(settings.start or teacher))
     if settings.start is not None:
-        _check_start(source, resolve_model(teacher))
+        folder = resolve_model(teacher)
+        ours, theirs = source.model.config, read_config(folder)
+        for name in ("vocab_size", "n_mels"):
+            sizes = getattr(ours, name), getattr(theirs, name)
+            if sizes[0] != sizes[1]:
+                raise ValueError(
+                    f"a student must have its teacher's {name}: found {sizes[0]} in "
+                    f"{source.folder} and {sizes[1]} in {folder}; start from another model"
+                )
     student = build_student(source, settings)
     save_checkpoint(student, dest)
     return replace(student, folder=dest)
@@ -98,7 +107,7 @@ def add_alignment_heads(checkpoint: Checkpoint, manifest: Manifest) -> Checkpoin
 
     Args:
         checkpoint: the model.
-        manifest: utterances with their texts; the first ``MOST_UTTERANCES`` are listened to.
+        manifest: utterances with their texts; the first ``MOST_UTTERANCES`` are measured.
 
     Raises:
         ValueError: fewer than two utterances have a text and can be read.
@@ -143,10 +152,10 @@ def allow_silence(checkpoint: Checkpoint) -> Checkpoint:
 
 def describe_student(student: WhisperConfig, teacher: WhisperConfig) -> str:
     """Return layers and parameters of a student, and how much faster it is to be."""
-    parts = []
-    for name in ("encoder_layers", "decoder_layers"):
-        ours, theirs = getattr(student, name), getattr(teacher, name)
-        parts.append(f"{ours} of {theirs} {name.replace('_', ' ')}")
+    parts = [
+        f"{getattr(student, name)} of {getattr(teacher, name)} {name.replace('_', ' ')}"
+        for name in ("encoder_layers", "decoder_layers")
+    ]
     ours, theirs = n_parameters(student), n_parameters(teacher)
     speeds = [
         f"{window_s(teacher, batch=batch) / window_s(student, batch=batch):.1f}"
@@ -165,27 +174,8 @@ def n_parameters(config: WhisperConfig) -> int:
         return Whisper(config).n_parameters()
 
 
-def _check_start(start: Checkpoint, teacher: Path) -> None:
-    ours, theirs = start.model.config, read_config(teacher)
-    for name in ("vocab_size", "n_mels"):
-        sizes = getattr(ours, name), getattr(theirs, name)
-        if sizes[0] != sizes[1]:
-            raise ValueError(
-                f"a student must have its teacher's {name}: found {sizes[0]} in {start.folder} and "
-                f"{sizes[1]} in {teacher}; start from another model"
-            )
-
-
-def _names_in(weights: Mapping[str, Tensor], prefix: str) -> list[str]:
-    return [name.removeprefix(prefix) for name in weights if name.startswith(prefix)]
-
-
 def _mean(weights: Sequence[Tensor]) -> Tensor:
     """Return the mean of some weights, of their own dtype; one alone comes back as it is."""
     if len(weights) == 1:
         return weights[0].clone()
     return torch.stack([weight.float() for weight in weights]).mean(dim=0).to(weights[0].dtype)
-
-
-def _generation_config(teacher: Checkpoint) -> dict[str, Any]:
-    return {k: v for k, v in teacher.generation_config.items() if k != "alignment_heads"}

@@ -76,24 +76,21 @@ class TrainingInput:
 
     def __post_init__(self) -> None:
         _ = self._mixture
-        if self.settings.skip_utterances:
-            self._check_skipped()
+        strays = {*self.settings.skip_utterances}
+        if strays:
+            strays -= {u.id for example in self.examples for u in example.utterances}
+        if strays:
+            raise ValueError(
+                "skip_utterances must name utterances that are trained on, found others: "
+                f"{', '.join(map(repr, sorted(strays)))}; take the ids from {self.manifest.path}, "
+                "of those that the filter kept"
+            )
         if self.settings.prompt_probability and not any(e.previous for e in self.examples):
             raise ValueError(
                 "prompt_probability needs windows with speech just before them, found none: in "
                 f"{self.manifest.path} no kept utterance ends (start_s + duration_s) at most "
                 f"prompt_gap_s ({self.settings.prompt_gap_s:g} s) before another begins in the "
                 "same audio file, recording and speaker; name such spans, or set it to 0"
-            )
-
-    def _check_skipped(self) -> None:
-        known = {u.id for example in self.examples for u in example.utterances}
-        strays = sorted(set(self.settings.skip_utterances) - known)
-        if strays:
-            raise ValueError(
-                "skip_utterances must name utterances that are trained on, found others: "
-                f"{', '.join(map(repr, strays))}; take the ids from {self.manifest.path}, of those "
-                "that the filter kept"
             )
 
     @cached_property
@@ -252,15 +249,13 @@ class ReadAhead(Generic[T]):
             if coming is None:
                 break
             states = self._pool.submit(self._read_states, *coming)
-            self._ahead.append((coming[0], self._begin(coming[0]), states))
+            sounds = None
+            if self._needs_sound(coming[0]):
+                sounds = [self._pool.submit(self._inputs.sound, drawn) for drawn in coming[0]]
+            self._ahead.append((coming[0], sounds, states))
         whose, sounds, states = self._ahead.popleft()
         assert list(whose) == list(micro_batch), "micro-batches are read in their order"
         return None if sounds is None else [one.result() for one in sounds], states.result()
-
-    def _begin(self, micro_batch: Sequence[Drawn]) -> list[Future[Samples]] | None:
-        if not self._needs_sound(micro_batch):
-            return None
-        return [self._pool.submit(self._inputs.sound, drawn) for drawn in micro_batch]
 
     def close(self) -> None:
         """Read no more."""

@@ -1,10 +1,10 @@
 """Stage 4: train the student's decoder on the teacher's labels and distributions.
 
     settings.py     what can be set             inputs.py       which windows, labels and sounds
-    fused.py        the objective               loss.py         what stands around it
     forcing.py      decoders given their text   source.py       states: of the networks, or of
-    validation.py   WER while it learns                         encoder_cache.py, teacher_store.py
-    state.py        checkpoints                 ranks.py        several processes, one run
+    loss.py         the objective               caches.py       files on disk
+    validation.py   WER while it learns         state.py        checkpoints
+    ranks.py        several processes, one run
     tensorboard.py  metrics.jsonl, for those who like to watch
 
 The teacher's encoder runs once per batch, without gradients, and serves both decoders where both
@@ -15,11 +15,11 @@ window.
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain, tee
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from safetensors.torch import load_file, save
@@ -32,13 +32,18 @@ from distilwhisper.errors import DistilwhisperError
 from distilwhisper.files import write_atomic
 from distilwhisper.model.checkpoint import Checkpoint
 from distilwhisper.model.whisper import Whisper
-from distilwhisper.run.metrics import MetricsLog
+from distilwhisper.run.files import MetricsLog
 from distilwhisper.speech.audio import Samples
 from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.training.forcing import forced_states
-from distilwhisper.training.fused import Objective, fused_sums
 from distilwhisper.training.inputs import ReadAhead, TrainingInput
-from distilwhisper.training.loss import clip_gradients, hidden_mse_sum, learning_rate
+from distilwhisper.training.loss import (
+    Objective,
+    clip_gradients,
+    fused_sums,
+    hidden_mse_sum,
+    learning_rate,
+)
 from distilwhisper.training.ranks import Ranks
 from distilwhisper.training.settings import TrainingSettings
 from distilwhisper.training.source import Kept, StateSource, remove_caches
@@ -70,19 +75,6 @@ class TrainingData:
     """Sets with references, by name; with none, the last weights win."""
     task: Literal["transcribe", "translate"] = "transcribe"
     """Of the student when it is validated."""
-
-
-@dataclass(frozen=True)
-class StepMetrics:
-    """One update, summed over its micro-batches and divided once."""
-
-    loss: float  # what was differentiated
-    kl: float | None  # nats per token, temperature squared included; None: without a teacher
-    pl: float  # nats per token
-    mse: float | None  # per token, summed over the student's layers
-    grad_norm: float
-    lr: float
-    n_tokens: int
 
 
 class StepSums(NamedTuple):
@@ -124,26 +116,34 @@ class Trainer:
     ranks: Ranks = field(default_factory=Ranks)
 
     def __post_init__(self) -> None:
+        teacher, student = self.teacher.config, self.student.model.config
         for name in ("vocab_size", "n_mels"):
-            found = getattr(self.teacher.config, name), getattr(self.student.model.config, name)
-            if found[0] != found[1]:
+            theirs, ours = getattr(teacher, name), getattr(student, name)
+            if theirs != ours:
                 raise ValueError(
-                    f"teacher and student must have the same {name}: found {found[0]} and "
-                    f"{found[1]}; build the student from this teacher"
+                    f"teacher and student must have the same {name}: found {theirs} and {ours}; "
+                    "build the student from this teacher"
                 )
         if self.teacher.dtype == torch.float16:
             raise ValueError(
                 "the teacher must be in float32 or bfloat16, found float16, in which small "
                 "gradients become 0 for want of loss scaling: load it in one of the two"
             )
-        if self.settings.mse_weight:
-            self._check_layers()
+        teacher, student = self.teacher.config, self.student.model.config
+        if self.settings.mse_weight and (
+            teacher.width != student.width or teacher.decoder_layers < student.decoder_layers
+        ):
+            raise ValueError(
+                "mse_weight pairs states of one width, and each student layer with a block of the "
+                f"teacher's: found widths {teacher.width} and {student.width}, "
+                f"{teacher.decoder_layers} and {student.decoder_layers} decoder layers; set it to 0"
+            )
         if not self.data.examples:
             raise ValueError(
                 "training needs at least one kept utterance, found none: raise filter.max_wer, or "
                 "see why the labels were dropped in the verdicts' summary.json"
             )
-        limit = self.student.model.config.max_tokens
+        limit = student.max_tokens
         for example in self.data.examples:
             if not 2 <= len(example.token_ids) <= limit:
                 raise ValueError(
@@ -152,15 +152,6 @@ class Trainer:
                 )
         check_validation(self._transcriber(), self.data.validation)
         _ = self.inputs  # its weights may be of other sources
-
-    def _check_layers(self) -> None:
-        teacher, student = self.teacher.config, self.student.model.config
-        if teacher.width != student.width or teacher.decoder_layers < student.decoder_layers:
-            raise ValueError(
-                "mse_weight pairs states of one width, and each student layer with a block of the "
-                f"teacher's: found widths {teacher.width} and {student.width}, "
-                f"{teacher.decoder_layers} and {student.decoder_layers} decoder layers; set it to 0"
-            )
 
     @cached_property
     def inputs(self) -> TrainingInput:
@@ -174,7 +165,7 @@ class Trainer:
             n_mels=self.teacher.config.n_mels,
         )
 
-    def fit(self, *, on_steps: Callable[[float], None] | None = None) -> Progress:
+    def fit(self, *, on_steps: Callable[[float], None] = lambda _: None) -> Progress:
         """Train to the last step, from the newest checkpoint if there is one.
 
         Args:
@@ -188,16 +179,18 @@ class Trainer:
         """
         trained = self._trained()
         optimizer = make_optimizer(trained.values(), self.settings)
-        progress = self._resume(trained, optimizer)
+        found = checkpoints(self.out)
+        progress = load_state(found[-1], trained, optimizer) if found else Progress(step=0)
         log = self._log(progress)
         if not progress.is_validated:  # stopped between the two
             progress = self._validate(progress, trained, log)
-        report = on_steps or _ignore
         if progress.step < self.settings.steps:
-            progress = self._learn(progress, trained, optimizer, log, report)
+            progress = self._learn(progress, trained, optimizer, log, on_steps)
         else:
-            report(progress.step)
-        self._take_best(trained)
+            on_steps(progress.step)
+        best = load_file(self._best_path)
+        for name, weight in trained.items():
+            weight.data.copy_(best[name])
         self.ranks.wait()
         if self.ranks.is_first:
             remove_caches(self.out)
@@ -227,14 +220,19 @@ class Trainer:
             for step, own in enumerate(updates, start=first):
                 metrics = self._update(step, own, optimizer, source, reader)
                 on_steps(1)
-                progress = replace(progress, step=step + 1)
-                is_last = step + 1 == settings.steps
-                if log and (is_last or (step + 1) % settings.log_every == 0):
-                    n_windows = (step + 1 - first) * settings.batch_size
-                    speed = n_windows / (time.perf_counter() - began)
-                    log.append({**self._row(step + 1, metrics), "windows_per_s": round(speed, 3)})
-                if is_last or (step + 1) % settings.checkpoint_every == 0:
-                    progress = self._checkpoint(progress, trained, optimizer, log)
+                n_done = step + 1
+                is_last = n_done == settings.steps
+                if log and (is_last or n_done % settings.log_every == 0):
+                    epoch = round(n_done * settings.batch_size / len(self.data.examples), 4)
+                    speed = (n_done - first) * settings.batch_size / (time.perf_counter() - began)
+                    row = {"step": n_done, "epoch": epoch, **metrics}
+                    log.append({**row, "windows_per_s": round(speed, 3)})
+                if is_last or n_done % settings.checkpoint_every == 0:
+                    # Written before it is validated: that may fail, and take long.
+                    progress = replace(progress, step=n_done, is_validated=False)
+                    if self.ranks.is_first:
+                        save_state(self.out, progress, trained, optimizer)
+                    progress = self._validate(progress, trained, log)
         finally:
             reader.close()
         return progress
@@ -253,7 +251,12 @@ class Trainer:
         optimizer: torch.optim.AdamW,
         source: StateSource,
         reader: ReadAhead[Kept],
-    ) -> StepMetrics:
+    ) -> dict[str, float | None]:
+        """Update the weights once, and return the row of metrics.
+
+        Losses are per token: KL and PL in nats, temperature squared included; MSE summed over the
+        student's layers. KL is None without a teacher.
+        """
         settings = self.settings
         lr = learning_rate(
             step,
@@ -282,15 +285,10 @@ class Trainer:
         if not all(map(math.isfinite, (loss, kl, pl, mse, norm))):
             raise self._non_finite(step, kl, pl, norm, is_faulty)
         optimizer.step()
-        return StepMetrics(
-            loss=loss,
-            kl=kl if settings.kl_weight else None,
-            pl=pl,
-            mse=mse if settings.mse_weight else None,
-            grad_norm=norm,
-            lr=lr,
-            n_tokens=n_tokens,
-        )
+        row = {"loss": loss, "kl": kl if settings.kl_weight else None, "pl": pl}
+        if settings.mse_weight:
+            row["mse"] = mse
+        return {**row, "grad_norm": norm, "lr": lr, "n_tokens": n_tokens}
 
     def _sums(
         self,
@@ -378,10 +376,6 @@ class Trainer:
             model.encoder.embed_positions.requires_grad_(False)  # sinusoids, never learnt
         return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
 
-    def _resume(self, trained: Mapping[str, Tensor], optimizer: torch.optim.AdamW) -> Progress:
-        found = checkpoints(self.out)
-        return load_state(found[-1], trained, optimizer) if found else Progress(step=0)
-
     def _log(self, progress: Progress) -> MetricsLog | None:
         """Return the log of the first rank, with what a resumed run writes again taken out."""
         if not self.ranks.is_first:
@@ -390,19 +384,6 @@ class Trainer:
         again = None if progress.is_validated else "validation_wer"
         log.truncate_after(progress.step, without=again)
         return log
-
-    def _checkpoint(
-        self,
-        progress: Progress,
-        trained: dict[str, Tensor],
-        optimizer: torch.optim.AdamW,
-        log: MetricsLog | None,
-    ) -> Progress:
-        """Write a checkpoint, and only then validate it: that may fail, and take long."""
-        progress = replace(progress, is_validated=False)
-        if self.ranks.is_first:
-            save_state(self.out, progress, trained, optimizer)
-        return self._validate(progress, trained, log)
 
     def _validate(
         self, progress: Progress, trained: Mapping[str, Tensor], log: MetricsLog | None
@@ -433,25 +414,11 @@ class Trainer:
             context_margin_s=self.settings.validation_context_margin_s,
         )
 
-    def _take_best(self, trained: Mapping[str, Tensor]) -> None:
-        best = load_file(self._best_path)
-        for name, weight in trained.items():
-            weight.data.copy_(best[name])
-
     @property
     def _best_path(self) -> Path:
         return self.out / "best.safetensors"
 
     # Reporting
-
-    def _row(self, step: int, metrics: StepMetrics) -> dict[str, Any]:
-        settings = self.settings
-        row = {
-            "step": step,
-            "epoch": round(step * settings.batch_size / len(self.data.examples), 4),
-            **asdict(metrics),
-        }
-        return row if settings.mse_weight else {k: v for k, v in row.items() if k != "mse"}
 
     def _non_finite(
         self, step: int, kl: float, pl: float, norm: float, is_faulty: Sequence[bool]
@@ -502,7 +469,3 @@ def _gradient(weight: Tensor) -> Tensor:
     if weight.grad is None:
         weight.grad = torch.zeros_like(weight)
     return weight.grad
-
-
-def _ignore(_: float) -> None:
-    pass

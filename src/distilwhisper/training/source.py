@@ -15,11 +15,10 @@ from distilwhisper.progress import progress_bar, say
 from distilwhisper.shapes import Float
 from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.units import FRAMES_PER_WINDOW
-from distilwhisper.training.encoder_cache import EncoderCache, weights_digest
+from distilwhisper.training.caches import EncoderCache, TeacherStore, weights_digest
 from distilwhisper.training.forcing import encoder_states, forced_states
 from distilwhisper.training.inputs import TrainingInput
 from distilwhisper.training.ranks import Ranks
-from distilwhisper.training.teacher_store import TeacherStore
 
 _CACHES = TEACHER_ENCODER, STUDENT_ENCODER, TEACHER_STATES = (
     "encoder-cache",

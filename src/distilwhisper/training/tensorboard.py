@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from distilwhisper.extras import needed_by
-from distilwhisper.run.metrics import read_metrics
+from distilwhisper.run.files import read_metrics
 
 # Of the files that are ours, and may be replaced.
 _SUFFIX = ".distilwhisper"
@@ -93,6 +93,7 @@ class EventWriter:
         does the event file.
         """
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.compat.proto.summary_pb2 import Summary
 
         rows = read_metrics(self._log) if self._log.exists() else []
         pairs = zip(self._rows, rows, strict=False)
@@ -104,21 +105,15 @@ class EventWriter:
             self._writer.add_event(Event(wall_time=time.time(), step=step, session_log=restart))
             new = [row for row in rows if row["step"] >= step]
         for row in new:
-            self._writer.add_event(_event(row))
+            values = [Summary.Value(tag=tag, simple_value=value) for tag, value in _scalars(row)]
+            summary = Summary(value=values)
+            self._writer.add_event(Event(wall_time=time.time(), step=row["step"], summary=summary))
         self._writer.flush()
         self._rows = rows
 
     def close(self) -> None:
         """Write no more."""
         self._writer.close()
-
-
-def _event(row: Mapping[str, Any]) -> Any:
-    from tensorboard.compat.proto.event_pb2 import Event
-    from tensorboard.compat.proto.summary_pb2 import Summary
-
-    values = [Summary.Value(tag=tag, simple_value=value) for tag, value in _scalars(row)]
-    return Event(wall_time=time.time(), step=row["step"], summary=Summary(value=values))
 
 
 def _scalars(row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

@@ -112,7 +112,8 @@ def _errors(
 
     def readable() -> Iterator[tuple[Samples, str | None]]:
         for utterance, samples in load_utterances(manifest, utterances):
-            if isinstance(samples, Exception) or not _is_window(samples):
+            is_sound = not isinstance(samples, Exception) and 0 < len(samples) <= WINDOW_SAMPLES
+            if isinstance(samples, Exception) or not (is_sound and np.isfinite(samples).all()):
                 unreadable.append(utterance)
             else:
                 spoken.append(utterance)
@@ -121,10 +122,6 @@ def _errors(
     for number, window in transcriber.decode_each(readable()):
         yield _count(spoken[number], window.text)
     yield from (_count(utterance, "") for utterance in unreadable)
-
-
-def _is_window(samples: Samples) -> bool:
-    return 0 < len(samples) <= WINDOW_SAMPLES and bool(np.isfinite(samples).all())
 
 
 def _count(utterance: Utterance, text: str) -> ErrorCounts:

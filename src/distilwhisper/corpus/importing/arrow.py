@@ -6,7 +6,7 @@ its own kind the library would decode the sound, or require the decoder even wit
 
 import posixpath
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,25 +124,20 @@ def _sound_entry(
         audio = audio.get("bytes")
     if isinstance(samples, list) and not isinstance(audio, bytes):
         rate_hz = next((row[name] for name in _RATES if row.get(name)), None)
-        path, audio = "samples.wav", _wav_of(samples, rate_hz)
+        if type(rate_hz) is not int:
+            raise ValueError(
+                f"samples must have their rate beside them ({' or '.join(_RATES)}, in Hz), found "
+                f"{rate_hz!r}"
+            )
+        sound = to_samples(np.array(samples), "the column of audio", sampling_rate=rate_hz)
+        path, audio = "samples.wav", wav_bytes(sound)
     if isinstance(audio, bytes) and audio:
         suffix = posixpath.splitext(path)[1] if isinstance(path, str) else ""
         return Entry(where, replace(utterance, audio=f"{stem}{suffix}"), audio)
     if isinstance(path, str) and path:
-        remote = "://" in path
-        return Entry(where, replace(utterance, audio=path if remote else located(path, folder)))
+        path = path if "://" in path else located(path, folder)
+        return Entry(where, replace(utterance, audio=path))
     raise Unusable("its audio must have bytes or a path, found neither", "audio missing")
-
-
-def _wav_of(values: Sequence[object], rate_hz: object) -> bytes:
-    """Return samples, or a list of them for each channel, as a wav file, mono at 16 kHz."""
-    if type(rate_hz) is not int:
-        raise ValueError(
-            f"samples must have their rate beside them ({' or '.join(_RATES)}, in Hz), found "
-            f"{rate_hz!r}"
-        )
-    samples = to_samples(np.array(values), "the column of audio", sampling_rate=rate_hz)
-    return wav_bytes(samples)
 
 
 def _of_split(source: Path, split: str | None) -> list[Path]:
@@ -152,15 +147,15 @@ def _of_split(source: Path, split: str | None) -> list[Path]:
         BadSource: there is none.
     """
     paths = sorted(source.rglob("*.parquet")) if source.is_dir() else [source]
-    names = {path: path.relative_to(source).as_posix() for path in paths}
     part = split or "train"
     named = [
         path
-        for path, name in names.items()
-        if part in re.split(r"[^0-9A-Za-z]+", name) or path.name.startswith(f"{part}-")
+        for path in paths
+        if part in re.split(r"[^0-9A-Za-z]+", path.relative_to(source).as_posix())
+        or path.name.startswith(f"{part}-")
     ]
     if named and len(named) < len(paths):
-        say(f"data: split {split or 'train'}: {len(named)} of {len(paths)} files")
+        say(f"data: split {part}: {len(named)} of {len(paths)} files")
     if not paths or (split is not None and not named):
         of = f" with {split} in their names" if split else ""
         raise BadSource(f"{source} must hold Parquet files{of}, found none among {len(paths)}")
@@ -203,10 +198,13 @@ def read_huggingface(source: Source) -> Entries:
     for table in _tables(dataset, name):
         columns = columns or _fields_of(table.schema, name, settings)
         wanted = _columns_to_read(table.schema, columns)
-        names_of = _class_names(dataset, wanted)
+        features = dataset.features or {}
+        # In these a number stands for a name.
+        named = [column for column in wanted if getattr(features.get(column), "names", None)]
         for row in table.select(wanted).to_pylist():
-            for column, names in names_of.items():
-                row[column] = None if row[column] is None else names[row[column]]
+            for column in named:
+                if row[column] is not None:
+                    row[column] = features[column].names[row[column]]
             where = f"{name}: {split}, row {number}"
             with source.reading(where):
                 entry = _sound_entry(where, row, columns, f"{split}/{number:08d}", Path())
@@ -271,13 +269,6 @@ def _tables(dataset: Any, source: str) -> Iterator["pyarrow.Table"]:
             return
         n_read += len(table)
         yield table
-
-
-def _class_names(dataset: Any, columns: Sequence[str]) -> dict[str, list[str]]:
-    """Return the names that the numbers in a column stand for, where they stand for names."""
-    features = dataset.features or {}
-    names = {column: getattr(features.get(column), "names", None) for column in columns}
-    return {column: list(of) for column, of in names.items() if of}
 
 
 def _fetched(entry: Entry, from_hub: str | None) -> Entry:

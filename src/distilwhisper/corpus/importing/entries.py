@@ -148,33 +148,6 @@ class Source:
                     raise line
                 yield from [Entry(where, utterance) for utterance in parse(line)]
 
-    def keyed_lines(self, path: Path, name: str) -> dict[str, tuple[str, str]]:
-        """Return the place and the rest of each line of a text file by its first word.
-
-        Args:
-            path: of the file; without it there are no lines.
-            name: of the file in the places of lines.
-        """
-        lines: dict[str, tuple[str, str]] = {}
-        raw = path.read_bytes().splitlines() if path.exists() else []
-        for number, line in enumerate(raw, start=1):
-            with self.reading(where := f"{name}:{number}"):
-                try:
-                    key, *words = line.decode("utf-8-sig").split() or [""]
-                except UnicodeDecodeError as error:
-                    raise Unusable(f"must be UTF-8 text, found: {error}") from error
-                if nfc(key) in lines:
-                    raise Unusable(f"names {key} a second time")
-                if key:
-                    lines[nfc(key)] = where, " ".join(words)
-        return lines
-
-    def add_without_audio(self, lines: Mapping[str, tuple[str, str]]) -> None:
-        """Make a problem of every keyed line that is of no audio."""
-        for key, (where, _) in lines.items():
-            message = f"must name an utterance that has audio, found {key!r}"
-            self.add_problem(where, "transcript without audio", message)
-
 
 def located(audio: str, folder: Path) -> str:
     """Return where a path leads that is relative to a folder, or else to the current one.

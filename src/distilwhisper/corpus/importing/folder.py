@@ -6,6 +6,7 @@ import posixpath
 import tarfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -24,11 +25,7 @@ from distilwhisper.corpus.importing.entries import (
     utterance_from,
 )
 from distilwhisper.corpus.importing.settings import ImportSettings
-from distilwhisper.corpus.importing.tables import (
-    TABLE_SUFFIXES,
-    Table,
-    audio_named,
-)
+from distilwhisper.corpus.importing.tables import TABLE_SUFFIXES, Table, audio_named
 from distilwhisper.corpus.records import Utterance
 from distilwhisper.progress import say
 
@@ -78,14 +75,6 @@ def read_folder(source: Source) -> Entries:
             if item.utterance.split is None and name in splits:
                 item = item._replace(utterance=replace(item.utterance, split=splits[name]))
             yield item
-
-
-@dataclass(frozen=True)
-class _Line:
-    """A line of a table on an audio."""
-
-    utterance: Utterance
-    origin: str  # table and line
 
 
 @dataclass
@@ -175,22 +164,16 @@ def _sort_out_beside(source: Source, listing: _Listing) -> None:
     stems = {posixpath.splitext(nfc(audio))[0] for audio in listing.audio}
     for key in [key for key in listing.beside if posixpath.splitext(key)[0] not in stems]:
         name, data = listing.beside.pop(key)
-        is_json = key.endswith(".json") and data is None
-        if is_json and _is_table(source.path / name, source.settings):
-            listing.tables.append(name)
-        else:
-            message = (
-                "a transcript must be called as the audio beside it, found none called so: nothing "
-                "reads it; move it out of the folder if it is none"
-            )
-            source.add_problem(name, "transcript without audio", message)
-
-
-def _is_table(path: Path, settings: ImportSettings) -> bool:
-    try:
-        return Table(path, settings).has_transcripts
-    except BadSource:
-        return False
+        if key.endswith(".json") and data is None:
+            with suppress(BadSource):
+                if Table(source.path / name, source.settings).has_transcripts:
+                    listing.tables.append(name)
+                    continue
+        message = (
+            "a transcript must be called as the audio beside it, found none called so: nothing "
+            "reads it; move it out of the folder if it is none"
+        )
+        source.add_problem(name, "transcript without audio", message)
 
 
 def files_below(source: Source) -> Iterator[str]:
@@ -228,9 +211,9 @@ def _is_utf8(name: str, source: Source) -> bool:
 
 def _read_tables(
     source: Source, listing: _Listing, ids: Mapping[str, str]
-) -> Mapping[str, list[_Line]]:
+) -> Mapping[str, list[Entry]]:
     """Return the lines of tables on each audio: one on the whole, or any number of spans."""
-    lines: dict[str, list[_Line]] = defaultdict(list)
+    lines: dict[str, list[Entry]] = defaultdict(list)
     places = _places(listing.audio)
     n_read, unfit = 0, None
     for name in listing.tables:
@@ -254,13 +237,13 @@ def _read_tables(
                 if isinstance(line, Unusable):
                     raise line
                 audio = _named_by(audio_named(*line), posixpath.dirname(name), places)
-                _add(lines[audio], _Line(utterance_from(*line, ids[audio]), where), audio)
+                _add(lines[audio], Entry(where, utterance_from(*line, ids[audio])), audio)
     if unfit is not None and not n_read:
         raise unfit
     return lines
 
 
-def _add(lines: list[_Line], line: _Line, audio: str) -> None:
+def _add(lines: list[Entry], line: Entry, audio: str) -> None:
     """Add a line on an audio to those before.
 
     Raises:
@@ -270,7 +253,7 @@ def _add(lines: list[_Line], line: _Line, audio: str) -> None:
         if _part(line.utterance) == _part(known.utterance):
             if line.utterance.text != known.utterance.text:
                 raise Unusable(
-                    f"gives {audio} another text than {known.origin}, which was taken",
+                    f"gives {audio} another text than {known.where}, which was taken",
                     "conflicting transcripts",
                 )
             return
@@ -282,20 +265,18 @@ def _part(utterance: Utterance) -> tuple[float, float | None, int | None]:
 
 
 def _places(audio: Iterable[str]) -> dict[str, list[str]]:
-    """Return audio by all that a table may call it."""
+    """Return audio by all that a table may call it.
+
+    That is its path, and its bare name behind a slash, both with and without ending.
+    """
     places: dict[str, list[str]] = defaultdict(list)
     for name in audio:
-        for place in _called(name):
+        shard, sign, member = name.partition(".tar#")
+        path = posixpath.join(posixpath.dirname(shard), member) if sign else name
+        names = {nfc(each) for each in (name, path, f"/{posixpath.basename(path)}")}
+        for place in names | {posixpath.splitext(each)[0] for each in names}:
             places[place].append(name)
     return places
-
-
-def _called(name: str) -> set[str]:
-    """Return an audio's path, and its bare name behind a slash, both with and without ending."""
-    shard, sign, member = name.partition(".tar#")
-    path = posixpath.join(posixpath.dirname(shard), member) if sign else name
-    whole = {nfc(called) for called in (name, path, f"/{posixpath.basename(path)}")}
-    return whole | {posixpath.splitext(called)[0] for called in whole}
 
 
 def _named_by(path: str, folder: str, places: Mapping[str, list[str]]) -> str:
@@ -339,13 +320,13 @@ def _ids(audio: Sequence[str]) -> dict[str, str]:
 
 
 def _entries(
-    source: Source, name: str, id_: str, lines: Sequence[_Line] | None, listing: _Listing
+    source: Source, name: str, id_: str, lines: Sequence[Entry] | None, listing: _Listing
 ) -> Entries:
     """Yield the utterances of one audio, of tables or else of a file beside it."""
     audio = f"{source.path.absolute()}/{name}"
     for line in lines or ():
         is_part = _part(line.utterance) != (0.0, None, None)
-        yield Entry(line.origin if is_part else name, replace(line.utterance, audio=audio))
+        yield Entry(line.where if is_part else name, replace(line.utterance, audio=audio))
     if lines:
         return
     utterance = Utterance(id=id_, audio="")

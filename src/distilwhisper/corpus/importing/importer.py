@@ -163,24 +163,22 @@ def _probed(item: Entry, probe: Callable[[str], AudioFacts]) -> Entry | Problem:
 
 def _chosen(entries: Entries, settings: ImportSettings, tally: ImportSummary) -> Entries:
     """Leave out what is too long, and all but the first or a sample, as the settings ask."""
-    short = enumerate(item for item in entries if not _is_left_out(item, settings, tally))
+
+    def is_short(item: Entry) -> bool:
+        is_longer = settings.max_seconds is not None and item.length_s > settings.max_seconds
+        tally.n_left_out += is_longer
+        return not is_longer
+
+    def draw(placed: tuple[int, Entry]) -> bytes:
+        """Return what an utterance is drawn by: the same wherever it lies in the source."""
+        what = f"{settings.seed or 0}/{placed[1].utterance.id}"
+        return hashlib.blake2b(what.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+    short = enumerate(filter(is_short, entries))
     chosen: Iterable[tuple[int, Entry]] = islice(short, settings.first)
     if settings.sample is not None:
-        key = partial(_draw, seed=settings.seed or 0)
-        chosen = sorted(nsmallest(settings.sample, short, key=key), key=itemgetter(0))
+        chosen = sorted(nsmallest(settings.sample, short, key=draw), key=itemgetter(0))
     yield from (item for _, item in chosen)
-
-
-def _is_left_out(item: Entry, settings: ImportSettings, tally: ImportSummary) -> bool:
-    is_longer = settings.max_seconds is not None and item.length_s > settings.max_seconds
-    tally.n_left_out += is_longer
-    return is_longer
-
-
-def _draw(placed: tuple[int, Entry], *, seed: int) -> bytes:
-    """Return what an utterance is drawn by: the same wherever it lies in the source."""
-    what = f"{seed}/{placed[1].utterance.id}"
-    return hashlib.blake2b(what.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def _cut(item: Entry) -> tuple[Entry, list[Utterance]] | Problem:

@@ -2,26 +2,33 @@
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from distilwhisper.corpus.importing.arrow import read_huggingface, read_parquet
-from distilwhisper.corpus.importing.commonvoice import locale_folders, read_commonvoice
-from distilwhisper.corpus.importing.entries import AUDIO_SUFFIXES, BadSource, Entries, Source
+from distilwhisper.corpus.importing.entries import (
+    AUDIO_SUFFIXES,
+    BadSource,
+    Entries,
+    Source,
+    known_language,
+)
 from distilwhisper.corpus.importing.folder import read_folder
-from distilwhisper.corpus.importing.kaldi import read_kaldi
+from distilwhisper.corpus.importing.keyed import read_kaldi, read_librispeech
 from distilwhisper.corpus.importing.lhotse import lhotse_files, read_lhotse
-from distilwhisper.corpus.importing.librispeech import read_librispeech
-from distilwhisper.corpus.importing.manifests import read_manifest_lines
 from distilwhisper.corpus.importing.settings import Format, ImportSettings
 from distilwhisper.corpus.importing.tables import (
     JSON_SUFFIXES,
     TABLE_SUFFIXES,
     Table,
+    locale_folders,
+    read_commonvoice,
     read_table,
 )
 from distilwhisper.corpus.importing.webdataset import read_webdataset
+from distilwhisper.corpus.records import Utterance, audio_in, manifest_lines, utterance_of
 
 
 class Layout(NamedTuple):
@@ -40,6 +47,19 @@ class Layout(NamedTuple):
     options: tuple[str, ...] = ()
 
 
+def _read_manifest(source: Source) -> Entries:
+    """Yield the utterances of a manifest of ours; its audio paths are relative to its folder."""
+    folder = source.path.parent.absolute()
+
+    def parse(line: bytes) -> list[Utterance]:
+        utterance = utterance_of(line)
+        audio, language = audio_in(folder, utterance.audio), known_language(utterance.language)
+        return [replace(utterance, audio=audio, language=language)]
+
+    lines = manifest_lines(source.path)
+    return source.entries(((f"{path}:{number}", line) for path, number, line in lines), parse)
+
+
 LAYOUTS: Mapping[Format, Layout] = {
     "folder": Layout("a folder of audio", read_folder, "folder", ("column",)),
     "table": Layout("a table that names audio", read_table, "file", ("column",)),
@@ -52,7 +72,7 @@ LAYOUTS: Mapping[Format, Layout] = {
     "lhotse": Layout("Lhotse manifests", read_lhotse),
     "webdataset": Layout("WebDataset shards", read_webdataset, None, ("column",)),
     "parquet": Layout("Parquet files", read_parquet, None, ("split", "column")),
-    "manifest": Layout("a manifest", read_manifest_lines, "file"),
+    "manifest": Layout("a manifest", _read_manifest, "file"),
 }
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")

@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 from zlib import error as ZlibError
 
 from distilwhisper.corpus.importing.entries import (
@@ -95,11 +95,6 @@ def _as_cuts(recordings: Path) -> _Rows:
         yield from ((place, Unusable(message, "transcript without audio")) for place, _ in lost)
 
 
-class _Audio(NamedTuple):
-    path: str
-    channels: tuple[int, ...]  # their numbers in the manifest, in the order of the file
-
-
 def _cut(row: Row, folder: Path) -> list[Utterance]:
     """Return the utterances of a cut.
 
@@ -119,18 +114,19 @@ def _utterances(row: Row, folder: Path) -> Iterator[Utterance]:
         raise _unfit(f"a cut must be of one recording, found {row['id']!r}, a {row['type']}")
     if row.get("recording") is None:
         raise _unfit(f"a cut must have its recording, found {row['id']!r} with features alone")
-    audio = _audio(row["recording"], folder)
+    source = _source(row["recording"])
+    audio = located(source["source"], folder)
     start_s = float(row["start"])
     duration_s = float(row["duration"]) if "duration" in row else None
     supervisions = row.get("supervisions") or []
     if not supervisions:
         yield Utterance(
             id=row["id"],
-            audio=audio.path,
+            audio=audio,
             start_s=start_s,
             duration_s=duration_s,
             recording=row["recording"]["id"],
-            channel=_channel(row["id"], row.get("channel"), audio),
+            channel=_channel(row["id"], row.get("channel"), source["channels"]),
             extra=others_of(row.get("custom") or {}, ()),
         )
     for part in supervisions:
@@ -143,20 +139,20 @@ def _utterances(row: Row, folder: Path) -> Iterator[Utterance]:
             raise ValueError(f"{id_!r} lasts from {begin_s} to {end_s} s")
         yield Utterance(
             id=id_,
-            audio=audio.path,
+            audio=audio,
             start_s=round(begin_s, 6),
             duration_s=round(end_s - begin_s, 6),
             text=" ".join((part.get("text") or "").split()) or None,
             speaker=part.get("speaker"),
             recording=part["recording_id"],
             language=known_language(part.get("language")),
-            channel=_channel(id_, part.get("channel", 0), audio),
+            channel=_channel(id_, part.get("channel", 0), source["channels"]),
             extra=others_of({**(part.get("custom") or {}), **part}, _READ),
         )
 
 
-def _audio(recording: Row, folder: Path) -> _Audio:
-    """Return the one file of a recording.
+def _source(recording: Row) -> Row:
+    """Return the one source of a recording: a file and the numbers of its channels.
 
     Raises:
         Unusable: it has several, or none, or what is meant is a change of it.
@@ -174,25 +170,29 @@ def _audio(recording: Row, folder: Path) -> _Audio:
             f"recording {recording['id']!r} must be as its file is, found {', '.join(names)}; "
             "import what it was made of, or save the audio"
         )
-    path = located(sources[0]["source"], folder)
-    return _Audio(path, tuple(sources[0]["channels"]))
+    return sources[0]
 
 
-def _channel(id_: str, channel: int | Sequence[int] | None, audio: _Audio) -> int | None:
+def _channel(id_: str, channel: int | Sequence[int] | None, channels: Sequence[int]) -> int | None:
     """Return the one channel of a file that an utterance is in, counted from 0; None for all.
+
+    Args:
+        id_: of the utterance.
+        channel: its channels, as the manifest numbers them; None for all.
+        channels: the file's, in its order.
 
     Raises:
         Unusable: it is in several, and not in all.
     """
-    wanted = {channel} if isinstance(channel, int) else set(channel or audio.channels)
-    if wanted == {*audio.channels}:
+    wanted = {channel} if isinstance(channel, int) else set(channel or channels)
+    if wanted == {*channels}:
         return None
-    if len(wanted) > 1 or not wanted <= {*audio.channels}:
+    if len(wanted) > 1 or not wanted <= {*channels}:
         raise _unfit(
             f"{id_!r} must be in one channel of its file or in all, found {sorted(wanted)} of "
-            f"{sorted(audio.channels)}; write channels to files of their own"
+            f"{sorted(channels)}; write channels to files of their own"
         )
-    return audio.channels.index(wanted.pop())
+    return channels.index(wanted.pop())
 
 
 def _rows(manifest: Path) -> _Rows:

@@ -15,6 +15,7 @@ from distilwhisper.speech.units import WINDOW_S
 BIN_S = 5
 _N_BINS = int(WINDOW_S) // BIN_S
 _BAR = 30  # characters of the fullest bin
+_COUNTS = ("n_cut", "n_texts_lost", "n_left_out", "n_same_audio", "n_same_text")
 _N_NAMED = 10  # of sources and languages, in the table
 
 
@@ -112,11 +113,7 @@ class ImportSummary:
             "hours": self.seconds / 3600,
             **dict(zip(("min_s", "median_s", "max_s"), self.lengths_s, strict=True)),
             "n_by_length": self.n_by_length,
-            "n_cut": self.n_cut,
-            "n_texts_lost": self.n_texts_lost,
-            "n_left_out": self.n_left_out,
-            "n_same_audio": self.n_same_audio,
-            "n_same_text": self.n_same_text,
+            **{name: getattr(self, name) for name in _COUNTS},
             "languages": dict(self.languages.most_common()),
             "sources": {source: seconds / 3600 for source, seconds in by_source},
             "sample_rates": dict(self.sample_rates.most_common()),

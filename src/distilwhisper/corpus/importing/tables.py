@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeAlias
 
 from distilwhisper.corpus.importing.entries import (
     AUDIO_SUFFIXES,
+    BadSource,
     BadTranscripts,
     Entries,
     Source,
@@ -56,6 +57,32 @@ def table_entries(path: Path, folder: Path, source: Source) -> Entries:
         return [replace(utterance_from(*line, stem), audio=located(audio, folder))]
 
     yield from source.entries(((f"{path}:{number}", line) for number, line in table.rows()), parse)
+
+
+def read_commonvoice(source: Source) -> Entries:
+    """Yield the utterances of one split of Common Voice, locale by locale, in the tables' order.
+
+    Raises:
+        BadSource: a locale lacks the split.
+        BadTranscripts: a table cannot be read.
+    """
+    split = source.settings.split or "train"
+    locales = locale_folders(source.path)
+    for folder in locales:
+        if not (folder / f"{split}.tsv").is_file():
+            held = ", ".join(sorted(path.stem for path in folder.glob("*.tsv")))
+            raise BadSource(f"--split {split} must be a table in {folder}, found {held or 'none'}")
+    for folder in locales:
+        yield from table_entries(folder / f"{split}.tsv", folder / "clips", source)
+
+
+def locale_folders(source: Path) -> list[Path]:
+    """Return Common Voice's folders, with clips/ and tables: the source, or those in it."""
+    return [
+        folder
+        for folder in (source, *sorted(source.iterdir()))
+        if (folder / "clips").is_dir() and any(folder.glob("*.tsv"))
+    ]
 
 
 def audio_named(row: Row, columns: Mapping[str, str]) -> str:

@@ -1,19 +1,58 @@
-"""Kaldi data directories: wav.scp, and where there are such text, segments, utt2spk, utt2lang."""
+"""Corpora whose files have a key first in each line: Kaldi's data directories, LibriSpeech.
+
+DIRECTORY/wav.scp, and where there are such text, segments, utt2spk, utt2lang       Kaldi
+SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt, beside the audio that it is of     LibriSpeech
+"""
 
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import TypeAlias
 
 from distilwhisper.corpus.importing.entries import (
     AUDIO_SUFFIXES,
     BadSource,
     Entries,
+    Entry,
     Source,
     Unusable,
     known_language,
     located,
     nfc,
 )
+from distilwhisper.corpus.importing.folder import files_below
 from distilwhisper.corpus.records import Utterance
+
+Lines: TypeAlias = dict[str, tuple[str, str]]  # the place of a line and the rest of it, by its key
+
+
+def _keyed_lines(source: Source, path: Path, name: str) -> Lines:
+    """Return the lines of a text file by their first word.
+
+    Args:
+        source: gets the lines that cannot be used as problems.
+        path: of the file; without it there are no lines.
+        name: of the file in the places of lines.
+    """
+    lines: Lines = {}
+    raw = path.read_bytes().splitlines() if path.exists() else []
+    for number, line in enumerate(raw, start=1):
+        with source.reading(where := f"{name}:{number}"):
+            try:
+                key, *words = line.decode("utf-8-sig").split() or [""]
+            except UnicodeDecodeError as error:
+                raise Unusable(f"must be UTF-8 text, found: {error}") from error
+            if nfc(key) in lines:
+                raise Unusable(f"names {key} a second time")
+            if key:
+                lines[nfc(key)] = where, " ".join(words)
+    return lines
+
+
+def _add_without_audio(source: Source, lines: Lines) -> None:
+    """Make a problem of every line that is of no audio."""
+    for key, (where, _) in lines.items():
+        message = f"must name an utterance that has audio, found {key!r}"
+        source.add_problem(where, "transcript without audio", message)
 
 
 def read_kaldi(source: Source) -> Entries:
@@ -29,7 +68,7 @@ def read_kaldi(source: Source) -> Entries:
         raise BadSource(f"{folder} must be a Kaldi data directory, found no wav.scp in it")
     names = ("wav.scp", "segments", "text", "utt2spk", "utt2lang")
     recordings, segments, *beside = (
-        source.keyed_lines(folder / name, str(folder / name)) for name in names
+        _keyed_lines(source, folder / name, str(folder / name)) for name in names
     )
     has_segments = (folder / "segments").exists()
 
@@ -60,7 +99,7 @@ def read_kaldi(source: Source) -> Entries:
         ((where, (key, value)) for key, (where, value) in lines.items()), parse
     )
     for file in beside:
-        source.add_without_audio(file)
+        _add_without_audio(source, file)
 
 
 def _segment(rest: str) -> tuple[str, float, float | None]:
@@ -95,3 +134,34 @@ def _check_is_file(audio: str) -> None:
     if re.search(r":\d+$", audio) or audio == "-":
         message = f"must be a file of sound, found {audio!r}; write archives out as files"
         raise Unusable(message, "unsupported")
+
+
+def read_librispeech(source: Source) -> Entries:
+    """Yield the utterances of a folder of LibriSpeech, chapter by chapter.
+
+    Speaker and recording are those of the path, and so is the source: the folder above the
+    speaker's, if it is not the source itself. Audio without a line has no text.
+    """
+    chapters: dict[PurePosixPath, list[PurePosixPath]] = {}
+    for path in map(PurePosixPath, files_below(source)):
+        chapters.setdefault(path.parent, []).append(path)
+    for folder, paths in sorted(chapters.items()):
+        lines: Lines = {}
+        for path in sorted(paths):
+            if path.name.endswith(".trans.txt"):
+                lines |= _keyed_lines(source, source.path / path, str(path))
+        speaker, chapter = (source.path.absolute() / folder).parts[-2:]
+        for path in sorted(paths):
+            if path.suffix.lower() not in AUDIO_SUFFIXES:
+                continue
+            _, text = lines.pop(nfc(path.stem), ("", ""))
+            utterance = Utterance(
+                id=path.stem,
+                audio=f"{source.path.absolute()}/{path}",
+                text=text or None,
+                speaker=speaker,
+                recording=f"{speaker}-{chapter}",
+                source="/".join(folder.parts[:-2]) or None,
+            )
+            yield Entry(str(path), utterance)
+        _add_without_audio(source, lines)

@@ -1,0 +1,266 @@
+"""Encoder outputs and the teacher's last states on disk, made once per window, not per epoch.
+
+A distribution over 51,866 tokens is the product of one state with the embedding, so the teacher's
+state of every token that counts (2.5 KB at width 1,280) is all that the KL needs, where the top few
+logits would be biased. An example is given to the decoder in a few forms, with timestamps and
+without: those that the run will draw are kept, each once.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from distilwhisper.corpus.batches import IGNORE, Example, TokenBatch, token_batch
+from distilwhisper.corpus.records import Manifest
+from distilwhisper.files import write_atomic
+from distilwhisper.shapes import Bool, Float, Int
+from distilwhisper.speech.sources import digest_of
+from distilwhisper.training.inputs import TrainingInput
+from distilwhisper.training.ranks import Ranks
+
+# Windows per file. Files are made whole or not at all, and a window's companions are always the
+# same ones, so a cache that was interrupted and finished later holds the same bits.
+SHARD_WINDOWS = 32
+
+
+@dataclass(frozen=True)
+class EncoderCache:
+    """The encoder states of every example, in files of :data:`SHARD_WINDOWS` windows.
+
+    Args:
+        folder: made when needed.
+        examples: in the order that numbers them.
+        manifest: where their sound is; states of sound that has changed since are made again.
+        encoder_digest: the encoder's weights, from :func:`weights_digest`; states of others are
+            made again.
+    """
+
+    folder: Path
+    examples: Sequence[Example]
+    manifest: Manifest
+    encoder_digest: str
+
+    def n_bytes(self, *, max_frames: int, width: int, dtype: torch.dtype) -> int:
+        """Return the disk space that the whole cache takes."""
+        return len(self.examples) * max_frames * width * dtype.itemsize
+
+    def fill(
+        self,
+        encode: Callable[[Sequence[int]], Tensor],
+        ranks: Ranks,
+        *,
+        on_progress: Callable[[int], None],
+    ) -> None:
+        """Encode what is not there yet and falls to this rank.
+
+        Args:
+            encode: examples' numbers to their encoder states, one row each.
+            ranks: the processes that share the work.
+            on_progress: called with the number of examples just done, or found done.
+        """
+        for numbers in own_shards(len(self.examples), ranks):
+            path = shard_file(self.folder, numbers[0])
+            sounds = [sound_key(self.examples[number], self.manifest) for number in numbers]
+            made_from = digest([self.encoder_digest, *sounds])
+            if not is_made_from(path, made_from):
+                write_shard(path, {"states": encode(numbers)}, made_from)
+            on_progress(len(numbers))
+
+    def read(self, indices: Sequence[int]) -> Float[Tensor, "batch frames width"]:
+        """Return the states of some examples, in the order asked for."""
+        rows = []
+        for index in indices:
+            with safe_open(shard_file(self.folder, index), framework="pt") as file:
+                rows.append(file.get_slice("states")[index % SHARD_WINDOWS])
+        return torch.stack(rows)
+
+
+@dataclass(frozen=True)
+class TeacherStore:
+    """Final states of the tokens that count, of every example in every form that is drawn.
+
+    Args:
+        folder: made when needed.
+        inputs: the corpus, and the token sequences that the run draws for each example.
+        teacher_digest: all of the teacher's weights, from :func:`weights_digest`.
+        dtype: of the states on disk.
+    """
+
+    folder: Path
+    inputs: TrainingInput
+    teacher_digest: str
+    dtype: torch.dtype
+
+    def n_bytes(self, *, width: int) -> int:
+        """Return the disk space that the whole store takes."""
+        numbers = range(len(self.inputs.examples))
+        forms = filter(None, (self.inputs.forms(number) for number in numbers))
+        return sum(self._tokens(drawn).n_tokens for drawn in forms) * width * self.dtype.itemsize
+
+    def fill(
+        self,
+        final_states: Callable[[Sequence[int], TokenBatch], Float[Tensor, "tokens width"]],
+        ranks: Ranks,
+        *,
+        on_progress: Callable[[int], None],
+    ) -> None:
+        """Ask the teacher for what is not there yet and falls to this rank.
+
+        Args:
+            final_states: examples' numbers and one row of tokens for each, to the teacher's
+                states of the tokens that count, row after row; an example's rows follow one
+                another.
+            ranks: the processes that share the work.
+            on_progress: called with the number of examples just done, or found done.
+
+        Raises:
+            ValueError: a state is too large for ``dtype``, or no number.
+        """
+        for numbers in own_shards(len(self.inputs.examples), ranks):
+            self._fill_shard(numbers, final_states)
+            on_progress(len(numbers))
+
+    def _fill_shard(
+        self,
+        numbers: range,
+        final_states: Callable[[Sequence[int], TokenBatch], Float[Tensor, "tokens width"]],
+    ) -> None:
+        inputs = self.inputs
+        drawn = [(index, form) for index in numbers for form in inputs.forms(index)]
+        if not drawn:  # the run ends before any of them has its turn
+            return
+        indices, tokens = [i for i, _ in drawn], self._tokens([form for _, form in drawn])
+        names = _names(indices, tokens)
+        sounds = [sound_key(inputs.examples[i], inputs.manifest) for i in numbers]
+        made_from = digest([self.teacher_digest, str(self.dtype), sounds, names])
+        path = shard_file(self.folder, numbers[0])
+        if not is_made_from(path, made_from):
+            states = final_states(indices, tokens).to(self.dtype)
+            pieces = torch.split(states, (tokens.labels != IGNORE).sum(dim=1).tolist())
+            self._check(indices, pieces)
+            named = zip(names, pieces, strict=True)
+            write_shard(path, {name: piece.clone() for name, piece in named}, made_from)
+
+    def _tokens(self, forms: Sequence[Sequence[int]]) -> TokenBatch:
+        return token_batch(forms, self.inputs.tokenizer)
+
+    def _check(self, indices: Sequence[int], pieces: Sequence[Tensor]) -> None:
+        faulty = {
+            utterance.id: None
+            for index, piece in zip(indices, pieces, strict=True)
+            if not piece.isfinite().all()
+            for utterance in self.inputs.examples[index].utterances
+        }
+        if faulty:
+            raise ValueError(
+                f"the teacher's states must be numbers that {self.dtype} holds, found others in "
+                f"{', '.join(faulty)}: name those at fault in skip_utterances, or train without "
+                "cache_teacher"
+            )
+
+    def read(self, indices: Sequence[int], tokens: TokenBatch) -> Float[Tensor, "tokens width"]:
+        """Return the states of the tokens that count, row after row.
+
+        Args:
+            indices: an example's number for each row.
+            tokens: sequences that the run draws for them, padded as may be.
+        """
+        found = []
+        for index, name in zip(indices, _names(indices, tokens), strict=True):
+            with safe_open(shard_file(self.folder, index), framework="pt") as file:
+                found.append(file.get_tensor(name))
+        return torch.cat(found)
+
+
+def _names(indices: Sequence[int], tokens: TokenBatch) -> list[str]:
+    """Return the name of each row's states: the example's place, and what the decoder is given."""
+    return [
+        f"{index % SHARD_WINDOWS}-{_form_digest(inputs, labels != IGNORE)}"
+        for index, inputs, labels in zip(indices, tokens.inputs, tokens.labels, strict=True)
+    ]
+
+
+def _form_digest(inputs: Int[Tensor, " tokens"], counted: Bool[Tensor, " tokens"]) -> str:
+    length = int(counted.nonzero()[-1]) + 1  # what is behind the last target is padding
+    given = [inputs[:length].tolist(), counted[:length].tolist()]
+    return hashlib.blake2b(json.dumps(given).encode(), digest_size=8).hexdigest()
+
+
+# The files of both
+
+
+def own_shards(n_examples: int, ranks: Ranks) -> Iterator[range]:
+    """Yield the numbers of the examples of each shard that falls to this rank."""
+    for shard in range(ranks.rank, -(-n_examples // SHARD_WINDOWS), ranks.n_ranks):
+        yield range(shard * SHARD_WINDOWS, min((shard + 1) * SHARD_WINDOWS, n_examples))
+
+
+def digest(made_from: list[Any]) -> str:
+    """Return a hash of what a shard is made from, as JSON."""
+    return hashlib.blake2b(json.dumps(made_from).encode(), digest_size=16).hexdigest()
+
+
+def weights_digest(*modules: nn.Module) -> str:
+    """Return what tells networks from any others: a hash of their weights, names and dtypes."""
+    total = hashlib.blake2b(digest_size=16)
+    for module in modules:
+        for name, weight in module.state_dict().items():
+            total.update(f"{name} {weight.dtype} {tuple(weight.shape)}\n".encode())
+            total.update(weight.cpu().contiguous().view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def sound_key(example: Example, manifest: Manifest) -> list[Any]:
+    """Return what tells an example's sound from any other: its pieces and the files they are in.
+
+    A file is known by its path and by :func:`~distilwhisper.speech.sources.digest_of`, as in
+    labels, so that a copied corpus keeps its cache. Packed with other pauses, the same utterances
+    are another sound.
+    """
+    pieces = []
+    for utterance, start_s in zip(example.utterances, example.starts_s, strict=True):
+        source = manifest.audio_source(utterance)
+        path = Path(source)
+        if not path.exists():  # a member of a shard
+            path = Path(source.rpartition("#")[0])
+        contents = _digest_of(path, path.stat().st_mtime_ns) if path.is_file() else None
+        channel = [] if utterance.channel is None else [utterance.channel]
+        span = [utterance.start_s, utterance.duration_s]
+        pieces.append([start_s, source, *span, contents, *channel])
+    return [example.id, pieces]
+
+
+@lru_cache(maxsize=1024)  # utterances may be spans or members of one file
+def _digest_of(path: Path, changed_ns: int) -> str:
+    """Return a file's digest; the time of its last change tells one reading from the next."""
+    with path.open("rb") as file:
+        return digest_of(file).hex()
+
+
+def shard_file(folder: Path, index: int) -> Path:
+    """Return the file that holds an example's states."""
+    return folder / f"states-{index // SHARD_WINDOWS:05d}.safetensors"
+
+
+def is_made_from(path: Path, made_from: str) -> bool:
+    """Return whether a whole shard is there, made from just these windows by just this network."""
+    # One that is cut short was cut by a failing disk, not by us: it is made again.
+    with suppress(FileNotFoundError, SafetensorError), safe_open(path, framework="pt") as file:
+        return bool((file.metadata() or {}).get("made_from") == made_from)
+    return False
+
+
+def write_shard(path: Path, tensors: dict[str, Tensor], made_from: str) -> None:
+    """Write a shard whole; its folder is made when needed."""
+    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomic(path, save(held, metadata={"made_from": made_from}))
