@@ -284,10 +284,7 @@ def run_recipe(
 
 
 def _lead(
-    run: Run,
-    command: Sequence[str],
-    stages: Sequence[StageName],
-    from_stage: StageName | None,
+    run: Run, command: Sequence[str], stages: Sequence[StageName], from_stage: StageName | None
 ) -> None:
     """Run the stages: as the only process, or as the first of those that train together."""
     folder, recipe = run.folder, run.recipe
@@ -671,12 +668,8 @@ def _train(run: Run) -> None:
 
 # To fit its machine, or to get past what stopped it.
 _MAY_CHANGE_ON_RESUME = (
-    "data_workers",
-    "micro_batch_size",
-    "checkpoint_activations",
-    "log_every",
-    "skip_utterances",
-)
+    "data_workers micro_batch_size checkpoint_activations log_every skip_utterances"
+).split()
 
 
 def what_shapes_student(settings: TrainingSettings) -> dict[str, Any]:

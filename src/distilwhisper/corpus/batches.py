@@ -70,10 +70,7 @@ class TokenBatch:
 
 
 def join_kept(
-    manifest: Manifest,
-    labels: dict[str, Label],
-    verdicts: dict[str, Verdict],
-    tokenizer: Tokenizer,
+    manifest: Manifest, labels: dict[str, Label], verdicts: dict[str, Verdict], tokenizer: Tokenizer
 ) -> list[Example]:
     """Return the utterances that the filter kept, with their labels, in the manifest's order.
 

@@ -11,13 +11,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
-from distilwhisper.corpus.store import (
-    TornShard,
-    parse_json,
-    read_jsonl,
-    shard_paths,
-    write_jsonl,
-)
+from distilwhisper.corpus.store import TornShard, parse_json, read_jsonl, shard_paths, write_jsonl
 from distilwhisper.text.wer import ErrorCounts
 
 _N_FAULTS_SHOWN = 10

@@ -114,12 +114,6 @@ def _root(parent: dict[_Trait, _Trait], trait: _Trait) -> _Trait:
     return trait
 
 
-def _draw(group: _Trait, seed: int) -> float:
-    """Return a number in [0, 1) for a group."""
-    digest = hashlib.blake2b(f"{seed}/{group[0]}/{group[1]}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64
-
-
 def _deal(
     utterances: Sequence[Utterance],
     group_of: Mapping[str, _Trait],
@@ -128,7 +122,10 @@ def _deal(
 ) -> dict[_Trait, str]:
     """Return every group's part; there are more groups than parts."""
     sizes = Counter(group_of[utterance.id] for utterance in utterances)
-    draws = {group: _draw(group, seed) for group in sizes}
+    draws: dict[_Trait, float] = {}  # a number in [0, 1) for each group
+    for kind, name in sizes:
+        digest = hashlib.blake2b(f"{seed}/{kind}/{name}".encode(), digest_size=8).digest()
+        draws[kind, name] = int.from_bytes(digest, "big") / 2**64
     order = sorted(sizes, key=lambda group: (draws[group], group))
     if len(sizes) < _FEW:
         strata = {group_of[u.id]: (u.language, u.source) for u in utterances}

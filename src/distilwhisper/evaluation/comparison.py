@@ -299,9 +299,9 @@ def _cell(evaluation: Evaluation, folder: Path, resampling: Resampling) -> Cell:
     summary, counts = evaluation.summary, evaluation.counted
     low, high = _ends(mean_interval([counts], resampling))
     of_summary = (
-        "n_utterances", "failed", "audio_s", "compute_s", "rtfx", "n_parameters", "unit", "errors",
-        "wer", "cer", "ser", "der", "ier", "repeated_5_grams", "acceptance",
-    )  # fmt: skip
+        "n_utterances failed audio_s compute_s rtfx n_parameters unit errors wer cer ser der ier "
+        "repeated_5_grams acceptance"
+    ).split()
     return Cell(
         model=evaluation.model,
         set=evaluation.set,

@@ -42,11 +42,7 @@ def errors_against_speed(comparison: Comparison) -> Figure:
         for noise in comparison.noises
     }
     return draw_points(
-        panels,
-        x="RTFx",
-        y=f"{comparison.rate_name}, %",
-        names=comparison.models,
-        note=SPEED_NOTE,
+        panels, x="RTFx", y=f"{comparison.rate_name}, %", names=comparison.models, note=SPEED_NOTE
     )
 
 

@@ -121,16 +121,10 @@ def is_kept(codes: Codes) -> Flags:
 
 
 def above_wer(measures: Measures, settings: FilterSettings) -> Flags:
-    """Tell which labels have more errors than their language's limit allows."""
-    flags: Flags = measures.rates > wer_limits(measures, settings)
-    return flags
-
-
-def wer_limits(measures: Measures, settings: FilterSettings) -> Floats:
-    """Return the limit on each label's word errors, or character errors."""
+    """Tell which labels have more word or character errors than their language's limit allows."""
     own = {language_code(name): limit for name, limit in settings.max_wer_by_language}
     # Place -1, the last one, is for a language that is unknown.
     names = [*measures.names["language"], ""]
     limits = np.array([own.get(name, settings.max_wer) for name in names])
-    of_each: Floats = limits[measures["language"]]
-    return of_each
+    flags: Flags = measures.rates > limits[measures["language"]]
+    return flags

@@ -228,9 +228,7 @@ def evaluate_all(
             for evaluation, summary in zip(here, summaries, strict=True):
                 say(summary_line(f"evaluate: {evaluation}", summary))
         comparison = compare(
-            evaluations,
-            folder=out,
-            baseline=None if baseline is None else names[baseline],
+            evaluations, folder=out, baseline=None if baseline is None else names[baseline]
         )
         text = json.dumps(comparison.to_dict(), ensure_ascii=False, indent=2)
         write_atomic(out / "comparison.json", text + "\n")

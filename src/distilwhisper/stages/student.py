@@ -15,12 +15,7 @@ from distilwhisper.decoding.alignment import (
     measure_alignment_heads,
     with_alignment_heads,
 )
-from distilwhisper.model.checkpoint import (
-    Checkpoint,
-    load_checkpoint,
-    read_config,
-    save_checkpoint,
-)
+from distilwhisper.model.checkpoint import Checkpoint, load_checkpoint, read_config, save_checkpoint
 from distilwhisper.model.hub import resolve_model
 from distilwhisper.model.roofline import TOKENS_PER_WINDOW, window_s
 from distilwhisper.model.whisper import Whisper, WhisperConfig
@@ -66,9 +61,7 @@ def build_student(teacher: Checkpoint, settings: StudentSettings) -> Checkpoint:
 
 
 def make_student(
-    teacher: str | PathLike[str],
-    dest: str | PathLike[str],
-    settings: StudentSettings | None = None,
+    teacher: str | PathLike[str], dest: str | PathLike[str], settings: StudentSettings | None = None
 ) -> Checkpoint:
     """Write the student of a teacher as a model folder.
 

@@ -31,12 +31,7 @@ from distilwhisper.corpus.batches import (
 from distilwhisper.corpus.records import Manifest
 from distilwhisper.shapes import Float
 from distilwhisper.speech.audio import Samples
-from distilwhisper.speech.augment import (
-    Augmentation,
-    augment_samples,
-    draw_augmentation,
-    mask_mel,
-)
+from distilwhisper.speech.augment import Augmentation, augment_samples, draw_augmentation, mask_mel
 from distilwhisper.speech.mel import log_mel, stack_windows
 from distilwhisper.speech.units import HOP_SAMPLES
 from distilwhisper.text.tokens import Tokenizer

@@ -42,10 +42,7 @@ class CheckpointMismatch(DistilwhisperError):
 
 
 def save_state(
-    folder: Path,
-    progress: Progress,
-    trained: Mapping[str, Tensor],
-    optimizer: torch.optim.AdamW,
+    folder: Path, progress: Progress, trained: Mapping[str, Tensor], optimizer: torch.optim.AdamW
 ) -> Path:
     """Write a checkpoint under ``folder``; it appears whole, by rename. Older ones are deleted.
 

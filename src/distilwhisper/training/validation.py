@@ -37,10 +37,7 @@ def validation_transcriber(
         ValueError: the student cannot translate.
     """
     settings = DecodingSettings(
-        task=task,
-        timestamps=False,
-        temperature=(0.0,),
-        context_margin_s=context_margin_s,
+        task=task, timestamps=False, temperature=(0.0,), context_margin_s=context_margin_s
     )
     return Transcriber(student, tokenizer, settings)
 

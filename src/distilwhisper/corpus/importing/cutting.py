@@ -7,12 +7,7 @@ from distilwhisper.corpus.importing.entries import span_id
 from distilwhisper.corpus.records import Utterance
 from distilwhisper.speech.audio import Choice, stream_samples
 from distilwhisper.speech.units import WINDOW_SAMPLES, Span, samples_to_seconds, seconds_to_samples
-from distilwhisper.speech.vad import (
-    FRAME_SAMPLES,
-    SpanMachine,
-    VadSettings,
-    frame_probabilities,
-)
+from distilwhisper.speech.vad import FRAME_SAMPLES, SpanMachine, VadSettings, frame_probabilities
 
 # Between words is silence enough to cut in; a piece does not reach over a pause so long that
 # nothing in front of it helps to understand what follows.
