@@ -75,8 +75,8 @@ def distil_folder(
     recipe = replace(recipe, filter=replace(recipe.filter, max_wer=max_wer))
     run_recipe(recipe, out, command=sys.argv, stages=("data",), force=force)
     hours = _hours(read_manifest(out / "data" / "train.jsonl"))
-    asked = {} if steps is None else {"steps": steps}
-    training = _training(asked, teacher, hardware, hours)
+    options = {} if steps is None else {"steps": steps}
+    training = _training(options, teacher, hardware, hours)
     return run_recipe(replace(recipe, training=training), out, command=sys.argv, force=force)
 
 
@@ -116,13 +116,13 @@ def distil_labels(
     lessons = replace(corpus, utterances=tuple(u for u in corpus.utterances if u.id in ids))
     if not ids:
         raise ValueError(f"{verdicts}: no label was kept, and there is nothing to learn from")
-    made = {"labels": labels, "verdicts": verdicts}
+    places = {"labels": labels, "verdicts": verdicts}
     if validation is None:
         manifest, validation = _hold_out(lessons, labels, out)
         train_ids = {u.id for u in read_manifest(manifest).utterances}
-        made["verdicts"] = out / "verdicts"
+        places["verdicts"] = out / "verdicts"
         rows = [verdict.to_dict() for verdict in verdict_of.values() if verdict.id in train_ids]
-        write_shard(shard_path(made["verdicts"], 0), rows)
+        write_shard(shard_path(places["verdicts"], 0), rows)
     recipe = Recipe(
         name=out.name,
         teacher=teacher,
@@ -131,21 +131,21 @@ def distil_labels(
         student=student,
         training=_training(training, teacher, hardware, _hours(lessons)),
     )
-    run_recipe(recipe, out, command=sys.argv, stages=("student", "train"), made=made, force=force)
+    run_recipe(recipe, out, command=sys.argv, stages=("student", "train"), made=places, force=force)
     return out / "student"
 
 
 def _training(
-    asked: Mapping[str, Any], teacher: str, hardware: Hardware, hours: float
+    options: Mapping[str, Any], teacher: str, hardware: Hardware, hours: float
 ) -> TrainingSettings:
     """Return settings for so many hours of speech, but for what was asked for."""
     windows = hours * 3600 / 15
-    steps = asked.get(
+    steps = options.get(
         "steps", min(max(round(_PASSES * windows / _BATCH), _LEAST_STEPS), _MOST_STEPS)
     )
     width = read_config(resolve_model(teacher)).width
     caches = hardware.pick_device().type == "cpu" and hours <= _MOST_CACHED_HOURS
-    chosen: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "steps": steps,
         "batch_size": _BATCH,
         "micro_batch_size": _BATCH,
@@ -159,7 +159,7 @@ def _training(
         "cache_encoder": caches,
         "cache_teacher": caches,
     }
-    return build_settings(TrainingSettings, {**chosen, **asked}, where="the options")
+    return build_settings(TrainingSettings, {**defaults, **options}, where="the options")
 
 
 def _hours(manifest: Manifest) -> float:

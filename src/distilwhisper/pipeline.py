@@ -737,8 +737,8 @@ def _evaluate(run: Run) -> None:
     long = run.path("long")
     run.open_stage(long, asdict(recipe.long_form), {"test": run.manifest("test")})
     if not (long / "manifest.jsonl").exists():
-        spoken = [u for u in test.utterances if u.text][: recipe.long_form.utterances]
-        join_recordings(test, spoken, long, pause_s=recipe.long_form.pause_s)
+        utterances = [u for u in test.utterances if u.text][: recipe.long_form.utterances]
+        join_recordings(test, utterances, long, pause_s=recipe.long_form.pause_s)
     for set_, manifest in (("test", run.manifest("test")), ("long", long / "manifest.jsonl")):
         for name, model in (("teacher", str(run.teacher)), ("student", str(run.path("student")))):
             summary = evaluate_model(

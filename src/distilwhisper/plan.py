@@ -363,19 +363,19 @@ class _Estimate:
         n_distinct = part.n_windows
         if t.pack_s:
             n_distinct = max(1, round(part.audio_s / (t.pack_s * PACKED_SHARE)))
-        trained = n_parameters(student)
+        n_trained = n_parameters(student)
         if not t.train_encoder:
             decoder_less = replace(student, decoder_layers=0)
-            trained += student.vocab_size * student.width - n_parameters(decoder_less)
+            n_trained += student.vocab_size * student.width - n_parameters(decoder_less)
         states = teacher.max_frames * teacher.width * self._weight_bytes
-        cached = n_distinct * states if t.cache_encoder else 0
+        cache_bytes = n_distinct * states if t.cache_encoder else 0
         tokens = TOKENS_PER_S * part.audio_s / max(1, n_distinct)
         return _stage(
             "train",
             n_windows,
             _hours(n_windows, self.rates.train_windows_per_s),
-            self._training_bytes(teacher, student, trained, tokens),
-            N_KEPT * 12 * trained + 4 * n_parameters(student) + cached,
+            self._training_bytes(teacher, student, n_trained, tokens),
+            N_KEPT * 12 * n_trained + 4 * n_parameters(student) + cache_bytes,
         )
 
     def _decoding_bytes(self, model: WhisperConfig, batch: int) -> float:
@@ -384,7 +384,7 @@ class _Estimate:
         return self._weight_bytes * (n_parameters(model) + batch * (cache + activations))
 
     def _training_bytes(
-        self, teacher: WhisperConfig, student: WhisperConfig, trained: int, tokens: float
+        self, teacher: WhisperConfig, student: WhisperConfig, n_trained: int, tokens: float
     ) -> float:
         """Return weights, optimiser, a micro-batch's encoder and caches, and a chunk's logits."""
         micro, size = self.recipe.training.micro_batch_size, self._weight_bytes
@@ -397,7 +397,7 @@ class _Estimate:
         kind: Literal["cpu", "cuda"] = "cpu" if self.settings.gpu == "cpu" else "cuda"
         n_logits = min(micro * tokens * student.vocab_size, chunk_logits(kind))
         logits = 4 * 4 * n_logits  # of two sides, each with its softmax, float32
-        return weights + (ADAM_BYTES - 4) * trained + micro * size * window + logits
+        return weights + (ADAM_BYTES - 4) * n_trained + micro * size * window + logits
 
 
 def _stage(name: str, n_windows: int, hours: float | None, memory: float, disk: float) -> StagePlan:

@@ -83,14 +83,14 @@ def join_kept(
             files are of different runs; or a label has no start of transcript.
     """
     ids = {utterance.id for utterance in manifest.utterances}
-    kept = [verdict.id for verdict in verdicts.values() if verdict.keep]
-    strays = [id_ for id_ in kept if id_ not in ids or id_ not in labels]
+    ids_to_keep = [verdict.id for verdict in verdicts.values() if verdict.keep]
+    strays = [id_ for id_ in ids_to_keep if id_ not in ids or id_ not in labels]
     if strays:
         raise ValueError(
             f"every kept verdict must have its utterance and its label: {len(strays)} have not, "
             f"first {strays[0]!r}; filter again with the manifest and the labels of this run"
         )
-    shared: dict[int, int] = {}  # one object for equal ids: a label takes a quarter of the memory
+    same: dict[int, int] = {}  # one object for equal ids: a label takes a quarter of the memory
     examples = []
     for utterance in manifest.utterances:
         if utterance.id not in verdicts or not verdicts[utterance.id].keep:
@@ -107,7 +107,7 @@ def join_kept(
         if utterance.is_silent:
             n_prompt = _prompt_length(target, tokenizer) + (tokenizer.no_timestamps in target)
             target = (*target[:n_prompt], tokenizer.eot)
-        token_ids = tuple(shared.setdefault(id_, id_) for id_ in target)
+        token_ids = tuple(same.setdefault(id_, id_) for id_ in target)
         examples.append(Example((utterance,), (0.0,), token_ids))
     return examples
 
@@ -153,7 +153,7 @@ def with_previous_text(
 
 
 def follow_each_other(manifest: Manifest, *, max_gap_s: float) -> bool:
-    """Tell whether any utterance precedes another, as :func:`with_previous_text` has it."""
+    """Return whether any utterance precedes another, as :func:`with_previous_text` has it."""
     return any(precedes for _, _, precedes in _neighbours(manifest, max_gap_s))
 
 
@@ -219,11 +219,11 @@ class Mixture:
         return Drawn(self._parts[part][self._order(part, epoch)[at]], epoch)
 
     def _order(self, part: int, epoch: int) -> tuple[int, ...]:
-        held = self._orders.get(part)
-        if held is None or held[0] != epoch:
+        newest = self._orders.get(part)
+        if newest is None or newest[0] != epoch:
             order = epoch_order(len(self._parts[part]), seed=self._seed, epoch=epoch, part=part)
-            held = self._orders[part] = (epoch, order)
-        return held[1]
+            newest = self._orders[part] = (epoch, order)
+        return newest[1]
 
 
 _BLOCK = 10_000
@@ -313,8 +313,8 @@ def decoder_sequence(
     prompt_end = _prompt_length(token_ids, tokenizer)
     prompt, text = token_ids[:prompt_end], token_ids[prompt_end:]
     if not timestamps:
-        spoken = (id_ for id_ in text if not tokenizer.is_timestamp(id_))
-        return [*prompt, tokenizer.no_timestamps, *spoken]
+        words = (id_ for id_ in text if not tokenizer.is_timestamp(id_))
+        return [*prompt, tokenizer.no_timestamps, *words]
     if tokenizer.eot in text[:1]:
         return [*prompt, tokenizer.timestamp_begin, *text]
     return [*prompt, *(_at_speed(id_, speed, tokenizer) for id_ in text)]

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from functools import cache
 
 from distilwhisper.corpus.records import Manifest
 from distilwhisper.languages import language_code
@@ -30,7 +31,7 @@ def log_overruled(manifest: Manifest, language: str) -> None:
     """Log how many utterances name another language than the settings, if any do."""
     code = language_code(language)
     languages = Counter(u.language for u in manifest.utterances if u.language is not None)
-    others = {name: n for name, n in languages.items() if _code(name) != code}
+    others = {name: n for name, n in languages.items() if code_or_name(name) != code}
     if others:
         say(
             f"{manifest.path}: {sum(others.values())} of {len(manifest.utterances)} utterances "
@@ -39,8 +40,10 @@ def log_overruled(manifest: Manifest, language: str) -> None:
         )
 
 
-def _code(name: str) -> str:
+@cache
+def code_or_name(language: str) -> str:
+    """Return a language's code, or an unknown name as it is; whoever must read it refuses it."""
     try:
-        return language_code(name)
-    except ValueError:  # no matter what it is: it does not count
-        return name
+        return language_code(language)
+    except ValueError:
+        return language

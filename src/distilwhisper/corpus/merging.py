@@ -1,6 +1,6 @@
 """Several manifests as one, and several utterances as one long recording."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,7 +29,19 @@ def merge_manifests(manifests: Mapping[str, Manifest], path: Path) -> None:
         BadManifest: an id is in two of them.
         StoreError: the disk is full, or the path cannot be written.
     """
-    _check_ids(manifests.values())
+    where: dict[str, Path] = {}
+    twice: list[str] = []
+    for manifest in manifests.values():
+        for utterance in manifest.utterances:
+            first = where.setdefault(utterance.id, manifest.path)
+            if first != manifest.path:
+                twice.append(f"{utterance.id!r} in {first} and in {manifest.path}")
+    if twice:
+        raise BadManifest(
+            f"ids must differ over all manifests that are merged, found {len(twice)} in two: "
+            f"{'; '.join(twice[:3])}{' ...' if len(twice) > 3 else ''}: give the utterances of "
+            "one of them other ids"
+        )
     merged = [
         utterance if utterance.source is not None else replace(utterance, source=name)
         for name, manifest in manifests.items()
@@ -44,22 +56,6 @@ def moved_to(folder: Path, manifest: Manifest) -> list[Utterance]:
         replace(utterance, audio=audio_from(folder, manifest.audio_source(utterance)))
         for utterance in manifest.utterances
     ]
-
-
-def _check_ids(manifests: Iterable[Manifest]) -> None:
-    where: dict[str, Path] = {}
-    twice: list[str] = []
-    for manifest in manifests:
-        for utterance in manifest.utterances:
-            first = where.setdefault(utterance.id, manifest.path)
-            if first != manifest.path:
-                twice.append(f"{utterance.id!r} in {first} and in {manifest.path}")
-    if twice:
-        raise BadManifest(
-            f"ids must differ over all manifests that are merged, found {len(twice)} in two: "
-            f"{'; '.join(twice[:3])}{' ...' if len(twice) > 3 else ''}: give the utterances of "
-            "one of them other ids"
-        )
 
 
 def join_recordings(

@@ -63,16 +63,16 @@ def pack_examples(
     """
     generator = np.random.default_rng(seed)
     if across_recordings:
-        ordered = [examples[i] for i in generator.permutation(len(examples))]
+        queue = [examples[i] for i in generator.permutation(len(examples))]
     else:
-        ordered = _by_voice(examples)
+        queue = _by_voice(examples)
     limit_s = min(max_s, WINDOW_S)
-    packed: list[Example] = []
+    windows: list[Example] = []
     open_: list[_Window] = []
-    for example in ordered:
+    for example in queue:
         voice = _voice(example, across_recordings)
         if voice is None:
-            packed.append(example)
+            windows.append(example)
             continue
         prompt, text = _split(example.token_ids, tokenizer)
         like = [window for window in open_ if window.voice == voice and window.prompt == prompt]
@@ -83,12 +83,12 @@ def pack_examples(
             continue
         in_order = not across_recordings and example.utterances[0].recording is not None
         if like and (fill == "varied" or in_order):
-            packed.append(_taken(open_, like).joined(tokenizer))
+            windows.append(_taken(open_, like).joined(tokenizer))
         drawn_s = generator.uniform(0, limit_s) if fill == "varied" else limit_s
         open_.append(_Window(example, voice, prompt, text, limit_s=drawn_s, pause_s=pause_s))
         if len(open_) > LOOK_AHEAD:
-            packed.append(_taken(open_, open_).joined(tokenizer))
-    return [*packed, *(window.joined(tokenizer) for window in open_)]
+            windows.append(_taken(open_, open_).joined(tokenizer))
+    return [*windows, *(window.joined(tokenizer) for window in open_)]
 
 
 def _taken(open_: list["_Window"], among: Sequence["_Window"]) -> "_Window":

@@ -57,7 +57,7 @@ def check_sounds(
 
 
 def is_as_labelled(source: str, sound: str | None) -> bool:
-    """Tell whether a recording holds what it held when a label was made; None: nobody knows."""
+    """Return whether a recording holds what it held when a label was made; None: nobody knows."""
     return sound is None or sound.split("-")[0] == _fingerprint(source).split("-")[0]
 
 

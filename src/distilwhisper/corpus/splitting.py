@@ -56,11 +56,11 @@ def split_manifest(
             "held-out fractions must be above 0 and sum to less than 1, found "
             + ", ".join(f"{name} {fraction}" for name, fraction in fractions.items())
         )
-    made = {u.split for u in manifest.utterances} & {*fractions}
-    drawn = {name: fraction for name, fraction in fractions.items() if name not in made}
-    pool = [u for u in manifest.utterances if u.split not in made]
+    own_parts = {u.split for u in manifest.utterances} & {*fractions}
+    to_draw = {name: fraction for name, fraction in fractions.items() if name not in own_parts}
+    pool = [u for u in manifest.utterances if u.split not in own_parts]
     group_of = _groups(pool, with_speakers=keep_speakers_together)
-    n_least = len(drawn) + 1
+    n_least = len(to_draw) + 1
     if keep_speakers_together and len({*group_of.values()}) < n_least:
         group_of = _groups(pool, with_speakers=False)
         say(f"data: {manifest.path} has too few speakers to hold some out: parts share speakers")
@@ -71,10 +71,10 @@ def split_manifest(
             f"recording, found {n_groups} in {len(pool)} utterances: name parts that were made by "
             "hand"
         )
-    part_of = _deal(pool, group_of, drawn, seed)
+    part_of = _deal(pool, group_of, to_draw, seed)
     parts: dict[str, list[Utterance]] = {"train": [], **{name: [] for name in fractions}}
     for utterance in manifest.utterances:
-        part = utterance.split if utterance.split in made else part_of[group_of[utterance.id]]
+        part = utterance.split if utterance.split in own_parts else part_of[group_of[utterance.id]]
         parts[str(part)].append(utterance)
     return parts
 
@@ -133,15 +133,15 @@ def _deal(
     part_of = dict.fromkeys(order, "train")
     begin = end = 0.0
     for n_dealt, (part, fraction) in enumerate(fractions.items()):
-        left = [group for group in order if part_of[group] == "train"]
-        n_most = len(left) - (len(fractions) - n_dealt)  # one for every part to come
-        wanted = fraction * len(utterances)
+        rest = [group for group in order if part_of[group] == "train"]
+        n_most = len(rest) - (len(fractions) - n_dealt)  # one for every part to come
+        n_wanted = fraction * len(utterances)
         begin, end = end, end + fraction
         if len(sizes) < _FEW:
-            chosen = _filled(left, sizes, wanted)
+            part_groups = _filled(rest, sizes, n_wanted)
         else:
-            chosen = [g for g in left if begin <= draws[g] < end and sizes[g] <= wanted]
-        part_of |= dict.fromkeys(chosen[:n_most] or [min(left, key=sizes.__getitem__)], part)
+            part_groups = [g for g in rest if begin <= draws[g] < end and sizes[g] <= n_wanted]
+        part_of |= dict.fromkeys(part_groups[:n_most] or [min(rest, key=sizes.__getitem__)], part)
     return part_of
 
 
@@ -161,11 +161,11 @@ def _spread(
     return sorted(groups, key=places.__getitem__)
 
 
-def _filled(groups: Sequence[_Trait], sizes: Mapping[_Trait, int], wanted: float) -> list[_Trait]:
+def _filled(groups: Sequence[_Trait], sizes: Mapping[_Trait, int], n_wanted: float) -> list[_Trait]:
     """Return the first groups that bring the sum of their sizes nearer to the one wanted."""
     chosen, n_taken = [], 0
     for group in groups:
-        if n_taken + sizes[group] / 2 <= wanted:
+        if n_taken + sizes[group] / 2 <= n_wanted:
             chosen.append(group)
             n_taken += sizes[group]
     return chosen

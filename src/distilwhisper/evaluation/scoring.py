@@ -95,7 +95,7 @@ def score(
     by_id = {utterance.id: utterance for utterance in manifest.utterances}
     texts = [(by_id[row["id"]], row["text"]) for row in rows if by_id[row["id"]].text is not None]
     spaced = are_spaced(utterance for utterance, _ in texts)
-    scored = [
+    scores = [
         {
             **count_errors(utterance, text, spaced=spaced),
             "group": group_of(utterance),
@@ -107,19 +107,19 @@ def score(
     ]
     summary = EvaluationSummary(
         n_utterances=len(rows),
-        n_without_reference=len(rows) - len(scored),
+        n_without_reference=len(rows) - len(scores),
         failed={row["id"]: row["error"] for row in rows if row["error"]},
         audio_s=round(sum(t["audio_s"] for t in timing), 3),
         compute_s=round(sum(t["compute_s"] for t in timing), 3),
         **{name: int(sum(t[name] for t in timing)) for name in COST},
         n_parameters=n_parameters,
         unit="word" if spaced else "character",
-        errors=_total(scored, "errors"),
-        character_errors=_total(scored, "character_errors"),
-        whisper_errors=_total(scored, "whisper_errors"),
-        repeated_5_grams=repeated_ngrams(row["hypothesis"] for row in scored),
+        errors=_total(scores, "errors"),
+        character_errors=_total(scores, "character_errors"),
+        whisper_errors=_total(scores, "whisper_errors"),
+        repeated_5_grams=repeated_ngrams(row["hypothesis"] for row in scores),
     )
-    write_jsonl(out / "scores.jsonl", scored)
+    write_jsonl(out / "scores.jsonl", scores)
     write_atomic(out / "summary.json", json.dumps(summary.to_dict(), indent=2) + "\n")
     return summary
 
@@ -141,7 +141,7 @@ def count_errors(utterance: Utterance, text: str, *, spaced: bool) -> dict[str, 
     """
     rule = rule_of(utterance)
     reference, hypothesis = rule.normalize(utterance.text or ""), rule.normalize(text)
-    published = rule.whisper_normalize(utterance.text or ""), rule.whisper_normalize(text)
+    by_whisper = rule.whisper_normalize(utterance.text or ""), rule.whisper_normalize(text)
     count = word_errors if spaced else character_errors
     return {
         "id": utterance.id,
@@ -149,7 +149,7 @@ def count_errors(utterance: Utterance, text: str, *, spaced: bool) -> dict[str, 
         "hypothesis": hypothesis,
         "errors": asdict(count(reference, hypothesis)),
         "character_errors": asdict(character_errors(reference, hypothesis)),
-        "whisper_errors": asdict(count(*published)),
+        "whisper_errors": asdict(count(*by_whisper)),
     }
 
 
@@ -191,11 +191,11 @@ def _total(scored: Sequence[Mapping[str, Any]], name: str) -> ErrorCounts:
 
 def summary_line(name: str, summary: EvaluationSummary) -> str:
     """Return a result in one line, for people."""
-    counts, published, cost = summary.errors, _rate(summary.whisper_errors), summary.cost
+    counts, by_whisper, cost = summary.errors, _rate(summary.whisper_errors), summary.cost
     rate = percent(_rate(counts), none="no references")
     # Rates by Whisper's own normaliser, where they differ.
-    differs = published is not None and summary.whisper_errors != counts
-    other = f"; {percent(published)} by Whisper's normaliser" if differs else ""
+    differs = by_whisper is not None and summary.whisper_errors != counts
+    other = f"; {percent(by_whisper)} by Whisper's normaliser" if differs else ""
     drafting = (
         f", {percent(cost.acceptance, digits=0)} of the draft accepted, "
         f"{cost.tokens_per_step:.1f} tokens a step"

@@ -54,7 +54,7 @@ class Gate:
         return self.setting.startswith("max_")
 
     def beyond(self, values: Floats, limit: float) -> Flags:
-        """Tell which values are beyond a limit; one at its limit is not."""
+        """Return whether each value is beyond a limit; one at its limit is not."""
         flags: Flags = values > limit if self.is_maximum else values < limit
         return flags
 
@@ -115,13 +115,13 @@ def judge_all(measures: Measures, settings: FilterSettings) -> Codes:
 
 
 def is_kept(codes: Codes) -> Flags:
-    """Tell which labels a student may learn from."""
+    """Return whether a student may learn from each label."""
     flags: Flags = codes >= REASONS.index("kept_silence")
     return flags
 
 
 def above_wer(measures: Measures, settings: FilterSettings) -> Flags:
-    """Tell which labels have more word or character errors than their language's limit allows."""
+    """Return whether each label has more errors than its language's limit allows."""
     own = {language_code(name): limit for name, limit in settings.max_wer_by_language}
     # Place -1, the last one, is for a language that is unknown.
     names = [*measures.names["language"], ""]

@@ -10,8 +10,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from distilwhisper.corpus.languages import code_or_name
 from distilwhisper.corpus.records import Label, Utterance
-from distilwhisper.languages import language_code, uses_spaces
+from distilwhisper.languages import uses_spaces
 from distilwhisper.text.normalize import Normalizer, normalizer_for
 from distilwhisper.text.repetition import longest_loop
 from distilwhisper.text.transcript import compression_ratio
@@ -182,7 +183,7 @@ def _row(
         utterance.text is not None,
         utterance.is_silent,
         *texts,
-        place("language", language and _known_code(language)),
+        place("language", language and code_or_name(language)),
         place("speaker", utterance.speaker),
         place("source", utterance.source),
         *scores,
@@ -235,19 +236,10 @@ def _rules_for(language: str | None) -> tuple[Normalizer, bool]:
     return normalizer_for(language), not uses_spaces(str(language))
 
 
-@cache
-def _known_code(language: str) -> str:
-    """Return a language's code, or an unknown name as it is; whoever must read it refuses it."""
-    try:
-        return language_code(language)
-    except ValueError:
-        return language
-
-
 def _other_language_prob(expected: str | None, label: Label | None) -> float:
     if expected is None or label is None or label.detected_language is None:
         return math.nan
-    if _known_code(expected) == _known_code(label.detected_language):
+    if code_or_name(expected) == code_or_name(label.detected_language):
         return 0.0
     return 1.0 if label.language_probability is None else label.language_probability
 

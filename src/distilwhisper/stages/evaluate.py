@@ -111,12 +111,12 @@ def evaluate_tasks(
         _check_is_no_model(task.manifest)
     folder = resolve_model(model)
     draft_folder = None if draft is None else resolve_model(draft).absolute()
-    used = {"model": folder} if draft_folder is None else {"model": folder, "draft": draft_folder}
-    models = {name: fingerprint(path) for name, path in used.items()}
+    paths = {"model": folder} if draft_folder is None else {"model": folder, "draft": draft_folder}
+    models = {name: fingerprint(path) for name, path in paths.items()}
     n_parameters = count_parameters(folder)
     sources = {(task.manifest, task.settings.decoding.language) for task in tasks}
     manifests = {(path, code): in_language(read_manifest(path), code) for path, code in sources}
-    with ExitStack() as opened:
+    with ExitStack() as stack:
         sets = []
         for task in tasks:
             noise = task.settings.degradation
@@ -124,7 +124,7 @@ def evaluate_tasks(
             if noise is not None and noise.source is not None:
                 inputs["noise"] = fingerprint(noise.source)
             table = {**asdict(task.settings), **asdict(hardware), "draft": draft}
-            opened.enter_context(stage_folder(task.out, settings=table, inputs=inputs, force=force))
+            stack.enter_context(stage_folder(task.out, settings=table, inputs=inputs, force=force))
             manifest = manifests[task.manifest, task.settings.decoding.language]
             size, seed = task.settings.shard_size, task.settings.noise_seed
             sets.append(EvaluationSet(manifest, task.out.absolute(), size, noise, seed))
@@ -200,12 +200,12 @@ def evaluate_all(
     sets, names = _by_name("set", short_names(stems), manifests), short_names(models)
     if draft is not None:
         names[0] += f"+{short_names([draft])[0]}"
-    called = _by_name("model", names, models)
+    model_of = _by_name("model", names, models)
     settings_with = {noise: replace(settings, noise=noise) for noise in noises}
     suffixes = ["" if noise is None else f"+{_as_file_name(noise)}" for noise in noises]
     evaluations = [
         Evaluation(name, set_, noise, out / name / f"{set_}{suffix}")
-        for name in called
+        for name in model_of
         for set_ in sets
         for suffix, noise in _by_name("noise", suffixes, noises).items()
     ]
@@ -215,7 +215,7 @@ def evaluate_all(
             "name another folder"
         )
     with lock_folder(out):
-        for number, (name, model) in enumerate(called.items()):
+        for number, (name, model) in enumerate(model_of.items()):
             here = [evaluation for evaluation in evaluations if evaluation.model == name]
             summaries = evaluate_tasks(
                 model,
@@ -269,7 +269,7 @@ class EvaluationSet(ShardedSet):
     noise_seed: int
 
     def is_done(self, number: int) -> bool:
-        """Tell whether a shard is there, with its timing."""
+        """Return whether a shard is there, with its timing."""
         return shard_path(self.out, number).exists() and _timing_path(self.out, number).exists()
 
     @cached_property

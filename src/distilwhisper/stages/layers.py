@@ -55,8 +55,8 @@ class StudentSettings:
 def spaced_layers(n_layers: int, n_kept: int) -> list[int]:
     """Return ``n_kept`` layers of ``n_layers``, as widely spaced as can be.
 
-    The first and the last are always among them; a single one is the last, which is the one that
-    speaks to the vocabulary.
+    The first and the last are always among them; a single one is the last, whose states are
+    projected to the vocabulary.
 
     Raises:
         ValueError: there are fewer layers than are to be kept.

@@ -48,8 +48,8 @@ def build_student(teacher: Checkpoint, settings: StudentSettings) -> Checkpoint:
         for number, block in enumerate(blocks):
             first = f"{prefix}{block[0]}."
             for name in [name.removeprefix(first) for name in theirs if name.startswith(first)]:
-                merged = [theirs[f"{prefix}{source}.{name}"] for source in block]
-                weights[f"{prefix}{number}.{name}"] = _mean(merged)
+                layers = [theirs[f"{prefix}{source}.{name}"] for source in block]
+                weights[f"{prefix}{number}.{name}"] = _mean(layers)
     encoder, decoder = sources.values()
     with torch.device("meta"):
         model = Whisper(replace(config, encoder_layers=len(encoder), decoder_layers=len(decoder)))
@@ -106,11 +106,10 @@ def add_alignment_heads(checkpoint: Checkpoint, manifest: Manifest) -> Checkpoin
         ValueError: fewer than two utterances have a text and can be read.
     """
     tokenizer = Tokenizer.from_json(checkpoint.files.tokenizer_json, where=checkpoint.folder)
-    spoken = [utterance for utterance in manifest.utterances if (utterance.text or "").strip()]
-    loaded = load_utterances(manifest, spoken[:MOST_UTTERANCES])
+    with_text = [utterance for utterance in manifest.utterances if (utterance.text or "").strip()]
     utterances = [
         LabelledSpeech(samples, tuple(tokenizer.encode(f" {(utterance.text or '').strip()}")))
-        for utterance, samples in loaded
+        for utterance, samples in load_utterances(manifest, with_text[:MOST_UTTERANCES])
         if not isinstance(samples, Exception) and len(samples) <= WINDOW_SAMPLES
     ]
     if len(utterances) < 2:
@@ -118,7 +117,7 @@ def add_alignment_heads(checkpoint: Checkpoint, manifest: Manifest) -> Checkpoin
             "alignment heads are measured where one utterance ends and the next begins: at least "
             f"two with texts must be readable, found {len(utterances)} in the manifest"
         )
-    languages = {utterance.language for utterance in spoken}
+    languages = {utterance.language for utterance in with_text}
     language = (languages.pop() or "en") if len(languages) == 1 else "en"
     prompt_ids = tokenizer.prompt_ids(
         language=language if tokenizer.is_multilingual else None, timestamps=False

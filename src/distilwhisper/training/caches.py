@@ -105,7 +105,7 @@ class TeacherStore:
         """Return the disk space that the whole store takes."""
         numbers = range(len(self.inputs.examples))
         forms = filter(None, (self.inputs.forms(number) for number in numbers))
-        return sum(self._tokens(drawn).n_tokens for drawn in forms) * width * self.dtype.itemsize
+        return sum(self._tokens(rows).n_tokens for rows in forms) * width * self.dtype.itemsize
 
     def fill(
         self,
@@ -114,7 +114,7 @@ class TeacherStore:
         *,
         on_progress: Callable[[int], None],
     ) -> None:
-        """Ask the teacher for what is not there yet and falls to this rank.
+        """Run the teacher on what is not there yet and falls to this rank.
 
         Args:
             final_states: examples' numbers and one row of tokens for each, to the teacher's
@@ -136,10 +136,10 @@ class TeacherStore:
         final_states: Callable[[Sequence[int], TokenBatch], Float[Tensor, "tokens width"]],
     ) -> None:
         inputs = self.inputs
-        drawn = [(index, form) for index in numbers for form in inputs.forms(index)]
-        if not drawn:  # the run ends before any of them has its turn
+        forms = [(index, form) for index in numbers for form in inputs.forms(index)]
+        if not forms:  # the run ends before any of them has its turn
             return
-        indices, tokens = [i for i, _ in drawn], self._tokens([form for _, form in drawn])
+        indices, tokens = [i for i, _ in forms], self._tokens([form for _, form in forms])
         names = _names(indices, tokens)
         sounds = [sound_key(inputs.examples[i], inputs.manifest) for i in numbers]
         made_from = digest([self.teacher_digest, str(self.dtype), sounds, names])
@@ -175,11 +175,11 @@ class TeacherStore:
             indices: an example's number for each row.
             tokens: sequences that the run draws for them, padded as may be.
         """
-        found = []
+        states = []
         for index, name in zip(indices, _names(indices, tokens), strict=True):
             with safe_open(shard_file(self.folder, index), framework="pt") as file:
-                found.append(file.get_tensor(name))
-        return torch.cat(found)
+                states.append(file.get_tensor(name))
+        return torch.cat(states)
 
 
 def _names(indices: Sequence[int], tokens: TokenBatch) -> list[str]:
@@ -190,10 +190,10 @@ def _names(indices: Sequence[int], tokens: TokenBatch) -> list[str]:
     ]
 
 
-def _form_digest(inputs: Int[Tensor, " tokens"], counted: Bool[Tensor, " tokens"]) -> str:
-    length = int(counted.nonzero()[-1]) + 1  # what is behind the last target is padding
-    given = [inputs[:length].tolist(), counted[:length].tolist()]
-    return hashlib.blake2b(json.dumps(given).encode(), digest_size=8).hexdigest()
+def _form_digest(inputs: Int[Tensor, " tokens"], mask: Bool[Tensor, " tokens"]) -> str:
+    length = int(mask.nonzero()[-1]) + 1  # what is behind the last target is padding
+    row = [inputs[:length].tolist(), mask[:length].tolist()]
+    return hashlib.blake2b(json.dumps(row).encode(), digest_size=8).hexdigest()
 
 
 # The files of both
@@ -262,5 +262,5 @@ def is_made_from(path: Path, made_from: str) -> bool:
 
 def write_shard(path: Path, tensors: dict[str, Tensor], made_from: str) -> None:
     """Write a shard whole; its folder is made when needed."""
-    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomic(path, save(held, metadata={"made_from": made_from}))
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomic(path, save(on_cpu, metadata={"made_from": made_from}))

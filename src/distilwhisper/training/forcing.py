@@ -79,8 +79,8 @@ def attend_to_encoder(
     by_head = attention.k_proj.weight.view(heads, size, width)
     queries = torch.einsum("bthd,hdw->bhtw", queries, by_head).flatten(1, 2)
     weights = (queries @ encoded.transpose(1, 2)).softmax(dim=-1)
-    mixed = (weights @ encoded).view(batch, heads, n_tokens, width)
+    sums = (weights @ encoded).view(batch, heads, n_tokens, width)
     by_head = attention.v_proj.weight.view(heads, size, width)
-    values = torch.einsum("bhtw,hdw->bthd", mixed, by_head).flatten(2)
+    values = torch.einsum("bhtw,hdw->bthd", sums, by_head).flatten(2)
     # Weights sum to one, so the bias of a weighted mean of values is the bias.
     return attention.out_proj(values + attention.v_proj.bias)

@@ -103,27 +103,27 @@ class TrainingInput:
         size, most = self.settings.batch_size, self.settings.micro_batch_size
         by_context: dict[int, list[Drawn]] = {}
         for place in range(step * size, (step + 1) * size):
-            drawn = self._mixture.at(place)
-            if drawn.example not in self._skipped:
-                by_context.setdefault(self.augmentation(drawn).n_frames, []).append(drawn)
+            window = self._mixture.at(place)
+            if window.example not in self._skipped:
+                by_context.setdefault(self.augmentation(window).n_frames, []).append(window)
         for alike in by_context.values():
             yield from (alike[at : at + most] for at in range(0, len(alike), most))
 
     def tokens(self, micro_batch: Sequence[Drawn]) -> TokenBatch:
         """Return the decoder inputs and targets of some windows."""
-        return token_batch([self.sequence(drawn) for drawn in micro_batch], self.tokenizer)
+        return token_batch([self.sequence(window) for window in micro_batch], self.tokenizer)
 
-    def sequence(self, drawn: Drawn) -> list[int]:
+    def sequence(self, window: Drawn) -> list[int]:
         """Return a window's label as it is drawn: timestamps or none, a prompt or none."""
-        settings, example = self.settings, self.examples[drawn.example]
-        draw = {"seed": settings.seed, "epoch": drawn.epoch}
+        settings, example = self.settings, self.examples[window.example]
+        draw = {"seed": settings.seed, "epoch": window.epoch}
         sequence = decoder_sequence(
             example.token_ids,
             self.tokenizer,
             timestamps=keeps_timestamps(
                 example.id, probability=settings.timestamp_probability, **draw
             ),
-            speed=self.augmentation(drawn).speed,
+            speed=self.augmentation(window).speed,
         )
         if not keeps_previous(example.id, probability=settings.prompt_probability, **draw):
             return sequence
@@ -134,8 +134,8 @@ class TrainingInput:
         if example in self._skipped:
             return []
         epochs = sorted(self._epochs[example])
-        drawn = (tuple(self.sequence(Drawn(example, epoch))) for epoch in epochs)
-        return list(dict.fromkeys(drawn))
+        sequences = (tuple(self.sequence(Drawn(example, epoch))) for epoch in epochs)
+        return list(dict.fromkeys(sequences))
 
     @cached_property
     def _skipped(self) -> frozenset[int]:
@@ -152,28 +152,28 @@ class TrainingInput:
         """The epochs in which the run draws each example."""
         epochs: list[set[int]] = [set() for _ in self.examples]
         for place in range(self.settings.steps * self.settings.batch_size):
-            drawn = self._mixture.at(place)
-            epochs[drawn.example].add(drawn.epoch)
+            window = self._mixture.at(place)
+            epochs[window.example].add(window.epoch)
         return epochs
 
-    def augmentation(self, drawn: Drawn) -> Augmentation:
+    def augmentation(self, window: Drawn) -> Augmentation:
         """Return what happens to a window's sound."""
-        settings, example = self.settings, self.examples[drawn.example]
+        settings, example = self.settings, self.examples[window.example]
         if not settings.augment.is_on:
             return Augmentation()
-        generator = example_generator(example.id, seed=settings.seed, epoch=drawn.epoch)
+        generator = example_generator(example.id, seed=settings.seed, epoch=window.epoch)
         return draw_augmentation(settings.augment, generator, end_s=example.end_s)
 
-    def sound(self, drawn: Drawn) -> Samples:
+    def sound(self, window: Drawn) -> Samples:
         """Return a window's sound, changed as is drawn.
 
         Raises:
             UnreadableRecording: audio that was labelled cannot be read now.
         """
-        (samples,) = load_windows(self.manifest, [self.examples[drawn.example]], n_threads=1)
+        (samples,) = load_windows(self.manifest, [self.examples[window.example]], n_threads=1)
         if not self.settings.augment.changes_sound:
             return samples
-        return augment_samples(samples, self.augmentation(drawn), self.settings.augment)
+        return augment_samples(samples, self.augmentation(window), self.settings.augment)
 
     def mel(
         self,
@@ -191,7 +191,7 @@ class TrainingInput:
             n_frames: of each, from its beginning: all its sound is within.
             device: where the work is done.
         """
-        drawn = [self.augmentation(one) for one in micro_batch]
+        augmentations = [self.augmentation(one) for one in micro_batch]
         samples = stack_windows(sounds)[:, : (n_frames + _FRAMES_AT_EDGE) * HOP_SAMPLES]
         mel = log_mel(samples.to(device), n_mels=self.n_mels)[:, :, :n_frames]
         settings = self.settings.augment
@@ -199,7 +199,7 @@ class TrainingInput:
             return mel
         rows = [
             mask_mel(row, augmentation, settings, n_sound_frames=-(-len(sound) // HOP_SAMPLES))
-            for row, augmentation, sound in zip(mel, drawn, sounds, strict=True)
+            for row, augmentation, sound in zip(mel, augmentations, sounds, strict=True)
         ]
         return torch.stack(rows)
 
@@ -246,7 +246,7 @@ class ReadAhead(Generic[T]):
             states = self._pool.submit(self._read_states, *coming)
             sounds = None
             if self._needs_sound(coming[0]):
-                sounds = [self._pool.submit(self._inputs.sound, drawn) for drawn in coming[0]]
+                sounds = [self._pool.submit(self._inputs.sound, window) for window in coming[0]]
             self._ahead.append((coming[0], sounds, states))
         whose, sounds, states = self._ahead.popleft()
         assert list(whose) == list(micro_batch), "micro-batches are read in their order"

@@ -179,8 +179,8 @@ class Trainer:
         """
         trained = self._trained()
         optimizer = make_optimizer(trained.values(), self.settings)
-        found = checkpoints(self.out)
-        progress = load_state(found[-1], trained, optimizer) if found else Progress(step=0)
+        paths = checkpoints(self.out)
+        progress = load_state(paths[-1], trained, optimizer) if paths else Progress(step=0)
         log = self._log(progress)
         if not progress.is_validated:  # stopped between the two
             progress = self._validate(progress, trained, log)
@@ -240,7 +240,7 @@ class Trainer:
     def _own(self, step: int) -> list[tuple[list[Drawn], TokenBatch]]:
         """Return the micro-batches of an update that fall to this rank, with their tokens."""
         own = list(self.inputs.micro_batches(step))[self.ranks.rank :: self.ranks.n_ranks]
-        return [(drawn, self.inputs.tokens(drawn)) for drawn in own]
+        return [(windows, self.inputs.tokens(windows)) for windows in own]
 
     # One update
 
@@ -271,10 +271,10 @@ class Trainer:
         sums = torch.zeros(len(StepSums._fields), dtype=torch.float64)
         is_faulty = []
         optimizer.zero_grad(set_to_none=True)
-        for drawn, tokens in own:
-            found = self._sums(source, drawn, tokens, *reader.read(drawn), share=share)
-            (found.loss / n_tokens).backward()  # type: ignore[no-untyped-call]
-            values = torch.stack([value.detach().cpu().double() for value in found])
+        for windows, tokens in own:
+            losses = self._sums(source, windows, tokens, *reader.read(windows), share=share)
+            (losses.loss / n_tokens).backward()  # type: ignore[no-untyped-call]
+            values = torch.stack([value.detach().cpu().double() for value in losses])
             is_faulty.append(not values.isfinite().all())
             sums += values
         weights: list[Tensor] = optimizer.param_groups[0]["params"]
@@ -293,7 +293,7 @@ class Trainer:
     def _sums(
         self,
         source: StateSource,
-        drawn: Sequence[Drawn],
+        windows: Sequence[Drawn],
         tokens: TokenBatch,
         sounds: Sequence[Samples] | None,
         kept: Kept,
@@ -309,9 +309,9 @@ class Trainer:
             settings.divergence,
         )
         labels = tokens.labels.to(self.teacher.device)
-        counted = labels != IGNORE
+        mask = labels != IGNORE
         with self._autocast():
-            encoded = source.encode(drawn, sounds, kept)
+            encoded = source.encode(windows, sounds, kept)
             teacher = (
                 source.teacher_states(tokens, encoded.teacher, kept)
                 if settings.asks_teacher
@@ -324,16 +324,16 @@ class Trainer:
                 checkpointed=settings.checkpoint_activations,
             )
             sums = fused_sums(
-                student.final[counted],
+                student.final[mask],
                 self._projection,
                 teacher.final if teacher is not None and settings.kl_weight else None,
                 self.teacher.decoder.embed_tokens.weight,
-                labels[counted],
+                labels[mask],
                 objective,
             )
         mse = torch.zeros_like(sums.pl)
         if teacher is not None and settings.mse_weight:
-            layers = [states[counted] for states in student.layers]
+            layers = [states[mask] for states in student.layers]
             mse = hidden_mse_sum(layers, teacher.layers)
         return StepSums(sums.loss + settings.mse_weight * share * mse, sums.kl, sums.pl, mse)
 
@@ -434,8 +434,8 @@ class Trainer:
             utterance.id
             for micro_batch, fault in zip(micro_batches, faults, strict=True)
             if fault
-            for drawn in micro_batch
-            for utterance in self.data.examples[drawn.example].utterances
+            for window in micro_batch
+            for utterance in self.data.examples[window.example].utterances
         ]
         return NonFiniteLoss(
             f"loss and gradient must be finite, found KL {kl}, PL {pl}, gradient norm {norm} at "

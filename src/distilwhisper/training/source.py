@@ -78,16 +78,16 @@ class StateSource:
     student_cache: EncoderCache | None = None
     store: TeacherStore | None = None
 
-    def needs_sound(self, drawn: Sequence[Drawn]) -> bool:
+    def needs_sound(self, windows: Sequence[Drawn]) -> bool:
         """Return whether a micro-batch's states are not all on disk."""
-        of_student = not self._share(drawn) and self._cache_of_student(drawn) is None
-        return self._encodes_whole(drawn) or of_student
+        of_student = not self._share(windows) and self._cache_of_student(windows) is None
+        return self._encodes_whole(windows) or of_student
 
-    def kept(self, drawn: Sequence[Drawn], tokens: TokenBatch) -> Kept:
+    def kept(self, windows: Sequence[Drawn], tokens: TokenBatch) -> Kept:
         """Read what is on disk of a micro-batch's states, to the device; any thread may."""
-        numbers = [one.example for one in drawn]
-        of_teacher = self.teacher_cache if self._needs_teacher(drawn) else None
-        of_student = None if self._share(drawn) else self._cache_of_student(drawn)
+        numbers = [one.example for one in windows]
+        of_teacher = self.teacher_cache if self._needs_teacher(windows) else None
+        of_student = None if self._share(windows) else self._cache_of_student(windows)
         device = self.teacher.device
         return Kept(
             None if of_teacher is None else of_teacher.read(numbers).to(device),
@@ -96,30 +96,30 @@ class StateSource:
         )
 
     def encode(
-        self, drawn: Sequence[Drawn], sounds: Sequence[Samples] | None, kept: Kept
+        self, windows: Sequence[Drawn], sounds: Sequence[Samples] | None, kept: Kept
     ) -> EncoderStates:
         """Return the encoder states of a micro-batch.
 
         Args:
-            drawn: its windows.
+            windows: of the micro-batch.
             sounds: theirs; None where :meth:`needs_sound` has none.
             kept: from :meth:`kept`.
         """
-        is_whole = self._encodes_whole(drawn)
-        n_frames = FRAMES_PER_WINDOW if is_whole else self._student_frames(drawn)
-        mel = None if sounds is None else self._mel(drawn, sounds, n_frames)
+        is_whole = self._encodes_whole(windows)
+        n_frames = FRAMES_PER_WINDOW if is_whole else self._student_frames(windows)
+        mel = None if sounds is None else self._mel(windows, sounds, n_frames)
         teacher = kept.teacher
         if is_whole:
             assert mel is not None
             teacher = self._teacher_encode(mel)
-        if self._share(drawn):
+        if self._share(windows):
             assert teacher is not None
             return EncoderStates(teacher, teacher)
         if kept.student is not None:
             return EncoderStates(teacher, kept.student)
         assert mel is not None
         return EncoderStates(
-            teacher, self._student_encode(mel[:, :, : self._student_frames(drawn)])
+            teacher, self._student_encode(mel[:, :, : self._student_frames(windows)])
         )
 
     @torch.no_grad()
@@ -137,32 +137,32 @@ class StateSource:
             return TeacherStates(kept.final, [])
         assert encoded is not None
         device = self.teacher.device
-        counted = tokens.labels.to(device) != IGNORE
+        mask = tokens.labels.to(device) != IGNORE
         states = forced_states(self.teacher.decoder, encoded, tokens.inputs.to(device))
         layers = states.layers if self.inputs.settings.mse_weight else []
-        return TeacherStates(states.final[counted], [layer[counted] for layer in layers])
+        return TeacherStates(states.final[mask], [layer[mask] for layer in layers])
 
     # Which encoder gets what of a micro-batch
 
-    def _needs_teacher(self, drawn: Sequence[Drawn]) -> bool:
+    def _needs_teacher(self, windows: Sequence[Drawn]) -> bool:
         """Return whether anybody is given the states of the teacher's encoder."""
-        return self._share(drawn) or (self.asks_teacher and self.store is None)
+        return self._share(windows) or (self.asks_teacher and self.store is None)
 
-    def _encodes_whole(self, drawn: Sequence[Drawn]) -> bool:
+    def _encodes_whole(self, windows: Sequence[Drawn]) -> bool:
         """Return whether those states are not on disk."""
-        return self._needs_teacher(drawn) and self.teacher_cache is None
+        return self._needs_teacher(windows) and self.teacher_cache is None
 
-    def _share(self, drawn: Sequence[Drawn]) -> bool:
+    def _share(self, windows: Sequence[Drawn]) -> bool:
         """Return whether one encoder's states serve both decoders."""
-        return self.shares_encoder and self._student_frames(drawn) == FRAMES_PER_WINDOW
+        return self.shares_encoder and self._student_frames(windows) == FRAMES_PER_WINDOW
 
-    def _student_frames(self, drawn: Sequence[Drawn]) -> int:
+    def _student_frames(self, windows: Sequence[Drawn]) -> int:
         """Return the mel frames that the student gets of each window."""
-        return self.inputs.augmentation(drawn[0]).n_frames
+        return self.inputs.augmentation(windows[0]).n_frames
 
-    def _cache_of_student(self, drawn: Sequence[Drawn]) -> EncoderCache | None:
+    def _cache_of_student(self, windows: Sequence[Drawn]) -> EncoderCache | None:
         """Return the cache with the states of the student's own encoder, if they are in one."""
-        return self.student_cache if self._student_frames(drawn) == FRAMES_PER_WINDOW else None
+        return self.student_cache if self._student_frames(windows) == FRAMES_PER_WINDOW else None
 
     # On disk
 
@@ -247,8 +247,8 @@ class StateSource:
         return replace(self, store=store)
 
     def _final_states(self, indices: Sequence[int], tokens: TokenBatch) -> Tensor:
-        """Ask the teacher of no more windows, and of no more rows, than a micro-batch has."""
-        found = []
+        """Run the teacher on as many windows and rows at a time as a micro-batch may have."""
+        states_of_rows = []
         for windows in self._slices(list(dict.fromkeys(indices))):
             if self.teacher_cache is not None:
                 encoded = self.teacher_cache.read(windows).to(self.teacher.device)
@@ -258,8 +258,8 @@ class StateSource:
             for rows in self._slices(of_these):
                 some = TokenBatch(tokens.inputs[rows], tokens.labels[rows])
                 states = encoded[[windows.index(indices[row]) for row in rows]]
-                found.append(self.teacher_states(some, states, Kept()).final)
-        return torch.cat(found)
+                states_of_rows.append(self.teacher_states(some, states, Kept()).final)
+        return torch.cat(states_of_rows)
 
     def _slices(self, numbers: Sequence[int]) -> Iterator[list[int]]:
         """Yield numbers, as many at a time as may go through the network together."""
@@ -286,8 +286,8 @@ class StateSource:
         sounds = load_windows(self.inputs.manifest, examples, n_threads=n_threads)
         return self._mel([Drawn(number, 0) for number in numbers], sounds, FRAMES_PER_WINDOW)
 
-    def _mel(self, drawn: Sequence[Drawn], sounds: Sequence[Samples], n_frames: int) -> Tensor:
-        mel = self.inputs.mel(drawn, sounds, n_frames=n_frames, device=self.teacher.device)
+    def _mel(self, windows: Sequence[Drawn], sounds: Sequence[Samples], n_frames: int) -> Tensor:
+        mel = self.inputs.mel(windows, sounds, n_frames=n_frames, device=self.teacher.device)
         return mel.to(self.teacher.dtype)
 
 

@@ -87,8 +87,8 @@ def save_progress(folder: Path, progress: Progress) -> None:
 
 def checkpoints(folder: Path) -> list[Path]:
     """Return a run's checkpoints, oldest first."""
-    found = {path: path.name.removeprefix("step_") for path in folder.glob("step_*")}
-    steps = {path: int(step) for path, step in found.items() if step.isdecimal()}
+    names = {path: path.name.removeprefix("step_") for path in folder.glob("step_*")}
+    steps = {path: int(step) for path, step in names.items() if step.isdecimal()}
     return sorted(steps, key=steps.__getitem__)
 
 

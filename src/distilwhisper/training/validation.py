@@ -104,7 +104,7 @@ def _spoken(manifest: Manifest) -> list[Utterance]:
 def _errors(
     transcriber: Transcriber, manifest: Manifest, utterances: Sequence[Utterance]
 ) -> Iterator[ErrorCounts]:
-    spoken: list[Utterance] = []
+    decodable: list[Utterance] = []
     unreadable: list[Utterance] = []
 
     def readable() -> Iterator[tuple[Samples, str | None]]:
@@ -113,11 +113,11 @@ def _errors(
             if isinstance(samples, Exception) or not (is_sound and np.isfinite(samples).all()):
                 unreadable.append(utterance)
             else:
-                spoken.append(utterance)
+                decodable.append(utterance)
                 yield samples, utterance.language
 
     for number, window in transcriber.decode_each(readable()):
-        yield _count(spoken[number], window.text)
+        yield _count(decodable[number], window.text)
     yield from (_count(utterance, "") for utterance in unreadable)
 
 

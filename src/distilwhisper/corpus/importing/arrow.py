@@ -148,18 +148,18 @@ def _of_split(source: Path, split: str | None) -> list[Path]:
     """
     paths = sorted(source.rglob("*.parquet")) if source.is_dir() else [source]
     part = split or "train"
-    named = [
+    of_split = [
         path
         for path in paths
         if part in re.split(r"[^0-9A-Za-z]+", path.relative_to(source).as_posix())
         or path.name.startswith(f"{part}-")
     ]
-    if named and len(named) < len(paths):
-        say(f"data: split {part}: {len(named)} of {len(paths)} files")
-    if not paths or (split is not None and not named):
+    if of_split and len(of_split) < len(paths):
+        say(f"data: split {part}: {len(of_split)} of {len(paths)} files")
+    if not paths or (split is not None and not of_split):
         of = f" with {split} in their names" if split else ""
         raise BadSource(f"{source} must hold Parquet files{of}, found none among {len(paths)}")
-    return named or paths
+    return of_split or paths
 
 
 def _rows(path: Path, name: str, source: Source) -> Entries:
@@ -197,12 +197,12 @@ def read_huggingface(source: Source) -> Entries:
     number = 0
     for table in _tables(dataset, name):
         columns = columns or _fields_of(table.schema, name, settings)
-        wanted = _columns_to_read(table.schema, columns)
+        to_read = _columns_to_read(table.schema, columns)
         features = dataset.features or {}
         # In these a number stands for a name.
-        named = [column for column in wanted if getattr(features.get(column), "names", None)]
-        for row in table.select(wanted).to_pylist():
-            for column in named:
+        with_names = [column for column in to_read if getattr(features.get(column), "names", None)]
+        for row in table.select(to_read).to_pylist():
+            for column in with_names:
                 if row[column] is not None:
                     row[column] = features[column].names[row[column]]
             where = f"{name}: {split}, row {number}"
@@ -220,14 +220,14 @@ def _opened(source: str, settings: ImportSettings) -> tuple[Any, str]:
     """
     with needed_by("a Hugging Face dataset", extra="data"):
         import datasets
-    saved = any((Path(source) / name).exists() for name in ("state.json", "dataset_dict.json"))
-    if saved and settings.config is not None:
+    is_saved = any((Path(source) / name).exists() for name in ("state.json", "dataset_dict.json"))
+    if is_saved and settings.config is not None:
         raise BadSource(f"{source} was saved without configs, found --config {settings.config}")
     try:
-        if saved:
-            opened = datasets.load_from_disk(source)
+        if is_saved:
+            dataset = datasets.load_from_disk(source)
         else:
-            opened = datasets.load_dataset(source, settings.config, streaming=True)
+            dataset = datasets.load_dataset(source, settings.config, streaming=True)
     except (OSError, datasets.exceptions.DatasetsError) as error:
         raise UnreadableSource(
             f"{source} must be a file or folder, or a dataset that can be had from the hub, found: "
@@ -235,15 +235,15 @@ def _opened(source: str, settings: ImportSettings) -> tuple[Any, str]:
         ) from error
     except ValueError as error:  # the library lists the configs
         raise BadSource(f"{source}: {error}") from error
-    if not isinstance(opened, Mapping):
+    if not isinstance(dataset, Mapping):
         if settings.split is not None:
             raise BadSource(f"{source} was saved as one split, found --split {settings.split}")
-        return opened, str(opened.split or "row")
-    split = settings.split or ("train" if len(opened) > 1 else next(iter(opened)))
-    if split not in opened:
-        raise BadSource(f"--split must be one of {', '.join(opened)} in {source}, found {split}")
-    say(f"data: split {split} of {', '.join(opened)}")
-    return opened[split], split
+        return dataset, str(dataset.split or "row")
+    split = settings.split or ("train" if len(dataset) > 1 else next(iter(dataset)))
+    if split not in dataset:
+        raise BadSource(f"--split must be one of {', '.join(dataset)} in {source}, found {split}")
+    say(f"data: split {split} of {', '.join(dataset)}")
+    return dataset[split], split
 
 
 def _tables(dataset: Any, source: str) -> Iterator["pyarrow.Table"]:

@@ -78,11 +78,11 @@ def import_data(
     write_jsonl(out, _rows(entries, reading, tally))
     if before not in (None, fingerprint(out)):
         say(f"data: {out} has changed: what was made of it before is of other data")
-    listed = out.with_suffix(".problems.jsonl")
-    listed.unlink(missing_ok=True)  # of an earlier import
+    problem_list = out.with_suffix(".problems.jsonl")
+    problem_list.unlink(missing_ok=True)  # of an earlier import
     rows = [{"path": p.where, "kind": p.kind, "problem": p.message} for p in tally.problems]
     if rows:
-        write_jsonl(listed, rows)
+        write_jsonl(problem_list, rows)
     return tally
 
 

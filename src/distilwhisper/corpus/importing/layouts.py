@@ -108,21 +108,21 @@ def read(source: Source, layout: Format) -> Entries:
     Raises:
         BadSource: it is not what it is read as, or the settings ask for what is of no use there.
     """
-    path, named = source.path, LAYOUTS[layout]
+    path, form = source.path, LAYOUTS[layout]
     for option in ("config", "split", "column"):
-        if getattr(source.settings, option) and option not in named.options:
+        if getattr(source.settings, option) and option not in form.options:
             readers = ", ".join(
                 sorted(name for name, of in LAYOUTS.items() if option in of.options)
             )
             raise BadSource(
-                f"--{option} is for {readers}, found {named.description}: leave it out, or choose "
+                f"--{option} is for {readers}, found {form.description}: leave it out, or choose "
                 "another --format"
             )
     if layout != "huggingface" and not path.exists():
-        raise BadSource(f"{path} must be {named.description}, found nothing there")
-    if named.kind is not None and not (path.is_file() if named.kind == "file" else path.is_dir()):
-        raise BadSource(f"{path} must be {named.description}, found no {named.kind}")
-    return named.read(source)
+        raise BadSource(f"{path} must be {form.description}, found nothing there")
+    if form.kind is not None and not (path.is_file() if form.kind == "file" else path.is_dir()):
+        raise BadSource(f"{path} must be {form.description}, found no {form.kind}")
+    return form.read(source)
 
 
 def _of_folder(folder: Path) -> Format:

@@ -265,7 +265,7 @@ def _closed(lines: Sequence[str], delimiter: str) -> list[str] | None:
 
 
 def _names_audio(line: str, delimiter: str) -> bool:
-    """Tell a row of its own by the ending of a file."""
+    """Return whether a line is a row of its own: one of its cells ends as a file of audio does."""
     cells = (cell.strip(' "\n') for cell in line.split(delimiter))
     return any(posixpath.splitext(cell.lower())[1] in AUDIO_SUFFIXES for cell in cells)
 
