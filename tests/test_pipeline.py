@@ -604,7 +604,7 @@ def is_a_use(frame: FrameType | None) -> bool:
         return False
     while frame is not None and frame.f_code.co_filename.startswith(package):
         code = frame.f_code
-        checks = code.co_name in ("__post_init__", "check_recipe", "_set_faults")
+        checks = code.co_name in ("__post_init__", "check_recipe", "_check_sets")
         if checks or code.co_filename.endswith("/run/settings.py"):
             return False
         frame = frame.f_back

@@ -13,7 +13,7 @@
         report.html                                                   report/
 
 Every stage skips what is done and refuses what was made with other settings, so running a recipe
-again goes on where it stopped; ``from_stage`` throws a stage and all behind it away first.
+again goes on where it stopped; ``from_stage`` first deletes what a stage and all after it made.
 """
 
 import shutil
@@ -96,17 +96,18 @@ class DataSettings:
     test: str | None = None
     """With train: the manifest that the student is judged by; it needs references."""
     language: str | None = None
-    """Of all the speech, whatever manifests name; none: what they name, else it is detected."""
+    """Language of all the speech, even where a manifest names another; left out: what the manifests
+    name, else what the teacher detects."""
     max_seconds: float | None = None
-    """Of a source: leave out what is longer; a window holds 30 s."""
+    """Leave out longer utterances of a source; a window holds 30 s."""
     validation_fraction: float = ruled(0.1, _HELD_OUT)
     """Share of the utterances for validation."""
     test_fraction: float = ruled(0.1, _HELD_OUT)
     """Share of the utterances held out for the test."""
     keep_speakers_together: bool = True
-    """Whether a speaker is in one part only, where speakers are known; recordings always are."""
+    """Keep every known speaker in one part only; a recording is in one part in any case."""
     seed: int = 0
-    """Of the split."""
+    """Seed of the split."""
 
     def __post_init__(self) -> None:
         if (self.source is None) == (not self.train_sets):
@@ -159,7 +160,7 @@ class LongFormSettings:
     pause_s: float = ruled(0.5, AT_LEAST_0)
     """Silence between two of them."""
     formats: tuple[TranscriptFormat, ...] = ("txt", "srt", "json")
-    """Of the transcripts."""
+    """Formats of the transcripts."""
 
     def __post_init__(self) -> None:
         check_rules(self)
@@ -170,7 +171,7 @@ class Recipe:
     """One run, completely."""
 
     name: str
-    """Of the run."""
+    """Name of the run."""
     teacher: str
     """Model folder or hub id."""
     data: DataSettings
@@ -193,16 +194,16 @@ class Run:
     force: bool = False
     ranks: Ranks = field(default_factory=Ranks)  # the processes that train together
     problems: dict[str, str] = field(default_factory=dict)  # inputs that failed, and why
-    made: Mapping[str, Path] = field(default_factory=dict)  # what lies outside the run's folder
+    made: Mapping[str, Path] = field(default_factory=dict)  # folders that lie outside the run's
 
     def path(self, first: str, *parts: str) -> Path:
-        """Return a place in the run's folder, or in what was made outside it."""
+        """Return a path in the run's folder, or in a folder that lies outside it."""
         return self.made.get(first, self.folder / first).joinpath(*parts)
 
     def open_stage(
         self, folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, Path]
     ) -> None:
-        """Make a folder a stage's own, or see that it is; as the function of this name."""
+        """Call :func:`~distilwhisper.run.stages.open_stage` with the inputs' fingerprints."""
         prints = {name: fingerprint(path) for name, path in inputs.items()}
         open_stage(folder, settings=settings, inputs=prints, force=self.force)
 
@@ -260,7 +261,7 @@ def run_recipe(
         folder: the run's.
         command: what was typed, for the record; none: what started this process.
         stages: which ones.
-        from_stage: do this stage and all behind it again.
+        from_stage: do this stage and all after it again.
         made: folders of the run that lie elsewhere, such as its labels, by their names.
         force: do stages again whose settings or inputs have changed.
 
@@ -271,7 +272,7 @@ def run_recipe(
         StageChanged: what the folder holds was made with other settings or from other inputs.
         SettingsError: see :func:`check_recipe`.
     """
-    check_recipe(recipe, stages=stages, sizes=_sizes_here, tokenizer=_tokenizer_here)
+    check_recipe(recipe, stages=stages)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with ranks_of_environment(recipe.hardware) as ranks:
@@ -332,9 +333,7 @@ def check_recipe(
     recipe: Recipe,
     *,
     stages: Sequence[StageName] = STAGES,
-    sizes: Callable[[str], WhisperConfig],
-    tokenizer: Callable[[str], Tokenizer | None],
-    is_run_here: bool = True,
+    sizes: Callable[[str], WhisperConfig] | None = None,
     has_data: bool = True,
 ) -> None:
     """See that a recipe's settings, paths and models go together, before any work is done.
@@ -342,21 +341,21 @@ def check_recipe(
     Args:
         recipe: the settings.
         stages: that are to be run.
-        sizes: of a model, by its folder or hub id.
-        tokenizer: of a model, likewise; None where it is not at hand.
-        is_run_here: ask for the packages and the device as well.
+        sizes: returns the sizes of a model, by its folder or hub id, where the recipe is only
+            planned; None: it runs here, and needs the models' files, the packages and the device.
         has_data: read the manifests that are named.
 
     Raises:
         SettingsError: they do not; every fault is named, with its setting.
     """
     faults = _Faults()
-    if is_run_here:
+    if sizes is None:
         _check_hardware(recipe, stages, faults)
     teacher_tokenizer = None
     if {*stages} - {"data", "filter", "report"}:
-        _check_models(recipe, sizes, faults)
-        teacher_tokenizer = faults.attempt("teacher", tokenizer, recipe.teacher)
+        _check_models(recipe, sizes or _sizes_here, faults)
+        if sizes is None or Path(recipe.teacher).is_dir():
+            teacher_tokenizer = faults.attempt("teacher", _tokenizer_here, recipe.teacher)
         for name, stage in (("label", recipe.label), ("evaluate", recipe.evaluate)):
             faults.attempt(f"{name}.decoding", _check_speech, stage.decoding, teacher_tokenizer)
         faults.attempt("data.language", _check_language, recipe.data.language, teacher_tokenizer)

@@ -17,7 +17,7 @@ from distilwhisper.corpus.store import read_jsonl
 from distilwhisper.decoding.packed_windows import PACKED_S, PAUSE_S
 from distilwhisper.model.checkpoint import read_config
 from distilwhisper.model.hub import resolve_model
-from distilwhisper.model.layout import read_complete_tokenizer, read_json_object
+from distilwhisper.model.layout import read_json_object
 from distilwhisper.model.roofline import cache_values
 from distilwhisper.model.whisper import WhisperConfig
 from distilwhisper.pipeline import Recipe, check_recipe
@@ -26,7 +26,6 @@ from distilwhisper.speech.units import WINDOW_S
 from distilwhisper.stages.settings import GpuName, PlanSettings
 from distilwhisper.stages.student import n_parameters
 from distilwhisper.tables import table_lines
-from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.training.loss import chunk_logits
 from distilwhisper.training.state import N_KEPT
 
@@ -146,13 +145,7 @@ def plan_recipe(recipe: Recipe, settings: PlanSettings) -> Plan:
         SettingsError: the recipe cannot be run, or the rates do not fit.
         ValueError: the data cannot be counted.
     """
-    check_recipe(
-        recipe,
-        sizes=model_sizes,
-        tokenizer=_tokenizer_at_hand,
-        is_run_here=False,
-        has_data=settings.hours is None,
-    )
+    check_recipe(recipe, sizes=model_sizes, has_data=settings.hours is None)
     teacher = model_sizes(recipe.teacher)
     source = teacher if recipe.student.start is None else model_sizes(recipe.student.start)
     student = replace(
@@ -216,13 +209,6 @@ def model_sizes(name: str) -> WhisperConfig:
         decoder_heads=width // 64,
         decoder_ffn=4 * width,
     )
-
-
-def _tokenizer_at_hand(name: str) -> Tokenizer | None:
-    folder = Path(name)
-    if not folder.is_dir():
-        return None
-    return Tokenizer.from_json(read_complete_tokenizer(folder), where=folder)
 
 
 # Speech

@@ -162,6 +162,11 @@ class Comparison:
         }
 
     @property
+    def is_against(self) -> bool:
+        """Whether models are compared with one of them."""
+        return self.baseline is not None and len(self.models) > 1
+
+    @property
     def first_noise(self) -> str | None:
         """What the models are judged by first: the sound as it is, or else the first noise."""
         return None if None in self.noises else self.noises[0]

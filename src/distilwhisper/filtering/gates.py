@@ -63,15 +63,14 @@ def _column(name: str) -> Callable[[Measures], Floats]:
     return lambda measures: measures[name]
 
 
-def _avg_logprob(measures: Measures) -> Floats:
-    """Return log-probabilities; one that is no number is below any limit."""
-    values: Floats = np.nan_to_num(measures["avg_logprob"], nan=-np.inf, neginf=-np.inf)
-    return values
-
-
 GATES = (
     Gate("max_compression_ratio", "compression_ratio_above_limit", _column("compression_ratio")),
-    Gate("min_avg_logprob", "log_probability_below_limit", _avg_logprob),
+    Gate(
+        "min_avg_logprob",
+        "log_probability_below_limit",
+        # One that is no number is below any limit.
+        lambda m: np.nan_to_num(m["avg_logprob"], nan=-np.inf, neginf=-np.inf),
+    ),
     Gate("max_no_speech_prob", "no_speech_probability_above_limit", _column("no_speech_prob")),
     Gate(
         "max_repetition", "repetition_above_limit", lambda m: share(m["looped"], m["label_words"])

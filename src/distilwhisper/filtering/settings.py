@@ -21,10 +21,10 @@ class FilterSettings:
     max_compression_ratio: float = ruled(2.4, _RATIO)
     """Bytes of the label's text over its compressed bytes; above it the text repeats itself."""
     min_avg_logprob: float = ruled(-1.0, _LOGPROB)
-    """Mean log-probability of a token, for labels without a reference; so are all that follow."""
+    """Mean log-probability of a token, of labels without a reference, as in the optional limits."""
     language: str | None = None
-    """Of all utterances, whatever the manifest names; None: what it names, else what the teacher
-    detected."""
+    """Language of all utterances, even where the manifest names another; None: what it names, else
+    what the teacher detected."""
     max_wer_by_language: tuple[tuple[str, float], ...] = ()
     """Languages, each with a limit of its own in the place of max_wer."""
     max_no_speech_prob: float | None = ruled(None, PROBABILITY)

@@ -78,7 +78,10 @@ def stage_folder(
 def _read_stage(folder: Path) -> dict[str, Any] | None:
     path = folder / _STAGE_FILE
     if not path.exists():
-        strangers = sorted(p.name for p in folder.iterdir() if not _is_housekeeping(p.name))
+        names = {path.name for path in folder.iterdir()} - {
+            _TEMPORARY
+        }  # a killed process leaves it
+        strangers = sorted(name for name in names if not name.startswith(LOCK_FILE))
         if strangers:
             raise BadRunFolder(
                 f"{folder} must be new, empty or of an earlier run, found no {_STAGE_FILE} but "
@@ -94,11 +97,6 @@ def _read_stage(folder: Path) -> dict[str, Any] | None:
             f"({', '.join(record) or 'none'}): name another folder"
         )
     return record
-
-
-def _is_housekeeping(name: str) -> bool:
-    """Return whether a killed process may leave a file of this name."""
-    return name.startswith(LOCK_FILE) or name == _TEMPORARY
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

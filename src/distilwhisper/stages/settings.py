@@ -61,7 +61,7 @@ class EvaluateSettings:
     recorded:10@FOLDER (dB of speech over noise), reverberation:0.6 (seconds of RT60) or
     reverberation@FOLDER, codec:opus-6k, codec:mp3-16k, codec:mulaw, clipping:12 (dB)."""
     noise_seed: int = 0
-    """Of what is drawn for the noise of each utterance; the same for all models and levels."""
+    """Seed of the noise of each utterance; the draws are the same for all models and levels."""
 
     def __post_init__(self) -> None:
         fault: str | bool = False
@@ -96,7 +96,7 @@ class PlanSettings:
     rates: Path | None = None
     """Measured rates: a JSON file of Rates, or a finished run of the same teacher and device."""
     price_per_hour: float | None = ruled(None, ABOVE_0)
-    """Of the device, in any currency; needs rates. Left out, no price is printed."""
+    """Price of an hour of the device, in any currency; needs rates. Left out: none is printed."""
 
     def __post_init__(self) -> None:
         check_rules(self)

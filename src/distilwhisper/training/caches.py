@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from distilwhisper.corpus.batches import IGNORE, Example, TokenBatch, token_batch
 from distilwhisper.corpus.records import Manifest
 from distilwhisper.files import write_atomic
-from distilwhisper.shapes import Bool, Float, Int
+from distilwhisper.shapes import Float
 from distilwhisper.speech.sources import digest_of
 from distilwhisper.training.inputs import TrainingInput
 from distilwhisper.training.ranks import Ranks
@@ -184,16 +184,14 @@ class TeacherStore:
 
 def _names(indices: Sequence[int], tokens: TokenBatch) -> list[str]:
     """Return the name of each row's states: the example's place, and what the decoder is given."""
-    return [
-        f"{index % SHARD_WINDOWS}-{_form_digest(inputs, labels != IGNORE)}"
-        for index, inputs, labels in zip(indices, tokens.inputs, tokens.labels, strict=True)
-    ]
-
-
-def _form_digest(inputs: Int[Tensor, " tokens"], mask: Bool[Tensor, " tokens"]) -> str:
-    length = int(mask.nonzero()[-1]) + 1  # what is behind the last target is padding
-    row = [inputs[:length].tolist(), mask[:length].tolist()]
-    return hashlib.blake2b(json.dumps(row).encode(), digest_size=8).hexdigest()
+    names = []
+    mask = tokens.labels != IGNORE
+    for index, inputs, counts in zip(indices, tokens.inputs, mask, strict=True):
+        length = int(counts.nonzero()[-1]) + 1  # what is behind the last target is padding
+        row = [inputs[:length].tolist(), counts[:length].tolist()]
+        digest = hashlib.blake2b(json.dumps(row).encode(), digest_size=8).hexdigest()
+        names.append(f"{index % SHARD_WINDOWS}-{digest}")
+    return names
 
 
 # The files of both

@@ -32,7 +32,7 @@ class TrainingSettings:
     temperature: float = ruled(2.0, ABOVE_0)
     """Softens both distributions of the KL term."""
     divergence: Divergence = "forward-kl"
-    """What stands in the place of the paper's KL(teacher || student)."""
+    """Which divergence takes the place of the paper's KL(teacher || student)."""
     teacher_annealing: bool = False
     """Let kl_weight and mse_weight fall linearly to 0, so that the labels teach alone in the end
     (arXiv:1907.04829)."""
@@ -86,7 +86,7 @@ class TrainingSettings:
     """Ids: a window that holds one of them counts for nothing in its update, and is not read. A run
     that a loss has stopped goes on without the utterances that it names."""
     seed: int = 0
-    """Of the data order and of all that is drawn for an example."""
+    """Seed of the order of the data and of all that is drawn for an example."""
 
     def __post_init__(self) -> None:
         faults: list[str] = []

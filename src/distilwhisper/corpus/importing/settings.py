@@ -46,16 +46,16 @@ class ImportSettings:
     Attributes:
         format: what it is; found out when left out.
         language: code or English name, where the source names none.
-        config: of a Hugging Face dataset.
-        split: of a Hugging Face dataset, Common Voice or Parquet files; train when left out.
+        config: config of a Hugging Face dataset.
+        split: split of a Hugging Face dataset, Common Voice or Parquet files; train when left out.
         column: FIELD=NAME for a column that has a name of its own; may be repeated. Fields are
             audio, text, id, speaker, recording, language, source, split, channel, start, end,
             duration.
         cut: vad cuts what is longer than 30 s in its pauses, without its text.
         max_seconds: leave out what is longer, and count it.
-        first: leave out all behind the first so many utterances that can be used.
-        sample: leave out all but so many, drawn at random.
-        seed: of the draw; another one draws others.
+        first: keep only so many utterances, the first that can be used.
+        sample: keep only so many utterances, drawn at random.
+        seed: seed of the sample; another seed draws other utterances.
     """
 
     format: Format | None = None

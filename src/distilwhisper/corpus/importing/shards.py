@@ -55,7 +55,9 @@ def _written(entries: Entries, folder: Path, index: int, shard_bytes: int) -> li
     with replacing(unnamed) as file, tarfile.TarFile(fileobj=file, mode="w") as tar:
         for entry in entries:
             if entry.data is not None:
-                info = tarfile.TarInfo(f"{n_members:06d}{_suffix(entry.utterance.audio)}")
+                suffix = posixpath.splitext(entry.utterance.audio)[1].lower()
+                suffix = suffix if re.fullmatch(r"\.[a-z0-9]{1,5}", suffix) else ""
+                info = tarfile.TarInfo(f"{n_members:06d}{suffix}")
                 info.size = len(entry.data)
                 tar.addfile(info, io.BytesIO(entry.data))
                 digest.update(f"{info.name} {info.size} ".encode() + entry.data)
@@ -73,8 +75,3 @@ def _written(entries: Entries, folder: Path, index: int, shard_bytes: int) -> li
         else e
         for e in members
     ]
-
-
-def _suffix(audio: str) -> str:
-    suffix = posixpath.splitext(audio)[1].lower()
-    return suffix if re.fullmatch(r"\.[a-z0-9]{1,5}", suffix) else ""
