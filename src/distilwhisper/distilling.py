@@ -1,7 +1,7 @@
 """Distillation without a recipe: from a folder of audio, or from labels, to a student.
 
-What is not asked for is chosen for some hours of speech. The recipe that comes of it is written
-into the run's folder, for a run that is to be like it but for one thing.
+Settings that are left out are chosen for some hours of speech. The resulting recipe is written
+into the run's folder, as a start for similar runs.
 """
 
 import sys
@@ -138,7 +138,7 @@ def distil_labels(
 def _training(
     options: Mapping[str, Any], teacher: str, hardware: Hardware, hours: float
 ) -> TrainingSettings:
-    """Return settings for so many hours of speech, but for what was asked for."""
+    """Return the settings for so many hours of speech; ``options`` take precedence."""
     windows = hours * 3600 / 15
     steps = options.get(
         "steps", min(max(round(_PASSES * windows / _BATCH), _LEAST_STEPS), _MOST_STEPS)

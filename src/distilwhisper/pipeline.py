@@ -336,7 +336,7 @@ def check_recipe(
     sizes: Callable[[str], WhisperConfig] | None = None,
     has_data: bool = True,
 ) -> None:
-    """See that a recipe's settings, paths and models go together, before any work is done.
+    """Check that a recipe's settings, paths and models go together, before any work is done.
 
     Args:
         recipe: the settings.
@@ -521,7 +521,7 @@ def _tokenizer_here(name: str) -> Tokenizer:
 
 
 def _data(run: Run) -> None:
-    """Make the manifests of the three parts that are not taken as they are."""
+    """Make the manifests of the parts for training, validation and test."""
     data = run.recipe.data
     if data.source is None:
         _take_sets(run)
@@ -677,7 +677,7 @@ def what_shapes_student(settings: TrainingSettings) -> dict[str, Any]:
 
 
 def _picked_dtype(run: Run) -> str:
-    """Name the number format, which "auto" leaves to the hardware."""
+    """Return the name of the training dtype, which "auto" leaves to the hardware."""
     return dtype_name(run.recipe.hardware.pick_training_dtype())
 
 

@@ -77,7 +77,7 @@ class Rates:
 
 @dataclass(frozen=True)
 class Amount:
-    """Speech, counted."""
+    """An amount of speech."""
 
     n_utterances: int
     n_windows: int  # of the encoder: one an utterance, or one a chunk of a long one

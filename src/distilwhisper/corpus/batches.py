@@ -32,7 +32,7 @@ IGNORE = -100
 
 
 class UnreadableRecording(DistilwhisperError):
-    """Audio that nothing can be done without cannot be read."""
+    """A recording that the work needs cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ def join_kept(
 
 
 def _prompt_length(token_ids: Sequence[int], tokenizer: Tokenizer) -> int:
-    """Return where the text of a label begins, no-timestamps left out of account."""
+    """Return where the text of a label begins, not counting a no-timestamps token."""
     return _last_start(token_ids, tokenizer) + (3 if tokenizer.is_multilingual else 1)
 
 
@@ -153,7 +153,7 @@ def with_previous_text(
 
 
 def follow_each_other(manifest: Manifest, *, max_gap_s: float) -> bool:
-    """Return whether any utterance precedes another, as :func:`with_previous_text` has it."""
+    """Return whether any utterance precedes another, as :func:`with_previous_text` defines it."""
     return any(precedes for _, _, precedes in _neighbours(manifest, max_gap_s))
 
 
@@ -174,7 +174,7 @@ def _neighbours(
 
 
 class Drawn(NamedTuple):
-    """What stands at one place of the stream."""
+    """The window at one place of the stream."""
 
     example: int  # its number
     epoch: int  # how often all examples of its source came before
@@ -210,7 +210,7 @@ class Mixture:
         self._orders: dict[int, tuple[int, tuple[int, ...]]] = {}  # the newest epoch of each part
 
     def at(self, place: int) -> Drawn:
-        """Return what stands at a place, counted from 0."""
+        """Return the window at a place, counted from 0."""
         block, at = divmod(place, _BLOCK)
         parts = _block_order(self._quotas, seed=self._seed, block=block)
         part = int(parts[at])
@@ -284,7 +284,7 @@ def keeps_previous(example_id: str, *, probability: float, seed: int, epoch: int
 
 
 def example_generator(example_id: str, *, seed: int, epoch: int) -> np.random.Generator:
-    """Return the source of all that is drawn for an example's sound in one epoch."""
+    """Return the random generator for an example's sound in one epoch."""
     return np.random.default_rng(_hash(f"sound/{seed}/{epoch}/{example_id}"))
 
 
@@ -385,7 +385,7 @@ def load_windows(
 def load_readable(
     manifest: Manifest, utterances: Iterable[Utterance], *, n_threads: int = 2
 ) -> Iterator[tuple[Utterance, Samples]]:
-    """Do as :func:`load_utterances` where every recording must be read.
+    """Yield as :func:`load_utterances` does, where every recording must be readable.
 
     Raises:
         UnreadableRecording: one cannot be.

@@ -92,7 +92,7 @@ def pack_examples(
 
 
 def _taken(open_: list["_Window"], among: Sequence["_Window"]) -> "_Window":
-    """Return the fullest of some open windows, which is open no more."""
+    """Close the fullest of some open windows, and return it."""
     fullest = min(among, key=_room)
     open_.remove(fullest)
     return fullest

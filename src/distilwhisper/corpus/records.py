@@ -272,7 +272,7 @@ def manifest_row(utterance: Utterance) -> dict[str, Any]:
 
 
 def manifest_lines(path: Path) -> Iterator[tuple[Path, int, bytes]]:
-    """Yield the lines of a manifest as they are, each with its file and number; blank ones not.
+    """Yield the lines of a manifest that are not blank, each with its file and number.
 
     Args:
         path: as for :func:`read_manifest`.

@@ -18,7 +18,7 @@ class ChangedRecording(DistilwhisperError):
 def check_sounds(
     manifest: Manifest, utterances: Iterable[Utterance], labels: Mapping[str, Label]
 ) -> None:
-    """See that recordings hold what they held when they were labelled, as far as labels know.
+    """Check that recordings hold what they held when they were labelled, as far as is known.
 
     A file of which only the time of change is another, as of a copy, is taken for the same; the log
     says how many there are.
@@ -57,12 +57,12 @@ def check_sounds(
 
 
 def is_as_labelled(source: str, sound: str | None) -> bool:
-    """Return whether a recording holds what it held when a label was made; None: nobody knows."""
+    """Return whether a recording has the fingerprint of its label; None, if unknown, counts as so."""
     return sound is None or sound.split("-")[0] == _fingerprint(source).split("-")[0]
 
 
 def _fingerprint(source: str) -> str:
-    """Return a fingerprint, or nothing of what is not there."""
+    """Return a fingerprint; an empty one where the recording cannot be read."""
     try:
         return fingerprint(source)
     except (CorruptAudio, OSError):

@@ -62,7 +62,7 @@ def write_shard(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def check_shard(path: Path) -> None:
-    """See that a shard is as :func:`write_shard` wrote it; without digests there is no telling.
+    """Check that a shard is as :func:`write_shard` wrote it, in a folder that has digests.
 
     Raises:
         ChangedShard: it is not.

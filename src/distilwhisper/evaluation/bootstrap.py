@@ -134,7 +134,7 @@ def mean_difference(
 
 
 def _interval(values: Numbers, level: float) -> Interval:
-    """Make an interval of a value and, behind it, those of the draws."""
+    """Return the interval of a value, which comes first, and of the values of the draws."""
     low, high = np.quantile(values[1:], [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(values[0]), float(low), float(high))
 
@@ -185,7 +185,7 @@ def _sums_by_group(systems: Sequence[Counted]) -> Numbers:
 
 
 def _draw(sums: Numbers, n_draws: int, rng: np.random.Generator) -> Numbers:
-    """Draw as many rows as there are, with replacement, and add them up; again and again."""
+    """Return the sums of draws, each of as many rows as there are, with replacement."""
     totals: Numbers = np.empty((n_draws, sums.shape[1]), dtype=np.int64)
     at_once = max(1, _BLOCK // len(sums))
     for start in range(0, n_draws, at_once):

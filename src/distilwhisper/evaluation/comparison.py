@@ -149,7 +149,7 @@ class Comparison:
     resampling: Resampling
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON can hold it."""
+        """Return the comparison as JSON can hold it."""
         return asdict(self)
 
     @property

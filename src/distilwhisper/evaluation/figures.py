@@ -47,7 +47,7 @@ def errors_against_speed(comparison: Comparison) -> Figure:
 
 
 def speed_points(comparison: Comparison, noise: str | None) -> list[Point]:
-    """Return what every model that was timed makes of errors, in per cent, at which speed.
+    """Return the error rate, in per cent, and the speed of every model that was timed.
 
     Args:
         comparison: the figures.

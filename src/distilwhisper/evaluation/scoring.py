@@ -1,4 +1,4 @@
-"""What stored hypotheses are worth: errors of each utterance, and their sums over a set.
+"""The errors of stored hypotheses: of each utterance, and their sums over a set.
 
 Scoring reads what decoding has written and nothing else, so a new metric needs no new decoding.
 """

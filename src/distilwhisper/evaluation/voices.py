@@ -1,4 +1,4 @@
-"""Who else speaks: what babble over an utterance is made of."""
+"""Voices of other speakers, which babble over an utterance is made of."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -125,5 +125,5 @@ def _grouped(utterances: Iterable[Utterance], key: Callable[[Utterance], str | N
 
 
 def _drawn(of: Sequence[_Drawn], n: int, generator: np.random.Generator) -> list[_Drawn]:
-    """Return n of a sequence, or all if they are no more, in an order that is drawn."""
+    """Return n of a sequence, or all if there are no more, in random order."""
     return [of[i] for i in generator.choice(len(of), min(n, len(of)), replace=False)]

@@ -165,7 +165,7 @@ def suggest(gate: Gate, values: Floats, bad: Flags) -> float | None:
 
 
 def score_at(gate: Gate, limit: float | None, values: Floats, bad: Flags) -> Score | None:
-    """Return what a gate does at a limit, if there is one, to labels as in :func:`suggest`."""
+    """Return what a gate does at a limit, if there is one; other arguments as in :func:`suggest`."""
     return None if limit is None else _score(gate.beyond(values, limit), bad, limit)
 
 

@@ -90,7 +90,7 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a metrics.jsonl, to which a run may be adding one: only whole ones.
+    """Return the whole rows of a metrics.jsonl, to which a run may be adding one.
 
     Raises:
         BadRunFolder: a line before the last one is broken.

@@ -86,14 +86,14 @@ def lock_folder(folder: Path, part: Part | None = None) -> Iterator[None]:
 
 @contextmanager
 def taking_turns(folder: Path) -> Iterator[None]:
-    """Wait until no other process is in such a section on the folder, and go in."""
+    """Wait until no other process takes its turn in the folder, and take it."""
     with _locked(folder / f"{LOCK_FILE}-open", folder, fcntl.LOCK_EX):
         yield
 
 
 @contextmanager
 def _locked(path: Path, what: Path | str, operation: int) -> Iterator[None]:
-    """Hold a lock file, which goes afterwards; but one that others share stays for them."""
+    """Hold a lock file, which is deleted afterwards unless others may share it."""
     try:
         file = open_locked(path, operation)
     except BlockingIOError as error:

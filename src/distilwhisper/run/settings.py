@@ -191,7 +191,7 @@ def _scalar(kind: Any, value: Any) -> object:
 
 
 def _allowed(kind: Any) -> str:
-    """Return what a type takes, in the words of a TOML file."""
+    """Return which values a type takes, in the words of a TOML file."""
     arguments = typing.get_args(kind)
     origin = typing.get_origin(kind)
     if origin in (Union, types.UnionType):

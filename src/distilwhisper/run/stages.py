@@ -26,7 +26,7 @@ class StageChanged(DistilwhisperError):
 def open_stage(
     folder: Path, *, settings: Mapping[str, Any], inputs: Mapping[str, str], force: bool
 ) -> None:
-    """Make a folder a stage's own, or see that it is: the same settings, the same inputs.
+    """Record what a folder is made of, or check that it was made of the same.
 
     Args:
         folder: made if it is not there. One that holds files must hold our stage.json, which is
@@ -131,7 +131,7 @@ def _value_of(values: Mapping[str, Any], key: str) -> str:
 
 
 def _empty(folder: Path) -> None:
-    """Delete all but stage.json and locks: a kill on the way leaves a folder still ours."""
+    """Delete all but stage.json and locks; a process that is killed here leaves our stage.json."""
     for path in folder.iterdir():
         if path.name == _STAGE_FILE or path.name.startswith(LOCK_FILE):
             continue

@@ -223,7 +223,7 @@ def filter_labels(
 
 
 def judge(utterance: Utterance, label: Label | None, settings: FilterSettings) -> Verdict:
-    """Decide on one label, by its own text and its utterance's alone.
+    """Return the verdict on one label, which depends on no other label.
 
     Args:
         utterance: with its reference, or without one.

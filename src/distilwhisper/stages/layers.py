@@ -37,13 +37,13 @@ class StudentSettings:
         )
 
     def decoder_sources(self, n_layers: int) -> list[list[int]]:
-        """Return the layers, of ``n_layers``, whose mean each of the student's decoder has."""
+        """Return, for each decoder layer of the student, the layers that are averaged for it."""
         if self.layers is not None:
             return [[number] for number in named_layers(n_layers, self.layers)]
         return self._sources(n_layers, self.decoder_layers)
 
     def encoder_sources(self, n_layers: int) -> list[list[int]]:
-        """Return the same of the encoder."""
+        """Return the same for the encoder."""
         kept = n_layers if self.encoder_layers is None else self.encoder_layers
         return self._sources(n_layers, kept)
 

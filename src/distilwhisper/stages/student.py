@@ -30,7 +30,7 @@ def build_student(teacher: Checkpoint, settings: StudentSettings) -> Checkpoint:
     """Copy a teacher's embeddings and chosen layers into a new network.
 
     Args:
-        teacher: or another student, as the case may be.
+        teacher: the model whose layers are copied; it may be another student.
         settings: which layers; ``start`` is the caller's to follow.
 
     Returns:
@@ -129,7 +129,7 @@ def add_alignment_heads(checkpoint: Checkpoint, manifest: Manifest) -> Checkpoin
 
 
 def allow_silence(checkpoint: Checkpoint) -> Checkpoint:
-    """Return a model that may end without any text, and so may its files on disk.
+    """Return a model, and its generation settings, that may end without any text.
 
     Whisper's own files forbid the end as the first token, so that without timestamps every
     published model emits text.

@@ -209,7 +209,7 @@ def digest(made_from: list[Any]) -> str:
 
 
 def weights_digest(*modules: nn.Module) -> str:
-    """Return what tells networks from any others: a hash of their weights, names and dtypes."""
+    """Return a hash of the weights of some networks, with their names and dtypes."""
     total = hashlib.blake2b(digest_size=16)
     for module in modules:
         for name, weight in module.state_dict().items():
@@ -219,7 +219,7 @@ def weights_digest(*modules: nn.Module) -> str:
 
 
 def sound_key(example: Example, manifest: Manifest) -> list[Any]:
-    """Return what tells an example's sound from any other: its pieces and the files they are in.
+    """Return the identity of an example's sound: its pieces and the files they are in.
 
     A file is known by its path and by :func:`~distilwhisper.speech.sources.digest_of`, as in
     labels, so that a copied corpus keeps its cache. Packed with other pauses, the same utterances
@@ -240,7 +240,7 @@ def sound_key(example: Example, manifest: Manifest) -> list[Any]:
 
 @lru_cache(maxsize=1024)  # utterances may be spans or members of one file
 def _digest_of(path: Path, changed_ns: int) -> str:
-    """Return a file's digest; the time of its last change tells one reading from the next."""
+    """Return a file's digest, which is cached until the file changes."""
     with path.open("rb") as file:
         return digest_of(file).hex()
 

@@ -94,7 +94,7 @@ class TrainingInput:
         return Mixture(sources, dict(self.settings.source_weights), seed=self.settings.seed)
 
     def micro_batches(self, step: int) -> Iterator[list[Drawn]]:
-        """Yield one update's windows, those together that go through the network together.
+        """Yield the micro-batches of one update.
 
         The stream of epochs goes on across updates. Windows of different contexts stay
         apart, so that none is given the silence of another. Skipped ones have their
@@ -157,7 +157,7 @@ class TrainingInput:
         return epochs
 
     def augmentation(self, window: Drawn) -> Augmentation:
-        """Return what happens to a window's sound."""
+        """Return the augmentation that is drawn for a window."""
         settings, example = self.settings, self.examples[window.example]
         if not settings.augment.is_on:
             return Augmentation()
@@ -165,7 +165,7 @@ class TrainingInput:
         return draw_augmentation(settings.augment, generator, end_s=example.end_s)
 
     def sound(self, window: Drawn) -> Samples:
-        """Return a window's sound, changed as is drawn.
+        """Return a window's sound after its augmentation.
 
         Raises:
             UnreadableRecording: audio that was labelled cannot be read now.
@@ -205,11 +205,11 @@ class TrainingInput:
 
 
 class ReadAhead(Generic[T]):
-    """Reads micro-batches in threads, before they are asked for.
+    """Reads micro-batches in threads, before they are needed.
 
     Args:
         inputs: whose sound is read.
-        upcoming: the micro-batches and their tokens, in the order in which they will be asked for.
+        upcoming: the micro-batches and their tokens, in the order of their use.
         needs_sound: which of them need their sound at all.
         read_states: what else is to be read for one.
         n_threads: that read.
@@ -253,5 +253,5 @@ class ReadAhead(Generic[T]):
         return None if sounds is None else [one.result() for one in sounds], states.result()
 
     def close(self) -> None:
-        """Read no more."""
+        """Stop reading."""
         self._pool.shutdown(cancel_futures=True)

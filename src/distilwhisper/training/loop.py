@@ -344,7 +344,7 @@ class Trainer:
         return weight.to(self.teacher.dtype) if self.settings.freeze_embeddings else weight
 
     def _source(self) -> StateSource:
-        """Return where states come from, with what is to be kept on disk made."""
+        """Return where states come from; the caches on disk are filled first."""
         settings, teacher, student = self.settings, self.teacher, self.student.model
         source = StateSource(
             teacher,
@@ -453,7 +453,7 @@ class Trainer:
 
 
 def make_optimizer(weights: Iterable[Tensor], settings: TrainingSettings) -> torch.optim.AdamW:
-    """Return what updates float32 weights, in one pass over the memory instead of ten."""
+    """Return an optimiser of float32 weights that is fused: one pass over the memory, not ten."""
     return torch.optim.AdamW(
         list(weights),
         lr=settings.peak_lr,

@@ -1,6 +1,6 @@
 """One process among those that train together, each on its device: plain torch.distributed.
 
-Started by ``torchrun``, which tells every process its place in the environment; a process that was
+Started by ``torchrun``, which sets every process's place in its environment; a process that was
 started alone is all there is, and then nothing here costs anything.
 """
 
@@ -27,7 +27,7 @@ BUCKET_BYTES = 32 << 20  # gradients that travel together
 
 @dataclass(frozen=True)
 class Ranks:
-    """Who trains together."""
+    """The place of this process among those that train together."""
 
     rank: int = 0
     n_ranks: int = 1
@@ -44,7 +44,7 @@ class Ranks:
             dist.barrier()
 
     def as_first_has_it(self, fact: bool) -> bool:
-        """Return the fact as the first process knows it, which may take days to find it out."""
+        """Return the fact of the first process, which may take days to reach this point."""
         if self.n_ranks == 1:
             return fact
         shared = torch.tensor([fact])
@@ -107,7 +107,7 @@ def ranks_of_environment(hardware: Hardware) -> Iterator[Ranks]:
 
 @contextmanager
 def ends_with_its_error() -> Iterator[None]:
-    """End this process at once, with status 1, where an error lets others wait for it in vain.
+    """End this process at once, with status 1, after an error for which others would wait in vain.
 
     Leaving in good order would wait for them, and for threads; ``torchrun`` ends the others as soon
     as one process has ended so. A process that trains alone is left to Python.

@@ -84,7 +84,7 @@ class StateSource:
         return self._encodes_whole(windows) or of_student
 
     def kept(self, windows: Sequence[Drawn], tokens: TokenBatch) -> Kept:
-        """Read what is on disk of a micro-batch's states, to the device; any thread may."""
+        """Read the states of a micro-batch that are on disk, to the device; thread-safe."""
         numbers = [one.example for one in windows]
         of_teacher = self.teacher_cache if self._needs_teacher(windows) else None
         of_student = None if self._share(windows) else self._cache_of_student(windows)
@@ -145,7 +145,7 @@ class StateSource:
     # Which encoder gets what of a micro-batch
 
     def _needs_teacher(self, windows: Sequence[Drawn]) -> bool:
-        """Return whether anybody is given the states of the teacher's encoder."""
+        """Return whether a decoder needs the states of the teacher's encoder."""
         return self._share(windows) or (self.asks_teacher and self.store is None)
 
     def _encodes_whole(self, windows: Sequence[Drawn]) -> bool:
@@ -280,7 +280,7 @@ class StateSource:
         return states.to(mel.dtype)
 
     def _plain_mel(self, numbers: Sequence[int]) -> Tensor:
-        """Return the log-mel of examples to which nothing happens."""
+        """Return the log-mel of examples without augmentation."""
         examples = [self.inputs.examples[number] for number in numbers]
         n_threads = self.inputs.settings.data_workers
         sounds = load_windows(self.inputs.manifest, examples, n_threads=n_threads)

@@ -77,7 +77,7 @@ def save_state(
 
 
 def save_progress(folder: Path, progress: Progress) -> None:
-    """Write anew where a run stands, into its checkpoint of that step.
+    """Replace the progress in the checkpoint of its step.
 
     Raises:
         StoreError: the disk is full or cannot be written; the checkpoint is as it was.

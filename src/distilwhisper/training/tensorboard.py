@@ -29,7 +29,7 @@ def write_events(
         out: gets a folder for each run, called as the run is, or by the folders that tell two
             apart.
         follow: go on as rows are added, until every run has been trained.
-        poll_s: how often it is looked for new rows.
+        poll_s: time between two readings of the logs.
 
     Raises:
         FileNotFoundError: a run has no metrics, and none are waited for.
@@ -112,7 +112,7 @@ class EventWriter:
         self._rows = rows
 
     def close(self) -> None:
-        """Write no more."""
+        """Close the event file."""
         self._writer.close()
 
 

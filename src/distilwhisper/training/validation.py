@@ -43,7 +43,7 @@ def validation_transcriber(
 
 
 def check_validation(transcriber: Transcriber, sets: Mapping[str, Manifest]) -> None:
-    """Find out before a run what would end it at its first checkpoint.
+    """Check before a run what would end it at its first checkpoint.
 
     Raises:
         ValueError: a set holds no text that is left by the normaliser, utterances over 30 s, or a
@@ -55,7 +55,7 @@ def check_validation(transcriber: Transcriber, sets: Mapping[str, Manifest]) -> 
 
 
 def check_set(manifest: Manifest) -> None:
-    """Find out whether anything can be validated by a set, whatever the model.
+    """Check that a set can validate a model.
 
     Raises:
         ValueError: it holds no text that is left by the normaliser, or utterances over 30 s.

@@ -1,4 +1,4 @@
-"""What every reader of other people's data yields, and where it puts what cannot be used."""
+"""What the readers of all layouts yield, and how they report what cannot be used."""
 
 import codecs
 import math
@@ -104,7 +104,7 @@ _Line = TypeVar("_Line")
 
 @dataclass(frozen=True)
 class Source:
-    """What is read, and what of it could not be used so far.
+    """A source that is being read, and its problems so far.
 
     Attributes:
         path: of the source, or the hub id of a dataset.
@@ -119,12 +119,12 @@ class Source:
     problems: list[Problem] = field(default_factory=list)
 
     def add_problem(self, where: str, kind: Kind, message: str) -> None:
-        """Add what could not be used; see :class:`Problem`."""
+        """Add a :class:`Problem`."""
         self.problems.append(Problem(where, kind, message))
 
     @contextmanager
     def reading(self, where: str) -> Iterator[None]:
-        """Make a problem of what cannot be used at a place."""
+        """Turn a ValueError into a problem at this place."""
         try:
             yield
         except ValueError as error:
@@ -150,7 +150,7 @@ class Source:
 
 
 def located(audio: str, folder: Path) -> str:
-    """Return where a path leads that is relative to a folder, or else to the current one.
+    """Return the file that a path names, relative to a folder or else to the current one.
 
     A name is found however its accents are written: NFC, as most do, or NFD, as macOS does.
     """
@@ -163,7 +163,7 @@ def located(audio: str, folder: Path) -> str:
 
 
 def nfc(name: str) -> str:
-    """Return a name in the form by which two of them are compared."""
+    """Return a name in Unicode's NFC form, in which names are compared."""
     return unicodedata.normalize("NFC", name)
 
 
@@ -227,7 +227,7 @@ SPLITS: Mapping[str, str] = {
 
 
 def others_of(row: Mapping[str, object], taken: Collection[str]) -> dict[str, object] | None:
-    """Return what a row holds beside the columns that are taken, under names that are free."""
+    """Return the columns of a row that are not taken, renamed where a field has their name."""
     others = {
         f"original_{name}" if name in UTTERANCE_FIELDS else name: value
         for name, value in row.items()
@@ -249,7 +249,7 @@ def known_language(language: str | None) -> str | None:
 
 
 def find_columns(names: Sequence[str], chosen: Mapping[str, str]) -> dict[str, str]:
-    """Return the column that holds each field, of those that there are.
+    """Return the column of each field that has one.
 
     Args:
         names: of all columns; their case does not matter.

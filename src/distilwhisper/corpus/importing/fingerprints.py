@@ -19,7 +19,7 @@ _TRANSCRIPTS = frozenset((".csv", ".json", ".jsonl", ".scp", ".tsv", ".txt", "")
 
 
 def source_fingerprints(source: Path, *, skip: Path) -> dict[str, str]:
-    """Return what a re-run compares, by what it is of.
+    """Return fingerprints of a source, by name, for a repeated run to compare.
 
     Of sound, which may be large, the size counts, and what it holds at its beginning, middle and
     end; of transcripts all that they hold. The time of change does not: a copy is the same source.

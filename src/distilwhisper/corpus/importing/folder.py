@@ -118,7 +118,7 @@ def _find(source: Source) -> _Listing:
 
 
 def _files(source: Source) -> Iterator[tuple[str, bytes | None]]:
-    """Yield the files below a folder and the members of its tars, with these' transcripts."""
+    """Yield files below a folder, and members of its tars with the contents of transcripts."""
     for name in files_below(source):
         if not name.lower().endswith(".tar"):
             yield name, None
@@ -154,13 +154,13 @@ def add_torn_tar(source: Source, name: str, error: Exception) -> None:
 
 
 def _beside(name: str) -> str:
-    """Return a transcript's name as one is looked for that lies beside an audio."""
+    """Return the key by which a transcript beside its audio is found."""
     stem, suffix = posixpath.splitext(nfc(name))
     return stem + suffix.lower()
 
 
 def _sort_out_beside(source: Source, listing: _Listing) -> None:
-    """Take what lies beside no audio for a table, if it is one, and else for a problem."""
+    """Move what lies beside no audio to the tables, if it is one, and else to the problems."""
     stems = {posixpath.splitext(nfc(audio))[0] for audio in listing.audio}
     for key in [key for key in listing.beside if posixpath.splitext(key)[0] not in stems]:
         name, data = listing.beside.pop(key)
@@ -265,7 +265,7 @@ def _part(utterance: Utterance) -> tuple[float, float | None, int | None]:
 
 
 def _places(audio: Iterable[str]) -> dict[str, list[str]]:
-    """Return audio by all that a table may call it.
+    """Return audio by every name that a table may give it.
 
     That is its path, and its bare name behind a slash, both with and without ending.
     """
@@ -300,7 +300,7 @@ def _named_by(path: str, folder: str, places: Mapping[str, list[str]]) -> str:
 
 
 def _splits(audio: Sequence[str]) -> dict[str, str]:
-    """Return the split of audio in folders called by one, if the folders are several."""
+    """Return the splits of audio in folders called train, test and so on, if there are several."""
     folders = {name: name.partition("#")[0].partition("/") for name in audio}
     splits = {
         name: SPLITS[top.lower()]

@@ -1,4 +1,4 @@
-"""Other people's data to manifests: read, opened, stored where it must be, cut, counted."""
+"""Speech in any layout to a manifest: read, opened, stored where needed, cut, counted."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""What a source is, by what lies there, and who reads it."""
+"""Which layout a source has, and its reader."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -79,7 +79,7 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def detect(source: str) -> Format:
-    """Return what a source is.
+    """Return the layout of a source.
 
     Raises:
         BadSource: there is no such file or folder, and its name is no hub id; or it is a file of

@@ -62,7 +62,7 @@ def read_lhotse(source: Source) -> Entries:
 
 
 def lhotse_files(source: Path) -> list[Path]:
-    """Return cuts and recordings, of a folder or that one file; where there are cuts only these."""
+    """Return the manifests of cuts in a folder, or else those of recordings; or that one file."""
     files = sorted(source.iterdir()) if source.is_dir() else [source]
     files = [path for path in files if path.name.endswith(_ENDINGS)]
     cuts = [path for path in files if "cuts" in path.name]

@@ -161,7 +161,10 @@ class ImportSummary:
 
 
 def _seen(what: str, seen: set[int]) -> bool:
-    """Add 64 bits of a text to a set: ten million meet by chance once in a hundred thousand."""
+    """Add a 64-bit hash to a set, and return whether it was there.
+
+    That two of ten million texts share one is less likely than 1 in 100,000.
+    """
     n_before = len(seen)
     seen.add(hash(what))
     return len(seen) == n_before
