@@ -7,6 +7,7 @@ window, has fewer of them to read.
 
 import math
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
 from itertools import takewhile
 from operator import attrgetter
 from typing import Literal
@@ -83,12 +84,14 @@ def pack_examples(
             continue
         in_order = not across_recordings and example.utterances[0].recording is not None
         if like and (fill == "varied" or in_order):
-            windows.append(_taken(open_, like).joined(tokenizer))
+            windows.append(_taken(open_, like).joined())
         drawn_s = generator.uniform(0, limit_s) if fill == "varied" else limit_s
-        open_.append(_Window(example, voice, prompt, text, limit_s=drawn_s, pause_s=pause_s))
+        window = _Window(tokenizer, voice, prompt, seconds_to_samples(drawn_s), pause_s)
+        window.add(example, text)
+        open_.append(window)
         if len(open_) > LOOK_AHEAD:
-            windows.append(_taken(open_, open_).joined(tokenizer))
-    return [*windows, *(window.joined(tokenizer) for window in open_)]
+            windows.append(_taken(open_, open_).joined())
+    return [*windows, *(window.joined() for window in open_)]
 
 
 def _taken(open_: list["_Window"], among: Sequence["_Window"]) -> "_Window":
@@ -98,56 +101,41 @@ def _taken(open_: list["_Window"], among: Sequence["_Window"]) -> "_Window":
     return fullest
 
 
+@dataclass(eq=False)
 class _Window:
     """A window that is being filled."""
 
-    def __init__(
-        self,
-        example: Example,
-        voice: tuple[Hashable, ...],
-        prompt: list[int],
-        text: list[int],
-        *,
-        limit_s: float,
-        pause_s: float,
-    ) -> None:
-        self.voice = voice
-        self.prompt = prompt
-        self.examples: list[Example] = []
-        self.begins: list[int] = []  # in steps of 20 ms
-        self.texts: list[list[int]] = []
-        self.pause_s = pause_s
-        self.limit = seconds_to_samples(limit_s)
-        self.n_tokens = len(prompt) + 1
-        self.begin = 0  # of what comes next, in steps
-        self.add(example, text)
+    tokenizer: Tokenizer
+    voice: tuple[Hashable, ...]
+    prompt: list[int]
+    limit: int  # samples
+    pause_s: float
+    examples: list[Example] = field(default_factory=list)
+    starts_s: list[float] = field(default_factory=list)
+    text: list[int] = field(default_factory=list)
+    begin: int = 0  # of what comes next, in steps of 20 ms
+    room: int = 0  # samples behind that
 
     def fits(self, n_samples: int, n_tokens: int) -> bool:
-        return self.start + n_samples <= self.limit and self.n_tokens + n_tokens <= MAX_TOKENS
+        tokens_left = MAX_TOKENS - 1 - len(self.prompt) - len(self.text)
+        return n_samples <= self.room and n_tokens <= tokens_left
 
     def add(self, example: Example, text: list[int]) -> None:
+        start_s = self.begin / TIMESTAMPS_PER_SECOND
+        end_s = start_s + _length_s(example)
         self.examples.append(example)
-        self.texts.append(text)
-        self.begins.append(self.begin)
-        self.n_tokens += len(text)
-        end_s = self.begin / TIMESTAMPS_PER_SECOND + _length_s(example)
+        self.starts_s.append(start_s)
+        self.text += _moved(text, self.tokenizer, by=self.begin, end=_steps(end_s))
         self.begin = _steps(end_s + self.pause_s)
-        self.start = seconds_to_samples(self.begin / TIMESTAMPS_PER_SECOND)
-        self.room = self.limit - self.start
+        self.room = self.limit - seconds_to_samples(self.begin / TIMESTAMPS_PER_SECOND)
 
-    def joined(self, tokenizer: Tokenizer) -> Example:
+    def joined(self) -> Example:
         if len(self.examples) == 1:
             return self.examples[0]
-        starts_s = [begin / TIMESTAMPS_PER_SECOND for begin in self.begins]
-        text: list[int] = []
-        places = zip(self.begins, starts_s, self.examples, self.texts, strict=True)
-        for begin, start_s, example, words in places:
-            end = _steps(start_s + _length_s(example))
-            text += _moved(words, tokenizer, by=begin, end=end)
         return Example(
             tuple(example.utterances[0] for example in self.examples),
-            tuple(starts_s),
-            (*self.prompt, *text, tokenizer.eot),
+            tuple(self.starts_s),
+            (*self.prompt, *self.text, self.tokenizer.eot),
             self.examples[0].previous,
         )
 

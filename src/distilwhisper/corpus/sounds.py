@@ -57,7 +57,7 @@ def check_sounds(
 
 
 def is_as_labelled(source: str, sound: str | None) -> bool:
-    """Return whether a recording has the fingerprint of its label; None, if unknown, counts as so."""
+    """Return whether a recording has a label's fingerprint; any has one that is not known."""
     return sound is None or sound.split("-")[0] == _fingerprint(source).split("-")[0]
 
 

@@ -127,14 +127,9 @@ def calibrate(measures: Measures, settings: FilterSettings) -> Calibration | Non
         suggested = suggest(gate, all_values[fitting], above[fitting])
         if suggested is not None:
             dropped_if_suggested |= gate.beyond(values, suggested)
-        scores.append(
-            GateScore(
-                gate=gate.setting,
-                n_known=int(np.count_nonzero(~np.isnan(values))),
-                at_limit=score_at(gate, limit, values, bad),
-                suggested=score_at(gate, suggested, values, bad),
-            )
-        )
+        n_known = int(np.count_nonzero(~np.isnan(values)))
+        both = (score_at(gate, edge, values, bad) for edge in (limit, suggested))
+        scores.append(GateScore(gate.setting, n_known, *both))
     together = GateScore(
         "all together", len(bad), _score(dropped, bad), _score(dropped_if_suggested, bad)
     )
@@ -165,7 +160,7 @@ def suggest(gate: Gate, values: Floats, bad: Flags) -> float | None:
 
 
 def score_at(gate: Gate, limit: float | None, values: Floats, bad: Flags) -> Score | None:
-    """Return what a gate does at a limit, if there is one; other arguments as in :func:`suggest`."""
+    """Return what a gate does at a limit, if there is one; arguments as in :func:`suggest`."""
     return None if limit is None else _score(gate.beyond(values, limit), bad, limit)
 
 

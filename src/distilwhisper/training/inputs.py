@@ -5,12 +5,9 @@ what happens to its sound are drawn from the seed, the epoch and the example, so
 resumed, and one on more devices or with more threads, sees the same.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -36,10 +33,6 @@ from distilwhisper.speech.mel import log_mel, stack_windows
 from distilwhisper.speech.units import HOP_SAMPLES
 from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.training.settings import TrainingSettings
-
-T = TypeVar("T")
-
-MICRO_BATCHES_AHEAD = 3
 
 # A frame is made of samples of its neighbours too.
 _FRAMES_AT_EDGE = 2
@@ -202,56 +195,3 @@ class TrainingInput:
             for row, augmentation, sound in zip(mel, augmentations, sounds, strict=True)
         ]
         return torch.stack(rows)
-
-
-class ReadAhead(Generic[T]):
-    """Reads micro-batches in threads, before they are needed.
-
-    Args:
-        inputs: whose sound is read.
-        upcoming: the micro-batches and their tokens, in the order of their use.
-        needs_sound: which of them need their sound at all.
-        read_states: what else is to be read for one.
-        n_threads: that read.
-    """
-
-    def __init__(
-        self,
-        inputs: TrainingInput,
-        upcoming: Iterator[tuple[Sequence[Drawn], TokenBatch]],
-        needs_sound: Callable[[Sequence[Drawn]], bool],
-        read_states: Callable[[Sequence[Drawn], TokenBatch], T],
-        *,
-        n_threads: int,
-    ) -> None:
-        self._inputs = inputs
-        self._upcoming = upcoming
-        self._needs_sound = needs_sound
-        self._read_states = read_states
-        self._pool = ThreadPoolExecutor(n_threads)
-        self._ahead: deque[tuple[Sequence[Drawn], list[Future[Samples]] | None, Future[T]]] = (
-            deque()
-        )
-
-    def read(self, micro_batch: Sequence[Drawn]) -> tuple[list[Samples] | None, T]:
-        """Return sound and states of the micro-batch whose turn it is; None where it needs none.
-
-        Raises:
-            UnreadableRecording: audio that was labelled cannot be read now.
-        """
-        while len(self._ahead) <= MICRO_BATCHES_AHEAD:
-            coming = next(self._upcoming, None)
-            if coming is None:
-                break
-            states = self._pool.submit(self._read_states, *coming)
-            sounds = None
-            if self._needs_sound(coming[0]):
-                sounds = [self._pool.submit(self._inputs.sound, window) for window in coming[0]]
-            self._ahead.append((coming[0], sounds, states))
-        whose, sounds, states = self._ahead.popleft()
-        assert list(whose) == list(micro_batch), "micro-batches are read in their order"
-        return None if sounds is None else [one.result() for one in sounds], states.result()
-
-    def close(self) -> None:
-        """Stop reading."""
-        self._pool.shutdown(cancel_futures=True)

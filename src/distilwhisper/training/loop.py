@@ -36,7 +36,7 @@ from distilwhisper.run.files import MetricsLog
 from distilwhisper.speech.audio import Samples
 from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.training.forcing import forced_states
-from distilwhisper.training.inputs import ReadAhead, TrainingInput
+from distilwhisper.training.inputs import TrainingInput
 from distilwhisper.training.loss import (
     Objective,
     clip_gradients,
@@ -46,7 +46,7 @@ from distilwhisper.training.loss import (
 )
 from distilwhisper.training.ranks import Ranks
 from distilwhisper.training.settings import TrainingSettings
-from distilwhisper.training.source import Kept, StateSource, remove_caches
+from distilwhisper.training.source import Kept, ReadAhead, StateSource, remove_caches
 from distilwhisper.training.state import (
     Progress,
     checkpoints,
@@ -207,13 +207,8 @@ class Trainer:
         settings, first = self.settings, progress.step
         source = self._source()
         updates, ahead = tee(map(self._own, range(first, settings.steps)))
-        reader = ReadAhead(
-            self.inputs,
-            chain.from_iterable(ahead),
-            source.needs_sound,
-            source.kept,
-            n_threads=settings.data_workers,
-        )
+        windows = chain.from_iterable(ahead)
+        reader = ReadAhead(source, windows, n_threads=settings.data_workers)
         on_steps(first)
         began = time.perf_counter()
         try:
@@ -250,7 +245,7 @@ class Trainer:
         own: Sequence[tuple[Sequence[Drawn], TokenBatch]],
         optimizer: torch.optim.AdamW,
         source: StateSource,
-        reader: ReadAhead[Kept],
+        reader: ReadAhead,
     ) -> dict[str, float | None]:
         """Update the weights once, and return the row of metrics.
 
@@ -350,10 +345,7 @@ class Trainer:
             teacher,
             student,
             self.inputs,
-            shares_encoder=(not settings.train_encoder and student.encoder.equals(teacher.encoder)),
-            train_encoder=settings.train_encoder,
-            asks_teacher=settings.asks_teacher,
-            checkpointed=settings.checkpoint_activations,
+            shares_encoder=not settings.train_encoder and student.encoder.equals(teacher.encoder),
         )
         with self._autocast():
             if settings.cache_encoder:

@@ -1,7 +1,9 @@
 """Where a training step's states come from: the networks, or caches of them on disk."""
 
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +21,8 @@ from distilwhisper.training.caches import EncoderCache, TeacherStore, weights_di
 from distilwhisper.training.forcing import encoder_states, forced_states
 from distilwhisper.training.inputs import TrainingInput
 from distilwhisper.training.ranks import Ranks
+
+MICRO_BATCHES_AHEAD = 3
 
 _CACHES = TEACHER_ENCODER, STUDENT_ENCODER, TEACHER_STATES = (
     "encoder-cache",
@@ -59,9 +63,6 @@ class StateSource:
         inputs: the corpus, and what is drawn of it.
         shares_encoder: one encoder serves both decoders where both get the whole window: the
             student's is the teacher's, and stays.
-        train_encoder: the student's.
-        asks_teacher: without it the teacher is not run at all.
-        checkpointed: see :func:`~distilwhisper.training.forcing.forced_states`.
         teacher_cache: outputs of the teacher's encoder.
         student_cache: outputs of the student's own frozen encoder on whole windows.
         store: final states of the teacher's decoder.
@@ -71,9 +72,6 @@ class StateSource:
     student: Whisper
     inputs: TrainingInput
     shares_encoder: bool
-    train_encoder: bool
-    asks_teacher: bool
-    checkpointed: bool
     teacher_cache: EncoderCache | None = None
     student_cache: EncoderCache | None = None
     store: TeacherStore | None = None
@@ -146,7 +144,8 @@ class StateSource:
 
     def _needs_teacher(self, windows: Sequence[Drawn]) -> bool:
         """Return whether a decoder needs the states of the teacher's encoder."""
-        return self._share(windows) or (self.asks_teacher and self.store is None)
+        asks_teacher = self.inputs.settings.asks_teacher
+        return self._share(windows) or (asks_teacher and self.store is None)
 
     def _encodes_whole(self, windows: Sequence[Drawn]) -> bool:
         """Return whether those states are not on disk."""
@@ -172,12 +171,12 @@ class StateSource:
         Each rank makes a part.
         """
         source = self
-        if self.asks_teacher or self.shares_encoder:
+        if self.inputs.settings.asks_teacher or self.shares_encoder:
             cache = self._filled(
                 folder / TEACHER_ENCODER, self.teacher, self._teacher_encode, ranks
             )
             source = replace(source, teacher_cache=cache)
-        if not self.shares_encoder and not self.train_encoder:
+        if not self.shares_encoder and not self.inputs.settings.train_encoder:
             cache = self._filled(
                 folder / STUDENT_ENCODER, self.student, self._student_encode, ranks
             )
@@ -275,8 +274,9 @@ class StateSource:
             return self.teacher.encoder(mel)
 
     def _student_encode(self, mel: Tensor) -> Tensor:
-        with torch.set_grad_enabled(self.train_encoder):
-            states = encoder_states(self.student.encoder, mel, checkpointed=self.checkpointed)
+        settings, encoder = self.inputs.settings, self.student.encoder
+        with torch.set_grad_enabled(settings.train_encoder):
+            states = encoder_states(encoder, mel, checkpointed=settings.checkpoint_activations)
         return states.to(mel.dtype)
 
     def _plain_mel(self, numbers: Sequence[int]) -> Tensor:
@@ -289,6 +289,53 @@ class StateSource:
     def _mel(self, windows: Sequence[Drawn], sounds: Sequence[Samples], n_frames: int) -> Tensor:
         mel = self.inputs.mel(windows, sounds, n_frames=n_frames, device=self.teacher.device)
         return mel.to(self.teacher.dtype)
+
+
+class ReadAhead:
+    """Reads micro-batches in threads, before they are needed.
+
+    Args:
+        source: of their states and sound.
+        upcoming: the micro-batches and their tokens, in the order of their use.
+        n_threads: that read.
+    """
+
+    def __init__(
+        self,
+        source: StateSource,
+        upcoming: Iterator[tuple[Sequence[Drawn], TokenBatch]],
+        *,
+        n_threads: int,
+    ) -> None:
+        self._source = source
+        self._upcoming = upcoming
+        self._pool = ThreadPoolExecutor(n_threads)
+        self._ahead: deque[tuple[Sequence[Drawn], list[Future[Samples]] | None, Future[Kept]]]
+        self._ahead = deque()
+
+    def read(self, micro_batch: Sequence[Drawn]) -> tuple[list[Samples] | None, Kept]:
+        """Return sound and states of the micro-batch whose turn it is; None where it needs none.
+
+        Raises:
+            UnreadableRecording: audio that was labelled cannot be read now.
+        """
+        source = self._source
+        while len(self._ahead) <= MICRO_BATCHES_AHEAD:
+            coming = next(self._upcoming, None)
+            if coming is None:
+                break
+            states = self._pool.submit(source.kept, *coming)
+            sounds = None
+            if source.needs_sound(coming[0]):
+                sounds = [self._pool.submit(source.inputs.sound, window) for window in coming[0]]
+            self._ahead.append((coming[0], sounds, states))
+        whose, sounds, states = self._ahead.popleft()
+        assert list(whose) == list(micro_batch), "micro-batches are read in their order"
+        return None if sounds is None else [one.result() for one in sounds], states.result()
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._pool.shutdown(cancel_futures=True)
 
 
 def remove_caches(folder: Path) -> None:

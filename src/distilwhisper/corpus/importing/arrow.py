@@ -256,19 +256,15 @@ def _tables(dataset: Any, source: str) -> Iterator["pyarrow.Table"]:
     from pyarrow import ArrowException
 
     n_read = 0
-    tables = iter(dataset.with_format("arrow").iter(ROWS_AT_ONCE))
-    while True:
-        try:
-            table = next(tables, None)
-        except (OSError, ValueError, ArrowException, DatasetsError) as error:
-            raise UnreadableSource(
-                f"{source} cannot be read on behind row {n_read}: {error}; nothing was written: "
-                "run the same command again"
-            ) from error
-        if table is None:
-            return
-        n_read += len(table)
-        yield table
+    try:
+        for table in dataset.with_format("arrow").iter(ROWS_AT_ONCE):
+            yield table
+            n_read += len(table)
+    except (OSError, ValueError, ArrowException, DatasetsError) as error:
+        raise UnreadableSource(
+            f"{source} cannot be read on behind row {n_read}: {error}; nothing was written: "
+            "run the same command again"
+        ) from error
 
 
 def _fetched(entry: Entry, from_hub: str | None) -> Entry:

@@ -1,7 +1,9 @@
-"""Corpora whose files have a key first in each line: Kaldi's data directories, LibriSpeech.
+"""Kaldi's data directories and LibriSpeech's layout: text files whose lines begin with a key.
 
-DIRECTORY/wav.scp, and where there are such text, segments, utt2spk, utt2lang       Kaldi
-SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt, beside the audio that it is of     LibriSpeech
+    DIRECTORY/wav.scp, text, segments, utt2spk, utt2lang     Kaldi
+    SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt                LibriSpeech, beside its audio
+
+Of Kaldi's files only wav.scp must be there.
 """
 
 import re
