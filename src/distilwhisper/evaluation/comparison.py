@@ -46,8 +46,7 @@ class Evaluation:
     def summary(self) -> Mapping[str, Any]:
         """What summary.json holds."""
         text = (self.folder / "summary.json").read_text(encoding="utf-8")
-        summary: Mapping[str, Any] = json.loads(text)
-        return summary
+        return json.loads(text)
 
     @cached_property
     def scores(self) -> Sequence[Mapping[str, Any]]:

@@ -55,8 +55,7 @@ class Gate:
 
     def beyond(self, values: Floats, limit: float) -> Flags:
         """Return whether each value is beyond a limit; one at its limit is not."""
-        flags: Flags = values > limit if self.is_maximum else values < limit
-        return flags
+        return values > limit if self.is_maximum else values < limit
 
 
 def _column(name: str) -> Callable[[Measures], Floats]:
@@ -115,8 +114,7 @@ def judge_all(measures: Measures, settings: FilterSettings) -> Codes:
 
 def is_kept(codes: Codes) -> Flags:
     """Return whether a student may learn from each label."""
-    flags: Flags = codes >= REASONS.index("kept_silence")
-    return flags
+    return codes >= REASONS.index("kept_silence")
 
 
 def above_wer(measures: Measures, settings: FilterSettings) -> Flags:
@@ -125,5 +123,4 @@ def above_wer(measures: Measures, settings: FilterSettings) -> Flags:
     # Place -1, the last one, is for a language that is unknown.
     names = [*measures.names["language"], ""]
     limits = np.array([own.get(name, settings.max_wer) for name in names])
-    flags: Flags = measures.rates > limits[measures["language"]]
-    return flags
+    return measures.rates > limits[measures["language"]]

@@ -83,14 +83,12 @@ class Measures:
     def errors(self) -> Integers:
         """Substitutions, deletions and insertions together."""
         kinds = ("substitutions", "deletions", "insertions")
-        total: Integers = np.sum([self[kind] for kind in kinds], axis=0, dtype=np.int64)
-        return total
+        return np.sum([self[kind] for kind in kinds], axis=0, dtype=np.int64)
 
     @cached_property
     def judged(self) -> Flags:
         """Whether a label was compared with a reference."""
-        flags: Flags = self["has_label"] & ~self["has_error"] & self["has_reference"]
-        return flags
+        return self["has_label"] & ~self["has_error"] & self["has_reference"]
 
     @cached_property
     def rates(self) -> Floats:
@@ -106,8 +104,7 @@ class Measures:
     @cached_property
     def hours(self) -> Floats:
         """Length of each utterance; 0 where it is unknown."""
-        hours: Floats = np.nan_to_num(self["duration_s"]) / 3600
-        return hours
+        return np.nan_to_num(self["duration_s"]) / 3600
 
 
 def share(counts: npt.ArrayLike, of: npt.ArrayLike) -> Floats:
