@@ -218,19 +218,18 @@ def _amounts(recipe: Recipe, settings: PlanSettings) -> dict[str, Amount]:
     data, hours = recipe.data, settings.hours
     if hours is not None or data.train_sets:
         sets = {
-            "train": data.train_sets,
+            "train": data.train_sets if hours is None else (),
             "validation": data.validation_sets,
             "test": (data.test,) if data.test else (),
         }
         amounts = {}
         for part, paths in sets.items():
-            if part == "train" and hours is not None:
-                n = max(1, round(hours * 3600 / settings.utterance_s))
-                one = _amount([settings.utterance_s], recipe)
-                amounts[part] = Amount(n, n * one.n_windows, n * one.audio_s)
-            else:
-                there = [path for path in map(Path, paths) if hours is None or path.exists()]
-                amounts[part] = _amount([s for path in there for s in _lengths(path)], recipe)
+            there = [path for path in map(Path, paths) if hours is None or path.exists()]
+            amounts[part] = _amount([s for path in there for s in _lengths(path)], recipe)
+        if hours is not None:
+            n = max(1, round(hours * 3600 / settings.utterance_s))
+            one = _amount([settings.utterance_s], recipe)
+            amounts["train"] = Amount(n, n * one.n_windows, n * one.audio_s)
         return amounts
     source = Path(data.source or "")
     if source.is_dir() and not any(source.glob("*-00000.jsonl")):

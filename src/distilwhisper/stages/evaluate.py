@@ -88,9 +88,10 @@ def evaluate_model(
         force: begin anew where settings or inputs have changed.
     """
     tasks = [EvaluationTask(manifest_path, settings, out)]
-    return evaluate_tasks(model, tasks, hardware=hardware, draft=draft, engine=engine, force=force)[
-        0
-    ]
+    (summary,) = evaluate_tasks(
+        model, tasks, hardware=hardware, draft=draft, engine=engine, force=force
+    )
+    return summary
 
 
 def evaluate_tasks(

@@ -47,7 +47,7 @@ def build_student(teacher: Checkpoint, settings: StudentSettings) -> Checkpoint:
     for prefix, blocks in sources.items():
         for number, block in enumerate(blocks):
             first = f"{prefix}{block[0]}."
-            for name in [name.removeprefix(first) for name in theirs if name.startswith(first)]:
+            for name in (key.removeprefix(first) for key in theirs if key.startswith(first)):
                 layers = [theirs[f"{prefix}{source}.{name}"] for source in block]
                 weights[f"{prefix}{number}.{name}"] = _mean(layers)
     encoder, decoder = sources.values()

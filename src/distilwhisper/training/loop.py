@@ -129,7 +129,6 @@ class Trainer:
                 "the teacher must be in float32 or bfloat16, found float16, in which small "
                 "gradients become 0 for want of loss scaling: load it in one of the two"
             )
-        teacher, student = self.teacher.config, self.student.model.config
         if self.settings.mse_weight and (
             teacher.width != student.width or teacher.decoder_layers < student.decoder_layers
         ):
