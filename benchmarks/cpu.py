@@ -68,12 +68,20 @@ class Engine:
     engine: str  # of ENGINES in cpu_worker.py, and of ENVIRONMENTS
     options: Mapping[str, Any] = field(default_factory=dict)
     model_format: str | None = None  # of MODEL_FORMATS; none reads the Hugging Face folder
+    is_student: bool = False  # runs --student
 
 
 ENGINES = (
     Engine("ours float32", OURS, {"hardware": {"dtype": "float32"}}),
     Engine("ours bfloat16", OURS, {"hardware": {"dtype": "bfloat16"}}),
     Engine("ours openvino", OURS, {"hardware": {"backend": "openvino"}}),
+    Engine("student openvino", OURS, {"hardware": {"backend": "openvino"}}, is_student=True),
+    Engine(
+        "student openvino, 1 s of silence",
+        OURS,
+        {"hardware": {"backend": "openvino"}, "settings": {"context_margin_s": 1.0}},
+        is_student=True,
+    ),
     Engine("OpenVINO int8 + bf16", "openvino", {"precision": "bf16"}, "openvino-int8"),
     Engine("OpenVINO float32", "openvino", {"precision": "f32"}, "openvino"),
     Engine(
@@ -133,8 +141,11 @@ def main() -> int:
     """Compare, print the table, and return 0 if every engine worked."""
     end_workers_when_terminated()
     arguments = parse_arguments()
-    engines = [REFERENCE] + [e for e in ENGINES[1:] if wanted(e, arguments.engines)]
-    model = resolve_model(arguments.model)
+    models = {False: resolve_model(arguments.model)}
+    if arguments.student:
+        models[True] = resolve_model(arguments.student)
+    rows_here = (e for e in ENGINES[1:] if e.is_student in models)
+    engines = [REFERENCE] + [e for e in rows_here if wanted(e, arguments.engines)]
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         if arguments.busy:
             stack.enter_context(busy_processes(os.cpu_count() or 1))
@@ -146,7 +157,7 @@ def main() -> int:
         left_out: dict[str, str] = {}
         for engine in engines:
             try:
-                peer_model = prepare(engine, model, windows)
+                peer_model = prepare(engine, models[engine.is_student], windows)
                 worker = stack.enter_context(
                     start_worker(engine, peer_model, threads=arguments.threads)
                 )
@@ -182,6 +193,7 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", required=True, help="model folder or hub id")
+    parser.add_argument("--student", help="model folder or hub id for rows of a student")
     parser.add_argument("--short", type=Path, required=True, help="manifest of clips up to 30 s")
     parser.add_argument("--long", type=Path, required=True, help="manifest of longer recordings")
     parser.add_argument("--threads", type=int, default=2, help="of each engine (2)")
@@ -584,6 +596,7 @@ def conditions(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return what must stand beside the figures."""
     return {
         "model": arguments.model,
+        "student": arguments.student,
         "short": str(arguments.short),
         "long": str(arguments.long),
         "threads": arguments.threads,
