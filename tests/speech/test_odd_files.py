@@ -304,6 +304,35 @@ def test_numbers_that_are_none_are_silence() -> None:
     assert "NaN or infinity in 1 values from 1.00 to 2.00 s" in notes[0].text
 
 
+def test_floats_that_were_never_scaled_are_named() -> None:
+    file = io.BytesIO()
+    soundfile.write(file, noise(1.0).astype(np.float32), 16_000, format="WAV", subtype="FLOAT")
+    (note,) = read(file)[1]
+    assert note.is_damage
+    assert re.search(r"about \[-1, 1\], found 1\d{4} from 0.00 to 1.00 s: .* clipped", note.text)
+    with pytest.raises(CorruptAudio, match="about"):
+        load_samples(file)
+
+
+@pytest.mark.parametrize(
+    ("tail", "is_named"),
+    [
+        (noise(1.0).tobytes(), True),
+        (bytes(32_000), False),  # padding
+        (b"id3 " + (20_000).to_bytes(4, "little") + bytes(range(1, 201)) * 100, False),
+        (b"LIST\x04\0\0\0abcd" + noise(1.0).tobytes(), True),
+        (noise(0.05).tobytes(), False),
+    ],
+)
+def test_sound_behind_the_length_that_a_wav_states_is_named(tail: bytes, is_named: bool) -> None:
+    file = io.BytesIO()
+    soundfile.write(file, noise(1.0), 16_000, format="WAV")
+    samples, notes = read(io.BytesIO(file.getvalue() + tail))
+    assert len(samples) == 16_000
+    assert [note.is_damage for note in notes] == [True] * is_named
+    assert all("states 1.00 s, and 32000 bytes follow" in note.text for note in notes)
+
+
 def test_damage_everywhere_is_named_once_and_summed_up(tmp_path: Path) -> None:
     pieces = [(0.5 * n, 0.5 * n + 0.3) for n in range(60)]
     _, notes = read(write(tmp_path / "a.mka", pieces, codec="pcm_s16le", container="matroska"))
@@ -376,6 +405,22 @@ def test_a_channel_is_that_channel_alone(subtype: str, tmp_path: Path) -> None:
         assert np.array_equal(read(both, Choice(channel=channel))[0], load_samples(file))
     with pytest.raises(CorruptAudio, match="no channel 2, found 2"):
         read(both, Choice(channel=2))
+
+
+@pytest.mark.parametrize("n_channels", [3, 5, 6, 8])
+def test_channels_without_a_place_are_averaged_and_none_is_lost(n_channels: int) -> None:
+    for channel in range(n_channels):
+        file, values = io.BytesIO(), np.zeros((16_000, n_channels), dtype=np.int16)
+        values[:, channel] = noise(1.0)
+        soundfile.write(file, values, 16_000, format="WAV")
+        np.testing.assert_allclose(read(file)[0] * 32_768, noise(1.0) / n_channels, atol=0.51)
+
+
+def test_more_channels_without_a_place_are_too_many_to_average() -> None:
+    file = io.BytesIO()
+    soundfile.write(file, np.ones((1_600, 16), dtype=np.int16), 16_000, format="WAV")
+    with pytest.raises(CorruptAudio, match=r"found 16 channels, .* choose a channel"):
+        load_samples(file)
 
 
 def test_of_many_channels_one_can_be_had() -> None:

@@ -7,14 +7,10 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-from distilwhisper.speech.audio import Samples, loudest_if_cancelled
+from distilwhisper.speech.audio import LOUDEST, MOST_CHANNELS, Samples, loudest_if_cancelled
 from distilwhisper.speech.units import SAMPLE_RATE_HZ
 
 Sound: TypeAlias = npt.NDArray[Any] | Sequence[float]  # what to_samples takes
-
-MOST_CHANNELS = 8
-# Floats beyond this were never scaled: sound that is too loud stays below.
-LOUDEST = 16.0
 
 
 def to_samples(sound: Sound, name: str, *, sampling_rate: int = SAMPLE_RATE_HZ) -> Samples:

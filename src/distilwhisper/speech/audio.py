@@ -30,6 +30,7 @@ from distilwhisper.speech.containers import (
     SEEKING,
     UNBROKEN,
     audio_track,
+    bytes_behind_wav,
     clock_zero_s,
     missing_page_bytes,
     open_container,
@@ -54,6 +55,8 @@ TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICSBEGIN")  # text and pictures among 
 MAX_NOTES = 20  # of one file
 OVERLAP_S = 1.0  # by which frames may run ahead of their clock before it counts as set anew
 SILENT_PEAK = 10  # of 32768: -70 dB
+LOUDEST = 16.0  # floats beyond this were never scaled: sound that is too loud stays below
+MOST_CHANNELS = 8  # of which a mean is worth having
 CANCELLED = 0.1  # of the power that the sum of unrelated channels has
 
 Samples: TypeAlias = npt.NDArray[np.float32]  # 1-D, mono, 16 kHz, about [-1, 1]
@@ -467,6 +470,7 @@ class AudioTrack:
     def _finish_end(self) -> None:
         kind = self._container.format.name
         n_missing = missing_page_bytes(self._file) if kind == "ogg" else 0
+        n_more = bytes_behind_wav(self._file) if kind == "wav" else 0
         is_cut = n_missing or self._is_torn or kind in SEEKING - {"flac"}
         cut = "; the file was cut short" if is_cut else ""
         end_s = max(self._end_s, self._stamped_end_s)
@@ -482,6 +486,12 @@ class AudioTrack:
             self._note(
                 f"the sound ends at {end_s:.2f} s, and the last Ogg page lacks {n_missing} "
                 f"bytes: how much is missing is not known{cut}",
+                is_damage=True,
+            )
+        elif n_more:
+            self._note(
+                f"the header states {end_s:.2f} s, and {n_more} bytes follow that it does not "
+                "count, which may be sound: write the file again with its whole length",
                 is_damage=True,
             )
         elif self._stopped_by:
@@ -649,16 +659,21 @@ class AudioTrack:
             try:
                 pieces = resampler.resample(channels)
             except av.FFmpegError as error:
-                raise CorruptAudio(
-                    f"{self._name}: cannot be made mono: found {frame.layout.name}, "
-                    f"{frame.format.name}, {frame.sample_rate} Hz; choose a channel, or "
-                    "write some to a file of their own"
-                ) from error
+                raise self._not_mono(frame) from error
             yield from (piece.to_ndarray()[0] for piece in pieces)
         yield from (piece.to_ndarray()[0] for piece in resampler.resample(None))
 
+    def _not_mono(self, frame: av.AudioFrame) -> CorruptAudio:
+        return CorruptAudio(
+            f"{self._name}: cannot be made mono: found {frame.layout.name}, {frame.format.name}, "
+            f"{frame.sample_rate} Hz; choose a channel, or write some to a file of their own"
+        )
+
     def _chosen(self, frame: av.AudioFrame, begin_s: float) -> av.AudioFrame:
         """Return the channel asked for; or all, unless hardly anything would be left of their sum.
+
+        Of three channels and more whose places are not stated, libav takes one for a subwoofer and
+        leaves it out: their mean is taken instead.
 
         Args:
             frame: all channels.
@@ -676,24 +691,36 @@ class AudioTrack:
         rows = _rows(frame)
         if channel is not None:
             return _with_rows(frame, rows[channel : channel + 1])
+        has_places = n_channels == 2 or not frame.layout.name.endswith(" channels")
+        if not has_places and n_channels > MOST_CHANNELS:
+            raise self._not_mono(frame)
         loudest = loudest_if_cancelled(rows)
-        if loudest is None:
-            return frame
-        if not self._cancelled_s:
-            self._cancelled_from_s = begin_s
-        self._cancelled_s += frame.samples / frame.sample_rate
-        return _with_rows(frame, np.repeat(rows[loudest : loudest + 1], n_channels, axis=0))
+        if loudest is not None:
+            if not self._cancelled_s:
+                self._cancelled_from_s = begin_s
+            self._cancelled_s += frame.samples / frame.sample_rate
+            rows = np.repeat(rows[loudest : loudest + 1], n_channels, axis=0)
+        if not has_places:
+            mean = rows.mean(axis=0, keepdims=True)
+            rows = (mean if rows.dtype.kind == "f" else mean.round()).astype(rows.dtype)
+        return frame if loudest is None and has_places else _with_rows(frame, rows)
 
     def _finite(self, frame: av.AudioFrame, begin_s: float) -> av.AudioFrame:
         """Put silence for NaN and infinity; conversion would make ordinary numbers of them."""
         values = frame.to_ndarray()
-        if np.isfinite(values).all():
-            return frame
         n_bad = np.count_nonzero(~np.isfinite(values))
-        length_s = frame.samples / frame.sample_rate
+        place = f"from {begin_s:.2f} to {begin_s + frame.samples / frame.sample_rate:.2f} s"
+        if not n_bad:
+            peak = max(values.max(), -values.min())
+            if peak > LOUDEST:
+                self._note(
+                    f"samples must lie in about [-1, 1], found {peak:g} {place}: what lies beyond "
+                    "was clipped; write the file again, divided by its full scale",
+                    is_damage=True,
+                )
+            return frame
         self._note(
-            f"samples must be finite, found NaN or infinity in {n_bad} values from "
-            f"{begin_s:.2f} to {begin_s + length_s:.2f} s",
+            f"samples must be finite, found NaN or infinity in {n_bad} values {place}",
             is_damage=True,
         )
         rows = np.where(np.isfinite(_rows(frame)), _rows(frame), 0).astype(values.dtype)

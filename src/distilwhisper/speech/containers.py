@@ -166,23 +166,51 @@ def _stated_length_s(
 
 def _wav_s(file: OpenFile) -> float | None:
     """Return the length in the header of a PCM wav file, whether or not so much follows."""
-    byte_rate = 0
-    position = 12
+    _, size, byte_rate = _wav_data(file)
+    # Writers to a pipe leave the size zero or near one of two limits.
+    is_known = 0 < size < 0x7FFF_0000 and byte_rate > 0
+    return size / byte_rate if is_known else None
+
+
+def _wav_data(file: OpenFile) -> tuple[int, int, int]:
+    """Return where a wav file's data begin, the size stated, and bytes a second; 0: not there."""
+    byte_rate, position = 0, 12
     while True:
         file.seek(position)
         header = file.read(24)
         if len(header) < 8:
-            return None
+            return position, 0, byte_rate
         kind, size = struct.unpack_from("<4sI", header)
         if kind == b"fmt " and len(header) == 24:
             # The header's own byte rate is wrong in some files, and no decoder reads it.
             _, channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", header, 8)
             byte_rate = rate * channels * ((bits + 7) // 8)
+        position += 8
         if kind == b"data":
-            # Writers to a pipe leave the size zero or near one of two limits.
-            is_known = 0 < size < 0x7FFF_0000 and byte_rate > 0
-            return size / byte_rate if is_known else None
-        position += 8 + size + size % 2
+            return position, size, byte_rate
+        position += size + size % 2
+
+
+def bytes_behind_wav(file: OpenFile) -> int:
+    """Return how much follows a wav file's data that is no chunk, if it may be sound.
+
+    A program that dies while it records leaves the length that it wrote last. Padding is no sound.
+    """
+    position = file.tell()
+    n_bytes = file.seek(0, os.SEEK_END)
+    end, size, byte_rate = _wav_data(file)
+    n_more, head = 0, b""
+    while size:
+        end += size + size % 2
+        n_more = n_bytes - end
+        file.seek(min(end, n_bytes))
+        head = file.read(1 << 16)
+        name = head[:4]
+        is_chunk = len(head) >= 8 and name.isascii() and name.decode().isprintable()
+        size = int.from_bytes(head[4:8], "little") + 8 if is_chunk else 0
+    file.seek(position)
+    may_be = byte_rate > 0 and n_more > LENGTH_TOLERANCE_S * byte_rate and any(head)
+    return n_more if may_be else 0
 
 
 def _matroska_s(container: av.container.InputContainer, stream: av.AudioStream) -> float | None:
