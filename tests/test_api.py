@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from dataclasses import fields
@@ -116,7 +117,12 @@ def test_what_is_odd_is_logged_and_noted(
     with caplog.at_level(logging.WARNING, logger="distilwhisper"):
         result = model.transcribe(whole[: len(whole) // 2], **SHORT)
     assert any("cut short" in note for note in result.notes)
-    assert any("cut short" in record.message for record in caplog.records)
+    assert any("the audio: " in r.message and "cut short" in r.message for r in caplog.records)
+    caplog.clear()
+    (tmp_path / "half.wav").write_bytes(whole[: len(whole) // 2])
+    with caplog.at_level(logging.WARNING, logger="distilwhisper"):
+        list(model.stream(tmp_path / "half.wav", **SHORT))
+    assert any(r.message.startswith(f"{tmp_path / 'half.wav'}: ") for r in caplog.records)
 
 
 # Audio
@@ -156,6 +162,49 @@ def test_what_cannot_be_read_is_raised(tmp_path: Path, model: dw.Model) -> None:
         model.transcribe(b"no sound at all, whatever is done with it")
     with pytest.raises(ValueError, match="at least one sample"):
         model.transcribe(np.zeros(0))
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"sampling_rate": 8_000}, "sampling_rate is that of samples, found a file"),
+        ({"channel": -1}, "channel must be .* found -1"),
+        ({"audio_track": -1}, "audio_track must be a language or a number from 0, found -1"),
+        ({"suppress_tokens": [99_999_999]}, "suppress_tokens must be ids .* found 99999999"),
+    ],
+)
+def test_an_option_that_cannot_be_is_refused(
+    wav: Path, model: dw.Model, options: dict[str, Any], why: str
+) -> None:
+    with pytest.raises(ValueError, match=why):
+        model.transcribe(wav, **options)
+
+
+def test_values_of_another_type_are_refused(tmp_path: Path, model: dw.Model) -> None:
+    # Where nothing checks types, as in a program of others.
+    wrong = {
+        "dw.load_model('none', dtype='int8')": "dtype must be one of auto, .*, found 'int8'",
+        "dw.load_model('none', backend='onnx')": "backend must be one of auto, .*, found 'onnx'",
+        "dw.EngineSettings('slurm')": "engine must be one of local, ray, found 'slurm'",
+        "dw.DecodingSettings(task='sing')": "task must be one of .*, found 'sing'",
+        "dw.ImportSettings(cut='ends')": "cut must be one of vad, found 'ends'",
+        "model.transcribe('a', channel='left')": "channel must be mix, each or a number .*'left'",
+        "model.transcribe(open('text'))": "the audio must be a binary file, found one of text",
+    }
+    (tmp_path / "text").write_text("no sound")
+    program = f"import distilwhisper as dw\nmodel = dw.load_model({str(model.folder)!r})\n"
+    for call in wrong:
+        program += f"try:\n    {call}\nexcept ValueError as error:\n    print(error)\n"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, check=True, text=True
+    )
+    for line, why in zip(done.stdout.splitlines(), wrong.values(), strict=True):
+        assert re.match(why, line)
+
+
+def test_clips_behind_the_end_are_named(wav: Path, model: dw.Model) -> None:
+    result = model.transcribe(wav, clip_timestamps=[60.0, 70.0], **SHORT)
+    assert result.notes == ("clip_timestamps begin at 60 s, and the sound ends at 1.50 s",)
 
 
 def test_an_unknown_option_names_the_nearest(wav: Path, model: dw.Model) -> None:

@@ -133,6 +133,11 @@ def test_a_dash_reads_standard_input(transcriber: Transcriber, recordings: list[
     assert result.transcript == transcriber.transcribe(load_samples(recordings[1]))
 
 
+def test_standard_input_is_read_once(transcriber: Transcriber) -> None:
+    with pytest.raises(ValueError, match="found - several times"):
+        transcribe_files(transcriber, ["-", "-"], on_done=lambda _: None)
+
+
 def test_standard_input_that_is_no_audio_is_named(
     transcriber: Transcriber, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Callable
 from dataclasses import field, fields
-from typing import Any
+from functools import cache
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 Rule = tuple[str, Callable[[Any], bool]]  # what a setting must do, and whether a value does
 
@@ -25,7 +26,7 @@ def ruled(default: Any, rule: Rule) -> Any:
 
 
 def check_rules(settings: Any, *faults: str | bool) -> None:
-    """Refuse settings that break one of their rules.
+    """Refuse settings that break one of their rules, or a type that names its values.
 
     Args:
         settings: of a dataclass, whose fields may be ruled.
@@ -41,6 +42,22 @@ def check_rules(settings: Any, *faults: str | bool) -> None:
         for name, (must, keeps) in rules.items()
         if values[name] is not None and not keeps(values[name])
     ]
+    broken += [
+        f"{name} must be one of {', '.join(map(str, named))}, found {getattr(settings, name)!r}"
+        for name, named in _named_values(type(settings)).items()
+        if getattr(settings, name) not in (*named, None)
+    ]
     broken += [fault for fault in faults if isinstance(fault, str)]
     if broken:
         raise ValueError("; ".join(broken))
+
+
+@cache
+def _named_values(kind: type) -> dict[str, tuple[Any, ...]]:
+    """Return the values that the types of fields name, ``Literal[...]`` or that or None."""
+    found = dict[str, tuple[Any, ...]]()
+    for name, hint in get_type_hints(kind).items():
+        alternatives = get_args(hint) if type(None) in get_args(hint) else (hint,)
+        if get_origin(alternatives[0]) is Literal:
+            found[name] = get_args(alternatives[0])
+    return found

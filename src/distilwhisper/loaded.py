@@ -1,9 +1,11 @@
 """A model that transcribes: the front door's first half, which needs no more than the core."""
 
+import io
 import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -101,7 +103,7 @@ class Model:
             assert result.error is not None
             raise result.error
         for note in result.notes:
-            _warn(note)
+            _warn(result.source, note)
         return result.transcript
 
     @with_settings(DecodingSettings)
@@ -131,10 +133,12 @@ class Model:
         Raises:
             OSError, CorruptAudio, ValueError: as for :meth:`transcribe`, with the first segment.
         """
+        source = _source(audio, sampling_rate)
+        name = getattr(source, "name", source) if isinstance(source, (str, NamedBytes)) else ""
         return stream_file(
             self._for_call(options),
-            _source(audio, sampling_rate),
-            on_note=_warn,
+            source,
+            on_note=partial(_warn, name),
             listening=Listening(audio_track, channel, strict),
         )
 
@@ -173,6 +177,11 @@ def load_model(
 
 
 def _source(audio: Audio, sampling_rate: int) -> str | NamedBytes | Samples:
+    is_file = isinstance(audio, (str, PathLike, bytes, bytearray, memoryview))
+    if sampling_rate != SAMPLE_RATE_HZ and (is_file or hasattr(audio, "read")):
+        raise ValueError("sampling_rate is that of samples, found a file, which states its own")
+    if isinstance(audio, io.TextIOBase):
+        raise ValueError('the audio must be a binary file, found one of text: open it with "rb"')
     if isinstance(audio, (str, PathLike)):
         return fspath(audio)
     if isinstance(audio, (bytes, bytearray, memoryview)):
@@ -187,5 +196,5 @@ def shown(progress: bool) -> AbstractContextManager[None]:
     return showing_progress() if progress else nullcontext()
 
 
-def _warn(note: Note) -> None:
-    _log.warning(note.text)
+def _warn(name: str, note: Note) -> None:
+    _log.warning("%s: %s", name, note.text)

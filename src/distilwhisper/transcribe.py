@@ -47,6 +47,15 @@ class Listening:
     channel: int | Literal["mix", "each"] = "mix"
     strict: bool = False
 
+    def __post_init__(self) -> None:
+        channel, track = self.channel, self.track
+        if channel not in ("mix", "each") and (isinstance(channel, str) or channel < 0):
+            raise ValueError(
+                f"channel must be mix, each or a number from 0 (left is 0), found {channel!r}"
+            )
+        if isinstance(track, int) and track < 0:
+            raise ValueError(f"audio_track must be a language or a number from 0, found {track}")
+
     @classmethod
     def parse(cls, track: str | None, channel: str, *, strict: bool) -> "Listening":
         """Read what a command line says of it.
@@ -94,8 +103,11 @@ def transcribe_files(
             that what is finished is written.
         listening: what of each file is transcribed.
     """
+    if sum(isinstance(source, str) and source == STDIN for source in sources) > 1:
+        raise ValueError("standard input can be read once, found - several times: name it once")
     results: list[TranscribedFile] = []
-    opened = [_Opened(source, listening) for source in sources]
+    begin_s = next(iter(transcriber.settings.clip_timestamps), 0.0)
+    opened = [_Opened(source, listening, begin_s=begin_s) for source in sources]
     label = opened[0].name if len(opened) == 1 else f"{len(opened)} files"
     jobs = [(file, channel) for file in opened for channel in file.recordings]
     with progress_bar(label, sum(file.duration_s for file in opened), "seconds") as advance:
@@ -200,8 +212,10 @@ class _Opened:
         source: str | NamedBytes | Samples,
         listening: Listening,
         on_note: Callable[[Note], None] = lambda _: None,
+        *,
+        begin_s: float = 0.0,  # of what is transcribed
     ) -> None:
-        self._listening, self._on_note = listening, on_note
+        self._listening, self._on_note, self._begin_s = listening, on_note, begin_s
         self._notes: dict[Note, None] = {}  # in order, once each: a file may be read several times
         self._checked: set[Choice] = set()
         self.came: dict[str | None, Transcript | CorruptAudio | OSError] = {}
@@ -253,6 +267,9 @@ class _Opened:
 
     def _why_no_text(self) -> str | None:
         """Return a warning where a recording without text sounds as if somebody spoke in it."""
+        begin_s, end_s = self._begin_s, self.duration_s / len(self.recordings)
+        if begin_s >= end_s > 0:
+            return f"clip_timestamps begin at {begin_s:g} s, and the sound ends at {end_s:.2f} s"
         blocks = (blocks_of(recording.again()) for recording in self.recordings.values())
         speech_s = max(map(speech_like_s, blocks))
         if speech_s < LEAST_SPEECH_S:

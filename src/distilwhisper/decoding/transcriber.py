@@ -97,6 +97,12 @@ class Transcriber:
             raise ValueError("the model is English-only and cannot translate: take another model")
         if self.settings.multilingual and not self.tokenizer.is_multilingual:
             raise ValueError("multilingual needs a model of several languages, found English only")
+        last = max(self.settings.suppress_tokens, default=0)
+        if last >= self.checkpoint.model.config.vocab_size:
+            raise ValueError(
+                f"suppress_tokens must be ids of the model's vocabulary, which ends before "
+                f"{self.checkpoint.model.config.vocab_size}, found {last}"
+            )
         if self.draft is not None:
             self._check_draft(self.draft)
         decoder = WindowDecoder(self.checkpoint, self.tokenizer, self.settings, self.draft)

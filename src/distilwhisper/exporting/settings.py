@@ -38,7 +38,6 @@ class ExportSettings:
         dtypes = DTYPES.get(self.to, ())
         check_rules(
             self,
-            not dtypes and f"to must be one of {', '.join(DTYPES)}, found {self.to}",
             bool(dtypes)
             and self.written_dtype not in dtypes
             and f"dtype must be one of {', '.join(dtypes)} for {self.to}, found {self.dtype}",
