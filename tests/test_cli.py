@@ -436,6 +436,30 @@ def test_transcripts_go_to_standard_output_and_the_log_does_not(
     assert "transcribe: " in log
 
 
+def test_transcripts_in_json_are_a_line_each(
+    model: str, recording: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        call(["transcribe", recording, recording, "--model", model, "--format", "json", *FAST])
+        == OK
+    )
+    first, second = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert first == second
+
+
+def test_a_file_that_is_not_there_is_named_once_and_without_a_number(
+    model: str, recording: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = str(tmp_path / "none.wav")
+    files = [missing, recording, str(tmp_path)]
+    assert call(["transcribe", *files, "--model", model, *FAST]) == SOME_FAILED
+    log = err(capsys)
+    assert f"failed: {missing}: no such file or directory distil" in log
+    assert f"failed: {tmp_path}: is a directory" in log
+    assert call(["serve", "--model", model, "--api-key-file", missing]) == SOME_FAILED
+    assert f"error: {missing}: no such file or directory" in err(capsys)
+
+
 @pytest.mark.parametrize("order", ["file first", "file last"])
 def test_several_formats_at_once(
     order: str, tmp_path: Path, recording: str, model: str, capsys: pytest.CaptureFixture[str]

@@ -493,7 +493,8 @@ def transcribe(
     """Transcribe audio and video files of any length.
 
     Args:
-        files: paths, pipes too; - reads one file from standard input.
+        files: paths, pipes too; - reads one file from standard input. Names that begin with a dash
+            come last, behind --.
         model: tiny, base.en, large-v3, turbo, distil-large-v3.5 ..., a hub id, or a folder.
         draft: a smaller model that drafts for this one, such as its student: the same text,
             sooner if most of what it proposes is right.
@@ -545,18 +546,19 @@ def transcribe(
             say(f"distilwhisper: warning: {done.source}: {note.text}")
             is_damaged |= note.is_damage
         if done.transcript is None:
-            failed[done.source] = str(done.error)
+            failed[done.source] = _why(done.error)
             return
         try:
             for path in paths.get(done.source, ()):
                 done.transcript.save(path, subtitles)
                 print(path)
             if not paths:
-                print(render(done.transcript, formats[0], subtitles), end="")
+                text = render(done.transcript, formats[0], subtitles)
+                print(text, end="\n" if formats[0] == "json" else "")
         except BrokenPipeError:
             raise
         except (OSError, ValueError) as error:
-            failed[done.source] = str(error)
+            failed[done.source] = _why(error)
 
     possible = [file for file in files if file not in failed]
     transcribe_files(transcriber, possible, on_done=write, listening=listening)
@@ -738,10 +740,10 @@ def status_of(command: Callable[[], int], *, program: str) -> int:
         except SystemExit as stop:
             return USAGE if stop.code else OK
         except KeyboardInterrupt:
-            say(f"{program}: interrupted; run the same command again to go on")
+            say(f"{program}: interrupted; what is finished is kept: run it again")
             return INTERRUPTED
         except (DistilwhisperError, OSError, ValueError) as error:
-            say(f"{program}: error: {error}")
+            say(f"{program}: error: {_why(error)}")
             if isinstance(error, DistilwhisperError):  # first: TornShard is a ValueError too
                 return error.exit_status
             return SOME_FAILED if isinstance(error, OSError) else USAGE
@@ -767,6 +769,13 @@ def _name_each(failed: Mapping[str, str | None]) -> int:
         line = problem if problem and problem.startswith(f"{name}: ") else f"{name}: {problem}"
         say(f"distilwhisper: failed: {line}")
     return SOME_FAILED if failed else OK
+
+
+def _why(error: Exception | None) -> str:
+    """Return an error as a person reads it: without the system's number, the name in front."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror[:1].lower()}{error.strerror[1:]}"
+    return str(error)
 
 
 def _json(value: Mapping[str, Any]) -> str:

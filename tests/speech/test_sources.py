@@ -5,8 +5,10 @@ import os
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from distilwhisper.speech.audio import load_samples, write_wav
 from distilwhisper.speech.sources import CorruptAudio, fingerprint
 
 LONG = bytes(range(256)) * 4096  # 1 MiB: the parts that are read do not cover it
@@ -59,3 +61,8 @@ def test_what_is_not_there_has_no_fingerprint(tmp_path: Path) -> None:
     _tar(tmp_path / "a.tar", {"a.wav": b"1"})
     with pytest.raises(CorruptAudio, match="no member"):
         fingerprint(f"{tmp_path}/a.tar#b.wav")
+
+
+def test_a_file_whose_name_looks_like_that_of_a_member_is_that_file(tmp_path: Path) -> None:
+    write_wav(tmp_path / "a.tar#b.wav", np.ones(160, dtype=np.float32) / 2)
+    assert (load_samples(tmp_path / "a.tar#b.wav") > 0.4).all()

@@ -187,7 +187,8 @@ def _split_hub_id(name: str) -> tuple[str, str | None]:
     match = _HUB_ID.fullmatch(name)
     if match is None:
         raise ModelNotFound(
-            f"{name}: must be an existing folder, or a hub id of the form owner/name[@revision]"
+            f"{name}: must be a short name (base.en, turbo ...), an existing folder, or a hub id "
+            "of the form owner/name[@revision]"
         )
     return match["repo"], match["revision"]
 

@@ -38,7 +38,7 @@ def opened(source: Source) -> Iterator[tuple[OpenFile, str]]:
     """Open a source as a file that can seek, beside its name for messages."""
     if isinstance(source, (str, Path)):
         member = re.fullmatch(r"(.+?\.(?:tar(?:\.\w+)?|tgz))#(.+)", str(source))
-        if member:
+        if member and not Path(str(source)).exists():
             yield NamedBytes(_read_member(member[1], member[2]), member[2]), str(source)
         else:
             with _open_path(str(source)) as file:
