@@ -288,6 +288,14 @@ def test_a_file_that_cannot_be_is_told_why(client, data: bytes, status: int, cod
     if code == "invalid_audio" and len(data) == 1_900_000:
         told = client.audio.transcriptions.create(file=("a.wav", data), model="many")
         assert told.usage.seconds == 60  # what there is of it
+        (note,) = told.notes
+        assert "the file was cut short" in note
+        for kind in ("verbose_json", "srt", "stream"):
+            asked = {"stream": True} if kind == "stream" else {"response_format": kind}
+            create = client.audio.transcriptions.with_raw_response.create
+            raw = create(file=("a.wav", data), model="many", **asked)
+            text = raw.http_response.read().decode()
+            assert note in (raw.headers["x-notes"] if kind == "srt" else text)
         return
     with pytest.raises(openai.APIStatusError) as caught:
         client.audio.transcriptions.create(file=("a.wav", data), model="many")

@@ -110,6 +110,7 @@ def test_openais_client_commits_and_is_answered(address: str, prompts) -> None:
         ('{"type": "response.create"}', "type"),
         ('{"type": "input_audio_buffer.append", "audio": "?"}', "audio"),
         ('{"type": "input_audio_buffer.append", "audio": "AAAA"}', "audio"),
+        ('{"type": "input_audio_buffer.append"}', "audio"),
         (update(format={"type": "audio/pcm", "rate": 8000}), "format"),
         (update(transcription={"model": "nobody"}), "model"),
         (update(transcription={"language": "klingon"}), "language"),

@@ -153,6 +153,16 @@ def resolve_model(name: str | PathLike[str]) -> Path:
         return _resolve_carried(name, error)
 
 
+def require_name(name: str) -> None:
+    """Refuse what can name no model, without asking the hub.
+
+    Raises:
+        ModelNotFound: it is no folder, no short name, and no hub id.
+    """
+    if not Path(name).exists():
+        _split_hub_id(_SHORT_NAMES.get(name, name))
+
+
 def _resolve_delta(folder: Path) -> Path:
     """Return the whole model of a delta, completing it on first use."""
     whole = whole_folder(folder, cache_folder() / "models")

@@ -234,7 +234,7 @@ class Session:
         kind = event.get("type")
         if kind == "input_audio_buffer.append":
             try:
-                data = base64.b64decode(event.get("audio") or "", validate=True)
+                data = base64.b64decode(event.get("audio"), validate=True)  # type: ignore[arg-type]
             except (binascii.Error, TypeError, ValueError) as error:
                 raise _bad("audio", "must be base64", "something else") from error
             await self._feed(data)

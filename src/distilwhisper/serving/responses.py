@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,14 +22,19 @@ def answer(
     kind = asked.response_format
     if kind == "json":
         more = logprobs(transcript.segments, asked, tokenizer)
+        more |= noted(transcript.notes)
         return JSONResponse({"text": transcript.text, **more, "usage": usage(duration_s)})
-    if kind == "text":
-        return PlainTextResponse(f"{transcript.text}\n")
-    if kind == "srt":
-        return PlainTextResponse(render(transcript, "srt"))
-    if kind == "vtt":
-        return PlainTextResponse(render(transcript, "vtt"), media_type="text/vtt")
+    if kind != "verbose_json":
+        text = f"{transcript.text}\n" if kind == "text" else render(transcript, kind)
+        headers = {"x-notes": "; ".join(transcript.notes)} if transcript.notes else {}
+        media_type = "text/vtt" if kind == "vtt" else "text/plain"
+        return PlainTextResponse(text, media_type=media_type, headers=headers)
     return JSONResponse(_verbose(transcript, asked, duration_s))
+
+
+def noted(notes: Sequence[str]) -> dict[str, Any]:
+    """Return what is odd about the sound, such as damage, where anything is."""
+    return {"notes": list(notes)} if notes else {}
 
 
 def usage(duration_s: float) -> dict[str, Any]:
@@ -89,6 +94,7 @@ def _verbose(transcript: Transcript, asked: Asked, duration_s: float) -> dict[st
         "duration": duration_s,
         "text": transcript.text,
         "usage": usage(duration_s),
+        **noted(transcript.notes),
     }
     if "segment" in asked.granularities:
         fields["segments"] = [_segment(segment) for segment in transcript.segments]

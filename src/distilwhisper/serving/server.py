@@ -9,6 +9,7 @@ import python_multipart  # noqa: F401  imported by starlette when a form comes
 import uvicorn
 import websockets  # noqa: F401  and by uvicorn when it listens
 
+from distilwhisper.model.hub import require_name
 from distilwhisper.progress import say
 from distilwhisper.serving.app import make_app
 from distilwhisper.serving.models import Loading
@@ -29,7 +30,10 @@ def serve(sources: Mapping[str, str], loading: Loading, settings: ServeSettings)
     Raises:
         OSError: the port is taken, or the file of keys cannot be read.
         ValueError: the file of keys holds none.
+        ModelNotFound: one can be no model; whether the hub has another is seen when it is loaded.
     """
+    for source in sources.values():
+        require_name(source)
     app = make_app(Service(sources, loading, settings), read_keys(settings))
     Server(
         uvicorn.Config(
@@ -64,7 +68,11 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
         """Begin to listen, and say where."""
-        await super().startup(sockets)  # type: ignore[arg-type]
+        try:
+            await super().startup(sockets)  # type: ignore[arg-type]
+        except SystemExit as stop:  # uvicorn has logged why, and ends the process
+            place = f"{self.config.host}:{self.config.port}"
+            raise OSError(f"cannot listen at {place}: take another --port or --host") from stop
         for server in self.servers:
             for socket in server.sockets:
                 host, port = socket.getsockname()[:2]

@@ -10,6 +10,7 @@ from contextlib import (
     contextmanager,
     suppress,
 )
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, TypeVar
 
@@ -25,7 +26,7 @@ from distilwhisper.serving.errors import ApiError
 from distilwhisper.serving.forms import Asked, read_form
 from distilwhisper.serving.metrics import Metrics
 from distilwhisper.serving.models import Loading, Models, fitted
-from distilwhisper.serving.responses import Deltas, answer, event, logprobs, usage
+from distilwhisper.serving.responses import Deltas, answer, event, logprobs, noted, usage
 from distilwhisper.serving.settings import ServeSettings
 from distilwhisper.serving.sound import PcmRecording, SoundDecoder, SoundLimits
 from distilwhisper.serving.worker import Job, Worker
@@ -151,6 +152,7 @@ class Service:
                 return EventStream(caller, events, held.pop_all())
             transcript = await caller.wait(_told(answers.transcript()))
             self._done(recording, time.monotonic() - uploaded_s)
+            transcript = replace(transcript, notes=tuple(recording.notes))
             return answer(transcript, asked, recording.duration_s, transcriber.tokenizer)
 
     async def _events(
@@ -168,7 +170,8 @@ class Service:
                 yield event("transcript.text.delta", delta=delta, **more(came))
         self._done(recording, first_s or time.monotonic() - uploaded_s)
         used = usage(recording.duration_s)
-        yield event("transcript.text.done", text=came.text, **more(came.segments), usage=used)
+        told = {**more(came.segments), "usage": used, **noted(recording.notes)}
+        yield event("transcript.text.done", text=came.text, **told)
 
     def _done(self, recording: PcmRecording, first_text_s: float) -> None:
         self.metrics.count("audio_seconds_total", recording.duration_s)

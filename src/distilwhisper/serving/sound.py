@@ -10,6 +10,7 @@ import io
 import multiprocessing
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
@@ -33,11 +34,13 @@ class PcmRecording:
     Args:
         file: is closed with the recording; then it is gone.
         n_samples: in it.
+        notes: what is odd about it.
     """
 
-    def __init__(self, file: IO[bytes], n_samples: int) -> None:
+    def __init__(self, file: IO[bytes], n_samples: int, notes: Sequence[str] = ()) -> None:
         self._file = file
         self.n_samples = n_samples
+        self.notes = notes
 
     @property
     def duration_s(self) -> float:
@@ -86,7 +89,7 @@ class SoundDecoder:
         await asyncio.to_thread(forkserver.ensure_running)
 
     async def decode(self, upload: IO[bytes], name: str) -> PcmRecording:
-        """Return the sound of an upload; notes on damage are dropped.
+        """Return the sound of an upload, with notes on what is odd about it.
 
         Args:
             upload: an open file on disk.
@@ -98,13 +101,13 @@ class SoundDecoder:
         pcm = tempfile.TemporaryFile()  # noqa: SIM115  the recording closes it
         try:
             async with self._free:
-                n_samples = await self._run(upload, name, pcm)
+                n_samples, notes = await self._run(upload, name, pcm)
         except BaseException:
             pcm.close()
             raise
-        return PcmRecording(pcm, n_samples)
+        return PcmRecording(pcm, n_samples, notes)
 
-    async def _run(self, upload: IO[bytes], name: str, pcm: IO[bytes]) -> int:
+    async def _run(self, upload: IO[bytes], name: str, pcm: IO[bytes]) -> tuple[int, list[str]]:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(
             target=_decode,
@@ -120,7 +123,7 @@ class SoundDecoder:
                 process.kill()
                 process.join()
                 process.close()
-        if isinstance(answer, int):
+        if isinstance(answer, tuple) and len(answer) == 2:
             return answer
         if answer is None:
             raise ApiError(
@@ -159,7 +162,7 @@ def _received(duplicate: Any) -> int:
 
 
 def _decode(upload: int, name: str, pcm: int, answers: Connection, limits: SoundLimits) -> None:
-    """The process: send the number of samples, or why there are none: status, message, code."""
+    """The process: send samples and notes, or why there are none: status, message, code."""
     import resource
 
     n_most = seconds_to_samples(limits.duration_s)
@@ -173,11 +176,13 @@ def _decode(upload: int, name: str, pcm: int, answers: Connection, limits: Sound
         (resource.RLIMIT_CORE, 0),
     ):
         resource.setrlimit(kind, (most, most))
-    n_samples = 0
+    n_samples, notes = 0, list[str]()
     try:
         with io.FileIO(upload) as raw, os.fdopen(pcm, "wb") as out:
             raw.name = name  # libav knows formats without a header by it
-            for block in stream_samples(io.BufferedReader(raw), on_note=lambda _: None):
+            for block in stream_samples(
+                io.BufferedReader(raw), on_note=lambda n: notes.append(n.text)
+            ):
                 out.write(np.rint(block * 32768.0).astype("<i2").tobytes())
                 n_samples += len(block)
                 if n_samples > n_most:
@@ -190,6 +195,6 @@ def _decode(upload: int, name: str, pcm: int, answers: Connection, limits: Sound
                         )
                     )
                     return
-        answers.send(n_samples)
+        answers.send((n_samples, notes))
     except CorruptAudio as error:
         answers.send((400, str(error), "invalid_audio"))
