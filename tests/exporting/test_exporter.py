@@ -197,6 +197,7 @@ def test_an_export_that_is_too_much_worse_fails_and_is_kept_with_its_card(
     out, err = capsys.readouterr()
     assert out == ""
     assert "points more errors than the original, 1 are allowed" in err
+    assert ": take a finer dtype, check more speech, or allow more" in err
     card = (tmp_path / "out" / "README.md").read_text()
     assert "**Failed its check: " in card
     assert "| WER, % | 0.00 |" in card

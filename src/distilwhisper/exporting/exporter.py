@@ -118,9 +118,10 @@ def export_model(
         )
         (folder / "README.md").write_text(text, encoding="utf-8")
     if checked is not None and not checked.is_good_enough(settings.max_wer_increase):
+        finer = "" if settings.written_dtype == "float32" else "take a finer dtype, "
         raise WorseThanOriginal(
-            f"{dest}: {checked.verdict(settings.max_wer_increase)}, on {checked.describe()}: take "
-            f"a finer dtype, or allow more by max_wer_increase\n{checked.table()}"
+            f"{dest}: {checked.verdict(settings.max_wer_increase)}, on {checked.describe()}: "
+            f"{finer}check more speech, or allow more by max_wer_increase\n{checked.table()}"
         )
     return Exported(dest, notes, checked)
 

@@ -17,6 +17,7 @@ import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from os import PathLike, fspath
 from pathlib import Path
@@ -268,14 +269,20 @@ def _resolve_carried(name: str, hub_error: ModelNotFound) -> Path:
         with contextlib.suppress(FileExistsError):  # another process was faster
             # float32, as the hub's own folder has it; the wheel's float16 would hold it all.
             write_model_folder(folder, files, dtype=torch.float32)
+    _say_carried(name, model.distribution, folder)
+    return folder
+
+
+@cache
+def _say_carried(name: str, distribution: str, folder: Path) -> None:
+    """Say it once: a run loads its teacher several times."""
     _log.warning(
         "%s: not to be had from the hub; using the same weights from the installed package %s, "
         "converted in %s",
         name,
-        model.distribution,
+        distribution,
         folder,
     )
-    return folder
 
 
 def cache_folder() -> Path:
