@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LONGEST_NAME_BYTES = 255  # of a file, in the file systems that are in use
 
 
@@ -127,6 +128,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
     Raises:
         FileExistsError: the folder holds something already.
+        StoreError: the disk is full.
     """
     require_new(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -141,8 +143,10 @@ def new_folder(folder: Path) -> Iterator[Path]:
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
                 raise FileExistsError(f"{folder}: written by another process") from error
             raise
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in _FULL:
+            raise store_error(folder, error) from error
         raise
 
 

@@ -1,5 +1,6 @@
 import json
 import os
+import resource
 import shutil
 import stat
 import threading
@@ -9,6 +10,7 @@ import tokenizers
 import torch
 from safetensors.torch import load_file, save_file
 
+from distilwhisper.files import StoreError
 from distilwhisper.model.layout import (
     BadCheckpoint,
     check_vocab_size,
@@ -94,6 +96,20 @@ def test_a_failed_write_leaves_nothing(tmp_path, own_files):
     own_files.weights["shared"] = own_files.weights["model.encoder.conv1.weight"]
     with pytest.raises(RuntimeError, match="share memory"):
         write_model_folder(tmp_path / "model", own_files, dtype=torch.float32)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("weight", [4, 10**7])
+def test_a_full_disk_is_named_and_leaves_nothing(tmp_path, own_files, weight):
+    # No file may grow beyond a limit: the tokenizer's, or that of the weights alone.
+    own_files.weights["extra"] = torch.zeros(weight)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10**3 if weight == 4 else 10**7, hard))
+    try:
+        with pytest.raises(StoreError, match=r"could not be written: .*File too large"):
+            write_model_folder(tmp_path / "model", own_files, dtype=torch.float32)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(tmp_path.iterdir()) == []
 
 

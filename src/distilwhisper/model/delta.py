@@ -19,7 +19,6 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from distilwhisper.files import new_folder, require_new
@@ -29,6 +28,7 @@ from distilwhisper.model.layout import (
     read_json_object,
     read_model_folder,
     write_model_folder,
+    write_weights,
 )
 
 DELTA_FILE = "delta.safetensors"
@@ -78,8 +78,7 @@ def write_delta(
         )
     metadata = {_TEACHER: teacher_name, _DIGEST: weights_digest(theirs.weights)}
     with new_folder(dest) as unfinished:
-        save_file(changed, unfinished / DELTA_FILE, metadata=metadata)
-        (unfinished / DELTA_FILE).chmod(0o644)  # safetensors makes it private
+        write_weights(unfinished / DELTA_FILE, changed, metadata)
         for name, value in zip(_CONFIGS, (ours.config, ours.generation_config), strict=True):
             (unfinished / name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
         if (student / "README.md").is_file():

@@ -38,7 +38,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from distilwhisper.errors import DistilwhisperError
-from distilwhisper.files import new_folder
+from distilwhisper.files import new_folder, store_error
 from distilwhisper.model.hardware import dtype_name
 from distilwhisper.model.whisper import Whisper, WhisperConfig
 
@@ -551,8 +551,20 @@ def write_model_folder(folder: Path, files: ModelFiles, *, dtype: torch.dtype) -
             name: weight.detach().to("cpu", dtype).contiguous()
             for name, weight in files.weights.items()
         }
-        save_file(weights, temporary / "model.safetensors", metadata={"format": "pt"})
-        (temporary / "model.safetensors").chmod(0o644)  # safetensors makes it private
+        write_weights(temporary / "model.safetensors", weights, {"format": "pt"})
+
+
+def write_weights(path: Path, weights: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file.
+
+    Raises:
+        StoreError: the disk is full, or the path cannot be written.
+    """
+    try:
+        save_file(weights, path, metadata=metadata)
+    except SafetensorError as error:  # a full disk is no OSError there
+        raise store_error(path, OSError(str(error))) from error
+    path.chmod(0o644)  # safetensors makes it private
 
 
 def write_side_files(folder: Path, files: ModelFiles, *, dtype: torch.dtype) -> None:
