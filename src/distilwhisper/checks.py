@@ -44,7 +44,7 @@ def check_rules(settings: Any, *faults: str | bool) -> None:
     ]
     broken += [
         f"{name} must be one of {', '.join(map(str, named))}, found {getattr(settings, name)!r}"
-        for name, named in _named_values(type(settings)).items()
+        for name, named in _named_values(settings.__class__).items()
         if getattr(settings, name) not in (*named, None)
     ]
     broken += [fault for fault in faults if isinstance(fault, str)]

@@ -642,7 +642,7 @@ def live(
         hardware: where to run.
     """
     if source not in ("microphone", "-"):
-        raise ValueError(f"live captions are of microphone or -, found {source!r}")
+        raise ValueError(f"the source must be microphone or -, found {source!r}")
     from distilwhisper.decoding.transcriber import Transcriber
     from distilwhisper.serving.captions import CaptionSettings, live_settings
     from distilwhisper.serving.terminal import caption, microphone_blocks, pipe_blocks
@@ -740,7 +740,7 @@ def status_of(command: Callable[[], int], *, program: str) -> int:
         except SystemExit as stop:
             return USAGE if stop.code else OK
         except KeyboardInterrupt:
-            say(f"{program}: interrupted; what is finished is kept: run it again")
+            say(f"{program}: interrupted; what is finished is kept: the command can be run again")
             return INTERRUPTED
         except (DistilwhisperError, OSError, ValueError) as error:
             say(f"{program}: error: {_why(error)}")

@@ -134,7 +134,8 @@ class Model:
             OSError, CorruptAudio, ValueError: as for :meth:`transcribe`, with the first segment.
         """
         source = _source(audio, sampling_rate)
-        name = getattr(source, "name", source) if isinstance(source, (str, NamedBytes)) else ""
+        held = source.name if isinstance(source, NamedBytes) else "the recording"
+        name = source if isinstance(source, str) else held
         return stream_file(
             self._for_call(options),
             source,

@@ -30,8 +30,8 @@ class DecodingSettings:
     """How audio becomes text; the same for labels, scores and transcripts."""
 
     language: str | None = None
-    """Code or English name, whatever a manifest names; none or "auto": what it names, else
-    English-only models need none and others detect it."""
+    """Code or English name, also where a manifest names another. None or "auto": the manifest's,
+    or else it is detected; English-only models need none."""
     language_windows: int = ruled(1, AT_LEAST_1)
     """Windows with speech, spread over a recording, that its language is detected from; more
     where it stays in doubt."""
@@ -62,7 +62,7 @@ class DecodingSettings:
     last end may be left out. None: all of it."""
     condition_on_previous_text: bool = False
     """Sequential: a window's prompt holds the text before it. Smoother, but errors and loops carry
-    on, and students that never saw a prompt break."""
+    on, and students that were not taught prompts break."""
     initial_prompt: str | None = None
     """Text before the recording, in the prompt of its first window; chunked: of every chunk."""
     hotwords: str | None = None

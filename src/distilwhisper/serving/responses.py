@@ -26,7 +26,7 @@ def answer(
         return JSONResponse({"text": transcript.text, **more, "usage": usage(duration_s)})
     if kind != "verbose_json":
         text = f"{transcript.text}\n" if kind == "text" else render(transcript, kind)
-        headers = {"x-notes": "; ".join(transcript.notes)} if transcript.notes else {}
+        headers = {"x-notes": json.dumps(transcript.notes)} if transcript.notes else {}
         media_type = "text/vtt" if kind == "vtt" else "text/plain"
         return PlainTextResponse(text, media_type=media_type, headers=headers)
     return JSONResponse(_verbose(transcript, asked, duration_s))

@@ -26,7 +26,7 @@ class SubtitleSettings:
     max_line_width: int | None = ruled(None, AT_LEAST_1)
     """Characters of a line of a cue."""
     max_line_count: int | None = ruled(None, AT_LEAST_1)
-    """Lines of a cue, together with max_line_width: cues then follow the words and no more the
+    """Lines of a cue, together with max_line_width: cues then follow the words, not the
     segments."""
     max_words_per_line: int | None = ruled(None, AT_LEAST_1)
     """Words of a cue, without max_line_width."""
