@@ -19,6 +19,7 @@ import distilwhisper as dw
 from corpora import corpus, hearing_model, noise
 from distilwhisper.speech.arrays import to_samples
 from distilwhisper.speech.audio import load_samples, write_wav
+from distilwhisper.speech.units import samples_to_seconds, seconds_to_samples
 
 SHORT = {"max_new_tokens": 8, "temperature": 0.0}
 
@@ -137,6 +138,28 @@ def test_every_kind_of_audio_gives_the_same(wav: Path, model: dw.Model) -> None:
         assert [model.transcribe(kind, **SHORT) for kind in [*kinds, file]] == [wanted] * 7
     assert wanted.text
     assert wanted.duration == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize("long_form", ["chunked", "sequential"])
+@pytest.mark.parametrize("is_file", [False, True])
+def test_a_duration_is_the_recordings_though_its_end_is_silent(
+    wav: Path, model: dw.Model, tmp_path: Path, long_form: str, is_file: bool
+) -> None:
+    silence = np.zeros(seconds_to_samples(70.3), dtype=np.float32)
+    for name, samples in (
+        ("speech", np.concatenate([load_samples(wav), silence])),
+        ("silence", silence),
+    ):
+        sound: Any = samples
+        if is_file:
+            sound = tmp_path / f"{name}.wav"
+            write_wav(sound, samples)
+        found = model.transcribe(sound, long_form=long_form, **SHORT)
+        assert found.duration == samples_to_seconds(len(samples))
+
+
+def test_the_duration_of_clips_ends_with_the_last(wav: Path, model: dw.Model) -> None:
+    assert model.transcribe(wav, clip_timestamps=[0.2, 0.7], **SHORT).duration == 0.7
 
 
 def test_samples_of_another_rate_are_resampled(model: dw.Model) -> None:

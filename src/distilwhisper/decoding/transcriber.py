@@ -56,6 +56,7 @@ from distilwhisper.speech.recording import (
     Recording,
     StreamedRecording,
     blocks_of,
+    end_of,
 )
 from distilwhisper.speech.sources import CorruptAudio
 from distilwhisper.speech.units import (
@@ -512,9 +513,10 @@ class Transcriber:
             model = self.checkpoint.model
             try:
                 spoken = self._detect(recording, language)
+                mel = RecordingMel(recording, n_mels=model.config.n_mels, device=model.device)
                 yield from decode_sequentially(
                     self._decoder,
-                    RecordingMel(recording, n_mels=model.config.n_mels, device=model.device),
+                    mel,
                     self._spans(recording),
                     language=spoken.code,
                     first_prompt=self._first_prompt,
@@ -525,7 +527,7 @@ class Transcriber:
             except Unreadable as error:
                 one.fail(error)
             else:
-                one.end(spoken)
+                one.end(spoken, duration_s=mel.duration_s)
             return one
 
         yield task()
@@ -555,10 +557,13 @@ class Transcriber:
                     one, number, chunk, samples, spoken, again_s, partial(report, new_s)
                 )
                 done = max(chunk.stop, done)
+            # Behind clips nothing is read: a second of ten hours takes no longer than that.
+            end = done if self.settings.clip_timestamps else end_of(recording, done)
         except Unreadable as error:
             yield _ended(one, partial(one.fail, error))
         else:
-            yield _ended(one, partial(one.end, spoken))
+            duration_s = samples_to_seconds(end)
+            yield _ended(one, partial(one.end, spoken, duration_s=duration_s))
 
     def _chunk_task(
         self,

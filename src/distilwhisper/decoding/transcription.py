@@ -36,6 +36,7 @@ class Transcription:
         self._n_chunks = 0  # that are joined
         self._is_planned = False  # there are no more chunks
         self._language: DetectedLanguage | None = None
+        self._duration_s = 0.0
         self.windows: list[TimedWindow] = []
         self._text = JoinedText()
         self._n_taken = 0  # words
@@ -61,9 +62,14 @@ class Transcription:
         self.windows.append(one)
         self._text.append(one.words)
 
-    def end(self, spoken: DetectedLanguage | None) -> None:
-        """Note that there are no more chunks, and the language; None: the first window tells."""
-        self._language = spoken
+    def end(self, spoken: DetectedLanguage | None, *, duration_s: float) -> None:
+        """Note that there are no more chunks.
+
+        Args:
+            spoken: the language; None: that of the first window.
+            duration_s: of the recording.
+        """
+        self._language, self._duration_s = spoken, duration_s
         self._is_planned = True
         self._finish()
 
@@ -91,7 +97,7 @@ class Transcription:
         new = Transcript.of(
             [self._segment(group) for group in groups],
             "",
-            duration_s=self._duration_s(),
+            duration_s=max((one.end_s for one in self.windows), default=0.0),
             begin_s=self._taken[-1].end if self._taken else 0.0,
         )
         n_taken = len(self._taken)
@@ -103,9 +109,6 @@ class Transcription:
         """Return a place before which no chunk begins that is still to be joined."""
         known = self._starts_s[: self._n_chunks + 1]
         return known[-1] if known else 0.0
-
-    def _duration_s(self) -> float:
-        return max((one.end_s for one in self.windows), default=0.0)
 
     def _n_words(self) -> Counter[tuple[int, int]]:
         return Counter(
@@ -127,7 +130,7 @@ class Transcription:
         self.outcome = Transcript.of(
             segments,
             spoken.code,
-            duration_s=self._duration_s(),
+            duration_s=self._duration_s,
             language_probability=spoken.probability,
         )
 

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from distilwhisper.shapes import Float
 from distilwhisper.speech.audio import Samples
-from distilwhisper.speech.recording import Recording
+from distilwhisper.speech.recording import Recording, end_of
 from distilwhisper.speech.units import (
     FRAMES_PER_WINDOW,
     HOP_SAMPLES,
     SAMPLE_RATE_HZ,
     WINDOW_SAMPLES,
+    samples_to_seconds,
 )
 
 FFT_SAMPLES = 400  # 25 ms, under a Hann window
@@ -136,6 +137,7 @@ class RecordingMel:
         while (frames := self._log_power(scan, at, FRAMES_PER_WINDOW)).shape[1]:
             loudest = max(loudest, float(frames.amax()))
             at += FRAMES_PER_WINDOW
+        self.duration_s = samples_to_seconds(end_of(scan, at * HOP_SAMPLES))
         # Behind the sound lies silence.
         self._loudest = max(loudest, math.log10(POWER_FLOOR))
 

@@ -38,6 +38,15 @@ def blocks_of(recording: Recording) -> Iterator[Samples]:
         at += len(block)
 
 
+def end_of(recording: Recording, at: int) -> int:
+    """Read a recording on from a place, keeping nothing; return where it ends."""
+    size = seconds_to_samples(BLOCK_S)
+    while recording.reach(at + size) == at + size:
+        at += size
+        recording.read(at, at)
+    return recording.reach(at + size)
+
+
 class HeldRecording:
     """A recording in memory; it may be read in any order."""
 
