@@ -206,6 +206,12 @@ def test_silence_streams_nothing(transcriber: Transcriber) -> None:
     assert list(transcriber.stream(np.zeros(16_000 * 40, dtype=np.float32), language="en")) == []
 
 
+def test_a_click_is_no_word(transcriber: Transcriber) -> None:
+    click, word = (np.full(n, 0.1, dtype=np.float32) for n in (1, 1_600))
+    assert transcriber.transcribe(click, language="en").segments == ()
+    assert transcriber.transcribe(word, language="en").segments
+
+
 def test_a_stream_of_what_cannot_be_read_says_so(transcriber: Transcriber, tmp_path) -> None:
     (tmp_path / "broken.wav").write_bytes(b"RIFF")
     with pytest.raises(CorruptAudio, match="broken"):

@@ -19,7 +19,8 @@ HALVES_SHARE_S = 4.0
 SHORTEST_HALF_S = 7.0
 
 # A chunk that never leaves the last bits of 16 is not decoded: the log-mel would make it louder.
-SILENT_PEAK = 1e-4
+# Nor is one in which there is no time for a word.
+SILENT_PEAK, SHORTEST_S = 1e-4, 0.1
 
 # What lies between pauses of this length is decoded as a window of its own: a model that meets one
 # in a window often ends the text there, and its timestamps are wrong by the length of the pause.
@@ -57,9 +58,9 @@ def decode_chunk(
         shared_s: how much of the chunk's end the next one holds too.
 
     Returns:
-        The windows of the chunk, or of its parts; none where it is silent.
+        The windows of the chunk, or of its parts; none where it is silent, or shorter than a word.
     """
-    if np.abs(samples).max() < SILENT_PEAK:
+    if len(samples) < seconds_to_samples(SHORTEST_S) or np.abs(samples).max() < SILENT_PEAK:
         return []
     windows: list[TimedWindow] = []
     for span in sounding_spans(samples, pause_s=PAUSE_S):
