@@ -36,7 +36,7 @@ def test_what_is_kept_stands_for_every_frame(n_sound: int, n_frames: int) -> Non
     assert counts.sum().item() == pytest.approx(n_frames, rel=1e-5)
 
 
-@pytest.mark.parametrize(("n_sound", "n_kept"), [(1, 832), (300, 960), (1200, 1408), (1480, None)])
+@pytest.mark.parametrize(("n_sound", "n_kept"), [(1, 448), (300, 640), (1200, 1344), (1480, None)])
 def test_the_more_silence_the_fewer_frames(n_sound: int, n_kept: int | None) -> None:
     kept = thin_silence(n_sound, N_FRAMES)
     assert (None if kept is None else len(kept.places)) == n_kept
@@ -67,7 +67,7 @@ def test_frames_that_are_alike_can_stand_for_each_other(tiny_model: Path) -> Non
     assert not torch.allclose(states[2], states[0], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("backend", "n_kept"), [("torch", N_FRAMES), ("openvino", 832)])
+@pytest.mark.parametrize(("backend", "n_kept"), [("torch", N_FRAMES), ("openvino", 512)])
 def test_silence_is_thinned_where_time_is_short(
     tiny_model: Path, backend: Backend, n_kept: int
 ) -> None:
