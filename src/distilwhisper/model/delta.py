@@ -171,7 +171,10 @@ def _read_metadata(folder: Path) -> dict[str, str]:
         with safe_open(folder / DELTA_FILE, framework="pt") as file:
             metadata = file.metadata() or {}
     except SafetensorError as error:
-        raise BadCheckpoint(f"{folder / DELTA_FILE}: not a safetensors file: {error}") from error
+        raise BadCheckpoint(
+            f"{folder / DELTA_FILE}: not a safetensors file, or not all of one ({error}): fetch it "
+            "again, or make the delta again"
+        ) from error
     if not {_TEACHER, _DIGEST} <= metadata.keys():
         raise BadCheckpoint(
             f"{folder / DELTA_FILE}: must name its teacher and the digest of the teacher's "
