@@ -113,12 +113,12 @@ def distil_labels(
     corpus = read_manifest(manifest)
     verdict_of = read_verdicts(verdicts)
     ids = {id_ for id_, verdict in verdict_of.items() if verdict.keep}
-    lessons = replace(corpus, utterances=tuple(u for u in corpus.utterances if u.id in ids))
+    kept = replace(corpus, utterances=tuple(u for u in corpus.utterances if u.id in ids))
     if not ids:
         raise ValueError(f"{verdicts}: no label was kept, and there is nothing to learn from")
     places = {"labels": labels, "verdicts": verdicts}
     if validation is None:
-        manifest, validation = _hold_out(lessons, labels, out)
+        manifest, validation = _hold_out(kept, labels, out)
         train_ids = {u.id for u in read_manifest(manifest).utterances}
         places["verdicts"] = out / "verdicts"
         rows = [verdict.to_dict() for verdict in verdict_of.values() if verdict.id in train_ids]
@@ -129,7 +129,7 @@ def distil_labels(
         data=DataSettings(train=str(manifest), validation=str(validation), test=str(validation)),
         hardware=hardware,
         student=student,
-        training=_training(training, teacher, hardware, _hours(lessons)),
+        training=_training(training, teacher, hardware, _hours(kept)),
     )
     run_recipe(recipe, out, command=sys.argv, stages=("student", "train"), made=places, force=force)
     return out / "student"
@@ -166,16 +166,16 @@ def _hours(manifest: Manifest) -> float:
     return sum(u.duration_s or 10.0 for u in manifest.utterances) / 3600
 
 
-def _hold_out(lessons: Manifest, labels: Path, out: Path) -> tuple[Path, Path]:
+def _hold_out(kept: Manifest, labels: Path, out: Path) -> tuple[Path, Path]:
     """Write what is trained on and what is validated by, and return the two manifests."""
     texts = read_labels(labels)
-    fraction = min(_HELD_OUT, _MOST_HELD_OUT / len(lessons.utterances))
-    parts = split_manifest(lessons, {"validation": fraction}, seed=0)
+    fraction = min(_HELD_OUT, _MOST_HELD_OUT / len(kept.utterances))
+    parts = split_manifest(kept, {"validation": fraction}, seed=0)
     parts["validation"] = [
         u if u.text is not None else replace(u, text=texts[u.id].text) for u in parts["validation"]
     ]
     paths = {name: out / "data" / f"{name}.jsonl" for name in ("train", "validation")}
     for name, path in paths.items():
-        part = replace(lessons, utterances=tuple(parts[name]))
+        part = replace(kept, utterances=tuple(parts[name]))
         write_manifest(path, moved_to(path.parent, part))
     return paths["train"], paths["validation"]

@@ -483,18 +483,18 @@ def _check_sets(
             faults.attempt(setting, check_set, manifest)
         if setting == "data.test" and "evaluate" in stages:
             faults.attempt(setting, _check_texts, manifest)
-    training, lessons = recipe.training, [m for setting, m in sets if setting == "data.train"]
-    if "train" not in stages or not lessons:
+    training, train_sets = recipe.training, [m for setting, m in sets if setting == "data.train"]
+    if "train" not in stages or not train_sets:
         return
     if training.prompt_probability and not any(
-        follow_each_other(manifest, max_gap_s=training.prompt_gap_s) for manifest in lessons
+        follow_each_other(manifest, max_gap_s=training.prompt_gap_s) for manifest in train_sets
     ):
         faults.append(
             "training.prompt_probability: needs utterances in data.train that begin at "
             f"most prompt_gap_s ({training.prompt_gap_s:g} s) behind another of the same file, "
             "recording and speaker, found none by start_s and duration_s: set it to 0"
         )
-    ids = {u.id for manifest in lessons for u in manifest.utterances}
+    ids = {u.id for manifest in train_sets for u in manifest.utterances}
     strays = [id_ for id_ in training.skip_utterances if id_ not in ids]
     if strays:
         faults.append(f"training.skip_utterances: not in data.train: {', '.join(strays)}")
@@ -667,8 +667,12 @@ def _train(run: Run) -> None:
 
 # To fit its machine, or to get past what stopped it.
 _MAY_CHANGE_ON_RESUME = (
-    "data_workers micro_batch_size checkpoint_activations log_every skip_utterances"
-).split()
+    "data_workers",
+    "micro_batch_size",
+    "checkpoint_activations",
+    "log_every",
+    "skip_utterances",
+)
 
 
 def what_shapes_student(settings: TrainingSettings) -> dict[str, Any]:

@@ -174,6 +174,7 @@ class Search:
             self._noise[job.ticket] = generator.manual_seed(job.seed)
 
     def _read_prompts(self, first: int, jobs: Sequence[Job]) -> None:
+        """Fill the caches, and write the first token of each window."""
         device = self.model.device
         state = self._state.rows(first, first + len(jobs))
         prompts = pad_right([job.prompt for job in jobs], value=self.special.eot).to(device)
@@ -198,6 +199,7 @@ class Search:
     def _write(
         self, state: SlotState, logits: Float[Tensor, "rows vocab"], noise: Tensor | None
     ) -> None:
+        """Choose a token for each row and write it in those whose text has not ended."""
         allowed = self.rules(logits.float(), state.rules)
         choice = None if noise is None else _sample(allowed, state.temperature, noise)
         choice, logprobs = choose(allowed, choice)
