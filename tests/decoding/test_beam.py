@@ -93,7 +93,7 @@ def next_logprobs(
     state = rules.start(1)
     for token_id in said:
         state = rules.advance(state, torch.tensor([token_id]))
-    return rules(logits, state)[0].log_softmax(dim=-1)
+    return rules(logits.clone(), state)[0].log_softmax(dim=-1)
 
 
 def search_plainly(

@@ -22,7 +22,7 @@ def say(rules: DecodingRules, logits: Tensor) -> tuple[list[list[int]], list[Ten
     state = rules.start(logits.shape[1])
     tokens, allowed = [], []
     for step in logits:
-        allowed.append(rules(step, state))
+        allowed.append(rules(step.clone(), state))
         tokens.append(allowed[-1].argmax(dim=-1))
         state = rules.advance(state, tokens[-1])
     return torch.stack(tokens, dim=1).tolist(), allowed
@@ -79,7 +79,7 @@ def test_a_blank_and_the_end_are_suppressed_only_at_the_beginning() -> None:
     rules = make_rules(timestamps=False)
     logits = torch.zeros(1, VOCAB)
     state = rules.start(1)
-    first = rules(logits, state)
+    first = rules(logits.clone(), state)
     assert first[0, 1] == first[0, EOT] == -torch.inf
     later = rules(logits, rules.advance(state, torch.tensor([5])))
     assert later[0, 1] == later[0, EOT] == 0

@@ -95,8 +95,13 @@ class DecodingRules:
     def __call__(
         self, logits: Float[Tensor, "batch vocab"], state: RuleState
     ) -> Float[Tensor, "batch vocab"]:
-        """Return the logits with minus infinity wherever a row may not go."""
-        logits = logits.index_fill(1, self.suppress, -torch.inf)
+        """Return the logits with minus infinity wherever a row may not go.
+
+        Args:
+            logits: changed in place, by as few passes over the vocabulary as can be.
+            state: of the rows.
+        """
+        logits.index_fill_(1, self.suppress, -torch.inf)
         first = state.n_generated == 0
         if self.begin_suppress.numel():
             kept = logits[:, self.begin_suppress]
@@ -112,7 +117,7 @@ class DecodingRules:
         first: Bool[Tensor, " batch"],
         rules: TimestampRules,
     ) -> None:
-        """Change the logits in place; what holds for a whole row goes over it once, as a sum."""
+        """Change the logits in place."""
         text, times = logits[:, : rules.begin], logits[:, rules.begin :]
         opens_text = state.last_was_timestamp & state.before_was_timestamp
         ends_segment = state.last_was_timestamp & ~state.before_was_timestamp
@@ -122,11 +127,11 @@ class DecodingRules:
         blocked = opens_text[:, None] | (index < earliest[:, None])
         blocked |= first[:, None] & (index > rules.max_initial_index)
         times.masked_fill_(blocked, -torch.inf)
-        text[:, : rules.eot].add_(_minus_infinity_where(ends_segment, logits))
+        _forbid(text[:, : rules.eot], ends_segment)
         # Timestamps together may be likelier than any one text token: then one of them it is.
         mass = times.float().logsumexp(dim=1)
         only_times = first | (mass > text.float().amax(dim=1))
-        text.add_(_minus_infinity_where(only_times, logits))
+        _forbid(text, only_times)
 
 
 def best(scores: Float[Tensor, "batch vocab"]) -> Int[Tensor, " batch"]:
@@ -153,5 +158,11 @@ def choose(
     return token_ids, -total.log()
 
 
-def _minus_infinity_where(rows: Bool[Tensor, " batch"], like: Tensor) -> Float[Tensor, "batch 1"]:
-    return torch.zeros_like(rows, dtype=like.dtype).masked_fill(rows, -torch.inf)[:, None]
+def _forbid(logits: Float[Tensor, "batch some"], rows: Bool[Tensor, " batch"]) -> None:
+    """Set some rows to minus infinity."""
+    if logits.device.type == "cpu":
+        logits[rows] = -torch.inf  # touches these alone
+    else:  # without a look at which they are, for which the host would wait
+        logits.add_(
+            torch.zeros_like(rows, dtype=logits.dtype).masked_fill(rows, -torch.inf)[:, None]
+        )

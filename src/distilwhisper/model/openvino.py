@@ -246,8 +246,8 @@ class _DecoderEngine:
         return made[: self._n_layers], made[self._n_layers :]
 
     def project(self, states: Float[Tensor, "*positions width"]) -> Tensor:
-        """Return the logits."""
-        logits = self._projection(states.reshape(-1, states.shape[-1]))[0].clone()
+        """Return the logits, which the next call overwrites."""
+        logits = self._projection(states.reshape(-1, states.shape[-1]))[0]
         return logits.view(*states.shape[:-1], -1)
 
 

@@ -466,7 +466,10 @@ class Decoder(nn.Module):
     def project(
         self, states: Float[Tensor, "*positions width"]
     ) -> Float[Tensor, "*positions vocab"]:
-        """Return the logits of final states: the transposed token embedding, as in Whisper."""
+        """Return the logits of final states: the transposed token embedding, as in Whisper.
+
+        An engine writes the next call's logits to the same memory.
+        """
         if self.engine is not None:
             return self.engine.project(states)
         if self.packed_projection is not None:
