@@ -363,15 +363,13 @@ class Ours:
         )
         jobs = []
         for number, one in zip(numbers, states, strict=True):
-            cross = self.model.decoder.cross_cache(one[None])
-            draft_cross = None if self.draft is None else self.draft.decoder.cross_cache(one[None])
             jobs.append(
                 Job(
                     number,
-                    cross,
+                    one,
                     work.prompts[number],
                     work.lengths[number],
-                    draft_cross=draft_cross,
+                    draft_states=None if self.draft is None else one,
                 )
             )
         self.search.admit(jobs)

@@ -88,9 +88,10 @@ def network(*, decoder_layers: int = 2) -> Whisper:
 def jobs(model: Whisper, tokenizer: Tokenizer, draft: Whisper | None = None) -> list[Job]:
     states = model.encoder(torch.empty(1, 80, 3000, device=META))
     prompt = tuple(tokenizer.prompt_ids(language=None, timestamps=True))
-    cross = model.decoder.cross_cache(states)
-    drafts = None if draft is None else draft.decoder.cross_cache(states)
-    return [Job(number, cross, prompt, max_new_tokens=20, draft_cross=drafts) for number in (0, 1)]
+    drafts = None if draft is None else states[0]
+    return [
+        Job(number, states[0], prompt, max_new_tokens=20, draft_states=drafts) for number in (0, 1)
+    ]
 
 
 def search(model: Whisper, tokenizer: Tokenizer, draft: Whisper | None = None) -> Search:

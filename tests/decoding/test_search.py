@@ -14,6 +14,7 @@ from distilwhisper.decoding.rules import DecodingRules
 from distilwhisper.decoding.search import NonFiniteOutput, Search, language_probabilities
 from distilwhisper.decoding.slots import Counts, Hypothesis, Job, SpecialTokens
 from distilwhisper.model.checkpoint import Checkpoint, load_checkpoint
+from distilwhisper.model.silence import KeptFrames
 from distilwhisper.text.tokens import Tokenizer
 from searching import decode, make_rules
 
@@ -64,18 +65,11 @@ def make_jobs(
     max_new_tokens: int = 40,
 ) -> list[Job]:
     """One job for each window's states, however many frames it has; tickets count from 0."""
-    decoder = checkpoint.model.decoder
     prompt = tokenizer.prompt_ids(language=None, timestamps=timestamps)
-    with torch.inference_mode():
-        return [
-            Job(
-                ticket,
-                decoder.cross_cache(states[None]),
-                tuple(prompts[ticket] if prompts else prompt),
-                max_new_tokens,
-            )
-            for ticket, states in enumerate(encoder_states)
-        ]
+    return [
+        Job(ticket, states, tuple(prompts[ticket] if prompts else prompt), max_new_tokens)
+        for ticket, states in enumerate(encoder_states)
+    ]
 
 
 def assert_same(found: Hypothesis, wanted: Hypothesis) -> None:
@@ -109,14 +103,14 @@ def test_the_windows_of_the_fixture_end_at_different_steps(alone: dict[int, Hypo
 def test_a_window_in_a_slot_is_held_once(
     checkpoint: Checkpoint, tokenizer: Tokenizer, encoder_states: Tensor
 ) -> None:
-    """Of whisper-base, keys and values of 30 s are 18 MB in 16 bits."""
-    jobs = make_jobs(checkpoint, tokenizer, encoder_states[:3])
-    held = [weakref.ref(keys) for job in jobs[1:] if job.cross for keys in job.cross.keys]
+    """As keys and values, not as the encoder states they were made from too."""
+    jobs = make_jobs(checkpoint, tokenizer, [states.clone() for states in encoder_states[:3]])
+    held = [weakref.ref(job.states) for job in jobs]
     search = make_search(checkpoint, tokenizer, n_slots=3)
     search.admit(jobs)
     del jobs
     gc.collect()
-    assert len(held) == 8
+    assert len(held) == 3
     assert not [one for one in held if one() is not None]
 
 
@@ -232,9 +226,11 @@ def test_windows_of_different_lengths_equal_windows_alone(
     n_frames = (40, 300, 1500, 7, 300, 90)
     cut = [states[:n] for states, n in zip(encoder_states, n_frames, strict=True)]
     jobs = make_jobs(checkpoint, tokenizer, cut, max_new_tokens=20)
-    for job, n in zip(jobs[::2], n_frames[::2], strict=True):  # whose last frame counts as many
-        job.cross.bias = torch.zeros(1, 1, 1, n)
-        job.cross.bias[..., -1] = 3.0
+    for ticket, n in enumerate(n_frames):
+        if ticket % 2 == 0:  # whose last frame counts as many
+            bias = torch.zeros(1, 1, 1, n)
+            bias[..., -1] = 3.0
+            jobs[ticket] = replace(jobs[ticket], kept=KeptFrames(torch.arange(n), bias))
     alone = {
         ticket: hypothesis
         for job in jobs
@@ -309,7 +305,8 @@ def test_samples_are_as_frequent_as_they_are_likely(
     many = [replace(job, ticket=n, seed=n, temperature=temperature) for n in range(n_samples)]
     found = decode(make_search(checkpoint, tokenizer, n_slots=200, rules=rules), many)
     with torch.inference_mode():
-        states = checkpoint.model.decoder(torch.tensor([job.prompt]), job.cross)[0, -1]
+        cross = checkpoint.model.decoder.cross_cache(job.states[None])
+        states = checkpoint.model.decoder(torch.tensor([job.prompt]), cross)[0, -1]
         logits = checkpoint.model.decoder.project(states)[ids]
     wanted = (logits / temperature).softmax(dim=-1)
     assert wanted.max() - wanted.min() > 0.1
@@ -397,7 +394,7 @@ def test_jobs_that_cannot_be_are_refused(
     for job, message in [
         (replace(jobs[0], max_new_tokens=448), r"448 positions, found 1 \+ 448"),
         (replace(jobs[0], prompt=(5, 6)), "must hold start of transcript"),
-        (replace(jobs[0], draft_cross=jobs[0].cross), "exactly where there is a draft"),
+        (replace(jobs[0], draft_states=jobs[0].states), "exactly where there is a draft"),
     ]:
         with pytest.raises(ValueError, match=message):
             search.admit([jobs[1], job])

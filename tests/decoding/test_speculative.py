@@ -106,17 +106,16 @@ def make_jobs(
     max_new_tokens: int = 24,
 ) -> list[Job]:
     """One job for each window and prompt; the draft hears what the model hears."""
-    with torch.inference_mode():
-        return [
-            Job(
-                ticket,
-                model.decoder.cross_cache(states[None]),
-                tuple(prompt),
-                max_new_tokens,
-                draft_cross=None if draft is None else draft.decoder.cross_cache(states[None]),
-            )
-            for ticket, (states, prompt) in enumerate(zip(encoder_states, prompts, strict=True))
-        ]
+    return [
+        Job(
+            ticket,
+            states,
+            tuple(prompt),
+            max_new_tokens,
+            draft_states=None if draft is None else states,
+        )
+        for ticket, (states, prompt) in enumerate(zip(encoder_states, prompts, strict=True))
+    ]
 
 
 def assert_same(found: dict[int, Hypothesis], wanted: dict[int, Hypothesis]) -> None:
@@ -185,7 +184,7 @@ def test_slots_order_and_prompts_change_nothing(
     prompts = [[*data.draw(previous), *plain] for _ in range(6)]
     draft = drafts[data.draw(st.sampled_from(NAMES))]
     jobs = make_jobs(model, draft, encoder_states, prompts, max_new_tokens=10)
-    alone = [replace(job, draft_cross=None) for job in jobs]
+    alone = [replace(job, draft_states=None) for job in jobs]
     wanted = decode(make_search(model, tokenizer, rules, n_slots=1), alone)
     search = make_search(
         model,
@@ -208,7 +207,7 @@ def endless(
     prompt = tokenizer.prompt_ids(language=None, timestamps=False)
     [job] = make_jobs(model, draft, states[:1], [prompt], max_new_tokens=n_new)
     plain = make_search(model, tokenizer, rules, n_slots=1)
-    wanted = decode(plain, [replace(job, draft_cross=None)])
+    wanted = decode(plain, [replace(job, draft_states=None)])
     assert_same(decode(search, [job]), wanted)
     return search.counts
 
@@ -253,7 +252,7 @@ def test_a_limit_cuts_off_in_the_midst_of_what_was_drafted(
         jobs = make_jobs(
             model, drafts[name], encoder_states[:3], prompts, max_new_tokens=max_new_tokens
         )
-        alone = [replace(job, draft_cross=None) for job in jobs]
+        alone = [replace(job, draft_states=None) for job in jobs]
         wanted = decode(make_search(model, tokenizer, rules, n_slots=3), alone)
         search = make_search(model, tokenizer, rules, n_slots=3, draft=drafts[name], draft_tokens=7)
         assert_same(decode(search, jobs), wanted)
@@ -274,7 +273,7 @@ def test_all_positions_can_be_filled(
     rules = make_rules(tokenizer, timestamps=False, suppress=[7, tokenizer.eot])
     prompts = [[tokenizer.sot_prev, *[5] * n, tokenizer.sot] for n in (434, 430, 2)]
     jobs = make_jobs(model, drafts[name], encoder_states[:3, :20], prompts, max_new_tokens=12)
-    alone = [replace(job, draft_cross=None) for job in jobs]
+    alone = [replace(job, draft_states=None) for job in jobs]
     wanted = decode(make_search(model, tokenizer, rules, n_slots=1), alone)
     search = make_search(
         model, tokenizer, rules, n_slots=n_slots, draft=drafts[name], draft_tokens=7
@@ -289,7 +288,7 @@ def test_a_window_may_come_in_while_another_is_near_the_last_position(
     rules = make_rules(tokenizer, timestamps=False, suppress=[7, tokenizer.eot])
     prompts = [[tokenizer.sot_prev, *[5] * n, tokenizer.sot] for n in (434, 300)]
     jobs = make_jobs(model, drafts["contrary"], encoder_states[:2, :20], prompts, max_new_tokens=12)
-    alone = [replace(job, draft_cross=None) for job in jobs]
+    alone = [replace(job, draft_states=None) for job in jobs]
     wanted = decode(make_search(model, tokenizer, rules, n_slots=1), alone)
     search = make_search(
         model, tokenizer, rules, n_slots=2, draft=drafts["contrary"], draft_tokens=3
@@ -308,7 +307,7 @@ def test_what_was_sampled_beside_a_draft_is_what_is_sampled_without_one(
     prompts = [tokenizer.prompt_ids(language=None, timestamps=True)] * 4
     jobs = make_jobs(model, drafts["noisy"], encoder_states[:4], prompts)
     jobs[1] = replace(jobs[1], temperature=0.9, seed=3, max_new_tokens=5)
-    alone = [replace(job, draft_cross=None) for job in jobs]
+    alone = [replace(job, draft_states=None) for job in jobs]
     wanted = decode(make_search(model, tokenizer, rules, n_slots=1), alone)
     search = make_search(model, tokenizer, rules, n_slots=4, draft=drafts["noisy"])
     assert_same(decode(search, jobs), wanted)

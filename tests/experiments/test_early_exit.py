@@ -56,11 +56,9 @@ def make_search(model: Whisper, tokenizer: Tokenizer, *, n_slots: int) -> Search
 @pytest.fixture(scope="module")
 def jobs(model: Whisper, tokenizer: Tokenizer, encoder_states: Tensor) -> list[Job]:
     prompt = tuple(tokenizer.prompt_ids(language=None, timestamps=True))
-    with torch.inference_mode():
-        return [
-            Job(ticket, model.decoder.cross_cache(states[None]), prompt, 8 + 3 * ticket)
-            for ticket, states in enumerate(encoder_states)
-        ]
+    return [
+        Job(ticket, states, prompt, 8 + 3 * ticket) for ticket, states in enumerate(encoder_states)
+    ]
 
 
 def test_full_confidence_is_plain_decoding(
@@ -69,11 +67,7 @@ def test_full_confidence_is_plain_decoding(
     """Of a model that is never quite sure; one that is would be free to leave."""
     unsure = load_checkpoint(tiny_model, dtype=torch.float64).model
     prompt = tuple(tokenizer.prompt_ids(language=None, timestamps=True))
-    with torch.inference_mode():
-        jobs = [
-            Job(ticket, unsure.decoder.cross_cache(states[None]), prompt, 12)
-            for ticket, states in enumerate(encoder_states)
-        ]
+    jobs = [Job(ticket, states, prompt, 12) for ticket, states in enumerate(encoder_states)]
     wanted = decode(make_search(unsure, tokenizer, n_slots=3), jobs)
     early, decoder = leaving_early(unsure, 1.0)
     assert decode(make_search(early, tokenizer, n_slots=3), jobs) == wanted
@@ -92,7 +86,8 @@ def test_little_confidence_is_one_layer(
         with torch.inference_mode():
             decoder = model.decoder
             step = decoder.begin(torch.tensor([job.prompt]))
-            states = decoder.run_layer(0, step.states, step, partial(job.cross.attend, 0))
+            cross = decoder.cross_cache(job.states[None])
+            states = decoder.run_layer(0, step.states, step, partial(cross.attend, 0))
             logits = decoder.project(decoder.layer_norm(states[:, -1]))
         rules = search.rules
         said = rules(logits.float(), rules.start(1)).argmax().item()

@@ -107,7 +107,7 @@ class Search:
         first = len(self._jobs)
         for job in jobs:
             self._place(len(self._jobs), job)
-            self._jobs.append(replace(job, cross=None, draft_cross=None))
+            self._jobs.append(replace(job, states=None, draft_states=None))
             self._lengths.append(len(job.prompt))
         self._read_prompts(first, jobs)
 
@@ -160,14 +160,14 @@ class Search:
         require_room(self.model, n_prompt=len(job.prompt), n_new=job.max_new_tokens)
         if self.special.sot not in job.prompt:
             raise ValueError("a prompt must hold start of transcript, found none")
-        if (self._draft is None) != (job.draft_cross is None):
-            raise ValueError("a window needs a draft's cross cache exactly where there is a draft")
+        if (self._draft is None) != (job.draft_states is None):
+            raise ValueError("a window needs a draft's states exactly where there is a draft")
 
     def _place(self, slot: int, job: Job) -> None:
-        assert job.cross is not None
-        self._lane.place(slot, job.cross)
-        if self._draft is not None and job.draft_cross is not None:
-            self._draft.place(slot, job.draft_cross)
+        assert job.states is not None
+        self._lane.place(slot, job.states, job.kept)
+        if self._draft is not None and job.draft_states is not None:
+            self._draft.place(slot, job.draft_states, job.kept)
         self._state.begin(slot, job, self.rules)
         if job.temperature > 0:
             generator = torch.Generator(self.model.device)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from distilwhisper.decoding.rules import DecodingRules, RuleState
-from distilwhisper.model.silence import FrameBias
+from distilwhisper.model.silence import FrameBias, KeptFrames
 from distilwhisper.model.whisper import CrossCache, SelfCache, Whisper
 from distilwhisper.shapes import Bool, Float, Int
 
@@ -33,12 +33,13 @@ class Job:
     """A window to be decoded."""
 
     ticket: int  # names the window
-    cross: CrossCache | None  # of this one window: one row; None: a slot has it
+    states: Float[Tensor, "frames width"] | None  # the encoder's; None: a slot has what it needs
     prompt: tuple[int, ...]  # up to and with its task tokens
     max_new_tokens: int  # a window that has not ended by then is cut off
     temperature: float = 0.0  # 0: the likeliest token; above: sampled
     seed: int = 0  # of the sampling
-    draft_cross: CrossCache | None = None  # where the slots have a draft
+    kept: KeptFrames | None = None  # the frames that were encoded; None: all
+    draft_states: Float[Tensor, "frames width"] | None = None  # where the slots have a draft
 
 
 @dataclass(frozen=True)
@@ -125,28 +126,31 @@ class Lane:
         self._bias = _blank_bias(model, *(fixed if self._is_fixed else (0, 0)))
         self._has_bias = False  # until a window comes with one
 
-    def place(self, slot: int, cross: CrossCache) -> None:
-        """Take a window's cross cache into a slot, making room for the longest one first."""
-        frames = self.n_frames[slot] = cross.keys[0].shape[2]
-        self._has_bias |= cross.bias is not None
-        if slot == 0 and not self._is_fixed:  # the first of all: used as it is while it is alone
-            self.cross = cross
+    def place(
+        self, slot: int, states: Float[Tensor, "frames width"], kept: KeptFrames | None
+    ) -> None:
+        """Make a window's cross cache in a slot, and room for the longest one first."""
+        frames = self.n_frames[slot] = len(states)
+        self._has_bias |= kept is not None
+        if slot == 0 and not self._is_fixed:  # the first of all has a row of its length, alone
+            self.cross = _blank_cross(self.model, 1, frames)
             self._bias = _blank_bias(self.model, 1, frames)
         n_rows, _, n_held, _ = self.cross.keys[0].shape
         if slot >= n_rows or frames > n_held:
             self._widen(max(frames, n_held))
-        self._bias[slot, ..., :frames] = 0.0 if cross.bias is None else cross.bias
+        row = CrossCache(
+            [keys[slot : slot + 1, :, :frames] for keys in self.cross.keys],
+            [values[slot : slot + 1, :, :frames] for values in self.cross.values],
+        )
+        bias = self.model.decoder.cross_cache(states[None], kept, out=row).bias
+        self._bias[slot, ..., :frames] = 0.0 if bias is None else bias
         self._bias[slot, ..., frames:] = -torch.inf
-        if self.cross is cross:
-            return
-        for ours, new in zip(_tensors(self.cross), _tensors(cross), strict=True):
-            ours[slot, :, :frames].copy_(new[0])
 
     def move(self, source: int, dest: int, n_tokens: int) -> None:
         """Move a window to another slot."""
         frames = self.n_frames[dest] = self.n_frames[source]
         self._bias[dest] = self._bias[source]
-        for cross in _tensors(self.cross):
+        for cross in self.cross.tensors:
             cross[dest, :, :frames].copy_(cross[source, :, :frames])
         tokens = self.cache.states[..., :n_tokens, :]
         tokens[:, :, dest].copy_(tokens[:, :, source])
@@ -188,7 +192,7 @@ class Lane:
         bias = _blank_bias(self.model, self.n_slots, frames)
         bias[: len(self._bias), ..., : self._bias.shape[3]] = self._bias
         self._bias = bias
-        for ours, before in zip(_tensors(self.cross), _tensors(old), strict=True):
+        for ours, before in zip(self.cross.tensors, old.tensors, strict=True):
             ours[: len(before), :, : before.shape[2]].copy_(before)
 
     def _lengthen(self, n_keys: int) -> None:
@@ -329,7 +333,3 @@ def _zeros(model: Whisper, shape: tuple[int, ...]) -> Tensor:
     # numpy leaves zeros to the system, which hands out a page when it is first written to.
     raw = np.zeros((*shape[:-1], shape[-1] * dtype.itemsize), dtype=np.uint8)
     return torch.from_numpy(raw).view(dtype)
-
-
-def _tensors(cache: CrossCache) -> list[Tensor]:
-    return [*cache.keys, *cache.values]

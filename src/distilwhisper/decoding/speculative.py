@@ -13,8 +13,9 @@ from torch import Tensor
 
 from distilwhisper.decoding.rules import DecodingRules, best, choose
 from distilwhisper.decoding.slots import Counts, Lane, SlotState
-from distilwhisper.model.whisper import CrossCache, Whisper
-from distilwhisper.shapes import Int
+from distilwhisper.model.silence import KeptFrames
+from distilwhisper.model.whisper import Whisper
+from distilwhisper.shapes import Float, Int
 
 
 class Draft:
@@ -36,9 +37,11 @@ class Draft:
         self.lengths = torch.zeros(n_slots, dtype=torch.long, device=model.device)  # read so far
         self._lane = Lane(model, n_slots)
 
-    def place(self, slot: int, cross: CrossCache) -> None:
+    def place(
+        self, slot: int, states: Float[Tensor, "frames width"], kept: KeptFrames | None
+    ) -> None:
         """Begin a window of which nothing has been read."""
-        self._lane.place(slot, cross)
+        self._lane.place(slot, states, kept)
         self.lengths[slot] = 0
 
     def move(self, source: int, dest: int, n_tokens: int) -> None:

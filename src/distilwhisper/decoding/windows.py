@@ -28,7 +28,6 @@ from distilwhisper.decoding.slots import Counts, Hypothesis, Job, SpecialTokens
 from distilwhisper.model.checkpoint import Checkpoint
 from distilwhisper.model.hardware import one_thread
 from distilwhisper.model.silence import KeptFrames, thin_silence
-from distilwhisper.model.whisper import CrossCache
 from distilwhisper.shapes import Float
 from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.mel import window_log_mel
@@ -267,34 +266,30 @@ class WindowDecoder:
     @torch.inference_mode()
     def _language_probabilities(self, window: Window) -> Float[Tensor, " languages"]:
         self.encode([window])
+        assert window.encoder_states is not None
+        model = self.checkpoint.model
         return language_probabilities(
-            self.checkpoint.model,
-            self._cross(self.checkpoint, window, window.encoder_states),
+            model,
+            model.decoder.cross_cache(window.encoder_states[None], window.kept),
             sot=self.tokenizer.sot,
             language_ids=list(self.tokenizer.languages.values()),
         )[0]
 
-    @staticmethod
-    def _cross(checkpoint: Checkpoint, window: Window, states: Tensor | None) -> CrossCache:
-        assert states is not None
-        return checkpoint.model.decoder.cross_cache(states[None], window.kept)
-
     def _job(self, ticket: int, request: WindowRequest) -> Job:
         prompt = self._prompt(request)
         window = request.window
-        draft_cross = None
-        if self.draft is not None:
-            shared = self._draft_hears_alike
-            states = window.encoder_states if shared else window.draft_states
-            draft_cross = self._cross(self.draft, window, states)
+        draft_states = window.draft_states
+        if self.draft is not None and self._draft_hears_alike:
+            draft_states = window.encoder_states
         return Job(
             ticket,
-            self._cross(self.checkpoint, window, window.encoder_states),
+            window.encoder_states,
             prompt,
             self._max_new_tokens(prompt),
             temperature=request.temperature,
             seed=request.seed,
-            draft_cross=draft_cross,
+            kept=window.kept,
+            draft_states=draft_states,
         )
 
     def _beam_search(self, request: WindowRequest) -> Hypothesis:

@@ -237,13 +237,14 @@ class _DecoderEngine:
         return states.clone()
 
     def cross_keys_values(
-        self, encoder_states: Float[Tensor, "batch frames width"]
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        batch, n_frames, width = encoder_states.shape
-        shape = (batch, self._heads, n_frames, width // self._heads)
-        out = [torch.empty(shape, dtype=self.cache_dtype) for _ in range(2 * self._n_layers)]
-        made = self._cross(encoder_states, out=out)
-        return made[: self._n_layers], made[self._n_layers :]
+        self, encoder_states: Float[Tensor, "batch frames width"], out: list[Tensor] | None
+    ) -> list[Tensor]:
+        if out is None:
+            batch, n_frames, width = encoder_states.shape
+            shape = (batch, self._heads, n_frames, width // self._heads)
+            out = [torch.empty(shape, dtype=self.cache_dtype) for _ in range(2 * self._n_layers)]
+        self._cross(encoder_states, out=out)
+        return out
 
     def project(self, states: Float[Tensor, "*positions width"]) -> Tensor:
         """Return the logits, which the next call overwrites."""

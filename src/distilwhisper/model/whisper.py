@@ -109,6 +109,11 @@ class CrossCache:
         # has fewer than others. None: all are there, for themselves.
         self.bias = bias
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The keys of all layers, then their values."""
+        return [*self.keys, *self.values]
+
     def attend(
         self, number: int, attention: "Attention", normed: Float[Tensor, "batch tokens width"]
     ) -> Float[Tensor, "batch tokens width"]:
@@ -363,9 +368,9 @@ class DecoderEngine(Protocol):
         """Return the final states, and write to the cache, as :meth:`Decoder.forward` would."""
 
     def cross_keys_values(
-        self, encoder_states: Float[Tensor, "batch frames width"]
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """Return what :meth:`Decoder.cross_cache` holds."""
+        self, encoder_states: Float[Tensor, "batch frames width"], out: list[Tensor] | None
+    ) -> list[Tensor]:
+        """Return the tensors of a cross cache; those of ``out``, written to, if there are some."""
 
     def project(
         self, states: Float[Tensor, "*positions width"]
@@ -480,20 +485,28 @@ class Decoder(nn.Module):
         self,
         encoder_states: Float[Tensor, "batch frames width"],
         kept: KeptFrames | None = None,
+        *,
+        out: CrossCache | None = None,
     ) -> CrossCache:
         """Project the encoder states to every layer's keys and values, once per window.
 
         Args:
             encoder_states: of the windows.
             kept: the frames that were encoded; None: all.
+            out: has keys and values of their shape, which are written to.
         """
-        if self.engine is not None:
-            keys, values = self.engine.cross_keys_values(encoder_states)
+        into = None if out is None else out.tensors
+        if self.engine is not None:  # which writes to tensors that are whole in memory
+            whole = into is not None and into[0].is_contiguous()
+            made = self.engine.cross_keys_values(encoder_states, into if whole else None)
         else:
             pairs = [layer.encoder_attn.keys_values(encoder_states) for layer in self.layers]
-            keys, values = [k for k, _ in pairs], [v for _, v in pairs]
+            made = [keys for keys, _ in pairs] + [values for _, values in pairs]
+        if into is not None and made is not into:
+            made = [ours.copy_(new) for ours, new in zip(into, made, strict=True)]
         bias = None if kept is None else kept.bias.to(self.embed_tokens.weight.dtype)
-        return CrossCache(keys, values, bias)
+        n_layers = len(self.layers)
+        return CrossCache(made[:n_layers], made[n_layers:], bias)
 
     @property
     def cache_dtype(self) -> torch.dtype:
