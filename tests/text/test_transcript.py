@@ -363,6 +363,11 @@ def test_cues_stay_for_a_reader_but_not_into_the_next() -> None:
     ]
 
 
+def test_no_cue_stays_behind_the_end_of_the_recording() -> None:
+    spoken = replace(transcript(segment(0, 0.5, 0.6, " No.")), duration=0.9)
+    assert [cue[:2] for cue in cues(render(spoken, "srt", SubtitleSettings()))] == [(0.5, 0.9)]
+
+
 def test_cues_over_words_need_them(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="word_timestamps"):
         PLAIN.save(tmp_path / "talk.srt", SubtitleSettings(max_words_per_line=3))

@@ -69,7 +69,8 @@ def render(
         transcript: to be written; encode the result as UTF-8 with ``\n`` line ends.
         format: one of txt, srt, vtt, tsv, json.
         subtitles: how cues are cut. With them a cue also stays, as far as there is room before the
-            next one, for as long as a reader needs: 5/6 s at least, and a second for 20 characters.
+            next one or the end of the recording, for as long as a reader needs: 5/6 s at least,
+            and a second for 20 characters.
 
     Raises:
         ValueError: unknown format, a time that is negative or not finite, or subtitles that need
@@ -83,9 +84,9 @@ def render(
     if format == "txt":
         return "".join(f"{_labelled(one.text.strip(), one.channel)}\n" for one in segments)
     if format == "srt":
-        return _render_srt(_shown(segments, subtitles))
+        return _render_srt(_shown(transcript, subtitles))
     if format == "vtt":
-        return _render_vtt(_shown(segments, subtitles))
+        return _render_vtt(_shown(transcript, subtitles))
     if format == "tsv":
         return _render_tsv(segments)
     if format == "json":
@@ -101,21 +102,22 @@ class _Cue:
     channel: str | None
 
 
-def _shown(segments: Sequence[Segment], subtitles: SubtitleSettings | None) -> Iterable[_Cue]:
+def _shown(transcript: Transcript, subtitles: SubtitleSettings | None) -> Iterable[_Cue]:
     """Return what is shown, and when."""
+    segments = transcript.segments
     if subtitles is None:
         return _cues(segments, SubtitleSettings())
     if subtitles.needs_words and any(segment.words is None for segment in segments):
         raise ValueError("cues cut by words need timed words: transcribe with word_timestamps")
     cues = _cues(segments, subtitles)
-    return cues if subtitles.highlight_words else _readable(list(cues))
+    return cues if subtitles.highlight_words else _readable(list(cues), transcript.duration or math.inf)
 
 
-def _readable(cues: Sequence[_Cue]) -> Iterator[_Cue]:
-    """Yield cues that stay for as long as a reader needs, but not beyond the next one's start."""
+def _readable(cues: Sequence[_Cue], end_s: float) -> Iterator[_Cue]:
+    """Yield cues that stay as long as a reader needs, up to the next one or the sound's end."""
     for cue, next_ in zip_longest(cues, cues[1:]):
         needed = cue.start + max(_LEAST_S, len(cue.text) / _CHARACTERS_PER_S)
-        room = math.inf if next_ is None else next_.start
+        room = end_s if next_ is None else next_.start
         yield replace(cue, end=max(cue.end, round(min(needed, room), 3)))
 
 
