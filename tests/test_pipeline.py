@@ -359,6 +359,27 @@ def test_a_part_of_a_split_without_texts_is_found_before_the_labels(
         run_recipe(recipe, tmp_path / "run", command=["test"])
     assert not (tmp_path / "run" / "labels").exists()
     run_recipe(recipe, tmp_path / "run", command=["test"], stages=("data",))
+    with pytest.raises(SettingsError, match=r"transcribe some, or .* dw\.distil"):
+        run_recipe(recipe, tmp_path / "run", command=["test"])
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        ("--teacher", "nope"),
+        ("--steps", "0"),
+        ("--decoder-layers", "9"),
+        ("--layers", "7"),
+        ("--device", "cuda:99"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_a_folder_is_read(
+    tmp_path: Path, teacher: Path, fault: tuple[str, str]
+) -> None:
+    source, out = corpus(tmp_path / "speech", 9).parent, tmp_path / "run"
+    options = {"--teacher": str(teacher), "--out": str(out), "--device": "cpu", fault[0]: fault[1]}
+    assert call(["distil", str(source), *(word for one in options.items() for word in one)]) != OK
+    assert not out.exists()
 
 
 def test_another_teacher_is_refused(work: Workplace, tiny_model: Path) -> None:
@@ -458,6 +479,15 @@ def test_a_source_that_has_changed_is_named_until_forced(tmp_path: Path) -> None
     write_wav(source / "u001.wav", noise(0.4, seed=99))
     with pytest.raises(StageChanged, match="input sound in the source"):
         run_recipe(recipe, out, command=["test"], stages=("data",))
+
+
+def test_a_folder_without_audio_leaves_nothing_that_another_must_replace(tmp_path: Path) -> None:
+    source, out = corpus(tmp_path / "speech", 9).parent, tmp_path / "run"
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="must be a folder with audio below it"):
+        run_recipe(split_of(tmp_path / "empty"), out, command=["test"], stages=("data",))
+    run_recipe(split_of(source), out, command=["test"], stages=("data",))
+    assert len(read_manifest(out / "data" / "manifest.jsonl").utterances) == 9
 
 
 @pytest.mark.parametrize("as_manifest", [True, False])

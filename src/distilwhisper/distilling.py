@@ -24,7 +24,7 @@ from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.model.checkpoint import read_config
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import resolve_model
-from distilwhisper.pipeline import DataSettings, Recipe, Run, run_recipe
+from distilwhisper.pipeline import DataSettings, Recipe, Run, check_recipe, run_recipe
 from distilwhisper.run.settings import build_settings
 from distilwhisper.stages.layers import StudentSettings
 from distilwhisper.stages.settings import EvaluateSettings, LabelSettings
@@ -73,9 +73,11 @@ def distil_folder(
         student=student,
     )
     recipe = replace(recipe, filter=replace(recipe.filter, max_wer=max_wer))
+    options = {} if steps is None else {"steps": steps}
+    # Whatever can be, before a folder of any size is read.
+    check_recipe(replace(recipe, training=_training(options, teacher, hardware, hours=1.0)))
     run_recipe(recipe, out, command=sys.argv, stages=("data",), force=force)
     hours = _hours(read_manifest(out / "data" / "train.jsonl"))
-    options = {} if steps is None else {"steps": steps}
     training = _training(options, teacher, hardware, hours)
     return run_recipe(replace(recipe, training=training), out, command=sys.argv, force=force)
 

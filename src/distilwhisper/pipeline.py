@@ -504,7 +504,8 @@ def _check_texts(manifest: Manifest) -> None:
     if not any((utterance.text or "").strip() for utterance in manifest.utterances):
         raise ValueError(
             f"{manifest.path} must hold utterances with a text to judge by, found none among "
-            f"{len(manifest.utterances)}"
+            f"{len(manifest.utterances)}: transcribe some, or label, filter and train one after the "
+            "other, with dw.label, dw.filter and dw.distil, which need no texts"
         )
 
 
@@ -529,7 +530,8 @@ def _data(run: Run) -> None:
     source, out = Path(data.source), run.path("data")
     table = {k: v for k, v in asdict(data).items() if k != "source"}
     inputs = source_fingerprints(source, skip=run.folder)
-    open_stage(out, settings=table, inputs=inputs, force=run.force)
+    is_made = (out / "manifest.jsonl").exists()
+    open_stage(out, settings=table, inputs=inputs, force=run.force or not is_made)
     if not (out / "manifest.jsonl").exists():
         if source.is_dir() or data.max_seconds is not None:
             settings = ImportSettings(language=data.language, max_seconds=data.max_seconds)
