@@ -233,6 +233,15 @@ def test_clips_behind_the_end_are_named(wav: Path, model: dw.Model) -> None:
 def test_an_unknown_option_names_the_nearest(wav: Path, model: dw.Model) -> None:
     with pytest.raises(ValueError, match=r"beamsize: .* nearest is beam_size"):
         model.transcribe(wav, beamsize=2)
+    with pytest.raises(ValueError, match=r"verbose: there is no such key$"):
+        model.transcribe(wav, verbose=True)
+
+
+def test_a_file_that_was_read_to_its_end_is_no_empty_one(wav: Path, model: dw.Model) -> None:
+    file = io.BytesIO(wav.read_bytes())
+    model.transcribe(file, **SHORT)
+    with pytest.raises(ValueError, match=r"at its end, .* seek\(0\) first"):
+        model.transcribe(file, **SHORT)
 
 
 # Transcription

@@ -689,3 +689,19 @@ def test_an_interrupt_while_modules_are_loaded_is_no_traceback(tmp_path: Path) -
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert (ended.returncode, ended.stderr) == (INTERRUPTED, "distilwhisper: interrupted\n")
+
+
+@pytest.mark.parametrize("is_buffered", [False, True])
+def test_a_reader_that_wants_no_more_ends_it_without_a_word(*, is_buffered: bool) -> None:
+    reads, writes = os.pipe()
+    os.close(reads)
+    ended = subprocess.run(
+        [sys.executable, "-m", "distilwhisper", "import", "--help"],
+        env={**os.environ, "PYTHONUNBUFFERED": "" if is_buffered else "1"},
+        stdout=writes,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(writes)
+    assert (ended.returncode, ended.stderr) == (SOME_FAILED, "")

@@ -607,7 +607,7 @@ def serve(
     """Answer requests as OpenAI's speech API does, and caption live speech.
 
     Args:
-        model: folder or hub id, or NAME=FOLDER; may be repeated.
+        model: short name, hub id or folder, or NAME=FOLDER; may be repeated.
         settings: how callers are treated.
         decoding: how to decode, where a request names nothing else.
         hardware: where to run.
@@ -736,12 +736,18 @@ def status_of(command: Callable[[], int], *, program: str) -> int:
     """
     with showing_progress():
         try:
-            return command()
+            try:
+                return command()
+            finally:
+                sys.stdout.flush()
         except SystemExit as stop:
             return USAGE if stop.code else OK
         except KeyboardInterrupt:
             say(f"{program}: interrupted; what is finished is kept: the command can be run again")
             return INTERRUPTED
+        except BrokenPipeError:  # whoever read the output, such as head, wants no more of it
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the last flush
+            return SOME_FAILED
         except (DistilwhisperError, OSError, ValueError) as error:
             say(f"{program}: error: {_why(error)}")
             if isinstance(error, DistilwhisperError):  # first: TornShard is a ValueError too

@@ -188,7 +188,11 @@ def _source(audio: Audio, sampling_rate: int) -> str | NamedBytes | Samples:
     if isinstance(audio, (bytes, bytearray, memoryview)):
         return NamedBytes(bytes(audio), "the audio")
     if hasattr(audio, "read"):
-        return NamedBytes(audio.read(), str(getattr(audio, "name", "the audio")))
+        file: Any = audio
+        content, name = file.read(), str(getattr(file, "name", "the audio"))
+        if not content and getattr(file, "seekable", bool)() and file.tell():
+            raise ValueError(f"{name} is at its end, and holds no more to read: seek(0) first")
+        return NamedBytes(content, name)
     return to_samples(audio, "the audio", sampling_rate=sampling_rate)
 
 

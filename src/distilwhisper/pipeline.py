@@ -504,8 +504,8 @@ def _check_texts(manifest: Manifest) -> None:
     if not any((utterance.text or "").strip() for utterance in manifest.utterances):
         raise ValueError(
             f"{manifest.path} must hold utterances with a text to judge by, found none among "
-            f"{len(manifest.utterances)}: transcribe some, or label, filter and train one after the "
-            "other, with dw.label, dw.filter and dw.distil, which need no texts"
+            f"{len(manifest.utterances)}: transcribe some, or train without, in Python: dw.label, "
+            "dw.filter, dw.distil"
         )
 
 

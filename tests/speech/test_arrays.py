@@ -2,6 +2,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from distilwhisper.speech.arrays import to_samples
 
@@ -31,6 +32,27 @@ def test_numbers_of_any_type_are_scaled_by_it(array: Any, error: float) -> None:
     samples = to_samples(array, "it")
     assert samples.dtype == np.float32
     assert np.abs(samples - WAVE).max() <= error
+
+
+def test_a_tensor_is_taken_whatever_numpy_knows_of_it() -> None:
+    tensor = torch.from_numpy(WAVE)
+    whole = (tensor * 2**15).round().to(torch.int16)
+    for one in (tensor.clone().requires_grad_(), tensor.bfloat16(), whole):
+        np.testing.assert_allclose(to_samples(one, "the audio"), WAVE, atol=2**-9)
+
+
+@pytest.mark.parametrize(
+    ("sound", "found"),
+    [
+        ({"array": WAVE, "sampling_rate": 16000}, "dict"),
+        ((WAVE, 16000), "tuple"),
+        ((x for x in WAVE), "generator"),
+        (None, "NoneType"),
+    ],
+)
+def test_what_holds_samples_but_is_none_is_named(sound: Any, found: str) -> None:
+    with pytest.raises(ValueError, match=f"found {found}: give the array alone, and its rate as"):
+        to_samples(sound, "the audio")
 
 
 def test_of_samples_nothing_is_copied() -> None:

@@ -103,7 +103,7 @@ def _section(cls: Any, mapping: Any, key: str, base: object | None, faults: list
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
     kinds = typing.get_type_hints(cls)
     for name in [name for name in mapping if name not in fields]:
-        nearest = difflib.get_close_matches(name, list(fields), n=1, cutoff=0.0)
+        nearest = difflib.get_close_matches(name, list(fields), n=1)
         hint = f"; the nearest is {prefix}{nearest[0]}" if nearest else ""
         faults.append(f"{prefix}{name}: there is no such key{hint}")
     values: dict[str, object] = {}

@@ -10,10 +10,10 @@ import numpy.typing as npt
 from distilwhisper.speech.audio import LOUDEST, MOST_CHANNELS, Samples, loudest_if_cancelled
 from distilwhisper.speech.units import SAMPLE_RATE_HZ
 
-Sound: TypeAlias = npt.NDArray[Any] | Sequence[float]  # what to_samples takes
+Sound: TypeAlias = npt.NDArray[Any] | Sequence[float]  # what to_samples is meant for
 
 
-def to_samples(sound: Sound, name: str, *, sampling_rate: int = SAMPLE_RATE_HZ) -> Samples:
+def to_samples(sound: object, name: str, *, sampling_rate: int = SAMPLE_RATE_HZ) -> Samples:
     """Return an array as samples: float32, mono, about [-1, 1].
 
     Integers are divided by the largest of their type, unsigned ones around its middle. Those of 32
@@ -22,7 +22,7 @@ def to_samples(sound: Sound, name: str, *, sampling_rate: int = SAMPLE_RATE_HZ) 
     with one of them inverted. The rate cannot be seen: it must be given where it is not 16 kHz.
 
     Args:
-        sound: an array, or what NumPy makes one of.
+        sound: an array, a tensor, or what NumPy makes an array of.
         name: what it is, for messages.
         sampling_rate: samples a second; those of another rate than 16,000 are resampled.
 
@@ -30,11 +30,21 @@ def to_samples(sound: Sound, name: str, *, sampling_rate: int = SAMPLE_RATE_HZ) 
         ValueError: there is no sample, one is NaN or infinite, or far above 1; the array holds no
             real numbers, or has another shape; or sound has no such rate.
     """
-    array = np.asarray(sound)
+    if hasattr(sound, "detach"):  # a tensor: NumPy takes no bfloat16, gradients or GPU
+        tensor: Any = sound.detach().cpu()
+        sound = tensor.float() if tensor.is_floating_point() else tensor
+    try:
+        array = np.asarray(sound)
+    except ValueError:  # rows of unlike lengths, as of a pair of samples and their rate
+        array = np.asarray(sound, dtype=object)
+    if array.dtype.kind not in "iuf":
+        found = type(sound).__name__ if array.dtype == object else array.dtype
+        raise ValueError(
+            f"{name} must be samples as integers or floats, found {found}: give the array alone, "
+            "and its rate as sampling_rate"
+        )
     if not array.size:
         raise ValueError(f"{name} must hold at least one sample, found none")
-    if array.dtype.kind not in "iuf":
-        raise ValueError(f"{name} must hold integers or floats, found {array.dtype}")
     if array.ndim not in (1, 2) or (array.ndim == 2 and min(array.shape) > MOST_CHANNELS):
         raise ValueError(
             f"{name} must be a row of samples, or up to {MOST_CHANNELS} channels of them, found "

@@ -110,7 +110,9 @@ def _shown(transcript: Transcript, subtitles: SubtitleSettings | None) -> Iterab
     if subtitles.needs_words and any(segment.words is None for segment in segments):
         raise ValueError("cues cut by words need timed words: transcribe with word_timestamps")
     cues = _cues(segments, subtitles)
-    return cues if subtitles.highlight_words else _readable(list(cues), transcript.duration or math.inf)
+    if subtitles.highlight_words:
+        return cues
+    return _readable(list(cues), transcript.duration or math.inf)
 
 
 def _readable(cues: Sequence[_Cue], end_s: float) -> Iterator[_Cue]:
