@@ -4,11 +4,11 @@ import codecs
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Literal, NamedTuple, TypeAlias
 
 from distilwhisper.corpus.importing.settings import FIELDS, ImportSettings
 from distilwhisper.corpus.records import UTTERANCE_FIELDS, Utterance, audio_in
@@ -17,8 +17,11 @@ from distilwhisper.languages import language_code
 from distilwhisper.speech.audio import AudioFacts
 
 AUDIO_SUFFIXES = frozenset(
-    ".3gp .aac .ac3 .aif .aifc .aiff .amr .au .avi .caf .flac .g722 .m4a .m4b .m4v .mka .mkv .mov "
-    ".mp2 .mp3 .mp4 .mpeg .mpg .oga .ogg .opus .spx .w64 .wav .webm .wma".split()
+    (
+        *(".3gp", ".aac", ".ac3", ".aif", ".aifc", ".aiff", ".amr", ".au", ".avi", ".caf", ".flac"),
+        *(".g722", ".m4a", ".m4b", ".m4v", ".mka", ".mkv", ".mov", ".mp2", ".mp3", ".mp4", ".mpeg"),
+        *(".mpg", ".oga", ".ogg", ".opus", ".spx", ".w64", ".wav", ".webm", ".wma"),
+    )
 )
 
 Kind: TypeAlias = Literal[
@@ -99,7 +102,6 @@ class Entry(NamedTuple):
 
 
 Entries: TypeAlias = Iterator[Entry]
-_Line = TypeVar("_Line")
 
 
 @dataclass(frozen=True)
@@ -123,30 +125,13 @@ class Source:
         self.problems.append(Problem(where, kind, message))
 
     @contextmanager
-    def reading(self, where: str) -> Iterator[None]:
+    def noting(self, where: str) -> Iterator[None]:
         """Turn a ValueError into a problem at this place."""
         try:
             yield
         except ValueError as error:
             kind = error.kind if isinstance(error, Unusable) else "bad line"
             self.add_problem(where, kind, str(error))
-
-    def entries(
-        self,
-        lines: Iterable[tuple[str, _Line | Unusable]],
-        parse: Callable[[_Line], Iterable[Utterance]],
-    ) -> Entries:
-        """Yield the utterances of lines that can be used.
-
-        Args:
-            lines: each behind its place; or why it cannot be read.
-            parse: returns the utterances of a line.
-        """
-        for where, line in lines:
-            with self.reading(where):
-                if isinstance(line, Unusable):
-                    raise line
-                yield from [Entry(where, utterance) for utterance in parse(line)]
 
 
 def located(audio: str, folder: Path) -> str:

@@ -25,7 +25,7 @@ from distilwhisper.corpus.importing.entries import (
     utterance_from,
 )
 from distilwhisper.corpus.importing.settings import ImportSettings
-from distilwhisper.corpus.importing.tables import TABLE_SUFFIXES, Table, audio_named
+from distilwhisper.corpus.importing.tables import TABLE_SUFFIXES, Table
 from distilwhisper.corpus.records import Utterance
 from distilwhisper.progress import say
 
@@ -232,12 +232,10 @@ def _read_tables(
             say(f"data: {path} names no audio and its text in columns, and is not read")
             continue
         say(f"data: transcripts from {path}")
-        for number, line in table.rows():
-            with source.reading(where := f"{name}:{number}"):
-                if isinstance(line, Unusable):
-                    raise line
-                audio = _named_by(audio_named(*line), posixpath.dirname(name), places)
-                _add(lines[audio], Entry(where, utterance_from(*line, ids[audio])), audio)
+        for row in table.rows(source, name):
+            with source.noting(row.where):
+                audio = _named_by(row.audio, posixpath.dirname(name), places)
+                _add(lines[audio], Entry(row.where, row.utterance(ids[audio])), audio)
     if unfit is not None and not n_read:
         raise unfit
     return lines

@@ -105,7 +105,7 @@ def _rows(entries: Entries, source: Source, tally: ImportSummary) -> Iterator[di
             tally.n_cut += 1
             tally.n_texts_lost += entry.utterance.text is not None
         for utterance in pieces:
-            with source.reading(entry.where):
+            with source.noting(entry.where):
                 row = _row(utterance, out, tally)
                 tally.add(utterance, entry.facts)
                 yield row

@@ -38,7 +38,7 @@ def _keyed_lines(source: Source, path: Path, name: str) -> Lines:
     lines: Lines = {}
     raw = path.read_bytes().splitlines() if path.exists() else []
     for number, line in enumerate(raw, start=1):
-        with source.reading(where := f"{name}:{number}"):
+        with source.noting(where := f"{name}:{number}"):
             try:
                 key, *words = line.decode("utf-8-sig").split() or [""]
             except UnicodeDecodeError as error:
@@ -74,32 +74,27 @@ def read_kaldi(source: Source) -> Entries:
     )
     has_segments = (folder / "segments").exists()
 
-    def parse(line: tuple[str, str]) -> list[Utterance]:
-        key, value = line
+    for key, (where, value) in (segments if has_segments else recordings).items():
         text, speaker, language = (file.pop(key, ("", ""))[1] or None for file in beside)
-        name, start_s, duration_s = _segment(nfc(value)) if has_segments else (key, 0.0, None)
-        if name not in recordings:
-            raise Unusable(f"must name a recording of wav.scp, found {name!r}", "audio missing")
-        audio = recordings[name][1]
-        if not audio:
-            raise Unusable(f"must name the audio of {name} in wav.scp")
-        _check_is_file(audio)
-        utterance = Utterance(
-            id=key,
-            audio=located(audio, folder),
-            start_s=start_s,
-            duration_s=duration_s,
-            text=text,
-            speaker=speaker,
-            recording=name if has_segments else None,
-            language=known_language(language),
-        )
-        return [utterance]
-
-    lines = segments if has_segments else recordings
-    yield from source.entries(
-        ((where, (key, value)) for key, (where, value) in lines.items()), parse
-    )
+        with source.noting(where):
+            name, start_s, duration_s = _segment(nfc(value)) if has_segments else (key, 0.0, None)
+            if name not in recordings:
+                raise Unusable(f"must name a recording of wav.scp, found {name!r}", "audio missing")
+            audio = recordings[name][1]
+            if not audio:
+                raise Unusable(f"must name the audio of {name} in wav.scp")
+            _check_is_file(audio)
+            utterance = Utterance(
+                id=key,
+                audio=located(audio, folder),
+                start_s=start_s,
+                duration_s=duration_s,
+                text=text,
+                speaker=speaker,
+                recording=name if has_segments else None,
+                language=known_language(language),
+            )
+            yield Entry(where, utterance)
     for file in beside:
         _add_without_audio(source, file)
 

@@ -12,6 +12,7 @@ from distilwhisper.corpus.importing.entries import (
     AUDIO_SUFFIXES,
     BadSource,
     Entries,
+    Entry,
     Source,
     known_language,
 )
@@ -28,7 +29,7 @@ from distilwhisper.corpus.importing.tables import (
     read_table,
 )
 from distilwhisper.corpus.importing.webdataset import read_webdataset
-from distilwhisper.corpus.records import Utterance, audio_in, manifest_lines, utterance_of
+from distilwhisper.corpus.records import audio_in, manifest_lines, utterance_of
 
 
 class Layout(NamedTuple):
@@ -50,14 +51,11 @@ class Layout(NamedTuple):
 def _read_manifest(source: Source) -> Entries:
     """Yield the utterances of a manifest of ours; its audio paths are relative to its folder."""
     folder = source.path.parent.absolute()
-
-    def parse(line: bytes) -> list[Utterance]:
-        utterance = utterance_of(line)
-        audio, language = audio_in(folder, utterance.audio), known_language(utterance.language)
-        return [replace(utterance, audio=audio, language=language)]
-
-    lines = manifest_lines(source.path)
-    return source.entries(((f"{path}:{number}", line) for path, number, line in lines), parse)
+    for path, number, line in manifest_lines(source.path):
+        with source.noting(where := f"{path}:{number}"):
+            utterance = utterance_of(line)
+            audio, language = audio_in(folder, utterance.audio), known_language(utterance.language)
+            yield Entry(where, replace(utterance, audio=audio, language=language))
 
 
 LAYOUTS: Mapping[Format, Layout] = {

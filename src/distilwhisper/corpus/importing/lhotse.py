@@ -7,32 +7,27 @@ Source: lhotse-speech/lhotse: ``lhotse/audio/recording.py``, ``lhotse/supervisio
 ``lhotse/cut/mono.py``.
 """
 
-import gzip
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
-from zlib import error as ZlibError
 
 from distilwhisper.corpus.importing.entries import (
     BadSource,
     Entries,
+    Entry,
     Source,
     Unusable,
     known_language,
     located,
     others_of,
 )
+from distilwhisper.corpus.importing.tables import Row, json_rows
 from distilwhisper.corpus.records import Utterance
-
-Row: TypeAlias = Mapping[str, Any]
-_Rows: TypeAlias = Iterator[tuple[str, Row | Unusable]]  # each behind its place
 
 _ENDINGS = (".jsonl", ".jsonl.gz")
 # Of a supervision; what else it holds is kept as it is.
-_READ = frozenset(
-    "id recording_id start duration channel text speaker language alignment custom".split()
+_READ = (
+    *("id", "recording_id", "start", "duration", "channel", "text", "speaker", "language"),
+    *("alignment", "custom"),
 )
 
 
@@ -57,8 +52,13 @@ def read_lhotse(source: Source) -> Entries:
             "name the folder"
         )
     for manifest in manifests:
-        cuts = _rows(manifest) if "cuts" in manifest.name else _as_cuts(manifest)
-        yield from source.entries(cuts, partial(_cut, folder=manifest.parent))
+        is_of_cuts = "cuts" in manifest.name
+        rows = (
+            json_rows(manifest, source, str(manifest)) if is_of_cuts else _as_cuts(manifest, source)
+        )
+        for where, cut in rows:
+            with source.noting(where):
+                yield from [Entry(where, utterance) for utterance in _cut(cut, manifest.parent)]
 
 
 def lhotse_files(source: Path) -> list[Path]:
@@ -69,30 +69,24 @@ def lhotse_files(source: Path) -> list[Path]:
     return cuts or [path for path in files if "recordings" in path.name]
 
 
-def _as_cuts(recordings: Path) -> _Rows:
+def _as_cuts(recordings: Path, source: Source) -> Iterator[tuple[str, Row]]:
     """Yield recordings as cuts: one for each supervision in the file that is called alike."""
     supervisions = recordings.with_name(recordings.name.replace("recordings", "supervisions"))
     parts: dict[str, list[tuple[str, Row]]] = {}
-    for where, row in _rows(supervisions) if supervisions.exists() else ():
-        if isinstance(row, Unusable):
-            yield where, row
-        else:
-            parts.setdefault(str(row.get("recording_id")), []).append((where, row))
-    for where, row in _rows(recordings):
-        if isinstance(row, Unusable):
-            yield where, row
-            continue
+    if supervisions.exists():
+        for where, part in json_rows(supervisions, source, str(supervisions)):
+            parts.setdefault(str(part.get("recording_id")), []).append((where, part))
+    for where, row in json_rows(recordings, source, str(recordings)):
         cut = {"id": row.get("id"), "type": "MonoCut", "recording": row, "start": 0.0}
         own = parts.pop(str(row.get("id")), None)
-        yield from (
-            (place, {**cut, "id": part.get("id"), "supervisions": [part]})
-            for place, part in own or ()
-        )
         if own is None:
             yield where, cut
+        for place, part in own or ():
+            yield place, {**cut, "id": part.get("id"), "supervisions": [part]}
     for name, lost in parts.items():
         message = f"no recording is called {name!r} in {recordings.name}"
-        yield from ((place, Unusable(message, "transcript without audio")) for place, _ in lost)
+        for where, _ in lost:
+            source.add_problem(where, "transcript without audio", message)
 
 
 def _cut(row: Row, folder: Path) -> list[Utterance]:
@@ -193,25 +187,6 @@ def _channel(id_: str, channel: int | Sequence[int] | None, channels: Sequence[i
             f"{sorted(channels)}; write channels to files of their own"
         )
     return channels.index(wanted.pop())
-
-
-def _rows(manifest: Path) -> _Rows:
-    """Yield where each line is, and what it holds or what is wrong with it."""
-    number = 0
-    with gzip.open(manifest) if manifest.suffix == ".gz" else manifest.open("rb") as file:
-        try:
-            for number, line in enumerate(file, start=1):
-                where = f"{manifest}:{number}"
-                try:
-                    row = json.loads(line)
-                except ValueError as error:
-                    yield where, Unusable(f"must be one JSON object, {error}")
-                    continue
-                is_object = isinstance(row, dict)
-                yield where, row if is_object else Unusable("must be one JSON object")
-        except (OSError, EOFError, ZlibError) as error:
-            unread = Unusable(f"cannot be read on from here: {error}", "unreadable")
-            yield f"{manifest}:{number + 1}", unread
 
 
 def _unfit(message: str) -> Unusable:

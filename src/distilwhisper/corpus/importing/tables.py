@@ -2,20 +2,23 @@
 
 import codecs
 import csv
+import gzip
 import json
 import posixpath
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import dropwhile, islice
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
+from zlib import error as ZlibError
 
 from distilwhisper.corpus.importing.entries import (
     AUDIO_SUFFIXES,
     BadSource,
     BadTranscripts,
     Entries,
+    Entry,
     Source,
     Unusable,
     find_columns,
@@ -29,8 +32,37 @@ TABLE_SUFFIXES = (".csv", ".jsonl", ".tsv")
 JSON_SUFFIXES = (".json", ".jsonl")
 _CELL_LINES = 500  # the most that a cell in quotes may have
 
-Row: TypeAlias = Mapping[str, object]
-TableRow: TypeAlias = tuple[Row, Mapping[str, str]]  # values by column, and the fields' columns
+Row: TypeAlias = Mapping[str, Any]
+
+
+class TableRow(NamedTuple):
+    """A row of a table.
+
+    Attributes:
+        where: the table and the number of the line.
+        values: by column.
+        columns: of each field that the row has.
+    """
+
+    where: str
+    values: Row
+    columns: Mapping[str, str]
+
+    @property
+    def audio(self) -> str:
+        """The audio that it names.
+
+        Raises:
+            ValueError: it names none.
+        """
+        audio = self.values.get(self.columns.get("audio", ""))
+        if not isinstance(audio, str) or not audio.strip():
+            raise ValueError(f"it must name its audio, found {audio!r}")
+        return audio.strip().replace("\\", "/")
+
+    def utterance(self, stem: str) -> Utterance:
+        """Return its utterance, which has no audio yet; see :func:`utterance_from`."""
+        return utterance_from(self.values, self.columns, stem)
 
 
 def read_table(source: Source) -> Entries:
@@ -50,13 +82,10 @@ def table_entries(path: Path, folder: Path, source: Source) -> Entries:
     table = Table(path, source.settings)
     if "audio" not in table.columns:
         raise table.refusal()
-
-    def parse(line: TableRow) -> list[Utterance]:
-        audio = audio_named(*line)
-        stem = posixpath.splitext(audio.replace(".tar#", "/"))[0]
-        return [replace(utterance_from(*line, stem), audio=located(audio, folder))]
-
-    yield from source.entries(((f"{path}:{number}", line) for number, line in table.rows()), parse)
+    for row in table.rows(source, str(path)):
+        with source.noting(row.where):
+            stem = posixpath.splitext(row.audio.replace(".tar#", "/"))[0]
+            yield Entry(row.where, replace(row.utterance(stem), audio=located(row.audio, folder)))
 
 
 def read_commonvoice(source: Source) -> Entries:
@@ -85,18 +114,6 @@ def locale_folders(source: Path) -> list[Path]:
     ]
 
 
-def audio_named(row: Row, columns: Mapping[str, str]) -> str:
-    """Return the audio that a row of a table names.
-
-    Raises:
-        ValueError: it names none.
-    """
-    audio = row.get(columns.get("audio", ""))
-    if not isinstance(audio, str) or not audio.strip():
-        raise ValueError(f"it must name its audio, found {audio!r}")
-    return audio.strip().replace("\\", "/")
-
-
 class Table:
     """A table of transcripts.
 
@@ -115,14 +132,14 @@ class Table:
 
     def __init__(self, path: Path, settings: ImportSettings) -> None:
         self.path = path
-        self._named = settings.columns
-        self._form = None if path.suffix.lower() in JSON_SUFFIXES else _form(path, self._named)
+        self._chosen = settings.columns
+        self._form = None if path.suffix.lower() in JSON_SUFFIXES else _form(path, self._chosen)
         if self._form is None:
-            objects = (row for _, row in _json_rows(path) if not isinstance(row, Unusable))
-            self.names: Sequence[str] = [*next(objects, ())]
+            first = next(json_rows(path, Source(path, settings, path), path.name), None)
+            self.names: Sequence[str] = [] if first is None else [*first[1]]
         else:
             self.names = self._form.names
-        self.columns = find_columns(self.names, self._named)
+        self.columns = find_columns(self.names, self._chosen)
 
     @property
     def has_transcripts(self) -> bool:
@@ -138,18 +155,21 @@ class Table:
             "or give --column audio=NAME --column text=NAME"
         )
 
-    def rows(self) -> Iterator[tuple[int, TableRow | Unusable]]:
-        """Yield the number of each line and its values; lines that are empty are passed over."""
+    def rows(self, source: Source, name: str) -> Iterator[TableRow]:
+        """Yield the rows that are not empty.
+
+        Args:
+            source: gets the rows that cannot be used as problems.
+            name: of the table in the places of rows.
+        """
         if self._form is None:
-            for number, row in _json_rows(self.path):
-                if isinstance(row, Unusable):
-                    yield number, row
-                else:  # every line has its own keys
-                    yield number, (row, find_columns([*row, *self._named.values()], self._named))
+            for where, row in json_rows(self.path, source, name):  # each has its own keys
+                columns = find_columns([*row, *self._chosen.values()], self._chosen)
+                yield TableRow(where, row, columns)
             return
-        for number, cells in _rows(self.path, self._form):
-            row = cells if isinstance(cells, Unusable) else _values(cells, self._form)
-            yield number, row if isinstance(row, Unusable) else (row, self.columns)
+        for where, cells in _rows(self.path, self._form, source, name):
+            with source.noting(where):
+                yield TableRow(where, _values(cells, self._form), self.columns)
 
 
 class _Form(NamedTuple):
@@ -169,7 +189,7 @@ def _form(table: Path, chosen: Mapping[str, str]) -> _Form:
     forms = []
     for delimiter in dict.fromkeys((usual, ",", ";", "\t", "|")):
         has_quotes = delimiter in ",;" or (delimiter == "\t" and usual == ",")
-        names = (has_quotes and _closed([first], delimiter)) or first.split(delimiter)
+        names = _cells([first], delimiter, has_quotes) or first.split(delimiter)
         forms.append(_Form(delimiter, has_quotes, [name.strip().lower() for name in names]))
     forms = [form for form in forms if wanted & {*form.names}] or forms
     return forms[0] if wanted & {*forms[0].names} else _headless(table, first) or forms[0]
@@ -191,12 +211,16 @@ def _headless(table: Path, first: str) -> _Form | None:
     return None
 
 
-def _values(cells: Sequence[str], form: _Form) -> Row | Unusable:
-    """Return a row's cells by column, or what is wrong; cells that are missing hold nothing."""
+def _values(cells: Sequence[str], form: _Form) -> Row:
+    """Return a row's cells by column; cells that are missing hold nothing.
+
+    Raises:
+        Unusable: there are more cells than columns, or fewer where all must be there.
+    """
     too_few = form.path is not None and len(cells) < len(form.names)
     if too_few or any(cell.strip() for cell in cells[len(form.names) :]):
         quote = f", or put quotes around a text with {form.delimiter!r} in it" * form.has_quotes
-        return Unusable(
+        raise Unusable(
             f"must have {len(form.names)} cells as the first line has, separated by "
             f"{form.delimiter!r}, found {len(cells)}: correct the line{quote}"
         )
@@ -205,57 +229,52 @@ def _values(cells: Sequence[str], form: _Form) -> Row | Unusable:
     return row if form.path is None else {**row, "audio": form.path.format(row["audio"].strip())}
 
 
-def _rows(table: Path, form: _Form) -> Iterator[tuple[int, list[str] | Unusable]]:
-    """Yield the cells of each line behind the header, or what is wrong with it.
-
-    Lines that hold nothing are passed over.
-    """
-    lines = _lines(table)
-    rows = (
-        _quoted(lines, form.delimiter)
-        if form.has_quotes
-        else ((number, line.rstrip("\n").split(form.delimiter)) for number, line in lines)
-    )
-    rows = ((n, row) for n, row in rows if isinstance(row, Unusable) or any(map(str.strip, row)))
+def _rows(table: Path, form: _Form, source: Source, name: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield the place and the cells of each row behind the header that is not empty."""
+    lines = dropwhile(lambda line: not line[1].strip(), _lines(table))
     number = 0
     try:
-        for number, row in rows if form.path else islice(rows, 1, None):
-            yield number, row
+        for number, cells in _split(lines if form.path else islice(lines, 1, None), form):
+            where = f"{name}:{number}"
+            if cells is None:
+                fault = 'a quote (") that is opened must be closed before the next row, found none'
+                source.add_problem(where, "bad line", fault)
+            elif any(map(str.strip, cells)):
+                yield where, cells
     except csv.Error as error:
         raise _unreadable(table, number + 1, error) from error
 
 
-def _quoted(
-    lines: Iterator[tuple[int, str]], delimiter: str
-) -> Iterator[tuple[int, list[str] | Unusable]]:
-    """Yield rows whose cells may be in quotes, over several lines.
+def _split(lines: Iterator[tuple[int, str]], form: _Form) -> Iterator[tuple[int, list[str] | None]]:
+    """Yield rows with the numbers of their first lines; cells in quotes may have several lines.
 
     Where a quote is not closed, or only behind a line that names another audio, its line alone is
-    faulty, and the next line is the next row.
+    faulty: None. The next line is the next row.
     """
     ahead = deque(islice(lines, 1))
     while ahead:
-        n_lines, cells = 1, _closed([ahead[0][1]], delimiter)
+        n_lines, cells = 1, _cells([ahead[0][1]], *form[:2])
         while cells is None and n_lines < _CELL_LINES:
             if len(ahead) == n_lines:
                 ahead.extend(islice(lines, 1))
-            if len(ahead) == n_lines or _names_audio(ahead[n_lines][1], delimiter):
+            if len(ahead) == n_lines or _names_audio(ahead[n_lines][1], form.delimiter):
                 break
             n_lines += 1
-            cells = _closed([line for _, line in islice(ahead, n_lines)], delimiter)
+            cells = _cells([line for _, line in islice(ahead, n_lines)], *form[:2])
         number = ahead[0][0]
         for _ in range(1 if cells is None else n_lines):
             ahead.popleft()
-        fault = 'a quote (") that is opened must be closed before the next row, found none'
-        yield number, Unusable(fault) if cells is None else cells
+        yield number, cells
         ahead.extend(islice(lines, 0 if ahead else 1))
 
 
-def _closed(lines: Sequence[str], delimiter: str) -> list[str] | None:
+def _cells(lines: Sequence[str], delimiter: str, has_quotes: bool) -> list[str] | None:
     """Return the cells of lines that are one row; None where a quote in them is still open.
 
     A quote that is closed within a cell is read as most programs do: ``"so" he wrote``.
     """
+    if not has_quotes:
+        return lines[0].rstrip("\n").split(delimiter)
     try:
         return next(csv.reader(lines, delimiter=delimiter, strict=True))
     except csv.Error as error:
@@ -300,24 +319,38 @@ def is_utf16(path: Path) -> bool:
         return file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
-def _json_rows(table: Path) -> Iterator[tuple[int, Row | Unusable]]:
-    """Yield the objects of JSON lines, or of one array, with their numbers.
+def json_rows(path: Path, source: Source, name: str) -> Iterator[tuple[str, Row]]:
+    """Yield the objects of JSON lines, gzipped or not, or of one array, each with its place.
+
+    Args:
+        path: of the file.
+        source: gets what cannot be used as problems.
+        name: of the file in the places of lines.
 
     Raises:
         BadTranscripts: it is UTF-16.
     """
-    if is_utf16(table):
-        raise BadTranscripts(f"{table}: JSON must be UTF-8 text, found UTF-16; save it anew")
-    with table.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            line = line.removeprefix(codecs.BOM_UTF8).strip()
-            if not line:
-                continue
-            is_array = number == 1 and line.startswith(b"[")
-            try:
-                found = json.loads((line + file.read() if is_array else line).decode("utf-8"))
-            except ValueError as error:
-                yield number, Unusable(f"must be one JSON object in UTF-8, {error}")
-                continue
-            for place, row in enumerate(found if is_array else [found], start=number):
-                yield place, row if isinstance(row, dict) else Unusable("must be one JSON object")
+    if is_utf16(path):
+        raise BadTranscripts(f"{path}: JSON must be UTF-8 text, found UTF-16; save it anew")
+    number = 0
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                line = line.removeprefix(codecs.BOM_UTF8).strip()
+                if not line:
+                    continue
+                is_array = number == 1 and line.startswith(b"[")
+                try:
+                    found = json.loads((line + file.read() if is_array else line).decode("utf-8"))
+                except ValueError as error:
+                    message = f"must be one JSON object in UTF-8, {error}"
+                    source.add_problem(f"{name}:{number}", "bad line", message)
+                    continue
+                for place, row in enumerate(found if is_array else [found], start=number):
+                    if isinstance(row, dict):
+                        yield f"{name}:{place}", row
+                    else:
+                        source.add_problem(f"{name}:{place}", "bad line", "must be one JSON object")
+    except (OSError, EOFError, ZlibError) as error:
+        message = f"cannot be read on from here: {error}"
+        source.add_problem(f"{name}:{number + 1}", "unreadable", message)
