@@ -24,7 +24,6 @@ from distilwhisper.corpus.importing.entries import (
     plain_text,
     utterance_from,
 )
-from distilwhisper.corpus.importing.settings import ImportSettings
 from distilwhisper.corpus.importing.tables import TABLE_SUFFIXES, Table
 from distilwhisper.corpus.records import Utterance
 from distilwhisper.progress import say
@@ -327,40 +326,49 @@ def _entries(
         yield Entry(line.where if is_part else name, replace(line.utterance, audio=audio))
     if lines:
         return
-    utterance = Utterance(id=id_, audio="")
-    for suffix in reversed(BESIDE_SUFFIXES):
-        beside, data = listing.beside.get(_beside(posixpath.splitext(name)[0] + suffix), ("", None))
-        if not beside:
-            continue
-        try:
-            data = (source.path / beside).read_bytes() if data is None else data
-            utterance = with_transcript(data, beside, utterance, source.settings)
-        except (OSError, ValueError) as error:
-            message = f"its transcript {beside} cannot be read: {error}"
-            source.add_problem(name, "transcript unreadable", message)
-            return
-    yield Entry(name, replace(utterance, audio=audio))
+    beside = [
+        found
+        for suffix in reversed(BESIDE_SUFFIXES)
+        if (found := listing.beside.get(_beside(posixpath.splitext(name)[0] + suffix)))
+    ]
+    yield from with_transcripts(source, name, Utterance(id=id_, audio=audio), beside)
 
 
-def with_transcript(
-    data: bytes, name: str, utterance: Utterance, settings: ImportSettings
-) -> Utterance:
-    """Return an utterance with what a transcript beside its audio holds.
+def with_transcripts(
+    source: Source,
+    where: str,
+    utterance: Utterance,
+    transcripts: Iterable[tuple[str, bytes | None]],
+) -> Entries:
+    """Yield an utterance with what the transcripts beside its audio hold; none if one is faulty.
 
     Args:
-        data: of a .txt file, all of which is the text, or of a .json file.
-        name: of the file.
-        utterance: with what another transcript holds.
-        settings: names of columns.
-
-    Raises:
-        ValueError: it is not in UTF-8, or is no JSON object with values that can be used.
+        source: its settings name columns; it gets the fault as a problem.
+        where: the place of the utterance.
+        utterance: without text.
+        transcripts: names and contents of .json files, with the names of a table's columns, and
+            then of .txt files, all of which is the text. None: a file below the source.
     """
-    text = plain_text(data)
-    if not name.lower().endswith(".json"):
-        return replace(utterance, text=" ".join(text.split()) or utterance.text)
+    for name, data in transcripts:
+        try:
+            text = plain_text((source.path / name).read_bytes() if data is None else data)
+            if name.lower().endswith(".json"):
+                row = _object(text)
+                columns = source.settings.columns
+                fields = find_columns([*row, *columns.values()], columns)
+                found = utterance_from(row, fields, utterance.id)
+                utterance = replace(found, audio=utterance.audio)
+            else:
+                utterance = replace(utterance, text=" ".join(text.split()) or utterance.text)
+        except (OSError, ValueError) as error:
+            message = f"its transcript {name} cannot be read: {error}"
+            source.add_problem(where, "transcript unreadable", message)
+            return
+    yield Entry(where, utterance)
+
+
+def _object(text: str) -> dict[str, object]:
     row = json.loads(text)
     if not isinstance(row, dict):
         raise ValueError("it must be one JSON object")
-    columns = find_columns([*row, *settings.columns.values()], settings.columns)
-    return utterance_from(row, columns, utterance.id)
+    return row

@@ -2,7 +2,6 @@
 
 import posixpath
 import tarfile
-from dataclasses import replace
 from itertools import groupby, starmap
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +10,6 @@ from distilwhisper.corpus.importing.entries import (
     AUDIO_SUFFIXES,
     BadSource,
     Entries,
-    Entry,
     Source,
     nfc,
 )
@@ -19,7 +17,7 @@ from distilwhisper.corpus.importing.folder import (
     add_torn_tar,
     files_below,
     members_of,
-    with_transcript,
+    with_transcripts,
 )
 from distilwhisper.corpus.records import Utterance
 
@@ -77,14 +75,7 @@ def _samples(members: list[_Member], shard: Path, shard_name: str, source: Sourc
             message = f"a sample must have one audio file, found {names}"
             source.add_problem(f"{shard_name}#{members[0].key}", "audio missing", message)
         return
-    where = f"{shard_name}#{audio[0]}"
     id_ = f"{posixpath.splitext(shard_name)[0]}/{members[0].key}"
-    utterance = Utterance(id=id_, audio="")
-    for member in sorted(transcripts, key=lambda member: member.suffix):  # .json, then .txt
-        try:
-            utterance = with_transcript(member.data or b"", member.name, utterance, source.settings)
-        except ValueError as error:
-            message = f"its transcript {member.name} cannot be read: {error}"
-            source.add_problem(where, "transcript unreadable", message)
-            return
-    yield Entry(where, replace(utterance, audio=f"{shard.absolute()}#{audio[0]}"))
+    utterance = Utterance(id=id_, audio=f"{shard.absolute()}#{audio[0]}")
+    transcripts.sort(key=lambda member: member.suffix)  # .json, then .txt
+    yield from with_transcripts(source, f"{shard_name}#{audio[0]}", utterance, transcripts)
