@@ -2,8 +2,7 @@
 
 import hmac
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from functools import partial
 from importlib import resources
 from urllib.parse import urlsplit
 
@@ -16,7 +15,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from starlette.websockets import WebSocket
 
 from distilwhisper.progress import say
 from distilwhisper.serving.callers import Gone
@@ -100,7 +98,7 @@ class Door:
         if not shown and scope["type"] == "websocket":  # a page cannot send headers there
             asked = headers.get("sec-websocket-protocol", "").split(",")
             shown = next((a.strip()[len(KEY) :] for a in asked if a.strip().startswith(KEY)), "")
-        # Every key is compared, and each in a time that does not tell how much of it is right.
+        # Every key is compared, and each in a time that does not show how much of it is right.
         if sum(hmac.compare_digest(shown.encode(), key.encode()) for key in self._keys):
             return None
         return ApiError(
@@ -124,12 +122,6 @@ def make_app(service: Service, keys: tuple[str, ...] = ()) -> ASGIApp:
         keys: one of which callers must show, if there are any.
     """
 
-    async def transcriptions(request: Request) -> Response:
-        return await service.transcribe(request, "transcribe")
-
-    async def translations(request: Request) -> Response:
-        return await service.transcribe(request, "translate")
-
     def described(name: str) -> dict[str, object]:
         created = service.models.began_s
         return {"id": name, "object": "model", "created": created, "owned_by": "distilwhisper"}
@@ -146,25 +138,18 @@ def make_app(service: Service, keys: tuple[str, ...] = ()) -> ASGIApp:
         body = {"status": "ok" if ready else "no model is loaded", "models": service.models.loaded}
         return JSONResponse(body, status_code=200 if ready else 503)
 
-    async def realtime(socket: WebSocket) -> None:
-        await serve_session(service, socket)
-
     async def metrics(_: Request) -> Response:
         return PlainTextResponse(service.metrics.render(), media_type="text/plain; version=0.0.4")
 
-    @asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        async with service.running():
-            yield
-
+    answer = service.transcribe
     routes = [
-        Route("/v1/audio/transcriptions", transcriptions, methods=["POST"]),
-        Route("/v1/audio/translations", translations, methods=["POST"]),
+        Route("/v1/audio/transcriptions", partial(answer, task="transcribe"), methods=["POST"]),
+        Route("/v1/audio/translations", partial(answer, task="translate"), methods=["POST"]),
         Route("/v1/models", models),
         Route("/v1/models/{name:path}", model),
         Route("/health", health),
         Route("/metrics", metrics),
-        WebSocketRoute("/v1/realtime", realtime),
+        WebSocketRoute("/v1/realtime", partial(serve_session, service)),
         *(Route(path, _page) for path in _PAGES),
     ]
     origins = service.settings.cors_origins
@@ -183,7 +168,7 @@ def make_app(service: Service, keys: tuple[str, ...] = ()) -> ASGIApp:
             HTTPException: _http_error,
             Exception: _broken,
         },
-        lifespan=lifespan,
+        lifespan=lambda _: service.running(),
     )
 
 

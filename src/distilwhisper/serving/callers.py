@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from distilwhisper.serving.errors import ApiError
 from distilwhisper.serving.responses import event
+from distilwhisper.serving.settings import ServeSettings
 from distilwhisper.serving.worker import Event
 from distilwhisper.text.transcript import Segment, Transcript
 
@@ -32,19 +33,13 @@ class Caller:
 
     Args:
         request: of which nothing was read yet.
-        most_bytes: of its body.
-        upload_s: time for it to arrive.
-        answer_s: time for its answer, from then on.
+        settings: the size of its body, and the times for it and for its answer.
     """
 
-    def __init__(
-        self, request: Request, *, most_bytes: int, upload_s: float, answer_s: float
-    ) -> None:
+    def __init__(self, request: Request, settings: ServeSettings) -> None:
         self._request = request
-        self._most_bytes = most_bytes
-        self._upload_s = upload_s
-        self._answer_s = answer_s
-        self._deadline_s = time.monotonic() + upload_s
+        self._settings = settings
+        self._deadline_s = time.monotonic() + settings.upload_timeout_s
         self._has_more = True
         self._leaving: asyncio.Task[None] | None = None
 
@@ -79,7 +74,7 @@ class Caller:
         except ApiError:
             await self._discard()
             raise
-        self._deadline_s = time.monotonic() + self._answer_s
+        self._deadline_s = time.monotonic() + self._settings.request_timeout_s
         self._leaving = asyncio.create_task(self._leave())
         return form
 
@@ -103,8 +98,8 @@ class Caller:
                 raise Gone
             raise ApiError(
                 503,
-                f"an answer must take at most {self._answer_s:g} s, found more: send a shorter "
-                "recording, or try again when the server is less busy",
+                f"an answer must take at most {self._settings.request_timeout_s:g} s, found more: "
+                "send a shorter recording, or try again when the server is less busy",
                 code="timeout",
             )
         finally:
@@ -125,10 +120,10 @@ class Caller:
         while self._has_more:
             chunk = await self._receive(self._deadline_s - time.monotonic())
             n_bytes += len(chunk)
-            if n_bytes > self._most_bytes:
+            if n_bytes > self._settings.max_upload_mb * 1e6:
                 raise ApiError(
                     413,
-                    f"a request must have at most {self._most_bytes / 1e6:g} MB, found more: "
+                    f"a request must have at most {self._settings.max_upload_mb:g} MB, found more: "
                     "compress the sound (opus, mp3), or cut it",
                     code="upload_too_large",
                     param="file",
@@ -142,7 +137,8 @@ class Caller:
             self._has_more = False
             raise ApiError(
                 408,
-                f"a request must arrive within {self._upload_s:g} s, found less than all of it",
+                f"a request must arrive within {self._settings.upload_timeout_s:g} s, found less "
+                "than all of it",
                 code="upload_too_slow",
             ) from error
         if message["type"] == "http.disconnect":
@@ -164,7 +160,7 @@ class Caller:
 
 
 class Answers:
-    """What a worker tells of a job, taken into the event loop."""
+    """The events of a job, taken from the worker's thread into the event loop."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -194,7 +190,7 @@ class EventStream(Response):
 
     Args:
         caller: who waits.
-        events: what it is told.
+        events: what it gets.
         held: closed at the end.
     """
 

@@ -24,7 +24,7 @@ from distilwhisper.text.transcript import Word
 LEAD_S, TAIL_S = 0.5, 0.3
 MAX_PASS_S = 25.0  # a window holds 30
 SAME_S = 0.6  # a word that begins so shortly before the last settled one's end may be it again
-MAX_REPEATED = 5  # settled words that a pass may say again
+MAX_REPEATED = 5  # settled words that a pass may repeat
 PROMPT_CHARACTERS = 1000  # more than a model reads
 
 
@@ -196,8 +196,8 @@ class Captions:
         end_s = self._settled[-1].end
         late = [word for word in words if word.end > end_s and word.start > end_s - SAME_S]
         for n in range(min(MAX_REPEATED, len(late), len(self._settled)), 0, -1):
-            said_again = [_key(word) for word in late[:n]]
-            if said_again == [_key(word) for word in self._settled[-n:]]:
+            repeated = [_key(word) for word in late[:n]]
+            if repeated == [_key(word) for word in self._settled[-n:]]:
                 return late[n:]
         return late
 

@@ -1,28 +1,29 @@
 """What goes wrong, in the shape that OpenAI's clients know."""
 
+from dataclasses import dataclass, field
 from typing import Any
 
 RETRY_AFTER_S = 5
 
 
+@dataclass(eq=False)
 class ApiError(Exception):
-    """A request that is answered by an error.
+    """A request that is answered by an error; a process may send it to another.
 
-    Args:
+    Attributes:
         status: of HTTP: 400 what was asked for cannot be, 401, 404, 408, 413, 422, 429, 500, 503.
         message: what must hold, what was found, and the way out.
         code: names the kind of error to programs.
         param: the field at fault.
     """
 
-    def __init__(
-        self, status: int, message: str, *, code: str | None = None, param: str | None = None
-    ) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
-        self.code = code
-        self.param = param
+    status: int
+    message: str
+    code: str | None = field(default=None, kw_only=True)
+    param: str | None = field(default=None, kw_only=True)
+
+    def __str__(self) -> str:
+        return self.message
 
     @property
     def headers(self) -> dict[str, str]:

@@ -64,9 +64,9 @@ def read_form(
     """Read a form.
 
     Args:
-        form: as it came.
+        form: of the request.
         task: what the address asks for.
-        base: the server's settings, for all that the form does not say.
+        base: the server's settings, for what the form does not name.
 
     Raises:
         ApiError: a field is not known, not supported, or not as it must be; it is named.
@@ -99,25 +99,21 @@ def read_form(
     temperature = _number(form, "temperature", 0.0, 1.0)
     words = _text(form, "hotwords")
     keywords = _many(form, "keywords", None)
-    changed = replace(
-        base,
-        task=task,
-        language=_text(form, "language") or base.language,
-        initial_prompt=_text(form, "prompt") or base.initial_prompt,
-        hotwords=", ".join(filter(None, [words, *keywords])) or base.hotwords,
-        temperature=(temperature,) if temperature else base.temperature,
-        word_timestamps="word" in granularities or base.word_timestamps,
-        vad_filter=strategy == "auto" or base.vad_filter,
-    )
-    return Asked(
-        upload,
-        model,
-        changed,
-        response_format,
-        granularities or ("segment",),
-        is_streamed,
-        with_logprobs,
-    )
+    try:
+        decoding = replace(
+            base,
+            task=task,
+            language=_text(form, "language") or base.language,
+            initial_prompt=_text(form, "prompt") or base.initial_prompt,
+            hotwords=", ".join(filter(None, [words, *keywords])) or base.hotwords,
+            temperature=(temperature,) if temperature else base.temperature,
+            word_timestamps="word" in granularities or base.word_timestamps,
+            vad_filter=strategy == "auto" or base.vad_filter,
+        )
+    except ValueError as error:
+        raise ApiError(400, str(error), code="invalid_value") from error
+    shown = granularities or ("segment",)
+    return Asked(upload, model, decoding, response_format, shown, is_streamed, with_logprobs)
 
 
 def _check_name(name: str) -> None:

@@ -1,10 +1,12 @@
 """What a server counts, in the text format of Prometheus."""
 
+import math
 import threading
 from collections import defaultdict
 from collections.abc import Callable
 
 SECONDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
+_BOUNDS = (*SECONDS, math.inf)
 
 _COUNTERS = {
     "requests_total": "Answered requests, by path and status.",
@@ -30,9 +32,9 @@ class Metrics:
         self._counts: dict[str, defaultdict[Labels, float]] = {
             name: defaultdict(float) for name in _COUNTERS
         }
-        self._buckets = {name: [0] * len(SECONDS) for name in _HISTOGRAMS}
+        # How many took at most so long, one for each bound, the last of which is infinity.
+        self._buckets = {name: [0] * len(_BOUNDS) for name in _HISTOGRAMS}
         self._sums = dict.fromkeys(_HISTOGRAMS, 0.0)
-        self._n = dict.fromkeys(_HISTOGRAMS, 0)
         self.gauges: dict[str, tuple[str, Callable[[], float]]] = {}
 
     def count(self, name: str, by: float = 1.0, **labels: str) -> None:
@@ -44,8 +46,7 @@ class Metrics:
         """Add to a histogram."""
         with self._lock:
             self._sums[name] += seconds
-            self._n[name] += 1
-            for place, most in enumerate(SECONDS):
+            for place, most in enumerate(_BOUNDS):
                 self._buckets[name][place] += seconds <= most
 
     def total(self, name: str) -> float:
@@ -62,14 +63,14 @@ class Metrics:
                 lines += [_line(name, labels, n) for labels, n in self._counts[name].items()]
             for name, text in _HISTOGRAMS.items():
                 lines += _head(name, text, "histogram")
-                bounds = [*map(str, SECONDS), "+Inf"]
-                counts = [*self._buckets[name], self._n[name]]
                 lines += [
-                    _line(f"{name}_bucket", (("le", bound),), n)
-                    for bound, n in zip(bounds, counts, strict=True)
+                    _line(
+                        f"{name}_bucket", (("le", "+Inf" if bound == math.inf else str(bound)),), n
+                    )
+                    for bound, n in zip(_BOUNDS, self._buckets[name], strict=True)
                 ]
                 lines.append(_line(f"{name}_sum", (), self._sums[name]))
-                lines.append(_line(f"{name}_count", (), self._n[name]))
+                lines.append(_line(f"{name}_count", (), self._buckets[name][-1]))
         for name, (text, read) in self.gauges.items():
             lines += [*_head(name, text, "gauge"), _line(name, (), read())]
         return "\n".join(lines) + "\n"

@@ -12,7 +12,6 @@ from distilwhisper.errors import DistilwhisperError
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.progress import say
 from distilwhisper.serving.errors import ApiError
-from distilwhisper.serving.metrics import Metrics
 from distilwhisper.serving.settings import ServeSettings
 from distilwhisper.serving.worker import ModelQueue, Worker
 
@@ -21,7 +20,7 @@ FIRST = "whisper-1"  # what OpenAI calls its only Whisper: here the first model
 
 @dataclass(frozen=True)
 class Loading:
-    """How models are loaded: what holds for requests that say nothing else, and where they run."""
+    """How models are loaded: the settings of requests that name no others, and the hardware."""
 
     decoding: DecodingSettings
     hardware: Hardware
@@ -35,7 +34,9 @@ class Models:
         loading: how they are loaded.
         settings: when they are forgotten.
         worker: decodes for all of them.
-        metrics: what they count.
+
+    Attributes:
+        is_ready: a model was loaded; one that is idle may be unloaded meanwhile.
     """
 
     def __init__(
@@ -44,22 +45,15 @@ class Models:
         loading: Loading,
         settings: ServeSettings,
         worker: Worker,
-        metrics: Metrics,
     ) -> None:
         self.sources = dict(sources)
         self.began_s = int(time.time())
         self._loading = loading
         self._settings = settings
         self._worker = worker
-        self._metrics = metrics
         self._loaded: dict[str, ModelQueue] = {}
-        self._was_loaded = False
+        self.is_ready = False
         self._one_at_a_time = asyncio.Lock()
-
-    @property
-    def is_ready(self) -> bool:
-        """A model was loaded; one that is idle may be unloaded meanwhile."""
-        return self._was_loaded
 
     @property
     def loaded(self) -> list[str]:
@@ -99,7 +93,7 @@ class Models:
                 queue = await asyncio.to_thread(self._load, name)
                 self._make_room(_n_bytes(queue))
                 self._loaded[name] = queue
-                self._was_loaded = True
+                self.is_ready = True
             return self._loaded[name]
 
     @asynccontextmanager
@@ -141,7 +135,7 @@ class Models:
                 500, f"the model {name} cannot be loaded: see the server's log", code="model_broken"
             ) from error
         say(f"serve: {name} is loaded ({loading.hardware.describe()})")
-        return ModelQueue(transcriber, self._metrics)
+        return ModelQueue(transcriber, self._worker.metrics)
 
     def _make_room(self, n_bytes: float) -> None:
         most = self._settings.max_memory_gb

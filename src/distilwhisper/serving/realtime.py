@@ -22,6 +22,7 @@ from distilwhisper.serving.errors import ApiError
 from distilwhisper.serving.models import Models, fitted
 from distilwhisper.serving.responses import Deltas, usage
 from distilwhisper.serving.service import Service
+from distilwhisper.serving.sound import pcm_samples
 from distilwhisper.serving.worker import Job, ModelQueue, Worker
 from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.recording import HeldRecording
@@ -96,13 +97,13 @@ class Pcm:
                 code="invalid_audio",
                 param="audio",
             )
-        pcm = np.frombuffer(data, dtype="<i2")
-        if self._rate_hz != SAMPLE_RATE_HZ and len(pcm):
+        if self._rate_hz != SAMPLE_RATE_HZ and data:
+            pcm = np.frombuffer(data, dtype="<i2")
             frame = av.AudioFrame.from_ndarray(pcm[None], format="s16", layout="mono")
             frame.sample_rate = self._rate_hz
             frames = self._resampler.resample(frame)
-            pcm = np.concatenate([f.to_ndarray()[0] for f in frames] or [pcm[:0]])
-        return pcm.astype(np.float32) / np.float32(32768.0)
+            data = b"".join(frame.to_ndarray().tobytes() for frame in frames)
+        return pcm_samples(data)
 
 
 @dataclass(frozen=True)
@@ -273,7 +274,7 @@ class Session:
                 409, "a session's settings must come before its sound", code="session_has_begun"
             )
         new = self._settings.changed(session, self._service.models)
-        await self._make_live(new)  # so that what cannot be is told now
+        await self._make_live(new)  # so that an error is sent now
         self._settings, self._pcm = new, Pcm(new.rate_hz)
         await self._send("session.updated", session=new.describe())
 
@@ -304,9 +305,9 @@ class Session:
             if self._live is None:
                 continue
             try:
-                while (came := await self._live.go_on()) is not None:
+                while (settled := await self._live.go_on()) is not None:
                     self._room.set()
-                    await self._tell(*came)
+                    await self._give_out(*settled)
             except (WebSocketDisconnect, RuntimeError, OSError):
                 raise
             except Exception as error:
@@ -315,10 +316,10 @@ class Session:
                 await self._send("error", error=fault.body()["error"])
             self._room.set()
 
-    async def _tell(self, settled: list[Word], is_last: bool) -> None:
+    async def _give_out(self, settled: list[Word], is_last: bool) -> None:
         assert self._live is not None
         now_s = self._live.captions.now_s
-        delta = self._deltas.add_text("".join(word.text for word in settled))
+        delta = self._deltas.add("".join(word.text for word in settled))
         if delta:
             self._transcript += delta
             await self._send(_DELTA, item_id=self._item, content_index=0, delta=delta)
@@ -352,7 +353,7 @@ async def serve_session(service: Service, socket: WebSocket) -> None:
     protocols = socket.headers.get("sec-websocket-protocol", "")
     await socket.accept(subprotocol=PROTOCOL if PROTOCOL in protocols else None)
     try:
-        with service.session_place():
+        with service.sessions.take():
             await Session(service, socket, socket.query_params.get("model")).run()
     except ApiError as error:
         await socket.send_text(json.dumps({"type": "error", **error.body()}))

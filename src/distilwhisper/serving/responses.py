@@ -71,11 +71,7 @@ class Deltas:
         self._is_begun = False
         self._space = ""  # behind the last word: it is none of the text unless another follows
 
-    def add(self, segments: list[Segment]) -> str:
-        """Return what segments add."""
-        return self.add_text("".join(segment.text for segment in segments))
-
-    def add_text(self, text: str) -> str:
+    def add(self, text: str) -> str:
         """Return what a text adds."""
         new = self._space + text
         new = new if self._is_begun else new.lstrip()
@@ -107,6 +103,6 @@ def _verbose(transcript: Transcript, asked: Asked, duration_s: float) -> dict[st
 
 
 def _segment(segment: Segment) -> dict[str, Any]:
-    """The ten fields of a segment; the client wants numbers: of what is not known it is told 0."""
+    """Return the ten fields of a segment; a number that is not known is 0, as clients want one."""
     fields = segment_fields(replace(segment, words=None, language=None, channel=None))
     return {name: 0.0 if value is None else value for name, value in fields.items()}

@@ -1,4 +1,4 @@
-"""A server process: it listens, and ends when it is told to, after the requests that run."""
+"""A server process: it listens until a signal ends it, and finishes the requests that run."""
 
 import signal
 from collections.abc import Iterator, Mapping
@@ -64,10 +64,10 @@ def read_keys(settings: ServeSettings) -> tuple[str, ...]:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's, which ends with status 0 when a signal told it to."""
+    """uvicorn's, with exit status 0 where a signal has ended it."""
 
     async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
-        """Begin to listen, and say where."""
+        """Begin to listen, and print the address."""
         try:
             await super().startup(sockets)  # type: ignore[arg-type]
         except SystemExit as stop:  # uvicorn has logged why, and ends the process

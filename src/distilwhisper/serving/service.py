@@ -3,32 +3,24 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import (
-    AbstractContextManager,
-    AsyncExitStack,
-    asynccontextmanager,
-    contextmanager,
-    suppress,
-)
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, TypeVar
 
-from starlette.datastructures import FormData
 from starlette.requests import Request
 from starlette.responses import Response
 
-from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.extras import MissingExtra
 from distilwhisper.progress import say
 from distilwhisper.serving.callers import Answers, Caller, EventStream
 from distilwhisper.serving.errors import ApiError
-from distilwhisper.serving.forms import Asked, read_form
+from distilwhisper.serving.forms import read_form
 from distilwhisper.serving.metrics import Metrics
 from distilwhisper.serving.models import Loading, Models, fitted
 from distilwhisper.serving.responses import Deltas, answer, event, logprobs, noted, usage
 from distilwhisper.serving.settings import ServeSettings
-from distilwhisper.serving.sound import PcmRecording, SoundDecoder, SoundLimits
+from distilwhisper.serving.sound import PcmRecording, SoundDecoder
 from distilwhisper.serving.worker import Job, Worker
 from distilwhisper.speech.sources import CorruptAudio
 from distilwhisper.text.transcript import Segment, Transcript
@@ -36,6 +28,30 @@ from distilwhisper.text.transcript import Segment, Transcript
 Task = Literal["transcribe", "translate"]
 
 T = TypeVar("T")
+
+
+class Places:
+    """Callers of one kind that are served at once, of whom there may be so many."""
+
+    def __init__(self, most: int, noun: str) -> None:
+        self.n_taken = 0
+        self._most, self._noun = most, noun
+
+    @contextmanager
+    def take(self) -> Iterator[None]:
+        """Be one of them.
+
+        Raises:
+            ApiError: there are as many as there may be.
+        """
+        if self.n_taken >= self._most:
+            message = f"the server takes {self._most} {self._noun} at once: try again later"
+            raise ApiError(429, message, code="queue_full")
+        self.n_taken += 1
+        try:
+            yield
+        finally:
+            self.n_taken -= 1
 
 
 class Service:
@@ -54,14 +70,13 @@ class Service:
         self.decoding = loading.decoding
         self.metrics = Metrics()
         self.worker = Worker(self.metrics)
-        self.models = Models(sources, loading, settings, self.worker, self.metrics)
-        self.sounds = SoundDecoder(
-            SoundLimits(settings.max_duration_s, settings.sound_memory_mb, settings.sound_timeout_s)
-        )
-        self.n_requests = self.n_sessions = 0
+        self.models = Models(sources, loading, settings, self.worker)
+        self.sounds = SoundDecoder(settings)
+        self.requests = Places(settings.max_requests, "requests")
+        self.sessions = Places(settings.max_sessions, "sessions")
         self.metrics.gauges |= {
-            "requests": ("Requests that are being served.", lambda: self.n_requests),
-            "sessions": ("Realtime sessions.", lambda: self.n_sessions),
+            "requests": ("Requests that are being served.", lambda: self.requests.n_taken),
+            "sessions": ("Realtime sessions.", lambda: self.sessions.n_taken),
             "queue": ("Recordings that wait for a slot.", lambda: self.worker.n_waiting),
             "batch_windows": ("Windows being decoded.", lambda: self.worker.n_running),
             "models_bytes": ("Weights in memory.", lambda: self.models.memory_bytes),
@@ -71,34 +86,6 @@ class Service:
     def _rtfx(self) -> float:
         busy_s = self.metrics.total("busy_seconds_total")
         return self.metrics.total("audio_seconds_total") / busy_s if busy_s else 0.0
-
-    def place(self) -> AbstractContextManager[None]:
-        """One of the requests that are served at once.
-
-        Raises:
-            ApiError: there are as many as there may be.
-        """
-        return self._place("n_requests", "requests", self.settings.max_requests)
-
-    def session_place(self) -> AbstractContextManager[None]:
-        """One of the realtime sessions that are served at once.
-
-        Raises:
-            ApiError: there are as many as there may be.
-        """
-        return self._place("n_sessions", "sessions", self.settings.max_sessions)
-
-    @contextmanager
-    def _place(self, counter: str, noun: str, most: int) -> Iterator[None]:
-        if getattr(self, counter) >= most:
-            raise ApiError(
-                429, f"the server takes {most} {noun} at once: try again later", code="queue_full"
-            )
-        setattr(self, counter, getattr(self, counter) + 1)
-        try:
-            yield
-        finally:
-            setattr(self, counter, getattr(self, counter) - 1)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -117,20 +104,14 @@ class Service:
 
     async def transcribe(self, request: Request, task: Task) -> Response:
         """Answer one of the two audio endpoints."""
-        settings = self.settings
-        caller = Caller(
-            request,
-            most_bytes=int(settings.max_upload_mb * 1e6),
-            upload_s=settings.upload_timeout_s,
-            answer_s=settings.request_timeout_s,
-        )
+        caller = Caller(request, self.settings)
         async with AsyncExitStack() as held:
-            held.enter_context(self.place())
+            held.enter_context(self.requests.take())
             held.push_async_callback(caller.close)
             form = await caller.read_form()
             held.push_async_callback(form.close)
             uploaded_s = time.monotonic()
-            asked = _asked(form, task, self.decoding)
+            asked = read_form(form, task, self.decoding)
             using = self.models.use(self.models.named(asked.model))
             queue = await caller.wait(held.enter_async_context(using))
             transcriber = fitted(queue.transcriber, asked.decoding)
@@ -147,10 +128,10 @@ class Service:
             held.callback(self.worker.leave, queue, job)
             await form.close()
             if asked.is_streamed:
-                tell = partial(logprobs, asked=asked, tokenizer=transcriber.tokenizer)
-                events = self._events(answers, recording, uploaded_s, tell)
+                more = partial(logprobs, asked=asked, tokenizer=transcriber.tokenizer)
+                events = self._events(answers, recording, uploaded_s, more)
                 return EventStream(caller, events, held.pop_all())
-            transcript = await caller.wait(_told(answers.transcript()))
+            transcript = await caller.wait(_or_api_error(answers.transcript()))
             self._done(recording, time.monotonic() - uploaded_s)
             transcript = replace(transcript, notes=tuple(recording.notes))
             return answer(transcript, asked, recording.duration_s, transcriber.tokenizer)
@@ -164,28 +145,21 @@ class Service:
     ) -> AsyncIterator[bytes]:
         deltas = Deltas()
         first_s: float | None = None
-        while not isinstance(came := await _told(answers.next()), Transcript):
+        while not isinstance(new := await _or_api_error(answers.next()), Transcript):
             first_s = first_s or time.monotonic() - uploaded_s
-            if delta := deltas.add(came):
-                yield event("transcript.text.delta", delta=delta, **more(came))
+            if delta := deltas.add("".join(segment.text for segment in new)):
+                yield event("transcript.text.delta", delta=delta, **more(new))
         self._done(recording, first_s or time.monotonic() - uploaded_s)
         used = usage(recording.duration_s)
-        told = {**more(came.segments), "usage": used, **noted(recording.notes)}
-        yield event("transcript.text.done", text=came.text, **told)
+        fields = {**more(new.segments), "usage": used, **noted(recording.notes)}
+        yield event("transcript.text.done", text=new.text, **fields)
 
     def _done(self, recording: PcmRecording, first_text_s: float) -> None:
         self.metrics.count("audio_seconds_total", recording.duration_s)
         self.metrics.observe("first_text_seconds", first_text_s)
 
 
-def _asked(form: FormData, task: Task, base: DecodingSettings) -> Asked:
-    try:
-        return read_form(form, task, base)
-    except ValueError as error:
-        raise ApiError(400, str(error), code="invalid_value") from error
-
-
-async def _told(coming: Awaitable[T]) -> T:
+async def _or_api_error(coming: Awaitable[T]) -> T:
     """Wait for a worker's answer; what went wrong there becomes an answer, too."""
     try:
         return await coming

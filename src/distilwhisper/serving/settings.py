@@ -3,6 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from distilwhisper.checks import ABOVE_0, AT_LEAST_0, Rule, check_rules, ruled
+
+_PORT: Rule = ("lie in [0, 65535]", lambda port: 0 <= port <= 65535)
+
 
 @dataclass(frozen=True)
 class ServeSettings:
@@ -10,67 +14,47 @@ class ServeSettings:
 
     host: str = "127.0.0.1"
     """Address to listen at; 0.0.0.0 for all of this machine."""
-    port: int = 8000
+    port: int = ruled(8000, _PORT)
     """Port to listen at; 0: a free one."""
     api_key_file: Path | None = None
     """A file of keys, one a line; callers must show one of them. None: anybody may call."""
     cors_origins: tuple[str, ...] = ()
     """Web pages of these origins may call, such as https://example.org; others may not."""
 
-    live_margin_s: float | None = None
+    live_margin_s: float | None = ruled(None, AT_LEAST_0)
     """Captions: encode the sound of a pass and this much silence, instead of 30 s, for students
     that were trained so; none: 30 s."""
     live_prompt: bool = False
-    """Captions: tell each utterance the text before it, for models that were taught prompts."""
+    """Captions: the prompt of a pass is the text before it. For models trained with prompts."""
 
     preload: bool = False
     """Load all models at the start, instead of each when it is first asked for."""
-    idle_unload_s: float | None = None
+    idle_unload_s: float | None = ruled(None, ABOVE_0)
     """Forget a model that was not asked for so long; none: never."""
-    max_memory_gb: float | None = None
+    max_memory_gb: float | None = ruled(None, ABOVE_0)
     """Weights that are held at a time; a model that was not asked for the longest makes room."""
 
-    max_upload_mb: float = 100.0
+    max_upload_mb: float = ruled(100.0, ABOVE_0)
     """Size of a request."""
-    max_duration_s: float = 7200.0
+    max_duration_s: float = ruled(7200.0, ABOVE_0)
     """Length of a recording."""
-    max_requests: int = 64
+    max_requests: int = ruled(64, ABOVE_0)
     """Requests at once, those that wait included."""
-    max_sessions: int = 8
+    max_sessions: int = ruled(8, ABOVE_0)
     """Realtime sessions at once."""
-    upload_timeout_s: float = 120.0
+    upload_timeout_s: float = ruled(120.0, ABOVE_0)
     """Time for a request to arrive."""
-    request_timeout_s: float = 1800.0
+    request_timeout_s: float = ruled(1800.0, ABOVE_0)
     """Time for its answer, from then on."""
-    sound_memory_mb: int = 1024
+    sound_memory_mb: int = ruled(1024, ABOVE_0)
     """Memory of the process that decodes a file to sound."""
-    sound_timeout_s: float = 120.0
+    sound_timeout_s: float = ruled(120.0, ABOVE_0)
     """Time of the process that decodes a file to sound."""
-    drain_s: float = 30.0
-    """Time for running requests to finish when the server is told to stop."""
+    drain_s: float = ruled(30.0, AT_LEAST_0)
+    """Time for running requests to finish once a signal has come."""
 
     def __post_init__(self) -> None:
-        for name in (
-            "max_upload_mb",
-            "max_duration_s",
-            "max_requests",
-            "max_sessions",
-            "upload_timeout_s",
-            "request_timeout_s",
-            "sound_memory_mb",
-            "sound_timeout_s",
-            "idle_unload_s",
-            "max_memory_gb",
-        ):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} must be above 0, found {value:g}")
-        if self.live_margin_s is not None and self.live_margin_s < 0:
-            raise ValueError(f"live_margin_s must be at least 0, found {self.live_margin_s:g}")
-        if not 0 <= self.port <= 65535:
-            raise ValueError(f"port must lie in [0, 65535], found {self.port}")
-        if not self.drain_s >= 0:
-            raise ValueError(f"drain_s must be at least 0, found {self.drain_s:g}")
+        check_rules(self)
 
 
 def named_models(sources: tuple[str, ...]) -> dict[str, str]:

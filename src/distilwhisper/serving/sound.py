@@ -1,7 +1,7 @@
 """Uploads to sound, each in a process of its own: a hostile file cannot take the server down.
 
 The process has the open file, a file to write samples to, and limits on memory, time and what it
-writes. It is told no path and opens none. It is forked from a helper that has loaded the decoders,
+writes. It gets no path and opens none. It is forked from a helper that has loaded the decoders,
 so that it begins at once.
 """
 
@@ -20,6 +20,7 @@ from typing import IO, Any
 import numpy as np
 
 from distilwhisper.serving.errors import ApiError
+from distilwhisper.serving.settings import ServeSettings
 from distilwhisper.speech.audio import Samples, stream_samples
 from distilwhisper.speech.sources import CorruptAudio
 from distilwhisper.speech.units import samples_to_seconds, seconds_to_samples
@@ -51,7 +52,7 @@ class PcmRecording:
         """Return a part; any, in any order."""
         n_bytes = max(min(stop, self.n_samples) - start, 0) * BYTES_PER_SAMPLE
         raw = os.pread(self._file.fileno(), n_bytes, start * BYTES_PER_SAMPLE)
-        return np.frombuffer(raw, dtype="<i2").astype(np.float32) / np.float32(32768.0)
+        return pcm_samples(raw)
 
     def reach(self, stop: int) -> int:
         """Return ``stop``, or the length where that is less."""
@@ -67,19 +68,22 @@ class PcmRecording:
 
 
 @dataclass(frozen=True)
-class SoundLimits:
-    """What a file may cost."""
+class _Decoded:
+    """What a process makes of a file: so many samples, with notes on what is odd about them."""
 
-    duration_s: float
-    memory_mb: int
-    timeout_s: float
+    n_samples: int
+    notes: list[str]
 
 
 class SoundDecoder:
-    """Decodes uploads, some at a time."""
+    """Decodes uploads, some at a time.
 
-    def __init__(self, limits: SoundLimits) -> None:
-        self._limits = limits
+    Args:
+        settings: the limits on length, memory and time of an upload.
+    """
+
+    def __init__(self, settings: ServeSettings) -> None:
+        self._settings = settings
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([__name__])
         self._free = asyncio.Semaphore(AT_ONCE)
@@ -101,43 +105,41 @@ class SoundDecoder:
         pcm = tempfile.TemporaryFile()  # noqa: SIM115  the recording closes it
         try:
             async with self._free:
-                n_samples, notes = await self._run(upload, name, pcm)
+                decoded = await self._run(upload, name, pcm)
         except BaseException:
             pcm.close()
             raise
-        return PcmRecording(pcm, n_samples, notes)
+        return PcmRecording(pcm, decoded.n_samples, decoded.notes)
 
-    async def _run(self, upload: IO[bytes], name: str, pcm: IO[bytes]) -> tuple[int, list[str]]:
+    async def _run(self, upload: IO[bytes], name: str, pcm: IO[bytes]) -> _Decoded:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(
             target=_decode,
-            args=(_Fd(upload.fileno()), name, _Fd(pcm.fileno()), theirs, self._limits),
+            args=(_Fd(upload.fileno()), name, _Fd(pcm.fileno()), theirs, self._settings),
             daemon=True,
         )
         try:
             await asyncio.to_thread(process.start)
             theirs.close()
-            answer = await asyncio.to_thread(_wait, ours, self._limits.timeout_s)
+            answer = await asyncio.to_thread(_wait, ours, self._settings.sound_timeout_s)
         finally:
             if process.pid is not None:
                 process.kill()
                 process.join()
                 process.close()
-        if isinstance(answer, tuple) and len(answer) == 2:
+        if isinstance(answer, _Decoded):
             return answer
-        if answer is None:
-            raise ApiError(
-                422,
-                f"{name}: decoding it to sound must take at most {self._limits.timeout_s:g} s and "
-                f"{self._limits.memory_mb} MB, found more, or the decoder broke: convert it to "
-                "16 kHz wav or flac first",
-                code="audio_too_costly",
-                param="file",
-            )
-        raise ApiError(*answer[:2], code=answer[2], param="file")
+        raise answer or ApiError(
+            422,
+            f"{name}: decoding it to sound must take at most {self._settings.sound_timeout_s:g} s "
+            f"and {self._settings.sound_memory_mb} MB, found more, or the decoder broke: convert "
+            "it to 16 kHz wav or flac first",
+            code="audio_too_costly",
+            param="file",
+        )
 
 
-def _wait(answers: Connection, timeout_s: float) -> Any:
+def _wait(answers: Connection, timeout_s: float) -> _Decoded | ApiError | None:
     """Return what a process has sent; None: nothing, as its time is over or it has died."""
     with answers:
         try:
@@ -161,18 +163,15 @@ def _received(duplicate: Any) -> int:
     return fd
 
 
-def _decode(upload: int, name: str, pcm: int, answers: Connection, limits: SoundLimits) -> None:
-    """The process: send samples and notes, or why there are none: status, message, code."""
+def _decode(upload: int, name: str, pcm: int, answers: Connection, settings: ServeSettings) -> None:
+    """The process: send what it has decoded, or the error that the caller gets."""
     import resource
 
-    n_most = seconds_to_samples(limits.duration_s)
-    memory = limits.memory_mb << 20
-    cpu_s = int(limits.timeout_s) + 1
-    most_bytes = (n_most + seconds_to_samples(60.0)) * BYTES_PER_SAMPLE
+    n_most = seconds_to_samples(settings.max_duration_s)
     for kind, most in (
-        (resource.RLIMIT_AS, memory),
-        (resource.RLIMIT_CPU, cpu_s),
-        (resource.RLIMIT_FSIZE, most_bytes),
+        (resource.RLIMIT_AS, settings.sound_memory_mb << 20),
+        (resource.RLIMIT_CPU, int(settings.sound_timeout_s) + 1),
+        (resource.RLIMIT_FSIZE, (n_most + seconds_to_samples(60.0)) * BYTES_PER_SAMPLE),
         (resource.RLIMIT_CORE, 0),
     ):
         resource.setrlimit(kind, (most, most))
@@ -186,15 +185,17 @@ def _decode(upload: int, name: str, pcm: int, answers: Connection, limits: Sound
                 out.write(np.rint(block * 32768.0).astype("<i2").tobytes())
                 n_samples += len(block)
                 if n_samples > n_most:
-                    answers.send(
-                        (
-                            413,
-                            f"{name}: a recording must last at most {limits.duration_s:g} s, found "
-                            "more: cut it, and send it in parts",
-                            "audio_too_long",
-                        )
+                    message = (
+                        f"{name}: a recording must last at most {settings.max_duration_s:g} s, "
+                        "found more: cut it, and send it in parts"
                     )
+                    answers.send(ApiError(413, message, code="audio_too_long", param="file"))
                     return
-        answers.send((n_samples, notes))
+        answers.send(_Decoded(n_samples, notes))
     except CorruptAudio as error:
-        answers.send((400, str(error), "invalid_audio"))
+        answers.send(ApiError(400, str(error), code="invalid_audio", param="file"))
+
+
+def pcm_samples(pcm: bytes) -> Samples:
+    """Return 16-bit samples, little-endian, as numbers of about [-1, 1]."""
+    return np.frombuffer(pcm, dtype="<i2").astype(np.float32) / np.float32(32768.0)

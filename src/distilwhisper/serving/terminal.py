@@ -6,10 +6,10 @@ import threading
 from collections.abc import Callable, Iterator
 
 import av
-import numpy as np
 
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.serving.captions import Captions, CaptionSettings
+from distilwhisper.serving.sound import pcm_samples
 from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.sources import OpenFile
 from distilwhisper.speech.units import SAMPLE_RATE_HZ
@@ -22,8 +22,7 @@ SYSTEM = sys.platform
 def pipe_blocks(pipe: OpenFile) -> Iterator[Samples]:
     """Yield the sound of a pipe: 16-bit samples, little-endian, mono, 16 kHz."""
     while data := pipe.read(BLOCK_BYTES):
-        whole = data[: len(data) // 2 * 2]
-        yield np.frombuffer(whole, dtype="<i2").astype(np.float32) / np.float32(32768.0)
+        yield pcm_samples(data[: len(data) // 2 * 2])
 
 
 def microphone_blocks() -> Iterator[Samples]:
@@ -44,7 +43,7 @@ def microphone_blocks() -> Iterator[Samples]:
     with container:
         for frame in container.decode(audio=0):
             for part in resampler.resample(frame):
-                yield part.to_ndarray()[0].astype(np.float32) / np.float32(32768.0)
+                yield pcm_samples(part.to_ndarray().tobytes())
 
 
 def caption(

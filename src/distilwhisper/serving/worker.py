@@ -37,7 +37,7 @@ class Job:
         transcriber: the model under the caller's settings.
         recording: its sound.
         listener: of the caller; called in the worker's thread.
-        on_end: called when the recording is needed no more, whatever came of it.
+        on_end: called when the recording is needed no more, whatever its end.
         is_streamed: whether the listener wants segments before the end.
     """
 
@@ -126,7 +126,7 @@ class ModelQueue:
         return self.is_idle and not self.n_users
 
     def add(self, job: Job) -> None:
-        """Take a job; its listener is told what comes of it."""
+        """Take a job, whose listener gets its events."""
         self._arrived.append(job)
 
     def leave(self, job: Job) -> None:
@@ -144,8 +144,8 @@ class ModelQueue:
         self._steps_to_hold -= 1
         while self._batch.has_room and (planned := self._next()) is not None:
             self._plan(planned)
-        for number, came in self._batch.step():
-            self._take(number, came)
+        for number, transcription in self._batch.step():
+            self._take(number, transcription)
 
     def fail(self, error: Exception) -> None:
         """Give all jobs up, and begin anew: a step has failed, and nobody knows for whom."""
@@ -179,21 +179,21 @@ class ModelQueue:
             number = self._n_tasks
             self._owners[number] = job
             job.n_running += 1
-            for _, came in job.transcriber.add(self._batch, number, _guarded(job, task)):
+            for _, done in job.transcriber.add(self._batch, number, _guarded(job, task)):
                 job.n_silent += 1
-                self._take(number, came)
+                self._take(number, done)
             if not job.is_short:
                 return
 
-    def _take(self, number: int, came: Transcription) -> None:
-        """Tell a listener what a task has brought."""
+    def _take(self, number: int, transcription: Transcription) -> None:
+        """Give a listener what a task has added to its transcription."""
         job = self._owners.pop(number)
         job.n_running -= 1
-        outcome = job.error or came.outcome
+        outcome = job.error or transcription.outcome
         if isinstance(outcome, Exception):
             self._fail(job, outcome)
             return
-        if job.is_streamed and (segments := came.take_segments()):
+        if job.is_streamed and (segments := transcription.take_segments()):
             job.listener(segments)
         if outcome is not None:
             job.listener(outcome)
@@ -218,7 +218,7 @@ class Worker:
     """The thread, and the models that it serves in turn."""
 
     def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
+        self.metrics = metrics
         self._changed = threading.Condition()
         self._queues: list[ModelQueue] = []
         self._is_stopped = False
@@ -279,9 +279,9 @@ class Worker:
                     queue.turn()
                 except Exception as error:
                     say(f"serve: a step failed, and its requests with it: {error!r}")
-                    self._metrics.count("failures_total", kind=type(error).__name__)
+                    self.metrics.count("failures_total", kind=type(error).__name__)
                     queue.fail(error)
-            self._metrics.count("busy_seconds_total", time.monotonic() - began_s)
+            self.metrics.count("busy_seconds_total", time.monotonic() - began_s)
 
 
 def _guarded(job: Job, task: Task[Transcription]) -> Task[Transcription]:
