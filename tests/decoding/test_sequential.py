@@ -107,6 +107,7 @@ def answer(
         avg_logprob=logprob,
         no_speech_prob=0.9,
         compression_ratio=1.0,
+        logprobs=tuple(-float(place) for place in range(len(token_ids) + 1)),
     )
 
 
@@ -120,6 +121,7 @@ class Reader:
         self.mel = RecordingMel(HeldRecording(samples), n_mels=80, device=torch.device("cpu"))
         self.seconds: list[float] = []
         self.asked: list[WindowRequest] = []
+        self.windows: list[TimedWindow] = []
 
     def read(
         self,
@@ -130,14 +132,13 @@ class Reader:
         **prompts: list[int],
     ) -> list[float]:
         """Return where the windows begin that hold text, answering with the last over and over."""
-        windows: list[TimedWindow] = []
         task = decode_sequentially(
             self.decoder,
             self.mel,
             spans,
             language="en",
             on_progress=self.seconds.append,
-            on_window=windows.append,
+            on_window=self.windows.append,
             **prompts,
         )
         answers = [ids(self.tokenizer, *pieces) for pieces in said]
@@ -148,7 +149,7 @@ class Reader:
                 now = answers[min(len(self.asked), len(answers)) - 1]
                 request = task.send(answer(request, now, temperature=temperature, logprob=logprob))
         except StopIteration:
-            return [round(one.start_s, 2) for one in windows]
+            return [round(one.start_s, 2) for one in self.windows]
 
 
 def test_each_window_begins_where_the_last_one_ended(tiny_model: Path) -> None:
@@ -157,6 +158,16 @@ def test_each_window_begins_where_the_last_one_ended(tiny_model: Path) -> None:
     assert begins == [0, 12.5, 21.5, 30.5, 39.5]
     assert sum(reader.seconds) >= 41.0 - 1e-6
     assert [request.window.n_samples for request in reader.asked][-1] == 150 * 160
+
+
+def test_a_words_log_probabilities_are_not_those_of_a_segment_that_is_left_out(
+    tiny_model: Path,
+) -> None:
+    reader = Reader(tiny_model, noise(5.0, seed=1))
+    reader.read((1.0, " the", 1.0, 1.0, " the", 5.0))  # the first lasts no time
+    n_tokens = len(reader.tokenizer.encode(" the"))
+    [word] = reader.windows[0].words
+    assert word.logprobs == tuple(-float(3 + n_tokens + n) for n in range(n_tokens))
 
 
 def test_a_model_that_crawls_is_moved_on(tiny_model: Path) -> None:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import NamedTuple
 
@@ -23,6 +23,7 @@ class TimedSegment:
     start_s: float  # on the recording's clock
     end_s: float
     token_ids: tuple[int, ...]  # text only
+    places: tuple[int, ...] = field(default=(), compare=False)  # theirs in the window's tokens
 
 
 @dataclass(frozen=True)
@@ -61,11 +62,19 @@ def split_segments(
         )
         from_s = start_s if opened_s is None else opened_s
         to_s = end_s if closed_s is None else max(closed_s, from_s)
-        # A weak model writes, say, a language into a text.
-        text = tuple(i for i in token_ids[run.text] if not tokenizer.is_special(i))
-        if text:
-            segments.append(TimedSegment(from_s, to_s, text))
+        segment = text_segment(token_ids, run.text, tokenizer, start_s=from_s, end_s=to_s)
+        if segment.token_ids:
+            segments.append(segment)
     return segments
+
+
+def text_segment(
+    token_ids: Sequence[int], part: slice, tokenizer: Tokenizer, *, start_s: float, end_s: float
+) -> TimedSegment:
+    """Return the text of a part of a window's tokens as a segment."""
+    # A weak model writes, say, a language into a text.
+    text = [(i, p) for p, i in [*enumerate(token_ids)][part] if not tokenizer.is_special(i)]
+    return TimedSegment(start_s, end_s, tuple(i for i, _ in text), tuple(p for _, p in text))
 
 
 class TextRun(NamedTuple):

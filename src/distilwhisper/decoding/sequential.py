@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from distilwhisper.decoding.failure import decode_with_fallback, is_silence
-from distilwhisper.decoding.segments import TimedSegment, runs_of_text
+from distilwhisper.decoding.segments import TimedSegment, runs_of_text, text_segment
 from distilwhisper.decoding.timing import TimedWindow, moves_on, time_window
 from distilwhisper.decoding.windows import Task, WindowDecoder, WindowRequest
 from distilwhisper.speech.mel import RecordingMel
@@ -113,7 +113,7 @@ def split_window(
         last = next((i for i, time in zip(token_ids[::-1], is_time[::-1], strict=True) if time), 0)
         if last and tokenizer.timestamp_s(last) > 0:
             spoken_s = tokenizer.timestamp_s(last)
-        spans = [(start_s, start_s + spoken_s, token_ids)]
+        spans = [(start_s, start_s + spoken_s, slice(0, len(token_ids)))]
     else:
         end = len(token_ids)
         if is_time[-2:] != [False, True]:
@@ -123,14 +123,14 @@ def split_window(
             (
                 start_s + (run.opened or 0) / TIMESTAMPS_PER_SECOND,
                 start_s + (run.closed or 0) / TIMESTAMPS_PER_SECOND,
-                token_ids[max(run.text.start - 1, 0) : run.text.stop + 1],
+                slice(max(run.text.start - 1, 0), run.text.stop + 1),
             )
             for run in runs_of_text(token_ids, tokenizer)
             if run.text.stop < end
         ]
     segments = [
-        (TimedSegment(start, stop, tuple(i for i in ids if not tokenizer.is_special(i))), ids)
-        for start, stop, ids in spans
+        (text_segment(token_ids, part, tokenizer, start_s=start, end_s=stop), token_ids[part])
+        for start, stop, part in spans
     ]
     return [(s, ids) for s, ids in segments if _says_something(s, tokenizer)], moved
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -53,7 +53,7 @@ def time_window(
     """Add words to a decoded window: timed by attention if the settings want it, else estimated."""
     words = split_words(segments, decoder.tokenizer, spaced=uses_spaces(decoded.language))
     if decoded.logprobs:
-        words = _with_logprobs(words, decoded)
+        words = _with_logprobs(words, segments, decoded)
     if decoder.settings.word_timestamps and words:
         words = _time_words(decoder, window, words, segments, start_s=start_s)
     return TimedWindow(decoded, start_s, end_s, tuple(segments), tuple(words))
@@ -107,16 +107,13 @@ def _alignment(decoder: WindowDecoder, window: Window) -> dict[str, Any]:
     }
 
 
-def _with_logprobs(words: Sequence[TimedWord], decoded: DecodedWindow) -> list[TimedWord]:
-    """Add the log-probabilities of a window's tokens, of which words may lack some."""
-    window = iter(zip(decoded.token_ids, decoded.logprobs, strict=False))  # and the end token's
-    return [
-        replace(
-            word,
-            logprobs=tuple(next(p for i, p in window if i == wanted) for wanted in word.token_ids),
-        )
-        for word in words
-    ]
+def _with_logprobs(
+    words: Sequence[TimedWord], segments: Sequence[TimedSegment], decoded: DecodedWindow
+) -> list[TimedWord]:
+    """Add the log-probabilities of the tokens; those that are in no segment have no word."""
+    places = chain.from_iterable(segment.places for segment in segments)
+    logprobs = map(decoded.logprobs.__getitem__, places)
+    return [replace(w, logprobs=tuple(islice(logprobs, len(w.token_ids)))) for w in words]
 
 
 def _time_words(
