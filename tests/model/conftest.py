@@ -11,9 +11,9 @@ from huggingface_hub import constants
 from distilwhisper.model.layout import (
     ModelFiles,
     complete_timestamps,
-    config_from_weights,
+    files_from_weights,
     read_tokenizer_json,
-    token_ids_for_generation,
+    token_ids,
     write_model_folder,
 )
 from distilwhisper.model.whisper import Whisper, WhisperConfig
@@ -95,16 +95,12 @@ def tiny_files(tokenizer_json: str, *, vocab_size: int) -> ModelFiles:
     )
     torch.manual_seed(7)
     weights = {name: torch.randn_like(w) for name, w in Whisper(network).named_weights()}
-    config = config_from_weights(
-        weights, tokenizer_json, encoder_heads=2, decoder_heads=4, where=HERE
-    )
-    generation_config = {
-        **token_ids_for_generation(tokenizer_json, config=config, where=HERE),
+    rules = {
         "suppress_tokens": [1, 2, 7],
-        "begin_suppress_tokens": [220, config["eos_token_id"]],
+        "begin_suppress_tokens": [220, token_ids(tokenizer_json, where=HERE)["<|endoftext|>"]],
         "alignment_heads": [[1, 0], [1, 3]],
     }
-    return ModelFiles(config, generation_config, weights, tokenizer_json)
+    return files_from_weights(weights, tokenizer_json, rules, heads=(2, 4), where=HERE)
 
 
 @pytest.fixture(scope="session")

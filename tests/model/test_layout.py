@@ -4,6 +4,7 @@ import resource
 import shutil
 import stat
 import threading
+from pathlib import Path
 
 import pytest
 import tokenizers
@@ -21,6 +22,10 @@ from distilwhisper.model.layout import (
 )
 
 SENTENCE = " It's a naïve test, 123 «日本»  twice."
+
+
+def ids_of(tokenizer_json):
+    return token_ids(tokenizer_json, where=Path(__file__))
 
 
 def same_weights(one, other):
@@ -180,7 +185,7 @@ def test_float32_doubles_are_read_only_where_nothing_else_is(folder, english_fil
 def test_a_tokenizer_in_three_files(folder, english_files):
     (folder / "tokenizer.json").unlink()
     rebuilt = read_model_folder(folder).tokenizer_json
-    assert token_ids(rebuilt) == token_ids(english_files.tokenizer_json)
+    assert ids_of(rebuilt) == ids_of(english_files.tokenizer_json)
     special = [
         {token["content"] for token in json.loads(text)["added_tokens"] if token["special"]}
         for text in (rebuilt, english_files.tokenizer_json)
@@ -222,8 +227,8 @@ def test_missing_language_ids_are_made_from_the_tokenizer(tmp_path, multilingual
 
 
 def test_timestamps_are_added_once_behind_the_other_tokens(wheel_folder, real_tokenizer_json):
-    assert "<|0.00|>" not in token_ids((wheel_folder / "tokenizer.json").read_text())
-    ids = token_ids(real_tokenizer_json)
+    assert "<|0.00|>" not in ids_of((wheel_folder / "tokenizer.json").read_text())
+    ids = ids_of(real_tokenizer_json)
     assert (ids["<|notimestamps|>"], ids["<|0.00|>"], ids["<|0.02|>"]) == (50362, 50363, 50364)
     assert ids["<|30.00|>"] == 51863 == max(ids.values())
     again = complete_timestamps(real_tokenizer_json, vocab_size=51_864, where=wheel_folder)
@@ -388,7 +393,7 @@ def test_transformers_loads_the_tokenizer(loaded):
 def test_transformers_decodes_timestamps(loaded):
     # It takes the id behind the last special token for <|0.00|>.
     files, _, _, processor = loaded
-    ids = token_ids(files.tokenizer_json)
+    ids = ids_of(files.tokenizer_json)
     words = processor.tokenizer.encode(SENTENCE, add_special_tokens=False)
     timed = [ids["<|startoftranscript|>"], ids["<|0.00|>"], *words, ids["<|30.00|>"]]
     decoded = processor.tokenizer.decode(timed, decode_with_timestamps=True)
@@ -411,5 +416,5 @@ def test_what_transformers_writes_is_read_back(loaded, tmp_path):
     processor.save_pretrained(tmp_path)
     read = read_model_folder(tmp_path)
     assert same_weights(read.weights, files.weights)
-    assert token_ids(read.tokenizer_json) == token_ids(files.tokenizer_json)
+    assert ids_of(read.tokenizer_json) == ids_of(files.tokenizer_json)
     assert read.generation_config.items() >= files.generation_config.items()

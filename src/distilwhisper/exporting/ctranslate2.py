@@ -7,7 +7,7 @@ Source: OpenNMT/CTranslate2: ``python/ctranslate2/specs/model_spec.py``,
 
 import json
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,10 +22,9 @@ from distilwhisper.exporting.settings import ExportSettings
 from distilwhisper.model.ctranslate2 import (
     DTYPES,
     EMBEDDING,
-    LAYER_MODULES,
     MAX_REVISION,
-    MODULES,
     PROJECTION,
+    stacked_weights,
 )
 from distilwhisper.model.layout import ModelFiles, preprocessor_config, token_ids
 from distilwhisper.model.whisper import WhisperConfig
@@ -63,7 +62,7 @@ def write(files: ModelFiles, folder: Path, settings: ExportSettings) -> None:
     variables = _in_dtype(_variables(files), settings.written_dtype)
     with (folder / "model.bin").open("wb") as file:
         _write_variables(file, variables)
-    ids = token_ids(files.tokenizer_json)
+    ids = token_ids(files.tokenizer_json, where=folder)
     rules = files.generation_config
     sizes = WhisperConfig.from_hf(files.config)
     heads = alignment_heads(rules, sizes) or upper_half_heads(sizes)
@@ -130,38 +129,20 @@ def _recognise(
 
 def _variables(files: ModelFiles) -> dict[str, Tensor]:
     """Return the weights as CTranslate2 names and stacks them."""
-    weights = {name.removeprefix("model."): weight for name, weight in files.weights.items()}
+    n_layers = {side: files.config[f"{side}_layers"] for side in ("encoder", "decoder")}
     variables: dict[str, Tensor] = {}
-    for side in ("encoder", "decoder"):
+    for side in n_layers:
         heads = files.config[f"{side}_attention_heads"]
         variables[f"{side}/num_heads"] = torch.tensor(heads, dtype=torch.int16)
-        for module, names in MODULES.items():
-            variables |= _module(weights, f"{side}/{module}", [f"{side}.{n}" for n in names])
-        for index in range(files.config[f"{side}_layers"]):
-            source = f"{side}.layers.{index}"
-            for module, names in LAYER_MODULES.items():
-                dest = f"{side}/layer_{index}/{module}"
-                variables |= _module(weights, dest, [f"{source}.{name}" for name in names])
+    for name, sources in stacked_weights(n_layers).items():
+        last = files.weights.get(sources[-1])
+        if last is not None:  # keys, which have no bias, stand before values, which have one
+            parts = [files.weights.get(source, torch.zeros_like(last)) for source in sources]
+            variables[name] = torch.cat(parts)
     for facts, dtype in ((_DECODER_FACTS, torch.int8), (_ATTENTION_FACTS, torch.int16)):
         for name, value in facts.items():
             variables[f"decoder/{name}"] = torch.tensor(value, dtype=dtype)
     return variables
-
-
-def _module(weights: Mapping[str, Tensor], dest: str, sources: Sequence[str]) -> dict[str, Tensor]:
-    """Return the parameters of a module, those of several stacked on rows; none if it is absent."""
-    kinds = {"weight": "weight", "bias": "bias"}
-    if dest.endswith("layer_norm"):
-        kinds = {"weight": "gamma", "bias": "beta"}
-    elif dest.endswith("position_encodings"):
-        kinds = {"weight": "encodings"}
-    stacked = {}
-    for kind, name in kinds.items():
-        last = weights.get(f"{sources[-1]}.{kind}")
-        if last is not None:  # keys, which have no bias, stand before values, which have one
-            parts = [weights.get(f"{s}.{kind}", torch.zeros_like(last)) for s in sources]
-            stacked[f"{dest}/{name}"] = torch.cat(parts)
-    return stacked
 
 
 def _in_dtype(variables: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:

@@ -31,7 +31,7 @@ import torch
 from distilwhisper.exporting.recognition import Recognise
 from distilwhisper.exporting.settings import ExportSettings
 from distilwhisper.model.layout import BadCheckpoint, ModelFiles
-from distilwhisper.model.openai import DIMS, check_conventions, openai_name
+from distilwhisper.model.openai import check_conventions, dims_of, openai_name
 from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.mel import mel_filters
 from distilwhisper.text.tokens import Tokenizer
@@ -48,12 +48,6 @@ FILE = "ggml-model.bin"
 BLOCK = 32  # values of a row that share a scale
 
 _MAGIC = 0x67676D6C
-_SIZES = (
-    "n_vocab",
-    *("n_audio_ctx", "n_audio_state", "n_audio_head", "n_audio_layer"),
-    *("n_text_ctx", "n_text_state", "n_text_head", "n_text_layer"),
-    "n_mels",
-)
 _QUANTISED = 2000  # the version of ggml's blocks, times 1,000
 # The type of the file, and of its matrices.
 _TYPES = {"float16": (1, 1), "q8_0": (_QUANTISED + 7, 8), "q5_0": (_QUANTISED + 8, 6)}
@@ -68,12 +62,13 @@ def write(files: ModelFiles, folder: Path, settings: ExportSettings) -> None:
     config = files.config
     if settings.third_layer:
         files = with_idle_layer(files)
-    sizes = [files.config[DIMS[name]] for name in _SIZES]
+    dims = dims_of(files)
+    n_vocab, n_mels = dims.pop("n_vocab"), dims.pop("n_mels")
     file_type, matrix_type = _TYPES[settings.written_dtype]
     filters = mel_filters(config["num_mel_bins"]).astype("<f4")
     tokens = Tokenizer.from_json(files.tokenizer_json, where=folder).text_tokens()
     with (folder / FILE).open("wb") as file:
-        file.write(struct.pack("<I11i", _MAGIC, *sizes, file_type))
+        file.write(struct.pack("<I11i", _MAGIC, n_vocab, *dims.values(), n_mels, file_type))
         file.write(struct.pack("<2i", *filters.shape) + filters.tobytes())
         file.write(struct.pack("<i", len(tokens)))
         file.writelines(struct.pack("<i", len(token)) + token for token in tokens)

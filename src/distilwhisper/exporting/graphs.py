@@ -25,6 +25,7 @@ _LOWEST = float(np.finfo(np.float32).min)
 
 Axes = Sequence[str | int]
 Pair: TypeAlias = tuple[str, str]  # keys and values
+Matrix: TypeAlias = tuple[str, str | None]  # and the scales of its columns, in int8
 
 
 class Graph:
@@ -55,11 +56,15 @@ class Graph:
         self._nodes.append(make.make_node("Identity", [value], [name]))
         self._outputs.append(make.make_tensor_value_info(name, FLOAT, axes))
 
-    def op(self, kind: str, *inputs: str, n_outputs: int = 1, **attributes: Any) -> Any:
-        """Add a node; return its output, or the list of several."""
+    def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        """Add a node; return its output."""
+        return self.ops(kind, 1, *inputs, **attributes)[0]
+
+    def ops(self, kind: str, n_outputs: int, *inputs: str, **attributes: Any) -> list[str]:
+        """Add a node; return its outputs."""
         names = [f"{kind}_{len(self._nodes)}_{i}" for i in range(n_outputs)]
         self._nodes.append(self._onnx.helper.make_node(kind, inputs, names, **attributes))
-        return names[0] if n_outputs == 1 else names
+        return names
 
     def constant(self, values: Any) -> str:
         """Add what never changes."""
@@ -71,11 +76,11 @@ class Graph:
 
     def size(self, value: str, axis: int) -> str:
         """Return the size of an axis, as a list of one number."""
-        return str(self.op("Shape", value, start=axis, end=axis + 1))
+        return self.op("Shape", value, start=axis, end=axis + 1)
 
     def slice(self, value: str, start: str, stop: str, axis: int) -> str:
         """Return a part of an axis; start and stop are lists of one number."""
-        return str(self.op("Slice", value, start, stop, self.constant([axis])))
+        return self.op("Slice", value, start, stop, self.constant([axis]))
 
     def whole(self, number: int) -> str:
         """Return a list of one number."""
@@ -86,7 +91,7 @@ class Graph:
         made = self.product(states, self.matrix(linear.weight.T))
         return made if linear.bias is None else self.op("Add", made, self.constant(linear.bias))
 
-    def matrix(self, weight: Tensor) -> tuple[str, str | None]:
+    def matrix(self, weight: Tensor) -> Matrix:
         """Add a matrix, (inputs, outputs), with the scales of its columns in int8."""
         if not self._int8:
             return self.constant(weight), None
@@ -94,41 +99,41 @@ class Graph:
         scale = torch.where(largest == 0, 1.0, largest / 127)
         return self.constant((weight / scale).round().to(torch.int8)), self.constant(scale)
 
-    def product(self, states: str, matrix: tuple[str, str | None]) -> str:
+    def product(self, states: str, matrix: Matrix) -> str:
         """Multiply with a matrix."""
         weight, scale = matrix
         if scale is None:
-            return str(self.op("MatMul", states, weight))
-        rounded, step, zero = self.op("DynamicQuantizeLinear", states, n_outputs=3)
+            return self.op("MatMul", states, weight)
+        rounded, step, zero = self.ops("DynamicQuantizeLinear", 3, states)
         made = self.op("Cast", self.op("MatMulInteger", rounded, weight, zero), to=FLOAT)
-        return str(self.op("Mul", made, self.op("Mul", step, scale)))
+        return self.op("Mul", made, self.op("Mul", step, scale))
 
-    def columns(self, matrix: tuple[str, str | None], ids: str) -> str:
+    def columns(self, matrix: Matrix, ids: str) -> str:
         """Return columns of a matrix, (batch, ids, inputs)."""
         weight, scale = matrix
         found = self.op("Transpose", self.op("Gather", weight, ids, axis=1), perm=[1, 2, 0])
         if scale is None:
-            return str(found)
+            return found
         scales = self.op("Unsqueeze", self.op("Gather", scale, ids), self.whole(-1))
-        return str(self.op("Mul", self.op("Cast", found, to=FLOAT), scales))
+        return self.op("Mul", self.op("Cast", found, to=FLOAT), scales)
 
     def norm(self, states: str, norm: nn.LayerNorm) -> str:
         """Normalise the last axis."""
         weight, bias = self.constant(norm.weight), self.constant(norm.bias)
-        return str(self.op("LayerNormalization", states, weight, bias, epsilon=norm.eps))
+        return self.op("LayerNormalization", states, weight, bias, epsilon=norm.eps)
 
     def gelu(self, states: str) -> str:
         """Return the exact GELU."""
         scaled = self.op("Mul", states, self.constant(np.float32(math.sqrt(0.5))))
         gate = self.op("Add", self.op("Erf", scaled), self.constant(np.float32(1)))
         half = self.op("Mul", states, self.constant(np.float32(0.5)))
-        return str(self.op("Mul", half, gate))
+        return self.op("Mul", half, gate)
 
     def heads(self, states: str, attention: Attention) -> str:
         """Split the last axis into heads: (batch, heads, states, head_dim)."""
         width = attention.q_proj.in_features
         shape = self.constant([0, 0, attention.heads, width // attention.heads])
-        return str(self.op("Transpose", self.op("Reshape", states, shape), perm=[0, 2, 1, 3]))
+        return self.op("Transpose", self.op("Reshape", states, shape), perm=[0, 2, 1, 3])
 
     def attend(
         self, states: str, attention: Attention, keys: str, values: str, mask: str | None = None
@@ -150,7 +155,7 @@ class Graph:
     def feed_forward(self, states: str, layer: Any) -> str:
         """Add what a layer's feed-forward block makes of the states."""
         inner = self.linear(self.norm(states, layer.final_layer_norm), layer.fc1)
-        return str(self.op("Add", states, self.linear(self.gelu(inner), layer.fc2)))
+        return self.op("Add", states, self.linear(self.gelu(inner), layer.fc2))
 
     def save(self, path: Path, *, metadata: Mapping[str, object] | None = None) -> None:
         """Write the graph; what one file cannot hold goes into a second one beside it."""
@@ -218,7 +223,7 @@ def decode(
 
 def _begin_decoding(
     graph: Graph, decoder: Decoder, ids: str, n_past: str | None
-) -> tuple[str, str, tuple[str, str | None]]:
+) -> tuple[str, str, Matrix]:
     """Return the states before the first layer, the mask, and the embedding to project with."""
     embedding = graph.matrix(decoder.embed_tokens.weight.T)
     first, one = graph.constant(np.int64(0)), graph.constant(np.int64(1))

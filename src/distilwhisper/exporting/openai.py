@@ -17,7 +17,7 @@ from distilwhisper.decoding.alignment import alignment_heads
 from distilwhisper.exporting.recognition import Recognise
 from distilwhisper.exporting.settings import ExportSettings
 from distilwhisper.model.layout import ModelFiles
-from distilwhisper.model.openai import DIMS, check_conventions, openai_name
+from distilwhisper.model.openai import check_conventions, dims_of, openai_name
 from distilwhisper.model.whisper import WhisperConfig
 from distilwhisper.speech.audio import Samples
 
@@ -37,7 +37,7 @@ def write(files: ModelFiles, folder: Path, settings: ExportSettings) -> None:
     """Write ``model.pt``."""
     dtype = getattr(torch, settings.written_dtype)
     checkpoint = {
-        "dims": {theirs: files.config[ours] for theirs, ours in DIMS.items()},
+        "dims": dims_of(files),
         "model_state_dict": {
             openai_name(name): weight.to(dtype).contiguous()
             for name, weight in files.weights.items()

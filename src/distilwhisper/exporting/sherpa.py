@@ -21,8 +21,8 @@ from distilwhisper.exporting.graphs import FLOAT, INT64, Graph, Pair, decode, en
 from distilwhisper.exporting.recognition import Recognise
 from distilwhisper.exporting.settings import ExportSettings
 from distilwhisper.model.checkpoint import build_network
-from distilwhisper.model.layout import ModelFiles, special_token_id, token_ids
-from distilwhisper.model.openai import suppressed_tokens
+from distilwhisper.model.layout import ModelFiles, token_ids
+from distilwhisper.model.openai import dims_of, suppressed_tokens
 from distilwhisper.model.whisper import DecoderLayer, Whisper
 from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.units import SAMPLE_RATE_HZ
@@ -64,7 +64,7 @@ def write(files: ModelFiles, folder: Path, settings: ExportSettings) -> None:
     int8 = settings.written_dtype == "int8"
     model = build_network(files, where=folder).float()
     tokenizer = Tokenizer.from_json(files.tokenizer_json, where=folder)
-    metadata = _metadata(model, files, tokenizer, folder)
+    metadata = _metadata(files, tokenizer, folder)
     _write_encoder(model, folder / "encoder.onnx", metadata, int8=int8)
     _write_decoder(model, folder / "decoder.onnx", int8=int8)
     tokens = enumerate(tokenizer.text_tokens())
@@ -72,34 +72,14 @@ def write(files: ModelFiles, folder: Path, settings: ExportSettings) -> None:
     (folder / "tokens.txt").write_text("".join(lines), encoding="ascii")
 
 
-def _metadata(
-    model: Whisper, files: ModelFiles, tokenizer: Tokenizer, where: Path
-) -> dict[str, object]:
-    sizes = model.config
+def _metadata(files: ModelFiles, tokenizer: Tokenizer, where: Path) -> dict[str, object]:
     first_language = next(iter(tokenizer.languages), None)
-    ids = token_ids(files.tokenizer_json)
-    roles = {
-        name: special_token_id(ids, f"<|{role}|>", where=where)
-        for name, role in (
-            ("transcribe", "transcribe"),
-            ("translate", "translate"),
-            ("sot_lm", "startoflm"),
-        )
-    }
+    ids = token_ids(files.tokenizer_json, where=where)
     return {
         "model_type": "whisper-distilwhisper",
         "version": 1,
         "maintainer": "distilwhisper",
-        "n_mels": sizes.n_mels,
-        "n_audio_ctx": sizes.max_frames,
-        "n_audio_state": sizes.width,
-        "n_audio_head": sizes.encoder_heads,
-        "n_audio_layer": sizes.encoder_layers,
-        "n_vocab": sizes.vocab_size,
-        "n_text_ctx": sizes.max_tokens,
-        "n_text_state": sizes.width,
-        "n_text_head": sizes.decoder_heads,
-        "n_text_layer": sizes.decoder_layers,
+        **dims_of(files),
         "sot_sequence": _listed(tokenizer.prompt_ids(language=first_language, timestamps=True)),
         "all_language_tokens": _listed(list(tokenizer.languages.values())),
         "all_language_codes": ",".join(tokenizer.languages),
@@ -110,7 +90,9 @@ def _metadata(
         "is_multilingual": int(tokenizer.is_multilingual),
         "no_speech": tokenizer.no_speech,
         "non_speech_tokens": _listed(suppressed_tokens(files.tokenizer_json, where=where)),
-        **roles,
+        "transcribe": ids["<|transcribe|>"],
+        "translate": ids["<|translate|>"],
+        "sot_lm": ids["<|startoflm|>"],
         "sot_prev": tokenizer.sot_prev,
         "no_timestamps": tokenizer.no_timestamps,
     }
@@ -171,7 +153,7 @@ def _write_decoder(model: Whisper, path: Path, *, int8: bool) -> None:
 def _stacked(graph: Graph, values: list[str]) -> str:
     """Put one value of each layer behind the other on a new first axis."""
     axis = graph.whole(0)
-    return str(graph.op("Concat", *(graph.op("Unsqueeze", v, axis) for v in values), axis=0))
+    return graph.op("Concat", *(graph.op("Unsqueeze", v, axis) for v in values), axis=0)
 
 
 def recogniser(folder: Path, files: ModelFiles) -> Recognise:

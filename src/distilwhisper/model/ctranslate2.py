@@ -30,6 +30,7 @@ import math
 import os
 import re
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,13 +41,9 @@ from torch import Tensor
 from distilwhisper.model.layout import (
     BadCheckpoint,
     ModelFiles,
-    check_vocab_size,
-    check_weights,
-    complete_timestamps,
-    config_from_weights,
+    files_from_weights,
     read_json_object,
     read_tokenizer_json,
-    token_ids_for_generation,
 )
 
 _BINARY_VERSIONS = range(2, 7)
@@ -69,14 +66,14 @@ EMBEDDING = "decoder/embeddings/weight"
 PROJECTION = "decoder/projection/weight"
 
 # Modules and what they become; of more than one, the rows are stacked in this order.
-MODULES: dict[str, tuple[str, ...]] = {
+_MODULES: dict[str, tuple[str, ...]] = {
     "conv1": ("conv1",),
     "conv2": ("conv2",),
     "embeddings": ("embed_tokens",),
     "position_encodings": ("embed_positions",),
     "layer_norm": ("layer_norm",),
 }
-LAYER_MODULES: dict[str, tuple[str, ...]] = {
+_LAYER_MODULES: dict[str, tuple[str, ...]] = {
     "self_attention/layer_norm": ("self_attn_layer_norm",),
     "self_attention/linear_0": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     "self_attention/linear_1": ("self_attn.out_proj",),
@@ -88,16 +85,36 @@ LAYER_MODULES: dict[str, tuple[str, ...]] = {
     "ffn/linear_0": ("fc1",),
     "ffn/linear_1": ("fc2",),
 }
+_WEIGHT_AND_BIAS = {"weight": "weight", "bias": "bias"}
+# The parameters of a module by the last part of its name; of all others, weight and bias.
 _PARAMETERS = {
-    "weight": "weight",
-    "bias": "bias",
-    "gamma": "weight",
-    "beta": "bias",
-    "encodings": "weight",
+    "layer_norm": {"gamma": "weight", "beta": "bias"},
+    "position_encodings": {"encodings": "weight"},
 }
-_NAME = re.compile(
-    r"(?P<side>encoder|decoder)/(layer_(?P<index>\d+)/)?(?P<module>.+)/(?P<parameter>\w+)"
-)
+
+
+def stacked_weights(n_layers: Mapping[str, int]) -> dict[str, tuple[str, ...]]:
+    """Return which weights each variable holds, one behind the other on rows.
+
+    Args:
+        n_layers: of the encoder and of the decoder.
+
+    Returns:
+        Hugging Face names by CTranslate2's, of all that a network of these layers may have.
+    """
+    names: dict[str, tuple[str, ...]] = {}
+    for side, n in n_layers.items():
+        places = [(side, f"model.{side}", _MODULES)]
+        places += [
+            (f"{side}/layer_{i}", f"model.{side}.layers.{i}", _LAYER_MODULES) for i in range(n)
+        ]
+        for theirs, ours, modules in places:
+            for module, parts in modules.items():
+                kinds = _PARAMETERS.get(module.rpartition("/")[2], _WEIGHT_AND_BIAS)
+                for kind, parameter in kinds.items():
+                    sources = tuple(f"{ours}.{part}.{parameter}" for part in parts)
+                    names[f"{theirs}/{module}/{kind}"] = sources
+    return names
 
 
 def read_ctranslate2(folder: Path, *, tokenizer_json: str | None = None) -> ModelFiles:
@@ -116,26 +133,15 @@ def read_ctranslate2(folder: Path, *, tokenizer_json: str | None = None) -> Mode
     if not path.is_file():
         raise BadCheckpoint(f"{folder}: no model.bin in this folder")
     variables = read_variables(path)
-    encoder_heads, decoder_heads = _read_attributes(variables, path)
+    heads = _read_attributes(variables, path)
     weights = _to_hugging_face(variables, path)
-    vocab_size = len(weights["model.decoder.embed_tokens.weight"])
-    tokenizer_json = complete_timestamps(
-        tokenizer_json or read_tokenizer_json(folder), vocab_size=vocab_size, where=folder
-    )
-    check_vocab_size(tokenizer_json, vocab_size=vocab_size, where=folder)
-    config = config_from_weights(
+    return files_from_weights(
         weights,
-        tokenizer_json,
-        encoder_heads=encoder_heads,
-        decoder_heads=decoder_heads,
-        where=path,
+        tokenizer_json or read_tokenizer_json(folder),
+        _decoding_rules(read_json_object(folder / "config.json")),
+        heads=heads,
+        where=folder,
     )
-    check_weights(weights, config, where=path)
-    generation_config = {
-        **token_ids_for_generation(tokenizer_json, config=config, where=folder),
-        **_decoding_rules(read_json_object(folder / "config.json")),
-    }
-    return ModelFiles(config, generation_config, weights, tokenizer_json)
 
 
 def _decoding_rules(config: dict[str, Any]) -> dict[str, Any]:
@@ -271,11 +277,16 @@ def _to_hugging_face(variables: dict[str, Tensor], path: Path) -> dict[str, Tens
         raise BadCheckpoint(f"{path}: no variable {EMBEDDING}")
     if variables.get(PROJECTION, variables[EMBEDDING]) is not variables[EMBEDDING]:
         raise BadCheckpoint(f"{path}: {PROJECTION} must be an alias of {EMBEDDING}")
+    n_layers = {
+        side: len({n.split("/")[1] for n in variables if re.match(rf"{side}/layer_\d", n)})
+        for side in ("encoder", "decoder")
+    }
+    names = stacked_weights(n_layers)
     weights: dict[str, Tensor] = {}
     for name, variable in variables.items():
         if variable.ndim == 0 or name.endswith("_scale") or name == PROJECTION:
             continue
-        targets = _target_names(name)
+        targets = names.get(name)
         if targets is None:
             raise BadCheckpoint(f"{path}: variable {name} belongs to no Whisper network")
         rows = _dequantise(name, variables, path)
@@ -289,20 +300,6 @@ def _to_hugging_face(variables: dict[str, Tensor], path: Path) -> dict[str, Tens
             for target, part in zip(targets, rows.chunk(len(targets)), strict=True)
         }
     return _without_key_biases(weights, path)
-
-
-def _target_names(name: str) -> tuple[str, ...] | None:
-    match = _NAME.fullmatch(name)
-    if match is None or match["parameter"] not in _PARAMETERS:
-        return None
-    parameter = _PARAMETERS[match["parameter"]]
-    if match["index"] is None:
-        modules, prefix = MODULES, f"model.{match['side']}"
-    else:
-        modules, prefix = LAYER_MODULES, f"model.{match['side']}.layers.{match['index']}"
-    if match["module"] not in modules:
-        return None
-    return tuple(f"{prefix}.{module}.{parameter}" for module in modules[match["module"]])
 
 
 def _dequantise(name: str, variables: dict[str, Tensor], path: Path) -> Tensor:

@@ -17,7 +17,7 @@ import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib import metadata
 from os import PathLike, fspath
 from pathlib import Path
@@ -31,12 +31,11 @@ from distilwhisper.model.delta import complete_delta, is_delta, teacher_of, whol
 from distilwhisper.model.layout import (
     BadCheckpoint,
     ModelFiles,
-    load_pickle,
     read_model_folder,
     read_tokenizer_json,
     write_model_folder,
 )
-from distilwhisper.model.openai import not_openai, read_openai
+from distilwhisper.model.openai import read_openai
 
 _log = logging.getLogger(__name__)
 
@@ -369,7 +368,7 @@ def _read_any(source: str, *, tokenizer: str | None) -> ModelFiles:
         if path.suffix == ".safetensors":
             raise BadCheckpoint(f"{path}: needs config.json and tokenizer.json beside it")
     if path.is_file():
-        return read_openai(path, tokenizer_json=_tokenizer_for(path, tokenizer))
+        return read_openai(path, partial(_tokenizer_for, path, tokenizer))
     if (path / "model.bin").is_file():
         return read_ctranslate2(path, tokenizer_json=tokenizer and _tokenizer_json(tokenizer))
     if tokenizer is not None:
@@ -377,14 +376,9 @@ def _read_any(source: str, *, tokenizer: str | None) -> ModelFiles:
     return read_model_folder(resolve_model(source))
 
 
-def _tokenizer_for(path: Path, tokenizer: str | None) -> str:
+def _tokenizer_for(path: Path, tokenizer: str | None, n_vocab: int) -> str:
     if tokenizer is not None:
         return _tokenizer_json(tokenizer)
-    checkpoint = load_pickle(path)
-    dims = checkpoint.get("dims")
-    if not isinstance(dims, dict):
-        raise BadCheckpoint(f"{path}: {not_openai(checkpoint)}")
-    n_vocab = dims.get("n_vocab")
     if n_vocab not in _TOKENIZER_SOURCES:
         raise BadCheckpoint(
             f"{path}: no published Whisper model has a vocabulary of {n_vocab} tokens; name a "

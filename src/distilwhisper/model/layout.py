@@ -362,25 +362,31 @@ def _read_generation_config(
 # What a config says, made from the weights and the tokenizer
 
 
-def token_ids(tokenizer_json: str) -> dict[str, int]:
-    """Return the id of every token in a ``tokenizer.json``, by its text."""
-    return _token_ids(json.loads(tokenizer_json))
+class TokenIds(dict[str, int]):
+    """The id of every token of a tokenizer, by its text.
 
-
-def _token_ids(tokenizer: Mapping[str, Any]) -> dict[str, int]:
-    added = {token["content"]: int(token["id"]) for token in tokenizer["added_tokens"]}
-    return {**tokenizer["model"]["vocab"], **added}
-
-
-def special_token_id(ids: Mapping[str, int], token: str, *, where: Path) -> int:
-    """Return the id of a special token.
+    Args:
+        tokenizer: what ``tokenizer.json`` holds.
+        where: its origin, for messages.
 
     Raises:
-        BadCheckpoint: the tokenizer lacks it.
+        BadCheckpoint: a token is asked for that the tokenizer lacks.
     """
-    if token not in ids:
-        raise BadCheckpoint(f"{where}: the tokenizer has no {token}; is it a Whisper tokenizer?")
-    return ids[token]
+
+    def __init__(self, tokenizer: Mapping[str, Any], where: Path) -> None:
+        added = {token["content"]: int(token["id"]) for token in tokenizer["added_tokens"]}
+        super().__init__({**tokenizer["model"]["vocab"], **added})
+        self._where = where
+
+    def __missing__(self, token: str) -> int:
+        raise BadCheckpoint(
+            f"{self._where}: the tokenizer has no {token}; is it a Whisper tokenizer?"
+        )
+
+
+def token_ids(tokenizer_json: str, *, where: Path) -> TokenIds:
+    """Return the ids of the tokens in the text of a ``tokenizer.json``."""
+    return TokenIds(json.loads(tokenizer_json), where)
 
 
 def complete_timestamps(tokenizer_json: str, *, vocab_size: int, where: Path) -> str:
@@ -392,14 +398,14 @@ def complete_timestamps(tokenizer_json: str, *, vocab_size: int, where: Path) ->
         BadCheckpoint: the tokenizer has ids that the model's vocabulary has not.
     """
     tokenizer = json.loads(tokenizer_json)
-    ids = _token_ids(tokenizer)
-    first = special_token_id(ids, "<|notimestamps|>", where=where) + 1
+    ids = TokenIds(tokenizer, where)
+    first = ids["<|notimestamps|>"] + 1
     if "<|0.00|>" not in ids and max(ids.values()) < first <= vocab_size - N_TIMESTAMPS:
         tokenizer["added_tokens"] += [
             _added_token(f"<|{step * 0.02:.2f}|>", first + step) for step in range(N_TIMESTAMPS)
         ]
         tokenizer_json = json.dumps(tokenizer, ensure_ascii=False)
-        ids = _token_ids(tokenizer)
+        ids = TokenIds(tokenizer, where)
     if max(ids.values()) >= vocab_size:
         raise BadCheckpoint(
             f"{where}: the tokenizer has ids up to {max(ids.values())}, and the model's vocabulary "
@@ -417,7 +423,7 @@ def check_vocab_size(tokenizer_json: str, *, vocab_size: int, where: Path) -> No
     Raises:
         BadCheckpoint: the numbers differ.
     """
-    found = max(token_ids(tokenizer_json).values()) + 1
+    found = max(token_ids(tokenizer_json, where=where).values()) + 1
     if found != vocab_size:
         raise BadCheckpoint(
             f"{where}: the model has a vocabulary of {vocab_size} tokens and the tokenizer one of "
@@ -425,61 +431,75 @@ def check_vocab_size(tokenizer_json: str, *, vocab_size: int, where: Path) -> No
         )
 
 
-def config_from_weights(
-    weights: Mapping[str, Tensor],
+def files_from_weights(
+    weights: dict[str, Tensor],
     tokenizer_json: str,
+    rules: Mapping[str, Any],
     *,
-    encoder_heads: int,
-    decoder_heads: int,
+    heads: tuple[int, int],
     where: Path,
-) -> dict[str, Any]:
-    """Return ``config.json`` for weights in Hugging Face names.
+) -> ModelFiles:
+    """Return the files of a model of which another format holds weights, heads and rules alone.
 
     Args:
-        weights: their shapes give every size but the number of heads.
-        tokenizer_json: gives the special ids.
-        encoder_heads: attention heads of each encoder layer.
-        decoder_heads: attention heads of each decoder layer.
+        weights: in Hugging Face names; their shapes give every size but the number of heads.
+        tokenizer_json: of the very model; it may lack the timestamps.
+        rules: suppress lists and alignment heads, as ``generation_config.json`` has them.
+        heads: attention heads of each encoder layer, and of each decoder layer.
         where: what is read, for messages.
 
     Raises:
-        BadCheckpoint: a weight that gives a size is missing.
+        BadCheckpoint: the weights are of no Whisper network, or of another tokenizer.
     """
-    ids = token_ids(tokenizer_json)
-    eot = special_token_id(ids, "<|endoftext|>", where=where)
-    encoder_layers, decoder_layers = (_count_layers(weights, s) for s in ("encoder", "decoder"))
+    if _EMBEDDING not in weights:
+        raise BadCheckpoint(f"{where}: no weight {_EMBEDDING}")
+    vocab_size = len(weights[_EMBEDDING])
+    tokenizer_json = complete_timestamps(tokenizer_json, vocab_size=vocab_size, where=where)
+    check_vocab_size(tokenizer_json, vocab_size=vocab_size, where=where)
     try:
-        vocab_size, width = weights[_EMBEDDING].shape
-        return {
-            "architectures": ["WhisperForConditionalGeneration"],
-            "model_type": "whisper",
-            "is_encoder_decoder": True,
-            "activation_function": "gelu",
-            "scale_embedding": False,
-            "vocab_size": vocab_size,
-            "d_model": width,
-            "num_mel_bins": weights["model.encoder.conv1.weight"].shape[1],
-            "max_source_positions": weights["model.encoder.embed_positions.weight"].shape[0],
-            "max_target_positions": weights["model.decoder.embed_positions.weight"].shape[0],
-            "encoder_layers": encoder_layers,
-            "encoder_attention_heads": encoder_heads,
-            "encoder_ffn_dim": weights["model.encoder.layers.0.fc1.weight"].shape[0],
-            "decoder_layers": decoder_layers,
-            "decoder_attention_heads": decoder_heads,
-            "decoder_ffn_dim": weights["model.decoder.layers.0.fc1.weight"].shape[0],
-            "num_hidden_layers": encoder_layers,
-            "dropout": 0.0,
-            "attention_dropout": 0.0,
-            "activation_dropout": 0.0,
-            "init_std": 0.02,
-            "use_cache": True,
-            "bos_token_id": eot,
-            "eos_token_id": eot,
-            "pad_token_id": eot,
-            "decoder_start_token_id": special_token_id(ids, "<|startoftranscript|>", where=where),
-        }
+        config = _config_of(weights, token_ids(tokenizer_json, where=where), heads)
     except KeyError as error:
         raise BadCheckpoint(f"{where}: no weight {error.args[0]}") from None
+    check_weights(weights, config, where=where)
+    generation_config = token_ids_for_generation(tokenizer_json, config=config, where=where)
+    return ModelFiles(config, {**generation_config, **rules}, weights, tokenizer_json)
+
+
+def _config_of(
+    weights: Mapping[str, Tensor], ids: TokenIds, heads: tuple[int, int]
+) -> dict[str, Any]:
+    """Return ``config.json`` for weights; a KeyError names a weight that gives a size."""
+    eot = ids["<|endoftext|>"]
+    encoder_layers, decoder_layers = (_count_layers(weights, s) for s in ("encoder", "decoder"))
+    vocab_size, width = weights[_EMBEDDING].shape
+    return {
+        "architectures": ["WhisperForConditionalGeneration"],
+        "model_type": "whisper",
+        "is_encoder_decoder": True,
+        "activation_function": "gelu",
+        "scale_embedding": False,
+        "vocab_size": vocab_size,
+        "d_model": width,
+        "num_mel_bins": weights["model.encoder.conv1.weight"].shape[1],
+        "max_source_positions": weights["model.encoder.embed_positions.weight"].shape[0],
+        "max_target_positions": weights["model.decoder.embed_positions.weight"].shape[0],
+        "encoder_layers": encoder_layers,
+        "encoder_attention_heads": heads[0],
+        "encoder_ffn_dim": weights["model.encoder.layers.0.fc1.weight"].shape[0],
+        "decoder_layers": decoder_layers,
+        "decoder_attention_heads": heads[1],
+        "decoder_ffn_dim": weights["model.decoder.layers.0.fc1.weight"].shape[0],
+        "num_hidden_layers": encoder_layers,
+        "dropout": 0.0,
+        "attention_dropout": 0.0,
+        "activation_dropout": 0.0,
+        "init_std": 0.02,
+        "use_cache": True,
+        "bos_token_id": eot,
+        "eos_token_id": eot,
+        "pad_token_id": eot,
+        "decoder_start_token_id": ids["<|startoftranscript|>"],
+    }
 
 
 def _count_layers(weights: Mapping[str, Tensor], side: str) -> int:
@@ -503,16 +523,16 @@ def token_ids_for_generation(
     Raises:
         BadCheckpoint: the tokenizer lacks one of Whisper's special tokens.
     """
-    ids = token_ids(tokenizer_json)
-    eot = special_token_id(ids, "<|endoftext|>", where=where)
+    ids = token_ids(tokenizer_json, where=where)
+    eot = ids["<|endoftext|>"]
     is_multilingual = config["vocab_size"] >= MULTILINGUAL_VOCAB_SIZE
     generation_config = {
         "bos_token_id": eot,
         "eos_token_id": eot,
         "pad_token_id": eot,
-        "decoder_start_token_id": special_token_id(ids, "<|startoftranscript|>", where=where),
-        "prev_sot_token_id": special_token_id(ids, "<|startofprev|>", where=where),
-        "no_timestamps_token_id": special_token_id(ids, "<|notimestamps|>", where=where),
+        "decoder_start_token_id": ids["<|startoftranscript|>"],
+        "prev_sot_token_id": ids["<|startofprev|>"],
+        "no_timestamps_token_id": ids["<|notimestamps|>"],
         "is_multilingual": is_multilingual,
         "max_initial_timestamp_index": 50,
         "max_length": config.get("max_target_positions", 448),
@@ -521,8 +541,7 @@ def token_ids_for_generation(
     if is_multilingual:
         generation_config["lang_to_id"] = {t: i for t, i in ids.items() if _LANGUAGE.fullmatch(t)}
         generation_config["task_to_id"] = {
-            task: special_token_id(ids, f"<|{task}|>", where=where)
-            for task in ("transcribe", "translate")
+            task: ids[f"<|{task}|>"] for task in ("transcribe", "translate")
         }
     return generation_config
 
@@ -576,7 +595,7 @@ def write_side_files(folder: Path, files: ModelFiles, *, dtype: torch.dtype) -> 
         dtype: of the weights, which ``config.json`` names.
     """
     tokenizer = json.loads(files.tokenizer_json)
-    ids = _token_ids(tokenizer)
+    ids = TokenIds(tokenizer, folder)
     vocab = tokenizer["model"]["vocab"]
     special = sorted(
         (token["id"], token["content"]) for token in tokenizer["added_tokens"] if token["special"]

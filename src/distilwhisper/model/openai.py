@@ -11,7 +11,7 @@ Source: openai/whisper: ``whisper/__init__.py``, ``whisper/model.py``, ``whisper
 import base64
 import gzip
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +24,12 @@ from distilwhisper.model.layout import (
     BadCheckpoint,
     ModelFiles,
     check_vocab_size,
-    check_weights,
-    complete_timestamps,
-    config_from_weights,
+    files_from_weights,
     load_pickle,
-    special_token_id,
     token_ids,
-    token_ids_for_generation,
     unwrapped,
 )
+from distilwhisper.model.whisper import WhisperConfig
 
 _MODULES = {
     "attn.query": "self_attn.q_proj",
@@ -67,7 +64,7 @@ _OPENAI_OUTSIDE_LAYERS = {ours: theirs for theirs, ours in _NAMES_OUTSIDE_LAYERS
 _END_OF_TEXT = {51_864: 50_256, 51_865: 50_257, 51_866: 50_257}
 
 # The sizes in ``dims`` and where they stand in config.json.
-DIMS = {
+_DIMS = {
     "n_mels": "num_mel_bins",
     "n_audio_ctx": "max_source_positions",
     "n_audio_state": "d_model",
@@ -96,7 +93,7 @@ _ALIGNMENT_HEADS = {
 }
 
 
-def read_openai(path: Path, *, tokenizer_json: str) -> ModelFiles:
+def read_openai(path: Path, tokenizer_for: Callable[[int], str]) -> ModelFiles:
     """Read an OpenAI checkpoint as what its Hugging Face folder would hold.
 
     Weights keep the type that they are stored in. Alignment heads are in the generation config
@@ -104,7 +101,7 @@ def read_openai(path: Path, *, tokenizer_json: str) -> ModelFiles:
 
     Args:
         path: the ``.pt`` file; no code in it is run.
-        tokenizer_json: the ``tokenizer.json`` of a Hugging Face folder of the same vocabulary.
+        tokenizer_for: returns the ``tokenizer.json`` of a vocabulary, given its size.
 
     Raises:
         BadCheckpoint: the file is no Whisper checkpoint, is torn, contradicts its own sizes, or
@@ -113,29 +110,38 @@ def read_openai(path: Path, *, tokenizer_json: str) -> ModelFiles:
     checkpoint = load_pickle(path)
     dims, state = checkpoint.get("dims"), checkpoint.get("model_state_dict")
     if not isinstance(dims, dict) or not isinstance(state, dict):
-        raise BadCheckpoint(f"{path}: {not_openai(checkpoint)}")
-    if missing := [name for name in DIMS if name not in dims]:
+        raise BadCheckpoint(f"{path}: {_not_openai(checkpoint)}")
+    if missing := [name for name in _DIMS if name not in dims]:
         raise BadCheckpoint(f"{path}: 'dims' lacks {', '.join(missing)}")
-    vocab_size = dims["n_vocab"]
-    tokenizer_json = complete_timestamps(tokenizer_json, vocab_size=vocab_size, where=path)
-    check_vocab_size(tokenizer_json, vocab_size=vocab_size, where=path)
+    tokenizer_json = tokenizer_for(dims["n_vocab"])
     state = unwrapped(state, ("encoder.", "decoder."), where=path)
-    weights = {_hugging_face_name(name, path): weight for name, weight in state.items()}
-    config = _read_config(dims, weights, tokenizer_json, path)
-    generation_config = {
-        **token_ids_for_generation(tokenizer_json, config=config, where=path),
-        "suppress_tokens": suppressed_tokens(tokenizer_json, where=path),
-        "begin_suppress_tokens": _begin_suppressed_tokens(tokenizer_json, where=path),
-    }
     heads = published_alignment_heads(
-        width=dims["n_text_state"], n_layers=dims["n_text_layer"], vocab_size=vocab_size
+        width=dims["n_text_state"], n_layers=dims["n_text_layer"], vocab_size=dims["n_vocab"]
     )
-    if heads is not None:
-        generation_config["alignment_heads"] = heads
-    return ModelFiles(config, generation_config, weights, tokenizer_json)
+    files = files_from_weights(
+        {_hugging_face_name(name, path): weight for name, weight in state.items()},
+        tokenizer_json,
+        {
+            "suppress_tokens": suppressed_tokens(tokenizer_json, where=path),
+            "begin_suppress_tokens": _begin_suppressed_tokens(tokenizer_json, where=path),
+            **({} if heads is None else {"alignment_heads": heads}),
+        },
+        heads=(dims["n_audio_head"], dims["n_text_head"]),
+        where=path,
+    )
+    for name, found in dims_of(files).items():
+        if dims[name] != found:
+            raise BadCheckpoint(f"{path}: 'dims' has {name} {dims[name]}, the weights have {found}")
+    return files
 
 
-def not_openai(checkpoint: Mapping[str, Any]) -> str:
+def dims_of(files: ModelFiles) -> dict[str, int]:
+    """Return a model's ``dims``."""
+    config = WhisperConfig.from_hf(files.config).to_hf({})
+    return {theirs: config[ours] for theirs, ours in _DIMS.items()}
+
+
+def _not_openai(checkpoint: Mapping[str, Any]) -> str:
     """Say what a file is that is no OpenAI checkpoint, and what to do with it."""
     if "state_dict" in checkpoint:
         return LIGHTNING_HINT
@@ -185,7 +191,7 @@ def check_conventions(files: ModelFiles, *, where: Path) -> None:
     """
     vocab_size, width = files.config["vocab_size"], files.config["d_model"]
     check_vocab_size(files.tokenizer_json, vocab_size=vocab_size, where=where)
-    eot = special_token_id(token_ids(files.tokenizer_json), "<|endoftext|>", where=where)
+    eot = token_ids(files.tokenizer_json, where=where)["<|endoftext|>"]
     faults = []
     if _END_OF_TEXT.get(vocab_size) != eot:
         faults.append(
@@ -203,25 +209,6 @@ def check_conventions(files: ModelFiles, *, where: Path) -> None:
         )
 
 
-def _read_config(
-    dims: Mapping[str, int], weights: Mapping[str, Tensor], tokenizer_json: str, path: Path
-) -> dict[str, Any]:
-    config = config_from_weights(
-        weights,
-        tokenizer_json,
-        encoder_heads=dims["n_audio_head"],
-        decoder_heads=dims["n_text_head"],
-        where=path,
-    )
-    for theirs, ours in DIMS.items():
-        if dims[theirs] != config[ours]:
-            raise BadCheckpoint(
-                f"{path}: 'dims' has {theirs} {dims[theirs]}, the weights have {config[ours]}"
-            )
-    check_weights(weights, config, where=path)
-    return config
-
-
 def suppressed_tokens(tokenizer_json: str, *, where: Path) -> list[int]:
     """Return the ids that OpenAI's decoder never emits: symbols that nobody speaks, and prompts.
 
@@ -235,25 +222,27 @@ def suppressed_tokens(tokenizer_json: str, *, where: Path) -> list[int]:
     ``_get_suppress_tokens``.
     """
     tokenizer = tokenizers.Tokenizer.from_str(tokenizer_json)
-    music = set("♩♪♫♬♭♮♯")
-    runs = "<< >> <<< >>> -- --- -( -[ (' (\" (( )) ((( ))) [[ ]] {{ }} ♪♪ ♪♪♪"
-    symbols = {*'"#()*+/:;<=>@[\\]^_`{|}~「」『』', *runs.split(), *music}
+    music = {*"♩♪♫♬♭♮♯"}
+    symbols = {
+        *'"#()*+/:;<=>@[\\]^_`{|}~「」『』',
+        *("<<", ">>", "<<<", ">>>", "--", "---", "-(", "-[", "('", '("', "((", "))", "(((", ")))"),
+        *("[[", "]]", "{{", "}}", "♪♪", "♪♪♪"),
+        *music,
+    }
     suppressed = {_encode(tokenizer, " -")[0], _encode(tokenizer, " '")[0]}
     for symbol in symbols:
         for token_sequence in (_encode(tokenizer, symbol), _encode(tokenizer, f" {symbol}")):
             if len(token_sequence) == 1 or symbol in music:
                 suppressed.add(token_sequence[0])
-    ids = token_ids(tokenizer_json)
-    no_speech = "<|nospeech|>" if "<|nospeech|>" in ids else "<|nocaptions|>"  # its older name
-    roles = ("startoftranscript", "translate", "transcribe", "startoflm", "startofprev")
-    for token in (*(f"<|{role}|>" for role in roles), no_speech):
-        suppressed.add(special_token_id(ids, token, where=where))
-    return sorted(suppressed)
+    ids = token_ids(tokenizer_json, where=where)
+    no_speech = "nospeech" if "<|nospeech|>" in ids else "nocaptions"  # its older name
+    roles = ("startoftranscript", "translate", "transcribe", "startoflm", "startofprev", no_speech)
+    return sorted(suppressed | {ids[f"<|{role}|>"] for role in roles})
 
 
 def _begin_suppressed_tokens(tokenizer_json: str, *, where: Path) -> list[int]:
     tokenizer = tokenizers.Tokenizer.from_str(tokenizer_json)
-    eot = special_token_id(token_ids(tokenizer_json), "<|endoftext|>", where=where)
+    eot = token_ids(tokenizer_json, where=where)["<|endoftext|>"]
     return [*_encode(tokenizer, " "), eot]
 
 
