@@ -114,6 +114,13 @@ def test_a_caller_may_end_an_utterance_or_forget_it(speech: Samples) -> None:
     assert captions.backlog_s == 0
 
 
+def test_a_pass_that_repeats_itself_is_tried_hotter_as_any_window_is() -> None:
+    base = DecodingSettings(temperature=(0.0, 0.4), compression_ratio_threshold=2.0)
+    live = live_settings(base, None)
+    assert live.temperature == base.temperature
+    assert live.compression_ratio_threshold == base.compression_ratio_threshold
+
+
 @pytest.mark.parametrize("with_prompt", [False, True])
 def test_a_pass_is_told_the_settled_text_before_it_if_it_shall_be(
     speech: Samples, tiny_model: Path, with_prompt: bool

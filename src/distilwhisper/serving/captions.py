@@ -71,7 +71,10 @@ class Pass:
 
 
 def live_settings(base: DecodingSettings, margin_s: float | None) -> DecodingSettings:
-    """Return how a pass of captions is decoded: words are timed, and nothing is tried twice.
+    """Return how a pass of captions is decoded: its words are timed.
+
+    A pass whose text repeats itself, or is unlikely, is decoded again as any window is: where a
+    model loops, two passes agree on the loop, and it would be settled.
 
     Args:
         base: of the server.
@@ -81,7 +84,6 @@ def live_settings(base: DecodingSettings, margin_s: float | None) -> DecodingSet
         base,
         task="transcribe",
         word_timestamps=True,
-        temperature=base.temperature[:1],
         context_margin_s=margin_s,
         vad_filter=False,
         long_form="chunked",
