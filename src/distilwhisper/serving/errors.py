@@ -39,3 +39,8 @@ class ApiError(Exception):
         )
         error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
         return {"error": error}
+
+
+def invalid(name: str, must: str, found: str) -> ApiError:
+    """Return the error for a field that is not as it must be."""
+    return ApiError(400, f"{name} {must}, found {found}", code="invalid_value", param=name)

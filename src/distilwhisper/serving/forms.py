@@ -7,7 +7,7 @@ from typing import IO, Literal, cast, get_args
 from starlette.datastructures import FormData, UploadFile
 
 from distilwhisper.decoding.settings import DecodingSettings
-from distilwhisper.serving.errors import ApiError
+from distilwhisper.serving.errors import ApiError, invalid
 
 ResponseFormat = Literal["json", "text", "srt", "verbose_json", "vtt"]
 Granularity = Literal["word", "segment"]
@@ -75,24 +75,26 @@ def read_form(
         _check_name(name)
     upload = form.get("file")
     if not isinstance(upload, UploadFile):
-        raise _bad("file", "must be a file", "none" if upload is None else "text")
+        raise invalid("file", "must be a file", "none" if upload is None else "text")
     model = _text(form, "model")
     if model is None:
-        raise _bad("model", "must name a model", "none")
+        raise invalid("model", "must name a model", "none")
     response_format = cast(
         ResponseFormat, _choice(form, "response_format", get_args(ResponseFormat)) or "json"
     )
     granularities = _many(form, "timestamp_granularities", get_args(Granularity))
     if granularities and response_format != "verbose_json":
-        raise _bad("timestamp_granularities", "needs response_format=verbose_json", response_format)
+        raise invalid(
+            "timestamp_granularities", "needs response_format=verbose_json", response_format
+        )
     with_logprobs = bool(_many(form, "include", ("logprobs",)))
     if with_logprobs and response_format != "json":
-        raise _bad("include", "needs response_format=json", response_format)
+        raise invalid("include", "needs response_format=json", response_format)
     if with_logprobs and base.beam_size > 1:
         raise _unsupported("include", "beams have no log-probabilities of tokens")
     is_streamed = _choice(form, "stream", ("true", "false", "True", "False")) in ("true", "True")
     if is_streamed and response_format not in ("json", "text"):
-        raise _bad("stream", "needs response_format json or text", response_format)
+        raise invalid("stream", "needs response_format json or text", response_format)
     strategy = _text(form, "chunking_strategy")
     if strategy not in (None, "auto"):
         raise _unsupported("chunking_strategy", "take auto, or leave it out")
@@ -134,12 +136,12 @@ def _check_name(name: str) -> None:
 def _text(form: FormData, name: str) -> str | None:
     values = form.getlist(name)
     if len(values) > 1:
-        raise _bad(name, "must be given once", f"{len(values)} of it")
+        raise invalid(name, "must be given once", f"{len(values)} of it")
     value = values[0] if values else None
     if isinstance(value, UploadFile):
-        raise _bad(name, "must be text", "a file")
+        raise invalid(name, "must be text", "a file")
     if value is not None and len(value) > MAX_TEXT:
-        raise _bad(name, f"must have at most {MAX_TEXT} characters", f"{len(value)}")
+        raise invalid(name, f"must have at most {MAX_TEXT} characters", f"{len(value)}")
     return value or None
 
 
@@ -147,16 +149,16 @@ def _many(form: FormData, name: str, among: tuple[str, ...] | None) -> tuple:  #
     values = [*form.getlist(name), *form.getlist(f"{name}[]")]
     for value in values:
         if isinstance(value, UploadFile) or len(value) > MAX_TEXT:
-            raise _bad(name, f"must be text of at most {MAX_TEXT} characters", "more")
+            raise invalid(name, f"must be text of at most {MAX_TEXT} characters", "more")
         if among is not None and value not in among:
-            raise _bad(name, f"must be {' or '.join(among)}", repr(value))
+            raise invalid(name, f"must be {' or '.join(among)}", repr(value))
     return tuple(dict.fromkeys(values))
 
 
 def _choice(form: FormData, name: str, among: tuple[str, ...]) -> str | None:
     value = _text(form, name)
     if value is not None and value not in among:
-        raise _bad(name, f"must be one of {', '.join(among)}", repr(value))
+        raise invalid(name, f"must be one of {', '.join(among)}", repr(value))
     return value
 
 
@@ -167,12 +169,8 @@ def _number(form: FormData, name: str, least: float, most: float) -> float | Non
     except ValueError:
         value = least - 1.0
     if value is not None and not least <= value <= most:
-        raise _bad(name, f"must be a number in [{least:g}, {most:g}]", repr(text))
+        raise invalid(name, f"must be a number in [{least:g}, {most:g}]", repr(text))
     return value
-
-
-def _bad(name: str, must: str, found: str) -> ApiError:
-    return ApiError(400, f"{name} {must}, found {found}", code="invalid_value", param=name)
 
 
 def _unsupported(name: str, instead: str) -> ApiError:

@@ -18,7 +18,7 @@ from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.serving.callers import Answers
 from distilwhisper.serving.captions import Captions, CaptionSettings, live_settings
-from distilwhisper.serving.errors import ApiError
+from distilwhisper.serving.errors import ApiError, invalid
 from distilwhisper.serving.models import Models, fitted
 from distilwhisper.serving.responses import Deltas, usage
 from distilwhisper.serving.service import Service
@@ -124,7 +124,7 @@ class SessionSettings:
         """
         asked = _fields(session, "session", {"type", "audio", "include", "object", "id"})
         if asked.get("include"):
-            raise _bad(
+            raise invalid(
                 "include", "must be empty in a realtime session", repr(asked["include"])[:80]
             )
         sound = _fields(asked.get("audio") or {}, "audio", {"input"})
@@ -136,14 +136,14 @@ class SessionSettings:
             kind = _fields(given["format"], "format", {"type", "rate"})
             rate_hz = kind.get("rate", RATES_HZ[0])
             if kind.get("type", "audio/pcm") != "audio/pcm" or rate_hz not in RATES_HZ:
-                raise _bad("format", "must be audio/pcm at a rate of 24000 or 16000", str(kind))
+                raise invalid("format", "must be audio/pcm at a rate of 24000 or 16000", str(kind))
             new = replace(new, rate_hz=rate_hz)
         if given.get("transcription") is not None:
             known = {"model", "language", "prompt"}
             wanted = _fields(given["transcription"], "transcription", known)
             for name, value in wanted.items():
                 if value is not None and not isinstance(value, str):
-                    raise _bad(name, "must be text", repr(value)[:80])
+                    raise invalid(name, "must be text", repr(value)[:80])
             model = models.named(wanted.get("model") or self.model)
             language, prompt = wanted.get("language"), wanted.get("prompt")
             new = replace(new, model=model, language=language, prompt=prompt)
@@ -237,7 +237,7 @@ class Session:
             try:
                 data = base64.b64decode(event.get("audio"), validate=True)  # type: ignore[arg-type]
             except (binascii.Error, TypeError, ValueError) as error:
-                raise _bad("audio", "must be base64", "something else") from error
+                raise invalid("audio", "must be base64", "something else") from error
             await self._feed(data)
         elif kind == "input_audio_buffer.commit":
             live = await self._started()
@@ -249,7 +249,7 @@ class Session:
         elif kind in ("session.update", "transcription_session.update"):
             await self._update(event.get("session"))
         else:
-            raise _bad("type", "must be an event of realtime transcription", repr(kind)[:80])
+            raise invalid("type", "must be an event of realtime transcription", repr(kind)[:80])
 
     async def _feed(self, data: bytes) -> None:
         samples = self._pcm.samples(data)
@@ -367,13 +367,13 @@ def _turns(given: object) -> CaptionSettings:
     known = {"type", "threshold", "silence_duration_ms", "prefix_padding_ms"}
     turns = _fields(given, "turn_detection", known)
     if turns.get("type", "server_vad") != "server_vad":
-        raise _bad("turn_detection", "must be null or of type server_vad", repr(turns["type"]))
+        raise invalid("turn_detection", "must be null or of type server_vad", repr(turns["type"]))
     threshold = turns.get("threshold", CaptionSettings.threshold)
     pause_ms = turns.get("silence_duration_ms", (CaptionSettings.pause_s or 0.0) * 1000)
     if not isinstance(threshold, (int, float)) or not 0 < threshold < 1:
-        raise _bad("threshold", "must be a number between 0 and 1", repr(threshold))
+        raise invalid("threshold", "must be a number between 0 and 1", repr(threshold))
     if not isinstance(pause_ms, (int, float)) or not 100 <= pause_ms <= 10_000:
-        raise _bad("silence_duration_ms", "must be a number in [100, 10000]", repr(pause_ms))
+        raise invalid("silence_duration_ms", "must be a number in [100, 10000]", repr(pause_ms))
     return CaptionSettings(pause_s=pause_ms / 1000, threshold=threshold)
 
 
@@ -381,18 +381,14 @@ def _object(text: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
     except ValueError as error:
-        raise _bad("event", "must be JSON", "something else") from error
+        raise invalid("event", "must be JSON", "something else") from error
     return _fields(found, "event", None)
 
 
 def _fields(found: object, name: str, known: set[str] | None) -> dict[str, Any]:
     if not isinstance(found, dict):
-        raise _bad(name, "must be an object", type(found).__name__)
+        raise invalid(name, "must be an object", type(found).__name__)
     unknown = sorted(found.keys() - known) if known is not None else []
     if unknown:
-        raise _bad(unknown[0], f"must not be in {name}", "it there")
+        raise invalid(unknown[0], f"must not be in {name}", "it there")
     return found
-
-
-def _bad(param: str, must: str, found: str) -> ApiError:
-    return ApiError(400, f"{param} {must}, found {found}", code="invalid_value", param=param)

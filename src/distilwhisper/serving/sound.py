@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import DupFd
@@ -83,7 +83,7 @@ class SoundDecoder:
     """
 
     def __init__(self, settings: ServeSettings) -> None:
-        self._settings = settings
+        self._settings = replace(settings, api_key_file=None)  # a process gets no path
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([__name__])
         self._free = asyncio.Semaphore(AT_ONCE)

@@ -171,7 +171,7 @@ def _rows(path: Path, name: str, source: Source) -> Entries:
         batches = file.iter_batches(ROWS_AT_ONCE, columns=_columns_to_read(schema, columns))
         for number, row in enumerate(row for batch in batches for row in batch.to_pylist()):
             stem = f"{posixpath.splitext(name)[0]}/{number:08d}"
-            with source.noting(where := f"{name}: row {number}"):
+            with source.problem_at(where := f"{name}: row {number}"):
                 yield _sound_entry(where, row, columns, stem, path.parent)
 
 
@@ -206,7 +206,7 @@ def read_huggingface(source: Source) -> Entries:
                 if row[column] is not None:
                     row[column] = features[column].names[row[column]]
             where = f"{name}: {split}, row {number}"
-            with source.noting(where):
+            with source.problem_at(where):
                 entry = _sound_entry(where, row, columns, f"{split}/{number:08d}", Path())
                 yield _fetched(entry, from_hub)
             number += 1

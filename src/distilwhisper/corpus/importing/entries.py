@@ -125,7 +125,7 @@ class Source:
         self.problems.append(Problem(where, kind, message))
 
     @contextmanager
-    def noting(self, where: str) -> Iterator[None]:
+    def problem_at(self, where: str) -> Iterator[None]:
         """Turn a ValueError into a problem at this place."""
         try:
             yield

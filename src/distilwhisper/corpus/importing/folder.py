@@ -232,7 +232,7 @@ def _read_tables(
             continue
         say(f"data: transcripts from {path}")
         for row in table.rows(source, name):
-            with source.noting(row.where):
+            with source.problem_at(row.where):
                 audio = _named_by(row.audio, posixpath.dirname(name), places)
                 _add(lines[audio], Entry(row.where, row.utterance(ids[audio])), audio)
     if unfit is not None and not n_read:

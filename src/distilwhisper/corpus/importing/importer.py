@@ -69,13 +69,13 @@ def import_data(
     if out.resolve() == Path(source).resolve():
         raise ValueError(f"--out must not be the source, found {out} for both")
     layout = settings.format or detect(source)
-    reading = Source(Path(source), settings, out)
-    entries = read(reading, layout)
+    origin = Source(Path(source), settings, out)
+    entries = read(origin, layout)
     if settings.format is None:
         say(f"data: {source} is taken for {LAYOUTS[layout].description}; --format names another")
-    tally = ImportSummary(problems=reading.problems)
+    tally = ImportSummary(problems=origin.problems)
     before = fingerprint(out) if out.is_file() else None
-    write_jsonl(out, _rows(entries, reading, tally))
+    write_jsonl(out, _rows(entries, origin, tally))
     if before not in (None, fingerprint(out)):
         say(f"data: {out} has changed: what was made of it before is of other data")
     problem_list = out.with_suffix(".problems.jsonl")
@@ -98,14 +98,14 @@ def _rows(entries: Entries, source: Source, tally: ImportSummary) -> Iterator[di
     ahead = partial(in_order, n_threads=N_THREADS, n_ahead=2 * N_THREADS)
     probed = _usable(ahead(probe, _in_language(entries, settings)), source)
     in_files = stored(_chosen(probed, settings, tally), out.with_suffix(".audio"))
-    cut = ahead(_cut if settings.cut else _whole, in_files)
-    for entry, pieces in _usable(cut, source):
+    whole = ((entry, [entry.utterance]) for entry in in_files)
+    for entry, pieces in _usable(ahead(_cut, in_files), source) if settings.cut else whole:
         assert entry.facts is not None
         if pieces != [entry.utterance]:
             tally.n_cut += 1
             tally.n_texts_lost += entry.utterance.text is not None
         for utterance in pieces:
-            with source.noting(entry.where):
+            with source.problem_at(entry.where):
                 row = _row(utterance, out, tally)
                 tally.add(utterance, entry.facts)
                 yield row
@@ -187,7 +187,7 @@ def _cut(item: Entry) -> tuple[Entry, list[Utterance]] | Problem:
     from distilwhisper.corpus.importing.cutting import cut_at_pauses
 
     if item.length_s <= WINDOW_S:
-        return _whole(item)
+        return item, [item.utterance]
     try:
         pieces = cut_at_pauses(item.utterance)
     except (CorruptAudio, OSError) as error:
@@ -196,10 +196,6 @@ def _cut(item: Entry) -> tuple[Entry, list[Utterance]] | Problem:
         message = f"{item.utterance.audio}: nobody speaks in it"
         return Problem(item.where, "no speech", message)
     return item, pieces
-
-
-def _whole(item: Entry) -> tuple[Entry, list[Utterance]]:
-    return item, [item.utterance]
 
 
 def _row(utterance: Utterance, out: Path, tally: ImportSummary) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def _keyed_lines(source: Source, path: Path, name: str) -> Lines:
     lines: Lines = {}
     raw = path.read_bytes().splitlines() if path.exists() else []
     for number, line in enumerate(raw, start=1):
-        with source.noting(where := f"{name}:{number}"):
+        with source.problem_at(where := f"{name}:{number}"):
             try:
                 key, *words = line.decode("utf-8-sig").split() or [""]
             except UnicodeDecodeError as error:
@@ -76,7 +76,7 @@ def read_kaldi(source: Source) -> Entries:
 
     for key, (where, value) in (segments if has_segments else recordings).items():
         text, speaker, language = (file.pop(key, ("", ""))[1] or None for file in beside)
-        with source.noting(where):
+        with source.problem_at(where):
             name, start_s, duration_s = _segment(nfc(value)) if has_segments else (key, 0.0, None)
             if name not in recordings:
                 raise Unusable(f"must name a recording of wav.scp, found {name!r}", "audio missing")

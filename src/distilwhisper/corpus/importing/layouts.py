@@ -52,7 +52,7 @@ def _read_manifest(source: Source) -> Entries:
     """Yield the utterances of a manifest of ours; its audio paths are relative to its folder."""
     folder = source.path.parent.absolute()
     for path, number, line in manifest_lines(source.path):
-        with source.noting(where := f"{path}:{number}"):
+        with source.problem_at(where := f"{path}:{number}"):
             utterance = utterance_of(line)
             audio, language = audio_in(folder, utterance.audio), known_language(utterance.language)
             yield Entry(where, replace(utterance, audio=audio, language=language))

@@ -57,7 +57,7 @@ def read_lhotse(source: Source) -> Entries:
             json_rows(manifest, source, str(manifest)) if is_of_cuts else _as_cuts(manifest, source)
         )
         for where, cut in rows:
-            with source.noting(where):
+            with source.problem_at(where):
                 yield from [Entry(where, utterance) for utterance in _cut(cut, manifest.parent)]
 
 

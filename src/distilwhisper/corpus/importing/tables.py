@@ -83,7 +83,7 @@ def table_entries(path: Path, folder: Path, source: Source) -> Entries:
     if "audio" not in table.columns:
         raise table.refusal()
     for row in table.rows(source, str(path)):
-        with source.noting(row.where):
+        with source.problem_at(row.where):
             stem = posixpath.splitext(row.audio.replace(".tar#", "/"))[0]
             yield Entry(row.where, replace(row.utterance(stem), audio=located(row.audio, folder)))
 
@@ -168,7 +168,7 @@ class Table:
                 yield TableRow(where, row, columns)
             return
         for where, cells in _rows(self.path, self._form, source, name):
-            with source.noting(where):
+            with source.problem_at(where):
                 yield TableRow(where, _values(cells, self._form), self.columns)
 
 
