@@ -63,11 +63,10 @@ class Metrics:
                 lines += [_line(name, labels, n) for labels, n in self._counts[name].items()]
             for name, text in _HISTOGRAMS.items():
                 lines += _head(name, text, "histogram")
+                bounds = [*map(str, SECONDS), "+Inf"]
                 lines += [
-                    _line(
-                        f"{name}_bucket", (("le", "+Inf" if bound == math.inf else str(bound)),), n
-                    )
-                    for bound, n in zip(_BOUNDS, self._buckets[name], strict=True)
+                    _line(f"{name}_bucket", (("le", bound),), n)
+                    for bound, n in zip(bounds, self._buckets[name], strict=True)
                 ]
                 lines.append(_line(f"{name}_sum", (), self._sums[name]))
                 lines.append(_line(f"{name}_count", (), self._buckets[name][-1]))
