@@ -324,6 +324,7 @@ def test_from_speech_to_a_student(tmp_path: Path, teacher: dw.Model) -> None:
     assert not trained & held_out
     found = dw.evaluate(student, manifest, against=[teacher], language="en", **SHORT)
     assert [cell.model for cell in found.cells] == ["student", "teacher"]
+    assert "against teacher" in str(found).splitlines()[1]
 
 
 def rows(path: Path) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from distilwhisper.files import write_atomic
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.progress import Advance
 from distilwhisper.run.processes import EngineSettings
-from distilwhisper.stages.evaluate import evaluate_model
+from distilwhisper.stages.evaluate import EvaluationTask, evaluate_tasks
 from distilwhisper.stages.label import label_manifest
 from distilwhisper.stages.settings import EvaluateSettings, LabelSettings
 
@@ -188,10 +188,15 @@ def test_a_cluster_evaluates_as_one_process_does(
     settings = EvaluateSettings(decoding=DECODING, shard_size=2)
     sides = {"ray": RAY, "local": EngineSettings()}
     done = {
-        name: evaluate_model(
-            model, manifest, tmp_path / name, settings, hardware=CPU, engine=engine, draft=model
-        )
+        name: summary
         for name, engine in sides.items()
+        for summary in evaluate_tasks(
+            model,
+            [EvaluationTask(manifest, settings, tmp_path / name)],
+            hardware=CPU,
+            engine=engine,
+            draft=model,
+        )
     }
     assert replace(done["ray"], compute_s=0) == replace(done["local"], compute_s=0)
     assert done["ray"].compute_s > 0

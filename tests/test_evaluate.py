@@ -21,7 +21,6 @@ from distilwhisper.speech.audio import load_samples, write_wav
 from distilwhisper.stages.evaluate import (
     EvaluationTask,
     evaluate_all,
-    evaluate_model,
     evaluate_tasks,
     short_names,
 )
@@ -42,7 +41,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def evaluate(
     model: Path, manifest: Path, out: Path, settings: EvaluateSettings = SETTINGS
 ) -> EvaluationSummary:
-    return evaluate_model(str(model), manifest, out, settings, hardware=CPU)
+    task = EvaluationTask(manifest, settings, out)
+    (summary,) = evaluate_tasks(str(model), [task], hardware=CPU)
+    return summary
 
 
 def hypotheses(out: Path) -> list[dict[str, Any]]:
@@ -175,7 +176,7 @@ def test_a_language_that_is_asked_for_decides_how_errors_are_counted(
         asked = replace(SETTINGS, decoding=replace(SETTINGS.decoding, language=language))
         out = tmp_path / str(language)
         manifest = tmp_path / "manifest.jsonl"
-        evaluate_model(str(tiny_multilingual_model), manifest, out, asked, hardware=CPU)
+        evaluate(tiny_multilingual_model, manifest, out, asked)
         (row,) = read_jsonl(out / "scores.jsonl")
         assert row["reference"] == reference
     assert ("(en) and are taken for de" in capsys.readouterr().err) is (named == "en")

@@ -180,12 +180,17 @@ def test_a_finished_run_does_nothing_again(
     assert not any("shard-" in name and name.startswith("eval/") for name in again)
     assert "to label" not in log
     assert "train: 4 steps" not in log
+    assert "utterances for" not in log
 
 
 @pytest.mark.slow
-def test_a_stage_and_all_behind_it_can_be_done_again(work: Workplace) -> None:
+def test_a_stage_and_all_behind_it_can_be_done_again(
+    work: Workplace, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = stages(work.out)
     assert work.run("--from-stage", "evaluate") == OK
+    # Each model is loaded once, for both sets.
+    assert capsys.readouterr().err.count("utterances to evaluate") == 2
     after = stages(work.out)
     assert set(after) == set(before)
     untouched = ("labels/", "student-init/", "student/", "train/", "stages/")

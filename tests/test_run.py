@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -124,6 +124,11 @@ def test_a_value_of_a_wrong_type_is_a_fault(key: str, value: object, allowed: st
 def test_only_a_whole_number_is_a_whole_number(value: object) -> None:
     (fault,) = faults({"name": "a", "seed": value})
     assert fault == f"seed: must be a whole number, found {json.dumps(value)}"
+
+
+def test_a_key_that_is_near_none_is_answered_with_those_there_are() -> None:
+    names = ", ".join(field.name for field in fields(Recipe))
+    assert faults({"name": "a", "zzz": 1}) == [f"zzz: there is no such key; there are {names}"]
 
 
 def test_all_faults_come_at_once() -> None:

@@ -439,21 +439,14 @@ def evaluate(
         json: print the summary, or the comparison, for programs.
     """
     from distilwhisper.evaluation.scoring import summary_line
-    from distilwhisper.evaluation.table import comparison_table
     from distilwhisper.report import write_comparison_report
-    from distilwhisper.stages.evaluate import evaluate_all, evaluate_model
+    from distilwhisper.stages.evaluate import EvaluationTask, evaluate_all, evaluate_tasks
 
     noises = [None if text == "none" else text for text in noise]
     if len(manifests) == len(noises) == 1 and not against:
-        summary = evaluate_model(
-            model,
-            manifests[0],
-            out,
-            replace(settings, noise=noises[0]),
-            hardware=hardware,
-            draft=draft,
-            engine=engine,
-            force=force,
+        task = EvaluationTask(manifests[0], replace(settings, noise=noises[0]), out)
+        (summary,) = evaluate_tasks(
+            model, [task], hardware=hardware, draft=draft, engine=engine, force=force
         )
         print(_json(summary.to_dict()) if json else summary_line(model, summary))
         return _name_each(summary.failed)
@@ -470,7 +463,7 @@ def evaluate(
         force=force,
     )
     say(f"evaluate: {write_comparison_report(out)}")
-    print(_json(comparison.to_dict()) if json else comparison_table(comparison))
+    print(_json(comparison.to_dict()) if json else comparison)
     return _name_each(comparison.failed)
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from distilwhisper.corpus.records import Manifest, Utterance
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.errors import DistilwhisperError
+from distilwhisper.extras import needed_by
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.progress import Advance, progress_bar, say
 from distilwhisper.run.locks import Part
@@ -127,7 +128,7 @@ def run_stage(
         What the sets' writers return for each shard that was written.
 
     Raises:
-        ShardFailed, NoWorkers, MissingRay: as :func:`run_shards`.
+        ShardFailed, NoWorkers, MissingExtra: as :func:`run_shards`.
     """
     missing = [
         place
@@ -153,10 +154,6 @@ class NoWorkers(DistilwhisperError, RuntimeError):
     """The cluster has had no room for a single worker."""
 
 
-class MissingRay(DistilwhisperError, RuntimeError):
-    """The package of the ray engine is not installed."""
-
-
 def run_shards(
     start: Start[Result],
     shards: Sequence[int],
@@ -173,7 +170,7 @@ def run_shards(
         on_progress: called with the utterances and the seconds of sound just done.
 
     Raises:
-        ShardFailed, NoWorkers, MissingRay: the ray engine's. The local one raises what the
+        ShardFailed, NoWorkers, MissingExtra: the ray engine's. The local one raises what the
             work does.
     """
     if not shards:
@@ -204,12 +201,8 @@ def _run_on_ray(
 @contextmanager
 def _cluster() -> Iterator[Any]:
     """Connect to the cluster that runs, or start one on this machine; leave it as it was found."""
-    try:
+    with needed_by("the ray engine", extra="ray"):
         import ray
-    except ImportError as error:
-        raise MissingRay(
-            'the ray engine needs the package ray: pip install "distilwhisper[ray]"'
-        ) from error
     if ray.is_initialized():
         yield ray
         return

@@ -50,7 +50,8 @@ def language_code(language: str) -> str:
             the language counts; zh-HK is Cantonese. In any case.
 
     Raises:
-        ValueError: Whisper knows no such language; the message names the nearest it knows.
+        ValueError: Whisper knows no such language; the message names one that is written almost
+            alike, or else where all are listed.
 
     Source: the tables of openai/whisper, whisper/tokenizer.py.
     """
@@ -61,11 +62,13 @@ def language_code(language: str) -> str:
     for name in (wanted, primary if len(primary) <= 3 else ""):
         if name in _CODE_BY_NAME:
             return _CODE_BY_NAME[name]
-    nearest = difflib.get_close_matches(wanted, _CODE_BY_NAME, n=1, cutoff=0.0)[0]
-    code = _CODE_BY_NAME[nearest]
+    hint = "distilwhisper.languages.LANGUAGES lists them"
+    for nearest in difflib.get_close_matches(wanted, _CODE_BY_NAME, n=1):
+        code = _CODE_BY_NAME[nearest]
+        hint = f'nearest is "{nearest}" ({code}, {LANGUAGES[code]})'
     raise ValueError(
         f"language must be one of Whisper's {len(LANGUAGES)}, as a code, a name or a tag such as "
-        f'pt-BR; found "{language}", nearest is "{nearest}" ({code}, {LANGUAGES[code]})'
+        f'pt-BR; found "{language}", {hint}'
     )
 
 

@@ -63,7 +63,7 @@ from distilwhisper.run.record import write_run_record
 from distilwhisper.run.settings import SettingsError, settings_to_toml
 from distilwhisper.run.stages import StageChanged, fingerprint, open_stage
 from distilwhisper.speech.audio import load_samples
-from distilwhisper.stages.evaluate import evaluate_model
+from distilwhisper.stages.evaluate import EvaluationTask, evaluate_tasks
 from distilwhisper.stages.filter import filter_labels
 from distilwhisper.stages.label import label_manifest
 from distilwhisper.stages.layers import StudentSettings
@@ -539,15 +539,18 @@ def _data(run: Run) -> None:
             say(f"data: {summary} in {source}")
         else:
             write_manifest(out / "manifest.jsonl", moved_to(out, read_manifest(source)))
-    manifest = in_language(read_manifest(out / "manifest.jsonl"), data.language)
     fractions = {"test": data.test_fraction, "validation": data.validation_fraction}
-    parts = split_manifest(
-        manifest, fractions, seed=data.seed, keep_speakers_together=data.keep_speakers_together
-    )
-    for name, utterances in parts.items():
-        write_manifest(out / f"{name}.jsonl", utterances)
-    sizes = (f"{name} {len(utterances)}" for name, utterances in parts.items())
-    say(f"data: utterances for {', '.join(sizes)}")
+    if not all((out / f"{part}.jsonl").exists() for part in ("train", *fractions)):
+        parts = split_manifest(
+            in_language(read_manifest(out / "manifest.jsonl"), data.language),
+            fractions,
+            seed=data.seed,
+            keep_speakers_together=data.keep_speakers_together,
+        )
+        for name, utterances in parts.items():
+            write_manifest(out / f"{name}.jsonl", utterances)
+        sizes = (f"{name} {len(utterances)}" for name, utterances in parts.items())
+        say(f"data: utterances for {', '.join(sizes)}")
     problems = out / "manifest.problems.jsonl"
     if problems.exists():
         run.problems.update({row["path"]: row["problem"] for row in read_jsonl(problems)})
@@ -744,17 +747,19 @@ def _evaluate(run: Run) -> None:
     if not (long / "manifest.jsonl").exists():
         utterances = [u for u in test.utterances if u.text][: recipe.long_form.utterances]
         join_recordings(test, utterances, long, pause_s=recipe.long_form.pause_s)
-    for set_, manifest in (("test", run.manifest("test")), ("long", long / "manifest.jsonl")):
-        for name, model in (("teacher", str(run.teacher)), ("student", str(run.path("student")))):
-            summary = evaluate_model(
-                model,
-                manifest,
-                run.path("eval", f"{name}-{set_}"),
-                recipe.evaluate,
-                hardware=recipe.hardware,
-                engine=recipe.engine,
-                force=run.force,
-            )
+    sets = {"test": run.manifest("test"), "long": long / "manifest.jsonl"}
+    for name, model in (("teacher", run.teacher), ("student", run.path("student"))):
+        summaries = evaluate_tasks(
+            str(model),
+            [
+                EvaluationTask(manifest, recipe.evaluate, run.path("eval", f"{name}-{set_}"))
+                for set_, manifest in sets.items()
+            ],
+            hardware=recipe.hardware,
+            engine=recipe.engine,
+            force=run.force,
+        )
+        for set_, summary in zip(sets, summaries, strict=True):
             say(summary_line(f"evaluate: {name}, {set_}", summary))
             run.problems.update(summary.failed)
 

@@ -2,7 +2,6 @@ from pathlib import Path
 
 from distilwhisper.evaluation.bootstrap import Resampling
 from distilwhisper.evaluation.comparison import compare
-from distilwhisper.evaluation.table import comparison_table
 from evaluations import TEXTS, evaluation
 
 FEW = Resampling(n=500)
@@ -38,7 +37,7 @@ def test_the_table_shows_sets_means_and_differences(tmp_path: Path) -> None:
         for set_, texts in (("first", TEXTS), ("second", many))
     ]
     found = compare(evaluations, folder=tmp_path, baseline="large", resampling=FEW)
-    assert comparison_table(found) == TABLE
+    assert str(found) == TABLE
 
 
 def test_what_is_not_known_is_left_open(tmp_path: Path) -> None:
@@ -47,9 +46,7 @@ def test_what_is_not_known_is_left_open(tmp_path: Path) -> None:
         evaluation(tmp_path, "small", "one", {"a": "the"}, texts={"a": TEXTS["a"]}, compute_s=0.0),
     ]
     found = compare(evaluations, folder=tmp_path, resampling=FEW)
-    untold, one, mean = (
-        table.splitlines()[2].split() for table in comparison_table(found).split("\n\n")[:3]
-    )
+    untold, one, mean = (table.splitlines()[2].split() for table in str(found).split("\n\n")[:3])
     assert untold == ["small", "-", "0", "0", "0", "-", "0.0", "1.5"]
     assert one == ["small", "80.0", "0", "4", "0", "83.3", "0.0", "1.5"]
     assert mean == ["small", "80.0", "0.0", "1.5"]
@@ -61,7 +58,7 @@ def test_a_set_of_one_voice_says_so(tmp_path: Path) -> None:
         folder=tmp_path,
         resampling=FEW,
     )
-    table = comparison_table(found)
+    table = str(found)
     assert table.startswith("one: 3 utterances, one recording, 12 words\n")
     assert "33.3 [0.0, 71.2]" in table
 
@@ -72,7 +69,7 @@ def test_a_set_counted_in_characters_says_so(tmp_path: Path) -> None:
         evaluation(tmp_path, "small", "signs", language="zh", texts={"a": "那里有雨"}),
     ]
     found = compare(evaluations, folder=tmp_path, resampling=FEW)
-    sections = comparison_table(found).split("\n\n")
+    sections = str(found).split("\n\n")
     assert ["WER %" in section for section in sections[:3]] == [True, False, False]
     assert "4 characters\n" in sections[1]
     assert "errors %" in sections[2]

@@ -470,10 +470,16 @@ def test_what_only_looks_like_a_tag_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given_name", "nearest"), [("englsh", "english"), ("Portugese", "portuguese"), ("", "")]
+    ("given_name", "nearest"), [("englsh", "english"), ("Portugese", "portuguese")]
 )
 def test_an_unknown_language_names_the_nearest(given_name: str, nearest: str) -> None:
     with pytest.raises(ValueError, match=f'found "{given_name}", nearest is "{nearest}'):
+        language_code(given_name)
+
+
+@pytest.mark.parametrize("given_name", ["xx", "klingon", ""])
+def test_a_language_that_is_near_none_is_shown_where_all_are(given_name: str) -> None:
+    with pytest.raises(ValueError, match=f'"{given_name}", distilwhisper.languages.LANGUAGES'):
         language_code(given_name)
 
 

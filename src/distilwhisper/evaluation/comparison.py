@@ -2,8 +2,8 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from distilwhisper.evaluation.bootstrap import (
     mean_difference,
     mean_interval,
 )
-from distilwhisper.evaluation.scoring import drawn_over
+from distilwhisper.evaluation.scoring import OVER, drawn_over
+from distilwhisper.tables import bounds, percent, table_lines
 from distilwhisper.text.wer import ErrorCounts
 
 N_WORST = 10  # utterances of one model on one set
@@ -150,6 +151,21 @@ class Comparison:
     def to_dict(self) -> dict[str, Any]:
         """Return the comparison as JSON can hold it."""
         return asdict(self)
+
+    def __str__(self) -> str:
+        """Return the models' figures set by set, then their means over the sets, as a table."""
+        parts = (*self.sets, *[None] * (len(self.sets) > 1))  # None: their mean
+        sections = {
+            _title(self, set_, noise): [
+                _head(self, set_),
+                *(_row(self, model, set_, noise) for model in self.models),
+            ]
+            for noise in self.noises
+            for set_ in parts
+        }
+        lines = iter(table_lines(*sections.values(), indent="  "))
+        tables = ([title, *(next(lines) for _ in rows), ""] for title, rows in sections.items())
+        return "\n".join([*(line for table in tables for line in table), *_notes(self)])
 
     @property
     def failed(self) -> dict[str, str]:
@@ -302,10 +318,9 @@ def _check_same(one: Evaluation, other: Evaluation) -> None:
 def _cell(evaluation: Evaluation, folder: Path, resampling: Resampling) -> Cell:
     summary, counts = evaluation.summary, evaluation.counted
     low, high = _ends(mean_interval([counts], resampling))
-    of_summary = (
-        "n_utterances failed audio_s compute_s rtfx n_parameters unit errors wer cer ser der ier "
-        "repeated_5_grams acceptance"
-    ).split()
+    of_summary = {
+        field.name: summary[field.name] for field in fields(Cell) if field.name in summary
+    }
     return Cell(
         model=evaluation.model,
         set=evaluation.set,
@@ -315,7 +330,7 @@ def _cell(evaluation: Evaluation, folder: Path, resampling: Resampling) -> Cell:
         drawn_over=drawn_over([row["group"] for row in evaluation.scores]),
         wer_low=low,
         wer_high=high,
-        **{name: summary[name] for name in of_summary},
+        **of_summary,
     )
 
 
@@ -362,3 +377,70 @@ def _worst(evaluation: Evaluation, folder: Path) -> list[WorstUtterance]:
         )
         for row in ranked[:N_WORST]
     ]
+
+
+# In plain text
+
+
+def _title(comparison: Comparison, set_: str | None, noise: str | None) -> str:
+    name = ", ".join(filter(None, (set_ or "mean over the sets", noise)))
+    if set_ is None:
+        return name
+    first = next(cell for cell in comparison.cells if (cell.set, cell.noise) == (set_, noise))
+    return (
+        f"{name}: {first.n_utterances} utterances, {first.drawn_over}, {first.errors['words']} "
+        f"{first.unit}s"
+    )
+
+
+def _head(comparison: Comparison, set_: str | None) -> list[str]:
+    units = {cell.unit for cell in comparison.cells if set_ in (None, cell.set)}
+    rate = "errors" if len(units) > 1 else "WER" if "word" in units else "CER"
+    differences = [] if comparison.baseline is None else [f"against {comparison.baseline}", "p"]
+    return ["", f"{rate} %", "S", "D", "I", "CER %", "RTFx", "M param.", *differences]
+
+
+def _row(comparison: Comparison, model: str, set_: str | None, noise: str | None) -> list[str]:
+    cells = [c for c in comparison.cells_of(model, noise) if set_ in (None, c.set)]
+    if set_ is None:
+        mean = comparison.average(model, noise)
+        errors = [_rate(mean.wer, mean.low, mean.high), *[""] * 4]
+    else:
+        (cell,) = cells
+        kinds = (str(cell.errors[kind]) for kind in ("substitutions", "deletions", "insertions"))
+        cer = percent(cell.cer, unit="", none="-")
+        errors = [_rate(cell.wer, cell.wer_low, cell.wer_high), *kinds, cer]
+    speed_and_size = [f"{rtfx_of(cells):.1f}", f"{cells[0].n_parameters / 1e6:.1f}"]
+    return [model, *errors, *speed_and_size, *_difference_cells(comparison, model, set_, noise)]
+
+
+def _difference_cells(
+    comparison: Comparison, model: str, set_: str | None, noise: str | None
+) -> list[str]:
+    if comparison.baseline is None:
+        return []
+    row = comparison.difference(model, set_, noise)
+    if row is None:  # the baseline itself
+        return ["", ""]
+    sure = row.p is not None and row.p < SIGNIFICANT and not comparison.are_few(set_)
+    p = "" if row.p is None else f"{row.p:.4f} {'*' if sure else ' '}"
+    return [_rate(row.difference, row.low, row.high, sign="+"), p]
+
+
+def _rate(rate: float | None, low: float | None, high: float | None, *, sign: str = "") -> str:
+    return f"{percent(rate, sign=sign, unit='', none='-')} {bounds(low, high, sign=sign)}".rstrip()
+
+
+def _notes(comparison: Comparison) -> Iterator[str]:
+    how = comparison.resampling
+    yield f"[low, high]: {100 * how.level:g} % interval, by drawing {how.n} times {OVER}."
+    if comparison.baseline is not None:
+        yield (
+            f"against {comparison.baseline}: difference in points, on the same draws; *: p below "
+            f"{SIGNIFICANT:g}, for this one comparison."
+        )
+    if comparison.are_few():
+        yield (
+            f"Fewer than {FEW_RECORDINGS} recordings make intervals too narrow and p too small, so "
+            "nothing is marked there; a single utterance makes none."
+        )

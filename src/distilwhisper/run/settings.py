@@ -103,9 +103,11 @@ def _section(cls: Any, mapping: Any, key: str, base: object | None, faults: list
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
     kinds = typing.get_type_hints(cls)
     for name in [name for name in mapping if name not in fields]:
-        nearest = difflib.get_close_matches(name, list(fields), n=1)
-        hint = f"; the nearest is {prefix}{nearest[0]}" if nearest else ""
-        faults.append(f"{prefix}{name}: there is no such key{hint}")
+        nearest = difflib.get_close_matches(name, fields, n=1)
+        hint = (
+            f"the nearest is {prefix}{nearest[0]}" if nearest else f"there are {', '.join(fields)}"
+        )
+        faults.append(f"{prefix}{name}: there is no such key; {hint}")
     values: dict[str, object] = {}
     for name, field in fields.items():
         default = field.default if base is None else getattr(base, name)

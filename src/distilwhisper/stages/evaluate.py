@@ -64,36 +64,6 @@ class EvaluationTask(NamedTuple):
     out: Path
 
 
-def evaluate_model(
-    model: str,
-    manifest_path: Path,
-    out: Path,
-    settings: EvaluateSettings,
-    *,
-    hardware: Hardware | None = None,
-    draft: str | None = None,
-    engine: EngineSettings | None = None,
-    force: bool = False,
-) -> EvaluationSummary:
-    """Transcribe a set and score it, going on where a run before stopped.
-
-    Args:
-        model: folder or hub id.
-        manifest_path: utterances with references; longer ones than 30 s are cut into chunks.
-        out: folder of the results.
-        settings: how to decode.
-        hardware: device and dtype.
-        draft: model that drafts for this one: the same text, at another speed.
-        engine: which processes do it.
-        force: begin anew where settings or inputs have changed.
-    """
-    tasks = [EvaluationTask(manifest_path, settings, out)]
-    (summary,) = evaluate_tasks(
-        model, tasks, hardware=hardware, draft=draft, engine=engine, force=force
-    )
-    return summary
-
-
 def evaluate_tasks(
     model: str,
     tasks: Sequence[EvaluationTask],
@@ -103,9 +73,19 @@ def evaluate_tasks(
     engine: EngineSettings | None = None,
     force: bool = False,
 ) -> list[EvaluationSummary]:
-    """Do as :func:`evaluate_model` for several sets, with a model that is loaded once at most.
+    """Transcribe sets and score them, going on where a run before stopped.
 
-    The folders of the tasks differ. Returns a summary for each of them.
+    Args:
+        model: folder or hub id; it is loaded once at most.
+        tasks: sets with their folders, which differ; utterances longer than 30 s are cut into
+            chunks. All are decoded alike.
+        hardware: device and dtype.
+        draft: model that drafts for this one: the same text, at another speed.
+        engine: which processes do it.
+        force: begin anew where settings or inputs have changed.
+
+    Returns:
+        A summary for each task.
     """
     hardware, engine = hardware or Hardware(), engine or EngineSettings()
     for task in tasks:

@@ -43,9 +43,16 @@ class LabelSettings:
 
 
 _OF_LONG_RECORDINGS = (
-    "multilingual language_windows word_timestamps long_form chunk_s overlap_s vad_filter "
-    "clip_timestamps condition_on_previous_text"
-).split()
+    "multilingual",
+    "language_windows",
+    "word_timestamps",
+    "long_form",
+    "chunk_s",
+    "overlap_s",
+    "vad_filter",
+    "clip_timestamps",
+    "condition_on_previous_text",
+)
 
 
 @dataclass(frozen=True)
