@@ -13,29 +13,41 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from distilwhisper.api import distil, evaluate, export, filter, label  # noqa: A004
-    from distilwhisper.corpus.importing.importer import import_data
-    from distilwhisper.corpus.importing.settings import ImportSettings
-    from distilwhisper.decoding.settings import DecodingSettings
-    from distilwhisper.errors import DistilwhisperError
-    from distilwhisper.evaluation.comparison import Comparison
-    from distilwhisper.exporting.settings import ExportSettings
-    from distilwhisper.filtering.settings import FilterSettings
-    from distilwhisper.loaded import Model, load_model
-    from distilwhisper.model.delta import write_delta
-    from distilwhisper.model.hardware import Hardware
-    from distilwhisper.model.hub import import_model, resolve_model
-    from distilwhisper.pipeline import Recipe, run_recipe
-    from distilwhisper.plan import plan_recipe
-    from distilwhisper.report import read_facts, write_report
-    from distilwhisper.run.processes import EngineSettings
-    from distilwhisper.run.settings import read_recipe
-    from distilwhisper.stages.layers import StudentSettings
-    from distilwhisper.stages.settings import EvaluateSettings, LabelSettings, PlanSettings
-    from distilwhisper.stages.student import make_student
-    from distilwhisper.text.formats import SubtitleSettings
-    from distilwhisper.text.transcript import Segment, Transcript, Word
-    from distilwhisper.training.settings import TrainingSettings
+    from distilwhisper.api import distil as distil
+    from distilwhisper.api import evaluate as evaluate
+    from distilwhisper.api import export as export
+    from distilwhisper.api import filter as filter  # noqa: A004
+    from distilwhisper.api import label as label
+    from distilwhisper.corpus.importing.importer import import_data as import_data
+    from distilwhisper.corpus.importing.settings import ImportSettings as ImportSettings
+    from distilwhisper.decoding.settings import DecodingSettings as DecodingSettings
+    from distilwhisper.errors import DistilwhisperError as DistilwhisperError
+    from distilwhisper.evaluation.comparison import Comparison as Comparison
+    from distilwhisper.exporting.settings import ExportSettings as ExportSettings
+    from distilwhisper.filtering.settings import FilterSettings as FilterSettings
+    from distilwhisper.loaded import Model as Model
+    from distilwhisper.loaded import load_model as load_model
+    from distilwhisper.model.delta import write_delta as write_delta
+    from distilwhisper.model.hardware import Hardware as Hardware
+    from distilwhisper.model.hub import import_model as import_model
+    from distilwhisper.model.hub import resolve_model as resolve_model
+    from distilwhisper.pipeline import Recipe as Recipe
+    from distilwhisper.pipeline import run_recipe as run_recipe
+    from distilwhisper.plan import plan_recipe as plan_recipe
+    from distilwhisper.report import read_facts as read_facts
+    from distilwhisper.report import write_report as write_report
+    from distilwhisper.run.processes import EngineSettings as EngineSettings
+    from distilwhisper.run.settings import read_recipe as read_recipe
+    from distilwhisper.stages.layers import StudentSettings as StudentSettings
+    from distilwhisper.stages.settings import EvaluateSettings as EvaluateSettings
+    from distilwhisper.stages.settings import LabelSettings as LabelSettings
+    from distilwhisper.stages.settings import PlanSettings as PlanSettings
+    from distilwhisper.stages.student import make_student as make_student
+    from distilwhisper.text.formats import SubtitleSettings as SubtitleSettings
+    from distilwhisper.text.transcript import Segment as Segment
+    from distilwhisper.text.transcript import Transcript as Transcript
+    from distilwhisper.text.transcript import Word as Word
+    from distilwhisper.training.settings import TrainingSettings as TrainingSettings
 
 __version__ = "0.1.0"
 
@@ -66,44 +78,7 @@ _HOMES = {
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = [
-    "Comparison",
-    "DecodingSettings",
-    "DistilwhisperError",
-    "EngineSettings",
-    "EvaluateSettings",
-    "ExportSettings",
-    "FilterSettings",
-    "Hardware",
-    "ImportSettings",
-    "LabelSettings",
-    "Model",
-    "PlanSettings",
-    "Recipe",
-    "Segment",
-    "StudentSettings",
-    "SubtitleSettings",
-    "TrainingSettings",
-    "Transcript",
-    "Word",
-    "__version__",
-    "distil",
-    "evaluate",
-    "export",
-    "filter",
-    "import_data",
-    "import_model",
-    "label",
-    "load_model",
-    "make_student",
-    "plan_recipe",
-    "read_facts",
-    "read_recipe",
-    "resolve_model",
-    "run_recipe",
-    "write_delta",
-    "write_report",
-]
+__all__ = ["__version__", *_HOME_OF]
 
 
 def __getattr__(name: str) -> object:

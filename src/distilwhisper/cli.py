@@ -1,7 +1,7 @@
 """Arguments and wiring, nothing else.
 
-What a command works with is imported inside it, so that help and a wrong option take no time: no
-torch, no numpy.
+What a command works with is imported when it runs, by the package or inside the command, so that
+help and a wrong option take no time: no torch, no numpy.
 
 Results go to standard output (``--json`` for programs), the log and progress bars to standard
 error. Exit status 0 means that all of it worked, 1 that some inputs failed (each is named) or that
@@ -14,13 +14,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from io import TextIOWrapper
+from json import dumps
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, Suppress, UseAppendAction
 
-from distilwhisper import __version__
+import distilwhisper as dw
 from distilwhisper.corpus.importing.settings import ImportSettings
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.errors import DistilwhisperError
@@ -68,18 +69,15 @@ def run(
         set: section.key=value, in place of the recipe's; may be repeated.
         force: do stages again whose settings or inputs have changed.
     """
-    from distilwhisper.pipeline import Recipe, run_recipe
-    from distilwhisper.run.settings import read_recipe
-
     stages = STAGES if to_stage is None else STAGES[: STAGES.index(to_stage) + 1]
     if from_stage is not None and from_stage not in stages:
         raise ValueError(
             f"--from-stage must come before --to-stage, found {from_stage} behind {to_stage}"
         )
     engines = () if engine is None else (f"engine.engine={engine}",)
-    settings = read_recipe(recipe, Recipe, (*set, *engines))
+    settings = dw.read_recipe(recipe, dw.Recipe, (*set, *engines))
     folder = out or Path("runs") / settings.name
-    finished = run_recipe(
+    finished = dw.run_recipe(
         settings, folder, command=sys.argv, stages=stages, from_stage=from_stage, force=force
     )
     print(folder / "report.html" if stages == STAGES else folder)
@@ -102,11 +100,7 @@ def plan(
         set: section.key=value, in place of the recipe's; may be repeated.
         json: print the plan for programs.
     """
-    from distilwhisper.pipeline import Recipe
-    from distilwhisper.plan import plan_recipe
-    from distilwhisper.run.settings import read_recipe
-
-    planned = plan_recipe(read_recipe(recipe, Recipe, set), settings)
+    planned = dw.plan_recipe(dw.read_recipe(recipe, dw.Recipe, set), settings)
     print(_json(planned.to_dict()) if json else planned)
     return OK
 
@@ -127,11 +121,8 @@ def train(
         set: section.key=value, in place of the recipe's; may be repeated.
         force: begin anew where settings or inputs have changed.
     """
-    from distilwhisper.pipeline import Recipe, run_recipe
-    from distilwhisper.run.settings import read_recipe
-
-    settings = read_recipe(recipe, Recipe, set)
-    finished = run_recipe(settings, out, command=sys.argv, stages=("train",), force=force)
+    settings = dw.read_recipe(recipe, dw.Recipe, set)
+    finished = dw.run_recipe(settings, out, command=sys.argv, stages=("train",), force=force)
     print(out / "student")
     return _name_each(finished.problems)
 
@@ -175,9 +166,7 @@ def data(
         settings: what the source is, and how to read it.
         json: print the summary for programs.
     """
-    from distilwhisper.corpus.importing.importer import import_data
-
-    summary = import_data(source, out, settings)
+    summary = dw.import_data(source, out, settings)
     print(_json(summary.to_dict()) if json else summary.table())
     return _name_each(summary.failed)
 
@@ -192,9 +181,7 @@ def import_(
         dest: the new folder.
         tokenizer: for a .pt file, which holds none: a model folder or hub id.
     """
-    from distilwhisper.model.hub import import_model
-
-    print(import_model(source, dest, tokenizer=tokenizer))
+    print(dw.import_model(source, dest, tokenizer=tokenizer))
     return OK
 
 
@@ -350,11 +337,10 @@ def student(
         settings: which layers.
     """
     from distilwhisper.model.checkpoint import read_config
-    from distilwhisper.model.hub import resolve_model
-    from distilwhisper.stages.student import describe_student, make_student
+    from distilwhisper.stages.student import describe_student
 
-    checkpoint = make_student(teacher, dest, settings)
-    teacher_config = read_config(resolve_model(teacher))
+    checkpoint = dw.make_student(teacher, dest, settings)
+    teacher_config = read_config(dw.resolve_model(teacher))
     print(f"{dest}: {describe_student(checkpoint.model.config, teacher_config)}")
     return OK
 
@@ -367,12 +353,8 @@ def delta(student: Positional[str], dest: Positional[Path], /, *, teacher: str) 
         dest: the new folder, which is used like any model folder where the teacher can be had.
         teacher: model folder or hub id; written down as it is given here.
     """
-    from distilwhisper.model.delta import write_delta
-    from distilwhisper.model.hub import resolve_model
-
-    n_bytes = write_delta(
-        resolve_model(student), resolve_model(teacher), dest, teacher_name=teacher
-    )
+    student_folder, teacher_folder = dw.resolve_model(student), dw.resolve_model(teacher)
+    n_bytes = dw.write_delta(student_folder, teacher_folder, dest, teacher_name=teacher)
     print(f"{dest}: {n_bytes / 1e6:.1f} MB beside {teacher}")
     return OK
 
@@ -387,10 +369,10 @@ def heads(model: Positional[str], manifest: Positional[Path], dest: Positional[P
     """
     from distilwhisper.corpus.records import read_manifest
     from distilwhisper.model.checkpoint import load_checkpoint, save_checkpoint
-    from distilwhisper.model.hub import resolve_model
     from distilwhisper.stages.student import add_alignment_heads
 
-    measured = add_alignment_heads(load_checkpoint(resolve_model(model)), read_manifest(manifest))
+    checkpoint = load_checkpoint(dw.resolve_model(model))
+    measured = add_alignment_heads(checkpoint, read_manifest(manifest))
     save_checkpoint(measured, dest)
     print(f"{dest}: {measured.generation_config['alignment_heads']}")
     return OK
@@ -659,12 +641,10 @@ def report(folders: Positional[tuple[Path, ...]], /, *, out: Path | None = None)
         folders: each of a run that has come to its end, or of what evaluate leaves.
         out: the page; report.html in the folder when left out, and here if there are several.
     """
-    from distilwhisper.report import REPORT, read_facts, write_report
-
     if not folders:
         raise ValueError("name at least one folder of a finished run or of a comparison")
-    path = out or (folders[0] if len(folders) == 1 else Path()) / REPORT
-    print(write_report(path, [read_facts(folder) for folder in folders]))
+    path = out or (folders[0] if len(folders) == 1 else Path()) / "report.html"
+    print(dw.write_report(path, [dw.read_facts(folder) for folder in folders]))
     return OK
 
 
@@ -693,7 +673,7 @@ def call(arguments: Sequence[str]) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # not every console is UTF-8
     name, *rest = arguments or ["--help"]
     if name == "--version":
-        print(__version__)
+        print(dw.__version__)
         return OK
     if name in ("-h", "--help"):
         print(_help(), file=sys.stdout if arguments else sys.stderr)
@@ -778,6 +758,4 @@ def _why(error: Exception | None) -> str:
 
 
 def _json(value: Mapping[str, Any]) -> str:
-    from json import dumps
-
     return dumps(value, ensure_ascii=False, indent=2)
