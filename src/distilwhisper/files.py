@@ -143,43 +143,12 @@ def new_folder(folder: Path) -> Iterator[Path]:
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
                 raise FileExistsError(f"{folder}: written by another process") from error
             raise
+        sync(folder.parent)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if isinstance(error, OSError) and error.errno in _FULL:
             raise store_error(folder, error) from error
         raise
-
-
-def replace_folder(temporary: Path, final: Path) -> None:
-    """Give a finished folder its name; a folder that has this name is replaced.
-
-    Everything in it is flushed to the disk first. Replacing takes two renames: a process that is
-    killed between them leaves the old folder beside the new one, hidden, until the next time.
-
-    Args:
-        temporary: on the same disk as ``final``. It is gone when this returns, or raises.
-        final: the name.
-
-    Raises:
-        StoreError: the disk is full or the name cannot be written; what had the name is kept.
-    """
-    replaced = final.with_name(f".{final.name}.replaced")
-    try:
-        _sync_all(temporary)
-        shutil.rmtree(replaced, ignore_errors=True)
-        if final.exists():
-            final.rename(replaced)
-        try:
-            temporary.rename(final)
-        except OSError:
-            if replaced.exists():
-                replaced.rename(final)
-            raise
-        sync(final.parent)
-        shutil.rmtree(replaced, ignore_errors=True)
-    except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise store_error(final, error) from error
 
 
 def _sync_all(folder: Path) -> None:

@@ -20,7 +20,7 @@ from distilwhisper.corpus.store import (
     write_jsonl,
     write_shard,
 )
-from distilwhisper.files import StoreError, replace_folder, write_atomic
+from distilwhisper.files import StoreError, new_folder, write_atomic
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:
@@ -229,44 +229,41 @@ def test_shards_are_read_in_the_order_of_their_numbers(tmp_path: Path) -> None:
 # Folders
 
 
-def make_folder(path: Path, content: str) -> Path:
-    (path / "sub").mkdir(parents=True)
-    (path / "sub" / "weights").write_text(content)
-    (path / "link").symlink_to("sub/weights")
-    return path
-
-
-def test_a_folder_takes_its_name_and_replaces_what_had_it(tmp_path: Path) -> None:
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     final = tmp_path / "step_100"
-    for content in ("first", "second"):
-        replace_folder(make_folder(tmp_path / "step_100.tmp", content), final)
-        assert (final / "sub" / "weights").read_text() == content
-        assert names(tmp_path) == ["step_100"]
 
+    def write_half() -> None:
+        with new_folder(final) as folder:
+            (folder / "half").write_text("not all")
+            raise KeyError
 
-def test_what_a_killed_replacement_left_is_cleared(tmp_path: Path) -> None:
-    final = make_folder(tmp_path / "step_100", "current")
-    make_folder(tmp_path / ".step_100.replaced", "older")
-    replace_folder(make_folder(tmp_path / "step_100.tmp", "new"), final)
+    with pytest.raises(KeyError):
+        write_half()
+    assert names(tmp_path) == []
+    with new_folder(final) as folder:
+        (folder / "sub").mkdir()
+        (folder / "sub" / "weights").write_text("all")
+        (folder / "link").symlink_to("sub/weights")
+        assert not final.exists()
+    assert (final / "link").read_text() == "all"
     assert names(tmp_path) == ["step_100"]
 
 
-def test_a_folder_whose_name_cannot_be_had_is_removed(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("kept")
-    temporary = make_folder(tmp_path / "step_100.tmp", "new")
-    with pytest.raises(StoreError, match="step_100 could not be written"):
-        replace_folder(temporary, tmp_path / "file" / "step_100")
-    assert names(tmp_path) == ["file"]
+def test_a_folder_that_holds_something_is_never_replaced(tmp_path: Path) -> None:
+    final = tmp_path / "step_100"
 
+    def write_both() -> None:
+        with new_folder(final) as folder:
+            (folder / "weights").write_text("mine")
+            final.mkdir()
+            (final / "weights").write_text("theirs")
 
-def test_what_had_the_name_is_kept_when_the_rename_fails(tmp_path: Path, full_disk: Path) -> None:
-    final = make_folder(tmp_path / "step_100", "old")
-    temporary = make_folder(full_disk / "step_100.tmp", "new")  # no rename leads off a disk
-    with pytest.raises(StoreError, match="step_100 could not be written: Invalid cross-device"):
-        replace_folder(temporary, final)
-    assert (final / "sub" / "weights").read_text() == "old"
-    assert names(tmp_path) == ["disk", "step_100"]
-    assert names(full_disk) == []
+    with pytest.raises(FileExistsError, match="another process"):
+        write_both()
+    with pytest.raises(FileExistsError, match="holds something already"):
+        write_both()
+    assert (final / "weights").read_text() == "theirs"
+    assert names(tmp_path) == ["step_100"]
 
 
 def test_a_shard_is_checked_where_it_is_read(tmp_path: Path) -> None:

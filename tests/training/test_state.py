@@ -121,7 +121,7 @@ def test_there_may_be_none(tmp_path: Path) -> None:
 
 def test_what_a_killed_run_left_half_written_is_no_checkpoint(tmp_path: Path) -> None:
     saved(tmp_path, 5)
-    torn = tmp_path / "step_000010.tmp"
+    torn = tmp_path / ".step_000010.abc"
     shutil.copytree(tmp_path / "step_000005", torn)
     (torn / "weights.safetensors").write_bytes(b"half")
     (torn / "stray").write_bytes(b"")
@@ -235,7 +235,7 @@ def test_a_full_disk_leaves_the_former_checkpoint_as_it_was(tmp_path: Path, room
     save_state(tmp_path, Progress(1), trained, optimizer)
     before = {name: weight.clone() for name, weight in trained.items()}
     step(trained, optimizer)
-    message = rf"{tmp_path}/step_000002.*could not be written: File too large.* free space"
+    message = rf"{tmp_path}/\.step_000002.*could not be written: File too large.* free space"
     with files_of_at_most(room), pytest.raises(StoreError, match=message):
         save_state(tmp_path, Progress(2), trained, optimizer)
     assert [path.name for path in tmp_path.iterdir()] == ["step_000001"]

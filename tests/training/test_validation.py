@@ -16,11 +16,7 @@ from distilwhisper.speech.audio import load_samples
 from distilwhisper.speech.units import SAMPLE_RATE_HZ
 from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.training.ranks import Ranks
-from distilwhisper.training.validation import (
-    check_validation,
-    validation_transcriber,
-    validation_wers,
-)
+from distilwhisper.training.validation import check_set, validation_wers
 
 
 def test_a_student_for_short_sound_is_validated_as_it_will_be_used(tmp_path: Path) -> None:
@@ -41,14 +37,11 @@ def test_a_student_for_short_sound_is_validated_as_it_will_be_used(tmp_path: Pat
             for heard, window in zip(manifest.utterances, said, strict=True)
         ),
     )
-    wer = {
-        margin_s: validation_wers(
-            validation_transcriber(student, tokenizer, context_margin_s=margin_s),
-            {"all": said_so},
-            Ranks(),
-        )["all"]
-        for margin_s in (None, 0.2)
-    }
+    wer = {}
+    for margin_s in (None, 0.2):
+        settings = replace(settings, context_margin_s=margin_s)
+        hearer = Transcriber(student, tokenizer, settings)
+        wer[margin_s] = validation_wers(hearer, {"all": said_so}, Ranks())["all"]
     assert wer[0.2] == 0
     assert wer[None] > 0
 
@@ -66,12 +59,13 @@ def test_sound_that_is_no_window_counts_as_unheard(tmp_path: Path, tiny_model: P
     write_manifest(tmp_path / "bad.jsonl", bad)
     sets = {"bad": read_manifest(tmp_path / "bad.jsonl")}
     hearer = transcriber(tiny_model)
-    check_validation(hearer, sets)
+    check_set(sets["bad"], hearer)
     assert validation_wers(hearer, sets, Ranks()) == {"bad": 1.0}
 
 
 def transcriber(model: Path, **how: Any) -> Transcriber:
-    return validation_transcriber(load_checkpoint(model), Tokenizer.from_folder(model), **how)
+    settings = DecodingSettings(timestamps=False, temperature=(0.0,), **how)
+    return Transcriber(load_checkpoint(model), Tokenizer.from_folder(model), settings)
 
 
 def test_a_student_is_validated_in_the_language_and_task_it_is_for(tmp_path: Path) -> None:
@@ -102,15 +96,11 @@ def test_a_language_or_task_that_the_student_does_not_know_is_refused(
     german = replace(utterance(tmp_path, 1), language="de")
     write_manifest(tmp_path / "manifest.jsonl", [german])
     with pytest.raises(ValueError, match=r"utterance 'u001' of the manifest: .* English only"):
-        check_validation(
-            transcriber(tiny_model), {"all": read_manifest(tmp_path / "manifest.jsonl")}
-        )
+        check_set(read_manifest(tmp_path / "manifest.jsonl"), transcriber(tiny_model))
 
 
 def test_texts_of_which_nothing_is_left_are_refused(tmp_path: Path, tiny_model: Path) -> None:
     remarks = [replace(utterance(tmp_path, n), text=text) for n, text in enumerate(("[noise]", ""))]
     write_manifest(tmp_path / "manifest.jsonl", [replace(u, language="en") for u in remarks])
     with pytest.raises(ValueError, match="found 1 texts, of which normalising leaves no word"):
-        check_validation(
-            transcriber(tiny_model), {"all": read_manifest(tmp_path / "manifest.jsonl")}
-        )
+        check_set(read_manifest(tmp_path / "manifest.jsonl"), transcriber(tiny_model))

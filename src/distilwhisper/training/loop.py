@@ -27,6 +27,7 @@ from torch import Tensor
 
 from distilwhisper.corpus.batches import IGNORE, Drawn, Example, TokenBatch
 from distilwhisper.corpus.records import Manifest
+from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.errors import DistilwhisperError
 from distilwhisper.files import write_atomic
@@ -54,11 +55,7 @@ from distilwhisper.training.state import (
     save_progress,
     save_state,
 )
-from distilwhisper.training.validation import (
-    check_validation,
-    validation_transcriber,
-    validation_wers,
-)
+from distilwhisper.training.validation import check_set, validation_wers
 
 
 class NonFiniteLoss(DistilwhisperError, ArithmeticError):
@@ -149,7 +146,9 @@ class Trainer:
                     f"a label must hold 2 to {limit} tokens, found {len(example.token_ids)} in "
                     f"{example.id!r}: filter again without it"
                 )
-        check_validation(self._transcriber(), self.data.validation)
+        transcriber = self._transcriber()
+        for manifest in self.data.validation.values():
+            check_set(manifest, transcriber)
         _ = self.inputs  # its weights may be of other sources
 
     @cached_property
@@ -398,12 +397,13 @@ class Trainer:
 
     def _transcriber(self) -> Transcriber:
         """Return what transcribes the validation sets; its caches last no longer than itself."""
-        return validation_transcriber(
-            self.student,
-            self.tokenizer,
+        decoding = DecodingSettings(
             task=self.data.task,
+            timestamps=False,
+            temperature=(0.0,),
             context_margin_s=self.settings.validation_context_margin_s,
         )
+        return Transcriber(self.student, self.tokenizer, decoding)
 
     @property
     def _best_path(self) -> Path:

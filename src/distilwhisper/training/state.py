@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from distilwhisper.errors import DistilwhisperError
-from distilwhisper.files import replace_folder, write_atomic
+from distilwhisper.files import new_folder, write_atomic
 
 N_KEPT = 2  # the newest checkpoint, and one before it in case a disk lies
 
@@ -61,16 +61,12 @@ def save_state(
         for key in _MOMENTS
     }
     final = _path(folder, progress.step)
-    temporary = final.with_suffix(".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
+    for left in (*folder.glob(".step_*"), final):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    with new_folder(final) as temporary:
         write_atomic(temporary / "weights.safetensors", _bytes(trained))
         write_atomic(temporary / "optimizer.safetensors", _bytes(moments))
         write_atomic(temporary / "state.json", _json(progress))
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    replace_folder(temporary, final)
     for old in checkpoints(folder)[:-N_KEPT]:
         shutil.rmtree(old)
     return final

@@ -1,64 +1,29 @@
 """Word error rates of a student in training, on sets that it does not learn from."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 
 from distilwhisper.corpus.batches import load_utterances
 from distilwhisper.corpus.records import Manifest, Utterance
-from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
-from distilwhisper.model.checkpoint import Checkpoint
 from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.units import WINDOW_S, WINDOW_SAMPLES
 from distilwhisper.text.normalize import scoring_rule
-from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.text.wer import ErrorCounts, character_errors, word_errors
 from distilwhisper.training.ranks import Ranks
 
 
-def validation_transcriber(
-    student: Checkpoint,
-    tokenizer: Tokenizer,
-    *,
-    task: Literal["transcribe", "translate"] = "transcribe",
-    context_margin_s: float | None = None,
-) -> Transcriber:
-    """Return what transcribes validation sets: a student, greedily and without timestamps.
-
-    Args:
-        student: as far as it has come.
-        tokenizer: its own.
-        task: as in :class:`~distilwhisper.decoding.settings.DecodingSettings`.
-        context_margin_s: likewise.
-
-    Raises:
-        ValueError: the student cannot translate.
-    """
-    settings = DecodingSettings(
-        task=task, timestamps=False, temperature=(0.0,), context_margin_s=context_margin_s
-    )
-    return Transcriber(student, tokenizer, settings)
-
-
-def check_validation(transcriber: Transcriber, sets: Mapping[str, Manifest]) -> None:
+def check_set(manifest: Manifest, transcriber: Transcriber | None = None) -> None:
     """Check before a run what would end it at its first checkpoint.
 
+    Args:
+        manifest: the set.
+        transcriber: of the student; None where there is none yet.
+
     Raises:
-        ValueError: a set holds no text that is left by the normaliser, utterances over 30 s, or a
+        ValueError: the set holds no text that is left by the normaliser, utterances over 30 s, or a
             language that the student does not know.
-    """
-    for manifest in sets.values():
-        check_set(manifest)
-        transcriber.check_languages({u.id: u.language for u in _spoken(manifest)})
-
-
-def check_set(manifest: Manifest) -> None:
-    """Check that a set can validate a model.
-
-    Raises:
-        ValueError: it holds no text that is left by the normaliser, or utterances over 30 s.
     """
     utterances = _spoken(manifest)
     if not any(_count(utterance, "").words for utterance in utterances):
@@ -72,6 +37,8 @@ def check_set(manifest: Manifest) -> None:
             f"validation utterances must last at most {WINDOW_S:g} s, found {len(too_long)} "
             f"longer ones in {manifest.path}, first {too_long[0]!r}: leave them to the test set"
         )
+    if transcriber is not None:
+        transcriber.check_languages({u.id: u.language for u in utterances})
 
 
 def validation_wers(
@@ -84,7 +51,7 @@ def validation_wers(
     Each rank transcribes a part; all get the whole.
 
     Args:
-        transcriber: from :func:`validation_transcriber`.
+        transcriber: of the student.
         sets: with references, by name.
         ranks: the processes that share the work.
     """
