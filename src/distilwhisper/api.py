@@ -8,6 +8,7 @@
 A call that is repeated with the same ``out`` goes on where it stopped.
 """
 
+import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from distilwhisper.decoding.settings import DecodingSettings
-from distilwhisper.distilling import distil_labels
+from distilwhisper.distilling import chosen_training, hold_out, hours_of, read_kept
 from distilwhisper.evaluation.comparison import Comparison
 from distilwhisper.exporting.exporter import Exported, export_model
 from distilwhisper.exporting.settings import ExportSettings, Target
@@ -25,6 +26,7 @@ from distilwhisper.filtering.settings import FilterSettings
 from distilwhisper.loaded import Model, load_model, shown
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.options import settings_of, with_settings
+from distilwhisper.pipeline import DataSettings, Recipe, run_recipe
 from distilwhisper.run.processes import EngineName, EngineSettings
 from distilwhisper.stages.evaluate import evaluate_all
 from distilwhisper.stages.filter import FilterSummary, filter_labels
@@ -140,8 +142,9 @@ def distil(
         verdicts: folder of the verdicts, or what :func:`filter` returns.
         teacher: the model, or its name.
         out: folder of the run; a call that is repeated goes on where it stopped.
-        validation: a manifest with references that picks the best checkpoint; left out, some
-            kept utterances are held out, speakers apart.
+        validation: a manifest with references that picks the best checkpoint; left out, a tenth
+            of what was kept is held out, a hundred utterances at most, speakers apart; what has no
+            reference is judged by its label.
         force: begin anew where settings or inputs have changed.
         progress: show bars on standard error.
         **options: the fields of :class:`~distilwhisper.StudentSettings`, such as decoder_layers,
@@ -152,23 +155,28 @@ def distil(
         The trained student, loaded from ``out/student``.
     """
     name, hardware, _ = _named(teacher)
-    known = {one.name for one in fields(StudentSettings)}
-    chosen = {key: value for key, value in options.items() if key in known}
+    of_student = {one.name for one in fields(StudentSettings)} & options.keys()
+    student = settings_of(StudentSettings, {key: options.pop(key) for key in of_student})
+    out, made = Path(out), {"labels": Path(labels), "verdicts": Path(verdicts)}
     with shown(progress):
-        student = distil_labels(
-            Path(manifest),
-            Path(labels),
-            Path(verdicts),
+        kept = read_kept(Path(manifest), made["verdicts"])
+        if validation is None:
+            manifest, validation = hold_out(kept, **made, out=out)
+            made["verdicts"] = out / "verdicts"
+        held_out = fspath(validation)
+        recipe = Recipe(
+            name=out.name,
             teacher=name,
+            data=DataSettings(train=fspath(manifest), validation=held_out, test=held_out),
             hardware=hardware,
-            out=Path(out),
-            validation=None if validation is None else Path(validation),
-            student=settings_of(StudentSettings, chosen),
-            training={key: value for key, value in options.items() if key not in known},
-            force=force,
+            student=student,
+            training=chosen_training(options, name, hardware, hours_of(kept)),
+        )
+        run_recipe(
+            recipe, out, command=sys.argv, stages=("student", "train"), made=made, force=force
         )
     return load_model(
-        student, device=hardware.device, dtype=hardware.dtype, backend=hardware.backend
+        out / "student", device=hardware.device, dtype=hardware.dtype, backend=hardware.backend
     )
 
 

@@ -75,69 +75,14 @@ def distil_folder(
     recipe = replace(recipe, filter=replace(recipe.filter, max_wer=max_wer))
     options = {} if steps is None else {"steps": steps}
     # Whatever can be, before a folder of any size is read.
-    check_recipe(replace(recipe, training=_training(options, teacher, hardware, hours=1.0)))
+    check_recipe(replace(recipe, training=chosen_training(options, teacher, hardware, hours=1.0)))
     run_recipe(recipe, out, command=sys.argv, stages=("data",), force=force)
-    hours = _hours(read_manifest(out / "data" / "train.jsonl"))
-    training = _training(options, teacher, hardware, hours)
+    hours = hours_of(read_manifest(out / "data" / "train.jsonl"))
+    training = chosen_training(options, teacher, hardware, hours)
     return run_recipe(replace(recipe, training=training), out, command=sys.argv, force=force)
 
 
-def distil_labels(
-    manifest: Path,
-    labels: Path,
-    verdicts: Path,
-    *,
-    teacher: str,
-    out: Path,
-    hardware: Hardware,
-    student: StudentSettings,
-    training: Mapping[str, Any],
-    validation: Path | None = None,
-    force: bool = False,
-) -> Path:
-    """Train a student on labels that were kept, and return its folder.
-
-    Args:
-        manifest: what was labelled.
-        labels: folder of the labels.
-        verdicts: folder of the verdicts.
-        teacher: model folder, hub id or short name.
-        out: folder of the run.
-        hardware: where to run.
-        student: which layers it begins with.
-        training: fields of :class:`~distilwhisper.training.settings.TrainingSettings`; the others
-            are chosen for the hours there are.
-        validation: a manifest with references; none: a tenth of what was kept is held out, a
-            hundred utterances at most, speakers apart; what has no reference is judged by its
-            label.
-        force: do again what was made with other settings or of other inputs.
-    """
-    corpus = read_manifest(manifest)
-    verdict_of = read_verdicts(verdicts)
-    ids = {id_ for id_, verdict in verdict_of.items() if verdict.keep}
-    kept = replace(corpus, utterances=tuple(u for u in corpus.utterances if u.id in ids))
-    if not ids:
-        raise ValueError(f"{verdicts}: no label was kept, and there is nothing to learn from")
-    places = {"labels": labels, "verdicts": verdicts}
-    if validation is None:
-        manifest, validation = _hold_out(kept, labels, out)
-        train_ids = {u.id for u in read_manifest(manifest).utterances}
-        places["verdicts"] = out / "verdicts"
-        rows = [verdict.to_dict() for verdict in verdict_of.values() if verdict.id in train_ids]
-        write_shard(shard_path(places["verdicts"], 0), rows)
-    recipe = Recipe(
-        name=out.name,
-        teacher=teacher,
-        data=DataSettings(train=str(manifest), validation=str(validation), test=str(validation)),
-        hardware=hardware,
-        student=student,
-        training=_training(training, teacher, hardware, _hours(kept)),
-    )
-    run_recipe(recipe, out, command=sys.argv, stages=("student", "train"), made=places, force=force)
-    return out / "student"
-
-
-def _training(
+def chosen_training(
     options: Mapping[str, Any], teacher: str, hardware: Hardware, hours: float
 ) -> TrainingSettings:
     """Return the settings for so many hours of speech; ``options`` take precedence."""
@@ -164,12 +109,36 @@ def _training(
     return build_settings(TrainingSettings, {**defaults, **options}, where="the options")
 
 
-def _hours(manifest: Manifest) -> float:
+def hours_of(manifest: Manifest) -> float:
+    """Return the hours of a manifest; an utterance of unknown length counts ten seconds."""
     return sum(u.duration_s or 10.0 for u in manifest.utterances) / 3600
 
 
-def _hold_out(kept: Manifest, labels: Path, out: Path) -> tuple[Path, Path]:
-    """Write what is trained on and what is validated by, and return the two manifests."""
+def read_kept(manifest: Path, verdicts: Path) -> Manifest:
+    """Return what was labelled and is kept.
+
+    Raises:
+        ValueError: nothing is.
+    """
+    ids = {id_ for id_, verdict in read_verdicts(verdicts).items() if verdict.keep}
+    if not ids:
+        raise ValueError(f"{verdicts}: no label was kept, and there is nothing to learn from")
+    corpus = read_manifest(manifest)
+    return replace(corpus, utterances=tuple(u for u in corpus.utterances if u.id in ids))
+
+
+def hold_out(kept: Manifest, labels: Path, verdicts: Path, out: Path) -> tuple[Path, Path]:
+    """Write what is trained on and what is validated by, and verdicts of the first alone.
+
+    Args:
+        kept: what was labelled and is kept.
+        labels: what has no reference is judged by its label.
+        verdicts: of all labels.
+        out: folder of the run, whose data and verdicts are written.
+
+    Returns:
+        The two manifests.
+    """
     texts = read_labels(labels)
     fraction = min(_HELD_OUT, _MOST_HELD_OUT / len(kept.utterances))
     parts = split_manifest(kept, {"validation": fraction}, seed=0)
@@ -180,4 +149,7 @@ def _hold_out(kept: Manifest, labels: Path, out: Path) -> tuple[Path, Path]:
     for name, path in paths.items():
         part = replace(kept, utterances=tuple(parts[name]))
         write_manifest(path, moved_to(path.parent, part))
+    trained_on = {utterance.id for utterance in parts["train"]}
+    rows = [v.to_dict() for v in read_verdicts(verdicts).values() if v.id in trained_on]
+    write_shard(shard_path(out / "verdicts", 0), rows)
     return paths["train"], paths["validation"]
