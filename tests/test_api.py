@@ -211,7 +211,7 @@ def test_values_of_another_type_are_refused(tmp_path: Path, model: dw.Model) -> 
         "dw.EngineSettings('slurm')": "engine must be one of local, ray, found 'slurm'",
         "dw.DecodingSettings(task='sing')": "task must be one of .*, found 'sing'",
         "dw.ImportSettings(cut='ends')": "cut must be one of vad, found 'ends'",
-        "model.transcribe('a', channel='left')": "channel must be mix, each or a number .*'left'",
+        "model.transcribe('a', channel='middle')": "channel must be left, right, .*'middle'",
         "model.transcribe(open('text'))": "the audio must be a binary file, found one of text",
     }
     (tmp_path / "text").write_text("no sound")

@@ -175,17 +175,11 @@ def run_shards(
     """
     if not shards:
         return
-    if settings.engine == "ray":
-        yield from _run_on_ray(start, shards, settings, on_progress)
+    if settings.engine == "local":
+        write = start()
+        for shard in shards:
+            yield write(shard, on_progress)
         return
-    write = start()
-    for shard in shards:
-        yield write(shard, on_progress)
-
-
-def _run_on_ray(
-    start: Start[Result], shards: Sequence[int], settings: EngineSettings, on_progress: Advance
-) -> Iterator[Result]:
     with _cluster() as ray:
         shared = ray.put(start)  # held here, for workers that start anew
         workers: list[Any] = []

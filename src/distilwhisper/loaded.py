@@ -63,7 +63,7 @@ class Model:
         *,
         sampling_rate: int = SAMPLE_RATE_HZ,
         audio_track: int | str | None = None,
-        channel: int | Literal["mix", "each"] = "mix",
+        channel: int | Literal["left", "right", "mix", "each"] = "mix",
         strict: bool = False,
         progress: bool = False,
         **options: Any,
@@ -75,8 +75,8 @@ class Model:
                 or samples: floats of about [-1, 1] or integers, of two channels the mean.
             sampling_rate: of samples, in Hz.
             audio_track: of a file with several: its number from 0, or its language.
-            channel: of a file: its number from 0, or the mean of all; "each": one transcript of
-                all of them, whose segments name their channel.
+            channel: of a file: left, right, its number from 0, or the mean of all; "each": one
+                transcript of all of them, whose segments name their channel.
             strict: refuse a damaged file, instead of transcribing what can be read of it.
             progress: show a bar on standard error.
             **options: the fields of :class:`~distilwhisper.DecodingSettings`, such as language,
@@ -96,7 +96,7 @@ class Model:
                 self._for_call(options),
                 [_source(audio, sampling_rate)],
                 on_done=done.append,
-                listening=Listening(audio_track, channel, strict),
+                listening=Listening.parse(audio_track, channel, strict=strict),
             )
         (result,) = done
         if result.transcript is None:
@@ -113,7 +113,7 @@ class Model:
         *,
         sampling_rate: int = SAMPLE_RATE_HZ,
         audio_track: int | str | None = None,
-        channel: int | Literal["mix"] = "mix",
+        channel: int | Literal["left", "right", "mix"] = "mix",
         strict: bool = False,
         **options: Any,
     ) -> Iterator[Segment]:
@@ -140,7 +140,7 @@ class Model:
             self._for_call(options),
             source,
             on_note=partial(_warn, name),
-            listening=Listening(audio_track, channel, strict),
+            listening=Listening.parse(audio_track, channel, strict=strict),
         )
 
     def _for_call(self, options: dict[str, Any]) -> Transcriber:

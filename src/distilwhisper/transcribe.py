@@ -47,30 +47,23 @@ class Listening:
     channel: int | Literal["mix", "each"] = "mix"
     strict: bool = False
 
-    def __post_init__(self) -> None:
-        channel, track = self.channel, self.track
-        if channel not in ("mix", "each") and (isinstance(channel, str) or channel < 0):
-            raise ValueError(
-                f"channel must be mix, each or a number from 0 (left is 0), found {channel!r}"
-            )
-        if isinstance(track, int) and track < 0:
-            raise ValueError(f"audio_track must be a language or a number from 0, found {track}")
-
     @classmethod
-    def parse(cls, track: str | None, channel: str, *, strict: bool) -> "Listening":
-        """Read what a command line says of it.
+    def parse(cls, track: int | str | None, channel: int | str, *, strict: bool) -> "Listening":
+        """Read what a caller or a command line says of it.
 
         Raises:
-            ValueError: no such channel can be.
+            ValueError: no such channel or track can be.
         """
-        named: dict[str, int | Literal["mix", "each"]]
+        named: dict[int | str, int | Literal["mix", "each"]]
         named = {"left": 0, "right": 1, "mix": "mix", "each": "each"}
-        if channel not in named and not channel.isdecimal():
+        if channel not in named and not str(channel).isdecimal():
             raise ValueError(
                 "channel must be left, right, mix, each or a number counted from 0, "
                 f"found {channel!r}"
             )
-        number = int(track) if track is not None and track.isdecimal() else track
+        number = int(track) if isinstance(track, str) and track.isdecimal() else track
+        if isinstance(number, int) and number < 0:
+            raise ValueError(f"audio_track must be a language or a number from 0, found {number}")
         return cls(number, named[channel] if channel in named else int(channel), strict)
 
 

@@ -4,15 +4,14 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from distilwhisper import __version__
 from distilwhisper.errors import DistilwhisperError
 from distilwhisper.run.files import BadRunFolder, read_json, write_json
-from distilwhisper.run.locks import LOCK_FILE, Part, lock_folder, taking_turns
+from distilwhisper.run.locks import LOCK_FILE, lock_folder, taking_turns
 from distilwhisper.run.settings import shown
 
 _STAGE_FILE = "stage.json"
@@ -60,27 +59,10 @@ def open_stage(
         write_json(folder / _STAGE_FILE, {"made_by": f"distilwhisper {__version__}", **now})
 
 
-@contextmanager
-def stage_folder(
-    folder: Path,
-    *,
-    settings: Mapping[str, Any],
-    inputs: Mapping[str, str],
-    force: bool,
-    part: Part | None = None,
-) -> Iterator[None]:
-    """Keep others out of a stage's folder, or of a part of it, and :func:`open_stage` it."""
-    with lock_folder(folder, part):
-        open_stage(folder, settings=settings, inputs=inputs, force=force)
-        yield
-
-
 def _read_stage(folder: Path) -> dict[str, Any] | None:
     path = folder / _STAGE_FILE
     if not path.exists():
-        names = {path.name for path in folder.iterdir()} - {
-            _TEMPORARY
-        }  # a killed process leaves it
+        names = {path.name for path in folder.iterdir()} - {_TEMPORARY}  # of a killed process
         strangers = sorted(name for name in names if not name.startswith(LOCK_FILE))
         if strangers:
             raise BadRunFolder(

@@ -46,7 +46,7 @@ from distilwhisper.model.hub import resolve_model
 from distilwhisper.progress import Advance, say
 from distilwhisper.run.locks import lock_folder
 from distilwhisper.run.processes import EngineSettings
-from distilwhisper.run.stages import fingerprint, stage_folder
+from distilwhisper.run.stages import fingerprint, open_stage
 from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.recording import HeldRecording
 from distilwhisper.speech.units import WINDOW_SAMPLES, samples_to_seconds
@@ -105,7 +105,8 @@ def evaluate_tasks(
             if noise is not None and noise.source is not None:
                 inputs["noise"] = fingerprint(noise.source)
             table = {**asdict(task.settings), **asdict(hardware), "draft": draft}
-            stack.enter_context(stage_folder(task.out, settings=table, inputs=inputs, force=force))
+            stack.enter_context(lock_folder(task.out))
+            open_stage(task.out, settings=table, inputs=inputs, force=force)
             manifest = manifests[task.manifest, task.settings.decoding.language]
             size, seed = task.settings.shard_size, task.settings.noise_seed
             sets.append(EvaluationSet(manifest, task.out.absolute(), size, noise, seed))

@@ -28,9 +28,9 @@ from distilwhisper.engines import DecodingJob, ShardedSet, run_stage
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import resolve_model
 from distilwhisper.progress import Advance, say
-from distilwhisper.run.locks import Part
+from distilwhisper.run.locks import Part, lock_folder
 from distilwhisper.run.processes import EngineSettings
-from distilwhisper.run.stages import fingerprint, stage_folder
+from distilwhisper.run.stages import fingerprint, open_stage
 from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.sources import fingerprint as fingerprint_of_sound
 from distilwhisper.speech.units import WINDOW_S, WINDOW_SAMPLES, samples_to_seconds
@@ -105,7 +105,8 @@ def label_manifest(
     for name in ("batch_size", "draft_tokens"):  # a resumed run may change them, to fit its machine
         del table["decoding"][name]
     inputs = {"manifest": fingerprint(manifest_path), "teacher": fingerprint(folder)}
-    with stage_folder(out, settings=table, inputs=inputs, force=force, part=part):
+    with lock_folder(out, part):
+        open_stage(out, settings=table, inputs=inputs, force=force)
         costs: list[Counts] = run_stage("label", job, engine, part=part)
         if draft is not None and costs:
             say(f"label: {sum(costs, Counts()).describe_draft()}")

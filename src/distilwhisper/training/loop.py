@@ -40,7 +40,6 @@ from distilwhisper.training.forcing import forced_states
 from distilwhisper.training.inputs import TrainingInput
 from distilwhisper.training.loss import (
     Objective,
-    clip_gradients,
     fused_sums,
     hidden_mse_sum,
     learning_rate,
@@ -274,7 +273,7 @@ class Trainer:
         self.ranks.add_up([_gradient(weight) for weight in weights])
         # No token counts where every window is skipped.
         loss, kl, pl, mse = (total / max(n_tokens, 1) for total in self.ranks.total(*sums.tolist()))
-        norm = clip_gradients(weights, settings.clip_norm)
+        norm = torch.nn.utils.clip_grad_norm_(weights, settings.clip_norm).item()
         if not all(map(math.isfinite, (loss, kl, pl, mse, norm))):
             raise self._non_finite(step, kl, pl, norm, is_faulty)
         optimizer.step()

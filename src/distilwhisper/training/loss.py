@@ -231,7 +231,7 @@ _DIVERGENCES = {
 }
 
 
-# Beside the objective: hidden states, the learning rate, clipping
+# Beside the objective: hidden states, the learning rate
 
 
 def hidden_mse_sum(
@@ -273,13 +273,3 @@ def learning_rate(step: int, *, peak: float, warmup_steps: int, total_steps: int
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps
     return peak * max(0, total_steps - step) / max(1, total_steps - warmup_steps)
-
-
-def clip_gradients(parameters: list[Tensor], max_norm: float) -> float:
-    """Scale all gradients down together when their norm exceeds ``max_norm``.
-
-    Returns:
-        The norm before.
-    """
-    norm: Tensor = torch.nn.utils.clip_grad_norm_(parameters, max_norm)
-    return norm.item()
