@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from distilwhisper.pipeline import Recipe as Recipe
     from distilwhisper.pipeline import run_recipe as run_recipe
     from distilwhisper.plan import plan_recipe as plan_recipe
-    from distilwhisper.report import read_facts as read_facts
-    from distilwhisper.report import write_report as write_report
+    from distilwhisper.report.facts import read_facts as read_facts
+    from distilwhisper.report.page import write_report as write_report
     from distilwhisper.run.processes import EngineSettings as EngineSettings
     from distilwhisper.run.settings import read_recipe as read_recipe
     from distilwhisper.stages.layers import StudentSettings as StudentSettings
@@ -66,7 +66,8 @@ _HOMES = {
     "model.hub": ("import_model", "resolve_model"),
     "pipeline": ("Recipe", "run_recipe"),
     "plan": ("plan_recipe",),
-    "report": ("read_facts", "write_report"),
+    "report.facts": ("read_facts",),
+    "report.page": ("write_report",),
     "run.processes": ("EngineSettings",),
     "run.settings": ("read_recipe",),
     "stages.layers": ("StudentSettings",),

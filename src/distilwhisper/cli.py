@@ -421,7 +421,6 @@ def evaluate(
         json: print the summary, or the comparison, for programs.
     """
     from distilwhisper.evaluation.scoring import summary_line
-    from distilwhisper.report import write_comparison_report
     from distilwhisper.stages.evaluate import EvaluationTask, evaluate_all, evaluate_tasks
 
     noises = [None if text == "none" else text for text in noise]
@@ -444,7 +443,7 @@ def evaluate(
         engine=engine,
         force=force,
     )
-    say(f"evaluate: {write_comparison_report(out)}")
+    say(f"evaluate: {dw.write_report(out / 'report.html', [dw.read_facts(out)])}")
     print(_json(comparison.to_dict()) if json else comparison)
     return _name_each(comparison.failed)
 

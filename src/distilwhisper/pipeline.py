@@ -56,7 +56,8 @@ from distilwhisper.model.hub import ModelNotFound, resolve_model
 from distilwhisper.model.layout import BadCheckpoint, read_complete_tokenizer
 from distilwhisper.model.whisper import WhisperConfig
 from distilwhisper.progress import progress_bar, say
-from distilwhisper.report import REPORT, error_rate, read_run, write_card, write_report
+from distilwhisper.report.facts import error_rate, read_run
+from distilwhisper.report.page import REPORT, write_card, write_report
 from distilwhisper.run.locks import lock_folder
 from distilwhisper.run.processes import EngineSettings
 from distilwhisper.run.record import write_run_record

@@ -6,7 +6,8 @@ import pytest
 from huggingface_hub import ModelCard
 
 from distilwhisper.corpus.records import Utterance, write_manifest
-from distilwhisper.report import read_run, write_card
+from distilwhisper.report.facts import read_run
+from distilwhisper.report.page import write_card
 from distilwhisper.run.stages import fingerprint
 
 

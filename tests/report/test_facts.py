@@ -7,13 +7,8 @@ import pytest
 from distilwhisper.evaluation.bootstrap import Resampling
 from distilwhisper.evaluation.comparison import compare
 from distilwhisper.files import write_atomic
-from distilwhisper.report import (
-    ComparisonFacts,
-    RunFacts,
-    error_rate,
-    read_facts,
-    write_report,
-)
+from distilwhisper.report.facts import ComparisonFacts, RunFacts, error_rate, read_facts
+from distilwhisper.report.page import write_report
 from distilwhisper.run.files import BadRunFolder
 from evaluations import evaluation
 from runs import make_run

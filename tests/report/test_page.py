@@ -11,7 +11,8 @@ from distilwhisper.corpus.store import read_jsonl, write_jsonl
 from distilwhisper.evaluation.bootstrap import Resampling
 from distilwhisper.evaluation.comparison import compare
 from distilwhisper.filtering.retention import Groups, Kept, Retention
-from distilwhisper.report import read_facts, write_comparison_report, write_report
+from distilwhisper.report.facts import read_facts
+from distilwhisper.report.page import write_report
 from evaluations import TEXTS, evaluation
 from pages import Page
 from runs import METRICS, make_run
@@ -211,7 +212,7 @@ def test_runs_of_one_name_and_of_other_tests_are_told_apart(run: Path, tmp_path:
 
 def test_a_comparison_s_page_says_what_its_file_says(tmp_path: Path) -> None:
     folder = make_comparison(tmp_path)
-    path = write_comparison_report(folder)
+    path = write_report(folder / "report.html", [read_facts(folder)])
     assert path == folder / "report.html"
     text = Page(path.read_text()).text
     for said in (

@@ -36,7 +36,6 @@ from distilwhisper.report.facts import (
     RunFacts,
     error_rate,
     over,
-    read_comparison,
 )
 from distilwhisper.tables import bounds, percent
 from distilwhisper.text.wer import Alignment, ErrorCounts, align_words
@@ -73,11 +72,6 @@ def write_report(path: str | PathLike[str], facts: Sequence[RunFacts | Compariso
     )
     write_atomic(path, page)
     return path
-
-
-def write_comparison_report(folder: Path) -> Path:
-    """Write ``report.html`` beside the ``comparison.json`` of a folder, and return its path."""
-    return write_report(folder / REPORT, [read_comparison(folder)])
 
 
 def write_card(model: Path, facts: RunFacts) -> Path:
