@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from distilwhisper.model.hardware import Hardware
-from distilwhisper.training.ranks import BUCKET_BYTES, Ranks, _buckets, ranks_of_environment
+from distilwhisper.training.ranks import Ranks, ranks_of_environment
 
 
 def test_a_process_alone_waits_for_nobody_and_adds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,14 +29,6 @@ def test_one_device_for_several_processes_is_refused(monkeypatch: pytest.MonkeyP
     message = "device must be cuda, cpu or auto where 2 processes train together, found cpu:0: each"
     with pytest.raises(ValueError, match=message), ranks_of_environment(Hardware(device="cpu:0")):
         pass
-
-
-def test_buckets_hold_every_tensor_once_in_order() -> None:
-    sizes = [3, BUCKET_BYTES // 4, 1, BUCKET_BYTES // 2, 5]
-    tensors = [torch.zeros(1).expand(size) for size in sizes]
-    buckets = list(_buckets(tensors))
-    assert [tensor.numel() for bucket in buckets for tensor in bucket] == sizes
-    assert [len(bucket) for bucket in buckets] == [2, 2, 1]
 
 
 RANK = """

@@ -22,7 +22,6 @@ from distilwhisper.model.hardware import Hardware
 PATIENCE = timedelta(hours=2)
 # And so long for the first, which labels the corpus before there is anything to train on.
 PATIENCE_WITH_FIRST = timedelta(weeks=4)
-BUCKET_BYTES = 32 << 20  # gradients that travel together
 
 
 @dataclass(frozen=True)
@@ -55,16 +54,12 @@ class Ranks:
         """Replace every tensor by its sum over all ranks, the same bits on each of them.
 
         Args:
-            tensors: of one dtype and device; as many and as large on every rank.
+            tensors: as many and as large on every rank.
         """
         if self.n_ranks == 1:
             return
-        for bucket in _buckets(tensors):
-            joined = torch.cat([tensor.reshape(-1) for tensor in bucket])
-            dist.all_reduce(joined)
-            parts = torch.split(joined, [tensor.numel() for tensor in bucket])
-            for tensor, part in zip(bucket, parts, strict=True):
-                tensor.copy_(part.view_as(tensor))
+        for work in [dist.all_reduce(tensor, async_op=True) for tensor in tensors]:
+            work.wait()
 
     def total(self, *numbers: float) -> list[float]:
         """Return the sums of numbers over all ranks."""
@@ -122,17 +117,3 @@ def ends_with_its_error() -> Iterator[None]:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)
-
-
-def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Yield the tensors in order, in groups of about :data:`BUCKET_BYTES`."""
-    bucket: list[Tensor] = []
-    size = 0
-    for tensor in tensors:
-        bucket.append(tensor)
-        size += tensor.numel() * tensor.element_size()
-        if size >= BUCKET_BYTES:
-            yield bucket
-            bucket, size = [], 0
-    if bucket:
-        yield bucket
