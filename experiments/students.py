@@ -188,9 +188,7 @@ def _train(context: Context[StudentsSettings], corpus: Corpus, plan: Plan) -> St
     folder = context.folder / "students" / digest(_made_of(context, corpus, plan))
     if not (folder / "train" / "done").exists():
         _prepare(folder, corpus, plan)
-        run_recipe(
-            _recipe(context, plan), folder, command=["reproduce"], stages=("student", "train")
-        )
+        run_recipe(_recipe(context, plan), folder, stages=("student", "train"))
     for spent in (folder / "student-init", *(folder / "train").glob("step_*")):
         shutil.rmtree(spent, ignore_errors=True)
     (folder / "train" / "best.safetensors").unlink(missing_ok=True)

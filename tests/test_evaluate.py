@@ -341,9 +341,7 @@ def other_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def evaluate_both(models: list[Path], sets: list[Path], out: Path) -> Comparison:
-    return evaluate_all(
-        [str(model) for model in models], sets, [None], out, SETTINGS, baseline=1, hardware=CPU
-    )
+    return evaluate_all([str(model) for model in models], sets, [None], out, SETTINGS, hardware=CPU)
 
 
 def test_every_model_hears_every_set_as_it_would_alone(
@@ -407,7 +405,6 @@ def test_a_draft_is_the_first_model_s_alone_and_part_of_its_name(
         [None],
         tmp_path / "out",
         SETTINGS,
-        baseline=1,
         hardware=CPU,
         draft=str(other_model),
     )

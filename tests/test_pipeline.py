@@ -286,16 +286,14 @@ def test_stages_that_cannot_go_together_are_refused_before_any_work(
     manifest = corpus(tmp_path, 2)
     recipe = recipe_of([manifest], manifest)
     with pytest.raises(ValueError, match="found dtype float16"):
-        run_recipe(
-            replace(recipe, hardware=Hardware(dtype="float16")), tmp_path / "run", command=["test"]
-        )
+        run_recipe(replace(recipe, hardware=Hardware(dtype="float16")), tmp_path / "run")
     assert not (tmp_path / "run").exists()
     deep = write_tiny_model(tmp_path / "deep", encoder_layers=2)
     shallow = replace(recipe, teacher=str(deep), student=StudentSettings(encoder_layers=1))
     with pytest.raises(ValueError, match=r"encoder_layers 1 of 2 and .*train_encoder false"):
-        run_recipe(shallow, tmp_path / "run", command=["test"], stages=("student",))
+        run_recipe(shallow, tmp_path / "run", stages=("student",))
     trained = replace(shallow, training=TrainingSettings(train_encoder=True))
-    run_recipe(trained, tmp_path / "run", command=["test"], stages=("student",))
+    run_recipe(trained, tmp_path / "run", stages=("student",))
 
 
 def test_a_teacher_of_the_slow_tokenizer_is_no_fault(tmp_path: Path) -> None:
@@ -361,11 +359,11 @@ def test_a_part_of_a_split_without_texts_is_found_before_the_labels(
     with pytest.raises(
         SettingsError, match=r"2 faults(?s:.)*data\.test: (?s:.)*data\.validation: "
     ):
-        run_recipe(recipe, tmp_path / "run", command=["test"])
+        run_recipe(recipe, tmp_path / "run")
     assert not (tmp_path / "run" / "labels").exists()
-    run_recipe(recipe, tmp_path / "run", command=["test"], stages=("data",))
+    run_recipe(recipe, tmp_path / "run", stages=("data",))
     with pytest.raises(SettingsError, match=r"transcribe some, or .* dw\.distil"):
-        run_recipe(recipe, tmp_path / "run", command=["test"])
+        run_recipe(recipe, tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -476,22 +474,22 @@ def test_a_source_that_has_changed_is_named_until_forced(tmp_path: Path) -> None
         (source / f"u{i:03}.txt").write_text(f"line {i}")
     (source / "manifest.jsonl").unlink()
     recipe, out = split_of(source), tmp_path / "run"
-    run_recipe(recipe, out, command=["test"], stages=("data",))
+    run_recipe(recipe, out, stages=("data",))
     (source / "u000.txt").write_text("corrected")
     with pytest.raises(StageChanged, match=r"input transcripts in the source: was .* now "):
-        run_recipe(recipe, out, command=["test"], stages=("data",))
-    run_recipe(recipe, out, command=["test"], stages=("data",), force=True)
+        run_recipe(recipe, out, stages=("data",))
+    run_recipe(recipe, out, stages=("data",), force=True)
     write_wav(source / "u001.wav", noise(0.4, seed=99))
     with pytest.raises(StageChanged, match="input sound in the source"):
-        run_recipe(recipe, out, command=["test"], stages=("data",))
+        run_recipe(recipe, out, stages=("data",))
 
 
 def test_a_folder_without_audio_leaves_nothing_that_another_must_replace(tmp_path: Path) -> None:
     source, out = corpus(tmp_path / "speech", 9).parent, tmp_path / "run"
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="must be a folder with audio below it"):
-        run_recipe(split_of(tmp_path / "empty"), out, command=["test"], stages=("data",))
-    run_recipe(split_of(source), out, command=["test"], stages=("data",))
+        run_recipe(split_of(tmp_path / "empty"), out, stages=("data",))
+    run_recipe(split_of(source), out, stages=("data",))
     assert len(read_manifest(out / "data" / "manifest.jsonl").utterances) == 9
 
 
@@ -505,7 +503,7 @@ def test_what_is_too_long_is_left_out_of_a_source(tmp_path: Path, *, as_manifest
     if not as_manifest:
         manifest.unlink()
     out = tmp_path / "run"
-    run = run_recipe(split_of(source, max_seconds=30), out, command=["test"], stages=("data",))
+    run = run_recipe(split_of(source, max_seconds=30), out, stages=("data",))
     assert not run.problems
     found = read_manifest(out / "data" / "manifest.jsonl").utterances
     assert len(found) == 9
@@ -520,7 +518,7 @@ def test_one_speaker_is_in_one_part_unless_the_recipe_says_otherwise(tmp_path: P
     for together in (True, False):
         out = tmp_path / str(together)
         recipe = split_of(manifest, keep_speakers_together=together)
-        run_recipe(recipe, out, command=["test"], stages=("data",))
+        run_recipe(recipe, out, stages=("data",))
         speakers = [
             {u.speaker for u in read_manifest(out / "data" / f"{part}.jsonl").utterances}
             for part in ("train", "validation", "test")
@@ -545,7 +543,7 @@ def test_several_manifests_are_trained_on_as_one(tmp_path: Path) -> None:
         ([a, several(tmp_path / "more", prefixes="c")[0]], None),  # of one name: their paths tell
     ):
         recipe, out = recipe_of(named, a), tmp_path / f"run-{named[1].parent.name}"
-        run = run_recipe(recipe, out, command=["test"], stages=("data",))
+        run = run_recipe(recipe, out, stages=("data",))
         merged = read_manifest(run.manifest("train"))
         assert run.manifest("train") == out / "data" / "train.jsonl"
         assert run.manifest("test") == a
@@ -570,9 +568,7 @@ def test_a_language_of_the_data_is_that_of_every_stage(
         a, b, c = map(str, manifests)
         data = DataSettings(train=a, validation=(b, c), test=c, language="German")
     recipe = Recipe(name="german", teacher=str(teacher), data=data, hardware=Hardware("cpu"))
-    run = run_recipe(
-        recipe, tmp_path / "run", command=["test"], stages=("data", "label", "filter", "student")
-    )
+    run = run_recipe(recipe, tmp_path / "run", stages=("data", "label", "filter", "student"))
     assert {label.language for label in read_labels(run.path("labels")).values()} == {"de"}
     for path in (run.manifest("train"), run.manifest("test"), *run.validation.values()):
         manifest = read_manifest(path)
@@ -583,7 +579,7 @@ def test_a_language_of_the_data_is_that_of_every_stage(
         capsys.readouterr().err
     )
     before = {name: content for name, (_, content) in snapshot(run.path("data")).items()}
-    run_recipe(recipe, tmp_path / "run", command=["test"], stages=("data", "label"))
+    run_recipe(recipe, tmp_path / "run", stages=("data", "label"))
     after = {name: content for name, (_, content) in snapshot(run.path("data")).items()}
     assert after == before
 
@@ -591,14 +587,14 @@ def test_a_language_of_the_data_is_that_of_every_stage(
 def test_several_manifests_are_merged_once_and_again_when_one_has_changed(tmp_path: Path) -> None:
     a, b = several(tmp_path)
     recipe, out = recipe_of([a, b], a), tmp_path / "run"
-    run_recipe(recipe, out, command=["test"], stages=("data",))
+    run_recipe(recipe, out, stages=("data",))
     before = snapshot(out / "data")
-    run_recipe(recipe, out, command=["test"], stages=("data",))
+    run_recipe(recipe, out, stages=("data",))
     assert snapshot(out / "data") == before
     write_manifest(b, read_manifest(b).utterances[:1])
     with pytest.raises(StageChanged, match=r"manifest\.jsonl: was .* now "):
-        run_recipe(recipe, out, command=["test"], stages=("data",))
-    run = run_recipe(recipe, out, command=["test"], stages=("data",), force=True)
+        run_recipe(recipe, out, stages=("data",))
+    run = run_recipe(recipe, out, stages=("data",), force=True)
     assert len(read_manifest(run.manifest("train")).utterances) == 3
 
 
@@ -699,9 +695,9 @@ def test_every_setting_of_a_recipe_is_read_by_a_run(
     )
     training = "pack_s = 10.0\npack_across_recordings = true\ncache_encoder = true"
     recipe = write_recipe(tmp_path, teacher=teacher, data=data, training=training)
-    run_recipe(read_recipe(recipe, Recipe), tmp_path / "run", command=["test"])
+    run_recipe(read_recipe(recipe, Recipe), tmp_path / "run")
     split = read_recipe(finished.recipe, Recipe)
-    run_recipe(split, tmp_path / "split", command=["test"], stages=("data",))
+    run_recipe(split, tmp_path / "split", stages=("data",))
     # What cannot be on together with the cache of encoder outputs.
     changing = replace(
         read_recipe(recipe, Recipe).training,
@@ -716,7 +712,7 @@ def test_every_setting_of_a_recipe_is_read_by_a_run(
         ),
     )
     again = replace(read_recipe(recipe, Recipe), training=changing)
-    run_recipe(again, tmp_path / "run", command=["test"], stages=("train",), from_stage="train")
+    run_recipe(again, tmp_path / "run", stages=("train",), from_stage="train")
 
     all_fields = {
         (cls.__name__, field.name) for cls in classes for field in dataclasses.fields(cls)

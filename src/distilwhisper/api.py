@@ -8,7 +8,6 @@
 A call that is repeated with the same ``out`` goes on where it stopped.
 """
 
-import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -172,9 +171,7 @@ def distil(
             student=student,
             training=chosen_training(options, name, hardware, hours_of(kept)),
         )
-        run_recipe(
-            recipe, out, command=sys.argv, stages=("student", "train"), made=made, force=force
-        )
+        run_recipe(recipe, out, stages=("student", "train"), made=made, force=force)
     return load_model(
         out / "student", device=hardware.device, dtype=hardware.dtype, backend=hardware.backend
     )
@@ -220,7 +217,6 @@ def evaluate(
             [None if text == "none" else text for text in noise],
             Path(folder),
             settings_of(EvaluateSettings, options),
-            baseline=1 if against else None,
             hardware=hardware,
             draft=draft,
             force=force,

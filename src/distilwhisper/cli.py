@@ -77,9 +77,7 @@ def run(
     engines = () if engine is None else (f"engine.engine={engine}",)
     settings = dw.read_recipe(recipe, dw.Recipe, (*set, *engines))
     folder = out or Path("runs") / settings.name
-    finished = dw.run_recipe(
-        settings, folder, command=sys.argv, stages=stages, from_stage=from_stage, force=force
-    )
+    finished = dw.run_recipe(settings, folder, stages=stages, from_stage=from_stage, force=force)
     print(folder / "report.html" if stages == STAGES else folder)
     return _name_each(finished.problems)
 
@@ -122,7 +120,7 @@ def train(
         force: begin anew where settings or inputs have changed.
     """
     settings = dw.read_recipe(recipe, dw.Recipe, set)
-    finished = dw.run_recipe(settings, out, command=sys.argv, stages=("train",), force=force)
+    finished = dw.run_recipe(settings, out, stages=("train",), force=force)
     print(out / "student")
     return _name_each(finished.problems)
 
@@ -437,7 +435,6 @@ def evaluate(
         noises,
         out,
         settings,
-        baseline=1 if against else None,
         hardware=hardware,
         draft=draft,
         engine=engine,

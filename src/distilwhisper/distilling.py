@@ -4,7 +4,6 @@ Settings that are left out are chosen for some hours of speech. The resulting re
 into the run's folder, as a start for similar runs.
 """
 
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -76,10 +75,10 @@ def distil_folder(
     options = {} if steps is None else {"steps": steps}
     # Whatever can be, before a folder of any size is read.
     check_recipe(replace(recipe, training=chosen_training(options, teacher, hardware, hours=1.0)))
-    run_recipe(recipe, out, command=sys.argv, stages=("data",), force=force)
+    run_recipe(recipe, out, stages=("data",), force=force)
     hours = hours_of(read_manifest(out / "data" / "train.jsonl"))
     training = chosen_training(options, teacher, hardware, hours)
-    return run_recipe(replace(recipe, training=training), out, command=sys.argv, force=force)
+    return run_recipe(replace(recipe, training=training), out, force=force)
 
 
 def chosen_training(

@@ -247,7 +247,6 @@ def run_recipe(
     recipe: Recipe,
     folder: str | PathLike[str],
     *,
-    command: Sequence[str] | None = None,
     stages: Sequence[StageName] = STAGES,
     from_stage: StageName | None = None,
     made: Mapping[str, Path] | None = None,
@@ -260,7 +259,6 @@ def run_recipe(
     Args:
         recipe: the settings.
         folder: the run's.
-        command: what was typed, for the record; none: what started this process.
         stages: which ones.
         from_stage: do this stage and all after it again.
         made: folders of the run that lie elsewhere, such as its labels, by their names.
@@ -279,22 +277,20 @@ def run_recipe(
     with ranks_of_environment(recipe.hardware) as ranks:
         run = Run(recipe, folder, force, ranks, made=made or {})
         if ranks.is_first:
-            _lead(run, command or sys.argv, stages, from_stage)
+            _lead(run, stages, from_stage)
         elif "train" in stages and ranks.as_first_has_it(False):  # the first alone writes
             _trainer(run).fit()
     return run
 
 
-def _lead(
-    run: Run, command: Sequence[str], stages: Sequence[StageName], from_stage: StageName | None
-) -> None:
+def _lead(run: Run, stages: Sequence[StageName], from_stage: StageName | None) -> None:
     """Run the stages: as the only process, or as the first of those that train together."""
     folder, recipe = run.folder, run.recipe
     path = folder / "recipe.toml"
     with lock_folder(folder):
         before = path.read_text(encoding="utf-8") if path.exists() else None
         write_atomic(path, settings_to_toml(recipe))
-        write_run_record(folder, seed=recipe.training.seed, command=list(command))
+        write_run_record(folder, seed=recipe.training.seed, command=sys.argv)
         if from_stage is not None:
             for stage in STAGES[STAGES.index(from_stage) :]:
                 _discard(run, stage)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from distilwhisper.corpus.batches import IGNORE
-from distilwhisper.training.loss import learning_rate
+from distilwhisper.training.settings import TrainingSettings
 from plain_loss import distillation_sums
 
 BATCH, TOKENS, VOCAB = 3, 5, 11
@@ -108,7 +108,7 @@ def test_sums_of_micro_batches_are_the_sums_of_the_batch(labels: Tensor) -> None
 
 def test_the_schedule_of_table_15() -> None:
     rate = {
-        step: learning_rate(step, peak=1e-4, warmup_steps=500, total_steps=80_000)
+        step: TrainingSettings().learning_rate(step)
         for step in (0, 249, 499, 500, 40_250, 79_999, 80_000)
     }
     assert rate[0] == pytest.approx(1e-4 / 500)

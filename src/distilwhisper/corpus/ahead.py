@@ -1,7 +1,7 @@
 """Work that waits for a disk, done some items ahead and handed out in order."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -11,7 +11,7 @@ Result = TypeVar("Result")
 
 def in_order(
     function: Callable[[Item], Result], items: Iterable[Item], *, n_threads: int, n_ahead: int
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Apply a function to items, ``n_ahead`` of them ahead, and yield results in their order."""
     ahead: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(n_threads) as pool:

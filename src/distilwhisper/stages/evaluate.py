@@ -44,6 +44,7 @@ from distilwhisper.model.checkpoint import count_parameters
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import resolve_model
 from distilwhisper.progress import Advance, say
+from distilwhisper.run.files import write_json
 from distilwhisper.run.locks import lock_folder
 from distilwhisper.run.processes import EngineSettings
 from distilwhisper.run.stages import fingerprint, open_stage
@@ -151,7 +152,6 @@ def evaluate_all(
     out: Path,
     settings: EvaluateSettings,
     *,
-    baseline: int | None = None,
     hardware: Hardware | None = None,
     draft: str | None = None,
     engine: EngineSettings | None = None,
@@ -162,12 +162,12 @@ def evaluate_all(
     Each evaluation goes on where it stopped; one that is done is scored anew, without its model.
 
     Args:
-        models: folders or hub ids; they are called by the last parts that differ.
+        models: folders or hub ids; they are called by the last parts that differ. Of several, the
+            second is the one that all others are compared with.
         manifests: the sets, called in the same way.
         noises: what is done to the sound; None leaves it as it is.
         out: folder of the results, with a folder for each evaluation in it.
         settings: how to decode; their noise gives way to each of ``noises``.
-        baseline: place among the models of the one that the others are compared with.
         hardware: device and dtype.
         draft: model that drafts for the first of the models, and for no other.
         engine: which processes do it.
@@ -209,11 +209,9 @@ def evaluate_all(
             )
             for evaluation, summary in zip(here, summaries, strict=True):
                 say(summary_line(f"evaluate: {evaluation}", summary))
-        comparison = compare(
-            evaluations, folder=out, baseline=None if baseline is None else names[baseline]
-        )
-        text = json.dumps(comparison.to_dict(), ensure_ascii=False, indent=2)
-        write_atomic(out / "comparison.json", text + "\n")
+        baseline = names[1] if len(names) > 1 else None
+        comparison = compare(evaluations, folder=out, baseline=baseline)
+        write_json(out / "comparison.json", comparison.to_dict())
         draw_comparison(comparison, out / "figures")
     return comparison
 

@@ -14,7 +14,8 @@ window.
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain, tee
@@ -25,6 +26,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from distilwhisper.corpus.ahead import in_order
 from distilwhisper.corpus.batches import IGNORE, Drawn, Example, TokenBatch
 from distilwhisper.corpus.records import Manifest
 from distilwhisper.decoding.settings import DecodingSettings
@@ -38,15 +40,10 @@ from distilwhisper.speech.audio import Samples
 from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.training.forcing import forced_states
 from distilwhisper.training.inputs import TrainingInput
-from distilwhisper.training.loss import (
-    Objective,
-    fused_sums,
-    hidden_mse_sum,
-    learning_rate,
-)
+from distilwhisper.training.loss import Objective, fused_sums, hidden_mse_sum
 from distilwhisper.training.ranks import Ranks
 from distilwhisper.training.settings import TrainingSettings
-from distilwhisper.training.source import Kept, ReadAhead, StateSource, remove_caches
+from distilwhisper.training.source import Kept, StateSource, remove_caches
 from distilwhisper.training.state import (
     Progress,
     checkpoints,
@@ -55,6 +52,8 @@ from distilwhisper.training.state import (
     save_state,
 )
 from distilwhisper.training.validation import check_set, validation_wers
+
+MICRO_BATCHES_AHEAD = 3  # that are read before their turn
 
 
 class NonFiniteLoss(DistilwhisperError, ArithmeticError):
@@ -204,13 +203,18 @@ class Trainer:
         settings, first = self.settings, progress.step
         source = self._source()
         updates, ahead = tee(map(self._own, range(first, settings.steps)))
-        windows = chain.from_iterable(ahead)
-        reader = ReadAhead(source, windows, n_threads=settings.data_workers)
+        micro_batches = chain.from_iterable(ahead)
+        reading = in_order(
+            lambda one: source.read(*one),
+            micro_batches,
+            n_threads=settings.data_workers,
+            n_ahead=MICRO_BATCHES_AHEAD,
+        )
         on_steps(first)
         began = time.perf_counter()
-        try:
+        with closing(reading):
             for step, own in enumerate(updates, start=first):
-                metrics = self._update(step, own, optimizer, source, reader)
+                metrics = self._update(step, own, optimizer, source, reading)
                 on_steps(1)
                 n_done = step + 1
                 is_last = n_done == settings.steps
@@ -225,8 +229,6 @@ class Trainer:
                     if self.ranks.is_first:
                         save_state(self.out, progress, trained, optimizer)
                     progress = self._validate(progress, trained, log)
-        finally:
-            reader.close()
         return progress
 
     def _own(self, step: int) -> list[tuple[list[Drawn], TokenBatch]]:
@@ -242,7 +244,7 @@ class Trainer:
         own: Sequence[tuple[Sequence[Drawn], TokenBatch]],
         optimizer: torch.optim.AdamW,
         source: StateSource,
-        reader: ReadAhead,
+        reading: Iterator[tuple[Sequence[Samples] | None, Kept]],
     ) -> dict[str, float | None]:
         """Update the weights once, and return the row of metrics.
 
@@ -250,12 +252,7 @@ class Trainer:
         student's layers. KL is None without a teacher.
         """
         settings = self.settings
-        lr = learning_rate(
-            step,
-            peak=settings.peak_lr,
-            warmup_steps=settings.warmup_steps,
-            total_steps=settings.steps,
-        )
+        lr = settings.learning_rate(step)
         for group in optimizer.param_groups:
             group["lr"] = lr
         n_tokens = int(self.ranks.total(sum(tokens.n_tokens for _, tokens in own))[0])
@@ -264,7 +261,7 @@ class Trainer:
         is_faulty = []
         optimizer.zero_grad(set_to_none=True)
         for windows, tokens in own:
-            losses = self._sums(source, windows, tokens, *reader.read(windows), share=share)
+            losses = self._sums(source, windows, tokens, *next(reading), share=share)
             (losses.loss / n_tokens).backward()  # type: ignore[no-untyped-call]
             values = torch.stack([value.detach().cpu().double() for value in losses])
             is_faulty.append(not values.isfinite().all())

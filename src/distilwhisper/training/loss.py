@@ -231,7 +231,7 @@ _DIVERGENCES = {
 }
 
 
-# Beside the objective: hidden states, the learning rate
+# Beside the objective
 
 
 def hidden_mse_sum(
@@ -257,19 +257,3 @@ def hidden_mse_sum(
         wanted = teacher[number * len(teacher) // len(student) - 1].detach().to(states.dtype)
         sums.append(F.mse_loss(states, wanted, reduction="sum") / states.shape[-1])
     return torch.stack(sums).sum()
-
-
-def learning_rate(step: int, *, peak: float, warmup_steps: int, total_steps: int) -> float:
-    """Return the learning rate of one step: linear warm-up, then linear decay to zero.
-
-    Args:
-        step: counted from 0.
-        peak: reached at the end of the warm-up.
-        warmup_steps: 0 begins at the peak.
-        total_steps: the rate is zero from here on.
-
-    Source: arXiv:2311.00430, table 15.
-    """
-    if step < warmup_steps:
-        return peak * (step + 1) / warmup_steps
-    return peak * max(0, total_steps - step) / max(1, total_steps - warmup_steps)

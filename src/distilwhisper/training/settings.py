@@ -123,6 +123,15 @@ class TrainingSettings:
         """Whether anything is learnt from the teacher's states."""
         return self.kl_weight > 0 or self.mse_weight > 0
 
+    def learning_rate(self, step: int) -> float:
+        """Return the learning rate of a step, counted from 0.
+
+        It rises linearly to ``peak_lr``, and falls linearly to zero where the steps end.
+        """
+        if step < self.warmup_steps:
+            return self.peak_lr * (step + 1) / self.warmup_steps
+        return self.peak_lr * max(0, self.steps - step) / max(1, self.steps - self.warmup_steps)
+
     def teacher_share(self, step: int) -> float:
         """Return what is left of ``kl_weight`` and ``mse_weight`` at a step, counted from 0."""
         return 1 - step / self.steps if self.teacher_annealing else 1.0

@@ -1,9 +1,7 @@
 """Where a training step's states come from: the networks, or caches of them on disk."""
 
 import shutil
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -21,8 +19,6 @@ from distilwhisper.training.caches import EncoderCache, TeacherStore, weights_di
 from distilwhisper.training.forcing import encoder_states, forced_states
 from distilwhisper.training.inputs import TrainingInput
 from distilwhisper.training.ranks import Ranks
-
-MICRO_BATCHES_AHEAD = 3
 
 _CACHES = TEACHER_ENCODER, STUDENT_ENCODER, TEACHER_STATES = (
     "encoder-cache",
@@ -92,6 +88,18 @@ class StateSource:
             None if of_student is None else of_student.read(numbers).to(device),
             None if self.store is None else self.store.read(numbers, tokens).to(device),
         )
+
+    def read(
+        self, windows: Sequence[Drawn], tokens: TokenBatch
+    ) -> tuple[list[Samples] | None, Kept]:
+        """Read a micro-batch's sound, where it is needed, and states; thread-safe.
+
+        Raises:
+            UnreadableRecording: audio that was labelled cannot be read now.
+        """
+        needs_sound = self.needs_sound(windows)
+        sounds = [self.inputs.sound(window) for window in windows] if needs_sound else None
+        return sounds, self.kept(windows, tokens)
 
     def encode(
         self, windows: Sequence[Drawn], sounds: Sequence[Samples] | None, kept: Kept
@@ -289,53 +297,6 @@ class StateSource:
     def _mel(self, windows: Sequence[Drawn], sounds: Sequence[Samples], n_frames: int) -> Tensor:
         mel = self.inputs.mel(windows, sounds, n_frames=n_frames, device=self.teacher.device)
         return mel.to(self.teacher.dtype)
-
-
-class ReadAhead:
-    """Reads micro-batches in threads, before they are needed.
-
-    Args:
-        source: of their states and sound.
-        upcoming: the micro-batches and their tokens, in the order of their use.
-        n_threads: that read.
-    """
-
-    def __init__(
-        self,
-        source: StateSource,
-        upcoming: Iterator[tuple[Sequence[Drawn], TokenBatch]],
-        *,
-        n_threads: int,
-    ) -> None:
-        self._source = source
-        self._upcoming = upcoming
-        self._pool = ThreadPoolExecutor(n_threads)
-        self._ahead: deque[tuple[Sequence[Drawn], list[Future[Samples]] | None, Future[Kept]]]
-        self._ahead = deque()
-
-    def read(self, micro_batch: Sequence[Drawn]) -> tuple[list[Samples] | None, Kept]:
-        """Return sound and states of the micro-batch whose turn it is; None where it needs none.
-
-        Raises:
-            UnreadableRecording: audio that was labelled cannot be read now.
-        """
-        source = self._source
-        while len(self._ahead) <= MICRO_BATCHES_AHEAD:
-            coming = next(self._upcoming, None)
-            if coming is None:
-                break
-            states = self._pool.submit(source.kept, *coming)
-            sounds = None
-            if source.needs_sound(coming[0]):
-                sounds = [self._pool.submit(source.inputs.sound, window) for window in coming[0]]
-            self._ahead.append((coming[0], sounds, states))
-        whose, sounds, states = self._ahead.popleft()
-        assert list(whose) == list(micro_batch), "micro-batches are read in their order"
-        return None if sounds is None else [one.result() for one in sounds], states.result()
-
-    def close(self) -> None:
-        """Stop reading."""
-        self._pool.shutdown(cancel_futures=True)
 
 
 def remove_caches(folder: Path) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from distilwhisper.errors import DistilwhisperError
 from distilwhisper.files import new_folder, write_atomic
+from distilwhisper.run.files import write_json
 
 N_KEPT = 2  # the newest checkpoint, and one before it in case a disk lies
 
@@ -66,7 +67,7 @@ def save_state(
     with new_folder(final) as temporary:
         write_atomic(temporary / "weights.safetensors", _bytes(trained))
         write_atomic(temporary / "optimizer.safetensors", _bytes(moments))
-        write_atomic(temporary / "state.json", _json(progress))
+        write_json(temporary / "state.json", asdict(progress))
     for old in checkpoints(folder)[:-N_KEPT]:
         shutil.rmtree(old)
     return final
@@ -78,7 +79,7 @@ def save_progress(folder: Path, progress: Progress) -> None:
     Raises:
         StoreError: the disk is full or cannot be written; the checkpoint is as it was.
     """
-    write_atomic(_path(folder, progress.step) / "state.json", _json(progress))
+    write_json(_path(folder, progress.step) / "state.json", asdict(progress))
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -116,10 +117,6 @@ def load_state(path: Path, trained: Mapping[str, Tensor], optimizer: torch.optim
             key: value.to(weight.device) for key, value in states[name].items()
         }
     return progress
-
-
-def _json(progress: Progress) -> str:
-    return json.dumps(asdict(progress), indent=2) + "\n"
 
 
 def _bytes(tensors: Mapping[str, Tensor]) -> bytes:
