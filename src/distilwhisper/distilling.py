@@ -85,7 +85,7 @@ def chosen_training(
     options: Mapping[str, Any], teacher: str, hardware: Hardware, hours: float
 ) -> TrainingSettings:
     """Return the settings for so many hours of speech; ``options`` take precedence."""
-    windows = hours * 3600 / 15
+    windows = hours * 3600 / _USUAL_WINDOW_S
     steps = options.get(
         "steps", min(max(round(_PASSES * windows / _BATCH), _LEAST_STEPS), _MOST_STEPS)
     )

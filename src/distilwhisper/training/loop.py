@@ -53,7 +53,7 @@ from distilwhisper.training.state import (
 )
 from distilwhisper.training.validation import check_set, validation_wers
 
-MICRO_BATCHES_AHEAD = 3  # that are read before their turn
+MICRO_BATCHES_AHEAD = 3  # at least, that are read before their turn
 
 
 class NonFiniteLoss(DistilwhisperError, ArithmeticError):
@@ -208,7 +208,7 @@ class Trainer:
             lambda one: source.read(*one),
             micro_batches,
             n_threads=settings.data_workers,
-            n_ahead=MICRO_BATCHES_AHEAD,
+            n_ahead=max(MICRO_BATCHES_AHEAD, settings.data_workers),  # one for each thread
         )
         on_steps(first)
         began = time.perf_counter()
