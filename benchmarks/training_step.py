@@ -23,7 +23,7 @@ from distilwhisper.corpus.batches import IGNORE, TokenBatch
 from distilwhisper.model.whisper import Whisper
 from distilwhisper.training.forcing import forced_states
 from distilwhisper.training.loop import make_optimizer
-from distilwhisper.training.loss import Objective, clip_gradients, fused_sums
+from distilwhisper.training.loss import Objective, fused_sums
 from distilwhisper.training.settings import TrainingSettings
 
 KL_WEIGHT, PL_WEIGHT, TEMPERATURE = 0.8, 1.0, 2.0
@@ -152,7 +152,7 @@ def update(loss: Tensor, trained: list[Tensor], optimizer: torch.optim.Optimizer
     """Change the weights once."""
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    norm = clip_gradients(trained, CLIP_NORM)
+    norm = torch.nn.utils.clip_grad_norm_(trained, CLIP_NORM).item()
     optimizer.step()
     return Done(loss.detach(), norm)
 
