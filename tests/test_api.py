@@ -233,7 +233,7 @@ def test_clips_behind_the_end_are_named(wav: Path, model: dw.Model) -> None:
 def test_an_unknown_option_names_the_nearest(wav: Path, model: dw.Model) -> None:
     with pytest.raises(ValueError, match=r"beamsize: .* nearest is beam_size"):
         model.transcribe(wav, beamsize=2)
-    with pytest.raises(ValueError, match="verbose: there is no such key; there are .*beam_size"):
+    with pytest.raises(ValueError, match=r"verbose: there is no such key; there are .*beam_size"):
         model.transcribe(wav, verbose=True)
 
 
