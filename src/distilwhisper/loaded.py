@@ -33,7 +33,8 @@ _log = logging.getLogger(__name__)
 class Model:
     """A loaded Whisper model; :func:`load_model` makes it.
 
-    Threads may share it. Every call has settings of its own.
+    Threads may share it. Every call has settings of its own. Pickled, it is its name: another
+    process loads it.
 
     Attributes:
         name: as it was asked for: a short name, a hub id or a folder.
@@ -45,6 +46,12 @@ class Model:
     hardware: Hardware = field(repr=False)
     draft: str | None = field(repr=False)
     transcriber: Transcriber = field(repr=False, compare=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        one = self.hardware
+        return partial(
+            load_model, device=one.device, dtype=one.dtype, backend=one.backend, draft=self.draft
+        ), (self.name,)
 
     @property
     def folder(self) -> Path:
