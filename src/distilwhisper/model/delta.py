@@ -81,8 +81,11 @@ def write_delta(
             f"{student}: must share weights with its teacher, and shares none with {teacher}: "
             "name the model it was made from, or keep it as a whole model folder"
         )
-    bases = {name: _nearest(name, weight, theirs.weights) for name, weight in changed.items()}
-    bases = {name: base for name, base in bases.items() if base is not None}
+    bases = {
+        name: base
+        for name, weight in changed.items()
+        if (base := _nearest(name, weight, theirs.weights)) is not None
+    }
     stored: dict[str, Tensor] = {}
     for name, weight in changed.items():
         if name in bases:
