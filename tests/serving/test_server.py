@@ -23,7 +23,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from corpora import hearing_model, noise
-from distilwhisper.cli import SOME_FAILED, USAGE, call
+from distilwhisper.cli import SOME_FAILED, USAGE
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.speech.audio import Samples
 
@@ -445,12 +445,17 @@ def test_a_signal_ends_the_server_after_the_requests_that_run(folder: Path) -> N
             httpx.get(f"{address}/health")
 
 
-def test_what_cannot_be_served_is_refused_at_the_start(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert call(["serve", "--model", "nobody", "--port", "0"]) == USAGE
-    assert "nobody: must be a short name" in capsys.readouterr().err
+def test_what_cannot_be_served_is_refused_at_the_start(folder: Path) -> None:
+    def serve(*arguments: str) -> tuple[int, str]:  # in a process of its own, as its users do
+        command = [sys.executable, "-m", "distilwhisper", "serve", *arguments]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+        return ended.returncode, ended.stderr
+
+    status, message = serve("--model", "nobody", "--port", "0")
+    assert status == USAGE
+    assert "nobody: must be a short name" in message
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        assert call(["serve", "--model", str(folder), "--port", port]) == SOME_FAILED
-    assert f"cannot listen at 127.0.0.1:{port}: take another --port" in capsys.readouterr().err
+        status, message = serve("--model", str(folder), "--port", port)
+    assert status == SOME_FAILED
+    assert f"cannot listen at 127.0.0.1:{port}: take another --port" in message
