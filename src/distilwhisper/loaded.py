@@ -4,7 +4,7 @@ import io
 import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from os import PathLike, fspath
 from pathlib import Path
@@ -48,10 +48,7 @@ class Model:
     transcriber: Transcriber = field(repr=False, compare=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        one = self.hardware
-        return partial(
-            load_model, device=one.device, dtype=one.dtype, backend=one.backend, draft=self.draft
-        ), (self.name,)
+        return partial(load_model, draft=self.draft, **asdict(self.hardware)), (self.name,)
 
     @property
     def folder(self) -> Path:

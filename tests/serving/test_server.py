@@ -1,6 +1,7 @@
 """How a server treats its callers: who may call, how much, and what becomes of those who leave."""
 
 import io
+import logging
 import os
 import re
 import signal
@@ -23,7 +24,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from corpora import hearing_model, noise
-from distilwhisper.cli import SOME_FAILED, USAGE
+from distilwhisper.cli import SOME_FAILED, USAGE, call
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.speech.audio import Samples
 
@@ -445,17 +446,21 @@ def test_a_signal_ends_the_server_after_the_requests_that_run(folder: Path) -> N
             httpx.get(f"{address}/health")
 
 
-def test_what_cannot_be_served_is_refused_at_the_start(folder: Path) -> None:
-    def serve(*arguments: str) -> tuple[int, str]:  # in a process of its own, as its users do
-        command = [sys.executable, "-m", "distilwhisper", "serve", *arguments]
-        ended = subprocess.run(command, capture_output=True, text=True, check=False)
-        return ended.returncode, ended.stderr
+def test_what_cannot_be_served_is_refused_at_the_start(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Log(logging.Handler):
+        is_closed = False
 
-    status, message = serve("--model", "nobody", "--port", "0")
-    assert status == USAGE
-    assert "nobody: must be a short name" in message
+        def close(self) -> None:
+            self.is_closed = True
+            super().close()
+
+    others = Log()
+    assert call(["serve", "--model", "nobody", "--port", "0"]) == USAGE
+    assert "nobody: must be a short name" in capsys.readouterr().err
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        status, message = serve("--model", str(folder), "--port", port)
-    assert status == SOME_FAILED
-    assert f"cannot listen at 127.0.0.1:{port}: take another --port" in message
+        assert call(["serve", "--model", str(folder), "--port", port]) == SOME_FAILED
+    assert f"cannot listen at 127.0.0.1:{port}: take another --port" in capsys.readouterr().err
+    assert not others.is_closed

@@ -73,8 +73,8 @@ def text_segment(
 ) -> TimedSegment:
     """Return the text of a part of a window's tokens as a segment."""
     # A weak model writes, say, a language into a text.
-    text = [(i, p) for p, i in [*enumerate(token_ids)][part] if not tokenizer.is_special(i)]
-    return TimedSegment(start_s, end_s, tuple(i for i, _ in text), tuple(p for _, p in text))
+    places = tuple(p for p in range(len(token_ids))[part] if not tokenizer.is_special(token_ids[p]))
+    return TimedSegment(start_s, end_s, tuple(token_ids[place] for place in places), places)
 
 
 class TextRun(NamedTuple):

@@ -40,6 +40,7 @@ def serve(sources: Mapping[str, str], loading: Loading, settings: ServeSettings)
             app,
             host=settings.host,
             port=settings.port,
+            log_config=None,  # its own would close all handlers there are
             log_level="warning",
             access_log=False,
             lifespan="on",
