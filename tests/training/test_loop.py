@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -631,14 +632,16 @@ def test_the_micro_batch_at_fault_is_named_and_not_its_neighbours(
     trainer.student.model.decoder.embed_positions.weight.data[last] = float("nan")
     lengths = [len(trainer.data.examples[d.example].token_ids) for d in drawn(trainer, 0)]
     (at,) = [i for i, length in enumerate(lengths) if length == last + 2]
-    (named,) = [m for m in trainer.inputs.micro_batches(0) if drawn(trainer, 0)[at] in m]
+    micro_batches = [list(chain.from_iterable(m)) for m in trainer.inputs.micro_batches(0)]
+    (named,) = [windows for windows in micro_batches if drawn(trainer, 0)[at] in windows]
     ids = ", ".join(f"u{d.example}" for d in named)
     with pytest.raises(NonFiniteLoss, match=f"step 1, utterances {ids}; "):
         trainer.fit()
 
 
 def drawn(trainer: Trainer, step: int) -> list[Drawn]:
-    return [one for micro_batch in trainer.inputs.micro_batches(step) for one in micro_batch]
+    micro_batches = trainer.inputs.micro_batches(step)
+    return [one for parts in micro_batches for part in parts for one in part]
 
 
 def test_audio_that_is_gone_is_named(model: Path, corpus: Path, tmp_path: Path) -> None:

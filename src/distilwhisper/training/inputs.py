@@ -8,6 +8,7 @@ resumed, and one on more devices or with more threads, sees the same.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -86,25 +87,27 @@ class TrainingInput:
         sources = [example.utterances[0].source for example in self.examples]
         return Mixture(sources, dict(self.settings.source_weights), seed=self.settings.seed)
 
-    def micro_batches(self, step: int) -> Iterator[list[Drawn]]:
-        """Yield the micro-batches of one update.
+    def micro_batches(self, step: int) -> Iterator[list[list[Drawn]]]:
+        """Yield the micro-batches of one update, each in parts of one context.
 
-        The stream of epochs goes on across updates. Windows of different contexts stay
-        apart, so that none is given the silence of another. Skipped ones have their
+        The stream of epochs goes on across updates. Windows of different contexts go through the
+        networks apart, so that none is given the silence of another. Skipped ones have their
         places in the stream, but are left out.
         """
         size, most = self.settings.batch_size, self.settings.micro_batch_size
-        by_context: dict[int, list[Drawn]] = {}
-        for place in range(step * size, (step + 1) * size):
-            window = self._mixture.at(place)
-            if window.example not in self._skipped:
-                by_context.setdefault(self.augmentation(window).n_frames, []).append(window)
-        for alike in by_context.values():
-            yield from (alike[at : at + most] for at in range(0, len(alike), most))
+        places = range(step * size, (step + 1) * size)
+        drawn = [one for one in map(self._mixture.at, places) if one.example not in self._skipped]
+        drawn.sort(key=self._n_frames)
+        for at in range(0, len(drawn), most):
+            parts = groupby(drawn[at : at + most], key=self._n_frames)
+            yield [list(part) for _, part in parts]
 
-    def tokens(self, micro_batch: Sequence[Drawn]) -> TokenBatch:
+    def _n_frames(self, window: Drawn) -> int:
+        return self.augmentation(window).n_frames
+
+    def tokens(self, windows: Sequence[Drawn]) -> TokenBatch:
         """Return the decoder inputs and targets of some windows."""
-        return token_batch([self.sequence(window) for window in micro_batch], self.tokenizer)
+        return token_batch([self.sequence(window) for window in windows], self.tokenizer)
 
     def sequence(self, window: Drawn) -> list[int]:
         """Return a window's label as it is drawn: timestamps or none, a prompt or none."""

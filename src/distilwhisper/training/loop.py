@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain, tee
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from safetensors.torch import load_file, save
@@ -70,6 +70,10 @@ class TrainingData:
     """Sets with references, by name; with none, the last weights win."""
     task: Literal["transcribe", "translate"] = "transcribe"
     """Of the student when it is validated."""
+
+
+# Windows of one context, with their tokens; all that goes backward together.
+MicroBatch: TypeAlias = Sequence[tuple[Sequence[Drawn], TokenBatch]]
 
 
 class StepSums(NamedTuple):
@@ -203,10 +207,10 @@ class Trainer:
         settings, first = self.settings, progress.step
         source = self._source()
         updates, ahead = tee(map(self._own, range(first, settings.steps)))
-        micro_batches = chain.from_iterable(ahead)
+        parts = chain.from_iterable(chain.from_iterable(ahead))
         reading = in_order(
-            lambda one: source.read(*one),
-            micro_batches,
+            lambda part: source.read(*part),
+            parts,
             n_threads=settings.data_workers,
             n_ahead=max(MICRO_BATCHES_AHEAD, settings.data_workers),  # one for each thread
         )
@@ -231,17 +235,18 @@ class Trainer:
                     progress = self._validate(progress, trained, log)
         return progress
 
-    def _own(self, step: int) -> list[tuple[list[Drawn], TokenBatch]]:
-        """Return the micro-batches of an update that fall to this rank, with their tokens."""
-        own = list(self.inputs.micro_batches(step))[self.ranks.rank :: self.ranks.n_ranks]
-        return [(windows, self.inputs.tokens(windows)) for windows in own]
+    def _own(self, step: int) -> list[MicroBatch]:
+        """Return the micro-batches of an update that fall to this rank."""
+        inputs = self.inputs
+        own = list(inputs.micro_batches(step))[self.ranks.rank :: self.ranks.n_ranks]
+        return [[(windows, inputs.tokens(windows)) for windows in parts] for parts in own]
 
     # One update
 
     def _update(
         self,
         step: int,
-        own: Sequence[tuple[Sequence[Drawn], TokenBatch]],
+        own: Sequence[MicroBatch],
         optimizer: torch.optim.AdamW,
         source: StateSource,
         reading: Iterator[tuple[Sequence[Samples] | None, Kept]],
@@ -255,13 +260,14 @@ class Trainer:
         lr = settings.learning_rate(step)
         for group in optimizer.param_groups:
             group["lr"] = lr
-        n_tokens = int(self.ranks.total(sum(tokens.n_tokens for _, tokens in own))[0])
+        own_tokens = sum(tokens.n_tokens for _, tokens in chain.from_iterable(own))
+        n_tokens = int(self.ranks.total(own_tokens)[0])
         share = settings.teacher_share(step)
         sums = torch.zeros(len(StepSums._fields), dtype=torch.float64)
         is_faulty = []
         optimizer.zero_grad(set_to_none=True)
-        for windows, tokens in own:
-            losses = self._sums(source, windows, tokens, *next(reading), share=share)
+        for micro_batch in own:
+            losses = self._sums(source, micro_batch, reading, share=share)
             (losses.loss / n_tokens).backward()  # type: ignore[no-untyped-call]
             values = torch.stack([value.detach().cpu().double() for value in losses])
             is_faulty.append(not values.isfinite().all())
@@ -282,48 +288,51 @@ class Trainer:
     def _sums(
         self,
         source: StateSource,
-        windows: Sequence[Drawn],
-        tokens: TokenBatch,
-        sounds: Sequence[Samples] | None,
-        kept: Kept,
+        micro_batch: MicroBatch,
+        reading: Iterator[tuple[Sequence[Samples] | None, Kept]],
         *,
         share: float,
     ) -> StepSums:
         """Return the losses of a micro-batch; ``share`` of the teacher's weights is left."""
-        settings, decoder = self.settings, self.student.model.decoder
+        settings, student = self.settings, self.student.model.decoder
+        device = self.teacher.device
         objective = Objective(
             settings.kl_weight * share,
             settings.pl_weight,
             settings.temperature,
             settings.divergence,
         )
-        labels = tokens.labels.to(self.teacher.device)
-        mask = labels != IGNORE
+        # Of the tokens that count, from every part: the vocabulary is gone through once for all.
+        ours, theirs, wanted = [], [], []
+        mse = torch.zeros((), device=device)
         with self._autocast():
-            encoded = source.encode(windows, sounds, kept)
-            teacher = (
-                source.teacher_states(tokens, encoded.teacher, kept)
-                if settings.asks_teacher
-                else None
-            )
-            student = forced_states(
-                decoder,
-                encoded.student,
-                tokens.inputs.to(self.teacher.device),
-                checkpointed=settings.checkpoint_activations,
-            )
+            for windows, tokens in micro_batch:
+                sounds, kept = next(reading)
+                labels = tokens.labels.to(device)
+                mask = labels != IGNORE
+                encoded = source.encode(windows, sounds, kept)
+                states = forced_states(
+                    student,
+                    encoded.student,
+                    tokens.inputs.to(device),
+                    checkpointed=settings.checkpoint_activations,
+                )
+                ours.append(states.final[mask])
+                wanted.append(labels[mask])
+                if settings.asks_teacher:
+                    teacher = source.teacher_states(tokens, encoded.teacher, kept)
+                    theirs.append(teacher.final)
+                    if settings.mse_weight:
+                        layers = [layer[mask] for layer in states.layers]
+                        mse = mse + hidden_mse_sum(layers, teacher.layers)
             sums = fused_sums(
-                student.final[mask],
+                torch.cat(ours),
                 self._projection,
-                teacher.final if teacher is not None and settings.kl_weight else None,
+                torch.cat(theirs) if settings.kl_weight else None,
                 self.teacher.decoder.embed_tokens.weight,
-                labels[mask],
+                torch.cat(wanted),
                 objective,
             )
-        mse = torch.zeros_like(sums.pl)
-        if teacher is not None and settings.mse_weight:
-            layers = [states[mask] for states in student.layers]
-            mse = hidden_mse_sum(layers, teacher.layers)
         return StepSums(sums.loss + settings.mse_weight * share * mse, sums.kl, sums.pl, mse)
 
     @cached_property
@@ -421,7 +430,7 @@ class Trainer:
             utterance.id
             for micro_batch, fault in zip(micro_batches, faults, strict=True)
             if fault
-            for window in micro_batch
+            for window in chain.from_iterable(micro_batch)
             for utterance in self.data.examples[window.example].utterances
         ]
         return NonFiniteLoss(
