@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import shutil
 import subprocess
 import sys
@@ -362,8 +363,38 @@ def test_a_part_of_a_split_without_texts_is_found_before_the_labels(
         run_recipe(recipe, tmp_path / "run")
     assert not (tmp_path / "run" / "labels").exists()
     run_recipe(recipe, tmp_path / "run", stages=("data",))
-    with pytest.raises(SettingsError, match=r"transcribe some, or .* dw\.distil"):
+    with pytest.raises(SettingsError, match=r'transcribe some, or .* data\.references = "teacher"'):
         run_recipe(recipe, tmp_path / "run")
+
+
+def test_speech_without_transcripts_is_judged_by_the_teacher(
+    tmp_path: Path, teacher: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    speech = tmp_path / "speech"
+    speech.mkdir()
+    for i in range(20):
+        write_wav(speech / f"u{i:02}.wav", noise(0.3 + 0.05 * i, seed=i))
+    data = f'source = "{speech}"\nlanguage = "en"\nreferences = "teacher"'
+    work = Workplace(write_recipe(tmp_path, teacher=teacher, data=data), tmp_path / "run")
+    limits = ("--set", "filter.min_avg_logprob=-100.0")
+    assert work.run(*limits) == OK
+    held_out = read_manifest(work.out / "references" / "test.jsonl").utterances
+    labels = read_labels(work.out / "references" / "test")
+    assert [u.text for u in held_out] == [labels[u.id].text for u in held_out]
+    summary = json.loads((work.out / "eval" / "teacher-test" / "summary.json").read_text())
+    assert summary["n_utterances"] == len(held_out) > 0
+    for page in (work.out / "report.html", work.out / "student" / "README.md"):
+        assert "teacher's labels" in page.read_text()
+    assert "model-index" not in (work.out / "student" / "README.md").read_text()
+    before = stages(work.out)
+    assert work.run(*limits) == OK
+    assert {k: v[1] for k, v in stages(work.out).items()} == {k: v[1] for k, v in before.items()}
+    # The short command finds out by itself; labels of noise are none to learn from.
+    out = tmp_path / "distilled"
+    options = ("--teacher", str(teacher), "--device", "cpu", "--decoder-layers", "1")
+    assert call(["distil", str(speech), "--out", str(out), *options]) != OK
+    assert "has no transcripts: the student is judged by its teacher" in capsys.readouterr().err
+    assert read_recipe(out / "recipe.toml", Recipe).data.references == "teacher"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from distilwhisper.corpus.merging import moved_to
+from distilwhisper.corpus.merging import moved_to, with_labels_as_texts
 from distilwhisper.corpus.records import (
     Manifest,
     read_labels,
@@ -24,6 +24,7 @@ from distilwhisper.model.checkpoint import read_config
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import resolve_model
 from distilwhisper.pipeline import DataSettings, Recipe, Run, check_recipe, run_recipe
+from distilwhisper.progress import say
 from distilwhisper.run.settings import build_settings
 from distilwhisper.stages.layers import StudentSettings
 from distilwhisper.stages.settings import EvaluateSettings, LabelSettings
@@ -48,10 +49,11 @@ def distil_folder(
     steps: int | None = None,
     force: bool = False,
 ) -> Run:
-    """Make a student of a folder of audio with transcripts, or of a manifest; all stages.
+    """Make a student of a folder of audio, or of a manifest; all stages.
 
     Args:
-        source: split into what is trained on, validated by and tested on, speakers apart.
+        source: split into what is trained on, validated by and tested on, speakers apart. Without
+            any transcript the teacher's labels are what the student is judged by, too.
         teacher: model folder, hub id or short name.
         out: folder of the run; the same call goes on where it stopped.
         hardware: where to run.
@@ -76,6 +78,9 @@ def distil_folder(
     # Whatever can be, before a folder of any size is read.
     check_recipe(replace(recipe, training=chosen_training(options, teacher, hardware, hours=1.0)))
     run_recipe(recipe, out, stages=("data",), force=force)
+    if not any(u.text for u in read_manifest(out / "data" / "manifest.jsonl").utterances):
+        say(f"distil: {source} has no transcripts: the student is judged by its teacher's labels")
+        recipe = replace(recipe, data=replace(recipe.data, references="teacher"))
     hours = hours_of(read_manifest(out / "data" / "train.jsonl"))
     training = chosen_training(options, teacher, hardware, hours)
     return run_recipe(replace(recipe, training=training), out, force=force)
@@ -138,15 +143,13 @@ def hold_out(kept: Manifest, labels: Path, verdicts: Path, out: Path) -> tuple[P
     Returns:
         The two manifests.
     """
-    texts = read_labels(labels)
     fraction = min(_HELD_OUT, _MOST_HELD_OUT / len(kept.utterances))
     parts = split_manifest(kept, {"validation": fraction}, seed=0)
-    parts["validation"] = [
-        u if u.text is not None else replace(u, text=texts[u.id].text) for u in parts["validation"]
-    ]
     paths = {name: out / "data" / f"{name}.jsonl" for name in ("train", "validation")}
     for name, path in paths.items():
         part = replace(kept, utterances=tuple(parts[name]))
+        if name == "validation":
+            part = with_labels_as_texts(part, read_labels(labels))
         write_manifest(path, moved_to(path.parent, part))
     trained_on = {utterance.id for utterance in parts["train"]}
     rows = [v.to_dict() for v in read_verdicts(verdicts).values() if v.id in trained_on]

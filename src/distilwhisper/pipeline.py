@@ -32,7 +32,12 @@ from distilwhisper.corpus.importing.fingerprints import source_fingerprints
 from distilwhisper.corpus.importing.importer import import_data
 from distilwhisper.corpus.importing.settings import ImportSettings
 from distilwhisper.corpus.languages import in_language
-from distilwhisper.corpus.merging import join_recordings, merge_manifests, moved_to
+from distilwhisper.corpus.merging import (
+    join_recordings,
+    merge_manifests,
+    moved_to,
+    with_labels_as_texts,
+)
 from distilwhisper.corpus.packing import pack_examples
 from distilwhisper.corpus.records import (
     Manifest,
@@ -64,9 +69,10 @@ from distilwhisper.run.record import write_run_record
 from distilwhisper.run.settings import SettingsError, settings_to_toml
 from distilwhisper.run.stages import StageChanged, fingerprint, open_stage
 from distilwhisper.speech.audio import load_samples
+from distilwhisper.speech.units import WINDOW_S
 from distilwhisper.stages.evaluate import EvaluationTask, evaluate_tasks
 from distilwhisper.stages.filter import filter_labels
-from distilwhisper.stages.label import label_manifest
+from distilwhisper.stages.label import LabelSummary, label_manifest
 from distilwhisper.stages.layers import StudentSettings
 from distilwhisper.stages.settings import STAGES, EvaluateSettings, LabelSettings, StageName
 from distilwhisper.stages.student import add_alignment_heads, allow_silence, make_student
@@ -96,6 +102,9 @@ class DataSettings:
     mean of their error rates counts."""
     test: str | None = None
     """With train: the manifest that the student is judged by; it needs references."""
+    references: Literal["texts", "teacher"] = "texts"
+    """What the held-out parts of a source are judged by: their texts, or the teacher's labels where
+    there is none, which say how far the student is from its teacher, not how right either is."""
     language: str | None = None
     """Language of all the speech, even where a manifest names another; left out: what the manifests
     name, else what the teacher detects."""
@@ -121,7 +130,13 @@ class DataSettings:
         unused = (
             ("validation", "test")
             if self.source
-            else ("validation_fraction", "test_fraction", "seed", "keep_speakers_together")
+            else (
+                "references",
+                "validation_fraction",
+                "test_fraction",
+                "seed",
+                "keep_speakers_together",
+            )
         )
         surplus = [name for name in unused if getattr(self, name) != getattr(DataSettings, name)]
         if surplus:
@@ -216,6 +231,8 @@ class Run:
     def manifest(self, part: Literal["train", "test"]) -> Path:
         """Return where the manifest of one part of the data is."""
         data = self.recipe.data
+        if part == "test" and data.references == "teacher":
+            return self.path("references", "test.jsonl")
         paths = data.train_sets if part == "train" else _one_or_more(data.test)
         if len(paths) == 1 and data.language is None:
             return Path(paths[0])
@@ -225,6 +242,8 @@ class Run:
     def validation(self) -> dict[str, Path]:
         """Where the validation sets are, by name."""
         data = self.recipe.data
+        if data.references == "teacher":
+            return {"validation": self.path("references", "validation.jsonl")}
         paths = _by_name(data.validation_sets or (str(self.path("data", "validation.jsonl")),))
         if data.source is not None or data.language is None:
             return paths
@@ -307,7 +326,9 @@ def _lead(run: Run, stages: Sequence[StageName], from_stage: StageName | None) -
 
 def _check_split(run: Run, stages: Sequence[StageName]) -> None:
     """Check the parts that a source was split into, as :func:`check_recipe` does named ones."""
-    parts = {"train": run.manifest("train"), "test": run.manifest("test"), **run.validation}
+    parts = {"train": run.manifest("train")}
+    if run.recipe.data.references == "texts":
+        parts |= {"test": run.manifest("test"), **run.validation}
     faults = _Faults()
     sets = [(f"data.{name}", read_manifest(path)) for name, path in parts.items()]
     _check_sets(sets, run.recipe, stages, faults)
@@ -501,8 +522,8 @@ def _check_texts(manifest: Manifest) -> None:
     if not any((utterance.text or "").strip() for utterance in manifest.utterances):
         raise ValueError(
             f"{manifest.path} must hold utterances with a text to judge by, found none among "
-            f"{len(manifest.utterances)}: transcribe some, or train without, in Python: dw.label, "
-            "dw.filter, dw.distil"
+            f"{len(manifest.utterances)}: transcribe some, or judge by the teacher's labels, with "
+            'data.references = "teacher"'
         )
 
 
@@ -525,7 +546,7 @@ def _data(run: Run) -> None:
         _take_sets(run)
         return
     source, out = Path(data.source), run.path("data")
-    table = {k: v for k, v in asdict(data).items() if k != "source"}
+    table = {k: v for k, v in asdict(data).items() if k not in ("source", "references")}
     inputs = source_fingerprints(source, skip=run.folder)
     is_made = (out / "manifest.jsonl").exists()
     open_stage(out, settings=table, inputs=inputs, force=run.force or not is_made)
@@ -533,6 +554,11 @@ def _data(run: Run) -> None:
         if source.is_dir() or data.max_seconds is not None:
             settings = ImportSettings(language=data.language, max_seconds=data.max_seconds)
             summary = import_data(source, out / "manifest.jsonl", settings)
+            if data.max_seconds is None and _is_to_be_cut(read_manifest(out / "manifest.jsonl")):
+                say("data: no transcripts: what is longer than 30 s is cut in its pauses")
+                (out / "manifest.jsonl").unlink()
+                settings = replace(settings, cut="vad")
+                summary = import_data(source, out / "manifest.jsonl", settings)
             say(f"data: {summary} in {source}")
         else:
             write_manifest(out / "manifest.jsonl", moved_to(out, read_manifest(source)))
@@ -551,6 +577,14 @@ def _data(run: Run) -> None:
     problems = out / "manifest.problems.jsonl"
     if problems.exists():
         run.problems.update({row["path"]: row["problem"] for row in read_jsonl(problems)})
+
+
+def _is_to_be_cut(manifest: Manifest) -> bool:
+    """Return whether there are recordings without texts that are longer than a window."""
+    utterances = manifest.utterances
+    return not any(u.text for u in utterances) and any(
+        u.duration_s is not None and u.duration_s > WINDOW_S for u in utterances
+    )
 
 
 def _take_sets(run: Run) -> None:
@@ -584,17 +618,31 @@ def _take_sets(run: Run) -> None:
 
 
 def _label(run: Run) -> None:
+    summary = _labelled(run, run.manifest("train"), run.path("labels"))
+    say(f"label: {summary}")
+    if run.recipe.data.references == "texts":
+        return
+    for path in (*run.validation.values(), run.manifest("test")):
+        held_out = run.path("data", path.name)
+        labels = _labelled(run, held_out, path.with_suffix(""))
+        say(f"label: {labels} of what is held out, as references of the {path.stem}")
+        manifest = with_labels_as_texts(read_manifest(held_out), read_labels(labels.folder))
+        write_manifest(path, moved_to(path.parent, manifest))
+
+
+def _labelled(run: Run, manifest: Path, out: Path) -> LabelSummary:
+    recipe = run.recipe
     summary = label_manifest(
-        run.manifest("train"),
+        manifest,
         str(run.teacher),
-        run.path("labels"),
-        run.recipe.label,
-        hardware=run.recipe.hardware,
-        engine=run.recipe.engine,
+        out,
+        recipe.label,
+        hardware=recipe.hardware,
+        engine=recipe.engine,
         force=run.force,
     )
-    say(f"label: {summary}")
     run.problems.update(summary.failed)
+    return summary
 
 
 def _filter(run: Run) -> None:
@@ -792,7 +840,7 @@ class _Stage(NamedTuple):
 
 _STAGES: Mapping[StageName, _Stage] = {
     "data": _Stage(_data, ("data",)),
-    "label": _Stage(_label, ("labels",)),
+    "label": _Stage(_label, ("labels", "references")),
     "filter": _Stage(_filter, ("verdicts",)),
     "student": _Stage(_student, ("student-init", "stages/student")),
     "train": _Stage(_train, ("train", "student")),

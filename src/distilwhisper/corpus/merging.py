@@ -9,6 +9,7 @@ import numpy as np
 from distilwhisper.corpus.batches import load_readable
 from distilwhisper.corpus.records import (
     BadManifest,
+    Label,
     Manifest,
     Utterance,
     audio_from,
@@ -56,6 +57,17 @@ def moved_to(folder: Path, manifest: Manifest) -> list[Utterance]:
         replace(utterance, audio=audio_from(folder, manifest.audio_source(utterance)))
         for utterance in manifest.utterances
     ]
+
+
+def with_labels_as_texts(manifest: Manifest, labels: Mapping[str, Label]) -> Manifest:
+    """Return a manifest in which an utterance without a text has its label's, if it has one."""
+
+    def judged(utterance: Utterance) -> Utterance:
+        label = labels[utterance.id]
+        is_judged = utterance.text is not None or label.error is not None
+        return utterance if is_judged else replace(utterance, text=label.text)
+
+    return replace(manifest, utterances=tuple(map(judged, manifest.utterances)))
 
 
 def join_recordings(

@@ -105,6 +105,11 @@ class RunFacts:
         name = self.recipe.get("data", {}).get("language")
         return None if name is None else language_code(name)
 
+    @property
+    def judged_by_teacher(self) -> bool:
+        """Whether the references are the teacher's own labels."""
+        return bool(self.recipe.get("data", {}).get("references") == "teacher")
+
     @cached_property
     def retention(self) -> Retention | None:
         """What the filter kept, seen from all sides; None where that was not recorded."""
