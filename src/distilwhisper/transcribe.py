@@ -249,7 +249,7 @@ class _Opened:
         errors = [came for came in self.came.values() if not isinstance(came, Transcript)]
         if errors:
             return TranscribedFile(self.name, None, errors[0], tuple(self._notes))
-        holes_s = [note.hole_s for note in self._notes if note.hole_s]
+        holes_s = [hole_s for note in self._notes for hole_s in note.holes_s]
         # Each by itself: what another channel says behind a hole does not hold one back.
         channels = {name: outside(holes_s, transcripts[name]) for name in self.recordings}
         whole = channels.get(None) or interleave({str(name): t for name, t in channels.items()})

@@ -655,6 +655,19 @@ def test_zero_samples_are_refused(tmp_path: Path) -> None:
             read(tmp_path / "empty.wav")
 
 
+@pytest.mark.parametrize("format_", ["WAV", "FLAC", "AIFF", "W64"])
+@pytest.mark.parametrize("rate_hz", [1, 999])
+def test_a_rate_too_low_for_speech_is_refused(format_: str, rate_hz: int, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "low", np.zeros(3_000), rate_hz, format=format_)
+    for read in (load_samples, probe_audio, lambda path: list(stream_samples(path, on_note=print))):
+        with pytest.raises(CorruptAudio, match=rf"low: .*at least 1000 Hz, found {rate_hz} Hz"):
+            read(tmp_path / "low")
+
+
+def test_the_lowest_rate_is_read() -> None:
+    assert len(load_samples(io.BytesIO(wav_bytes(np.zeros(3_000), 1_000)))) == 48_000
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("subtype", ["FLOAT", "DOUBLE"])
 @pytest.mark.parametrize("rate_hz", [16_000, 44_100])

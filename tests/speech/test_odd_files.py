@@ -338,6 +338,25 @@ def test_damage_everywhere_is_named_once_and_summed_up(tmp_path: Path) -> None:
     _, notes = read(write(tmp_path / "a.mka", pieces, codec="pcm_s16le", container="matroska"))
     assert len(notes) == 21
     assert notes[-1].text.startswith("39 more places like these")
+    holes_s = [hole_s for note in notes for hole_s in note.holes_s]
+    assert holes_s == [pytest.approx((0.5 * n + 0.3, 0.5 * n + 0.5)) for n in range(59)]
+
+
+def test_damage_behind_many_remarks_is_damage_still(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "a.mkv"), "w") as output:
+        sound = output.add_stream("pcm_f32le", rate=16_000, layout="mono")
+        for second in range(30):
+            values = np.full((1, 8_000), np.nan if second == 28 else 0.1, dtype=np.float32)
+            frame = av.AudioFrame.from_ndarray(values, format="flt", layout="mono")
+            frame.sample_rate, frame.time_base = 16_000, Fraction(1, 16_000)
+            frame.pts = second * 16_000  # half of each is a hole
+            output.mux(sound.encode(frame))
+        output.mux(sound.encode(None))
+    notes = read(tmp_path / "a.mkv")[1]
+    assert [note.is_damage for note in notes] == [False] * 20 + [True]
+    for duration_s in (None, 29.2):
+        with pytest.raises(CorruptAudio, match="found NaN or infinity"):
+            load_samples(tmp_path / "a.mkv", duration_s=duration_s)
 
 
 def test_tags_and_pictures_between_joined_mp3s_are_no_damage(tmp_path: Path) -> None:

@@ -19,10 +19,10 @@ from distilwhisper.speech.audio import Samples, load_samples
 from distilwhisper.speech.units import SAMPLE_RATE_HZ, Span
 from distilwhisper.speech.vad import (
     FRAME_SAMPLES,
-    SpanMachine,
     VadSettings,
     frame_probabilities,
     load_silero,
+    spans_of,
     stream_spans,
 )
 
@@ -223,12 +223,6 @@ any_settings = st.builds(
 )
 
 
-def spans_of(probabilities: list[float], n_samples: int, settings: VadSettings) -> list[Span]:
-    machine = SpanMachine(settings)
-    spans = [span for p in probabilities for span in machine.step(p)]
-    return [*spans, *machine.finish(n_samples)]
-
-
 @pytest.mark.reference
 @needs_weights
 def test_spans_of_probabilities_equal_silero(silero_package: Any) -> None:
@@ -244,7 +238,7 @@ def test_spans_of_probabilities_equal_silero(silero_package: Any) -> None:
             speech_pad_ms=round(asked.pad_s * 1000),
             audio_length_samples=n_samples,
         )
-        found = spans_of(probabilities, n_samples, asked)
+        found = spans_of([(n_samples, probabilities)], asked)
         assert [{"start": span.start, "end": span.stop} for span in found] == theirs
 
     equal()
@@ -255,7 +249,7 @@ def test_spans_are_in_order_apart_and_inside(
     probabilities: list[float], settings: VadSettings, missing: int
 ) -> None:
     n_samples = max(len(probabilities) * FRAME_SAMPLES - missing, 0)
-    found = spans_of(probabilities, n_samples, settings)
+    found = list(spans_of([(n_samples, probabilities)], settings))
     for span in found:
         assert 0 <= span.start < span.stop <= n_samples
     for left, right in pairwise(found):
@@ -263,7 +257,7 @@ def test_spans_are_in_order_apart_and_inside(
     shortest = settings.min_speech_s * SAMPLE_RATE_HZ
     assert all(span.stop - span.start > shortest for span in found)
     longer = replace(settings, min_speech_s=settings.min_speech_s + 0.5)
-    assert len(spans_of(probabilities, n_samples, longer)) <= len(found)
+    assert len(list(spans_of([(n_samples, probabilities)], longer))) <= len(found)
 
 
 @pytest.mark.reference

@@ -105,16 +105,19 @@ def join_kept(
             )
         target = label.token_ids[_last_start(label.token_ids, tokenizer) :]
         if utterance.is_silent:
-            n_prompt = _prompt_length(target, tokenizer) + (tokenizer.no_timestamps in target)
-            target = (*target[:n_prompt], tokenizer.eot)
+            target = (*split_prompt(target, tokenizer)[0], tokenizer.eot)
         token_ids = tuple(same.setdefault(id_, id_) for id_ in target)
         examples.append(Example((utterance,), (0.0,), token_ids))
     return examples
 
 
-def _prompt_length(token_ids: Sequence[int], tokenizer: Tokenizer) -> int:
-    """Return where the text of a label begins, not counting a no-timestamps token."""
-    return _last_start(token_ids, tokenizer) + (3 if tokenizer.is_multilingual else 1)
+def split_prompt(
+    token_ids: Sequence[int], tokenizer: Tokenizer
+) -> tuple[Sequence[int], Sequence[int]]:
+    """Return a label's prompt, up to a no-timestamps token if it has one, and its text."""
+    n_prompt = _last_start(token_ids, tokenizer) + (3 if tokenizer.is_multilingual else 1)
+    n_prompt += tokenizer.no_timestamps in token_ids
+    return token_ids[:n_prompt], token_ids[n_prompt:]
 
 
 def _last_start(token_ids: Sequence[int], tokenizer: Tokenizer) -> int:
@@ -207,7 +210,7 @@ class Mixture:
         else:
             self._parts = [range(len(sources))]
             self._quotas = (_BLOCK,)
-        self._orders: dict[int, tuple[int, tuple[int, ...]]] = {}  # the newest epoch of each part
+        self._orders: list[dict[int, tuple[int, ...]]] = [{} for _ in self._parts]  # newest epoch
 
     def at(self, place: int) -> Drawn:
         """Return the window at a place, counted from 0."""
@@ -215,15 +218,12 @@ class Mixture:
         parts = _block_order(self._quotas, seed=self._seed, block=block)
         part = int(parts[at])
         n_before = block * self._quotas[part] + int(np.count_nonzero(parts[:at] == part))
-        epoch, at = divmod(n_before, len(self._parts[part]))
-        return Drawn(self._parts[part][self._order(part, epoch)[at]], epoch)
-
-    def _order(self, part: int, epoch: int) -> tuple[int, ...]:
-        newest = self._orders.get(part)
-        if newest is None or newest[0] != epoch:
-            order = epoch_order(len(self._parts[part]), seed=self._seed, epoch=epoch, part=part)
-            newest = self._orders[part] = (epoch, order)
-        return newest[1]
+        n_examples, newest = len(self._parts[part]), self._orders[part]
+        epoch, at = divmod(n_before, n_examples)
+        if epoch not in newest:
+            order = epoch_order(n_examples, seed=self._seed, epoch=epoch, part=part)
+            newest = self._orders[part] = {epoch: order}
+        return Drawn(self._parts[part][newest[epoch][at]], epoch)
 
 
 _BLOCK = 10_000
@@ -310,8 +310,7 @@ def decoder_sequence(
     """
     if tokenizer.no_timestamps in token_ids:
         return list(token_ids)
-    prompt_end = _prompt_length(token_ids, tokenizer)
-    prompt, text = token_ids[:prompt_end], token_ids[prompt_end:]
+    prompt, text = split_prompt(token_ids, tokenizer)
     if not timestamps:
         words = (id_ for id_ in text if not tokenizer.is_timestamp(id_))
         return [*prompt, tokenizer.no_timestamps, *words]

@@ -12,9 +12,7 @@ from distilwhisper.progress import say
 def in_language(manifest: Manifest, language: str | None) -> Manifest:
     """Return a manifest whose utterances are all in one language; None: as it is.
 
-    Args:
-        manifest: whatever languages it names; the log lists those that are overruled.
-        language: code or English name.
+    The log lists the languages of the manifest that are overruled.
 
     Raises:
         ValueError: Whisper knows no such language.

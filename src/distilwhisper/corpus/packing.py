@@ -8,13 +8,12 @@ window, has fewer of them to read.
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from itertools import takewhile
 from operator import attrgetter
 from typing import Literal
 
 import numpy as np
 
-from distilwhisper.corpus.batches import Example
+from distilwhisper.corpus.batches import Example, split_prompt
 from distilwhisper.speech.units import WINDOW_S, seconds_to_samples
 from distilwhisper.text.tokens import LAST_TIMESTAMP_S, TIMESTAMPS_PER_SECOND, Tokenizer
 
@@ -71,23 +70,24 @@ def pack_examples(
     windows: list[Example] = []
     open_: list[_Window] = []
     for example in queue:
-        voice = _voice(example, across_recordings)
-        if voice is None:
+        voice, length_s = _voice(example, across_recordings), example.end_s
+        if voice is None or length_s is None:
             windows.append(example)
             continue
-        prompt, text = _split(example.token_ids, tokenizer)
+        prompt, text_and_end = split_prompt(example.token_ids, tokenizer)
+        text = [id_ for id_ in text_and_end if id_ != tokenizer.eot]
         like = [window for window in open_ if window.voice == voice and window.prompt == prompt]
-        n_samples = seconds_to_samples(_length_s(example))
+        n_samples = seconds_to_samples(length_s)
         fitting = [window for window in like if window.fits(n_samples, len(text))]
         if fitting:
-            min(fitting, key=_room).add(example, text)
+            min(fitting, key=_room).add(example, text, length_s)
             continue
         in_order = not across_recordings and example.utterances[0].recording is not None
         if like and (fill == "varied" or in_order):
             windows.append(_taken(open_, like).joined())
         drawn_s = generator.uniform(0, limit_s) if fill == "varied" else limit_s
         window = _Window(tokenizer, voice, prompt, seconds_to_samples(drawn_s), pause_s)
-        window.add(example, text)
+        window.add(example, text, length_s)
         open_.append(window)
         if len(open_) > LOOK_AHEAD:
             windows.append(_taken(open_, open_).joined())
@@ -107,7 +107,7 @@ class _Window:
 
     tokenizer: Tokenizer
     voice: tuple[Hashable, ...]
-    prompt: list[int]
+    prompt: Sequence[int]
     limit: int  # samples
     pause_s: float
     examples: list[Example] = field(default_factory=list)
@@ -120,9 +120,9 @@ class _Window:
         tokens_left = MAX_TOKENS - 1 - len(self.prompt) - len(self.text)
         return n_samples <= self.room and n_tokens <= tokens_left
 
-    def add(self, example: Example, text: list[int]) -> None:
+    def add(self, example: Example, text: list[int], length_s: float) -> None:
         start_s = self.begin / TIMESTAMPS_PER_SECOND
-        end_s = start_s + _length_s(example)
+        end_s = start_s + length_s
         self.examples.append(example)
         self.starts_s.append(start_s)
         self.text += _moved(text, self.tokenizer, by=self.begin, end=_steps(end_s))
@@ -162,23 +162,6 @@ def _voice(example: Example, across_recordings: bool) -> tuple[Hashable, ...] | 
     if utterance.duration_s is None or (not across_recordings and voice[1:] == (None, None)):
         return None
     return voice[:1] if across_recordings else (*voice, utterance.channel)
-
-
-def _length_s(example: Example) -> float:
-    length_s = example.utterances[0].duration_s
-    assert length_s is not None
-    return length_s
-
-
-def _split(token_ids: Sequence[int], tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """Return a label's prompt and its text, the end token left out."""
-
-    def is_prompt(id_: int) -> bool:
-        is_text = tokenizer.is_timestamp(id_) or not tokenizer.is_special(id_)
-        return id_ != tokenizer.eot and not is_text
-
-    prompt = list(takewhile(is_prompt, token_ids))
-    return prompt, [id_ for id_ in token_ids[len(prompt) :] if id_ != tokenizer.eot]
 
 
 def _moved(text: Sequence[int], tokenizer: Tokenizer, *, by: int, end: int) -> list[int]:

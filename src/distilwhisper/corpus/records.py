@@ -18,7 +18,6 @@ _N_FAULTS_SHOWN = 10
 _LARGEST = sys.float_info.max
 _SHARED_STRINGS = ("speaker", "recording", "language", "source", "split")
 
-
 Unit = Literal["word", "character"]
 
 
@@ -264,19 +263,11 @@ def manifest_row(utterance: Utterance) -> dict[str, Any]:
     Raises:
         ValueError: with all for which :func:`read_manifest` would refuse it.
     """
-    row = _row(utterance)
-    faults = _faults(row)
-    if faults:
-        raise ValueError("; ".join(faults))
-    return row
+    return _checked(_row(utterance))
 
 
 def manifest_lines(path: Path) -> Iterator[tuple[Path, int, bytes]]:
-    """Yield the lines of a manifest that are not blank, each with its file and number.
-
-    Args:
-        path: as for :func:`read_manifest`.
-    """
+    """Yield the lines of a manifest that are not blank, each with its file and number."""
     for file in shard_paths(path) if path.is_dir() else [path]:
         with file.open("rb") as opened:
             for number, line in enumerate(opened, start=1):
@@ -346,13 +337,7 @@ def read_labels(folder: Path) -> dict[str, Label]:
 
 
 def read_verdicts(folder: Path) -> dict[str, Verdict]:
-    """Return all verdicts of a folder by id, in the order of its shards.
-
-    Raises:
-        DuplicateId: two verdicts have one id.
-        TornShard: a line is no verdict.
-        FileNotFoundError: there is no shard.
-    """
+    """Return all verdicts of a folder by id, as :func:`read_labels`."""
     return {verdict.id: verdict for verdict in each_record(folder, Verdict)}
 
 
@@ -371,9 +356,7 @@ def utterance_of(line: bytes) -> Utterance:
         raise ValueError(f"must be one JSON object in UTF-8, {cut}{error}") from error
     if not isinstance(row, dict):
         raise ValueError(f"must be one JSON object, found {_shown(row)}")
-    faults = _faults(row)
-    if faults:
-        raise ValueError("; ".join(faults))
+    _checked(row)
     duration_s = row.get("duration_s")
     extra = {sys.intern(name): _shared(row[name]) for name in row if name not in UTTERANCE_FIELDS}
     return Utterance(
@@ -386,6 +369,13 @@ def utterance_of(line: bytes) -> Utterance:
         channel=row.get("channel"),
         extra=extra or None,
     )
+
+
+def _checked(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row; a ValueError says all that is wrong with it."""
+    if faults := _faults(row):
+        raise ValueError("; ".join(faults))
+    return row
 
 
 def _faults(row: Mapping[str, Any]) -> list[str]:

@@ -23,11 +23,6 @@ def check_sounds(
     A file of which only the time of change is another, as of a copy, is taken for the same; the log
     says how many there are.
 
-    Args:
-        manifest: of the utterances.
-        utterances: some of its.
-        labels: by id.
-
     Raises:
         ChangedRecording: one holds something else, or cannot be read any more.
     """

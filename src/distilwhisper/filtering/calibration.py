@@ -98,10 +98,6 @@ def calibrate(measures: Measures, settings: FilterSettings) -> Calibration | Non
 
     Labels that are dropped in any case (failed, cut off, empty or in capitals) are not compared.
 
-    Args:
-        measures: of labels, with references and without.
-        settings: the limits.
-
     Returns:
         None if one of the halves has no good label or no bad one.
     """
@@ -114,25 +110,21 @@ def calibrate(measures: Measures, settings: FilterSettings) -> Calibration | Non
         return None
     bad = above[scoring]
     scores: list[GateScore] = []
-    dropped = np.zeros(len(bad), dtype=bool)
-    dropped_if_suggested = dropped.copy()
+    dropped = np.zeros((2, len(bad)), dtype=bool)  # under the limits as set, and as suggested
     for gate in GATES:
         all_values = gate.values(measures)
         values = all_values[scoring]
         if np.isnan(values).all():
             continue
-        limit = getattr(settings, gate.setting)
-        if limit is not None:
-            dropped |= gate.beyond(values, limit)
         suggested = suggest(gate, all_values[fitting], above[fitting])
-        if suggested is not None:
-            dropped_if_suggested |= gate.beyond(values, suggested)
+        limits = (getattr(settings, gate.setting), suggested)
+        for flags, limit in zip(dropped, limits, strict=True):
+            if limit is not None:
+                flags |= gate.beyond(values, limit)
         n_known = int(np.count_nonzero(~np.isnan(values)))
-        both = (score_at(gate, edge, values, bad) for edge in (limit, suggested))
+        both = (score_at(gate, limit, values, bad) for limit in limits)
         scores.append(GateScore(gate.setting, n_known, *both))
-    together = GateScore(
-        "all together", len(bad), _score(dropped, bad), _score(dropped_if_suggested, bad)
-    )
+    together = GateScore("all together", len(bad), *(_score(flags, bad) for flags in dropped))
     n_bad = int(np.count_nonzero(bad))
     return Calibration(len(bad) - n_bad, n_bad, (*scores, together), int(np.count_nonzero(fitting)))
 

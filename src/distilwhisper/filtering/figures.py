@@ -17,12 +17,7 @@ N_BARS = 8  # of one kind
 
 
 def draw_retention(retention: Retention, folder: Path, *, max_wer: float) -> list[Path]:
-    """Draw a retention report as SVG files.
-
-    Args:
-        retention: the numbers.
-        folder: of the figures.
-        max_wer: the limit that was set, to be marked.
+    """Draw a retention report as SVG files, and mark the limit that was set.
 
     Returns:
         The files, in the order in which they appear: errors.svg and limits.svg where there are

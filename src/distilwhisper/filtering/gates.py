@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Literal, get_args
 
 import numpy as np
@@ -58,23 +59,21 @@ class Gate:
         return values > limit if self.is_maximum else values < limit
 
 
-def _column(name: str) -> Callable[[Measures], Floats]:
-    return lambda measures: measures[name]
-
-
 GATES = (
-    Gate("max_compression_ratio", "compression_ratio_above_limit", _column("compression_ratio")),
+    Gate("max_compression_ratio", "compression_ratio_above_limit", itemgetter("compression_ratio")),
     Gate(
         "min_avg_logprob",
         "log_probability_below_limit",
         # One that is no number is below any limit.
         lambda m: np.nan_to_num(m["avg_logprob"], nan=-np.inf, neginf=-np.inf),
     ),
-    Gate("max_no_speech_prob", "no_speech_probability_above_limit", _column("no_speech_prob")),
+    Gate("max_no_speech_prob", "no_speech_probability_above_limit", itemgetter("no_speech_prob")),
     Gate(
         "max_repetition", "repetition_above_limit", lambda m: share(m["looped"], m["label_words"])
     ),
-    Gate("max_other_language_prob", "other_language_above_limit", _column("other_language_prob")),
+    Gate(
+        "max_other_language_prob", "other_language_above_limit", itemgetter("other_language_prob")
+    ),
     Gate(
         "max_disagreement",
         "disagreement_above_limit",

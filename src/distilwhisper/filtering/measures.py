@@ -20,8 +20,6 @@ from distilwhisper.text.wer import ErrorCounts, character_errors, word_errors
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Flags: TypeAlias = npt.NDArray[np.bool_]
-Integers: TypeAlias = npt.NDArray[np.int64]
-Rows: TypeAlias = npt.NDArray[Any]  # of type ROW
 
 MIN_CAPITALS = 10  # fewer may be abbreviations: "OK", "USA", "NASA TV"
 
@@ -70,7 +68,7 @@ class Measures:
         n_stray: labels of no utterance of the manifest; they have no row.
     """
 
-    rows: Rows
+    rows: npt.NDArray[Any]
     ids: list[str]
     names: Mapping[str, list[str]]
     n_stray: int = 0
@@ -80,7 +78,7 @@ class Measures:
         return self.rows[column]
 
     @cached_property
-    def errors(self) -> Integers:
+    def errors(self) -> npt.NDArray[np.int64]:
         """Substitutions, deletions and insertions together."""
         kinds = ("substitutions", "deletions", "insertions")
         return np.sum([self[kind] for kind in kinds], axis=0, dtype=np.int64)

@@ -130,13 +130,7 @@ def _rows(parts: Mapping[str, Kept]) -> Iterator[Sequence[str]]:
 
 
 def retention(measures: Measures, settings: FilterSettings, kept: Flags) -> Retention:
-    """Compare what is kept with what there is.
-
-    Args:
-        measures: of the corpus.
-        settings: the limits.
-        kept: the verdict on each label under them.
-    """
+    """Compare what is kept under the limits with what there is."""
     edges = [0, *LENGTHS_S]
     lengths = [f"{low} to {high} s" for low, high in pairwise(edges)]
     lengths = [UNKNOWN, *lengths, f"over {edges[-1]} s"]
@@ -161,8 +155,7 @@ def retention(measures: Measures, settings: FilterSettings, kept: Flags) -> Rete
 
 def _by_limit(measures: Measures, settings: FilterSettings) -> dict[float, Kept]:
     """Return what each limit would keep; all other reasons are found once."""
-    at_most = max(LIMITS)
-    lax = replace(settings, max_wer=at_most, max_wer_by_language=())
+    lax = replace(settings, max_wer=max(LIMITS), max_wer_by_language=())
     kept = is_kept(judge_all(measures, lax))
     judged = measures["has_reference"].astype(np.intp) - 1  # -1 is in no group
     rates = np.where(measures["silent_reference"], 0, np.nan_to_num(measures.rates, nan=np.inf))

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distilwhisper.speech.audio import LOUDEST, MOST_CHANNELS, Samples, loudest_if_cancelled
+from distilwhisper.speech.containers import LOWEST_RATE_HZ
 from distilwhisper.speech.units import SAMPLE_RATE_HZ
 
 Sound: TypeAlias = npt.NDArray[Any] | Sequence[float]  # what to_samples is meant for
@@ -52,7 +53,9 @@ def to_samples(sound: object, name: str, *, sampling_rate: int = SAMPLE_RATE_HZ)
         )
     floats = array if array.dtype.kind == "f" else _scaled(array)
     if floats.ndim == 2:
-        floats = _mixed(floats if floats.shape[0] <= floats.shape[1] else floats.T)
+        channels = floats if floats.shape[0] <= floats.shape[1] else floats.T
+        loudest = loudest_if_cancelled(channels)
+        floats = channels.mean(axis=0) if loudest is None else channels[loudest]
     samples: Samples = floats.astype(np.float32, copy=False)
     if not np.isfinite(samples).all():
         raise ValueError(f"{name} must hold numbers, found NaN or infinity among its samples")
@@ -67,19 +70,14 @@ def to_samples(sound: object, name: str, *, sampling_rate: int = SAMPLE_RATE_HZ)
 
 def _resampled(samples: Samples, sampling_rate: int) -> Samples:
     """Return samples at 16 kHz, by the resampler that files go through."""
-    if not 1000 <= sampling_rate <= 768_000:
-        raise ValueError(f"sampling_rate must lie in [1000, 768000] Hz, found {sampling_rate}")
+    if not LOWEST_RATE_HZ <= sampling_rate <= 768_000:
+        must = f"must lie in [{LOWEST_RATE_HZ}, 768000] Hz"
+        raise ValueError(f"sampling_rate {must}, found {sampling_rate}")
     frame = av.AudioFrame.from_ndarray(samples[None], format="flt", layout="mono")
     frame.sample_rate = sampling_rate
     resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE_HZ)
     pieces = [*resampler.resample(frame), *resampler.resample(None)]
     return np.concatenate([piece.to_ndarray()[0] for piece in pieces])
-
-
-def _mixed(channels: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    loudest = loudest_if_cancelled(channels)
-    mixed: npt.NDArray[Any] = channels.mean(axis=0) if loudest is None else channels[loudest]
-    return mixed
 
 
 def _scaled(integers: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
@@ -89,5 +87,4 @@ def _scaled(integers: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         return floats / 2.0 ** (bits - 1) - 1.0
     peak = np.abs(floats).max()
     fitting = next(b for b in (16, 32, 64) if peak <= 2.0 ** (b - 1))
-    scaled: npt.NDArray[np.float64] = floats / 2.0 ** (min(bits, fitting) - 1)
-    return scaled
+    return floats / 2.0 ** (min(bits, fitting) - 1)

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain, groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple, TypeAlias, TypeVar
 
@@ -37,12 +38,8 @@ from distilwhisper.speech.containers import (
     stated_end_s,
     track_names,
 )
-from distilwhisper.speech.containers import (
-    LENGTH_TOLERANCE_S as LENGTH_TOLERANCE_S,
-)
-from distilwhisper.speech.containers import (
-    Choice as Choice,
-)
+from distilwhisper.speech.containers import LENGTH_TOLERANCE_S as LENGTH_TOLERANCE_S
+from distilwhisper.speech.containers import Choice as Choice
 from distilwhisper.speech.sources import CorruptAudio, OpenFile, Source, digest_of, opened
 from distilwhisper.speech.units import (
     SAMPLE_RATE_HZ,
@@ -71,12 +68,12 @@ class Note:
     Attributes:
         text: without the file's name.
         is_damage: sound is missing that should be there.
-        hole_s: from when to when there is no sound, and silence stands in its place.
+        holes_s: from when to when there is no sound, and silence stands in its place.
     """
 
     text: str
     is_damage: bool = False
-    hole_s: tuple[float, float] | None = None
+    holes_s: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,6 +326,8 @@ class AudioTrack:
         self._is_strict = on_note is None
         self._on_note = on_note or self._refuse
         self._n_notes = 0
+        self._is_more_damage = False  # among those beyond MAX_NOTES
+        self._more_holes_s: list[tuple[float, float]] = []  # of those
         self._end_s = 0.0  # of the last frame, on the file's clock
         self._lost_s = 0.0  # in all
         self._error: av.FFmpegError | None = None  # of the last packet that could not be decoded
@@ -350,9 +349,8 @@ class AudioTrack:
             self._frames: Iterable[_Decoded] = self._decoded()
             if choice.track is None and len(self._container.streams.audio) > 1:
                 number = self._container.streams.audio.index(self._stream)
-                self._on_note(
-                    Note(f"audio track {number} is taken, of {track_names(self._container)}")
-                )
+                names = track_names(self._container)
+                self._on_note(Note(f"audio track {number} is taken, of {names}"))
             self.stated_s = stated_end_s(file, self._container, self._stream)
         except BaseException:
             self._container.close()
@@ -411,13 +409,13 @@ class AudioTrack:
         position, silent_to_s = seconds_to_samples(self._end_s), self._end_s
         # A stream may change its form on the way, as broadcasts do between advert and programme.
         # Each run of one form is resampled by itself, as by ffmpeg.
-        for (since_s, _), run in groupby(self._placed(), key=_place_and_form):
+        for (since_s, _), run in groupby(self._placed(), key=itemgetter(0, 1)):
             if since_s > silent_to_s:
                 silent_to_s, hole = since_s, seconds_to_samples(since_s) - position
                 for first in range(0, hole, SAMPLE_RATE_HZ):
                     yield np.zeros(min(SAMPLE_RATE_HZ, hole - first), dtype=np.int16)
                 position += max(hole, 0)
-            for piece in self._resampled(frame for _, frame in run):
+            for piece in self._resampled(frame for _, _, frame in run):
                 yield piece
                 position += len(piece)
                 self._n_decoded += len(piece)
@@ -455,15 +453,15 @@ class AudioTrack:
         self._finish_end()
         if self._n_notes > MAX_NOTES:
             more = f"{self._n_notes - MAX_NOTES} more places like these"
-            self._on_note(Note(f"{more}; {self._lost_s:.2f} s lost in all", self._lost_s > 0))
+            text = f"{more}; {self._lost_s:.2f} s lost in all"
+            self._on_note(Note(text, self._is_more_damage, tuple(self._more_holes_s)))
         if self._cancelled_s:
-            self._on_note(
-                Note(
-                    f"the channels cancel each other when mixed, in {self._cancelled_s:.0f} s from "
-                    f"{self._cancelled_from_s:.2f} s on: the loudest one was taken there; choose "
-                    "a channel to have it throughout"
-                )
+            text = (
+                f"the channels cancel each other when mixed, in {self._cancelled_s:.0f} s from "
+                f"{self._cancelled_from_s:.2f} s on: the loudest one was taken there; choose a "
+                "channel to have it throughout"
             )
+            self._on_note(Note(text))
         if not self._is_strict and self._peak <= SILENT_PEAK:
             self._note_other_tracks()
 
@@ -475,61 +473,51 @@ class AudioTrack:
         cut = "; the file was cut short" if is_cut else ""
         end_s = max(self._end_s, self._stamped_end_s)
         missing_s = (self.stated_s or 0.0) - end_s
+        damage = ""
         if missing_s > LENGTH_TOLERANCE_S:
             self._lost_s += missing_s
-            self._note(
+            damage = (
                 f"the sound ends at {end_s:.2f} s, the file states {self.stated_s:.2f} s: "
-                f"{missing_s:.2f} s are missing{cut}",
-                is_damage=True,
+                f"{missing_s:.2f} s are missing{cut}"
             )
         elif n_missing:
-            self._note(
+            damage = (
                 f"the sound ends at {end_s:.2f} s, and the last Ogg page lacks {n_missing} "
-                f"bytes: how much is missing is not known{cut}",
-                is_damage=True,
+                f"bytes: how much is missing is not known{cut}"
             )
         elif n_more:
-            self._note(
+            damage = (
                 f"the header states {end_s:.2f} s, and {n_more} bytes follow that it does not "
-                "count, which may be sound: write the file again with its whole length",
-                is_damage=True,
+                "count, which may be sound: write the file again with its whole length"
             )
         elif self._stopped_by:
-            reason = self._stopped_by.strerror
-            self._note(f"cannot be read beyond {end_s:.2f} s ({reason})", is_damage=True)
+            damage = f"cannot be read beyond {end_s:.2f} s ({self._stopped_by.strerror})"
         elif self._tail_s:
             self._lose(self._tail_s, "could not be decoded")
         elif kind == "aac" and self._error:
-            self._find_skipped()
-
-    def _find_skipped(self) -> None:
-        """Note what libav has skipped in raw AAC without an error."""
-        n_bytes = self._file.seek(0, os.SEEK_END) - self._n_bytes
-        lost_s = n_bytes * self._good_s / self._good_bytes
-        if lost_s > LENGTH_TOLERANCE_S:
-            self._lost_s += lost_s
-            self._note(
-                f"about {lost_s:.2f} s are lost, from {self._bad_from_s:.2f} s on: could not be "
-                "decoded; times behind it are too early",
-                is_damage=True,
-            )
+            # Of this, libav has skipped some without an error.
+            lost_s = self._held_s(self._file.seek(0, os.SEEK_END) - self._n_bytes)
+            if lost_s > LENGTH_TOLERANCE_S:
+                self._lost_s += lost_s
+                damage = (
+                    f"about {lost_s:.2f} s are lost, from {self._bad_from_s:.2f} s on: could not "
+                    "be decoded; times behind it are too early"
+                )
+        if damage:
+            self._note(damage, is_damage=True)
 
     def _note_other_tracks(self) -> None:
         """Note which other track is not silent."""
         tracks = self._container.streams.audio
         for number, track in enumerate(tracks):
             if track is not self._stream and self._has_sound(number):
-                self._on_note(
-                    Note(
-                        f"audio track {tracks.index(self._stream)} is silent, and track {number} "
-                        f"is not: choose one of {track_names(self._container)}"
-                    )
-                )
+                silent = f"audio track {tracks.index(self._stream)} is silent"
+                names = track_names(self._container)
+                self._on_note(Note(f"{silent}, and track {number} is not: choose one of {names}"))
                 return
 
     def _has_sound(self, number: int) -> bool:
-        choice = Choice(track=number)
-        with AudioTrack(self._file, self._name, choice, on_note=lambda _: None) as other:
+        with AudioTrack(self._file, self._name, Choice(number), lambda _: None) as other:
             try:
                 return any(_peak(piece) > SILENT_PEAK for piece in other.pieces())
             except CorruptAudio:
@@ -538,9 +526,13 @@ class AudioTrack:
     def _note(
         self, text: str, *, is_damage: bool = False, hole_s: tuple[float, float] | None = None
     ) -> None:
+        holes_s = () if hole_s is None else (hole_s,)
         self._n_notes += 1
-        if self._n_notes <= MAX_NOTES:
-            self._on_note(Note(text, is_damage, hole_s))
+        if self._n_notes <= MAX_NOTES or self._is_strict:
+            self._on_note(Note(text, is_damage, holes_s))
+        else:
+            self._is_more_damage |= is_damage
+            self._more_holes_s += holes_s
 
     def _refuse(self, note: Note) -> None:
         if note.is_damage:
@@ -559,13 +551,14 @@ class AudioTrack:
     def _decoded(self, at: int | None = None) -> Iterator[_Decoded]:
         """Yield frames as they come, passing over packets that cannot be decoded."""
         counts_frames = self._container.format.name in COUNTED
+        unit_s = self._stream.time_base or 0
         lost_s, is_damaged, self._tail_s = 0.0, False, 0.0
         skipped_bytes, position = 0, None
         try:
             if at is not None:
                 self._container.seek(at, stream=self._stream)
             for packet in self._container.demux(self._stream):
-                length_s = float((packet.duration or 0) * (self._stream.time_base or 0))
+                length_s = float((packet.duration or 0) * unit_s)
                 if packet.size:
                     self._n_bytes += packet.size
                     self._is_torn = packet.is_corrupt
@@ -581,12 +574,15 @@ class AudioTrack:
                     self._error, is_damaged = error, True
                     lost_s += length_s
                     if counts_frames and not bytes(packet).startswith(TAGS):
-                        self._skip(packet.size, length_s)
+                        # The clock counted one frame, and the bytes may have held more.
+                        self._skipped_s += max(self._held_s(packet.size) - length_s, 0.0)
                     continue
                 self._good_bytes += packet.size
                 self._good_s += length_s
                 for frame in frames:
-                    yield _Decoded(frame, self._stamp_s(frame), lost_s, is_damaged, skipped_bytes)
+                    pts = frame.pts
+                    time_s = None if pts is None else float(pts * unit_s) + self._skipped_s
+                    yield _Decoded(frame, time_s, lost_s, is_damaged, skipped_bytes)
                     lost_s, is_damaged = 0.0, False
         except (av.FFmpegError, OSError) as error:
             if self._is_strict and not isinstance(error, av.FFmpegError):
@@ -594,26 +590,21 @@ class AudioTrack:
             self._stopped_by = error
         self._tail_s = lost_s
 
-    def _stamp_s(self, frame: av.AudioFrame) -> float | None:
-        if frame.pts is None:
-            return None
-        return float(frame.pts * (self._stream.time_base or 0)) + self._skipped_s
+    def _held_s(self, n_bytes: int) -> float:
+        """Return how much sound bytes may have held, by those that were decoded; 0 before any."""
+        return n_bytes * self._good_s / self._good_bytes if self._good_bytes else 0.0
 
-    def _skip(self, n_bytes: int, counted_s: float) -> None:
-        """Let a clock that counts frames pass over bytes that held more than the one it counted."""
-        if self._good_bytes:
-            held_s = n_bytes * self._good_s / self._good_bytes
-            self._skipped_s += max(held_s - counted_s, 0.0)
-
-    def _placed(self) -> Iterator[tuple[float, av.AudioFrame]]:
-        """Yield each frame behind the time from which on there was no hole."""
+    def _placed(self) -> Iterator[tuple[float, tuple[str, str, int], av.AudioFrame]]:
+        """Yield each frame behind the time from which on there was no hole, and its form."""
         since_s = self._end_s
         for decoded in self._frames:
             if hole_s := self._hole_s(decoded):
                 self._end_s += hole_s
                 since_s = self._end_s
-            yield since_s, decoded.frame
-            self._end_s += _length_s(decoded.frame)
+            frame = decoded.frame
+            form = frame.format.name, frame.layout.name, frame.sample_rate
+            yield since_s, form, frame
+            self._end_s += _length_s(frame)
 
     def _hole_s(self, decoded: _Decoded) -> float:
         """Return the silence that belongs in front of a frame, and note what there is to note."""
@@ -634,19 +625,16 @@ class AudioTrack:
                 self._lose(decoded.lost_s, "could not be decoded")
             return 0.0
         hole_s = self._end_s, self._end_s + ahead_s
+        is_alone = len(self._container.streams) == 1  # so that what libav skipped was of this track
+        may_be_skipped = is_alone and 2 * self._held_s(decoded.skipped_bytes) > ahead_s
         if decoded.is_damaged:
             self._lose(ahead_s, "could not be decoded", hole_s=hole_s)
-        elif self._container.format.name in UNBROKEN or self._holds(decoded.skipped_bytes, ahead_s):
+        elif self._container.format.name in UNBROKEN or may_be_skipped:
             self._lose(ahead_s, "missing from the file", hole_s=hole_s)
         else:
             place = f"from {hole_s[0]:.2f} to {hole_s[1]:.2f} s"
             self._note(f"the file has no sound {place}", hole_s=hole_s)
         return ahead_s
-
-    def _holds(self, n_bytes: int, length_s: float) -> bool:
-        """Return whether bytes that libav has skipped may have held a sound of a length."""
-        is_alone = len(self._container.streams) == 1
-        return is_alone and 2 * n_bytes * self._good_s > length_s * self._good_bytes > 0
 
     def _resampled(self, frames: Iterable[av.AudioFrame]) -> Iterator[Pcm]:
         """Yield what frames of one form become in mono at 16 kHz and 16 bits."""
@@ -655,7 +643,7 @@ class AudioTrack:
         begin_s = self._end_s
         for frame in _second_by_second(frames):
             channels = self._chosen(frame, begin_s)
-            begin_s += frame.samples / frame.sample_rate
+            begin_s += _length_s(frame)
             try:
                 pieces = resampler.resample(channels)
             except av.FFmpegError as error:
@@ -674,10 +662,6 @@ class AudioTrack:
 
         Of three channels and more whose places are not stated, libav takes one for a subwoofer and
         leaves it out: their mean is taken instead.
-
-        Args:
-            frame: all channels.
-            begin_s: when it begins, for notes.
         """
         n_channels, channel = frame.layout.nb_channels, self._choice.channel
         if channel is not None and channel >= n_channels:
@@ -698,7 +682,7 @@ class AudioTrack:
         if loudest is not None:
             if not self._cancelled_s:
                 self._cancelled_from_s = begin_s
-            self._cancelled_s += frame.samples / frame.sample_rate
+            self._cancelled_s += _length_s(frame)
             rows = np.repeat(rows[loudest : loudest + 1], n_channels, axis=0)
         if not has_places:
             mean = rows.mean(axis=0, keepdims=True)
@@ -708,23 +692,19 @@ class AudioTrack:
     def _finite(self, frame: av.AudioFrame, begin_s: float) -> av.AudioFrame:
         """Put silence for NaN and infinity; conversion would make ordinary numbers of them."""
         values = frame.to_ndarray()
-        n_bad = np.count_nonzero(~np.isfinite(values))
-        place = f"from {begin_s:.2f} to {begin_s + frame.samples / frame.sample_rate:.2f} s"
-        if not n_bad:
-            peak = max(values.max(), -values.min())
-            if peak > LOUDEST:
-                self._note(
-                    f"samples must lie in about [-1, 1], found {peak:g} {place}: what lies beyond "
-                    "was clipped; write the file again, divided by its full scale",
-                    is_damage=True,
-                )
-            return frame
-        self._note(
-            f"samples must be finite, found NaN or infinity in {n_bad} values {place}",
-            is_damage=True,
-        )
-        rows = np.where(np.isfinite(_rows(frame)), _rows(frame), 0).astype(values.dtype)
-        return _with_rows(frame, rows)
+        place = f"from {begin_s:.2f} to {begin_s + _length_s(frame):.2f} s"
+        if n_bad := np.count_nonzero(~np.isfinite(values)):
+            fault = f"samples must be finite, found NaN or infinity in {n_bad} values {place}"
+            self._note(fault, is_damage=True)
+            return _with_rows(frame, np.nan_to_num(_rows(frame), posinf=0.0, neginf=0.0))
+        peak = max(values.max(), -values.min())
+        if peak > LOUDEST:
+            self._note(
+                f"samples must lie in about [-1, 1], found {peak:g} {place}: what lies beyond "
+                "was clipped; write the file again, divided by its full scale",
+                is_damage=True,
+            )
+        return frame
 
 
 def _peak(piece: Pcm) -> int:
@@ -733,11 +713,6 @@ def _peak(piece: Pcm) -> int:
 
 def _length_s(frame: av.AudioFrame) -> float:
     return frame.samples / frame.sample_rate
-
-
-def _place_and_form(placed: tuple[float, av.AudioFrame]) -> tuple[float, tuple[str, str, int]]:
-    since_s, frame = placed
-    return since_s, (frame.format.name, frame.layout.name, frame.sample_rate)
 
 
 def _rows(frame: av.AudioFrame) -> npt.NDArray[np.generic]:

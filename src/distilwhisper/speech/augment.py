@@ -25,12 +25,6 @@ from distilwhisper.speech.units import (
     seconds_to_samples,
 )
 
-_FRAMES_PER_S = SAMPLE_RATE_HZ // HOP_SAMPLES
-
-# As in transformers: at least two masks in time where there are any.
-_LEAST_TIME_MASKS = 2
-
-
 _FASTER_OR_SLOWER: Rule = ("be above zero", lambda factors: bool(factors) and min(factors) > 0)
 _RISING: Rule = ("rise", lambda low_high: low_high[0] <= low_high[1])
 
@@ -120,19 +114,14 @@ def draw_augmentation(
     if end_s is not None and context_draw < settings.short_context_probability:
         wanted_s = end_s / speed + low_s + margin_draw * (high_s - low_s)
         n_frames = context_frames(wanted_s, step_s=settings.short_context_step_s)
-    return Augmentation(
-        speed=speed,
-        snr_db=low_db + snr_draw * (high_db - low_db)
-        if noise_draw < settings.noise_probability
-        else None,
-        n_frames=n_frames,
-        seed=seed,
-    )
+    is_noisy = noise_draw < settings.noise_probability
+    snr_db = low_db + snr_draw * (high_db - low_db) if is_noisy else None
+    return Augmentation(speed, snr_db, n_frames, seed)
 
 
 def context_frames(seconds: float, *, step_s: int = 1) -> int:
     """Return the mel frames of a short context: whole steps, at most the window."""
-    step = step_s * _FRAMES_PER_S
+    step = step_s * SAMPLE_RATE_HZ // HOP_SAMPLES
     n_steps = max(math.ceil(seconds_to_samples(seconds) / HOP_SAMPLES / step), 1)
     return min(n_steps * step, FRAMES_PER_WINDOW)
 
@@ -200,38 +189,28 @@ def mask_mel(
     """
     generator = np.random.default_rng((augmentation.seed, 1))
     masked = mel.clone()
-    if settings.time_mask_share:
-        spans = masked_places(
-            n_sound_frames,
-            share=settings.time_mask_share,
-            length=settings.time_mask_frames,
-            least=_LEAST_TIME_MASKS,
-            generator=generator,
-        )
-        masked[:, np.flatnonzero(spans)] = 0
-    if settings.frequency_mask_share:
-        spans = masked_places(
-            len(mel),
-            share=settings.frequency_mask_share,
-            length=settings.frequency_mask_bins,
-            least=0,
-            generator=generator,
-        )
-        masked[np.flatnonzero(spans)] = 0
+    if share := settings.time_mask_share:
+        length = settings.time_mask_frames  # and at least two, as in transformers
+        in_time = masked_places(n_sound_frames, generator, share=share, length=length, least=2)
+        masked[:, np.flatnonzero(in_time)] = 0
+    if share := settings.frequency_mask_share:
+        length = settings.frequency_mask_bins
+        in_frequency = masked_places(len(mel), generator, share=share, length=length)
+        masked[np.flatnonzero(in_frequency)] = 0
     return masked
 
 
 def masked_places(
-    n_places: int, *, share: float, length: int, least: int, generator: np.random.Generator
+    n_places: int, generator: np.random.Generator, *, share: float, length: int, least: int = 0
 ) -> npt.NDArray[np.bool_]:
     """Return which places of an axis are masked.
 
     Args:
         n_places: of the axis.
+        generator: of the rounding and of where the spans begin; no two begin at one place.
         share: of the places, over all spans; chance rounds the number of spans up or down.
         length: of a span, in places.
         least: spans, where so many fit.
-        generator: of the rounding and of where the spans begin; no two begin at one place.
     """
     n_begins = max(n_places - (length - 1), 0)
     n_spans = max(int(share * n_places / length + generator.random()), least)

@@ -18,6 +18,9 @@ from distilwhisper.speech.sources import CorruptAudio, OpenFile
 # more than load_samples grants.
 LENGTH_TOLERANCE_S = 0.1
 
+# The sounds of speech are told apart by what lies above 500 Hz, which a lower rate cannot hold.
+LOWEST_RATE_HZ = 1000
+
 # A silence that time stamps ask for is believed up to this length.
 LONGEST_HOLE_S = 3600.0
 
@@ -110,6 +113,11 @@ def audio_track(
         )
     if not isinstance(track, av.AudioStream) or track.codec_context is None:
         raise CorruptAudio(f"{name}: no decoder for its audio stream; convert it to wav or flac")
+    if 0 < track.rate < LOWEST_RATE_HZ:
+        raise CorruptAudio(
+            f"{name}: the sample rate must be at least {LOWEST_RATE_HZ} Hz, found {track.rate} Hz: "
+            "if its header is wrong, correct it; else leave the file out"
+        )
     return track
 
 
@@ -142,7 +150,9 @@ def stated_end_s(
     was cut short; for an mp3 without a Xing header, raw AAC and others it is guessed from a bit
     rate (found 12.9 s for 9.0); of Matroska it is the end of the longest stream.
     """
+    position = file.tell()  # where libav reads on
     length_s = _stated_length_s(file, container, stream)
+    file.seek(position)
     start_s = float((stream.start_time or 0) * (stream.time_base or 0)) - clock_zero_s(container)
     return length_s and length_s + (start_s if start_s > LENGTH_TOLERANCE_S else 0.0)
 
@@ -150,26 +160,18 @@ def stated_end_s(
 def _stated_length_s(
     file: OpenFile, container: av.container.InputContainer, stream: av.AudioStream
 ) -> float | None:
-    position = file.tell()
-    try:
-        kind = container.format.name
-        if kind == "wav":
-            return _wav_s(file) if stream.codec_context.name.startswith("pcm_") else None
-        if kind == "matroska,webm":
-            return _matroska_s(container, stream)
-        if kind in _STATING or (kind == "mp3" and _has_frame_count(file)):
-            return float((stream.duration or 0) * (stream.time_base or 0)) or None
-        return None
-    finally:
-        file.seek(position)
-
-
-def _wav_s(file: OpenFile) -> float | None:
-    """Return the length in the header of a PCM wav file, whether or not so much follows."""
-    _, size, byte_rate = _wav_data(file)
-    # Writers to a pipe leave the size zero or near one of two limits.
-    is_known = 0 < size < 0x7FFF_0000 and byte_rate > 0
-    return size / byte_rate if is_known else None
+    kind = container.format.name
+    if kind == "wav":
+        _, size, byte_rate = _wav_data(file)
+        # Writers to a pipe leave the size zero or near one of two limits.
+        is_known = 0 < size < 0x7FFF_0000 and byte_rate > 0
+        is_pcm = stream.codec_context.name.startswith("pcm_")
+        return size / byte_rate if is_known and is_pcm else None
+    if kind == "matroska,webm":
+        return _matroska_s(container, stream)
+    if kind in _STATING or (kind == "mp3" and _has_frame_count(file)):
+        return float((stream.duration or 0) * (stream.time_base or 0)) or None
+    return None
 
 
 def _wav_data(file: OpenFile) -> tuple[int, int, int]:
@@ -196,7 +198,6 @@ def bytes_behind_wav(file: OpenFile) -> int:
 
     A program that dies while it records leaves the length that it wrote last. Padding is no sound.
     """
-    position = file.tell()
     n_bytes = file.seek(0, os.SEEK_END)
     end, size, byte_rate = _wav_data(file)
     n_more, head = 0, b""
@@ -208,7 +209,6 @@ def bytes_behind_wav(file: OpenFile) -> int:
         name = head[:4]
         is_chunk = len(head) >= 8 and name.isascii() and name.decode().isprintable()
         size = int.from_bytes(head[4:8], "little") + 8 if is_chunk else 0
-    file.seek(position)
     may_be = byte_rate > 0 and n_more > LENGTH_TOLERANCE_S * byte_rate and any(head)
     return n_more if may_be else 0
 
@@ -228,11 +228,9 @@ def _matroska_s(container: av.container.InputContainer, stream: av.AudioStream) 
 
 def missing_page_bytes(file: OpenFile) -> int:
     """Return how much of an Ogg file's last page is missing (RFC 3533, section 6)."""
-    position = file.tell()
     n_bytes = file.seek(0, os.SEEK_END)
     file.seek(max(0, n_bytes - 65_307))  # the longest page
     tail = file.read()
-    file.seek(position)
     page = tail[max(tail.rfind(b"OggS"), 0) :]
     n_parts = page[26] if len(page) > 26 else 255
     page_bytes = 27 + n_parts + sum(page[27 : 27 + n_parts])

@@ -6,12 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distilwhisper.speech.audio import Samples
-from distilwhisper.speech.units import (
-    SAMPLE_RATE_HZ,
-    Span,
-    samples_to_seconds,
-    seconds_to_samples,
-)
+from distilwhisper.speech.units import SAMPLE_RATE_HZ, Span, samples_to_seconds, seconds_to_samples
 
 LEVEL_SAMPLES = SAMPLE_RATE_HZ // 10
 

@@ -206,11 +206,8 @@ def mel_filters(n_mels: int) -> npt.NDArray[np.float64]:
     """
     highest = _KNEE_MEL + math.log(SAMPLE_RATE_HZ / 2 / _KNEE_HZ) / _LOG_STEP
     mels = np.linspace(0.0, highest, n_mels + 2)
-    corners_hz = np.where(
-        mels < _KNEE_MEL,
-        mels * _LINEAR_STEP_HZ,
-        _KNEE_HZ * np.exp(_LOG_STEP * (mels - _KNEE_MEL)),
-    )
+    above_knee_hz = _KNEE_HZ * np.exp(_LOG_STEP * (mels - _KNEE_MEL))
+    corners_hz = np.where(mels < _KNEE_MEL, mels * _LINEAR_STEP_HZ, above_knee_hz)
     left, centre, right = corners_hz[:-2, None], corners_hz[1:-1, None], corners_hz[2:, None]
     hz = np.linspace(0.0, SAMPLE_RATE_HZ / 2, N_FREQUENCIES)
     triangles = np.minimum((hz - left) / (centre - left), (right - hz) / (right - centre))

@@ -130,6 +130,5 @@ def _files(folder: Path) -> tuple[Path, ...]:
     return tuple(files)
 
 
-@lru_cache(maxsize=32)  # half an hour of each of these would be 3.7 GB; noises are minutes
-def _recording(path: Path) -> Samples:
-    return load_samples(path)
+# Half an hour of each of these would be 3.7 GB; noises are minutes.
+_recording = lru_cache(maxsize=32)(load_samples)

@@ -6,9 +6,9 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from distilwhisper.speech.audio import Samples
-from distilwhisper.speech.units import seconds_to_samples
+from distilwhisper.speech.units import SAMPLE_RATE_HZ
 
-BLOCK_S = 30.0
+BLOCK_SAMPLES = 30 * SAMPLE_RATE_HZ
 
 
 @runtime_checkable
@@ -32,19 +32,18 @@ class Recording(Protocol):
 
 def blocks_of(recording: Recording) -> Iterator[Samples]:
     """Yield a recording that was not read from yet, half a minute at a time."""
-    at, size = 0, seconds_to_samples(BLOCK_S)
-    while len(block := recording.read(at, at + size)):
+    at = 0
+    while len(block := recording.read(at, at + BLOCK_SAMPLES)):
         yield block
         at += len(block)
 
 
 def end_of(recording: Recording, at: int) -> int:
     """Read a recording on from a place, keeping nothing; return where it ends."""
-    size = seconds_to_samples(BLOCK_S)
-    while recording.reach(at + size) == at + size:
-        at += size
+    while recording.reach(at + BLOCK_SAMPLES) == at + BLOCK_SAMPLES:
+        at += BLOCK_SAMPLES
         recording.read(at, at)
-    return recording.reach(at + size)
+    return recording.reach(at + BLOCK_SAMPLES)
 
 
 class HeldRecording:

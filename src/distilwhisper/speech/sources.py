@@ -98,8 +98,7 @@ def _open_path(path: str) -> OpenFile:
         file = storage.open(place, "rb")
     if not isinstance(getattr(file, "name", None), str):
         file.name = path  # libav asks for it, as of NamedBytes
-    opened: OpenFile = file
-    return opened
+    return file
 
 
 @contextmanager
@@ -159,7 +158,7 @@ def _read_member(shard: str, member: str) -> bytes:
 
 
 def _find_member(index: _TarIndex, shard: str, member: str) -> tuple[int, int]:
-    place = index.get(_plain(member))
+    place = index.get(member.removeprefix("./"))
     if place is None:
         near = get_close_matches(member, islice(index, 2000)) or list(islice(index, 3))
         raise CorruptAudio(
@@ -187,9 +186,8 @@ def _tar_index(
 def _scan_tar(file: OpenFile, shard: str) -> _TarIndex:
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
-            return {
-                _plain(info.name): (info.offset_data, info.size) for info in tar if info.isreg()
-            }
+            files = (info for info in tar if info.isreg())
+            return {f.name.removeprefix("./"): (f.offset_data, f.size) for f in files}
     except tarfile.TarError as error:
         file.seek(0)
         head = file.read(6)
@@ -199,7 +197,3 @@ def _scan_tar(file: OpenFile, shard: str) -> _TarIndex:
                 "one; unpack it once (gunzip, xz -d) and name the plain tar instead"
             ) from error
         raise CorruptAudio(f"{shard}: not a tar archive that can be read ({error})") from error
-
-
-def _plain(member: str) -> str:
-    return member.removeprefix("./")

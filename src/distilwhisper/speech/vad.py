@@ -10,7 +10,7 @@ Source: snakers4/silero-vad: ``src/silero_vad/utils_vad.py``, get_speech_timesta
 
 import importlib.util
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -37,7 +37,6 @@ _LOWEST_THRESHOLD = 0.01
 # roundings, and so the spans, then do not depend on the blocks a recording comes in.
 _GROUP_FRAMES = 128
 
-_PACKAGE = "silero_vad"
 # The .safetensors beside it holds another training of the same network: not what the package uses.
 _WEIGHTS = "data/silero_vad.jit"
 
@@ -57,6 +56,7 @@ _NAMES = {
     "_model.decoder.decoder.2.bias": "unit.bias",
 }
 
+Groups = Iterable[tuple[int, Sequence[float]]]  # of frames: samples, and a probability for each
 State = tuple[Float[Tensor, "1 1 128"], Float[Tensor, "1 1 128"]]
 
 
@@ -92,13 +92,7 @@ def stream_spans(
         ValueError: a block is not one row of finite numbers.
         MissingExtra: the weights are not installed.
     """
-    machine = SpanMachine(settings)
-    n_samples = 0
-    for n_new, probabilities in frame_probabilities(blocks):
-        n_samples += n_new
-        for probability in probabilities:
-            yield from machine.step(probability)
-    yield from machine.finish(n_samples)
+    return spans_of(frame_probabilities(blocks), settings)
 
 
 def frame_probabilities(blocks: Iterable[Samples]) -> Iterator[tuple[int, list[float]]]:
@@ -131,9 +125,8 @@ class Detector:
     def __init__(self) -> None:
         self._network = load_silero()
         self._state: State | None = None
-        self._rest: Samples = np.zeros(
-            CONTEXT_SAMPLES, dtype=np.float32
-        )  # context, then part of a frame
+        # Context, then part of a frame.
+        self._rest: Samples = np.zeros(CONTEXT_SAMPLES, dtype=np.float32)
 
     def probabilities(self, samples: Samples) -> list[float]:
         """Return how likely each whole frame is speech; what fills no frame waits."""
@@ -147,8 +140,7 @@ class Detector:
             probabilities, self._state = self._network(
                 torch.from_numpy(frames[::FRAME_SAMPLES].copy()), self._state
             )
-        values: list[float] = probabilities.tolist()
-        return values
+        return probabilities.tolist()
 
 
 class SpeechWatch:
@@ -184,7 +176,7 @@ def load_silero() -> "SileroVad":
         MissingExtra: the package is not installed, or holds another network.
     """
     # Of a package at the top, this finds the folder without running its code.
-    spec = importlib.util.find_spec(_PACKAGE)
+    spec = importlib.util.find_spec("silero_vad")
     folders = list(spec.submodule_search_locations or []) if spec else []
     path = next((p for p in (Path(folder) / _WEIGHTS for folder in folders) if p.is_file()), None)
     if path is None:
@@ -243,58 +235,47 @@ class SileroVad(nn.Module):
         return self.unit(outputs.transpose(1, 2).relu()).sigmoid().flatten(), state
 
 
-class SpanMachine:
-    """Makes spans of the frames' probabilities, one frame at a time.
+def spans_of(groups: Groups, settings: VadSettings) -> Iterator[Span]:
+    """Yield spans as :func:`stream_spans`, of what :func:`frame_probabilities` yields."""
+    pad = seconds_to_samples(settings.pad_s)
+    min_speech = seconds_to_samples(settings.min_speech_s)
+    held: Span | None = None  # padded in front; behind, that depends on when the next one starts
+    now = 0
+    for now, is_speech, ended in _bare_spans(groups, settings):
+        if ended is not None and ended.stop - ended.start > min_speech:
+            before = pad
+            if held is not None:
+                before = min(pad, (ended.start - held.stop) // 2)
+                yield replace(held, stop=held.stop + before)
+            held = Span(max(ended.start - before, 0), ended.stop)
+        if held is not None and not is_speech and now - held.stop >= 2 * pad:
+            yield replace(held, stop=held.stop + pad)
+            held = None
+    if held is not None:
+        yield replace(held, stop=min(held.stop + pad, now))
 
-    Two spans may be unfinished at once: one whose end waits to be padded, as that depends on when
-    the next one starts, and the one now being spoken.
-    """
 
-    def __init__(self, settings: VadSettings) -> None:
-        self.threshold = settings.threshold
-        self.leave_at = max(settings.threshold - _HYSTERESIS, _LOWEST_THRESHOLD)
-        self.min_speech = seconds_to_samples(settings.min_speech_s)
-        self.min_silence = seconds_to_samples(settings.min_silence_s)
-        self.pad = seconds_to_samples(settings.pad_s)
-        self.n_frames = 0
-        self.start: int | None = None  # of what is being spoken
-        self.silent_since: int | None = None  # the pause in it, if there is one
-        self.held: Span | None = None  # padded in front, and not yet behind
-
-    def step(self, probability: float) -> Iterator[Span]:
-        """Take one frame; yield the spans that it finishes."""
-        now = self.n_frames * FRAME_SAMPLES
-        self.n_frames += 1
-        if probability >= self.threshold:
-            self.silent_since = None
-            self.start = now if self.start is None else self.start
-        elif probability < self.leave_at and self.start is not None:
-            self.silent_since = now if self.silent_since is None else self.silent_since
-            if now - self.silent_since >= self.min_silence:
-                yield from self._end(self.silent_since)
-        if self.held and self.start is None and now - self.held.stop >= 2 * self.pad:
-            yield replace(self.held, stop=self.held.stop + self.pad)
-            self.held = None
-
-    def finish(self, n_samples: int) -> Iterator[Span]:
-        """Yield what is left when a recording of so many samples ends."""
-        if self.start is not None:
-            yield from self._end(n_samples)
-        if self.held:
-            yield replace(self.held, stop=min(self.held.stop + self.pad, n_samples))
-
-    def _end(self, stop: int) -> Iterator[Span]:
-        """End what is being spoken, and hold it; what was held is done."""
-        start, self.start, self.silent_since = self.start, None, None
-        if start is None or stop - start <= self.min_speech:
-            return
-        before = after = self.pad
-        if self.held:
-            pause = start - self.held.stop
-            if pause < 2 * self.pad:
-                before = after = pause // 2
-            yield replace(self.held, stop=self.held.stop + after)
-        self.held = Span(max(start - before, 0), stop)
+def _bare_spans(groups: Groups, settings: VadSettings) -> Iterator[tuple[int, bool, Span | None]]:
+    """Yield where each frame begins, and then the end; whether somebody speaks; and what ended."""
+    leave_at = max(settings.threshold - _HYSTERESIS, _LOWEST_THRESHOLD)
+    min_silence = seconds_to_samples(settings.min_silence_s)
+    start: int | None = None  # of what is being spoken
+    silent_since: int | None = None  # the pause in it, if there is one
+    now = n_samples = 0
+    for n_new, probabilities in groups:
+        n_samples += n_new
+        for probability in probabilities:
+            ended = None
+            if probability >= settings.threshold:
+                silent_since = None
+                start = now if start is None else start
+            elif probability < leave_at and start is not None:
+                silent_since = now if silent_since is None else silent_since
+                if now - silent_since >= min_silence:
+                    ended, start, silent_since = Span(start, silent_since), None, None
+            yield now, start is not None, ended
+            now += FRAME_SAMPLES
+    yield n_samples, False, None if start is None else Span(start, n_samples)
 
 
 def _checked(blocks: Iterable[Samples]) -> Iterator[Samples]:

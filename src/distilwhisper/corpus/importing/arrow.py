@@ -67,8 +67,12 @@ def read_parquet(source: Source) -> Entries:
             source.add_problem(name, "unreadable", message)
 
 
-def _fields_of(schema: "pyarrow.Schema", source: str, settings: ImportSettings) -> dict[str, str]:
-    """Return the column of each field; that of the audio is found by its type, where it can be.
+def _columns_of(
+    schema: "pyarrow.Schema", source: str, settings: ImportSettings
+) -> tuple[dict[str, str], list[str]]:
+    """Return the column of each field, and the columns to read: what holds text or numbers is kept.
+
+    That of the audio is found by its type, where it can be.
 
     Raises:
         BadSource: no column is of audio, or more than one may be.
@@ -95,16 +99,9 @@ def _fields_of(schema: "pyarrow.Schema", source: str, settings: ImportSettings) 
             f"{source} must have a column of audio, found {', '.join(names)}; give --column "
             "audio=NAME"
         )
-    return columns
-
-
-def _columns_to_read(schema: "pyarrow.Schema", columns: Mapping[str, str]) -> list[str]:
-    """Return the columns of the fields, and all that hold one text or number: these are kept."""
-    from pyarrow import types
-
     tests = (types.is_string, types.is_large_string, types.is_integer, types.is_floating)
-    plain = [c.name for c in schema if any(test(c.type) for test in (*tests, types.is_boolean))]
-    return [*dict.fromkeys([*columns.values(), *plain])]
+    kept = [c.name for c in schema if any(test(c.type) for test in (*tests, types.is_boolean))]
+    return columns, [*dict.fromkeys([*columns.values(), *kept])]
 
 
 def _sound_entry(
@@ -141,11 +138,7 @@ def _sound_entry(
 
 
 def _of_split(source: Path, split: str | None) -> list[Path]:
-    """Return the files of a split: train by default, or all if none is called that.
-
-    Raises:
-        BadSource: there is none.
-    """
+    """Return the files of a split: train by default, or all if none is called that."""
     paths = sorted(source.rglob("*.parquet")) if source.is_dir() else [source]
     part = split or "train"
     of_split = [
@@ -166,9 +159,8 @@ def _rows(path: Path, name: str, source: Source) -> Entries:
     from pyarrow.parquet import ParquetFile
 
     with ParquetFile(path) as file:
-        schema = file.schema_arrow
-        columns = _fields_of(schema, str(path), source.settings)
-        batches = file.iter_batches(ROWS_AT_ONCE, columns=_columns_to_read(schema, columns))
+        columns, to_read = _columns_of(file.schema_arrow, str(path), source.settings)
+        batches = file.iter_batches(ROWS_AT_ONCE, columns=to_read)
         for number, row in enumerate(row for batch in batches for row in batch.to_pylist()):
             stem = f"{posixpath.splitext(name)[0]}/{number:08d}"
             with source.problem_at(where := f"{name}: row {number}"):
@@ -193,11 +185,9 @@ def read_huggingface(source: Source) -> Entries:
     name, settings = str(source.path), source.settings
     dataset, split = _opened(name, settings)
     from_hub = None if source.path.exists() else name
-    columns: dict[str, str] = {}
     number = 0
     for table in _tables(dataset, name):
-        columns = columns or _fields_of(table.schema, name, settings)
-        to_read = _columns_to_read(table.schema, columns)
+        columns, to_read = _columns_of(table.schema, name, settings)
         features = dataset.features or {}
         # In these a number stands for a name.
         with_names = [column for column in to_read if getattr(features.get(column), "names", None)]
@@ -205,19 +195,14 @@ def read_huggingface(source: Source) -> Entries:
             for column in with_names:
                 if row[column] is not None:
                     row[column] = features[column].names[row[column]]
-            where = f"{name}: {split}, row {number}"
-            with source.problem_at(where):
+            with source.problem_at(where := f"{name}: {split}, row {number}"):
                 entry = _sound_entry(where, row, columns, f"{split}/{number:08d}", Path())
                 yield _fetched(entry, from_hub)
             number += 1
 
 
 def _opened(source: str, settings: ImportSettings) -> tuple[Any, str]:
-    """Return one split of a dataset, of which no row has been read, and its name.
-
-    Raises:
-        BadSource, UnreadableSource, MissingExtra: as :func:`read_huggingface`.
-    """
+    """Return one split of a dataset, of which no row has been read, and its name."""
     with needed_by("a Hugging Face dataset", extra="data"):
         import datasets
     is_saved = any((Path(source) / name).exists() for name in ("state.json", "dataset_dict.json"))
@@ -247,11 +232,7 @@ def _opened(source: str, settings: ImportSettings) -> tuple[Any, str]:
 
 
 def _tables(dataset: Any, source: str) -> Iterator["pyarrow.Table"]:
-    """Yield the rows some at a time.
-
-    Raises:
-        UnreadableSource: they cannot be read to their end.
-    """
+    """Yield the rows some at a time."""
     from datasets.exceptions import DatasetsError
     from pyarrow import ArrowException
 
@@ -268,11 +249,7 @@ def _tables(dataset: Any, source: str) -> Iterator["pyarrow.Table"]:
 
 
 def _fetched(entry: Entry, from_hub: str | None) -> Entry:
-    """Return an entry with its sound where that lies in no file here: on the hub, or in a zip.
-
-    Raises:
-        Unusable: it cannot be fetched.
-    """
+    """Return an entry with its sound where that lies in no file here: on the hub, or in a zip."""
     utterance = entry.utterance
     if from_hub is not None and utterance.source is None:
         utterance = replace(utterance, source=from_hub)

@@ -7,7 +7,7 @@ from distilwhisper.corpus.importing.entries import span_id
 from distilwhisper.corpus.records import Utterance
 from distilwhisper.speech.audio import Choice, stream_samples
 from distilwhisper.speech.units import WINDOW_SAMPLES, Span, samples_to_seconds, seconds_to_samples
-from distilwhisper.speech.vad import FRAME_SAMPLES, SpanMachine, VadSettings, frame_probabilities
+from distilwhisper.speech.vad import FRAME_SAMPLES, VadSettings, frame_probabilities, spans_of
 
 # Between words is silence enough to cut in; a piece does not reach over a pause so long that
 # nothing in front of it helps to understand what follows.
@@ -29,22 +29,15 @@ def cut_at_pauses(utterance: Utterance) -> list[Utterance]:
         CorruptAudio, FileNotFoundError: the sound cannot be had whole.
         MissingExtra: the voice activity detector is not installed.
     """
-    machine = SpanMachine(PAUSES)
-    spans: list[Span] = []
-    probabilities: list[float] = []
-    n_samples = 0
     blocks = stream_samples(
         utterance.audio,
         start_s=utterance.start_s,
         duration_s=utterance.duration_s,
         choice=Choice(channel=utterance.channel),
     )
-    for n_new, new in frame_probabilities(blocks):
-        n_samples += n_new
-        probabilities.extend(new)
-        for probability in new:
-            spans.extend(machine.step(probability))
-    spans.extend(machine.finish(n_samples))
+    groups = list(frame_probabilities(blocks))
+    probabilities = [probability for _, of_group in groups for probability in of_group]
+    spans = spans_of(groups, PAUSES)
     return [_piece(utterance, span) for span in plan_pieces(spans, probabilities)]
 
 

@@ -17,11 +17,8 @@ from distilwhisper.languages import language_code
 from distilwhisper.speech.audio import AudioFacts
 
 AUDIO_SUFFIXES = frozenset(
-    (
-        *(".3gp", ".aac", ".ac3", ".aif", ".aifc", ".aiff", ".amr", ".au", ".avi", ".caf", ".flac"),
-        *(".g722", ".m4a", ".m4b", ".m4v", ".mka", ".mkv", ".mov", ".mp2", ".mp3", ".mp4", ".mpeg"),
-        *(".mpg", ".oga", ".ogg", ".opus", ".spx", ".w64", ".wav", ".webm", ".wma"),
-    )
+    ".3gp .aac .ac3 .aif .aifc .aiff .amr .au .avi .caf .flac .g722 .m4a .m4b .m4v .mka .mkv .mov "
+    ".mp2 .mp3 .mp4 .mpeg .mpg .oga .ogg .opus .spx .w64 .wav .webm .wma".split()
 )
 
 Kind: TypeAlias = Literal[
@@ -95,11 +92,6 @@ class Entry(NamedTuple):
     data: bytes | None = None
     facts: AudioFacts | None = None
 
-    @property
-    def length_s(self) -> float:
-        """The utterance's length; 0 before its sound has been opened."""
-        return self.utterance.duration_s or 0.0
-
 
 Entries: TypeAlias = Iterator[Entry]
 
@@ -152,14 +144,10 @@ def nfc(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def plain_text(data: bytes) -> str:
-    """Return the text of UTF-8, or of UTF-16 with its mark.
-
-    Raises:
-        ValueError: it is neither.
-    """
-    is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    return data.decode("utf-16" if is_utf16 else "utf-8-sig")
+def encoding_of(head: bytes) -> str:
+    """Return what a text that begins so is to be read as: UTF-8, or UTF-16 if it has its mark."""
+    is_utf16 = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return "utf-16" if is_utf16 else "utf-8-sig"
 
 
 def span_id(stem: str, start_s: float, duration_s: float | None) -> str:
@@ -246,17 +234,14 @@ def find_columns(names: Sequence[str], chosen: Mapping[str, str]) -> dict[str, s
     by_name = {name.strip().lower(): name for name in reversed(names)}
     columns = {}
     for name, known_as in FIELDS.items():
-        if name in chosen:
-            column = by_name.get(chosen[name].lower())
-            if column is None:
-                raise BadSource(
-                    f"--column {name}={chosen[name]} must name a column, found {', '.join(names)}"
-                )
-            columns[name] = column
-        else:
-            found = next((by_name[called] for called in known_as if called in by_name), None)
-            if found is not None and found not in chosen.values():
-                columns[name] = found
+        wanted = (chosen[name].lower(),) if name in chosen else known_as
+        found = next((by_name[called] for called in wanted if called in by_name), None)
+        if name in chosen and found is None:
+            raise BadSource(
+                f"--column {name}={chosen[name]} must name a column, found {', '.join(names)}"
+            )
+        if found is not None and (name in chosen or found not in chosen.values()):
+            columns[name] = found
     return columns
 
 

@@ -1,7 +1,7 @@
 """Fingerprints of a source, which change with its files, transcripts and audio."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -38,21 +38,19 @@ def source_fingerprints(source: Path, *, skip: Path) -> dict[str, str]:
         audio = {manifest.audio_source(u).partition(".tar#") for u in manifest.utterances}
         named = {Path(path + (sign and ".tar")) for path, sign, _ in audio}
         files, texts = [source, *(path for path in named if path.is_file())], [source]
+    with ThreadPoolExecutor(N_READERS) as threads:
+        sound = _digest(threads.map(_line, {*files} - {*texts}))
     return {
         "source": str(source.resolve()),
         "number of files in the source": str(len(files)),
         "transcripts in the source": _digest(f"{p} {fingerprint(p)}" for p in texts),
-        "sound in the source": _digest(_prints(sorted({*files} - {*texts}))),
+        "sound in the source": sound,
     }
 
 
-def _prints(paths: Sequence[Path]) -> list[str]:
-    def print_of(path: Path) -> str:
-        with path.open("rb") as file:
-            return f"{path} {digest_of(file).hex()}"
-
-    with ThreadPoolExecutor(N_READERS) as threads:
-        return list(threads.map(print_of, paths))
+def _line(path: Path) -> str:
+    with path.open("rb") as file:
+        return f"{path} {digest_of(file).hex()}"
 
 
 def _digest(lines: Iterable[str]) -> str:

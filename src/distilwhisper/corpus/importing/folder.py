@@ -5,10 +5,12 @@ import os
 import posixpath
 import tarfile
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from pathlib import Path
+from typing import TypeAlias
 
 from distilwhisper.corpus.importing.entries import (
     AUDIO_SUFFIXES,
@@ -19,12 +21,12 @@ from distilwhisper.corpus.importing.entries import (
     Entry,
     Source,
     Unusable,
+    encoding_of,
     find_columns,
     nfc,
-    plain_text,
     utterance_from,
 )
-from distilwhisper.corpus.importing.tables import TABLE_SUFFIXES, Table
+from distilwhisper.corpus.importing.tables import TABLE_SUFFIXES, Table, audio_named
 from distilwhisper.corpus.records import Utterance
 from distilwhisper.progress import say
 
@@ -32,6 +34,9 @@ TABLE_STEMS = ("transcript", "transcripts", "metadata")
 BESIDE_SUFFIXES = (".txt", ".json")
 # Of texts that come with a corpus and are no transcripts.
 _NOTES = ("readme", "license", "licence", "copying", "changelog", "citation", "notice")
+
+_Part: TypeAlias = tuple[float, float | None, int | None]
+_part = attrgetter("start_s", "duration_s", "channel")  # of its audio, in which an utterance lies
 
 
 def read_folder(source: Source) -> Entries:
@@ -70,7 +75,7 @@ def read_folder(source: Source) -> Entries:
     _sort_out_beside(source, listing)
     lines = _read_tables(source, listing, ids)
     for name in listing.audio:
-        for item in _entries(source, name, ids[name], lines.get(name), listing):
+        for item in _entries(source, name, ids[name], lines.get(name, {}).values(), listing):
             if item.utterance.split is None and name in splits:
                 item = item._replace(utterance=replace(item.utterance, split=splits[name]))
             yield item
@@ -210,15 +215,14 @@ def _is_utf8(name: str, source: Source) -> bool:
 
 def _read_tables(
     source: Source, listing: _Listing, ids: Mapping[str, str]
-) -> Mapping[str, list[Entry]]:
+) -> Mapping[str, Mapping[_Part, Entry]]:
     """Return the lines of tables on each audio: one on the whole, or any number of spans."""
-    lines: dict[str, list[Entry]] = defaultdict(list)
+    lines: dict[str, dict[_Part, Entry]] = defaultdict(dict)
     places = _places(listing.audio)
     n_read, unfit = 0, None
     for name in listing.tables:
-        path = source.path / name
         try:
-            table = Table(path, source.settings)
+            table = Table(source.path / name, source.settings)
         except BadTranscripts:
             raise
         except BadSource as error:  # it may be a table of other things
@@ -226,39 +230,25 @@ def _read_tables(
             continue
         n_read += table.has_transcripts
         if not table.has_transcripts:
-            if path.stem.lower() in TABLE_STEMS:
+            if table.path.stem.lower() in TABLE_STEMS:
                 raise table.refusal()
-            say(f"data: {path} names no audio and its text in columns, and is not read")
+            say(f"data: {table.path} names no audio and its text in columns, and is not read")
             continue
-        say(f"data: transcripts from {path}")
-        for row in table.rows(source, name):
-            with source.problem_at(row.where):
-                audio = _named_by(row.audio, posixpath.dirname(name), places)
-                _add(lines[audio], Entry(row.where, row.utterance(ids[audio])), audio)
+        say(f"data: transcripts from {table.path}")
+        for where, row, columns in table.rows(source, name):
+            with source.problem_at(where):
+                path = audio_named(row, columns)
+                audio = _named_by(path, posixpath.dirname(name), places)
+                utterance = utterance_from(row, columns, ids[audio])
+                known = lines[audio].setdefault(_part(utterance), Entry(where, utterance))
+                if utterance.text != known.utterance.text:
+                    raise Unusable(
+                        f"gives {audio} another text than {known.where}, which was taken",
+                        "conflicting transcripts",
+                    )
     if unfit is not None and not n_read:
         raise unfit
     return lines
-
-
-def _add(lines: list[Entry], line: Entry, audio: str) -> None:
-    """Add a line on an audio to those before.
-
-    Raises:
-        Unusable: the two contradict each other.
-    """
-    for known in lines:
-        if _part(line.utterance) == _part(known.utterance):
-            if line.utterance.text != known.utterance.text:
-                raise Unusable(
-                    f"gives {audio} another text than {known.where}, which was taken",
-                    "conflicting transcripts",
-                )
-            return
-    lines.append(line)
-
-
-def _part(utterance: Utterance) -> tuple[float, float | None, int | None]:
-    return utterance.start_s, utterance.duration_s, utterance.channel
 
 
 def _places(audio: Iterable[str]) -> dict[str, list[str]]:
@@ -317,11 +307,11 @@ def _ids(audio: Sequence[str]) -> dict[str, str]:
 
 
 def _entries(
-    source: Source, name: str, id_: str, lines: Sequence[Entry] | None, listing: _Listing
+    source: Source, name: str, id_: str, lines: Collection[Entry], listing: _Listing
 ) -> Entries:
     """Yield the utterances of one audio, of tables or else of a file beside it."""
     audio = f"{source.path.absolute()}/{name}"
-    for line in lines or ():
+    for line in lines:
         is_part = _part(line.utterance) != (0.0, None, None)
         yield Entry(line.where if is_part else name, replace(line.utterance, audio=audio))
     if lines:
@@ -351,9 +341,12 @@ def with_transcripts(
     """
     for name, data in transcripts:
         try:
-            text = plain_text((source.path / name).read_bytes() if data is None else data)
+            raw = (source.path / name).read_bytes() if data is None else data
+            text = raw.decode(encoding_of(raw))
             if name.lower().endswith(".json"):
-                row = _object(text)
+                row = json.loads(text)
+                if not isinstance(row, dict):
+                    raise ValueError("it must be one JSON object")
                 columns = source.settings.columns
                 fields = find_columns([*row, *columns.values()], columns)
                 found = utterance_from(row, fields, utterance.id)
@@ -365,10 +358,3 @@ def with_transcripts(
             source.add_problem(where, "transcript unreadable", message)
             return
     yield Entry(where, utterance)
-
-
-def _object(text: str) -> dict[str, object]:
-    row = json.loads(text)
-    if not isinstance(row, dict):
-        raise ValueError("it must be one JSON object")
-    return row

@@ -93,10 +93,11 @@ def _rows(entries: Entries, source: Source, tally: ImportSummary) -> Iterator[di
         from distilwhisper.speech.vad import load_silero
 
         load_silero()  # where it is missing, nothing is begun
-    probe = partial(_probed, probe=lru_cache(N_REMEMBERED)(probe_audio))
+    language = None if settings.language is None else language_code(settings.language)
+    probe = partial(_probed, probe=lru_cache(N_REMEMBERED)(probe_audio), language=language)
     logged_at = time.monotonic()
     ahead = partial(in_order, n_threads=N_THREADS, n_ahead=2 * N_THREADS)
-    probed = _usable(ahead(probe, _in_language(entries, settings)), source)
+    probed = _usable(ahead(probe, entries), source)
     in_files = stored(_chosen(probed, settings, tally), out.with_suffix(".audio"))
     whole = ((entry, [entry.utterance]) for entry in in_files)
     for entry, pieces in _usable(ahead(_cut, in_files), source) if settings.cut else whole:
@@ -127,17 +128,10 @@ def _usable(items: Iterable[_Item | Problem], source: Source) -> Iterator[_Item]
             yield item
 
 
-def _in_language(entries: Entries, settings: ImportSettings) -> Entries:
-    """Yield entries, in the settings' language where they name none."""
-    code = None if settings.language is None else language_code(settings.language)
-    for item in entries:
-        if item.utterance.language is None:
-            item = item._replace(utterance=replace(item.utterance, language=code))
-        yield item
-
-
-def _probed(item: Entry, probe: Callable[[str], AudioFacts]) -> Entry | Problem:
-    """Open an entry's sound, and see that the entry lies in it."""
+def _probed(
+    item: Entry, probe: Callable[[str], AudioFacts], language: str | None
+) -> Entry | Problem:
+    """Open an entry's sound, and see that it lies in it; give it a language if it names none."""
     utterance, audio = item.utterance, item.utterance.audio
     try:
         facts = probe(audio) if item.data is None else probe_audio(NamedBytes(item.data, audio))
@@ -157,15 +151,20 @@ def _probed(item: Entry, probe: Callable[[str], AudioFacts]) -> Entry | Problem:
             f"found a sound of {facts.duration_s:.3f} s"
         )
         return Problem(item.where, "span outside the sound", message)
-    utterance = replace(utterance, duration_s=left_s if duration_s is None else duration_s)
-    return item._replace(utterance=utterance, facts=facts)
+    known = replace(
+        utterance,
+        duration_s=left_s if duration_s is None else duration_s,
+        language=language if utterance.language is None else utterance.language,
+    )
+    return item._replace(utterance=known, facts=facts)
 
 
 def _chosen(entries: Entries, settings: ImportSettings, tally: ImportSummary) -> Entries:
     """Leave out what is too long, and all but the first or a sample, as the settings ask."""
 
     def is_short(item: Entry) -> bool:
-        is_longer = settings.max_seconds is not None and item.length_s > settings.max_seconds
+        length_s = item.utterance.duration_s or 0
+        is_longer = settings.max_seconds is not None and length_s > settings.max_seconds
         tally.n_left_out += is_longer
         return not is_longer
 
@@ -186,7 +185,7 @@ def _cut(item: Entry) -> tuple[Entry, list[Utterance]] | Problem:
     # Here, as it needs torch: manifests are made without it.
     from distilwhisper.corpus.importing.cutting import cut_at_pauses
 
-    if item.length_s <= WINDOW_S:
+    if (item.utterance.duration_s or 0) <= WINDOW_S:
         return item, [item.utterance]
     try:
         pieces = cut_at_pauses(item.utterance)
@@ -199,11 +198,7 @@ def _cut(item: Entry) -> tuple[Entry, list[Utterance]] | Problem:
 
 
 def _row(utterance: Utterance, out: Path, tally: ImportSummary) -> dict[str, Any]:
-    """Return an utterance as a line of the manifest.
-
-    Raises:
-        Unusable: it cannot be one.
-    """
+    """Return an utterance as a line of the manifest, if it can be one."""
     try:
         audio = audio_from(out.parent, utterance.audio)
         row = manifest_row(replace(utterance, audio=audio))

@@ -28,12 +28,9 @@ Lines: TypeAlias = dict[str, tuple[str, str]]  # the place of a line and the res
 
 
 def _keyed_lines(source: Source, path: Path, name: str) -> Lines:
-    """Return the lines of a text file by their first word.
+    """Return the lines of a text file by their first word; none where there is no file.
 
-    Args:
-        source: gets the lines that cannot be used as problems.
-        path: of the file; without it there are no lines.
-        name: of the file in the places of lines.
+    The source gets the lines that cannot be used as problems, at places in the file so named.
     """
     lines: Lines = {}
     raw = path.read_bytes().splitlines() if path.exists() else []

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -99,22 +98,16 @@ def detect(source: str) -> Format:
 def read(source: Source, layout: Format) -> Entries:
     """Yield the utterances of a source.
 
-    Args:
-        source: what is read.
-        layout: what it is read as.
-
     Raises:
         BadSource: it is not what it is read as, or the settings ask for what is of no use there.
     """
     path, form = source.path, LAYOUTS[layout]
     for option in ("config", "split", "column"):
         if getattr(source.settings, option) and option not in form.options:
-            readers = ", ".join(
-                sorted(name for name, of in LAYOUTS.items() if option in of.options)
-            )
+            readers = sorted(name for name, of in LAYOUTS.items() if option in of.options)
             raise BadSource(
-                f"--{option} is for {readers}, found {form.description}: leave it out, or choose "
-                "another --format"
+                f"--{option} is for {', '.join(readers)}, found {form.description}: leave it out, "
+                "or choose another --format"
             )
     if layout != "huggingface" and not path.exists():
         raise BadSource(f"{path} must be {form.description}, found nothing there")
@@ -133,8 +126,7 @@ def _of_folder(folder: Path) -> Format:
         return "lhotse"
     if locale_folders(folder):
         return "commonvoice"
-    depths = (folder.glob("*/" * depth + "*.trans.txt") for depth in range(4))
-    if any(True for _ in chain.from_iterable(depths)):
+    if any(any(folder.glob("*/" * depth + "*.trans.txt")) for depth in range(4)):
         return "librispeech"
     suffixes = {path.suffix.lower() for path in folder.rglob("*") if path.name[0] != "."}
     if ".parquet" in suffixes:

@@ -25,10 +25,7 @@ from distilwhisper.corpus.records import Utterance
 
 _ENDINGS = (".jsonl", ".jsonl.gz")
 # Of a supervision; what else it holds is kept as it is.
-_READ = (
-    *("id", "recording_id", "start", "duration", "channel", "text", "speaker", "language"),
-    *("alignment", "custom"),
-)
+_READ = "id recording_id start duration channel text speaker language alignment custom".split()
 
 
 def read_lhotse(source: Source) -> Entries:
@@ -52,13 +49,19 @@ def read_lhotse(source: Source) -> Entries:
             "name the folder"
         )
     for manifest in manifests:
-        is_of_cuts = "cuts" in manifest.name
-        rows = (
-            json_rows(manifest, source, str(manifest)) if is_of_cuts else _as_cuts(manifest, source)
-        )
-        for where, cut in rows:
+        if "cuts" in manifest.name:
+            cuts = json_rows(manifest, source, str(manifest))
+        else:
+            cuts = _as_cuts(manifest, source)
+        for where, cut in cuts:
             with source.problem_at(where):
-                yield from [Entry(where, utterance) for utterance in _cut(cut, manifest.parent)]
+                try:
+                    utterances = list(_utterances(cut, manifest.parent))
+                except Unusable:
+                    raise
+                except (AttributeError, KeyError, TypeError, ValueError) as error:
+                    raise Unusable(f"must be as Lhotse writes it, found: {error!r}") from error
+                yield from (Entry(where, utterance) for utterance in utterances)
 
 
 def lhotse_files(source: Path) -> list[Path]:
@@ -89,21 +92,13 @@ def _as_cuts(recordings: Path, source: Source) -> Iterator[tuple[str, Row]]:
             source.add_problem(where, "transcript without audio", message)
 
 
-def _cut(row: Row, folder: Path) -> list[Utterance]:
-    """Return the utterances of a cut.
+def _utterances(row: Row, folder: Path) -> Iterator[Utterance]:
+    """Yield the utterances of a cut.
 
     Raises:
-        Unusable: it is a mix of several, or its recording is no file of sound, or it is no cut.
+        Unusable: it is a mix of several, or its recording is no file of sound.
+        AttributeError, KeyError, TypeError, ValueError: it is no cut.
     """
-    try:
-        return list(_utterances(row, folder))
-    except Unusable:
-        raise
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise Unusable(f"must be as Lhotse writes it, found: {error!r}") from error
-
-
-def _utterances(row: Row, folder: Path) -> Iterator[Utterance]:
     if row["type"] not in ("MonoCut", "MultiCut"):
         raise _unfit(f"a cut must be of one recording, found {row['id']!r}, a {row['type']}")
     if row.get("recording") is None:
@@ -170,10 +165,7 @@ def _source(recording: Row) -> Row:
 def _channel(id_: str, channel: int | Sequence[int] | None, channels: Sequence[int]) -> int | None:
     """Return the one channel of a file that an utterance is in, counted from 0; None for all.
 
-    Args:
-        id_: of the utterance.
-        channel: its channels, as the manifest numbers them; None for all.
-        channels: the file's, in its order.
+    Its own are as the manifest numbers them, None for all; the file's are in the file's order.
 
     Raises:
         Unusable: it is in several, and not in all.

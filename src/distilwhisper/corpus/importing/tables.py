@@ -21,48 +21,18 @@ from distilwhisper.corpus.importing.entries import (
     Entry,
     Source,
     Unusable,
+    encoding_of,
     find_columns,
     located,
     utterance_from,
 )
 from distilwhisper.corpus.importing.settings import FIELDS, ImportSettings
-from distilwhisper.corpus.records import Utterance
 
 TABLE_SUFFIXES = (".csv", ".jsonl", ".tsv")
 JSON_SUFFIXES = (".json", ".jsonl")
 _CELL_LINES = 500  # the most that a cell in quotes may have
 
 Row: TypeAlias = Mapping[str, Any]
-
-
-class TableRow(NamedTuple):
-    """A row of a table.
-
-    Attributes:
-        where: the table and the number of the line.
-        values: by column.
-        columns: of each field that the row has.
-    """
-
-    where: str
-    values: Row
-    columns: Mapping[str, str]
-
-    @property
-    def audio(self) -> str:
-        """The audio that it names.
-
-        Raises:
-            ValueError: it names none.
-        """
-        audio = self.values.get(self.columns.get("audio", ""))
-        if not isinstance(audio, str) or not audio.strip():
-            raise ValueError(f"it must name its audio, found {audio!r}")
-        return audio.strip().replace("\\", "/")
-
-    def utterance(self, stem: str) -> Utterance:
-        """Return its utterance, which has no audio yet; see :func:`utterance_from`."""
-        return utterance_from(self.values, self.columns, stem)
 
 
 def read_table(source: Source) -> Entries:
@@ -82,10 +52,24 @@ def table_entries(path: Path, folder: Path, source: Source) -> Entries:
     table = Table(path, source.settings)
     if "audio" not in table.columns:
         raise table.refusal()
-    for row in table.rows(source, str(path)):
-        with source.problem_at(row.where):
-            stem = posixpath.splitext(row.audio.replace(".tar#", "/"))[0]
-            yield Entry(row.where, replace(row.utterance(stem), audio=located(row.audio, folder)))
+    for where, row, columns in table.rows(source, str(path)):
+        with source.problem_at(where):
+            audio = audio_named(row, columns)
+            stem = posixpath.splitext(audio.replace(".tar#", "/"))[0]
+            utterance = utterance_from(row, columns, stem)
+            yield Entry(where, replace(utterance, audio=located(audio, folder)))
+
+
+def audio_named(row: Row, columns: Mapping[str, str]) -> str:
+    """Return the audio that a row names.
+
+    Raises:
+        ValueError: it names none.
+    """
+    audio = row.get(columns.get("audio", ""))
+    if not isinstance(audio, str) or not audio.strip():
+        raise ValueError(f"it must name its audio, found {audio!r}")
+    return audio.strip().replace("\\", "/")
 
 
 def read_commonvoice(source: Source) -> Entries:
@@ -115,11 +99,7 @@ def locale_folders(source: Path) -> list[Path]:
 
 
 class Table:
-    """A table of transcripts.
-
-    Args:
-        path: of the file.
-        settings: names of columns.
+    """A table of transcripts, whose columns the settings may name.
 
     Attributes:
         names: of its columns: its first line, or the keys of its first object.
@@ -155,8 +135,8 @@ class Table:
             "or give --column audio=NAME --column text=NAME"
         )
 
-    def rows(self, source: Source, name: str) -> Iterator[TableRow]:
-        """Yield the rows that are not empty.
+    def rows(self, source: Source, name: str) -> Iterator[tuple[str, Row, Mapping[str, str]]]:
+        """Yield the place of each row that is not empty, the row, and the columns of its fields.
 
         Args:
             source: gets the rows that cannot be used as problems.
@@ -165,11 +145,11 @@ class Table:
         if self._form is None:
             for where, row in json_rows(self.path, source, name):  # each has its own keys
                 columns = find_columns([*row, *self._chosen.values()], self._chosen)
-                yield TableRow(where, row, columns)
+                yield where, row, columns
             return
         for where, cells in _rows(self.path, self._form, source, name):
             with source.problem_at(where):
-                yield TableRow(where, _values(cells, self._form), self.columns)
+                yield where, _values(cells, self._form), self.columns
 
 
 class _Form(NamedTuple):
@@ -297,7 +277,7 @@ def _lines(table: Path) -> Iterator[tuple[int, str]]:
     """
     number = 0
     try:
-        with table.open(encoding="utf-16" if is_utf16(table) else "utf-8-sig") as file:
+        with table.open(encoding=_encoding(table)) as file:
             for number, line in enumerate(file, start=1):
                 if "\0" in line:
                     raise ValueError("a zero byte, as of UTF-16 without the mark at its beginning")
@@ -313,10 +293,9 @@ def _unreadable(table: Path, number: int, error: Exception) -> BadTranscripts:
     )
 
 
-def is_utf16(path: Path) -> bool:
-    """Whether a file begins with the mark of UTF-16."""
+def _encoding(path: Path) -> str:
     with path.open("rb") as file:
-        return file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        return encoding_of(file.read(2))
 
 
 def json_rows(path: Path, source: Source, name: str) -> Iterator[tuple[str, Row]]:
@@ -330,7 +309,7 @@ def json_rows(path: Path, source: Source, name: str) -> Iterator[tuple[str, Row]
     Raises:
         BadTranscripts: it is UTF-16.
     """
-    if is_utf16(path):
+    if _encoding(path) == "utf-16":
         raise BadTranscripts(f"{path}: JSON must be UTF-8 text, found UTF-16; save it anew")
     number = 0
     try:

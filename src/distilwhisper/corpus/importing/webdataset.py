@@ -6,13 +6,7 @@ from itertools import groupby, starmap
 from pathlib import Path
 from typing import NamedTuple
 
-from distilwhisper.corpus.importing.entries import (
-    AUDIO_SUFFIXES,
-    BadSource,
-    Entries,
-    Source,
-    nfc,
-)
+from distilwhisper.corpus.importing.entries import AUDIO_SUFFIXES, BadSource, Entries, Source, nfc
 from distilwhisper.corpus.importing.folder import (
     add_torn_tar,
     files_below,
