@@ -2,6 +2,7 @@
 
 from bisect import bisect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -12,9 +13,13 @@ from distilwhisper.corpus.batches import load_readable
 from distilwhisper.corpus.records import Utterance, read_manifest
 from distilwhisper.decoding.chunks import JoinedText
 from distilwhisper.decoding.segments import TimedWord
+from distilwhisper.decoding.timing import TimedWindow
+from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.evaluation.scoring import rule_of
 from distilwhisper.plotting import draw_lines
 from distilwhisper.run.stages import fingerprint
+from distilwhisper.speech.arrays import Sound, to_samples
+from distilwhisper.speech.recording import HeldRecording
 from distilwhisper.speech.units import WINDOW_S, samples_to_seconds
 from distilwhisper.text.wer import align_words
 from experiments.cells import Arm, EvalSet, with_reference
@@ -209,7 +214,7 @@ def _decode(context: Context[OverlapSettings], arm: Arm, on: EvalSet) -> dict[st
     transcriber = context.transcriber(arm)
     decoded = {}
     for utterance, samples in load_readable(read_manifest(on.manifest), with_reference(on)):
-        chunks = transcriber.decode_chunks(samples, language=utterance.language)
+        chunks = decode_chunks(transcriber, samples, language=utterance.language)
         decoded[utterance.id] = {
             "audio_s": samples_to_seconds(len(samples)),
             "chunks": [
@@ -222,6 +227,31 @@ def _decode(context: Context[OverlapSettings], arm: Arm, on: EvalSet) -> dict[st
             ],
         }
     return decoded
+
+
+def decode_chunks(
+    transcriber: Transcriber, sound: Sound, *, language: str | None = None
+) -> list[TimedWindow]:
+    """Return the windows of each chunk of a recording, not yet joined.
+
+    Args:
+        transcriber: whose settings hold, but that long recordings are cut into chunks.
+        sound: mono, 16 kHz, of any length.
+        language: of the recording; none: the settings' language, or else detected.
+
+    Raises:
+        ValueError: there is no sample, or one is NaN.
+    """
+    chunked = transcriber.with_settings(replace(transcriber.settings, long_form="chunked"))
+    one = chunked.begin(HeldRecording(to_samples(sound, "the recording")), language=language)
+    with closing(chunked.batch()) as batch:
+        for number, task in enumerate(one.tasks):
+            while not batch.has_room:
+                batch.step()
+            batch.add(number, task)
+        while not batch.is_empty:
+            batch.step()
+    return one.windows
 
 
 def _score(cut: _Cut, decoded: Mapping[str, Sequence[_Decoded]]) -> list[Row]:

@@ -1,4 +1,4 @@
-"""What the tests of searches share: rules for a tiny model, and a driver of slots."""
+"""What the tests of searches share: rules for a tiny model, rows of a cache, a driver of slots."""
 
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -8,6 +8,7 @@ import torch
 from distilwhisper.decoding.rules import DecodingRules, TimestampRules
 from distilwhisper.decoding.search import Search
 from distilwhisper.decoding.slots import Hypothesis, Job
+from distilwhisper.model.whisper import CrossCache
 from distilwhisper.text.tokens import Tokenizer
 
 
@@ -27,6 +28,11 @@ def make_rules(
         timestamps=grammar if timestamps else None,
         device=device,
     )
+
+
+def rows_of(cross: CrossCache, rows: torch.Tensor) -> CrossCache:
+    """The cache of some windows."""
+    return CrossCache([k[rows] for k in cross.keys], [v[rows] for v in cross.values])
 
 
 def decode(search: Search, jobs: Iterable[Job], *, at_a_time: int = 99) -> dict[int, Hypothesis]:

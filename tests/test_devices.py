@@ -124,7 +124,7 @@ def test_a_speculative_round_stays_on_its_device(tokenizer: Tokenizer, gpu: Gpu)
     assert made._draft is not None
     state = made._state.rows(0, 2)
     before = gpu.n_reads
-    speculate(made._lane, made._draft, state, made.rules, eot=tokenizer.eot, longest=4)
+    speculate(made._lane, made._draft, state, made.rules, n_tokens=5, eot=tokenizer.eot, longest=4)
     assert gpu.n_reads > before  # how many were right decides what comes next
 
 

@@ -104,10 +104,10 @@ def test_no_path_is_cheaper_and_steps_go_on_by_one(costs: np.ndarray) -> None:
 def test_weights_sum_to_one_over_the_sound(checkpoint: Checkpoint, encoder_states: Tensor) -> None:
     heads = [(3, 1), (0, 0)]
     ids = list(range(9))
-    some = cross_attention(checkpoint.model, encoder_states, ids, heads=heads, n_frames=40)
+    some, _ = cross_attention(checkpoint.model, encoder_states, ids, heads=heads, n_frames=40)
     assert some.shape == (2, 9, 40)
     torch.testing.assert_close(some.sum(dim=-1), torch.ones(2, 9, dtype=torch.float64))
-    whole = cross_attention(checkpoint.model, encoder_states, ids, heads=heads, n_frames=1500)
+    whole, _ = cross_attention(checkpoint.model, encoder_states, ids, heads=heads, n_frames=1500)
     sounding = whole[..., :40]
     torch.testing.assert_close(some, sounding / sounding.sum(dim=-1, keepdim=True))
 
@@ -116,7 +116,7 @@ def test_heads_come_in_the_order_asked_for(checkpoint: Checkpoint, encoder_state
     def weights(heads: list[tuple[int, int]]) -> Tensor:
         return cross_attention(
             checkpoint.model, encoder_states, [5, 6, 7], heads=heads, n_frames=30
-        )
+        )[0]
 
     both = weights([(2, 1), (1, 0)])
     assert torch.equal(both[0], weights([(2, 1)])[0])
@@ -255,7 +255,7 @@ def test_bfloat16_finds_probable_words_probable(
     words = [tokenizer.encode(text) for text in (" the", " other")]
     exact = align(checkpoint.model, tokenizer, encoder_states, words, heads=[(3, 0)])
     coarse = load_checkpoint(tiny_model, dtype=torch.bfloat16).model
-    weights = cross_attention(coarse, encoder_states, [1, 2], heads=[(3, 0)], n_frames=9)
+    weights, _ = cross_attention(coarse, encoder_states, [1, 2], heads=[(3, 0)], n_frames=9)
     assert weights.dtype == torch.float32
     rounded = align(coarse, tokenizer, encoder_states, words, heads=[(3, 0)])
     for ours, theirs in zip(rounded, exact, strict=True):

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from distilwhisper.decoding.rules import DecodingRules
-from distilwhisper.decoding.search import NonFiniteOutput, Search, language_probabilities
+from distilwhisper.decoding.search import NonFiniteOutput, Search
+from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.slots import Counts, Hypothesis, Job, SpecialTokens
+from distilwhisper.decoding.windows import Window, WindowDecoder
 from distilwhisper.model.checkpoint import Checkpoint, load_checkpoint
 from distilwhisper.model.silence import KeptFrames
 from distilwhisper.text.tokens import Tokenizer
@@ -415,15 +417,26 @@ def test_broken_weights_are_named_not_decoded(
 
 
 def test_languages_share_one_and_are_those_of_the_full_pass(tiny_multilingual_model: Path) -> None:
-    model = load_checkpoint(tiny_multilingual_model, dtype=torch.float64).model
-    tokenizer = Tokenizer.from_folder(tiny_multilingual_model)
-    ids = list(tokenizer.languages.values())
-    states = torch.randn(2, 1500, 32, dtype=torch.float64)
+    checkpoint = load_checkpoint(tiny_multilingual_model, dtype=torch.float64)
+    model, tokenizer = checkpoint.model, Tokenizer.from_folder(tiny_multilingual_model)
+    codes, ids = zip(*tokenizer.languages.items(), strict=True)
+    states = 3 * torch.randn(
+        2, 1500, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
     with torch.inference_mode():
         cross = model.decoder.cross_cache(states)
-        found = language_probabilities(model, cross, sot=tokenizer.sot, language_ids=ids)
         logits = model.decoder.project(model.decoder(torch.tensor([[tokenizer.sot]] * 2), cross))
-    assert found.shape == (2, 3)
-    torch.testing.assert_close(found.sum(dim=1), torch.ones(2))
-    wanted = logits[:, 0, ids].softmax(dim=-1).float()
-    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-7)  # theirs is float32's
+    wanted = logits[:, 0, list(ids)].softmax(dim=-1)
+    torch.testing.assert_close(wanted.sum(dim=1), torch.ones(2, dtype=torch.float64))
+    decoder = WindowDecoder(checkpoint, tokenizer, DecodingSettings())
+    windows = [Window(torch.zeros(80, 3000), 480_000) for _ in states]
+    for window, one in zip(windows, states, strict=True):
+        window.encoder_states = one
+    for window, probabilities in zip(windows, wanted, strict=True):
+        found = decoder.detect_language([window])
+        assert found.code == codes[int(probabilities.argmax())]
+        assert found.probability == pytest.approx(float(probabilities.max()), rel=1e-5)
+    both = wanted.log().mean(dim=0).softmax(dim=0)
+    assert decoder.detect_language(windows).probability == pytest.approx(
+        float(both.max()), rel=1e-5
+    )

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from corpora import hearing_model, noise
@@ -16,7 +18,7 @@ from distilwhisper.model.hardware import Hardware
 from distilwhisper.speech.audio import Samples, load_samples, write_wav
 from distilwhisper.speech.recording import HeldRecording
 from distilwhisper.speech.sources import CorruptAudio
-from distilwhisper.speech.units import SAMPLE_RATE_HZ, WINDOW_SAMPLES
+from distilwhisper.speech.units import SAMPLE_RATE_HZ, WINDOW_SAMPLES, seconds_to_samples
 from distilwhisper.text.formats import render
 from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.text.transcript import Transcript
@@ -82,7 +84,7 @@ def test_a_long_recording_is_covered_and_its_segments_are_in_order(english: Tran
     cut = replace(english, settings=replace(SHORT, chunk_s=10, overlap_s=2, batch_size=2))
     done: list[float] = []
     samples = noise(41.3, seed=5)
-    transcript = cut.transcribe(samples, on_progress=done.append)
+    [(_, transcript)] = cut.transcribe_all([HeldRecording(samples)], on_progress=done.append)
 
     # Chunks of 10 s every 8 s, the last at the end; the join may leave nothing of one.
     seeks = [segment.seek for segment in transcript.segments]
@@ -358,14 +360,34 @@ def test_an_english_only_model_cannot_translate(tiny_model: Path) -> None:
         ({"chunk_s": 0.5}, r"chunk_s must lie in \[1, 30\], found 0.5"),
         ({"chunk_s": float("nan")}, "chunk_s must lie"),
         ({"chunk_s": 10.0, "overlap_s": 10.0}, r"at most 8, .*chunk_s \(10\), found 10"),
+        ({"overlap_s": 25.0}, r"at most 24, .*chunk_s \(30\), found 25"),
         ({"overlap_s": -1.0}, "overlap_s must be at least 0.*found -1"),
         ({"batch_size": 0}, "batch_size must be at least 1, found 0"),
         ({"max_new_tokens": 0}, "max_new_tokens must be at least 1, found 0"),
+        ({"draft_tokens": 0}, "draft_tokens must be at least 1, found 0"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DecodingSettings(**settings)
+
+
+@given(
+    chunk_s=st.floats(1.0, 30.0),
+    share=st.floats(0.0, 0.8),
+    n_samples=st.integers(1, 100 * SAMPLE_RATE_HZ),
+)
+def test_whatever_settings_allow_covers_a_recording(
+    multilingual: Transcriber, chunk_s: float, share: float, n_samples: int
+) -> None:
+    settings = replace(SHORT, chunk_s=chunk_s, overlap_s=share * chunk_s)
+    recording = HeldRecording(np.zeros(n_samples, dtype=np.float32))
+    plan = list(multilingual.with_settings(settings)._plan(recording))
+    assert (plan[0].start, plan[-1].stop) == (0, n_samples)
+    for left, right in pairwise(plan):
+        assert left.stop - right.start >= seconds_to_samples(settings.shared_s)
+        assert left.start < right.start
+        assert left.stop <= right.stop
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from distilwhisper.decoding.slots import Hypothesis, Job, SpecialTokens
 from distilwhisper.model.checkpoint import Checkpoint, load_checkpoint
 from distilwhisper.model.whisper import Whisper
 from distilwhisper.text.tokens import Tokenizer
-from searching import decode, make_rules
+from searching import decode, make_rules, rows_of
 
 N_LAYERS = 4
 # After the first layer the likeliest token of some rows is surer than this, and of others not.
@@ -143,7 +143,7 @@ def test_states_are_copied_to_the_layers_that_are_left_out(
         used = []
         for row in range(5):
             alone = decoder.self_cache(1, 8)
-            own = cross.select(torch.tensor([row]))
+            own = rows_of(cross, torch.tensor([row]))
             single = EarlyExitDecoder(decoder, SOMETIMES)
             single(token_ids[row : row + 1, None], own, decoder.self_cache(1, 8), n_keys=1)
             used.append(single.n_layers)

@@ -18,6 +18,7 @@ from distilwhisper.model.packed import (
     pack,
 )
 from distilwhisper.model.whisper import Whisper
+from searching import rows_of
 
 needs_packing = pytest.mark.skipif(
     not cpu_packs_bfloat16(),
@@ -122,7 +123,7 @@ def test_a_token_is_the_same_to_the_bit_alone_and_among_others(
         cache = decoder.self_cache(4, 8)
         together = decoder.project(decoder(token_ids, cross, cache, n_keys=6))
         for row in range(4):
-            own = cross.select(torch.tensor([row]))
+            own = rows_of(cross, torch.tensor([row]))
             alone = decoder.self_cache(1, 8)
             for at in range(6):
                 token = token_ids[row : row + 1, at : at + 1]

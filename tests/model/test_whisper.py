@@ -3,6 +3,7 @@ import torch
 from torch import Tensor
 
 from distilwhisper.model.whisper import Whisper, WhisperConfig, sinusoids
+from searching import rows_of
 
 TINY = WhisperConfig(
     vocab_size=300,
@@ -103,7 +104,7 @@ def test_rows_of_different_lengths_equal_rows_alone(
     step = model.decoder(token_ids[:, 5:7], cross, cache)
     for row, length in enumerate(lengths.tolist()):
         alone = torch.cat([token_ids[row, :length], token_ids[row, 5:7]])[None]
-        row_cross = cross.select(torch.tensor([row]))
+        row_cross = rows_of(cross, torch.tensor([row]))
         expected = model.decoder(alone, row_cross)[:, -2:]
         torch.testing.assert_close(step[row : row + 1], expected, atol=1e-10, rtol=0)
 
@@ -116,10 +117,10 @@ def test_rolling_a_row_back_forgets_what_was_refused(
     model.decoder(token_ids[:, :6], cross, cache)
     cache.lengths += torch.tensor([6, 4, 5])  # rows 1 and 2 refuse some
     kept = cache.select(torch.tensor([2, 1]))
-    step = model.decoder(token_ids[[2, 1], 6:7], cross.select(torch.tensor([2, 1])), kept)
+    step = model.decoder(token_ids[[2, 1], 6:7], rows_of(cross, torch.tensor([2, 1])), kept)
     expected = model.decoder(
         torch.cat([token_ids[1:2, :4], token_ids[1:2, 6:7]], dim=1),
-        cross.select(torch.tensor([1])),
+        rows_of(cross, torch.tensor([1])),
     )[:, -1:]
     torch.testing.assert_close(step[1:2], expected, atol=1e-10, rtol=0)
 

@@ -243,7 +243,7 @@ def _joined_window(
 def _standing_out(
     model: Whisper, window: _JoinedWindow, heads: Sequence[Head]
 ) -> Float64[np.ndarray, "heads tokens frames"]:
-    weights = cross_attention(
+    weights, _ = cross_attention(
         model, window.encoder_states, window.token_ids, heads=heads, n_frames=window.n_frames
     )
     rows = slice(window.text.start, window.text.stop + 1)
@@ -262,6 +262,7 @@ def _join_error_s(
     )
 
 
+@torch.no_grad()
 def cross_attention(
     model: Whisper,
     encoder_states: Float[Tensor, "frames width"],
@@ -270,8 +271,8 @@ def cross_attention(
     heads: Sequence[Head],
     n_frames: int,
     kept: KeptFrames | None = None,
-) -> Float[Tensor, "heads tokens {n_frames}"]:
-    """Return how much each token looks at each frame, for some heads.
+) -> tuple[Float[Tensor, "heads tokens {n_frames}"], Float[Tensor, "tokens width"]]:
+    """Return how much each token looks at each frame, for some heads, and the final states.
 
     Computed in one pass without a cache. The weights are float32 where the model is less.
 
@@ -288,7 +289,34 @@ def cross_attention(
         ValueError: there are no heads, or the decoder lacks one; ``n_frames`` is not 1 ... the
             frames of ``encoder_states``; there are no tokens, or more than positions.
     """
-    return _decode(model, encoder_states, token_ids, heads=heads, n_frames=n_frames, kept=kept)[0]
+    _check_heads(heads, model.config)
+    if not 1 <= n_frames <= len(encoder_states):
+        raise ValueError(
+            f"n_frames must lie in 1 ... {len(encoder_states)}, the frames of encoder_states; "
+            f"found {n_frames}: count the 20-ms frames that hold sound"
+        )
+    if not 0 < len(token_ids) <= model.config.max_tokens:
+        raise ValueError(
+            f"a sequence holds 1 to {model.config.max_tokens} tokens, found {len(token_ids)}: "
+            "leave off previous text, or align fewer words"
+        )
+    decoder = model.decoder
+    frames = encoder_states.to(device=model.device, dtype=model.dtype)[None]
+    cross = decoder.cross_cache(frames, kept)
+    step = decoder.begin(torch.tensor([list(token_ids)], device=model.device))
+    states = step.states
+    weights: dict[Head, Tensor] = {}
+
+    def attend(number: int, attention: Attention, normed: Tensor) -> Tensor:
+        keys, values = (made[number].to(model.dtype) for made in (cross.keys, cross.values))
+        for head in {head for layer, head in heads if layer == number}:
+            sounding = keys[0, head, :n_frames]
+            weights[number, head] = _head_weights(attention, head, normed[0], sounding)
+        return attention(normed, keys, values, cross.bias)
+
+    for number in range(len(decoder.layers)):
+        states = decoder.run_layer(number, states, step, partial(attend, number))
+    return torch.stack([weights[head] for head in heads]), decoder.layer_norm(states)[0]
 
 
 @torch.no_grad()
@@ -331,15 +359,13 @@ def align_words(
     Source: openai/whisper: ``whisper/timing.py``, ``find_alignment``.
     """
     _check_text(prompt_ids, words, tokenizer)
-    _check_heads(heads, model.config)
-    _check_frames(n_frames, len(encoder_states))
     text = list(itertools.chain.from_iterable(words))
     if not text:
         return []
     token_ids = [*prompt_ids, *text]
     if len(token_ids) < model.config.max_tokens:
         token_ids.append(tokenizer.eot)  # as in openai-whisper; a full sequence has no place for it
-    weights, states = _decode(
+    weights, states = cross_attention(
         model, encoder_states, token_ids, heads=heads, n_frames=n_frames, kept=kept
     )
     # Position i writes token i + 1, so that the text is written by what stands one before it.
@@ -378,16 +404,9 @@ def attended_s(
 ) -> Float64[np.ndarray, " tokens"]:
     """Return where each token of a text looks most, in seconds from the window's start.
 
-    Args:
-        model: the network that wrote the text.
-        encoder_states: of the window.
-        text: token ids, none of them special.
-        prompt_ids: as for :func:`align_words`.
-        heads: which follow the speech.
-        n_frames: how many frames hold sound.
-        kept: the frames that were encoded; None: all.
+    No token is special; all else is as for :func:`align_words`.
     """
-    weights = cross_attention(
+    weights, _ = cross_attention(
         model, encoder_states, [*prompt_ids, *text], heads=heads, n_frames=n_frames, kept=kept
     )
     writers = slice(len(prompt_ids) - 1, len(prompt_ids) - 1 + len(text))
@@ -512,43 +531,6 @@ def cheapest_path(
     return tokens, frames
 
 
-@torch.no_grad()
-def _decode(
-    model: Whisper,
-    encoder_states: Float[Tensor, "frames width"],
-    token_ids: Sequence[int],
-    *,
-    heads: Sequence[Head],
-    n_frames: int,
-    kept: KeptFrames | None,
-) -> tuple[Float[Tensor, "heads tokens {n_frames}"], Float[Tensor, "tokens width"]]:
-    """Return some heads' weights, and the final states."""
-    _check_heads(heads, model.config)
-    _check_frames(n_frames, len(encoder_states))
-    if not 0 < len(token_ids) <= model.config.max_tokens:
-        raise ValueError(
-            f"a sequence holds 1 to {model.config.max_tokens} tokens, found {len(token_ids)}: "
-            "leave off previous text, or align fewer words"
-        )
-    decoder = model.decoder
-    frames = encoder_states.to(device=model.device, dtype=model.dtype)[None]
-    cross = decoder.cross_cache(frames, kept)
-    step = decoder.begin(torch.tensor([list(token_ids)], device=model.device))
-    states = step.states
-    weights: dict[Head, Tensor] = {}
-
-    def attend(number: int, attention: Attention, normed: Tensor) -> Tensor:
-        keys, values = (made[number].to(model.dtype) for made in (cross.keys, cross.values))
-        for head in {head for layer, head in heads if layer == number}:
-            sounding = keys[0, head, :n_frames]
-            weights[number, head] = _head_weights(attention, head, normed[0], sounding)
-        return attention(normed, keys, values, cross.bias)
-
-    for number in range(len(decoder.layers)):
-        states = decoder.run_layer(number, states, step, partial(attend, number))
-    return torch.stack([weights[head] for head in heads]), decoder.layer_norm(states)[0]
-
-
 def _head_weights(
     attention: Attention,
     head: int,
@@ -579,17 +561,10 @@ def _contrast(
     std, mean = torch.std_mean(weights, dim=1, keepdim=True, unbiased=False)
     # A frame that all tokens treat alike has no spread; openai-whisper divides by it all the same.
     standing_out = torch.where(std > 0, (weights - mean) / std, torch.zeros_like(mean))
-    return _median_filter(standing_out)
-
-
-def _median_filter(
-    rows: Float[Tensor, "heads tokens frames"],
-) -> Float[Tensor, "heads tokens frames"]:
-    """Return the running median over frames; a row too short to be mirrored stays as it is."""
     reach = _MEDIAN_FRAMES // 2
-    if rows.shape[-1] <= reach:
-        return rows
-    mirrored = F.pad(rows, (reach, reach), mode="reflect")
+    if standing_out.shape[-1] <= reach:  # too short to be mirrored
+        return standing_out
+    mirrored = F.pad(standing_out, (reach, reach), mode="reflect")
     return mirrored.unfold(-1, _MEDIAN_FRAMES, 1).sort(dim=-1).values[..., reach]
 
 
@@ -623,14 +598,6 @@ def _check_heads(heads: Sequence[Head], config: WhisperConfig) -> None:
             f"alignment needs heads of the decoder's {config.decoder_layers} layers of "
             f"{config.decoder_heads} heads, counted from 0; found {missing or 'none'}: measure "
             "them on this model, or take all heads of the upper half of its layers"
-        )
-
-
-def _check_frames(n_frames: int, n_given: int) -> None:
-    if not 1 <= n_frames <= n_given:
-        raise ValueError(
-            f"n_frames must lie in 1 ... {n_given}, the frames of encoder_states; found "
-            f"{n_frames}: count the 20-ms frames that hold sound"
         )
 
 

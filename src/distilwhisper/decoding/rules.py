@@ -8,7 +8,7 @@ ApplyTimestampRules; the outcome equals theirs and transformers'.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -37,12 +37,7 @@ class RuleState:
 
     def select(self, rows: Int[Tensor, " kept"]) -> "RuleState":
         """Return the state of some rows, in the order asked for."""
-        return RuleState(
-            self.n_generated[rows],
-            self.last_was_timestamp[rows],
-            self.before_was_timestamp[rows],
-            self.last_timestamp[rows],
-        )
+        return RuleState(*[getattr(self, field.name)[rows] for field in fields(RuleState)])
 
 
 class DecodingRules:

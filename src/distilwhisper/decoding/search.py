@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from distilwhisper.decoding.rules import DecodingRules, best, choose
 from distilwhisper.decoding.slots import (
@@ -22,10 +23,10 @@ from distilwhisper.decoding.slots import (
     SpecialTokens,
     Start,
 )
-from distilwhisper.decoding.speculative import Draft, speculate
+from distilwhisper.decoding.speculative import speculate
 from distilwhisper.errors import DistilwhisperError
-from distilwhisper.model.whisper import CrossCache, Whisper
-from distilwhisper.shapes import Float, Int
+from distilwhisper.model.whisper import Whisper
+from distilwhisper.shapes import Float
 
 # Steps between two looks at which rows have ended: on a GPU, looking waits for the device. A row
 # that ended writes nothing more in between.
@@ -72,7 +73,8 @@ class Search:
         self.n_slots = n_slots
         self.counts = Counts()
         self._lane = Lane(model, n_slots)
-        self._draft = None if draft is None else Draft(draft, n_slots, draft_tokens)
+        self._draft = None if draft is None else Lane(draft, n_slots)
+        self._draft_tokens = draft_tokens
         self._state = SlotState.blank(n_slots, model.config.max_tokens, rules)
         self._jobs: list[Job | None] = []  # of the slots in use; None: done, to be filled up
         self._lengths: list[int] = []  # of each slot's tokens when last looked at
@@ -128,10 +130,15 @@ class Search:
         longest = max(self._lengths)
         noise = self._sample_noise(0, n)
         if self._draft is not None and noise is None:
-            state = self._state.rows(0, n)
-            rules, eot = self.rules, self.special.eot
-            done = speculate(self._lane, self._draft, state, rules, eot=eot, longest=longest)
-            self.counts += done
+            self.counts += speculate(
+                self._lane,
+                self._draft,
+                self._state.rows(0, n),
+                self.rules,
+                n_tokens=self._draft_tokens,
+                eot=self.special.eot,
+                longest=longest,
+            )
         elif noise is not None or not self._is_capturable(n):
             self._decode(n, longest + 1, noise=noise)
             self.counts += Counts(steps=1, row_steps=n)
@@ -177,7 +184,8 @@ class Search:
         """Fill the caches, and write the first token of each window."""
         device = self.model.device
         state = self._state.rows(first, first + len(jobs))
-        prompts = pad_right([job.prompt for job in jobs], value=self.special.eot).to(device)
+        rows = [torch.tensor(job.prompt) for job in jobs]
+        prompts = pad_sequence(rows, batch_first=True, padding_value=self.special.eot).to(device)
         zeros = torch.zeros(len(jobs), dtype=torch.long, device=device)
         states = self._lane.run(prompts, zeros, first=first, n_keys=prompts.shape[1])
         places = [(job.prompt.index(self.special.sot), len(job.prompt) - 1) for job in jobs]
@@ -200,9 +208,12 @@ class Search:
         self, state: SlotState, logits: Float[Tensor, "rows vocab"], noise: Tensor | None
     ) -> None:
         """Choose a token for each row and write it in those whose text has not ended."""
-        allowed = self.rules(logits.float(), state.rules)
-        choice = None if noise is None else _sample(allowed, state.temperature, noise)
-        choice, logprobs = choose(allowed, choice)
+        allowed = self.rules(logits.float(), state)
+        sampled = None
+        if noise is not None:  # rows that are not hot have none: their likeliest token it is
+            scale = torch.where(state.temperature > 0, state.temperature, 1.0)
+            sampled = best(allowed / scale[:, None] + noise)
+        choice, logprobs = choose(allowed, sampled)
         state.say(choice, logprobs, ~state.ended, rules=self.rules, eot=self.special.eot)
 
     def _sample_noise(self, first: int, stop: int) -> Float[Tensor, "rows vocab"] | None:
@@ -310,34 +321,6 @@ class Search:
                 self._draft.move(last, hole, length + 1)
 
 
-def _sample(
-    allowed: Float[Tensor, "rows vocab"],
-    temperature: Float[Tensor, " rows"],
-    noise: Float[Tensor, "rows vocab"],
-) -> Int[Tensor, " rows"]:
-    """Return a sample of each row that is hot, and the likeliest token of the others."""
-    hot = temperature > 0
-    scale = torch.where(hot, temperature, 1.0)
-    return best(allowed / scale[:, None] + noise)
-
-
-@torch.inference_mode()
-def language_probabilities(
-    model: Whisper, cross: CrossCache, *, sot: int, language_ids: Sequence[int]
-) -> Float[Tensor, "batch languages"]:
-    """Return how likely each language is, judged from the token after start of transcript.
-
-    Args:
-        model: a multilingual model.
-        cross: its cross cache of the windows.
-        sot: start of transcript.
-        language_ids: the languages' tokens, which share the whole probability.
-    """
-    start = torch.full((len(cross.keys[0]), 1), sot, device=model.device)
-    logits = model.decoder.project(model.decoder(start, cross)[:, 0])
-    return logits[:, list(language_ids)].float().softmax(dim=-1)
-
-
 def require_room(model: Whisper, *, n_prompt: int, n_new: int) -> None:
     """Check that a prompt and what may follow it have a position each.
 
@@ -350,9 +333,3 @@ def require_room(model: Whisper, *, n_prompt: int, n_new: int) -> None:
             f"prompt and new tokens must fit in {most} positions, found {n_prompt} + {n_new}: "
             "shorten the prompt or lower max_new_tokens"
         )
-
-
-def pad_right(rows: Sequence[Sequence[int]], *, value: int) -> Int[Tensor, "batch longest"]:
-    """Stack rows of ids of any length, filled up on the right."""
-    longest = max(len(row) for row in rows)
-    return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows])

@@ -132,8 +132,9 @@ def split_window(
         (text_segment(token_ids, part, tokenizer, start_s=start, end_s=stop), token_ids[part])
         for start, stop, part in spans
     ]
-    return [(s, ids) for s, ids in segments if _says_something(s, tokenizer)], moved
-
-
-def _says_something(segment: TimedSegment, tokenizer: Tokenizer) -> bool:
-    return segment.end_s > segment.start_s and bool(tokenizer.decode(segment.token_ids).strip())
+    spoken = [
+        (segment, ids)
+        for segment, ids in segments
+        if segment.end_s > segment.start_s and tokenizer.decode(segment.token_ids).strip()
+    ]
+    return spoken, moved

@@ -203,8 +203,8 @@ class Lane:
         self.cache.states[..., : old.capacity, :].copy_(old.states)
 
 
-@dataclass
-class SlotState:
+@dataclass(frozen=True)
+class SlotState(RuleState):
     """What the slots hold: tensors with a row per slot, changed in place."""
 
     tokens: Int[Tensor, "slots positions"]  # prompt and text
@@ -217,10 +217,7 @@ class SlotState:
     languages: Int[Tensor, " slots"]  # places among the special tokens' languages
     language_probs: Float[Tensor, " slots"]
     temperature: Float[Tensor, " slots"]
-    n_generated: Int[Tensor, " slots"]  # this and the next three: RuleState
-    last_was_timestamp: Bool[Tensor, " slots"]
-    before_was_timestamp: Bool[Tensor, " slots"]
-    last_timestamp: Int[Tensor, " slots"]
+    draft_lengths: Int[Tensor, " slots"]  # tokens that a draft has read
 
     @classmethod
     def blank(cls, n_slots: int, positions: int, rules: DecodingRules) -> "SlotState":
@@ -240,6 +237,7 @@ class SlotState:
             languages=whole.clone(),
             language_probs=real.clone(),
             temperature=real.clone(),
+            draft_lengths=whole.clone(),
             **{field.name: getattr(fresh, field.name) for field in fields(RuleState)},
         )
 
@@ -256,6 +254,7 @@ class SlotState:
         self.ended[slot] = False
         self.sum_logprobs[slot] = 0.0
         self.temperature[slot] = job.temperature
+        self.draft_lengths[slot] = 0
         for field in fields(RuleState):
             getattr(self, field.name)[slot] = getattr(fresh, field.name)[0]
 
@@ -279,16 +278,6 @@ class SlotState:
         """The last tokens, which the decoder has not read yet."""
         return self.tokens.gather(1, self.lengths[:, None])[:, 0]
 
-    @property
-    def rules(self) -> RuleState:
-        """What the rules need to know; tensors of this state."""
-        return RuleState(
-            self.n_generated,
-            self.last_was_timestamp,
-            self.before_was_timestamp,
-            self.last_timestamp,
-        )
-
     def say(
         self,
         choice: Int[Tensor, " slots"],
@@ -302,13 +291,14 @@ class SlotState:
         at = (self.lengths + 1).clamp(max=self.tokens.shape[1] - 1)[:, None]
         for row, new in ((self.tokens, choice), (self.logprobs, logprobs)):
             row.scatter_(1, at, torch.where(speaking[:, None], new[:, None], row.gather(1, at)))
-        self.sum_logprobs += torch.where(speaking, logprobs, 0.0)
-        self.lengths += speaking
-        after = rules.advance(self.rules, choice)
+        self.sum_logprobs.add_(torch.where(speaking, logprobs, 0.0))
+        self.lengths.add_(speaking)
+        after = rules.advance(self, choice)
         for field in fields(RuleState):
             ours = getattr(self, field.name)
             ours.copy_(torch.where(speaking, getattr(after, field.name), ours))
-        self.ended |= speaking & ((choice == eot) | (self.lengths + 1 >= self.limits))
+        ends = (choice == eot) | (self.lengths + 1 >= self.limits)
+        self.ended.logical_or_(speaking & ends)
 
 
 def _blank_cross(model: Whisper, n_slots: int, frames: int) -> CrossCache:

@@ -97,7 +97,7 @@ def _alignment(decoder: WindowDecoder, window: Window) -> dict[str, Any]:
         "model": checkpoint.model,
         "encoder_states": window.encoder_states,
         "prompt_ids": tokenizer.prompt_ids(
-            language=window.language if tokenizer.is_multilingual else None,
+            language=window.language,
             task=decoder.settings.task,
             timestamps=False,
         ),

@@ -31,7 +31,7 @@ from distilwhisper.decoding.packed_windows import Piece, decode_packed, group_pi
 from distilwhisper.decoding.sequential import decode_sequentially
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.slots import Counts
-from distilwhisper.decoding.timing import TimedWindow, moves_on
+from distilwhisper.decoding.timing import moves_on
 from distilwhisper.decoding.transcription import Transcription, own_languages
 from distilwhisper.decoding.windows import (
     Batch,
@@ -135,19 +135,15 @@ class Transcriber:
         dtype = torch.float32 if by_openvino else hardware.pick_dtype()
         folder = resolve_model(name)
         checkpoint = load_checkpoint(folder, device=device, dtype=dtype)
-        made = cls(
-            checkpoint,
-            Tokenizer.from_json(checkpoint.files.tokenizer_json, where=folder),
-            settings or DecodingSettings(),
-            None
-            if draft is None
-            else load_checkpoint(resolve_model(draft), device=device, dtype=dtype),
-        )
-        made.share_encoder()
+        drafting = None
+        if draft is not None:
+            drafting = load_checkpoint(resolve_model(draft), device=device, dtype=dtype)
+            if checkpoint.model.encoder.equals(drafting.model.encoder):
+                drafting.model.encoder = checkpoint.model.encoder  # it is then run once
+        tokenizer = Tokenizer.from_json(checkpoint.files.tokenizer_json, where=folder)
+        made = cls(checkpoint, tokenizer, settings or DecodingSettings(), drafting)
         made.say_what_is_cut()
-        for loaded in (made.checkpoint, made.draft):
-            if loaded is None:
-                continue
+        for loaded in filter(None, (checkpoint, drafting)):
             if by_openvino:
                 accelerate(loaded.model, precision=hardware.pick_dtype(), folder=loaded.folder)
             elif can_pack(loaded.model):
@@ -179,14 +175,6 @@ class Transcriber:
             say(
                 f"initial prompt: {n_prompt} tokens, and the last {room} are used: there is no room"
             )
-
-    def share_encoder(self) -> None:
-        """Let a draft use the model's own encoder, if it has the same: it is then run once."""
-        if self.draft is None:
-            return
-        ours, theirs = self.checkpoint.model.encoder, self.draft.model.encoder
-        if ours.equals(theirs):
-            self.draft.model.encoder = ours
 
     def check_languages(self, languages: Mapping[str, str | None]) -> None:
         """See that the model knows every language, before any work is done.
@@ -270,7 +258,6 @@ class Transcriber:
         sound: Sound | str | Path,
         *,
         language: str | None = None,
-        on_progress: Callable[[float], None] | None = None,
     ) -> Transcript:
         """Transcribe a recording of any length.
 
@@ -278,7 +265,6 @@ class Transcriber:
             sound: a path or URL of audio or video, or samples at 16 kHz: floats of about [-1, 1],
                 or integers, which are scaled by their type; of two channels the mean is taken.
             language: of the recording; none: the settings' language, or else detected.
-            on_progress: called with the seconds of audio just done.
 
         Returns:
             Segments on the recording's clock.
@@ -287,22 +273,17 @@ class Transcriber:
             FileNotFoundError, CorruptAudio: the path cannot be read.
             ValueError: the array is no sound: as :func:`~distilwhisper.speech.arrays.to_samples`.
         """
-        done = self.transcribe_all(
-            [_recording_of(sound)], languages=[language], on_progress=on_progress
-        )
+        done = self.transcribe_all([_recording_of(sound)], languages=[language])
         _, transcript = next(iter(done))
         if not isinstance(transcript, Transcript):
             raise transcript
         return transcript
 
-    def stream(
-        self, sound: Sound | str | Path | Recording, *, language: str | None = None
-    ) -> Iterator[Segment]:
+    def stream(self, sound: Sound | str | Path | Recording) -> Iterator[Segment]:
         """Transcribe a recording, and yield its segments in order, each once it is settled.
 
         Args:
             sound: as for :meth:`transcribe`.
-            language: as for :meth:`transcribe`.
 
         Yields:
             The segments of :meth:`transcribe`, whose times may differ where two would overlap.
@@ -310,7 +291,7 @@ class Transcriber:
         Raises:
             FileNotFoundError, CorruptAudio, ValueError: as for :meth:`transcribe`.
         """
-        one = self.begin(_recording_of(sound), language=language)
+        one = self.begin(_recording_of(sound))
         for _ in self._decoder.steps(one.tasks):
             yield from one.take_segments()
         if not isinstance(one.outcome, Transcript):
@@ -332,8 +313,11 @@ class Transcriber:
             on_progress: called with the seconds of audio just done.
         """
         one = Transcription(self.settings, self.tokenizer)
-        tasks = self._sequential if self.settings.long_form == "sequential" else self._chunk_tasks
-        one.tasks = tasks(one, recording, language, on_progress or _ignore)
+        report = on_progress or (lambda _: None)
+        if self.settings.long_form == "sequential":
+            one.tasks = iter([self._sequential(one, recording, language, report)])
+        else:
+            one.tasks = self._chunk_tasks(one, recording, language, report)
         return one
 
     def batch(self) -> "Batch[Transcription]":
@@ -379,22 +363,6 @@ class Transcriber:
         for _, one in self._decoder.run(tasks()):
             if one.outcome is not None and one in numbers:
                 yield numbers.pop(one), one.outcome
-
-    def decode_chunks(self, samples: Sound, *, language: str | None = None) -> list[TimedWindow]:
-        """Return the windows of each chunk of a recording, not yet joined.
-
-        Args:
-            samples: mono, 16 kHz, of any length.
-            language: of the recording; none: the settings' language, or else detected.
-
-        Raises:
-            ValueError: there is no sample, or one is NaN.
-        """
-        chunked = self.with_settings(replace(self.settings, long_form="chunked"))
-        one = chunked.begin(_recording_of(samples), language=language)
-        for _ in chunked._decoder.run(one.tasks):
-            pass
-        return one.windows
 
     @cached_property
     def _first_prompt(self) -> list[int]:
@@ -506,31 +474,27 @@ class Transcriber:
         recording: Recording,
         language: str | None,
         report: Callable[[float], None],
-    ) -> Iterator[Task[Transcription]]:
-        """Yield the one task that decodes a recording window by window."""
-
-        def task() -> Task[Transcription]:
-            model = self.checkpoint.model
-            try:
-                spoken = self._detect(recording, language)
-                mel = RecordingMel(recording, n_mels=model.config.n_mels, device=model.device)
-                yield from decode_sequentially(
-                    self._decoder,
-                    mel,
-                    self._spans(recording),
-                    language=spoken.code,
-                    first_prompt=self._first_prompt,
-                    hotwords=self._hotwords,
-                    on_progress=report,
-                    on_window=one.add_window,
-                )
-            except Unreadable as error:
-                one.fail(error)
-            else:
-                one.end(spoken, duration_s=mel.duration_s)
-            return one
-
-        yield task()
+    ) -> Task[Transcription]:
+        """Decode a recording window by window."""
+        model = self.checkpoint.model
+        try:
+            spoken = self._detect(recording, language)
+            mel = RecordingMel(recording, n_mels=model.config.n_mels, device=model.device)
+            yield from decode_sequentially(
+                self._decoder,
+                mel,
+                self._spans(recording),
+                language=spoken.code,
+                first_prompt=self._first_prompt,
+                hotwords=self._hotwords,
+                on_progress=report,
+                on_window=one.add_window,
+            )
+        except Unreadable as error:
+            one.fail(error)
+        else:
+            one.end(spoken, duration_s=mel.duration_s)
+        return one
 
     def _chunk_tasks(
         self,
@@ -631,7 +595,3 @@ def _ended(one: Transcription, note_end: Callable[[], None]) -> Task[Transcripti
     yield from ()
     note_end()
     return one
-
-
-def _ignore(_: float) -> None:
-    pass

@@ -88,7 +88,9 @@ class Transcription:
         words = self._text.words(self._n_taken)
         n_words = self._n_words()
         if self.outcome is None and self._settings.long_form == "chunked":
-            n_settled = self._text.n_settled(self._next_start_s()) - self._n_taken
+            # No chunk that is still to be joined begins before the last of these.
+            starts_s = self._starts_s[: self._n_chunks + 1] or [0.0]
+            n_settled = self._text.n_settled(starts_s[-1]) - self._n_taken
             n_whole = whole_segments(words, max(n_settled, 0))
             groups = group_words(words[:n_whole], n_words)[:-1]  # the last may go on
         else:
@@ -105,11 +107,6 @@ class Transcription:
         self._taken += taken
         return taken
 
-    def _next_start_s(self) -> float:
-        """Return a place before which no chunk begins that is still to be joined."""
-        known = self._starts_s[: self._n_chunks + 1]
-        return known[-1] if known else 0.0
-
     def _n_words(self) -> Counter[tuple[int, int]]:
         return Counter(
             (n, word.segment) for n, one in enumerate(self.windows) for word in one.words
@@ -122,9 +119,8 @@ class Transcription:
             return
         groups = group_words(self._text.words(), self._n_words())
         segments = [self._segment(group) for group in groups]
-        spoken = self._language or next(
-            own_languages(self.windows), DetectedLanguage(self._unspoken())
-        )
+        # Where none was given, and nobody speaks, it is English.
+        spoken = self._language or next(own_languages(self.windows), DetectedLanguage("en"))
         if self._settings.multilingual and segments:
             spoken = DetectedLanguage(_most_spoken(segments))
         self.outcome = Transcript.of(
@@ -133,13 +129,6 @@ class Transcription:
             duration_s=self._duration_s,
             language_probability=spoken.probability,
         )
-
-    def _unspoken(self) -> str:
-        """Return the language of a recording in which nobody speaks."""
-        wanted = self._settings.language
-        if wanted is None or not self._tokenizer.is_multilingual:
-            return "en"
-        return self._tokenizer.language_code(wanted)
 
     def _segment(self, words: Sequence[tuple[int, TimedWord]]) -> Segment:
         """Make a segment of words of a window, or of it and the next one; at least one word."""

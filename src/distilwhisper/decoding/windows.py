@@ -12,7 +12,7 @@ import copy
 import threading
 from collections import defaultdict, deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from itertools import count, groupby
 from typing import Generic, TypeAlias, TypeVar
@@ -22,12 +22,13 @@ from torch import Tensor
 
 from distilwhisper.decoding.beam import beam_search
 from distilwhisper.decoding.rules import DecodingRules, TimestampRules
-from distilwhisper.decoding.search import Search, language_probabilities
+from distilwhisper.decoding.search import Search
 from distilwhisper.decoding.settings import MODELS_OWN, DecodingSettings
 from distilwhisper.decoding.slots import Counts, Hypothesis, Job, SpecialTokens
 from distilwhisper.model.checkpoint import Checkpoint
 from distilwhisper.model.hardware import one_thread
 from distilwhisper.model.silence import KeptFrames, thin_silence
+from distilwhisper.model.whisper import Whisper
 from distilwhisper.shapes import Float
 from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.mel import window_log_mel
@@ -129,12 +130,7 @@ class WindowDecoder:
     """A model, and perhaps a draft, that decode windows for tasks.
 
     Threads may share it: every batch has slots of its own, and the network works for one at a time.
-
-    Args:
-        checkpoint: the model.
-        tokenizer: its own.
-        settings: how to decode.
-        draft: proposes tokens; same vocabulary.
+    A draft has the model's vocabulary.
     """
 
     def __init__(
@@ -149,14 +145,9 @@ class WindowDecoder:
         self.settings = settings
         self.draft = draft
         self.lock = threading.RLock()  # held while the network works, never from step to step
-        self._special = SpecialTokens(
-            tokenizer.sot,
-            tokenizer.eot,
-            tokenizer.no_speech,
-            tuple(tokenizer.languages.values()),
-        )
+        languages = tuple(tokenizer.languages.values())
+        self._special = SpecialTokens(tokenizer.sot, tokenizer.eot, tokenizer.no_speech, languages)
         self._language_codes = {id_: code for code, id_ in tokenizer.languages.items()}
-        self._rules: dict[tuple[bool, tuple[int, ...]], DecodingRules] = {}
         self._searches: list[Search] = []
         self._idle: defaultdict[_Kind, list[Search]] = defaultdict(list)
 
@@ -170,10 +161,6 @@ class WindowDecoder:
     def counts(self) -> Counts:
         """What decoding has cost so far."""
         return sum((search.counts for search in self._searches), Counts())
-
-    @property
-    def _draft_hears_alike(self) -> bool:
-        return self.draft is not None and self.draft.model.encoder is self.checkpoint.model.encoder
 
     def window(self, samples: Samples, *, language: str | None = None) -> Window:
         """Return a window of some sound, its log-mel made.
@@ -226,7 +213,7 @@ class WindowDecoder:
     def steps(self, tasks: Iterable["Task[T]"]) -> Iterator[list[tuple[int, T]]]:
         """Run tasks as :meth:`run`; yield after each step those that are done, perhaps none."""
         numbered = enumerate(tasks)
-        with Batch[T](self) as batch:
+        with closing(Batch[T](self)) as batch:
             while True:
                 while batch.has_room and (new := next(numbered, None)) is not None:
                     yield batch.add(*new)
@@ -248,12 +235,17 @@ class WindowDecoder:
     @torch.inference_mode()
     def encode(self, windows: Sequence[Window]) -> None:
         """Fill in the encoder states that windows lack."""
-        self._encode(windows, self.checkpoint, "encoder_states")
-        if self.draft is not None and not self._draft_hears_alike:
-            self._encode(windows, self.draft, "draft_states")
+        model = self.checkpoint.model
+        self._encode(windows, model, "encoder_states")
+        if self.draft is None:
+            return
+        if self.draft.model.encoder is model.encoder:
+            for window in windows:
+                window.draft_states = window.encoder_states
+        else:
+            self._encode(windows, self.draft.model, "draft_states")
 
-    def _encode(self, windows: Sequence[Window], checkpoint: Checkpoint, name: str) -> None:
-        model = checkpoint.model
+    def _encode(self, windows: Sequence[Window], model: Whisper, name: str) -> None:
         new = [window for window in windows if getattr(window, name) is None]
         # A CPU's caches hold one window's states and not many; a GPU wants them all at once.
         on_gpu = model.device.type == "cuda"
@@ -267,20 +259,15 @@ class WindowDecoder:
     def _language_probabilities(self, window: Window) -> Float[Tensor, " languages"]:
         self.encode([window])
         assert window.encoder_states is not None
-        model = self.checkpoint.model
-        return language_probabilities(
-            model,
-            model.decoder.cross_cache(window.encoder_states[None], window.kept),
-            sot=self.tokenizer.sot,
-            language_ids=list(self.tokenizer.languages.values()),
-        )[0]
+        decoder = self.checkpoint.model.decoder
+        cross = decoder.cross_cache(window.encoder_states[None], window.kept)
+        sot = torch.tensor([[self.tokenizer.sot]], device=window.encoder_states.device)
+        logits = decoder.project(decoder(sot, cross)[:, 0])[0]
+        return logits[list(self.tokenizer.languages.values())].float().softmax(dim=0)
 
     def _job(self, ticket: int, request: WindowRequest) -> Job:
         prompt = self._prompt(request)
         window = request.window
-        draft_states = window.draft_states
-        if self.draft is not None and self._draft_hears_alike:
-            draft_states = window.encoder_states
         return Job(
             ticket,
             window.encoder_states,
@@ -289,7 +276,7 @@ class WindowDecoder:
             temperature=request.temperature,
             seed=request.seed,
             kept=window.kept,
-            draft_states=draft_states,
+            draft_states=window.draft_states,
         )
 
     def _beam_search(self, request: WindowRequest) -> Hypothesis:
@@ -299,7 +286,7 @@ class WindowDecoder:
             self.checkpoint.model,
             request.window.encoder_states,
             prompt,
-            self._rules_of(self.settings),
+            self._rules(),
             self._special,
             max_new_tokens=self._max_new_tokens(prompt),
             beam_size=self.settings.beam_size,
@@ -308,7 +295,7 @@ class WindowDecoder:
 
     def _prompt(self, request: WindowRequest) -> tuple[int, ...]:
         own = self.tokenizer.prompt_ids(
-            language=request.window.language if self.tokenizer.is_multilingual else None,
+            language=request.window.language,
             task=self.settings.task,
             timestamps=self.settings.timestamps,
         )
@@ -349,7 +336,7 @@ class WindowDecoder:
             if not self._idle[self._kind]:
                 search = Search(
                     self.checkpoint.model,
-                    self._rules_of(self.settings),
+                    self._rules(),
                     self._special,
                     n_slots=self.settings.batch_size,
                     draft=None if self.draft is None else self.draft.model,
@@ -364,14 +351,8 @@ class WindowDecoder:
         search.clear()
         self._idle[self._kind].append(search)
 
-    def _rules_of(self, settings: DecodingSettings) -> DecodingRules:
-        key = settings.timestamps, settings.suppress_tokens
-        if key not in self._rules:
-            self._rules[key] = self._make_rules(*key)
-        return self._rules[key]
-
-    def _make_rules(self, timestamps: bool, suppress: Sequence[int]) -> DecodingRules:
-        config = self.checkpoint.generation_config
+    def _rules(self) -> DecodingRules:
+        config, suppress = self.checkpoint.generation_config, self.settings.suppress_tokens
         grammar = TimestampRules(
             begin=self.tokenizer.timestamp_begin,
             no_timestamps=self.tokenizer.no_timestamps,
@@ -384,7 +365,7 @@ class WindowDecoder:
         return DecodingRules(
             suppress=[*symbols, *(id_ for id_ in suppress if id_ != MODELS_OWN)],
             begin_suppress=config.get("begin_suppress_tokens") or [],
-            timestamps=grammar if timestamps else None,
+            timestamps=grammar if self.settings.timestamps else None,
             device=self.checkpoint.model.device,
         )
 
@@ -405,12 +386,6 @@ class Batch(Generic[T]):
         self._running: dict[int, _Pending[T]] = {}
         self._tickets = count()
         self._on_gpu = decoder.checkpoint.model.device.type == "cuda"
-
-    def __enter__(self) -> "Batch[T]":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Forget all tasks, and give the slots back."""
@@ -484,7 +459,8 @@ class Batch(Generic[T]):
     def _step(self) -> list[tuple[int, T]]:
         decoder, search = self._decoder, self._search
         decoded: list[tuple[_Pending[T], DecodedWindow]] = []
-        if self._waiting and self._should_admit():
+        least = max(1, GPU_ADMIT_SHARE * search.n_slots) if self._on_gpu else 1
+        if self._waiting and search.n_free >= least:
             n_new = min(len(self._waiting), search.n_free) if self._on_gpu else 1
             new = [self._waiting.popleft() for _ in range(n_new)]
             with decoder.lock:
@@ -499,10 +475,6 @@ class Batch(Generic[T]):
             for pending, window in decoded
             for result in self._ask(pending.number, pending.task, pending.decoder, window)
         ]
-
-    def _should_admit(self) -> bool:
-        n_free = self._search.n_free
-        return n_free >= max(1, GPU_ADMIT_SHARE * self._search.n_slots if self._on_gpu else 1)
 
     @torch.inference_mode()
     def _begin(self, new: Sequence["_Pending[T]"]) -> list[tuple["_Pending[T]", DecodedWindow]]:

@@ -59,7 +59,7 @@ def write(files: ModelFiles, folder: Path, settings: ExportSettings) -> None:
     suffix = "_quantized" if int8 else ""
     write_side_files(folder, files, dtype=torch.float32)
     (folder / FOLDER).mkdir()
-    model = build_network(files, where=folder).float()
+    model = build_network(files).float()
     _write_encoder(model, folder / FOLDER / f"encoder_model{suffix}.onnx", int8=int8)
     for name, past, states in (
         ("decoder_model", False, True),

@@ -62,7 +62,7 @@ def examine(files: ModelFiles, settings: ExportSettings, *, where: Path) -> list
 def write(files: ModelFiles, folder: Path, settings: ExportSettings) -> None:
     """Write the graphs and the tokens."""
     int8 = settings.written_dtype == "int8"
-    model = build_network(files, where=folder).float()
+    model = build_network(files).float()
     tokenizer = Tokenizer.from_json(files.tokenizer_json, where=folder)
     metadata = _metadata(files, tokenizer, folder)
     _write_encoder(model, folder / "encoder.onnx", metadata, int8=int8)

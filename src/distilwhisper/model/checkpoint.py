@@ -1,6 +1,5 @@
 """A model on disk: the network with everything that its Hugging Face folder says of it."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -8,8 +7,9 @@ from typing import Any
 import torch
 
 from distilwhisper.model.layout import (
-    BadCheckpoint,
     ModelFiles,
+    empty_network,
+    network_sizes,
     read_json_object,
     read_model_folder,
     write_model_folder,
@@ -48,22 +48,15 @@ def load_checkpoint(
         BadCheckpoint: a file is missing or broken, or the weights do not fit the config.
     """
     files = read_model_folder(folder)
-    model = build_network(files, where=folder).to(device=device, dtype=dtype)
+    model = build_network(files).to(device=device, dtype=dtype)
     return Checkpoint(model, replace(files, weights={}), folder)
 
 
-def build_network(files: ModelFiles, *, where: Path) -> Whisper:
-    """Return a model's network, with its very weights.
-
-    Raises:
-        BadCheckpoint: the weights do not fit the config.
-    """
-    model = _hollow(_sizes(where, files.config))
+def build_network(files: ModelFiles) -> Whisper:
+    """Return a model's network, with its very weights."""
+    model = empty_network(WhisperConfig.from_hf(files.config))
     state = {name.removeprefix("model."): weight for name, weight in files.weights.items()}
-    try:
-        model.load_state_dict(state, strict=True, assign=True)
-    except RuntimeError as error:
-        raise BadCheckpoint(f"{where}: weights do not fit config.json: {error}") from error
+    model.load_state_dict(state, strict=True, assign=True)
     return model.eval()
 
 
@@ -73,7 +66,7 @@ def read_config(folder: Path) -> WhisperConfig:
     Raises:
         BadCheckpoint: there is no ``config.json``, or it is of something else.
     """
-    return _sizes(folder, read_json_object(folder / "config.json"))
+    return network_sizes(read_json_object(folder / "config.json"), where=folder)
 
 
 def count_parameters(folder: Path) -> int:
@@ -82,26 +75,11 @@ def count_parameters(folder: Path) -> int:
     Raises:
         BadCheckpoint: there is no ``config.json``, or it is of something else.
     """
-    return _hollow(read_config(folder)).n_parameters()
+    return empty_network(read_config(folder)).n_parameters()
 
 
-def _hollow(sizes: WhisperConfig) -> Whisper:
-    """Return a network of the right shape, its weights in no memory."""
-    with torch.device("meta"):
-        return Whisper(sizes)
-
-
-def _sizes(folder: Path, config: Mapping[str, Any]) -> WhisperConfig:
-    try:
-        return WhisperConfig.from_hf(config)
-    except ValueError as error:
-        raise BadCheckpoint(f"{folder}: {error}") from error
-
-
-def save_checkpoint(
-    checkpoint: Checkpoint, folder: Path, *, dtype: torch.dtype = torch.float32
-) -> None:
-    """Write a model folder that transformers, faster-whisper and this package load.
+def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
+    """Write a model folder, in float32, that transformers, faster-whisper and this package load.
 
     The folder appears whole, by rename. The sizes in ``config.json`` follow the network; all
     else is kept as it was read.
@@ -111,4 +89,4 @@ def save_checkpoint(
         config=checkpoint.model.config.to_hf(checkpoint.files.config),
         weights=dict(checkpoint.model.named_weights()),
     )
-    write_model_folder(folder, files, dtype=dtype)
+    write_model_folder(folder, files, dtype=torch.float32)

@@ -76,7 +76,8 @@ class Hardware:
         if device.type == "cuda":
             native = torch.cuda.is_bf16_supported(including_emulation=False)
             return torch.bfloat16 if native else torch.float16
-        return torch.bfloat16 if _cpu_multiplies_bfloat16() else torch.float32
+        multiplies = any(map(cpu_has, ("avx512_bf16", "amx_bf16", "bf16")))
+        return torch.bfloat16 if multiplies else torch.float32  # emulated, it is slower than that
 
     def pick_training_dtype(self) -> "torch.dtype":
         """Return the type of products in training: never float16, for which auto takes float32.
@@ -159,11 +160,6 @@ def one_thread() -> Iterator[None]:
 def dtype_name(dtype: "torch.dtype") -> str:
     """Return what settings call a number format."""
     return str(dtype).removeprefix("torch.")
-
-
-def _cpu_multiplies_bfloat16() -> bool:
-    """Return whether the CPU has bfloat16 products; emulated ones are slower than float32."""
-    return any(map(cpu_has, ("avx512_bf16", "amx_bf16", "bf16")))
 
 
 @cache

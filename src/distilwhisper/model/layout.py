@@ -326,11 +326,7 @@ def check_weights(weights: Mapping[str, Tensor], config: Mapping[str, Any], *, w
     Raises:
         BadCheckpoint: they are not, or the config describes no Whisper network.
     """
-    try:
-        with torch.device("meta"):
-            network = Whisper(WhisperConfig.from_hf(config))
-    except ValueError as error:
-        raise BadCheckpoint(f"{where}: {error}") from error
+    network = empty_network(network_sizes(config, where=where))
     wanted = {name: tuple(weight.shape) for name, weight in network.named_weights()}
     found = {name: tuple(weight.shape) for name, weight in weights.items()}
     faults = [f"no {name}" for name in wanted if name not in found]
@@ -345,6 +341,24 @@ def check_weights(weights: Mapping[str, Tensor], config: Mapping[str, Any], *, w
         raise BadCheckpoint(
             f"{where}: weights do not fit config.json: {'; '.join(faults[:5])}{more}"
         )
+
+
+def network_sizes(config: Mapping[str, Any], *, where: Path) -> WhisperConfig:
+    """Return the sizes in ``config.json``.
+
+    Raises:
+        BadCheckpoint: it describes no Whisper network.
+    """
+    try:
+        return WhisperConfig.from_hf(config)
+    except ValueError as error:
+        raise BadCheckpoint(f"{where}: {error}") from error
+
+
+def empty_network(sizes: WhisperConfig) -> Whisper:
+    """Return a network of some sizes, its weights in no memory."""
+    with torch.device("meta"):
+        return Whisper(sizes)
 
 
 def _read_generation_config(
@@ -600,18 +614,27 @@ def write_side_files(folder: Path, files: ModelFiles, *, dtype: torch.dtype) -> 
     special = sorted(
         (token["id"], token["content"]) for token in tokenizer["added_tokens"] if token["special"]
     )
+    spellings = resources.files("whisper_normalizer") / "normalizers" / "english.json"
     special_map = {
         **{f"{role}_token": "<|endoftext|>" for role in ("bos", "eos", "pad", "unk")},
         "additional_special_tokens": [token for _, token in special],
     }
     objects: dict[str, Mapping[str, Any]] = {
-        "config.json": _clean_config(files.config, dtype),
-        "generation_config.json": _clean_generation_config(files.generation_config),
+        "config.json": {
+            **_without(files.config, "dtype", "forced_decoder_ids", "_name_or_path"),
+            # "dtype" is the newer name, which transformers before 4.56 does not know.
+            "torch_dtype": dtype_name(dtype),
+        },
+        # With _from_model_config set, transformers makes this file anew from config.json on
+        # loading, and so loses the ids of languages and tasks.
+        "generation_config.json": _without(
+            files.generation_config, "_from_model_config", "forced_decoder_ids"
+        ),
         "tokenizer_config.json": {**special_map, **_tokenizer_config(tokenizer)},
         "special_tokens_map.json": special_map,
         "vocab.json": vocab,
         "added_tokens.json": {token: i for token, i in ids.items() if token not in vocab},
-        "normalizer.json": _english_spellings(),
+        "normalizer.json": json.loads(spellings.read_text(encoding="utf-8")),
         "preprocessor_config.json": preprocessor_config(files.config["num_mel_bins"]),
         # transformers 5 would write the extractor's settings here as well; all versions read them
         # from preprocessor_config.json.
@@ -625,18 +648,8 @@ def write_side_files(folder: Path, files: ModelFiles, *, dtype: torch.dtype) -> 
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
 
 
-def _clean_config(config: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
-    # "dtype" is the newer name, which transformers before 4.56 does not know; all know the older.
-    dead = ("dtype", "forced_decoder_ids", "_name_or_path")
-    kept = {key: value for key, value in config.items() if key not in dead}
-    return {**kept, "torch_dtype": dtype_name(dtype)}
-
-
-def _clean_generation_config(generation_config: Mapping[str, Any]) -> dict[str, Any]:
-    # With _from_model_config set, transformers makes this file anew from config.json on loading,
-    # and so loses the ids of languages and tasks.
-    dead = ("_from_model_config", "forced_decoder_ids")
-    return {key: value for key, value in generation_config.items() if key not in dead}
+def _without(config: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in keys}
 
 
 def _tokenizer_config(tokenizer: Mapping[str, Any]) -> dict[str, Any]:
@@ -671,9 +684,3 @@ def preprocessor_config(n_mels: int) -> dict[str, Any]:
         "padding_value": 0.0,
         "return_attention_mask": False,
     }
-
-
-def _english_spellings() -> dict[str, str]:
-    path = resources.files("whisper_normalizer") / "normalizers" / "english.json"
-    spellings: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
-    return spellings

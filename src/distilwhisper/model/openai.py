@@ -118,12 +118,14 @@ def read_openai(path: Path, tokenizer_for: Callable[[int], str]) -> ModelFiles:
     heads = published_alignment_heads(
         width=dims["n_text_state"], n_layers=dims["n_text_layer"], vocab_size=dims["n_vocab"]
     )
+    blank = _encode(tokenizers.Tokenizer.from_str(tokenizer_json), " ")
+    eot = token_ids(tokenizer_json, where=path)["<|endoftext|>"]
     files = files_from_weights(
         {_hugging_face_name(name, path): weight for name, weight in state.items()},
         tokenizer_json,
         {
             "suppress_tokens": suppressed_tokens(tokenizer_json, where=path),
-            "begin_suppress_tokens": _begin_suppressed_tokens(tokenizer_json, where=path),
+            "begin_suppress_tokens": [*blank, eot],
             **({} if heads is None else {"alignment_heads": heads}),
         },
         heads=(dims["n_audio_head"], dims["n_text_head"]),
@@ -238,12 +240,6 @@ def suppressed_tokens(tokenizer_json: str, *, where: Path) -> list[int]:
     no_speech = "nospeech" if "<|nospeech|>" in ids else "nocaptions"  # its older name
     roles = ("startoftranscript", "translate", "transcribe", "startoflm", "startofprev", no_speech)
     return sorted(suppressed | {ids[f"<|{role}|>"] for role in roles})
-
-
-def _begin_suppressed_tokens(tokenizer_json: str, *, where: Path) -> list[int]:
-    tokenizer = tokenizers.Tokenizer.from_str(tokenizer_json)
-    eot = token_ids(tokenizer_json, where=where)["<|endoftext|>"]
-    return [*_encode(tokenizer, " "), eot]
 
 
 def _encode(tokenizer: tokenizers.Tokenizer, text: str) -> list[int]:

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from distilwhisper.extras import needed_by
+from distilwhisper.model.hardware import dtype_name
 from distilwhisper.model.hub import cache_folder
 from distilwhisper.model.silence import KeptFrames
 from distilwhisper.model.whisper import (
@@ -67,12 +68,12 @@ def accelerate(
     if model.device.type != "cpu" or model.dtype != torch.float32:
         raise ValueError(
             "backend openvino needs float32 weights on the CPU, found "
-            f"{str(model.dtype).removeprefix('torch.')} on {model.device}: take device=cpu"
+            f"{dtype_name(model.dtype)} on {model.device}: take device=cpu"
         )
     compiler = _Compiler(precision, folder)
     if model.encoder.engine is None:  # a draft may share its model's
         model.encoder.engine = _EncoderEngine(model.encoder, compiler)
-    model.decoder.engine = _DecoderEngine(model.decoder, compiler)
+    model.decoder.engine = DecoderEngine(model.decoder, compiler)
 
 
 class _Compiler:
@@ -84,8 +85,14 @@ class _Compiler:
     """
 
     def __init__(self, precision: torch.dtype, folder: Path | None) -> None:
-        self.openvino, self.ops = _import_openvino()
+        with needed_by("backend openvino", extra="openvino"):
+            import openvino
+            import openvino.opset15 as ops
+        self.openvino: ModuleType = openvino
+        self.ops: ModuleType = ops
         self.dtype = precision
+        types = self.openvino.Type
+        self.element_type = types.bf16 if precision == torch.bfloat16 else types.f32
         self._core = self.openvino.Core()
         self._kept = None if folder is None else self._place(folder)
         self._options = {
@@ -149,12 +156,6 @@ class _Compiler:
         except OSError as error:
             _log.warning("openvino: compiled graphs are not kept: %s", error)
 
-    @property
-    def element_type(self) -> Any:
-        """OpenVINO's name for the precision."""
-        types = self.openvino.Type
-        return types.bf16 if self.dtype == torch.bfloat16 else types.f32
-
 
 class _Graph:
     """A compiled graph that reads and writes torch's memory."""
@@ -204,13 +205,22 @@ class _EncoderEngine:
         return self._graph(mel, kept.places, kept.bias)[0].clone()
 
 
-class _DecoderEngine:
+class DecoderEngine:
+    """What does a decoder's work in its place, for inference."""
+
     def __init__(self, decoder: Decoder, compiler: _Compiler) -> None:
         self.cache_dtype = compiler.dtype
         self._heads = decoder.layers[0].self_attn.heads
         self._n_layers = len(decoder.layers)
         width = decoder.embed_tokens.weight.shape[1]
-        options = _decoder_options(compiler)
+        # These make a token's numbers the same in any company, to the bit.
+        options = {
+            "INFERENCE_PRECISION_HINT": "f32",
+            # Activations go through int8 where weights do: a product of int8 is exact in any order.
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": 32 if compiler.dtype == torch.bfloat16 else 0,
+            # Fused attention turns all keys around at every step.
+            "SNIPPETS_MODE": "DISABLE",
+        }
         self._layers = compiler.compile(
             "decoder", lambda: _decoder_layers(decoder, compiler, width), **options
         )
@@ -227,7 +237,7 @@ class _DecoderEngine:
         """Return the states behind the last layer, and write to the cache."""
         states, new = self._layers(
             step.states,
-            _penalty(_visible(step, cache.capacity)),
+            _penalty(step, cache.capacity),
             _ALL_ALIKE if cross.bias is None else cross.bias,
             *cache.states.flatten(0, 1).unbind(),
             *cross.keys,
@@ -239,6 +249,7 @@ class _DecoderEngine:
     def cross_keys_values(
         self, encoder_states: Float[Tensor, "batch frames width"], out: list[Tensor] | None
     ) -> list[Tensor]:
+        """Return the tensors of a cross cache; those of ``out``, written to, if there are some."""
         if out is None:
             batch, n_frames, width = encoder_states.shape
             shape = (batch, self._heads, n_frames, width // self._heads)
@@ -253,17 +264,6 @@ class _DecoderEngine:
 
 
 _ALL_ALIKE = torch.zeros(1, 1, 1, 1)
-
-
-def _decoder_options(compiler: _Compiler) -> dict[str, Any]:
-    """What makes a token's numbers the same in any company, to the bit."""
-    return {
-        "INFERENCE_PRECISION_HINT": "f32",
-        # Activations go through int8 where weights do: a product of int8 is exact in any order.
-        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 32 if compiler.dtype == torch.bfloat16 else 0,
-        # Fused attention turns all keys around at every step.
-        "SNIPPETS_MODE": "DISABLE",
-    }
 
 
 _Ends: TypeAlias = tuple[list[Any], list[Any]]  # outputs and inputs of a graph
@@ -485,18 +485,13 @@ def _bias(layer: nn.Linear) -> Tensor:
     return bias.detach()
 
 
-def _visible(step: DecoderStep, capacity: int) -> Tensor:
-    """What each token sees: of the cache as far as its row goes, then the new ones up to itself."""
+def _penalty(step: DecoderStep, capacity: int) -> Tensor:
+    """Hide from each token the cache behind its row's end, and the new tokens behind itself."""
     n_rows, n_tokens = step.positions.shape
     past = torch.arange(capacity) < step.positions[:, :1]
     own = torch.ones(n_tokens, n_tokens, dtype=torch.bool).tril()
-    return torch.cat([past[:, None].expand(-1, n_tokens, -1), own.expand(n_rows, -1, -1)], dim=2)[
-        :, None
-    ]
-
-
-def _penalty(visible: Tensor) -> Tensor:
-    return torch.zeros(visible.shape).masked_fill(~visible, -torch.inf)
+    seen = torch.cat([past[:, None].expand(-1, n_tokens, -1), own.expand(n_rows, -1, -1)], dim=2)
+    return torch.zeros(seen.shape).masked_fill(~seen, -torch.inf)[:, None]
 
 
 def _forget_oldest(folder: Path) -> None:
@@ -504,10 +499,3 @@ def _forget_oldest(folder: Path) -> None:
     kept = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime)
     for path in kept[:-MODELS_KEPT]:
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _import_openvino() -> tuple[ModuleType, ModuleType]:
-    with needed_by("backend openvino", extra="openvino"):
-        import openvino
-        import openvino.opset15 as ops
-    return openvino, ops

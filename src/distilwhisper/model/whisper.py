@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -25,6 +25,9 @@ from torch import Tensor, nn
 from distilwhisper.model.hardware import cpu_has
 from distilwhisper.model.silence import FrameBias, KeptFrames
 from distilwhisper.shapes import Bool, Float, Int
+
+if TYPE_CHECKING:
+    from distilwhisper.model.openvino import DecoderEngine
 
 MANY_QUERIES = 256  # from here on, attention on a CPU goes head by head
 
@@ -94,20 +97,15 @@ _HF_NAMES = {
 }
 
 
+@dataclass(frozen=True, eq=False)
 class CrossCache:
     """Keys and values of the encoder states, one pair per decoder layer."""
 
-    def __init__(
-        self,
-        keys: list[Tensor],
-        values: list[Tensor],
-        bias: FrameBias | None = None,
-    ) -> None:
-        self.keys = keys  # layers x (batch, heads, frames, head_dim)
-        self.values = values
-        # Added to scores: the log of how many frames each stands for, minus infinity where a row
-        # has fewer than others. None: all are there, for themselves.
-        self.bias = bias
+    keys: list[Tensor]  # layers x (batch, heads, frames, head_dim)
+    values: list[Tensor]
+    # Added to scores: the log of how many frames each stands for, minus infinity where a row has
+    # fewer than others. None: all are there, for themselves.
+    bias: FrameBias | None = None
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -126,12 +124,8 @@ class CrossCache:
         by_window = normed.view(len(keys), -1, normed.shape[2])
         return attention(by_window, keys, values, self.bias).view_as(normed)
 
-    def select(self, rows: Int[Tensor, " kept"]) -> "CrossCache":
-        """Return the cache of some rows, in the order asked for."""
-        bias = None if self.bias is None else self.bias[rows]
-        return CrossCache([k[rows] for k in self.keys], [v[rows] for v in self.values], bias)
 
-
+@dataclass(eq=False)
 class SelfCache:
     """Keys and values of the tokens so far, with a length per row.
 
@@ -140,13 +134,8 @@ class SelfCache:
     tokens that were refused, are overwritten by what comes next and are never seen.
     """
 
-    def __init__(
-        self,
-        states: Float[Tensor, "2 layers batch heads capacity head_dim"],
-        lengths: Int[Tensor, " batch"],
-    ):
-        self.states = states  # keys, then values
-        self.lengths = lengths
+    states: Float[Tensor, "2 layers batch heads capacity head_dim"]  # keys, then values
+    lengths: Int[Tensor, " batch"]
 
     @property
     def capacity(self) -> int:
@@ -355,27 +344,6 @@ class DecoderStep:
     states: Float[Tensor, "batch tokens width"]  # before the first layer
     positions: Int[Tensor, "batch tokens"]
     visible: Bool[Tensor, "batch 1 tokens keys"]
-
-
-class DecoderEngine(Protocol):
-    """Whatever does a decoder's work in its place, for inference."""
-
-    cache_dtype: torch.dtype
-
-    def __call__(
-        self, step: DecoderStep, cross: CrossCache, cache: SelfCache
-    ) -> Float[Tensor, "batch tokens width"]:
-        """Return the final states, and write to the cache, as :meth:`Decoder.forward` would."""
-
-    def cross_keys_values(
-        self, encoder_states: Float[Tensor, "batch frames width"], out: list[Tensor] | None
-    ) -> list[Tensor]:
-        """Return the tensors of a cross cache; those of ``out``, written to, if there are some."""
-
-    def project(
-        self, states: Float[Tensor, "*positions width"]
-    ) -> Float[Tensor, "*positions vocab"]:
-        """Do the work of :meth:`Decoder.project`."""
 
 
 class Decoder(nn.Module):
