@@ -76,7 +76,9 @@ def table12(context: Context[LayersSettings]) -> Outcome:
         more={name: student.facts for name, student in students.items()},
     )
     times = time_arms(context, list(arms.values()), context.short)
-    n_parameters = {m.name: count_parameters(model_folder(m.path)) / 1e6 for m in models}
+    n_parameters = {
+        m.name: count_parameters(read_config(model_folder(m.path))) / 1e6 for m in models
+    }
     whole = f"{teacher.name}, {_layers(sizes.encoder_layers, sizes.decoder_layers)}"
     rows = {whole if name == teacher.name else name: result for name, result in results.items()}
     table = Table(

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from distilwhisper.model.checkpoint import count_parameters
+from distilwhisper.model.checkpoint import count_parameters, read_config
 from experiments.cells import EvalSet, model_folder
 from experiments.context import Context
 from experiments.experiment import Outcome, experiment
@@ -19,7 +19,9 @@ def table5(context: Context[TimingSettings]) -> Outcome:
     """Size, relative speed and error rate of every model, short and long form."""
     arms, teacher = context.arms(context.models), context.teacher.name
     results = context.evaluate(arms, [*context.short, *context.long], against=lambda model: teacher)
-    sizes = {m.name: count_parameters(model_folder(m.path)) / 1e6 for m in context.models}
+    sizes = {
+        m.name: count_parameters(read_config(model_folder(m.path))) / 1e6 for m in context.models
+    }
     columns = [Column("parameters, M", lambda result: sizes[result.arm], paper=0)]
     speeds = {}
     for form, sets, place in (("short", context.short, 1), ("long", context.long, 3)):

@@ -14,7 +14,6 @@ import uvicorn
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.serving.app import make_app
-from distilwhisper.serving.models import Loading
 from distilwhisper.serving.service import Service
 from distilwhisper.serving.settings import ServeSettings
 from distilwhisper.speech.audio import Samples
@@ -45,9 +44,8 @@ def running(
     keys: tuple[str, ...] = (),
 ) -> Iterator[tuple[str, Service]]:
     """A server that listens: its address, and what it holds."""
-    service = Service(
-        {name: str(source) for name, source in sources.items()}, Loading(decoding, CPU), settings
-    )
+    named = {name: str(source) for name, source in sources.items()}
+    service = Service(named, decoding, CPU, settings)
     config = uvicorn.Config(
         make_app(service, keys),
         port=0,

@@ -1,4 +1,7 @@
 import json
+import os
+import re
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from distilwhisper.engines import DecodingJob
 from distilwhisper.evaluation.comparison import Comparison
 from distilwhisper.evaluation.scoring import EvaluationSummary, summary_line
 from distilwhisper.model.hardware import Hardware
+from distilwhisper.model.layout import BadCheckpoint
 from distilwhisper.run.files import BadRunFolder
 from distilwhisper.run.stages import StageChanged
 from distilwhisper.speech.audio import load_samples, write_wav
@@ -250,6 +254,22 @@ def test_other_settings_and_inputs_are_refused_by_name(tmp_path: Path, model: Pa
     write_manifest(manifest, read_manifest(manifest).utterances[:1])
     with pytest.raises(StageChanged, match="input manifest: was"):
         evaluate(model, manifest, out)
+    assert snapshot(out) == before
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_damaged_model_is_named_and_costs_no_result(
+    tmp_path: Path, model: Path, force: bool
+) -> None:
+    damaged = shutil.copytree(model, tmp_path / "model")
+    manifest, out = corpus(tmp_path, 2), tmp_path / "eval"
+    evaluate(damaged, manifest, out)
+    before = snapshot(out)
+    weights = damaged / "model.safetensors"
+    os.truncate(weights, weights.stat().st_size // 2)
+    task = EvaluationTask(manifest, SETTINGS, out)
+    with pytest.raises(BadCheckpoint, match=f"{re.escape(str(weights))}: not a whole safetensors"):
+        evaluate_tasks(str(damaged), [task], hardware=CPU, force=force)
     assert snapshot(out) == before
 
 

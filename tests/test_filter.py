@@ -415,6 +415,22 @@ def test_changed_limits_or_labels_are_refused_unless_forced(corpus: Path) -> Non
     assert run(corpus, lax, force=True).kept.count == 5
 
 
+def test_limits_above_1_are_taken_for_a_slip(
+    corpus: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(corpus, FilterSettings(max_wer=1.0))
+    assert not caplog.records
+    lax = FilterSettings(max_wer=10, max_wer_by_language=(("en", 0.2), ("ja", 15.0)))
+    for force in (True, False):  # judged, and as it was judged before
+        caplog.clear()
+        run(corpus, lax, force=force)
+        assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
+            f"filter: warning: {name} {limit} keeps labels with up to {limit} errors for every "
+            "word: limits are fractions, and 0.10 is 10 %"
+            for name, limit in (("max_wer", 10), ("max_wer_by_language ja", 15))
+        ]
+
+
 def test_labels_of_another_manifest_are_refused(corpus: Path) -> None:
     write_manifest(corpus / "train.jsonl", [utterance(TEN, id_="elsewhere")])
     with pytest.raises(ValueError, match="found 6 labels, all of other utterances"):

@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.files import StoreError
 from distilwhisper.filtering.settings import FilterSettings
 from distilwhisper.model.hardware import Hardware
+from distilwhisper.model.layout import BadCheckpoint
 from distilwhisper.run.locks import FolderInUse
 from distilwhisper.stages.filter import filter_labels
 from distilwhisper.stages.label import label_manifest
@@ -45,6 +47,21 @@ def arguments(manifest: Path, teacher: Path, out: Path) -> list[str]:
 
 def shard_bytes(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in shard_paths(folder)}
+
+
+# Damaged
+
+
+def test_a_damaged_teacher_is_named_and_costs_no_label(tmp_path: Path, tiny_model: Path) -> None:
+    teacher = shutil.copytree(tiny_model, tmp_path / "teacher")
+    manifest, out = corpus(tmp_path, 2), tmp_path / "labels"
+    label(manifest, teacher, out)
+    before = snapshot(out)
+    (teacher / "model.safetensors").write_bytes(b"not weights")
+    for force in (False, True):
+        with pytest.raises(BadCheckpoint, match=r"teacher/model\.safetensors: not a whole"):
+            label(manifest, teacher, out, force=force)
+    assert snapshot(out) == before
 
 
 # Killed

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -222,6 +223,18 @@ def test_a_changed_setting_is_refused_with_the_difference_until_forced(
     assert work.run("--set", "filter.max_wer=900.0", "--force") == OK
     assert read_recipe(work.out / "recipe.toml", Recipe).filter.max_wer == 900.0
     assert "labels" not in changed(before, stages(work.out))
+
+
+@pytest.mark.parametrize("options", [(), ("--force",)])
+def test_a_damaged_student_is_named(
+    work: Workplace, options: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = work.out / "student" / "model.safetensors"
+    os.truncate(weights, 1000)
+    before = {name: content for name, (_, content) in stages(work.out).items()}
+    assert work.run(*options) == SOME_FAILED
+    assert f"error: {weights}: not a whole safetensors file" in capsys.readouterr().err
+    assert {name: content for name, (_, content) in stages(work.out).items()} == before
 
 
 def test_a_run_ends_with_the_stage_that_it_is_told(

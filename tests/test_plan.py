@@ -9,13 +9,13 @@ from distilwhisper import plan
 from distilwhisper.cli import OK, call
 from distilwhisper.corpus.records import Utterance, write_manifest
 from distilwhisper.decoding.settings import DecodingSettings
-from distilwhisper.model.checkpoint import load_checkpoint
+from distilwhisper.model.checkpoint import count_parameters, load_checkpoint
 from distilwhisper.model.roofline import cache_values, cross_flops, encoder_flops, step_weights
 from distilwhisper.pipeline import DataSettings, Recipe
 from distilwhisper.plan import Plan, StagePlan, model_sizes, plan_recipe
+from distilwhisper.run.files import BadRunFolder
 from distilwhisper.run.settings import SettingsError, settings_to_toml
 from distilwhisper.stages.settings import LabelSettings, PlanSettings
-from distilwhisper.stages.student import n_parameters
 from distilwhisper.training.settings import TrainingSettings
 
 PAPER = Recipe(
@@ -54,7 +54,7 @@ def test_the_sizes_of_known_models_give_the_known_amounts_of_work(
 def test_a_known_name_has_the_sizes_of_its_files(tiny_en: Path) -> None:
     sizes = model_sizes("openai/whisper-tiny.en")
     assert sizes == load_checkpoint(tiny_en).model.config == model_sizes(str(tiny_en))
-    assert n_parameters(sizes) == load_checkpoint(tiny_en).model.n_parameters()
+    assert count_parameters(sizes) == load_checkpoint(tiny_en).model.n_parameters()
 
 
 def test_the_windows_of_the_papers_own_run_are_counted() -> None:
@@ -181,6 +181,9 @@ def test_measured_rates_are_taken_and_named(tmp_path: Path, tiny_model: Path) ->
     assert f"the rates measured in {path}" in str(plan_recipe(recipe, PlanSettings(rates=path)))
     path.write_text('{"teacher_window_per_s": 1}')
     with pytest.raises(SettingsError, match="nearest is teacher_windows_per_s"):
+        plan_recipe(recipe, PlanSettings(rates=path))
+    path.write_text("4.0 windows")
+    with pytest.raises(BadRunFolder, match=r"rates\.json must be JSON.*; name a file of rates"):
         plan_recipe(recipe, PlanSettings(rates=path))
 
 

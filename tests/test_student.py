@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from distilwhisper.model.checkpoint import load_checkpoint
+from distilwhisper.model.checkpoint import count_parameters, load_checkpoint
 from distilwhisper.model.roofline import window_s
 from distilwhisper.model.whisper import WhisperConfig
 from distilwhisper.stages.layers import StudentSettings, layer_blocks, named_layers, spaced_layers
-from distilwhisper.stages.student import build_student, describe_student, make_student, n_parameters
+from distilwhisper.stages.student import build_student, describe_student, make_student
 from tiny_model import write_tiny_model
 
 LARGE_V2 = WhisperConfig(
@@ -153,13 +153,13 @@ def test_a_description_counts_parameters_and_predicts_the_speed(tiny_model: Path
     """distil-large-v2 in the paper: 756 M of 1,550 M parameters, 5.8 times as fast at batch 1."""
     teacher = LARGE_V2
     student = replace(teacher, decoder_layers=2)
-    assert n_parameters(student) == pytest.approx(756e6, rel=0.01)
-    assert n_parameters(teacher) == pytest.approx(1550e6, rel=0.01)
+    assert count_parameters(student) == pytest.approx(756e6, rel=0.01)
+    assert count_parameters(teacher) == pytest.approx(1550e6, rel=0.01)
     said = describe_student(student, teacher)
     assert said.startswith("32 of 32 encoder layers, 2 of 32 decoder layers; 756.2 M parameters")
     assert "49 % of the teacher's; predicted speed-up 6.1, 4.1, 3.8 at batch 1, 16, 64" in said
     model = load_checkpoint(tiny_model).model
-    assert n_parameters(model.config) == model.n_parameters()
+    assert count_parameters(model.config) == model.n_parameters()
 
 
 def test_the_roofline_is_the_published_arithmetic() -> None:

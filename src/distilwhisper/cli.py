@@ -584,10 +584,9 @@ def serve(
         hardware: where to run.
     """
     with needed_by("a server", extra="serve"):
-        from distilwhisper.serving.models import Loading
         from distilwhisper.serving.server import serve as run_server
 
-    run_server(named_models(model), Loading(decoding, hardware), settings)
+    run_server(named_models(model), decoding, hardware, settings)
     return OK
 
 

@@ -10,7 +10,7 @@ import logging
 import os
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -25,6 +25,7 @@ from distilwhisper.model.hardware import Hardware
 from distilwhisper.progress import Advance, progress_bar, say
 from distilwhisper.run.locks import Part
 from distilwhisper.run.processes import EngineSettings
+from distilwhisper.run.stages import StageChanged, open_stage
 from distilwhisper.speech.units import SAMPLE_RATE_HZ
 
 if TYPE_CHECKING:  # the command line parses its options without it
@@ -69,6 +70,31 @@ class ShardedSet(ABC):
     @abstractmethod
     def write(self, transcriber: "Transcriber", number: int, on_progress: Advance) -> Any:
         """Decode and write a shard, as :data:`Start` has it."""
+
+
+def open_model_stage(
+    folder: Path,
+    *,
+    settings: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    models: Iterable[Path],
+    force: bool,
+) -> None:
+    """Open a stage as :func:`open_stage` does; a model that has changed must be whole.
+
+    Raises:
+        BadCheckpoint: it is damaged. Its file is named, and nothing is deleted for its sake.
+    """
+    try:
+        open_stage(folder, settings=settings, inputs=inputs, force=False)
+    except StageChanged:
+        from distilwhisper.model.layout import read_model_folder
+
+        for model in models:
+            read_model_folder(model)
+        if not force:
+            raise
+        open_stage(folder, settings=settings, inputs=inputs, force=True)
 
 
 @dataclass(frozen=True)
@@ -116,13 +142,7 @@ class DecodingJob:
 def run_stage(
     name: str, job: DecodingJob, engine: EngineSettings, *, part: Part | None = None
 ) -> list[Any]:
-    """Write the shards of a job that are not there, and show how far it is.
-
-    Args:
-        name: of the stage.
-        job: the work.
-        engine: which processes do it.
-        part: do these shards alone; None: all.
+    """Write the shards of a job, or of one part of it, that are not there; show how far it is.
 
     Returns:
         What the sets' writers return for each shard that was written.
@@ -279,7 +299,13 @@ def _write_all(
         try:
             done = ray.get(finished[0])
         except ray.exceptions.RayError as error:
-            raise _failure(shard, error, settings.max_attempts) from error
+            what = "a worker before its first shard" if shard is None else f"shard {shard}"
+            cause = getattr(error, "cause", None) or error
+            raise ShardFailed(
+                f"{what} failed {settings.max_attempts} times, the last time with "
+                f"{type(cause).__name__}: {cause}\nThe shards that are finished are kept: remove "
+                "the cause, and run the same command again"
+            ) from error
         if queue:
             number = queue.popleft()
             writing = worker.write.options(retry_exceptions=True)
@@ -308,15 +334,6 @@ def _n_allowed(ray: Any, settings: EngineSettings) -> int:
     held = _resources_of_one(ray, settings).items()
     fitting = min(int(there.get(name, 0) / amount) for name, amount in held if amount)
     return settings.n_workers or max(fitting, 1)
-
-
-def _failure(shard: int | None, error: Exception, n: int) -> ShardFailed:
-    what = "a worker before its first shard" if shard is None else f"shard {shard}"
-    cause = getattr(error, "cause", None) or error
-    return ShardFailed(
-        f"{what} failed {n} times, the last time with {type(cause).__name__}: {cause}\n"
-        "The shards that are finished are kept: remove the cause, and run the same command again"
-    )
 
 
 def _resources_of_one(ray: Any, settings: EngineSettings) -> dict[str, float]:

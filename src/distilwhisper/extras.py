@@ -14,12 +14,8 @@ class MissingExtra(DistilwhisperError, ImportError):
 def needed_by(what: str, *, extra: str) -> Iterator[None]:
     """Name the extra where something that is imported within is not installed.
 
-    Args:
-        what: which part of the work imports it, for the message.
-        extra: of our package, which brings it.
-
     Raises:
-        MissingExtra: it is not installed.
+        MissingExtra: it is not; the message says what needs it, and which extra brings it.
     """
     try:
         yield

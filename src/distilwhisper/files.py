@@ -113,7 +113,9 @@ def require_new(folder: Path) -> None:
         FileExistsError: it is a file, or a folder that is not empty.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder}: must be new or empty, and holds something already")
+        raise FileExistsError(
+            f"{folder}: must be new or empty, and holds something already: name another DEST"
+        )
 
 
 @contextmanager
@@ -136,7 +138,9 @@ def new_folder(folder: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o755)  # mkdtemp makes it private
-        _sync_all(temporary)
+        for path in [*temporary.rglob("*"), temporary]:
+            if not path.is_symlink():
+                sync(path)
         try:
             temporary.rename(folder)
         except OSError as error:
@@ -149,9 +153,3 @@ def new_folder(folder: Path) -> Iterator[Path]:
         if isinstance(error, OSError) and error.errno in _FULL:
             raise store_error(folder, error) from error
         raise
-
-
-def _sync_all(folder: Path) -> None:
-    for path in [*folder.rglob("*"), folder]:
-        if not path.is_symlink():
-            sync(path)

@@ -1,7 +1,6 @@
 """A model that transcribes: the front door's first half, which needs no more than the core."""
 
 import io
-import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
@@ -14,7 +13,7 @@ from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.model.hardware import Backend, DTypeName, Hardware
 from distilwhisper.options import settings_of, with_settings
-from distilwhisper.progress import showing_progress
+from distilwhisper.progress import showing_progress, warn
 from distilwhisper.speech.arrays import Sound, to_samples
 from distilwhisper.speech.audio import Note, Samples
 from distilwhisper.speech.sources import NamedBytes, OpenFile
@@ -25,8 +24,6 @@ from distilwhisper.transcribe import Listening, TranscribedFile, stream_file, tr
 DEFAULT_MODEL = "base"
 
 Audio: TypeAlias = str | PathLike[str] | bytes | OpenFile | Sound
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -137,13 +134,10 @@ class Model:
         Raises:
             OSError, CorruptAudio, ValueError: as for :meth:`transcribe`, with the first segment.
         """
-        source = _source(audio, sampling_rate)
-        held = source.name if isinstance(source, NamedBytes) else "the recording"
-        name = source if isinstance(source, str) else held
         return stream_file(
             self._for_call(options),
-            source,
-            on_note=partial(_warn, name),
+            _source(audio, sampling_rate),
+            on_note=_warn,
             listening=Listening.parse(audio_track, channel, strict=strict),
         )
 
@@ -206,4 +200,4 @@ def shown(progress: bool) -> AbstractContextManager[None]:
 
 
 def _warn(name: str, note: Note) -> None:
-    _log.warning("%s: %s", name, note.text)
+    warn(f"{name}: {note.text}")

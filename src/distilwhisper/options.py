@@ -42,7 +42,7 @@ def settings_of(kind: type[Settings], options: Mapping[str, Any]) -> Settings:
     Raises:
         SettingsError: there is no such option, or no such value can be.
     """
-    table = {name: _plain(value) for name, value in options.items()}
+    table = {k: fspath(v) if isinstance(v, PathLike) else v for k, v in options.items()}
     own = {one.name for one in fields(kind)}  # type: ignore[arg-type]
     of_decoding = table if "timestamps" in own else {}
     if "decoding" in own:
@@ -55,7 +55,3 @@ def settings_of(kind: type[Settings], options: Mapping[str, Any]) -> Settings:
         return build_settings(kind, table, where="the options")
     except SettingsError as error:
         raise SettingsError(str(error).replace("decoding.", "")) from None
-
-
-def _plain(value: Any) -> Any:
-    return fspath(value) if isinstance(value, PathLike) else value

@@ -15,16 +15,15 @@ from typing import Any, Literal
 from distilwhisper.corpus.records import Utterance, read_manifest
 from distilwhisper.corpus.store import read_jsonl
 from distilwhisper.decoding.packed_windows import PACKED_S, PAUSE_S
-from distilwhisper.model.checkpoint import read_config
+from distilwhisper.model.checkpoint import count_parameters, read_config
 from distilwhisper.model.hub import resolve_model
-from distilwhisper.model.layout import read_json_object
 from distilwhisper.model.roofline import cache_values
 from distilwhisper.model.whisper import WhisperConfig
 from distilwhisper.pipeline import Recipe, check_recipe
+from distilwhisper.run.files import read_json
 from distilwhisper.run.settings import SettingsError, build_settings, read_recipe
 from distilwhisper.speech.units import WINDOW_S
 from distilwhisper.stages.settings import GpuName, PlanSettings
-from distilwhisper.stages.student import n_parameters
 from distilwhisper.tables import table_lines
 from distilwhisper.training.loss import chunk_logits
 from distilwhisper.training.state import N_KEPT
@@ -34,7 +33,6 @@ PACKED_SHARE = 0.95  # of a packed window that is filled
 LABEL_BYTES, LABEL_BYTES_PER_TOKEN = 300, 8  # an estimate, of JSON rows as label.py writes them
 VERDICT_BYTES, SCORE_BYTES = 150, 400
 ADAM_BYTES = 16  # of a trained weight in float32: itself, its gradient and two moments
-
 
 MEMORY_GB: Mapping[GpuName, float] = {
     "h100": 80,
@@ -67,12 +65,9 @@ _SIZES = {
 class Rates:
     """Measured rates of one device; none: not measured."""
 
-    teacher_windows_per_s: float | None = None
-    """Windows that the teacher decodes."""
-    student_windows_per_s: float | None = None
-    """Windows that the student decodes."""
-    train_windows_per_s: float | None = None
-    """Windows that go through a training update."""
+    teacher_windows_per_s: float | None = None  # decoded
+    student_windows_per_s: float | None = None  # decoded
+    train_windows_per_s: float | None = None  # through a training update
 
 
 @dataclass(frozen=True)
@@ -154,12 +149,13 @@ def plan_recipe(recipe: Recipe, settings: PlanSettings) -> Plan:
         decoder_layers=len(recipe.student.decoder_sources(source.decoder_layers)),
     )
     parts = _amounts(recipe, settings)
+    millions = [f"{count_parameters(sizes) / 1e6:,.0f} M" for sizes in (teacher, student)]
     rates = Rates() if settings.rates is None else read_rates(settings.rates, recipe)
     estimate = _Estimate(recipe, settings, rates)
     stages = (
         estimate.label(teacher, parts["train"]),
         StagePlan("filter", disk_gb=parts["train"].n_utterances * VERDICT_BYTES / 1e9),
-        StagePlan("student", disk_gb=4 * n_parameters(student) / 1e9),
+        StagePlan("student", disk_gb=4 * count_parameters(student) / 1e9),
         estimate.train(teacher, student, parts["train"]),
         estimate.evaluate(teacher, parts["test"]),
     )
@@ -173,8 +169,8 @@ def plan_recipe(recipe: Recipe, settings: PlanSettings) -> Plan:
         gpu=settings.gpu,
         device_memory_gb=MEMORY_GB[settings.gpu],
         assumptions=(
-            f"{recipe.name}: {recipe.teacher} ({n_parameters(teacher) / 1e6:,.0f} M parameters) to "
-            f"{student.decoder_layers} decoder layers ({n_parameters(student) / 1e6:,.0f} M)",
+            f"{recipe.name}: {recipe.teacher} ({millions[0]} parameters) to "
+            f"{student.decoder_layers} decoder layers ({millions[1]})",
             amounts,
             f"assumed: {TOKENS_PER_S:.2f} tokens a second of speech, no window decoded twice, "
             "nothing dropped by the filter",
@@ -279,10 +275,11 @@ def read_rates(path: Path, recipe: Recipe) -> Rates:
         recipe: whose teacher and student it must be of, if it is a run.
 
     Raises:
-        SettingsError: the file does not fit, or the run is of other models.
+        BadRunFolder, SettingsError: the file does not fit, or the run is of other models.
     """
     if not path.is_dir():
-        return build_settings(Rates, read_json_object(path), where=path)
+        rates = read_json(path, remedy="name a file of rates, or the folder of a finished run")
+        return build_settings(Rates, rates, where=path)
     other = read_recipe(path / "recipe.toml", Recipe)
     if (other.teacher, other.student) != (recipe.teacher, recipe.student):
         raise SettingsError(
@@ -348,10 +345,10 @@ class _Estimate:
         n_distinct = part.n_windows
         if t.pack_s:
             n_distinct = max(1, round(part.audio_s / (t.pack_s * PACKED_SHARE)))
-        n_trained = n_parameters(student)
+        n_trained = count_parameters(student)
         if not t.train_encoder:
             decoder_less = replace(student, decoder_layers=0)
-            n_trained += student.vocab_size * student.width - n_parameters(decoder_less)
+            n_trained += student.vocab_size * student.width - count_parameters(decoder_less)
         states = teacher.max_frames * teacher.width * self._weight_bytes
         cache_bytes = n_distinct * states if t.cache_encoder else 0
         tokens = TOKENS_PER_S * part.audio_s / max(1, n_distinct)
@@ -360,20 +357,20 @@ class _Estimate:
             n_windows,
             _hours(n_windows, self.rates.train_windows_per_s),
             self._training_bytes(teacher, student, n_trained, tokens),
-            N_KEPT * 12 * n_trained + 4 * n_parameters(student) + cache_bytes,
+            N_KEPT * 12 * n_trained + 4 * count_parameters(student) + cache_bytes,
         )
 
     def _decoding_bytes(self, model: WhisperConfig, batch: int) -> float:
         cache = cache_values(model, model.max_frames + model.max_tokens)
         activations = model.max_frames * (4 * model.width + 2 * model.encoder_ffn)
-        return self._weight_bytes * (n_parameters(model) + batch * (cache + activations))
+        return self._weight_bytes * (count_parameters(model) + batch * (cache + activations))
 
     def _training_bytes(
         self, teacher: WhisperConfig, student: WhisperConfig, n_trained: int, tokens: float
     ) -> float:
         """Return weights, optimiser, a micro-batch's encoder and caches, and a chunk's logits."""
         micro, size = self.recipe.training.micro_batch_size, self._weight_bytes
-        weights = size * n_parameters(teacher) + 4 * n_parameters(student)
+        weights = size * count_parameters(teacher) + 4 * count_parameters(student)
         window = (
             teacher.max_frames * (4 * teacher.width + 2 * teacher.encoder_ffn)
             + cache_values(teacher, teacher.max_frames)

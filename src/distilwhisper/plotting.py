@@ -179,13 +179,7 @@ def in_percent(fraction: float | None) -> float | None:
 
 
 def axes_of(titles: Sequence[str], *, x: str, y: str) -> tuple[Figure, "list[Axes]"]:
-    """Return a figure with a panel for each title, which share their y axis.
-
-    Args:
-        titles: one at least.
-        x: what the x axes are of, with their unit.
-        y: of the y axis.
-    """
+    """Return a figure with a panel for each title, one at least, which share their y axis."""
     n_columns = min(len(titles), 2)
     n_rows = -(-len(titles) // n_columns)
     figure = Figure(
@@ -209,12 +203,7 @@ def axes_of(titles: Sequence[str], *, x: str, y: str) -> tuple[Figure, "list[Axe
 
 
 def name_below(figure: Figure, note: str = "") -> None:
-    """Put one legend of all that has a label below the panels, and make room for it.
-
-    Args:
-        figure: one that is drawn.
-        note: what to see in it, above the names.
-    """
+    """Put a note and one legend of all that has a label below the panels, and make room there."""
     handles = {
         textwrap.fill(name, 60): handle
         for axes in figure.axes

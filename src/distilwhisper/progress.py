@@ -64,18 +64,14 @@ def say(message: str) -> None:
     _LOG.info("%s", message)
 
 
+def warn(message: str) -> None:
+    """Log one line of what is odd; Python prints it where nobody shows the log."""
+    _LOG.warning("%s", message)
+
+
 @contextmanager
 def progress_bar(label: str, total: float, unit: str) -> Iterator[Advance]:
-    """Show how far a stage is, how fast it goes and how long it will take, where that is shown.
-
-    Args:
-        label: what is being done.
-        total: how many units there are.
-        unit: what is counted.
-
-    Yields:
-        A function to call with the number of units just done.
-    """
+    """Show how far a stage is, how fast it goes and how long it will take, where that is shown."""
     if not (_SHOWN.n and sys.stderr.isatty()):
         yield _Lines(label, total, unit)
         return

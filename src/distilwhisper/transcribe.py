@@ -118,7 +118,7 @@ def stream_file(
     transcriber: Transcriber,
     source: str | NamedBytes | Samples,
     *,
-    on_note: Callable[[Note], None],
+    on_note: Callable[[str, Note], None],
     listening: Listening = Listening(),
 ) -> Iterator[Segment]:
     """Yield a file's segments in order, each as soon as what follows can change it no more.
@@ -126,7 +126,7 @@ def stream_file(
     Args:
         transcriber: a loaded model.
         source: as for :func:`transcribe_files`.
-        on_note: told of whatever is odd about the sound.
+        on_note: called with the file's name and whatever is odd about its sound.
         listening: what of the file is transcribed: one channel, or their mean.
 
     Raises:
@@ -183,18 +183,15 @@ def unwritable(paths: Mapping[str, Sequence[Path]], out: Path) -> dict[str, str]
         raise ValueError(f"--out must be a folder, found a file: {error.filename}") from error
     if not os.access(out, os.W_OK | os.X_OK):
         raise ValueError(f"--out must be a folder that can be written to, found {out}")
-    problems = {
-        source: next(filter(None, map(_unwritable, of_source)), None)
-        for source, of_source in paths.items()
-    }
-    return {source: problem for source, problem in problems.items() if problem}
-
-
-def _unwritable(path: Path) -> str | None:
-    try:
-        return f"its transcript would be {path}, which is a folder" if path.is_dir() else None
-    except OSError as error:
-        return f"its transcript cannot be written ({error.strerror}): {path}"
+    problems: dict[str, str] = {}
+    for source, path in ((source, path) for source, own in paths.items() for path in own):
+        try:
+            if path.is_dir():
+                problems.setdefault(source, f"its transcript would be {path}, which is a folder")
+        except OSError as error:
+            reason = f"its transcript cannot be written ({error.strerror}): {path}"
+            problems.setdefault(source, reason)
+    return problems
 
 
 class _Opened:
@@ -204,7 +201,7 @@ class _Opened:
         self,
         source: str | NamedBytes | Samples,
         listening: Listening,
-        on_note: Callable[[Note], None] = lambda _: None,
+        on_note: Callable[[str, Note], None] = lambda *_: None,
         *,
         begin_s: float = 0.0,  # of what is transcribed
     ) -> None:
@@ -220,22 +217,21 @@ class _Opened:
             return
         self._data = _read_once(source) if isinstance(source, str) else source.getvalue()
         self.name = source if isinstance(source, str) else source.name
-        channel = listening.channel
-        names: list[str | None] = [None]
+        channel = 0 if listening.channel == "each" else listening.channel
+        numbers: dict[str | None, int | None] = {None: None if channel == "mix" else channel}
         self.duration_s = 0.0
         try:
             with open_track(self._open(), Choice(listening.track)) as track:
-                if channel == "each":
-                    names = _channel_names(track.n_channels)
-                self.duration_s = len(names) * track.duration_s()
+                n = track.n_channels
+                if listening.channel == "each" and n > 1:
+                    names = ["left", "right"] if n == 2 else [str(i) for i in range(n)]
+                    numbers = {name: number for number, name in enumerate(names)}
+                self.duration_s = len(numbers) * track.duration_s()
         except (CorruptAudio, OSError):
             pass  # reading it will say what is wrong
-        numbers = (
-            range(len(names)) if channel == "each" else [None if channel == "mix" else channel]
-        )
         self.recordings = {
             name: StreamedRecording(partial(self._blocks, Choice(listening.track, number)))
-            for name, number in zip(names, numbers, strict=True)
+            for name, number in numbers.items()
         }
 
     @property
@@ -278,27 +274,18 @@ class _Opened:
 
     def _blocks(self, choice: Choice) -> Iterator[Samples]:
         """Yield a channel's sound; if it must be whole, that is seen before the first block."""
-        if not self._listening.strict:
-            return stream_samples(self._open(), choice=choice, on_note=self._note)
-        return self._checked_blocks(choice)
-
-    def _checked_blocks(self, choice: Choice) -> Iterator[Samples]:
-        if choice not in self._checked:
+        is_strict = self._listening.strict
+        if is_strict and choice not in self._checked:
             for _ in stream_samples(self._open(), choice=choice):
                 pass
             self._checked.add(choice)
-        yield from stream_samples(self._open(), choice=choice)
+        on_note = None if is_strict else self._note
+        yield from stream_samples(self._open(), choice=choice, on_note=on_note)
 
     def _note(self, note: Note) -> None:
         if note not in self._notes:
             self._notes[note] = None
-            self._on_note(note)
-
-
-def _channel_names(n_channels: int) -> list[str | None]:
-    if n_channels == 1:
-        return [None]
-    return ["left", "right"] if n_channels == 2 else [str(number) for number in range(n_channels)]
+            self._on_note(self.name, note)
 
 
 def _read_once(source: str) -> bytes | None:

@@ -168,8 +168,8 @@ def test_a_check_counts_what_the_exported_model_does_otherwise(model: Path, tmp_
     assert errors.words == words
     assert check.exported.errors.insertions == errors.insertions + 1
     assert check.wer_increase == pytest.approx(1 / words)
-    assert not check.is_good_enough(99 / words)
-    assert check.is_good_enough(100 / words)
+    assert check.fault(99 / words)
+    assert check.fault(100 / words) is None
     n_more = len(original.tokenizer.encode(" otherwise"))
     assert check.n_tokens - check.n_tokens_equal == n_more
     assert "| utterances as the original's |  | 2 of 3 |" in check.table()

@@ -147,8 +147,8 @@ def test_a_filter_s_report_and_figures_are_on_the_page(run: Path) -> None:
     edit(
         run / "verdicts/summary.json",
         retention=asdict(found),
-        errors={"word": counts},
-        errors_kept={"word": {**counts, "words": 40}},
+        errors={"word": {**counts, "wer": 2 / 16}},
+        errors_kept={"word": {**counts, "words": 40, "wer": 2 / 40}},
     )
     (run / "verdicts" / "figures").mkdir()
     (run / "verdicts" / "figures" / "kept.svg").write_text("<svg>kept</svg>")

@@ -57,11 +57,6 @@ class Counted:
         """Return what was counted, to be drawn by recordings; of a single one, by utterances.
 
         An interval of a single recording, or of a single voice, holds for it alone.
-
-        Args:
-            counts: of each utterance.
-            ids: of each.
-            groups: the recording of each, or what stands for it.
         """
         return cls(
             errors=[count.errors for count in counts],

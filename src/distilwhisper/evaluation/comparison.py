@@ -46,8 +46,7 @@ class Evaluation:
     @cached_property
     def summary(self) -> Mapping[str, Any]:
         """What summary.json holds."""
-        text = (self.folder / "summary.json").read_text(encoding="utf-8")
-        return json.loads(text)
+        return json.loads((self.folder / "summary.json").read_text(encoding="utf-8"))
 
     @cached_property
     def scores(self) -> Sequence[Mapping[str, Any]]:
@@ -175,11 +174,6 @@ class Comparison:
             for cell in self.cells
             for id_, problem in cell.failed.items()
         }
-
-    @property
-    def is_against(self) -> bool:
-        """Whether models are compared with one of them."""
-        return self.baseline is not None and len(self.models) > 1
 
     @property
     def first_noise(self) -> str | None:

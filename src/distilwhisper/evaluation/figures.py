@@ -15,10 +15,6 @@ SPEED_NOTE = (
 def draw_comparison(comparison: Comparison, folder: Path) -> list[Path]:
     """Write :func:`errors_against_speed` as SVG and PNG.
 
-    Args:
-        comparison: the figures.
-        folder: of the files.
-
     Returns:
         wer-rtfx.svg and wer-rtfx.png; none where no set has references.
     """
@@ -48,10 +44,6 @@ def errors_against_speed(comparison: Comparison) -> Figure:
 
 def speed_points(comparison: Comparison, noise: str | None) -> list[Point]:
     """Return the error rate, in per cent, and the speed of every model that was timed.
-
-    Args:
-        comparison: the figures.
-        noise: with this.
 
     Returns:
         The means over the sets, with the sets as their parts where there are several.

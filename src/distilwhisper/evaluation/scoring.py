@@ -3,7 +3,6 @@
 Scoring reads what decoding has written and nothing else, so a new metric needs no new decoding.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 from distilwhisper.corpus.records import Manifest, Utterance, audio_from
 from distilwhisper.corpus.store import write_jsonl
 from distilwhisper.decoding.slots import Counts
-from distilwhisper.files import write_atomic
+from distilwhisper.run.files import write_json
 from distilwhisper.tables import percent
 from distilwhisper.text.normalize import ScoringRule, scoring_rule
 from distilwhisper.text.wer import ErrorCounts, character_errors, repeated_ngrams, word_errors
@@ -120,7 +119,7 @@ def score(
         repeated_5_grams=repeated_ngrams(row["hypothesis"] for row in scores),
     )
     write_jsonl(out / "scores.jsonl", scores)
-    write_atomic(out / "summary.json", json.dumps(summary.to_dict(), indent=2) + "\n")
+    write_json(out / "summary.json", summary.to_dict())
     return summary
 
 
@@ -166,11 +165,7 @@ def group_of(utterance: Utterance) -> str:
 
 
 def drawn_over(groups: Sequence[str]) -> str:
-    """Return of how many recordings, speakers or files a set consists, for people.
-
-    Args:
-        groups: of its utterances, from :func:`group_of`.
-    """
+    """Return in words how many recordings, speakers or files are the groups of some utterances."""
     if not groups:
         return "no references"
     kinds = sorted({group.split(" ")[0] for group in groups})

@@ -24,9 +24,6 @@ class OtherVoices:
 
     At most the first 30 s of each utterance are used. One that cannot be read is left out and
     logged.
-
-    Args:
-        manifest: with many speakers, best.
     """
 
     def __init__(self, manifest: Manifest) -> None:

@@ -1,8 +1,7 @@
 """An exported model beside its original, on speech: what it costs in words, and what it saves."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -11,13 +10,12 @@ from distilwhisper.corpus.batches import load_utterances
 from distilwhisper.corpus.records import Manifest, Utterance
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
-from distilwhisper.evaluation.scoring import are_spaced, rule_of
+from distilwhisper.evaluation.scoring import are_spaced, count_errors
 from distilwhisper.exporting.recognition import Recognise
 from distilwhisper.extras import needed_by
 from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.units import SAMPLE_RATE_HZ, WINDOW_SAMPLES, samples_to_seconds
-from distilwhisper.text.tokens import Tokenizer
-from distilwhisper.text.wer import ErrorCounts, character_errors, word_errors
+from distilwhisper.text.wer import ErrorCounts
 
 with needed_by("checking an export", extra="train"):
     from rapidfuzz.distance import Levenshtein
@@ -56,12 +54,10 @@ class Check:
         """By how much the exported model's error rate is higher, a fraction."""
         return self.exported.errors.wer - self.original.errors.wer
 
-    def is_good_enough(self, max_increase: float) -> bool:
-        """Tell whether the error rate is higher by no more than some points."""
-        return 100 * self.wer_increase <= max_increase + 1e-9
-
-    def verdict(self, max_increase: float) -> str:
-        """Say by how much the error rate is higher, and how much it may be."""
+    def fault(self, max_increase: float) -> str | None:
+        """Return how much higher the error rate is, where it is so by more than some points."""
+        if 100 * self.wer_increase <= max_increase + 1e-9:
+            return None
         return (
             f"{100 * self.wer_increase:.2f} points more errors than the original, "
             f"{max_increase:g} are allowed"
@@ -70,13 +66,14 @@ class Check:
     def table(self) -> str:
         """Return the comparison as a table in Markdown."""
         sides = (self.original, self.exported)
+        errors = [side.errors for side in sides]
         rate = "WER" if self.unit == "word" else "CER"
         share = self.n_tokens_equal / self.n_tokens if self.n_tokens else 1.0
         rows = [
             ["", "original", "exported"],
             ["---", "---:", "---:"],
-            [f"{rate}, %", *(f"{100 * side.errors.wer:.2f}" for side in sides)],
-            ["S / D / I", *(_kinds(side.errors) for side in sides)],
+            [f"{rate}, %", *(f"{100 * each.wer:.2f}" for each in errors)],
+            ["S / D / I", *(f"{e.substitutions} / {e.deletions} / {e.insertions}" for e in errors)],
             ["tokens as the original's, %", "", f"{100 * share:.2f}"],
             ["utterances as the original's", "", f"{self.n_equal} of {self.n_utterances}"],
             ["size, MB", *(f"{side.n_bytes / 1e6:.1f}" for side in sides)],
@@ -96,15 +93,8 @@ class Check:
     def to_dict(self) -> dict[str, Any]:
         """Return the counts, and the rates made of them, for programs."""
         return {
-            "set": self.set,
-            "unit": self.unit,
-            "n_utterances": self.n_utterances,
-            "n_long": self.n_long,
-            "failed": self.failed,
+            **asdict(self),
             "audio_s": round(self.audio_s, 3),
-            "n_equal": self.n_equal,
-            "n_tokens": self.n_tokens,
-            "n_tokens_equal": self.n_tokens_equal,
             "wer_increase": self.wer_increase,
             **{
                 name: {
@@ -117,16 +107,6 @@ class Check:
                 for name, side in (("original", self.original), ("exported", self.exported))
             },
         }
-
-
-@dataclass(frozen=True)
-class _Pair:
-    """What the two models made of an utterance; the original comes first."""
-
-    utterance: Utterance
-    audio_s: float
-    texts: tuple[str, str]
-    compute_s: tuple[float, float]
 
 
 def check_export(
@@ -149,24 +129,31 @@ def check_export(
     _recognise_both(original, exported, np.zeros(SAMPLE_RATE_HZ, dtype=np.float32), None)
     spoken = [utterance for utterance in manifest.utterances if utterance.text is not None]
     failed: dict[str, str] = {}
-    n_long = 0
-    pairs: list[_Pair] = []
+    n_long, audio_s, compute_s = 0, 0.0, [0.0, 0.0]
+    pairs: list[tuple[Utterance, tuple[str, str]]] = []
     for utterance, samples in load_utterances(manifest, spoken):
         if isinstance(samples, Exception):
             failed[utterance.id] = str(samples)
         elif len(samples) > WINDOW_SAMPLES:
             n_long += 1
         else:
-            both = _recognise_both(original, exported, samples, utterance.language)
-            pairs.append(_Pair(utterance, samples_to_seconds(len(samples)), *both))
-    spaced = are_spaced(pair.utterance for pair in pairs)
-    sides = [_side(pairs, place, size, spaced=spaced) for place, size in enumerate(sizes)]
+            texts, took_s = _recognise_both(original, exported, samples, utterance.language)
+            pairs.append((utterance, texts))
+            audio_s += samples_to_seconds(len(samples))
+            compute_s = [so_far + more for so_far, more in zip(compute_s, took_s, strict=True)]
+    spaced = are_spaced(utterance for utterance, _ in pairs)
+    sides = []
+    for side in range(2):
+        rows = (count_errors(u, texts[side], spaced=spaced)["errors"] for u, texts in pairs)
+        errors = sum((ErrorCounts(**row) for row in rows), ErrorCounts())
+        sides.append(CheckedSide(errors, compute_s[side], sizes[side]))
     if not sides[0].errors.words:
         raise ValueError(
             f"{manifest.path}: a set to check an export on must hold utterances of at most 30 s "
             f"with references, found none that could be read of {len(manifest.utterances)}"
         )
-    tokens = [_tokens(pair, original.tokenizer) for pair in pairs]
+    # As the original's tokens, whatever the other program's own are.
+    tokens = [[original.tokenizer.encode(f" {t.strip()}") for t in texts] for _, texts in pairs]
     n_tokens = sum(max(map(len, both)) for both in tokens)
     return Check(
         set=manifest.path.name,
@@ -174,7 +161,7 @@ def check_export(
         n_utterances=len(pairs),
         n_long=n_long,
         failed=failed,
-        audio_s=sum(pair.audio_s for pair in pairs),
+        audio_s=audio_s,
         n_equal=sum(ours == theirs for ours, theirs in tokens),
         n_tokens=n_tokens,
         n_tokens_equal=n_tokens - sum(Levenshtein.distance(*both) for both in tokens),
@@ -192,22 +179,3 @@ def _recognise_both(
     between = time.perf_counter()
     text = exported(samples, window.language)
     return (window.text, text), (between - began, time.perf_counter() - between)
-
-
-def _side(pairs: Sequence[_Pair], place: int, n_bytes: int, *, spaced: bool) -> CheckedSide:
-    count = word_errors if spaced else character_errors
-    errors = ErrorCounts()
-    for pair in pairs:
-        rule = rule_of(pair.utterance)
-        reference = rule.normalize(pair.utterance.text or "")
-        errors += count(reference, rule.normalize(pair.texts[place]))
-    return CheckedSide(errors, sum(pair.compute_s[place] for pair in pairs), n_bytes)
-
-
-def _tokens(pair: _Pair, tokenizer: Tokenizer) -> list[list[int]]:
-    """Return both texts as tokens, whatever the other program's own tokens are."""
-    return [tokenizer.encode(f" {text.strip()}") for text in pair.texts]
-
-
-def _kinds(errors: ErrorCounts) -> str:
-    return f"{errors.substitutions} / {errors.deletions} / {errors.insertions}"

@@ -8,9 +8,8 @@ Source: OpenNMT/CTranslate2: ``python/ctranslate2/specs/model_spec.py``,
 import json
 import struct
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
@@ -108,23 +107,17 @@ def recogniser(folder: Path, files: ModelFiles) -> Recognise:
     model = ctranslate2.models.Whisper(
         str(folder), device="cpu", intra_threads=torch.get_num_threads()
     )
-    return partial(
-        _recognise,
-        model,
-        ctranslate2.StorageView,
-        Tokenizer.from_json(files.tokenizer_json, where=folder),
-        files.config["num_mel_bins"],
-    )
+    tokenizer = Tokenizer.from_json(files.tokenizer_json, where=folder)
 
+    def recognise(samples: Samples, language: str) -> str:
+        prompt = tokenizer.prompt_ids(language=language, timestamps=False)
+        frames = window_mel(samples, n_mels=files.config["num_mel_bins"]).numpy()
+        mel = ctranslate2.StorageView.from_array(frames)
+        limit = len(prompt) + MAX_NEW_TOKENS
+        (result,) = model.generate(mel, [prompt], beam_size=1, max_length=limit)
+        return tokenizer.decode(result.sequences_ids[0])
 
-def _recognise(
-    model: Any, view: Any, tokenizer: Tokenizer, n_mels: int, samples: Samples, language: str
-) -> str:
-    prompt = tokenizer.prompt_ids(language=language, timestamps=False)
-    mel = view.from_array(window_mel(samples, n_mels=n_mels).numpy())
-    limit = len(prompt) + MAX_NEW_TOKENS
-    (result,) = model.generate(mel, [prompt], beam_size=1, max_length=limit)
-    return tokenizer.decode(result.sequences_ids[0])
+    return recognise
 
 
 def _variables(files: ModelFiles) -> dict[str, Tensor]:

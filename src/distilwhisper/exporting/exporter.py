@@ -1,15 +1,16 @@
 """A model to what other programs run: written whole, checked on speech, with a card beside it."""
 
-import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from distilwhisper import __version__
 from distilwhisper.corpus.records import Manifest, read_manifest
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.errors import DistilwhisperError
 from distilwhisper.exporting import ctranslate2, ggml, onnx, openai, sherpa
-from distilwhisper.exporting.card import card
 from distilwhisper.exporting.recognition import Recognise
 from distilwhisper.exporting.settings import ExportSettings, Target
 from distilwhisper.extras import MissingExtra
@@ -91,7 +92,11 @@ def export_model(
     writer = WRITERS[settings.to]
     manifest = None
     if check is not None:
-        _require(writer.CHECKED_BY)
+        missing = [pip for name, pip in writer.CHECKED_BY.items() if find_spec(name) is None]
+        if missing:
+            raise MissingExtra(
+                f"checking needs packages that are not installed: pip install {' '.join(missing)}"
+            )
         manifest = read_manifest(check)
     source = resolve_model(model)
     files = read_model_folder(source)
@@ -108,32 +113,15 @@ def export_model(
         if manifest is not None:
             say(f"export: checking on {len(manifest.utterances)} utterances of {check}")
             checked = _check(source, folder, files, writer, manifest)
-        text = card(
-            Path(model).name,
-            settings,
-            library=writer.LIBRARY,
-            example=writer.EXAMPLE.replace("DTYPE", "q8" if settings.dtype == "int8" else "fp32"),
-            notes=notes,
-            check=checked,
-        )
+        text = _card(Path(model).name, settings, notes, checked)
         (folder / "README.md").write_text(text, encoding="utf-8")
-    if checked is not None and not checked.is_good_enough(settings.max_wer_increase):
+    if checked is not None and (fault := checked.fault(settings.max_wer_increase)):
         finer = "" if settings.written_dtype == "float32" else "take a finer dtype, "
         raise WorseThanOriginal(
-            f"{dest}: {checked.verdict(settings.max_wer_increase)}, on {checked.describe()}: "
-            f"{finer}check more speech, or allow more by max_wer_increase\n{checked.table()}"
+            f"{dest}: {fault}, on {checked.describe()}: {finer}check more speech, or allow more by "
+            f"max_wer_increase\n{checked.table()}"
         )
     return Exported(dest, notes, checked)
-
-
-def _require(packages: dict[str, str]) -> None:
-    missing = [
-        install for name, install in packages.items() if importlib.util.find_spec(name) is None
-    ]
-    if missing:
-        raise MissingExtra(
-            f"checking needs packages that are not installed: pip install {' '.join(missing)}"
-        )
 
 
 def _check(
@@ -148,3 +136,30 @@ def _check(
         sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
     )
     return check_export(original, writer.recogniser(folder, files), manifest, sizes=sizes)
+
+
+def _card(name: str, settings: ExportSettings, notes: Sequence[str], check: "Check | None") -> str:
+    """Return the README.md of an exported model: what it is, how to run it, and what it costs."""
+    writer = WRITERS[settings.to]
+    beside = "Not checked on any speech: export again with `--check SET.jsonl`.\n"
+    if check is not None:
+        fault = check.fault(settings.max_wer_increase)
+        failed = f"**Failed its check: {fault}.**\n\n" if fault else ""
+        beside = (
+            f"{failed}{check.table()}\nOn {check.describe()}. Both greedy, without timestamps, one "
+            "window at a time, on one CPU, the original in float32; RTFx is seconds of audio per "
+            "second of computing. Errors are counted after the same normaliser on both sides: "
+            "substitutions, deletions, insertions.\n"
+        )
+    parts = [
+        f"---\nlibrary_name: {writer.LIBRARY}\npipeline_tag: automatic-speech-recognition\n"
+        "tags:\n- whisper\n- distilwhisper\n---\n",
+        f"# {name} for {writer.LIBRARY}\n",
+        f"Exported to {settings.to}, weights in {settings.written_dtype}, by distilwhisper "
+        f"{__version__}. The licence of the original's weights applies.\n",
+        writer.EXAMPLE.replace("DTYPE", "q8" if settings.dtype == "int8" else "fp32"),
+        *(f"> {note}\n" for note in notes),
+        "## Beside the original\n",
+        beside,
+    ]
+    return "\n".join(parts)

@@ -20,9 +20,7 @@ Source: ggml-org/whisper.cpp: ``models/convert-h5-to-ggml.py``, ``examples/commo
 
 import struct
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +30,6 @@ from distilwhisper.exporting.recognition import Recognise
 from distilwhisper.exporting.settings import ExportSettings
 from distilwhisper.model.layout import BadCheckpoint, ModelFiles
 from distilwhisper.model.openai import check_conventions, dims_of, openai_name
-from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.mel import mel_filters
 from distilwhisper.text.tokens import Tokenizer
 
@@ -116,11 +113,9 @@ def recogniser(folder: Path, files: ModelFiles) -> Recognise:
         print_progress=False,
         redirect_whispercpp_logs_to=None,
     )
-    return partial(_recognise, model)
-
-
-def _recognise(model: Any, samples: Samples, language: str) -> str:
-    return "".join(segment.text for segment in model.transcribe(samples, language=language))
+    return lambda samples, language: "".join(
+        segment.text for segment in model.transcribe(samples, language=language)
+    )
 
 
 def with_idle_layer(files: ModelFiles) -> ModelFiles:

@@ -82,10 +82,6 @@ class Graph:
         """Return a part of an axis; start and stop are lists of one number."""
         return self.op("Slice", value, start, stop, self.constant([axis]))
 
-    def whole(self, number: int) -> str:
-        """Return a list of one number."""
-        return self.constant(np.array([number], dtype=np.int64))
-
     def linear(self, states: str, linear: nn.Linear) -> str:
         """Multiply with a layer's weight, and add its bias."""
         made = self.product(states, self.matrix(linear.weight.T))
@@ -114,7 +110,7 @@ class Graph:
         found = self.op("Transpose", self.op("Gather", weight, ids, axis=1), perm=[1, 2, 0])
         if scale is None:
             return found
-        scales = self.op("Unsqueeze", self.op("Gather", scale, ids), self.whole(-1))
+        scales = self.op("Unsqueeze", self.op("Gather", scale, ids), self.constant([-1]))
         return self.op("Mul", self.op("Cast", found, to=FLOAT), scales)
 
     def norm(self, states: str, norm: nn.LayerNorm) -> str:
@@ -210,21 +206,6 @@ def decode(
         keys_values: given a layer's number, the layer and its normed states, returns what it
             attends to, split into heads: the tokens so far, and the sound.
     """
-    states, mask, embedding = _begin_decoding(graph, decoder, ids, n_past)
-    for number, layer in enumerate(decoder.layers):
-        normed = graph.norm(states, layer.self_attn_layer_norm)
-        own, cross = keys_values(number, layer, normed)
-        states = graph.op("Add", states, graph.attend(normed, layer.self_attn, *own, mask))
-        normed = graph.norm(states, layer.encoder_attn_layer_norm)
-        states = graph.op("Add", states, graph.attend(normed, layer.encoder_attn, *cross))
-        states = graph.feed_forward(states, layer)
-    return graph.product(graph.norm(states, decoder.layer_norm), embedding)
-
-
-def _begin_decoding(
-    graph: Graph, decoder: Decoder, ids: str, n_past: str | None
-) -> tuple[str, str, Matrix]:
-    """Return the states before the first layer, the mask, and the embedding to project with."""
     embedding = graph.matrix(decoder.embed_tokens.weight.T)
     first, one = graph.constant(np.int64(0)), graph.constant(np.int64(1))
     stop = graph.size(ids, 1)
@@ -236,11 +217,19 @@ def _begin_decoding(
     positions = graph.op("Range", begin, stop, one)
     visible = graph.op(
         "LessOrEqual",
-        graph.op("Unsqueeze", graph.op("Range", first, stop, one), graph.whole(0)),
-        graph.op("Unsqueeze", positions, graph.whole(1)),
+        graph.op("Unsqueeze", graph.op("Range", first, stop, one), graph.constant([0])),
+        graph.op("Unsqueeze", positions, graph.constant([1])),
     )
     mask = graph.op(
         "Where", visible, graph.constant(np.float32(0)), graph.constant(np.float32(_LOWEST))
     )
     placed = graph.op("Gather", graph.constant(decoder.embed_positions.weight), positions)
-    return graph.op("Add", graph.columns(embedding, ids), placed), mask, embedding
+    states = graph.op("Add", graph.columns(embedding, ids), placed)
+    for number, layer in enumerate(decoder.layers):
+        normed = graph.norm(states, layer.self_attn_layer_norm)
+        own, cross = keys_values(number, layer, normed)
+        states = graph.op("Add", states, graph.attend(normed, layer.self_attn, *own, mask))
+        normed = graph.norm(states, layer.encoder_attn_layer_norm)
+        states = graph.op("Add", states, graph.attend(normed, layer.encoder_attn, *cross))
+        states = graph.feed_forward(states, layer)
+    return graph.product(graph.norm(states, decoder.layer_norm), embedding)

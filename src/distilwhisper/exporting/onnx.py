@@ -14,7 +14,6 @@ encoder states are taken. One row is always projected and dropped, since not eve
 multiply nothing.
 """
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,33 +59,21 @@ def write(files: ModelFiles, folder: Path, settings: ExportSettings) -> None:
     write_side_files(folder, files, dtype=torch.float32)
     (folder / FOLDER).mkdir()
     model = build_network(files).float()
-    _write_encoder(model, folder / FOLDER / f"encoder_model{suffix}.onnx", int8=int8)
-    for name, past, states in (
+    graph = Graph(int8=int8)
+    states = encode(graph, model, "input_features", BATCH)
+    graph.output("last_hidden_state", states, [BATCH, model.config.max_frames, model.config.width])
+    graph.save(folder / FOLDER / f"encoder_model{suffix}.onnx")
+    for name, has_past, has_states in (
         ("decoder_model", False, True),
         ("decoder_with_past_model", True, False),
         ("decoder_model_merged", True, True),
     ):
         path = folder / FOLDER / f"{name}{suffix}.onnx"
-        _write_decoder(model, path, past=past, states=states, int8=int8)
-
-
-def _write_encoder(model: Whisper, path: Path, *, int8: bool) -> None:
-    graph = Graph(int8=int8)
-    states = encode(graph, model, "input_features", BATCH)
-    graph.output("last_hidden_state", states, [BATCH, model.config.max_frames, model.config.width])
-    graph.save(path)
+        _write_decoder(model, path, past=has_past, states=has_states, int8=int8)
 
 
 def _write_decoder(model: Whisper, path: Path, *, past: bool, states: bool, int8: bool) -> None:
-    """Write a decoder.
-
-    Args:
-        model: the network.
-        path: of the file.
-        past: whether it goes on from keys and values of tokens before.
-        states: whether it takes encoder states.
-        int8: hold the matrices in int8.
-    """
+    """Write a decoder, which may go on from the past of other tokens, and take encoder states."""
     sizes = model.config
     heads, head_dim = sizes.decoder_heads, sizes.width // sizes.decoder_heads
     graph = Graph(int8=int8)
@@ -104,9 +91,9 @@ def _write_decoder(model: Whisper, path: Path, *, past: bool, states: bool, int8
                 pasts[name] = graph.input(f"past_key_values.{name}", FLOAT, axes)
     if past and states:
         use_cache = graph.input("use_cache_branch", BOOL, [1])
-        none, all_ = graph.whole(0), graph.size(encoded, 1)
+        none, all_ = graph.constant([0]), graph.size(encoded, 1)
         taken = graph.op("Where", use_cache, none, all_)
-        row = graph.slice(encoded, none, graph.whole(1), 1)
+        row = graph.slice(encoded, none, graph.constant([1]), 1)
         encoded = graph.op("Concat", graph.slice(encoded, none, taken, 1), row, axis=1)
     n_past = graph.size(pasts["0.decoder.key"], 2) if past else None
     presents: dict[str, str] = {}
@@ -123,7 +110,7 @@ def _write_decoder(model: Whisper, path: Path, *, past: bool, states: bool, int8
                     continue
                 new = graph.linear(source, linear)
                 if past and side == "encoder":
-                    new = graph.slice(new, graph.whole(0), graph.whole(-1), 1)
+                    new = graph.slice(new, graph.constant([0]), graph.constant([-1]), 1)
                 new = graph.heads(new, attention)
                 presents[name] = graph.op("Concat", pasts[name], new, axis=2) if past else new
         own, cross = (
@@ -152,41 +139,41 @@ def recogniser(folder: Path, files: ModelFiles) -> Recognise:
         onnxruntime.InferenceSession(str(next((folder / FOLDER).glob(pattern))), options)
         for pattern in ("encoder_model*.onnx", "decoder_model_merged*.onnx")
     )
-    return partial(_recognise, encoder, decoder, files)
-
-
-def _recognise(
-    encoder: Any, decoder: Any, files: ModelFiles, samples: Samples, language: str
-) -> str:
-    tokenizer = Tokenizer.from_json(files.tokenizer_json, where=Path(FOLDER))
+    tokenizer = Tokenizer.from_json(files.tokenizer_json, where=folder)
     rules = files.generation_config
-    mel = window_mel(samples, n_mels=files.config["num_mel_bins"])
-    feeds: dict[str, Any] = {
-        each.name: np.zeros([0 if isinstance(n, str) else n for n in [1, *each.shape[1:]]], "f4")
-        for each in decoder.get_inputs()
-        if each.name.startswith("past_key_values.")
-    }
-    (feeds["encoder_hidden_states"],) = encoder.run(None, {"input_features": mel.numpy()})
-    names = [each.name for each in decoder.get_outputs()]
-    new_ids = tokenizer.prompt_ids(language=language, timestamps=False)
-    found: list[int] = []
-    while len(found) < MAX_NEW_TOKENS:
-        feeds |= {
-            "input_ids": np.array([new_ids]),
-            "use_cache_branch": np.array([bool(found)]),
+
+    def recognise(samples: Samples, language: str) -> str:
+        mel = window_mel(samples, n_mels=files.config["num_mel_bins"])
+        feeds: dict[str, Any] = {
+            each.name: np.zeros(
+                [0 if isinstance(n, str) else n for n in [1, *each.shape[1:]]], "f4"
+            )
+            for each in decoder.get_inputs()
+            if each.name.startswith("past_key_values.")
         }
-        outputs = dict(zip(names, decoder.run(None, feeds), strict=True))
-        logits = outputs["logits"][0, -1]
-        first = [] if found else rules.get("begin_suppress_tokens") or []
-        logits[[*(rules.get("suppress_tokens") or []), *first]] = -np.inf
-        logits[tokenizer.timestamp_begin :] = -np.inf
-        new_ids = [int(logits.argmax())]
-        if new_ids[0] == tokenizer.eot:
-            break
-        found += new_ids
-        feeds |= {
-            name.replace("present", "past_key_values"): value
-            for name, value in outputs.items()
-            if name != "logits"
-        }
-    return tokenizer.decode(found)
+        (feeds["encoder_hidden_states"],) = encoder.run(None, {"input_features": mel.numpy()})
+        names = [each.name for each in decoder.get_outputs()]
+        new_ids = tokenizer.prompt_ids(language=language, timestamps=False)
+        found: list[int] = []
+        while len(found) < MAX_NEW_TOKENS:
+            feeds |= {
+                "input_ids": np.array([new_ids]),
+                "use_cache_branch": np.array([bool(found)]),
+            }
+            outputs = dict(zip(names, decoder.run(None, feeds), strict=True))
+            logits = outputs["logits"][0, -1]
+            first = [] if found else rules.get("begin_suppress_tokens") or []
+            logits[[*(rules.get("suppress_tokens") or []), *first]] = -np.inf
+            logits[tokenizer.timestamp_begin :] = -np.inf
+            new_ids = [int(logits.argmax())]
+            if new_ids[0] == tokenizer.eot:
+                break
+            found += new_ids
+            feeds |= {
+                name.replace("present", "past_key_values"): value
+                for name, value in outputs.items()
+                if name != "logits"
+            }
+        return tokenizer.decode(found)
+
+    return recognise

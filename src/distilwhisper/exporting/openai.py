@@ -6,9 +6,7 @@ Source: openai/whisper: ``whisper/__init__.py``, ``load_model``; ``whisper/model
 import base64
 import gzip
 import io
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -75,16 +73,13 @@ def recogniser(folder: Path, files: ModelFiles) -> Recognise:
 
     model = whisper.load_model(str(folder / "model.pt"), device="cpu")
 
-    return partial(_recognise, model)
+    def recognise(samples: Samples, language: str) -> str:
+        padded = whisper.pad_or_trim(samples)
+        mel = whisper.log_mel_spectrogram(padded, n_mels=model.dims.n_mels)
+        options = whisper.DecodingOptions(
+            language=language, temperature=0.0, without_timestamps=True, fp16=False
+        )
+        text: str = whisper.decode(model, mel, options).text
+        return text
 
-
-def _recognise(model: Any, samples: Samples, language: str) -> str:
-    import whisper
-
-    padded = whisper.pad_or_trim(samples)
-    mel = whisper.log_mel_spectrogram(padded, n_mels=model.dims.n_mels)
-    options = whisper.DecodingOptions(
-        language=language, temperature=0.0, without_timestamps=True, fp16=False
-    )
-    text: str = whisper.decode(model, mel, options).text
-    return text
+    return recognise

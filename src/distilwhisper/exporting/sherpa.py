@@ -11,7 +11,7 @@ Source: k2-fsa/sherpa-onnx: ``scripts/whisper/export-onnx.py``,
 """
 
 import base64
-from functools import partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -127,15 +127,15 @@ def _write_decoder(model: Whisper, path: Path, *, int8: bool) -> None:
     crosses = [graph.input(f"n_layer_cross_{p}", FLOAT, cross_axes) for p in parts]
     offset = graph.input("offset", INT64, [1])
     stop = graph.op("Add", offset, graph.size(ids, 1))
-    zero, end = graph.whole(0), graph.whole(sizes.max_tokens)
+    zero, end = graph.constant([0]), graph.constant([sizes.max_tokens])
     written: tuple[list[str], list[str]] = ([], [])
 
     def keys_values(number: int, layer: DecoderLayer, normed: str) -> tuple[Pair, Pair]:
         at = graph.constant(number)
         own, cross = layer.self_attn, layer.encoder_attn
         tokens = []
-        for cache, linear, list_ in zip(caches, (own.k_proj, own.v_proj), written, strict=True):
-            before = graph.op("Gather", cache, at, axis=0)
+        for cached, linear, list_ in zip(caches, (own.k_proj, own.v_proj), written, strict=True):
+            before = graph.op("Gather", cached, at, axis=0)
             past = graph.slice(before, zero, offset, 1)
             now = graph.op("Concat", past, graph.linear(normed, linear), axis=1)
             tokens.append(graph.heads(now, own))
@@ -152,23 +152,19 @@ def _write_decoder(model: Whisper, path: Path, *, int8: bool) -> None:
 
 def _stacked(graph: Graph, values: list[str]) -> str:
     """Put one value of each layer behind the other on a new first axis."""
-    axis = graph.whole(0)
+    axis = graph.constant([0])
     return graph.op("Concat", *(graph.op("Unsqueeze", v, axis) for v in values), axis=0)
 
 
 def recogniser(folder: Path, files: ModelFiles) -> Recognise:
     """Return the exported model at work, through sherpa-onnx on the CPU."""
-    is_multilingual = Tokenizer.from_json(files.tokenizer_json, where=folder).is_multilingual
-    return partial(_recognise, folder, {}, is_multilingual)
-
-
-def _recognise(
-    folder: Path, made: dict[str, Any], is_multilingual: bool, samples: Samples, language: str
-) -> str:
     import sherpa_onnx
 
-    if language not in made:  # it takes the language when it is made
-        made[language] = sherpa_onnx.OfflineRecognizer.from_whisper(
+    is_multilingual = Tokenizer.from_json(files.tokenizer_json, where=folder).is_multilingual
+
+    @cache  # it takes the language when it is made
+    def model(language: str) -> Any:
+        return sherpa_onnx.OfflineRecognizer.from_whisper(
             encoder=str(folder / "encoder.onnx"),
             decoder=str(folder / "decoder.onnx"),
             tokens=str(folder / "tokens.txt"),
@@ -176,8 +172,12 @@ def _recognise(
             num_threads=torch.get_num_threads(),
             tail_paddings=TAIL_PADDINGS,
         )
-    stream = made[language].create_stream()
-    stream.accept_waveform(SAMPLE_RATE_HZ, samples)
-    made[language].decode_stream(stream)
-    text: str = stream.result.text
-    return text
+
+    def recognise(samples: Samples, language: str) -> str:
+        stream = model(language).create_stream()
+        stream.accept_waveform(SAMPLE_RATE_HZ, samples)
+        model(language).decode_stream(stream)
+        text: str = stream.result.text
+        return text
+
+    return recognise

@@ -42,6 +42,13 @@ class FilterSettings:
     def __post_init__(self) -> None:
         check_rules(self, *_language_faults(self))
 
+    @property
+    def limits_above_1(self) -> dict[str, float]:
+        """The limits on errors that keep nearly all: where they are meant as per cent, a slip."""
+        limits = {f"max_wer_by_language {name}": limit for name, limit in self.max_wer_by_language}
+        limits = {"max_wer": self.max_wer, **limits, "max_disagreement": self.max_disagreement or 0}
+        return {name: limit for name, limit in limits.items() if limit > 1}
+
 
 def _language_faults(settings: FilterSettings) -> list[str]:
     faults = []

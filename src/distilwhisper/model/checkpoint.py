@@ -69,13 +69,9 @@ def read_config(folder: Path) -> WhisperConfig:
     return network_sizes(read_json_object(folder / "config.json"), where=folder)
 
 
-def count_parameters(folder: Path) -> int:
-    """Return how many parameters a model folder's network has, without reading its weights.
-
-    Raises:
-        BadCheckpoint: there is no ``config.json``, or it is of something else.
-    """
-    return empty_network(read_config(folder)).n_parameters()
+def count_parameters(sizes: WhisperConfig) -> int:
+    """Return the parameters of a network of these sizes."""
+    return empty_network(sizes).n_parameters()
 
 
 def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:

@@ -192,49 +192,32 @@ def read_facts(folder: Path) -> RunFacts | ComparisonFacts:
         folder: of a run, of a comparison, or of a single evaluation.
 
     Raises:
-        BadRunFolder: it is none of them, or the run is not finished.
+        BadRunFolder: it is none of them, the run is not finished, or another version has written
+            other figures.
     """
-    if (folder / COMPARISON).is_file():
-        return read_comparison(folder)
-    if (folder / "scores.jsonl").is_file():
-        return _read_evaluation(folder)
+    path = folder / COMPARISON
+    if path.is_file():
+        try:
+            row = json.loads(path.read_text("utf-8"))
+            return ComparisonFacts(folder, build_settings(Comparison, row, where=path))
+        except ValueError as error:
+            raise BadRunFolder(
+                f"{path} must hold what evaluate writes today, found otherwise ({error}): run "
+                "evaluate on that folder again, which only counts anew"
+            ) from error
+    if (folder / "scores.jsonl").is_file():  # of a single model, called as its folder is
+        stage = read_json(folder / "stage.json", remedy="run evaluate on that folder again")
+        noise = stage["settings"]["noise"]
+        one = Evaluation(folder.absolute().name, "the set", noise, folder)
+        return ComparisonFacts(folder, compare([one], folder=folder))
     missing = [name for name in _OF_A_RUN if not (folder / name).is_file()]
     if missing:
         raise BadRunFolder(_not_finished(folder, missing))
     return read_run(folder)
 
 
-def _read_evaluation(folder: Path) -> ComparisonFacts:
-    """Read one model on one set as a comparison of nothing else; it is called as its folder is."""
-    stage = read_json(folder / "stage.json", remedy="run evaluate on that folder again")
-    noise = stage["settings"]["noise"]
-    evaluation = Evaluation(folder.absolute().name, "the set", noise, folder)
-    return ComparisonFacts(folder, compare([evaluation], folder=folder, baseline=None))
-
-
-def read_comparison(folder: Path) -> ComparisonFacts:
-    """Read a comparison.
-
-    Raises:
-        BadRunFolder: another version has written it, with other figures.
-    """
-    path = folder / COMPARISON
-    try:
-        row = json.loads(path.read_text("utf-8"))
-        return ComparisonFacts(folder, build_settings(Comparison, row, where=path))
-    except ValueError as error:
-        raise BadRunFolder(
-            f"{path} must hold what evaluate writes today, found otherwise ({error}): run "
-            "evaluate on that folder again, which only counts anew"
-        ) from error
-
-
 def read_run(folder: Path) -> RunFacts:
-    """Read what is written about a run whose student has been evaluated.
-
-    Args:
-        folder: holds verdicts, metrics and evaluations.
-    """
+    """Read what is written about a run whose student has been evaluated."""
     recipe = read_toml(folder / "recipe.toml")
     noise = recipe.get("evaluate", {}).get("noise")
     evaluations = [

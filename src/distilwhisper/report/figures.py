@@ -53,35 +53,30 @@ def noise_plots(comparison: Comparison) -> list[Picture]:
         spec = Degradation.parse(noise)
         if isinstance(spec.level, float):
             by_kind.setdefault((spec.kind, spec.source), {})[spec.level] = noise
-    return [
-        _noise_plot(comparison, kind, source, levels)
-        for (kind, source), levels in by_kind.items()
-        if len(levels) > 1 and all(a.wer is not None for a in comparison.averages)
-    ]
-
-
-def _noise_plot(
-    comparison: Comparison, kind: Kind, source: Path | None, levels: Mapping[float, str]
-) -> Picture:
-    (called, what), name = _LEVELS[kind], comparison.rate_name
-    places = sorted(levels, reverse=what == _SNR)
-    lines = []
-    for model in comparison.models:
-        averages = [comparison.average(model, levels[place]) for place in places]
-        clean = comparison.average(model, None).wer if None in comparison.noises else None
-        lines.append(
-            Line(
-                model,
-                places,
-                [in_percent(average.wer) for average in averages],
-                lows=[in_percent(average.low) for average in averages],
-                highs=[in_percent(average.high) for average in averages],
-                level=in_percent(clean),
+    plots = []
+    for (kind, source), levels in by_kind.items():
+        if len(levels) < 2 or any(a.wer is None for a in comparison.averages):
+            continue
+        (called, what), name = _LEVELS[kind], comparison.rate_name
+        places = sorted(levels, reverse=what == _SNR)
+        lines = []
+        for model in comparison.models:
+            averages = [comparison.average(model, levels[place]) for place in places]
+            clean = comparison.average(model, None).wer if None in comparison.noises else None
+            lines.append(
+                Line(
+                    model,
+                    places,
+                    [in_percent(average.wer) for average in averages],
+                    lows=[in_percent(average.low) for average in averages],
+                    highs=[in_percent(average.high) for average in averages],
+                    level=in_percent(clean),
+                )
             )
-        )
-    title = f"{name} under {called}" + (f" of {source.name}" if source else "")
-    figure = draw_lines({title: lines}, x=what, y=f"{name}, %", x_reversed=what == _SNR)
-    return _picture(figure, f"{title}. {'; '.join(map(_values, lines))}")
+        title = f"{name} under {called}" + (f" of {source.name}" if source else "")
+        figure = draw_lines({title: lines}, x=what, y=f"{name}, %", x_reversed=what == _SNR)
+        plots.append(_picture(figure, f"{title}. {'; '.join(map(_values, lines))}"))
+    return plots
 
 
 def _values(line: Line) -> str:

@@ -30,15 +30,9 @@ from distilwhisper.evaluation.scoring import OVER, drawn_sentence
 from distilwhisper.extras import needed_by
 from distilwhisper.files import write_atomic
 from distilwhisper.report import figures
-from distilwhisper.report.facts import (
-    SETS,
-    ComparisonFacts,
-    RunFacts,
-    error_rate,
-    over,
-)
+from distilwhisper.report.facts import SETS, ComparisonFacts, RunFacts, error_rate, over
 from distilwhisper.tables import bounds, percent
-from distilwhisper.text.wer import Alignment, ErrorCounts, align_words
+from distilwhisper.text.wer import Alignment, align_words
 
 with needed_by("writing pages", extra="report"):
     from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
@@ -48,42 +42,28 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def write_report(path: str | PathLike[str], facts: Sequence[RunFacts | ComparisonFacts]) -> Path:
-    """Write a page.
+    """Write a page; return its path.
 
     Args:
         path: of the page; links to sounds are relative to its folder.
         facts: what it is about, one at least. Runs come first, side by side if several.
-
-    Returns:
-        The path.
     """
     path = Path(path)
     runs = _by_name([fact for fact in facts if isinstance(fact, RunFacts)])
     comparisons = {f.folder: f.comparison for f in facts if isinstance(f, ComparisonFacts)}
-    page = (
-        templates()
-        .get_template("page.html")
-        .render(
-            title=", ".join([*runs, *(folder.resolve().name for folder in comparisons)]),
-            runs=runs,
-            comparisons=comparisons.items(),
-            folder=path.parent,
-        )
+    page = templates().get_template("page.html")
+    content = page.render(
+        title=", ".join([*runs, *(folder.resolve().name for folder in comparisons)]),
+        runs=runs,
+        comparisons=comparisons.items(),
+        folder=path.parent,
     )
-    write_atomic(path, page)
+    write_atomic(path, content)
     return path
 
 
 def write_card(model: Path, facts: RunFacts) -> Path:
-    """Write a student's README.md from the run that made it.
-
-    Args:
-        model: the student's folder.
-        facts: of its run.
-
-    Returns:
-        The card's path.
-    """
+    """Write the README.md of a student's folder from the run that made it; return its path."""
     path = model / "README.md"
     write_atomic(path, templates().get_template("card.md").render(run=facts))
     return path
@@ -124,7 +104,6 @@ def templates() -> Environment:
         "speed_plot": figures.speed_plot,
         "stem": lambda path: Path(path).stem,
         "training_plots": figures.training_plots,
-        "wer": _wer,
         "with_unit": lambda head: head.replace("/ ", "/\u00a0").replace(" %", "\u00a0%"),
         "worst": _worst,
     }
@@ -182,12 +161,6 @@ def _aligned(reference: str, hypothesis: str, in_characters: bool) -> list[Align
     if in_characters:
         reference, hypothesis = (" ".join(t.replace(" ", "")) for t in (reference, hypothesis))
     return align_words(reference, hypothesis)
-
-
-def _wer(counts: Mapping[str, Any]) -> float | None:
-    names = ("substitutions", "deletions", "insertions", "words")
-    errors = ErrorCounts(**{name: counts[name] for name in names})
-    return errors.wer if errors.words else None
 
 
 def _counted(of: Mapping[str | None, int]) -> str:

@@ -23,11 +23,6 @@ def write_run_record(folder: Path, *, seed: int, command: Sequence[str]) -> None
     The file holds ``{"invocations": [...]}``, oldest first, so that a resumed run shows all that
     had a hand in it.
 
-    Args:
-        folder: of the run; made if it is not there.
-        seed: of the run.
-        command: what was typed, argument by argument.
-
     Raises:
         BadRunFolder: the folder's run.json cannot be read.
     """

@@ -2,6 +2,7 @@
 
 import hmac
 import time
+from dataclasses import dataclass
 from functools import partial
 from importlib import resources
 from urllib.parse import urlsplit
@@ -33,32 +34,26 @@ _POLICY = (
     "img-src data:; media-src blob:; worker-src 'self'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'"
 )
-
-
 _COUNTED = {"/v1/audio/transcriptions", "/v1/audio/translations", "/v1/models", "/health"}
 
 
+@dataclass(frozen=True)
 class Door:
-    """What every request passes: who may come in, what an error looks like, what is counted.
+    """What every request passes: who may come in, what an error looks like, what is counted."""
 
-    Args:
-        app: behind the door.
-        service: for its settings and metrics.
-        keys: one of which must be shown, if there are any.
-    """
-
-    def __init__(self, app: ASGIApp, service: Service, keys: tuple[str, ...]) -> None:
-        self._app, self._service, self._keys = app, service, keys
+    app: ASGIApp
+    service: Service  # for its settings and metrics
+    keys: tuple[str, ...]  # one of which must be shown, if there are any
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request in, or answer it here."""
         if scope["type"] not in ("http", "websocket"):
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
             return
         fault = self._fault(scope)
         if scope["type"] == "websocket":
             if fault is None:
-                await self._app(scope, receive, send)
+                await self.app(scope, receive, send)
             else:
                 await send({"type": "websocket.close", "code": 1008, "reason": fault.message})
             return
@@ -72,9 +67,9 @@ class Door:
                 headers["x-content-type-options"] = "nosniff"
             await send(message)
 
-        app = self._app if fault is None else error_response(fault)
+        app = self.app if fault is None else error_response(fault)
         await app(scope, receive, answer)
-        metrics = self._service.metrics
+        metrics = self.service.metrics
         path = scope["path"] if scope["path"] in _COUNTED else "other"
         metrics.count("requests_total", path=path, status=str(status))
         if status >= 500:
@@ -85,21 +80,21 @@ class Door:
     def _fault(self, scope: Scope) -> ApiError | None:
         headers = Headers(scope=scope)
         origin = headers.get("origin")
-        allowed = self._service.settings.cors_origins
+        allowed = self.service.settings.cors_origins
         if origin and origin not in allowed and urlsplit(origin).netloc != headers.get("host"):
             return ApiError(
                 403,
                 f"web pages of {origin} may not call this server: see --cors-origins",
                 code="origin_not_allowed",
             )
-        if not self._keys or scope["path"] in _PAGES or scope["path"] == "/health":
+        if not self.keys or scope["path"] in _PAGES or scope["path"] == "/health":
             return None
         shown = headers.get("authorization", "").removeprefix("Bearer ").strip()
         if not shown and scope["type"] == "websocket":  # a page cannot send headers there
             asked = headers.get("sec-websocket-protocol", "").split(",")
             shown = next((a.strip()[len(KEY) :] for a in asked if a.strip().startswith(KEY)), "")
         # Every key is compared, and each in a time that does not show how much of it is right.
-        if sum(hmac.compare_digest(shown.encode(), key.encode()) for key in self._keys):
+        if sum(hmac.compare_digest(shown.encode(), key.encode()) for key in self.keys):
             return None
         return ApiError(
             401,
@@ -115,12 +110,7 @@ def error_response(error: ApiError) -> Response:
 
 
 def make_app(service: Service, keys: tuple[str, ...] = ()) -> ASGIApp:
-    """Return the application.
-
-    Args:
-        service: what it serves.
-        keys: one of which callers must show, if there are any.
-    """
+    """Return the application; if there are keys, callers must show one of them."""
 
     def described(name: str) -> dict[str, object]:
         created = service.models.began_s
@@ -191,11 +181,10 @@ async def _gone(_: Request, __: Exception) -> Response:
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     found = f"{request.method} {request.url.path}"
-    if error.status_code == 404:
-        return error_response(
-            ApiError(404, f"there is no such address: {found}", code="unknown_url")
-        )
-    return error_response(ApiError(error.status_code, f"{error.detail}: {found}"))
+    is_unknown = error.status_code == 404
+    message = f"{'there is no such address' if is_unknown else error.detail}: {found}"
+    code = "unknown_url" if is_unknown else None
+    return error_response(ApiError(error.status_code, message, code=code))
 
 
 async def _broken(_: Request, error: Exception) -> Response:

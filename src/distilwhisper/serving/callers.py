@@ -186,13 +186,7 @@ class Answers:
 
 
 class EventStream(Response):
-    """Server-sent events, given out as they come, until the client leaves.
-
-    Args:
-        caller: who waits.
-        events: what it gets.
-        held: closed at the end.
-    """
+    """Server-sent events, given out as they come, until the client leaves or they end."""
 
     def __init__(self, caller: Caller, events: AsyncIterator[bytes], held: AsyncExitStack) -> None:
         super().__init__(media_type="text/event-stream", headers={"cache-control": "no-store"})

@@ -167,10 +167,12 @@ class Captions:
             one: of :meth:`next_pass`.
             words: with times from its beginning on.
         """
-        found = self._new([_moved(word, one.start_s) for word in words])
-        stop_s = one.start_s + samples_to_seconds(len(one.samples))
+        start_s = one.start_s
+        moved = [replace(w, start=w.start + start_s, end=w.end + start_s) for w in words]
+        found = self._new(moved)
+        stop_s = start_s + samples_to_seconds(len(one.samples))
         n_agreed = len(found) if one.is_last else _n_agreed(self._doubtful, found)
-        if not n_agreed and stop_s - one.start_s >= MAX_PASS_S:  # a window holds no more
+        if not n_agreed and stop_s - start_s >= MAX_PASS_S:  # a window holds no more
             n_agreed = len(found)
         new, self._doubtful = found[:n_agreed], found[n_agreed:]
         self._settled += new
@@ -233,7 +235,3 @@ def _n_agreed(before: Sequence[Word], now: Sequence[Word]) -> int:
 
 def _key(word: Word) -> str:
     return "".join(c for c in word.text.casefold() if c.isalnum())
-
-
-def _moved(word: Word, by_s: float) -> Word:
-    return Word(word.start + by_s, word.end + by_s, word.text, word.probability)

@@ -1,5 +1,6 @@
 """What a request asks for: the fields of OpenAI's audio endpoints, each checked."""
 
+import math
 from dataclasses import dataclass, replace
 from tempfile import SpooledTemporaryFile
 from typing import IO, Literal, cast, get_args
@@ -98,7 +99,7 @@ def read_form(
     strategy = _text(form, "chunking_strategy")
     if strategy not in (None, "auto"):
         raise _unsupported("chunking_strategy", "take auto, or leave it out")
-    temperature = _number(form, "temperature", 0.0, 1.0)
+    temperature = _temperature(form)
     words = _text(form, "hotwords")
     keywords = _many(form, "keywords", None)
     try:
@@ -162,14 +163,14 @@ def _choice(form: FormData, name: str, among: tuple[str, ...]) -> str | None:
     return value
 
 
-def _number(form: FormData, name: str, least: float, most: float) -> float | None:
-    text = _text(form, name)
+def _temperature(form: FormData) -> float:
+    text = _text(form, "temperature") or "0"
     try:
-        value = None if text is None else float(text)
+        value = float(text)
     except ValueError:
-        value = least - 1.0
-    if value is not None and not least <= value <= most:
-        raise invalid(name, f"must be a number in [{least:g}, {most:g}]", repr(text))
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise invalid("temperature", "must be a number in [0, 1]", repr(text))
     return value
 
 

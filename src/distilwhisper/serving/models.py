@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
@@ -18,20 +17,13 @@ from distilwhisper.serving.worker import ModelQueue, Worker
 FIRST = "whisper-1"  # what OpenAI calls its only Whisper: here the first model
 
 
-@dataclass(frozen=True)
-class Loading:
-    """How models are loaded: the settings of requests that name no others, and the hardware."""
-
-    decoding: DecodingSettings
-    hardware: Hardware
-
-
 class Models:
     """Models by name, all with one worker.
 
     Args:
         sources: name to folder or hub id, at least one.
-        loading: how they are loaded.
+        decoding: of requests that ask for nothing else.
+        hardware: where they run.
         settings: when they are forgotten.
         worker: decodes for all of them.
 
@@ -42,13 +34,14 @@ class Models:
     def __init__(
         self,
         sources: Mapping[str, str],
-        loading: Loading,
+        decoding: DecodingSettings,
+        hardware: Hardware,
         settings: ServeSettings,
         worker: Worker,
     ) -> None:
         self.sources = dict(sources)
         self.began_s = int(time.time())
-        self._loading = loading
+        self._decoding, self._hardware = decoding, hardware
         self._settings = settings
         self._worker = worker
         self._loaded: dict[str, ModelQueue] = {}
@@ -111,11 +104,6 @@ class Models:
             queue.n_users -= 1
             queue.used_s = time.monotonic()
 
-    async def preload(self) -> None:
-        """Load all models."""
-        for name in self.sources:
-            await self.get(name)
-
     async def unload_idle(self) -> None:
         """Forget models that were not used for long; runs until it is cancelled."""
         idle_s = self._settings.idle_unload_s
@@ -126,15 +114,15 @@ class Models:
                     self._unload(name)
 
     def _load(self, name: str) -> ModelQueue:
-        source, loading = self.sources[name], self._loading
+        source, hardware = self.sources[name], self._hardware
         try:
-            transcriber = Transcriber.from_model(source, loading.decoding, loading.hardware)
+            transcriber = Transcriber.from_model(source, self._decoding, hardware)
         except (DistilwhisperError, OSError, ValueError) as error:
             say(f"serve: {name} cannot be loaded: {error}")
             raise ApiError(
                 500, f"the model {name} cannot be loaded: see the server's log", code="model_broken"
             ) from error
-        say(f"serve: {name} is loaded ({loading.hardware.describe()})")
+        say(f"serve: {name} is loaded ({hardware.describe()})")
         return ModelQueue(transcriber, self._worker.metrics)
 
     def _make_room(self, n_bytes: float) -> None:

@@ -14,7 +14,6 @@ import av
 import numpy as np
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.serving.callers import Answers
 from distilwhisper.serving.captions import Captions, CaptionSettings, live_settings
@@ -38,26 +37,14 @@ _DELTA = "conversation.item.input_audio_transcription.delta"
 _COMPLETED = "conversation.item.input_audio_transcription.completed"
 
 
+@dataclass(frozen=True)
 class Live:
-    """Captions by a model that others use as well.
+    """Captions by a model that others use as well."""
 
-    Args:
-        queue: the model.
-        worker: decodes.
-        decoding: of the passes.
-        captions: when they are made.
-    """
-
-    def __init__(
-        self,
-        queue: ModelQueue,
-        worker: Worker,
-        decoding: DecodingSettings,
-        captions: CaptionSettings,
-    ) -> None:
-        self.captions = Captions(captions)
-        self._queue, self._worker = queue, worker
-        self._transcriber: Transcriber = fitted(queue.transcriber, decoding)
+    captions: Captions
+    transcriber: Transcriber  # the model under the settings of the passes
+    queue: ModelQueue
+    worker: Worker
 
     async def go_on(self) -> tuple[list[Word], bool] | None:
         """Make the next pass; return what it settles, and whether an utterance ends there.
@@ -68,12 +55,12 @@ class Live:
         if one is None:
             return None
         answers = Answers()
-        job = Job(one.fit(self._transcriber), HeldRecording(one.samples), answers)
-        self._worker.add(self._queue, job)
+        job = Job(one.fit(self.transcriber), HeldRecording(one.samples), answers)
+        self.worker.add(self.queue, job)
         try:
             words = (await answers.transcript()).words
         finally:
-            self._worker.leave(self._queue, job)
+            self.worker.leave(self.queue, job)
         return self.captions.settle(one, words), one.is_last
 
 
@@ -173,13 +160,7 @@ class SessionSettings:
 
 
 class Session:
-    """One websocket.
-
-    Args:
-        service: of the server.
-        socket: accepted.
-        model: the name that was asked for, or none: the first.
-    """
+    """One websocket, which is accepted; where it names no model it gets the first."""
 
     def __init__(self, service: Service, socket: WebSocket, model: str | None) -> None:
         self._service, self._socket = service, socket
@@ -294,8 +275,8 @@ class Session:
             language=asked.language or decoding.language,
             initial_prompt=asked.prompt or decoding.initial_prompt,
         )
-        captions = replace(asked.turns, with_prompt=service.settings.live_prompt)
-        return Live(queue, service.worker, decoding, captions)
+        captions = Captions(replace(asked.turns, with_prompt=service.settings.live_prompt))
+        return Live(captions, fitted(queue.transcriber, decoding), queue, service.worker)
 
     async def _caption(self) -> None:
         """Make passes while there is sound for one."""

@@ -9,22 +9,29 @@ import python_multipart  # noqa: F401  imported by starlette when a form comes
 import uvicorn
 import websockets  # noqa: F401  and by uvicorn when it listens
 
+from distilwhisper.decoding.settings import DecodingSettings
+from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import require_name
 from distilwhisper.progress import say
 from distilwhisper.serving.app import make_app
-from distilwhisper.serving.models import Loading
 from distilwhisper.serving.service import Service
 from distilwhisper.serving.settings import ServeSettings
 
 MAX_MESSAGE_BYTES = 1 << 20  # of a websocket
 
 
-def serve(sources: Mapping[str, str], loading: Loading, settings: ServeSettings) -> None:
+def serve(
+    sources: Mapping[str, str],
+    decoding: DecodingSettings,
+    hardware: Hardware,
+    settings: ServeSettings,
+) -> None:
     """Serve models until a signal ends it.
 
     Args:
         sources: model name to folder or hub id.
-        loading: how models are loaded.
+        decoding: how to decode, where a request asks for nothing else.
+        hardware: where models run.
         settings: how callers are treated.
 
     Raises:
@@ -34,7 +41,7 @@ def serve(sources: Mapping[str, str], loading: Loading, settings: ServeSettings)
     """
     for source in sources.values():
         require_name(source)
-    app = make_app(Service(sources, loading, settings), read_keys(settings))
+    app = make_app(Service(sources, decoding, hardware, settings), read_keys(settings))
     Server(
         uvicorn.Config(
             app,

@@ -11,13 +11,15 @@ from typing import Any, Literal, TypeVar
 from starlette.requests import Request
 from starlette.responses import Response
 
+from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.extras import MissingExtra
+from distilwhisper.model.hardware import Hardware
 from distilwhisper.progress import say
 from distilwhisper.serving.callers import Answers, Caller, EventStream
 from distilwhisper.serving.errors import ApiError
 from distilwhisper.serving.forms import read_form
 from distilwhisper.serving.metrics import Metrics
-from distilwhisper.serving.models import Loading, Models, fitted
+from distilwhisper.serving.models import Models, fitted
 from distilwhisper.serving.responses import Deltas, answer, event, logprobs, noted, usage
 from distilwhisper.serving.settings import ServeSettings
 from distilwhisper.serving.sound import PcmRecording, SoundDecoder
@@ -55,22 +57,20 @@ class Places:
 
 
 class Service:
-    """All that a server holds.
-
-    Args:
-        sources: model name to folder or hub id.
-        loading: how models are loaded.
-        settings: how callers are treated.
-    """
+    """All that a server holds; made of what ``server.serve`` is given."""
 
     def __init__(
-        self, sources: Mapping[str, str], loading: Loading, settings: ServeSettings
+        self,
+        sources: Mapping[str, str],
+        decoding: DecodingSettings,
+        hardware: Hardware,
+        settings: ServeSettings,
     ) -> None:
         self.settings = settings
-        self.decoding = loading.decoding
+        self.decoding = decoding
         self.metrics = Metrics()
         self.worker = Worker(self.metrics)
-        self.models = Models(sources, loading, settings, self.worker)
+        self.models = Models(sources, decoding, hardware, settings, self.worker)
         self.sounds = SoundDecoder(settings)
         self.requests = Places(settings.max_requests, "requests")
         self.sessions = Places(settings.max_sessions, "sessions")
@@ -92,7 +92,8 @@ class Service:
         """From the start of the server to its end."""
         await self.sounds.start()
         if self.settings.preload:
-            await self.models.preload()
+            for name in self.models.sources:
+                await self.models.get(name)
         unloading = asyncio.create_task(self.models.unload_idle())
         try:
             yield

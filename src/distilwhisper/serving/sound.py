@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import DupFd
+from operator import methodcaller
 from typing import IO, Any
 
 import numpy as np
@@ -29,19 +30,13 @@ BYTES_PER_SAMPLE = 2
 AT_ONCE = 2  # processes
 
 
+@dataclass(eq=False)
 class PcmRecording:
-    """A recording on disk, as 16-bit samples in a file without a name.
+    """A recording on disk, as 16-bit samples in a file without a name, gone once it is closed."""
 
-    Args:
-        file: is closed with the recording; then it is gone.
-        n_samples: in it.
-        notes: what is odd about it.
-    """
-
-    def __init__(self, file: IO[bytes], n_samples: int, notes: Sequence[str] = ()) -> None:
-        self._file = file
-        self.n_samples = n_samples
-        self.notes = notes
+    file: IO[bytes]
+    n_samples: int
+    notes: Sequence[str]  # on what is odd about it
 
     @property
     def duration_s(self) -> float:
@@ -51,7 +46,7 @@ class PcmRecording:
     def read(self, start: int, stop: int) -> Samples:
         """Return a part; any, in any order."""
         n_bytes = max(min(stop, self.n_samples) - start, 0) * BYTES_PER_SAMPLE
-        raw = os.pread(self._file.fileno(), n_bytes, start * BYTES_PER_SAMPLE)
+        raw = os.pread(self.file.fileno(), n_bytes, start * BYTES_PER_SAMPLE)
         return pcm_samples(raw)
 
     def reach(self, stop: int) -> int:
@@ -64,23 +59,11 @@ class PcmRecording:
 
     def close(self) -> None:
         """Forget the sound."""
-        self._file.close()
-
-
-@dataclass(frozen=True)
-class _Decoded:
-    """What a process makes of a file: so many samples, with notes on what is odd about them."""
-
-    n_samples: int
-    notes: list[str]
+        self.file.close()
 
 
 class SoundDecoder:
-    """Decodes uploads, some at a time.
-
-    Args:
-        settings: the limits on length, memory and time of an upload.
-    """
+    """Decodes uploads, some at a time, within the limits of the settings."""
 
     def __init__(self, settings: ServeSettings) -> None:
         self._settings = replace(settings, api_key_file=None)  # a process gets no path
@@ -105,13 +88,14 @@ class SoundDecoder:
         pcm = tempfile.TemporaryFile()  # noqa: SIM115  the recording closes it
         try:
             async with self._free:
-                decoded = await self._run(upload, name, pcm)
+                n_samples, notes = await self._run(upload, name, pcm)
         except BaseException:
             pcm.close()
             raise
-        return PcmRecording(pcm, decoded.n_samples, decoded.notes)
+        return PcmRecording(pcm, n_samples, notes)
 
-    async def _run(self, upload: IO[bytes], name: str, pcm: IO[bytes]) -> _Decoded:
+    async def _run(self, upload: IO[bytes], name: str, pcm: IO[bytes]) -> tuple[int, list[str]]:
+        """Return how many samples a process has written, and what is odd about them."""
         ours, theirs = self._context.Pipe()
         process = self._context.Process(
             target=_decode,
@@ -127,7 +111,7 @@ class SoundDecoder:
                 process.kill()
                 process.join()
                 process.close()
-        if isinstance(answer, _Decoded):
+        if isinstance(answer, tuple):
             return answer
         raise answer or ApiError(
             422,
@@ -139,7 +123,7 @@ class SoundDecoder:
         )
 
 
-def _wait(answers: Connection, timeout_s: float) -> _Decoded | ApiError | None:
+def _wait(answers: Connection, timeout_s: float) -> tuple[int, list[str]] | ApiError | None:
     """Return what a process has sent; None: nothing, as its time is over or it has died."""
     with answers:
         try:
@@ -155,12 +139,7 @@ class _Fd:
         self._fd = fd
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _received, (DupFd(self._fd),)
-
-
-def _received(duplicate: Any) -> int:
-    fd: int = duplicate.detach()
-    return fd
+        return methodcaller("detach"), (DupFd(self._fd),)
 
 
 def _decode(upload: int, name: str, pcm: int, answers: Connection, settings: ServeSettings) -> None:
@@ -191,7 +170,7 @@ def _decode(upload: int, name: str, pcm: int, answers: Connection, settings: Ser
                     )
                     answers.send(ApiError(413, message, code="audio_too_long", param="file"))
                     return
-        answers.send(_Decoded(n_samples, notes))
+        answers.send((n_samples, notes))
     except CorruptAudio as error:
         answers.send(ApiError(400, str(error), code="invalid_audio", param="file"))
 

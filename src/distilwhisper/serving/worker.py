@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from distilwhisper.decoding.transcriber import Transcriber
@@ -30,36 +31,24 @@ STEPS_HELD = 20  # between two windows of long recordings, while a short one is 
 Event: TypeAlias = list[Segment] | Transcript | Exception
 
 
+@dataclass(eq=False)
 class Job:
-    """A recording that a caller wants transcribed.
+    """A recording that a caller wants transcribed."""
 
-    Args:
-        transcriber: the model under the caller's settings.
-        recording: its sound.
-        listener: of the caller; called in the worker's thread.
-        on_end: called when the recording is needed no more, whatever its end.
-        is_streamed: whether the listener wants segments before the end.
-    """
+    transcriber: Transcriber  # the model under the caller's settings
+    recording: Recording
+    listener: Callable[[Event], None]  # of the caller; called in the worker's thread
+    on_end: Callable[[], None] = lambda: None  # called when the recording is needed no more
+    is_streamed: bool = False  # the listener wants segments before the end
+    n_running: int = 0  # windows
+    n_silent: int = 0  # windows that were read at this step, and needed no slot
+    is_begun: bool = False
+    is_planned: bool = False
+    error: Exception | None = None
 
-    def __init__(
-        self,
-        transcriber: Transcriber,
-        recording: Recording,
-        listener: Callable[[Event], None],
-        *,
-        on_end: Callable[[], None] = lambda: None,
-        is_streamed: bool = False,
-    ) -> None:
-        self.transcriber = transcriber
-        self.listener = listener
-        self.on_end = on_end
-        self.is_streamed = is_streamed
-        self.is_short = recording.reach(WINDOW_SAMPLES + 1) <= WINDOW_SAMPLES
-        self.transcription = transcriber.begin(recording)
-        self.n_running = 0  # windows
-        self.n_silent = 0  # windows that were read at this step, and needed no slot
-        self.is_begun = self.is_planned = False
-        self.error: Exception | None = None
+    def __post_init__(self) -> None:
+        self.is_short = self.recording.reach(WINDOW_SAMPLES + 1) <= WINDOW_SAMPLES
+        self.transcription = self.transcriber.begin(self.recording)
         self.arrived_s = time.monotonic()
 
     @property

@@ -34,20 +34,20 @@ from distilwhisper.corpus.records import Utterance, read_manifest
 from distilwhisper.corpus.store import read_jsonl, shard_path, write_shard
 from distilwhisper.decoding.slots import Counts
 from distilwhisper.decoding.transcriber import Transcriber
-from distilwhisper.engines import DecodingJob, ShardedSet, run_stage
+from distilwhisper.engines import DecodingJob, ShardedSet, open_model_stage, run_stage
 from distilwhisper.evaluation.comparison import Comparison, Evaluation, compare
 from distilwhisper.evaluation.degradation import Degradation, Degrader
 from distilwhisper.evaluation.figures import draw_comparison
 from distilwhisper.evaluation.scoring import COST, EvaluationSummary, score, summary_line
 from distilwhisper.files import write_atomic
-from distilwhisper.model.checkpoint import count_parameters
+from distilwhisper.model.checkpoint import count_parameters, read_config
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import resolve_model
 from distilwhisper.progress import Advance, say
 from distilwhisper.run.files import write_json
 from distilwhisper.run.locks import lock_folder
 from distilwhisper.run.processes import EngineSettings
-from distilwhisper.run.stages import fingerprint, open_stage
+from distilwhisper.run.stages import fingerprint
 from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.recording import HeldRecording
 from distilwhisper.speech.units import WINDOW_SAMPLES, samples_to_seconds
@@ -95,7 +95,7 @@ def evaluate_tasks(
     draft_folder = None if draft is None else resolve_model(draft).absolute()
     paths = {"model": folder} if draft_folder is None else {"model": folder, "draft": draft_folder}
     models = {name: fingerprint(path) for name, path in paths.items()}
-    n_parameters = count_parameters(folder)
+    n_parameters = count_parameters(read_config(folder))
     sources = {(task.manifest, task.settings.decoding.language) for task in tasks}
     manifests = {(path, code): in_language(read_manifest(path), code) for path, code in sources}
     with ExitStack() as stack:
@@ -107,7 +107,9 @@ def evaluate_tasks(
                 inputs["noise"] = fingerprint(noise.source)
             table = {**asdict(task.settings), **asdict(hardware), "draft": draft}
             stack.enter_context(lock_folder(task.out))
-            open_stage(task.out, settings=table, inputs=inputs, force=force)
+            open_model_stage(
+                task.out, settings=table, inputs=inputs, models=paths.values(), force=force
+            )
             manifest = manifests[task.manifest, task.settings.decoding.language]
             size, seed = task.settings.shard_size, task.settings.noise_seed
             sets.append(EvaluationSet(manifest, task.out.absolute(), size, noise, seed))

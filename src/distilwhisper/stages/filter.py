@@ -59,6 +59,7 @@ from distilwhisper.filtering.measures import Flags, Measures, measure_all
 from distilwhisper.filtering.retention import Retention, retention
 from distilwhisper.filtering.settings import FilterSettings
 from distilwhisper.filtering.store import Sources, load_or_measure
+from distilwhisper.progress import warn
 from distilwhisper.run.locks import lock_folder
 from distilwhisper.run.settings import build_settings
 from distilwhisper.run.stages import StageChanged, open_stage
@@ -195,6 +196,11 @@ def filter_labels(
         raise ValueError(
             "max_disagreement needs second labels to compare with, found none: name their folder"
         )
+    for name, limit in settings.limits_above_1.items():
+        warn(
+            f"filter: warning: {name} {limit:g} keeps labels with up to {limit:g} errors for every "
+            "word: limits are fractions, and 0.10 is 10 %"
+        )
     sources = Sources(manifest_path, labels_folder, second_labels, settings.language)
     folder = labels_folder / ".measures" if measures is None else measures
     with lock_folder(out):
@@ -239,13 +245,7 @@ def judge(utterance: Utterance, label: Label | None, settings: FilterSettings) -
 
 
 def summarise(table: Measures, codes: Codes, settings: FilterSettings) -> FilterSummary:
-    """Add up verdicts.
-
-    Args:
-        table: of the corpus.
-        codes: the reason of each verdict.
-        settings: that the verdicts were made with.
-    """
+    """Add up verdicts, of which each has the code of its reason."""
     kept = is_kept(codes)
     counts = np.bincount(codes, minlength=len(REASONS)).tolist()
     hours = np.bincount(codes, weights=table.hours, minlength=len(REASONS)).tolist()

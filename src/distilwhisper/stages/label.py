@@ -24,13 +24,13 @@ from distilwhisper.corpus.store import check_shard, read_jsonl, shard_path, writ
 from distilwhisper.decoding.slots import Counts
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.decoding.windows import DecodedWindow
-from distilwhisper.engines import DecodingJob, ShardedSet, run_stage
+from distilwhisper.engines import DecodingJob, ShardedSet, open_model_stage, run_stage
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import resolve_model
 from distilwhisper.progress import Advance, say
 from distilwhisper.run.locks import Part, lock_folder
 from distilwhisper.run.processes import EngineSettings
-from distilwhisper.run.stages import fingerprint, open_stage
+from distilwhisper.run.stages import fingerprint
 from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.sources import fingerprint as fingerprint_of_sound
 from distilwhisper.speech.units import WINDOW_S, WINDOW_SAMPLES, samples_to_seconds
@@ -106,7 +106,7 @@ def label_manifest(
         del table["decoding"][name]
     inputs = {"manifest": fingerprint(manifest_path), "teacher": fingerprint(folder)}
     with lock_folder(out, part):
-        open_stage(out, settings=table, inputs=inputs, force=force)
+        open_model_stage(out, settings=table, inputs=inputs, models=[folder], force=force)
         costs: list[Counts] = run_stage("label", job, engine, part=part)
         if draft is not None and costs:
             say(f"label: {sum(costs, Counts()).describe_draft()}")
@@ -193,14 +193,21 @@ def label_utterances(
 
     def readable() -> Iterator[tuple[Samples, str | None]]:
         for utterance, samples in load_utterances(manifest, utterances):
-            if not isinstance(samples, Exception) and len(samples) <= WINDOW_SAMPLES:
+            if isinstance(samples, Exception):
+                problem = str(samples)
+            elif len(samples) > WINDOW_SAMPLES:
+                problem = (
+                    f"an utterance must last at most {WINDOW_S:g} s, found "
+                    f"{samples_to_seconds(len(samples)):.2f} s: cut it at a pause, or leave it out "
+                    f"(distilwhisper data MANIFEST --max-seconds {WINDOW_S:g} --out NEW)"
+                )
+            else:
                 sound = sound_of(manifest.audio_source(utterance))
                 decoding.append((utterance, len(samples), sound))
                 yield samples, utterance.language
                 continue
-            problem = samples if isinstance(samples, Exception) else _too_long(samples)
             labels[utterance.id] = Label(
-                utterance.id, language=utterance.language, error=str(problem), finished=False
+                utterance.id, language=utterance.language, error=problem, finished=False
             )
             on_progress(1)
 
@@ -211,14 +218,6 @@ def label_utterances(
         labels[utterance.id] = replace(label, sound=sound)
         on_progress(1, samples_to_seconds(n_samples))
     return [labels[utterance.id] for utterance in utterances]
-
-
-def _too_long(samples: Samples) -> str:
-    return (
-        f"an utterance must last at most {WINDOW_S:g} s, found "
-        f"{samples_to_seconds(len(samples)):.2f} s: cut it at a pause, or "
-        f"leave it out (distilwhisper data MANIFEST --max-seconds {WINDOW_S:g} --out NEW)"
-    )
 
 
 def _label(utterance: Utterance, n_samples: int, window: DecodedWindow, eot: int) -> Label:

@@ -15,7 +15,14 @@ from distilwhisper.decoding.alignment import (
     measure_alignment_heads,
     with_alignment_heads,
 )
-from distilwhisper.model.checkpoint import Checkpoint, load_checkpoint, read_config, save_checkpoint
+from distilwhisper.files import require_new
+from distilwhisper.model.checkpoint import (
+    Checkpoint,
+    count_parameters,
+    load_checkpoint,
+    read_config,
+    save_checkpoint,
+)
 from distilwhisper.model.hub import resolve_model
 from distilwhisper.model.roofline import TOKENS_PER_WINDOW, window_s
 from distilwhisper.model.whisper import Whisper, WhisperConfig
@@ -75,8 +82,7 @@ def make_student(
         FileExistsError: ``dest`` holds something.
     """
     teacher, dest, settings = fspath(teacher), Path(dest), settings or StudentSettings()
-    if dest.exists() and any(dest.iterdir()):
-        raise FileExistsError(f"{dest} must be empty or new, found files in it: name another DEST")
+    require_new(dest)
     source = load_checkpoint(resolve_model(settings.start or teacher))
     if settings.start is not None:
         folder = resolve_model(teacher)
@@ -148,7 +154,7 @@ def describe_student(student: WhisperConfig, teacher: WhisperConfig) -> str:
         f"{getattr(student, name)} of {getattr(teacher, name)} {name.replace('_', ' ')}"
         for name in ("encoder_layers", "decoder_layers")
     ]
-    ours, theirs = n_parameters(student), n_parameters(teacher)
+    ours, theirs = count_parameters(student), count_parameters(teacher)
     speeds = [
         f"{window_s(teacher, batch=batch) / window_s(student, batch=batch):.1f}"
         for batch in (1, 16, 64)
@@ -158,12 +164,6 @@ def describe_student(student: WhisperConfig, teacher: WhisperConfig) -> str:
         f"teacher's; predicted speed-up {', '.join(speeds)} at batch 1, 16, 64 (roofline of an "
         f"H100, {TOKENS_PER_WINDOW} tokens a window)"
     )
-
-
-def n_parameters(config: WhisperConfig) -> int:
-    """Return the parameters of a network of these sizes."""
-    with torch.device("meta"):
-        return Whisper(config).n_parameters()
 
 
 def _mean(weights: Sequence[Tensor]) -> Tensor:
