@@ -138,10 +138,13 @@ class _Compiler:
         if self._kept is None:
             return None
         try:
-            compiled = (self._kept / name).read_bytes()
+            return self._core.import_model((self._kept / name).read_bytes(), "CPU", options)
         except FileNotFoundError:
             return None
-        return self._core.import_model(compiled, "CPU", options)
+        except RuntimeError:  # OpenVINO's, whatever is wrong with a file
+            path = self._kept / name
+            _log.warning("openvino: %s cannot be read as a compiled graph, and is made again", path)
+            return None
 
     def _write(self, name: str, compiled: Any) -> None:
         """Keep a graph for the next time, if there is a place to write to."""
