@@ -69,7 +69,6 @@ from distilwhisper.run.record import write_run_record
 from distilwhisper.run.settings import SettingsError, settings_to_toml
 from distilwhisper.run.stages import StageChanged, fingerprint, open_stage
 from distilwhisper.speech.audio import load_samples
-from distilwhisper.speech.units import WINDOW_S
 from distilwhisper.stages.evaluate import EvaluationTask, evaluate_tasks
 from distilwhisper.stages.filter import filter_labels
 from distilwhisper.stages.label import LabelSummary, label_manifest
@@ -554,7 +553,8 @@ def _data(run: Run) -> None:
         if source.is_dir() or data.max_seconds is not None:
             settings = ImportSettings(language=data.language, max_seconds=data.max_seconds)
             summary = import_data(source, out / "manifest.jsonl", settings)
-            if data.max_seconds is None and _is_to_be_cut(read_manifest(out / "manifest.jsonl")):
+            n_longer = summary.n_by_length[-1]
+            if n_longer and not summary.n_with_text and data.max_seconds is None:
                 say("data: no transcripts: what is longer than 30 s is cut in its pauses")
                 (out / "manifest.jsonl").unlink()
                 settings = replace(settings, cut="vad")
@@ -577,14 +577,6 @@ def _data(run: Run) -> None:
     problems = out / "manifest.problems.jsonl"
     if problems.exists():
         run.problems.update({row["path"]: row["problem"] for row in read_jsonl(problems)})
-
-
-def _is_to_be_cut(manifest: Manifest) -> bool:
-    """Return whether there are recordings without texts that are longer than a window."""
-    utterances = manifest.utterances
-    return not any(u.text for u in utterances) and any(
-        u.duration_s is not None and u.duration_s > WINDOW_S for u in utterances
-    )
 
 
 def _take_sets(run: Run) -> None:

@@ -4,6 +4,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -113,6 +114,26 @@ def test_a_chunk_is_known_before_the_next_is_read() -> None:
     assert tape.asked == [301]
     assert next(plan) == Span(200, 500)
     assert max(tape.asked) == 501
+
+
+@pytest.mark.parametrize(
+    ("n_samples", "chunk", "overlap", "last", "message"),
+    [
+        (10, 0, 0, 0, "chunks of 0"),
+        (10, 5, 0, 6, "the last of 6"),
+        (10, 5, 5, 5, r"in \[0, 4\] .* found 5"),
+        (10, 5, -1, 5, "found -1"),
+        (90, 30, 25, 27, r"in \[0, 24\] .* found 25"),
+    ],
+)
+def test_an_impossible_plan_is_refused(
+    n_samples: int, chunk: int, overlap: int, last: int, message: str
+) -> None:
+    plan = plan_chunks(
+        partial(min, n_samples), chunk_samples=chunk, overlap_samples=overlap, last_samples=last
+    )
+    with pytest.raises(ValueError, match=message):
+        next(plan)
 
 
 def plan_spans(*spans: tuple[int, int]) -> list[tuple[int, int]]:

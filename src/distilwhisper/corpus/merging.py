@@ -62,12 +62,13 @@ def moved_to(folder: Path, manifest: Manifest) -> list[Utterance]:
 def with_labels_as_texts(manifest: Manifest, labels: Mapping[str, Label]) -> Manifest:
     """Return a manifest in which an utterance without a text has its label's, if it has one."""
 
-    def judged(utterance: Utterance) -> Utterance:
+    def with_text(utterance: Utterance) -> Utterance:
         label = labels[utterance.id]
-        is_judged = utterance.text is not None or label.error is not None
-        return utterance if is_judged else replace(utterance, text=label.text)
+        if utterance.text is not None or label.error is not None:
+            return utterance
+        return replace(utterance, text=label.text)
 
-    return replace(manifest, utterances=tuple(map(judged, manifest.utterances)))
+    return replace(manifest, utterances=tuple(map(with_text, manifest.utterances)))
 
 
 def join_recordings(

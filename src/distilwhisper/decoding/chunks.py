@@ -45,14 +45,27 @@ def plan_chunks(
             place itself, or less where the recording ends. Asked in order.
         chunk_samples: length of all chunks but the last.
         overlap_samples: what neighbours share at least, unless the last chunk makes it less. (The
-            published pipeline's "stride" is per side: half of that.) At most four fifths
-            of a chunk, as in :class:`~distilwhisper.decoding.settings.DecodingSettings`.
+            published pipeline's "stride" is per side: half of that.)
         last_samples: length of the last chunk. A model hears the end of a recording badly in a
             short piece of it, and drops the last sentence where no silence follows in its window.
 
     Yields:
         Chunks in order; a recording that fits into one chunk is one. One without a sample is none.
+
+    Raises:
+        ValueError: a length is out of range, or the overlap leaves too little to go on by.
     """
+    if not 1 <= last_samples <= chunk_samples:
+        raise ValueError(
+            "lengths must be positive and the last chunk no longer than the others: found chunks "
+            f"of {chunk_samples}, the last of {last_samples}"
+        )
+    most = min(chunk_samples - 1, 2 * last_samples - chunk_samples)
+    if not 0 <= overlap_samples <= most:
+        raise ValueError(
+            f"the overlap must lie in [0, {most}] samples for chunks of {chunk_samples} and a "
+            f"last one of {last_samples}, found {overlap_samples}"
+        )
     step = chunk_samples - overlap_samples
     start = 0
     while reach(start + chunk_samples + 1) > start + chunk_samples:
