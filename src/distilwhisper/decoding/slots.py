@@ -4,9 +4,10 @@ A slot is a place for one window. All tensors are made once, with a row per slot
 place: a step that works on them has no shape of its own and can be captured in a CUDA graph.
 """
 
+import math
+import mmap
 from dataclasses import dataclass, fields
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -320,6 +321,8 @@ def _zeros(model: Whisper, shape: tuple[int, ...]) -> Tensor:
     dtype = model.decoder.cache_dtype
     if model.device.type != "cpu" or 0 in shape:
         return torch.zeros(shape, dtype=dtype, device=model.device)
-    # numpy leaves zeros to the system, which hands out a page when it is first written to.
-    raw = np.zeros((*shape[:-1], shape[-1] * dtype.itemsize), dtype=np.uint8)
-    return torch.from_numpy(raw).view(dtype)
+    # Straight from the system, which hands out a page when it is first written to and takes it
+    # back at the end. glibc would reuse its own, write zeros to all of them and keep them.
+    n_bytes = math.prod(shape) * dtype.itemsize
+    raw = mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return torch.frombuffer(raw, dtype=dtype).view(shape)

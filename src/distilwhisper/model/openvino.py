@@ -15,6 +15,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from functools import reduce
 from pathlib import Path
@@ -138,7 +139,10 @@ class _Compiler:
         if self._kept is None:
             return None
         try:
-            return self._core.import_model((self._kept / name).read_bytes(), "CPU", options)
+            compiled = self._core.import_model((self._kept / name).read_bytes(), "CPU", options)
+            with suppress(OSError):  # where others made the files
+                self._kept.touch()  # what is in use is not the oldest
+            return compiled
         except FileNotFoundError:
             return None
         except RuntimeError:  # OpenVINO's, whatever is wrong with a file
