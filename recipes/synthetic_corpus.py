@@ -2,12 +2,17 @@
 
     python recipes/synthetic_corpus.py --hours 20 --out data/synthetic
     python recipes/synthetic_corpus.py --hours 40 --out data/synthetic --text novels.txt news.txt
+    python recipes/synthetic_corpus.py --hours 5 --out data/kokoro --kokoro Kokoro-82M-v1.0-ONNX/
 
 Takes WordNet's example sentences, and makes others by template: numbers, dates, times, names and
 questions are rare in WordNet. With files of prose, half of the recordings hold consecutive
 sentences of them. Three voices of flite speak them at varied speed and pitch, a few sentences to a
 recording. Needs the program flite, and apt-get for the Debian package wordnet-base, which is
 unpacked in a temporary folder (or name a folder that holds its data files by --wordnet).
+
+With --kokoro the 28 English voices of Kokoro-82M speak instead: far more like people, at about
+three times real time a core (flite: 50). Needs pip install openvino kokoro-onnx, and a folder that
+holds onnx/model.onnx (of floats: the quantised ones are slower) and voices/*.bin.
 
 Writes DIR/manifest.jsonl and one Ogg Opus (or wav) file per utterance. It widens a student's
 vocabulary, but its sound varies little: mix it with real speech (docs/training.md,
@@ -17,17 +22,24 @@ vocabulary, but its sound varies little: mix it with real speech (docs/training.
 import argparse
 import itertools
 import json
+import math
 import random
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distilwhisper.speech.arrays import to_samples
+from distilwhisper.speech.audio import write_wav
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "demo"))
 from make_synthetic import encode_opus
@@ -84,6 +96,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--wordnet", type=Path, help="a folder with data.noun, data.verb ...")
     parser.add_argument("--text", type=Path, nargs="+", default=[], help="files of plain prose")
+    parser.add_argument("--kokoro", type=Path, help="a folder of Kokoro-82M in ONNX; else flite")
     parser.add_argument("--format", choices=("opus", "wav"), default="opus", help="wav: no coding")
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
@@ -91,8 +104,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         examples = read_examples(options.wordnet or unpack_wordnet(Path(temporary)))
     prose = [sentence for path in options.text for sentence in read_prose(path)]
-    planned = passages(examples, prose, options.seed)
-    speak_so = partial(speak, out=options.out, ending=options.format)
+    voices = VOICES if options.kokoro is None else english_voices(options.kokoro)
+    source = "synthetic" if options.kokoro is None else "kokoro"
+    planned = passages(examples, prose, voices, source, options.seed)
+    speak_so = partial(speak, out=options.out, ending=options.format, kokoro=options.kokoro)
     wanted_s, spoken_s = options.hours * 3600, 0.0
     with (
         ProcessPoolExecutor(options.processes) as pool,
@@ -151,7 +166,9 @@ def as_sentence(text: str) -> str:
     return ended[:1].upper() + ended[1:]
 
 
-def passages(examples: list[str], prose: list[str], seed: int) -> Iterator[Passage]:
+def passages(
+    examples: list[str], prose: list[str], voices: Sequence[str], source: str, seed: int
+) -> Iterator[Passage]:
     """Yield passages without end: drawn sentences, a voice, a speed and a pitch."""
     draw = random.Random(seed)
     for number in itertools.count():
@@ -168,9 +185,9 @@ def passages(examples: list[str], prose: list[str], seed: int) -> Iterator[Passa
         if len(sentences) > 1 and sum(len(s.split()) for s in sentences) > MOST_WORDS:
             sentences.pop()
         yield Passage(
-            id=f"synthetic-{seed}-{number:06d}",
+            id=f"{source}-{seed}-{number:06d}",
             text=" ".join(sentences),
-            voice=draw.choice(VOICES),
+            voice=draw.choice(voices),
             stretch=draw.choice(STRETCHES),
             shift=draw.choice(SHIFTS),
         )
@@ -202,31 +219,77 @@ def from_template(draw: random.Random) -> str:
     )
 
 
-def speak(passage: Passage, out: Path, ending: str) -> float:
+def speak(passage: Passage, out: Path, ending: str, kokoro: Path | None) -> float:
     """Write a passage's recording and return how many seconds it lasts."""
-    with tempfile.NamedTemporaryFile(suffix=".wav") as wav:
-        features = ["--setf", f"duration_stretch={passage.stretch}"]
-        features += ["--setf", f"f0_shift={passage.shift}"]
-        command = ["flite", "-voice", passage.voice, *features, "-t", passage.text, "-o", wav.name]
-        subprocess.run(command, check=True)
+    with tempfile.NamedTemporaryFile(suffix=".wav") as temporary:
+        wav = Path(temporary.name)
+        if kokoro is None:
+            speak_flite(passage, wav)
+        elif not speak_kokoro(passage, wav, kokoro):
+            return math.inf
         path = out / f"{passage.id}.{ending}"
         if ending == "opus":
-            encode_opus(Path(wav.name), path)
+            encode_opus(wav, path)
         else:
-            shutil.copyfile(wav.name, path)
-        return (Path(wav.name).stat().st_size - 44) / 2 / 16_000
+            shutil.copyfile(wav, path)
+        return (wav.stat().st_size - 44) / 2 / 16_000
+
+
+def speak_flite(passage: Passage, wav: Path) -> None:
+    """Let flite write a passage as 16-bit wav of 16 kHz."""
+    features = ["--setf", f"duration_stretch={passage.stretch}"]
+    features += ["--setf", f"f0_shift={passage.shift}"]
+    command = ["flite", "-voice", passage.voice, *features, "-t", passage.text, "-o", str(wav)]
+    subprocess.run(command, check=True)
+
+
+def speak_kokoro(passage: Passage, wav: Path, folder: Path) -> bool:
+    """Let Kokoro do the same; return whether the passage is short enough for it."""
+    network, alphabet = load_kokoro(folder)
+    language = "en-gb" if passage.voice.startswith("b") else "en-us"
+    phonemes = alphabet.tokenize(alphabet.phonemize(passage.text, language))
+    styles = np.fromfile(folder / "voices" / f"{passage.voice}.bin", np.float32)
+    styles = styles.reshape(-1, 1, 256)  # one for each number of phonemes
+    if len(phonemes) >= len(styles):
+        return False
+    speed = np.array([1 / passage.stretch], np.float32)
+    (samples,) = network.infer([[[0, *phonemes, 0]], styles[len(phonemes)], speed]).values()
+    write_wav(wav, to_samples(samples.ravel(), passage.id, sampling_rate=24_000))
+    return True
+
+
+@cache  # once for each process
+def load_kokoro(folder: Path) -> tuple[Any, Any]:
+    """Return Kokoro's network, on one thread, and its alphabet."""
+    import openvino
+    from kokoro_onnx.tokenizer import Tokenizer
+
+    options = {
+        "INFERENCE_NUM_THREADS": 1,
+        "ENABLE_CPU_PINNING": False,  # else all processes share a core
+        "CPU_RUNTIME_CACHE_CAPACITY": 64,  # of shapes: every passage has its own
+    }
+    network = openvino.Core().compile_model(folder / "onnx" / "model.onnx", "CPU", options)
+    return network.create_infer_request(), Tokenizer()
+
+
+def english_voices(folder: Path) -> list[str]:
+    """Return the names of Kokoro's American and British voices."""
+    return sorted(path.stem for path in (folder / "voices").glob("[ab][fm]_*.bin"))
 
 
 def row(passage: Passage, duration_s: float, ending: str) -> dict[str, object]:
     """Return the manifest's row of a passage."""
+    source = passage.id.partition("-")[0]
+    engine = "kokoro" if source == "kokoro" else "flite"
     return {
         "id": passage.id,
         "audio": f"{passage.id}.{ending}",
         "duration_s": round(duration_s, 3),
         "text": passage.text,
-        "speaker": f"flite-{passage.voice}-{passage.stretch}-{passage.shift}",
+        "speaker": f"{engine}-{passage.voice}-{passage.stretch}-{passage.shift}",
         "language": "en",
-        "source": "synthetic",
+        "source": source,
     }
 
 
