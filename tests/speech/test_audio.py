@@ -1,6 +1,8 @@
 import io
+import itertools
 import math
 import os
+import struct
 import sys
 import tarfile
 import threading
@@ -329,6 +331,20 @@ def test_a_late_span_of_a_long_wav_reads_little_of_it() -> None:
     assert counting.n_read < 1_000_000  # of 19 MB
 
 
+@pytest.mark.parametrize("format_", ["WAV", "W64"])
+@pytest.mark.parametrize("stated", [0, 1_000, 64_000, 0xFFFF_FFFF])
+def test_a_span_does_not_depend_on_the_bytes_a_second_of_the_header(
+    format_: str, stated: int
+) -> None:
+    file = io.BytesIO()
+    pcm = np.random.default_rng(0).integers(-9_000, 9_000, 96_000, dtype=np.int16)
+    soundfile.write(file, pcm, 16_000, format=format_)
+    data = bytearray(file.getvalue())
+    struct.pack_into("<I", data, data.index(b"fmt ") + (32 if format_ == "W64" else 16), stated)
+    samples = load_samples(io.BytesIO(data), start_s=3.5, duration_s=1.0)
+    assert np.array_equal(samples, pcm[56_000:72_000] / np.float32(32_768))
+
+
 class CountingReader(io.BytesIO):
     n_read = 0
 
@@ -546,6 +562,11 @@ def test_an_error_of_a_storage_library_is_one_of_a_file(
             load_samples(url)
 
 
+def test_a_url_of_a_kind_that_is_not_known_is_one_of_a_file() -> None:
+    with pytest.raises(OSError, match=r"odd://bucket/a\.wav .*not known"):
+        load_samples("odd://bucket/a.wav")
+
+
 def test_a_url_without_a_file_is_no_file(memory: fsspec.AbstractFileSystem) -> None:
     for url in ("memory://bucket/none.wav", "memory://bucket/none.tar#a.wav"):
         with pytest.raises(FileNotFoundError):
@@ -655,13 +676,20 @@ def test_zero_samples_are_refused(tmp_path: Path) -> None:
             read(tmp_path / "empty.wav")
 
 
-@pytest.mark.parametrize("format_", ["WAV", "FLAC", "AIFF", "W64"])
-@pytest.mark.parametrize("rate_hz", [1, 999])
-def test_a_rate_too_low_for_speech_is_refused(format_: str, rate_hz: int, tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "low", np.zeros(3_000), rate_hz, format=format_)
+@pytest.mark.parametrize(
+    ("format_", "rate_hz"),
+    [
+        *itertools.product(["WAV", "FLAC", "AIFF", "W64"], [1, 999]),
+        *itertools.product(["WAV", "AIFF", "W64"], [768_001, 5_000_000]),
+    ],
+)
+def test_a_rate_that_no_recorder_has_is_refused(format_: str, rate_hz: int, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "odd", np.zeros(3_000), rate_hz, format=format_)
     for read in (load_samples, probe_audio, lambda path: list(stream_samples(path, on_note=print))):
-        with pytest.raises(CorruptAudio, match=rf"low: .*at least 1000 Hz, found {rate_hz} Hz"):
-            read(tmp_path / "low")
+        with pytest.raises(
+            CorruptAudio, match=rf"odd: .*from 1000 to 768000 Hz, found {rate_hz} Hz"
+        ):
+            read(tmp_path / "odd")
 
 
 def test_the_lowest_rate_is_read() -> None:
@@ -696,6 +724,19 @@ def test_a_file_cut_short_is_refused(
         list(stream_samples(tmp_path / name))
     with pytest.raises(CorruptAudio, match=name):
         load_samples(tmp_path / name, start_s=2.9, duration_s=0.05)
+
+
+@pytest.mark.parametrize("kind", ["AU", "CAF", "RF64", "W64"])
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24"])
+def test_half_of_an_uncompressed_file_is_refused(kind: str, subtype: str) -> None:
+    file = io.BytesIO()
+    soundfile.write(file, sine(16_000, 3.0), 16_000, format=kind, subtype=subtype)
+    assert probe_audio(file).duration_s == 3.0
+    assert len(load_samples(file)) == 48_000
+    half = io.BytesIO(file.getvalue()[: len(file.getvalue()) // 2])
+    with pytest.raises(CorruptAudio, match=r"states 3\.00 s: 1\.5\d s are missing"):
+        load_samples(half)
+    assert probe_audio(half).duration_s == 3.0
 
 
 @pytest.mark.parametrize("name", sorted(SAYS_NOTHING))

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distilwhisper.speech.audio import LOUDEST, MOST_CHANNELS, Samples, loudest_if_cancelled
-from distilwhisper.speech.containers import LOWEST_RATE_HZ
+from distilwhisper.speech.containers import HIGHEST_RATE_HZ, LOWEST_RATE_HZ
 from distilwhisper.speech.units import SAMPLE_RATE_HZ
 
 Sound: TypeAlias = npt.NDArray[Any] | Sequence[float]  # what to_samples is meant for
@@ -70,8 +70,8 @@ def to_samples(sound: object, name: str, *, sampling_rate: int = SAMPLE_RATE_HZ)
 
 def _resampled(samples: Samples, sampling_rate: int) -> Samples:
     """Return samples at 16 kHz, by the resampler that files go through."""
-    if not LOWEST_RATE_HZ <= sampling_rate <= 768_000:
-        must = f"must lie in [{LOWEST_RATE_HZ}, 768000] Hz"
+    if not LOWEST_RATE_HZ <= sampling_rate <= HIGHEST_RATE_HZ:
+        must = f"must lie in [{LOWEST_RATE_HZ}, {HIGHEST_RATE_HZ}] Hz"
         raise ValueError(f"sampling_rate {must}, found {sampling_rate}")
     frame = av.AudioFrame.from_ndarray(samples[None], format="flt", layout="mono")
     frame.sample_rate = sampling_rate

@@ -9,6 +9,7 @@ keep the clock of a file: sound that begins late, and holes, have their silence.
 import io
 import math
 import os
+import re
 import wave
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -122,8 +123,7 @@ def load_samples(
             span lies beyond the end; what was chosen is not there.
         ValueError: start_s or duration_s is negative, zero samples long, or not a number.
     """
-    start, stop = _span(start_s, duration_s)
-    return _scaled(list(_pcm(source, start=start, stop=stop, choice=choice)))
+    return _scaled(list(_pcm(source, start_s, duration_s, choice)))
 
 
 def stream_samples(
@@ -156,27 +156,21 @@ def stream_samples(
             be decoded, or what was chosen is not there.
         ValueError: as ``load_samples``, or block_s is shorter than one sample.
     """
-    start, stop = _span(start_s, duration_s)
-    size = _length(block_s)
-    pieces = _pcm(source, start=start, stop=stop, choice=choice, on_note=on_note)
-    for block in in_blocks(pieces, size):
+    pieces = _pcm(source, start_s, duration_s, choice, on_note)
+    for block in in_blocks(pieces, _length(block_s)):
         yield _scaled([block])
 
 
 def in_blocks(pieces: Iterable[Row], size: int) -> Iterator[Row]:
     """Yield the same numbers in rows of equal length, the last one shorter."""
     held: list[Row] = []
-    n_held = 0
     for piece in pieces:
-        at = 0
-        while at < len(piece):
-            held.append(piece[at : at + size - n_held])
-            n_held += len(held[-1])
-            at += len(held[-1])
-            if n_held == size:
-                yield np.concatenate(held)
-                held, n_held = [], 0
-    if n_held:
+        room = size - sum(map(len, held))
+        while len(piece) >= room:
+            yield np.concatenate([*held, piece[:room]])
+            held, piece, room = [], piece[room:], size
+        held.append(piece)
+    if any(map(len, held)):
         yield np.concatenate(held)
 
 
@@ -232,14 +226,6 @@ def wav_bytes(samples: Samples) -> bytes:
     return file.getvalue()
 
 
-def _span(start_s: float, duration_s: float | None) -> tuple[int, int | None]:
-    """Return the span as samples, [start, stop)."""
-    if not 0.0 <= start_s < math.inf:
-        raise ValueError(f"start_s must be a time of zero or more, found {start_s}")
-    start = seconds_to_samples(start_s)
-    return start, None if duration_s is None else start + _length(duration_s)
-
-
 def _length(duration_s: float) -> int:
     if not 0.0 < duration_s < math.inf or not seconds_to_samples(duration_s):
         raise ValueError(f"a length must be at least one sample, found {duration_s} s")
@@ -254,37 +240,37 @@ def _scaled(pieces: Sequence[Pcm]) -> Samples:
 
 def _pcm(
     source: Source,
-    *,
-    start: int = 0,
-    stop: int | None = None,
-    choice: Choice = DEFAULT,
+    start_s: float,
+    duration_s: float | None,
+    choice: Choice,
     on_note: Callable[[Note], None] | None = None,
 ) -> Iterator[Pcm]:
-    """Yield the 16-bit samples of [start, stop) in pieces of about a second.
+    """Yield the 16-bit samples of a span in pieces of about a second.
 
     Raises:
-        CorruptAudio: without ``on_note``, the sound is not whole up to ``stop``; or ends before it.
+        CorruptAudio: without ``on_note``, the sound is not whole up to the span's end; or ends
+            before it.
     """
+    if not 0.0 <= start_s < math.inf:
+        raise ValueError(f"start_s must be a time of zero or more, found {start_s}")
+    start = seconds_to_samples(start_s)
+    stop = math.inf if duration_s is None else start + _length(duration_s)
     with opened(source) as (file, name), AudioTrack(file, name, choice, on_note) as sound:
         position = sound.enter(start)
         for piece in sound.pieces():
-            begin = max(start - position, 0)
-            end = len(piece) if stop is None else min(stop - position, len(piece))
-            if begin < end:
-                yield piece[begin:end]
+            inside = piece[max(start - position, 0) : int(min(stop - position, len(piece)))]
+            if len(inside):
+                yield inside
             position += len(piece)
-            if stop is not None and position >= stop:
+            if position >= stop:
                 return
         sound.finish()
-    shortest = start + 1
-    if stop is not None:
-        shortest = max(shortest, stop - seconds_to_samples(LENGTH_TOLERANCE_S))
-    if position < shortest:
-        until = "on" if stop is None else f"to {samples_to_seconds(stop):.3f} s"
+    tolerance = seconds_to_samples(LENGTH_TOLERANCE_S)
+    if position <= start or position < stop - tolerance < math.inf:
+        until = "on" if duration_s is None else f"to {start_s + duration_s:.3f} s"
         raise CorruptAudio(
-            f"{name}: a span must lie inside the sound: asked from "
-            f"{samples_to_seconds(start):.3f} s {until}, the sound ends at "
-            f"{samples_to_seconds(position):.3f} s; correct start_s and duration_s"
+            f"{name}: a span must lie inside the sound: asked from {start_s:.3f} s {until}, the "
+            f"sound ends at {samples_to_seconds(position):.3f} s; correct start_s and duration_s"
         )
 
 
@@ -326,8 +312,7 @@ class AudioTrack:
         self._is_strict = on_note is None
         self._on_note = on_note or self._refuse
         self._n_notes = 0
-        self._is_more_damage = False  # among those beyond MAX_NOTES
-        self._more_holes_s: list[tuple[float, float]] = []  # of those
+        self._more_notes: list[Note] = []  # beyond MAX_NOTES
         self._end_s = 0.0  # of the last frame, on the file's clock
         self._lost_s = 0.0  # in all
         self._error: av.FFmpegError | None = None  # of the last packet that could not be decoded
@@ -384,10 +369,14 @@ class AudioTrack:
         """
         rate, codec = self._stream.rate, self._stream.codec_context.name
         second = start // SAMPLE_RATE_HZ - 1
-        uncompressed = codec == "flac" or codec.startswith("pcm_")
+        bits = re.search(r"\d+", codec)  # of a sample; pcm_alaw and pcm_mulaw have 8
+        bit_rate = rate * self.n_channels * int(bits[0] if bits else 8)
+        # libav leaps by the bits a second that the header states: in some files they are wrong.
+        is_pcm = codec.startswith("pcm_") and self._stream.codec_context.bit_rate in (0, bit_rate)
         counts_samples = self._stream.time_base == Fraction(1, rate) and not self._stream.start_time
         kind = self._container.format.name
-        if second < 1 or not (uncompressed and counts_samples and kind in SEEKING):
+        is_exact = (is_pcm or codec == "flac") and counts_samples and kind in SEEKING
+        if second < 1 or not is_exact:
             return 0
         frames = self._decoded(at=second * rate)
         first = _frame_from(frames, second * rate)
@@ -451,10 +440,10 @@ class AudioTrack:
                 f"{self._stream.rate} Hz{reason}; leave the file out"
             )
         self._finish_end()
-        if self._n_notes > MAX_NOTES:
-            more = f"{self._n_notes - MAX_NOTES} more places like these"
-            text = f"{more}; {self._lost_s:.2f} s lost in all"
-            self._on_note(Note(text, self._is_more_damage, tuple(self._more_holes_s)))
+        if more := self._more_notes:
+            text = f"{len(more)} more places like these; {self._lost_s:.2f} s lost in all"
+            holes_s = tuple(hole_s for note in more for hole_s in note.holes_s)
+            self._on_note(Note(text, any(note.is_damage for note in more), holes_s))
         if self._cancelled_s:
             text = (
                 f"the channels cancel each other when mixed, in {self._cancelled_s:.0f} s from "
@@ -504,7 +493,7 @@ class AudioTrack:
                     "be decoded; times behind it are too early"
                 )
         if damage:
-            self._note(damage, is_damage=True)
+            self._note(damage, True)
 
     def _note_other_tracks(self) -> None:
         """Note which other track is not silent."""
@@ -523,22 +512,20 @@ class AudioTrack:
             except CorruptAudio:
                 return False
 
-    def _note(
-        self, text: str, *, is_damage: bool = False, hole_s: tuple[float, float] | None = None
-    ) -> None:
-        holes_s = () if hole_s is None else (hole_s,)
-        self._n_notes += 1
-        if self._n_notes <= MAX_NOTES or self._is_strict:
-            self._on_note(Note(text, is_damage, holes_s))
+    def _note(self, text: str, is_damage: bool = False, *holes_s: tuple[float, float]) -> None:
+        note = Note(text, is_damage, holes_s)
+        if self._is_strict or self._n_notes < MAX_NOTES:
+            self._n_notes += 1
+            self._on_note(note)
         else:
-            self._is_more_damage |= is_damage
-            self._more_holes_s += holes_s
+            self._more_notes.append(note)
 
     def _refuse(self, note: Note) -> None:
         if note.is_damage:
-            raise CorruptAudio(f"{self._name}: {note.text}; fetch the file again")
+            way_out = "" if "write the file again" in note.text else "; fetch the file again"
+            raise CorruptAudio(f"{self._name}: {note.text}{way_out}")
 
-    def _lose(self, lost_s: float, why: str, *, hole_s: tuple[float, float] | None = None) -> None:
+    def _lose(self, lost_s: float, why: str, *holes_s: tuple[float, float]) -> None:
         """Note that something behind the last frame is lost.
 
         A few packets in all are no matter: many whole files hold some that cannot be decoded.
@@ -546,7 +533,7 @@ class AudioTrack:
         self._lost_s += lost_s
         if self._lost_s > LENGTH_TOLERANCE_S:
             place = f"from {self._end_s:.2f} to {self._end_s + lost_s:.2f} s"
-            self._note(f"{lost_s:.2f} s are lost, {place}: {why}", is_damage=True, hole_s=hole_s)
+            self._note(f"{lost_s:.2f} s are lost, {place}: {why}", True, *holes_s)
 
     def _decoded(self, at: int | None = None) -> Iterator[_Decoded]:
         """Yield frames as they come, passing over packets that cannot be decoded."""
@@ -628,12 +615,12 @@ class AudioTrack:
         is_alone = len(self._container.streams) == 1  # so that what libav skipped was of this track
         may_be_skipped = is_alone and 2 * self._held_s(decoded.skipped_bytes) > ahead_s
         if decoded.is_damaged:
-            self._lose(ahead_s, "could not be decoded", hole_s=hole_s)
+            self._lose(ahead_s, "could not be decoded", hole_s)
         elif self._container.format.name in UNBROKEN or may_be_skipped:
-            self._lose(ahead_s, "missing from the file", hole_s=hole_s)
+            self._lose(ahead_s, "missing from the file", hole_s)
         else:
             place = f"from {hole_s[0]:.2f} to {hole_s[1]:.2f} s"
-            self._note(f"the file has no sound {place}", hole_s=hole_s)
+            self._note(f"the file has no sound {place}", False, hole_s)
         return ahead_s
 
     def _resampled(self, frames: Iterable[av.AudioFrame]) -> Iterator[Pcm]:
@@ -695,14 +682,14 @@ class AudioTrack:
         place = f"from {begin_s:.2f} to {begin_s + _length_s(frame):.2f} s"
         if n_bad := np.count_nonzero(~np.isfinite(values)):
             fault = f"samples must be finite, found NaN or infinity in {n_bad} values {place}"
-            self._note(fault, is_damage=True)
+            self._note(fault, True)
             return _with_rows(frame, np.nan_to_num(_rows(frame), posinf=0.0, neginf=0.0))
         peak = max(values.max(), -values.min())
         if peak > LOUDEST:
             self._note(
                 f"samples must lie in about [-1, 1], found {peak:g} {place}: what lies beyond "
                 "was clipped; write the file again, divided by its full scale",
-                is_damage=True,
+                True,
             )
         return frame
 
@@ -758,24 +745,16 @@ def _second_by_second(frames: Iterable[av.AudioFrame]) -> Iterator[av.AudioFrame
 
 
 def _frame_from(frames: Iterator[_Decoded], sample: int) -> av.AudioFrame | None:
-    """Take frames up to the one that holds a sample, and return them from that sample on.
+    """Take frames up to the one that holds a sample, and return that from the sample on.
 
     Returns:
         None where the frames begin behind the sample, or end before it.
     """
-    fifo = av.AudioFifo()
-    n_before = 0
     for frame, *_ in frames:
-        if not fifo.samples:
-            if frame.pts is None or frame.pts > sample:
-                return None
-            n_before = sample - frame.pts
-        frame.pts = None
-        fifo.write(frame)
-        if fifo.samples > n_before:
-            if n_before:
-                _taken(fifo, n_before)
-            return _taken(fifo, fifo.samples)
+        if frame.pts is None or frame.pts > sample:
+            return None
+        if frame.pts + frame.samples > sample:
+            return _with_rows(frame, _rows(frame)[:, sample - frame.pts :])
     return None
 
 

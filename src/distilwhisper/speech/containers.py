@@ -18,8 +18,9 @@ from distilwhisper.speech.sources import CorruptAudio, OpenFile
 # more than load_samples grants.
 LENGTH_TOLERANCE_S = 0.1
 
-# The sounds of speech are told apart by what lies above 500 Hz, which a lower rate cannot hold.
-LOWEST_RATE_HZ = 1000
+# The sounds of speech are told apart by what lies above 500 Hz, which a lower rate cannot hold; no
+# recorder has a higher one.
+LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 1000, 768_000
 
 # A silence that time stamps ask for is believed up to this length.
 LONGEST_HOLE_S = 3600.0
@@ -34,7 +35,7 @@ UNBROKEN = frozenset({"aac", "flac", "mp3", "ogg"})
 COUNTED = frozenset({"aac", "mp3"})
 
 # Formats whose header or index holds the length, and not an estimate from a bit rate.
-_STATING = frozenset({"aiff", "au", "flac", "g722", "mov,mp4,m4a,3gp,3g2,mj2", "ogg", "w64"})
+_STATING = frozenset({"aiff", "au", "flac", "g722", "mov,mp4,m4a,3gp,3g2,mj2", "ogg"})
 
 # Formats whose clock begins at zero; that of others begins with what comes first.
 _FROM_ZERO = frozenset({"matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2"})
@@ -66,7 +67,9 @@ def open_container(file: OpenFile, name: str) -> av.container.InputContainer:
     n_bytes = file.seek(0, os.SEEK_END)
     file.seek(0)
     if not n_bytes:
-        raise CorruptAudio(f"{name}: holds no sound: found 0 bytes, the file is empty")
+        raise CorruptAudio(
+            f"{name}: holds no sound: found 0 bytes, the file is empty; leave it out"
+        )
     try:
         # Without a protocol, a playlist that somebody sends us cannot make us open other files.
         # Tags in an unknown encoding are no reason to refuse a sound.
@@ -79,7 +82,8 @@ def open_container(file: OpenFile, name: str) -> av.container.InputContainer:
         cut = "; its index is missing, as where a recording was cut short"
         raise CorruptAudio(
             f"{name}: holds no sound that can be decoded: found {n_bytes} bytes, the first of "
-            f"them {head!r} ({error.strerror}){cut if head[4:8] == b'ftyp' else ''}"
+            f"them {head!r} ({error.strerror}){cut if head[4:8] == b'ftyp' else ''}; fetch it "
+            "again, convert it to wav or flac, or leave it out"
         ) from error
 
 
@@ -101,22 +105,24 @@ def audio_track(
         by_code = ({one.code, *one.iso_639_2} for one in ALL_LANGUAGES)
         codes = next((codes for codes in by_code if code in codes), {code})
         track = next((track for track in tracks if _language(track) in codes), None)
-    if track is None and tracks and wanted is None:
-        raise CorruptAudio(f"{name}: holds no sound that can be decoded in its audio track")
-    if track is None and tracks:
+    if track is None and tracks and wanted is not None:
         raise CorruptAudio(f"{name}: has no audio track {wanted}, found {track_names(container)}")
-    if track is None:
+    if not tracks:
         types = ", ".join(stream.type for stream in container.streams) or "none"
         raise CorruptAudio(
             f"{name}: needs an audio stream, found a {container.format.name} file whose streams "
-            f"are: {types}"
+            f"are: {types}; leave it out"
         )
     if not isinstance(track, av.AudioStream) or track.codec_context is None:
-        raise CorruptAudio(f"{name}: no decoder for its audio stream; convert it to wav or flac")
-    if 0 < track.rate < LOWEST_RATE_HZ:
         raise CorruptAudio(
-            f"{name}: the sample rate must be at least {LOWEST_RATE_HZ} Hz, found {track.rate} Hz: "
-            "if its header is wrong, correct it; else leave the file out"
+            f"{name}: holds no sound that can be decoded: its audio track must have a form that "
+            f"libav knows, found another in a {container.format.name} file; convert it to wav or "
+            "flac with another program, or leave it out"
+        )
+    if track.rate and not LOWEST_RATE_HZ <= track.rate <= HIGHEST_RATE_HZ:
+        raise CorruptAudio(
+            f"{name}: the sample rate must be from {LOWEST_RATE_HZ} to {HIGHEST_RATE_HZ} Hz, found "
+            f"{track.rate} Hz: if its header is wrong, correct it; else leave the file out"
         )
     return track
 
@@ -146,9 +152,9 @@ def stated_end_s(
 ) -> float | None:
     """Return when a track ends, from the clock's zero, where its container is sure of it.
 
-    libav's own number will not do alone: for wav and Ogg it follows what is left of a file that
-    was cut short; for an mp3 without a Xing header, raw AAC and others it is guessed from a bit
-    rate (found 12.9 s for 9.0); of Matroska it is the end of the longest stream.
+    libav's own number will not do alone: for wav, w64, caf and Ogg it follows what is left of a
+    file that was cut short; for an mp3 without a Xing header, raw AAC and others it is guessed from
+    a bit rate (found 12.9 s for 9.0); of Matroska it is the end of the longest stream.
     """
     position = file.tell()  # where libav reads on
     length_s = _stated_length_s(file, container, stream)
@@ -161,12 +167,14 @@ def _stated_length_s(
     file: OpenFile, container: av.container.InputContainer, stream: av.AudioStream
 ) -> float | None:
     kind = container.format.name
-    if kind == "wav":
+    is_pcm = stream.codec_context.name.startswith("pcm_")
+    if kind in ("wav", "w64"):
         _, size, byte_rate = _wav_data(file)
-        # Writers to a pipe leave the size zero or near one of two limits.
-        is_known = 0 < size < 0x7FFF_0000 and byte_rate > 0
-        is_pcm = stream.codec_context.name.startswith("pcm_")
-        return size / byte_rate if is_known and is_pcm else None
+        # Writers to a pipe leave the size zero or near one of three limits.
+        is_known = 0 < size < 0x7FFF_0000 or 1 << 32 <= size < 1 << 62
+        return size / byte_rate if is_known and is_pcm and byte_rate else None
+    if kind == "caf" and is_pcm:
+        return stream.frames / stream.rate or None
     if kind == "matroska,webm":
         return _matroska_s(container, stream)
     if kind in _STATING or (kind == "mp3" and _has_frame_count(file)):
@@ -175,22 +183,32 @@ def _stated_length_s(
 
 
 def _wav_data(file: OpenFile) -> tuple[int, int, int]:
-    """Return where a wav file's data begin, the size stated, and bytes a second; 0: not there."""
-    byte_rate, position = 0, 12
+    """Return where a wav file's data begin, the size stated, and bytes a second; 0: not there.
+
+    It may be of the wide kinds RF64 and w64.
+    """
+    file.seek(0)
+    is_w64 = file.read(4) == b"riff"
+    # A chunk's name and size. Those of w64 are a GUID that begins with the name, and count as well.
+    head = struct.Struct("<4s12xQ" if is_w64 else "<4sI")
+    position, byte_rate, long_size = 40 if is_w64 else 12, 0, 0
     while True:
         file.seek(position)
-        header = file.read(24)
-        if len(header) < 8:
+        chunk = file.read(head.size + 16)
+        kind, size = head.unpack_from(chunk) if len(chunk) >= head.size else (b"", 0)
+        size -= head.size * is_w64
+        if not kind or size < 0:
             return position, 0, byte_rate
-        kind, size = struct.unpack_from("<4sI", header)
-        if kind == b"fmt " and len(header) == 24:
+        position += head.size
+        if len(chunk) == head.size + 16 and kind == b"fmt ":
             # The header's own byte rate is wrong in some files, and no decoder reads it.
-            _, channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", header, 8)
+            _, channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", chunk, head.size)
             byte_rate = rate * channels * ((bits + 7) // 8)
-        position += 8
+        elif len(chunk) == head.size + 16 and kind == b"ds64":  # RF64: of data too large for wav
+            _, long_size = struct.unpack_from("<QQ", chunk, head.size)
         if kind == b"data":
-            return position, size, byte_rate
-        position += size + size % 2
+            return position, long_size if size == 0xFFFF_FFFF else size, byte_rate
+        position += size + -size % (8 if is_w64 else 2)
 
 
 def bytes_behind_wav(file: OpenFile) -> int:

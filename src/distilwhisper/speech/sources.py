@@ -108,6 +108,8 @@ def _asking_storage(url: str) -> Iterator[None]:
         yield
     except (OSError, CorruptAudio):
         raise
+    except ImportError as error:  # of s3fs, gcsfs, adlfs ...
+        raise MissingExtra(f"{url}: {error}") from error
     except Exception as error:
         raise OSError(
             f"{url} could not be read from its storage: {type(error).__name__}: {error}"
@@ -118,10 +120,8 @@ def _storage(url: str) -> tuple[Any, str]:
     """Return the file system of a URL, and its path there."""
     with needed_by(f"reading {url}", extra="storage"):
         from fsspec.core import url_to_fs
-    try:
+    with _asking_storage(url):
         storage, place = url_to_fs(url)
-    except ImportError as error:  # of s3fs, gcsfs, adlfs ...
-        raise MissingExtra(f"{url}: {error}") from error
     return storage, place
 
 

@@ -146,6 +146,18 @@ def test_what_cannot_be_read_is_named_and_left_out(source: Path) -> None:
     assert problems(source) == {}  # and the list of the first import is gone
 
 
+def test_a_pipe_is_named_and_not_waited_for(source: Path) -> None:
+    wav(source / "a.wav")
+    for name in ("b.wav", "a.txt", "table.tsv"):
+        os.mkfifo(source / name)
+    assert problems(source).keys() == {"b.wav", "a.txt", "table.tsv"}
+    assert all("a pipe" in found for found in problems(source).values())
+    table = source.parent / "table.csv"
+    table.write_text("path,text\nspeech/a.wav,one\nspeech/b.wav,two\n")
+    summary = import_data(table, source.parent / "manifest.jsonl")
+    assert [problem.kind for problem in summary.problems] == ["audio unreadable"]
+
+
 def test_a_tar_that_was_cut_short_keeps_what_is_whole(source: Path) -> None:
     sound = wav(source.parent / "x.wav").read_bytes()
     tar(source / "shard.tar", {"a.wav": sound, "b.wav": sound, "c.wav": sound})

@@ -183,7 +183,8 @@ def _sort_out_beside(source: Source, listing: _Listing) -> None:
 def files_below(source: Source) -> Iterator[str]:
     """Yield paths below a folder, in order, less what is hidden; links to folders are followed.
 
-    Folders that cannot be read, and names that are not UTF-8, become problems.
+    Folders that cannot be read, names that are not UTF-8, and pipes, which would be waited for,
+    become problems.
     """
     unread: list[OSError] = []
     seen: set[str] = set()
@@ -194,8 +195,11 @@ def files_below(source: Source) -> Iterator[str]:
         seen.add(os.path.realpath(folder))
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         for file in sorted(file for file in files if not file.startswith(".")):
-            name = Path(folder, file).relative_to(source.path).as_posix()
-            if _is_utf8(name, source):
+            path = Path(folder, file)
+            name = path.relative_to(source.path).as_posix()
+            if path.exists() and not path.is_file():
+                source.add_problem(name, "unreadable", "must be a file, found a pipe or a device")
+            elif _is_utf8(name, source):
                 yield name
     for error in unread:
         name = Path(error.filename).relative_to(source.path).as_posix()

@@ -134,6 +134,8 @@ def _probed(
     """Open an entry's sound, and see that it lies in it; give it a language if it names none."""
     utterance, audio = item.utterance, item.utterance.audio
     try:
+        if item.data is None and (Path(audio).is_fifo() or Path(audio).is_char_device()):
+            raise ValueError(f"its audio must be a file, found a pipe or a device: {audio}")
         facts = probe(audio) if item.data is None else probe_audio(NamedBytes(item.data, audio))
     except FileNotFoundError:
         return Problem(item.where, "audio missing", f"its audio must be a file, found no {audio}")
