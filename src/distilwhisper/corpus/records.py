@@ -76,17 +76,11 @@ _RARE_FIELDS = ("split", "channel")  # not written where they are None
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """Utterances in the order of their file.
+    """Utterances in the order of their file."""
 
-    Attributes:
-        path: the file, or the folder of shards.
-        root: absolute folder that audio paths are relative to.
-        utterances: their ids differ.
-    """
-
-    path: Path
-    root: Path
-    utterances: tuple[Utterance, ...]
+    path: Path  # the file, or the folder of shards
+    root: Path  # absolute folder that audio paths are relative to
+    utterances: tuple[Utterance, ...]  # their ids differ
 
     def audio_source(self, utterance: Utterance) -> str:
         """Return an utterance's audio as an absolute path or URL, ``#member`` included."""

@@ -16,36 +16,23 @@ GOOD_KEPT = 0.9
 
 @dataclass(frozen=True)
 class Score:
-    """What a gate does at one limit.
+    """What a gate does at one limit."""
 
-    Attributes:
-        limit: at which a label is still kept; None for several gates together.
-        precision: share of the labels that it drops that are bad; None if it drops none.
-        recall: share of the bad labels that it drops.
-        good_kept: share of the good labels that it keeps.
-    """
-
-    limit: float | None
-    precision: float | None
-    recall: float
-    good_kept: float
+    limit: float | None  # at which a label is still kept; None for several gates together
+    precision: float | None  # share of the labels that it drops that are bad; None if it drops none
+    recall: float  # share of the bad labels that it drops
+    good_kept: float  # share of the good labels that it keeps
 
 
 @dataclass(frozen=True)
 class GateScore:
-    """One gate, or all of them together.
+    """One gate, or all of them together."""
 
-    Attributes:
-        gate: name of its setting, or "all".
-        n_known: labels that its measure is known of.
-        at_limit: at the limit that is set; None where none is.
-        suggested: at the strictest limit that keeps ``GOOD_KEPT`` of the good labels; None where
-            that catches no more bad ones than chance would.
-    """
-
-    gate: str
-    n_known: int
-    at_limit: Score | None
+    gate: str  # name of its setting, or "all"
+    n_known: int  # labels that its measure is known of
+    at_limit: Score | None  # at the limit that is set; None where none is
+    # At the strictest limit that keeps ``GOOD_KEPT`` of the good labels; None where that
+    # catches no more bad ones than chance would
     suggested: Score | None
 
 
@@ -55,18 +42,13 @@ class Calibration:
 
     Limits are suggested by one half of the labels that have a reference, and all scores are those
     of the other half. A digest of its id decides which half a label is in.
-
-    Attributes:
-        n_good: labels of the scored half whose errors are within the limit.
-        n_bad: those whose errors are not.
-        gates: those whose measure is known of any of these labels, and then all together.
-        n_made_from: labels of the half that limits are suggested by.
     """
 
-    n_good: int
-    n_bad: int
+    n_good: int  # labels of the scored half whose errors are within the limit
+    n_bad: int  # those whose errors are not
+    # Those whose measure is known of any of these labels, and then all together
     gates: tuple[GateScore, ...]
-    n_made_from: int
+    n_made_from: int  # labels of the half that limits are suggested by
 
     def __str__(self) -> str:
         n = self.n_good + self.n_bad

@@ -37,16 +37,11 @@ Codes = npt.NDArray[np.uint8]  # places in REASONS
 
 @dataclass(frozen=True)
 class Gate:
-    """A limit on one measure that needs no reference.
+    """A limit on one measure that needs no reference."""
 
-    Attributes:
-        setting: its name in the settings, which begins with max or min.
-        reason: of labels beyond it.
-        values: what is measured; nan where it is unknown, which is beyond no limit.
-    """
-
-    setting: str
-    reason: Reason
+    setting: str  # its name in the settings, which begins with max or min
+    reason: Reason  # of labels beyond it
+    # What is measured; nan where it is unknown, which is beyond no limit
     values: Callable[[Measures], Floats]
 
     @property

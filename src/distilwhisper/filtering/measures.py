@@ -59,19 +59,12 @@ NAMED_COLUMNS = ("language", "speaker", "source")
 
 @dataclass(frozen=True, eq=False)
 class Measures:
-    """A row of measures for every utterance.
+    """A row of measures for every utterance."""
 
-    Attributes:
-        rows: of type ``ROW``.
-        ids: of the utterances.
-        names: of languages, speakers and sources, which the rows point at.
-        n_stray: labels of no utterance of the manifest; they have no row.
-    """
-
-    rows: npt.NDArray[Any]
-    ids: list[str]
-    names: Mapping[str, list[str]]
-    n_stray: int = 0
+    rows: npt.NDArray[Any]  # of type ``ROW``
+    ids: list[str]  # of the utterances
+    names: Mapping[str, list[str]]  # of languages, speakers and sources, which the rows point at
+    n_stray: int = 0  # labels of no utterance of the manifest; they have no row
 
     def __getitem__(self, column: str) -> npt.NDArray[Any]:
         """Return one column."""

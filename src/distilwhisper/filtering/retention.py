@@ -29,27 +29,17 @@ _CURVE = tuple(percent / 100 for percent in range(101))
 
 @dataclass(frozen=True)
 class Kept:
-    """What is kept of a part of a corpus.
+    """What is kept of a part of a corpus."""
 
-    Attributes:
-        n: utterances.
-        hours: of them; utterances of unknown length count nothing.
-        n_kept: those that a student may learn from.
-        hours_kept: of these.
-        wer: errors of all labels that have a reference over its words; None without words.
-        wer_kept: of those that are kept.
-        cer: the same in characters, of scripts without spaces.
-        cer_kept: of those that are kept.
-    """
-
-    n: int
-    hours: float
-    n_kept: int
-    hours_kept: float
+    n: int  # utterances
+    hours: float  # of them; utterances of unknown length count nothing
+    n_kept: int  # those that a student may learn from
+    hours_kept: float  # of these
+    # Errors of all labels that have a reference over its words; None without words
     wer: float | None
-    wer_kept: float | None
-    cer: float | None
-    cer_kept: float | None
+    wer_kept: float | None  # of those that are kept
+    cer: float | None  # the same in characters, of scripts without spaces
+    cer_kept: float | None  # of those that are kept
 
     @property
     def errors(self) -> tuple[float | None, float | None]:
@@ -59,34 +49,24 @@ class Kept:
 
 @dataclass(frozen=True)
 class Groups:
-    """The groups of one kind.
+    """The groups of one kind."""
 
-    Attributes:
-        n: how many there are.
-        n_lost: of which nothing is kept.
-        largest: the first ``N_GROUPS_SHOWN`` by number of utterances; lengths in their order.
-    """
-
-    n: int
-    n_lost: int
+    n: int  # how many there are
+    n_lost: int  # of which nothing is kept
+    # The first ``N_GROUPS_SHOWN`` by number of utterances; lengths in their order
     largest: Mapping[str, Kept]
 
 
 @dataclass(frozen=True)
 class Retention:
-    """What is kept, by groups and by limits.
+    """What is kept, by groups and by limits."""
 
-    Attributes:
-        groups: by kind: language, source, speaker, length.
-        by_limit: what would be kept of the utterances that have a reference if all else stayed
-            and every language had this limit on its errors.
-        n_judged: labels that have errors over a reference.
-        error_curve: share of these whose errors are at most 0, 1, ... 100 % of the reference.
-    """
-
-    groups: Mapping[str, Groups]
+    groups: Mapping[str, Groups]  # by kind: language, source, speaker, length
+    # What would be kept of the utterances that have a reference if all else stayed and every
+    # language had this limit on its errors
     by_limit: Mapping[float, Kept]
-    n_judged: int
+    n_judged: int  # labels that have errors over a reference
+    # Share of these whose errors are at most 0, 1, ... 100 % of the reference.
     error_curve: tuple[float, ...]
 
     @classmethod

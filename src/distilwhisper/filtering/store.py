@@ -30,18 +30,12 @@ _VERSION = 5  # of what the numbers mean; part of the key
 
 @dataclass(frozen=True)
 class Sources:
-    """What measures are made from.
+    """What measures are made from."""
 
-    Attributes:
-        manifest: what was labelled, or a part of it.
-        labels: folder of the labels.
-        second: folder of other labels of the same utterances, for comparison.
-        language: of all utterances; None: what the manifest names, else what the labels do.
-    """
-
-    manifest: Path
-    labels: Path
-    second: Path | None
+    manifest: Path  # what was labelled, or a part of it
+    labels: Path  # folder of the labels
+    second: Path | None  # folder of other labels of the same utterances, for comparison
+    # Of all utterances; None: what the manifest names, else what the labels do
     language: str | None
 
     @cached_property

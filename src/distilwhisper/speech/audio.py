@@ -64,35 +64,24 @@ Row = TypeVar("Row", Samples, Pcm)
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """A fault or peculiarity of a file's sound, and where it is.
+    """A fault or peculiarity of a file's sound, and where it is."""
 
-    Attributes:
-        text: without the file's name.
-        is_damage: sound is missing that should be there.
-        holes_s: from when to when there is no sound, and silence stands in its place.
-    """
-
-    text: str
-    is_damage: bool = False
+    text: str  # without the file's name
+    is_damage: bool = False  # sound is missing that should be there
+    # From when to when there is no sound, and silence stands in its place
     holes_s: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class AudioFacts:
-    """Properties of a file of sound, known without decoding it where that can be.
+    """Properties of a file of sound, known without decoding it where that can be."""
 
-    Attributes:
-        duration_s: its length.
-        sample_rate_hz: of the file, not of our samples.
-        digest: of the file's bytes, not of the sound: the size, and 64 KiB at the beginning, in the
-            middle and at the end.
-        n_channels: of the file, not of our samples.
-    """
-
-    duration_s: float
-    sample_rate_hz: int
+    duration_s: float  # its length
+    sample_rate_hz: int  # of the file, not of our samples
+    # Of the file's bytes, not of the sound: the size, and 64 KiB at the beginning, in the
+    # middle and at the end
     digest: bytes
-    n_channels: int = 1
+    n_channels: int = 1  # of the file, not of our samples
 
 
 def load_samples(

@@ -99,21 +99,14 @@ def clip_peaks(samples: Samples, drive_db: float) -> Samples:
 
 @dataclass(frozen=True)
 class Codec:
-    """A codec that speech is sent through: opus and mp3 at 16 kHz, mulaw (telephone) at 8 kHz.
+    """A codec that speech is sent through: opus and mp3 at 16 kHz, mulaw (telephone) at 8 kHz."""
 
-    Attributes:
-        encoder: by PyAV's name.
-        container: by PyAV's name.
-        sample_rate_hz: of the encoded sound.
-        bit_rate_k: thousands of bits per second; None where the codec has one rate alone.
-        options: of the encoder.
-    """
-
-    encoder: str
-    container: str
-    sample_rate_hz: int = SAMPLE_RATE_HZ
+    encoder: str  # by PyAV's name
+    container: str  # by PyAV's name
+    sample_rate_hz: int = SAMPLE_RATE_HZ  # of the encoded sound
+    # Thousands of bits per second; None where the codec has one rate alone
     bit_rate_k: int | None = None
-    options: tuple[tuple[str, str], ...] = ()
+    options: tuple[tuple[str, str], ...] = ()  # of the encoder
 
     @classmethod
     def parse(cls, text: str) -> "Codec":

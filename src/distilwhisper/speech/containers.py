@@ -43,16 +43,12 @@ _FROM_ZERO = frozenset({"matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2"})
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What is taken of a file that holds more than one sound.
+    """What is taken of a file that holds more than one sound."""
 
-    Attributes:
-        track: number of an audio track, from 0, or its language; none: the one that the file
-            marks as its default.
-        channel: number of a channel, from 0; none: all of them mixed.
-    """
-
+    # Number of an audio track, from 0, or its language; none: the one that the file marks as
+    # its default
     track: int | str | None = None
-    channel: int | None = None
+    channel: int | None = None  # number of a channel, from 0; none: all of them mixed
 
 
 DEFAULT = Choice()

@@ -77,17 +77,11 @@ class ErrorCounts:
 
 @dataclass(frozen=True, slots=True)
 class Alignment:
-    """One step of the way from a reference to a hypothesis.
+    """One step of the way from a reference to a hypothesis."""
 
-    Attributes:
-        kind: what happened to the word.
-        reference: the reference's word; None for an insertion.
-        hypothesis: the hypothesis's word; None for a deletion.
-    """
-
-    kind: Literal["equal", "substitute", "delete", "insert"]
-    reference: str | None
-    hypothesis: str | None
+    kind: Literal["equal", "substitute", "delete", "insert"]  # what happened to the word
+    reference: str | None  # the reference's word; None for an insertion
+    hypothesis: str | None  # the hypothesis's word; None for a deletion
 
 
 def word_errors(reference: str, hypothesis: str) -> ErrorCounts:

@@ -63,33 +63,23 @@ class Unusable(ValueError):
 
 
 class Problem(NamedTuple):
-    """What could not be used.
+    """What could not be used."""
 
-    Attributes:
-        where: file, and line, row or member.
-        kind: what problems are counted by.
-        message: what must hold and what was found.
-    """
-
-    where: str
-    kind: Kind
-    message: str
+    where: str  # file, and line, row or member
+    kind: Kind  # what problems are counted by
+    message: str  # what must hold and what was found
 
 
 class Entry(NamedTuple):
-    """One utterance of a source.
+    """One utterance of a source."""
 
-    Attributes:
-        where: as of a :class:`Problem`.
-        utterance: its audio is an absolute path, or ``shard.tar#member``; no duration stands for
-            all that follows the start.
-        data: the sound itself where it lies in no file; the audio is then a name for it.
-        facts: of its sound; None before that has been opened. Then it has a duration.
-    """
-
-    where: str
+    where: str  # as of a :class:`Problem`
+    # Its audio is an absolute path, or ``shard.tar#member``; no duration stands for all that
+    # follows the start
     utterance: Utterance
+    # The sound itself where it lies in no file; the audio is then a name for it
     data: bytes | None = None
+    # Of its sound; None before that has been opened. Then it has a duration.
     facts: AudioFacts | None = None
 
 
@@ -98,19 +88,12 @@ Entries: TypeAlias = Iterator[Entry]
 
 @dataclass(frozen=True)
 class Source:
-    """A source that is being read, and its problems so far.
+    """A source that is being read, and its problems so far."""
 
-    Attributes:
-        path: of the source, or the hub id of a dataset.
-        settings: how to read it.
-        out: the manifest to be.
-        problems: what could not be used.
-    """
-
-    path: Path
-    settings: ImportSettings
-    out: Path
-    problems: list[Problem] = field(default_factory=list)
+    path: Path  # of the source, or the hub id of a dataset
+    settings: ImportSettings  # how to read it
+    out: Path  # the manifest to be
+    problems: list[Problem] = field(default_factory=list)  # what could not be used
 
     def add_problem(self, where: str, kind: Kind, message: str) -> None:
         """Add a :class:`Problem`."""

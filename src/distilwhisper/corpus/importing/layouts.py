@@ -32,19 +32,13 @@ from distilwhisper.corpus.records import audio_in, manifest_lines, utterance_of
 
 
 class Layout(NamedTuple):
-    """A way in which people store speech.
+    """A way in which people store speech."""
 
-    Attributes:
-        description: for people.
-        read: yields the utterances.
-        kind: whether a source must be a folder or a file; none: either.
-        options: settings that the reader has a use for.
-    """
-
-    description: str
-    read: Callable[[Source], Entries]
+    description: str  # for people
+    read: Callable[[Source], Entries]  # yields the utterances
+    # Whether a source must be a folder or a file; none: either
     kind: Literal["file", "folder"] | None = None
-    options: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()  # settings that the reader has a use for
 
 
 def _read_manifest(source: Source) -> Entries:

@@ -21,33 +21,20 @@ _N_NAMED = 10  # of sources and languages, in the table
 
 @dataclass
 class ImportSummary:
-    """What an import finds; of each utterance it keeps a length and three hashes.
+    """What an import finds; of each utterance it keeps a length and three hashes."""
 
-    Attributes:
-        n_with_text: utterances that have a reference.
-        n_cut: long recordings that were cut into pieces.
-        n_texts_lost: of these, how many had a text.
-        n_left_out: longer than they may be.
-        n_same_audio: utterances whose audio an earlier one has, by the bytes of the file.
-        n_same_text: utterances whose text and length an earlier one has.
-        languages: utterances by language.
-        seconds_of: audio by source.
-        sample_rates: utterances by the rate of their files, in Hz.
-        problems: what could not be used.
-        seconds: of audio.
-    """
-
-    n_with_text: int = 0
-    n_cut: int = 0
-    n_texts_lost: int = 0
-    n_left_out: int = 0
-    n_same_audio: int = 0
-    n_same_text: int = 0
-    languages: Counter[str] = field(default_factory=Counter)
-    seconds_of: dict[str, float] = field(default_factory=dict)
+    n_with_text: int = 0  # utterances that have a reference
+    n_cut: int = 0  # long recordings that were cut into pieces
+    n_texts_lost: int = 0  # of these, how many had a text
+    n_left_out: int = 0  # longer than they may be
+    n_same_audio: int = 0  # utterances whose audio an earlier one has, by the bytes of the file
+    n_same_text: int = 0  # utterances whose text and length an earlier one has
+    languages: Counter[str] = field(default_factory=Counter)  # utterances by language
+    seconds_of: dict[str, float] = field(default_factory=dict)  # audio by source
+    # Utterances by the rate of their files, in Hz
     sample_rates: Counter[int] = field(default_factory=Counter)
-    problems: list[Problem] = field(default_factory=list)
-    seconds: float = 0.0
+    problems: list[Problem] = field(default_factory=list)  # what could not be used
+    seconds: float = 0.0  # of audio
     _lengths: "array[float]" = field(default_factory=lambda: array("d"))
     _ids: set[int] = field(default_factory=set)
     _sounds: set[int] = field(default_factory=set)
