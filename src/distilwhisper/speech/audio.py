@@ -164,14 +164,16 @@ def in_blocks(pieces: Iterable[Row], size: int) -> Iterator[Row]:
 
 
 @contextmanager
-def open_track(source: Source, choice: Choice = DEFAULT) -> Iterator["AudioTrack"]:
-    """Open a track for its number of channels and its length; damage is refused.
+def open_track(
+    source: Source, choice: Choice = DEFAULT, on_note: Callable[[Note], None] | None = None
+) -> Iterator["AudioTrack"]:
+    """Open a track; without ``on_note``, damage is refused.
 
     Raises:
         FileNotFoundError, CorruptAudio: as ``load_samples``.
     """
-    with opened(source) as (file, name), AudioTrack(file, name, choice) as track:
-        yield track
+    with opened(source) as (file, name), open_container(file, name) as container:
+        yield AudioTrack(file, name, container, choice, on_note)
 
 
 def probe_audio(source: Source) -> AudioFacts:
@@ -181,10 +183,9 @@ def probe_audio(source: Source) -> AudioFacts:
         FileNotFoundError, CorruptAudio: as ``load_samples``; but without decoding a file cut
             short is rarely noticed.
     """
-    with opened(source) as (file, name):
-        digest = digest_of(file)
-        with AudioTrack(file, name) as sound:
-            return AudioFacts(sound.duration_s(), sound.rate_hz, digest, sound.n_channels)
+    with open_track(source) as sound:
+        duration_s = sound.duration_s()
+        return AudioFacts(duration_s, sound.rate_hz, digest_of(sound.file), sound.n_channels)
 
 
 def write_wav(path: str | Path, samples: Samples) -> None:
@@ -205,14 +206,18 @@ def write_wav(path: str | Path, samples: Samples) -> None:
 
 def wav_bytes(samples: Samples) -> bytes:
     """Return samples as a mono 16 kHz 16-bit wav file; what lies outside [-1, 1] is clipped."""
-    pcm = np.clip(np.rint(samples * 32768.0), -32768, 32767).astype("<i2")
     file = io.BytesIO()
     with wave.open(file, "wb") as wav:
         wav.setnchannels(1)
         wav.setsampwidth(2)
         wav.setframerate(SAMPLE_RATE_HZ)
-        wav.writeframes(pcm.tobytes())
+        wav.writeframes(to_pcm(samples).astype("<i2").tobytes())
     return file.getvalue()
+
+
+def to_pcm(samples: Samples) -> Pcm:
+    """Return samples as 16-bit integers; what lies outside [-1, 1] is clipped."""
+    return np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)
 
 
 def _length(duration_s: float) -> int:
@@ -244,7 +249,7 @@ def _pcm(
         raise ValueError(f"start_s must be a time of zero or more, found {start_s}")
     start = seconds_to_samples(start_s)
     stop = math.inf if duration_s is None else start + _length(duration_s)
-    with opened(source) as (file, name), AudioTrack(file, name, choice, on_note) as sound:
+    with open_track(source, choice, on_note) as sound:
         position = sound.enter(start)
         for piece in sound.pieces():
             inside = piece[max(start - position, 0) : int(min(stop - position, len(piece)))]
@@ -257,9 +262,10 @@ def _pcm(
     tolerance = seconds_to_samples(LENGTH_TOLERANCE_S)
     if position <= start or position < stop - tolerance < math.inf:
         until = "on" if duration_s is None else f"to {start_s + duration_s:.3f} s"
+        end_s = samples_to_seconds(position)
         raise CorruptAudio(
-            f"{name}: a span must lie inside the sound: asked from {start_s:.3f} s {until}, the "
-            f"sound ends at {samples_to_seconds(position):.3f} s; correct start_s and duration_s"
+            f"{sound.name}: a span must lie inside the sound: asked from {start_s:.3f} s {until}, "
+            f"the sound ends at {end_s:.3f} s; correct start_s and duration_s"
         )
 
 
@@ -281,8 +287,9 @@ class AudioTrack:
     by more than an hour, was set anew: then the frames just follow each other.
 
     Args:
-        file: to be read; it can seek.
+        file: that the container is of.
         name: of it, for messages.
+        container: to be read.
         choice: the track and the channel.
         on_note: called with faults and peculiarities; none: damage is refused.
 
@@ -294,10 +301,11 @@ class AudioTrack:
         self,
         file: OpenFile,
         name: str,
-        choice: Choice = DEFAULT,
-        on_note: Callable[[Note], None] | None = None,
+        container: av.container.InputContainer,
+        choice: Choice,
+        on_note: Callable[[Note], None] | None,
     ) -> None:
-        self._file, self._name, self._choice = file, name, choice
+        self.file, self.name, self._container, self._choice = file, name, container, choice
         self._is_strict = on_note is None
         self._on_note = on_note or self._refuse
         self._n_notes = 0
@@ -316,25 +324,13 @@ class AudioTrack:
         self._n_decoded = 0  # samples that came out of the decoder
         self._peak = 0
         self._cancelled_from_s, self._cancelled_s = 0.0, 0.0
-        self._container = open_container(file, name)
-        try:
-            self._stream = audio_track(self._container, name, choice.track)
-            self._zero_s = clock_zero_s(self._container)
-            self._frames: Iterable[_Decoded] = self._decoded()
-            if choice.track is None and len(self._container.streams.audio) > 1:
-                number = self._container.streams.audio.index(self._stream)
-                names = track_names(self._container)
-                self._on_note(Note(f"audio track {number} is taken, of {names}"))
-            self.stated_s = stated_end_s(file, self._container, self._stream)
-        except BaseException:
-            self._container.close()
-            raise
-
-    def __enter__(self) -> "AudioTrack":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._container.close()
+        self._stream = audio_track(container, name, choice.track)
+        self._zero_s = clock_zero_s(container)
+        self._frames: Iterable[_Decoded] = self._decoded()
+        if choice.track is None and len(container.streams.audio) > 1:
+            number = container.streams.audio.index(self._stream)
+            self._on_note(Note(f"audio track {number} is taken, of {track_names(container)}"))
+        self.stated_s = stated_end_s(file, container, self._stream)
 
     @property
     def rate_hz(self) -> int:
@@ -425,7 +421,7 @@ class AudioTrack:
             error = self._stopped_by or self._error
             reason = f" ({error.strerror})" if error else ""
             raise CorruptAudio(
-                f"{self._name}: zero samples at 16 kHz came out of {codec} at "
+                f"{self.name}: zero samples at 16 kHz came out of {codec} at "
                 f"{self._stream.rate} Hz{reason}; leave the file out"
             )
         self._finish_end()
@@ -445,8 +441,8 @@ class AudioTrack:
 
     def _finish_end(self) -> None:
         kind = self._container.format.name
-        n_missing = missing_page_bytes(self._file) if kind == "ogg" else 0
-        n_more = bytes_behind_wav(self._file) if kind == "wav" else 0
+        n_missing = missing_page_bytes(self.file) if kind == "ogg" else 0
+        n_more = bytes_behind_wav(self.file) if kind == "wav" else 0
         is_cut = n_missing or self._is_torn or kind in SEEKING - {"flac"}
         cut = "; the file was cut short" if is_cut else ""
         end_s = max(self._end_s, self._stamped_end_s)
@@ -474,7 +470,7 @@ class AudioTrack:
             self._lose(self._tail_s, "could not be decoded")
         elif kind == "aac" and self._error:
             # Of this, libav has skipped some without an error.
-            lost_s = self._held_s(self._file.seek(0, os.SEEK_END) - self._n_bytes)
+            lost_s = self._held_s(self.file.seek(0, os.SEEK_END) - self._n_bytes)
             if lost_s > LENGTH_TOLERANCE_S:
                 self._lost_s += lost_s
                 damage = (
@@ -495,7 +491,7 @@ class AudioTrack:
                 return
 
     def _has_sound(self, number: int) -> bool:
-        with AudioTrack(self._file, self._name, Choice(number), lambda _: None) as other:
+        with open_track(self.file, Choice(number), lambda _: None) as other:
             try:
                 return any(_peak(piece) > SILENT_PEAK for piece in other.pieces())
             except CorruptAudio:
@@ -512,7 +508,7 @@ class AudioTrack:
     def _refuse(self, note: Note) -> None:
         if note.is_damage:
             way_out = "" if "write the file again" in note.text else "; fetch the file again"
-            raise CorruptAudio(f"{self._name}: {note.text}{way_out}")
+            raise CorruptAudio(f"{self.name}: {note.text}{way_out}")
 
     def _lose(self, lost_s: float, why: str, *holes_s: tuple[float, float]) -> None:
         """Note that something behind the last frame is lost.
@@ -629,7 +625,7 @@ class AudioTrack:
 
     def _not_mono(self, frame: av.AudioFrame) -> CorruptAudio:
         return CorruptAudio(
-            f"{self._name}: cannot be made mono: found {frame.layout.name}, {frame.format.name}, "
+            f"{self.name}: cannot be made mono: found {frame.layout.name}, {frame.format.name}, "
             f"{frame.sample_rate} Hz; choose a channel, or write some to a file of their own"
         )
 
@@ -642,7 +638,7 @@ class AudioTrack:
         n_channels, channel = frame.layout.nb_channels, self._choice.channel
         if channel is not None and channel >= n_channels:
             raise CorruptAudio(
-                f"{self._name}: has no channel {channel}, found {n_channels}, counted from 0"
+                f"{self.name}: has no channel {channel}, found {n_channels}, counted from 0"
             )
         if frame.format.name.startswith(("flt", "dbl")):
             frame = self._finite(frame, begin_s)

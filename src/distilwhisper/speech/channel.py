@@ -2,13 +2,12 @@
 
 import io
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import av
 import numpy as np
 
-from distilwhisper.speech.audio import Samples, load_samples
+from distilwhisper.speech.audio import Samples, load_samples, to_pcm
 from distilwhisper.speech.units import SAMPLE_RATE_HZ, seconds_to_samples
 
 # The room of a synthetic response. By Sabine, reverberant over direct energy at a distance is
@@ -21,7 +20,6 @@ _TAIL_POWER = (
 )  # of its first sample, the direct sound being one
 
 _LEAST_BLOCK_SAMPLES = 1 << 14  # of a convolution; shorter ones are all overhead
-_BLOCK_SAMPLES = 30 * SAMPLE_RATE_HZ  # of what an encoder is given at a time
 _PADDING_SAMPLES = SAMPLE_RATE_HZ // 10  # more than any of our codecs delays
 
 
@@ -144,6 +142,10 @@ def through_codec(samples: Samples, codec: Codec) -> Samples:
         As long as before, the codec's delay taken out. Opus moves low tones by up to a sample, as
         it filters what lies below a voice.
     """
+    # Silence behind for what an encoder holds back.
+    pcm = to_pcm(np.pad(samples, (0, _PADDING_SAMPLES)))
+    frame = av.AudioFrame.from_ndarray(pcm[None], format="s16", layout="mono")
+    frame.sample_rate = SAMPLE_RATE_HZ
     file = io.BytesIO()
     with av.open(file, "w", format=codec.container) as container:
         stream = container.add_stream(
@@ -153,19 +155,7 @@ def through_codec(samples: Samples, codec: Codec) -> Samples:
         stream.layout = "mono"
         if codec.bit_rate_k is not None:
             stream.bit_rate = codec.bit_rate_k * 1000
-        for frame in _frames(samples):
-            container.mux(stream.encode(frame))
+        container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     decoded = load_samples(file)[: len(samples)]
     return np.pad(decoded, (0, len(samples) - len(decoded)))
-
-
-def _frames(samples: Samples) -> Iterator[av.AudioFrame]:
-    """Yield samples as an encoder takes them, with silence behind for what it holds back."""
-    padded = np.pad(samples, (0, _PADDING_SAMPLES))
-    for start in range(0, len(padded), _BLOCK_SAMPLES):
-        block = padded[start : start + _BLOCK_SAMPLES]
-        pcm = np.clip(np.rint(block * 32768.0), -32768, 32767).astype(np.int16)
-        frame = av.AudioFrame.from_ndarray(pcm[None], format="s16", layout="mono")
-        frame.sample_rate = SAMPLE_RATE_HZ
-        yield frame

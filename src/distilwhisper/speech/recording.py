@@ -90,16 +90,15 @@ class StreamedRecording:
                 f"a streamed recording is read forwards: samples before {self._first} are gone, "
                 f"found {start}"
             )
-        self._forget(start)
-        while self._first < start and (block := next(self._blocks, None)) is not None:
-            self._held = block  # all that was held lay before the start
-            self._forget(start)
+        while start >= self._first + len(self._held):
+            block = next(self._blocks, None)
+            if block is None:
+                return self._held[:0]
+            self._first += len(self._held)  # all that was held lies before the start
+            self._held = block
+        self._held, self._first = self._held[start - self._first :], start
         self.reach(stop)
-        return self._held[start - self._first : stop - self._first]
-
-    def _forget(self, start: int) -> None:
-        n_gone = min(start - self._first, len(self._held))
-        self._held, self._first = self._held[n_gone:], self._first + n_gone
+        return self._held[: stop - start]
 
     def reach(self, stop: int) -> int:
         """Decode up to a place; return it, or the length where that is less.

@@ -37,8 +37,14 @@ def cut_at_pauses(utterance: Utterance) -> list[Utterance]:
     )
     groups = list(frame_probabilities(blocks))
     probabilities = [probability for _, of_group in groups for probability in of_group]
-    spans = spans_of(groups, PAUSES)
-    return [_piece(utterance, span) for span in plan_pieces(spans, probabilities)]
+    pieces = []
+    for span in plan_pieces(spans_of(groups, PAUSES), probabilities):
+        start_s = round(utterance.start_s + samples_to_seconds(span.start), 6)
+        duration_s = samples_to_seconds(span.stop - span.start)
+        piece = replace(utterance, start_s=start_s, duration_s=duration_s, text=None)
+        id_ = span_id(utterance.id, start_s, duration_s)
+        pieces.append(replace(piece, id=id_, recording=utterance.recording or utterance.id))
+    return pieces
 
 
 def plan_pieces(spans: Iterable[Span], probabilities: Sequence[float]) -> list[Span]:
@@ -72,16 +78,3 @@ def _broken(span: Span, probabilities: Sequence[float]) -> list[Span]:
         parts.append(replace(span, stop=at))
         span = replace(span, start=at)
     return [*parts, span]
-
-
-def _piece(utterance: Utterance, span: Span) -> Utterance:
-    start_s = round(utterance.start_s + samples_to_seconds(span.start), 6)
-    duration_s = samples_to_seconds(span.stop - span.start)
-    return replace(
-        utterance,
-        id=span_id(utterance.id, start_s, duration_s),
-        start_s=start_s,
-        duration_s=duration_s,
-        text=None,
-        recording=utterance.recording or utterance.id,
-    )

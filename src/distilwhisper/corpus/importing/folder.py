@@ -1,4 +1,7 @@
-"""A folder of audio, in files and plain tars, with its transcripts beside it or in tables."""
+"""Audio in files and plain tars, with its transcripts beside it or in tables.
+
+Of WebDataset's shards, which are tars too, KEY.flac, KEY.txt and KEY.json are one sample.
+"""
 
 import json
 import os
@@ -8,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
 from typing import TypeAlias
@@ -362,3 +366,54 @@ def with_transcripts(
             source.add_problem(where, "transcript unreadable", message)
             return
     yield Entry(where, utterance)
+
+
+def read_webdataset(source: Source) -> Entries:
+    """Yield the samples of tar shards in their order; their audio stays where it is.
+
+    Members of one sample follow each other, and share what precedes the first dot of their name.
+    An utterance's id is the shard's name and that key.
+
+    Args:
+        source: a tar, or a folder with tars below it; its settings name keys in the JSON.
+
+    Raises:
+        BadSource: there is no tar.
+    """
+    path = source.path
+    if path.is_dir():
+        shards = {n: path / n for n in files_below(source) if n.endswith(".tar")}
+    else:
+        shards = {path.name: path}
+    if not shards:
+        raise BadSource(f"{path} must be a .tar, or hold some, found none")
+    for name, shard in shards.items():
+        try:
+            with tarfile.open(shard, "r:") as tar:
+                for key, sample in groupby(members_of(tar), key=_sample_key):
+                    yield from _sample(dict(sample), key, shard, name, source)
+        except (tarfile.TarError, OSError) as error:
+            add_torn_tar(source, name, error)
+
+
+def _sample_key(member: tuple[str, bytes | None]) -> str:
+    folder, base = posixpath.split(member[0])
+    return nfc(posixpath.join(folder, base.partition(".")[0]))
+
+
+def _sample(
+    members: Mapping[str, bytes | None], key: str, shard: Path, shard_name: str, source: Source
+) -> Entries:
+    """Yield the one utterance of a sample; none if it has neither audio nor a transcript."""
+    suffixes = {name: posixpath.splitext(name.lower())[1] for name in members}
+    audio = [name for name, suffix in suffixes.items() if suffix in AUDIO_SUFFIXES]
+    # .json, then .txt
+    transcripts = sorted((n for n in members if members[n] is not None), key=suffixes.__getitem__)
+    if len(audio) == 1:
+        id_ = f"{posixpath.splitext(shard_name)[0]}/{key}"
+        utterance = Utterance(id=id_, audio=f"{shard.absolute()}#{audio[0]}")
+        beside = ((name, members[name]) for name in transcripts)
+        yield from with_transcripts(source, f"{shard_name}#{audio[0]}", utterance, beside)
+    elif audio or transcripts:
+        message = f"a sample must have one audio file, found {', '.join(members)}"
+        source.add_problem(f"{shard_name}#{key}", "audio missing", message)

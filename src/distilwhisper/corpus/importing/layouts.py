@@ -15,7 +15,7 @@ from distilwhisper.corpus.importing.entries import (
     Source,
     known_language,
 )
-from distilwhisper.corpus.importing.folder import read_folder
+from distilwhisper.corpus.importing.folder import read_folder, read_webdataset
 from distilwhisper.corpus.importing.keyed import read_kaldi, read_librispeech
 from distilwhisper.corpus.importing.lhotse import lhotse_files, read_lhotse
 from distilwhisper.corpus.importing.settings import Format, ImportSettings
@@ -27,7 +27,6 @@ from distilwhisper.corpus.importing.tables import (
     read_commonvoice,
     read_table,
 )
-from distilwhisper.corpus.importing.webdataset import read_webdataset
 from distilwhisper.corpus.records import audio_in, manifest_lines, utterance_of
 
 

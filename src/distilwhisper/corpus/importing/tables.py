@@ -147,9 +147,21 @@ class Table:
                 columns = find_columns([*row, *self._chosen.values()], self._chosen)
                 yield where, row, columns
             return
-        for where, cells in _rows(self.path, self._form, source, name):
-            with source.problem_at(where):
-                yield where, _values(cells, self._form), self.columns
+        lines = dropwhile(lambda line: not line[1].strip(), _lines(self.path))
+        number = 0
+        try:
+            lines = lines if self._form.path else islice(lines, 1, None)
+            for number, cells in _split(lines, self._form):
+                with source.problem_at(where := f"{name}:{number}"):
+                    if cells is None:
+                        raise Unusable(
+                            'a quote (") that is opened must be closed before the next row, found '
+                            "none"
+                        )
+                    if any(map(str.strip, cells)):
+                        yield where, _values(cells, self._form), self.columns
+        except csv.Error as error:
+            raise _unreadable(self.path, number + 1, error) from error
 
 
 class _Form(NamedTuple):
@@ -207,22 +219,6 @@ def _values(cells: Sequence[str], form: _Form) -> Row:
     # Of two columns of one name the first counts.
     row = dict(reversed([*zip(form.names, cells, strict=False)]))
     return row if form.path is None else {**row, "audio": form.path.format(row["audio"].strip())}
-
-
-def _rows(table: Path, form: _Form, source: Source, name: str) -> Iterator[tuple[str, list[str]]]:
-    """Yield the place and the cells of each row behind the header that is not empty."""
-    lines = dropwhile(lambda line: not line[1].strip(), _lines(table))
-    number = 0
-    try:
-        for number, cells in _split(lines if form.path else islice(lines, 1, None), form):
-            where = f"{name}:{number}"
-            if cells is None:
-                fault = 'a quote (") that is opened must be closed before the next row, found none'
-                source.add_problem(where, "bad line", fault)
-            elif any(map(str.strip, cells)):
-                yield where, cells
-    except csv.Error as error:
-        raise _unreadable(table, number + 1, error) from error
 
 
 def _split(lines: Iterator[tuple[int, str]], form: _Form) -> Iterator[tuple[int, list[str] | None]]:
