@@ -5,6 +5,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 
 
@@ -70,6 +71,15 @@ def language_code(language: str) -> str:
         f"language must be one of Whisper's {len(LANGUAGES)}, as a code, a name or a tag such as "
         f'pt-BR; found "{language}", {hint}'
     )
+
+
+@cache
+def code_or_name(language: str) -> str:
+    """Return a language's code, or an unknown name as it is; whoever must read it refuses it."""
+    try:
+        return language_code(language)
+    except ValueError:
+        return language
 
 
 _WITHOUT_SPACES = frozenset({"zh", "ja", "th", "lo", "my", "yue", "km", "bo"})

@@ -28,10 +28,8 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from distilwhisper.checks import AT_LEAST_0, AT_LEAST_1, Rule, check_rules, ruled
 from distilwhisper.corpus.batches import Example, follow_each_other, join_kept, with_previous_text
-from distilwhisper.corpus.importing.fingerprints import source_fingerprints
-from distilwhisper.corpus.importing.importer import import_data
+from distilwhisper.corpus.importing.importer import import_data, source_fingerprints
 from distilwhisper.corpus.importing.settings import ImportSettings
-from distilwhisper.corpus.languages import in_language
 from distilwhisper.corpus.merging import (
     join_recordings,
     merge_manifests,
@@ -41,6 +39,7 @@ from distilwhisper.corpus.merging import (
 from distilwhisper.corpus.packing import pack_examples
 from distilwhisper.corpus.records import (
     Manifest,
+    in_language,
     read_labels,
     read_manifest,
     read_verdicts,

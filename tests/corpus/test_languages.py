@@ -2,8 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from distilwhisper.corpus.languages import in_language
-from distilwhisper.corpus.records import Manifest, Utterance
+from distilwhisper.corpus.records import Manifest, Utterance, in_language
 
 
 def manifest(*languages: str | None) -> Manifest:

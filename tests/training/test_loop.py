@@ -23,12 +23,12 @@ from distilwhisper.corpus.batches import (
     epoch_order,
     join_kept,
 )
-from distilwhisper.corpus.languages import in_language
 from distilwhisper.corpus.records import (
     Label,
     Manifest,
     Utterance,
     Verdict,
+    in_language,
     read_manifest,
     write_manifest,
 )

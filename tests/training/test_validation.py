@@ -7,8 +7,7 @@ import pytest
 import soundfile
 
 from corpora import hearing_model, noise, utterance
-from distilwhisper.corpus.languages import in_language
-from distilwhisper.corpus.records import Utterance, read_manifest, write_manifest
+from distilwhisper.corpus.records import Utterance, in_language, read_manifest, write_manifest
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.model.checkpoint import load_checkpoint

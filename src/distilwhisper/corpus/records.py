@@ -5,13 +5,16 @@ import json
 import math
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 from distilwhisper.corpus.store import TornShard, parse_json, read_jsonl, shard_paths, write_jsonl
+from distilwhisper.languages import code_or_name, language_code
+from distilwhisper.progress import say
 from distilwhisper.text.wer import ErrorCounts
 
 _N_FAULTS_SHOWN = 10
@@ -249,6 +252,35 @@ def read_manifest(path: Path) -> Manifest:
         raise BadManifest(f"{path} must hold at least one utterance, found none{looked}")
     root = path if path.is_dir() else path.parent
     return Manifest(path, root.absolute(), tuple(utterances))
+
+
+def in_language(manifest: Manifest, language: str | None) -> Manifest:
+    """Return a manifest whose utterances are all in one language; None: as it is.
+
+    The log lists the languages of the manifest that are overruled.
+
+    Raises:
+        ValueError: Whisper knows no such language.
+    """
+    if language is None:
+        return manifest
+    log_overruled(manifest, language)
+    code = language_code(language)
+    utterances = (replace(utterance, language=code) for utterance in manifest.utterances)
+    return replace(manifest, utterances=tuple(utterances))
+
+
+def log_overruled(manifest: Manifest, language: str) -> None:
+    """Log how many utterances name another language than the settings, if any do."""
+    code = language_code(language)
+    languages = Counter(u.language for u in manifest.utterances if u.language is not None)
+    others = {name: n for name, n in languages.items() if code_or_name(name) != code}
+    if others:
+        say(
+            f"{manifest.path}: {sum(others.values())} of {len(manifest.utterances)} utterances "
+            f"name another language ({', '.join(others)}) and are taken for {code}, the "
+            "language of the settings"
+        )
 
 
 def manifest_row(utterance: Utterance) -> dict[str, Any]:

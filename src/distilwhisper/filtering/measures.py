@@ -10,11 +10,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from distilwhisper.corpus.languages import code_or_name
 from distilwhisper.corpus.records import Label, Utterance
-from distilwhisper.languages import uses_spaces
+from distilwhisper.languages import code_or_name, uses_spaces
 from distilwhisper.text.normalize import Normalizer, normalizer_for
-from distilwhisper.text.repetition import longest_loop
 from distilwhisper.text.transcript import compression_ratio
 from distilwhisper.text.wer import ErrorCounts, character_errors, word_errors
 
@@ -217,6 +215,28 @@ def _text_measures(
         longest_loop(units),
         -1 if second is None or second.error else count(hypothesis, normalize(second.text)).errors,
     )
+
+
+def longest_loop(words: Sequence[str]) -> int:
+    """Count the words of the longest run that only repeats what stands directly before it.
+
+    "and then and then and then" has 4, and so has "no no no no no"; a text that never repeats
+    itself at once has 0. A phrase counts from its second turn on, which must be whole.
+
+    Args:
+        words: or characters, in scripts without spaces.
+    """
+    if len(set(words)) == len(words):
+        return 0
+    places: dict[str, list[int]] = {}
+    runs: dict[int, int] = {}  # by period: how long words have equalled those a period before
+    longest = 0
+    for place, word in enumerate(words):
+        before = places.setdefault(word, [])
+        runs = {place - other: runs.get(place - other, 0) + 1 for other in before}
+        longest = max([longest, *(run for period, run in runs.items() if run >= period)])
+        before.append(place)
+    return longest
 
 
 @cache

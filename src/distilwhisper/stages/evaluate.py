@@ -29,8 +29,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 
 from distilwhisper.corpus.batches import load_utterances
-from distilwhisper.corpus.languages import in_language
-from distilwhisper.corpus.records import Utterance, read_manifest
+from distilwhisper.corpus.records import Utterance, in_language, read_manifest
 from distilwhisper.corpus.store import read_jsonl, shard_path, write_shard
 from distilwhisper.decoding.slots import Counts
 from distilwhisper.decoding.transcriber import Transcriber

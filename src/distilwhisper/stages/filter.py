@@ -49,8 +49,7 @@ from typing import Any
 
 import numpy as np
 
-from distilwhisper.corpus.languages import log_overruled
-from distilwhisper.corpus.records import Label, Utterance, Verdict, read_manifest
+from distilwhisper.corpus.records import Label, Utterance, Verdict, log_overruled, read_manifest
 from distilwhisper.corpus.store import shard_path, shard_paths, write_jsonl
 from distilwhisper.files import write_atomic
 from distilwhisper.filtering.calibration import Calibration, calibrate

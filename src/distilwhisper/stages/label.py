@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from distilwhisper.corpus.batches import load_utterances
-from distilwhisper.corpus.languages import in_language
-from distilwhisper.corpus.records import Label, Manifest, Utterance, read_manifest
+from distilwhisper.corpus.records import Label, Manifest, Utterance, in_language, read_manifest
 from distilwhisper.corpus.sounds import is_as_labelled
 from distilwhisper.corpus.store import check_shard, read_jsonl, shard_path, write_jsonl, write_shard
 from distilwhisper.decoding.slots import Counts

@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distilwhisper.corpus.importing.fingerprints import source_fingerprints
-from distilwhisper.corpus.importing.importer import import_data
+from distilwhisper.corpus.importing.importer import import_data, source_fingerprints
 from distilwhisper.corpus.importing.settings import ImportSettings
 from distilwhisper.corpus.records import Utterance, write_manifest
 from distilwhisper.speech.audio import write_wav

@@ -4,6 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache, partial
 from heapq import nsmallest
@@ -22,20 +23,23 @@ from distilwhisper.corpus.importing.entries import (
     Source,
     Unusable,
 )
+from distilwhisper.corpus.importing.folder import files_below
 from distilwhisper.corpus.importing.layouts import LAYOUTS, detect, read
 from distilwhisper.corpus.importing.settings import ImportSettings
 from distilwhisper.corpus.importing.shards import stored
 from distilwhisper.corpus.importing.summary import ImportSummary
-from distilwhisper.corpus.records import Utterance, audio_from, manifest_row
+from distilwhisper.corpus.records import Utterance, audio_from, manifest_row, read_manifest
 from distilwhisper.corpus.store import write_jsonl
 from distilwhisper.languages import language_code
 from distilwhisper.progress import SECONDS_BETWEEN_LINES, say
 from distilwhisper.run.stages import fingerprint
 from distilwhisper.speech.audio import LENGTH_TOLERANCE_S, AudioFacts, probe_audio
-from distilwhisper.speech.sources import CorruptAudio, NamedBytes
+from distilwhisper.speech.sources import CorruptAudio, NamedBytes, digest_of
 from distilwhisper.speech.units import WINDOW_S
 
 N_THREADS = 8  # they wait for disks more than they compute
+# Of files that people correct by hand; Kaldi's have no ending. They are read whole.
+_TRANSCRIPTS = frozenset((".csv", ".json", ".jsonl", ".scp", ".tsv", ".txt", ""))
 N_REMEMBERED = 4096  # files whose facts are kept, for the spans to come
 
 _Item = TypeVar("_Item")
@@ -84,6 +88,46 @@ def import_data(
     if rows:
         write_jsonl(problem_list, rows)
     return tally
+
+
+def source_fingerprints(source: Path, *, skip: Path) -> dict[str, str]:
+    """Return fingerprints of a source, by name, for a repeated run to compare.
+
+    Of sound, which may be large, the size counts, and what it holds at its beginning, middle and
+    end; of transcripts all that they hold. The time of change does not: a copy is the same source.
+
+    Args:
+        source: a folder, or a manifest with the files that it names.
+        skip: a folder below the source that is not of it: that of the run.
+    """
+    if source.is_dir():
+        below = (source / name for name in files_below(Source(source, ImportSettings(), skip)))
+        own = skip.resolve()
+        files = [path for path in below if own not in path.resolve().parents]
+        texts = [path for path in files if path.suffix.lower() in _TRANSCRIPTS]
+    else:
+        manifest = read_manifest(source)
+        audio = {manifest.audio_source(u).partition(".tar#") for u in manifest.utterances}
+        named = {Path(path + (sign and ".tar")) for path, sign, _ in audio}
+        files, texts = [source, *(path for path in named if path.is_file())], [source]
+    with ThreadPoolExecutor(N_THREADS) as threads:
+        sound = _digest(threads.map(_line, {*files} - {*texts}))
+    return {
+        "source": str(source.resolve()),
+        "number of files in the source": str(len(files)),
+        "transcripts in the source": _digest(f"{p} {fingerprint(p)}" for p in texts),
+        "sound in the source": sound,
+    }
+
+
+def _line(path: Path) -> str:
+    with path.open("rb") as file:
+        return f"{path} {digest_of(file).hex()}"
+
+
+def _digest(lines: Iterable[str]) -> str:
+    whole = "\n".join(sorted(lines)).encode("utf-8", "surrogateescape")
+    return hashlib.sha256(whole).hexdigest()
 
 
 def _rows(entries: Entries, source: Source, tally: ImportSummary) -> Iterator[dict[str, Any]]:

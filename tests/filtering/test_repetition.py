@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distilwhisper.text.repetition import longest_loop
+from distilwhisper.filtering.measures import longest_loop
 
 
 def test_a_loop_counts_from_its_second_turn_on() -> None:
