@@ -487,6 +487,13 @@ def test_a_silent_track_beside_one_that_is_not_is_named(tracks: Path) -> None:
     ]
 
 
+def test_a_silent_track_beside_one_that_cannot_be_decoded_is_read(tracks: Path) -> None:
+    before, codec, after = tracks.read_bytes().rpartition(b"A_PCM/INT/LIT")
+    samples, notes = read(NamedBytes(before + codec.replace(b"PCM", b"XXX") + after, "a.mka"))
+    assert len(samples) == 16_000
+    assert [note.text for note in notes] == ["audio track 0 is taken, of 0 ger, 1 fra"]
+
+
 # --- what can be read once
 
 

@@ -409,7 +409,7 @@ def load_utterances(
 
     def load(utterance: Utterance) -> tuple[Utterance, Samples | Exception]:
         try:
-            samples = load_samples(
+            return utterance, load_samples(
                 manifest.audio_source(utterance),
                 start_s=utterance.start_s,
                 duration_s=utterance.duration_s,
@@ -417,6 +417,5 @@ def load_utterances(
             )
         except (CorruptAudio, OSError, ValueError) as error:  # a span may be no span at all
             return utterance, error
-        return utterance, samples
 
     return in_order(load, utterances, n_threads=n_threads, n_ahead=4 * n_threads)

@@ -12,7 +12,7 @@ import os
 import re
 import wave
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain, groupby
@@ -483,19 +483,19 @@ class AudioTrack:
     def _note_other_tracks(self) -> None:
         """Note which other track is not silent."""
         tracks = self._container.streams.audio
+        silent = f"audio track {tracks.index(self._stream)} is silent"
         for number, track in enumerate(tracks):
-            if track is not self._stream and self._has_sound(number):
-                silent = f"audio track {tracks.index(self._stream)} is silent"
-                names = track_names(self._container)
-                self._on_note(Note(f"{silent}, and track {number} is not: choose one of {names}"))
-                return
-
-    def _has_sound(self, number: int) -> bool:
-        with open_track(self.file, Choice(number), lambda _: None) as other:
-            try:
-                return any(_peak(piece) > SILENT_PEAK for piece in other.pieces())
-            except CorruptAudio:
-                return False
+            if track is self._stream:
+                continue
+            with (
+                suppress(CorruptAudio),
+                open_track(self.file, Choice(number), lambda _: None) as it,
+            ):
+                if any(_peak(piece) > SILENT_PEAK for piece in it.pieces()):
+                    names = track_names(self._container)
+                    text = f"{silent}, and track {number} is not: choose one of {names}"
+                    self._on_note(Note(text))
+                    return
 
     def _note(self, text: str, is_damage: bool = False, *holes_s: tuple[float, float]) -> None:
         note = Note(text, is_damage, holes_s)

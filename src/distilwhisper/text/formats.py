@@ -90,7 +90,10 @@ def render(
     if format == "tsv":
         return _render_tsv(segments)
     if format == "json":
-        return json.dumps(_json_fields(transcript), allow_nan=False)
+        fields = {"text": transcript.text, "segments": list(map(segment_fields, segments))}
+        fields |= {"language": transcript.language}
+        fields |= {"notes": transcript.notes} if transcript.notes else {}
+        return json.dumps(fields, allow_nan=False)
     raise ValueError(f'format must be txt, srt, vtt, tsv or json, found "{format}"')
 
 
@@ -241,17 +244,7 @@ def _srt_clock(seconds: float) -> str:
 
 
 def _vtt_clock(seconds: float) -> str:
-    clock = _srt_clock(seconds).replace(",", ".")
-    return clock.removeprefix("00:")
-
-
-def _json_fields(transcript: Transcript) -> dict[str, Any]:
-    fields = {
-        "text": transcript.text,
-        "segments": [segment_fields(segment) for segment in transcript.segments],
-        "language": transcript.language,
-    }
-    return {**fields, "notes": transcript.notes} if transcript.notes else fields
+    return _srt_clock(seconds).replace(",", ".").removeprefix("00:")
 
 
 def segment_fields(segment: Segment) -> dict[str, Any]:

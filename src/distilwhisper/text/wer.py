@@ -4,8 +4,8 @@ import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
-from itertools import chain
-from typing import Literal
+from itertools import chain, zip_longest
+from typing import Literal, cast
 
 from distilwhisper.extras import needed_by
 
@@ -75,11 +75,14 @@ class ErrorCounts:
         return count / self.words
 
 
+Step = Literal["equal", "substitute", "delete", "insert"]
+
+
 @dataclass(frozen=True, slots=True)
 class Alignment:
     """One step of the way from a reference to a hypothesis."""
 
-    kind: Literal["equal", "substitute", "delete", "insert"]  # what happened to the word
+    kind: Step  # what happened to the word
     reference: str | None  # the reference's word; None for an insertion
     hypothesis: str | None  # the hypothesis's word; None for a deletion
 
@@ -125,13 +128,8 @@ def align_words(reference: str, hypothesis: str) -> list[Alignment]:
     for step in Levenshtein.opcodes(expected, actual):
         old = expected[step.src_start : step.src_end]
         new = actual[step.dest_start : step.dest_end]
-        if step.tag == "delete":
-            steps += [Alignment("delete", word, None) for word in old]
-        elif step.tag == "insert":
-            steps += [Alignment("insert", None, word) for word in new]
-        else:
-            kind: Literal["equal", "substitute"] = "equal" if step.tag == "equal" else "substitute"
-            steps += [Alignment(kind, a, b) for a, b in zip(old, new, strict=True)]
+        kind = cast(Step, "substitute" if step.tag == "replace" else step.tag)
+        steps += [Alignment(kind, *words) for words in zip_longest(old, new)]
     return steps
 
 

@@ -14,6 +14,7 @@ from distilwhisper.speech.units import WINDOW_S
 
 BIN_S = 5
 _N_BINS = int(WINDOW_S) // BIN_S
+_BINS = *(f"  {BIN_S * i} to {BIN_S * (i + 1)} s" for i in range(_N_BINS)), f"  over {WINDOW_S:g} s"
 _BAR = 30  # characters of the fullest bin
 _COUNTS = ("n_cut", "n_texts_lost", "n_left_out", "n_same_audio", "n_same_text")
 _N_NAMED = 10  # of sources and languages, in the table
@@ -122,6 +123,8 @@ class ImportSummary:
         hours = {source: round(hours, 2) for source, hours in summary["sources"].items()}
         low_s, middle_s, high_s = self.lengths_s
         texts = f", {self.n_texts_lost} of them without the text they had"
+        fullest = max(self.n_by_length) or 1
+        bars = [f"{n:>9} {'#' * -(-_BAR * n // fullest)}" for n in self.n_by_length]
         lines = {
             "utterances": f"{self.n_utterances}, {self.n_with_text} with text",
             "hours": f"{summary['hours']:.2f}",
@@ -130,7 +133,7 @@ class ImportSummary:
             "sources": _shares(hours, "h"),
             "sample rates": _shares({f"{k} Hz": n for k, n in summary["sample_rates"].items()}),
             "length": f"{low_s:.2f} to {high_s:.2f} s, median {middle_s:.2f} s",
-            **self._histogram(),
+            **dict(zip(_BINS, bars, strict=True)),
             "duplicates": f"{self.n_same_audio} of audio, {self.n_same_text} of text and length",
             "problems": _shares(summary["problems"]),
             "cut": self.n_cut and f"{self.n_cut} long recordings{texts * bool(self.n_texts_lost)}",
@@ -138,13 +141,6 @@ class ImportSummary:
             "too long": n_long and f"{n_long} over {WINDOW_S:.0f} s: see --cut, or --max-seconds",
         }
         return "\n".join(f"{name:<14}{value}".rstrip() for name, value in lines.items() if value)
-
-    def _histogram(self) -> dict[str, str]:
-        names = [f"  {BIN_S * i} to {BIN_S * (i + 1)} s" for i in range(_N_BINS)]
-        names.append(f"  over {WINDOW_S:.0f} s")
-        fullest = max(self.n_by_length) or 1
-        bars = [f"{n:>9} {'#' * -(-_BAR * n // fullest)}" for n in self.n_by_length]
-        return dict(zip(names, bars, strict=True))
 
 
 def _seen(what: str, seen: set[int]) -> bool:
