@@ -34,37 +34,27 @@ class DuplicateId(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """A span of a recording that is one example; the sound itself stays where it is.
+    """A span of a recording that is one example; the sound itself stays where it is."""
 
-    Attributes:
-        id: is of one utterance in the whole manifest.
-        audio: path relative to the manifest, or absolute, or a URL such as ``s3://bucket/a.flac``;
-            ``shard.tar#member`` for a member.
-        start_s: where the span begins in the recording.
-        duration_s: length of the span; None reaches to the end of the recording.
-        text: the human transcript, the reference; None where there is none, "" where no words are
-            spoken.
-        speaker: who speaks.
-        recording: what utterances of the same recording have in common.
-        language: code or English name.
-        source: where it comes from.
-        split: the part of a corpus that its makers put it in: train, validation, test, or other.
-        channel: of the file's channels, counted from 0, the one that it is in; None for all of
-            them, mixed.
-        extra: other keys of its line, such as a licence: kept, and used by nothing here.
-    """
-
-    id: str
+    id: str  # is of one utterance in the whole manifest
+    # Path relative to the manifest, or absolute, or a URL such as ``s3://bucket/a.flac``;
+    # ``shard.tar#member`` for a member
     audio: str
-    start_s: float = 0.0
-    duration_s: float | None = None
+    start_s: float = 0.0  # where the span begins in the recording
+    duration_s: float | None = None  # length of the span; None reaches to the end of the recording
+    # The human transcript, the reference; None where there is none, "" where no words are
+    # spoken
     text: str | None = None
-    speaker: str | None = None
-    recording: str | None = None
-    language: str | None = None
-    source: str | None = None
+    speaker: str | None = None  # who speaks
+    recording: str | None = None  # what utterances of the same recording have in common
+    language: str | None = None  # code or English name
+    source: str | None = None  # where it comes from
+    # The part of a corpus that its makers put it in: train, validation, test, or other
     split: str | None = None
+    # Of the file's channels, counted from 0, the one that it is in; None for all of them,
+    # mixed
     channel: int | None = None
+    # Other keys of its line, such as a licence: kept, and used by nothing here
     extra: Mapping[str, Any] | None = field(default=None, compare=False)
 
     @property
@@ -92,38 +82,26 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """A teacher's transcript of one utterance.
+    """A teacher's transcript of one utterance."""
 
-    Attributes:
-        id: of the utterance.
-        token_ids: from start of transcript to end of text, as decoded; none after an error.
-        text: the same without special tokens: the pseudo-label.
-        language: code, given or detected.
-        avg_logprob: mean log-probability of the tokens, in nats; None if it is no number.
-        no_speech_prob: probability that nobody speaks; None if it is no number.
-        compression_ratio: of the text; None if there is none.
-        error: why there is no label; None if there is one.
-        finished: the teacher ended by itself; False where the token limit cut it off.
-        duration_s: length of the sound; None if it is not known.
-        detected_language: code of the language that the teacher detects, whatever it was given;
-            None if nothing was detected, or it knows only English.
-        language_probability: of the detected language, among all that the teacher knows.
-        sound: fingerprint of the recording; None if it is not known.
-    """
-
-    id: str
+    id: str  # of the utterance
+    # From start of transcript to end of text, as decoded; none after an error
     token_ids: tuple[int, ...] = ()
-    text: str = ""
-    language: str | None = None
+    text: str = ""  # the same without special tokens: the pseudo-label
+    language: str | None = None  # code, given or detected
+    # Mean log-probability of the tokens, in nats; None if it is no number
     avg_logprob: float | None = None
-    no_speech_prob: float | None = None
-    compression_ratio: float | None = None
-    error: str | None = None
-    finished: bool = True
-    duration_s: float | None = None
+    no_speech_prob: float | None = None  # probability that nobody speaks; None if it is no number
+    compression_ratio: float | None = None  # of the text; None if there is none
+    error: str | None = None  # why there is no label; None if there is one
+    finished: bool = True  # the teacher ended by itself; False where the token limit cut it off
+    duration_s: float | None = None  # length of the sound; None if it is not known
+    # Code of the language that the teacher detects, whatever it was given; None if nothing
+    # was detected, or it knows only English
     detected_language: str | None = None
+    # Of the detected language, among all that the teacher knows
     language_probability: float | None = None
-    sound: str | None = None
+    sound: str | None = None  # fingerprint of the recording; None if it is not known
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as JSON can hold it: a number that is not finite becomes None."""
@@ -147,23 +125,15 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether an utterance's pseudo-label is kept.
+    """Whether an utterance's pseudo-label is kept."""
 
-    Attributes:
-        id: of the utterance.
-        keep: whether a student may learn from it.
-        reason: why, or why not; one of those in ``stages/filter.py``.
-        wer: errors over the reference's words, or characters, a fraction; None without them.
-        errors: of the pseudo-label against the reference; None without one.
-        unit: what ``errors`` counts.
-    """
-
-    id: str
-    keep: bool
-    reason: str
+    id: str  # of the utterance
+    keep: bool  # whether a student may learn from it
+    reason: str  # why, or why not; one of those in ``stages/filter.py``
+    # Errors over the reference's words, or characters, a fraction; None without them
     wer: float | None = None
-    errors: ErrorCounts | None = None
-    unit: Unit = "word"
+    errors: ErrorCounts | None = None  # of the pseudo-label against the reference; None without one
+    unit: Unit = "word"  # what ``errors`` counts
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as JSON can hold it."""

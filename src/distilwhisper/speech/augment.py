@@ -27,6 +27,7 @@ from distilwhisper.speech.units import (
 
 _FASTER_OR_SLOWER: Rule = ("be above zero", lambda factors: bool(factors) and min(factors) > 0)
 _RISING: Rule = ("rise", lambda low_high: low_high[0] <= low_high[1])
+_RISING_FROM_0: Rule = ("rise from 0 on", lambda low_high: 0 <= low_high[0] <= low_high[1])
 
 
 @dataclass(frozen=True)
@@ -58,16 +59,14 @@ class AugmentSettings:
     short_context_probability: float = ruled(0.0, PROBABILITY)
     """How often the student gets a window without the silence that fills it up to 30 s, while the
     targets are still its teacher's of all 30: a student for short sound."""
-    short_context_margin_s: tuple[float, float] = (0.5, 2.0)
+    short_context_margin_s: tuple[float, float] = ruled((0.5, 2.0), _RISING_FROM_0)
     """Least and most silence that stays; drawn evenly between, then the whole is rounded up."""
     short_context_step_s: int = ruled(1, AT_LEAST_1)
     """Short contexts are multiples of this. Windows of one context go through the network together:
     with few different ones, a GPU has more to do at a time."""
 
     def __post_init__(self) -> None:
-        low_s, high_s = self.short_context_margin_s
-        must = f"short_context_margin_s must rise from 0 on, found {[low_s, high_s]}"
-        check_rules(self, not 0 <= low_s <= high_s and must)
+        check_rules(self)
 
     @property
     def is_on(self) -> bool:

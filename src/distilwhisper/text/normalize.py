@@ -159,11 +159,7 @@ def _normalize_yiddish(text: str) -> str:
 
 
 _TURKISH_CAPITALS = {ord("I"): "ı", ord("İ"): "i"}
-_MARKED_BY_LANGUAGE = {
-    "tr": _normalize_turkish,
-    "az": _normalize_turkish,
-    "yi": _normalize_yiddish,
-}
+_MARKED_BY_LANGUAGE = {"tr": _normalize_turkish, "az": _normalize_turkish, "yi": _normalize_yiddish}
 
 
 def _words_only(normalised: str) -> str:

@@ -23,18 +23,12 @@ class ErrorCounts:
     The total is the edit distance and exact. Its split into kinds is that of one best
     alignment; where several are equally good, another tool may split the same total in
     another way.
-
-    Attributes:
-        substitutions: words replaced by others.
-        deletions: reference words that the hypothesis lacks.
-        insertions: hypothesis words that the reference lacks.
-        words: words of the reference; characters, where characters were counted.
     """
 
-    substitutions: int = 0
-    deletions: int = 0
-    insertions: int = 0
-    words: int = 0
+    substitutions: int = 0  # words replaced by others
+    deletions: int = 0  # reference words that the hypothesis lacks
+    insertions: int = 0  # hypothesis words that the reference lacks
+    words: int = 0  # words of the reference; characters, where characters were counted
 
     def __add__(self, other: "ErrorCounts") -> "ErrorCounts":
         pairs = zip(astuple(self), astuple(other), strict=True)

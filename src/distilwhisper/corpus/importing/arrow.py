@@ -57,11 +57,18 @@ def read_parquet(source: Source) -> Entries:
     """
     with needed_by("reading Parquet files", extra="data"):
         from pyarrow import ArrowException
+        from pyarrow.parquet import ParquetFile
     for path in _of_split(source.path, source.settings.split):
         whole = path == source.path
         name = path.name if whole else path.relative_to(source.path).as_posix()
         try:
-            yield from _rows(path, name, source)
+            with ParquetFile(path) as file:
+                columns, to_read = _columns_of(file.schema_arrow, str(path), source.settings)
+                batches = file.iter_batches(ROWS_AT_ONCE, columns=to_read)
+                for number, row in enumerate(row for some in batches for row in some.to_pylist()):
+                    stem = f"{posixpath.splitext(name)[0]}/{number:08d}"
+                    with source.problem_at(where := f"{name}: row {number}"):
+                        yield _sound_entry(where, row, columns, stem, path.parent)
         except (ArrowException, OSError) as error:
             message = f"must be a whole Parquet file, found: {error}"
             source.add_problem(name, "unreadable", message)
@@ -153,18 +160,6 @@ def _of_split(source: Path, split: str | None) -> list[Path]:
         of = f" with {split} in their names" if split else ""
         raise BadSource(f"{source} must hold Parquet files{of}, found none among {len(paths)}")
     return of_split or paths
-
-
-def _rows(path: Path, name: str, source: Source) -> Entries:
-    from pyarrow.parquet import ParquetFile
-
-    with ParquetFile(path) as file:
-        columns, to_read = _columns_of(file.schema_arrow, str(path), source.settings)
-        batches = file.iter_batches(ROWS_AT_ONCE, columns=to_read)
-        for number, row in enumerate(row for batch in batches for row in batch.to_pylist()):
-            stem = f"{posixpath.splitext(name)[0]}/{number:08d}"
-            with source.problem_at(where := f"{name}: row {number}"):
-                yield _sound_entry(where, row, columns, stem, path.parent)
 
 
 def read_huggingface(source: Source) -> Entries:
