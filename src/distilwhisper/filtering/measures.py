@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cache, cached_property
 from typing import Any, TypeAlias
 
@@ -207,10 +207,7 @@ def _text_measures(
         is_all_capitals(label.text),
         in_characters,
         hashlib.sha256(utterance.id.encode("utf-8")).digest()[0] < 128,  # the half held out
-        errors.substitutions,
-        errors.deletions,
-        errors.insertions,
-        errors.words,
+        *astuple(errors),
         len(units),
         longest_loop(units),
         -1 if second is None or second.error else count(hypothesis, normalize(second.text)).errors,

@@ -363,15 +363,19 @@ class AudioTrack:
         is_exact = (is_pcm or codec == "flac") and counts_samples and kind in SEEKING
         if second < 1 or not is_exact:
             return 0
-        frames = self._decoded(at=second * rate)
-        first = _frame_from(frames, second * rate)
-        if first is None:
-            # Damaged, or cut short before that place: found when decoding from the beginning.
-            self._frames = self._decoded(at=0)
-            return 0
-        self._frames = chain([_Decoded(first, None, 0.0, False, 0)], frames)
-        self._end_s = float(second)
-        return second * SAMPLE_RATE_HZ
+        sample = second * rate
+        frames = self._decoded(at=sample)
+        for frame, *_ in frames:
+            if frame.pts is None or frame.pts > sample:
+                break
+            if frame.pts + frame.samples > sample:
+                first = _with_rows(frame, _rows(frame)[:, sample - frame.pts :])
+                self._frames = chain([_Decoded(first, None, 0.0, False, 0)], frames)
+                self._end_s = float(second)
+                return second * SAMPLE_RATE_HZ
+        # Damaged, or cut short before that place: found when decoding from the beginning.
+        self._frames = self._decoded(at=0)
+        return 0
 
     def pieces(self) -> Iterator[Pcm]:
         """Yield mono 16 kHz 16-bit samples in pieces of about a second.
@@ -723,27 +727,6 @@ def _second_by_second(frames: Iterable[av.AudioFrame]) -> Iterator[av.AudioFrame
     for frame in frames:
         frame.pts = None  # the queue would refuse gaps
         fifo.write(frame)
-        while fifo.samples >= frame.sample_rate:
-            yield _taken(fifo, frame.sample_rate)
-    if fifo.samples:
-        yield _taken(fifo, fifo.samples)
-
-
-def _frame_from(frames: Iterator[_Decoded], sample: int) -> av.AudioFrame | None:
-    """Take frames up to the one that holds a sample, and return that from the sample on.
-
-    Returns:
-        None where the frames begin behind the sample, or end before it.
-    """
-    for frame, *_ in frames:
-        if frame.pts is None or frame.pts > sample:
-            return None
-        if frame.pts + frame.samples > sample:
-            return _with_rows(frame, _rows(frame)[:, sample - frame.pts :])
-    return None
-
-
-def _taken(fifo: av.AudioFifo, n: int) -> av.AudioFrame:
-    frame = fifo.read(n)
-    assert frame is not None
-    return frame
+        yield from fifo.read_many(frame.sample_rate)
+    if rest := fifo.read():
+        yield rest

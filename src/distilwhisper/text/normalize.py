@@ -67,11 +67,8 @@ def whisper_normalizer_for(language: str | None) -> Normalizer:
     Both give what openai-whisper 20250625 and transformers 5 give. Letters are not split for
     scripts without spaces: see :func:`uses_spaces`.
 
-    Args:
-        language: code or English name of the spoken language, as for :func:`normalizer_for`.
-
     Raises:
-        ValueError: the language is None or unknown to Whisper.
+        ValueError: as :func:`normalizer_for`.
 
     Source: arXiv:2212.04356, appendix C; package whisper-normalizer, less four rules that
     it adds to Whisper's (kinda, sorta, dunno, cause).

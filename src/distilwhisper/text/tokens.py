@@ -206,10 +206,7 @@ class Tokenizer:
         return self.timestamp_begin + math.floor(seconds * TIMESTAMPS_PER_SECOND + 0.5)
 
     def language_code(self, name_or_code: str) -> str:
-        """The code of a language that this vocabulary can ask for.
-
-        Args:
-            name_or_code: as for the function :func:`language_code`.
+        """The code, as by :func:`language_code`, of a language that this vocabulary can ask for.
 
         Raises:
             ValueError: Whisper has no such language, or this vocabulary has no token for it.

@@ -1,10 +1,9 @@
 """Errors between two transcripts, counted first and divided last."""
 
 import math
-from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
-from itertools import chain, zip_longest
+from itertools import zip_longest
 from typing import Literal, cast
 
 from distilwhisper.extras import needed_by
@@ -96,14 +95,8 @@ def character_errors(reference: str, hypothesis: str) -> ErrorCounts:
 
     White space does not count: in such a script the normaliser leaves a space for each
     punctuation mark, and nobody pronounces those. What counts is a Unicode code point. This
-    is Whisper's normaliser with split letters, followed by a word error rate.
-
-    Args:
-        reference: the human text, already normalised.
-        hypothesis: the machine's text, normalised in the same way.
-
-    Returns:
-        Counts whose ``words`` are the characters of the reference.
+    is Whisper's normaliser with split letters, followed by a word error rate. The texts are as for
+    :func:`word_errors`; the ``words`` of the counts are the characters of the reference.
     """
     return _count("".join(reference.split()), "".join(hypothesis.split()))
 
@@ -112,10 +105,6 @@ def align_words(reference: str, hypothesis: str) -> list[Alignment]:
     """The word-by-word difference whose counts :func:`word_errors` gives.
 
     Reading the reference's words in order gives the reference, and likewise the hypothesis.
-
-    Args:
-        reference: the human text; words are what white space separates.
-        hypothesis: the machine's text.
     """
     expected, actual = reference.split(), hypothesis.split()
     steps: list[Alignment] = []
@@ -146,16 +135,9 @@ def repeated_ngrams(texts: Iterable[str], *, n: int = 5) -> int:
     """
     if n < 1:
         raise ValueError(f"an n-gram must have at least 1 word, found n = {n}")
-    window: deque[str] = deque(maxlen=n)
-    seen: set[tuple[str, ...]] = set()
-    n_repeated = 0
-    for word in chain.from_iterable(text.split() for text in texts):
-        window.append(word)
-        if len(window) == n:
-            ngram = tuple(window)
-            n_repeated += ngram in seen
-            seen.add(ngram)
-    return n_repeated
+    words = [word for text in texts for word in text.split()]
+    ngrams = list(zip(*(words[first:] for first in range(n)), strict=False))
+    return len(ngrams) - len({*ngrams})
 
 
 def _count(reference: Sequence[str], hypothesis: Sequence[str]) -> ErrorCounts:

@@ -7,6 +7,7 @@ Of Kaldi's files only wav.scp must be there.
 """
 
 import re
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
@@ -102,15 +103,15 @@ def _segment(rest: str) -> tuple[str, float, float | None]:
     Raises:
         Unusable: the line has other fields.
     """
-    wanted = "must be: utterance recording start end, in seconds, the end behind the start"
-    try:
+    with suppress(ValueError):
         name, first, last = rest.split()
         start_s, end_s = float(first), float(last)
-    except ValueError:
-        raise Unusable(f"{wanted}; found {rest!r}") from None
-    if not (start_s >= 0 and (end_s < 0 or start_s < end_s < float("inf"))):
-        raise Unusable(f"{wanted}; found {rest!r}")
-    return name, start_s, None if end_s < 0 else round(end_s - start_s, 6)
+        if start_s >= 0 and (end_s < 0 or start_s < end_s < float("inf")):
+            return name, start_s, None if end_s < 0 else round(end_s - start_s, 6)
+    raise Unusable(
+        "must be: utterance recording start end, in seconds, the end behind the start; found "
+        f"{rest!r}"
+    )
 
 
 def _check_is_file(audio: str) -> None:

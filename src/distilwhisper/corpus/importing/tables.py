@@ -147,11 +147,10 @@ class Table:
                 columns = find_columns([*row, *self._chosen.values()], self._chosen)
                 yield where, row, columns
             return
-        lines = dropwhile(lambda line: not line[1].strip(), _lines(self.path))
+        rows = dropwhile(lambda line: not line[1].strip(), _lines(self.path))
         number = 0
         try:
-            lines = lines if self._form.path else islice(lines, 1, None)
-            for number, cells in _split(lines, self._form):
+            for number, cells in _split(islice(rows, not self._form.path, None), self._form):
                 with source.problem_at(where := f"{name}:{number}"):
                     if cells is None:
                         raise Unusable(
