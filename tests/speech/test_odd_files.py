@@ -4,10 +4,12 @@ import io
 import math
 import os
 import re
+import struct
 import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 
@@ -380,6 +382,16 @@ def test_hardly_a_file_is_refused_without_a_traceback(
     with pytest.raises(CorruptAudio, match=r"no sound|zero samples"):
         load_samples(path)
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("size", [0, 23, 1 << 62, (1 << 64) - 1])
+def test_a_size_that_cannot_be_leaves_the_length_of_a_w64_unknown(size: int) -> None:
+    file = io.BytesIO()
+    soundfile.write(file, noise(1.0), 16_000, format="W64")
+    data = bytearray(file.getvalue())
+    struct.pack_into("<Q", data, data.index(b"data\xf3") + 16, size)
+    with suppress(CorruptAudio):
+        assert len(load_samples(io.BytesIO(data))) == 16_000
 
 
 # --- channels and tracks

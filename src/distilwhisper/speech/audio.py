@@ -249,6 +249,9 @@ def _pcm(
         raise ValueError(f"start_s must be a time of zero or more, found {start_s}")
     start = seconds_to_samples(start_s)
     stop = math.inf if duration_s is None else start + _length(duration_s)
+    least = start + 1  # samples that there must be
+    if duration_s is not None:
+        least = max(least, int(stop) - seconds_to_samples(LENGTH_TOLERANCE_S))
     with open_track(source, choice, on_note) as sound:
         position = sound.enter(start)
         for piece in sound.pieces():
@@ -259,8 +262,7 @@ def _pcm(
             if position >= stop:
                 return
         sound.finish()
-    tolerance = seconds_to_samples(LENGTH_TOLERANCE_S)
-    if position <= start or position < stop - tolerance < math.inf:
+    if position < least:
         until = "on" if duration_s is None else f"to {start_s + duration_s:.3f} s"
         end_s = samples_to_seconds(position)
         raise CorruptAudio(
@@ -482,7 +484,7 @@ class AudioTrack:
                     "be decoded; times behind it are too early"
                 )
         if damage:
-            self._note(damage, True)
+            self._note(damage, is_damage=True)
 
     def _note_other_tracks(self) -> None:
         """Note which other track is not silent."""
@@ -491,17 +493,15 @@ class AudioTrack:
         for number, track in enumerate(tracks):
             if track is self._stream:
                 continue
-            with (
-                suppress(CorruptAudio),
-                open_track(self.file, Choice(number), lambda _: None) as it,
-            ):
-                if any(_peak(piece) > SILENT_PEAK for piece in it.pieces()):
+            choice = Choice(number)
+            with suppress(CorruptAudio), open_track(self.file, choice, lambda _: None) as other:
+                if any(_peak(piece) > SILENT_PEAK for piece in other.pieces()):
                     names = track_names(self._container)
                     text = f"{silent}, and track {number} is not: choose one of {names}"
                     self._on_note(Note(text))
                     return
 
-    def _note(self, text: str, is_damage: bool = False, *holes_s: tuple[float, float]) -> None:
+    def _note(self, text: str, *holes_s: tuple[float, float], is_damage: bool = False) -> None:
         note = Note(text, is_damage, holes_s)
         if self._is_strict or self._n_notes < MAX_NOTES:
             self._n_notes += 1
@@ -522,7 +522,7 @@ class AudioTrack:
         self._lost_s += lost_s
         if self._lost_s > LENGTH_TOLERANCE_S:
             place = f"from {self._end_s:.2f} to {self._end_s + lost_s:.2f} s"
-            self._note(f"{lost_s:.2f} s are lost, {place}: {why}", True, *holes_s)
+            self._note(f"{lost_s:.2f} s are lost, {place}: {why}", *holes_s, is_damage=True)
 
     def _decoded(self, at: int | None = None) -> Iterator[_Decoded]:
         """Yield frames as they come, passing over packets that cannot be decoded."""
@@ -609,7 +609,7 @@ class AudioTrack:
             self._lose(ahead_s, "missing from the file", hole_s)
         else:
             place = f"from {hole_s[0]:.2f} to {hole_s[1]:.2f} s"
-            self._note(f"the file has no sound {place}", False, hole_s)
+            self._note(f"the file has no sound {place}", hole_s)
         return ahead_s
 
     def _resampled(self, frames: Iterable[av.AudioFrame]) -> Iterator[Pcm]:
@@ -671,14 +671,14 @@ class AudioTrack:
         place = f"from {begin_s:.2f} to {begin_s + _length_s(frame):.2f} s"
         if n_bad := np.count_nonzero(~np.isfinite(values)):
             fault = f"samples must be finite, found NaN or infinity in {n_bad} values {place}"
-            self._note(fault, True)
+            self._note(fault, is_damage=True)
             return _with_rows(frame, np.nan_to_num(_rows(frame), posinf=0.0, neginf=0.0))
         peak = max(values.max(), -values.min())
         if peak > LOUDEST:
             self._note(
                 f"samples must lie in about [-1, 1], found {peak:g} {place}: what lies beyond "
                 "was clipped; write the file again, divided by its full scale",
-                True,
+                is_damage=True,
             )
         return frame
 

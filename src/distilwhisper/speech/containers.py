@@ -18,8 +18,8 @@ from distilwhisper.speech.sources import CorruptAudio, OpenFile
 # more than load_samples grants.
 LENGTH_TOLERANCE_S = 0.1
 
-# The sounds of speech are told apart by what lies above 500 Hz, which a lower rate cannot hold; no
-# recorder has a higher one.
+# The sounds of speech are told apart by what lies above 500 Hz, which a lower rate than the first
+# cannot hold. No recorder has a higher rate than the second.
 LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 1000, 768_000
 
 # A silence that time stamps ask for is believed up to this length.
@@ -183,19 +183,19 @@ def _wav_data(file: OpenFile) -> tuple[int, int, int]:
 
     It may be of the wide kinds RF64 and w64.
     """
+    n_bytes = file.seek(0, os.SEEK_END)
     file.seek(0)
     is_w64 = file.read(4) == b"riff"
     # A chunk's name and size. Those of w64 are a GUID that begins with the name, and count as well.
     head = struct.Struct("<4s12xQ" if is_w64 else "<4sI")
     position, byte_rate, long_size = 40 if is_w64 else 12, 0, 0
-    while True:
+    while position + head.size <= n_bytes:
         file.seek(position)
         chunk = file.read(head.size + 16)
-        kind, size = head.unpack_from(chunk) if len(chunk) >= head.size else (b"", 0)
-        size -= head.size * is_w64
-        if not kind or size < 0:
-            return position, 0, byte_rate
+        kind, size = head.unpack_from(chunk)
         position += head.size
+        if is_w64 and (size := size - head.size) < 0:
+            break
         if len(chunk) == head.size + 16 and kind == b"fmt ":
             # The header's own byte rate is wrong in some files, and no decoder reads it.
             _, channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", chunk, head.size)
@@ -205,6 +205,7 @@ def _wav_data(file: OpenFile) -> tuple[int, int, int]:
         if kind == b"data":
             return position, long_size if size == 0xFFFF_FFFF else size, byte_rate
         position += size + -size % (8 if is_w64 else 2)
+    return position, 0, byte_rate
 
 
 def bytes_behind_wav(file: OpenFile) -> int:

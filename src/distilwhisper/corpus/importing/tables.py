@@ -147,10 +147,11 @@ class Table:
                 columns = find_columns([*row, *self._chosen.values()], self._chosen)
                 yield where, row, columns
             return
-        rows = dropwhile(lambda line: not line[1].strip(), _lines(self.path))
+        lines = dropwhile(lambda line: not line[1].strip(), _lines(self.path))
+        n_header = 0 if self._form.path else 1
         number = 0
         try:
-            for number, cells in _split(islice(rows, not self._form.path, None), self._form):
+            for number, cells in _split(islice(lines, n_header, None), self._form):
                 with source.problem_at(where := f"{name}:{number}"):
                     if cells is None:
                         raise Unusable(
