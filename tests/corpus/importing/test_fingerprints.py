@@ -51,6 +51,16 @@ def test_new_files_corrected_transcripts_and_mended_sound_are_seen(source: Path)
     assert changes(source, first) == {SOUND, FILES}
 
 
+def test_a_link_to_what_is_not_there_counts_when_it_leads_somewhere(source: Path) -> None:
+    for name in ("c.wav", "c.txt"):
+        (source / name).symlink_to(source.parent / name)
+    (source / "loop.wav").symlink_to(source / "loop.wav")
+    first = source_fingerprints(source, skip=source / "run")
+    assert first[FILES] == "4"
+    write_wav(source.parent / "c.wav", np.full(1600, 0.3, dtype=np.float32))
+    assert changes(source, first) == {SOUND, FILES}
+
+
 def test_sound_that_a_manifest_names_is_seen_as_well(source: Path) -> None:
     manifest = source / "m.jsonl"
     write_manifest(manifest, [Utterance("a", "a.wav"), Utterance("b", "s3://away/b.wav")])

@@ -201,9 +201,11 @@ def files_below(source: Source) -> Iterator[str]:
         for file in sorted(file for file in files if not file.startswith(".")):
             path = Path(folder, file)
             name = path.relative_to(source.path).as_posix()
+            if not _is_utf8(name, source):
+                continue
             if path.exists() and not path.is_file():
                 source.add_problem(name, "unreadable", "must be a file, found a pipe or a device")
-            elif _is_utf8(name, source):
+            else:
                 yield name
     for error in unread:
         name = Path(error.filename).relative_to(source.path).as_posix()

@@ -103,7 +103,8 @@ def source_fingerprints(source: Path, *, skip: Path) -> dict[str, str]:
     if source.is_dir():
         below = (source / name for name in files_below(Source(source, ImportSettings(), skip)))
         own = skip.resolve()
-        files = [path for path in below if own not in path.resolve().parents]
+        # A link may lead nowhere, or to itself.
+        files = [path for path in below if path.is_file() and own not in path.resolve().parents]
         texts = [path for path in files if path.suffix.lower() in _TRANSCRIPTS]
     else:
         manifest = read_manifest(source)
