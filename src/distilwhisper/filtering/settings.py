@@ -7,10 +7,6 @@ from distilwhisper.checks import AT_LEAST_0, PROBABILITY, Rule, check_rules, rul
 from distilwhisper.languages import language_code, uses_spaces
 
 _ERRORS: Rule = ("be a finite fraction from 0 on (0.10 is 10 %)", AT_LEAST_0[1])
-_ALL_ERRORS: Rule = (
-    "hold finite fractions from 0 on",
-    lambda limits: all(AT_LEAST_0[1](limit) for _, limit in limits),
-)
 _RATIO: Rule = ("be a finite number above 0", lambda ratio: 0 < ratio < math.inf)
 _LOGPROB: Rule = ("be a finite logarithm of at most 0", lambda value: -math.inf < value <= 0)
 
@@ -29,7 +25,7 @@ class FilterSettings:
     language: str | None = None
     """Language of all utterances, even where the manifest names another; None: what it names, else
     what the teacher detected."""
-    max_wer_by_language: tuple[tuple[str, float], ...] = ruled((), _ALL_ERRORS)
+    max_wer_by_language: tuple[tuple[str, float], ...] = ()
     """Languages, each with a limit of its own in the place of max_wer."""
     max_no_speech_prob: float | None = ruled(None, PROBABILITY)
     """Probability that nobody speaks."""
@@ -64,4 +60,9 @@ def _language_faults(settings: FilterSettings) -> list[str]:
             faults.append(str(error))
     if not faults and len(set(map(language_code, names))) < len(names):
         faults.append(f"max_wer_by_language must name a language once, found {', '.join(names)}")
+    for name, limit in settings.max_wer_by_language:
+        if not 0 <= limit < math.inf:
+            faults.append(
+                f"max_wer_by_language must be a finite fraction from 0 on, found {limit} for {name}"
+            )
     return faults
