@@ -11,7 +11,7 @@ A call that is repeated with the same ``out`` goes on where it stopped.
 import tempfile
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import fields
+from dataclasses import fields, replace
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from distilwhisper.pipeline import DataSettings, Recipe, run_recipe
 from distilwhisper.run.processes import EngineName, EngineSettings
 from distilwhisper.stages.evaluate import evaluate_all
 from distilwhisper.stages.filter import FilterSummary, filter_labels
-from distilwhisper.stages.label import LabelSummary, label_manifest
+from distilwhisper.stages.label import LabelSummary, label_manifests
 from distilwhisper.stages.layers import StudentSettings
 from distilwhisper.stages.settings import EvaluateSettings, LabelSettings
 from distilwhisper.training.settings import TrainingSettings
@@ -68,10 +68,9 @@ def label(
     """
     name, hardware, draft = _named(teacher)
     with shown(progress):
-        return label_manifest(
-            Path(manifest),
+        (summary,) = label_manifests(
+            {Path(manifest): Path(out)},
             name,
-            Path(out),
             settings_of(LabelSettings, options),
             hardware=hardware,
             draft=draft,
@@ -79,6 +78,7 @@ def label(
             retry_failed=retry_failed,
             force=force,
         )
+    return summary
 
 
 @with_settings(FilterSettings)
@@ -169,8 +169,9 @@ def distil(
             data=DataSettings(train=fspath(manifest), validation=held_out, test=held_out),
             hardware=hardware,
             student=student,
-            training=chosen_training(options, name, hardware, hours_of(kept)),
         )
+        training = chosen_training(options, recipe, hours_of(kept))
+        recipe = replace(recipe, training=training)
         run_recipe(recipe, out, stages=("student", "train"), made=made, force=force)
     return load_model(
         out / "student", device=hardware.device, dtype=hardware.dtype, backend=hardware.backend

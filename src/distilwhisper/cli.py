@@ -216,12 +216,11 @@ def label(
         force: begin anew where settings or inputs have changed.
     """
     from distilwhisper.run.locks import Part
-    from distilwhisper.stages.label import label_manifest
+    from distilwhisper.stages.label import label_manifests
 
-    summary = label_manifest(
-        manifest,
+    (summary,) = label_manifests(
+        {manifest: out},
         teacher,
-        out,
         settings,
         hardware=hardware,
         draft=draft,
@@ -288,6 +287,7 @@ def distil(
     steps: int | None = None,
     student: OmitArgPrefixes[StudentSettings] = StudentSettings(),
     hardware: OmitArgPrefixes[Hardware] = Hardware(),
+    set: Overrides = (),  # noqa: A002
     force: bool = False,
 ) -> int:
     """Make a student of a folder of audio with transcripts: all stages, with good defaults.
@@ -301,6 +301,7 @@ def distil(
         steps: of training; a number for the hours there are when left out.
         student: which layers it begins with.
         hardware: where to run.
+        set: section.key=value of the recipe, in place of what is chosen; may be repeated.
         force: do stages again whose settings or inputs have changed.
     """
     from distilwhisper.distilling import distil_folder
@@ -314,6 +315,7 @@ def distil(
         language=language,
         max_wer=max_wer,
         steps=steps,
+        overrides=set,
         force=force,
     )
     print(out / "report.html")

@@ -20,14 +20,20 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from distilwhisper.checks import AT_LEAST_0, AT_LEAST_1, Rule, check_rules, ruled
-from distilwhisper.corpus.batches import Example, follow_each_other, join_kept, with_previous_text
+from distilwhisper.corpus.batches import (
+    Example,
+    Mixture,
+    follow_each_other,
+    join_kept,
+    with_previous_text,
+)
 from distilwhisper.corpus.importing.fingerprints import source_fingerprints
 from distilwhisper.corpus.importing.importer import import_data
 from distilwhisper.corpus.importing.settings import ImportSettings
@@ -49,8 +55,9 @@ from distilwhisper.corpus.records import (
 from distilwhisper.corpus.sounds import check_sounds
 from distilwhisper.corpus.splitting import split_manifest
 from distilwhisper.corpus.store import read_jsonl
-from distilwhisper.decoding.settings import DecodingSettings
-from distilwhisper.decoding.transcriber import Transcriber
+from distilwhisper.decoding.transcriber import Transcriber, check_settings
+from distilwhisper.engines import open_model_stage
+from distilwhisper.evaluation.degradation import Degradation, Degrader
 from distilwhisper.evaluation.scoring import summary_line
 from distilwhisper.files import write_atomic
 from distilwhisper.filtering.settings import FilterSettings
@@ -70,8 +77,8 @@ from distilwhisper.run.settings import SettingsError, settings_to_toml
 from distilwhisper.run.stages import StageChanged, fingerprint, open_stage
 from distilwhisper.speech.audio import load_samples
 from distilwhisper.stages.evaluate import EvaluationTask, evaluate_tasks
-from distilwhisper.stages.filter import filter_labels
-from distilwhisper.stages.label import LabelSummary, label_manifest
+from distilwhisper.stages.filter import filter_labels, warn_of_limits
+from distilwhisper.stages.label import label_manifests
 from distilwhisper.stages.layers import StudentSettings
 from distilwhisper.stages.settings import STAGES, EvaluateSettings, LabelSettings, StageName
 from distilwhisper.stages.student import add_alignment_heads, allow_silence, make_student
@@ -218,9 +225,10 @@ class Run:
     def open_stage(
         self, folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, Path]
     ) -> None:
-        """Call :func:`~distilwhisper.run.stages.open_stage` with the inputs' fingerprints."""
+        """Call :func:`~distilwhisper.engines.open_model_stage` with the inputs' fingerprints."""
         prints = {name: fingerprint(path) for name, path in inputs.items()}
-        open_stage(folder, settings=settings, inputs=prints, force=self.force)
+        models = [inputs[name] for name in ("teacher", "student", "start") if name in inputs]
+        open_model_stage(folder, settings=settings, inputs=prints, models=models, force=self.force)
 
     @cached_property
     def teacher(self) -> Path:
@@ -269,6 +277,7 @@ def run_recipe(
     from_stage: StageName | None = None,
     made: Mapping[str, Path] | None = None,
     force: bool = False,
+    is_checked: bool = False,
 ) -> Run:
     """Run a recipe's stages in order, skipping what is done.
 
@@ -281,6 +290,7 @@ def run_recipe(
         from_stage: do this stage and all after it again.
         made: folders of the run that lie elsewhere, such as its labels, by their names.
         force: do stages again whose settings or inputs have changed.
+        is_checked: :func:`check_recipe` has passed it already.
 
     Returns:
         The run, with the inputs that failed on the way.
@@ -289,7 +299,8 @@ def run_recipe(
         StageChanged: what the folder holds was made with other settings or from other inputs.
         SettingsError: see :func:`check_recipe`.
     """
-    check_recipe(recipe, stages=stages)
+    if not is_checked:
+        check_recipe(recipe, stages=stages)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with ranks_of_environment(recipe.hardware) as ranks:
@@ -355,6 +366,8 @@ def check_recipe(
 ) -> None:
     """Check that a recipe's settings, paths and models go together, before any work is done.
 
+    Limits of the filter that look like per cent are logged.
+
     Args:
         recipe: the settings.
         stages: that are to be run.
@@ -368,14 +381,18 @@ def check_recipe(
     faults = _Faults()
     if sizes is None:
         _check_hardware(recipe, stages, faults)
-    teacher_tokenizer = None
+    tokenizer = None
     if {*stages} - {"data", "filter", "report"}:
-        _check_models(recipe, sizes or _sizes_here, faults)
+        teacher = _check_models(recipe, sizes or _sizes_here, faults)
         if sizes is None or Path(recipe.teacher).is_dir():
-            teacher_tokenizer = faults.attempt("teacher", _tokenizer_here, recipe.teacher)
+            tokenizer = faults.attempt("teacher", _tokenizer_here, recipe.teacher)
         for name, stage in (("label", recipe.label), ("evaluate", recipe.evaluate)):
-            faults.attempt(f"{name}.decoding", _check_speech, stage.decoding, teacher_tokenizer)
-        faults.attempt("data.language", _check_language, recipe.data.language, teacher_tokenizer)
+            setting, decoding = f"{name}.decoding", stage.decoding
+            if teacher is None or tokenizer is None:
+                faults.attempt(setting, _check_language, decoding.language, None)
+            else:
+                faults.attempt(setting, check_settings, decoding, tokenizer, teacher.vocab_size)
+        faults.attempt("data.language", _check_language, recipe.data.language, tokenizer)
     if "filter" in stages and recipe.filter.max_disagreement is not None:
         faults.append(
             "filter.max_disagreement: needs second labels, and a recipe makes none: leave it out"
@@ -387,11 +404,10 @@ def check_recipe(
             judge = recipe.label if setting == "data.train" else recipe.evaluate
             if judge.decoding.language is None:
                 for language in {u.language for u in manifest.utterances}:
-                    faults.attempt(setting, _check_language, language, teacher_tokenizer)
-    noise = recipe.evaluate.degradation
-    if noise is not None and noise.source is not None and not noise.source.exists():
-        faults.append(f"evaluate.noise: {noise.source} is not there")
+                    faults.attempt(setting, _check_language, language, tokenizer)
     faults.refuse()
+    if "filter" in stages:
+        warn_of_limits(recipe.filter)
 
 
 class _Faults(list[str]):
@@ -429,11 +445,14 @@ def _check_hardware(recipe: Recipe, stages: Sequence[StageName], faults: _Faults
             faults.append(f'{setting}: pip install "distilwhisper[{extra}]"')
 
 
-def _check_models(recipe: Recipe, sizes: Callable[[str], WhisperConfig], faults: _Faults) -> None:
+def _check_models(
+    recipe: Recipe, sizes: Callable[[str], WhisperConfig], faults: _Faults
+) -> WhisperConfig | None:
+    """Check the student's layers; return the teacher's sizes, where they can be had."""
     student = recipe.student
     teacher = faults.attempt("teacher", sizes, recipe.teacher)
     if teacher is None:
-        return
+        return None
     source = teacher
     if student.start is not None:
         source = faults.attempt("student.start", sizes, student.start) or teacher
@@ -443,12 +462,14 @@ def _check_models(recipe: Recipe, sizes: Callable[[str], WhisperConfig], faults:
                 faults.append(
                     f"student.start: must have its teacher's {what} {theirs}, found {ours}"
                 )
-        if recipe.training.mse_weight and source.width != teacher.width:
-            faults.append(
-                f"training.mse_weight: pairs states of one width, found {teacher.width} of the "
-                f"teacher and {source.width} of student.start: set it to 0"
-            )
-    faults.attempt("student", student.decoder_sources, source.decoder_layers)
+    kept = faults.attempt("student", student.decoder_sources, source.decoder_layers) or []
+    pairs = source.width == teacher.width and len(kept) <= teacher.decoder_layers
+    if recipe.training.mse_weight and not pairs:
+        faults.append(
+            "training.mse_weight: pairs states of one width, and each layer of the student with "
+            f"one or more of the teacher's, found widths {source.width} and {teacher.width}, "
+            f"{len(kept)} and {teacher.decoder_layers} decoder layers: set it to 0"
+        )
     layers = faults.attempt("student", student.encoder_sources, source.encoder_layers)
     if layers and len(layers) < source.encoder_layers and not recipe.training.train_encoder:
         faults.append(
@@ -456,12 +477,7 @@ def _check_models(recipe: Recipe, sizes: Callable[[str], WhisperConfig], faults:
             f"{len(layers)} of {source.encoder_layers} and training.train_encoder false: set it to "
             "true, or leave encoder_layers out"
         )
-
-
-def _check_speech(decoding: DecodingSettings, tokenizer: Tokenizer | None) -> None:
-    _check_language(decoding.language, tokenizer)
-    if decoding.task == "translate" and tokenizer is not None and not tokenizer.is_multilingual:
-        raise ValueError("the teacher is English-only and cannot translate: take another model")
+    return teacher
 
 
 def _check_language(language: str | None, tokenizer: Tokenizer | None) -> None:
@@ -500,9 +516,17 @@ def _check_sets(
             faults.attempt(setting, check_set, manifest)
         if setting == "data.test" and "evaluate" in stages:
             faults.attempt(setting, _check_texts, manifest)
-    training, train_sets = recipe.training, [m for setting, m in sets if setting == "data.train"]
-    if "train" not in stages or not train_sets:
-        return
+    train_sets = [manifest for setting, manifest in sets if setting == "data.train"]
+    if "train" in stages and train_sets:
+        _check_training(recipe, train_sets, faults)
+    noise = recipe.evaluate.degradation
+    if noise is not None and "evaluate" in stages:
+        tests = [manifest for setting, manifest in sets if setting == "data.test"]
+        faults.attempt("evaluate.noise", _check_noise, noise, tests)
+
+
+def _check_training(recipe: Recipe, train_sets: Sequence[Manifest], faults: _Faults) -> None:
+    training = recipe.training
     if training.prompt_probability and not any(
         follow_each_other(manifest, max_gap_s=training.prompt_gap_s) for manifest in train_sets
     ):
@@ -515,6 +539,25 @@ def _check_sets(
     strays = [id_ for id_ in training.skip_utterances if id_ not in ids]
     if strays:
         faults.append(f"training.skip_utterances: not in data.train: {', '.join(strays)}")
+    if training.source_weights:
+        paths = recipe.data.train_sets
+        names = {path: name for name, path in _by_name(paths).items()} if len(paths) > 1 else {}
+        sources = [u.source or names.get(m.path) for m in train_sets for u in m.utterances]
+        weights = dict(training.source_weights)
+        faults.attempt("training.source_weights", partial(Mixture, seed=0), sources, weights)
+
+
+def _check_noise(noise: Degradation, tests: Sequence[Manifest]) -> None:
+    """Refuse noise that cannot be made for the test, or for the long recording beside it."""
+    if noise.kind == "babble" and noise.source is None:
+        raise ValueError(
+            "babble must have a manifest of voices, as in babble:5@other.jsonl: the long recording "
+            "that is evaluated too has no other voices beside it"
+        )
+    if noise.source is not None and not noise.source.exists():
+        raise ValueError(f"{noise.source} is not there")
+    for manifest in tests:
+        Degrader(noise, manifest)
 
 
 def _check_texts(manifest: Manifest) -> None:
@@ -610,31 +653,28 @@ def _take_sets(run: Run) -> None:
 
 
 def _label(run: Run) -> None:
-    summary = _labelled(run, run.manifest("train"), run.path("labels"))
-    say(f"label: {summary}")
-    if run.recipe.data.references == "texts":
-        return
-    for path in (*run.validation.values(), run.manifest("test")):
-        held_out = run.path("data", path.name)
-        labels = _labelled(run, held_out, path.with_suffix(""))
-        say(f"label: {labels} of what is held out, as references of the {path.stem}")
-        manifest = with_labels_as_texts(read_manifest(held_out), read_labels(labels.folder))
-        write_manifest(path, moved_to(path.parent, manifest))
-
-
-def _labelled(run: Run, manifest: Path, out: Path) -> LabelSummary:
     recipe = run.recipe
-    summary = label_manifest(
-        manifest,
+    held_out = (*run.validation.values(), run.manifest("test"))
+    judged = held_out if recipe.data.references == "teacher" else ()
+    summaries = label_manifests(
+        {
+            run.manifest("train"): run.path("labels"),
+            **{run.path("data", path.name): path.with_suffix("") for path in judged},
+        },
         str(run.teacher),
-        out,
         recipe.label,
         hardware=recipe.hardware,
         engine=recipe.engine,
         force=run.force,
     )
-    run.problems.update(summary.failed)
-    return summary
+    for summary in summaries:
+        run.problems.update(summary.failed)
+    say(f"label: {summaries[0]}")
+    for path, summary in zip(judged, summaries[1:], strict=True):
+        say(f"label: {summary} of what is held out, as references of the {path.stem}")
+        manifest = read_manifest(run.path("data", path.name))
+        manifest = with_labels_as_texts(manifest, read_labels(summary.folder))
+        write_manifest(path, moved_to(path.parent, manifest))
 
 
 def _filter(run: Run) -> None:

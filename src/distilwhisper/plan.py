@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from distilwhisper.checks import ABOVE_0, check_rules, ruled
 from distilwhisper.corpus.records import Utterance, read_manifest
 from distilwhisper.corpus.store import read_jsonl
 from distilwhisper.decoding.packed_windows import PACKED_S, PAUSE_S
@@ -20,6 +21,7 @@ from distilwhisper.model.hub import resolve_model
 from distilwhisper.model.roofline import cache_values
 from distilwhisper.model.whisper import WhisperConfig
 from distilwhisper.pipeline import Recipe, check_recipe
+from distilwhisper.report.facts import over
 from distilwhisper.run.files import read_json
 from distilwhisper.run.settings import SettingsError, build_settings, read_recipe
 from distilwhisper.speech.units import WINDOW_S
@@ -65,9 +67,12 @@ _SIZES = {
 class Rates:
     """Measured rates of one device; none: not measured."""
 
-    teacher_windows_per_s: float | None = None  # decoded
-    student_windows_per_s: float | None = None  # decoded
-    train_windows_per_s: float | None = None  # through a training update
+    teacher_windows_per_s: float | None = ruled(None, ABOVE_0)  # decoded
+    student_windows_per_s: float | None = ruled(None, ABOVE_0)  # decoded
+    train_windows_per_s: float | None = ruled(None, ABOVE_0)  # through a training update
+
+    def __post_init__(self) -> None:
+        check_rules(self)
 
 
 @dataclass(frozen=True)
@@ -295,10 +300,10 @@ def read_rates(path: Path, recipe: Recipe) -> Rates:
     )
 
 
-def _decoded_per_s(folder: Path) -> float:
+def _decoded_per_s(folder: Path) -> float | None:
     """Return the rate of an evaluation; its utterances are taken for one window each."""
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    return float(summary["n_utterances"] / summary["compute_s"])
+    return over(summary["n_utterances"], summary["compute_s"])
 
 
 # Stages

@@ -29,6 +29,7 @@ from distilwhisper.speech.noise import (
     mix_at_snr,
     pink_noise,
     recorded_noise,
+    recordings_in,
     white_noise,
 )
 
@@ -138,7 +139,8 @@ class Degrader:
         n_silent: silent utterances so far, which are left as they are.
 
     Raises:
-        ValueError: babble is wanted, and some utterance has no other voices.
+        ValueError: babble is wanted, and some utterance has no other voices; or the folder holds
+            no sounds.
     """
 
     def __init__(self, degradation: Degradation, manifest: Manifest, seed: int = 0) -> None:
@@ -152,6 +154,8 @@ class Degrader:
             self._voices = OtherVoices(manifest if source is None else read_manifest(source))
             for utterance in manifest.utterances:
                 self._voices.require_others(utterance, manifest.audio_source(utterance))
+        elif degradation.source is not None:
+            recordings_in(degradation.source)
 
     def apply(self, samples: Samples, utterance: Utterance) -> Samples:
         """Return an utterance's samples with the degradation, as long as before.

@@ -14,7 +14,7 @@ from distilwhisper.decoding.slots import Counts
 from distilwhisper.run.files import write_json
 from distilwhisper.tables import percent
 from distilwhisper.text.normalize import ScoringRule, scoring_rule
-from distilwhisper.text.wer import ErrorCounts, character_errors, repeated_ngrams, word_errors
+from distilwhisper.text.wer import ErrorCounts, character_errors, repeated_ngrams, text_errors
 
 # What intervals are drawn over, after group_of.
 OVER = (
@@ -141,14 +141,13 @@ def count_errors(utterance: Utterance, text: str, *, spaced: bool) -> dict[str, 
     rule = rule_of(utterance)
     reference, hypothesis = rule.normalize(utterance.text or ""), rule.normalize(text)
     by_whisper = rule.whisper_normalize(utterance.text or ""), rule.whisper_normalize(text)
-    count = word_errors if spaced else character_errors
     return {
         "id": utterance.id,
         "reference": reference,
         "hypothesis": hypothesis,
-        "errors": asdict(count(reference, hypothesis)),
+        "errors": asdict(text_errors(reference, hypothesis, spaced=spaced)),
         "character_errors": asdict(character_errors(reference, hypothesis)),
-        "whisper_errors": asdict(count(*by_whisper)),
+        "whisper_errors": asdict(text_errors(*by_whisper, spaced=spaced)),
     }
 
 

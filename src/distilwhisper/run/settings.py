@@ -223,7 +223,7 @@ def put_override(mapping: dict[str, Any], override: str) -> None:
     """Put one ``section.key=value``, written as for :func:`read_recipe`, into plain tables.
 
     Raises:
-        SettingsError: it is not written so, or a section of it is a value.
+        SettingsError: it is not written so, a section of it is a value, or it is a section.
     """
     key, equals, text = override.partition("=")
     *sections, name = (part.strip() for part in key.split("."))
@@ -241,7 +241,10 @@ def put_override(mapping: dict[str, Any], override: str) -> None:
         parsed = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
         parsed = {}
-    mapping[name] = parsed["value"] if len(parsed) == 1 else text
+    value = parsed["value"] if len(parsed) == 1 else text
+    if isinstance(mapping.get(name), dict) and not isinstance(value, dict):
+        raise SettingsError(f'"{override}" must name a key of a section, found that {name} is one')
+    mapping[name] = value
 
 
 def _write_table(table: Any, path: tuple[str, ...], lines: list[str]) -> None:

@@ -111,6 +111,8 @@ def evaluate_tasks(
                 task.out, settings=table, inputs=inputs, models=paths.values(), force=force
             )
             manifest = manifests[task.manifest, task.settings.decoding.language]
+            if noise is not None:
+                Degrader(noise, manifest)  # what it refuses is known before anything is decoded
             size, seed = task.settings.shard_size, task.settings.noise_seed
             sets.append(EvaluationSet(manifest, task.out.absolute(), size, noise, seed))
         job = DecodingJob(

@@ -196,11 +196,7 @@ def filter_labels(
         raise ValueError(
             "max_disagreement needs second labels to compare with, found none: name their folder"
         )
-    for name, limit in settings.limits_above_1.items():
-        warn(
-            f"filter: warning: {name} {limit:g} keeps labels with up to {limit:g} errors for every "
-            "word: limits are fractions, and 0.10 is 10 %"
-        )
+    warn_of_limits(settings)
     sources = Sources(manifest_path, labels_folder, second_labels, settings.language)
     folder = labels_folder / ".measures" if measures is None else measures
     with lock_folder(out):
@@ -226,6 +222,15 @@ def filter_labels(
 
             draw_retention(summary.retention, out / "figures", max_wer=settings.max_wer)
     return replace(summary, folder=out)
+
+
+def warn_of_limits(settings: FilterSettings) -> None:
+    """Log the limits on errors that keep nearly all."""
+    for name, limit in settings.limits_above_1.items():
+        warn(
+            f"filter: warning: {name} {limit:g} keeps labels with up to {limit:g} errors for every "
+            "word: limits are fractions, and 0.10 is 10 %"
+        )
 
 
 def judge(utterance: Utterance, label: Label | None, settings: FilterSettings) -> Verdict:

@@ -11,6 +11,7 @@ changed is refused.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -53,10 +54,9 @@ class LabelSummary:
         return f"{n_good} of {self.n_labels} labels" if self.failed else f"{n_good} labels"
 
 
-def label_manifest(
-    manifest_path: Path,
+def label_manifests(
+    outs: Mapping[Path, Path],
     teacher: str,
-    out: Path,
     settings: LabelSettings,
     *,
     hardware: Hardware | None = None,
@@ -65,13 +65,12 @@ def label_manifest(
     part: Part | None = None,
     retry_failed: bool = False,
     force: bool = False,
-) -> LabelSummary:
-    """Label every utterance of a manifest with a teacher, going on where a run before stopped.
+) -> list[LabelSummary]:
+    """Label every utterance of manifests with a teacher, going on where a run before stopped.
 
     Args:
-        manifest_path: what to label.
-        teacher: model folder or hub id.
-        out: folder of the labels.
+        outs: manifests, each with the folder of its labels.
+        teacher: model folder or hub id; it is loaded once at most.
         settings: how to decode.
         hardware: device and dtype.
         draft: model that drafts for the teacher; it changes the speed, not the labels.
@@ -82,39 +81,50 @@ def label_manifest(
             all other labels stay as they are.
         force: begin anew where settings or inputs have changed.
 
+    Returns:
+        A summary for each manifest.
+
     Raises:
-        StageChanged: the folder holds labels made from or with something else.
+        StageChanged: a folder holds labels made from or with something else.
         ChangedShard: somebody has edited the labels.
         FolderInUse: another process works in the folder, or on this part of it.
         ValueError: force with a part, whose neighbours it would delete.
     """
     if part is not None and force:
         raise ValueError(
-            f"force must be for a whole folder, found it with part {part}: delete {out}, and start "
-            "its parts anew"
+            f"force must be for a whole folder, found it with part {part}: delete "
+            f"{', '.join(map(str, outs.values()))}, and start its parts anew"
         )
     hardware, engine = hardware or Hardware(), engine or EngineSettings()
-    manifest = in_language(read_manifest(manifest_path), settings.decoding.language)
     folder = resolve_model(teacher)
-    labels = LabelSet(
-        manifest, out.absolute(), settings.shard_size, pack=settings.pack, retry_failed=retry_failed
-    )
     draft_folder = None if draft is None else resolve_model(draft).absolute()
-    job = DecodingJob((labels,), folder.absolute(), settings.decoding, hardware, draft_folder)
     table = {**asdict(settings), "dtype": hardware.dtype, "backend": hardware.backend}
     for name in ("batch_size", "draft_tokens"):  # a resumed run may change them, to fit its machine
         del table["decoding"][name]
-    inputs = {"manifest": fingerprint(manifest_path), "teacher": fingerprint(folder)}
-    with lock_folder(out, part):
-        open_model_stage(out, settings=table, inputs=inputs, models=[folder], force=force)
+    teacher_print = fingerprint(folder)
+    with ExitStack() as stack:
+        sets = []
+        for path, out in outs.items():
+            manifest = in_language(read_manifest(path), settings.decoding.language)
+            inputs = {"manifest": fingerprint(path), "teacher": teacher_print}
+            stack.enter_context(lock_folder(out, part))
+            open_model_stage(out, settings=table, inputs=inputs, models=[folder], force=force)
+            place, size = out.absolute(), settings.shard_size
+            sets.append(LabelSet(manifest, place, size, settings.pack, retry_failed))
+        job = DecodingJob(tuple(sets), folder.absolute(), settings.decoding, hardware, draft_folder)
         costs: list[Counts] = run_stage("label", job, engine, part=part)
         if draft is not None and costs:
             say(f"label: {sum(costs, Counts()).describe_draft()}")
-        shards = [i for i in range(labels.n_shards) if part is None or part.holds(i)]
-        rows = [row for shard in shards for row in read_jsonl(shard_path(out, shard))]
-        failed = {row["id"]: row["error"] for row in rows if row["error"]}
-        if part is None:
-            _write_problems(out / "problems.jsonl", manifest, failed)
+        return [_summary(one, out, part) for one, out in zip(sets, outs.values(), strict=True)]
+
+
+def _summary(labels: "LabelSet", out: Path, part: Part | None) -> LabelSummary:
+    """Read what was labelled, and list the problems where that is all."""
+    shards = [i for i in range(labels.n_shards) if part is None or part.holds(i)]
+    rows = [row for shard in shards for row in read_jsonl(shard_path(out, shard))]
+    failed = {row["id"]: row["error"] for row in rows if row["error"]}
+    if part is None:
+        _write_problems(out / "problems.jsonl", labels.manifest, failed)
     return LabelSummary(out, len(rows), failed)
 
 
@@ -123,7 +133,7 @@ class LabelSet(ShardedSet):
     """Utterances to be labelled."""
 
     pack: bool
-    retry_failed: bool = False
+    retry_failed: bool
 
     def is_done(self, number: int) -> bool:
         """Return whether a shard is there and, to retry what failed, has no label to make anew."""

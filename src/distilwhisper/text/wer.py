@@ -117,6 +117,11 @@ def character_errors(reference: str, hypothesis: str) -> ErrorCounts:
     return _count("".join(reference.split()), "".join(hypothesis.split()))
 
 
+def text_errors(reference: str, hypothesis: str, *, spaced: bool) -> ErrorCounts:
+    """Count words; characters in scripts that are written without spaces between them."""
+    return (word_errors if spaced else character_errors)(reference, hypothesis)
+
+
 def align_words(reference: str, hypothesis: str) -> list[Alignment]:
     """The word-by-word difference whose counts :func:`word_errors` gives.
 
