@@ -225,6 +225,11 @@ def test_a_changed_setting_is_refused_with_the_difference_until_forced(
     assert read_recipe(work.out / "recipe.toml", Recipe).filter.max_wer == 900.0
     assert "labels" not in changed(before, stages(work.out))
 
+    again = ("--from-stage", "transcribe", "--set", "filter.max_wer=800.0")
+    assert work.run(*again) == SOME_FAILED
+    assert read_recipe(work.out / "recipe.toml", Recipe).filter.max_wer == 900.0
+    assert not (work.out / "report.html").exists()
+
 
 @pytest.mark.parametrize("options", [(), ("--force",)])
 @pytest.mark.parametrize("folder", ["student", "student-init"])

@@ -50,18 +50,10 @@ def distil_folder(
 ) -> Run:
     """Make a student of a folder of audio, or of a manifest; all stages.
 
-    Args:
-        source: split into what is trained on, validated by and tested on, speakers apart. Without
-            any transcript the teacher's labels are what the student is judged by, too.
-        teacher: model folder, hub id or short name.
-        out: folder of the run; the same call goes on where it stopped.
-        hardware: where to run.
-        student: which layers it begins with.
-        language: of all the speech; none: what the manifest names, else it is detected.
-        max_wer: labels that differ more from the transcript are left out, a fraction.
-        steps: of training; none: a number for the hours there are.
-        overrides: ``section.key=value`` each, in place of what is chosen for the recipe.
-        force: do stages again whose settings or inputs have changed.
+    The source is split into what is trained on, validated by and tested on, speakers apart. Without
+    any transcript the teacher's labels are what the student is judged by, too. What is None is left
+    open: a language to the manifest and the teacher, ``steps`` to the hours there are. Each of
+    ``overrides``, ``section.key=value``, takes the place of what is chosen for the recipe.
 
     Raises:
         SettingsError: the settings do not fit, or :func:`check_recipe` refuses them.
@@ -137,16 +129,10 @@ def read_kept(manifest: Path, verdicts: Path) -> Manifest:
 
 
 def hold_out(kept: Manifest, labels: Path, verdicts: Path, out: Path) -> tuple[Path, Path]:
-    """Write what is trained on and what is validated by, and verdicts of the first alone.
+    """Split what is kept into what is trained on and what is validated by; return the manifests.
 
-    Args:
-        kept: what was labelled and is kept.
-        labels: what has no reference is judged by its label.
-        verdicts: of all labels.
-        out: folder of the run, whose data and verdicts are written.
-
-    Returns:
-        The two manifests.
+    They are written into the run's folder, with the verdicts of the first alone. What has no
+    reference is judged by its label.
     """
     fraction = min(_HELD_OUT, _MOST_HELD_OUT / len(kept.utterances))
     parts = split_manifest(kept, {"validation": fraction}, seed=0)

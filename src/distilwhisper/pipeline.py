@@ -24,9 +24,9 @@ from functools import cached_property, partial
 from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, TypeVar
 
-from distilwhisper.checks import AT_LEAST_0, AT_LEAST_1, Rule, check_rules, ruled
+from distilwhisper.checks import ABOVE_0, AT_LEAST_0, AT_LEAST_1, Checked, Rule, check_rules, ruled
 from distilwhisper.corpus.batches import (
     Example,
     Mixture,
@@ -56,7 +56,6 @@ from distilwhisper.corpus.sounds import check_sounds
 from distilwhisper.corpus.splitting import split_manifest
 from distilwhisper.corpus.store import read_jsonl
 from distilwhisper.decoding.transcriber import Transcriber, check_settings
-from distilwhisper.engines import open_model_stage
 from distilwhisper.evaluation.degradation import Degradation, Degrader
 from distilwhisper.evaluation.scoring import summary_line
 from distilwhisper.files import write_atomic
@@ -65,7 +64,7 @@ from distilwhisper.languages import language_code
 from distilwhisper.model.checkpoint import load_checkpoint, read_config, save_checkpoint
 from distilwhisper.model.hardware import Hardware, dtype_name
 from distilwhisper.model.hub import ModelNotFound, resolve_model
-from distilwhisper.model.layout import BadCheckpoint, read_complete_tokenizer
+from distilwhisper.model.layout import BadCheckpoint, read_complete_tokenizer, read_model_folder
 from distilwhisper.model.whisper import WhisperConfig
 from distilwhisper.progress import progress_bar, say
 from distilwhisper.report.facts import error_rate, read_run
@@ -81,7 +80,12 @@ from distilwhisper.stages.filter import filter_labels, warn_of_limits
 from distilwhisper.stages.label import label_manifests
 from distilwhisper.stages.layers import StudentSettings
 from distilwhisper.stages.settings import STAGES, EvaluateSettings, LabelSettings, StageName
-from distilwhisper.stages.student import add_alignment_heads, allow_silence, make_student
+from distilwhisper.stages.student import (
+    add_alignment_heads,
+    allow_silence,
+    make_student,
+    start_faults,
+)
 from distilwhisper.text.formats import TranscriptFormat
 from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.training.loop import Trainer, TrainingData
@@ -92,6 +96,10 @@ from distilwhisper.training.validation import check_set
 Thing = TypeVar("Thing")
 
 _HELD_OUT: Rule = ("lie between 0 and 0.5", lambda share: 0 < share < 0.5)
+_OF_A_SPLIT = (
+    *("references", "max_seconds", "validation_fraction", "test_fraction", "seed"),
+    "keep_speakers_together",
+)
 
 
 @dataclass(frozen=True)
@@ -114,7 +122,7 @@ class DataSettings:
     language: str | None = None
     """Language of all the speech, even where a manifest names another; left out: what the manifests
     name, else what the teacher detects."""
-    max_seconds: float | None = None
+    max_seconds: float | None = ruled(None, ABOVE_0)
     """Leave out longer utterances of a source; a window holds 30 s."""
     validation_fraction: float = ruled(0.1, _HELD_OUT)
     """Share of the utterances for validation."""
@@ -128,35 +136,21 @@ class DataSettings:
     def __post_init__(self) -> None:
         if (self.source is None) == (not self.train_sets):
             raise ValueError("name either source (to be split) or train (with validation and test)")
-        if self.train_sets and not (self.test and self.validation):
-            raise ValueError(
-                "train needs validation and test beside it: the manifest that picks the best "
-                "checkpoint, and the one that judges the student"
-            )
-        unused = (
-            ("validation", "test")
-            if self.source
-            else (
-                "references",
-                "validation_fraction",
-                "test_fraction",
-                "seed",
-                "keep_speakers_together",
-            )
-        )
+        unused = ("validation", "test") if self.source else _OF_A_SPLIT
         surplus = [name for name in unused if getattr(self, name) != getattr(DataSettings, name)]
-        if surplus:
-            raise ValueError(
-                f"{' and '.join(surplus)} must be left out: "
-                + ("a source is split into its own" if self.source else "only a source is split")
-            )
-        for name in ("train", "validation"):
-            sets = getattr(self, f"{name}_sets")
-            if len(set(sets)) < len(sets):
-                raise ValueError(f"{name} must name every manifest once")
-        if self.max_seconds is not None and (self.source is None or not self.max_seconds > 0):
-            raise ValueError("max_seconds must be above 0, and is of a source alone")
-        check_rules(self)
+        why = "a source is split into its own" if self.source else "only a source is split"
+        both = {"train": self.train_sets, "validation": self.validation_sets}
+        check_rules(
+            self,
+            bool(self.train_sets and not (self.test and self.validation))
+            and "train needs validation and test beside it: the manifest that picks the best "
+            "checkpoint, and the one that judges the student",
+            bool(surplus) and f"{' and '.join(surplus)} must be left out: {why}",
+            *(
+                len(set(sets)) < len(sets) and f"{name} must name every manifest once"
+                for name, sets in both.items()
+            ),
+        )
 
     @property
     def train_sets(self) -> tuple[str, ...]:
@@ -174,7 +168,7 @@ def _one_or_more(paths: str | tuple[str, ...] | None) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class LongFormSettings:
+class LongFormSettings(Checked):
     """The long recording that test utterances are joined into."""
 
     utterances: int = ruled(60, AT_LEAST_1)
@@ -183,9 +177,6 @@ class LongFormSettings:
     """Silence between two of them."""
     formats: tuple[TranscriptFormat, ...] = ("txt", "srt", "json")
     """Formats of the transcripts."""
-
-    def __post_init__(self) -> None:
-        check_rules(self)
 
 
 @dataclass(frozen=True)
@@ -225,10 +216,16 @@ class Run:
     def open_stage(
         self, folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, Path]
     ) -> None:
-        """Call :func:`~distilwhisper.engines.open_model_stage` with the inputs' fingerprints."""
+        """Open a stage by its inputs' fingerprints; a model that has changed must be whole."""
         prints = {name: fingerprint(path) for name, path in inputs.items()}
         models = [inputs[name] for name in ("teacher", "student", "start") if name in inputs]
-        open_model_stage(folder, settings=settings, inputs=prints, models=models, force=self.force)
+        open_stage(
+            folder,
+            settings=settings,
+            inputs=prints,
+            force=self.force,
+            check=lambda: [read_model_folder(path) for path in models],
+        )
 
     @cached_property
     def teacher(self) -> Path:
@@ -320,12 +317,15 @@ def _lead(run: Run, stages: Sequence[StageName], from_stage: StageName | None) -
         before = path.read_text(encoding="utf-8") if path.exists() else None
         write_atomic(path, settings_to_toml(recipe))
         write_run_record(folder, seed=recipe.training.seed, command=sys.argv)
-        if from_stage is not None:
-            for stage in STAGES[STAGES.index(from_stage) :]:
-                _discard(run, stage)
+        discarded = () if from_stage is None else STAGES[STAGES.index(from_stage) :]
+        for made in (run.path(name) for stage in discarded for name in _STAGES[stage][1]):
+            if made.is_dir():
+                shutil.rmtree(made)
+            else:
+                made.unlink(missing_ok=True)
         try:
             for stage in stages:
-                _STAGES[stage].run(run)
+                _STAGES[stage][0](run)
                 if stage == "data" and recipe.data.source is not None:
                     _check_split(run, stages)
         except StageChanged:  # what lies in the folder was made by the recipe before
@@ -340,18 +340,9 @@ def _check_split(run: Run, stages: Sequence[StageName]) -> None:
     if run.recipe.data.references == "texts":
         parts |= {"test": run.manifest("test"), **run.validation}
     faults = _Faults()
-    sets = [(f"data.{name}", read_manifest(path)) for name, path in parts.items()]
+    sets = {f"data.{name}": [read_manifest(path)] for name, path in parts.items()}
     _check_sets(sets, run.recipe, stages, faults)
     faults.refuse()
-
-
-def _discard(run: Run, stage: StageName) -> None:
-    for name in _STAGES[stage].outputs:
-        path = run.path(name)
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
 
 
 # Before the first stage
@@ -366,14 +357,9 @@ def check_recipe(
 ) -> None:
     """Check that a recipe's settings, paths and models go together, before any work is done.
 
-    Limits of the filter that look like per cent are logged.
-
-    Args:
-        recipe: the settings.
-        stages: that are to be run.
-        sizes: returns the sizes of a model, by its folder or hub id, where the recipe is only
-            planned; None: it runs here, and needs the models' files, the packages and the device.
-        has_data: read the manifests that are named.
+    Limits of the filter that look like per cent are logged. Where the recipe is only planned,
+    ``sizes`` returns those of a model, by its folder or hub id; None: it runs here, and needs the
+    models' files, the packages and the device. Manifests that are named are read if there is data.
 
     Raises:
         SettingsError: they do not; every fault is named, with its setting.
@@ -400,10 +386,10 @@ def check_recipe(
     if has_data:
         sets = _named_sets(recipe.data, faults, stages)
         _check_sets(sets, recipe, stages, faults)
-        for setting, manifest in sets if recipe.data.language is None else ():
+        for setting, manifests in sets.items() if recipe.data.language is None else ():
             judge = recipe.label if setting == "data.train" else recipe.evaluate
             if judge.decoding.language is None:
-                for language in {u.language for u in manifest.utterances}:
+                for language in {u.language for m in manifests for u in m.utterances}:
                     faults.attempt(setting, _check_language, language, tokenizer)
     faults.refuse()
     if "filter" in stages:
@@ -456,12 +442,7 @@ def _check_models(
     source = teacher
     if student.start is not None:
         source = faults.attempt("student.start", sizes, student.start) or teacher
-        for what in ("vocab_size", "n_mels"):
-            ours, theirs = getattr(source, what), getattr(teacher, what)
-            if ours != theirs:
-                faults.append(
-                    f"student.start: must have its teacher's {what} {theirs}, found {ours}"
-                )
+        faults += (f"student.start: {fault}" for fault in start_faults(source, teacher))
     kept = faults.attempt("student", student.decoder_sources, source.decoder_layers) or []
     pairs = source.width == teacher.width and len(kept) <= teacher.decoder_layers
     if recipe.training.mse_weight and not pairs:
@@ -487,42 +468,34 @@ def _check_language(language: str | None, tokenizer: Tokenizer | None) -> None:
 
 def _named_sets(
     data: DataSettings, faults: _Faults, stages: Sequence[StageName]
-) -> list[tuple[str, Manifest]]:
-    """Return the manifests that a recipe names, each with the setting that does."""
+) -> dict[str, list[Manifest]]:
+    """Return the manifests that a recipe names, by the setting that does."""
     if data.source is not None and ("data" not in stages or Path(data.source).is_dir()):
-        return []
-    paths_of = {
-        "data.source": _one_or_more(data.source),
-        "data.train": data.train_sets,
-        "data.validation": data.validation_sets,
-        "data.test": _one_or_more(data.test),
-    }
-    return [
-        (setting, manifest)
-        for setting, paths in paths_of.items()
-        for path in paths
-        if (manifest := faults.attempt(setting, read_manifest, Path(path))) is not None
-    ]
+        return {}
+    found: dict[str, list[Manifest]] = {}
+    for name in ("source", "train", "validation", "test"):
+        for path in _one_or_more(getattr(data, name)):
+            if manifest := faults.attempt(f"data.{name}", read_manifest, Path(path)):
+                found.setdefault(f"data.{name}", []).append(manifest)
+    return found
 
 
 def _check_sets(
-    sets: Sequence[tuple[str, Manifest]],
+    sets: Mapping[str, Sequence[Manifest]],
     recipe: Recipe,
     stages: Sequence[StageName],
     faults: _Faults,
 ) -> None:
-    for setting, manifest in sets:
+    for setting, manifest in ((setting, m) for setting, own in sets.items() for m in own):
         if setting == "data.validation" and "train" in stages:
             faults.attempt(setting, check_set, manifest)
         if setting == "data.test" and "evaluate" in stages:
             faults.attempt(setting, _check_texts, manifest)
-    train_sets = [manifest for setting, manifest in sets if setting == "data.train"]
-    if "train" in stages and train_sets:
-        _check_training(recipe, train_sets, faults)
+    if "train" in stages and "data.train" in sets:
+        _check_training(recipe, sets["data.train"], faults)
     noise = recipe.evaluate.degradation
     if noise is not None and "evaluate" in stages:
-        tests = [manifest for setting, manifest in sets if setting == "data.test"]
-        faults.attempt("evaluate.noise", _check_noise, noise, tests)
+        faults.attempt("evaluate.noise", _check_noise, noise, sets.get("data.test", ()))
 
 
 def _check_training(recipe: Recipe, train_sets: Sequence[Manifest], faults: _Faults) -> None:
@@ -542,9 +515,22 @@ def _check_training(recipe: Recipe, train_sets: Sequence[Manifest], faults: _Fau
     if training.source_weights:
         paths = recipe.data.train_sets
         names = {path: name for name, path in _by_name(paths).items()} if len(paths) > 1 else {}
-        sources = [u.source or names.get(m.path) for m in train_sets for u in m.utterances]
+        sources = [
+            names.get(m.path) if u.source is None else u.source
+            for m in train_sets
+            for u in m.utterances
+        ]
         weights = dict(training.source_weights)
         faults.attempt("training.source_weights", partial(Mixture, seed=0), sources, weights)
+
+
+def _check_texts(manifest: Manifest) -> None:
+    if not any((utterance.text or "").strip() for utterance in manifest.utterances):
+        raise ValueError(
+            f"{manifest.path} must hold utterances with a text to judge by, found none among "
+            f"{len(manifest.utterances)}: transcribe some, or judge by the teacher's labels, with "
+            'data.references = "teacher"'
+        )
 
 
 def _check_noise(noise: Degradation, tests: Sequence[Manifest]) -> None:
@@ -558,15 +544,6 @@ def _check_noise(noise: Degradation, tests: Sequence[Manifest]) -> None:
         raise ValueError(f"{noise.source} is not there")
     for manifest in tests:
         Degrader(noise, manifest)
-
-
-def _check_texts(manifest: Manifest) -> None:
-    if not any((utterance.text or "").strip() for utterance in manifest.utterances):
-        raise ValueError(
-            f"{manifest.path} must hold utterances with a text to judge by, found none among "
-            f"{len(manifest.utterances)}: transcribe some, or judge by the teacher's labels, with "
-            'data.references = "teacher"'
-        )
 
 
 def _sizes_here(name: str) -> WhisperConfig:
@@ -705,11 +682,12 @@ def _student(run: Run) -> None:
 
 def _train(run: Run) -> None:
     recipe, out, dest = run.recipe, run.path("train"), run.path("student")
+    dtype = dtype_name(recipe.hardware.pick_training_dtype())
     run.open_stage(
         out,
         {
             **what_shapes_student(recipe.training),
-            "dtype": _picked_dtype(run),
+            "dtype": dtype,
             "validation_task": recipe.evaluate.decoding.task,
             "validation_language": recipe.evaluate.decoding.language,
         },
@@ -731,7 +709,7 @@ def _train(run: Run) -> None:
         f"train: {recipe.training.steps} steps of {recipe.training.batch_size} windows, out of "
         f"{len(trainer.data.examples)} with "
         f"{sum(len(example.utterances) for example in trainer.data.examples)} utterances "
-        f"({recipe.hardware.pick_device()}, {_picked_dtype(run)})"
+        f"({recipe.hardware.pick_device()}, {dtype})"
     )
     with progress_bar("train", recipe.training.steps, "steps") as advance:
         result = trainer.fit(on_steps=advance)
@@ -760,11 +738,6 @@ _MAY_CHANGE_ON_RESUME = (
 def what_shapes_student(settings: TrainingSettings) -> dict[str, Any]:
     """All settings but those that a resumed run may change."""
     return {k: v for k, v in asdict(settings).items() if k not in _MAY_CHANGE_ON_RESUME}
-
-
-def _picked_dtype(run: Run) -> str:
-    """Return the name of the training dtype, which "auto" leaves to the hardware."""
-    return dtype_name(run.recipe.hardware.pick_training_dtype())
 
 
 def _trainer(run: Run) -> Trainer:
@@ -865,18 +838,14 @@ def _report(run: Run) -> None:
     say(f"report: {write_report(run.path(REPORT), [facts])}")
 
 
-class _Stage(NamedTuple):
-    run: Callable[[Run], None]
-    outputs: tuple[str, ...]  # in the run's folder
-
-
-_STAGES: Mapping[StageName, _Stage] = {
-    "data": _Stage(_data, ("data",)),
-    "label": _Stage(_label, ("labels", "references")),
-    "filter": _Stage(_filter, ("verdicts",)),
-    "student": _Stage(_student, ("student-init", "stages/student")),
-    "train": _Stage(_train, ("train", "student")),
-    "evaluate": _Stage(_evaluate, ("long", "eval")),
-    "transcribe": _Stage(_transcribe, ("transcripts",)),
-    "report": _Stage(_report, ("report.html",)),
+# What runs each stage, and what that leaves in the run's folder.
+_STAGES: Mapping[StageName, tuple[Callable[[Run], None], tuple[str, ...]]] = {
+    "data": (_data, ("data",)),
+    "label": (_label, ("labels", "references")),
+    "filter": (_filter, ("verdicts",)),
+    "student": (_student, ("student-init", "stages/student")),
+    "train": (_train, ("train", "student")),
+    "evaluate": (_evaluate, ("long", "eval")),
+    "transcribe": (_transcribe, ("transcripts",)),
+    "report": (_report, (REPORT,)),
 }

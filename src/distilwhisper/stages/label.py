@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,14 @@ from distilwhisper.corpus.store import check_shard, read_jsonl, shard_path, writ
 from distilwhisper.decoding.slots import Counts
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.decoding.windows import DecodedWindow
-from distilwhisper.engines import DecodingJob, ShardedSet, open_model_stage, run_stage
+from distilwhisper.engines import DecodingJob, ShardedSet, run_stage
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import resolve_model
+from distilwhisper.model.layout import read_model_folder
 from distilwhisper.progress import Advance, say
 from distilwhisper.run.locks import Part, lock_folder
 from distilwhisper.run.processes import EngineSettings
-from distilwhisper.run.stages import fingerprint
+from distilwhisper.run.stages import fingerprint, open_stage
 from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.sources import fingerprint as fingerprint_of_sound
 from distilwhisper.speech.units import WINDOW_S, WINDOW_SAMPLES, samples_to_seconds
@@ -66,23 +67,13 @@ def label_manifests(
     retry_failed: bool = False,
     force: bool = False,
 ) -> list[LabelSummary]:
-    """Label every utterance of manifests with a teacher, going on where a run before stopped.
+    """Label manifests, going on where a run before stopped; return a summary of each.
 
-    Args:
-        outs: manifests, each with the folder of its labels.
-        teacher: model folder or hub id; it is loaded once at most.
-        settings: how to decode.
-        hardware: device and dtype.
-        draft: model that drafts for the teacher; it changes the speed, not the labels.
-        engine: which processes do it.
-        part: do these shards alone, while other processes may be doing others; the same without
-            one, afterwards, sees that none is missing.
-        retry_failed: try again what failed before, and what has other sound now than was labelled;
-            all other labels stay as they are.
-        force: begin anew where settings or inputs have changed.
-
-    Returns:
-        A summary for each manifest.
+    ``outs`` holds the folder of the labels of each manifest. The teacher is loaded once at most; a
+    draft changes the speed, not the labels. With a part its shards alone are done, while other
+    processes may be doing others; the same without one, afterwards, sees that none is missing.
+    ``retry_failed`` tries again what failed before, and what has other sound now than was labelled;
+    all other labels stay as they are.
 
     Raises:
         StageChanged: a folder holds labels made from or with something else.
@@ -108,7 +99,8 @@ def label_manifests(
             manifest = in_language(read_manifest(path), settings.decoding.language)
             inputs = {"manifest": fingerprint(path), "teacher": teacher_print}
             stack.enter_context(lock_folder(out, part))
-            open_model_stage(out, settings=table, inputs=inputs, models=[folder], force=force)
+            whole = partial(read_model_folder, folder)
+            open_stage(out, settings=table, inputs=inputs, force=force, check=whole)
             place, size = out.absolute(), settings.shard_size
             sets.append(LabelSet(manifest, place, size, settings.pack, retry_failed))
         job = DecodingJob(tuple(sets), folder.absolute(), settings.decoding, hardware, draft_folder)
@@ -183,19 +175,10 @@ def label_utterances(
     pack: bool = False,
     on_progress: Advance,
 ) -> list[Label]:
-    """Label some utterances.
+    """Return labels of some of a manifest's utterances, in their order.
 
-    An utterance that cannot be read or is no single window becomes a label with an error.
-
-    Args:
-        transcriber: the teacher.
-        manifest: which the utterances are of.
-        utterances: some of its.
-        pack: several utterances to a window.
-        on_progress: called with the utterances and the seconds of sound just done.
-
-    Returns:
-        Their labels, in the same order.
+    An utterance that cannot be read or is no single window becomes a label with an error. With
+    ``pack``, several go to a window.
     """
     labels: dict[str, Label] = {}
     decoding: list[tuple[Utterance, int, str]] = []  # with the number of samples, and the sound

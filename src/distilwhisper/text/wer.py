@@ -55,6 +55,11 @@ class ErrorCounts:
         return self._per_word(self.errors)
 
     @property
+    def rate(self) -> float | None:
+        """The same, where there are reference words to divide by."""
+        return self.wer if self.words else None
+
+    @property
     def ser(self) -> float:
         """Substitutions over reference words."""
         return self._per_word(self.substitutions)
