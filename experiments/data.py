@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from distilwhisper.checks import NOT_EMPTY, SHARES, ruled
+from distilwhisper.checks import NOT_EMPTY, Rule, ruled
 from distilwhisper.plotting import Line, draw_lines
 from experiments.context import Context
 from experiments.experiment import TRAINS, Outcome, experiment
@@ -28,6 +28,10 @@ from experiments.tables import PAPER, WER, Column, Table, less
 
 FILTERED, CHANCE = "filtered", "by chance"
 BUDGETS = EQUAL_STEPS, EQUAL_PASSES = "equal steps", "equal passes"
+SHARES: Rule = (
+    "name at least one, each above 0 and at most 1",
+    lambda values: bool(values) and all(0 < value <= 1 for value in values),
+)
 
 
 @dataclass(frozen=True)

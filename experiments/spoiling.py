@@ -25,7 +25,7 @@ from distilwhisper.speech.audio import Samples, write_wav
 from distilwhisper.speech.noise import mix_at_snr, white_noise
 from distilwhisper.speech.units import samples_to_seconds
 from distilwhisper.stages.filter import judge
-from distilwhisper.stages.label import label_manifest
+from distilwhisper.stages.label import label_manifests
 from experiments.cells import digest, model_folder
 from experiments.context import Context
 from experiments.results import Row, score_texts
@@ -231,10 +231,9 @@ def _with_sounds(
     manifest = folder / "sound" / "manifest.jsonl"
     if not manifest.exists():
         _write_sounds(context, corpus, chosen, way, spoil, manifest)
-    label_manifest(
-        manifest,
+    label_manifests(
+        {manifest: folder / "labels"},
         str(model_folder(settings.teacher)),
-        folder / "labels",
         settings.label,
         hardware=settings.hardware,
         force=context.force,

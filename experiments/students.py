@@ -32,7 +32,7 @@ from distilwhisper.model.hardware import Hardware
 from distilwhisper.pipeline import DataSettings, Recipe, run_recipe, what_shapes_student
 from distilwhisper.run.stages import fingerprint
 from distilwhisper.stages.filter import filter_labels
-from distilwhisper.stages.label import label_manifest
+from distilwhisper.stages.label import label_manifests
 from distilwhisper.stages.layers import StudentSettings
 from distilwhisper.training.settings import TrainingSettings
 from experiments.cells import EvalSet, digest, model_folder
@@ -75,10 +75,9 @@ def label_corpus(context: Context[LabelledSettings]) -> Corpus:
     del made_with["decoding"]["batch_size"]  # which changes the speed, not the labels
     made_with |= {"teacher": settings.teacher, "manifest": str(path.resolve())}
     folder = context.folder / "labels" / digest(made_with)
-    summary = label_manifest(
-        path,
+    (summary,) = label_manifests(
+        {path: folder},
         str(model_folder(settings.teacher)),
-        folder,
         settings.label,
         hardware=settings.hardware,
         force=context.force,

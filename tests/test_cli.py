@@ -31,7 +31,8 @@ OPTIONS = {
     "filter": "--out --no-figures --force --json --max-wer --max-compression-ratio "
     "--min-avg-logprob --language",
     "student": "--decoder-layers --layers",
-    "distil": "--teacher --out --language --max-wer --steps --decoder-layers --device --force",
+    "distil": "--teacher --out --language --max-wer --steps --decoder-layers --device --set "
+    "--force",
     "delta": "--teacher",
     "heads": "--help",
     "train": "--out --set --force",

@@ -20,7 +20,7 @@ from distilwhisper.model.hardware import Hardware
 from distilwhisper.progress import Advance
 from distilwhisper.run.processes import EngineSettings
 from distilwhisper.stages.evaluate import EvaluationTask, evaluate_tasks
-from distilwhisper.stages.label import label_manifest
+from distilwhisper.stages.label import label_manifests
 from distilwhisper.stages.settings import EvaluateSettings, LabelSettings
 
 CPU = Hardware(device="cpu", dtype="float32")
@@ -168,12 +168,12 @@ def test_a_cluster_that_loses_a_worker_labels_to_the_same_bytes(
     arguments = (lambda: bool(out.exists() and shard_paths(out)), cluster, killed)
     killer = threading.Thread(target=kill_one_when, args=arguments)
     killer.start()
-    spread = label_manifest(manifest, str(teacher), out, settings, hardware=CPU, engine=RAY)
+    (spread,) = label_manifests({manifest: out}, str(teacher), settings, hardware=CPU, engine=RAY)
     killer.join()
     assert killed
     assert "worker died" in "".join(capfd.readouterr())  # Ray's own words
 
-    alone = label_manifest(manifest, str(teacher), whole, settings, hardware=CPU)
+    (alone,) = label_manifests({manifest: whole}, str(teacher), settings, hardware=CPU)
     assert spread == alone
     assert len(spread.failed) == 3
     assert contents(out) == contents(whole)

@@ -322,6 +322,19 @@ def test_noise_is_heard_goes_on_after_a_kill_and_is_part_of_the_result(
             evaluate(model, manifest, out, other)
 
 
+def test_noise_that_cannot_be_is_refused_before_any_set_is_decoded(
+    tmp_path: Path, model: Path
+) -> None:
+    alone = corpus(tmp_path / "alone", 1)
+    tasks = [
+        EvaluationTask(corpus(tmp_path / "many", 3), SETTINGS, tmp_path / "out" / "many"),
+        EvaluationTask(alone, noisy("babble:5"), tmp_path / "out" / "alone"),
+    ]
+    with pytest.raises(ValueError, match="babble must be of other speakers"):
+        evaluate_tasks(str(model), tasks, hardware=CPU)
+    assert not shard_path(tasks[0].out, 0).exists()
+
+
 def test_a_folder_of_noise_that_has_changed_is_refused(tmp_path: Path, model: Path) -> None:
     manifest, out = corpus(tmp_path, 2), tmp_path / "eval"
     noises = tmp_path / "noises"

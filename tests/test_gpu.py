@@ -17,7 +17,7 @@ from distilwhisper.model.checkpoint import load_checkpoint
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.speech.augment import AugmentSettings
 from distilwhisper.speech.mel import window_log_mel
-from distilwhisper.stages.label import label_manifest
+from distilwhisper.stages.label import label_manifests
 from distilwhisper.stages.layers import StudentSettings
 from distilwhisper.stages.settings import LabelSettings
 from distilwhisper.stages.student import build_student, make_student
@@ -133,10 +133,9 @@ def test_labels_are_the_cpus(model: Path, tmp_path: Path) -> None:
         for device in (CPU, GPU):
             out = tmp_path / f"{device.type}-{pack}"
             decoding = DecodingSettings(language="en", temperature=(0.0,), max_new_tokens=40)
-            label_manifest(
-                manifest,
+            label_manifests(
+                {manifest: out},
                 str(model),
-                out,
                 LabelSettings(decoding, pack=pack, shard_size=8),
                 hardware=Hardware(device.type, "float32"),
             )

@@ -20,7 +20,7 @@ from distilwhisper.run.locks import Part
 from distilwhisper.run.stages import StageChanged
 from distilwhisper.speech.audio import load_samples, write_wav
 from distilwhisper.speech.mel import log_mel, stack_windows
-from distilwhisper.stages.label import label_manifest
+from distilwhisper.stages.label import label_manifests
 from distilwhisper.stages.layers import StudentSettings
 from distilwhisper.stages.settings import LabelSettings
 from distilwhisper.stages.student import make_student
@@ -34,7 +34,8 @@ SETTINGS = LabelSettings(
 
 
 def label(manifest: Path, teacher: Path, out: Path, settings: LabelSettings = SETTINGS):
-    return label_manifest(manifest, str(teacher), out, settings, hardware=CPU)
+    (summary,) = label_manifests({manifest: out}, str(teacher), settings, hardware=CPU)
+    return summary
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +177,9 @@ def test_a_draft_changes_nothing_of_the_labels(tmp_path: Path, decoding: Decodin
     manifest = corpus(tmp_path, 3)
     rows = {}
     for name, draft in (("plain", None), ("drafted", str(tmp_path / "student"))):
-        label_manifest(manifest, str(teacher), tmp_path / name, settings, hardware=CPU, draft=draft)
+        label_manifests(
+            {manifest: tmp_path / name}, str(teacher), settings, hardware=CPU, draft=draft
+        )
         rows[name] = list(read_labels(tmp_path / name).values())
     tokenizer = Tokenizer.from_folder(teacher)
     for plain, drafted in zip(rows["plain"], rows["drafted"], strict=True):
@@ -243,7 +246,7 @@ def test_what_has_other_sound_is_labelled_anew_with_what_failed(
     write_wav(tmp_path / "u001.wav", noise(1.3, seed=99))
     label(manifest, hearing, out)
     assert read_labels(out) == before
-    label_manifest(manifest, str(hearing), out, SETTINGS, hardware=CPU, retry_failed=True)
+    label_manifests({manifest: out}, str(hearing), SETTINGS, hardware=CPU, retry_failed=True)
     after = read_labels(out)
     assert [id_ for id_ in before if before[id_] != after[id_]] == ["u001"]
     assert before["u001"].sound != after["u001"].sound
@@ -334,7 +337,9 @@ def test_other_inputs_are_refused_by_name_until_forced(
     corpus(tmp_path, 3)
     with pytest.raises(StageChanged, match=r"input manifest: was .*, now"):
         label(manifest, tiny_model, out)
-    forced = label_manifest(manifest, str(tiny_model), out, SETTINGS, hardware=CPU, force=True)
+    (forced,) = label_manifests(
+        {manifest: out}, str(tiny_model), SETTINGS, hardware=CPU, force=True
+    )
     assert forced.n_labels == 3
 
 
@@ -361,8 +366,8 @@ def test_a_part_labels_its_own_shards_and_the_whole_finds_the_rest(
     tmp_path: Path, tiny_model: Path
 ) -> None:
     manifest, out, whole = corpus(tmp_path, 10), tmp_path / "parts", tmp_path / "whole"
-    part = label_manifest(
-        manifest, str(tiny_model), out, SETTINGS, hardware=CPU, part=Part.parse("1/2")
+    (part,) = label_manifests(
+        {manifest: out}, str(tiny_model), SETTINGS, hardware=CPU, part=Part.parse("1/2")
     )
     assert part.n_labels == 4
     assert [path.name for path in shard_paths(out)] == ["shard-00001.jsonl"]
@@ -370,7 +375,7 @@ def test_a_part_labels_its_own_shards_and_the_whole_finds_the_rest(
     label(manifest, tiny_model, whole)
     assert shard_bytes(out) == shard_bytes(whole)
     with pytest.raises(ValueError, match="force must be for a whole folder, found it with part"):
-        label_manifest(manifest, str(tiny_model), out, SETTINGS, part=Part(0, 2), force=True)
+        label_manifests({manifest: out}, str(tiny_model), SETTINGS, part=Part(0, 2), force=True)
 
 
 @pytest.mark.slow

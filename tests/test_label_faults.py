@@ -24,7 +24,7 @@ from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.layout import BadCheckpoint
 from distilwhisper.run.locks import FolderInUse
 from distilwhisper.stages.filter import filter_labels
-from distilwhisper.stages.label import label_manifest
+from distilwhisper.stages.label import label_manifests
 from distilwhisper.stages.settings import LabelSettings
 
 CPU = Hardware(device="cpu", dtype="float32")
@@ -34,7 +34,8 @@ SETTINGS = LabelSettings(
 
 
 def label(manifest: Path, teacher: Path, out: Path, **options: bool):
-    return label_manifest(manifest, str(teacher), out, SETTINGS, hardware=CPU, **options)
+    (summary,) = label_manifests({manifest: out}, str(teacher), SETTINGS, hardware=CPU, **options)
+    return summary
 
 
 def arguments(manifest: Path, teacher: Path, out: Path) -> list[str]:

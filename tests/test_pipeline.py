@@ -35,13 +35,14 @@ from distilwhisper.run.settings import SettingsError, build_settings, read_recip
 from distilwhisper.run.stages import StageChanged
 from distilwhisper.speech.audio import load_samples, write_wav
 from distilwhisper.speech.augment import AugmentSettings
-from distilwhisper.stages.label import label_manifest
+from distilwhisper.stages.label import label_manifests
 from distilwhisper.stages.layers import StudentSettings
 from distilwhisper.stages.settings import LabelSettings
 from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.training.settings import TrainingSettings
 from tiny_model import write_tiny_model
 
+SPEECH = Path(__file__).parent / "assets" / "speech"
 RECIPE = """
 name = "tiny"
 teacher = "{teacher}"
@@ -224,12 +225,19 @@ def test_a_changed_setting_is_refused_with_the_difference_until_forced(
     assert read_recipe(work.out / "recipe.toml", Recipe).filter.max_wer == 900.0
     assert "labels" not in changed(before, stages(work.out))
 
+    again = ("--from-stage", "transcribe", "--set", "filter.max_wer=800.0")
+    assert work.run(*again) == SOME_FAILED
+    assert read_recipe(work.out / "recipe.toml", Recipe).filter.max_wer == 900.0
+    assert not (work.out / "report.html").exists()
+
 
 @pytest.mark.parametrize("options", [(), ("--force",)])
+@pytest.mark.parametrize("folder", ["student", "student-init"])
 def test_a_damaged_student_is_named(
-    work: Workplace, options: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+    work: Workplace, folder: str, options: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    weights = work.out / "student" / "model.safetensors"
+    """By what evaluates it, and by what trains it."""
+    weights = work.out / folder / "model.safetensors"
     os.truncate(weights, 1000)
     before = {name: content for name, (_, content) in stages(work.out).items()}
     assert work.run(*options) == SOME_FAILED
@@ -362,6 +370,50 @@ def test_every_fault_of_a_recipe_is_found_before_its_first_stage(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        (["evaluate.noise=babble:5"], "evaluate.noise: babble must have a manifest of voices"),
+        (["evaluate.noise=babble:5@{recipe}"], "evaluate.noise: {recipe}"),
+        (["evaluate.noise=recorded:5@{empty}"], "evaluate.noise: a folder of sounds must hold"),
+        (["evaluate.decoding.suppress_tokens=[60000]"], "evaluate.decoding: suppress_tokens"),
+        (
+            ["evaluate.decoding.multilingual=true", "teacher={english}"],
+            "evaluate.decoding: multilingual needs",
+        ),
+        (['training.source_weights=[["nowhere", 1.0]]'], "training.source_weights: "),
+        (
+            ["training.mse_weight=1.0", "student.start={deep}", "student.decoder_layers=5"],
+            "training.mse_weight: ",
+        ),
+    ],
+)
+def test_what_only_a_late_stage_needs_is_found_before_the_first(
+    tmp_path: Path,
+    teacher: Path,
+    tiny_model: Path,
+    changes: list[str],
+    fault: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    manifest = corpus(tmp_path, 3)
+    (tmp_path / "empty").mkdir()
+    data = f'train = "{manifest}"\nvalidation = "{manifest}"\ntest = "{manifest}"'
+    places = {
+        "recipe": write_recipe(tmp_path, teacher=teacher, data=data),
+        "empty": tmp_path / "empty",
+        "english": tiny_model,
+        "deep": write_tiny_model(tmp_path / "deep", multilingual=True, decoder_layers=5),
+    }
+    options = [word for one in changes for word in ("--set", one.format(**places))]
+    out = tmp_path / "run"
+    assert call(["run", str(places["recipe"]), "--out", str(out), *options]) == USAGE
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].endswith("the recipe cannot be run: 1 fault")
+    assert lines[1].strip().startswith(fault.format(**places))
+    assert not out.exists()
+
+
 def test_a_part_of_a_split_without_texts_is_found_before_the_labels(
     tmp_path: Path, teacher: Path
 ) -> None:
@@ -391,6 +443,7 @@ def test_speech_without_transcripts_is_judged_by_the_teacher(
     work = Workplace(write_recipe(tmp_path, teacher=teacher, data=data), tmp_path / "run")
     limits = ("--set", "filter.min_avg_logprob=-100.0")
     assert work.run(*limits) == OK
+    assert capsys.readouterr().err.count(" utterances to label") == 1  # the teacher is loaded once
     held_out = read_manifest(work.out / "references" / "test.jsonl").utterances
     labels = read_labels(work.out / "references" / "test")
     assert [u.text for u in held_out] == [labels[u.id].text for u in held_out]
@@ -427,6 +480,66 @@ def test_what_cannot_be_is_refused_before_a_folder_is_read(
     options = {"--teacher": str(teacher), "--out": str(out), "--device": "cpu", fault[0]: fault[1]}
     assert call(["distil", str(source), *(word for one in options.items() for word in one)]) != OK
     assert not out.exists()
+
+
+def test_long_recordings_without_transcripts_are_cut_in_their_pauses(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each speaks for longer than a window holds, and a window's worth of it is one utterance."""
+    prompts = [load_samples(path) for path in sorted(SPEECH.glob("*.g722"))]
+    pause = np.zeros(8_000, dtype=np.float32)
+    talk = np.concatenate([part for prompt in prompts for part in (prompt, pause)])
+    source, out = tmp_path / "speech", tmp_path / "run"
+    source.mkdir()
+    for name in ("a", "b", "c"):
+        write_wav(source / f"{name}.wav", np.concatenate([talk, talk])[: 40 * 16_000])
+    recipe = Recipe("talks", "unused", DataSettings(source=str(source), references="teacher"))
+    run_recipe(recipe, out, stages=("data",))
+    assert "what is longer than 30 s is cut in its pauses" in capsys.readouterr().err
+    pieces = read_manifest(out / "data" / "manifest.jsonl").utterances
+    assert {u.recording for u in pieces} == {"a", "b", "c"}
+    assert all(0 < (u.duration_s or 0) <= 30 for u in pieces)
+    # One that is transcribed, or a limit that is set, leaves what is long as it is.
+    (source / "a.txt").write_text("what was said")
+    run_recipe(recipe, out, stages=("data",), force=True)
+    manifest = read_manifest(out / "data" / "manifest.jsonl")
+    assert [u.duration_s for u in manifest.utterances] == [40.0, 40.0, 40.0]
+
+
+def test_a_limit_that_looks_like_per_cent_is_named_before_any_work(
+    tmp_path: Path, teacher: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    warning = "filter: warning: max_wer 10 keeps labels with up to 10 errors for every word"
+    (tmp_path / "speech").mkdir()
+    recipe = write_recipe(tmp_path, teacher=teacher, data=f'source = "{tmp_path}/speech"')
+    run = ("run", str(recipe), "--set", "filter.max_wer=10")
+    distil = ("distil", f"{tmp_path}/speech", "--teacher", str(teacher), "--max-wer", "10")
+    for command in (run, distil):  # both end where the data is read
+        assert call([*command, "--out", str(tmp_path / command[0])]) != OK
+        log = capsys.readouterr().err
+        assert log.count(warning) == 1
+        assert log.index(warning) < log.index("error: ")
+
+
+def test_any_setting_of_the_short_command_may_be_set(
+    tmp_path: Path, teacher: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = corpus(tmp_path / "speech", 12), tmp_path / "run"
+    command = ["distil", str(source), "--teacher", str(teacher), "--out", str(out)]
+    changes = ("training.steps=40", "data.seed=3", "filter.max_wer=0.5", "student.decoder_layers=1")
+    changes = (*changes, "training=5", "hardware.device=cpu", "evaluate.nose=white:10")
+    options = [word for change in changes for word in ("--set", change)]
+    assert call([*command, *options]) == USAGE
+    assert '"training=5" must name a key of a section' in capsys.readouterr().err
+    del options[8:10]
+    assert call([*command, *options]) == USAGE
+    assert "evaluate.nose: there is no such key" in capsys.readouterr().err
+    assert not out.exists()
+    # No label of noise has so few errors, and so nothing is trained on.
+    assert call([*command, *options[:-2]]) != OK
+    recipe = read_recipe(out / "recipe.toml", Recipe)
+    assert (recipe.training.steps, recipe.training.warmup_steps) == (40, 2)
+    assert (recipe.data.seed, recipe.filter.max_wer, recipe.student.decoder_layers) == (3, 0.5, 1)
 
 
 def test_another_teacher_is_refused(work: Workplace, tiny_model: Path) -> None:
@@ -775,7 +888,7 @@ def test_labelling_reads_every_setting_of_decoding_or_refuses_it(
     manifest, seen = corpus(tmp_path, 2), set[tuple[str, str]]()
     with monkeypatch.context() as patch:
         patch.setattr(DecodingSettings, "__getattribute__", recording_reads(DecodingSettings, seen))
-        label_manifest(manifest, str(teacher), tmp_path / "labels", LabelSettings())
+        label_manifests({manifest: tmp_path / "labels"}, str(teacher), LabelSettings())
     read = {name for _, name in seen}
     others = {
         "language_windows": 3,

@@ -182,6 +182,9 @@ def test_measured_rates_are_taken_and_named(tmp_path: Path, tiny_model: Path) ->
     path.write_text('{"teacher_window_per_s": 1}')
     with pytest.raises(SettingsError, match="nearest is teacher_windows_per_s"):
         plan_recipe(recipe, PlanSettings(rates=path))
+    path.write_text('{"teacher_windows_per_s": 0}')
+    with pytest.raises(SettingsError, match="teacher_windows_per_s must be above 0, found 0"):
+        plan_recipe(recipe, PlanSettings(rates=path))
     path.write_text("4.0 windows")
     with pytest.raises(BadRunFolder, match=r"rates\.json must be JSON.*; name a file of rates"):
         plan_recipe(recipe, PlanSettings(rates=path))
@@ -199,6 +202,9 @@ def test_a_finished_run_of_the_same_models_gives_rates(tmp_path: Path, tiny_mode
     (run / "train/metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (run / "recipe.toml").write_text(settings_to_toml(recipe))
     assert plan.read_rates(run, recipe) == plan.Rates(0.5, 2.0, 4.0)
+    untimed = {"n_utterances": 10, "compute_s": 0.0}
+    (run / "eval" / "student-test" / "summary.json").write_text(json.dumps(untimed))
+    assert plan.read_rates(run, recipe) == plan.Rates(0.5, None, 4.0)
     with pytest.raises(SettingsError, match="its rates are of other models"):
         plan.read_rates(run, replace(recipe, teacher="openai/whisper-base"))
 

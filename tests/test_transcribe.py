@@ -23,7 +23,6 @@ from distilwhisper.text.formats import SubtitleSettings, TranscriptFormat, rende
 from distilwhisper.text.transcript import Transcript
 from distilwhisper.transcribe import (
     Listening,
-    TranscribedFile,
     language_doubt,
     output_paths,
     transcribe_files,
@@ -59,9 +58,7 @@ def stdin(monkeypatch: pytest.MonkeyPatch, recordings: list[str]) -> Iterator[No
 def test_each_file_has_its_transcript_in_order(
     transcriber: Transcriber, recordings: list[str]
 ) -> None:
-    done: list[TranscribedFile] = []
-    results = transcribe_files(transcriber, recordings, on_done=done.append)
-    assert done == results
+    results = list(transcribe_files(transcriber, recordings))
     assert [result.source for result in results] == recordings
     for result in results:
         alone = transcriber.transcribe(load_samples(result.source))
@@ -82,10 +79,8 @@ def test_files_side_by_side_are_the_files_alone(
 ) -> None:
     together = replace(transcriber, settings=replace(transcriber.settings, batch_size=4))
     sources = [*recordings, *recordings[::-1]]
-    alone = transcribe_files(transcriber, sources, on_done=lambda _: None)
-    for one, other in zip(
-        alone, transcribe_files(together, sources, on_done=lambda _: None), strict=True
-    ):
+    alone = transcribe_files(transcriber, sources)
+    for one, other in zip(alone, transcribe_files(together, sources), strict=True):
         assert one.source == other.source
         assert one.transcript is not None
         assert other.transcript is not None
@@ -102,9 +97,8 @@ def test_a_file_that_cannot_be_read_stops_no_other(
     empty = tmp_path / "empty.wav"
     empty.touch()
     sources = [str(broken), recordings[0], str(tmp_path / "absent.wav"), str(empty), recordings[1]]
-    seen: list[str] = []
-    results = transcribe_files(transcriber, sources, on_done=lambda d: seen.append(d.source))
-    assert seen == sources
+    results = list(transcribe_files(transcriber, sources))
+    assert [result.source for result in results] == sources
     assert [result.transcript is None for result in results] == [True, False, True, True, False]
     for result in results:
         assert (result.error is None) == (result.transcript is not None)
@@ -114,35 +108,33 @@ def test_a_file_that_cannot_be_read_stops_no_other(
 def test_a_file_is_done_before_the_next_begins(
     tmp_path: Path, transcriber: Transcriber, recordings: list[str]
 ) -> None:
-    out = tmp_path / "out"
-
-    def write_and_take_the_next_away(done: TranscribedFile) -> None:
+    out, are_whole = tmp_path / "out", []
+    for done in transcribe_files(transcriber, recordings):
         Path(recordings[1]).unlink(missing_ok=True)
+        are_whole.append(done.error is None)
         if done.transcript:
             done.transcript.save(out / f"{Path(done.source).stem}.txt")
-
-    results = transcribe_files(transcriber, recordings, on_done=write_and_take_the_next_away)
-    assert [result.error is None for result in results] == [True, False]
+    assert are_whole == [True, False]
     assert [path.name for path in out.iterdir()] == ["one.txt"]
 
 
 @pytest.mark.usefixtures("stdin")
 def test_a_dash_reads_standard_input(transcriber: Transcriber, recordings: list[str]) -> None:
-    (result,) = transcribe_files(transcriber, ["-"], on_done=lambda _: None)
+    (result,) = transcribe_files(transcriber, ["-"])
     assert result.source == "-"
     assert result.transcript == transcriber.transcribe(load_samples(recordings[1]))
 
 
 def test_standard_input_is_read_once(transcriber: Transcriber) -> None:
     with pytest.raises(ValueError, match="found - several times"):
-        transcribe_files(transcriber, ["-", "-"], on_done=lambda _: None)
+        list(transcribe_files(transcriber, ["-", "-"]))
 
 
 def test_standard_input_that_is_no_audio_is_named(
     transcriber: Transcriber, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"no audio at all")))
-    (result,) = transcribe_files(transcriber, ["-"], on_done=lambda _: None)
+    (result,) = transcribe_files(transcriber, ["-"])
     assert result.transcript is None
     assert result.error
 
@@ -163,12 +155,14 @@ def test_every_format_is_written_whole(
         assert path.read_text().startswith("WEBVTT\n")
 
 
-def test_transcripts_are_named_after_the_files_stems() -> None:
-    paths = output_paths(["a/b.c.wav", "-", "d.mp3"], Path("out"), ["srt", "txt"])
+def test_transcripts_are_named_after_the_files_stems(tmp_path: Path) -> None:
+    (tmp_path / "d.txt").mkdir()
+    paths, problems = output_paths(["a/b.c.wav", "-", "d.mp3"], tmp_path, ["srt", "txt"])
     assert paths == {
-        source: [Path(f"out/{stem}.srt"), Path(f"out/{stem}.txt")]
+        source: [tmp_path / f"{stem}.srt", tmp_path / f"{stem}.txt"]
         for source, stem in {"a/b.c.wav": "b.c", "-": "stdin", "d.mp3": "d"}.items()
     }
+    assert problems == {"d.mp3": f"its transcript would be {tmp_path / 'd.txt'}, which is a folder"}
 
 
 @pytest.mark.parametrize("pair", [("a/one.wav", "b/one.mp3"), ("-", "-"), ("stdin.wav", "-")])
@@ -185,7 +179,7 @@ def test_no_text_for_what_sounds_like_speech_is_a_warning(tmp_path: Path) -> Non
     for name, samples in (("speech", noise(6.0, seed=1)), ("silence", 0 * noise(6.0, seed=1))):
         write_wav(tmp_path / f"{name}.wav", samples)
     paths = [str(tmp_path / f"{name}.wav") for name in ("speech", "silence")]
-    speech, silence = transcribe_files(silent, paths, on_done=lambda _: None)
+    speech, silence = transcribe_files(silent, paths)
     assert speech.transcript is not None
     assert speech.transcript.text == ""
     (note,) = speech.notes
@@ -211,9 +205,8 @@ def test_what_can_be_read_of_a_damaged_file_is_transcribed(
 ) -> None:
     # The voice activity detector reads the file a second time: it is said once.
     settings = replace(transcriber.settings, vad_filter=vad_filter)
-    results = transcribe_files(
-        replace(transcriber, settings=settings), [damaged, recordings[0]], on_done=lambda _: None
-    )
+    transcriber = replace(transcriber, settings=settings)
+    results = list(transcribe_files(transcriber, [damaged, recordings[0]]))
     assert [result.error for result in results] == [None, None]
     assert [note.is_damage for note in results[0].notes] == [True]
     assert "ends at 1.00 s, the file states 1.50 s: 0.50 s are missing" in results[0].notes[0].text
@@ -230,15 +223,11 @@ def test_a_damaged_file_is_refused_on_request_before_it_is_transcribed(
     transcriber: Transcriber, recordings: list[str], damaged: str
 ) -> None:
     before = transcriber.counts.steps
-    (result,) = transcribe_files(
-        transcriber, [damaged], on_done=lambda _: None, listening=Listening(strict=True)
-    )
+    (result,) = transcribe_files(transcriber, [damaged], listening=Listening(strict=True))
     assert result.transcript is None
     assert "0.50 s are missing; the file was cut short" in str(result.error)
     assert transcriber.counts.steps == before
-    (result,) = transcribe_files(
-        transcriber, recordings[:1], on_done=lambda _: None, listening=Listening(strict=True)
-    )
+    (result,) = transcribe_files(transcriber, recordings[:1], listening=Listening(strict=True))
     assert result.transcript == transcriber.transcribe(load_samples(recordings[0]))
 
 
@@ -258,7 +247,7 @@ def test_a_pipe_is_read_once(
     for writer in writers:
         writer.start()
     sources = [str(pipe), f"/dev/fd/{reading}", recordings[1]]
-    *piped, plain = transcribe_files(transcriber, sources, on_done=lambda _: None)
+    *piped, plain = transcribe_files(transcriber, sources)
     os.close(reading)
     for writer in writers:
         writer.join()
@@ -285,13 +274,11 @@ def test_each_channel_has_its_transcript_and_they_are_one(
 ) -> None:
     each = Listening(channel="each")
     sources = [call_of_two, recordings[0]]
-    both, mono = transcribe_files(transcriber, sources, on_done=lambda _: None, listening=each)
+    both, mono = transcribe_files(transcriber, sources, listening=each)
     assert both.transcript
     assert mono.transcript
     for channel, number in (("left", 0), ("right", 1)):
-        (alone,) = transcribe_files(
-            transcriber, sources[:1], on_done=lambda _: None, listening=Listening(channel=number)
-        )
+        (alone,) = transcribe_files(transcriber, sources[:1], listening=Listening(channel=number))
         assert alone.transcript
         assert [s.text for s in both.transcript.segments if s.channel == channel] == [
             s.text for s in alone.transcript.segments
@@ -322,9 +309,7 @@ def test_a_hole_moves_each_channel_as_if_it_were_alone(
             output.mux(stream.encode(frame))
     sources, found = [path], {}
     for channel in (0, 1, "each"):
-        (result,) = transcribe_files(
-            transcriber, sources, on_done=lambda _: None, listening=Listening(channel=channel)
-        )
+        (result,) = transcribe_files(transcriber, sources, listening=Listening(channel=channel))
         assert result.transcript
         found[channel] = result.transcript.segments
     for number, name in ((0, "left"), (1, "right")):
@@ -344,7 +329,6 @@ def test_a_channel_or_track_that_is_not_there_is_named(
         result, _ = transcribe_files(
             transcriber,
             [recordings[0], call_of_two],
-            on_done=lambda _: None,
             listening=listening,
         )
         assert message in str(result.error)
@@ -391,9 +375,7 @@ def test_the_cases_that_went_wrong_are_on_their_files_clock(
     tiny_en: Path, name: str, starts_s: list[float], last_end_s: float, n_damaged: int
 ) -> None:
     transcriber = Transcriber.from_model(str(tiny_en), DecodingSettings(), CPU)
-    (result,) = transcribe_files(
-        transcriber, [str(Path(str(CASES)) / name)], on_done=lambda _: None
-    )
+    (result,) = transcribe_files(transcriber, [str(Path(str(CASES)) / name)])
     assert result.transcript
     segments = result.transcript.segments
     for start_s in starts_s:

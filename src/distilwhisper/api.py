@@ -8,12 +8,11 @@
 A call that is repeated with the same ``out`` goes on where it stopped.
 """
 
-import tempfile
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import fields
+from dataclasses import asdict, fields, replace
 from os import PathLike, fspath
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from distilwhisper.decoding.settings import DecodingSettings
@@ -22,14 +21,15 @@ from distilwhisper.evaluation.comparison import Comparison
 from distilwhisper.exporting.exporter import Exported, export_model
 from distilwhisper.exporting.settings import ExportSettings, Target
 from distilwhisper.filtering.settings import FilterSettings
-from distilwhisper.loaded import Model, load_model, shown
+from distilwhisper.loaded import Model, load_model
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.options import settings_of, with_settings
 from distilwhisper.pipeline import DataSettings, Recipe, run_recipe
+from distilwhisper.progress import showing_progress
 from distilwhisper.run.processes import EngineName, EngineSettings
 from distilwhisper.stages.evaluate import evaluate_all
 from distilwhisper.stages.filter import FilterSummary, filter_labels
-from distilwhisper.stages.label import LabelSummary, label_manifest
+from distilwhisper.stages.label import LabelSummary, label_manifests
 from distilwhisper.stages.layers import StudentSettings
 from distilwhisper.stages.settings import EvaluateSettings, LabelSettings
 from distilwhisper.training.settings import TrainingSettings
@@ -67,11 +67,10 @@ def label(
         StageChanged: the folder holds labels made from or with something else.
     """
     name, hardware, draft = _named(teacher)
-    with shown(progress):
-        return label_manifest(
-            Path(manifest),
+    with showing_progress(progress):
+        (summary,) = label_manifests(
+            {Path(manifest): Path(out)},
             name,
-            Path(out),
             settings_of(LabelSettings, options),
             hardware=hardware,
             draft=draft,
@@ -79,6 +78,7 @@ def label(
             retry_failed=retry_failed,
             force=force,
         )
+    return summary
 
 
 @with_settings(FilterSettings)
@@ -108,7 +108,7 @@ def filter(  # noqa: A001  the stage's name
     Returns:
         What was kept, and why the rest was not; it stands for its folder too.
     """
-    with shown(progress):
+    with showing_progress(progress):
         return filter_labels(
             Path(manifest),
             Path(labels),
@@ -157,7 +157,7 @@ def distil(
     of_student = {one.name for one in fields(StudentSettings)} & options.keys()
     student = settings_of(StudentSettings, {key: options.pop(key) for key in of_student})
     out, made = Path(out), {"labels": Path(labels), "verdicts": Path(verdicts)}
-    with shown(progress):
+    with showing_progress(progress):
         kept = read_kept(Path(manifest), made["verdicts"])
         if validation is None:
             manifest, validation = hold_out(kept, **made, out=out)
@@ -169,12 +169,11 @@ def distil(
             data=DataSettings(train=fspath(manifest), validation=held_out, test=held_out),
             hardware=hardware,
             student=student,
-            training=chosen_training(options, name, hardware, hours_of(kept)),
         )
+        training = chosen_training(options, recipe, hours_of(kept))
+        recipe = replace(recipe, training=training)
         run_recipe(recipe, out, stages=("student", "train"), made=made, force=force)
-    return load_model(
-        out / "student", device=hardware.device, dtype=hardware.dtype, backend=hardware.backend
-    )
+    return load_model(out / "student", **asdict(hardware))
 
 
 @with_settings(EvaluateSettings, DecodingSettings)
@@ -207,15 +206,12 @@ def evaluate(
     """
     name, hardware, draft = _named(model)
     paths = [manifests] if isinstance(manifests, (str, PathLike)) else manifests
-    kept: AbstractContextManager[str] = (
-        tempfile.TemporaryDirectory() if out is None else nullcontext(fspath(out))
-    )
-    with shown(progress), kept as folder:
+    with showing_progress(progress), TemporaryDirectory() as temporary:
         return evaluate_all(
             [name, *(_named(other)[0] for other in against)],
             [Path(path) for path in paths],
             [None if text == "none" else text for text in noise],
-            Path(folder),
+            Path(temporary if out is None else out),
             settings_of(EvaluateSettings, options),
             hardware=hardware,
             draft=draft,
@@ -255,7 +251,7 @@ def export(
     settings = ExportSettings(
         to=to, dtype=dtype, third_layer=third_layer, max_wer_increase=max_wer_increase
     )
-    with shown(progress):
+    with showing_progress(progress):
         manifest = None if check is None else Path(check)
         return export_model(_named(model)[0], Path(dest), settings, check=manifest)
 

@@ -14,10 +14,6 @@ ABOVE_0: Rule = ("be above 0", lambda value: value > 0)
 NOT_EMPTY: Rule = ("name at least one", bool)
 PROBABILITY: Rule = ("lie in [0, 1]", lambda value: 0 <= value <= 1)
 SHARE: Rule = ("lie above 0 and be at most 1", lambda value: 0 < value <= 1)
-SHARES: Rule = (
-    "name at least one, each above 0 and at most 1",
-    lambda values: bool(values) and all(0 < value <= 1 for value in values),
-)
 
 
 def ruled(default: Any, rule: Rule) -> Any:
@@ -28,9 +24,7 @@ def ruled(default: Any, rule: Rule) -> Any:
 def check_rules(settings: Any, *faults: str | bool) -> None:
     """Refuse settings that break one of their rules, or a type that names its values.
 
-    Args:
-        settings: of a dataclass, whose fields may be ruled.
-        faults: what else is wrong with them; false where nothing is.
+    Of ``faults``, what else is wrong with them, those are false that do not hold.
 
     Raises:
         ValueError: with all that is wrong.
@@ -50,6 +44,13 @@ def check_rules(settings: Any, *faults: str | bool) -> None:
     broken += [fault for fault in faults if isinstance(fault, str)]
     if broken:
         raise ValueError("; ".join(broken))
+
+
+class Checked:
+    """Settings that are nothing but their rules: they are checked when they are built."""
+
+    def __post_init__(self) -> None:
+        check_rules(self)
 
 
 @cache

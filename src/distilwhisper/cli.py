@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import tyro
-from tyro.conf import OmitArgPrefixes, Positional, Suppress, UseAppendAction
+from tyro.conf import OmitArgPrefixes, Suppress, UseAppendAction
 
 import distilwhisper as dw
 from distilwhisper.corpus.importing.settings import ImportSettings
@@ -45,17 +45,18 @@ from distilwhisper.text.formats import SubtitleSettings, TranscriptFormat
 OK, SOME_FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 Overrides = UseAppendAction[tuple[str, ...]]
+_CONFIG = (OmitArgPrefixes,)  # --batch-size, not --settings.decoding.batch-size
 
 
 def run(
-    recipe: Positional[Path],
+    recipe: Path,
     /,
     *,
     out: Path | None = None,
     from_stage: StageName | None = None,
     to_stage: StageName | None = None,
     engine: EngineName | None = None,
-    set: Overrides = (),  # noqa: A002
+    set: Overrides = (),
     force: bool = False,
 ) -> int:
     """Run a recipe from speech to report, going on where it stopped.
@@ -83,11 +84,11 @@ def run(
 
 
 def plan(
-    recipe: Positional[Path],
+    recipe: Path,
     /,
     *,
-    settings: OmitArgPrefixes[PlanSettings] = PlanSettings(),
-    set: Overrides = (),  # noqa: A002
+    settings: PlanSettings = PlanSettings(),
+    set: Overrides = (),
     json: bool = False,
 ) -> int:
     """Estimate the windows, memory, disk and hours of a recipe before it runs.
@@ -103,14 +104,7 @@ def plan(
     return OK
 
 
-def train(
-    recipe: Positional[Path],
-    /,
-    *,
-    out: Path,
-    set: Overrides = (),  # noqa: A002
-    force: bool = False,
-) -> int:
+def train(recipe: Path, /, *, out: Path, set: Overrides = (), force: bool = False) -> int:
     """Train a run's student: the recipe's train stage alone.
 
     Args:
@@ -125,13 +119,7 @@ def train(
     return _name_each(finished.problems)
 
 
-def tensorboard(
-    runs: Positional[tuple[Path, ...]],
-    /,
-    *,
-    out: Path,
-    follow: bool = False,
-) -> int:
+def tensorboard(runs: tuple[Path, ...], /, *, out: Path, follow: bool = False) -> int:
     """Turn the metrics of runs into event files, for TensorBoard to show.
 
     Args:
@@ -147,11 +135,11 @@ def tensorboard(
 
 
 def data(
-    source: Positional[str],
+    source: str,
     /,
     *,
     out: Path,
-    settings: OmitArgPrefixes[UseAppendAction[ImportSettings]] = ImportSettings(),
+    settings: UseAppendAction[ImportSettings] = ImportSettings(),
     json: bool = False,
 ) -> int:
     """Make a manifest of audio, and of the transcripts that come with it.
@@ -169,9 +157,7 @@ def data(
     return _name_each(summary.failed)
 
 
-def import_(
-    source: Positional[str], dest: Positional[Path], /, *, tokenizer: str | None = None
-) -> int:
+def import_(source: str, dest: Path, /, *, tokenizer: str | None = None) -> int:
     """Convert a model to a Hugging Face folder.
 
     Args:
@@ -184,15 +170,15 @@ def import_(
 
 
 def label(
-    manifest: Positional[Path],
+    manifest: Path,
     /,
     *,
     teacher: str,
     out: Path,
     draft: str | None = None,
-    settings: OmitArgPrefixes[LabelSettings] = LabelSettings(),
-    hardware: OmitArgPrefixes[Hardware] = Hardware(),
-    engine: OmitArgPrefixes[EngineSettings] = EngineSettings(),
+    settings: LabelSettings = LabelSettings(),
+    hardware: Hardware = Hardware(),
+    engine: EngineSettings = EngineSettings(),
     shards: str | None = None,
     retry_failed: bool = False,
     force: bool = False,
@@ -216,12 +202,11 @@ def label(
         force: begin anew where settings or inputs have changed.
     """
     from distilwhisper.run.locks import Part
-    from distilwhisper.stages.label import label_manifest
+    from distilwhisper.stages.label import label_manifests
 
-    summary = label_manifest(
-        manifest,
+    (summary,) = label_manifests(
+        {manifest: out},
         teacher,
-        out,
         settings,
         hardware=hardware,
         draft=draft,
@@ -235,14 +220,14 @@ def label(
 
 
 def filter_(
-    manifest: Positional[Path],
-    labels: Positional[Path],
+    manifest: Path,
+    labels: Path,
     /,
     *,
     out: Path,
     second_labels: Path | None = None,
     measures: Path | None = None,
-    settings: OmitArgPrefixes[FilterSettings] = FilterSettings(),
+    settings: FilterSettings = FilterSettings(),
     figures: bool = True,
     force: bool = False,
     json: bool = False,
@@ -278,7 +263,7 @@ def filter_(
 
 
 def distil(
-    source: Positional[Path],
+    source: Path,
     /,
     *,
     teacher: str = "base",
@@ -286,8 +271,9 @@ def distil(
     language: str | None = None,
     max_wer: float = 0.10,
     steps: int | None = None,
-    student: OmitArgPrefixes[StudentSettings] = StudentSettings(),
-    hardware: OmitArgPrefixes[Hardware] = Hardware(),
+    student: StudentSettings = StudentSettings(),
+    hardware: Hardware = Hardware(),
+    set: Overrides = (),
     force: bool = False,
 ) -> int:
     """Make a student of a folder of audio with transcripts: all stages, with good defaults.
@@ -301,6 +287,7 @@ def distil(
         steps: of training; a number for the hours there are when left out.
         student: which layers it begins with.
         hardware: where to run.
+        set: section.key=value of the recipe, in place of what is chosen; may be repeated.
         force: do stages again whose settings or inputs have changed.
     """
     from distilwhisper.distilling import distil_folder
@@ -314,19 +301,14 @@ def distil(
         language=language,
         max_wer=max_wer,
         steps=steps,
+        overrides=set,
         force=force,
     )
     print(out / "report.html")
     return _name_each(finished.problems)
 
 
-def student(
-    teacher: Positional[str],
-    dest: Positional[Path],
-    /,
-    *,
-    settings: OmitArgPrefixes[StudentSettings] = StudentSettings(),
-) -> int:
+def student(teacher: str, dest: Path, /, *, settings: StudentSettings = StudentSettings()) -> int:
     """Make a student of some of a teacher's layers.
 
     Args:
@@ -343,7 +325,7 @@ def student(
     return OK
 
 
-def delta(student: Positional[str], dest: Positional[Path], /, *, teacher: str) -> int:
+def delta(student: str, dest: Path, /, *, teacher: str) -> int:
     """Write a student as the weights in which it differs from its teacher.
 
     Args:
@@ -357,7 +339,7 @@ def delta(student: Positional[str], dest: Positional[Path], /, *, teacher: str) 
     return OK
 
 
-def heads(model: Positional[str], manifest: Positional[Path], dest: Positional[Path], /) -> int:
+def heads(model: str, manifest: Path, dest: Path, /) -> int:
     """Measure which attention heads time a model's words, and write the model with them.
 
     Args:
@@ -384,17 +366,17 @@ class EvaluateOptions(EvaluateSettings):
 
 
 def evaluate(
-    model: Positional[str],
-    manifests: Positional[tuple[Path, ...]],
+    model: str,
+    manifests: tuple[Path, ...],
     /,
     *,
     out: Path,
     against: tuple[str, ...] = (),
     noise: tuple[str, ...] = ("none",),
     draft: str | None = None,
-    settings: OmitArgPrefixes[EvaluateOptions] = EvaluateOptions(),
-    hardware: OmitArgPrefixes[Hardware] = Hardware(),
-    engine: OmitArgPrefixes[EngineSettings] = EngineSettings(),
+    settings: EvaluateOptions = EvaluateOptions(),
+    hardware: Hardware = Hardware(),
+    engine: EngineSettings = EngineSettings(),
     force: bool = False,
     json: bool = False,
 ) -> int:
@@ -446,20 +428,20 @@ def evaluate(
 
 
 def transcribe(
-    files: Positional[tuple[str, ...]],
+    files: tuple[str, ...],
     /,
     *,
     model: str = "base",
     draft: str | None = None,
-    format: UseAppendAction[tuple[TranscriptFormat | Literal["all"], ...]] = (),  # noqa: A002
+    format: UseAppendAction[tuple[TranscriptFormat | Literal["all"], ...]] = (),
     out: Path | None = None,
     audio_track: str | None = None,
     channel: str = "mix",
     strict: bool = False,
     threads: int | None = None,
-    subtitles: OmitArgPrefixes[SubtitleSettings] = SubtitleSettings(),
-    settings: OmitArgPrefixes[DecodingSettings] = DecodingSettings(),
-    hardware: OmitArgPrefixes[Hardware] = Hardware(),
+    subtitles: SubtitleSettings = SubtitleSettings(),
+    settings: DecodingSettings = DecodingSettings(),
+    hardware: Hardware = Hardware(),
 ) -> int:
     """Transcribe audio and video files of any length.
 
@@ -484,13 +466,7 @@ def transcribe(
 
     from distilwhisper.decoding.transcriber import Transcriber
     from distilwhisper.text.formats import FORMATS, render
-    from distilwhisper.transcribe import (
-        Listening,
-        TranscribedFile,
-        output_paths,
-        transcribe_files,
-        unwritable,
-    )
+    from distilwhisper.transcribe import Listening, output_paths, transcribe_files
 
     if not files:
         raise ValueError("name at least one file to transcribe, or - for standard input")
@@ -505,20 +481,18 @@ def transcribe(
     if subtitles.needs_words:
         settings = replace(settings, word_timestamps=True)
     listening = Listening.parse(audio_track, channel, strict=strict)
-    paths = output_paths(files, out, formats) if out else {}
-    failed: dict[str, str | None] = dict(unwritable(paths, out)) if out else {}
+    paths, failed = output_paths(files, out, formats) if out else ({}, {})
     is_damaged = False
     transcriber = Transcriber.from_model(model, settings, hardware, draft=draft)
     say(f"transcribe: {model} ({hardware.describe(has_draft=draft is not None)})")
-
-    def write(done: TranscribedFile) -> None:
-        nonlocal is_damaged
+    possible = [file for file in files if file not in failed]
+    for done in transcribe_files(transcriber, possible, listening):
         for note in done.notes:
             say(f"distilwhisper: warning: {done.source}: {note.text}")
             is_damaged |= note.is_damage
         if done.transcript is None:
             failed[done.source] = _why(done.error)
-            return
+            continue
         try:
             for path in paths.get(done.source, ()):
                 done.transcript.save(path, subtitles)
@@ -530,20 +504,17 @@ def transcribe(
             raise
         except (OSError, ValueError) as error:
             failed[done.source] = _why(error)
-
-    possible = [file for file in files if file not in failed]
-    transcribe_files(transcriber, possible, on_done=write, listening=listening)
     if draft is not None:
         say(f"transcribe: {transcriber.counts.describe_draft()}")
     return max(_name_each(failed), SOME_FAILED if is_damaged else OK)
 
 
 def export(
-    model: Positional[str],
-    dest: Positional[Path],
+    model: str,
+    dest: Path,
     /,
     *,
-    settings: OmitArgPrefixes[ExportSettings],
+    settings: ExportSettings,
     check: Path | None = None,
     json: bool = False,
 ) -> int:
@@ -571,9 +542,9 @@ def export(
 def serve(
     *,
     model: Overrides = (),
-    settings: OmitArgPrefixes[ServeSettings] = ServeSettings(),
-    decoding: OmitArgPrefixes[DecodingSettings] = DecodingSettings(),
-    hardware: OmitArgPrefixes[Hardware] = Hardware(),
+    settings: ServeSettings = ServeSettings(),
+    decoding: DecodingSettings = DecodingSettings(),
+    hardware: Hardware = Hardware(),
 ) -> int:
     """Answer requests as OpenAI's speech API does, and caption live speech.
 
@@ -591,14 +562,14 @@ def serve(
 
 
 def live(
-    source: Positional[str] = "microphone",
+    source: str = "microphone",
     /,
     *,
     model: str,
     margin_s: float | None = None,
     with_prompt: bool = False,
-    decoding: OmitArgPrefixes[DecodingSettings] = DecodingSettings(),
-    hardware: OmitArgPrefixes[Hardware] = Hardware(),
+    decoding: DecodingSettings = DecodingSettings(),
+    hardware: Hardware = Hardware(),
 ) -> int:
     """Caption speech while it is spoken.
 
@@ -629,7 +600,7 @@ def live(
     return OK
 
 
-def report(folders: Positional[tuple[Path, ...]], /, *, out: Path | None = None) -> int:
+def report(folders: tuple[Path, ...], /, *, out: Path | None = None) -> int:
     """Write one page about finished runs, side by side, and comparisons of models.
 
     Args:
@@ -680,7 +651,8 @@ def call(arguments: Sequence[str]) -> int:
         return USAGE
     command, rest = COMMANDS[name], _each_format(rest)
     return status_of(
-        lambda: tyro.cli(command, args=rest, prog=f"distilwhisper {name}"), program="distilwhisper"
+        lambda: tyro.cli(command, args=rest, prog=f"distilwhisper {name}", config=_CONFIG),
+        program="distilwhisper",
     )
 
 
@@ -696,11 +668,9 @@ def _each_format(arguments: Sequence[str]) -> list[str]:
 
 
 def status_of(command: Callable[[], int], *, program: str) -> int:
-    """Run a command and return its exit status; an error is a line of the log.
+    """Run a command, which parses its arguments, and return its exit status.
 
-    Args:
-        command: parses its arguments, and returns its status; what it logs is shown.
-        program: its name, for messages.
+    What it logs is shown; an error is a line of the log, behind the program's name.
     """
     with showing_progress():
         try:

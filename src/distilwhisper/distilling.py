@@ -4,8 +4,8 @@ Settings that are left out are chosen for some hours of speech. The resulting re
 into the run's folder, as a start for similar runs.
 """
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,13 @@ from distilwhisper.corpus.records import (
 )
 from distilwhisper.corpus.splitting import split_manifest
 from distilwhisper.corpus.store import shard_path, write_shard
-from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.model.checkpoint import read_config
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import resolve_model
-from distilwhisper.pipeline import DataSettings, Recipe, Run, check_recipe, run_recipe
+from distilwhisper.pipeline import Recipe, Run, check_recipe, run_recipe
 from distilwhisper.progress import say
-from distilwhisper.run.settings import build_settings
+from distilwhisper.run.settings import build_settings, put_override
 from distilwhisper.stages.layers import StudentSettings
-from distilwhisper.stages.settings import EvaluateSettings, LabelSettings
 from distilwhisper.training.settings import TrainingSettings
 
 _PASSES, _USUAL_WINDOW_S = 6, 15.0  # over the windows, whose lengths vary up to 30 s
@@ -47,55 +45,54 @@ def distil_folder(
     language: str | None = None,
     max_wer: float = 0.10,
     steps: int | None = None,
+    overrides: Sequence[str] = (),
     force: bool = False,
 ) -> Run:
     """Make a student of a folder of audio, or of a manifest; all stages.
 
-    Args:
-        source: split into what is trained on, validated by and tested on, speakers apart. Without
-            any transcript the teacher's labels are what the student is judged by, too.
-        teacher: model folder, hub id or short name.
-        out: folder of the run; the same call goes on where it stopped.
-        hardware: where to run.
-        student: which layers it begins with.
-        language: of all the speech; none: what the manifest names, else it is detected.
-        max_wer: labels that differ more from the transcript are left out, a fraction.
-        steps: of training; none: a number for the hours there are.
-        force: do stages again whose settings or inputs have changed.
+    The source is split into what is trained on, validated by and tested on, speakers apart. Without
+    any transcript the teacher's labels are what the student is judged by, too. What is None is left
+    open: a language to the manifest and the teacher, ``steps`` to the hours there are. Each of
+    ``overrides``, ``section.key=value``, takes the place of what is chosen for the recipe.
+
+    Raises:
+        SettingsError: the settings do not fit, or :func:`check_recipe` refuses them.
     """
-    decoding = DecodingSettings(language=language)
-    recipe = Recipe(
-        name=out.name,
-        teacher=teacher,
-        data=DataSettings(source=str(source), language=language),
-        hardware=hardware,
-        label=LabelSettings(replace(decoding, temperature=(0.0,)), pack=True),
-        evaluate=EvaluateSettings(decoding),
-        student=student,
-    )
-    recipe = replace(recipe, filter=replace(recipe.filter, max_wer=max_wer))
-    options = {} if steps is None else {"steps": steps}
+    table: dict[str, Any] = {
+        "name": out.name,
+        "teacher": teacher,
+        "data": {"source": str(source), "language": language},
+        "hardware": asdict(hardware),
+        "label": {"decoding": {"language": language, "temperature": (0.0,)}, "pack": True},
+        "filter": {"max_wer": max_wer},
+        "student": asdict(student),
+        "training": {} if steps is None else {"steps": steps},
+        "evaluate": {"decoding": {"language": language}},
+    }
+    for override in overrides:
+        put_override(table, override)
+    options = table.pop("training")
+    recipe = build_settings(Recipe, table, where="the options")
     # Whatever can be, before a folder of any size is read.
-    check_recipe(replace(recipe, training=chosen_training(options, teacher, hardware, hours=1.0)))
-    run_recipe(recipe, out, stages=("data",), force=force)
+    recipe = replace(recipe, training=chosen_training(options, recipe, hours=1.0))
+    check_recipe(recipe)
+    run_recipe(recipe, out, stages=("data",), force=force, is_checked=True)
     if not any(u.text for u in read_manifest(out / "data" / "manifest.jsonl").utterances):
         say(f"distil: {source} has no transcripts: the student is judged by its teacher's labels")
         recipe = replace(recipe, data=replace(recipe.data, references="teacher"))
     hours = hours_of(read_manifest(out / "data" / "train.jsonl"))
-    training = chosen_training(options, teacher, hardware, hours)
-    return run_recipe(replace(recipe, training=training), out, force=force)
+    recipe = replace(recipe, training=chosen_training(options, recipe, hours))
+    return run_recipe(recipe, out, force=force, is_checked=True)
 
 
-def chosen_training(
-    options: Mapping[str, Any], teacher: str, hardware: Hardware, hours: float
-) -> TrainingSettings:
+def chosen_training(options: Mapping[str, Any], recipe: Recipe, hours: float) -> TrainingSettings:
     """Return the settings for so many hours of speech; ``options`` take precedence."""
     windows = hours * 3600 / _USUAL_WINDOW_S
     steps = options.get(
         "steps", min(max(round(_PASSES * windows / _BATCH), _LEAST_STEPS), _MOST_STEPS)
     )
-    width = read_config(resolve_model(teacher)).width
-    caches = hardware.pick_device().type == "cpu" and hours <= _MOST_CACHED_HOURS
+    width = read_config(resolve_model(recipe.teacher)).width
+    caches = recipe.hardware.pick_device().type == "cpu" and hours <= _MOST_CACHED_HOURS
     defaults: dict[str, Any] = {
         "steps": steps,
         "batch_size": _BATCH,
@@ -132,16 +129,10 @@ def read_kept(manifest: Path, verdicts: Path) -> Manifest:
 
 
 def hold_out(kept: Manifest, labels: Path, verdicts: Path, out: Path) -> tuple[Path, Path]:
-    """Write what is trained on and what is validated by, and verdicts of the first alone.
+    """Split what is kept into what is trained on and what is validated by; return the manifests.
 
-    Args:
-        kept: what was labelled and is kept.
-        labels: what has no reference is judged by its label.
-        verdicts: of all labels.
-        out: folder of the run, whose data and verdicts are written.
-
-    Returns:
-        The two manifests.
+    They are written into the run's folder, with the verdicts of the first alone. What has no
+    reference is judged by its label.
     """
     fraction = min(_HELD_OUT, _MOST_HELD_OUT / len(kept.utterances))
     parts = split_manifest(kept, {"validation": fraction}, seed=0)

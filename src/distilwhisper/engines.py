@@ -10,7 +10,7 @@ import logging
 import os
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -25,7 +25,6 @@ from distilwhisper.model.hardware import Hardware
 from distilwhisper.progress import Advance, progress_bar, say
 from distilwhisper.run.locks import Part
 from distilwhisper.run.processes import EngineSettings
-from distilwhisper.run.stages import StageChanged, open_stage
 from distilwhisper.speech.units import SAMPLE_RATE_HZ
 
 if TYPE_CHECKING:  # the command line parses its options without it
@@ -70,31 +69,6 @@ class ShardedSet(ABC):
     @abstractmethod
     def write(self, transcriber: "Transcriber", number: int, on_progress: Advance) -> Any:
         """Decode and write a shard, as :data:`Start` has it."""
-
-
-def open_model_stage(
-    folder: Path,
-    *,
-    settings: Mapping[str, Any],
-    inputs: Mapping[str, str],
-    models: Iterable[Path],
-    force: bool,
-) -> None:
-    """Open a stage as :func:`open_stage` does; a model that has changed must be whole.
-
-    Raises:
-        BadCheckpoint: it is damaged. Its file is named, and nothing is deleted for its sake.
-    """
-    try:
-        open_stage(folder, settings=settings, inputs=inputs, force=False)
-    except StageChanged:
-        from distilwhisper.model.layout import read_model_folder
-
-        for model in models:
-            read_model_folder(model)
-        if not force:
-            raise
-        open_stage(folder, settings=settings, inputs=inputs, force=True)
 
 
 @dataclass(frozen=True)

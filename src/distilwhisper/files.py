@@ -23,11 +23,8 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     """Write a file that appears whole, by rename, in the place of what was there.
 
     The file and its folder are flushed to the disk before this returns. A process that is killed
-    leaves at most a hidden temporary, which the next write of the same name takes over.
-
-    Args:
-        path: missing folders on the way to it are made.
-        data: text is written as UTF-8.
+    leaves at most a hidden temporary, which the next write of the same name takes over. Missing
+    folders on the way are made; text is written as UTF-8.
 
     Raises:
         StoreError: the disk is full, or the path cannot be written.
@@ -123,10 +120,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
     """Yield an empty folder that becomes ``folder`` if all goes well, and else is removed.
 
     So the folder appears whole, by rename, and two processes may write the same one: the second is
-    refused.
-
-    Args:
-        folder: does not exist yet, or is empty; its parents are made.
+    refused. Its parents are made.
 
     Raises:
         FileExistsError: the folder holds something already.

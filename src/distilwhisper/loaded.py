@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from os import PathLike, fspath
@@ -19,7 +18,7 @@ from distilwhisper.speech.audio import Note, Samples
 from distilwhisper.speech.sources import NamedBytes, OpenFile
 from distilwhisper.speech.units import SAMPLE_RATE_HZ
 from distilwhisper.text.transcript import Segment, Transcript
-from distilwhisper.transcribe import Listening, TranscribedFile, stream_file, transcribe_files
+from distilwhisper.transcribe import Listening, stream_file, transcribe_files
 
 DEFAULT_MODEL = "base"
 
@@ -91,15 +90,10 @@ class Model:
             OSError, CorruptAudio: the audio cannot be read.
             ValueError: the samples are no sound, or there is no such option.
         """
-        done: list[TranscribedFile] = []
-        with shown(progress):
-            transcribe_files(
-                self._for_call(options),
-                [_source(audio, sampling_rate)],
-                on_done=done.append,
-                listening=Listening.parse(audio_track, channel, strict=strict),
-            )
-        (result,) = done
+        listening = Listening.parse(audio_track, channel, strict=strict)
+        source = _source(audio, sampling_rate)
+        with showing_progress(progress):
+            (result,) = transcribe_files(self._for_call(options), [source], listening)
         if result.transcript is None:
             assert result.error is not None
             raise result.error
@@ -121,25 +115,15 @@ class Model:
         """Transcribe a recording, and yield its segments as they are known, in order.
 
         A segment comes as soon as what follows can change it no more. Those of chunked
-        transcription (the default) come a chunk at a time.
-
-        Args:
-            audio: as for :meth:`transcribe`.
-            sampling_rate: likewise.
-            audio_track: likewise.
-            channel: likewise, but for "each".
-            strict: likewise.
-            **options: likewise.
+        transcription (the default) come a chunk at a time. All arguments are as for
+        :meth:`transcribe`, but for the channel "each".
 
         Raises:
             OSError, CorruptAudio, ValueError: as for :meth:`transcribe`, with the first segment.
         """
-        return stream_file(
-            self._for_call(options),
-            _source(audio, sampling_rate),
-            on_note=_warn,
-            listening=Listening.parse(audio_track, channel, strict=strict),
-        )
+        listening = Listening.parse(audio_track, channel, strict=strict)
+        source = _source(audio, sampling_rate)
+        return stream_file(self._for_call(options), source, listening, _warn)
 
     def _for_call(self, options: dict[str, Any]) -> Transcriber:
         return self.transcriber.with_settings(settings_of(DecodingSettings, options))
@@ -192,11 +176,6 @@ def _source(audio: Audio, sampling_rate: int) -> str | NamedBytes | Samples:
             raise ValueError(f"{name} is at its end, and holds no more to read: seek(0) first")
         return NamedBytes(content, name)
     return to_samples(audio, "the audio", sampling_rate=sampling_rate)
-
-
-def shown(progress: bool) -> AbstractContextManager[None]:
-    """Show the log and bars within, or show nothing."""
-    return showing_progress() if progress else nullcontext()
 
 
 def _warn(name: str, note: Note) -> None:

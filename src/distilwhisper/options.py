@@ -17,20 +17,14 @@ def with_settings(*kinds: type) -> Callable[[Function], Function]:
 
     def decorate(function: Function) -> Function:
         own = signature(function)
-        parameters = [p for p in own.parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
-        names = {parameter.name for parameter in parameters} | {"decoding"}
-        for kind in kinds:
-            default = kind()
-            for one in fields(kind):
-                if one.name not in names:
-                    names.add(one.name)
+        shown = {p.name: p for p in own.parameters.values() if p.kind is not Parameter.VAR_KEYWORD}
+        for default in (kind() for kind in kinds):
+            for one in fields(default):
+                if one.name != "decoding":
+                    keyword = Parameter(one.name, Parameter.KEYWORD_ONLY, annotation=one.type)
                     value = getattr(default, one.name)
-                    parameters.append(
-                        Parameter(
-                            one.name, Parameter.KEYWORD_ONLY, default=value, annotation=one.type
-                        )
-                    )
-        vars(function)["__signature__"] = own.replace(parameters=parameters)
+                    shown.setdefault(one.name, keyword.replace(default=value))
+        vars(function)["__signature__"] = own.replace(parameters=list(shown.values()))
         return function
 
     return decorate

@@ -20,14 +20,20 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, TypeVar
 
-from distilwhisper.checks import AT_LEAST_0, AT_LEAST_1, Rule, check_rules, ruled
-from distilwhisper.corpus.batches import Example, follow_each_other, join_kept, with_previous_text
+from distilwhisper.checks import ABOVE_0, AT_LEAST_0, AT_LEAST_1, Checked, Rule, check_rules, ruled
+from distilwhisper.corpus.batches import (
+    Example,
+    Mixture,
+    follow_each_other,
+    join_kept,
+    with_previous_text,
+)
 from distilwhisper.corpus.importing.importer import import_data, source_fingerprints
 from distilwhisper.corpus.importing.settings import ImportSettings
 from distilwhisper.corpus.merging import (
@@ -48,8 +54,8 @@ from distilwhisper.corpus.records import (
 from distilwhisper.corpus.sounds import check_sounds
 from distilwhisper.corpus.splitting import split_manifest
 from distilwhisper.corpus.store import read_jsonl
-from distilwhisper.decoding.settings import DecodingSettings
-from distilwhisper.decoding.transcriber import Transcriber
+from distilwhisper.decoding.transcriber import Transcriber, check_settings
+from distilwhisper.evaluation.degradation import Degradation, Degrader
 from distilwhisper.evaluation.scoring import summary_line
 from distilwhisper.files import write_atomic
 from distilwhisper.filtering.settings import FilterSettings
@@ -57,7 +63,7 @@ from distilwhisper.languages import language_code
 from distilwhisper.model.checkpoint import load_checkpoint, read_config, save_checkpoint
 from distilwhisper.model.hardware import Hardware, dtype_name
 from distilwhisper.model.hub import ModelNotFound, resolve_model
-from distilwhisper.model.layout import BadCheckpoint, read_complete_tokenizer
+from distilwhisper.model.layout import BadCheckpoint, read_complete_tokenizer, read_model_folder
 from distilwhisper.model.whisper import WhisperConfig
 from distilwhisper.progress import progress_bar, say
 from distilwhisper.report.facts import error_rate, read_run
@@ -69,11 +75,16 @@ from distilwhisper.run.settings import SettingsError, settings_to_toml
 from distilwhisper.run.stages import StageChanged, fingerprint, open_stage
 from distilwhisper.speech.audio import load_samples
 from distilwhisper.stages.evaluate import EvaluationTask, evaluate_tasks
-from distilwhisper.stages.filter import filter_labels
-from distilwhisper.stages.label import LabelSummary, label_manifest
+from distilwhisper.stages.filter import filter_labels, warn_of_limits
+from distilwhisper.stages.label import label_manifests
 from distilwhisper.stages.layers import StudentSettings
 from distilwhisper.stages.settings import STAGES, EvaluateSettings, LabelSettings, StageName
-from distilwhisper.stages.student import add_alignment_heads, allow_silence, make_student
+from distilwhisper.stages.student import (
+    add_alignment_heads,
+    allow_silence,
+    make_student,
+    start_faults,
+)
 from distilwhisper.text.formats import TranscriptFormat
 from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.training.loop import Trainer, TrainingData
@@ -84,6 +95,10 @@ from distilwhisper.training.validation import check_set
 Thing = TypeVar("Thing")
 
 _HELD_OUT: Rule = ("lie between 0 and 0.5", lambda share: 0 < share < 0.5)
+_OF_A_SPLIT = (
+    *("references", "max_seconds", "validation_fraction", "test_fraction", "seed"),
+    "keep_speakers_together",
+)
 
 
 @dataclass(frozen=True)
@@ -106,7 +121,7 @@ class DataSettings:
     language: str | None = None
     """Language of all the speech, even where a manifest names another; left out: what the manifests
     name, else what the teacher detects."""
-    max_seconds: float | None = None
+    max_seconds: float | None = ruled(None, ABOVE_0)
     """Leave out longer utterances of a source; a window holds 30 s."""
     validation_fraction: float = ruled(0.1, _HELD_OUT)
     """Share of the utterances for validation."""
@@ -120,35 +135,21 @@ class DataSettings:
     def __post_init__(self) -> None:
         if (self.source is None) == (not self.train_sets):
             raise ValueError("name either source (to be split) or train (with validation and test)")
-        if self.train_sets and not (self.test and self.validation):
-            raise ValueError(
-                "train needs validation and test beside it: the manifest that picks the best "
-                "checkpoint, and the one that judges the student"
-            )
-        unused = (
-            ("validation", "test")
-            if self.source
-            else (
-                "references",
-                "validation_fraction",
-                "test_fraction",
-                "seed",
-                "keep_speakers_together",
-            )
-        )
+        unused = ("validation", "test") if self.source else _OF_A_SPLIT
         surplus = [name for name in unused if getattr(self, name) != getattr(DataSettings, name)]
-        if surplus:
-            raise ValueError(
-                f"{' and '.join(surplus)} must be left out: "
-                + ("a source is split into its own" if self.source else "only a source is split")
-            )
-        for name in ("train", "validation"):
-            sets = getattr(self, f"{name}_sets")
-            if len(set(sets)) < len(sets):
-                raise ValueError(f"{name} must name every manifest once")
-        if self.max_seconds is not None and (self.source is None or not self.max_seconds > 0):
-            raise ValueError("max_seconds must be above 0, and is of a source alone")
-        check_rules(self)
+        why = "a source is split into its own" if self.source else "only a source is split"
+        both = {"train": self.train_sets, "validation": self.validation_sets}
+        check_rules(
+            self,
+            bool(self.train_sets and not (self.test and self.validation))
+            and "train needs validation and test beside it: the manifest that picks the best "
+            "checkpoint, and the one that judges the student",
+            bool(surplus) and f"{' and '.join(surplus)} must be left out: {why}",
+            *(
+                len(set(sets)) < len(sets) and f"{name} must name every manifest once"
+                for name, sets in both.items()
+            ),
+        )
 
     @property
     def train_sets(self) -> tuple[str, ...]:
@@ -166,7 +167,7 @@ def _one_or_more(paths: str | tuple[str, ...] | None) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class LongFormSettings:
+class LongFormSettings(Checked):
     """The long recording that test utterances are joined into."""
 
     utterances: int = ruled(60, AT_LEAST_1)
@@ -175,9 +176,6 @@ class LongFormSettings:
     """Silence between two of them."""
     formats: tuple[TranscriptFormat, ...] = ("txt", "srt", "json")
     """Formats of the transcripts."""
-
-    def __post_init__(self) -> None:
-        check_rules(self)
 
 
 @dataclass(frozen=True)
@@ -217,9 +215,16 @@ class Run:
     def open_stage(
         self, folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, Path]
     ) -> None:
-        """Call :func:`~distilwhisper.run.stages.open_stage` with the inputs' fingerprints."""
+        """Open a stage by its inputs' fingerprints; a model that has changed must be whole."""
         prints = {name: fingerprint(path) for name, path in inputs.items()}
-        open_stage(folder, settings=settings, inputs=prints, force=self.force)
+        models = [inputs[name] for name in ("teacher", "student", "start") if name in inputs]
+        open_stage(
+            folder,
+            settings=settings,
+            inputs=prints,
+            force=self.force,
+            check=lambda: [read_model_folder(path) for path in models],
+        )
 
     @cached_property
     def teacher(self) -> Path:
@@ -268,6 +273,7 @@ def run_recipe(
     from_stage: StageName | None = None,
     made: Mapping[str, Path] | None = None,
     force: bool = False,
+    is_checked: bool = False,
 ) -> Run:
     """Run a recipe's stages in order, skipping what is done.
 
@@ -280,6 +286,7 @@ def run_recipe(
         from_stage: do this stage and all after it again.
         made: folders of the run that lie elsewhere, such as its labels, by their names.
         force: do stages again whose settings or inputs have changed.
+        is_checked: :func:`check_recipe` has passed it already.
 
     Returns:
         The run, with the inputs that failed on the way.
@@ -288,7 +295,8 @@ def run_recipe(
         StageChanged: what the folder holds was made with other settings or from other inputs.
         SettingsError: see :func:`check_recipe`.
     """
-    check_recipe(recipe, stages=stages)
+    if not is_checked:
+        check_recipe(recipe, stages=stages)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with ranks_of_environment(recipe.hardware) as ranks:
@@ -308,12 +316,15 @@ def _lead(run: Run, stages: Sequence[StageName], from_stage: StageName | None) -
         before = path.read_text(encoding="utf-8") if path.exists() else None
         write_atomic(path, settings_to_toml(recipe))
         write_run_record(folder, seed=recipe.training.seed, command=sys.argv)
-        if from_stage is not None:
-            for stage in STAGES[STAGES.index(from_stage) :]:
-                _discard(run, stage)
+        discarded = () if from_stage is None else STAGES[STAGES.index(from_stage) :]
+        for made in (run.path(name) for stage in discarded for name in _STAGES[stage][1]):
+            if made.is_dir():
+                shutil.rmtree(made)
+            else:
+                made.unlink(missing_ok=True)
         try:
             for stage in stages:
-                _STAGES[stage].run(run)
+                _STAGES[stage][0](run)
                 if stage == "data" and recipe.data.source is not None:
                     _check_split(run, stages)
         except StageChanged:  # what lies in the folder was made by the recipe before
@@ -328,18 +339,9 @@ def _check_split(run: Run, stages: Sequence[StageName]) -> None:
     if run.recipe.data.references == "texts":
         parts |= {"test": run.manifest("test"), **run.validation}
     faults = _Faults()
-    sets = [(f"data.{name}", read_manifest(path)) for name, path in parts.items()]
+    sets = {f"data.{name}": [read_manifest(path)] for name, path in parts.items()}
     _check_sets(sets, run.recipe, stages, faults)
     faults.refuse()
-
-
-def _discard(run: Run, stage: StageName) -> None:
-    for name in _STAGES[stage].outputs:
-        path = run.path(name)
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
 
 
 # Before the first stage
@@ -354,12 +356,9 @@ def check_recipe(
 ) -> None:
     """Check that a recipe's settings, paths and models go together, before any work is done.
 
-    Args:
-        recipe: the settings.
-        stages: that are to be run.
-        sizes: returns the sizes of a model, by its folder or hub id, where the recipe is only
-            planned; None: it runs here, and needs the models' files, the packages and the device.
-        has_data: read the manifests that are named.
+    Limits of the filter that look like per cent are logged. Where the recipe is only planned,
+    ``sizes`` returns those of a model, by its folder or hub id; None: it runs here, and needs the
+    models' files, the packages and the device. Manifests that are named are read if there is data.
 
     Raises:
         SettingsError: they do not; every fault is named, with its setting.
@@ -367,14 +366,18 @@ def check_recipe(
     faults = _Faults()
     if sizes is None:
         _check_hardware(recipe, stages, faults)
-    teacher_tokenizer = None
+    tokenizer = None
     if {*stages} - {"data", "filter", "report"}:
-        _check_models(recipe, sizes or _sizes_here, faults)
+        teacher = _check_models(recipe, sizes or _sizes_here, faults)
         if sizes is None or Path(recipe.teacher).is_dir():
-            teacher_tokenizer = faults.attempt("teacher", _tokenizer_here, recipe.teacher)
+            tokenizer = faults.attempt("teacher", _tokenizer_here, recipe.teacher)
         for name, stage in (("label", recipe.label), ("evaluate", recipe.evaluate)):
-            faults.attempt(f"{name}.decoding", _check_speech, stage.decoding, teacher_tokenizer)
-        faults.attempt("data.language", _check_language, recipe.data.language, teacher_tokenizer)
+            setting, decoding = f"{name}.decoding", stage.decoding
+            if teacher is None or tokenizer is None:
+                faults.attempt(setting, _check_language, decoding.language, None)
+            else:
+                faults.attempt(setting, check_settings, decoding, tokenizer, teacher.vocab_size)
+        faults.attempt("data.language", _check_language, recipe.data.language, tokenizer)
     if "filter" in stages and recipe.filter.max_disagreement is not None:
         faults.append(
             "filter.max_disagreement: needs second labels, and a recipe makes none: leave it out"
@@ -382,15 +385,14 @@ def check_recipe(
     if has_data:
         sets = _named_sets(recipe.data, faults, stages)
         _check_sets(sets, recipe, stages, faults)
-        for setting, manifest in sets if recipe.data.language is None else ():
+        for setting, manifests in sets.items() if recipe.data.language is None else ():
             judge = recipe.label if setting == "data.train" else recipe.evaluate
             if judge.decoding.language is None:
-                for language in {u.language for u in manifest.utterances}:
-                    faults.attempt(setting, _check_language, language, teacher_tokenizer)
-    noise = recipe.evaluate.degradation
-    if noise is not None and noise.source is not None and not noise.source.exists():
-        faults.append(f"evaluate.noise: {noise.source} is not there")
+                for language in {u.language for m in manifests for u in m.utterances}:
+                    faults.attempt(setting, _check_language, language, tokenizer)
     faults.refuse()
+    if "filter" in stages:
+        warn_of_limits(recipe.filter)
 
 
 class _Faults(list[str]):
@@ -428,26 +430,26 @@ def _check_hardware(recipe: Recipe, stages: Sequence[StageName], faults: _Faults
             faults.append(f'{setting}: pip install "distilwhisper[{extra}]"')
 
 
-def _check_models(recipe: Recipe, sizes: Callable[[str], WhisperConfig], faults: _Faults) -> None:
+def _check_models(
+    recipe: Recipe, sizes: Callable[[str], WhisperConfig], faults: _Faults
+) -> WhisperConfig | None:
+    """Check the student's layers; return the teacher's sizes, where they can be had."""
     student = recipe.student
     teacher = faults.attempt("teacher", sizes, recipe.teacher)
     if teacher is None:
-        return
+        return None
     source = teacher
     if student.start is not None:
         source = faults.attempt("student.start", sizes, student.start) or teacher
-        for what in ("vocab_size", "n_mels"):
-            ours, theirs = getattr(source, what), getattr(teacher, what)
-            if ours != theirs:
-                faults.append(
-                    f"student.start: must have its teacher's {what} {theirs}, found {ours}"
-                )
-        if recipe.training.mse_weight and source.width != teacher.width:
-            faults.append(
-                f"training.mse_weight: pairs states of one width, found {teacher.width} of the "
-                f"teacher and {source.width} of student.start: set it to 0"
-            )
-    faults.attempt("student", student.decoder_sources, source.decoder_layers)
+        faults += (f"student.start: {fault}" for fault in start_faults(source, teacher))
+    kept = faults.attempt("student", student.decoder_sources, source.decoder_layers) or []
+    pairs = source.width == teacher.width and len(kept) <= teacher.decoder_layers
+    if recipe.training.mse_weight and not pairs:
+        faults.append(
+            "training.mse_weight: pairs states of one width, and each layer of the student with "
+            f"one or more of the teacher's, found widths {source.width} and {teacher.width}, "
+            f"{len(kept)} and {teacher.decoder_layers} decoder layers: set it to 0"
+        )
     layers = faults.attempt("student", student.encoder_sources, source.encoder_layers)
     if layers and len(layers) < source.encoder_layers and not recipe.training.train_encoder:
         faults.append(
@@ -455,12 +457,7 @@ def _check_models(recipe: Recipe, sizes: Callable[[str], WhisperConfig], faults:
             f"{len(layers)} of {source.encoder_layers} and training.train_encoder false: set it to "
             "true, or leave encoder_layers out"
         )
-
-
-def _check_speech(decoding: DecodingSettings, tokenizer: Tokenizer | None) -> None:
-    _check_language(decoding.language, tokenizer)
-    if decoding.task == "translate" and tokenizer is not None and not tokenizer.is_multilingual:
-        raise ValueError("the teacher is English-only and cannot translate: take another model")
+    return teacher
 
 
 def _check_language(language: str | None, tokenizer: Tokenizer | None) -> None:
@@ -470,38 +467,38 @@ def _check_language(language: str | None, tokenizer: Tokenizer | None) -> None:
 
 def _named_sets(
     data: DataSettings, faults: _Faults, stages: Sequence[StageName]
-) -> list[tuple[str, Manifest]]:
-    """Return the manifests that a recipe names, each with the setting that does."""
+) -> dict[str, list[Manifest]]:
+    """Return the manifests that a recipe names, by the setting that does."""
     if data.source is not None and ("data" not in stages or Path(data.source).is_dir()):
-        return []
-    paths_of = {
-        "data.source": _one_or_more(data.source),
-        "data.train": data.train_sets,
-        "data.validation": data.validation_sets,
-        "data.test": _one_or_more(data.test),
-    }
-    return [
-        (setting, manifest)
-        for setting, paths in paths_of.items()
-        for path in paths
-        if (manifest := faults.attempt(setting, read_manifest, Path(path))) is not None
-    ]
+        return {}
+    found: dict[str, list[Manifest]] = {}
+    for name in ("source", "train", "validation", "test"):
+        for path in _one_or_more(getattr(data, name)):
+            if manifest := faults.attempt(f"data.{name}", read_manifest, Path(path)):
+                found.setdefault(f"data.{name}", []).append(manifest)
+    return found
 
 
 def _check_sets(
-    sets: Sequence[tuple[str, Manifest]],
+    sets: Mapping[str, Sequence[Manifest]],
     recipe: Recipe,
     stages: Sequence[StageName],
     faults: _Faults,
 ) -> None:
-    for setting, manifest in sets:
+    for setting, manifest in ((setting, m) for setting, own in sets.items() for m in own):
         if setting == "data.validation" and "train" in stages:
             faults.attempt(setting, check_set, manifest)
         if setting == "data.test" and "evaluate" in stages:
             faults.attempt(setting, _check_texts, manifest)
-    training, train_sets = recipe.training, [m for setting, m in sets if setting == "data.train"]
-    if "train" not in stages or not train_sets:
-        return
+    if "train" in stages and "data.train" in sets:
+        _check_training(recipe, sets["data.train"], faults)
+    noise = recipe.evaluate.degradation
+    if noise is not None and "evaluate" in stages:
+        faults.attempt("evaluate.noise", _check_noise, noise, sets.get("data.test", ()))
+
+
+def _check_training(recipe: Recipe, train_sets: Sequence[Manifest], faults: _Faults) -> None:
+    training = recipe.training
     if training.prompt_probability and not any(
         follow_each_other(manifest, max_gap_s=training.prompt_gap_s) for manifest in train_sets
     ):
@@ -514,6 +511,16 @@ def _check_sets(
     strays = [id_ for id_ in training.skip_utterances if id_ not in ids]
     if strays:
         faults.append(f"training.skip_utterances: not in data.train: {', '.join(strays)}")
+    if training.source_weights:
+        paths = recipe.data.train_sets
+        names = {path: name for name, path in _by_name(paths).items()} if len(paths) > 1 else {}
+        sources = [
+            names.get(m.path) if u.source is None else u.source
+            for m in train_sets
+            for u in m.utterances
+        ]
+        weights = dict(training.source_weights)
+        faults.attempt("training.source_weights", partial(Mixture, seed=0), sources, weights)
 
 
 def _check_texts(manifest: Manifest) -> None:
@@ -523,6 +530,19 @@ def _check_texts(manifest: Manifest) -> None:
             f"{len(manifest.utterances)}: transcribe some, or judge by the teacher's labels, with "
             'data.references = "teacher"'
         )
+
+
+def _check_noise(noise: Degradation, tests: Sequence[Manifest]) -> None:
+    """Refuse noise that cannot be made for the test, or for the long recording beside it."""
+    if noise.kind == "babble" and noise.source is None:
+        raise ValueError(
+            "babble must have a manifest of voices, as in babble:5@other.jsonl: the long recording "
+            "that is evaluated too has no other voices beside it"
+        )
+    if noise.source is not None and not noise.source.exists():
+        raise ValueError(f"{noise.source} is not there")
+    for manifest in tests:
+        Degrader(noise, manifest)
 
 
 def _sizes_here(name: str) -> WhisperConfig:
@@ -609,31 +629,28 @@ def _take_sets(run: Run) -> None:
 
 
 def _label(run: Run) -> None:
-    summary = _labelled(run, run.manifest("train"), run.path("labels"))
-    say(f"label: {summary}")
-    if run.recipe.data.references == "texts":
-        return
-    for path in (*run.validation.values(), run.manifest("test")):
-        held_out = run.path("data", path.name)
-        labels = _labelled(run, held_out, path.with_suffix(""))
-        say(f"label: {labels} of what is held out, as references of the {path.stem}")
-        manifest = with_labels_as_texts(read_manifest(held_out), read_labels(labels.folder))
-        write_manifest(path, moved_to(path.parent, manifest))
-
-
-def _labelled(run: Run, manifest: Path, out: Path) -> LabelSummary:
     recipe = run.recipe
-    summary = label_manifest(
-        manifest,
+    held_out = (*run.validation.values(), run.manifest("test"))
+    judged = held_out if recipe.data.references == "teacher" else ()
+    summaries = label_manifests(
+        {
+            run.manifest("train"): run.path("labels"),
+            **{run.path("data", path.name): path.with_suffix("") for path in judged},
+        },
         str(run.teacher),
-        out,
         recipe.label,
         hardware=recipe.hardware,
         engine=recipe.engine,
         force=run.force,
     )
-    run.problems.update(summary.failed)
-    return summary
+    for summary in summaries:
+        run.problems.update(summary.failed)
+    say(f"label: {summaries[0]}")
+    for path, summary in zip(judged, summaries[1:], strict=True):
+        say(f"label: {summary} of what is held out, as references of the {path.stem}")
+        manifest = read_manifest(run.path("data", path.name))
+        manifest = with_labels_as_texts(manifest, read_labels(summary.folder))
+        write_manifest(path, moved_to(path.parent, manifest))
 
 
 def _filter(run: Run) -> None:
@@ -664,11 +681,12 @@ def _student(run: Run) -> None:
 
 def _train(run: Run) -> None:
     recipe, out, dest = run.recipe, run.path("train"), run.path("student")
+    dtype = dtype_name(recipe.hardware.pick_training_dtype())
     run.open_stage(
         out,
         {
             **what_shapes_student(recipe.training),
-            "dtype": _picked_dtype(run),
+            "dtype": dtype,
             "validation_task": recipe.evaluate.decoding.task,
             "validation_language": recipe.evaluate.decoding.language,
         },
@@ -690,7 +708,7 @@ def _train(run: Run) -> None:
         f"train: {recipe.training.steps} steps of {recipe.training.batch_size} windows, out of "
         f"{len(trainer.data.examples)} with "
         f"{sum(len(example.utterances) for example in trainer.data.examples)} utterances "
-        f"({recipe.hardware.pick_device()}, {_picked_dtype(run)})"
+        f"({recipe.hardware.pick_device()}, {dtype})"
     )
     with progress_bar("train", recipe.training.steps, "steps") as advance:
         result = trainer.fit(on_steps=advance)
@@ -719,11 +737,6 @@ _MAY_CHANGE_ON_RESUME = (
 def what_shapes_student(settings: TrainingSettings) -> dict[str, Any]:
     """All settings but those that a resumed run may change."""
     return {k: v for k, v in asdict(settings).items() if k not in _MAY_CHANGE_ON_RESUME}
-
-
-def _picked_dtype(run: Run) -> str:
-    """Return the name of the training dtype, which "auto" leaves to the hardware."""
-    return dtype_name(run.recipe.hardware.pick_training_dtype())
 
 
 def _trainer(run: Run) -> Trainer:
@@ -824,18 +837,14 @@ def _report(run: Run) -> None:
     say(f"report: {write_report(run.path(REPORT), [facts])}")
 
 
-class _Stage(NamedTuple):
-    run: Callable[[Run], None]
-    outputs: tuple[str, ...]  # in the run's folder
-
-
-_STAGES: Mapping[StageName, _Stage] = {
-    "data": _Stage(_data, ("data",)),
-    "label": _Stage(_label, ("labels", "references")),
-    "filter": _Stage(_filter, ("verdicts",)),
-    "student": _Stage(_student, ("student-init", "stages/student")),
-    "train": _Stage(_train, ("train", "student")),
-    "evaluate": _Stage(_evaluate, ("long", "eval")),
-    "transcribe": _Stage(_transcribe, ("transcripts",)),
-    "report": _Stage(_report, ("report.html",)),
+# What runs each stage, and what that leaves in the run's folder.
+_STAGES: Mapping[StageName, tuple[Callable[[Run], None], tuple[str, ...]]] = {
+    "data": (_data, ("data",)),
+    "label": (_label, ("labels", "references")),
+    "filter": (_filter, ("verdicts",)),
+    "student": (_student, ("student-init", "stages/student")),
+    "train": (_train, ("train", "student")),
+    "evaluate": (_evaluate, ("long", "eval")),
+    "transcribe": (_transcribe, ("transcripts",)),
+    "report": (_report, (REPORT,)),
 }

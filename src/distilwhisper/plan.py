@@ -7,12 +7,13 @@ disk are estimates of the large pieces, and nothing is taken off for what the fi
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from distilwhisper.corpus.records import Utterance, read_manifest
+from distilwhisper.checks import ABOVE_0, Checked, ruled
+from distilwhisper.corpus.records import read_manifest
 from distilwhisper.corpus.store import read_jsonl
 from distilwhisper.decoding.packed_windows import PACKED_S, PAUSE_S
 from distilwhisper.model.checkpoint import count_parameters, read_config
@@ -20,6 +21,7 @@ from distilwhisper.model.hub import resolve_model
 from distilwhisper.model.roofline import cache_values
 from distilwhisper.model.whisper import WhisperConfig
 from distilwhisper.pipeline import Recipe, check_recipe
+from distilwhisper.report.facts import over
 from distilwhisper.run.files import read_json
 from distilwhisper.run.settings import SettingsError, build_settings, read_recipe
 from distilwhisper.speech.units import WINDOW_S
@@ -53,21 +55,18 @@ _SIZES = {
     "base": (512, 6, 6),
     "small": (768, 12, 12),
     "medium": (1024, 24, 24),
-    "large": (1280, 32, 32),
-    "large-v1": (1280, 32, 32),
-    "large-v2": (1280, 32, 32),
-    "large-v3": (1280, 32, 32),
+    **dict.fromkeys(("large", "large-v1", "large-v2", "large-v3"), (1280, 32, 32)),
     "large-v3-turbo": (1280, 32, 4),
 }
 
 
 @dataclass(frozen=True)
-class Rates:
+class Rates(Checked):
     """Measured rates of one device; none: not measured."""
 
-    teacher_windows_per_s: float | None = None  # decoded
-    student_windows_per_s: float | None = None  # decoded
-    train_windows_per_s: float | None = None  # through a training update
+    teacher_windows_per_s: float | None = ruled(None, ABOVE_0)  # decoded
+    student_windows_per_s: float | None = ruled(None, ABOVE_0)  # decoded
+    train_windows_per_s: float | None = ruled(None, ABOVE_0)  # through a training update
 
 
 @dataclass(frozen=True)
@@ -132,9 +131,7 @@ def _sum(numbers: Iterable[float | None]) -> float | None:
 def plan_recipe(recipe: Recipe, settings: PlanSettings) -> Plan:
     """Estimate what a recipe takes.
 
-    Args:
-        recipe: nothing of it is run, and no model is loaded or, if its name is known, fetched.
-        settings: the device, the amount of speech, and measured rates.
+    Nothing of it is run, and no model is loaded or, if its name is known, fetched.
 
     Raises:
         SettingsError: the recipe cannot be run, or the rates do not fit.
@@ -212,40 +209,38 @@ def model_sizes(name: str) -> WhisperConfig:
 
 def _amounts(recipe: Recipe, settings: PlanSettings) -> dict[str, Amount]:
     data, hours = recipe.data, settings.hours
-    if hours is not None or data.train_sets:
-        sets = {
-            "train": data.train_sets if hours is None else (),
-            "validation": data.validation_sets,
-            "test": (data.test,) if data.test else (),
+    if hours is None and data.source is not None:
+        lengths = _lengths(data.source)
+        n_validation = round(len(lengths) * data.validation_fraction)
+        n_held_out = n_validation + round(len(lengths) * data.test_fraction)
+        train, test = lengths[n_held_out:], lengths[n_validation:n_held_out]
+        parts = {"train": train, "validation": lengths[:n_validation], "test": test}
+    else:
+        held_out = {"validation": data.validation_sets, "test": (data.test,) if data.test else ()}
+        named = {"train": data.train_sets if hours is None else (), **held_out}
+        parts = {
+            part: [
+                s for path in paths if hours is None or Path(path).exists() for s in _lengths(path)
+            ]
+            for part, paths in named.items()
         }
-        amounts = {}
-        for part, paths in sets.items():
-            there = [path for path in map(Path, paths) if hours is None or path.exists()]
-            amounts[part] = _amount([s for path in there for s in _lengths(path)], recipe)
-        if hours is not None:
-            n = max(1, round(hours * 3600 / settings.utterance_s))
-            one = _amount([settings.utterance_s], recipe)
-            amounts["train"] = Amount(n, n * one.n_windows, n * one.audio_s)
-        return amounts
-    source = Path(data.source or "")
-    if source.is_dir() and not any(source.glob("*-00000.jsonl")):
+    amounts = {part: _amount(lengths, recipe) for part, lengths in parts.items()}
+    if hours is not None:
+        n = max(1, round(hours * 3600 / settings.utterance_s))
+        one = _amount([settings.utterance_s], recipe)
+        amounts["train"] = Amount(n, n * one.n_windows, n * one.audio_s)
+    return amounts
+
+
+def _lengths(source: str) -> list[float]:
+    """Return all utterances' lengths; one that is not stated counts as the mean of the others."""
+    path = Path(source)
+    if path.is_dir() and not any(path.glob("*-00000.jsonl")):
         raise ValueError(
-            f"{source} must be a manifest to be counted, found a folder of audio: make one "
+            f"{path} must be a manifest to be counted, found a folder of audio: make one "
             "(distilwhisper data), or give --hours"
         )
-    lengths = _lengths(source)
-    n_validation = round(len(lengths) * data.validation_fraction)
-    n_held_out = n_validation + round(len(lengths) * data.test_fraction)
-    return {
-        "train": _amount(lengths[n_held_out:], recipe),
-        "validation": _amount(lengths[:n_validation], recipe),
-        "test": _amount(lengths[n_validation:n_held_out], recipe),
-    }
-
-
-def _lengths(path: Path) -> list[float]:
-    """Return all utterances' lengths; one that is not stated counts as the mean of the others."""
-    utterances: tuple[Utterance, ...] = read_manifest(path).utterances
+    utterances = read_manifest(path).utterances
     durations = [u.duration_s for u in utterances if u.duration_s is not None]
     if not durations:
         raise ValueError(
@@ -255,11 +250,10 @@ def _lengths(path: Path) -> list[float]:
     return [mean if u.duration_s is None else u.duration_s for u in utterances]
 
 
-def _amount(lengths: Iterable[float], recipe: Recipe) -> Amount:
+def _amount(lengths: Sequence[float], recipe: Recipe) -> Amount:
     decoding = recipe.evaluate.decoding
     overlap_s = decoding.chunk_s / 3 if decoding.overlap_s is None else decoding.overlap_s
     step_s = decoding.chunk_s - overlap_s if decoding.long_form == "chunked" else WINDOW_S
-    lengths = list(lengths)
     windows = (1 if s <= WINDOW_S else 1 + -(-(s - WINDOW_S) // step_s) for s in lengths)
     return Amount(len(lengths), int(sum(windows)), sum(lengths))
 
@@ -268,11 +262,7 @@ def _amount(lengths: Iterable[float], recipe: Recipe) -> Amount:
 
 
 def read_rates(path: Path, recipe: Recipe) -> Rates:
-    """Read measured rates: a JSON file, or what a finished run left.
-
-    Args:
-        path: a file of :class:`Rates`, or the folder of a run.
-        recipe: whose teacher and student it must be of, if it is a run.
+    """Read measured rates: a JSON file, or the folder of a run of the recipe's models.
 
     Raises:
         BadRunFolder, SettingsError: the file does not fit, or the run is of other models.
@@ -295,10 +285,10 @@ def read_rates(path: Path, recipe: Recipe) -> Rates:
     )
 
 
-def _decoded_per_s(folder: Path) -> float:
+def _decoded_per_s(folder: Path) -> float | None:
     """Return the rate of an evaluation; its utterances are taken for one window each."""
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    return float(summary["n_utterances"] / summary["compute_s"])
+    return over(summary["n_utterances"], summary["compute_s"]) or None
 
 
 # Stages
@@ -321,8 +311,7 @@ class _Estimate:
             n_windows = min(n_windows, math.ceil(sounding_s / (PACKED_S + PAUSE_S)))
         disk = LABEL_BYTES * part.n_utterances + LABEL_BYTES_PER_TOKEN * TOKENS_PER_S * part.audio_s
         memory = self._decoding_bytes(teacher, self.recipe.label.decoding.batch_size)
-        hours = _hours(n_windows, self.rates.teacher_windows_per_s)
-        return _stage("label", n_windows, hours, memory, disk)
+        return _stage("label", n_windows, self.rates.teacher_windows_per_s, memory, disk)
 
     def evaluate(self, teacher: WhisperConfig, part: Amount) -> StagePlan:
         """Both models transcribe the test set, and a part of it again as one long recording."""
@@ -331,13 +320,10 @@ class _Estimate:
         long_form = _amount([joined_s] if joined_s else [], self.recipe)
         n_windows = part.n_windows + long_form.n_windows
         rates = self.rates.teacher_windows_per_s, self.rates.student_windows_per_s
-        return _stage(
-            "evaluate",
-            2 * n_windows,
-            _sum(_hours(n_windows, rate) for rate in rates),
-            self._decoding_bytes(teacher, self.recipe.evaluate.decoding.batch_size),
-            2 * part.n_utterances * SCORE_BYTES,
-        )
+        hours = _sum(_hours(n_windows, rate) for rate in rates)
+        memory = self._decoding_bytes(teacher, self.recipe.evaluate.decoding.batch_size)
+        disk = 2 * part.n_utterances * SCORE_BYTES
+        return StagePlan("evaluate", 2 * n_windows, hours, memory / 1e9, disk / 1e9)
 
     def train(self, teacher: WhisperConfig, student: WhisperConfig, part: Amount) -> StagePlan:
         t = self.recipe.training
@@ -352,13 +338,9 @@ class _Estimate:
         states = teacher.max_frames * teacher.width * self._weight_bytes
         cache_bytes = n_distinct * states if t.cache_encoder else 0
         tokens = TOKENS_PER_S * part.audio_s / max(1, n_distinct)
-        return _stage(
-            "train",
-            n_windows,
-            _hours(n_windows, self.rates.train_windows_per_s),
-            self._training_bytes(teacher, student, n_trained, tokens),
-            N_KEPT * 12 * n_trained + 4 * count_parameters(student) + cache_bytes,
-        )
+        memory = self._training_bytes(teacher, student, n_trained, tokens)
+        disk = N_KEPT * 12 * n_trained + 4 * count_parameters(student) + cache_bytes
+        return _stage("train", n_windows, self.rates.train_windows_per_s, memory, disk)
 
     def _decoding_bytes(self, model: WhisperConfig, batch: int) -> float:
         cache = cache_values(model, model.max_frames + model.max_tokens)
@@ -382,8 +364,8 @@ class _Estimate:
         return weights + (ADAM_BYTES - 4) * n_trained + micro * size * window + logits
 
 
-def _stage(name: str, n_windows: int, hours: float | None, memory: float, disk: float) -> StagePlan:
-    return StagePlan(name, n_windows, hours, memory / 1e9, disk / 1e9)
+def _stage(name: str, n_windows: int, rate: float | None, memory: float, disk: float) -> StagePlan:
+    return StagePlan(name, n_windows, _hours(n_windows, rate), memory / 1e9, disk / 1e9)
 
 
 def _hours(n_windows: int, windows_per_s: float | None) -> float | None:

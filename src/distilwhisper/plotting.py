@@ -52,47 +52,30 @@ class Look:
 class Line:
     """A curve.
 
-    Attributes:
-        name: in the legend; "" is not shown there.
-        xs: where the points are.
-        ys: what is there; None where it is not known.
-        lows: the lower bounds of ys, to be shaded up to ``highs``.
-        highs: the upper bounds.
-        level: a value to compare with, dotted all across.
-        kind: measured; fitted: thin, without marks; the paper's: pale, with hollow marks.
-        beside: the curve whose look it shares; the paper's beside none are grey.
+    One that is fitted is thin and without marks; the paper's is pale, with hollow marks, and grey
+    where it is beside none.
     """
 
-    name: str
+    name: str  # in the legend; "" is not shown there
     xs: Sequence[float]
-    ys: Sequence[float | None]
-    lows: Sequence[float | None] | None = None
+    ys: Sequence[float | None]  # None where it is not known
+    lows: Sequence[float | None] | None = None  # bounds of ys, to be shaded up to highs
     highs: Sequence[float | None] | None = None
-    level: float | None = None
+    level: float | None = None  # to compare with, dotted all across
     kind: Literal["measured", "fitted", "paper"] = "measured"
-    beside: str | None = None
+    beside: str | None = None  # the curve whose look it shares
 
 
 @dataclass(frozen=True)
 class Point:
-    """A named point.
+    """A named point; the paper's is drawn grey and hollow."""
 
-    Attributes:
-        name: in the legend.
-        x: above zero.
-        y: what is there.
-        low: the lower bound of y.
-        high: the upper bound.
-        parts: what it is the mean of, drawn small.
-        is_paper: drawn grey and hollow.
-    """
-
-    name: str
-    x: float
+    name: str  # in the legend
+    x: float  # above zero
     y: float
-    low: float | None = None
+    low: float | None = None  # bounds of y
     high: float | None = None
-    parts: Sequence[tuple[float, float]] = ()
+    parts: Sequence[tuple[float, float]] = ()  # what it is the mean of, drawn small
     is_paper: bool = False
 
 
@@ -111,15 +94,11 @@ def draw_lines(
     x_reversed: bool = False,
     x_log: bool = False,
 ) -> Figure:
-    """Draw curves in panels that share their y axis.
+    """Draw curves in panels, by their titles, that share their y axis.
 
-    Args:
-        panels: titles to curves; a name has one look in all of them.
-        x: what the x axis is of, with its unit.
-        y: of the y axis.
-        names: that have the first looks, drawn here or not.
-        x_reversed: the largest x is on the left.
-        x_log: equal ratios of x are equally far apart.
+    A name has one look in all of them; ``names`` have the first looks, drawn here or not. ``x`` and
+    ``y`` say what the axes are of, with the unit. The largest x may be on the left, or equal ratios
+    of x equally far apart.
     """
     every = [line for lines in panels.values() for line in lines]
     own = [line.name for line in every if line.beside is None and line.kind != "paper"]
@@ -150,12 +129,7 @@ def draw_points(
 ) -> Figure:
     """Draw named points in panels that share their axes; equal ratios of x are equally far apart.
 
-    Args:
-        panels: titles to points; a name has one look in all of them.
-        x: what the x axis is of, with its unit.
-        y: of the y axis.
-        names: that have the first looks, drawn here or not.
-        note: what to see in it.
+    All else is as in :func:`draw_lines`; a note below says what to see in it.
     """
     every = [point for points in panels.values() for point in points]
     look = looks([*names, *(point.name for point in every if not point.is_paper)])

@@ -44,8 +44,11 @@ _SHOWN = _Shown()
 
 
 @contextmanager
-def showing_progress() -> Iterator[None]:
-    """Show the log and bars on standard error, as the command line does."""
+def showing_progress(is_wanted: bool = True) -> Iterator[None]:
+    """Show the log and bars on standard error, as the command line does, where they are wanted."""
+    if not is_wanted:
+        yield
+        return
     level = _LOG.level
     _SHOWN.n += 1
     _LOG.addHandler(_SHOWN)
@@ -75,24 +78,17 @@ def progress_bar(label: str, total: float, unit: str) -> Iterator[Advance]:
     if not (_SHOWN.n and sys.stderr.isatty()):
         yield _Lines(label, total, unit)
         return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+    from rich import console, progress
 
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(unit),
-        TextColumn("{task.fields[speed]}"),
-        TimeRemainingColumn(),
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn(f"{unit} {{task.fields[speed]}}"),
+        progress.TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+    on_terminal = console.Console(stderr=True)
+    with progress.Progress(*columns, console=on_terminal, transient=True) as bars:
         task = bars.add_task(label, total=total, speed="")
         sound_s = 0.0
 

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 def table_lines(*parts: Sequence[Sequence[str]], indent: str = "") -> list[str]:
     """Return rows as lines: the first column begins below itself, the others end there.
 
-    Args:
-        parts: rows, all of as many cells; columns are as wide in all parts.
-        indent: in front of every line.
+    All rows have as many cells; columns are as wide in all parts.
     """
     rows = [row for part in parts for row in part]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -19,22 +17,9 @@ def table_lines(*parts: Sequence[Sequence[str]], indent: str = "") -> list[str]:
 
 
 def percent(
-    fraction: float | None,
-    *,
-    digits: int = 1,
-    sign: str = "",
-    unit: str = " %",
-    none: str = "–",
+    fraction: float | None, *, digits: int = 1, sign: str = "", unit: str = " %", none: str = "–"
 ) -> str:
-    """Return a fraction as people read it.
-
-    Args:
-        fraction: None where it is not known.
-        digits: behind the point.
-        sign: + to show that of a difference.
-        unit: behind the number.
-        none: of what is not known.
-    """
+    """Return a fraction as people read it; ``sign="+"`` shows that of a difference too."""
     return none if fraction is None else f"{100 * fraction:{sign}.{digits}f}{unit}"
 
 

@@ -2,8 +2,8 @@
 
 import os
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,13 +15,7 @@ from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.decoding.windows import SURE_OF_LANGUAGE
 from distilwhisper.languages import LANGUAGES
 from distilwhisper.progress import progress_bar
-from distilwhisper.speech.audio import (
-    Choice,
-    Note,
-    Samples,
-    open_track,
-    stream_samples,
-)
+from distilwhisper.speech.audio import Choice, Note, Samples, open_track, stream_samples
 from distilwhisper.speech.levels import speech_like_s
 from distilwhisper.speech.recording import HeldRecording, Recording, StreamedRecording, blocks_of
 from distilwhisper.speech.sources import CorruptAudio, NamedBytes, Source
@@ -35,17 +29,11 @@ LEAST_SPEECH_S = 1.0  # a file without text gets a warning where so much sounds 
 
 @dataclass(frozen=True)
 class Listening:
-    """What of each file is transcribed, and whether it must be whole.
+    """What of each file is transcribed, and whether it must be whole."""
 
-    Attributes:
-        track: number of an audio track, from 0, or its language; none: the default one.
-        channel: number of a channel, from 0; "each": all of them, one transcript each, interleaved.
-        strict: a damaged file is refused, before any of it is transcribed.
-    """
-
-    track: int | str | None = None
-    channel: int | Literal["mix", "each"] = "mix"
-    strict: bool = False
+    track: int | str | None = None  # a number from 0, or a language; None: the default one
+    channel: int | Literal["mix", "each"] = "mix"  # from 0; each: a transcript each, interleaved
+    strict: bool = False  # a damaged file is refused, before any of it is transcribed
 
     @classmethod
     def parse(cls, track: int | str | None, channel: int | str, *, strict: bool) -> "Listening":
@@ -80,27 +68,19 @@ class TranscribedFile:
 def transcribe_files(
     transcriber: Transcriber,
     sources: Sequence[str | NamedBytes | Samples],
-    *,
-    on_done: Callable[[TranscribedFile], None],
     listening: Listening = Listening(),
-) -> list[TranscribedFile]:
-    """Transcribe files side by side; one that cannot be read does not stop the rest.
+) -> Iterator[TranscribedFile]:
+    """Transcribe files side by side, and yield each as soon as it and those before it are done.
 
-    Files are read as they are decoded, so that one of any length takes little memory; but standard
-    input and pipes are read first, and kept as they came.
-
-    Args:
-        transcriber: a loaded model.
-        sources: paths, or ``-`` for standard input; files in memory; or samples at 16 kHz.
-        on_done: called with each file, in order, as soon as it and those before it are done, so
-            that what is finished is written.
-        listening: what of each file is transcribed.
+    One that cannot be read does not stop the rest. Files are read as they are decoded, so that one
+    of any length takes little memory; but standard input and pipes are read first, and kept as
+    they came. Sources are paths, ``-`` for standard input, files in memory, or samples at 16 kHz.
     """
     if sum(isinstance(source, str) and source == STDIN for source in sources) > 1:
         raise ValueError("standard input can be read once, found - several times: name it once")
-    results: list[TranscribedFile] = []
     begin_s = next(iter(transcriber.settings.clip_timestamps), 0.0)
     opened = [_Opened(source, listening, begin_s=begin_s) for source in sources]
+    left = deque(opened)
     label = opened[0].name if len(opened) == 1 else f"{len(opened)} files"
     jobs = [(file, channel) for file in opened for channel in file.recordings]
     with progress_bar(label, sum(file.duration_s for file in opened), "seconds") as advance:
@@ -108,26 +88,19 @@ def transcribe_files(
         for number, came in transcriber.transcribe_all(recordings, on_progress=advance):
             file, channel = jobs[number]
             file.came[channel] = came
-            while len(results) < len(opened) and opened[len(results)].is_done:
-                results.append(opened[len(results)].result())
-                on_done(results[-1])
-    return results
+            while left and left[0].is_done:
+                yield left.popleft().result()
 
 
 def stream_file(
     transcriber: Transcriber,
     source: str | NamedBytes | Samples,
-    *,
+    listening: Listening,
     on_note: Callable[[str, Note], None],
-    listening: Listening = Listening(),
 ) -> Iterator[Segment]:
     """Yield a file's segments in order, each as soon as what follows can change it no more.
 
-    Args:
-        transcriber: a loaded model.
-        source: as for :func:`transcribe_files`.
-        on_note: called with the file's name and whatever is odd about its sound.
-        listening: what of the file is transcribed: one channel, or their mean.
+    What is odd about its sound is told to ``on_note``, with the file's name.
 
     Raises:
         OSError, CorruptAudio: it cannot be read.
@@ -142,11 +115,13 @@ def stream_file(
 
 def output_paths(
     sources: Sequence[str], out: Path, formats: Sequence[TranscriptFormat]
-) -> dict[str, list[Path]]:
-    """Return where each file's transcripts go, one a format: its stem, as in openai-whisper.
+) -> tuple[dict[str, list[Path]], dict[str, str]]:
+    """Return where each file's transcripts go, one a format, and why some could not be written.
+
+    They are named after the file's stem, as in openai-whisper. The folder is made.
 
     Raises:
-        ValueError: two files would write one transcript.
+        ValueError: two files would write one transcript, or ``out`` can be no folder.
     """
     stems = {source: "stdin" if source == STDIN else Path(source).stem for source in sources}
     doubled = [stem for stem, count in Counter(stems[s] for s in sources).items() if count > 1]
@@ -155,7 +130,22 @@ def output_paths(
             f"transcripts are named after the files' stems, and more than one file is called "
             f"{doubled[0]!r}: transcribe them into different --out folders"
         )
-    return {source: [out / f"{stem}.{kind}" for kind in formats] for source, stem in stems.items()}
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ValueError(f"--out must be a folder, found a file: {error.filename}") from error
+    if not os.access(out, os.W_OK | os.X_OK):
+        raise ValueError(f"--out must be a folder that can be written to, found {out}")
+    paths = {s: [out / f"{stem}.{kind}" for kind in formats] for s, stem in stems.items()}
+    problems: dict[str, str] = {}
+    for source, path in ((source, path) for source, own in paths.items() for path in own):
+        try:
+            why = f"its transcript would be {path}, which is a folder" if path.is_dir() else None
+        except OSError as error:
+            why = f"its transcript cannot be written ({error.strerror}): {path}"
+        if why is not None:
+            problems.setdefault(source, why)
+    return paths, problems
 
 
 def language_doubt(transcript: Transcript) -> str | None:
@@ -165,33 +155,6 @@ def language_doubt(transcript: Transcript) -> str | None:
         return None
     name = LANGUAGES[transcript.language].title()
     return f"the language may not be {name} ({probability:.0%} sure): name it with --language"
-
-
-def unwritable(paths: Mapping[str, Sequence[Path]], out: Path) -> dict[str, str]:
-    """Return why some of the transcripts could not be written, before they are made.
-
-    Args:
-        paths: source to its transcripts.
-        out: the folder, which is made.
-
-    Raises:
-        ValueError: it can be no folder.
-    """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise ValueError(f"--out must be a folder, found a file: {error.filename}") from error
-    if not os.access(out, os.W_OK | os.X_OK):
-        raise ValueError(f"--out must be a folder that can be written to, found {out}")
-    problems: dict[str, str] = {}
-    for source, path in ((source, path) for source, own in paths.items() for path in own):
-        try:
-            if path.is_dir():
-                problems.setdefault(source, f"its transcript would be {path}, which is a folder")
-        except OSError as error:
-            reason = f"its transcript cannot be written ({error.strerror}): {path}"
-            problems.setdefault(source, reason)
-    return problems
 
 
 class _Opened:

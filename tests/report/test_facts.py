@@ -17,7 +17,11 @@ from runs import make_run
 def test_a_run_is_read_from_its_folder(run: Path) -> None:
     facts = read_facts(run)
     assert isinstance(facts, RunFacts)
-    assert (facts.name, facts.teacher, facts.n_steps) == ("small", "openai/some-teacher", 2)
+    assert (facts.recipe["name"], facts.recipe["teacher"], facts.n_steps) == (
+        "small",
+        "openai/some-teacher",
+        2,
+    )
     assert facts.cell("student", "test").wer == 3 / 8
     assert facts.gap("test").difference == 2 / 8
     assert facts.gap("long").against == "teacher"

@@ -76,6 +76,26 @@ MOST_LANGUAGE_WINDOWS = 8  # that a language is detected from where it stays in 
 Unreadable = (CorruptAudio, OSError)
 
 
+def check_settings(settings: DecodingSettings, tokenizer: Tokenizer, vocab_size: int) -> None:
+    """Refuse settings that a model of this tokenizer and vocabulary cannot decode with.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    if settings.language is not None:
+        tokenizer.language_code(settings.language)
+    if settings.task == "translate" and not tokenizer.is_multilingual:
+        raise ValueError("the model is English-only and cannot translate: take another model")
+    if settings.multilingual and not tokenizer.is_multilingual:
+        raise ValueError("multilingual needs a model of several languages, found English only")
+    last = max(settings.suppress_tokens, default=0)
+    if last >= vocab_size:
+        raise ValueError(
+            f"suppress_tokens must be ids of the model's vocabulary, which ends before "
+            f"{vocab_size}, found {last}"
+        )
+
+
 @dataclass(frozen=True)
 class Transcriber:
     """A model, its tokenizer, and how it is to be used.
@@ -92,18 +112,7 @@ class Transcriber:
     _decoder: WindowDecoder = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.settings.language is not None:
-            self.tokenizer.language_code(self.settings.language)
-        if self.settings.task == "translate" and not self.tokenizer.is_multilingual:
-            raise ValueError("the model is English-only and cannot translate: take another model")
-        if self.settings.multilingual and not self.tokenizer.is_multilingual:
-            raise ValueError("multilingual needs a model of several languages, found English only")
-        last = max(self.settings.suppress_tokens, default=0)
-        if last >= self.checkpoint.model.config.vocab_size:
-            raise ValueError(
-                f"suppress_tokens must be ids of the model's vocabulary, which ends before "
-                f"{self.checkpoint.model.config.vocab_size}, found {last}"
-            )
+        check_settings(self.settings, self.tokenizer, self.checkpoint.model.config.vocab_size)
         if self.draft is not None:
             self._check_draft(self.draft)
         decoder = WindowDecoder(self.checkpoint, self.tokenizer, self.settings, self.draft)

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from distilwhisper.checks import AT_LEAST_1, check_rules, ruled
+from distilwhisper.checks import AT_LEAST_1, Checked, ruled
 from distilwhisper.text.wer import ErrorCounts
 
 Numbers: TypeAlias = npt.NDArray[Any]
@@ -38,17 +38,11 @@ class Interval:
 
 @dataclass(frozen=True)
 class Counted:
-    """A set's utterances, one after the other: what was counted in each, and where it is from.
-
-    Attributes:
-        errors: of each utterance.
-        words: of each utterance's reference.
-        groups: the recording of each, or whatever else its errors depend on: what is drawn.
-    """
+    """A set's utterances, one after the other: what was counted in each, and where it is from."""
 
     errors: Sequence[int]
-    words: Sequence[int]
-    groups: Sequence[str]
+    words: Sequence[int]  # of the reference
+    groups: Sequence[str]  # the recording, or what else its errors depend on: what is drawn
 
     @classmethod
     def of(
@@ -74,28 +68,19 @@ class Counted:
 
 
 @dataclass(frozen=True)
-class Resampling:
-    """How recordings are drawn.
+class Resampling(Checked):
+    """How recordings are drawn; with one seed the same are drawn for every system."""
 
-    Attributes:
-        n: draws, each as large as the set.
-        level: share of the draws between the bounds.
-        seed: of the draws; with one seed the same recordings are drawn for every system.
-    """
-
-    n: int = ruled(10_000, AT_LEAST_1)
+    n: int = ruled(10_000, AT_LEAST_1)  # draws, each as large as the set
+    # Share of the draws between the bounds.
     level: float = ruled(0.95, ("lie between 0 and 1", lambda level: 0 < level < 1))
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_rules(self)
 
 
 def mean_interval(sets: Sequence[Counted], resampling: Resampling) -> Interval | None:
     """Return the mean of several sets' rates and its bounds; every set is drawn within itself.
 
-    Returns:
-        None where any set has fewer than two recordings, or no words: nothing is known then.
+    None where any set has fewer than two recordings, or no words: nothing is known then.
     """
     rates = _mean_rates([[counted] for counted in sets], resampling)
     return None if rates is None else _interval(rates[:, 0], resampling.level)
@@ -106,15 +91,9 @@ def mean_difference(
 ) -> tuple[Interval, float] | None:
     """Return how much higher A's mean rate over several sets is than B's, and a p-value.
 
-    Twice the smaller share of draws in which the difference is not above zero, or not below; the
-    set itself counts as one draw more, so that it is never 0.
-
-    Args:
-        pairs: A's errors and B's on the same utterances, for every set.
-        resampling: how to draw.
-
-    Returns:
-        None as in :func:`mean_interval`.
+    A pair is what was counted of A and of B on the same utterances of a set. p is twice the smaller
+    share of draws in which the difference is not above zero, or not below; the set itself counts as
+    one draw more, so that it is never 0. None as in :func:`mean_interval`.
 
     Raises:
         ValueError: the two of a pair are not of the same recordings.
@@ -137,14 +116,8 @@ def _interval(values: Numbers, level: float) -> Interval:
 def _mean_rates(sets: Sequence[Sequence[Counted]], resampling: Resampling) -> Numbers | None:
     """Return the systems' mean rates over the sets, of the sets as they are and then of each draw.
 
-    A draw that has no words in some set has no rate and is left out.
-
-    Args:
-        sets: of each, what was counted for every system.
-        resampling: how to draw.
-
-    Returns:
-        A row for each draw, a column for each system.
+    Each has a row, with a column for every system. A draw that has no words in some set has no rate
+    and is left out.
     """
     rates = []
     for number, systems in enumerate(sets):

@@ -222,13 +222,10 @@ def compare(
     baseline: str | None = None,
     resampling: Resampling | None = None,
 ) -> Comparison:
-    """Put evaluations side by side.
+    """Put evaluations side by side: every model on every set with every noise, once.
 
-    Args:
-        evaluations: every model on every set with every noise, once.
-        folder: of the comparison, which names of files are relative to.
-        baseline: the model that the others are compared with, pair by pair; None compares none.
-        resampling: how the recordings are drawn that make the intervals.
+    Names of files are relative to the folder. The baseline is the model that the others are
+    compared with, pair by pair; None compares none.
 
     Raises:
         ValueError: an evaluation is missing or there twice, or no model is called as the baseline.
@@ -236,60 +233,54 @@ def compare(
             the same unit.
     """
     resampling = resampling or Resampling()
-    grid = _Grid(evaluations)
-    if baseline is not None and baseline not in grid.models:
+    models = tuple(dict.fromkeys(e.model for e in evaluations))
+    sets = tuple(dict.fromkeys(e.set for e in evaluations))
+    noises = tuple(dict.fromkeys(e.noise for e in evaluations))
+    n_wanted = len(models) * len(sets) * len(noises)
+    n_different = len({(e.model, e.set, e.noise) for e in evaluations})
+    if not n_wanted == n_different == len(evaluations):
         raise ValueError(
-            f'the baseline must be one of {", ".join(grid.models)}, found "{baseline}"'
+            f"every model must be there once on every set with every noise, {n_wanted} "
+            f"evaluations, found {len(evaluations)}, of which {n_different} differ"
         )
-    others = [model for model in grid.models if model != baseline]
+    for set_ in sets:
+        first, *others = (e for e in evaluations if e.set == set_)
+        for other in others:
+            _check_same(first, other)
+    if baseline is not None and baseline not in models:
+        raise ValueError(f'the baseline must be one of {", ".join(models)}, found "{baseline}"')
+    ordered = sorted(evaluations, key=lambda e: sets.index(e.set))
     return Comparison(
-        models=grid.models,
+        models=models,
         baseline=baseline,
-        sets=grid.sets,
-        noises=grid.noises,
+        sets=sets,
+        noises=noises,
         cells=tuple(_cell(evaluation, folder, resampling) for evaluation in evaluations),
         averages=tuple(
-            Average(model, noise, _mean_rate(sets), *_ends(mean_interval(sets, resampling)))
-            for noise in grid.noises
-            for model in grid.models
-            for sets in [grid.over_sets(model, noise)]
+            Average(model, noise, _mean_rate(counts), *_ends(mean_interval(counts, resampling)))
+            for noise in noises
+            for model in models
+            for counts in [_counts(ordered, model, noise)]
         ),
         differences=tuple(
-            _difference(grid, model, baseline, set_, noise, resampling)
-            for noise in grid.noises
-            for set_ in (*grid.sets, None)
-            for model in others
-            if baseline is not None
+            _difference(ordered, model, baseline, set_, noise, resampling)
+            for noise in noises
+            for set_ in (*sets, None)
+            for model in models
+            if baseline is not None and model != baseline
         ),
         worst=tuple(row for evaluation in evaluations for row in _worst(evaluation, folder)),
         resampling=resampling,
     )
 
 
-class _Grid:
-    """Evaluations by model, set and noise: each there once, and comparable."""
-
-    def __init__(self, evaluations: Sequence[Evaluation]) -> None:
-        self.models = tuple(dict.fromkeys(e.model for e in evaluations))
-        self.sets = tuple(dict.fromkeys(e.set for e in evaluations))
-        self.noises = tuple(dict.fromkeys(e.noise for e in evaluations))
-        self._at = {(e.model, e.set, e.noise): e for e in evaluations}
-        n_wanted = len(self.models) * len(self.sets) * len(self.noises)
-        if not n_wanted == len(self._at) == len(evaluations):
-            raise ValueError(
-                f"every model must be there once on every set with every noise, {n_wanted} "
-                f"evaluations, found {len(evaluations)}, of which {len(self._at)} differ"
-            )
-        for set_ in self.sets:
-            first, *others = (e for e in evaluations if e.set == set_)
-            for other in others:
-                _check_same(first, other)
-
-    def over_sets(self, model: str, noise: str | None, set_: str | None = None) -> list[Counted]:
-        """Return what was counted in each set, or in one; sets without references have no rate."""
-        sets = self.sets if set_ is None else (set_,)
-        counts = [self._at[model, each, noise].counted for each in sets]
-        return [each for each in counts if sum(each.words)]
+def _counts(
+    evaluations: Sequence[Evaluation], model: str, noise: str | None, set_: str | None = None
+) -> list[Counted]:
+    """Return what was counted in each set, or in one; sets without references have no rate."""
+    here = (e for e in evaluations if (e.model, e.noise) == (model, noise))
+    counts = [e.counted for e in here if set_ in (None, e.set)]
+    return [each for each in counts if sum(each.words)]
 
 
 def _check_same(one: Evaluation, other: Evaluation) -> None:
@@ -312,9 +303,7 @@ def _check_same(one: Evaluation, other: Evaluation) -> None:
 def _cell(evaluation: Evaluation, folder: Path, resampling: Resampling) -> Cell:
     summary, counts = evaluation.summary, evaluation.counted
     low, high = _ends(mean_interval([counts], resampling))
-    of_summary = {
-        field.name: summary[field.name] for field in fields(Cell) if field.name in summary
-    }
+    of_summary = {f.name: summary[f.name] for f in fields(Cell) if f.name in summary}
     return Cell(
         model=evaluation.model,
         set=evaluation.set,
@@ -329,14 +318,14 @@ def _cell(evaluation: Evaluation, folder: Path, resampling: Resampling) -> Cell:
 
 
 def _difference(
-    grid: _Grid,
+    evaluations: Sequence[Evaluation],
     model: str,
     against: str,
     set_: str | None,
     noise: str | None,
     resampling: Resampling,
 ) -> Difference:
-    counts, baseline = (grid.over_sets(name, noise, set_) for name in (model, against))
+    counts, baseline = (_counts(evaluations, name, noise, set_) for name in (model, against))
     rate, other = _mean_rate(counts), _mean_rate(baseline)
     pairs = list(zip(counts, baseline, strict=True))
     interval, p = mean_difference(pairs, resampling) or (None, None)
@@ -404,21 +393,15 @@ def _row(comparison: Comparison, model: str, set_: str | None, noise: str | None
         kinds = (str(cell.errors[kind]) for kind in ("substitutions", "deletions", "insertions"))
         cer = percent(cell.cer, unit="", none="-")
         errors = [_rate(cell.wer, cell.wer_low, cell.wer_high), *kinds, cer]
-    speed_and_size = [f"{rtfx_of(cells):.1f}", f"{cells[0].n_parameters / 1e6:.1f}"]
-    return [model, *errors, *speed_and_size, *_difference_cells(comparison, model, set_, noise)]
-
-
-def _difference_cells(
-    comparison: Comparison, model: str, set_: str | None, noise: str | None
-) -> list[str]:
+    row = [model, *errors, f"{rtfx_of(cells):.1f}", f"{cells[0].n_parameters / 1e6:.1f}"]
     if comparison.baseline is None:
-        return []
-    row = comparison.difference(model, set_, noise)
-    if row is None:  # the baseline itself
-        return ["", ""]
-    sure = row.p is not None and row.p < SIGNIFICANT and not comparison.are_few(set_)
-    p = "" if row.p is None else f"{row.p:.4f} {'*' if sure else ' '}"
-    return [_rate(row.difference, row.low, row.high, sign="+"), p]
+        return row
+    found = comparison.difference(model, set_, noise)
+    if found is None:  # the baseline itself
+        return [*row, "", ""]
+    sure = found.p is not None and found.p < SIGNIFICANT and not comparison.are_few(set_)
+    p = "" if found.p is None else f"{found.p:.4f} {'*' if sure else ' '}"
+    return [*row, _rate(found.difference, found.low, found.high, sign="+"), p]
 
 
 def _rate(rate: float | None, low: float | None, high: float | None, *, sign: str = "") -> str:

@@ -7,6 +7,7 @@ level, the model, the process, or the order of utterances.
 import hashlib
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast, get_args
@@ -29,6 +30,7 @@ from distilwhisper.speech.noise import (
     mix_at_snr,
     pink_noise,
     recorded_noise,
+    recordings_in,
     white_noise,
 )
 
@@ -56,19 +58,15 @@ _MAX_DRAWS = 20  # of a stretch that is not silent
 class Degradation:
     """A degradation of sound, written as KIND[:LEVEL][@PATH].
 
-    Attributes:
-        kind: of noise, or of the channel that the sound goes through.
-        level: a codec's name; RT60 in seconds; else dB: of speech over noise, or of clipping
-            beyond full scale. None where a room's response comes out of a folder.
-        source: folder of recorded noise or of recorded impulse responses; manifest of the voices
-            of babble, where that is not the evaluated one.
-
     Raises:
         ValueError: with all faults.
     """
 
     kind: Kind
+    # A codec's name; RT60 in seconds; else dB, of speech over noise or of clipping beyond full
+    # scale. None where a room's response comes out of a folder.
     level: float | str | None = None
+    # Folder of recorded noise or impulse responses; manifest of other voices for babble.
     source: Path | None = None
 
     def __post_init__(self) -> None:
@@ -107,7 +105,9 @@ class Degradation:
                 f"{_ALL_KINDS}"
             )
         kind, level, source = match.groups()
-        return cls(cast(Kind, kind), _number(level), None if source is None else Path(source))
+        with suppress(TypeError, ValueError):  # there is none, or it is a name
+            level = float(level)
+        return cls(cast(Kind, kind), level, None if source is None else Path(source))
 
     def __str__(self) -> str:
         """Return the text that :meth:`parse` reads back."""
@@ -118,31 +118,18 @@ class Degradation:
         return f"{self.kind}{'' if level is None else f':{level}'}{source}"
 
 
-def _number(text: str | None) -> float | str | None:
-    """Return a level as a number, if it is one."""
-    try:
-        return None if text is None else float(text)
-    except ValueError:
-        return text
-
-
 class Degrader:
-    """Applies a :class:`Degradation` to utterances; built once a process.
+    """Applies a :class:`Degradation` to a manifest's utterances; built once a process.
 
-    Args:
-        degradation: what to do.
-        manifest: of the utterances; the voices of babble are its own where no other is named.
-        seed: of all draws.
-
-    Attributes:
-        n_silent: silent utterances so far, which are left as they are.
+    The voices of babble are of the same manifest where no other is named.
 
     Raises:
-        ValueError: babble is wanted, and some utterance has no other voices.
+        ValueError: babble is wanted, and some utterance has no other voices; or the folder holds
+            no sounds.
     """
 
     def __init__(self, degradation: Degradation, manifest: Manifest, seed: int = 0) -> None:
-        self.n_silent = 0
+        self.n_silent = 0  # utterances so far, which are left as they are
         self._degradation = degradation
         self._manifest = manifest
         self._seed = seed
@@ -152,13 +139,11 @@ class Degrader:
             self._voices = OtherVoices(manifest if source is None else read_manifest(source))
             for utterance in manifest.utterances:
                 self._voices.require_others(utterance, manifest.audio_source(utterance))
+        elif degradation.source is not None:
+            recordings_in(degradation.source)
 
     def apply(self, samples: Samples, utterance: Utterance) -> Samples:
-        """Return an utterance's samples with the degradation, as long as before.
-
-        Args:
-            samples: of the whole utterance, over which a ratio to noise is taken.
-            utterance: of the manifest.
+        """Return the samples of a whole utterance with the degradation, as many as before.
 
         Raises:
             ValueError, CorruptAudio: a noise is silent or cannot be read.

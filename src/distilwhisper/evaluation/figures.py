@@ -13,11 +13,7 @@ SPEED_NOTE = (
 
 
 def draw_comparison(comparison: Comparison, folder: Path) -> list[Path]:
-    """Write :func:`errors_against_speed` as SVG and PNG.
-
-    Returns:
-        wer-rtfx.svg and wer-rtfx.png; none where no set has references.
-    """
+    """Write :func:`errors_against_speed` as SVG and PNG; no file where no set has references."""
     if all(average.wer is None for average in comparison.averages):
         return []
     return write_figure(errors_against_speed(comparison), folder, "wer-rtfx")
@@ -45,8 +41,7 @@ def errors_against_speed(comparison: Comparison) -> Figure:
 def speed_points(comparison: Comparison, noise: str | None) -> list[Point]:
     """Return the error rate, in per cent, and the speed of every model that was timed.
 
-    Returns:
-        The means over the sets, with the sets as their parts where there are several.
+    They are means over the sets, with the sets as their parts where there are several.
     """
     points = []
     for average in comparison.averages:

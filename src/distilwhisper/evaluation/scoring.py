@@ -14,7 +14,7 @@ from distilwhisper.decoding.slots import Counts
 from distilwhisper.run.files import write_json
 from distilwhisper.tables import percent
 from distilwhisper.text.normalize import ScoringRule, scoring_rule
-from distilwhisper.text.wer import ErrorCounts, character_errors, repeated_ngrams, word_errors
+from distilwhisper.text.wer import ErrorCounts, character_errors, repeated_ngrams, text_errors
 
 # What intervals are drawn over, after group_of.
 OVER = (
@@ -62,16 +62,12 @@ class EvaluationSummary:
         return {
             **asdict(self),
             **{name: rate if counts.words else None for name, rate in rates.items()},
-            "cer": _rate(self.character_errors),
-            "wer_whisper_normalizer": _rate(self.whisper_errors),
+            "cer": self.character_errors.rate,
+            "wer_whisper_normalizer": self.whisper_errors.rate,
             "acceptance": self.cost.acceptance if self.drafted else None,
             "tokens_per_step": self.cost.tokens_per_step if self.row_steps else None,
             "rtfx": round(self.rtfx, 2),
         }
-
-
-def _rate(counts: ErrorCounts) -> float | None:
-    return counts.wer if counts.words else None
 
 
 def score(
@@ -84,12 +80,7 @@ def score(
 ) -> EvaluationSummary:
     """Count the errors of stored hypotheses and write scores.jsonl and summary.json.
 
-    Args:
-        manifest: with the references.
-        rows: one hypothesis per utterance.
-        timing: of each shard, what decoding it took.
-        out: where the results go.
-        n_parameters: of the model, for the record.
+    There is a row for the hypothesis of every utterance, and for every shard what decoding it took.
     """
     by_id = {utterance.id: utterance for utterance in manifest.utterances}
     texts = [(by_id[row["id"]], row["text"]) for row in rows if by_id[row["id"]].text is not None]
@@ -141,14 +132,13 @@ def count_errors(utterance: Utterance, text: str, *, spaced: bool) -> dict[str, 
     rule = rule_of(utterance)
     reference, hypothesis = rule.normalize(utterance.text or ""), rule.normalize(text)
     by_whisper = rule.whisper_normalize(utterance.text or ""), rule.whisper_normalize(text)
-    count = word_errors if spaced else character_errors
     return {
         "id": utterance.id,
         "reference": reference,
         "hypothesis": hypothesis,
-        "errors": asdict(count(reference, hypothesis)),
+        "errors": asdict(text_errors(reference, hypothesis, spaced=spaced)),
         "character_errors": asdict(character_errors(reference, hypothesis)),
-        "whisper_errors": asdict(count(*by_whisper)),
+        "whisper_errors": asdict(text_errors(*by_whisper, spaced=spaced)),
     }
 
 
@@ -186,8 +176,8 @@ def _total(scored: Sequence[Mapping[str, Any]], name: str) -> ErrorCounts:
 
 def summary_line(name: str, summary: EvaluationSummary) -> str:
     """Return a result in one line, for people."""
-    counts, by_whisper, cost = summary.errors, _rate(summary.whisper_errors), summary.cost
-    rate = percent(_rate(counts), none="no references")
+    counts, by_whisper, cost = summary.errors, summary.whisper_errors.rate, summary.cost
+    rate = percent(counts.rate, none="no references")
     # Rates by Whisper's own normaliser, where they differ.
     differs = by_whisper is not None and summary.whisper_errors != counts
     other = f"; {percent(by_whisper)} by Whisper's normaliser" if differs else ""

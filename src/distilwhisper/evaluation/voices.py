@@ -38,11 +38,9 @@ class OtherVoices:
         self._load = lru_cache(HELD_UTTERANCES)(self._read)
 
     def require_others(self, utterance: Utterance, audio: str) -> None:
-        """Refuse an utterance in which the only speaker of the manifest speaks.
+        """Refuse an utterance, of this manifest or another, in which its only speaker speaks.
 
-        Args:
-            utterance: of this manifest or another.
-            audio: absolute path or URL of its sound.
+        ``audio`` is the absolute path or URL of the utterance's sound.
 
         Raises:
             ValueError: there is no other speaker, and no other recording.
@@ -60,16 +58,10 @@ class OtherVoices:
     ) -> list[Samples]:
         """Return voices of other speakers; where none are known, of other recordings.
 
-        Each voice is of another speaker as long as there are any, and has utterances of its own.
-
-        Args:
-            utterance: as for :meth:`require_others`, which it has passed.
-            audio: as there.
-            n_samples: for which a voice goes on, with up to three utterances; it may be shorter.
-            generator: of the draws; nothing else shapes them.
-
-        Returns:
-            At most six, fewer where the manifest has no more, or some cannot be read.
+        Each voice is of another speaker as long as there are any, and has utterances of its own,
+        three at most; it goes on for ``n_samples`` or ends before. The utterance has passed
+        :meth:`require_others`. Nothing but the generator shapes the draws. At most six come back,
+        fewer where the manifest has no more, or some cannot be read.
         """
         groups, own = self._others(utterance, audio)
         names = _drawn(list(groups), N_VOICES + len(own), generator)

@@ -4,7 +4,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,7 +14,7 @@ from distilwhisper.corpus.records import Label, Utterance
 from distilwhisper.languages import code_or_name, uses_spaces
 from distilwhisper.text.normalize import Normalizer, normalizer_for
 from distilwhisper.text.transcript import compression_ratio
-from distilwhisper.text.wer import ErrorCounts, character_errors, word_errors
+from distilwhisper.text.wer import ErrorCounts, text_errors
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Flags: TypeAlias = npt.NDArray[np.bool_]
@@ -190,11 +190,11 @@ def _text_measures(
         normalize, in_characters = _rules_for(language)
     except ValueError as error:
         raise ValueError(f"utterance {utterance.id!r}: {error}") from error
+    count = partial(text_errors, spaced=not in_characters)
     hypothesis = normalize(label.text)
     words = hypothesis.split()
     units: Sequence[str] = "".join(words) if in_characters else words
     reference = None if utterance.text is None else normalize(utterance.text)
-    count = character_errors if in_characters else word_errors
     if reference is None:
         errors = ErrorCounts()
     elif reference == hypothesis:

@@ -7,7 +7,7 @@ from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal, cast
 
-from distilwhisper.checks import check_rules
+from distilwhisper.checks import Checked
 
 if TYPE_CHECKING:  # the command line parses its options without it
     import torch
@@ -17,7 +17,7 @@ Backend = Literal["auto", "torch", "openvino"]
 
 
 @dataclass(frozen=True)
-class Hardware:
+class Hardware(Checked):
     """Where the network runs, and in which numbers."""
 
     device: str = "auto"
@@ -29,9 +29,6 @@ class Hardware:
     """What decodes: torch, or on a CPU OpenVINO (extra openvino), its decoder's weights in int8.
     auto: OpenVINO where it is installed, the CPU multiplies bfloat16, and neither a dtype nor a
     draft is asked for; else torch. Training is torch's."""
-
-    def __post_init__(self) -> None:
-        check_rules(self)
 
     def pick_device(self) -> "torch.device":
         """Return the device asked for.

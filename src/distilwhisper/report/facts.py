@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from distilwhisper.corpus.records import read_manifest
+from distilwhisper.corpus.records import Utterance, read_manifest
 from distilwhisper.corpus.store import read_jsonl
 from distilwhisper.evaluation.comparison import Cell, Comparison, Difference, Evaluation, compare
 from distilwhisper.filtering.retention import Retention
@@ -43,61 +43,19 @@ class ComparisonFacts:
 
 
 @dataclass(frozen=True)
-class TrainingSources:
-    """Sources and licences of the training data.
-
-    Attributes:
-        sets: what the recipe trains on, by name; none where the manifests are gone.
-        sources: utterances of each source.
-        licences: utterances of each licence; those that name none are under None.
-    """
-
-    sets: Sequence[str]
-    sources: Mapping[str | None, int]
-    licences: Mapping[str | None, int]
-
-
-@dataclass(frozen=True)
 class RunFacts:
-    """All that is written about a run.
-
-    Attributes:
-        folder: of the run.
-        record: what run.json holds.
-        recipe: what recipe.toml holds.
-        recipe_text: the same, as it was written.
-        filtered: what the verdicts' summary.json holds.
-        metrics: the rows of metrics.jsonl.
-        evaluations: every model on every set.
-        comparison: of the student with its teacher on all sets, which ``SETS`` names.
-        sources: sources and licences of the training data.
-    """
+    """All that is written about a run."""
 
     folder: Path
-    record: Mapping[str, Any]
-    recipe: Mapping[str, Any]
-    recipe_text: str
-    filtered: Mapping[str, Any]
-    metrics: Sequence[Mapping[str, Any]]
-    evaluations: Sequence[Evaluation]
-    comparison: Comparison
-    sources: TrainingSources
-
-    @property
-    def name(self) -> str:
-        """Of the run."""
-        return str(self.recipe["name"])
-
-    @property
-    def teacher(self) -> str:
-        """The teacher, as the recipe names it."""
-        return str(self.recipe["teacher"])
-
-    @property
-    def training(self) -> Mapping[str, Any]:
-        """The settings of the training."""
-        settings: Mapping[str, Any] = self.recipe.get("training", {})
-        return settings
+    record: Mapping[str, Any]  # run.json
+    recipe: Mapping[str, Any]  # recipe.toml
+    recipe_text: str  # the same, as it was written
+    filtered: Mapping[str, Any]  # the verdicts' summary.json
+    metrics: Sequence[Mapping[str, Any]]  # the rows of metrics.jsonl
+    evaluations: Sequence[Evaluation]  # every model on every set
+    comparison: Comparison  # of the student with its teacher on all sets, which SETS names
+    sets: Sequence[str]  # what the recipe trains on, by name
+    trained_on: Sequence[Utterance]  # of these; none where the manifests are gone
 
     @property
     def language(self) -> str | None:
@@ -126,11 +84,6 @@ class RunFacts:
         """The rows of metrics.jsonl that are about checkpoints."""
         return [row for row in self.metrics if "validation_wer" in row]
 
-    @property
-    def best_checkpoint(self) -> Mapping[str, Any] | None:
-        """The row of the checkpoint that is the student; None without validation."""
-        return min(self.validations, key=lambda row: row["validation_wer"], default=None)
-
     def cell(self, model: str, set_: str) -> Cell:
         """Return what one model did on one set."""
         here = (model, SETS[set_])
@@ -141,6 +94,17 @@ class RunFacts:
         here = (model, SETS[set_])
         evaluation = next(e for e in self.evaluations if (e.model, e.set) == here)
         return {row["id"]: row for row in evaluation.scores}
+
+    @property
+    def sources(self) -> Mapping[str | None, int]:
+        """Utterances of each source that was trained on."""
+        return Counter(utterance.source for utterance in self.trained_on)
+
+    @property
+    def licences(self) -> Mapping[str | None, int]:
+        """Utterances of each licence; those that name none are under None."""
+        extras = [utterance.extra or {} for utterance in self.trained_on]
+        return Counter(next((str(e[k]) for k in _LICENCE if e.get(k)), None) for e in extras)
 
     def spread(self, n: int) -> list[str]:
         """Return utterances of the test, evenly from its beginning to its end, by id."""
@@ -186,10 +150,7 @@ class RunFacts:
 
 
 def read_facts(folder: Path) -> RunFacts | ComparisonFacts:
-    """Read a finished run, or the results of evaluate.
-
-    Args:
-        folder: of a run, of a comparison, or of a single evaluation.
+    """Read a finished run, or the results of evaluate: a comparison or a single evaluation.
 
     Raises:
         BadRunFolder: it is none of them, the run is not finished, or another version has written
@@ -219,6 +180,11 @@ def read_facts(folder: Path) -> RunFacts | ComparisonFacts:
 def read_run(folder: Path) -> RunFacts:
     """Read what is written about a run whose student has been evaluated."""
     recipe = read_toml(folder / "recipe.toml")
+    data = recipe.get("data", {})
+    named = data.get("train", [])
+    named = [named] if isinstance(named, str) else list(named)
+    manifests = [Path(path) for path in named] or [folder / "data" / "train.jsonl"]
+    are_there = all(path.exists() for path in manifests)
     noise = recipe.get("evaluate", {}).get("noise")
     evaluations = [
         Evaluation(model, name, noise, folder / "eval" / f"{model}-{set_}")
@@ -234,23 +200,8 @@ def read_run(folder: Path) -> RunFacts:
         metrics=list(read_jsonl(folder / "train" / "metrics.jsonl")),
         evaluations=evaluations,
         comparison=compare(evaluations, folder=folder, baseline="teacher"),
-        sources=_read_sources(folder, recipe.get("data", {})),
-    )
-
-
-def _read_sources(folder: Path, data: Mapping[str, Any]) -> TrainingSources:
-    """Read the manifests that a run has trained on."""
-    manifests = data.get("train", [])
-    manifests = [manifests] if isinstance(manifests, str) else list(manifests)
-    paths = [Path(path) for path in manifests] or [folder / "data" / "train.jsonl"]
-    if not all(path.exists() for path in paths):
-        return TrainingSources((), {}, {})
-    utterances = [u for path in paths for u in read_manifest(path).utterances]
-    extras = [utterance.extra or {} for utterance in utterances]
-    return TrainingSources(
-        sets=[Path(path).stem for path in manifests or [data.get("source", folder.name)]],
-        sources=Counter(utterance.source for utterance in utterances),
-        licences=Counter(next((str(e[k]) for k in _LICENCE if e.get(k)), None) for e in extras),
+        sets=[Path(path).stem for path in named or [data.get("source", folder.name)]],
+        trained_on=[u for path in manifests * are_there for u in read_manifest(path).utterances],
     )
 
 

@@ -42,11 +42,9 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def write_report(path: str | PathLike[str], facts: Sequence[RunFacts | ComparisonFacts]) -> Path:
-    """Write a page; return its path.
+    """Write a page about one thing at least; return its path.
 
-    Args:
-        path: of the page; links to sounds are relative to its folder.
-        facts: what it is about, one at least. Runs come first, side by side if several.
+    Runs come first, side by side if several. Links to sounds are relative to the page's folder.
     """
     path = Path(path)
     runs = _by_name([fact for fact in facts if isinstance(fact, RunFacts)])
@@ -84,16 +82,12 @@ def templates() -> Environment:
         "base64": lambda data: b64encode(data).decode(),
         "bounds": bounds,
         "by_test": _by_test,
-        "counted": _counted,
-        "curves": figures.curves,
         "drawn_sentence": lambda c: drawn_sentence({x.set: x.drawn_over for x in c.cells}),
         "error_rate": error_rate,
         "fastest": _fastest,
-        "filter_plots": figures.filter_plots,
         "json": lambda value, indent=None: json.dumps(value, indent=indent, ensure_ascii=False),
         "name": lambda path: Path(path).name,
         "nearest": _nearest,
-        "noise_plots": figures.noise_plots,
         "over": over,
         "percent": percent,
         "ratio": lambda ratio: "–" if ratio is None else f"{ratio:.2f}",
@@ -101,9 +95,7 @@ def templates() -> Environment:
         "seen_from": lambda audio, of, folder: audio_from(folder, audio_in(of.resolve(), audio)),
         "set_names": _set_names,
         "share": partial(percent, digits=0),
-        "speed_plot": figures.speed_plot,
         "stem": lambda path: Path(path).stem,
-        "training_plots": figures.training_plots,
         "with_unit": lambda head: head.replace("/ ", "/\u00a0").replace(" %", "\u00a0%"),
         "worst": _worst,
     }
@@ -116,14 +108,18 @@ def templates() -> Environment:
         "SETS": SETS,
         "SIGNIFICANT": SIGNIFICANT,
         "SPEED_NOTE": SPEED_NOTE,
+        "figures": figures,
     }
     return environment
 
 
 def _by_name(runs: Sequence[RunFacts]) -> Mapping[str, RunFacts]:
     """Call runs by their names, and by their folders too where several have one name."""
-    names = Counter(run.name for run in runs)
-    return {run.name if names[run.name] == 1 else f"{run.name} ({run.folder})": run for run in runs}
+    names = Counter(run.recipe["name"] for run in runs)
+    return {
+        run.recipe["name"] + f" ({run.folder})" * (names[run.recipe["name"]] > 1): run
+        for run in runs
+    }
 
 
 def _nearest(runs: Mapping[str, RunFacts]) -> str | None:
@@ -161,7 +157,3 @@ def _aligned(reference: str, hypothesis: str, in_characters: bool) -> list[Align
     if in_characters:
         reference, hypothesis = (" ".join(t.replace(" ", "")) for t in (reference, hypothesis))
     return align_words(reference, hypothesis)
-
-
-def _counted(of: Mapping[str | None, int]) -> str:
-    return ", ".join(f"{'not named' if name is None else name} {n}" for name, n in of.items())

@@ -17,12 +17,8 @@ class BadRunFolder(ValueError):
 def read_json(path: Path, *, remedy: str) -> dict[str, Any]:
     """Read a record.
 
-    Args:
-        path: of a file with one JSON object.
-        remedy: what to do where it is none, for the message.
-
     Raises:
-        BadRunFolder: it is none.
+        BadRunFolder: the file is no JSON object; the message ends with the remedy.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -43,10 +39,7 @@ class MetricsLog:
     """Rows of a run by step, in a file of one JSON object per line.
 
     It survives a kill at any byte: a row goes to the file whole when it is added, and a last line
-    that was cut off is dropped when the log is opened.
-
-    Args:
-        path: the file, ``metrics.jsonl``; made if it is not there.
+    that was cut off is dropped when the log is opened. The file is made if it is not there.
 
     Raises:
         BadRunFolder: a line before the last one is broken.
@@ -59,10 +52,9 @@ class MetricsLog:
         os.truncate(path, sum(n_bytes for _, n_bytes in _whole_rows(path)))
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Add a row. Numbers that are not finite become null, for which JSON has a word.
+        """Add a row, whose ``step`` is a whole number not below that of the row before.
 
-        Args:
-            row: has a whole number as its ``step``, which is not below that of the row before.
+        Numbers that are not finite become null, for which JSON has a word.
         """
         if type(row.get("step")) is not int:
             raise ValueError(f"a row of {self.path} must have a whole number as its step: {row}")
@@ -77,9 +69,7 @@ class MetricsLog:
     def truncate_after(self, step: int, *, without: str | None = None) -> None:
         """Drop the rows of later steps: a run that resumes from this one writes them again.
 
-        Args:
-            step: the last one whose rows stay.
-            without: a key; the rows of this step that have it are dropped too.
+        Rows of this step that have the key ``without`` are dropped too.
         """
         n_kept = 0
         for row, n_bytes in _whole_rows(self.path):

@@ -58,11 +58,8 @@ def lock_folder(folder: Path, part: Part | None = None) -> Iterator[None]:
     """Keep every other process out of a folder, which is made if it is not there.
 
     The operating system drops the lock when the process ends, however it ends. A process may lock
-    a folder that it has locked already; the outer lock holds.
-
-    Args:
-        folder: the folder.
-        part: keep others out of this part alone; they may be at work on other parts meanwhile.
+    a folder that it has locked already; the outer lock holds. With a part others are kept out of it
+    alone; they may be at work on other parts meanwhile.
 
     Raises:
         FolderInUse: another process has it, all of it or the part; the message names its id.

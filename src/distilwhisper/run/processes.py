@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from distilwhisper.checks import ABOVE_0, AT_LEAST_0, AT_LEAST_1, check_rules, ruled
+from distilwhisper.checks import ABOVE_0, AT_LEAST_0, AT_LEAST_1, Checked, ruled
 
 EngineName = Literal["local", "ray"]
 
 
 @dataclass(frozen=True)
-class EngineSettings:
+class EngineSettings(Checked):
     """Which processes label and evaluate; all but the engine's name is ray's."""
 
     engine: EngineName = "local"
@@ -26,6 +26,3 @@ class EngineSettings:
     """How often a shard is begun before its failing ends the run."""
     start_timeout_s: float = ruled(600.0, ABOVE_0)
     """How long to wait for the first worker, while a cluster starts machines."""
-
-    def __post_init__(self) -> None:
-        check_rules(self)

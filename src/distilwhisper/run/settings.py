@@ -31,16 +31,12 @@ def build_settings(cls: type[Settings], mapping: Any, *, where: str | Path) -> S
 
     Fields may be dataclasses, ``bool``, ``int``, ``float``, ``str``, ``Path``, ``Literal``,
     tuples, lists, mappings, and unions of these. A whole number is taken for a float; a bool, nan
-    or infinity is taken for no number. A section that is given in part keeps the field's default
-    for the rest.
-
-    Args:
-        cls: the dataclass; a ``ValueError`` from its ``__post_init__`` counts as a fault.
-        mapping: names of fields to values; fields with a default may be left out.
-        where: the origin, for messages.
+    or infinity is taken for no number. Fields with a default may be left out; a section that is
+    given in part keeps the field's default for the rest.
 
     Raises:
-        SettingsError: with all faults, each by its dotted key.
+        SettingsError: with all faults, each by its dotted key, and where the settings come from. A
+            ``ValueError`` from a ``__post_init__`` counts as one.
     """
     faults: list[str] = []
     settings = _section(cls, mapping, "", None, faults)
@@ -55,11 +51,8 @@ def read_recipe(
 ) -> Settings:
     """Read settings from a TOML file.
 
-    Args:
-        path: the recipe.
-        cls: the dataclass that it fills.
-        overrides: ``section.key=value`` each, put in place of the recipe's. The value is
-            written as in TOML; what is no TOML value is a string, so bare words need no quotes.
+    Each of the overrides, ``section.key=value``, is put in place of the recipe's. The value is
+    written as in TOML; what is no TOML value is a string, so bare words need no quotes.
 
     Raises:
         SettingsError: the file cannot be read, or its settings do not fit.
@@ -134,31 +127,24 @@ def _value(kind: Any, value: Any, key: str, default: object, faults: list[str]) 
     if dataclasses.is_dataclass(kind):
         base = default if isinstance(default, typing.cast(type, kind)) else None
         return _section(kind, value, key, base, faults)
-    if origin in (Union, types.UnionType):
-        return _union(kind, value, key, default, faults)
     if origin in (tuple, list) and isinstance(value, (list, tuple)):
         return _sequence(kind, value, key, faults)
     if origin is Mapping and isinstance(value, Mapping):
         named, member = typing.get_args(kind)
         return {named(n): _value(member, v, f"{key}.{n}", None, faults) for n, v in value.items()}
-    result = _FAULT if origin in (tuple, list) else _scalar(kind, value)
+    if origin in (Union, types.UnionType):
+        members = [member for member in typing.get_args(kind) if member is not type(None)]
+        if value is None and len(members) < len(typing.get_args(kind)):
+            return None
+        if len(members) == 1:
+            return _value(members[0], value, key, default, faults)
+        results = (_value(member, value, key, default, []) for member in members)
+        result = next((one for one in results if one is not _FAULT), _FAULT)
+    else:
+        result = _FAULT if origin in (tuple, list) else _scalar(kind, value)
     if result is _FAULT:
         faults.append(f"{key}: must be {_allowed(kind)}, found {shown(value)}")
     return result
-
-
-def _union(kind: Any, value: Any, key: str, default: object, faults: list[str]) -> object:
-    members = [member for member in typing.get_args(kind) if member is not type(None)]
-    if value is None and len(members) < len(typing.get_args(kind)):
-        return None
-    if len(members) == 1:
-        return _value(members[0], value, key, default, faults)
-    for member in members:
-        result = _value(member, value, key, default, [])
-        if result is not _FAULT:
-            return result
-    faults.append(f"{key}: must be {_allowed(kind)}, found {shown(value)}")
-    return _FAULT
 
 
 def _sequence(kind: Any, values: Sequence[Any], key: str, faults: list[str]) -> object:
@@ -223,7 +209,7 @@ def put_override(mapping: dict[str, Any], override: str) -> None:
     """Put one ``section.key=value``, written as for :func:`read_recipe`, into plain tables.
 
     Raises:
-        SettingsError: it is not written so, or a section of it is a value.
+        SettingsError: it is not written so, a section of it is a value, or it is a section.
     """
     key, equals, text = override.partition("=")
     *sections, name = (part.strip() for part in key.split("."))
@@ -241,7 +227,10 @@ def put_override(mapping: dict[str, Any], override: str) -> None:
         parsed = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
         parsed = {}
-    mapping[name] = parsed["value"] if len(parsed) == 1 else text
+    value = parsed["value"] if len(parsed) == 1 else text
+    if isinstance(mapping.get(name), dict) and not isinstance(value, dict):
+        raise SettingsError(f'"{override}" must name a key of a section, found that {name} is one')
+    mapping[name] = value
 
 
 def _write_table(table: Any, path: tuple[str, ...], lines: list[str]) -> None:

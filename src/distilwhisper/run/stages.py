@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,12 @@ class StageChanged(DistilwhisperError):
 
 
 def open_stage(
-    folder: Path, *, settings: Mapping[str, Any], inputs: Mapping[str, str], force: bool
+    folder: Path,
+    *,
+    settings: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    force: bool,
+    check: Callable[[], object] | None = None,
 ) -> None:
     """Record what a folder is made of, or check that it was made of the same.
 
@@ -33,6 +38,8 @@ def open_stage(
         settings: all that shapes what the stage writes; as JSON can hold it, or paths.
         inputs: names of what the stage reads, to their :func:`fingerprint`.
         force: where settings or inputs have changed, delete what the folder holds, and go on.
+        check: called where something has changed, before that is refused or anything is deleted:
+            an input that is damaged is to be named as such.
 
     Raises:
         StageChanged: they have changed; the message has a line for every difference.
@@ -48,6 +55,8 @@ def open_stage(
         changes = [] if before is None else _changes(before, now)
         if before is not None and not changes:
             return
+        if changes and check is not None:
+            check()
         if changes and not force:
             lines = "\n  ".join(changes)
             raise StageChanged(

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from distilwhisper.checks import ABOVE_0, AT_LEAST_0, Rule, check_rules, ruled
+from distilwhisper.checks import ABOVE_0, AT_LEAST_0, Checked, Rule, ruled
 
 _PORT: Rule = ("lie in [0, 65535]", lambda port: 0 <= port <= 65535)
 
 
 @dataclass(frozen=True)
-class ServeSettings:
+class ServeSettings(Checked):
     """How a server behaves towards its callers."""
 
     host: str = "127.0.0.1"
@@ -52,9 +52,6 @@ class ServeSettings:
     """Time of the process that decodes a file to sound."""
     drain_s: float = ruled(30.0, AT_LEAST_0)
     """Time for running requests to finish once a signal has come."""
-
-    def __post_init__(self) -> None:
-        check_rules(self)
 
 
 def named_models(sources: tuple[str, ...]) -> dict[str, str]:

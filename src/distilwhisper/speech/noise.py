@@ -110,7 +110,7 @@ def recorded_noise(folder: Path, n_samples: int, generator: np.random.Generator)
 
 def draw_recording(folder: Path, generator: np.random.Generator) -> Samples:
     """Return one of a folder's recordings, drawn evenly; as for :func:`recorded_noise`."""
-    files = _files(folder)
+    files = recordings_in(folder)
     return _recording(files[generator.integers(len(files))])
 
 
@@ -122,7 +122,8 @@ def _from_anywhere(samples: Samples, n_samples: int, generator: np.random.Genera
 
 
 @lru_cache(maxsize=4)
-def _files(folder: Path) -> tuple[Path, ...]:
+def recordings_in(folder: Path) -> tuple[Path, ...]:
+    """Return a folder's files, in order; as for :func:`recorded_noise`."""
     below = ((path, path.relative_to(folder).parts) for path in sorted(folder.rglob("*")))
     files = [p for p, parts in below if p.is_file() and not any(n[0] == "." for n in parts)]
     if not files:

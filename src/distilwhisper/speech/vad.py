@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distilwhisper.checks import AT_LEAST_0, SHARE, check_rules, ruled
+from distilwhisper.checks import AT_LEAST_0, SHARE, Checked, ruled
 from distilwhisper.extras import MissingExtra
 from distilwhisper.shapes import Float
 from distilwhisper.speech.audio import Samples, in_blocks
@@ -61,16 +61,13 @@ State = tuple[Float[Tensor, "1 1 128"], Float[Tensor, "1 1 128"]]
 
 
 @dataclass(frozen=True)
-class VadSettings:
+class VadSettings(Checked):
     """What counts as speech. The defaults are those of faster-whisper."""
 
     threshold: float = ruled(0.5, SHARE)  # speech begins at this, and ends 0.15 below it
     min_speech_s: float = ruled(0.0, AT_LEAST_0)  # speech that is not longer is dropped
     min_silence_s: float = ruled(2.0, AT_LEAST_0)  # shorter pauses belong to the speech around
     pad_s: float = ruled(0.4, AT_LEAST_0)  # on both ends; neighbours share a short pause
-
-    def __post_init__(self) -> None:
-        check_rules(self)
 
 
 def stream_spans(

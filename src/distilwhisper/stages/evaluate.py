@@ -33,7 +33,7 @@ from distilwhisper.corpus.records import Utterance, in_language, read_manifest
 from distilwhisper.corpus.store import read_jsonl, shard_path, write_shard
 from distilwhisper.decoding.slots import Counts
 from distilwhisper.decoding.transcriber import Transcriber
-from distilwhisper.engines import DecodingJob, ShardedSet, open_model_stage, run_stage
+from distilwhisper.engines import DecodingJob, ShardedSet, run_stage
 from distilwhisper.evaluation.comparison import Comparison, Evaluation, compare
 from distilwhisper.evaluation.degradation import Degradation, Degrader
 from distilwhisper.evaluation.figures import draw_comparison
@@ -42,11 +42,12 @@ from distilwhisper.files import write_atomic
 from distilwhisper.model.checkpoint import count_parameters, read_config
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import resolve_model
+from distilwhisper.model.layout import read_model_folder
 from distilwhisper.progress import Advance, say
 from distilwhisper.run.files import write_json
 from distilwhisper.run.locks import lock_folder
 from distilwhisper.run.processes import EngineSettings
-from distilwhisper.run.stages import fingerprint
+from distilwhisper.run.stages import fingerprint, open_stage
 from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.recording import HeldRecording
 from distilwhisper.speech.units import WINDOW_SAMPLES, samples_to_seconds
@@ -73,19 +74,9 @@ def evaluate_tasks(
     engine: EngineSettings | None = None,
     force: bool = False,
 ) -> list[EvaluationSummary]:
-    """Transcribe sets and score them, going on where a run before stopped.
+    """Transcribe sets and score them, going on where a run before stopped; return a summary each.
 
-    Args:
-        model: folder or hub id; it is loaded once at most.
-        tasks: sets with their folders, which differ; utterances longer than 30 s are cut into
-            chunks. All are decoded alike.
-        hardware: device and dtype.
-        draft: model that drafts for this one: the same text, at another speed.
-        engine: which processes do it.
-        force: begin anew where settings or inputs have changed.
-
-    Returns:
-        A summary for each task.
+    All are decoded alike, into folders that differ; the model is loaded once at most.
     """
     hardware, engine = hardware or Hardware(), engine or EngineSettings()
     for task in tasks:
@@ -95,8 +86,8 @@ def evaluate_tasks(
     paths = {"model": folder} if draft_folder is None else {"model": folder, "draft": draft_folder}
     models = {name: fingerprint(path) for name, path in paths.items()}
     n_parameters = count_parameters(read_config(folder))
-    sources = {(task.manifest, task.settings.decoding.language) for task in tasks}
-    manifests = {(path, code): in_language(read_manifest(path), code) for path, code in sources}
+    decoding, unread = tasks[0].settings.decoding, {task.manifest for task in tasks}
+    manifests = {path: in_language(read_manifest(path), decoding.language) for path in unread}
     with ExitStack() as stack:
         sets = []
         for task in tasks:
@@ -106,19 +97,20 @@ def evaluate_tasks(
                 inputs["noise"] = fingerprint(noise.source)
             table = {**asdict(task.settings), **asdict(hardware), "draft": draft}
             stack.enter_context(lock_folder(task.out))
-            open_model_stage(
-                task.out, settings=table, inputs=inputs, models=paths.values(), force=force
+            open_stage(
+                task.out,
+                settings=table,
+                inputs=inputs,
+                force=force,
+                check=lambda: [read_model_folder(path) for path in paths.values()],
             )
-            manifest = manifests[task.manifest, task.settings.decoding.language]
+            manifest = manifests[task.manifest]
+            if noise is not None:
+                Degrader(noise, manifest)  # what it refuses is known before anything is decoded
             size, seed = task.settings.shard_size, task.settings.noise_seed
             sets.append(EvaluationSet(manifest, task.out.absolute(), size, noise, seed))
         job = DecodingJob(
-            tuple(sets),
-            model=folder.absolute(),
-            decoding=tasks[0].settings.decoding,
-            hardware=hardware,
-            draft=draft_folder,
-            warms_up=True,
+            tuple(sets), folder.absolute(), decoding, hardware, draft_folder, warms_up=True
         )
         n_silent = sum(run_stage("evaluate", job, engine))
         if n_silent:
@@ -160,19 +152,10 @@ def evaluate_all(
 ) -> Comparison:
     """Evaluate every model on every set with every noise, and put the results side by side.
 
-    Each evaluation goes on where it stopped; one that is done is scored anew, without its model.
-
-    Args:
-        models: folders or hub ids; they are called by the last parts that differ. Of several, the
-            second is the one that all others are compared with.
-        manifests: the sets, called in the same way.
-        noises: what is done to the sound; None leaves it as it is.
-        out: folder of the results, with a folder for each evaluation in it.
-        settings: how to decode; their noise gives way to each of ``noises``.
-        hardware: device and dtype.
-        draft: model that drafts for the first of the models, and for no other.
-        engine: which processes do it.
-        force: begin anew where settings or inputs have changed.
+    Models and sets are called by the last parts of their paths that differ. Of several models the
+    second is the one that all others are compared with; a draft is for the first alone. The noise
+    of the settings gives way to each of ``noises``; None leaves the sound as it is. Each
+    evaluation goes on where it stopped; one that is done is scored anew, without its model.
 
     Raises:
         ValueError: a model, a set or a noise is named twice.
@@ -268,17 +251,18 @@ class EvaluationSet(ShardedSet):
         pieces = []
         for utterance, samples in load_utterances(self.manifest, by_length):
             if isinstance(samples, Exception):
-                rows[utterance.id] = _row(utterance, "", utterance.language, error=str(samples))
+                error = str(samples)
+                rows[utterance.id] = {"text": "", "language": utterance.language, "error": error}
             else:
                 samples = samples if degrader is None else degrader.apply(samples, utterance)
                 pieces.append((utterance, samples))
         texts = decode_timed(transcriber, pieces)
         for (utterance, _), (text, language) in zip(pieces, texts.texts, strict=True):
-            rows[utterance.id] = _row(utterance, text, language)
+            rows[utterance.id] = {"text": text, "language": language, "error": None}
         cost = {name: getattr(texts.cost, name) for name in COST}
         timing = {"audio_s": texts.audio_s, "compute_s": texts.compute_s, **cost}
         write_atomic(_timing_path(self.out, number), json.dumps(timing) + "\n")
-        write_shard(shard_path(self.out, number), [rows[u.id] for u in utterances])
+        write_shard(shard_path(self.out, number), [{"id": u.id, **rows[u.id]} for u in utterances])
         on_progress(len(rows), texts.audio_s)
         return 0 if degrader is None else degrader.n_silent - n_before
 
@@ -298,9 +282,7 @@ def decode_timed(
 ) -> TimedTexts:
     """Decode utterances, those longer than a window in the transcriber's long form, and time it.
 
-    Args:
-        transcriber: of the model.
-        pieces: utterances, whose languages hold, and their sound: reading it is not timed.
+    Their sound is there, so that reading it is not timed; their languages hold.
     """
     short = [place for place, (_, samples) in enumerate(pieces) if len(samples) <= WINDOW_SAMPLES]
     long = [place for place, (_, samples) in enumerate(pieces) if len(samples) > WINDOW_SAMPLES]
@@ -325,12 +307,6 @@ def decode_timed(
         compute_s=_now(transcriber) - began,
         cost=transcriber.counts - before,
     )
-
-
-def _row(
-    utterance: Utterance, text: str, language: str | None, *, error: str | None = None
-) -> dict[str, Any]:
-    return {"id": utterance.id, "text": text, "language": language, "error": error}
 
 
 def _now(transcriber: Transcriber) -> float:

@@ -62,6 +62,7 @@ from distilwhisper.progress import warn
 from distilwhisper.run.locks import lock_folder
 from distilwhisper.run.settings import build_settings
 from distilwhisper.run.stages import StageChanged, open_stage
+from distilwhisper.tables import percent
 from distilwhisper.text.wer import ErrorCounts
 
 _KEPT: tuple[Reason, ...] = ("kept", "kept_without_reference", "kept_silence")
@@ -81,32 +82,21 @@ class Share:
 
 @dataclass(frozen=True)
 class FilterSummary:
-    """What was kept, and why the rest was not.
+    """What was kept, and why the rest was not; as a path it is the folder of the verdicts.
 
-    Attributes:
-        total: all utterances of the manifest.
-        kept: those that a student may learn from.
-        by_reason: shares in the order of the reasons; those that did not occur are left out.
-        errors: of all labels that have a reference, by unit, word or character, which make no
-            common rate.
-        errors_kept: of those that are kept and taught; where silence is, the label is not.
-        n_without_duration: utterances that no hours count.
-        n_stray_labels: labels of no utterance of the manifest; they were passed over.
-        settings: the limits.
-        retention: what is kept of whom, and what other limits would keep.
-        calibration: how well gates without a reference know bad labels; None without references.
-        folder: of the verdicts; the summary stands for it as a path.
+    Errors are counted by unit, word or character, which make no common rate.
     """
 
-    total: Share
-    kept: Share
-    by_reason: Mapping[str, Share]
-    errors: Mapping[str, ErrorCounts]
-    errors_kept: Mapping[str, ErrorCounts]
-    n_without_duration: int
-    n_stray_labels: int
+    total: Share  # all utterances of the manifest
+    kept: Share  # those that a student may learn from
+    by_reason: Mapping[str, Share]  # in the order of the reasons, without those of nothing
+    errors: Mapping[str, ErrorCounts]  # of all labels that have a reference
+    errors_kept: Mapping[str, ErrorCounts]  # of those kept and taught; of silence no label is
+    n_without_duration: int  # utterances that no hours count
+    n_stray_labels: int  # labels of no utterance of the manifest; they were passed over
     settings: FilterSettings
-    retention: Retention = field(compare=False)
+    retention: Retention = field(compare=False)  # of whom, and what other limits would keep
+    # How well gates without a reference know bad labels; None without references.
     calibration: Calibration | None = field(default=None, compare=False)
     folder: Path | None = field(default=None, compare=False)
 
@@ -119,18 +109,17 @@ class FilterSummary:
         """Return what summary.json holds: the sums, and rates made of them."""
         return {
             **{name: value for name, value in asdict(self).items() if name != "folder"},
-            "errors": {unit: _with_rate(counts) for unit, counts in self.errors.items()},
-            "errors_kept": {unit: _with_rate(counts) for unit, counts in self.errors_kept.items()},
+            **{
+                name: {unit: {**asdict(of), "wer": of.rate} for unit, of in counts.items()}
+                for name, counts in (("errors", self.errors), ("errors_kept", self.errors_kept))
+            },
         }
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> "FilterSummary":
         """Return the summary that :meth:`to_dict` wrote."""
         counts = {
-            name: {
-                unit: {kind: n for kind, n in of_unit.items() if kind != "wer"}
-                for unit, of_unit in row[name].items()
-            }
+            name: {u: {k: n for k, n in of.items() if k != "wer"} for u, of in row[name].items()}
             for name in ("errors", "errors_kept")
         }
         return build_settings(cls, {**row, **counts}, where="summary.json")
@@ -150,9 +139,11 @@ class FilterSummary:
         ]
         for unit, counts in self.errors.items():
             name = "WER" if unit == "word" else "CER"
+            rates = (percent(c.rate, digits=2, none="no") for c in (counts, self.errors_kept[unit]))
             lines.append(
-                f"  {name} against the references: {_percent(counts)} of all labels, "
-                f"{_percent(self.errors_kept[unit])} of those kept"
+                "  {} against the references: {} of all labels, {} of those kept".format(
+                    name, *rates
+                )
             )
         if self.n_without_duration:
             lines.append(f"  {self.n_without_duration} of unknown length are in no hours")
@@ -174,17 +165,10 @@ def filter_labels(
 ) -> FilterSummary:
     """Judge every utterance of a manifest.
 
-    Reads text alone, never audio. What was measured is not measured again for other limits.
-
-    Args:
-        manifest_path: what was labelled, or a part of it.
-        labels_folder: of the labels.
-        out: folder of the verdicts.
-        settings: the limits.
-        second_labels: folder of other labels of the same utterances, such as another model's.
-        measures: where the measures are kept; None: with the labels.
-        figures: draw them too where they are missing, which takes seconds.
-        force: begin anew where settings or inputs have changed.
+    Reads text alone, never audio. The manifest is what was labelled, or a part of it;
+    ``second_labels`` are of the same utterances, such as another model's. What was measured is not
+    measured again for other limits: it is kept with the labels, or in the folder ``measures``.
+    Figures are drawn where they are missing, which takes seconds.
 
     Raises:
         StageChanged: the folder holds verdicts made from or with something else.
@@ -195,11 +179,7 @@ def filter_labels(
         raise ValueError(
             "max_disagreement needs second labels to compare with, found none: name their folder"
         )
-    for name, limit in settings.limits_above_1.items():
-        warn(
-            f"filter: warning: {name} {limit:g} keeps labels with up to {limit:g} errors for every "
-            "word: limits are fractions, and 0.10 is 10 %"
-        )
+    warn_of_limits(settings)
     sources = Sources(manifest_path, labels_folder, second_labels, settings.language)
     folder = labels_folder / ".measures" if measures is None else measures
     with lock_folder(out):
@@ -227,13 +207,17 @@ def filter_labels(
     return replace(summary, folder=out)
 
 
-def judge(utterance: Utterance, label: Label | None, settings: FilterSettings) -> Verdict:
-    """Return the verdict on one label, which depends on no other label.
+def warn_of_limits(settings: FilterSettings) -> None:
+    """Log the limits on errors that keep nearly all."""
+    for name, limit in settings.limits_above_1.items():
+        warn(
+            f"filter: warning: {name} {limit:g} keeps labels with up to {limit:g} errors for every "
+            "word: limits are fractions, and 0.10 is 10 %"
+        )
 
-    Args:
-        utterance: with its reference, or without one.
-        label: the teacher's; None if there is none.
-        settings: the limits.
+
+def judge(utterance: Utterance, label: Label | None, settings: FilterSettings) -> Verdict:
+    """Return the verdict on one label, or on there being none; it depends on no other label.
 
     Raises:
         ValueError: the language is unknown, or neither manifest, settings nor label names it.
@@ -303,15 +287,7 @@ def _verdicts(table: Measures, codes: Codes) -> Iterator[Verdict]:
             id=id_,
             keep=REASONS[code] in _KEPT,
             reason=REASONS[code],
-            wer=errors.wer if errors is not None and errors.words else None,
+            wer=None if errors is None else errors.rate,
             errors=errors,
             unit="character" if in_characters else "word",
         )
-
-
-def _with_rate(counts: ErrorCounts) -> dict[str, Any]:
-    return {**asdict(counts), "wer": counts.wer if counts.words else None}
-
-
-def _percent(counts: ErrorCounts) -> str:
-    return f"{100 * counts.wer:.2f} %" if counts.words else "no"

@@ -11,8 +11,9 @@ changed is refused.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,14 @@ from distilwhisper.corpus.store import check_shard, read_jsonl, shard_path, writ
 from distilwhisper.decoding.slots import Counts
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.decoding.windows import DecodedWindow
-from distilwhisper.engines import DecodingJob, ShardedSet, open_model_stage, run_stage
+from distilwhisper.engines import DecodingJob, ShardedSet, run_stage
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import resolve_model
+from distilwhisper.model.layout import read_model_folder
 from distilwhisper.progress import Advance, say
 from distilwhisper.run.locks import Part, lock_folder
 from distilwhisper.run.processes import EngineSettings
-from distilwhisper.run.stages import fingerprint
+from distilwhisper.run.stages import fingerprint, open_stage
 from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.sources import fingerprint as fingerprint_of_sound
 from distilwhisper.speech.units import WINDOW_S, WINDOW_SAMPLES, samples_to_seconds
@@ -52,10 +54,9 @@ class LabelSummary:
         return f"{n_good} of {self.n_labels} labels" if self.failed else f"{n_good} labels"
 
 
-def label_manifest(
-    manifest_path: Path,
+def label_manifests(
+    outs: Mapping[Path, Path],
     teacher: str,
-    out: Path,
     settings: LabelSettings,
     *,
     hardware: Hardware | None = None,
@@ -64,56 +65,57 @@ def label_manifest(
     part: Part | None = None,
     retry_failed: bool = False,
     force: bool = False,
-) -> LabelSummary:
-    """Label every utterance of a manifest with a teacher, going on where a run before stopped.
+) -> list[LabelSummary]:
+    """Label manifests, going on where a run before stopped; return a summary of each.
 
-    Args:
-        manifest_path: what to label.
-        teacher: model folder or hub id.
-        out: folder of the labels.
-        settings: how to decode.
-        hardware: device and dtype.
-        draft: model that drafts for the teacher; it changes the speed, not the labels.
-        engine: which processes do it.
-        part: do these shards alone, while other processes may be doing others; the same without
-            one, afterwards, sees that none is missing.
-        retry_failed: try again what failed before, and what has other sound now than was labelled;
-            all other labels stay as they are.
-        force: begin anew where settings or inputs have changed.
+    ``outs`` holds the folder of the labels of each manifest. The teacher is loaded once at most; a
+    draft changes the speed, not the labels. With a part its shards alone are done, while other
+    processes may be doing others; the same without one, afterwards, sees that none is missing.
+    ``retry_failed`` tries again what failed before, and what has other sound now than was labelled;
+    all other labels stay as they are.
 
     Raises:
-        StageChanged: the folder holds labels made from or with something else.
+        StageChanged: a folder holds labels made from or with something else.
         ChangedShard: somebody has edited the labels.
         FolderInUse: another process works in the folder, or on this part of it.
         ValueError: force with a part, whose neighbours it would delete.
     """
     if part is not None and force:
         raise ValueError(
-            f"force must be for a whole folder, found it with part {part}: delete {out}, and start "
-            "its parts anew"
+            f"force must be for a whole folder, found it with part {part}: delete "
+            f"{', '.join(map(str, outs.values()))}, and start its parts anew"
         )
     hardware, engine = hardware or Hardware(), engine or EngineSettings()
-    manifest = in_language(read_manifest(manifest_path), settings.decoding.language)
     folder = resolve_model(teacher)
-    labels = LabelSet(
-        manifest, out.absolute(), settings.shard_size, pack=settings.pack, retry_failed=retry_failed
-    )
     draft_folder = None if draft is None else resolve_model(draft).absolute()
-    job = DecodingJob((labels,), folder.absolute(), settings.decoding, hardware, draft_folder)
     table = {**asdict(settings), "dtype": hardware.dtype, "backend": hardware.backend}
     for name in ("batch_size", "draft_tokens"):  # a resumed run may change them, to fit its machine
         del table["decoding"][name]
-    inputs = {"manifest": fingerprint(manifest_path), "teacher": fingerprint(folder)}
-    with lock_folder(out, part):
-        open_model_stage(out, settings=table, inputs=inputs, models=[folder], force=force)
+    teacher_print = fingerprint(folder)
+    with ExitStack() as stack:
+        sets = []
+        for path, out in outs.items():
+            manifest = in_language(read_manifest(path), settings.decoding.language)
+            inputs = {"manifest": fingerprint(path), "teacher": teacher_print}
+            stack.enter_context(lock_folder(out, part))
+            whole = partial(read_model_folder, folder)
+            open_stage(out, settings=table, inputs=inputs, force=force, check=whole)
+            place, size = out.absolute(), settings.shard_size
+            sets.append(LabelSet(manifest, place, size, settings.pack, retry_failed))
+        job = DecodingJob(tuple(sets), folder.absolute(), settings.decoding, hardware, draft_folder)
         costs: list[Counts] = run_stage("label", job, engine, part=part)
         if draft is not None and costs:
             say(f"label: {sum(costs, Counts()).describe_draft()}")
-        shards = [i for i in range(labels.n_shards) if part is None or part.holds(i)]
-        rows = [row for shard in shards for row in read_jsonl(shard_path(out, shard))]
-        failed = {row["id"]: row["error"] for row in rows if row["error"]}
-        if part is None:
-            _write_problems(out / "problems.jsonl", manifest, failed)
+        return [_summary(one, out, part) for one, out in zip(sets, outs.values(), strict=True)]
+
+
+def _summary(labels: "LabelSet", out: Path, part: Part | None) -> LabelSummary:
+    """Read what was labelled, and list the problems where that is all."""
+    shards = [i for i in range(labels.n_shards) if part is None or part.holds(i)]
+    rows = [row for shard in shards for row in read_jsonl(shard_path(out, shard))]
+    failed = {row["id"]: row["error"] for row in rows if row["error"]}
+    if part is None:
+        _write_problems(out / "problems.jsonl", labels.manifest, failed)
     return LabelSummary(out, len(rows), failed)
 
 
@@ -122,7 +124,7 @@ class LabelSet(ShardedSet):
     """Utterances to be labelled."""
 
     pack: bool
-    retry_failed: bool = False
+    retry_failed: bool
 
     def is_done(self, number: int) -> bool:
         """Return whether a shard is there and, to retry what failed, has no label to make anew."""
@@ -172,19 +174,10 @@ def label_utterances(
     pack: bool = False,
     on_progress: Advance,
 ) -> list[Label]:
-    """Label some utterances.
+    """Return labels of some of a manifest's utterances, in their order.
 
-    An utterance that cannot be read or is no single window becomes a label with an error.
-
-    Args:
-        transcriber: the teacher.
-        manifest: which the utterances are of.
-        utterances: some of its.
-        pack: several utterances to a window.
-        on_progress: called with the utterances and the seconds of sound just done.
-
-    Returns:
-        Their labels, in the same order.
+    An utterance that cannot be read or is no single window becomes a label with an error. With
+    ``pack``, several go to a window.
     """
     labels: dict[str, Label] = {}
     decoding: list[tuple[Utterance, int, str]] = []  # with the number of samples, and the sound

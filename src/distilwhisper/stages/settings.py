@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from distilwhisper.checks import ABOVE_0, AT_LEAST_1, check_rules, ruled
+from distilwhisper.checks import ABOVE_0, AT_LEAST_1, Checked, check_rules, ruled
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.speech.units import WINDOW_S
 
@@ -91,7 +91,7 @@ class EvaluateSettings:
 
 
 @dataclass(frozen=True)
-class PlanSettings:
+class PlanSettings(Checked):
     """What a plan assumes."""
 
     gpu: GpuName = "h100"
@@ -104,6 +104,3 @@ class PlanSettings:
     """Measured rates: a JSON file of Rates, or a finished run of the same teacher and device."""
     price_per_hour: float | None = ruled(None, ABOVE_0)
     """Price of an hour of the device, in any currency; needs rates. Left out: none is printed."""
-
-    def __post_init__(self) -> None:
-        check_rules(self)

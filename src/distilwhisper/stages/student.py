@@ -70,12 +70,7 @@ def build_student(teacher: Checkpoint, settings: StudentSettings) -> Checkpoint:
 def make_student(
     teacher: str | PathLike[str], dest: str | PathLike[str], settings: StudentSettings | None = None
 ) -> Checkpoint:
-    """Write the student of a teacher as a model folder.
-
-    Args:
-        teacher: a model folder or hub id.
-        dest: must not exist or be empty.
-        settings: which layers, and whether of another model.
+    """Write the student of a teacher, or of the model to start from, as a model folder.
 
     Raises:
         ValueError: the model to start from has another vocabulary or other mel bins.
@@ -85,28 +80,31 @@ def make_student(
     require_new(dest)
     source = load_checkpoint(resolve_model(settings.start or teacher))
     if settings.start is not None:
-        folder = resolve_model(teacher)
-        ours, theirs = source.model.config, read_config(folder)
-        for name in ("vocab_size", "n_mels"):
-            sizes = getattr(ours, name), getattr(theirs, name)
-            if sizes[0] != sizes[1]:
-                raise ValueError(
-                    f"a student must have its teacher's {name}: found {sizes[0]} in "
-                    f"{source.folder} and {sizes[1]} in {folder}; start from another model"
-                )
+        faults = start_faults(source.model.config, read_config(resolve_model(teacher)))
+        if faults:
+            raise ValueError(f"{source.folder} {'; '.join(faults)}: start from another model")
     student = build_student(source, settings)
     save_checkpoint(student, dest)
     return replace(student, folder=dest)
 
 
+def start_faults(start: WhisperConfig, teacher: WhisperConfig) -> list[str]:
+    """Return why a student that starts from some other model could not learn from the teacher."""
+    sizes = {
+        name: (getattr(start, name), getattr(teacher, name)) for name in ("vocab_size", "n_mels")
+    }
+    return [
+        f"must have its teacher's {name} {theirs}, found {ours}"
+        for name, (ours, theirs) in sizes.items()
+        if ours != theirs
+    ]
+
+
 def add_alignment_heads(checkpoint: Checkpoint, manifest: Manifest) -> Checkpoint:
     """Return a model that knows which of its attention heads follow the speech, for word times.
 
-    They are measured on the model itself: a teacher's are of layers that its student may lack.
-
-    Args:
-        checkpoint: the model.
-        manifest: utterances with their texts; the first ``MOST_UTTERANCES`` are measured.
+    They are measured on the model itself: a teacher's are of layers that its student may lack. The
+    first ``MOST_UTTERANCES`` that have texts are measured.
 
     Raises:
         ValueError: fewer than two utterances have a text and can be read.

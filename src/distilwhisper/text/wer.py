@@ -48,6 +48,11 @@ class ErrorCounts:
         return self._per_word(self.errors)
 
     @property
+    def rate(self) -> float | None:
+        """The same, where there are reference words to divide by."""
+        return self.wer if self.words else None
+
+    @property
     def ser(self) -> float:
         """Substitutions over reference words."""
         return self._per_word(self.substitutions)
@@ -99,6 +104,11 @@ def character_errors(reference: str, hypothesis: str) -> ErrorCounts:
     :func:`word_errors`; the ``words`` of the counts are the characters of the reference.
     """
     return _count("".join(reference.split()), "".join(hypothesis.split()))
+
+
+def text_errors(reference: str, hypothesis: str, *, spaced: bool) -> ErrorCounts:
+    """Count words; characters in scripts that are written without spaces between them."""
+    return (word_errors if spaced else character_errors)(reference, hypothesis)
 
 
 def align_words(reference: str, hypothesis: str) -> list[Alignment]:

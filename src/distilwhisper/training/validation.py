@@ -10,7 +10,7 @@ from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.units import WINDOW_S, WINDOW_SAMPLES
 from distilwhisper.text.normalize import scoring_rule
-from distilwhisper.text.wer import ErrorCounts, character_errors, word_errors
+from distilwhisper.text.wer import ErrorCounts, text_errors
 from distilwhisper.training.ranks import Ranks
 
 
@@ -90,5 +90,5 @@ def _errors(
 
 def _count(utterance: Utterance, text: str) -> ErrorCounts:
     rule = scoring_rule(utterance.text, utterance.language)
-    count = word_errors if rule.spaced else character_errors
-    return count(rule.normalize(utterance.text or ""), rule.normalize(text))
+    reference = rule.normalize(utterance.text or "")
+    return text_errors(reference, rule.normalize(text), spaced=rule.spaced)
