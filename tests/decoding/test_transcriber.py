@@ -342,6 +342,16 @@ def test_an_english_only_model_takes_no_other_language(tiny_model: Path) -> None
         Transcriber.from_model(str(tiny_model), DecodingSettings(language="de"), CPU)
 
 
+def test_a_language_of_one_call_is_refused_as_one_of_the_settings(english: Transcriber) -> None:
+    sound = noise(1.0, seed=1)
+    for language in ("en", "English", None):
+        assert english.transcribe(sound, language=language).language == "en"
+    with pytest.raises(ValueError, match='English only and no "de"'):
+        english.transcribe(sound, language="de")
+    with pytest.raises(ValueError, match='English only and no "de"'):
+        english.decode([sound], languages=["de"])
+
+
 def test_languages_are_checked_by_utterance(multilingual: Transcriber) -> None:
     multilingual.check_languages({"a": "de", "b": None, "c": "chinese"})
     with pytest.raises(ValueError, match=r"utterance 'b'.*\"fr\""):

@@ -2,6 +2,7 @@
 
 from contextlib import closing
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -111,14 +112,16 @@ def test_other_settings_share_the_model_and_its_slots(transcriber: Transcriber) 
     assert german.counts == transcriber.counts
 
 
-def test_a_batch_has_timestamps_or_none(transcriber: Transcriber) -> None:
-    untimed = transcriber.with_settings(replace(SHORT, timestamps=False))
-    task = next(untimed.begin(HeldRecording(noise(1.0, seed=1))).tasks)
-    with (
-        closing(transcriber.batch()) as batch,
-        pytest.raises(ValueError, match="all have timestamps"),
-    ):
-        untimed.add(batch, 0, task)
+@pytest.mark.parametrize("change", [{"timestamps": False}, {"suppress_tokens": (3,)}])
+def test_the_tasks_of_a_batch_have_the_same_rules(
+    transcriber: Transcriber, change: dict[str, Any]
+) -> None:
+    other = transcriber.with_settings(replace(SHORT, **change))
+    task = next(other.begin(HeldRecording(noise(1.0, seed=1))).tasks)
+    with closing(transcriber.batch()) as batch:
+        with pytest.raises(ValueError, match=f"have the same {next(iter(change))}, .* another"):
+            other.add(batch, 0, task)
+        assert batch.is_empty
 
 
 def test_a_cpu_admits_one_window_a_step(transcriber: Transcriber) -> None:

@@ -397,10 +397,10 @@ class Transcriber:
 
     def _code(self, language: str | None) -> str | None:
         """Return the code of a language, else of the settings'; None: to be detected."""
-        if not self.tokenizer.is_multilingual:
-            return "en"
         wanted = language or self.settings.language
-        return None if wanted is None else self.tokenizer.language_code(wanted)
+        if wanted is not None:
+            return self.tokenizer.language_code(wanted)
+        return None if self.tokenizer.is_multilingual else "en"
 
     def _pieces(self, pieces: Iterable[tuple[Sound, str | None]]) -> Iterator[Piece]:
         for number, (sound, language) in enumerate(pieces):

@@ -5,7 +5,7 @@ its text. A recording decoded window by window is one task, each chunk of a chun
 is a task of its own, and a second attempt at a higher temperature is one more request. The decoder
 runs as many tasks as it has slots and begins the next one as soon as a slot is free.
 
-Settings belong to a task: those of one batch may differ in all but whether they have timestamps.
+Settings belong to a task: those of one batch may differ in all but the rules of their tokens.
 """
 
 import copy
@@ -41,6 +41,9 @@ T = TypeVar("T")
 # On a GPU, windows enter when this share of the slots is free: encoding one alone wastes it. On a
 # CPU one enters a step: to encode all that wait would hold up those that are being decoded.
 GPU_ADMIT_SHARE = 0.125
+
+# The settings that say which tokens may be written; the tasks of a batch agree in them.
+RULES = ("timestamps", "suppress_tokens")
 
 SURE_OF_LANGUAGE = 0.5  # the probability from which a language is not doubted
 
@@ -123,7 +126,7 @@ class _Pending(Generic[T]):
     decoder: "WindowDecoder"  # whose settings the task has
 
 
-_Kind: TypeAlias = tuple[bool, tuple[int, ...], int, int]
+_Kind: TypeAlias = tuple[object, ...]
 
 
 class WindowDecoder:
@@ -326,9 +329,8 @@ class WindowDecoder:
 
     @property
     def _kind(self) -> _Kind:
-        """What a search is made for, and all tasks of a batch agree in."""
-        one = self.settings
-        return one.timestamps, one.suppress_tokens, one.batch_size, one.draft_tokens
+        """What a search is made for."""
+        return tuple(getattr(self.settings, n) for n in (*RULES, "batch_size", "draft_tokens"))
 
     def _take_search(self) -> Search:
         """Return a search that no other batch uses."""
@@ -422,14 +424,16 @@ class Batch(Generic[T]):
             Its number and what it returned, if it is done already, else nothing.
 
         Raises:
-            ValueError: the task wants timestamps and the batch has none, or the other way round.
+            ValueError: the task has other :data:`RULES` than the batch.
         """
         decoder = decoder or self._decoder
-        if decoder.settings.timestamps != self._decoder.settings.timestamps:
-            raise ValueError(
-                "tasks of one batch must all have timestamps or none, found timestamps="
-                f"{decoder.settings.timestamps} in a batch of the other kind: begin another batch"
-            )
+        for name in RULES:
+            found, wanted = (getattr(one.settings, name) for one in (decoder, self._decoder))
+            if found != wanted:
+                raise ValueError(
+                    f"tasks of one batch must have the same {name}, found {found} in a batch of "
+                    f"{wanted}: begin another batch"
+                )
         return self._ask(number, task, decoder, None)
 
     def leave(self, number: int) -> None:

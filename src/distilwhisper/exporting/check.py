@@ -124,8 +124,9 @@ def check_export(
         sizes: in bytes, of the two.
 
     Raises:
-        ValueError: nothing is left of the set.
+        ValueError: nothing is left of the set, or the model does not know a language of it.
     """
+    original.check_languages({u.id: u.language for u in manifest.utterances})
     _recognise_both(original, exported, np.zeros(SAMPLE_RATE_HZ, dtype=np.float32), None)
     spoken = [utterance for utterance in manifest.utterances if utterance.text is not None]
     failed: dict[str, str] = {}

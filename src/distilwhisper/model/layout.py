@@ -30,7 +30,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from safetensors import SafetensorError
@@ -47,6 +47,9 @@ MULTILINGUAL_VOCAB_SIZE = 51_865  # smaller ones are English only: openai/whispe
 
 _EMBEDDING = "model.decoder.embed_tokens.weight"
 _TIED_PROJECTION = "proj_out.weight"
+# Rules of decoding that hold ids.
+_SUPPRESSED = ("suppress_tokens", "begin_suppress_tokens")
+_FIRST_TIMESTAMP = "max_initial_timestamp_index"  # at the latest; counted from <|0.00|>
 _LANGUAGE = re.compile(r"<\|[a-z]{2,3}\|>")
 _TIMESTAMP = re.compile(r"<\|\d+\.\d\d\|>")
 
@@ -141,9 +144,7 @@ def read_tokenizer_json(folder: Path) -> str:
     """
     path = folder / "tokenizer.json"
     if path.is_file():
-        tokenizer = read_json_object(path)
-        if "added_tokens" not in tokenizer or "merges" not in tokenizer.get("model", {}):
-            raise BadCheckpoint(f"{path}: must hold a BPE tokenizer with its added tokens")
+        TokenIds(read_json_object(path), path)
         return path.read_text(encoding="utf-8")
     if not (folder / "vocab.json").is_file() or not (folder / "merges.txt").is_file():
         raise BadCheckpoint(
@@ -165,8 +166,9 @@ def read_complete_tokenizer(folder: Path) -> str:
     Raises:
         BadCheckpoint: ``config.json`` or the tokenizer is missing or broken.
     """
-    vocab_size = read_json_object(folder / "config.json")["vocab_size"]
-    return complete_timestamps(read_tokenizer_json(folder), vocab_size=vocab_size, where=folder)
+    sizes = network_sizes(read_json_object(folder / "config.json"), where=folder)
+    tokenizer_json = read_tokenizer_json(folder)
+    return complete_timestamps(tokenizer_json, vocab_size=sizes.vocab_size, where=folder)
 
 
 def _byte_level_tokenizer(
@@ -225,7 +227,7 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
         if not name.endswith(".json"):
             return _load_tensors(path)
         shards = read_json_object(path).get("weight_map")
-        if not isinstance(shards, dict):
+        if not isinstance(shards, dict) or not all(isinstance(s, str) for s in shards.values()):
             raise BadCheckpoint(f"{path}: must hold a weight_map, the file of each weight")
         weights: dict[str, Tensor] = {}
         for shard in sorted(set(shards.values())):
@@ -278,9 +280,16 @@ def _load_tensors(path: Path) -> dict[str, Tensor]:
         except SafetensorError as error:
             raise BadCheckpoint(f"{path}: not a whole safetensors file: {error}") from error
     loaded = load_pickle(path)
-    if not all(isinstance(value, Tensor) for value in loaded.values()):
+    if not is_state_dict(loaded):
         raise BadCheckpoint(f"{path}: must hold tensors by name and nothing else")
     return loaded
+
+
+def is_state_dict(found: object) -> TypeGuard[dict[str, Tensor]]:
+    """Return whether an object holds tensors by name and nothing else."""
+    return isinstance(found, dict) and all(
+        isinstance(name, str) and isinstance(weight, Tensor) for name, weight in found.items()
+    )
 
 
 def load_pickle(path: Path) -> dict[str, Any]:
@@ -367,9 +376,25 @@ def _read_generation_config(
     if (folder / "generation_config.json").is_file():
         found = read_json_object(folder / "generation_config.json")
     else:  # folders from before 2023 keep the lists in config.json
-        keys = ("suppress_tokens", "begin_suppress_tokens")
-        found = {key: config[key] for key in keys if config.get(key) is not None}
-    return {**token_ids_for_generation(tokenizer_json, config=config, where=folder), **found}
+        found = {key: config[key] for key in _SUPPRESSED if config.get(key) is not None}
+    return _with_token_ids(found, tokenizer_json, config, folder)
+
+
+def _with_token_ids(
+    rules: Mapping[str, Any], tokenizer_json: str, config: Mapping[str, Any], where: Path
+) -> dict[str, Any]:
+    """Return rules of decoding that were read from a file, with the ids that they lack."""
+    limits = {**dict.fromkeys(_SUPPRESSED, config["vocab_size"]), _FIRST_TIMESTAMP: N_TIMESTAMPS}
+    for name, limit in limits.items():
+        found = rules.get(name) or []
+        for id_ in found if isinstance(found, list) else [found]:
+            if not isinstance(id_, int) or not 0 <= id_ < limit:
+                raise BadCheckpoint(
+                    f"{where}: {name} must be ids from 0 on, below {limit}, found {id_!r} in the "
+                    "rules of decoding (generation_config.json, or config.json): delete it, or "
+                    "take the file of the model that this one was trained from"
+                )
+    return {**token_ids_for_generation(tokenizer_json, config=config, where=where), **rules}
 
 
 # ------------------------------------------------------------------------------------------------
@@ -384,12 +409,21 @@ class TokenIds(dict[str, int]):
         where: its origin, for messages.
 
     Raises:
-        BadCheckpoint: a token is asked for that the tokenizer lacks.
+        BadCheckpoint: it is no BPE tokenizer, or lacks a token that is asked for.
     """
 
     def __init__(self, tokenizer: Mapping[str, Any], where: Path) -> None:
-        added = {token["content"]: int(token["id"]) for token in tokenizer["added_tokens"]}
-        super().__init__({**tokenizer["model"]["vocab"], **added})
+        try:
+            added = {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
+            super().__init__({**tokenizer["model"]["vocab"], **added})
+            is_whole = isinstance(tokenizer["model"]["merges"], list)
+        except (KeyError, TypeError):
+            is_whole = False
+        if not is_whole or not all(isinstance(id_, int) for id_ in self.values()):
+            raise BadCheckpoint(
+                f"{where}: must hold a BPE tokenizer: vocabulary, merges, and added tokens with "
+                "their ids; copy tokenizer.json from the model that this one was trained from"
+            )
         self._where = where
 
     def __missing__(self, token: str) -> int:
@@ -475,8 +509,8 @@ def files_from_weights(
     except KeyError as error:
         raise BadCheckpoint(f"{where}: no weight {error.args[0]}") from None
     check_weights(weights, config, where=where)
-    generation_config = token_ids_for_generation(tokenizer_json, config=config, where=where)
-    return ModelFiles(config, {**generation_config, **rules}, weights, tokenizer_json)
+    generation_config = _with_token_ids(rules, tokenizer_json, config, where)
+    return ModelFiles(config, generation_config, weights, tokenizer_json)
 
 
 def _config_of(
@@ -548,7 +582,7 @@ def token_ids_for_generation(
         "prev_sot_token_id": ids["<|startofprev|>"],
         "no_timestamps_token_id": ids["<|notimestamps|>"],
         "is_multilingual": is_multilingual,
-        "max_initial_timestamp_index": 50,
+        _FIRST_TIMESTAMP: 50,
         "max_length": config.get("max_target_positions", 448),
         "return_timestamps": False,
     }

@@ -68,13 +68,19 @@ class WhisperConfig:
         for key, wanted in (("activation_function", "gelu"), ("scale_embedding", False)):
             if config.get(key, wanted) != wanted:
                 raise ValueError(f"config.json: {key} must be {wanted!r}, found {config[key]!r}")
+        sizes = {ours: config[theirs] for ours, theirs in _HF_NAMES.items() if theirs in config}
+        for ours, size in sizes.items():
+            if not isinstance(size, int) or size < 1:
+                raise ValueError(
+                    f"config.json: {_HF_NAMES[ours]} must be a whole number above 0, found {size!r}"
+                )
         try:
-            return cls(
-                **{ours: config[theirs] for ours, theirs in _HF_NAMES.items() if theirs in config}
-            )
+            return cls(**sizes)
         except TypeError as error:
-            missing = [theirs for theirs in _HF_NAMES.values() if theirs not in config]
-            raise ValueError(f"config.json lacks {', '.join(missing)}") from error
+            missing = ", ".join(theirs for theirs in _HF_NAMES.values() if theirs not in config)
+            raise ValueError(
+                f"config.json lacks {missing}: take the file of the model itself"
+            ) from error
 
     def to_hf(self, base: Mapping[str, Any]) -> dict[str, Any]:
         """Return ``base`` (another model's ``config.json``) with the sizes of this one."""

@@ -154,15 +154,6 @@ def fitted(transcriber: Transcriber, settings: DecodingSettings) -> Transcriber:
     Raises:
         ApiError: they do not fit the model.
     """
-    tokenizer = transcriber.tokenizer
-    language = (settings.language or "en").lower()
-    if not tokenizer.is_multilingual and language not in ("en", "english"):
-        raise ApiError(
-            400,
-            f"this model knows English only, found language {settings.language!r}",
-            code="invalid_value",
-            param="language",
-        )
     try:
         return transcriber.with_settings(settings)
     except ValueError as error:
