@@ -216,11 +216,11 @@ def test_more_windows_are_asked_where_a_language_is_in_doubt(doubting: Transcrib
     assert doubting._speech_starts(recording, 1) == [0]
     assert doubting._speech_starts(recording, 2) == [0, 2 * WINDOW_SAMPLES]
     assert doubting._speech_starts(recording, 8) == [n * WINDOW_SAMPLES for n in range(3)]
-    windows = [doubting._decoder.window(w) for w in np.split(samples, 3)]
-    first = doubting._decoder.detect_language(windows[:1])
+    windows = [doubting.decoder.window(w) for w in np.split(samples, 3)]
+    first = doubting.decoder.detect_language(windows[:1])
     assert not first.is_sure
     assert doubting.transcribe(samples).language_probability == pytest.approx(
-        doubting._decoder.detect_language(windows).probability
+        doubting.decoder.detect_language(windows).probability
     )
 
 
