@@ -117,11 +117,8 @@ def check_export(
     Both are told the language that the original was told or has found. Reading the files is not
     timed, and neither is a first second of silence.
 
-    Args:
-        original: with :data:`CHECKED_DECODING`.
-        exported: the other one.
-        manifest: utterances with references; what has none, or lasts over 30 s, is left out.
-        sizes: in bytes, of the two.
+    The original has :data:`CHECKED_DECODING`. What has no reference, or lasts over 30 s, is left
+    out. Sizes are in bytes.
 
     Raises:
         ValueError: nothing is left of the set, or the model does not know a language of it.

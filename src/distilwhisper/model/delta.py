@@ -79,26 +79,25 @@ def write_delta(
     changed = {
         name: weight.to(torch.float32)
         for name, weight in ours.weights.items()
-        if not _is_same(weight, theirs.weights.get(name))
+        if name not in theirs.weights
+        or not torch.equal(weight.to(torch.float32), theirs.weights[name].to(torch.float32))
     }
     if len(changed) == len(ours.weights):
         raise BadCheckpoint(
             f"{student}: must share weights with its teacher, and shares none with {teacher}: "
             "name the model it was made from, or keep it as a whole model folder"
         )
-    bases = {
-        name: base
-        for name, weight in changed.items()
-        if (base := _nearest(name, weight, theirs.weights)) is not None
-    }
+    bases: dict[str, str] = {}
     stored: dict[str, Tensor] = {}
     for name, weight in changed.items():
-        if name in bases:
-            difference = weight - theirs.weights[bases[name]].to(torch.float32)
-            step = difference.abs().amax(1, keepdim=True).clamp(min=1e-30) / 127
-            stored[name], stored[name + _SCALE] = (difference / step).round().to(torch.int8), step
-        else:
+        base = _nearest(name, weight, theirs.weights)
+        if base is None:
             stored[name] = weight.to(torch.float16).contiguous()
+            continue
+        bases[name] = base
+        difference = weight - theirs.weights[base].to(torch.float32)
+        step = difference.abs().amax(1, keepdim=True).clamp(min=1e-30) / 127
+        stored[name], stored[name + _SCALE] = (difference / step).round().to(torch.int8), step
     metadata = {
         _TEACHER: teacher_name,
         _DIGEST: weights_digest(theirs.weights),
@@ -132,12 +131,7 @@ def whole_folder(folder: Path, cache: Path) -> Path:
 
 
 def complete_delta(folder: Path, teacher: Path, dest: Path) -> None:
-    """Write the whole model of a delta in the Hugging Face layout.
-
-    Args:
-        folder: of the delta.
-        teacher: the folder of the model that it names.
-        dest: where the model goes, in float32; another process may write it at the same time.
+    """Write the whole model of a delta in the Hugging Face layout, in float32.
 
     Raises:
         BadCheckpoint: the teacher has other weights than the delta was made with, or a file of
@@ -190,14 +184,6 @@ def weights_digest(weights: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tuple(weight.shape)}\n".encode())
         digest.update(weight.numpy().data)
     return digest.hexdigest()[:32]
-
-
-def _is_same(ours: Tensor, theirs: Tensor | None) -> bool:
-    return (
-        theirs is not None
-        and ours.shape == theirs.shape
-        and torch.equal(ours.to(torch.float32), theirs.to(torch.float32))
-    )
 
 
 def _nearest(name: str, weight: Tensor, theirs: Mapping[str, Tensor]) -> str | None:

@@ -85,7 +85,6 @@ class ModelFiles:
     tokenizer_json: str  # the whole text of tokenizer.json
 
 
-# ------------------------------------------------------------------------------------------------
 # Reading
 
 
@@ -246,10 +245,7 @@ def unwrapped(
 
     Data parallel training, torch.compile, PEFT and Lightning put a prefix before every name.
 
-    Args:
-        weights: by name.
-        begins: how names begin that need no change.
-        where: the origin, for messages.
+    Names that begin as ``begins`` says need no change.
 
     Raises:
         BadCheckpoint: weights of an adapter are beside those of the model, not in them.
@@ -397,16 +393,11 @@ def _with_token_ids(
     return {**token_ids_for_generation(tokenizer_json, config=config, where=where), **rules}
 
 
-# ------------------------------------------------------------------------------------------------
 # What a config says, made from the weights and the tokenizer
 
 
 class TokenIds(dict[str, int]):
     """The id of every token of a tokenizer, by its text.
-
-    Args:
-        tokenizer: what ``tokenizer.json`` holds.
-        where: its origin, for messages.
 
     Raises:
         BadCheckpoint: it is no BPE tokenizer, or lacks a token that is asked for.
@@ -518,7 +509,10 @@ def _config_of(
 ) -> dict[str, Any]:
     """Return ``config.json`` for weights; a KeyError names a weight that gives a size."""
     eot = ids["<|endoftext|>"]
-    encoder_layers, decoder_layers = (_count_layers(weights, s) for s in ("encoder", "decoder"))
+    encoder_layers, decoder_layers = (
+        len({name.split(".")[3] for name in weights if name.startswith(f"model.{side}.layers.")})
+        for side in ("encoder", "decoder")
+    )
     vocab_size, width = weights[_EMBEDDING].shape
     return {
         "architectures": ["WhisperForConditionalGeneration"],
@@ -550,11 +544,6 @@ def _config_of(
     }
 
 
-def _count_layers(weights: Mapping[str, Tensor], side: str) -> int:
-    pattern = re.compile(rf"model\.{side}\.layers\.(\d+)\.")
-    return len({match[1] for name in weights if (match := pattern.match(name))})
-
-
 def token_ids_for_generation(
     tokenizer_json: str, *, config: Mapping[str, Any], where: Path
 ) -> dict[str, Any]:
@@ -562,11 +551,6 @@ def token_ids_for_generation(
 
     Special ids, and for a multilingual model the ids of languages and tasks. Suppress lists and
     alignment heads belong to the checkpoint and are not in it.
-
-    Args:
-        tokenizer_json: the whole ``tokenizer.json``.
-        config: ``vocab_size`` and ``max_target_positions`` of the model.
-        where: what is read, for messages.
 
     Raises:
         BadCheckpoint: the tokenizer lacks one of Whisper's special tokens.
@@ -594,7 +578,6 @@ def token_ids_for_generation(
     return generation_config
 
 
-# ------------------------------------------------------------------------------------------------
 # Writing
 
 
@@ -604,10 +587,7 @@ def write_model_folder(folder: Path, files: ModelFiles, *, dtype: torch.dtype) -
     Everything is there that transformers 4 and 5, faster-whisper and the converters of
     CTranslate2 and whisper.cpp look for; they do not look for the same files.
 
-    Args:
-        folder: does not exist yet, or is empty; its parents are made.
-        files: what to write; ``forced_decoder_ids``, which nothing obeys any more, is left out.
-        dtype: what all weights are stored in, and loaded in by transformers.
+    What ``forced_decoder_ids`` says, which nothing obeys any more, is left out.
 
     Raises:
         FileExistsError: the folder holds something already.
@@ -635,13 +615,7 @@ def write_weights(path: Path, weights: dict[str, Tensor], metadata: dict[str, st
 
 
 def write_side_files(folder: Path, files: ModelFiles, *, dtype: torch.dtype) -> None:
-    """Write what stands beside the weights in the Hugging Face layout: configs and tokenizer.
-
-    Args:
-        folder: to write into.
-        files: of the model.
-        dtype: of the weights, which ``config.json`` names.
-    """
+    """Write what stands beside the weights in the Hugging Face layout: configs and tokenizer."""
     tokenizer = json.loads(files.tokenizer_json)
     ids = TokenIds(tokenizer, folder)
     vocab = tokenizer["model"]["vocab"]

@@ -188,11 +188,7 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "batch tokens width"]:
         """Attend from ``states`` to keys and values that :meth:`keys_values` made.
 
-        Args:
-            states: of the queries.
-            keys: what they are compared with.
-            values: what they collect.
-            mask: (#batch, 1, #tokens, keys), of what is visible, or what is added to the scores.
+        The mask, (#batch, 1, #tokens, keys), says what is visible, or what is added to the scores.
         """
         queries = self._split(self.q_proj(states))
         mixed = _attend(queries, keys, values, mask)
@@ -260,10 +256,6 @@ class Encoder(nn.Module):
         self, mel: Float[Tensor, "batch n_mels mel_frames"], kept: KeptFrames | None = None
     ) -> Float[Tensor, "batch frames width"]:
         """Encode windows; two mel frames of 10 ms make one frame of 20 ms.
-
-        Args:
-            mel: of the windows.
-            kept: the frames to encode; None: all.
 
         Raises:
             ValueError: the mel has another number of bins than the model, or is longer than its
@@ -488,12 +480,7 @@ class Decoder(nn.Module):
         return self.embed_tokens.weight.dtype if self.engine is None else self.engine.cache_dtype
 
     def self_cache(self, batch: int, capacity: int) -> SelfCache:
-        """Return an empty cache of the decoder's dtype and device.
-
-        Args:
-            batch: rows.
-            capacity: tokens per row at most, prompt included.
-        """
+        """Return an empty cache of rows that hold ``capacity`` tokens each, prompt included."""
         weight = self.embed_tokens.weight
         heads = self.layers[0].self_attn.heads
         shape = (2, len(self.layers), batch, heads, capacity, weight.shape[1] // heads)
