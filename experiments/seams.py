@@ -2,7 +2,6 @@
 
 from bisect import bisect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -244,13 +243,8 @@ def decode_chunks(
     """
     chunked = transcriber.with_settings(replace(transcriber.settings, long_form="chunked"))
     one = chunked.begin(HeldRecording(to_samples(sound, "the recording")), language=language)
-    with closing(chunked.batch()) as batch:
-        for number, task in enumerate(one.tasks):
-            while not batch.has_room:
-                batch.step()
-            batch.add(number, task)
-        while not batch.is_empty:
-            batch.step()
+    for _ in chunked.decoder.run(one.tasks):
+        pass
     return one.windows
 
 

@@ -39,7 +39,7 @@ def decode(search: Search, jobs: Iterable[Job], *, at_a_time: int = 99) -> dict[
     """Decode jobs in order, each admitted when there is a slot, a few of them before each step."""
     waiting = deque(jobs)
     found: dict[int, Hypothesis] = {}
-    while waiting or search.n_busy:
+    while waiting or search.n_free < search.n_slots:
         n_new = min(len(waiting), search.n_free, at_a_time)
         search.admit([waiting.popleft() for _ in range(n_new)])
         done = search.step()

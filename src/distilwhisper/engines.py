@@ -255,8 +255,9 @@ def _write_all(
     queue = deque(shards)
     n_left = len(shards)
     while n_left:
-        while len(tasks) < min(_n_allowed(ray, settings), n_left):
-            workers.append(_new_worker(ray, shared, settings))
+        held = _resources_of_one(ray, settings)
+        while len(tasks) < min(_n_allowed(ray, held, settings), n_left):
+            workers.append(_new_worker(ray, shared, held, settings))
             loading = workers[-1].ready.options(retry_exceptions=True)
             tasks[loading.remote()] = workers[-1], None
         is_first = len(queue) == len(shards)
@@ -264,7 +265,7 @@ def _write_all(
         if not finished:
             raise NoWorkers(
                 f"no worker is ready after {settings.start_timeout_s:g} s: each asks for "
-                f"{_described(_resources_of_one(ray, settings))}; the cluster has "
+                f"{_described(held)}; the cluster has "
                 f"{_described(ray.cluster_resources())}, of which free are "
                 f"{_described(ray.available_resources())}: ask for less (cpus_per_worker, "
                 "gpus_per_worker), free or add machines, or raise start_timeout_s"
@@ -291,8 +292,7 @@ def _write_all(
             yield done
 
 
-def _new_worker(ray: Any, shared: Any, settings: EngineSettings) -> Any:
-    held = _resources_of_one(ray, settings)
+def _new_worker(ray: Any, shared: Any, held: Mapping[str, float], settings: EngineSettings) -> Any:
     actor = ray.remote(_Worker).options(
         num_cpus=held["CPU"],
         num_gpus=held["GPU"],
@@ -302,11 +302,10 @@ def _new_worker(ray: Any, shared: Any, settings: EngineSettings) -> Any:
     return actor.remote([shared], max(1, int(held["CPU"])))
 
 
-def _n_allowed(ray: Any, settings: EngineSettings) -> int:
+def _n_allowed(ray: Any, held: Mapping[str, float], settings: EngineSettings) -> int:
     """Return how many workers there may be; at least one, for a cluster that has to grow."""
     there = ray.cluster_resources()
-    held = _resources_of_one(ray, settings).items()
-    fitting = min(int(there.get(name, 0) / amount) for name, amount in held if amount)
+    fitting = min(int(there.get(name, 0) / amount) for name, amount in held.items() if amount)
     return settings.n_workers or max(fitting, 1)
 
 

@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,11 @@ from hypothesis.extra import numpy as npst
 from torch import Tensor
 
 from distilwhisper.decoding.alignment import (
+    Aligner,
     LabelledSpeech,
     _best_heads,
     _Join,
     _JoinedWindow,
-    align_words,
     alignment_heads,
     cheapest_path,
     cross_attention,
@@ -23,6 +24,7 @@ from distilwhisper.decoding.alignment import (
     upper_half_heads,
     with_alignment_heads,
 )
+from distilwhisper.decoding.segments import TimedWord
 from distilwhisper.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from distilwhisper.model.whisper import Whisper, WhisperConfig
 from distilwhisper.speech.audio import Samples
@@ -30,7 +32,6 @@ from distilwhisper.speech.mel import log_mel, stack_windows
 from distilwhisper.stages.layers import StudentSettings
 from distilwhisper.stages.student import build_student
 from distilwhisper.text.tokens import Tokenizer
-from distilwhisper.text.transcript import Word
 from openai_reference import openai_model
 
 
@@ -167,16 +168,11 @@ def align(
     *,
     heads: list[tuple[int, int]],
     n_frames: int = 300,
-) -> list[Word]:
-    return align_words(
-        model,
-        encoder_states,
-        words,
-        prompt_ids=tokenizer.prompt_ids(language=None, timestamps=False),
-        tokenizer=tokenizer,
-        heads=heads,
-        n_frames=n_frames,
-    )
+    timestamps: bool = False,
+) -> list[TimedWord]:
+    prompt_ids = tokenizer.prompt_ids(language=None, timestamps=timestamps)
+    aligner = Aligner(model, encoder_states, prompt_ids, tokenizer, heads, n_frames)
+    return aligner.place([TimedWord(tokenizer.decode(ids), tuple(ids), 9, 9, 0) for ids in words])
 
 
 CODES = 32  # positions that a planted head can tell apart
@@ -228,7 +224,7 @@ def test_planted_attention_gives_planted_times(tokenizer: Tokenizer) -> None:
     for word, ids in zip(timed, words, strict=True):
         comma = word.text == " other,"
         assert word.text == tokenizer.decode(ids)
-        assert (word.start, word.end) == (times[at], times[at + len(ids) - comma])
+        assert (word.start_s, word.end_s) == (times[at], times[at + len(ids) - comma])
         assert word.probability == pytest.approx(1 / tokenizer.eot)  # no token is likelier
         at += len(ids)
 
@@ -242,7 +238,7 @@ def test_words_are_in_order_inside_the_sound(
         timed = align(
             checkpoint.model, tokenizer, encoder_states, words, heads=heads, n_frames=n_frames
         )
-        times = [time for word in timed for time in (word.start, word.end)]
+        times = [time for word in timed for time in (word.start_s, word.end_s)]
         assert times == sorted(times)
         assert times[0] >= 0
         assert times[-1] <= n_frames / 50
@@ -282,8 +278,7 @@ def test_no_text_gives_no_words(
     checkpoint: Checkpoint, tokenizer: Tokenizer, encoder_states: Tensor
 ) -> None:
     assert align(checkpoint.model, tokenizer, encoder_states, [], heads=[(3, 0)]) == []
-    assert trim_words([], [], spoken_s=0.0) == []
-    assert trim_words([[]], [(0.0, 1.0)], spoken_s=0.0) == [[]]
+    assert trim_words([], [(0.0, 1.0)], spoken_s=0.0) == []
 
 
 def test_a_text_that_fills_every_position_is_aligned(
@@ -302,63 +297,55 @@ def test_timestamps_and_empty_words_are_refused(
         with pytest.raises(ValueError, match="in word 1: leave timestamps"):
             align(checkpoint.model, tokenizer, encoder_states, [[1], word], heads=[(3, 0)])
     with pytest.raises(ValueError, match="the prompt must end with"):
-        align_words(
-            checkpoint.model,
-            encoder_states,
-            [[1]],
-            prompt_ids=tokenizer.prompt_ids(language=None, timestamps=True),
-            tokenizer=tokenizer,
-            heads=[(3, 0)],
-            n_frames=9,
-        )
+        align(checkpoint.model, tokenizer, encoder_states, [[1]], heads=[(3, 0)], timestamps=True)
 
 
 # Pauses
 
 
-def said(*words: tuple[str, float, float]) -> list[Word]:
-    return [Word(start_s, end_s, text, 0.5) for text, start_s, end_s in words]
+def spoken(*words: tuple[str, float, float], segment: int = 0) -> list[TimedWord]:
+    return [TimedWord(text, (), start_s, end_s, segment, 0.5) for text, start_s, end_s in words]
 
 
-def times(words: list[Word]) -> list[tuple[float, float]]:
-    return [(word.start, word.end) for word in words]
+def times(words: list[TimedWord]) -> list[tuple[float, float]]:
+    return [(word.start_s, word.end_s) for word in words]
 
 
 EVEN = [(" a", 10.0, 10.3), (" b", 10.3, 10.6), (" c", 10.6, 10.9), (" d", 10.9, 11.2)]
 
 
 def test_words_of_usual_length_stay_as_they_are() -> None:
-    words = said(*EVEN)
-    assert trim_words([words], [(10.0, 11.2)], spoken_s=0.0) == [words]
+    words = spoken(*EVEN)
+    assert trim_words(words, [(10.0, 11.2)], spoken_s=0.0) == words
 
 
 def test_a_word_gives_the_pause_after_a_sentence_back() -> None:
-    words = said(*EVEN, (" end.", 11.2, 11.5), (" Then", 11.5, 14.0))
-    [trimmed] = trim_words([words], [(10.0, 14.0)], spoken_s=10.0)
+    words = spoken(*EVEN, (" end.", 11.2, 11.5), (" Then", 11.5, 14.0))
+    trimmed = trim_words(words, [(10.0, 14.0)], spoken_s=10.0)
     assert times(trimmed)[-1] == pytest.approx((13.4, 14.0))
     assert trimmed[:-1] == words[:-1]
-    comma = said(*EVEN, (" end,", 11.2, 11.5), (" then", 11.5, 14.0))
-    assert trim_words([comma], [(10.0, 14.0)], spoken_s=10.0) == [comma]
+    comma = spoken(*EVEN, (" end,", 11.2, 11.5), (" then", 11.5, 14.0))
+    assert trim_words(comma, [(10.0, 14.0)], spoken_s=10.0) == comma
 
 
 def test_the_sentence_may_end_with_the_segment_before() -> None:
-    segments = [said(*EVEN, (" end.", 11.2, 11.5)), said((" Then", 11.5, 12.4))]
-    trimmed = trim_words(segments, [(10.0, 11.5), (11.5, 12.4)], spoken_s=10.0)
-    assert times(trimmed[1])[0] == pytest.approx((11.8, 12.4))
+    words = [*spoken(*EVEN, (" end.", 11.2, 11.5)), *spoken((" Then", 11.5, 12.4), segment=1)]
+    trimmed = trim_words(words, [(10.0, 11.5), (11.5, 12.4)], spoken_s=10.0)
+    assert times(trimmed)[-1] == pytest.approx((11.8, 12.4))
 
 
 def test_the_first_word_after_a_pause_is_shortened() -> None:
-    words = said((" Well", 6.0, 10.0), *EVEN)
-    [trimmed] = trim_words([words], [(6.0, 11.2)], spoken_s=5.0)
+    words = spoken((" Well", 6.0, 10.0), *EVEN)
+    trimmed = trim_words(words, [(6.0, 11.2)], spoken_s=5.0)
     assert times(trimmed)[0] == pytest.approx((9.4, 10.0))
     assert trimmed[1:] == words[1:]
     # Nobody paused before it: then it may be that long.
-    assert trim_words([words], [(6.0, 11.2)], spoken_s=9.9) == [words]
+    assert trim_words(words, [(6.0, 11.2)], spoken_s=9.9) == words
 
 
 def test_a_segments_own_times_stop_its_first_and_last_word() -> None:
-    words = said((" Well", 9.0, 10.0), *EVEN, (" so", 11.2, 13.0))
-    [trimmed] = trim_words([words], [(9.6, 11.4)], spoken_s=9.0)
+    words = spoken((" Well", 9.0, 10.0), *EVEN, (" so", 11.2, 13.0))
+    trimmed = trim_words(words, [(9.6, 11.4)], spoken_s=9.0)
     assert times(trimmed)[0] == pytest.approx((9.6, 10.0))
     assert times(trimmed)[-1] == pytest.approx((11.2, 11.5))  # not shorter than usual
     assert trimmed[1:-1] == words[1:-1]
@@ -382,13 +369,14 @@ def test_words_only_become_shorter(
     spoken_s: float,
 ) -> None:
     pairs = itertools.pairwise(moments)
-    words = [Word(a / 50, b / 50, text, 0.5) for (a, b), text in zip(pairs, texts, strict=False)]
-    segments = [words[:cut], words[cut:]]
-    trimmed = trim_words(segments, spans, spoken_s=spoken_s)
-    assert [len(segment) for segment in trimmed] == [len(segment) for segment in segments]
-    for old, new in zip(words, trimmed[0] + trimmed[1], strict=True):
-        assert old.start <= new.start <= new.end <= old.end
-        assert (new.text, new.probability) == (old.text, old.probability)
+    words = [
+        TimedWord(text, (), a / 50, b / 50, int(number >= cut), 0.5)
+        for number, ((a, b), text) in enumerate(zip(pairs, texts, strict=False))
+    ]
+    trimmed = trim_words(words, spans, spoken_s=spoken_s)
+    for old, new in zip(words, trimmed, strict=True):
+        assert old.start_s <= new.start_s <= new.end_s <= old.end_s
+        assert replace(new, start_s=old.start_s, end_s=old.end_s) == old
 
 
 # Heads
@@ -474,7 +462,7 @@ def test_measured_heads_place_words_as_the_published_ones(
             align(checkpoint.model, tokenizer, states, words, heads=heads, n_frames=n_frames)
             for heads in (measured, published)
         )
-        apart_s += [abs(a.start - b.start) for a, b in zip(ours, theirs, strict=True)]
+        apart_s += [abs(a.start_s - b.start_s) for a, b in zip(ours, theirs, strict=True)]
     assert np.median(apart_s) <= 0.1  # half a short word
 
 
@@ -526,10 +514,10 @@ def test_times_equal_openai_whisper(tiny_en: Path, prompts: list[tuple[Samples, 
         )
         for word, wanted in zip(found, expected, strict=True):
             n_words += 1
-            apart += (word.start, word.end) != (wanted.start, wanted.end)
+            apart += (word.start_s, word.end_s) != (wanted.start, wanted.end)
             # Their sums of costs are float32: a tie may fall to the frame beside.
-            assert word.start == pytest.approx(wanted.start, abs=0.0201)
-            assert word.end == pytest.approx(wanted.end, abs=0.0201)
+            assert word.start_s == pytest.approx(wanted.start, abs=0.0201)
+            assert word.end_s == pytest.approx(wanted.end, abs=0.0201)
             assert word.text == wanted.word
             assert word.probability == pytest.approx(wanted.probability, abs=1e-4)
     assert n_words > 80

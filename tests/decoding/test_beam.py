@@ -11,7 +11,7 @@ from torch import Tensor
 from distilwhisper.decoding.beam import beam_search
 from distilwhisper.decoding.rules import DecodingRules, TimestampRules
 from distilwhisper.decoding.search import NonFiniteOutput
-from distilwhisper.decoding.slots import Hypothesis, SpecialTokens
+from distilwhisper.decoding.slots import Hypothesis, Job, SpecialTokens
 from distilwhisper.model.checkpoint import Checkpoint, load_checkpoint
 from distilwhisper.model.hub import resolve_model
 from distilwhisper.model.whisper import Whisper, WhisperConfig
@@ -68,14 +68,13 @@ def search(
     max_new_tokens: int = 20,
     beam_size: int = 3,
 ) -> list[Hypothesis]:
+    prompt = tuple(tokenizer.prompt_ids(language=None, timestamps=timestamps))
     return [
         beam_search(
             checkpoint.model,
-            states,
-            tokenizer.prompt_ids(language=None, timestamps=timestamps),
+            Job(0, states, prompt, max_new_tokens),
             rules or make_rules(tokenizer, timestamps=timestamps),
             SpecialTokens(tokenizer.sot, tokenizer.eot, tokenizer.no_speech),
-            max_new_tokens=max_new_tokens,
             beam_size=beam_size,
         )
         for states in encoder_states
@@ -269,11 +268,9 @@ def test_an_end_that_the_rules_forbid_is_no_candidate() -> None:
     for eot in range(1, 6):  # whichever comes last in a tie
         found = beam_search(
             model,
-            torch.randn(20, 8),
-            [3],
+            Job(0, torch.randn(20, 8), (3,), 3),
             DecodingRules(suppress=range(1, 6), begin_suppress=[], timestamps=None),
             SpecialTokens(sot=3, eot=eot, no_speech=4),
-            max_new_tokens=3,
             beam_size=5,
         )
         assert found.token_ids == (0, 0, 0)
@@ -364,15 +361,13 @@ def test_real_speech_equals_openai(
         found = [
             beam_search(
                 model,
-                one,
-                task.initial_tokens,
+                Job(0, one, task.initial_tokens, n_new),
                 DecodingRules(
                     suppress=task._get_suppress_tokens(),
                     begin_suppress=[*tokenizer.encode(" "), tokenizer.eot],
                     timestamps=grammar if timestamps else None,
                 ),
                 SpecialTokens(tokenizer.sot, tokenizer.eot, tokenizer.no_speech),
-                max_new_tokens=n_new,
                 beam_size=beam_size,
             )
             for one in states

@@ -162,7 +162,7 @@ def window_of(token_ids: Sequence[int], *, text: str = "all of it") -> DecodedWi
         no_speech_prob=0.01,
         compression_ratio=1.0,
         detected_language="en",
-        language_probability=0.9,
+        language_prob=0.9,
         logprobs=tuple(-0.01 * n for n in range(len(token_ids) + 1)),
     )
 
@@ -199,7 +199,7 @@ def test_each_piece_gets_its_text_with_timestamps_of_its_own(decoder: WindowDeco
         assert window.prompt_ids == (1, 2)
         assert window.finished
         assert math.isnan(window.no_speech_prob)
-        assert window.detected_language is window.language_probability is None
+        assert window.detected_language is window.language_prob is None
         assert len(window.logprobs) == len(window.token_ids)
         assert window.avg_logprob == pytest.approx(np.mean(window.logprobs))
     # Their tokens follow each other, so do their log-probabilities.

@@ -177,7 +177,7 @@ def test_a_window_that_comes_in_late_takes_the_slot_of_one_that_left(
         assert search.n_free == 0
         found |= search.step()
     assert found.keys() == {short.ticket}
-    assert (search.n_busy, search.n_free) == (2, 1)
+    assert (search.n_slots, search.n_free) == (3, 1)
     search.step()
     found |= decode(search, [late])
     for job in (short, middle, last, late):
@@ -358,7 +358,7 @@ def test_what_is_cleared_is_forgotten(
     search.step()
     search.step()
     search.clear()
-    assert (search.n_busy, search.n_free) == (0, 3)
+    assert (search.n_slots, search.n_free) == (3, 3)
     assert search.step() == []
     for ticket, hypothesis in decode(search, jobs).items():
         assert_same(hypothesis, alone[ticket])
@@ -400,7 +400,7 @@ def test_jobs_that_cannot_be_are_refused(
     ]:
         with pytest.raises(ValueError, match=message):
             search.admit([jobs[1], job])
-        assert search.n_busy == 0  # the good one beside it was not taken either
+        assert search.n_free == search.n_slots  # the good one beside it was not taken either
     search.admit(jobs[:1])
     with pytest.raises(ValueError, match="1 slots are free, found 2 windows"):
         search.admit(jobs[1:3])

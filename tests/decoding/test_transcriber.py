@@ -216,11 +216,11 @@ def test_more_windows_are_asked_where_a_language_is_in_doubt(doubting: Transcrib
     assert doubting._speech_starts(recording, 1) == [0]
     assert doubting._speech_starts(recording, 2) == [0, 2 * WINDOW_SAMPLES]
     assert doubting._speech_starts(recording, 8) == [n * WINDOW_SAMPLES for n in range(3)]
-    windows = [doubting._decoder.window(w) for w in np.split(samples, 3)]
-    first = doubting._decoder.detect_language(windows[:1])
+    windows = [doubting.decoder.window(w) for w in np.split(samples, 3)]
+    first = doubting.decoder.detect_language(windows[:1])
     assert not first.is_sure
     assert doubting.transcribe(samples).language_probability == pytest.approx(
-        doubting._decoder.detect_language(windows).probability
+        doubting.decoder.detect_language(windows).probability
     )
 
 
@@ -340,6 +340,16 @@ def test_an_english_only_model_takes_no_other_language(tiny_model: Path) -> None
     assert Transcriber.from_model(str(tiny_model), DecodingSettings(language="english"), CPU)
     with pytest.raises(ValueError, match='English only and no "de"'):
         Transcriber.from_model(str(tiny_model), DecodingSettings(language="de"), CPU)
+
+
+def test_a_language_of_one_call_is_refused_as_one_of_the_settings(english: Transcriber) -> None:
+    sound = noise(1.0, seed=1)
+    for language in ("en", "English", None):
+        assert english.transcribe(sound, language=language).language == "en"
+    with pytest.raises(ValueError, match='English only and no "de"'):
+        english.transcribe(sound, language="de")
+    with pytest.raises(ValueError, match='English only and no "de"'):
+        english.decode([sound], languages=["de"])
 
 
 def test_languages_are_checked_by_utterance(multilingual: Transcriber) -> None:

@@ -2,6 +2,7 @@
 
 from contextlib import closing
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from corpora import hearing_model, noise
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.decoding.transcription import Transcription
+from distilwhisper.decoding.windows import Batch
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.recording import HeldRecording
@@ -53,7 +55,7 @@ def run_together(
     arrived: list[tuple[int, Transcription]] = []
     begun: list[tuple[int, Transcription]] = []
     steps = numbers = 0
-    with closing(callers[0].batch()) as batch:
+    with closing(Batch(callers[0].decoder)) as batch:
         while waiting or arrived or not batch.is_empty:
             if waiting and steps % every == 0:
                 arrived.append(waiting.pop(0))
@@ -64,7 +66,7 @@ def run_together(
                 if task is None:
                     arrived.pop(0)
                     continue
-                callers[number].add(batch, numbers, task)
+                batch.add(numbers, task, callers[number].decoder)
                 numbers += 1
             batch.step()
             steps += 1
@@ -103,28 +105,30 @@ def test_settings_that_do_not_fit_the_model_are_refused(transcriber: Transcriber
 
 def test_other_settings_share_the_model_and_its_slots(transcriber: Transcriber) -> None:
     transcriber.transcribe(noise(1.0, seed=1))
-    before = len(transcriber._decoder._searches)
+    before = len(transcriber.decoder._searches)
     german = transcriber.with_settings(replace(SHORT, language="de", temperature=(0.5,)))
     german.transcribe(noise(1.0, seed=1))
-    assert german._decoder.lock is transcriber._decoder.lock
-    assert len(transcriber._decoder._searches) == before
+    assert german.decoder.lock is transcriber.decoder.lock
+    assert len(transcriber.decoder._searches) == before
     assert german.counts == transcriber.counts
 
 
-def test_a_batch_has_timestamps_or_none(transcriber: Transcriber) -> None:
-    untimed = transcriber.with_settings(replace(SHORT, timestamps=False))
-    task = next(untimed.begin(HeldRecording(noise(1.0, seed=1))).tasks)
-    with (
-        closing(transcriber.batch()) as batch,
-        pytest.raises(ValueError, match="all have timestamps"),
-    ):
-        untimed.add(batch, 0, task)
+@pytest.mark.parametrize("change", [{"timestamps": False}, {"suppress_tokens": (3,)}])
+def test_the_tasks_of_a_batch_have_the_same_rules(
+    transcriber: Transcriber, change: dict[str, Any]
+) -> None:
+    other = transcriber.with_settings(replace(SHORT, **change))
+    task = next(other.begin(HeldRecording(noise(1.0, seed=1))).tasks)
+    with closing(Batch(transcriber.decoder)) as batch:
+        with pytest.raises(ValueError, match=f"have the same {next(iter(change))}, .* another"):
+            batch.add(0, task, other.decoder)
+        assert batch.is_empty
 
 
 def test_a_cpu_admits_one_window_a_step(transcriber: Transcriber) -> None:
     one = transcriber.with_settings(CUT).begin(HeldRecording(noise(60.0, seed=1)), language="en")
     running = []
-    with closing(transcriber.batch()) as batch:
+    with closing(Batch(transcriber.decoder)) as batch:
         for number, task in enumerate(one.tasks):
             if not batch.has_room:
                 break
@@ -142,7 +146,7 @@ def test_a_task_that_is_left_frees_its_slot_and_the_others_stay_as_they_are(
     sounds = [noise(1.0 + i, seed=i) for i in range(5)]
     alone = [english.transcribe(samples).text for samples in sounds]
     begun = [english.begin(HeldRecording(samples)) for samples in sounds]
-    with closing(english.batch()) as batch:
+    with closing(Batch(english.decoder)) as batch:
         left = next(begun[1].tasks)
         for number, task in enumerate([next(begun[0].tasks), left, next(begun[2].tasks)]):
             batch.add(number, task)
@@ -199,7 +203,7 @@ def test_segments_come_long_before_the_end_of_a_recording(
     done_s: list[float] = []
     samples = HeldRecording(noise(200.0, seed=3))
     one = transcriber.with_settings(settings).begin(samples, on_progress=done_s.append)
-    for _ in transcriber.with_settings(settings)._decoder.steps(one.tasks):
+    for _ in transcriber.with_settings(settings).decoder.steps(one.tasks):
         if one.take_segments():
             break
     assert sum(done_s) < 40

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from distilwhisper.cli import call
 from distilwhisper.model.checkpoint import load_checkpoint
@@ -126,6 +128,39 @@ def test_a_broken_delta_is_refused(delta: Path, content: bytes) -> None:
     (delta / DELTA_FILE).write_bytes(content)
     with pytest.raises(BadCheckpoint, match=r"not a safetensors file.*: fetch it again"):
         resolve_model(str(delta))
+
+
+def _stored(delta: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    with safe_open(delta / DELTA_FILE, framework="pt") as file:
+        return load_file(delta / DELTA_FILE), file.metadata()
+
+
+@pytest.mark.parametrize(
+    ("bases", "message"),
+    [
+        ("{", "its metadata must name the matrices"),
+        ("[3]", "its metadata must name the matrices"),
+        ('{"model.no": "model.decoder.embed_tokens.weight"}', "lacks 'model.no"),
+    ],
+)
+def test_a_delta_of_other_matrices_is_refused(delta: Path, bases: str, message: str) -> None:
+    weights, metadata = _stored(delta)
+    save_file(weights, delta / DELTA_FILE, {**metadata, "bases": bases})
+    with pytest.raises(BadCheckpoint, match=rf"{delta}.*{message}.*make the delta again"):
+        resolve_model(str(delta))
+
+
+def test_a_delta_that_lacks_a_weight_is_refused_and_leaves_no_model(delta: Path) -> None:
+    weights, metadata = _stored(delta)
+    del weights["model.decoder.layers.0.fc1.bias"]
+    save_file(weights, delta / DELTA_FILE, metadata)
+    teacher_layers = json.loads((delta / "config.json").read_text())["decoder_layers"] + 4
+    for config in ({"decoder_layers": None}, {"decoder_layers": teacher_layers}):
+        found = {**json.loads((delta / "config.json").read_text()), **config}
+        (delta / "config.json").write_text(json.dumps(found))
+        for _ in range(2):  # nothing is kept of the first time
+            with pytest.raises(BadCheckpoint, match=f"{delta}: .*(decoder_layers|do not fit)"):
+                resolve_model(str(delta))
 
 
 def test_a_delta_that_names_no_teacher_is_refused(delta: Path) -> None:

@@ -16,6 +16,7 @@ from distilwhisper.model.layout import (
     BadCheckpoint,
     check_vocab_size,
     complete_timestamps,
+    read_complete_tokenizer,
     read_model_folder,
     token_ids,
     write_model_folder,
@@ -286,6 +287,48 @@ def test_json_of_another_kind_is_named(folder):
         read_model_folder(folder)
     (folder / "model.safetensors").rename(folder / "x.safetensors")
     (folder / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(BadCheckpoint, match=r"index\.json: must hold a weight_map"):
+        read_model_folder(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("config.json", {"vocab_size": None}, "vocab_size must be a whole number above 0"),
+        ("config.json", {"vocab_size": "many"}, "vocab_size must be .*, found 'many'"),
+        ("config.json", {"d_model": 0}, "d_model must be a whole number above 0, found 0"),
+        ("tokenizer.json", {"model": []}, r"tokenizer\.json: must hold a BPE tokenizer"),
+        ("tokenizer.json", {"model": {"merges": []}}, "must hold a BPE tokenizer"),
+        ("tokenizer.json", {"added_tokens": [{"id": 1}]}, "must hold a BPE tokenizer"),
+        (
+            "tokenizer.json",
+            {"added_tokens": [{"id": "1", "content": "<|0.00|>", "special": True}]},
+            "must hold a BPE tokenizer",
+        ),
+        ("generation_config.json", {"suppress_tokens": "all"}, "suppress_tokens must be ids"),
+        ("generation_config.json", {"suppress_tokens": ["a"]}, r"found 'a'.*: delete it, or take"),
+        ("generation_config.json", {"begin_suppress_tokens": [10**6]}, "found 1000000"),
+        ("generation_config.json", {"max_initial_timestamp_index": "one"}, "found 'one'"),
+    ],
+)
+def test_json_without_what_a_model_needs_is_named(folder, name, change, message):
+    path = folder / name
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(BadCheckpoint, match=f"{folder}.*{message}"):
+        read_model_folder(folder)
+
+
+def test_a_config_without_sizes_is_named_also_where_the_tokenizer_alone_is_read(folder):
+    config = json.loads((folder / "config.json").read_text())
+    del config["vocab_size"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(BadCheckpoint, match=rf"{folder}: config\.json lacks vocab_size"):
+        read_complete_tokenizer(folder)
+
+
+def test_an_index_of_something_else_is_named(folder):
+    (folder / "model.safetensors").rename(folder / "x.safetensors")
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": 3}}')
     with pytest.raises(BadCheckpoint, match=r"index\.json: must hold a weight_map"):
         read_model_folder(folder)
 

@@ -118,6 +118,14 @@ def contradict_a_size(checkpoint):
     checkpoint["dims"]["n_audio_layer"] = 4
 
 
+def name_no_size(checkpoint):
+    checkpoint["dims"]["n_vocab"] = [2608]
+
+
+def hold_no_weights(checkpoint):
+    checkpoint["model_state_dict"]["step"] = 3
+
+
 def add_a_weight(checkpoint):
     checkpoint["model_state_dict"]["encoder.blocks.0.extra.weight"] = torch.ones(2)
 
@@ -136,6 +144,8 @@ def drop_the_embedding(checkpoint):
     [
         (drop_dims, r"must hold 'dims' and 'model_state_dict', found \['model_state_dict'\]"),
         (drop_a_size, "'dims' lacks n_text_head"),
+        (name_no_size, "'dims' lacks n_vocab"),
+        (hold_no_weights, "must hold 'dims' and 'model_state_dict'"),
         (contradict_a_size, "n_audio_layer 4, the weights have 3"),
         (add_a_weight, r"encoder\.blocks\.0\.extra\.weight belongs to no Whisper network"),
         (drop_a_weight, r"no model\.decoder\.layers\.1\.fc2\.bias"),

@@ -26,14 +26,18 @@ from safetensors.torch import load_file, save_file
 from corpora import hearing_model, noise
 from distilwhisper.cli import SOME_FAILED, USAGE, call
 from distilwhisper.decoding.transcriber import Transcriber
+from distilwhisper.decoding.transcription import Transcription
+from distilwhisper.decoding.windows import Task, WindowRequest
 from distilwhisper.speech.audio import Samples
+from distilwhisper.speech.sources import CorruptAudio
 
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("uvicorn")
 
+from distilwhisper.serving.metrics import Metrics  # noqa: E402
 from distilwhisper.serving.service import Service  # noqa: E402
 from distilwhisper.serving.settings import ServeSettings, named_models  # noqa: E402
-from distilwhisper.serving.worker import Job, next_turn  # noqa: E402
+from distilwhisper.serving.worker import Event, Job, ModelQueue, next_turn  # noqa: E402
 from distilwhisper.speech.recording import HeldRecording  # noqa: E402
 from servers import CPU, SHORT, running, wav  # noqa: E402
 
@@ -255,6 +259,28 @@ def test_everybody_gets_a_turn(folder: Path) -> None:
     assert next_turn([silent, other], 8, hold_long=False) is other
     silent.n_silent = 6
     assert next_turn([silent], 8, hold_long=False) is None
+
+
+def test_windows_that_fail_at_one_step_fail_their_recording_alone(folder: Path) -> None:
+    transcriber = Transcriber.from_model(str(folder), SHORT, CPU)
+    tokenizer, decoder = transcriber.tokenizer, transcriber.decoder
+    endless = transcriber.with_settings(replace(SHORT, suppress_tokens=(tokenizer.eot,)))
+    n_prompt = len(tokenizer.prompt_ids(language="en", timestamps=True))
+    room = SHORT.max_new_tokens - 1  # for the window that comes a step later
+    n_before = transcriber.checkpoint.model.config.max_tokens - n_prompt - room - 1
+
+    def failing(before: tuple[int, ...]) -> Task[Transcription]:
+        yield WindowRequest(decoder.window(noise(1.0, seed=1), language="en"), before)
+        raise CorruptAudio("the end is gone")
+
+    events: list[Event] = []
+    job = Job(endless, HeldRecording(noise(90, seed=1)), events.append)
+    job.transcription.tasks = iter([failing(()), failing((tokenizer.sot_prev, *[1] * n_before))])
+    queue = ModelQueue(endless, Metrics())
+    queue.add(job)
+    while not queue.is_idle:
+        queue.turn()
+    assert list(map(str, events)) == ["the end is gone"]
 
 
 def test_many_clients_at_once_get_their_own_texts(folder: Path) -> None:

@@ -188,8 +188,8 @@ def test_skipped_windows_leave_all_others_where_they_were(
 
 def heard(trainer: Trainer, drawn: list[Drawn]) -> torch.Tensor:
     source = trainer._source()
-    sounds = [trainer.inputs.sound(d) for d in drawn]
-    return source.encode(drawn, sounds, source.kept(drawn, trainer.inputs.tokens(drawn))).student
+    loaded = source.read(drawn, trainer.inputs.tokens(drawn))
+    return source.encode(drawn, loaded).student
 
 
 def states(trainer: Trainer, drawn: Drawn) -> torch.Tensor:
@@ -298,9 +298,8 @@ def test_layers_are_kept_only_where_they_are_compared(
         trainer = make_trainer(model, corpus, tmp_path, mse_weight=weight)
         micro, tokens = micro_batches(trainer, 0)[0]
         source = trainer._source()
-        kept = source.kept(micro, tokens)
-        sound = source.encode(micro, [trainer.inputs.sound(drawn) for drawn in micro], kept)
-        taught = source.teacher_states(tokens, sound.teacher, kept)
+        loaded = source.read(micro, tokens)
+        taught = source.teacher_states(tokens, source.encode(micro, loaded).teacher, loaded)
         assert len(taught.layers) == n_layers
 
 
@@ -318,10 +317,10 @@ def test_the_student_hears_a_part_and_its_teacher_the_whole(
     for step in range(2):
         for micro, tokens in micro_batches(trainer, step):
             frames = n_frames(trainer, micro[0])
-            sounds = [trainer.inputs.sound(drawn) for drawn in micro]
             on_disk = cached and frames == 3000 and encoder != "trained"
-            assert source.needs_sound(micro) is not on_disk
-            heard = source.encode(micro, None if on_disk else sounds, source.kept(micro, tokens))
+            loaded = source.read(micro, tokens)
+            assert (loaded.sounds is None) is on_disk
+            heard = source.encode(micro, loaded)
             mel = torch.cat([whole_mel(trainer, drawn) for drawn in micro])
             with torch.no_grad():
                 whole = trainer.teacher.encoder(mel)

@@ -5,8 +5,7 @@ which it is spoken. Their weights, one row per token, are a picture with a line 
 corner to its last; the best monotone path through it gives each token its frames.
 
     cross_attention         where some heads look
-    align_words             a window's words with their times
-    attended_s              where each token looks, whatever the others do
+    Aligner                 a window's words with their times; where each token looks
     trim_words              the same words, without the pauses that some of them swallowed
     alignment_heads         the heads that a checkpoint names
     measure_alignment_heads those of a network that comes without, from speech with its text
@@ -26,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distilwhisper.decoding.segments import SENTENCE_ENDS
+from distilwhisper.decoding.segments import SENTENCE_ENDS, TimedWord
 from distilwhisper.model.checkpoint import Checkpoint
 from distilwhisper.model.silence import KeptFrames
 from distilwhisper.model.whisper import Attention, Whisper, WhisperConfig
@@ -35,7 +34,6 @@ from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.mel import log_mel, stack_windows
 from distilwhisper.speech.units import WINDOW_S, samples_to_seconds, seconds_to_samples
 from distilwhisper.text.tokens import Tokenizer
-from distilwhisper.text.transcript import Word
 
 Head = tuple[int, int]  # decoder layer, head in it
 
@@ -127,20 +125,16 @@ def measure_alignment_heads(
     How sharply a head's weights follow some path is no sign of a good one: the sharpest follow
     the token that is read, and so are one word behind the token that is written.
 
-    Args:
-        model: the network to be measured, as it will be used.
-        utterances: of one language and any number of speakers, shuffled; joined in this order.
-            Each join is one measurement: with 15 of them the choice is rough, and 100 are plenty.
-            One that is too long to share a window is left out.
-        prompt_ids: of the utterances' language, without timestamps.
-        tokenizer: the model's.
+    The utterances are of one language and any number of speakers, shuffled, and joined in this
+    order. Each join is one measurement: with 15 of them the choice is rough, and 100 are plenty.
+    One that is too long to share a window is left out. The prompt asks for no timestamps.
 
     Returns:
         Layers and heads in order, as ``alignment_heads`` of a ``generation_config.json`` has them.
 
     Raises:
         ValueError: no two utterances fit in a window together, or one is empty; or as for
-            :func:`align_words`.
+            :meth:`Aligner.place`.
     """
     _check_text(prompt_ids, [utterance.token_ids for utterance in utterances], tokenizer)
     return _best_heads(model, _joined_windows(model, utterances, prompt_ids, tokenizer))
@@ -276,14 +270,8 @@ def cross_attention(
 
     Computed in one pass without a cache. The weights are float32 where the model is less.
 
-    Args:
-        model: any dtype.
-        encoder_states: of one window.
-        token_ids: the whole sequence, prompt included.
-        heads: in any order, which the result follows.
-        n_frames: how many of the frames, from the first, hold sound. Each token's weights sum
-            to 1 over these, as in openai-whisper: the padding holds no speech.
-        kept: the frames that were encoded; None: all.
+    The prompt is among the tokens. Of the frames, the first ``n_frames`` hold sound: each token's
+    weights sum to 1 over these, as in openai-whisper, for the padding holds no speech.
 
     Raises:
         ValueError: there are no heads, or the decoder lacks one; ``n_frames`` is not 1 ... the
@@ -319,106 +307,96 @@ def cross_attention(
     return torch.stack([weights[head] for head in heads]), decoder.layer_norm(states)[0]
 
 
-@torch.no_grad()
-def align_words(
-    model: Whisper,
-    encoder_states: Float[Tensor, "frames width"],
-    words: Sequence[Sequence[int]],
-    *,
-    prompt_ids: Sequence[int],
-    tokenizer: Tokenizer,
-    heads: Sequence[Head],
-    n_frames: int,
-    kept: KeptFrames | None = None,
-) -> list[Word]:
-    """Time the words of one window.
+@dataclass(frozen=True)
+class Aligner:
+    """What tells when the text of a window was spoken."""
 
-    The text is given to the decoder as if it had just written it, without timestamps. The times
-    of a word are those of its tokens without the punctuation at its ends, which takes in the
-    pauses: ``" Well,"`` ends with "Well". Its probability is the mean of the same tokens'.
+    model: Whisper  # which wrote the text, or any other of the same vocabulary
+    encoder_states: Float[Tensor, "frames width"]  # of the window
+    prompt_ids: Sequence[int]  # ends with no-timestamps; text that came before may stand in front
+    tokenizer: Tokenizer
+    heads: Sequence[Head]  # which follow the speech, see :func:`alignment_heads`
+    n_frames: int  # that hold sound
+    kept: KeptFrames | None = None  # the frames that were encoded; None: all
 
-    Args:
-        model: the network that wrote the text, or any other of the same vocabulary.
-        encoder_states: of the window.
-        words: the token ids of each word, in order, none of them special.
-        prompt_ids: of a text without timestamps: the last one is ``tokenizer.no_timestamps``.
-            Text that came before may stand in front.
-        tokenizer: the model's.
-        heads: which follow the speech, see :func:`alignment_heads`.
-        n_frames: how many frames hold sound.
-        kept: the frames that were encoded; None: all.
+    @torch.no_grad()
+    def place(self, words: Sequence[TimedWord], *, start_s: float = 0.0) -> list[TimedWord]:
+        """Time the words of the window.
 
-    Returns:
-        As many as ``words``, in order, on the window's clock: no word starts before the one in
-        front of it ends, and none leaves the first ``n_frames``. A word can be 0 s long.
+        The text is given to the decoder as if it had just written it, without timestamps. The times
+        of a word are those of its tokens without the punctuation at its ends, which takes in the
+        pauses: ``" Well,"`` ends with "Well". Its probability is the mean of the same tokens'.
 
-    Raises:
-        ValueError: the prompt asks for timestamps; a word is empty or holds a special token; or
-            as for :func:`cross_attention`.
+        Args:
+            words: in order; the times that they have count for nothing.
+            start_s: where the window begins.
 
-    Source: openai/whisper: ``whisper/timing.py``, ``find_alignment``.
-    """
-    _check_text(prompt_ids, words, tokenizer)
-    text = list(itertools.chain.from_iterable(words))
-    if not text:
-        return []
-    token_ids = [*prompt_ids, *text]
-    if len(token_ids) < model.config.max_tokens:
-        token_ids.append(tokenizer.eot)  # as in openai-whisper; a full sequence has no place for it
-    weights, states = cross_attention(
-        model, encoder_states, token_ids, heads=heads, n_frames=n_frames, kept=kept
-    )
-    # Position i writes token i + 1, so that the text is written by what stands one before it.
-    writers = slice(len(prompt_ids) - 1, len(prompt_ids) - 1 + len(text))
-    rows = slice(writers.start, writers.stop + 1)  # the last one tells when the text ends
-    times = _token_starts(_alignment_map(weights)[rows]) / FRAMES_PER_SECOND
-    odds = model.decoder.project(states[writers])[:, : tokenizer.eot].to(weights.dtype)
-    chosen = torch.tensor(text, device=odds.device)[:, None]
-    probabilities = odds.softmax(dim=-1).gather(1, chosen)[:, 0].cpu().double().numpy()
-    timed: list[Word] = []
-    at = 0
-    for ids in words:
-        first, last = _spoken_tokens(ids, tokenizer)
-        spoken = slice(at + first, at + last + 1)
-        timed.append(
-            Word(
-                start=float(times[spoken.start]),
-                end=float(times[spoken.stop]),
-                text=tokenizer.decode(ids),
-                probability=float(probabilities[spoken].mean()),
+        Returns:
+            The words, in order: none starts before the one in front of it ends, and none leaves the
+            first ``n_frames``. A word can be 0 s long.
+
+        Raises:
+            ValueError: the prompt asks for timestamps; a word is empty or holds a special token; or
+                as for :func:`cross_attention`.
+
+        Source: openai/whisper: ``whisper/timing.py``, ``find_alignment``.
+        """
+        _check_text(self.prompt_ids, [word.token_ids for word in words], self.tokenizer)
+        text = [token_id for word in words for token_id in word.token_ids]
+        if not text:
+            return []
+        # As in openai-whisper; a full sequence has no place for it.
+        has_room = len(self.prompt_ids) + len(text) < self.model.config.max_tokens
+        weights, states, writers = self._attention(text, [self.tokenizer.eot] if has_room else [])
+        rows = slice(writers.start, writers.stop + 1)  # the last one tells when the text ends
+        times = start_s + _token_starts(_alignment_map(weights)[rows]) / FRAMES_PER_SECOND
+        odds = self.model.decoder.project(states[writers])[:, : self.tokenizer.eot]
+        chosen = torch.tensor(text, device=odds.device)[:, None]
+        probabilities = odds.to(weights.dtype).softmax(dim=-1).gather(1, chosen)[:, 0]
+        probable = probabilities.cpu().double().numpy()
+        placed: list[TimedWord] = []
+        at = 0
+        for word in words:
+            first, last = _spoken_tokens(word.token_ids, self.tokenizer)
+            spoken = slice(at + first, at + last + 1)
+            placed.append(
+                replace(
+                    word,
+                    start_s=float(times[spoken.start]),
+                    end_s=float(times[spoken.stop]),
+                    probability=float(probable[spoken].mean()),
+                )
             )
+            at += len(word.token_ids)
+        return placed
+
+    def attended_s(self, text: Sequence[int]) -> Float64[np.ndarray, " tokens"]:
+        """Return where each token of a text looks most, in seconds from the window's start.
+
+        No token is special; all else is as for :meth:`place`.
+        """
+        weights, _, writers = self._attention(text)
+        return _alignment_map(weights)[writers].argmax(axis=1) / FRAMES_PER_SECOND
+
+    def _attention(
+        self, text: Sequence[int], behind: Sequence[int] = ()
+    ) -> tuple[Float[Tensor, "heads tokens frames"], Float[Tensor, "tokens width"], slice]:
+        """Return weights and states of prompt, text and more, and what positions write the text."""
+        weights, states = cross_attention(
+            self.model,
+            self.encoder_states,
+            [*self.prompt_ids, *text, *behind],
+            heads=self.heads,
+            n_frames=self.n_frames,
+            kept=self.kept,
         )
-        at += len(ids)
-    return timed
-
-
-def attended_s(
-    model: Whisper,
-    encoder_states: Float[Tensor, "frames width"],
-    text: Sequence[int],
-    *,
-    prompt_ids: Sequence[int],
-    heads: Sequence[Head],
-    n_frames: int,
-    kept: KeptFrames | None = None,
-) -> Float64[np.ndarray, " tokens"]:
-    """Return where each token of a text looks most, in seconds from the window's start.
-
-    No token is special; all else is as for :func:`align_words`.
-    """
-    weights, _ = cross_attention(
-        model, encoder_states, [*prompt_ids, *text], heads=heads, n_frames=n_frames, kept=kept
-    )
-    writers = slice(len(prompt_ids) - 1, len(prompt_ids) - 1 + len(text))
-    return _alignment_map(weights)[writers].argmax(axis=1) / FRAMES_PER_SECOND
+        first = len(self.prompt_ids) - 1  # position i writes token i + 1
+        return weights, states, slice(first, first + len(text))
 
 
 def trim_words(
-    words: Sequence[Sequence[Word]],
-    spans: Sequence[tuple[float, float]],
-    *,
-    spoken_s: float,
-) -> list[list[Word]]:
+    words: Sequence[TimedWord], spans: Sequence[tuple[float, float]], *, spoken_s: float
+) -> list[TimedWord]:
     """Cut the pauses off words that swallowed one: beside a sentence's end or a segment's.
 
     A pause has no token, so that a word next to it takes it in. Words there that last longer than
@@ -426,7 +404,7 @@ def trim_words(
     shorter, and all times are on one clock.
 
     Args:
-        words: of each segment, in order.
+        words: of some segments, in order.
         spans: when each segment starts and ends by its timestamps.
         spoken_s: when the last word before these segments ended.
 
@@ -434,64 +412,63 @@ def trim_words(
     counts as words of its own for the median, the second word after a pause may begin at half its
     time since the start of the recording, and a word may be made longer to reach its segment.
     """
-    lengths_s = [word.end - word.start for segment in words for word in segment]
-    nonzero_s = [length_s for length_s in lengths_s if length_s > 0]
+    nonzero_s = [word.end_s - word.start_s for word in words if word.end_s > word.start_s]
     usual_s = min(_LONGEST_USUAL_WORD_S, float(np.median(nonzero_s))) if nonzero_s else 0.0
-    trimmed: list[list[Word]] = []
+    trimmed: list[TimedWord] = []
     before = ""
-    for segment, span_s in zip(words, spans, strict=True):
-        if segment:
-            cut = _trim_after_sentences(segment, before, usual_s=usual_s)
-            cut = _trim_after_pause(cut, spoken_s=spoken_s, usual_s=usual_s)
-            cut = _trim_to_span(cut, *span_s, usual_s=usual_s)
-            before, spoken_s = cut[-1].text, cut[-1].end
-            trimmed.append(cut)
-        else:
-            trimmed.append([])
+    for segment, group in itertools.groupby(words, key=lambda word: word.segment):
+        cut = _trim_after_sentences(list(group), before, usual_s=usual_s)
+        cut = _trim_after_pause(cut, spoken_s=spoken_s, usual_s=usual_s)
+        trimmed += _trim_to_span(cut, *spans[segment], usual_s=usual_s)
+        before, spoken_s = trimmed[-1].text, trimmed[-1].end_s
     return trimmed
 
 
-def _trim_after_sentences(words: Sequence[Word], before: str, *, usual_s: float) -> list[Word]:
+def _trim_after_sentences(
+    words: Sequence[TimedWord], before: str, *, usual_s: float
+) -> list[TimedWord]:
     """Let a word that follows the end of a sentence begin no earlier than it can."""
     texts = [before, *(word.text for word in words)]
     return [
-        _from(word, word.end - _USUAL_WORDS_AT_MOST * usual_s)
+        _from(word, word.end_s - _USUAL_WORDS_AT_MOST * usual_s)
         if previous.rstrip().endswith(tuple(SENTENCE_ENDS))
         else word
         for word, previous in zip(words, texts, strict=False)
     ]
 
 
-def _trim_after_pause(words: Sequence[Word], *, spoken_s: float, usual_s: float) -> list[Word]:
+def _trim_after_pause(
+    words: Sequence[TimedWord], *, spoken_s: float, usual_s: float
+) -> list[TimedWord]:
     """Let the first two words after a pause be no longer than words are."""
     first, *rest = words
     most_s = _USUAL_WORDS_AT_MOST * usual_s
-    after_pause = first.end - spoken_s > _PAUSE_IN_USUAL_WORDS * usual_s
-    first_is_long = first.end - first.start > most_s
-    two_are_long = bool(rest) and rest[0].end - first.start > 2 * most_s
+    after_pause = first.end_s - spoken_s > _PAUSE_IN_USUAL_WORDS * usual_s
+    first_is_long = first.end_s - first.start_s > most_s
+    two_are_long = bool(rest) and rest[0].end_s - first.start_s > 2 * most_s
     if not after_pause or not (first_is_long or two_are_long):
         return list(words)
-    if rest and rest[0].end - rest[0].start > most_s:
-        rest[0] = _from(rest[0], rest[0].end - most_s)
-    return [_from(first, first.end - most_s), *rest]
+    if rest and rest[0].end_s - rest[0].start_s > most_s:
+        rest[0] = _from(rest[0], rest[0].end_s - most_s)
+    return [_from(first, first.end_s - most_s), *rest]
 
 
 def _trim_to_span(
-    words: Sequence[Word], start_s: float, end_s: float, *, usual_s: float
-) -> list[Word]:
+    words: Sequence[TimedWord], start_s: float, end_s: float, *, usual_s: float
+) -> list[TimedWord]:
     """Believe a segment's own times where the first or the last word leaves them by far."""
     first, *rest = words
-    if first.start + _SEGMENT_IS_RIGHT_S < start_s < first.end:
-        first = _from(first, min(first.end - usual_s, start_s))
+    if first.start_s + _SEGMENT_IS_RIGHT_S < start_s < first.end_s:
+        first = _from(first, min(first.end_s - usual_s, start_s))
     *most, last = [first, *rest]
-    if last.start < end_s < last.end - _SEGMENT_IS_RIGHT_S:
-        last = replace(last, end=min(last.end, max(last.start + usual_s, end_s)))
+    if last.start_s < end_s < last.end_s - _SEGMENT_IS_RIGHT_S:
+        last = replace(last, end_s=min(last.end_s, max(last.start_s + usual_s, end_s)))
     return [*most, last]
 
 
-def _from(word: Word, start_s: float) -> Word:
+def _from(word: TimedWord, start_s: float) -> TimedWord:
     """Return the word with a later start, if it is later."""
-    return replace(word, start=max(word.start, start_s))
+    return replace(word, start_s=max(word.start_s, start_s))
 
 
 def cheapest_path(

@@ -14,23 +14,14 @@ from torch import Tensor
 
 from distilwhisper.decoding.rules import DecodingRules
 from distilwhisper.decoding.search import NonFiniteOutput, require_room
-from distilwhisper.decoding.slots import Hypothesis, SpecialTokens, Start
-from distilwhisper.model.silence import KeptFrames
+from distilwhisper.decoding.slots import Hypothesis, Job, SpecialTokens, Start
 from distilwhisper.model.whisper import SelfCache, Whisper
 from distilwhisper.shapes import Float, Int
 
 
 @torch.inference_mode()
 def beam_search(
-    model: Whisper,
-    encoder_states: Float[Tensor, "frames width"],
-    prompt: Sequence[int],
-    rules: DecodingRules,
-    special: SpecialTokens,
-    *,
-    max_new_tokens: int,
-    beam_size: int,
-    kept: KeptFrames | None = None,
+    model: Whisper, job: Job, rules: DecodingRules, special: SpecialTokens, *, beam_size: int
 ) -> Hypothesis:
     """Keep the ``beam_size`` likeliest beginnings of a window's text, and return its best text.
 
@@ -38,16 +29,6 @@ def beam_search(
     log-probability is best. The tokens are those that openai-whisper finds, with two exceptions
     where it leaves to chance what comes out: an end that the rules forbid is no candidate, and a
     text without any token counts as one token long where theirs divides by zero.
-
-    Args:
-        model: its decoder writes.
-        encoder_states: of the window.
-        prompt: up to and with its task tokens.
-        rules: which tokens are allowed.
-        special: ids that every search needs.
-        max_new_tokens: what has not ended by then is cut off.
-        beam_size: beginnings kept; 1 is greedy search.
-        kept: the frames that were encoded; None: all.
 
     Returns:
         The best text. Its ``avg_logprob`` is the mean over the tokens that were written; for a text
@@ -58,26 +39,27 @@ def beam_search(
             out of range.
         NonFiniteOutput: a probability is not a number.
     """
-    decoder, n_keys = model.decoder, len(prompt)
-    require_room(model, n_prompt=n_keys, n_new=max_new_tokens)
+    decoder, prompt, n_keys = model.decoder, job.prompt, len(job.prompt)
+    require_room(model, n_prompt=n_keys, n_new=job.max_new_tokens)
     if not 1 <= beam_size < model.config.vocab_size:
         raise ValueError(
             f"beam_size must lie in 1 ... {model.config.vocab_size - 1}, found {beam_size}"
         )
-    cross = decoder.cross_cache(encoder_states[None], kept)
-    cache = decoder.self_cache(1, n_keys + max_new_tokens)
+    assert job.states is not None
+    cross = decoder.cross_cache(job.states[None], job.kept)
+    cache = decoder.self_cache(1, n_keys + job.max_new_tokens)
     states = decoder(torch.tensor([list(prompt)], device=model.device), cross, cache)[0]
     start = Start.of(decoder.project(states[[prompt.index(special.sot)]]).float(), special)
     last = states[-1:]
     state = rules.start(1)
     beams, ended = [_Beam()], list[_Beam]()
-    for step in range(max_new_tokens):
+    for step in range(job.max_new_tokens):
         sources = beams
         beams, new_ended = _extended(
             rules(decoder.project(last).float(), state), sources, beam_size, eot=special.eot
         )
         ended += new_ended[: beam_size - len(ended)]
-        if len(ended) == beam_size or step == max_new_tokens - 1:
+        if len(ended) == beam_size or step == job.max_new_tokens - 1:
             break
         rows = torch.tensor([beam.source for beam in beams], device=model.device)
         written = torch.tensor([beam.token_ids[-1] for beam in beams], device=model.device)

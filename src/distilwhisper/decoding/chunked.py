@@ -49,13 +49,7 @@ def decode_chunk(
     Where no temperature gives a text that is to be believed, the chunk is cut in two: a loop that
     one window leads into is rarely met from another beginning.
 
-    Args:
-        decoder: encodes and searches.
-        chunk: its place in the recording.
-        samples: its sound.
-        language: a code; none: detected from this chunk.
-        previous_ids: of a prompt, in front of the task tokens.
-        shared_s: how much of the chunk's end the next one holds too.
+    Without a language it is detected. Of the end of the chunk, ``shared_s`` is in the next one too.
 
     Returns:
         The windows of the chunk, or of its parts; none where it is silent, or shorter than a word.

@@ -18,7 +18,7 @@ from functools import partial
 from itertools import groupby, pairwise
 from operator import itemgetter
 
-from distilwhisper.decoding.segments import TimedWord
+from distilwhisper.decoding.segments import TimedWord, word_key
 from distilwhisper.speech.units import Span
 
 # How far an estimated word time may be off: words this far outside an overlap still take part.
@@ -88,11 +88,8 @@ def plan_speech(
 ) -> Iterator[Span]:
     """Cut spans of speech into chunks: neighbours share one while it has room for them.
 
-    Args:
-        spans: where somebody speaks, in order.
-        chunk_samples: as for :func:`plan_chunks`, which cuts a span that is longer.
-        overlap_samples: in such a span; other chunks share nothing, as they end in silence.
-        last_samples: in such a span.
+    A span that is longer than a chunk is cut as by :func:`plan_chunks`; other chunks share nothing,
+    as they end in silence.
     """
     held: Span | None = None
     for span in spans:
@@ -128,13 +125,7 @@ class JoinedText:
         self._stop_s = 0.0
 
     def add(self, words: Sequence[TimedWord], *, start_s: float, stop_s: float) -> None:
-        """Join the words of one more chunk, or of a part of it, to the text.
-
-        Args:
-            words: in order.
-            start_s: where the chunk begins in the recording.
-            stop_s: where it ends.
-        """
+        """Join the words of one more chunk, or of a part of it, to the text."""
         new = _place(self._n_parts, words)
         if start_s < self._stop_s:
             first, n_shared, run = _shared(self._placed, new, start_s, self._stop_s)
@@ -186,10 +177,8 @@ def _place(number: int, words: Sequence[TimedWord]) -> list[_Placed]:
         for word in segment:
             early = [start_s + share * (t - start_s) for t in (word.start_s, word.end_s)]
             late = [end_s - share * (end_s - t) for t in (word.start_s, word.end_s)]
-            key = "".join(c for c in word.text.casefold() if c.isalnum())
-            placed.append(
-                _Placed(number, word, key, (early[0], early[1]), (late[0], late[1]), room_s)
-            )
+            spans = (early[0], early[1]), (late[0], late[1])
+            placed.append(_Placed(number, word, word_key(word.text), *spans, room_s))
     return placed
 
 

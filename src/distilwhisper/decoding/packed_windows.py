@@ -83,10 +83,6 @@ def assign(spans: Sequence[Span], places: Sequence[Span]) -> list[list[int]]:
 
     A segment is a piece's own if it overlaps no other by more than a little.
 
-    Args:
-        spans: of the segments.
-        places: of the pieces, in order, with pauses between them.
-
     Returns:
         For every piece the numbers of its segments; none where nobody spoke, or where it is
         not plain who did. No segment is of two pieces.
@@ -100,17 +96,14 @@ def assign(spans: Sequence[Span], places: Sequence[Span]) -> list[list[int]]:
         others = [
             i
             for i, (place, overlap) in enumerate(zip(places, overlaps, strict=True))
-            if i != nearest and overlap > _spill(place)
+            if i != nearest
+            and overlap > min(SPILL_S * TIMESTAMPS_PER_SECOND, (place.stop - place.start) / 2)
         ]
         if others or overlaps[nearest] <= 0:
             unclear |= {i for i, overlap in enumerate(overlaps) if overlap > -reach} | {nearest}
         else:
             own[nearest].append(number)
     return [[] if i in unclear else numbers for i, numbers in enumerate(own)]
-
-
-def _spill(place: Span) -> float:
-    return min(SPILL_S * TIMESTAMPS_PER_SECOND, (place.stop - place.start) / 2)
 
 
 def decode_packed(
@@ -122,11 +115,7 @@ def decode_packed(
 ) -> Task[list[tuple[int, DecodedWindow]]]:
     """Decode pieces in one window, and those again alone that could not be told apart.
 
-    Args:
-        decoder: greedy, with timestamps.
-        group: pieces of one language that fit in a window together.
-        previous_ids: what every window's prompt begins with.
-        alone: decodes one piece in a window of its own.
+    The decoder is greedy, with timestamps.
 
     Returns:
         Every piece's number and its text, as if it had been decoded alone: its
@@ -204,6 +193,6 @@ def _of_piece(
         no_speech_prob=math.nan,
         compression_ratio=compression_ratio(text),
         detected_language=None,
-        language_probability=None,
+        language_prob=None,
         logprobs=tuple(logprobs),
     )

@@ -43,11 +43,7 @@ class RuleState:
 class DecodingRules:
     """Suppress lists, and the timestamp grammar when timestamps are wanted.
 
-    Args:
-        suppress: ids that are never written.
-        begin_suppress: ids that are not written first: a blank, and the end.
-        timestamps: the grammar, or None to decode without timestamps.
-        device: where the logits are.
+    What is in ``begin_suppress`` is not written first: a blank, and the end.
     """
 
     def __init__(
@@ -92,9 +88,7 @@ class DecodingRules:
     ) -> Float[Tensor, "batch vocab"]:
         """Return the logits with minus infinity wherever a row may not go.
 
-        Args:
-            logits: changed in place, by as few passes over the vocabulary as can be.
-            state: of the rows.
+        The logits are changed in place, by as few passes over the vocabulary as can be.
         """
         logits.index_fill_(1, self.suppress, -torch.inf)
         first = state.n_generated == 0

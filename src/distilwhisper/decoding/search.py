@@ -48,13 +48,7 @@ class NonFiniteOutput(DistilwhisperError, ArithmeticError):
 class Search:
     """A model at work on up to ``n_slots`` windows, greedily or by sampling.
 
-    Args:
-        model: its decoder writes.
-        rules: which tokens are allowed; ties go to the lowest id.
-        special: ids that every search needs.
-        n_slots: windows at a time.
-        draft: a smaller model that proposes tokens; the text stays the same.
-        draft_tokens: how many it proposes a round.
+    A draft proposes ``draft_tokens`` a round; the text stays the same.
     """
 
     def __init__(
@@ -82,14 +76,9 @@ class Search:
         self._graphs: dict[tuple[int, int, int], torch.cuda.CUDAGraph] = {}
 
     @property
-    def n_busy(self) -> int:
-        """Windows being decoded."""
-        return sum(job is not None for job in self._jobs)
-
-    @property
     def n_free(self) -> int:
         """Slots that a window could be admitted to."""
-        return self.n_slots - self.n_busy
+        return self.n_slots - sum(job is not None for job in self._jobs)
 
     @torch.inference_mode()
     def admit(self, jobs: Sequence[Job]) -> None:
@@ -102,7 +91,11 @@ class Search:
         if len(jobs) > self.n_free:
             raise ValueError(f"{self.n_free} slots are free, found {len(jobs)} windows")
         for job in jobs:
-            self._check(job)
+            require_room(self.model, n_prompt=len(job.prompt), n_new=job.max_new_tokens)
+            if self.special.sot not in job.prompt:
+                raise ValueError("a prompt must hold start of transcript, found none")
+            if (self._draft is None) != (job.draft_states is None):
+                raise ValueError("a window needs a draft's states exactly where there is a draft")
         if not jobs:
             return
         self._close_ranks()
@@ -162,13 +155,6 @@ class Search:
         self._jobs.clear()
         self._lengths.clear()
         self._noise.clear()
-
-    def _check(self, job: Job) -> None:
-        require_room(self.model, n_prompt=len(job.prompt), n_new=job.max_new_tokens)
-        if self.special.sot not in job.prompt:
-            raise ValueError("a prompt must hold start of transcript, found none")
-        if (self._draft is None) != (job.draft_states is None):
-            raise ValueError("a window needs a draft's states exactly where there is a draft")
 
     def _place(self, slot: int, job: Job) -> None:
         assert job.states is not None

@@ -46,13 +46,7 @@ def split_segments(
 
     Text before the first timestamp begins with the window, and text behind the last one ends
     with it. Timestamps beyond the window's end are moved back to it: the padding holds
-    no speech.
-
-    Args:
-        token_ids: text and timestamps, as decoded.
-        tokenizer: the model's.
-        start_s: where the window begins in the recording.
-        end_s: where its sound ends.
+    no speech. The window lasts from ``start_s`` to ``end_s``, where its sound ends.
     """
     segments: list[TimedSegment] = []
     for run in runs_of_text(token_ids, tokenizer):
@@ -125,6 +119,11 @@ def split_words(
     return words
 
 
+def word_key(text: str) -> str:
+    """Return what makes two words equal: letters and digits; empty for punctuation."""
+    return "".join(c for c in text.casefold() if c.isalnum())
+
+
 def group_words(
     words: Sequence[tuple[int, TimedWord]], n_words: Mapping[Place, int]
 ) -> list[list[tuple[int, TimedWord]]]:
@@ -134,9 +133,7 @@ def group_words(
     next one's inside a segment, and inside a sentence, the two parts of it are one segment, unless
     that would be longer than a window or hold a pause.
 
-    Args:
-        words: in order, each with its window.
-        n_words: how many words each segment had before some were left out.
+    A segment had ``n_words`` before some were left out.
     """
     kept = Counter(map(_place, words))
     groups: list[list[tuple[int, TimedWord]]] = []

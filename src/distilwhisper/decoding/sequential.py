@@ -37,15 +37,10 @@ def decode_sequentially(
 ) -> Task[None]:
     """Decode a recording from front to back; a task for :meth:`WindowDecoder.run`.
 
-    Args:
-        decoder: encodes and searches.
-        mel: of the recording.
-        spans: decode these parts of it alone; None: all of it.
-        language: its code; where languages are mixed, that of windows whose own is in doubt.
-        first_prompt: ids of text that came before.
-        hotwords: ids that every prompt begins with.
-        on_progress: called with the seconds of audio just done.
-        on_window: called with each window that holds text, as soon as it is known.
+    Of the recording, ``spans`` alone are decoded where there are any. Where languages are mixed,
+    the language is that of windows whose own is in doubt. Every prompt begins with the hotwords.
+    The seconds of audio just done are reported, and each window that holds text, as soon as it is
+    known.
     """
     settings, tokenizer = decoder.settings, decoder.tokenizer
     before = list(first_prompt)
@@ -96,11 +91,7 @@ def split_window(
     Two timestamps in a row end one segment and begin the next. The last segment is left to the
     next window, which begins with it, unless a single timestamp ended it.
 
-    Args:
-        token_ids: text and timestamps, as decoded.
-        tokenizer: the model's.
-        start_s: where the window begins in the recording.
-        n_frames: of its sound, 10 ms each.
+    The window begins at ``start_s`` and holds ``n_frames`` of sound, 10 ms each.
 
     Returns:
         The segments that hold text, each with its ids as decoded, and the frames to move on by.

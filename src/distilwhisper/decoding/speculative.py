@@ -28,14 +28,8 @@ def speculate(
 ) -> Counts:
     """Write as many tokens in each row as the draft guesses right, and one more.
 
-    Args:
-        lane: the model's caches.
-        draft: the draft's, with the same slots.
-        state: of the slots in use; changed in place.
-        rules: apply to the draft and to the model alike.
-        n_tokens: proposed in a round.
-        eot: ends a row.
-        longest: of the rows' lengths.
+    The state is of the slots in use, whose longest row has ``longest`` tokens; it is changed in
+    place. The rules apply to the draft and to the model alike.
 
     Returns:
         What the round cost, and how much of the draft was accepted; the tokens are not counted.

@@ -3,14 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
-from typing import Any
 
 import numpy as np
 
 from distilwhisper.decoding.alignment import (
-    align_words,
+    Aligner,
     alignment_heads,
-    attended_s,
     trim_words,
     upper_half_heads,
 )
@@ -19,7 +17,6 @@ from distilwhisper.decoding.windows import DecodedWindow, Window, WindowDecoder
 from distilwhisper.languages import uses_spaces
 from distilwhisper.shapes import Float64
 from distilwhisper.speech.units import HOP_SAMPLES
-from distilwhisper.text.transcript import Word
 
 FRAME_SAMPLES = 2 * HOP_SAMPLES  # of the encoder: 20 ms
 
@@ -55,7 +52,10 @@ def time_window(
     if decoded.logprobs:
         words = _with_logprobs(words, segments, decoded)
     if decoder.settings.word_timestamps and words:
-        words = _time_words(decoder, window, words, segments, start_s=start_s)
+        with decoder.lock:
+            words = _aligner(decoder, window).place(words, start_s=start_s)
+        spans = [(segment.start_s, segment.end_s) for segment in segments]
+        words = trim_words(words, spans, spoken_s=start_s)
     return TimedWindow(decoded, start_s, end_s, tuple(segments), tuple(words))
 
 
@@ -85,26 +85,24 @@ def _places_s(
 ) -> Float64[np.ndarray, " tokens"]:
     text = [i for i in decoded.token_ids if not decoder.tokenizer.is_special(i)]
     with decoder.lock:
-        return attended_s(text=text, **_alignment(decoder, window))
+        return _aligner(decoder, window).attended_s(text)
 
 
-def _alignment(decoder: WindowDecoder, window: Window) -> dict[str, Any]:
-    """Return what timing a window's text needs beside the text."""
+def _aligner(decoder: WindowDecoder, window: Window) -> Aligner:
     checkpoint, tokenizer = decoder.checkpoint, decoder.tokenizer
     config = checkpoint.model.config
     assert window.encoder_states is not None
-    return {
-        "model": checkpoint.model,
-        "encoder_states": window.encoder_states,
-        "prompt_ids": tokenizer.prompt_ids(
-            language=window.language,
-            task=decoder.settings.task,
-            timestamps=False,
+    return Aligner(
+        checkpoint.model,
+        window.encoder_states,
+        tokenizer.prompt_ids(
+            language=window.language, task=decoder.settings.task, timestamps=False
         ),
-        "heads": alignment_heads(checkpoint.generation_config, config) or upper_half_heads(config),
-        "n_frames": min(-(-window.n_samples // FRAME_SAMPLES), len(window.encoder_states)),
-        "kept": window.kept,
-    }
+        tokenizer,
+        alignment_heads(checkpoint.generation_config, config) or upper_half_heads(config),
+        min(-(-window.n_samples // FRAME_SAMPLES), len(window.encoder_states)),
+        window.kept,
+    )
 
 
 def _with_logprobs(
@@ -114,29 +112,3 @@ def _with_logprobs(
     places = chain.from_iterable(segment.places for segment in segments)
     logprobs = map(decoded.logprobs.__getitem__, places)
     return [replace(w, logprobs=tuple(islice(logprobs, len(w.token_ids)))) for w in words]
-
-
-def _time_words(
-    decoder: WindowDecoder,
-    window: Window,
-    words: Sequence[TimedWord],
-    segments: Sequence[TimedSegment],
-    *,
-    start_s: float,
-) -> list[TimedWord]:
-    with decoder.lock:
-        timed = align_words(
-            words=[word.token_ids for word in words],
-            tokenizer=decoder.tokenizer,
-            **_alignment(decoder, window),
-        )
-    by_segment: list[list[Word]] = [[] for _ in segments]
-    for word, one in zip(words, timed, strict=True):
-        placed = replace(one, start=start_s + one.start, end=start_s + one.end)
-        by_segment[word.segment].append(placed)
-    spans = [(segment.start_s, segment.end_s) for segment in segments]
-    trimmed = chain.from_iterable(trim_words(by_segment, spans, spoken_s=start_s))
-    return [
-        replace(word, start_s=one.start, end_s=one.end, probability=one.probability)
-        for word, one in zip(words, trimmed, strict=True)
-    ]

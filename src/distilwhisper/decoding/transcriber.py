@@ -19,7 +19,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from itertools import zip_longest
+from itertools import repeat, zip_longest
 from pathlib import Path
 
 import torch
@@ -32,9 +32,8 @@ from distilwhisper.decoding.sequential import decode_sequentially
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.slots import Counts
 from distilwhisper.decoding.timing import moves_on
-from distilwhisper.decoding.transcription import Transcription, own_languages
+from distilwhisper.decoding.transcription import Transcription
 from distilwhisper.decoding.windows import (
-    Batch,
     DecodedWindow,
     DetectedLanguage,
     Task,
@@ -109,14 +108,15 @@ class Transcriber:
     settings: DecodingSettings = field(default_factory=DecodingSettings)
     draft: Checkpoint | None = None
     """Proposes tokens that the model then checks: the same text, sooner if most are right."""
-    _decoder: WindowDecoder = field(init=False, repr=False, compare=False)
+    decoder: WindowDecoder = field(init=False, repr=False, compare=False)
+    """Runs the tasks of this model, see :class:`Batch`."""
 
     def __post_init__(self) -> None:
         check_settings(self.settings, self.tokenizer, self.checkpoint.model.config.vocab_size)
         if self.draft is not None:
             self._check_draft(self.draft)
         decoder = WindowDecoder(self.checkpoint, self.tokenizer, self.settings, self.draft)
-        object.__setattr__(self, "_decoder", decoder)
+        object.__setattr__(self, "decoder", decoder)
 
     @classmethod
     def from_model(
@@ -129,11 +129,7 @@ class Transcriber:
     ) -> "Transcriber":
         """Load a model folder or hub id.
 
-        Args:
-            name: a Hugging Face model folder, or ``owner/name`` on the hub.
-            settings: how to decode.
-            hardware: device, dtype and backend.
-            draft: a second model that drafts for the first, such as its student.
+        A draft is a second model that drafts for the first, such as its student.
 
         Raises:
             ValueError: the draft does not fit the model, or the backend not the hardware.
@@ -166,13 +162,13 @@ class Transcriber:
             ValueError: the settings do not fit the model, or the draft.
         """
         other = replace(self, settings=settings)
-        object.__setattr__(other, "_decoder", self._decoder.with_settings(settings))
+        object.__setattr__(other, "decoder", self.decoder.with_settings(settings))
         return other
 
     @property
     def counts(self) -> Counts:
         """What decoding has cost so far: steps, tokens, drafts."""
-        return self._decoder.counts
+        return self.decoder.counts
 
     def say_what_is_cut(self) -> None:
         """Tell the log if the model cannot be given all of a prompt."""
@@ -186,10 +182,7 @@ class Transcriber:
             )
 
     def check_languages(self, languages: Mapping[str, str | None]) -> None:
-        """See that the model knows every language, before any work is done.
-
-        Args:
-            languages: utterance id to language; none: to be detected.
+        """See that the model knows the language of every utterance, before any work is done.
 
         Raises:
             ValueError: it does not know one of them; the message names the utterance.
@@ -224,8 +217,7 @@ class Transcriber:
     ) -> Iterator[tuple[int, DecodedWindow]]:
         """Decode pieces of at most 30 s as they come, each a window of its own.
 
-        Args:
-            pieces: sound, and its language or none; each is taken when there is a slot for it.
+        Each is taken, with its language or none, when there is a slot for it.
 
         Yields:
             A piece's place in the order, and its window, in the order in which they are done.
@@ -234,7 +226,7 @@ class Transcriber:
             ValueError: as for :meth:`decode`.
         """
         tasks = (self._decode_piece(n, *piece) for n, piece in enumerate(pieces))
-        return self._decoder.run(tasks)
+        return self.decoder.run(tasks)
 
     def decode_packed(
         self, pieces: Iterable[tuple[Sound, str | None]]
@@ -252,14 +244,14 @@ class Transcriber:
             raise ValueError(fault)
         tasks = (
             decode_packed(
-                self._decoder,
+                self.decoder,
                 group,
                 previous_ids=tuple(self._previous_ids),
                 alone=lambda piece: self._decode_piece(piece.number, piece.samples, piece.language),
             )
             for group in group_pieces(self._pieces(pieces))
         )
-        for _, decoded in self._decoder.run(tasks):
+        for _, decoded in self.decoder.run(tasks):
             yield from decoded
 
     def transcribe(
@@ -291,9 +283,6 @@ class Transcriber:
     def stream(self, sound: Sound | str | Path | Recording) -> Iterator[Segment]:
         """Transcribe a recording, and yield its segments in order, each once it is settled.
 
-        Args:
-            sound: as for :meth:`transcribe`.
-
         Yields:
             The segments of :meth:`transcribe`, whose times may differ where two would overlap.
 
@@ -301,7 +290,7 @@ class Transcriber:
             FileNotFoundError, CorruptAudio, ValueError: as for :meth:`transcribe`.
         """
         one = self.begin(_recording_of(sound))
-        for _ in self._decoder.steps(one.tasks):
+        for _ in self.decoder.steps(one.tasks):
             yield from one.take_segments()
         if not isinstance(one.outcome, Transcript):
             assert one.outcome is not None
@@ -321,23 +310,12 @@ class Transcriber:
             language: of the recording; none: the settings' language, or else detected.
             on_progress: called with the seconds of audio just done.
         """
-        one = Transcription(self.settings, self.tokenizer)
-        report = on_progress or (lambda _: None)
+        one = Transcription(self.settings, self.tokenizer, on_progress or (lambda _: None))
         if self.settings.long_form == "sequential":
-            one.tasks = iter([self._sequential(one, recording, language, report)])
+            one.tasks = iter([self._sequential(one, recording, language)])
         else:
-            one.tasks = self._chunk_tasks(one, recording, language, report)
+            one.tasks = self._chunk_tasks(one, recording, language)
         return one
-
-    def batch(self) -> "Batch[Transcription]":
-        """Return slots for the tasks of transcriptions, also of :meth:`with_settings` of this."""
-        return Batch(self._decoder)
-
-    def add(
-        self, batch: "Batch[Transcription]", number: int, task: Task[Transcription]
-    ) -> list[tuple[int, Transcription]]:
-        """Begin a task of this transcriber's, as :meth:`Batch.add`."""
-        return batch.add(number, task, self._decoder)
 
     def transcribe_all(
         self,
@@ -360,16 +338,16 @@ class Transcriber:
             the order in which they are done.
         """
         numbers: dict[Transcription, int] = {}
-        known = iter(languages) if languages is not None else None
 
         def tasks() -> Iterator[Task[Transcription]]:
+            known = repeat(None) if languages is None else iter(languages)
             for number, recording in enumerate(recordings):
-                code = next(known) if known is not None else None
+                code = next(known)
                 one = self.begin(recording, language=code, on_progress=on_progress)
                 numbers[one] = number
                 yield from one.tasks
 
-        for _, one in self._decoder.run(tasks()):
+        for _, one in self.decoder.run(tasks()):
             if one.outcome is not None and one in numbers:
                 yield numbers.pop(one), one.outcome
 
@@ -393,10 +371,10 @@ class Transcriber:
 
     def _check_draft(self, draft: Checkpoint) -> None:
         ours, theirs = self.checkpoint.model.config, draft.model.config
-        for name in ("vocab_size", "n_mels"):
+        names = {"vocab_size": "a vocabulary of", "n_mels": "a number of mel bins of"}
+        for name, what in names.items():
             wanted, found = getattr(ours, name), getattr(theirs, name)
             if wanted != found:
-                what = "a vocabulary of" if name == "vocab_size" else "a number of mel bins of"
                 raise ValueError(
                     f"a draft must have {what} {wanted}, as the model it drafts for, found "
                     f"{found} in {draft.folder}: take a draft made from this model"
@@ -406,10 +384,10 @@ class Transcriber:
 
     def _code(self, language: str | None) -> str | None:
         """Return the code of a language, else of the settings'; None: to be detected."""
-        if not self.tokenizer.is_multilingual:
-            return "en"
         wanted = language or self.settings.language
-        return None if wanted is None else self.tokenizer.language_code(wanted)
+        if wanted is not None:
+            return self.tokenizer.language_code(wanted)
+        return None if self.tokenizer.is_multilingual else "en"
 
     def _pieces(self, pieces: Iterable[tuple[Sound, str | None]]) -> Iterator[Piece]:
         for number, (sound, language) in enumerate(pieces):
@@ -417,13 +395,10 @@ class Transcriber:
 
     def _decode_piece(self, number: int, sound: Sound, language: str | None) -> Task[DecodedWindow]:
         samples = to_samples(sound, f"piece {number}")
-        window = self._decoder.window(samples, language=self._code(language))
+        window = self.decoder.window(samples, language=self._code(language))
         request = WindowRequest(window, tuple(self._previous_ids), seed=self.settings.seed)
-        return (
-            yield from decode_with_fallback(
-                request, self.settings, moves_on=partial(moves_on, self._decoder, window)
-            )
-        )
+        goes_on = partial(moves_on, self.decoder, window)
+        return (yield from decode_with_fallback(request, self.settings, moves_on=goes_on))
 
     def _detect(self, recording: Recording, language: str | None) -> DetectedLanguage:
         """Return a recording's language: the one that is given, or that of windows with speech.
@@ -438,7 +413,7 @@ class Transcriber:
             starts = self._speech_starts(recording, n_windows)
             scan = recording.again()
             pieces = (scan.read(start, start + WINDOW_SAMPLES) for start in starts)
-            detected = self._decoder.detect_language([self._decoder.window(p) for p in pieces])
+            detected = self.decoder.detect_language([self.decoder.window(p) for p in pieces])
             if detected.is_sure or len(starts) < n_windows or 2 * n_windows > MOST_LANGUAGE_WINDOWS:
                 return detected
             n_windows *= 2
@@ -478,11 +453,7 @@ class Transcriber:
                 yield Span(start, sys.maxsize if end_s is None else seconds_to_samples(end_s))
 
     def _sequential(
-        self,
-        one: Transcription,
-        recording: Recording,
-        language: str | None,
-        report: Callable[[float], None],
+        self, one: Transcription, recording: Recording, language: str | None
     ) -> Task[Transcription]:
         """Decode a recording window by window."""
         model = self.checkpoint.model
@@ -490,13 +461,13 @@ class Transcriber:
             spoken = self._detect(recording, language)
             mel = RecordingMel(recording, n_mels=model.config.n_mels, device=model.device)
             yield from decode_sequentially(
-                self._decoder,
+                self.decoder,
                 mel,
                 self._spans(recording),
                 language=spoken.code,
                 first_prompt=self._first_prompt,
                 hotwords=self._hotwords,
-                on_progress=report,
+                on_progress=one.report,
                 on_window=one.add_window,
             )
         except Unreadable as error:
@@ -506,11 +477,7 @@ class Transcriber:
         return one
 
     def _chunk_tasks(
-        self,
-        one: Transcription,
-        recording: Recording,
-        language: str | None,
-        report: Callable[[float], None],
+        self, one: Transcription, recording: Recording, language: str | None
     ) -> Iterator[Task[Transcription]]:
         """Yield a task for every chunk of a recording, and one for its end."""
         done = 0
@@ -526,9 +493,7 @@ class Transcriber:
                 again_s = 0.0 if is_last or self.settings.is_cut else shared_s
                 number = one.plan(samples_to_seconds(chunk.start))
                 new_s = samples_to_seconds(max(chunk.stop - done, 0))
-                yield self._chunk_task(
-                    one, number, chunk, samples, spoken, again_s, partial(report, new_s)
-                )
+                yield self._chunk_task(one, number, chunk, samples, spoken, again_s, new_s)
                 done = max(chunk.stop, done)
             # Behind clips nothing is read: a second of ten hours takes no longer than that.
             end = done if self.settings.clip_timestamps else end_of(recording, done)
@@ -546,22 +511,23 @@ class Transcriber:
         samples: Samples,
         spoken: DetectedLanguage | None,
         shared_s: float,
-        report: Callable[[], None],
+        new_s: float,
     ) -> Task[Transcription]:
         """Decode a chunk in the recording's language or, where they are mixed, in its own."""
         code = None if spoken is None else spoken.code
         for language in (None, code) if self.settings.multilingual and code else (code,):
             windows = yield from decode_chunk(
-                self._decoder,
+                self.decoder,
                 chunk,
                 samples,
                 language=language,
                 previous_ids=self._previous_ids,
                 shared_s=shared_s,
             )
-            if all(w.code == code or w.is_sure for w in own_languages(windows)):
+            found = (one.decoded.own_language for one in windows)
+            if all(own.code == code or own.is_sure for own in found):
                 break
-        report()
+        one.report(new_s)
         one.add_chunk(number, windows)
         return one
 

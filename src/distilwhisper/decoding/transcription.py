@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from distilwhisper.decoding.chunks import JoinedText
@@ -19,16 +19,17 @@ from distilwhisper.text.transcript import Segment, Transcript, Word, compression
 class Transcription:
     """A recording on its way to a transcript; made by ``Transcriber.begin``.
 
-    Attributes:
-        tasks: decode it, in this order; each is to be begun when there is a slot for it. They may
-            finish in any order, and return this transcription.
-        outcome: the transcript, or why the recording could not be read; None: not done.
-        windows: those whose text is joined, in order.
+    Its tasks decode it, in this order; each is to be begun when there is a slot for it. They may
+    finish in any order, and return this transcription.
     """
 
-    def __init__(self, settings: DecodingSettings, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, settings: DecodingSettings, tokenizer: Tokenizer, report: Callable[[float], None]
+    ) -> None:
         self.tasks: Iterator[Task[Transcription]] = iter(())
+        # The transcript, or why the recording could not be read; None: not done.
         self.outcome: Transcript | CorruptAudio | OSError | None = None
+        self.report = report  # to be called with the seconds of audio just done
         self._settings = settings
         self._tokenizer = tokenizer
         self._starts_s: list[float] = []  # of the chunks that were planned
@@ -37,7 +38,7 @@ class Transcription:
         self._is_planned = False  # there are no more chunks
         self._language: DetectedLanguage | None = None
         self._duration_s = 0.0
-        self.windows: list[TimedWindow] = []
+        self.windows: list[TimedWindow] = []  # those whose text is joined, in order
         self._text = JoinedText()
         self._n_taken = 0  # words
         self._taken: list[Segment] = []
@@ -65,9 +66,7 @@ class Transcription:
     def end(self, spoken: DetectedLanguage | None, *, duration_s: float) -> None:
         """Note that there are no more chunks.
 
-        Args:
-            spoken: the language; None: that of the first window.
-            duration_s: of the recording.
+        Without a language it is that of the first window.
         """
         self._language, self._duration_s = spoken, duration_s
         self._is_planned = True
@@ -120,9 +119,13 @@ class Transcription:
         groups = group_words(self._text.words(), self._n_words())
         segments = [self._segment(group) for group in groups]
         # Where none was given, and nobody speaks, it is English.
-        spoken = self._language or next(own_languages(self.windows), DetectedLanguage("en"))
+        languages = (one.decoded.own_language for one in self.windows)
+        spoken = self._language or next(languages, DetectedLanguage("en"))
         if self._settings.multilingual and segments:
-            spoken = DetectedLanguage(_most_spoken(segments))
+            seconds: defaultdict[str, float] = defaultdict(float)
+            for segment in segments:
+                seconds[segment.language or "en"] += segment.end - segment.start
+            spoken = DetectedLanguage(max(seconds, key=lambda code: seconds[code]))
         self.outcome = Transcript.of(
             segments,
             spoken.code,
@@ -130,13 +133,17 @@ class Transcription:
             language_probability=spoken.probability,
         )
 
-    def _segment(self, words: Sequence[tuple[int, TimedWord]]) -> Segment:
+    def _segment(self, group: Sequence[tuple[int, TimedWord]]) -> Segment:
         """Make a segment of words of a window, or of it and the next one; at least one word."""
-        window = self.windows[words[0][0]]
-        end_s = self.windows[words[-1][0]].end_s  # a timestamp may point behind it
-        timed = [word for _, word in words]
+        window = self.windows[group[0][0]]
+        end_s = self.windows[group[-1][0]].end_s  # a timestamp may point behind it
+        timed = [word for _, word in group]
         token_ids = tuple(token_id for word in timed for token_id in word.token_ids)
         text = self._tokenizer.decode(token_ids)
+        words = tuple(
+            Word(w.start_s, w.end_s, w.text, math.nan if w.probability is None else w.probability)
+            for w in timed
+        )
         return Segment(
             id=0,
             seek=round(window.start_s * FRAMES_PER_SECOND),
@@ -148,29 +155,7 @@ class Transcription:
             avg_logprob=window.decoded.avg_logprob,
             compression_ratio=compression_ratio(text),
             no_speech_prob=window.decoded.no_speech_prob,
-            words=_words(timed) if self._settings.word_timestamps else None,
+            words=words if self._settings.word_timestamps else None,
             language=window.decoded.language if self._settings.multilingual else None,
             logprobs=tuple(p for word in timed for p in word.logprobs),
         )
-
-
-def own_languages(windows: Iterable[TimedWindow]) -> Iterator[DetectedLanguage]:
-    """Return the language of each window."""
-    return (one.decoded.own_language for one in windows)
-
-
-def _most_spoken(segments: Sequence[Segment]) -> str:
-    """Return the language of most of the time."""
-    seconds: defaultdict[str, float] = defaultdict(float)
-    for segment in segments:
-        assert segment.language is not None
-        seconds[segment.language] += segment.end - segment.start
-    return max(seconds, key=lambda code: seconds[code])
-
-
-def _words(words: Sequence[TimedWord]) -> tuple[Word, ...]:
-    return tuple(
-        Word(word.start_s, word.end_s, word.text, math.nan if p is None else p)
-        for word in words
-        for p in [word.probability]
-    )

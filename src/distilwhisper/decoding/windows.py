@@ -5,7 +5,7 @@ its text. A recording decoded window by window is one task, each chunk of a chun
 is a task of its own, and a second attempt at a higher temperature is one more request. The decoder
 runs as many tasks as it has slots and begins the next one as soon as a slot is free.
 
-Settings belong to a task: those of one batch may differ in all but whether they have timestamps.
+Settings belong to a task: those of one batch may differ in all but the rules of their tokens.
 """
 
 import copy
@@ -14,7 +14,7 @@ from collections import defaultdict, deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
-from itertools import count, groupby
+from itertools import chain, count, groupby
 from typing import Generic, TypeAlias, TypeVar
 
 import torch
@@ -36,11 +36,15 @@ from distilwhisper.speech.units import FRAMES_PER_WINDOW, HOP_SAMPLES, SAMPLE_RA
 from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.text.transcript import compression_ratio
 
+K = TypeVar("K")
 T = TypeVar("T")
 
 # On a GPU, windows enter when this share of the slots is free: encoding one alone wastes it. On a
 # CPU one enters a step: to encode all that wait would hold up those that are being decoded.
 GPU_ADMIT_SHARE = 0.125
+
+# The settings that say which tokens may be written; the tasks of a batch agree in them.
+RULES = ("timestamps", "suppress_tokens")
 
 SURE_OF_LANGUAGE = 0.5  # the probability from which a language is not doubted
 
@@ -87,43 +91,34 @@ class WindowRequest:
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class DecodedWindow:
-    """The text of one window of at most 30 s."""
+@dataclass(frozen=True, kw_only=True)
+class DecodedWindow(Hypothesis):
+    """The text of one window of at most 30 s; ``no_speech_prob`` is nan where it is not known."""
 
     prompt_ids: tuple[int, ...]
-    token_ids: tuple[int, ...]  # text and timestamps, without prompt and end token
-    finished: bool  # the model ended by itself
     text: str
     language: str
     temperature: float
-    avg_logprob: float
-    no_speech_prob: float  # nan: not known
     compression_ratio: float
     detected_language: str | None = None  # the likeliest, whatever the prompt's; None: English only
-    language_probability: float | None = None  # of the detected language
-    logprobs: tuple[float, ...] = ()  # of the tokens, the end token counted; beams keep only sums
     failure: str | None = None  # why the text is not to be believed
 
     @property
     def own_language(self) -> DetectedLanguage:
         """The language it was decoded in, and how sure the model is of that one."""
         is_own = self.detected_language == self.language
-        return DetectedLanguage(self.language, self.language_probability if is_own else None)
+        return DetectedLanguage(self.language, self.language_prob if is_own else None)
 
 
 Task: TypeAlias = Generator[WindowRequest, DecodedWindow, T]
 
 
 @dataclass(frozen=True, eq=False)
-class _Pending(Generic[T]):
-    number: int
+class _Pending(Generic[K, T]):
+    key: K
     task: "Task[T]"
     request: WindowRequest
     decoder: "WindowDecoder"  # whose settings the task has
-
-
-_Kind: TypeAlias = tuple[bool, tuple[int, ...], int, int]
 
 
 class WindowDecoder:
@@ -145,11 +140,12 @@ class WindowDecoder:
         self.settings = settings
         self.draft = draft
         self.lock = threading.RLock()  # held while the network works, never from step to step
-        languages = tuple(tokenizer.languages.values())
-        self._special = SpecialTokens(tokenizer.sot, tokenizer.eot, tokenizer.no_speech, languages)
-        self._language_codes = {id_: code for code, id_ in tokenizer.languages.items()}
+        languages = tokenizer.languages
+        ids = tuple(languages.values())
+        self._special = SpecialTokens(tokenizer.sot, tokenizer.eot, tokenizer.no_speech, ids)
+        self._codes: dict[int | None, str] = {id_: code for code, id_ in languages.items()}
         self._searches: list[Search] = []
-        self._idle: defaultdict[_Kind, list[Search]] = defaultdict(list)
+        self._idle: defaultdict[tuple[object, ...], list[Search]] = defaultdict(list)
 
     def with_settings(self, settings: DecodingSettings) -> "WindowDecoder":
         """Return the same decoder for tasks of other settings; the two share all else."""
@@ -163,12 +159,7 @@ class WindowDecoder:
         return sum((search.counts for search in self._searches), Counts())
 
     def window(self, samples: Samples, *, language: str | None = None) -> Window:
-        """Return a window of some sound, its log-mel made.
-
-        Args:
-            samples: at most 30 s.
-            language: a code; none: to be detected.
-        """
+        """Return a window of at most 30 s of sound, its log-mel made."""
         model = self.checkpoint.model
         with one_thread():  # a millisecond's work, which two threads make many of
             mel = window_log_mel(samples, n_mels=model.config.n_mels, device=model.device)
@@ -179,10 +170,7 @@ class WindowDecoder:
     ) -> Window:
         """Return a window of a log-mel of 30 s, cut as the settings say.
 
-        Args:
-            mel: of the sound and the silence behind it.
-            n_samples: of the sound.
-            language: a code; none: to be detected.
+        The mel is of the sound, of ``n_samples``, and of the silence behind it.
         """
         margin_s = self.settings.context_margin_s
         if margin_s is not None:
@@ -198,8 +186,7 @@ class WindowDecoder:
     def run(self, tasks: Iterable["Task[T]"]) -> Iterator[tuple[int, T]]:
         """Run tasks side by side.
 
-        Args:
-            tasks: begun in order, each only when a slot is free for it.
+        They are begun in order, each only when a slot is free for it.
 
         Yields:
             A task's place in the order, and what it returned, as soon as it is done.
@@ -207,13 +194,12 @@ class WindowDecoder:
         Raises:
             NonFiniteOutput: a window's probabilities are not numbers.
         """
-        for done in self.steps(tasks):
-            yield from done
+        return chain.from_iterable(self.steps(tasks))
 
     def steps(self, tasks: Iterable["Task[T]"]) -> Iterator[list[tuple[int, T]]]:
         """Run tasks as :meth:`run`; yield after each step those that are done, perhaps none."""
         numbered = enumerate(tasks)
-        with closing(Batch[T](self)) as batch:
+        with closing(Batch[int, T](self)) as batch:
             while True:
                 while batch.has_room and (new := next(numbered, None)) is not None:
                     yield batch.add(*new)
@@ -235,15 +221,13 @@ class WindowDecoder:
     @torch.inference_mode()
     def encode(self, windows: Sequence[Window]) -> None:
         """Fill in the encoder states that windows lack."""
-        model = self.checkpoint.model
+        model, draft = self.checkpoint.model, self.draft and self.draft.model
         self._encode(windows, model, "encoder_states")
-        if self.draft is None:
-            return
-        if self.draft.model.encoder is model.encoder:
+        if draft and draft.encoder is not model.encoder:
+            self._encode(windows, draft, "draft_states")
+        elif draft:
             for window in windows:
                 window.draft_states = window.encoder_states
-        else:
-            self._encode(windows, self.draft.model, "draft_states")
 
     def _encode(self, windows: Sequence[Window], model: Whisper, name: str) -> None:
         new = [window for window in windows if getattr(window, name) is None]
@@ -266,31 +250,17 @@ class WindowDecoder:
         return logits[list(self.tokenizer.languages.values())].float().softmax(dim=0)
 
     def _job(self, ticket: int, request: WindowRequest) -> Job:
-        prompt = self._prompt(request)
-        window = request.window
+        prompt, window = self._prompt(request), request.window
+        room = self.checkpoint.model.config.max_tokens - len(prompt)
         return Job(
             ticket,
             window.encoder_states,
             prompt,
-            self._max_new_tokens(prompt),
+            min(self.settings.max_new_tokens, room),
             temperature=request.temperature,
             seed=request.seed,
             kept=window.kept,
             draft_states=window.draft_states,
-        )
-
-    def _beam_search(self, request: WindowRequest) -> Hypothesis:
-        prompt = self._prompt(request)
-        assert request.window.encoder_states is not None
-        return beam_search(
-            self.checkpoint.model,
-            request.window.encoder_states,
-            prompt,
-            self._rules(),
-            self._special,
-            max_new_tokens=self._max_new_tokens(prompt),
-            beam_size=self.settings.beam_size,
-            kept=request.window.kept,
         )
 
     def _prompt(self, request: WindowRequest) -> tuple[int, ...]:
@@ -301,34 +271,22 @@ class WindowDecoder:
         )
         return (*request.previous_ids, *own)
 
-    def _max_new_tokens(self, prompt: Sequence[int]) -> int:
-        room = self.checkpoint.model.config.max_tokens - len(prompt)
-        return min(self.settings.max_new_tokens, room)
-
     def _decoded(self, request: WindowRequest, hypothesis: Hypothesis) -> DecodedWindow:
         text = self.tokenizer.decode(hypothesis.token_ids).strip()
         return DecodedWindow(
+            **vars(hypothesis),
             prompt_ids=self._prompt(request),
-            token_ids=hypothesis.token_ids,
-            finished=hypothesis.finished,
             text=text,
             language=request.window.language or "en",
             temperature=request.temperature,
-            avg_logprob=hypothesis.avg_logprob,
-            no_speech_prob=hypothesis.no_speech_prob,
             compression_ratio=compression_ratio(text),
-            detected_language=None
-            if hypothesis.language_id is None
-            else self._language_codes[hypothesis.language_id],
-            language_probability=hypothesis.language_prob,
-            logprobs=hypothesis.logprobs,
+            detected_language=self._codes.get(hypothesis.language_id),
         )
 
     @property
-    def _kind(self) -> _Kind:
-        """What a search is made for, and all tasks of a batch agree in."""
-        one = self.settings
-        return one.timestamps, one.suppress_tokens, one.batch_size, one.draft_tokens
+    def _kind(self) -> tuple[object, ...]:
+        """What a search is made for."""
+        return tuple(getattr(self.settings, n) for n in (*RULES, "batch_size", "draft_tokens"))
 
     def _take_search(self) -> Search:
         """Return a search that no other batch uses."""
@@ -370,20 +328,19 @@ class WindowDecoder:
         )
 
 
-class Batch(Generic[T]):
+class Batch(Generic[K, T]):
     """Tasks under way side by side, in slots of their own; to be closed.
 
     Whoever drives it adds tasks, between any two steps, and leaves those nobody waits for any more.
 
-    Args:
-        decoder: its settings say how many slots there are, and hold for tasks without their own.
+    The settings of the decoder say how many slots there are, and hold for tasks without their own.
     """
 
     def __init__(self, decoder: WindowDecoder) -> None:
         self._decoder = decoder
         self._search = decoder._take_search()
-        self._waiting: deque[_Pending[T]] = deque()
-        self._running: dict[int, _Pending[T]] = {}
+        self._waiting: deque[_Pending[K, T]] = deque()
+        self._running: dict[int, _Pending[K, T]] = {}
         self._tickets = count()
         self._on_gpu = decoder.checkpoint.model.device.type == "cuda"
 
@@ -408,100 +365,101 @@ class Batch(Generic[T]):
         return len(self._running)
 
     def add(
-        self, number: int, task: "Task[T]", decoder: WindowDecoder | None = None
-    ) -> list[tuple[int, T]]:
+        self, key: K, task: "Task[T]", decoder: WindowDecoder | None = None
+    ) -> list[tuple[K, T]]:
         """Begin a task.
 
-        Args:
-            number: names it; no other task under way has it.
-            task: to be run.
-            decoder: the one of this batch with the task's own settings, see
-                :meth:`WindowDecoder.with_settings`; none: the batch's.
+        Its key names it, perhaps with other tasks. A task with settings of its own comes with the
+        decoder that has them, see :meth:`WindowDecoder.with_settings`.
 
         Returns:
-            Its number and what it returned, if it is done already, else nothing.
+            Its key and what it returned, if it is done already, else nothing.
 
         Raises:
-            ValueError: the task wants timestamps and the batch has none, or the other way round.
+            ValueError: the task has other :data:`RULES` than the batch.
         """
         decoder = decoder or self._decoder
-        if decoder.settings.timestamps != self._decoder.settings.timestamps:
-            raise ValueError(
-                "tasks of one batch must all have timestamps or none, found timestamps="
-                f"{decoder.settings.timestamps} in a batch of the other kind: begin another batch"
-            )
-        return self._ask(number, task, decoder, None)
+        for name in RULES:
+            found, wanted = (getattr(one.settings, name) for one in (decoder, self._decoder))
+            if found != wanted:
+                raise ValueError(
+                    f"tasks of one batch must have the same {name}, found {found} in a batch of "
+                    f"{wanted}: begin another batch"
+                )
+        return self._ask(key, task, decoder, None)
 
-    def leave(self, number: int) -> None:
-        """Give a task up: its slot is free at once, and it is closed."""
-        left = [p for p in (*self._waiting, *self._running.values()) if p.number == number]
-        tickets = [ticket for ticket, p in self._running.items() if p.number == number]
-        self._waiting = deque(p for p in self._waiting if p.number != number)
+    def leave(self, key: K) -> None:
+        """Give the tasks of a key up: their slots are free at once, and they are closed."""
+        left = [p for p in (*self._waiting, *self._running.values()) if p.key == key]
+        tickets = [ticket for ticket, p in self._running.items() if p.key == key]
+        self._waiting = deque(p for p in self._waiting if p.key != key)
         for ticket in tickets:
             del self._running[ticket]
         self._search.drop(tickets)
         for pending in left:
             pending.task.close()
 
-    def step(self) -> list[tuple[int, T]]:
+    def step(self) -> list[tuple[K, T]]:
         """Admit windows, and write at least one more token of each.
 
         Returns:
-            The numbers of the tasks that are now done, and what they returned.
+            The keys of the tasks that are now done, and what they returned.
 
         Raises:
             NonFiniteOutput: a window's probabilities are not numbers.
         """
-        model = self._decoder.checkpoint.model
-        with nullcontext() if model.decoder.engine is None else one_thread():
-            return self._step()
-
-    def _step(self) -> list[tuple[int, T]]:
         decoder, search = self._decoder, self._search
-        decoded: list[tuple[_Pending[T], DecodedWindow]] = []
+        decoded: list[tuple[_Pending[K, T], DecodedWindow]] = []
         least = max(1, GPU_ADMIT_SHARE * search.n_slots) if self._on_gpu else 1
-        if self._waiting and search.n_free >= least:
-            n_new = min(len(self._waiting), search.n_free) if self._on_gpu else 1
-            new = [self._waiting.popleft() for _ in range(n_new)]
+        has_engine = decoder.checkpoint.model.decoder.engine is not None
+        with one_thread() if has_engine else nullcontext():
+            if self._waiting and search.n_free >= least:
+                n_new = min(len(self._waiting), search.n_free) if self._on_gpu else 1
+                new = [self._waiting.popleft() for _ in range(n_new)]
+                with decoder.lock:
+                    decoded += self._begin(new)
             with decoder.lock:
-                decoded += self._begin(new)
-        with decoder.lock:
-            done = search.step()
-        for ticket, hypothesis in done:
-            pending = self._running.pop(ticket)
-            decoded.append((pending, pending.decoder._decoded(pending.request, hypothesis)))
-        return [
-            result
-            for pending, window in decoded
-            for result in self._ask(pending.number, pending.task, pending.decoder, window)
-        ]
+                done = search.step()
+            for ticket, hypothesis in done:
+                pending = self._running.pop(ticket)
+                decoded.append((pending, pending.decoder._decoded(pending.request, hypothesis)))
+            return [
+                result
+                for pending, window in decoded
+                for result in self._ask(pending.key, pending.task, pending.decoder, window)
+            ]
 
     @torch.inference_mode()
-    def _begin(self, new: Sequence["_Pending[T]"]) -> list[tuple["_Pending[T]", DecodedWindow]]:
+    def _begin(
+        self, new: Sequence["_Pending[K, T]"]
+    ) -> list[tuple["_Pending[K, T]", DecodedWindow]]:
         """Encode windows and admit them; return those of them that are done already."""
         self._decoder.encode([pending.request.window for pending in new])
-        done: list[tuple[_Pending[T], DecodedWindow]] = []
+        done: list[tuple[_Pending[K, T], DecodedWindow]] = []
         jobs: list[Job] = []
         for pending in new:
             decoder, request = pending.decoder, pending.request
             window = request.window
             window.language = window.language or decoder.detect_language([window]).code
-            if decoder.settings.beam_size == 1 or request.temperature > 0:
-                ticket = next(self._tickets)
-                self._running[ticket] = pending
-                jobs.append(decoder._job(ticket, request))
+            job = decoder._job(next(self._tickets), request)
+            size = decoder.settings.beam_size
+            if size == 1 or request.temperature > 0:
+                self._running[job.ticket] = pending
+                jobs.append(job)
             else:
-                done.append((pending, decoder._decoded(request, decoder._beam_search(request))))
+                model, rules = decoder.checkpoint.model, decoder._rules()
+                best = beam_search(model, job, rules, decoder._special, beam_size=size)
+                done.append((pending, decoder._decoded(request, best)))
         self._search.admit(jobs)
         return done
 
     def _ask(
-        self, number: int, task: "Task[T]", decoder: WindowDecoder, decoded: DecodedWindow | None
-    ) -> list[tuple[int, T]]:
+        self, key: K, task: "Task[T]", decoder: WindowDecoder, decoded: DecodedWindow | None
+    ) -> list[tuple[K, T]]:
         """Go on with a task until it asks for a window; return its result if it is done."""
         try:
             request = next(task) if decoded is None else task.send(decoded)
         except StopIteration as stop:
-            return [(number, stop.value)]
-        self._waiting.append(_Pending(number, task, request, decoder))
+            return [(key, stop.value)]
+        self._waiting.append(_Pending(key, task, request, decoder))
         return []

@@ -117,15 +117,13 @@ def check_export(
     Both are told the language that the original was told or has found. Reading the files is not
     timed, and neither is a first second of silence.
 
-    Args:
-        original: with :data:`CHECKED_DECODING`.
-        exported: the other one.
-        manifest: utterances with references; what has none, or lasts over 30 s, is left out.
-        sizes: in bytes, of the two.
+    The original has :data:`CHECKED_DECODING`. What has no reference, or lasts over 30 s, is left
+    out. Sizes are in bytes.
 
     Raises:
-        ValueError: nothing is left of the set.
+        ValueError: nothing is left of the set, or the model does not know a language of it.
     """
+    original.check_languages({u.id: u.language for u in manifest.utterances})
     _recognise_both(original, exported, np.zeros(SAMPLE_RATE_HZ, dtype=np.float32), None)
     spoken = [utterance for utterance in manifest.utterances if utterance.text is not None]
     failed: dict[str, str] = {}

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from distilwhisper.decoding.alignment import alignment_heads, upper_half_heads
 from distilwhisper.decoding.settings import MAX_NEW_TOKENS
-from distilwhisper.exporting.recognition import Recognise, window_mel
+from distilwhisper.exporting.recognition import Recognise
 from distilwhisper.exporting.settings import ExportSettings
 from distilwhisper.model.ctranslate2 import (
+    ATTRIBUTES,
     DTYPES,
     EMBEDDING,
     MAX_REVISION,
@@ -28,6 +29,7 @@ from distilwhisper.model.ctranslate2 import (
 from distilwhisper.model.layout import ModelFiles, preprocessor_config, token_ids
 from distilwhisper.model.whisper import WhisperConfig
 from distilwhisper.speech.audio import Samples
+from distilwhisper.speech.mel import window_log_mel
 from distilwhisper.text.tokens import Tokenizer
 
 LIBRARY = "faster-whisper"
@@ -44,16 +46,8 @@ print("".join(segment.text for segment in segments))
 
 _BINARY_VERSION = 6
 # What the converter stores of a decoder beside its weights, as int8 or int16.
-_DECODER_FACTS = {
-    "activation": 3,  # the exact GELU
-    "alibi": 0,
-    "alibi_use_positive_positions": 0,
-    "pre_norm": 1,
-    "scale_alibi": 0,
-    "scale_embeddings": 0,
-    "start_from_zero_embedding": 0,
-}
-_ATTENTION_FACTS = {"alignment_heads": 1, "alignment_layer": -1}
+_BYTES = {**ATTRIBUTES, "decoder/alibi_use_positive_positions": 0, "decoder/scale_alibi": 0}
+_SHORTS = {"decoder/alignment_heads": 1, "decoder/alignment_layer": -1}
 
 
 def write(files: ModelFiles, folder: Path, settings: ExportSettings) -> None:
@@ -108,11 +102,12 @@ def recogniser(folder: Path, files: ModelFiles) -> Recognise:
         str(folder), device="cpu", intra_threads=torch.get_num_threads()
     )
     tokenizer = Tokenizer.from_json(files.tokenizer_json, where=folder)
+    n_mels = files.config["num_mel_bins"]
 
     def recognise(samples: Samples, language: str) -> str:
         prompt = tokenizer.prompt_ids(language=language, timestamps=False)
-        frames = window_mel(samples, n_mels=files.config["num_mel_bins"]).numpy()
-        mel = ctranslate2.StorageView.from_array(frames)
+        frames = window_log_mel(samples, n_mels=n_mels, device=torch.device("cpu"))
+        mel = ctranslate2.StorageView.from_array(frames[None].numpy())
         limit = len(prompt) + MAX_NEW_TOKENS
         (result,) = model.generate(mel, [prompt], beam_size=1, max_length=limit)
         return tokenizer.decode(result.sequences_ids[0])
@@ -132,9 +127,8 @@ def _variables(files: ModelFiles) -> dict[str, Tensor]:
         if last is not None:  # keys, which have no bias, stand before values, which have one
             parts = [files.weights.get(source, torch.zeros_like(last)) for source in sources]
             variables[name] = torch.cat(parts)
-    for facts, dtype in ((_DECODER_FACTS, torch.int8), (_ATTENTION_FACTS, torch.int16)):
-        for name, value in facts.items():
-            variables[f"decoder/{name}"] = torch.tensor(value, dtype=dtype)
+    for facts, dtype in ((_BYTES, torch.int8), (_SHORTS, torch.int16)):
+        variables |= {name: torch.tensor(value, dtype=dtype) for name, value in facts.items()}
     return variables
 
 

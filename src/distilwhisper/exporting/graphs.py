@@ -198,13 +198,9 @@ def decode(
 ) -> str:
     """Return the logits of tokens.
 
-    Args:
-        graph: to build in.
-        decoder: the weights.
-        ids: tokens.
-        n_past: a list of one number, how many tokens came before; None: none.
-        keys_values: given a layer's number, the layer and its normed states, returns what it
-            attends to, split into heads: the tokens so far, and the sound.
+    How many tokens came before, ``n_past``, is a list of one number; None: none. Given a layer's
+    number, the layer and its normed states, ``keys_values`` returns what it attends to, split into
+    heads: the tokens so far, and the sound.
     """
     embedding = graph.matrix(decoder.embed_tokens.weight.T)
     first, one = graph.constant(np.int64(0)), graph.constant(np.int64(1))

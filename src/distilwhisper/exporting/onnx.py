@@ -22,12 +22,13 @@ import torch
 
 from distilwhisper.decoding.settings import MAX_NEW_TOKENS
 from distilwhisper.exporting.graphs import BOOL, FLOAT, INT64, Graph, Pair, decode, encode
-from distilwhisper.exporting.recognition import Recognise, window_mel
+from distilwhisper.exporting.recognition import Recognise
 from distilwhisper.exporting.settings import ExportSettings
 from distilwhisper.model.checkpoint import build_network
 from distilwhisper.model.layout import ModelFiles, write_side_files
 from distilwhisper.model.whisper import DecoderLayer, Whisper
 from distilwhisper.speech.audio import Samples
+from distilwhisper.speech.mel import window_log_mel
 from distilwhisper.text.tokens import Tokenizer
 
 LIBRARY = "transformers.js"
@@ -140,10 +141,10 @@ def recogniser(folder: Path, files: ModelFiles) -> Recognise:
         for pattern in ("encoder_model*.onnx", "decoder_model_merged*.onnx")
     )
     tokenizer = Tokenizer.from_json(files.tokenizer_json, where=folder)
-    rules = files.generation_config
+    rules, n_mels = files.generation_config, files.config["num_mel_bins"]
 
     def recognise(samples: Samples, language: str) -> str:
-        mel = window_mel(samples, n_mels=files.config["num_mel_bins"])
+        mel = window_log_mel(samples, n_mels=n_mels, device=torch.device("cpu"))[None]
         feeds: dict[str, Any] = {
             each.name: np.zeros(
                 [0 if isinstance(n, str) else n for n in [1, *each.shape[1:]]], "f4"

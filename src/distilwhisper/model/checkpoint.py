@@ -37,12 +37,7 @@ def load_checkpoint(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Checkpoint:
-    """Load a Hugging Face model folder.
-
-    Args:
-        folder: holds ``config.json``, the weights and ``tokenizer.json``.
-        device: where the weights go.
-        dtype: what they are converted to; the file may hold another type.
+    """Load a Hugging Face model folder, and convert its weights to ``dtype``.
 
     Raises:
         BadCheckpoint: a file is missing or broken, or the weights do not fit the config.

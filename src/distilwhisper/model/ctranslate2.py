@@ -33,7 +33,6 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,6 +59,13 @@ ATTRIBUTES = {
     "decoder/scale_embeddings": 0,
     "decoder/alibi": 0,
     "decoder/start_from_zero_embedding": 0,
+}
+
+# Rules of decoding, and where they stand in config.json.
+_RULES = {
+    "suppress_tokens": "suppress_ids",
+    "begin_suppress_tokens": "suppress_ids_begin",
+    "alignment_heads": "alignment_heads",
 }
 
 EMBEDDING = "decoder/embeddings/weight"
@@ -96,9 +102,6 @@ _PARAMETERS = {
 def stacked_weights(n_layers: Mapping[str, int]) -> dict[str, tuple[str, ...]]:
     """Return which weights each variable holds, one behind the other on rows.
 
-    Args:
-        n_layers: of the encoder and of the decoder.
-
     Returns:
         Hugging Face names by CTranslate2's, of all that a network of these layers may have.
     """
@@ -122,9 +125,7 @@ def read_ctranslate2(folder: Path, *, tokenizer_json: str | None = None) -> Mode
 
     Weights keep the type that they are stored in; quantised ones become float32.
 
-    Args:
-        folder: holds ``model.bin``, ``config.json`` and ``tokenizer.json``.
-        tokenizer_json: taken instead of the folder's own, which some lack.
+    A tokenizer that is given is taken instead of the folder's own, which some lack.
 
     Raises:
         BadCheckpoint: a file is missing, torn, of an unknown version, or of another network.
@@ -135,25 +136,16 @@ def read_ctranslate2(folder: Path, *, tokenizer_json: str | None = None) -> Mode
     variables = read_variables(path)
     heads = _read_attributes(variables, path)
     weights = _to_hugging_face(variables, path)
+    config = read_json_object(folder / "config.json")
     return files_from_weights(
         weights,
         tokenizer_json or read_tokenizer_json(folder),
-        _decoding_rules(read_json_object(folder / "config.json")),
+        {ours: config[theirs] for ours, theirs in _RULES.items() if config.get(theirs)},
         heads=heads,
         where=folder,
     )
 
 
-def _decoding_rules(config: dict[str, Any]) -> dict[str, Any]:
-    names = {
-        "suppress_ids": "suppress_tokens",
-        "suppress_ids_begin": "begin_suppress_tokens",
-        "alignment_heads": "alignment_heads",
-    }
-    return {theirs: config[ours] for ours, theirs in names.items() if config.get(ours)}
-
-
-# ------------------------------------------------------------------------------------------------
 # The file
 
 
@@ -256,7 +248,6 @@ def _parse_aliases(cursor: _Cursor, variables: dict[str, Tensor]) -> None:
             variables[f"{alias}_scale"] = variables[scale]
 
 
-# ------------------------------------------------------------------------------------------------
 # The names
 
 

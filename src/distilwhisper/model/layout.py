@@ -30,7 +30,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from safetensors import SafetensorError
@@ -47,6 +47,9 @@ MULTILINGUAL_VOCAB_SIZE = 51_865  # smaller ones are English only: openai/whispe
 
 _EMBEDDING = "model.decoder.embed_tokens.weight"
 _TIED_PROJECTION = "proj_out.weight"
+# Rules of decoding that hold ids.
+_SUPPRESSED = ("suppress_tokens", "begin_suppress_tokens")
+_FIRST_TIMESTAMP = "max_initial_timestamp_index"  # at the latest; counted from <|0.00|>
 _LANGUAGE = re.compile(r"<\|[a-z]{2,3}\|>")
 _TIMESTAMP = re.compile(r"<\|\d+\.\d\d\|>")
 
@@ -82,7 +85,6 @@ class ModelFiles:
     tokenizer_json: str  # the whole text of tokenizer.json
 
 
-# ------------------------------------------------------------------------------------------------
 # Reading
 
 
@@ -141,9 +143,7 @@ def read_tokenizer_json(folder: Path) -> str:
     """
     path = folder / "tokenizer.json"
     if path.is_file():
-        tokenizer = read_json_object(path)
-        if "added_tokens" not in tokenizer or "merges" not in tokenizer.get("model", {}):
-            raise BadCheckpoint(f"{path}: must hold a BPE tokenizer with its added tokens")
+        TokenIds(read_json_object(path), path)
         return path.read_text(encoding="utf-8")
     if not (folder / "vocab.json").is_file() or not (folder / "merges.txt").is_file():
         raise BadCheckpoint(
@@ -165,8 +165,9 @@ def read_complete_tokenizer(folder: Path) -> str:
     Raises:
         BadCheckpoint: ``config.json`` or the tokenizer is missing or broken.
     """
-    vocab_size = read_json_object(folder / "config.json")["vocab_size"]
-    return complete_timestamps(read_tokenizer_json(folder), vocab_size=vocab_size, where=folder)
+    sizes = network_sizes(read_json_object(folder / "config.json"), where=folder)
+    tokenizer_json = read_tokenizer_json(folder)
+    return complete_timestamps(tokenizer_json, vocab_size=sizes.vocab_size, where=folder)
 
 
 def _byte_level_tokenizer(
@@ -225,7 +226,7 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
         if not name.endswith(".json"):
             return _load_tensors(path)
         shards = read_json_object(path).get("weight_map")
-        if not isinstance(shards, dict):
+        if not isinstance(shards, dict) or not all(isinstance(s, str) for s in shards.values()):
             raise BadCheckpoint(f"{path}: must hold a weight_map, the file of each weight")
         weights: dict[str, Tensor] = {}
         for shard in sorted(set(shards.values())):
@@ -244,10 +245,7 @@ def unwrapped(
 
     Data parallel training, torch.compile, PEFT and Lightning put a prefix before every name.
 
-    Args:
-        weights: by name.
-        begins: how names begin that need no change.
-        where: the origin, for messages.
+    Names that begin as ``begins`` says need no change.
 
     Raises:
         BadCheckpoint: weights of an adapter are beside those of the model, not in them.
@@ -278,9 +276,16 @@ def _load_tensors(path: Path) -> dict[str, Tensor]:
         except SafetensorError as error:
             raise BadCheckpoint(f"{path}: not a whole safetensors file: {error}") from error
     loaded = load_pickle(path)
-    if not all(isinstance(value, Tensor) for value in loaded.values()):
+    if not is_state_dict(loaded):
         raise BadCheckpoint(f"{path}: must hold tensors by name and nothing else")
     return loaded
+
+
+def is_state_dict(found: object) -> TypeGuard[dict[str, Tensor]]:
+    """Return whether an object holds tensors by name and nothing else."""
+    return isinstance(found, dict) and all(
+        isinstance(name, str) and isinstance(weight, Tensor) for name, weight in found.items()
+    )
 
 
 def load_pickle(path: Path) -> dict[str, Any]:
@@ -367,29 +372,49 @@ def _read_generation_config(
     if (folder / "generation_config.json").is_file():
         found = read_json_object(folder / "generation_config.json")
     else:  # folders from before 2023 keep the lists in config.json
-        keys = ("suppress_tokens", "begin_suppress_tokens")
-        found = {key: config[key] for key in keys if config.get(key) is not None}
-    return {**token_ids_for_generation(tokenizer_json, config=config, where=folder), **found}
+        found = {key: config[key] for key in _SUPPRESSED if config.get(key) is not None}
+    return _with_token_ids(found, tokenizer_json, config, folder)
 
 
-# ------------------------------------------------------------------------------------------------
+def _with_token_ids(
+    rules: Mapping[str, Any], tokenizer_json: str, config: Mapping[str, Any], where: Path
+) -> dict[str, Any]:
+    """Return rules of decoding that were read from a file, with the ids that they lack."""
+    limits = {**dict.fromkeys(_SUPPRESSED, config["vocab_size"]), _FIRST_TIMESTAMP: N_TIMESTAMPS}
+    for name, limit in limits.items():
+        found = rules.get(name) or []
+        for id_ in found if isinstance(found, list) else [found]:
+            if not isinstance(id_, int) or not 0 <= id_ < limit:
+                raise BadCheckpoint(
+                    f"{where}: {name} must be ids from 0 on, below {limit}, found {id_!r} in the "
+                    "rules of decoding (generation_config.json, or config.json): delete it, or "
+                    "take the file of the model that this one was trained from"
+                )
+    return {**token_ids_for_generation(tokenizer_json, config=config, where=where), **rules}
+
+
 # What a config says, made from the weights and the tokenizer
 
 
 class TokenIds(dict[str, int]):
     """The id of every token of a tokenizer, by its text.
 
-    Args:
-        tokenizer: what ``tokenizer.json`` holds.
-        where: its origin, for messages.
-
     Raises:
-        BadCheckpoint: a token is asked for that the tokenizer lacks.
+        BadCheckpoint: it is no BPE tokenizer, or lacks a token that is asked for.
     """
 
     def __init__(self, tokenizer: Mapping[str, Any], where: Path) -> None:
-        added = {token["content"]: int(token["id"]) for token in tokenizer["added_tokens"]}
-        super().__init__({**tokenizer["model"]["vocab"], **added})
+        try:
+            added = {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
+            super().__init__({**tokenizer["model"]["vocab"], **added})
+            is_whole = isinstance(tokenizer["model"]["merges"], list)
+        except (KeyError, TypeError):
+            is_whole = False
+        if not is_whole or not all(isinstance(id_, int) for id_ in self.values()):
+            raise BadCheckpoint(
+                f"{where}: must hold a BPE tokenizer: vocabulary, merges, and added tokens with "
+                "their ids; copy tokenizer.json from the model that this one was trained from"
+            )
         self._where = where
 
     def __missing__(self, token: str) -> int:
@@ -475,8 +500,8 @@ def files_from_weights(
     except KeyError as error:
         raise BadCheckpoint(f"{where}: no weight {error.args[0]}") from None
     check_weights(weights, config, where=where)
-    generation_config = token_ids_for_generation(tokenizer_json, config=config, where=where)
-    return ModelFiles(config, {**generation_config, **rules}, weights, tokenizer_json)
+    generation_config = _with_token_ids(rules, tokenizer_json, config, where)
+    return ModelFiles(config, generation_config, weights, tokenizer_json)
 
 
 def _config_of(
@@ -484,7 +509,10 @@ def _config_of(
 ) -> dict[str, Any]:
     """Return ``config.json`` for weights; a KeyError names a weight that gives a size."""
     eot = ids["<|endoftext|>"]
-    encoder_layers, decoder_layers = (_count_layers(weights, s) for s in ("encoder", "decoder"))
+    encoder_layers, decoder_layers = (
+        len({name.split(".")[3] for name in weights if name.startswith(f"model.{side}.layers.")})
+        for side in ("encoder", "decoder")
+    )
     vocab_size, width = weights[_EMBEDDING].shape
     return {
         "architectures": ["WhisperForConditionalGeneration"],
@@ -516,11 +544,6 @@ def _config_of(
     }
 
 
-def _count_layers(weights: Mapping[str, Tensor], side: str) -> int:
-    pattern = re.compile(rf"model\.{side}\.layers\.(\d+)\.")
-    return len({match[1] for name in weights if (match := pattern.match(name))})
-
-
 def token_ids_for_generation(
     tokenizer_json: str, *, config: Mapping[str, Any], where: Path
 ) -> dict[str, Any]:
@@ -528,11 +551,6 @@ def token_ids_for_generation(
 
     Special ids, and for a multilingual model the ids of languages and tasks. Suppress lists and
     alignment heads belong to the checkpoint and are not in it.
-
-    Args:
-        tokenizer_json: the whole ``tokenizer.json``.
-        config: ``vocab_size`` and ``max_target_positions`` of the model.
-        where: what is read, for messages.
 
     Raises:
         BadCheckpoint: the tokenizer lacks one of Whisper's special tokens.
@@ -548,7 +566,7 @@ def token_ids_for_generation(
         "prev_sot_token_id": ids["<|startofprev|>"],
         "no_timestamps_token_id": ids["<|notimestamps|>"],
         "is_multilingual": is_multilingual,
-        "max_initial_timestamp_index": 50,
+        _FIRST_TIMESTAMP: 50,
         "max_length": config.get("max_target_positions", 448),
         "return_timestamps": False,
     }
@@ -560,7 +578,6 @@ def token_ids_for_generation(
     return generation_config
 
 
-# ------------------------------------------------------------------------------------------------
 # Writing
 
 
@@ -570,10 +587,7 @@ def write_model_folder(folder: Path, files: ModelFiles, *, dtype: torch.dtype) -
     Everything is there that transformers 4 and 5, faster-whisper and the converters of
     CTranslate2 and whisper.cpp look for; they do not look for the same files.
 
-    Args:
-        folder: does not exist yet, or is empty; its parents are made.
-        files: what to write; ``forced_decoder_ids``, which nothing obeys any more, is left out.
-        dtype: what all weights are stored in, and loaded in by transformers.
+    What ``forced_decoder_ids`` says, which nothing obeys any more, is left out.
 
     Raises:
         FileExistsError: the folder holds something already.
@@ -601,13 +615,7 @@ def write_weights(path: Path, weights: dict[str, Tensor], metadata: dict[str, st
 
 
 def write_side_files(folder: Path, files: ModelFiles, *, dtype: torch.dtype) -> None:
-    """Write what stands beside the weights in the Hugging Face layout: configs and tokenizer.
-
-    Args:
-        folder: to write into.
-        files: of the model.
-        dtype: of the weights, which ``config.json`` names.
-    """
+    """Write what stands beside the weights in the Hugging Face layout: configs and tokenizer."""
     tokenizer = json.loads(files.tokenizer_json)
     ids = TokenIds(tokenizer, folder)
     vocab = tokenizer["model"]["vocab"]

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import tokenizers
-from torch import Tensor
 
 from distilwhisper.model.layout import (
     LIGHTNING_HINT,
@@ -25,6 +24,7 @@ from distilwhisper.model.layout import (
     ModelFiles,
     check_vocab_size,
     files_from_weights,
+    is_state_dict,
     load_pickle,
     token_ids,
     unwrapped,
@@ -109,10 +109,10 @@ def read_openai(path: Path, tokenizer_for: Callable[[int], str]) -> ModelFiles:
     """
     checkpoint = load_pickle(path)
     dims, state = checkpoint.get("dims"), checkpoint.get("model_state_dict")
-    if not isinstance(dims, dict) or not isinstance(state, dict):
+    if not isinstance(dims, dict) or not is_state_dict(state):
         raise BadCheckpoint(f"{path}: {_not_openai(checkpoint)}")
-    if missing := [name for name in _DIMS if name not in dims]:
-        raise BadCheckpoint(f"{path}: 'dims' lacks {', '.join(missing)}")
+    if missing := [name for name in _DIMS if not isinstance(dims.get(name), int)]:
+        raise BadCheckpoint(f"{path}: 'dims' lacks {', '.join(missing)}, or has no number there")
     tokenizer_json = tokenizer_for(dims["n_vocab"])
     state = unwrapped(state, ("encoder.", "decoder."), where=path)
     heads = published_alignment_heads(
@@ -149,7 +149,7 @@ def _not_openai(checkpoint: Mapping[str, Any]) -> str:
         return LIGHTNING_HINT
     if any("lora_" in name for name in map(str, checkpoint)):
         return "the weights of an adapter (LoRA): merge them into their model with peft first"
-    if checkpoint and all(isinstance(value, Tensor) for value in checkpoint.values()):
+    if checkpoint and is_state_dict(checkpoint):
         return (
             "bare weights, which say neither their sizes nor their tokenizer: put the file as "
             "pytorch_model.bin into a folder with config.json and tokenizer.json of the model that "

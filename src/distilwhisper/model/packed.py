@@ -13,11 +13,7 @@ from distilwhisper.shapes import Float
 
 
 class PackedWeight:
-    """A weight matrix in oneDNN's own layout.
-
-    Args:
-        weight: bfloat16, on the CPU.
-    """
+    """A bfloat16 weight matrix on the CPU, in oneDNN's own layout."""
 
     def __init__(self, weight: Float[Tensor, "out in"]) -> None:
         # What inductor emits for a linear layer whose weights are frozen.

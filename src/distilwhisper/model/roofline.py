@@ -44,10 +44,8 @@ def cache_values(c: WhisperConfig, frames: float) -> float:
 def window_s(config: WhisperConfig, *, batch: int, n_tokens: float = TOKENS_PER_WINDOW) -> float:
     """Return the seconds of a window on an H100, encoder and greedy decoding.
 
-    Args:
-        config: the sizes.
-        batch: windows that are decoded together and share the reading of the weights.
-        n_tokens: of each; the cache of tokens is half as long on average.
+    Windows of one batch share the reading of the weights; the cache of tokens is half as long on
+    average.
     """
     once_s = (encoder_flops(config) + cross_flops(config)) / FLOPS_PER_S
     held = cache_values(config, config.max_frames + n_tokens / 2)

@@ -33,12 +33,7 @@ class KeptFrames:
 
 
 def thin_silence(n_sound: int, n_frames: int) -> KeptFrames | None:
-    """Return the frames that stand for a whole window; None: all of them do.
-
-    Args:
-        n_sound: frames of sound, at the beginning.
-        n_frames: of the window.
-    """
+    """Return the frames that stand for a whole window; None: all of them do."""
     least = n_sound + MARGIN_FRAMES
     silent = n_frames - least
     n_kept = least + max(-(-silent // STRIDE), 0)

@@ -68,13 +68,19 @@ class WhisperConfig:
         for key, wanted in (("activation_function", "gelu"), ("scale_embedding", False)):
             if config.get(key, wanted) != wanted:
                 raise ValueError(f"config.json: {key} must be {wanted!r}, found {config[key]!r}")
+        sizes = {ours: config[theirs] for ours, theirs in _HF_NAMES.items() if theirs in config}
+        for ours, size in sizes.items():
+            if not isinstance(size, int) or size < 1:
+                raise ValueError(
+                    f"config.json: {_HF_NAMES[ours]} must be a whole number above 0, found {size!r}"
+                )
         try:
-            return cls(
-                **{ours: config[theirs] for ours, theirs in _HF_NAMES.items() if theirs in config}
-            )
+            return cls(**sizes)
         except TypeError as error:
-            missing = [theirs for theirs in _HF_NAMES.values() if theirs not in config]
-            raise ValueError(f"config.json lacks {', '.join(missing)}") from error
+            missing = ", ".join(theirs for theirs in _HF_NAMES.values() if theirs not in config)
+            raise ValueError(
+                f"config.json lacks {missing}: take the file of the model itself"
+            ) from error
 
     def to_hf(self, base: Mapping[str, Any]) -> dict[str, Any]:
         """Return ``base`` (another model's ``config.json``) with the sizes of this one."""
@@ -182,11 +188,7 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "batch tokens width"]:
         """Attend from ``states`` to keys and values that :meth:`keys_values` made.
 
-        Args:
-            states: of the queries.
-            keys: what they are compared with.
-            values: what they collect.
-            mask: (#batch, 1, #tokens, keys), of what is visible, or what is added to the scores.
+        The mask, (#batch, 1, #tokens, keys), says what is visible, or what is added to the scores.
         """
         queries = self._split(self.q_proj(states))
         mixed = _attend(queries, keys, values, mask)
@@ -254,10 +256,6 @@ class Encoder(nn.Module):
         self, mel: Float[Tensor, "batch n_mels mel_frames"], kept: KeptFrames | None = None
     ) -> Float[Tensor, "batch frames width"]:
         """Encode windows; two mel frames of 10 ms make one frame of 20 ms.
-
-        Args:
-            mel: of the windows.
-            kept: the frames to encode; None: all.
 
         Raises:
             ValueError: the mel has another number of bins than the model, or is longer than its
@@ -482,12 +480,7 @@ class Decoder(nn.Module):
         return self.embed_tokens.weight.dtype if self.engine is None else self.engine.cache_dtype
 
     def self_cache(self, batch: int, capacity: int) -> SelfCache:
-        """Return an empty cache of the decoder's dtype and device.
-
-        Args:
-            batch: rows.
-            capacity: tokens per row at most, prompt included.
-        """
+        """Return an empty cache of rows that hold ``capacity`` tokens each, prompt included."""
         weight = self.embed_tokens.weight
         heads = self.layers[0].self_attn.heads
         shape = (2, len(self.layers), batch, heads, capacity, weight.shape[1] // heads)

@@ -29,12 +29,7 @@ class Gone(Exception):
 
 
 class Caller:
-    """A request: what it uploads, and whether it still waits.
-
-    Args:
-        request: of which nothing was read yet.
-        settings: the size of its body, and the times for it and for its answer.
-    """
+    """A request: what it uploads, and whether it still waits."""
 
     def __init__(self, request: Request, settings: ServeSettings) -> None:
         self._request = request
@@ -66,14 +61,12 @@ class Caller:
                 max_part_size=MAX_FIELD_BYTES,
             )
             form = await parser.parse()
-        except MultiPartException as error:
+        except (MultiPartException, ApiError) as error:
             await self._discard()
-            raise ApiError(
-                400, f"the form cannot be read: {error.message}", code="invalid_form"
-            ) from error
-        except ApiError:
-            await self._discard()
-            raise
+            if isinstance(error, ApiError):
+                raise
+            message = f"the form cannot be read: {error.message}"
+            raise ApiError(400, message, code="invalid_form") from error
         self._deadline_s = time.monotonic() + self._settings.request_timeout_s
         self._leaving = asyncio.create_task(self._leave())
         return form

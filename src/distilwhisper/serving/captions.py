@@ -9,10 +9,11 @@ Source: LocalAgreement-2 of arXiv:2307.14743, section 3.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
 import numpy as np
 
-from distilwhisper.decoding.segments import SENTENCE_ENDS
+from distilwhisper.decoding.segments import SENTENCE_ENDS, word_key
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.speech.audio import Samples
@@ -22,6 +23,8 @@ from distilwhisper.text.transcript import Word
 
 # Sound before the first speech that is kept, and behind the last one.
 LEAD_S, TAIL_S = 0.5, 0.3
+STEP_S = 0.5  # of new sound between two passes
+LONG_PASS_S = 12.0  # sound beyond it is dropped behind any settled word
 MAX_PASS_S = 25.0  # a window holds 30
 SAME_S = 0.6  # a word that begins so shortly before the last settled one's end may be it again
 MAX_REPEATED = 5  # settled words that a pass may repeat
@@ -30,38 +33,21 @@ PROMPT_CHARACTERS = 1000  # more than a model reads
 
 @dataclass(frozen=True)
 class CaptionSettings:
-    """When a pass is made, and what ends an utterance.
+    """When a pass is made, and what ends an utterance."""
 
-    Attributes:
-        step_s: new sound between two passes.
-        pause_s: silence that ends an utterance; None: the caller ends it.
-        longest_s: of the sound of a pass; beyond it, sound is dropped behind any settled word.
-        threshold: probability from which sound is taken for speech.
-        with_prompt: the prompt of a pass is the text before it.
-    """
-
-    step_s: float = 0.5
-    pause_s: float | None = 0.7
-    longest_s: float = 12.0
-    threshold: float = 0.5
-    with_prompt: bool = False
+    pause_s: float | None = 0.7  # silence that ends an utterance; None: the caller ends it
+    threshold: float = 0.5  # probability from which sound is taken for speech
+    with_prompt: bool = False  # the prompt of a pass is the text before it
 
 
 @dataclass(frozen=True)
 class Pass:
-    """Sound to be transcribed now.
+    """Sound to be transcribed now."""
 
-    Attributes:
-        samples: at most 25 s; none where an utterance is ended that holds none.
-        start_s: where it begins.
-        is_last: of an utterance: all of its words are settled.
-        prompt: the text before it; empty without a prompt.
-    """
-
-    samples: Samples
+    samples: Samples  # at most 25 s; none where an utterance is ended that holds none
     start_s: float
-    is_last: bool
-    prompt: str
+    is_last: bool  # of an utterance: all of its words are settled
+    prompt: str  # the text before it; empty without a prompt
 
     def fit(self, transcriber: Transcriber) -> Transcriber:
         """Return the model with the prompt of this pass."""
@@ -75,10 +61,6 @@ def live_settings(base: DecodingSettings, margin_s: float | None) -> DecodingSet
 
     A pass whose text repeats itself, or is unlikely, is decoded again as any window is: where a
     model loops, two passes agree on the loop, and it would be settled.
-
-    Args:
-        base: of the server.
-        margin_s: silence behind the sound of a pass; None: windows of 30 s.
     """
     return replace(
         base,
@@ -156,17 +138,12 @@ class Captions:
         if is_over:
             stop = self._watch.speech_stop + seconds_to_samples(TAIL_S)
             return self._make_pass(min(stop, self._stop), is_last=True)
-        if self._stop - self._passed < seconds_to_samples(self._settings.step_s):
+        if self._stop - self._passed < seconds_to_samples(STEP_S):
             return None
         return self._make_pass(self._stop, is_last=False)
 
     def settle(self, one: Pass, words: Iterable[Word]) -> list[Word]:
-        """Take what a pass has found; return the words that are now settled, in order.
-
-        Args:
-            one: of :meth:`next_pass`.
-            words: with times from its beginning on.
-        """
+        """Take what a pass has found, timed from its beginning; return the words now settled."""
         start_s = one.start_s
         moved = [replace(w, start=w.start + start_s, end=w.end + start_s) for w in words]
         found = self._new(moved)
@@ -200,8 +177,7 @@ class Captions:
         end_s = self._settled[-1].end
         late = [word for word in words if word.end > end_s and word.start > end_s - SAME_S]
         for n in range(min(MAX_REPEATED, len(late), len(self._settled)), 0, -1):
-            repeated = [_key(word) for word in late[:n]]
-            if repeated == [_key(word) for word in self._settled[-n:]]:
+            if _keys(late[:n]) == _keys(self._settled[-n:]):
                 return late[n:]
         return late
 
@@ -211,7 +187,7 @@ class Captions:
         ends = [w.end for w in self._settled if w.text.rstrip().endswith(tuple(SENTENCE_ENDS))]
         if ends and ends[-1] > start_s:
             return ends[-1]
-        if stop_s - start_s < self._settings.longest_s:
+        if stop_s - start_s < LONG_PASS_S:
             return None
         if self._settled and self._settled[-1].end > start_s:
             return self._settled[-1].end
@@ -227,11 +203,9 @@ class Captions:
 
 def _n_agreed(before: Sequence[Word], now: Sequence[Word]) -> int:
     """Return how many words two passes begin with alike."""
-    for n, (one, other) in enumerate(zip(before, now, strict=False)):
-        if _key(one) != _key(other):
-            return n
-    return min(len(before), len(now))
+    pairs = zip(_keys(before), _keys(now), strict=False)
+    return len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
 
 
-def _key(word: Word) -> str:
-    return "".join(c for c in word.text.casefold() if c.isalnum())
+def _keys(words: Iterable[Word]) -> list[str]:
+    return [word_key(word.text) for word in words]

@@ -8,19 +8,12 @@ RETRY_AFTER_S = 5
 
 @dataclass(eq=False)
 class ApiError(Exception):
-    """A request that is answered by an error; a process may send it to another.
+    """A request that is answered by an error; a process may send it to another."""
 
-    Attributes:
-        status: of HTTP: 400 what was asked for cannot be, 401, 404, 408, 413, 422, 429, 500, 503.
-        message: what must hold, what was found, and the way out.
-        code: names the kind of error to programs.
-        param: the field at fault.
-    """
-
-    status: int
-    message: str
-    code: str | None = field(default=None, kw_only=True)
-    param: str | None = field(default=None, kw_only=True)
+    status: int  # of HTTP: 400 what was asked for cannot be, 401, 404, 408, 413, 422, 429, 500, 503
+    message: str  # what must hold, what was found, and the way out
+    code: str | None = field(default=None, kw_only=True)  # names the kind of error to programs
+    param: str | None = field(default=None, kw_only=True)  # the field at fault
 
     def __str__(self) -> str:
         return self.message

@@ -9,21 +9,15 @@ from starlette.datastructures import FormData, UploadFile
 
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.serving.errors import ApiError, invalid
+from distilwhisper.text.tokens import Task
 
 ResponseFormat = Literal["json", "text", "srt", "verbose_json", "vtt"]
 Granularity = Literal["word", "segment"]
 
 _MANY = {"timestamp_granularities", "include", "keywords"}  # also with [] behind them
 _KNOWN = {
-    "file",
-    "model",
-    "language",
-    "prompt",
-    "temperature",
-    "response_format",
-    "stream",
-    "chunking_strategy",
-    "hotwords",
+    *"file model language prompt temperature response_format stream".split(),
+    *"chunking_strategy hotwords".split(),
     *_MANY,
 }
 _UNSUPPORTED = {
@@ -59,15 +53,8 @@ class Asked:
         return spooled
 
 
-def read_form(
-    form: FormData, task: Literal["transcribe", "translate"], base: DecodingSettings
-) -> Asked:
+def read_form(form: FormData, task: Task, base: DecodingSettings) -> Asked:
     """Read a form.
-
-    Args:
-        form: of the request.
-        task: what the address asks for.
-        base: the server's settings, for what the form does not name.
 
     Raises:
         ApiError: a field is not known, not supported, or not as it must be; it is named.

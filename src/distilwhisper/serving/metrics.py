@@ -1,5 +1,6 @@
 """What a server counts, in the text format of Prometheus."""
 
+import json
 import math
 import threading
 from collections import defaultdict
@@ -80,9 +81,5 @@ def _head(name: str, text: str, kind: str) -> list[str]:
 
 
 def _line(name: str, labels: Labels, value: float) -> str:
-    inner = ",".join(f'{key}="{_escaped(text)}"' for key, text in labels)
+    inner = ",".join(f"{key}={json.dumps(text, ensure_ascii=False)}" for key, text in labels)
     return f"distilwhisper_{name}{f'{{{inner}}}' if inner else ''} {value:g}"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

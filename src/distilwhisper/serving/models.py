@@ -18,18 +18,7 @@ FIRST = "whisper-1"  # what OpenAI calls its only Whisper: here the first model
 
 
 class Models:
-    """Models by name, all with one worker.
-
-    Args:
-        sources: name to folder or hub id, at least one.
-        decoding: of requests that ask for nothing else.
-        hardware: where they run.
-        settings: when they are forgotten.
-        worker: decodes for all of them.
-
-    Attributes:
-        is_ready: a model was loaded; one that is idle may be unloaded meanwhile.
-    """
+    """Models by name, all with one worker."""
 
     def __init__(
         self,
@@ -45,7 +34,7 @@ class Models:
         self._settings = settings
         self._worker = worker
         self._loaded: dict[str, ModelQueue] = {}
-        self.is_ready = False
+        self.is_ready = False  # until one was loaded, which may be unloaded again
         self._one_at_a_time = asyncio.Lock()
 
     @property
@@ -154,15 +143,6 @@ def fitted(transcriber: Transcriber, settings: DecodingSettings) -> Transcriber:
     Raises:
         ApiError: they do not fit the model.
     """
-    tokenizer = transcriber.tokenizer
-    language = (settings.language or "en").lower()
-    if not tokenizer.is_multilingual and language not in ("en", "english"):
-        raise ApiError(
-            400,
-            f"this model knows English only, found language {settings.language!r}",
-            code="invalid_value",
-            param="language",
-        )
     try:
         return transcriber.with_settings(settings)
     except ValueError as error:

@@ -149,11 +149,7 @@ class SessionSettings:
             }
         sound = {
             "format": {"type": "audio/pcm", "rate": self.rate_hz},
-            "transcription": {
-                "model": self.model,
-                "language": self.language,
-                "prompt": self.prompt,
-            },
+            "transcription": {n: getattr(self, n) for n in ("model", "language", "prompt")},
             "turn_detection": turns,
         }
         return {"type": "transcription", "object": "realtime.session", "audio": {"input": sound}}

@@ -28,12 +28,6 @@ def serve(
 ) -> None:
     """Serve models until a signal ends it.
 
-    Args:
-        sources: model name to folder or hub id.
-        decoding: how to decode, where a request asks for nothing else.
-        hardware: where models run.
-        settings: how callers are treated.
-
     Raises:
         OSError: the port is taken, or the file of keys cannot be read.
         ValueError: the file of keys holds none.

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -25,9 +25,8 @@ from distilwhisper.serving.settings import ServeSettings
 from distilwhisper.serving.sound import PcmRecording, SoundDecoder
 from distilwhisper.serving.worker import Job, Worker
 from distilwhisper.speech.sources import CorruptAudio
+from distilwhisper.text.tokens import Task
 from distilwhisper.text.transcript import Segment, Transcript
-
-Task = Literal["transcribe", "translate"]
 
 T = TypeVar("T")
 

@@ -57,9 +57,8 @@ class ServeSettings(Checked):
 def named_models(sources: tuple[str, ...]) -> dict[str, str]:
     """Return what each model is called, and where it is.
 
-    Args:
-        sources: ``NAME=SOURCE`` or a source alone, a folder or hub id. A folder is called by its
-            last part, a hub id by itself.
+    A source is ``NAME=SOURCE`` or a folder or hub id alone. A folder is called by its last part, a
+    hub id by itself.
 
     Raises:
         ValueError: there is none, or two of one name.

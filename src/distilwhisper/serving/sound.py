@@ -78,9 +78,7 @@ class SoundDecoder:
     async def decode(self, upload: IO[bytes], name: str) -> PcmRecording:
         """Return the sound of an upload, with notes on what is odd about it.
 
-        Args:
-            upload: an open file on disk.
-            name: of it, for messages; libav knows some formats by it.
+        The upload is on disk. Libav knows some formats by the name.
 
         Raises:
             ApiError: it holds no sound that can be decoded, or one beyond a limit.

@@ -54,11 +54,7 @@ def caption(
 ) -> None:
     """Write captions of sound as it comes, a line for each utterance, until the sound ends.
 
-    Args:
-        blocks: of the sound; read in a thread of its own.
-        transcriber: under the settings of captions.
-        settings: when passes are made.
-        write: called with each piece of settled text.
+    The sound is read in a thread of its own.
     """
     coming: queue.Queue[Samples | Exception | None] = queue.Queue()
     threading.Thread(target=_read, args=(blocks, coming), daemon=True).start()

@@ -18,7 +18,7 @@ from typing import TypeAlias
 
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.decoding.transcription import Transcription
-from distilwhisper.decoding.windows import Task
+from distilwhisper.decoding.windows import Batch, Task
 from distilwhisper.progress import say
 from distilwhisper.serving.metrics import Metrics
 from distilwhisper.speech.recording import Recording
@@ -58,13 +58,7 @@ class Job:
 
 
 def next_turn(jobs: Sequence[Job], n_slots: int, *, hold_long: bool) -> Job | None:
-    """Return whose window is decoded next; None: nobody has one, or may.
-
-    Args:
-        jobs: in the order of their arrival.
-        n_slots: of the model.
-        hold_long: only short recordings may.
-    """
+    """Return whose window is next, of jobs as they arrived; None: nobody has one, or may."""
     most = max(n_slots - max(n_slots // 4, 1), 1)
     waiting = [
         job
@@ -88,9 +82,7 @@ class ModelQueue:
         self._arrived: deque[Job] = deque()
         self._left: deque[Job] = deque()
         self._jobs: list[Job] = []
-        self._batch = transcriber.batch()
-        self._owners: dict[int, Job] = {}  # of tasks
-        self._n_tasks = 0
+        self._batch = Batch[Job, Transcription](transcriber.decoder)
         self._steps_to_hold = 0
         self._is_cpu = transcriber.checkpoint.model.device.type == "cpu"
 
@@ -133,13 +125,13 @@ class ModelQueue:
         self._steps_to_hold -= 1
         while self._batch.has_room and (planned := self._next()) is not None:
             self._plan(planned)
-        for number, transcription in self._batch.step():
-            self._take(number, transcription)
+        for job, transcription in self._batch.step():
+            self._take(job, transcription)
 
     def fail(self, error: Exception) -> None:
         """Give all jobs up, and begin anew: a step has failed, and nobody knows for whom."""
         self._batch.close()
-        self._batch = self.transcriber.batch()
+        self._batch = Batch(self.transcriber.decoder)
         for job in list(self._jobs):
             self._fail(job, error)
 
@@ -164,19 +156,18 @@ class ModelQueue:
             if task is None:
                 job.is_planned = True
                 return
-            self._n_tasks += 1
-            number = self._n_tasks
-            self._owners[number] = job
             job.n_running += 1
-            for _, done in job.transcriber.add(self._batch, number, _guarded(job, task)):
+            decoder = job.transcriber.decoder
+            for _, done in self._batch.add(job, _guarded(job, task), decoder):
                 job.n_silent += 1
-                self._take(number, done)
+                self._take(job, done)
             if not job.is_short:
                 return
 
-    def _take(self, number: int, transcription: Transcription) -> None:
+    def _take(self, job: Job, transcription: Transcription) -> None:
         """Give a listener what a task has added to its transcription."""
-        job = self._owners.pop(number)
+        if job not in self._jobs:  # it failed by another window of this step
+            return
         job.n_running -= 1
         outcome = job.error or transcription.outcome
         if isinstance(outcome, Exception):
@@ -194,13 +185,10 @@ class ModelQueue:
 
     def _end(self, job: Job) -> None:
         """Forget a job, and free what it holds."""
-        if job not in self._jobs:
-            return
-        for number in [n for n, owner in self._owners.items() if owner is job]:
-            del self._owners[number]
-            self._batch.leave(number)
-        self._jobs.remove(job)
-        job.on_end()
+        if job in self._jobs:
+            self._batch.leave(job)
+            self._jobs.remove(job)
+            job.on_end()
 
 
 class Worker:

@@ -225,7 +225,7 @@ def _label(utterance: Utterance, n_samples: int, window: DecodedWindow, eot: int
         finished=window.finished,
         duration_s=samples_to_seconds(n_samples),
         detected_language=window.detected_language,
-        language_probability=_rounded(window.language_probability),
+        language_probability=_rounded(window.language_prob),
     )
 
 

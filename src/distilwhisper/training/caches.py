@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -37,18 +37,13 @@ SHARD_WINDOWS = 32
 class EncoderCache:
     """The encoder states of every example, in files of :data:`SHARD_WINDOWS` windows.
 
-    Args:
-        folder: made when needed.
-        examples: in the order that numbers them.
-        manifest: where their sound is; states of sound that has changed since are made again.
-        encoder_digest: the encoder's weights, from :func:`weights_digest`; states of others are
-            made again.
+    States of other sound, or of another encoder, are made again.
     """
 
     folder: Path
-    examples: Sequence[Example]
+    examples: Sequence[Example]  # in the order that numbers them
     manifest: Manifest
-    encoder_digest: str
+    encoder_digest: str  # from :func:`weights_digest`
 
     def n_bytes(self, *, max_frames: int, width: int, dtype: torch.dtype) -> int:
         """Return the disk space that the whole cache takes."""
@@ -61,19 +56,15 @@ class EncoderCache:
         *,
         on_progress: Callable[[int], None],
     ) -> None:
-        """Encode what is not there yet and falls to this rank.
+        """Encode what is not there yet and falls to this rank; report all, done or found done."""
 
-        Args:
-            encode: examples' numbers to their encoder states, one row each.
-            ranks: the processes that share the work.
-            on_progress: called with the number of examples just done, or found done.
-        """
+        def shard(numbers: range) -> dict[str, Tensor]:
+            return {"states": encode(numbers)}
+
         for numbers in own_shards(len(self.examples), ranks):
-            path = shard_file(self.folder, numbers[0])
             sounds = [sound_key(self.examples[number], self.manifest) for number in numbers]
-            made_from = digest([self.encoder_digest, *sounds])
-            if not is_made_from(path, made_from):
-                write_shard(path, {"states": encode(numbers)}, made_from)
+            made_from = [self.encoder_digest, *sounds]
+            keep_shard(self.folder, numbers, made_from, partial(shard, numbers))
             on_progress(len(numbers))
 
     def read(self, indices: Sequence[int]) -> Float[Tensor, "batch frames width"]:
@@ -87,25 +78,19 @@ class EncoderCache:
 
 @dataclass(frozen=True)
 class TeacherStore:
-    """Final states of the tokens that count, of every example in every form that is drawn.
-
-    Args:
-        folder: made when needed.
-        inputs: the corpus, and the token sequences that the run draws for each example.
-        teacher_digest: all of the teacher's weights, from :func:`weights_digest`.
-        dtype: of the states on disk.
-    """
+    """Final states of the tokens that count, of every example in every form that is drawn."""
 
     folder: Path
     inputs: TrainingInput
-    teacher_digest: str
-    dtype: torch.dtype
+    teacher_digest: str  # of all its weights, from :func:`weights_digest`
+    dtype: torch.dtype  # of the states on disk
 
     def n_bytes(self, *, width: int) -> int:
         """Return the disk space that the whole store takes."""
-        numbers = range(len(self.inputs.examples))
-        forms = filter(None, (self.inputs.forms(number) for number in numbers))
-        return sum(self._tokens(rows).n_tokens for rows in forms) * width * self.dtype.itemsize
+        inputs = self.inputs
+        forms = filter(None, map(inputs.forms, range(len(inputs.examples))))
+        n_tokens = sum(token_batch(rows, inputs.tokenizer).n_tokens for rows in forms)
+        return n_tokens * width * self.dtype.itemsize
 
     def fill(
         self,
@@ -126,35 +111,29 @@ class TeacherStore:
         Raises:
             ValueError: a state is too large for ``dtype``, or no number.
         """
-        for numbers in own_shards(len(self.inputs.examples), ranks):
-            self._fill_shard(numbers, final_states)
+        inputs = self.inputs
+        for numbers in own_shards(len(inputs.examples), ranks):
+            forms = [(index, form) for index in numbers for form in inputs.forms(index)]
+            if forms:  # else the run ends before any of them has its turn
+                rows = [index for index, _ in forms]
+                tokens = token_batch([form for _, form in forms], inputs.tokenizer)
+                sounds = [sound_key(inputs.examples[i], inputs.manifest) for i in numbers]
+                names = _names(rows, tokens)
+                made_from = [self.teacher_digest, str(self.dtype), sounds, names]
+                make = partial(self._states, final_states, rows, tokens, names)
+                keep_shard(self.folder, numbers, made_from, make)
             on_progress(len(numbers))
 
-    def _fill_shard(
+    def _states(
         self,
-        numbers: range,
         final_states: Callable[[Sequence[int], TokenBatch], Float[Tensor, "tokens width"]],
-    ) -> None:
-        inputs = self.inputs
-        forms = [(index, form) for index in numbers for form in inputs.forms(index)]
-        if not forms:  # the run ends before any of them has its turn
-            return
-        indices, tokens = [i for i, _ in forms], self._tokens([form for _, form in forms])
-        names = _names(indices, tokens)
-        sounds = [sound_key(inputs.examples[i], inputs.manifest) for i in numbers]
-        made_from = digest([self.teacher_digest, str(self.dtype), sounds, names])
-        path = shard_file(self.folder, numbers[0])
-        if not is_made_from(path, made_from):
-            states = final_states(indices, tokens).to(self.dtype)
-            pieces = torch.split(states, (tokens.labels != IGNORE).sum(dim=1).tolist())
-            self._check(indices, pieces)
-            named = zip(names, pieces, strict=True)
-            write_shard(path, {name: piece.clone() for name, piece in named}, made_from)
-
-    def _tokens(self, forms: Sequence[Sequence[int]]) -> TokenBatch:
-        return token_batch(forms, self.inputs.tokenizer)
-
-    def _check(self, indices: Sequence[int], pieces: Sequence[Tensor]) -> None:
+        indices: Sequence[int],
+        tokens: TokenBatch,
+        names: Sequence[str],
+    ) -> dict[str, Tensor]:
+        """Return the states of some rows by their names."""
+        states = final_states(indices, tokens).to(self.dtype)
+        pieces = torch.split(states, (tokens.labels != IGNORE).sum(dim=1).tolist())
         faulty = {
             utterance.id: None
             for index, piece in zip(indices, pieces, strict=True)
@@ -167,14 +146,10 @@ class TeacherStore:
                 f"{', '.join(faulty)}: name those at fault in skip_utterances, or train without "
                 "cache_teacher"
             )
+        return {name: piece.clone() for name, piece in zip(names, pieces, strict=True)}
 
     def read(self, indices: Sequence[int], tokens: TokenBatch) -> Float[Tensor, "tokens width"]:
-        """Return the states of the tokens that count, row after row.
-
-        Args:
-            indices: an example's number for each row.
-            tokens: sequences that the run draws for them, padded as may be.
-        """
+        """Return the states of the tokens that count, row after row."""
         states = []
         for index, name in zip(indices, _names(indices, tokens), strict=True):
             with safe_open(shard_file(self.folder, index), framework="pt") as file:
@@ -201,11 +176,6 @@ def own_shards(n_examples: int, ranks: Ranks) -> Iterator[range]:
     """Yield the numbers of the examples of each shard that falls to this rank."""
     for shard in range(ranks.rank, -(-n_examples // SHARD_WINDOWS), ranks.n_ranks):
         yield range(shard * SHARD_WINDOWS, min((shard + 1) * SHARD_WINDOWS, n_examples))
-
-
-def digest(made_from: list[Any]) -> str:
-    """Return a hash of what a shard is made from, as JSON."""
-    return hashlib.blake2b(json.dumps(made_from).encode(), digest_size=16).hexdigest()
 
 
 def weights_digest(*modules: nn.Module) -> str:
@@ -250,15 +220,25 @@ def shard_file(folder: Path, index: int) -> Path:
     return folder / f"states-{index // SHARD_WINDOWS:05d}.safetensors"
 
 
-def is_made_from(path: Path, made_from: str) -> bool:
-    """Return whether a whole shard is there, made from just these windows by just this network."""
+def keep_shard(
+    folder: Path,
+    numbers: range,
+    made_from: list[Any],
+    make: Callable[[], dict[str, Tensor]],
+) -> None:
+    """Write the shard of some examples whole, unless it is there, made from just the same.
+
+    Args:
+        folder: made when needed.
+        numbers: of all the examples in it.
+        made_from: the network and the windows, as JSON.
+        make: returns what the shard holds.
+    """
+    path = shard_file(folder, numbers[0])
+    digest = hashlib.blake2b(json.dumps(made_from).encode(), digest_size=16).hexdigest()
     # One that is cut short was cut by a failing disk, not by us: it is made again.
     with suppress(FileNotFoundError, SafetensorError), safe_open(path, framework="pt") as file:
-        return bool((file.metadata() or {}).get("made_from") == made_from)
-    return False
-
-
-def write_shard(path: Path, tensors: dict[str, Tensor], made_from: str) -> None:
-    """Write a shard whole; its folder is made when needed."""
-    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomic(path, save(on_cpu, metadata={"made_from": made_from}))
+        if (file.metadata() or {}).get("made_from") == digest:
+            return
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in make().items()}
+    write_atomic(path, save(on_cpu, metadata={"made_from": digest}))

@@ -8,14 +8,18 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from distilwhisper.model.whisper import Attention, Decoder, Encoder
-from distilwhisper.shapes import Float, Int
+from distilwhisper.shapes import Bool, Float, Int
 
 
 class ForcedStates(NamedTuple):
     """What a decoder makes of the tokens that it is given."""
 
-    final: Float[Tensor, "batch tokens width"]  # after the last norm: what is projected
-    layers: list[Float[Tensor, "batch tokens width"]]  # after each layer
+    final: Float[Tensor, "*tokens width"]  # after the last norm: what is projected
+    layers: list[Float[Tensor, "*tokens width"]]  # after each layer
+
+    def at(self, mask: Bool[Tensor, "batch tokens"]) -> "ForcedStates":
+        """Return the states of some of the tokens, row after row."""
+        return ForcedStates(self.final[mask], [layer[mask] for layer in self.layers])
 
 
 def encoder_states(
@@ -39,12 +43,8 @@ def forced_states(
 ) -> ForcedStates:
     """Return the states of token sequences, each token seeing those before it.
 
-    Args:
-        decoder: a teacher's or a student's.
-        encoded: encoder states of the same rows.
-        inputs: padded on the right.
-        checkpointed: keep no activations inside a layer for the backward pass, which makes them
-            again; the gradients are the same.
+    Where it is ``checkpointed``, no activations inside a layer are kept for the backward pass,
+    which makes them again; the gradients are the same.
     """
     step = decoder.begin(inputs)
     states, layers = step.states, []

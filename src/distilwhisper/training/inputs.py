@@ -41,15 +41,7 @@ _FRAMES_AT_EDGE = 2
 
 @dataclass(frozen=True)
 class TrainingInput:
-    """The stream of windows that a run trains on.
-
-    Args:
-        manifest: where the sound is.
-        examples: in the order that numbers them.
-        tokenizer: of their labels.
-        settings: what is drawn.
-        max_tokens: positions of the decoder.
-        n_mels: of the encoder.
+    """The stream of windows that a run trains on; its examples are in the order that numbers them.
 
     Raises:
         ValueError: the settings weigh other sources than the examples have, skip utterances that
@@ -65,10 +57,8 @@ class TrainingInput:
 
     def __post_init__(self) -> None:
         _ = self._mixture
-        strays = {*self.settings.skip_utterances}
-        if strays:
-            strays -= {u.id for example in self.examples for u in example.utterances}
-        if strays:
+        known = {u.id for example in self.examples for u in example.utterances}
+        if strays := {*self.settings.skip_utterances} - known:
             raise ValueError(
                 "skip_utterances must name utterances that are trained on, found others: "
                 f"{', '.join(map(repr, sorted(strays)))}; take the ids from {self.manifest.path}, "
@@ -179,14 +169,7 @@ class TrainingInput:
         n_frames: int,
         device: torch.device,
     ) -> Float[Tensor, "batch n_mels frames"]:
-        """Return the log-mel of some windows.
-
-        Args:
-            micro_batch: the windows.
-            sounds: theirs, from :meth:`sound`.
-            n_frames: of each, from its beginning: all its sound is within.
-            device: where the work is done.
-        """
+        """Return the log-mel of some windows, ``n_frames`` of each: all its sound is within."""
         augmentations = [self.augmentation(one) for one in micro_batch]
         samples = stack_windows(sounds)[:, : (n_frames + _FRAMES_AT_EDGE) * HOP_SAMPLES]
         mel = log_mel(samples.to(device), n_mels=self.n_mels)[:, :, :n_frames]

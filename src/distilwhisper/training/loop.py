@@ -36,14 +36,13 @@ from distilwhisper.files import write_atomic
 from distilwhisper.model.checkpoint import Checkpoint
 from distilwhisper.model.whisper import Whisper
 from distilwhisper.run.files import MetricsLog
-from distilwhisper.speech.audio import Samples
 from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.training.forcing import forced_states
 from distilwhisper.training.inputs import TrainingInput
 from distilwhisper.training.loss import Objective, fused_sums, hidden_mse_sum
 from distilwhisper.training.ranks import Ranks
 from distilwhisper.training.settings import TrainingSettings
-from distilwhisper.training.source import Kept, StateSource, remove_caches
+from distilwhisper.training.source import Loaded, StateSource, remove_caches
 from distilwhisper.training.state import (
     Progress,
     checkpoints,
@@ -53,6 +52,7 @@ from distilwhisper.training.state import (
 )
 from distilwhisper.training.validation import check_set, validation_wers
 
+BEST = "best.safetensors"  # the weights that became the student
 MICRO_BATCHES_AHEAD = 3  # at least, that are read before their turn
 
 
@@ -89,16 +89,8 @@ class StepSums(NamedTuple):
 class Trainer:
     """A teacher, a student, and the run that makes one follow the other.
 
-    Args:
-        teacher: its weights are never changed; with ``cache_teacher`` its layers are given up once
-            their states are on disk.
-        student: its decoder is trained, in float32, and its encoder where the settings say so.
-        tokenizer: of both.
-        data: kept utterances and validation sets.
-        settings: hyper-parameters.
-        out: the run's folder: checkpoints, metrics.jsonl, cached states while they are needed.
-        ranks: the processes that train together, each with a Trainer like this one. Each takes a
-            part of every update's micro-batches; the first writes what is written.
+    Several processes may train together, each with a Trainer like this one. Each takes a part of
+    every update's micro-batches; the first writes what is written.
 
     Raises:
         ValueError: teacher and student differ in vocabulary or mel bins; the teacher is in
@@ -106,12 +98,12 @@ class Trainer:
             text, utterances over 30 s, or a language or task that the student does not know.
     """
 
-    teacher: Whisper
-    student: Checkpoint
-    tokenizer: Tokenizer
+    teacher: Whisper  # never changed; with ``cache_teacher`` its layers are given up
+    student: Checkpoint  # its decoder is trained, in float32; its encoder if the settings say so
+    tokenizer: Tokenizer  # of both
     data: TrainingData
     settings: TrainingSettings
-    out: Path
+    out: Path  # for checkpoints, metrics.jsonl, and cached states while they are needed
     ranks: Ranks = field(default_factory=Ranks)
 
     def __post_init__(self) -> None:
@@ -188,7 +180,7 @@ class Trainer:
             progress = self._learn(progress, trained, optimizer, log, on_steps)
         else:
             on_steps(progress.step)
-        best = load_file(self._best_path)
+        best = load_file(self.out / BEST)
         for name, weight in trained.items():
             weight.data.copy_(best[name])
         self.ranks.wait()
@@ -249,7 +241,7 @@ class Trainer:
         own: Sequence[MicroBatch],
         optimizer: torch.optim.AdamW,
         source: StateSource,
-        reading: Iterator[tuple[Sequence[Samples] | None, Kept]],
+        reading: Iterator[Loaded],
     ) -> dict[str, float | None]:
         """Update the weights once, and return the row of metrics.
 
@@ -273,7 +265,10 @@ class Trainer:
             is_faulty.append(not values.isfinite().all())
             sums += values
         weights: list[Tensor] = optimizer.param_groups[0]["params"]
-        self.ranks.add_up([_gradient(weight) for weight in weights])
+        for weight in weights:
+            if weight.grad is None:  # nothing has flowed back to it on this rank
+                weight.grad = torch.zeros_like(weight)
+        self.ranks.add_up([weight.grad for weight in weights if weight.grad is not None])
         # No token counts where every window is skipped.
         loss, kl, pl, mse = (total / max(n_tokens, 1) for total in self.ranks.total(*sums.tolist()))
         norm = torch.nn.utils.clip_grad_norm_(weights, settings.clip_norm).item()
@@ -289,7 +284,7 @@ class Trainer:
         self,
         source: StateSource,
         micro_batch: MicroBatch,
-        reading: Iterator[tuple[Sequence[Samples] | None, Kept]],
+        reading: Iterator[Loaded],
         *,
         share: float,
     ) -> StepSums:
@@ -307,10 +302,10 @@ class Trainer:
         mse = torch.zeros((), device=device)
         with self._autocast():
             for windows, tokens in micro_batch:
-                sounds, kept = next(reading)
+                loaded = next(reading)
                 labels = tokens.labels.to(device)
                 mask = labels != IGNORE
-                encoded = source.encode(windows, sounds, kept)
+                encoded = source.encode(windows, loaded)
                 states = forced_states(
                     student,
                     encoded.student,
@@ -320,11 +315,10 @@ class Trainer:
                 ours.append(states.final[mask])
                 wanted.append(labels[mask])
                 if settings.asks_teacher:
-                    teacher = source.teacher_states(tokens, encoded.teacher, kept)
+                    teacher = source.teacher_states(tokens, encoded.teacher, loaded)
                     theirs.append(teacher.final)
                     if settings.mse_weight:
-                        layers = [layer[mask] for layer in states.layers]
-                        mse = mse + hidden_mse_sum(layers, teacher.layers)
+                        mse = mse + hidden_mse_sum(states.at(mask).layers, teacher.layers)
             sums = fused_sums(
                 torch.cat(ours),
                 self._projection,
@@ -395,7 +389,7 @@ class Trainer:
                 log.append({"step": progress.step, "validation_wer": mean, "wer_by_set": wers})
             if is_best:
                 weights = {name: weight.detach().cpu() for name, weight in trained.items()}
-                write_atomic(self._best_path, save(weights))
+                write_atomic(self.out / BEST, save(weights))
             save_progress(self.out, progress)  # last: until then, all of this is done again
         self.ranks.wait()
         return progress
@@ -409,10 +403,6 @@ class Trainer:
             context_margin_s=self.settings.validation_context_margin_s,
         )
         return Transcriber(self.student, self.tokenizer, decoding)
-
-    @property
-    def _best_path(self) -> Path:
-        return self.out / "best.safetensors"
 
     # Reporting
 
@@ -458,10 +448,3 @@ def make_optimizer(weights: Iterable[Tensor], settings: TrainingSettings) -> tor
         weight_decay=settings.weight_decay,
         fused=True,
     )
-
-
-def _gradient(weight: Tensor) -> Tensor:
-    """Return a weight's gradient; one of zeros where nothing has flowed back to it yet."""
-    if weight.grad is None:
-        weight.grad = torch.zeros_like(weight)
-    return weight.grad

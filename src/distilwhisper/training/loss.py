@@ -145,8 +145,10 @@ class _Fused(torch.autograd.Function):
                     kl, pl = kl + block_kl, pl + block_pl
                     gradient[rows] = d_logits
                 d_states[some] = gradient @ embedding
-                if d_embedding is not None:
-                    _add_product(d_embedding, gradient, states[some])
+                if d_embedding is not None and d_embedding.dtype == gradient.dtype:
+                    d_embedding.addmm_(gradient.T, states[some])
+                elif d_embedding is not None:
+                    d_embedding += gradient.T @ states[some]
         ctx.save_for_backward(d_states, d_embedding)
         ctx.dtypes = student_states.dtype, student_embedding.dtype
         ctx.mark_non_differentiable(kl, pl)
@@ -159,14 +161,6 @@ class _Fused(torch.autograd.Function):
             for saved, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         ]
         return (*gradients, None, None, None, None, None)
-
-
-def _add_product(total: Tensor, d_logits: Tensor, states: Tensor) -> None:
-    """Add one chunk's gradient of the embedding to those of the chunks before."""
-    if total.dtype == d_logits.dtype:
-        total.addmm_(d_logits.T, states)
-    else:
-        total += d_logits.T @ states
 
 
 def _block(

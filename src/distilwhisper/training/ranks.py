@@ -53,8 +53,7 @@ class Ranks:
     def add_up(self, tensors: Sequence[Tensor]) -> None:
         """Replace every tensor by its sum over all ranks, the same bits on each of them.
 
-        Args:
-            tensors: as many and as large on every rank.
+        They are as many and as large on every rank.
         """
         if self.n_ranks == 1:
             return

@@ -89,34 +89,33 @@ class TrainingSettings:
     """Seed of the order of the data and of all that is drawn for an example."""
 
     def __post_init__(self) -> None:
-        faults: list[str] = []
-        if self.warmup_steps >= self.steps:
-            faults.append(
-                f"warmup_steps must be below steps ({self.steps}), found {self.warmup_steps}: the "
-                "learning rate has to rise and to fall"
-            )
-        if self.pack_s > WINDOW_S:
-            faults.append(f"pack_s must be at most {WINDOW_S:g}, found {self.pack_s:g}")
-        if any(weight <= 0 for _, weight in self.source_weights):
-            faults.append("source_weights must be above zero: leave the others' utterances out")
-        if len(dict(self.source_weights)) < len(self.source_weights):
-            faults.append("source_weights must name every source once")
-        if (self.cache_encoder or self.cache_teacher) and self.augment.changes_sound:
-            faults.append(
-                "cache_encoder keeps what the encoder made of the sound as it is, as does "
-                "cache_teacher: switch it off, or everything in augment but short contexts"
-            )
-        if not (self.kl_weight or self.pl_weight or self.mse_weight):
-            faults.append("one of kl_weight, pl_weight and mse_weight must be above zero")
-        if self.teacher_annealing and not self.pl_weight:
-            faults.append("teacher_annealing ends with the labels alone: pl_weight must be above 0")
-        if self.cache_teacher and (self.mse_weight or not self.kl_weight):
-            faults.append(
-                "cache_teacher keeps what kl_weight needs of the teacher, its last states alone: "
-                f"kl_weight must be above 0 and mse_weight 0, found {self.kl_weight:g} and "
-                f"{self.mse_weight:g}"
-            )
-        check_rules(self, *faults)
+        is_cached = self.cache_encoder or self.cache_teacher
+        check_rules(
+            self,
+            self.warmup_steps >= self.steps
+            and f"warmup_steps must be below steps ({self.steps}), found {self.warmup_steps}: the "
+            "learning rate has to rise and to fall",
+            self.pack_s > WINDOW_S
+            and f"pack_s must be at most {WINDOW_S:g}, found {self.pack_s:g}",
+            any(weight <= 0 for _, weight in self.source_weights)
+            and "source_weights must be above zero: leave the others' utterances out",
+            len(dict(self.source_weights)) < len(self.source_weights)
+            and "source_weights must name every source once",
+            is_cached
+            and self.augment.changes_sound
+            and "cache_encoder keeps what the encoder made of the sound as it is, as does "
+            "cache_teacher: switch it off, or everything in augment but short contexts",
+            not (self.kl_weight or self.pl_weight or self.mse_weight)
+            and "one of kl_weight, pl_weight and mse_weight must be above zero",
+            self.teacher_annealing
+            and not self.pl_weight
+            and "teacher_annealing ends with the labels alone: pl_weight must be above 0",
+            self.cache_teacher
+            and bool(self.mse_weight or not self.kl_weight)
+            and "cache_teacher keeps what kl_weight needs of the teacher, its last states alone: "
+            f"kl_weight must be above 0 and mse_weight 0, found {self.kl_weight:g} and "
+            f"{self.mse_weight:g}",
+        )
 
     @property
     def asks_teacher(self) -> bool:

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -11,12 +12,12 @@ from torch import Tensor, nn
 
 from distilwhisper.corpus.batches import IGNORE, Drawn, TokenBatch, load_windows
 from distilwhisper.model.whisper import Whisper
-from distilwhisper.progress import progress_bar, say
+from distilwhisper.progress import Advance, progress_bar, say
 from distilwhisper.shapes import Float
 from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.units import FRAMES_PER_WINDOW
 from distilwhisper.training.caches import EncoderCache, TeacherStore, weights_digest
-from distilwhisper.training.forcing import encoder_states, forced_states
+from distilwhisper.training.forcing import ForcedStates, encoder_states, forced_states
 from distilwhisper.training.inputs import TrainingInput
 from distilwhisper.training.ranks import Ranks
 
@@ -34,16 +35,10 @@ class EncoderStates(NamedTuple):
     student: Float[Tensor, "batch frames width"]
 
 
-class TeacherStates(NamedTuple):
-    """The teacher's states of the tokens that count."""
+class Loaded(NamedTuple):
+    """What was read of a micro-batch: its sound, and its states; None: the networks make them."""
 
-    final: Float[Tensor, "tokens width_t"]
-    layers: list[Float[Tensor, "tokens width_t"]]  # after each layer; none but for mse_weight
-
-
-class Kept(NamedTuple):
-    """States of a micro-batch that were read from disk; None: the networks make them."""
-
+    sounds: list[Samples] | None = None  # None where all states are there
     teacher: Float[Tensor, "batch frames width_t"] | None = None
     student: Float[Tensor, "batch frames width"] | None = None
     final: Float[Tensor, "tokens width_t"] | None = None  # of the teacher's decoder
@@ -51,78 +46,50 @@ class Kept(NamedTuple):
 
 @dataclass(frozen=True)
 class StateSource:
-    """The states of a teacher and of a student's encoder on a corpus.
+    """The states of a teacher and of a student's encoder on a corpus."""
 
-    Args:
-        teacher: never changed, but for the layers that :meth:`with_teacher_store` gives up.
-        student: gradients flow through its encoder if that is trained.
-        inputs: the corpus, and what is drawn of it.
-        shares_encoder: one encoder serves both decoders where both get the whole window: the
-            student's is the teacher's, and stays.
-        teacher_cache: outputs of the teacher's encoder.
-        student_cache: outputs of the student's own frozen encoder on whole windows.
-        store: final states of the teacher's decoder.
-    """
-
-    teacher: Whisper
-    student: Whisper
+    teacher: Whisper  # never changed, but for the layers that with_teacher_store gives up
+    student: Whisper  # gradients flow through its encoder if that is trained
     inputs: TrainingInput
+    # One encoder serves both decoders where both get the whole window: the student's is the
+    # teacher's, and stays.
     shares_encoder: bool
     teacher_cache: EncoderCache | None = None
-    student_cache: EncoderCache | None = None
-    store: TeacherStore | None = None
+    student_cache: EncoderCache | None = None  # of its own frozen encoder on whole windows
+    store: TeacherStore | None = None  # final states of the teacher's decoder
 
-    def needs_sound(self, windows: Sequence[Drawn]) -> bool:
-        """Return whether a micro-batch's states are not all on disk."""
-        of_student = not self._share(windows) and self._cache_of_student(windows) is None
-        return self._encodes_whole(windows) or of_student
+    def read(self, windows: Sequence[Drawn], tokens: TokenBatch) -> Loaded:
+        """Read a micro-batch's sound, where it is needed, and what is on disk; thread-safe.
 
-    def kept(self, windows: Sequence[Drawn], tokens: TokenBatch) -> Kept:
-        """Read the states of a micro-batch that are on disk, to the device; thread-safe."""
+        Raises:
+            UnreadableRecording: audio that was labelled cannot be read now.
+        """
         numbers = [one.example for one in windows]
         of_teacher = self.teacher_cache if self._needs_teacher(windows) else None
         of_student = None if self._share(windows) else self._cache_of_student(windows)
+        needs_sound = self._encodes_whole(windows) or not (self._share(windows) or of_student)
         device = self.teacher.device
-        return Kept(
+        return Loaded(
+            [self.inputs.sound(window) for window in windows] if needs_sound else None,
             None if of_teacher is None else of_teacher.read(numbers).to(device),
             None if of_student is None else of_student.read(numbers).to(device),
             None if self.store is None else self.store.read(numbers, tokens).to(device),
         )
 
-    def read(
-        self, windows: Sequence[Drawn], tokens: TokenBatch
-    ) -> tuple[list[Samples] | None, Kept]:
-        """Read a micro-batch's sound, where it is needed, and states; thread-safe.
-
-        Raises:
-            UnreadableRecording: audio that was labelled cannot be read now.
-        """
-        needs_sound = self.needs_sound(windows)
-        sounds = [self.inputs.sound(window) for window in windows] if needs_sound else None
-        return sounds, self.kept(windows, tokens)
-
-    def encode(
-        self, windows: Sequence[Drawn], sounds: Sequence[Samples] | None, kept: Kept
-    ) -> EncoderStates:
-        """Return the encoder states of a micro-batch.
-
-        Args:
-            windows: of the micro-batch.
-            sounds: theirs; None where :meth:`needs_sound` has none.
-            kept: from :meth:`kept`.
-        """
+    def encode(self, windows: Sequence[Drawn], loaded: Loaded) -> EncoderStates:
+        """Return the encoder states of a micro-batch, given what :meth:`read` has of it."""
         is_whole = self._encodes_whole(windows)
         n_frames = FRAMES_PER_WINDOW if is_whole else self._student_frames(windows)
-        mel = None if sounds is None else self._mel(windows, sounds, n_frames)
-        teacher = kept.teacher
+        mel = None if loaded.sounds is None else self._mel(windows, loaded.sounds, n_frames)
+        teacher = loaded.teacher
         if is_whole:
             assert mel is not None
             teacher = self._teacher_encode(mel)
         if self._share(windows):
             assert teacher is not None
             return EncoderStates(teacher, teacher)
-        if kept.student is not None:
-            return EncoderStates(teacher, kept.student)
+        if loaded.student is not None:
+            return EncoderStates(teacher, loaded.student)
         assert mel is not None
         return EncoderStates(
             teacher, self._student_encode(mel[:, :, : self._student_frames(windows)])
@@ -130,23 +97,23 @@ class StateSource:
 
     @torch.no_grad()
     def teacher_states(
-        self, tokens: TokenBatch, encoded: Tensor | None, kept: Kept
-    ) -> TeacherStates:
-        """Return the teacher's states of the tokens that count.
+        self, tokens: TokenBatch, encoded: Tensor | None, loaded: Loaded
+    ) -> ForcedStates:
+        """Return the teacher's states of the tokens that count; of its layers only for mse_weight.
 
         Args:
             tokens: what both decoders are given, a row for each window of a micro-batch.
             encoded: the teacher's encoder states; not needed where a store has the answer.
-            kept: from :meth:`kept`.
+            loaded: from :meth:`read`.
         """
-        if kept.final is not None:
-            return TeacherStates(kept.final, [])
+        if loaded.final is not None:
+            return ForcedStates(loaded.final, [])
         assert encoded is not None
         device = self.teacher.device
-        mask = tokens.labels.to(device) != IGNORE
         states = forced_states(self.teacher.decoder, encoded, tokens.inputs.to(device))
-        layers = states.layers if self.inputs.settings.mse_weight else []
-        return TeacherStates(states.final[mask], [layer[mask] for layer in layers])
+        if not self.inputs.settings.mse_weight:
+            states = ForcedStates(states.final, [])
+        return states.at(tokens.labels.to(device) != IGNORE)
 
     # Which encoder gets what of a micro-batch
 
@@ -194,35 +161,34 @@ class StateSource:
     def _filled(
         self, folder: Path, model: Whisper, encode: Callable[[Tensor], Tensor], ranks: Ranks
     ) -> EncoderCache:
-        examples = self.inputs.examples
+        examples, sizes = self.inputs.examples, model.config
         digest = weights_digest(model.encoder)
         cache = EncoderCache(folder, examples, self.inputs.manifest, encoder_digest=digest)
-        config = model.config
-        size = cache.n_bytes(
-            max_frames=config.max_frames, width=config.width, dtype=self.teacher.dtype
+        n_bytes = cache.n_bytes(
+            max_frames=sizes.max_frames, width=sizes.width, dtype=self.teacher.dtype
         )
-        if ranks.is_first:
-            say(
-                f"train: keeping encoder outputs of {len(examples)} windows, {size / 1e9:.2f} GB, "
-                f"in {folder}"
-            )
 
         def encode_all(numbers: Sequence[int]) -> Tensor:
             return torch.cat([encode(self._plain_mel(some)) for some in self._slices(numbers)])
 
-        with progress_bar("encode", len(examples) / ranks.n_ranks, "windows") as advance:
+        with self._filling("encoder outputs", folder, n_bytes, ranks) as advance:
             cache.fill(encode_all, ranks, on_progress=advance)
-        ranks.wait()
         return cache
+
+    @contextmanager
+    def _filling(self, what: str, folder: Path, n_bytes: int, ranks: Ranks) -> Iterator[Advance]:
+        """Show how a folder fills with states of all examples; end when every rank is done."""
+        n = len(self.inputs.examples)
+        if ranks.is_first:
+            say(f"train: keeping {what} of {n} windows, {n_bytes / 1e9:.2f} GB, in {folder}")
+        with progress_bar(what, n / ranks.n_ranks, "windows") as advance:
+            yield advance
+        ranks.wait()
 
     def with_teacher_store(self, folder: Path, ranks: Ranks) -> "StateSource":
         """Return the source with the teacher's final states on disk, and no layers of it in memory.
 
         Each rank makes a part.
-
-        Args:
-            folder: of the run.
-            ranks: the processes that train together.
 
         Raises:
             ValueError: the teacher has given up its layers before.
@@ -239,15 +205,9 @@ class StateSource:
             weights_digest(teacher),
             torch.bfloat16 if teacher.dtype == torch.bfloat16 else torch.float16,
         )
-        if ranks.is_first:
-            size = store.n_bytes(width=teacher.config.width)
-            say(
-                f"train: keeping the teacher's last states for {len(inputs.examples)} windows, "
-                f"{size / 1e9:.2f} GB, in {store.folder}"
-            )
-        with progress_bar("teacher", len(inputs.examples) / ranks.n_ranks, "windows") as advance:
+        n_bytes = store.n_bytes(width=teacher.config.width)
+        with self._filling("the teacher's last states", store.folder, n_bytes, ranks) as advance:
             store.fill(self._final_states, ranks, on_progress=advance)
-        ranks.wait()
         if self.teacher_cache is not None or not self.shares_encoder:
             teacher.encoder.layers = nn.ModuleList()  # type: ignore[assignment]
         teacher.decoder.layers = nn.ModuleList()  # type: ignore[assignment]
@@ -265,7 +225,7 @@ class StateSource:
             for rows in self._slices(of_these):
                 some = TokenBatch(tokens.inputs[rows], tokens.labels[rows])
                 states = encoded[[windows.index(indices[row]) for row in rows]]
-                states_of_rows.append(self.teacher_states(some, states, Kept()).final)
+                states_of_rows.append(self.teacher_states(some, states, Loaded()).final)
         return torch.cat(states_of_rows)
 
     def _slices(self, numbers: Sequence[int]) -> Iterator[list[int]]:

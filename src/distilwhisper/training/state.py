@@ -47,11 +47,7 @@ def save_state(
 ) -> Path:
     """Write a checkpoint under ``folder``; it appears whole, by rename. Older ones are deleted.
 
-    Args:
-        folder: of the run.
-        progress: where it stands.
-        trained: the weights being trained, by name, in the optimiser's order.
-        optimizer: of these weights.
+    The weights are in the order of their optimiser.
 
     Raises:
         StoreError: the disk is full or cannot be written; the checkpoints before are kept.

@@ -24,12 +24,8 @@ def write_events(
     earlier call has made of a run is replaced. The log knows no time of day: TensorBoard shows when
     its rows were read.
 
-    Args:
-        runs: folders of runs.
-        out: gets a folder for each run, called as the run is, or by the folders that tell two
-            apart.
-        follow: go on as rows are added, until every run has been trained.
-        poll_s: time between two readings of the logs.
+    Each run has a folder there, called as the run is, or by the folders that tell two apart. To
+    ``follow`` is to go on as rows are added, until every run has been trained.
 
     Raises:
         FileNotFoundError: a run has no metrics, and none are waited for.
@@ -68,9 +64,7 @@ def _named(runs: Sequence[Path]) -> dict[str, Path]:
 class EventWriter:
     """One run's event file, which follows its log.
 
-    Args:
-        log: metrics.jsonl; it need not be there yet.
-        folder: of the event file; an earlier one of ours is deleted.
+    The log need not be there yet. An earlier event file of ours is deleted.
 
     Raises:
         MissingExtra: the package is not installed.

@@ -17,10 +17,6 @@ from distilwhisper.training.ranks import Ranks
 def check_set(manifest: Manifest, transcriber: Transcriber | None = None) -> None:
     """Check before a run what would end it at its first checkpoint.
 
-    Args:
-        manifest: the set.
-        transcriber: of the student; None where there is none yet.
-
     Raises:
         ValueError: the set holds no text that is left by the normaliser, utterances over 30 s, or a
             language that the student does not know.
@@ -49,11 +45,6 @@ def validation_wers(
     In scripts without spaces characters are counted. An utterance that cannot be read, or turns out
     to be no window (over 30 s, empty, not of numbers), counts as an empty hypothesis.
     Each rank transcribes a part; all get the whole.
-
-    Args:
-        transcriber: of the student.
-        sets: with references, by name.
-        ranks: the processes that share the work.
     """
     wers = {}
     for name, manifest in sets.items():
