@@ -624,7 +624,7 @@ def test_an_empty_file_is_named_and_nothing_else(
     assert first.startswith("transcribe: ")
     assert rest == [
         f"distilwhisper: failed: {tmp_path}/empty.mp3: holds no sound: found 0 bytes, the file is "
-        "empty"
+        "empty; leave it out"
     ]
 
 

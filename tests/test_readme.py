@@ -34,7 +34,7 @@ GUIDES = [README, *sorted(set(DOCS.rglob("*.md")) - set(RESULTS) - {DOCS / "log.
 # Of pip, torchrun, Ray, Docker, TensorBoard, the recipes' scripts and the experiments.
 OTHERS = {
     *("--build-arg", "--nproc-per-node", "--head", "--address", "--logdir", "--with", "--list"),
-    *("--scale", "--settings", "--text"),
+    *("--scale", "--settings", "--text", "--kokoro"),
     *("--name", "--no-name"),  # that stand for any option
 }
 
