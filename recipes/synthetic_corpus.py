@@ -82,6 +82,7 @@ class Passage:
     """What is spoken in one recording, and how."""
 
     id: str
+    source: str
     text: str
     voice: str
     stretch: float
@@ -186,6 +187,7 @@ def passages(
             sentences.pop()
         yield Passage(
             id=f"{source}-{seed}-{number:06d}",
+            source=source,
             text=" ".join(sentences),
             voice=draw.choice(voices),
             stretch=draw.choice(STRETCHES),
@@ -280,16 +282,18 @@ def english_voices(folder: Path) -> list[str]:
 
 def row(passage: Passage, duration_s: float, ending: str) -> dict[str, object]:
     """Return the manifest's row of a passage."""
-    source = passage.id.partition("-")[0]
-    engine = "kokoro" if source == "kokoro" else "flite"
+    if passage.source == "kokoro":  # which takes no pitch
+        speaker = f"kokoro-{passage.voice}-{passage.stretch}"
+    else:
+        speaker = f"flite-{passage.voice}-{passage.stretch}-{passage.shift}"
     return {
         "id": passage.id,
         "audio": f"{passage.id}.{ending}",
         "duration_s": round(duration_s, 3),
         "text": passage.text,
-        "speaker": f"{engine}-{passage.voice}-{passage.stretch}-{passage.shift}",
+        "speaker": speaker,
         "language": "en",
-        "source": source,
+        "source": passage.source,
     }
 
 

@@ -316,13 +316,13 @@ def decoder_sequence(
         return [*prompt, tokenizer.no_timestamps, *words]
     if tokenizer.eot in text[:1]:
         return [*prompt, tokenizer.timestamp_begin, *text]
-    if speed == 1.0:
-        return [*prompt, *text]
-    times_s = {id_: tokenizer.timestamp_s(id_) for id_ in text if tokenizer.is_timestamp(id_)}
-    moved = {
-        i: tokenizer.timestamp_id(min(s / speed, LAST_TIMESTAMP_S)) for i, s in times_s.items()
-    }
-    return [*prompt, *(moved.get(id_, id_) for id_ in text)]
+    return [*prompt, *(_at_speed(id_, speed, tokenizer) for id_ in text)]
+
+
+def _at_speed(token_id: int, speed: float, tokenizer: Tokenizer) -> int:
+    if speed == 1.0 or not tokenizer.is_timestamp(token_id):
+        return token_id
+    return tokenizer.timestamp_id(min(tokenizer.timestamp_s(token_id) / speed, LAST_TIMESTAMP_S))
 
 
 def with_prompt(

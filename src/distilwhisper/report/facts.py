@@ -201,7 +201,7 @@ def read_run(folder: Path) -> RunFacts:
         evaluations=evaluations,
         comparison=compare(evaluations, folder=folder, baseline="teacher"),
         sets=[Path(path).stem for path in named or [data.get("source", folder.name)]],
-        trained_on=[u for path in manifests * are_there for u in read_manifest(path).utterances],
+        trained_on=[u for path in manifests if are_there for u in read_manifest(path).utterances],
     )
 
 

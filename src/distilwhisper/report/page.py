@@ -115,10 +115,11 @@ def templates() -> Environment:
 
 def _by_name(runs: Sequence[RunFacts]) -> Mapping[str, RunFacts]:
     """Call runs by their names, and by their folders too where several have one name."""
-    names = Counter(run.recipe["name"] for run in runs)
+    names = [str(run.recipe["name"]) for run in runs]
+    n_runs = Counter(names)
     return {
-        run.recipe["name"] + f" ({run.folder})" * (names[run.recipe["name"]] > 1): run
-        for run in runs
+        name if n_runs[name] == 1 else f"{name} ({run.folder})": run
+        for name, run in zip(names, runs, strict=True)
     }
 
 

@@ -221,10 +221,7 @@ def shard_file(folder: Path, index: int) -> Path:
 
 
 def keep_shard(
-    folder: Path,
-    numbers: range,
-    made_from: list[Any],
-    make: Callable[[], dict[str, Tensor]],
+    folder: Path, numbers: range, made_from: list[Any], make: Callable[[], dict[str, Tensor]]
 ) -> None:
     """Write the shard of some examples whole, unless it is there, made from just the same.
 
