@@ -252,8 +252,9 @@ def _lengths(source: str) -> list[float]:
 
 def _amount(lengths: Sequence[float], recipe: Recipe) -> Amount:
     decoding = recipe.evaluate.decoding
-    overlap_s = decoding.chunk_s / 3 if decoding.overlap_s is None else decoding.overlap_s
-    step_s = decoding.chunk_s - overlap_s if decoding.long_form == "chunked" else WINDOW_S
+    # Chunks that meet in pauses end anywhere in their last third.
+    unused_s = decoding.shared_s / 2 if decoding.cuts_in_pauses else decoding.shared_s
+    step_s = decoding.chunk_s - unused_s if decoding.long_form == "chunked" else WINDOW_S
     windows = (1 if s <= WINDOW_S else 1 + -(-(s - WINDOW_S) // step_s) for s in lengths)
     return Amount(len(lengths), int(sum(windows)), sum(lengths))
 

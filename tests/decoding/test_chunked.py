@@ -9,13 +9,14 @@ import pytest
 
 from corpora import noise
 from distilwhisper.decoding.chunked import decode_chunk
+from distilwhisper.decoding.chunks import Chunk
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.timing import TimedWindow
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.decoding.windows import DecodedWindow, WindowDecoder, WindowRequest
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.speech.audio import Samples
-from distilwhisper.speech.units import Span, seconds_to_samples
+from distilwhisper.speech.units import seconds_to_samples
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +67,9 @@ def run(
     start = seconds_to_samples(start_s)
     task = decode_chunk(
         decoder,
-        Span(start, start + len(samples)),
+        Chunk(start, start + len(samples), seconds_to_samples(shared_s)),
         samples,
         language="en",
-        shared_s=shared_s,
     )
     asked: list[WindowRequest] = []
     try:
@@ -145,7 +145,7 @@ def test_a_language_token_inside_a_text_is_none_of_its_words(
     ids = (*said.token_ids[:half], decoder.tokenizer.sot + 1, *said.token_ids[half:])
     logprobs = tuple(-float(number) for number in range(len(ids) + 1))
     samples = noise(3.0, seed=1)
-    task = decode_chunk(timing, Span(0, len(samples)), samples, language="en", shared_s=0.0)
+    task = decode_chunk(timing, Chunk(0, len(samples)), samples, language="en")
     timing.encode([next(task).window])
     with pytest.raises(StopIteration) as stopped:
         task.send(replace(said, token_ids=ids, logprobs=logprobs))

@@ -1,4 +1,4 @@
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -8,11 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distilwhisper.decoding.chunks import (
-    JoinedText,
-    plan_chunks,
-    plan_speech,
-)
+from distilwhisper.decoding.chunks import Chunk, JoinedText, plan_chunks, plan_speech
 from distilwhisper.decoding.segments import TimedWord
 from distilwhisper.speech.units import Span
 
@@ -110,9 +106,9 @@ def test_a_chunk_is_known_before_the_next_is_read() -> None:
     tape = Tape(10_000_000)
     plan = plan_chunks(tape.reach, chunk_samples=300, overlap_samples=100, last_samples=270)
     assert tape.asked == []
-    assert next(plan) == Span(0, 300)
+    assert next(plan) == Chunk(0, 300, 100)
     assert tape.asked == [301]
-    assert next(plan) == Span(200, 500)
+    assert next(plan) == Chunk(200, 500, 100)
     assert max(tape.asked) == 501
 
 
@@ -136,10 +132,67 @@ def test_an_impossible_plan_is_refused(
         next(plan)
 
 
-def plan_spans(*spans: tuple[int, int]) -> list[tuple[int, int]]:
-    chunks = plan_speech(
-        (Span(*span) for span in spans), chunk_samples=30, overlap_samples=10, last_samples=27
+def plan_with_pauses(n_samples: int, *pauses: int) -> list[tuple[int, int, int]]:
+    """A plan of chunks of 300 that meet at some of the places named."""
+
+    def find_pause(stretch: Span, first: int) -> int | None:
+        assert 0 <= stretch.start < first <= stretch.stop <= n_samples
+        assert stretch.stop - stretch.start <= 300
+        return next((at for at in pauses if first <= at < stretch.stop), None)
+
+    plan = plan_chunks(
+        partial(min, n_samples),
+        chunk_samples=300,
+        overlap_samples=100,
+        last_samples=270,
+        find_pause=find_pause,
     )
+    return [(chunk.start, chunk.stop, chunk.shared) for chunk in plan]
+
+
+def test_chunks_meet_in_pauses_and_share_the_overlap_where_there_is_none() -> None:
+    assert plan_with_pauses(0) == []
+    assert plan_with_pauses(300, 220) == [(0, 300, 0)]  # as a whole
+    assert plan_with_pauses(310, 220) == [(0, 220, 0), (220, 310, 0)]
+    assert plan_with_pauses(500, 210, 220) == [(0, 210, 0), (210, 500, 270), (230, 500, 0)]
+    assert plan_with_pauses(500, 210, 400) == [(0, 210, 0), (210, 400, 0), (400, 500, 0)]
+    # Too near to the beginning, and in the last quarter of a chunk that is left at the end.
+    assert plan_with_pauses(350, 170, 280) == [(0, 300, 100), (80, 350, 0)]
+    assert plan_with_pauses(880, 620) == [
+        (0, 300, 100),
+        (200, 500, 100),
+        (400, 620, 0),
+        (620, 880, 0),
+    ]
+
+
+@given(st.integers(0, 5_000), st.sets(st.integers(0, 5_000), max_size=40))
+def test_chunks_that_meet_in_pauses_cover_every_sample(n_samples: int, pauses: set[int]) -> None:
+    plan = plan_with_pauses(n_samples, *sorted(pauses))
+    assert [plan[0][0], plan[-1][1]] == [0, n_samples] if n_samples else not plan
+    for (start, stop, shared), (after, after_stop, _) in pairwise(plan):
+        assert start < after < after_stop <= n_samples
+        assert stop < after_stop or after_stop == n_samples
+        # They meet in a pause, or share the overlap at least.
+        assert (stop == after and stop in pauses) or stop - after >= max(shared, 100)
+    assert all(0 < stop - start <= 300 for start, stop, _ in plan)
+
+
+def plan_long_spans(spans: Iterable[Span], overlap: int) -> Iterator[Chunk]:
+    def cut(span: Span) -> Iterator[Chunk]:
+        return plan_chunks(
+            partial(min, 10_000),
+            chunk_samples=30,
+            overlap_samples=overlap,
+            last_samples=27,
+            within=span,
+        )
+
+    return plan_speech(spans, chunk_samples=30, cut=cut)
+
+
+def plan_spans(*spans: tuple[int, int]) -> list[tuple[int, int]]:
+    chunks = plan_long_spans((Span(*span) for span in spans), overlap=10)
     return [(chunk.start, chunk.stop) for chunk in chunks]
 
 
@@ -166,7 +219,7 @@ def test_all_speech_is_covered_and_no_chunk_is_longer_than_asked(
     for gap, length in gaps_and_lengths:
         spans.append(Span(at + gap, at + gap + length))
         at += gap + length
-    plan = list(plan_speech(spans, chunk_samples=30, overlap_samples=overlap, last_samples=27))
+    plan = list(plan_long_spans(spans, overlap))
     speech = {i for span in spans for i in range(span.start, span.stop)}
     heard = {i for chunk in plan for i in range(chunk.start, chunk.stop)}
     assert speech <= heard

@@ -5,7 +5,7 @@ import pytest
 
 from corpora import noise
 from distilwhisper.speech.audio import Samples, load_samples
-from distilwhisper.speech.levels import sounding_spans, speech_like_s
+from distilwhisper.speech.levels import longest_pause, sounding_spans, speech_like_s
 from distilwhisper.speech.units import samples_to_seconds
 
 SPEECH = Path(__file__).parents[1] / "assets" / "speech"
@@ -89,3 +89,31 @@ def test_speech_may_be_speech_alone_in_noise_and_in_silence() -> None:
     silence[-32_000:] = speech[8_000:40_000]
     for sound in (speech, 0.01 * speech, speech + 0.003 * hiss[: len(speech)], silence):
         assert speech_like_s([sound])
+
+
+def test_the_longest_pause_behind_a_place() -> None:
+    parts = [
+        noise(3.0, seed=1),
+        pause(0.9, -60.0),
+        noise(2.0, seed=2),
+        pause(0.4, None),
+        noise(2.0, seed=3),
+    ]
+    sound = np.concatenate(parts)  # pauses from 3.0 to 3.9 s, and from 5.9 to 6.3 s
+    assert longest_pause(sound, 0) == pytest.approx(3.45 * 16_000, abs=1_600)
+    assert longest_pause(sound, 4 * 16_000) == pytest.approx(6.1 * 16_000, abs=1_600)
+    assert longest_pause(sound, 7 * 16_000) is None
+    two_long = np.concatenate(
+        [noise(1.0, seed=1), pause(2.0, None), noise(1.0, seed=1), pause(1.5, None)]
+    )
+    assert longest_pause(two_long, 0) == pytest.approx(4.75 * 16_000, abs=1_600)
+
+
+def test_a_breath_between_words_and_noise_all_through_are_no_pause() -> None:
+    assert (
+        longest_pause(np.concatenate([noise(3.0, seed=1), pause(0.2, None), noise(3.0, seed=2)]), 0)
+        is None
+    )
+    noisy = np.concatenate([noise(3.0, seed=1), pause(1.0, None), noise(3.0, seed=2)])
+    assert longest_pause(noisy + noise(7.0, seed=3) * 0.3, 0) is None
+    assert longest_pause(noise(0.05, seed=1), 0) is None

@@ -6,12 +6,13 @@ from functools import partial
 
 import numpy as np
 
+from distilwhisper.decoding.chunks import Chunk
 from distilwhisper.decoding.failure import decode_with_fallback, is_silence, loops
 from distilwhisper.decoding.segments import TimedSegment, split_segments
 from distilwhisper.decoding.timing import TimedWindow, moves_on, text_end_s, time_window
 from distilwhisper.decoding.windows import Task, WindowDecoder, WindowRequest
 from distilwhisper.speech.audio import Samples
-from distilwhisper.speech.levels import LEVEL_SAMPLES, levels_db, sounding_spans
+from distilwhisper.speech.levels import LEVEL_SAMPLES, is_audible, sounding_spans
 from distilwhisper.speech.units import Span, samples_to_seconds, seconds_to_samples
 
 # Halves of a failed chunk share this much, and a chunk is not cut when they would be shorter.
@@ -27,21 +28,18 @@ SILENT_PEAK, SHORTEST_S = 1e-4, 0.1
 PAUSE_S = 3.0
 
 # Speech behind the end of a text is decoded again when it lasts longer than this, the shorter one
-# where the model says that it left something. It is speech where the level, over 0.1 s, comes near
-# to that of the louder parts.
+# where the model says that it left something.
 LEFT_S, UNFINISHED_S = 3.0, 0.6
 CRAWL_S = 0.5  # text that ends sooner does not move on: no third window is begun behind it
-LOUD_QUANTILE, AUDIBLE_DB = 0.9, 20.0
 
 
 def decode_chunk(
     decoder: WindowDecoder,
-    chunk: Span,
+    chunk: Chunk,
     samples: Samples,
     *,
     language: str | None,
     previous_ids: Sequence[int] = (),
-    shared_s: float,
 ) -> Task[list[TimedWindow]]:
     """Decode a chunk; a task for :meth:`WindowDecoder.run`.
 
@@ -49,7 +47,7 @@ def decode_chunk(
     Where no temperature gives a text that is to be believed, the chunk is cut in two: a loop that
     one window leads into is rarely met from another beginning.
 
-    Without a language it is detected. Of the end of the chunk, ``shared_s`` is in the next one too.
+    Without a language it is detected.
 
     Returns:
         The windows of the chunk, or of its parts; none where it is silent, or shorter than a word.
@@ -64,7 +62,7 @@ def decode_chunk(
             partial(_attempt, decoder, language=known, previous_ids=previous_ids),
             part,
             samples[span.start : span.stop],
-            shared_s - samples_to_seconds(chunk.stop - part.stop),
+            samples_to_seconds(chunk.shared - (chunk.stop - part.stop)),
             decoder.tokenizer.is_timestamp,
         )
     return windows
@@ -118,9 +116,8 @@ def _rest(
     if samples_to_seconds(part.stop) - end_s <= max(least_s, shared_s):
         return None
     rest = Span(seconds_to_samples(end_s), part.stop)
-    levels = levels_db(samples)
     first = (rest.start - part.start) // LEVEL_SAMPLES
-    audible = levels[first:] > np.quantile(levels, LOUD_QUANTILE) - AUDIBLE_DB
+    audible = is_audible(samples)[first:]
     is_speech = audible.sum() * LEVEL_SAMPLES > seconds_to_samples(least_s / 2)
     return rest if is_speech and rest.start > part.start else None
 

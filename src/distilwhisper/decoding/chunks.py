@@ -1,20 +1,22 @@
-"""Overlapping chunks of a long recording: where to cut, and how to join their texts.
+"""Chunks of a long recording: where to cut, and how to join their texts.
 
 Numbers and words alone; reading audio and running the model is ``transcriber.py``'s.
 
-Neighbouring chunks share a few seconds. Their words there are lined up at the longest
-common run, and the text passes from the earlier chunk to the later one in the middle of it: far
-from both edges, where a word may be cut in two. What only one of the two has stays. Where they
-differ about the same stretch of time, or agree on nothing, one reading of that time is kept.
+Neighbours meet in a pause, where there is one; then each word is in one of them alone. Elsewhere
+they share some seconds. Their words there are lined up at the longest common run, and the text
+passes from the earlier chunk to the later one in the middle of it: far from both edges, where a
+word may be cut in two. What only one of the two has stays. Where they differ about the same stretch
+of time, or agree on nothing, one reading of that time is kept.
 
-Source: arXiv:2311.00430, section 5 ("chunked"); the published pipeline aligns token ids at the
-best sliding offset, this one words by longest common run, which a slipped word cannot break.
+Source: arXiv:2311.00430, section 5 ("chunked"); all chunks of the published pipeline overlap. It
+aligns token ids at the best sliding offset, this one words by longest common run, which a slipped
+word cannot break.
 """
 
 import heapq
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import groupby, pairwise
 from operator import itemgetter
 
@@ -34,23 +36,42 @@ SURE_RUN = 4
 COVER_S = 0.5
 MUCH_LESS = 3
 
+WHOLE = Span(0, sys.maxsize)  # of a recording
+
+
+@dataclass(frozen=True)
+class Chunk(Span):
+    """A stretch of a recording that is decoded as one, in samples."""
+
+    shared: int = 0  # of its end, what is at least in the next chunk as well
+
 
 def plan_chunks(
-    reach: Callable[[int], int], *, chunk_samples: int, overlap_samples: int, last_samples: int
-) -> Iterator[Span]:
+    reach: Callable[[int], int],
+    *,
+    chunk_samples: int,
+    overlap_samples: int,
+    last_samples: int,
+    find_pause: Callable[[Span, int], int | None] | None = None,
+    within: Span = WHOLE,
+) -> Iterator[Chunk]:
     """Cut a recording into chunks that cover every sample, reading it no further than it must.
 
     Args:
         reach: given a place, returns how many of the samples before it the recording has: the
             place itself, or less where the recording ends. Asked in order.
-        chunk_samples: length of all chunks but the last.
-        overlap_samples: what neighbours share at least, unless the last chunk makes it less. (The
+        chunk_samples: length of a chunk at most.
+        overlap_samples: what neighbours share at least, where they do not meet in a pause. (The
             published pipeline's "stride" is per side: half of that.)
-        last_samples: length of the last chunk. A model hears the end of a recording badly in a
-            short piece of it, and drops the last sentence where no silence follows in its window.
+        last_samples: length of the last chunk, of one behind a pause at most. A model hears the end
+            of a recording badly in a short piece of it, and drops the last sentence where no
+            silence follows in its window.
+        find_pause: given a stretch, and a place in it, returns a place in a pause behind that one,
+            for a chunk to end and the next one to begin at, or None. None: all neighbours share.
+        within: what of the recording is cut.
 
     Yields:
-        Chunks in order; a recording that fits into one chunk is one. One without a sample is none.
+        Chunks in order; what fits into one chunk is one. One without a sample is none.
 
     Raises:
         ValueError: a length is out of range, or the overlap leaves too little to go on by.
@@ -67,29 +88,47 @@ def plan_chunks(
             f"last one of {last_samples}, found {overlap_samples}"
         )
     step = chunk_samples - overlap_samples
-    start = 0
-    while reach(start + chunk_samples + 1) > start + chunk_samples:
-        yield Span(start, start + chunk_samples)
-        start += step
-    n_samples = reach(start + chunk_samples)
-    if not start:
-        if n_samples:
-            yield Span(0, n_samples)
+    least = 1 if find_pause is None else -(-chunk_samples // 4)  # what a cut leaves behind it
+    start = met = within.start  # where the next chunk begins, and where two last met in a pause
+    while True:
+        stop = reach(min(start + chunk_samples + least, within.stop))
+        left = stop - start
+        if left <= (chunk_samples if start == within.start or not find_pause else last_samples):
+            break
+        end = start + min(chunk_samples, left - least)
+        pause = find_pause(Span(start, end), end - chunk_samples // 3) if find_pause else None
+        if pause is not None:
+            yield Chunk(start, pause)
+            start = met = pause
+        elif left > chunk_samples:
+            yield Chunk(start, start + chunk_samples, overlap_samples)
+            start += step
+        else:
+            met = start
+            break
+    if start == within.start:
+        if left > 0:
+            yield Chunk(start, stop)
         return
-    last = n_samples - last_samples
+    last = max(stop - last_samples, met)
     if last > start:  # the one before would be too far off: one more between the two
-        middle = (start - step + last) // 2
-        yield Span(middle, min(middle + chunk_samples, n_samples))
-    yield Span(last, n_samples)
+        middle = max((start - step + last) // 2, met)
+        end = min(middle + chunk_samples, stop)
+        yield Chunk(middle, end, end - last)
+    yield Chunk(last, stop)
 
 
 def plan_speech(
-    spans: Iterable[Span], *, chunk_samples: int, overlap_samples: int, last_samples: int
-) -> Iterator[Span]:
+    spans: Iterable[Span], *, chunk_samples: int, cut: Callable[[Span], Iterator[Chunk]]
+) -> Iterator[Chunk]:
     """Cut spans of speech into chunks: neighbours share one while it has room for them.
 
-    A span that is longer than a chunk is cut as by :func:`plan_chunks`; other chunks share nothing,
-    as they end in silence.
+    Chunks of several spans share nothing, as they end in silence.
+
+    Args:
+        spans: in order.
+        chunk_samples: length of a chunk at most.
+        cut: of a span that is longer.
     """
     held: Span | None = None
     for span in spans:
@@ -97,19 +136,13 @@ def plan_speech(
             held = Span(held.start, span.stop)
             continue
         if held is not None:
-            yield held
+            yield Chunk(held.start, held.stop)
         held = span
         if span.stop - span.start > chunk_samples:
-            inner = plan_chunks(
-                partial(min, span.stop - span.start),
-                chunk_samples=chunk_samples,
-                overlap_samples=overlap_samples,
-                last_samples=last_samples,
-            )
-            yield from (Span(span.start + c.start, span.start + c.stop) for c in inner)
+            yield from cut(span)
             held = None
     if held is not None:
-        yield held
+        yield Chunk(held.start, held.stop)
 
 
 class JoinedText:

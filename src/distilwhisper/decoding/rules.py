@@ -150,7 +150,8 @@ def choose(
 def _forbid(logits: Float[Tensor, "batch some"], rows: Bool[Tensor, " batch"]) -> None:
     """Set some rows to minus infinity."""
     if logits.device.type == "cpu":
-        logits[rows] = -torch.inf  # touches these alone
+        if rows.any():  # mostly there is none
+            logits[rows] = -torch.inf  # touches these alone
     else:  # without a look at which they are, for which the host would wait
         logits.add_(
             torch.zeros_like(rows, dtype=logits.dtype).masked_fill(rows, -torch.inf)[:, None]

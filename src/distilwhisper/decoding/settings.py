@@ -49,12 +49,13 @@ class DecodingSettings:
     """Tokens per window at most."""
 
     long_form: Literal["chunked", "sequential"] = "chunked"
-    """Recordings over 30 s: overlapping chunks decoded together, or one window after the other,
-    each beginning where the last one ended (as openai-whisper)."""
+    """Recordings over 30 s: chunks decoded together, or one window after the other, each beginning
+    where the last one ended (as openai-whisper)."""
     chunk_s: float = ruled(WINDOW_S, _CHUNK)
     """Length of the chunks, at most 30; students trained on short audio like 15."""
     overlap_s: float | None = None
-    """Seconds that neighbouring chunks share; none: a third of a chunk, as in the paper."""
+    """Seconds that neighbouring chunks share, 10 in the paper; none: they meet in a pause, and
+    share a third of a chunk where there is none."""
     vad_filter: bool = False
     """Leave out what holds no speech (needs the extra "vad")."""
     clip_timestamps: tuple[float, ...] = ruled((), _RISING)
@@ -103,8 +104,13 @@ class DecodingSettings:
         return self.vad_filter or bool(self.clip_timestamps)
 
     @property
+    def cuts_in_pauses(self) -> bool:
+        """Whether chunks meet in pauses, where there are some."""
+        return self.overlap_s is None
+
+    @property
     def shared_s(self) -> float:
-        """Seconds that neighbouring chunks share."""
+        """Seconds that neighbouring chunks share where they do not meet in a pause."""
         return self.chunk_s / 3 if self.overlap_s is None else self.overlap_s
 
     def packing_fault(self) -> str | None:

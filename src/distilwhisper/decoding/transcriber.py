@@ -19,13 +19,13 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from itertools import repeat, zip_longest
+from itertools import chain, repeat, zip_longest
 from pathlib import Path
 
 import torch
 
 from distilwhisper.decoding.chunked import decode_chunk
-from distilwhisper.decoding.chunks import plan_chunks, plan_speech
+from distilwhisper.decoding.chunks import WHOLE, Chunk, plan_chunks, plan_speech
 from distilwhisper.decoding.failure import decode_with_fallback
 from distilwhisper.decoding.packed_windows import Piece, decode_packed, group_pieces
 from distilwhisper.decoding.sequential import decode_sequentially
@@ -48,7 +48,7 @@ from distilwhisper.model.packed import can_pack, pack
 from distilwhisper.progress import say
 from distilwhisper.speech.arrays import Sound, to_samples
 from distilwhisper.speech.audio import Samples, stream_samples
-from distilwhisper.speech.levels import speech_like_s
+from distilwhisper.speech.levels import longest_pause, speech_like_s
 from distilwhisper.speech.mel import RecordingMel
 from distilwhisper.speech.recording import (
     HeldRecording,
@@ -481,7 +481,6 @@ class Transcriber:
     ) -> Iterator[Task[Transcription]]:
         """Yield a task for every chunk of a recording, and one for its end."""
         done = 0
-        shared_s = self.settings.shared_s
         try:
             code = self._code(language)
             spoken = None if code is None else DetectedLanguage(code)
@@ -490,10 +489,9 @@ class Transcriber:
                 is_last = recording.reach(chunk.stop + 1) <= chunk.stop
                 if spoken is None and not is_last:
                     spoken = self._detect(recording, None)  # else its only window tells
-                again_s = 0.0 if is_last or self.settings.is_cut else shared_s
                 number = one.plan(samples_to_seconds(chunk.start))
                 new_s = samples_to_seconds(max(chunk.stop - done, 0))
-                yield self._chunk_task(one, number, chunk, samples, spoken, again_s, new_s)
+                yield self._chunk_task(one, number, chunk, samples, spoken, new_s)
                 done = max(chunk.stop, done)
             # Behind clips nothing is read: a second of ten hours takes no longer than that.
             end = done if self.settings.clip_timestamps else end_of(recording, done)
@@ -507,10 +505,9 @@ class Transcriber:
         self,
         one: Transcription,
         number: int,
-        chunk: Span,
+        chunk: Chunk,
         samples: Samples,
         spoken: DetectedLanguage | None,
-        shared_s: float,
         new_s: float,
     ) -> Task[Transcription]:
         """Decode a chunk in the recording's language or, where they are mixed, in its own."""
@@ -522,7 +519,6 @@ class Transcriber:
                 samples,
                 language=language,
                 previous_ids=self._previous_ids,
-                shared_s=shared_s,
             )
             found = (one.decoded.own_language for one in windows)
             if all(own.code == code or own.is_sure for own in found):
@@ -531,30 +527,36 @@ class Transcriber:
         one.add_chunk(number, windows)
         return one
 
-    def _plan(self, recording: Recording) -> Iterator[Span]:
+    def _plan(self, recording: Recording) -> Iterator[Chunk]:
         """Cut a recording; one that fits in a window is not cut, however short the chunks are."""
         spans = self._spans(recording)
         is_whole = recording.reach(WINDOW_SAMPLES + 1) <= WINDOW_SAMPLES
         chunk_s = WINDOW_S if is_whole else self.settings.chunk_s
-        cut = {
-            "chunk_samples": seconds_to_samples(chunk_s),
-            "overlap_samples": seconds_to_samples(self.settings.shared_s),
-            "last_samples": seconds_to_samples(min(chunk_s, LAST_CHUNK_S)),
-        }
-        if spans is None:
-            return plan_chunks(recording.reach, **cut)
-        if self.settings.clip_timestamps:
-            return (
-                Span(span.start + chunk.start, span.start + chunk.stop)
-                for span in spans
-                for chunk in plan_chunks(partial(_reach_within, recording, span), **cut)
+
+        def cut(span: Span) -> Iterator[Chunk]:
+            return plan_chunks(
+                recording.reach,
+                chunk_samples=seconds_to_samples(chunk_s),
+                overlap_samples=seconds_to_samples(self.settings.shared_s),
+                last_samples=seconds_to_samples(min(chunk_s, LAST_CHUNK_S)),
+                find_pause=partial(_find_pause, recording)
+                if self.settings.cuts_in_pauses
+                else None,
+                within=span,
             )
-        return plan_speech(spans, **cut)
+
+        if spans is None:
+            return cut(WHOLE)
+        if self.settings.clip_timestamps:
+            return chain.from_iterable(map(cut, spans))
+        return plan_speech(spans, chunk_samples=seconds_to_samples(chunk_s), cut=cut)
 
 
-def _reach_within(recording: Recording, span: Span, stop: int) -> int:
-    """Return how many of the first ``stop`` samples of a span there are."""
-    return recording.reach(min(span.start + stop, span.stop)) - span.start
+def _find_pause(recording: Recording, stretch: Span, first: int) -> int | None:
+    """Return the middle of a stretch's longest pause behind a place, if it has one there."""
+    samples = recording.read(stretch.start, stretch.stop)
+    pause = longest_pause(samples, first - stretch.start)
+    return None if pause is None else stretch.start + pause
 
 
 def _recording_of(sound: Sound | str | Path | Recording) -> Recording:

@@ -18,6 +18,10 @@ SHORTEST_SOUND_S = 0.3  # shorter sound in a pause is a click
 INAUDIBLE_DB = -70.0
 PAUSE_KEPT_S = 0.5  # of the pauses on both sides, as a model wants them
 
+# Speech comes so near to the louder parts of what is around it; breaths between words do not.
+LOUD_QUANTILE, AUDIBLE_DB = 0.9, 20.0
+SHORTEST_BREAK, LONG_BREAK = 3, 10  # in levels: shorter ones are within words, longer ones as good
+
 
 def levels_db(samples: Samples) -> npt.NDArray[np.float64]:
     """Return the mean power of each whole 0.1 s, in dB."""
@@ -51,6 +55,28 @@ def sounding_spans(samples: Samples, *, pause_s: float) -> list[Span]:
         end = stop * LEVEL_SAMPLES + kept if stop < len(levels) else len(samples)
         spans.append(Span(max(first * LEVEL_SAMPLES - kept, 0), min(end, len(samples))))
     return spans or [Span(0, len(samples))]
+
+
+def is_audible(samples: Samples) -> npt.NDArray[np.bool_]:
+    """Return which whole 0.1 s come near to the louder parts of a sound."""
+    levels = levels_db(samples)
+    if not len(levels):
+        return np.zeros(0, dtype=bool)
+    return levels > np.quantile(levels, LOUD_QUANTILE) - AUDIBLE_DB
+
+
+def longest_pause(samples: Samples, first: int) -> int | None:
+    """Return the middle of the longest pause behind a place, in samples; None: there is none.
+
+    Of pauses of a second and more, the last. One at the edge counts as far as it is inside.
+    """
+    offset = first // LEVEL_SAMPLES
+    pauses = [
+        (min(stop - start, LONG_BREAK), (start + stop) * LEVEL_SAMPLES // 2)
+        for start, stop in _runs(~is_audible(samples)[offset:])
+        if stop - start >= SHORTEST_BREAK
+    ]
+    return offset * LEVEL_SAMPLES + max(pauses)[1] if pauses else None
 
 
 def speech_like_s(blocks: Iterable[Samples]) -> float:
