@@ -136,10 +136,8 @@ def stream_samples(
     With ``on_note``, which is called with faults and peculiarities, all that can be decoded is
     yielded, at its time, with silence for what is lost; without it, a damaged file is refused.
 
-    Raises:
-        FileNotFoundError, CorruptAudio: as ``load_samples``; with ``on_note``, nothing in it can
-            be decoded, or what was chosen is not there.
-        ValueError: as ``load_samples``, or block_s is shorter than one sample.
+    It raises as ``load_samples``; with ``on_note``, where nothing in it can be decoded, or what was
+    chosen is not there. A block of less than a sample is a ValueError.
     """
     if not 0.0 <= start_s < math.inf:
         raise ValueError(f"start_s must be a time of zero or more, found {start_s}")
@@ -233,9 +231,6 @@ class AudioTrack:
     Every frame is put at its time on the file's clock. The clock begins where the container's
     does; sound that begins later and holes are filled with silence. A clock that goes back, or on
     by more than an hour, was set anew: then the frames just follow each other.
-
-    Attributes:
-        stated_s: when the sound ends, if the container is sure of it.
     """
 
     def __init__(
@@ -246,22 +241,22 @@ class AudioTrack:
         self._notes: list[Note] = []  # on places in the file
         self._kind = container.format.name
         self._stream = audio_track(container, name, choice.track)
-        self.stated_s = stated_end_s(file, container, self._stream)
+        self.stated_s = stated_end_s(file, container, self._stream)  # None: not known for sure
         self._zero_s = clock_zero_s(container)
         self._frames: Iterable[_Decoded] = self._decoded()
-        # Of the last frame, on the file's clock; and as stamped.
-        self._end_s = self._stamped_end_s = 0.0
+        self._end_s = self._stamped_end_s = (
+            0.0  # of the last frame: on the file's clock, as stamped
+        )
         self._n_decoded = self._peak = 0  # samples that came out of the decoder, and their greatest
         self._cancelled_from_s = self._cancelled_s = 0.0
-        self._lost_s = 0.0  # in all
-        self._tail_s = 0.0  # of packets behind the last frame that could not be decoded
+        self._lost_s = self._tail_s = 0.0  # in all; of packets behind the last frame
         self._skipped_s = 0.0  # by a clock that only counts frames
         self._error: av.FFmpegError | None = None  # of the last packet that could not be decoded
         self._bad_from_s = 0.0  # place of the first
         self._stopped_by: av.FFmpegError | OSError | None = None
         self._is_torn = False  # the last packet was not all there
-        self._n_bytes = 0  # of all packets
-        self._good_bytes, self._good_s = 0, 0.0  # of packets that were decoded
+        self._n_bytes = self._good_bytes = 0  # of all packets; of those that were decoded
+        self._good_s = 0.0
         if choice.track is None and len(container.streams.audio) > 1:
             number = container.streams.audio.index(self._stream)
             self._on_note(Note(f"audio track {number} is taken, of {track_names(container)}"))
@@ -289,10 +284,8 @@ class AudioTrack:
     def span(self, start: int, stop: float) -> Iterator[Pcm]:
         """Yield the samples, mono at 16 kHz, from a place to another, in pieces of about a second.
 
-        Raises:
-            CorruptAudio: channels without a known downmix, a channel that is not there; the sound
-                ends before the span, or over 0.1 s before its end; without ``on_note``, it is not
-                whole up to there.
+        The sound must reach beyond the first place, and up to 0.1 s before the other, and be
+        whole up to there where damage is refused; else it is CorruptAudio.
         """
         position = self._enter(start)
         for piece in self._pieces():
@@ -621,8 +614,9 @@ def _with_rows(frame: av.AudioFrame, rows: Rows) -> av.AudioFrame:
     """Return a frame with other channels: one, or as many as it has."""
     layout = frame.layout.name if len(rows) == frame.layout.nb_channels else "mono"
     values = rows if frame.format.is_planar else rows.T.reshape(1, -1)
-    values = np.ascontiguousarray(values)
-    result = av.AudioFrame.from_ndarray(values, format=frame.format.name, layout=layout)
+    result = av.AudioFrame.from_ndarray(
+        np.ascontiguousarray(values), format=frame.format.name, layout=layout
+    )
     result.sample_rate = frame.sample_rate
     return result
 

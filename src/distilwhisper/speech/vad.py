@@ -72,11 +72,8 @@ def stream_spans(
     touching, within the recording. A span is yielded when its end is certain: after
     ``min_silence_s`` or two ``pad_s`` of silence, whichever is longer, and 4 s at most for the
     frames that go through the network together. As in Silero's package, speech that was still open
-    at the end lasts to the end, though its last pause may be part of it.
-
-    Raises:
-        ValueError: a block is not one row of finite numbers.
-        MissingExtra: the weights are not installed.
+    at the end lasts to the end, though its last pause may be part of it. A block must be one row of
+    finite numbers.
     """
     return spans_of(frame_probabilities(blocks), settings)
 

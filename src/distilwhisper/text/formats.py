@@ -69,9 +69,7 @@ def render(
     a cue also stays, as far as there is room before the next one or the end of the recording, for
     as long as a reader needs: 5/6 s at least, and a second for 20 characters.
 
-    Raises:
-        ValueError: unknown format, a time that is negative or not finite, or subtitles that need
-            timed words, which are not there.
+    A negative or infinite time, or subtitles that need words which are not timed, are a ValueError.
 
     Source: openai/whisper, whisper/utils.py, ``ResultWriter`` and below.
     """
@@ -231,33 +229,23 @@ def _vtt_clock(seconds: float) -> str:
 
 def segment_fields(segment: Segment) -> dict[str, Any]:
     """Return a segment as the json format has it; a number that is not finite is None."""
-    fields = {
-        "id": segment.id,
-        "seek": segment.seek,
-        "start": segment.start,
-        "end": segment.end,
-        "text": segment.text,
-        "tokens": segment.token_ids,
-    }
+    names = ("id", "seek", "start", "end", "text")
+    fields: dict[str, Any] = {name: getattr(segment, name) for name in names}
+    fields["tokens"] = segment.token_ids
     for name in ("temperature", "avg_logprob", "compression_ratio", "no_speech_prob"):
-        fields[name] = _finite_or_none(getattr(segment, name))
+        fields[name] = _finite(getattr(segment, name))
     for name in ("language", "channel"):
         if getattr(segment, name) is not None:
             fields[name] = getattr(segment, name)
     if segment.words is not None:
         fields["words"] = [
-            {
-                "word": word.text,
-                "start": word.start,
-                "end": word.end,
-                "probability": _finite_or_none(word.probability),
-            }
-            for word in segment.words
+            {"word": w.text, "start": w.start, "end": w.end, "probability": _finite(w.probability)}
+            for w in segment.words
         ]
     return fields
 
 
-def _finite_or_none(number: float) -> float | None:
+def _finite(number: float) -> float | None:
     return number if math.isfinite(number) else None
 
 

@@ -42,11 +42,8 @@ def normalizer_for(language: str | None) -> Normalizer:
     signs stay in their word, optional points are dropped. In every language what holds no letter
     and no digit, as the dot that Whisper's rules leave of a final ellipsis, is not a word.
 
-    There is no default language on purpose: the basic rules on English give another error rate, and
-    nothing shows it.
-
-    Raises:
-        ValueError: the language is None or unknown to Whisper.
+    The language must be known, on purpose: the basic rules on English give another error rate, and
+    nothing shows it. None or a language unknown to Whisper is a ValueError.
     """
     code = _known_code(language)
     if code == "en":
@@ -63,11 +60,7 @@ def whisper_normalizer_for(language: str | None) -> Normalizer:
     give what openai-whisper 20250625 and transformers 5 give, without splitting letters of scripts
     without spaces.
 
-    Raises:
-        ValueError: as :func:`normalizer_for`.
-
-    Source: arXiv:2212.04356, appendix C; package whisper-normalizer, less four rules that
-    it adds to Whisper's (kinda, sorta, dunno, cause).
+    Source: arXiv:2212.04356, appendix C; package whisper-normalizer, less four rules of its own.
     """
     return _whisper_english if _known_code(language) == "en" else _whisper_basic
 
@@ -107,10 +100,8 @@ def scoring_rule(reference: str | None, language: str | None) -> ScoringRule:
     The rule does not depend on a hypothesis, so that all models are compared in one way. An unknown
     language is guessed from the reference: the normaliser is the English one where at least half of
     the letters are those of English, and words are counted where the script has spaces between
-    them. So name the language of texts in Latin letters that are not English.
-
-    Raises:
-        ValueError: the language is unknown to Whisper.
+    them. So name the language of texts in Latin letters that are not English. One unknown to
+    Whisper is a ValueError.
     """
     if language is not None:
         return ScoringRule(

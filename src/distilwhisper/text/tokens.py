@@ -78,11 +78,9 @@ class Tokenizer:
 
     @classmethod
     def from_json(cls, text: str, *, where: Path) -> "Tokenizer":
-        """Make a tokenizer of the text of a complete tokenizer.json, which came from a place.
+        """Make a tokenizer of the text of a tokenizer.json, which came from a place.
 
-        Raises:
-            BadTokenizer: it cannot be read, or lacks tokens. Files that were converted for other
-                engines often lack the timestamps.
+        One that cannot be read or lacks tokens, as files for other engines do, is a BadTokenizer.
         """
         try:
             core = tokenizers.Tokenizer.from_str(text)
@@ -199,11 +197,8 @@ class Tokenizer:
         """The ids that the decoder is given before it writes.
 
         Start of transcript, language (a code or a name), task and, unless timestamps are wanted,
-        no-timestamps. An English-only model takes English or None, and has neither of the two.
-
-        Raises:
-            ValueError: a multilingual model is given no language, or an English-only model
-                another language or translation.
+        no-timestamps. An English-only model takes English or None, cannot translate, and has
+        neither of the two; a multilingual one must be given a language.
         """
         ids = [self.sot]
         if language is not None:

@@ -72,8 +72,7 @@ class Transcript:
         text: of all segments.
         language: a code.
         segments: in order.
-        duration: of the recording, in seconds; where clips of it were asked for, to the end of the
-            last one.
+        duration: of the recording, in seconds; of clips, to the end of the last one.
         language_probability: how sure the model was of the language; None where it was given.
         notes: what is odd about the recording, for people.
     """
