@@ -244,9 +244,7 @@ class AudioTrack:
         self.stated_s = stated_end_s(file, container, self._stream)  # None: not known for sure
         self._zero_s = clock_zero_s(container)
         self._frames: Iterable[_Decoded] = self._decoded()
-        self._end_s = self._stamped_end_s = (
-            0.0  # of the last frame: on the file's clock, as stamped
-        )
+        self._end_s = self._stamped_end_s = 0.0  # of the last frame; and as stamped
         self._n_decoded = self._peak = 0  # samples that came out of the decoder, and their greatest
         self._cancelled_from_s = self._cancelled_s = 0.0
         self._lost_s = self._tail_s = 0.0  # in all; of packets behind the last frame
@@ -296,11 +294,10 @@ class AudioTrack:
             if position >= stop:
                 return
         self._finish()
-        is_open = stop == math.inf
-        earliest_end = start if is_open else stop - seconds_to_samples(LENGTH_TOLERANCE_S)
-        if position <= start or position < earliest_end:
+        least = stop - seconds_to_samples(LENGTH_TOLERANCE_S) if stop < math.inf else 0
+        if position < max(start + 1, least):
             start_s, end_s = samples_to_seconds(start), samples_to_seconds(position)
-            until = "on" if is_open else f"to {stop / SAMPLE_RATE_HZ:.3f} s"
+            until = f"to {stop / SAMPLE_RATE_HZ:.3f} s" if stop < math.inf else "on"
             raise CorruptAudio(
                 f"{self.name}: a span must lie inside the sound: asked from {start_s:.3f} s "
                 f"{until}, the sound ends at {end_s:.3f} s; correct start_s and duration_s"

@@ -53,12 +53,12 @@ def log_mel(
     """
     if samples.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"samples must be float32 or float64, found {samples.dtype}")
-    if samples.shape[1] <= FFT_SAMPLES // 2:
+    edge = FFT_SAMPLES // 2
+    if samples.shape[1] <= edge:
         raise ValueError(
-            f"log_mel needs at least {FFT_SAMPLES // 2 + 1} samples, found {samples.shape[1]}; "
+            f"log_mel needs at least {edge + 1} samples, found {samples.shape[1]}; "
             "pad them to the window with stack_windows"
         )
-    edge = FFT_SAMPLES // 2
     mirrored = torch.nn.functional.pad(samples[:, None], (edge, edge), mode="reflect")[:, 0]
     # One frame for each whole hop: none is centred on the end of the sound.
     n_wanted = (samples.shape[1] // HOP_SAMPLES - 1) * HOP_SAMPLES + FFT_SAMPLES

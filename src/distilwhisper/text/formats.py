@@ -117,12 +117,10 @@ class _Cue:
 def _shown(transcript: Transcript, subtitles: SubtitleSettings | None) -> Iterable[_Cue]:
     """Return what is shown, and when."""
     segments = transcript.segments
-    if subtitles is None:
-        return _cues(segments, SubtitleSettings())
-    if subtitles.needs_words and any(segment.words is None for segment in segments):
+    if subtitles and subtitles.needs_words and any(one.words is None for one in segments):
         raise ValueError("cues cut by words need timed words: transcribe with word_timestamps")
-    cues = _cues(segments, subtitles)
-    if subtitles.highlight_words:
+    cues = _cues(segments, subtitles or SubtitleSettings())
+    if subtitles is None or subtitles.highlight_words:
         return cues
     return _readable(list(cues), transcript.duration or math.inf)
 

@@ -223,12 +223,9 @@ def outside(holes_s: Sequence[tuple[float, float]], transcript: Transcript) -> T
     segments: list[Segment] = []
     for segment in transcript.segments:
         words = segment.words and tuple(_outside(holes_s, word, 0.0) for word in segment.words)
-        if words:
-            times = words[0].start, words[-1].end
-        else:
-            moved = _outside(holes_s, segment, segments[-1].end if segments else 0.0)
-            times = moved.start, moved.end
-        segments.append(replace(segment, words=words, start=times[0], end=times[1]))
+        whole = _outside(holes_s, segment, segments[-1].end if segments else 0.0)
+        first, last = (words[0], words[-1]) if words else (whole, whole)
+        segments.append(replace(segment, words=words, start=first.start, end=last.end))
     if not segments:
         return transcript
     end_s = transcript.segments[-1].end
