@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import av
 import numpy as np
@@ -60,7 +60,7 @@ CANCELLED = 0.1  # of the power that the sum of unrelated channels has
 Samples: TypeAlias = npt.NDArray[np.float32]  # 1-D, mono, 16 kHz, about [-1, 1]
 Pcm: TypeAlias = npt.NDArray[np.int16]  # the same before it is divided by 32768
 Row = TypeVar("Row", Samples, Pcm)
-Rows: TypeAlias = npt.NDArray[np.generic]  # (channels, samples), of any type
+Rows: TypeAlias = npt.NDArray[Any]  # (channels, samples), of any type
 
 
 @dataclass(frozen=True, slots=True)
