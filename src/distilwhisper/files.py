@@ -24,10 +24,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
     The file and its folder are flushed to the disk before this returns. A process that is killed
     leaves at most a hidden temporary, which the next write of the same name takes over. Missing
-    folders on the way are made; text is written as UTF-8.
-
-    Raises:
-        StoreError: the disk is full, or the path cannot be written.
+    folders on the way are made; text is written as UTF-8. What cannot be written is a StoreError.
     """
     with replacing(path) as file:
         file.write(data.encode("utf-8") if isinstance(data, str) else data)
@@ -60,13 +57,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def open_locked(path: Path, operation: int) -> BinaryIO:
-    """Open a file, made if it is not there, and lock it.
+    """Open a file, made if it is not there, and lock it; as by ``fcntl.flock``.
 
     Whoever held the lock before may have renamed or deleted the file: what comes back is the one
     that others find under the name.
-
-    Raises:
-        BlockingIOError: the operation is not to wait, and somebody else has the lock.
     """
     while True:
         file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
@@ -104,11 +98,7 @@ def store_error(path: Path, error: OSError) -> StoreError:
 
 
 def require_new(folder: Path) -> None:
-    """Refuse a place that holds something already.
-
-    Raises:
-        FileExistsError: it is a file, or a folder that is not empty.
-    """
+    """Refuse a file, or a folder that holds something already, with a FileExistsError."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(
             f"{folder}: must be new or empty, and holds something already: name another DEST"

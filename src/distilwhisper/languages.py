@@ -3,52 +3,50 @@
 import difflib
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import cache
 from importlib import resources
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Language:
-    """A language that Whisper knows; a line of languages.tsv."""
+class _Language(NamedTuple):
+    """A line of languages.tsv."""
 
     code: str
-    iso_639_2: frozenset[str]  # its codes of three letters, as media files have them
-    tags: tuple[str, ...]  # of BCP 47, for what Whisper calls otherwise: withdrawn, or of a part
-    names: tuple[str, ...]  # in English, Whisper's own first
-    own_names: tuple[str, ...]  # in the language itself
+    iso_639_2: list[str]  # its codes of three letters, as media files have them
+    tags: list[str]  # of BCP 47, for what Whisper calls otherwise: withdrawn, or of a part
+    names: list[str]  # in English, Whisper's own first
+    own_names: list[str]  # in the language itself
 
 
-def _read_languages() -> Iterator[Language]:
-    text = (resources.files("distilwhisper") / "languages.tsv").read_text(encoding="utf-8")
-    for line in unicodedata.normalize("NFC", text).splitlines()[1:]:
-        code, iso, tags, names, own, *_ = [*line.split("\t"), "", ""]
-        yield Language(
-            code,
-            frozenset(iso.split()),
-            tuple(tags.split()),
-            tuple(names.split(", ")),
-            tuple(filter(None, own.split(", "))),
-        )
+def _language(line: str) -> _Language:
+    code, iso, tags, names, own, *_ = [*line.split("\t"), "", ""]
+    own_names = own.split(", ") if own else []
+    return _Language(code, iso.split(), tags.split(), names.split(", "), own_names)
 
 
-ALL_LANGUAGES = tuple(_read_languages())  # in Whisper's order; Cantonese came with large-v3
-LANGUAGES: Mapping[str, str] = {one.code: one.names[0] for one in ALL_LANGUAGES}
+_TABLE = (resources.files("distilwhisper") / "languages.tsv").read_text(encoding="utf-8")
+# In Whisper's order; Cantonese came with large-v3.
+_ALL = [_language(line) for line in unicodedata.normalize("NFC", _TABLE).splitlines()[1:]]
+LANGUAGES: Mapping[str, str] = {one.code: one.names[0] for one in _ALL}
 _CODE_BY_NAME: Mapping[str, str] = {
-    name: one.code
-    for one in ALL_LANGUAGES
-    for name in (one.code, *one.names, *one.own_names, *one.tags)
+    name: one.code for one in _ALL for name in (one.code, *one.names, *one.own_names, *one.tags)
 }
+_WITHOUT_SPACES = frozenset({"zh", "ja", "th", "lo", "my", "yue", "km", "bo"})
+
+
+def media_codes(code: str) -> set[str]:
+    """Return all codes that a media file may have for the language of one of them."""
+    by_language = ({one.code, *one.iso_639_2} for one in _ALL)
+    return next((codes for codes in by_language if code in codes), {code})
 
 
 def language_code(language: str) -> str:
     """The code that Whisper uses for a language.
 
-    Args:
-        language: a code ("de"), an English name ("German", "Castilian"), a name in the language
-            itself ("français"), or a tag of BCP 47 or a locale ("en-US", "pt_BR.UTF-8"), of which
-            the language counts; zh-HK is Cantonese. In any case.
+    It may be given as a code ("de"), an English name ("German", "Castilian"), a name in the
+    language itself ("français"), or a tag of BCP 47 or a locale ("en-US", "pt_BR.UTF-8"), of which
+    the language counts; zh-HK is Cantonese. In any case.
 
     Raises:
         ValueError: Whisper knows no such language; the message names one that is written almost
@@ -82,17 +80,11 @@ def code_or_name(language: str) -> str:
         return language
 
 
-_WITHOUT_SPACES = frozenset({"zh", "ja", "th", "lo", "my", "yue", "km", "bo"})
-
-
 def uses_spaces(language: str) -> bool:
     """Whether words of a language are separated by spaces, so that a word error rate exists.
 
     False for Chinese, Cantonese, Japanese, Thai, Lao, Burmese, Khmer and Tibetan: judge those
     by characters.
-
-    Args:
-        language: code or English name.
 
     Raises:
         ValueError: the language is unknown to Whisper.

@@ -20,12 +20,8 @@ def to_samples(sound: object, name: str, *, sampling_rate: int = SAMPLE_RATE_HZ)
     Integers are divided by the largest of their type, unsigned ones around its middle. Those of 32
     or 64 bits that all fit in fewer (16, 32) are taken to be of so many. Of two dimensions the
     shorter one holds the channels, whose mean is taken, or the loudest where they cancel out, as
-    with one of them inverted. The rate cannot be seen: it must be given where it is not 16 kHz.
-
-    Args:
-        sound: an array, a tensor, or what NumPy makes an array of.
-        name: what it is, for messages.
-        sampling_rate: samples a second; those of another rate than 16,000 are resampled.
+    with one of them inverted. The rate cannot be seen: where it is not 16 kHz it must be given, and
+    the sound is resampled. The name is for messages.
 
     Raises:
         ValueError: there is no sample, one is NaN or infinite, or far above 1; the array holds no

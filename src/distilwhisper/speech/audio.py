@@ -9,20 +9,19 @@ keep the clock of a file: sound that begins late, and holes, have their silence.
 import io
 import math
 import os
-import re
 import wave
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from fractions import Fraction
 from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import av
 import numpy as np
 import numpy.typing as npt
+from av.container import InputContainer
 
 from distilwhisper.files import write_atomic
 from distilwhisper.speech.containers import (
@@ -34,6 +33,7 @@ from distilwhisper.speech.containers import (
     audio_track,
     bytes_behind_wav,
     clock_zero_s,
+    finds_samples,
     missing_page_bytes,
     open_container,
     stated_end_s,
@@ -50,7 +50,7 @@ from distilwhisper.speech.units import (
 )
 
 TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICSBEGIN")  # text and pictures among an mp3's frames
-MAX_NOTES = 20  # of one file
+MAX_NOTES = 20  # on places in one file
 OVERLAP_S = 1.0  # by which frames may run ahead of their clock before it counts as set anew
 SILENT_PEAK = 10  # of 32768: -70 dB
 LOUDEST = 16.0  # floats beyond this were never scaled: sound that is too loud stays below
@@ -60,6 +60,7 @@ CANCELLED = 0.1  # of the power that the sum of unrelated channels has
 Samples: TypeAlias = npt.NDArray[np.float32]  # 1-D, mono, 16 kHz, about [-1, 1]
 Pcm: TypeAlias = npt.NDArray[np.int16]  # the same before it is divided by 32768
 Row = TypeVar("Row", Samples, Pcm)
+Rows: TypeAlias = npt.NDArray[Any]  # (channels, samples), of any type
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +73,16 @@ class Note:
     holes_s: tuple[tuple[float, float], ...] = ()
 
 
+OnNote: TypeAlias = Callable[[Note], None] | None  # without it, damage is refused
+
+
 @dataclass(frozen=True, slots=True)
 class AudioFacts:
     """Properties of a file of sound, known without decoding it where that can be."""
 
-    duration_s: float  # its length
+    duration_s: float
     sample_rate_hz: int  # of the file, not of our samples
-    # Of the file's bytes, not of the sound: the size, and 64 KiB at the beginning, in the
-    # middle and at the end
-    digest: bytes
+    digest: bytes  # of the file's bytes, not of the sound; see digest_of
     n_channels: int = 1  # of the file, not of our samples
 
 
@@ -112,7 +114,8 @@ def load_samples(
             span lies beyond the end; what was chosen is not there.
         ValueError: start_s or duration_s is negative, zero samples long, or not a number.
     """
-    return _scaled(list(_pcm(source, start_s, duration_s, choice)))
+    blocks = stream_samples(source, start_s=start_s, duration_s=duration_s, choice=choice)
+    return np.concatenate(list(blocks))
 
 
 def stream_samples(
@@ -122,32 +125,27 @@ def stream_samples(
     duration_s: float | None = None,
     block_s: float = WINDOW_S,
     choice: Choice = DEFAULT,
-    on_note: Callable[[Note], None] | None = None,
+    on_note: OnNote = None,
 ) -> Iterator[Samples]:
     """Yield a recording, or a span of it, in blocks of equal length, the last one shorter.
 
-    No more than a block is in memory, whatever the length of the recording.
+    Joined, the blocks are what :func:`load_samples` returns. No more than one is in memory. Nothing
+    is opened before the first block is asked for, and a file cut short is known only at its end,
+    after the last whole block.
 
-    Joined, the blocks are what ``load_samples`` returns. Nothing is opened before the first block
-    is asked for, and a file cut short is known only at its end, after the last whole block.
+    With ``on_note``, which is called with faults and peculiarities, all that can be decoded is
+    yielded, at its time, with silence for what is lost; without it, a damaged file is refused.
 
-    Args:
-        source: as for ``load_samples``.
-        start_s: as for ``load_samples``.
-        duration_s: as for ``load_samples``.
-        block_s: length of a block, at least one sample.
-        choice: the track and the channel.
-        on_note: called with faults and peculiarities. Then all that can be decoded is yielded, at
-            its time, with silence for what is lost; without it, a damaged file is refused.
-
-    Raises:
-        FileNotFoundError, CorruptAudio: as ``load_samples``; with ``on_note``, nothing in it can
-            be decoded, or what was chosen is not there.
-        ValueError: as ``load_samples``, or block_s is shorter than one sample.
+    It raises as ``load_samples``; with ``on_note``, where nothing in it can be decoded, or what was
+    chosen is not there. A block of less than a sample is a ValueError.
     """
-    pieces = _pcm(source, start_s, duration_s, choice, on_note)
-    for block in in_blocks(pieces, _length(block_s)):
-        yield _scaled([block])
+    if not 0.0 <= start_s < math.inf:
+        raise ValueError(f"start_s must be a time of zero or more, found {start_s}")
+    start, size = seconds_to_samples(start_s), _length(block_s)
+    stop = math.inf if duration_s is None else start + _length(duration_s)
+    with open_track(source, choice, on_note) as sound:
+        for block in in_blocks(sound.span(start, stop), size):
+            yield block.astype(np.float32) / np.float32(32768)
 
 
 def in_blocks(pieces: Iterable[Row], size: int) -> Iterator[Row]:
@@ -165,13 +163,9 @@ def in_blocks(pieces: Iterable[Row], size: int) -> Iterator[Row]:
 
 @contextmanager
 def open_track(
-    source: Source, choice: Choice = DEFAULT, on_note: Callable[[Note], None] | None = None
+    source: Source, choice: Choice = DEFAULT, on_note: OnNote = None
 ) -> Iterator["AudioTrack"]:
-    """Open a track; without ``on_note``, damage is refused.
-
-    Raises:
-        FileNotFoundError, CorruptAudio: as ``load_samples``.
-    """
+    """Open a track; what cannot be opened raises as for ``load_samples``."""
     with opened(source) as (file, name), open_container(file, name) as container:
         yield AudioTrack(file, name, container, choice, on_note)
 
@@ -179,9 +173,7 @@ def open_track(
 def probe_audio(source: Source) -> AudioFacts:
     """Return the properties of a recording; its length as by ``AudioTrack.duration_s``.
 
-    Raises:
-        FileNotFoundError, CorruptAudio: as ``load_samples``; but without decoding a file cut
-            short is rarely noticed.
+    It raises as ``load_samples``; but without decoding a file cut short is rarely noticed.
     """
     with open_track(source) as sound:
         duration_s = sound.duration_s()
@@ -189,17 +181,14 @@ def probe_audio(source: Source) -> AudioFacts:
 
 
 def write_wav(path: str | Path, samples: Samples) -> None:
-    """Write samples as a mono 16 kHz 16-bit wav file; what lies outside [-1, 1] is clipped.
+    """Write samples as :func:`wav_bytes`; the file appears under its name when it is whole.
 
-    The file appears under its name when it is whole. What ``load_samples`` gave comes back equal.
-
-    Raises:
-        ValueError: no samples, or one of them is NaN or infinite.
+    What ``load_samples`` gave comes back equal. No samples, NaN and infinity are a ValueError.
     """
     if not len(samples) or not np.isfinite(samples).all():
+        n_finite = np.isfinite(samples).sum()
         raise ValueError(
-            f"{path}: a wav file needs at least one sample and finite ones, "
-            f"found {np.isfinite(samples).sum()} finite of {len(samples)}"
+            f"{path}: a wav file needs finite samples, found {n_finite} of {len(samples)} finite"
         )
     write_atomic(Path(path), wav_bytes(samples))
 
@@ -226,113 +215,49 @@ def _length(duration_s: float) -> int:
     return seconds_to_samples(duration_s)
 
 
-def _scaled(pieces: Sequence[Pcm]) -> Samples:
-    samples: Samples = np.concatenate(pieces, dtype=np.float32)
-    samples /= 32768.0
-    return samples
-
-
-def _pcm(
-    source: Source,
-    start_s: float,
-    duration_s: float | None,
-    choice: Choice,
-    on_note: Callable[[Note], None] | None = None,
-) -> Iterator[Pcm]:
-    """Yield the 16-bit samples of a span in pieces of about a second.
-
-    Raises:
-        CorruptAudio: without ``on_note``, the sound is not whole up to the span's end; or ends
-            before it.
-    """
-    if not 0.0 <= start_s < math.inf:
-        raise ValueError(f"start_s must be a time of zero or more, found {start_s}")
-    start = seconds_to_samples(start_s)
-    stop = math.inf if duration_s is None else start + _length(duration_s)
-    least = start + 1  # samples that there must be
-    if duration_s is not None:
-        least = max(least, int(stop) - seconds_to_samples(LENGTH_TOLERANCE_S))
-    with open_track(source, choice, on_note) as sound:
-        position = sound.enter(start)
-        for piece in sound.pieces():
-            inside = piece[max(start - position, 0) : int(min(stop - position, len(piece)))]
-            if len(inside):
-                yield inside
-            position += len(piece)
-            if position >= stop:
-                return
-        sound.finish()
-    if position < least:
-        until = "on" if duration_s is None else f"to {start_s + duration_s:.3f} s"
-        end_s = samples_to_seconds(position)
-        raise CorruptAudio(
-            f"{sound.name}: a span must lie inside the sound: asked from {start_s:.3f} s {until}, "
-            f"the sound ends at {end_s:.3f} s; correct start_s and duration_s"
-        )
-
-
 class _Decoded(NamedTuple):
     """A frame, and the state of its packets."""
 
     frame: av.AudioFrame
-    time_s: float | None  # as stamped
-    lost_s: float  # packets just before it that could not be decoded
-    is_damaged: bool  # there were such packets, or some that libav calls corrupt
-    skipped_bytes: int  # between the last packet and its own
+    time_s: float | None = None  # as stamped
+    lost_s: float = 0.0  # packets just before it that could not be decoded
+    is_damaged: bool = False  # there were such packets, or some that libav calls corrupt
+    skipped_bytes: int = 0  # between the last packet and its own
 
 
 class AudioTrack:
-    """An audio track of an open file, to be decoded once from front to back.
+    """An audio track that :func:`open_track` has opened, to be decoded once from front to back.
 
     Every frame is put at its time on the file's clock. The clock begins where the container's
     does; sound that begins later and holes are filled with silence. A clock that goes back, or on
     by more than an hour, was set anew: then the frames just follow each other.
-
-    Args:
-        file: that the container is of.
-        name: of it, for messages.
-        container: to be read.
-        choice: the track and the channel.
-        on_note: called with faults and peculiarities; none: damage is refused.
-
-    Attributes:
-        stated_s: when the sound ends, if the container is sure of it.
     """
 
     def __init__(
-        self,
-        file: OpenFile,
-        name: str,
-        container: av.container.InputContainer,
-        choice: Choice,
-        on_note: Callable[[Note], None] | None,
+        self, file: OpenFile, name: str, container: InputContainer, choice: Choice, on_note: OnNote
     ) -> None:
         self.file, self.name, self._container, self._choice = file, name, container, choice
-        self._is_strict = on_note is None
-        self._on_note = on_note or self._refuse
-        self._n_notes = 0
-        self._more_notes: list[Note] = []  # beyond MAX_NOTES
-        self._end_s = 0.0  # of the last frame, on the file's clock
-        self._lost_s = 0.0  # in all
-        self._error: av.FFmpegError | None = None  # of the last packet that could not be decoded
-        self._stopped_by: av.FFmpegError | OSError | None = None
-        self._bad_from_s = 0.0  # place of the first
-        self._good_bytes, self._good_s = 0, 0.0  # of packets that were decoded
-        self._skipped_s = 0.0  # by a clock that only counts frames
-        self._tail_s = 0.0  # of packets behind the last frame that could not be decoded
-        self._is_torn = False  # the last packet was not all there
-        self._n_bytes = 0  # of all packets
-        self._stamped_end_s = 0.0  # of the last frame, as stamped
-        self._n_decoded = 0  # samples that came out of the decoder
-        self._peak = 0
-        self._cancelled_from_s, self._cancelled_s = 0.0, 0.0
+        self._is_strict, self._on_note = on_note is None, on_note or (lambda _: None)
+        self._notes: list[Note] = []  # on places in the file
+        self._kind = container.format.name
         self._stream = audio_track(container, name, choice.track)
+        self.stated_s = stated_end_s(file, container, self._stream)  # None: not known for sure
         self._zero_s = clock_zero_s(container)
         self._frames: Iterable[_Decoded] = self._decoded()
+        self._end_s = self._stamped_end_s = 0.0  # of the last frame; and as stamped
+        self._n_decoded = self._peak = 0  # samples that came out of the decoder, and their greatest
+        self._cancelled_from_s = self._cancelled_s = 0.0
+        self._lost_s = self._tail_s = 0.0  # in all; of packets behind the last frame
+        self._skipped_s = 0.0  # by a clock that only counts frames
+        self._error: av.FFmpegError | None = None  # of the last packet that could not be decoded
+        self._bad_from_s = 0.0  # place of the first
+        self._stopped_by: av.FFmpegError | OSError | None = None
+        self._is_torn = False  # the last packet was not all there
+        self._n_bytes = self._good_bytes = 0  # of all packets; of those that were decoded
+        self._good_s = 0.0
         if choice.track is None and len(container.streams.audio) > 1:
             number = container.streams.audio.index(self._stream)
             self._on_note(Note(f"audio track {number} is taken, of {track_names(container)}"))
-        self.stated_s = stated_end_s(file, container, self._stream)
 
     @property
     def rate_hz(self) -> int:
@@ -344,48 +269,65 @@ class AudioTrack:
         """Channels of the track."""
         return self._stream.codec_context.layout.nb_channels
 
-    def enter(self, start: int) -> int:
+    def duration_s(self) -> float:
+        """Return the length as stated; where nothing is, decode all of it and count.
+
+        What the container states is within 0.1 s of the samples of a whole file. Formats that state
+        nothing, or only an estimate (an mp3 without a Xing header, raw AAC), are decoded.
+        """
+        if self.stated_s is not None:
+            return self.stated_s
+        return samples_to_seconds(sum(map(len, self.span(0, math.inf))))
+
+    def span(self, start: int, stop: float) -> Iterator[Pcm]:
+        """Yield the samples, mono at 16 kHz, from a place to another, in pieces of about a second.
+
+        The sound must reach beyond the first place, and up to 0.1 s before the other, and be
+        whole up to there where damage is refused; else it is CorruptAudio.
+        """
+        position = self._enter(start)
+        for piece in self._pieces():
+            inside = piece[max(start - position, 0) : int(min(stop - position, len(piece)))]
+            if len(inside):
+                yield inside
+            position += len(piece)
+            if position >= stop:
+                return
+        self._finish()
+        least = stop - seconds_to_samples(LENGTH_TOLERANCE_S) if stop < math.inf else 0
+        if position < max(start + 1, least):
+            start_s, end_s = samples_to_seconds(start), samples_to_seconds(position)
+            until = f"to {stop / SAMPLE_RATE_HZ:.3f} s" if stop < math.inf else "on"
+            raise CorruptAudio(
+                f"{self.name}: a span must lie inside the sound: asked from {start_s:.3f} s "
+                f"{until}, the sound ends at {end_s:.3f} s; correct start_s and duration_s"
+            )
+
+    def _enter(self, start: int) -> int:
         """Jump to a whole second, at least one second before ``start``, where that is exact.
 
-        Exact are PCM and FLAC files, whose frames know their place and nothing of each other. At a
-        whole second the resampler stands as it does at zero, whatever the rate of the file, and it
-        remembers a few milliseconds only.
-
-        Returns:
-            The position of the first sample that ``pieces`` yields; 0 where no jump was made.
+        At a whole second the resampler stands as it does at zero, whatever the rate of the file,
+        and it remembers a few milliseconds only. Return the place of the first sample to come.
         """
-        rate, codec = self._stream.rate, self._stream.codec_context.name
         second = start // SAMPLE_RATE_HZ - 1
-        bits = re.search(r"\d+", codec)  # of a sample; pcm_alaw and pcm_mulaw have 8
-        bit_rate = rate * self.n_channels * int(bits[0] if bits else 8)
-        # libav leaps by the bits a second that the header states: in some files they are wrong.
-        is_pcm = codec.startswith("pcm_") and self._stream.codec_context.bit_rate in (0, bit_rate)
-        counts_samples = self._stream.time_base == Fraction(1, rate) and not self._stream.start_time
-        kind = self._container.format.name
-        is_exact = (is_pcm or codec == "flac") and counts_samples and kind in SEEKING
-        if second < 1 or not is_exact:
+        if second < 1 or not finds_samples(self._container, self._stream):
             return 0
-        sample = second * rate
+        sample = second * self.rate_hz
         frames = self._decoded(at=sample)
         for frame, *_ in frames:
             if frame.pts is None or frame.pts > sample:
                 break
             if frame.pts + frame.samples > sample:
                 first = _with_rows(frame, _rows(frame)[:, sample - frame.pts :])
-                self._frames = chain([_Decoded(first, None, 0.0, False, 0)], frames)
+                self._frames = chain([_Decoded(first)], frames)
                 self._end_s = float(second)
                 return second * SAMPLE_RATE_HZ
         # Damaged, or cut short before that place: found when decoding from the beginning.
         self._frames = self._decoded(at=0)
         return 0
 
-    def pieces(self) -> Iterator[Pcm]:
-        """Yield mono 16 kHz 16-bit samples in pieces of about a second.
-
-        Raises:
-            CorruptAudio: channels without a known downmix, a channel that is not there; without
-                ``on_note``, whatever is not whole.
-        """
+    def _pieces(self) -> Iterator[Pcm]:
+        """Yield all that comes, with silence in holes."""
         position, silent_to_s = seconds_to_samples(self._end_s), self._end_s
         # A stream may change its form on the way, as broadcasts do between advert and programme.
         # Each run of one form is resampled by itself, as by ffmpeg.
@@ -401,118 +343,91 @@ class AudioTrack:
                 self._n_decoded += len(piece)
                 self._peak = max(self._peak, _peak(piece))
 
-    def duration_s(self) -> float:
-        """Return the length as stated; where nothing is, decode all of it and count.
-
-        What the container states is within 0.1 s of the samples of a whole file. Formats that state
-        nothing, or only an estimate (an mp3 without a Xing header, raw AAC), are decoded.
-
-        Raises:
-            CorruptAudio: as ``pieces`` and ``finish``.
-        """
-        if self.stated_s is not None:
-            return self.stated_s
-        n_samples = sum(len(piece) for piece in self.pieces())
-        self.finish()
-        return samples_to_seconds(n_samples)
-
-    def finish(self) -> None:
-        """Compare the decoded length with the stated one, once the pieces are at their end.
-
-        Raises:
-            CorruptAudio: nothing was decoded; without ``on_note``, too little.
-        """
-        codec = self._stream.codec_context.name
+    def _finish(self) -> None:
+        """Note what is known at the end alone."""
         if not self._n_decoded:
             error = self._stopped_by or self._error
             reason = f" ({error.strerror})" if error else ""
             raise CorruptAudio(
-                f"{self.name}: zero samples at 16 kHz came out of {codec} at "
-                f"{self._stream.rate} Hz{reason}; leave the file out"
+                f"{self.name}: zero samples at 16 kHz came out of {self._stream.codec_context.name}"
+                f" at {self._stream.rate} Hz{reason}; leave the file out"
             )
-        self._finish_end()
-        if more := self._more_notes:
+        self._note_end()
+        if more := self._notes[MAX_NOTES:]:
             text = f"{len(more)} more places like these; {self._lost_s:.2f} s lost in all"
             holes_s = tuple(hole_s for note in more for hole_s in note.holes_s)
             self._on_note(Note(text, any(note.is_damage for note in more), holes_s))
         if self._cancelled_s:
-            text = (
-                f"the channels cancel each other when mixed, in {self._cancelled_s:.0f} s from "
-                f"{self._cancelled_from_s:.2f} s on: the loudest one was taken there; choose a "
-                "channel to have it throughout"
-            )
-            self._on_note(Note(text))
+            place = f"in {self._cancelled_s:.0f} s from {self._cancelled_from_s:.2f} s on"
+            text = f"the channels cancel each other when mixed, {place}: the loudest one was taken"
+            self._on_note(Note(f"{text} there; choose a channel to have it throughout"))
         if not self._is_strict and self._peak <= SILENT_PEAK:
             self._note_other_tracks()
 
-    def _finish_end(self) -> None:
-        kind = self._container.format.name
-        n_missing = missing_page_bytes(self.file) if kind == "ogg" else 0
-        n_more = bytes_behind_wav(self.file) if kind == "wav" else 0
-        is_cut = n_missing or self._is_torn or kind in SEEKING - {"flac"}
-        cut = "; the file was cut short" if is_cut else ""
+    def _note_end(self) -> None:
+        """Note what is missing at the end."""
         end_s = max(self._end_s, self._stamped_end_s)
         missing_s = (self.stated_s or 0.0) - end_s
-        damage = ""
+        n_missing = missing_page_bytes(self.file) if self._kind == "ogg" else 0
+        is_cut = n_missing or self._is_torn or self._kind in SEEKING - {"flac"}
+        cut = "; the file was cut short" if is_cut else ""
         if missing_s > LENGTH_TOLERANCE_S:
             self._lost_s += missing_s
-            damage = (
+            self._damage(
                 f"the sound ends at {end_s:.2f} s, the file states {self.stated_s:.2f} s: "
                 f"{missing_s:.2f} s are missing{cut}"
             )
         elif n_missing:
-            damage = (
+            self._damage(
                 f"the sound ends at {end_s:.2f} s, and the last Ogg page lacks {n_missing} "
                 f"bytes: how much is missing is not known{cut}"
             )
-        elif n_more:
-            damage = (
+        elif self._kind == "wav" and (n_more := bytes_behind_wav(self.file)):
+            self._damage(
                 f"the header states {end_s:.2f} s, and {n_more} bytes follow that it does not "
-                "count, which may be sound: write the file again with its whole length"
+                "count, which may be sound: write the file again with its whole length",
+                way_out="",
             )
         elif self._stopped_by:
-            damage = f"cannot be read beyond {end_s:.2f} s ({self._stopped_by.strerror})"
+            self._damage(f"cannot be read beyond {end_s:.2f} s ({self._stopped_by.strerror})")
         elif self._tail_s:
             self._lose(self._tail_s, "could not be decoded")
-        elif kind == "aac" and self._error:
+        elif self._kind == "aac" and self._error:
             # Of this, libav has skipped some without an error.
             lost_s = self._held_s(self.file.seek(0, os.SEEK_END) - self._n_bytes)
             if lost_s > LENGTH_TOLERANCE_S:
                 self._lost_s += lost_s
-                damage = (
+                self._damage(
                     f"about {lost_s:.2f} s are lost, from {self._bad_from_s:.2f} s on: could not "
                     "be decoded; times behind it are too early"
                 )
-        if damage:
-            self._note(damage, is_damage=True)
 
     def _note_other_tracks(self) -> None:
         """Note which other track is not silent."""
         tracks = self._container.streams.audio
-        silent = f"audio track {tracks.index(self._stream)} is silent"
         for number, track in enumerate(tracks):
             if track is self._stream:
                 continue
             choice = Choice(number)
             with suppress(CorruptAudio), open_track(self.file, choice, lambda _: None) as other:
-                if any(_peak(piece) > SILENT_PEAK for piece in other.pieces()):
+                if any(_peak(piece) > SILENT_PEAK for piece in other._pieces()):
+                    silent = f"audio track {tracks.index(self._stream)} is silent"
                     names = track_names(self._container)
                     text = f"{silent}, and track {number} is not: choose one of {names}"
                     self._on_note(Note(text))
                     return
 
     def _note(self, text: str, *holes_s: tuple[float, float], is_damage: bool = False) -> None:
-        note = Note(text, is_damage, holes_s)
-        if self._is_strict or self._n_notes < MAX_NOTES:
-            self._n_notes += 1
-            self._on_note(note)
-        else:
-            self._more_notes.append(note)
+        self._notes.append(Note(text, is_damage, holes_s))
+        if len(self._notes) <= MAX_NOTES:
+            self._on_note(self._notes[-1])
 
-    def _refuse(self, note: Note) -> None:
-        if note.is_damage:
-            way_out = "" if "write the file again" in note.text else "; fetch the file again"
-            raise CorruptAudio(f"{self.name}: {note.text}{way_out}")
+    def _damage(
+        self, text: str, *holes_s: tuple[float, float], way_out: str = "; fetch the file again"
+    ) -> None:
+        if self._is_strict:
+            raise CorruptAudio(f"{self.name}: {text}{way_out}")
+        self._note(text, *holes_s, is_damage=True)
 
     def _lose(self, lost_s: float, why: str, *holes_s: tuple[float, float]) -> None:
         """Note that something behind the last frame is lost.
@@ -522,11 +437,10 @@ class AudioTrack:
         self._lost_s += lost_s
         if self._lost_s > LENGTH_TOLERANCE_S:
             place = f"from {self._end_s:.2f} to {self._end_s + lost_s:.2f} s"
-            self._note(f"{lost_s:.2f} s are lost, {place}: {why}", *holes_s, is_damage=True)
+            self._damage(f"{lost_s:.2f} s are lost, {place}: {why}", *holes_s)
 
     def _decoded(self, at: int | None = None) -> Iterator[_Decoded]:
         """Yield frames as they come, passing over packets that cannot be decoded."""
-        counts_frames = self._container.format.name in COUNTED
         unit_s = self._stream.time_base or 0
         lost_s, is_damaged, self._tail_s = 0.0, False, 0.0
         skipped_bytes, position = 0, None
@@ -538,10 +452,10 @@ class AudioTrack:
                 if packet.size:
                     self._n_bytes += packet.size
                     self._is_torn = packet.is_corrupt
+                    is_damaged |= packet.is_corrupt
                     if packet.pos is not None:
                         skipped_bytes = 0 if position is None else packet.pos - position
                         position = packet.pos + packet.size
-                    is_damaged |= packet.is_corrupt
                 try:
                     frames = packet.decode()
                 except av.FFmpegError as error:
@@ -549,7 +463,7 @@ class AudioTrack:
                         self._bad_from_s = self._end_s
                     self._error, is_damaged = error, True
                     lost_s += length_s
-                    if counts_frames and not bytes(packet).startswith(TAGS):
+                    if self._kind in COUNTED and not bytes(packet).startswith(TAGS):
                         # The clock counted one frame, and the bytes may have held more.
                         self._skipped_s += max(self._held_s(packet.size) - length_s, 0.0)
                     continue
@@ -578,8 +492,7 @@ class AudioTrack:
                 self._end_s += hole_s
                 since_s = self._end_s
             frame = decoded.frame
-            form = frame.format.name, frame.layout.name, frame.sample_rate
-            yield since_s, form, frame
+            yield since_s, (frame.format.name, frame.layout.name, frame.sample_rate), frame
             self._end_s += _length_s(frame)
 
     def _hole_s(self, decoded: _Decoded) -> float:
@@ -605,11 +518,10 @@ class AudioTrack:
         may_be_skipped = is_alone and 2 * self._held_s(decoded.skipped_bytes) > ahead_s
         if decoded.is_damaged:
             self._lose(ahead_s, "could not be decoded", hole_s)
-        elif self._container.format.name in UNBROKEN or may_be_skipped:
+        elif self._kind in UNBROKEN or may_be_skipped:
             self._lose(ahead_s, "missing from the file", hole_s)
         else:
-            place = f"from {hole_s[0]:.2f} to {hole_s[1]:.2f} s"
-            self._note(f"the file has no sound {place}", hole_s)
+            self._note(f"the file has no sound from {hole_s[0]:.2f} to {hole_s[1]:.2f} s", hole_s)
         return ahead_s
 
     def _resampled(self, frames: Iterable[av.AudioFrame]) -> Iterator[Pcm]:
@@ -670,15 +582,14 @@ class AudioTrack:
         values = frame.to_ndarray()
         place = f"from {begin_s:.2f} to {begin_s + _length_s(frame):.2f} s"
         if n_bad := np.count_nonzero(~np.isfinite(values)):
-            fault = f"samples must be finite, found NaN or infinity in {n_bad} values {place}"
-            self._note(fault, is_damage=True)
+            self._damage(f"samples must be finite, found NaN or infinity in {n_bad} values {place}")
             return _with_rows(frame, np.nan_to_num(_rows(frame), posinf=0.0, neginf=0.0))
         peak = max(values.max(), -values.min())
         if peak > LOUDEST:
-            self._note(
+            self._damage(
                 f"samples must lie in about [-1, 1], found {peak:g} {place}: what lies beyond "
                 "was clipped; write the file again, divided by its full scale",
-                is_damage=True,
+                way_out="",
             )
         return frame
 
@@ -691,13 +602,12 @@ def _length_s(frame: av.AudioFrame) -> float:
     return frame.samples / frame.sample_rate
 
 
-def _rows(frame: av.AudioFrame) -> npt.NDArray[np.generic]:
-    """Return (channels, samples) of a frame."""
-    values: npt.NDArray[np.generic] = frame.to_ndarray()
+def _rows(frame: av.AudioFrame) -> Rows:
+    values: Rows = frame.to_ndarray()
     return values if frame.format.is_planar else values.reshape(frame.samples, -1).T
 
 
-def _with_rows(frame: av.AudioFrame, rows: npt.NDArray[np.generic]) -> av.AudioFrame:
+def _with_rows(frame: av.AudioFrame, rows: Rows) -> av.AudioFrame:
     """Return a frame with other channels: one, or as many as it has."""
     layout = frame.layout.name if len(rows) == frame.layout.nb_channels else "mono"
     values = rows if frame.format.is_planar else rows.T.reshape(1, -1)
@@ -708,7 +618,7 @@ def _with_rows(frame: av.AudioFrame, rows: npt.NDArray[np.generic]) -> av.AudioF
     return result
 
 
-def loudest_if_cancelled(rows: npt.NDArray[np.generic]) -> int | None:
+def loudest_if_cancelled(rows: Rows) -> int | None:
     """Return the loudest channel, if the channels cancel each other when they are mixed."""
     values = rows.astype(np.float32)
     if rows.dtype.kind in "iu":

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from distilwhisper.checks import AT_LEAST_1, PROBABILITY, Rule, check_rules, ruled
+from distilwhisper.checks import AT_LEAST_1, PROBABILITY, Checked, Rule, ruled
 from distilwhisper.shapes import Float
 from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.noise import mix_at_snr, recorded_noise, white_noise
@@ -31,7 +31,7 @@ _RISING_FROM_0: Rule = ("rise from 0 on", lambda low_high: 0 <= low_high[0] <= l
 
 
 @dataclass(frozen=True)
-class AugmentSettings:
+class AugmentSettings(Checked):
     """What may happen to the sound of a training window; nothing by default.
 
     Teacher and student get the same, but for short contexts, which are the student's alone.
@@ -48,8 +48,7 @@ class AugmentSettings:
     noise_snr_db: tuple[float, float] = ruled((0.0, 30.0), _RISING)
     """Lowest and highest ratio of speech to noise; drawn evenly between."""
     time_mask_share: float = ruled(0.0, PROBABILITY)
-    """SpecAugment: share of the sound's frames to cut out, overlaps counted twice; 0.05 is usual.
-    """
+    """SpecAugment: share of the sound's frames to cut out, overlaps counted twice; usual: 0.05."""
     time_mask_frames: int = ruled(10, AT_LEAST_1)
     """Length of each cut, in frames of 10 ms."""
     frequency_mask_share: float = ruled(0.0, PROBABILITY)
@@ -64,9 +63,6 @@ class AugmentSettings:
     short_context_step_s: int = ruled(1, AT_LEAST_1)
     """Short contexts are multiples of this. Windows of one context go through the network together:
     with few different ones, a GPU has more to do at a time."""
-
-    def __post_init__(self) -> None:
-        check_rules(self)
 
     @property
     def is_on(self) -> bool:
@@ -93,13 +89,10 @@ class Augmentation:
 def draw_augmentation(
     settings: AugmentSettings, generator: np.random.Generator, *, end_s: float | None
 ) -> Augmentation:
-    """Draw what happens to a window.
+    """Draw what happens to a window: the same from the same state, whatever is switched on.
 
-    Args:
-        settings: what may happen.
-        generator: draws the same from the same state, whatever is switched on.
-        end_s: where the sound ends in the window; None, where that is not known, leaves speed and
-            context as they are.
+    The sound ends at ``end_s`` in the window; None, where that is not known, leaves speed and
+    context as they are.
     """
     speed_draw, noise_draw, context_draw, snr_draw = generator.random(4)
     factor = settings.speed_factors[generator.integers(len(settings.speed_factors))]
@@ -128,14 +121,9 @@ def context_frames(seconds: float, *, step_s: int = 1) -> int:
 def augment_samples(
     samples: Samples, augmentation: Augmentation, settings: AugmentSettings
 ) -> Samples:
-    """Return a window's sound, faster or slower, then with noise.
+    """Return a window's sound, without the silence that fills it up, at its speed, then with noise.
 
     Sound or noise without any power has no ratio to the other, and stays as it is.
-
-    Args:
-        samples: the window's, without the silence that fills it up.
-        augmentation: what is to happen.
-        settings: that it was drawn from.
     """
     samples = change_speed(samples, augmentation.speed)
     if augmentation.snr_db is None or not samples.any():
@@ -151,12 +139,7 @@ def augment_samples(
 def change_speed(samples: Samples, factor: float) -> Samples:
     """Play samples faster; tempo and pitch change together, as on a tape.
 
-    Args:
-        samples: of any length above zero.
-        factor: above 1 is faster and shorter; frequencies beyond 8 kHz are lost.
-
-    Returns:
-        ``len(samples) / factor`` samples, rounded.
+    There are ``len(samples) / factor`` of them then, rounded; frequencies beyond 8 kHz are lost.
 
     Source: "Audio augmentation for speech recognition", Ko et al., Interspeech 2015. Resampled by
     its spectrum, which takes the sound for periodic: the edges are best silent.
@@ -175,13 +158,7 @@ def mask_mel(
     *,
     n_sound_frames: int,
 ) -> Float[Tensor, "n_mels frames"]:
-    """Return a window's log-mel with stretches of time and of frequency set to zero.
-
-    Args:
-        mel: as the encoder takes it; not changed.
-        augmentation: seeds the masks.
-        settings: how many, and how wide.
-        n_sound_frames: the masks in time fall within so many of the first frames.
+    """Return a window's log-mel with stretches of frequency and of its sound set to zero.
 
     Source: arXiv:1904.08779, without the warping; counted, placed and filled as transformers does
     when it fine-tunes Whisper (``modeling_whisper.py``, _compute_mask_indices).
@@ -202,14 +179,10 @@ def mask_mel(
 def masked_places(
     n_places: int, generator: np.random.Generator, *, share: float, length: int, least: int = 0
 ) -> npt.NDArray[np.bool_]:
-    """Return which places of an axis are masked.
+    """Return which places of an axis are masked, by spans of which no two begin at one place.
 
-    Args:
-        n_places: of the axis.
-        generator: of the rounding and of where the spans begin; no two begin at one place.
-        share: of the places, over all spans; chance rounds the number of spans up or down.
-        length: of a span, in places.
-        least: spans, where so many fit.
+    Together they are a share of the places, chance rounding their number up or down; but at least
+    so many, where they fit.
     """
     n_begins = max(n_places - (length - 1), 0)
     n_spans = max(int(share * n_places / length + generator.random()), least)

@@ -1,7 +1,6 @@
 """Rooms, codecs and clipping, applied to sound whose length and timing stay as they are."""
 
 import io
-import re
 from dataclasses import dataclass
 
 import av
@@ -15,25 +14,19 @@ from distilwhisper.speech.units import SAMPLE_RATE_HZ, seconds_to_samples
 # RT60 does not change.
 ROOM_M3 = 100.0
 DISTANCE_M = 1.5
-_TAIL_POWER = (
-    16 * np.pi * DISTANCE_M**2 / (0.161 * ROOM_M3) * 6 * np.log(10) / SAMPLE_RATE_HZ
-)  # of its first sample, the direct sound being one
+# Of the first sample of the tail, the direct sound being one.
+_TAIL_POWER = 16 * np.pi * DISTANCE_M**2 / (0.161 * ROOM_M3) * 6 * np.log(10) / SAMPLE_RATE_HZ
 
 _LEAST_BLOCK_SAMPLES = 1 << 14  # of a convolution; shorter ones are all overhead
 _PADDING_SAMPLES = SAMPLE_RATE_HZ // 10  # more than any of our codecs delays
 
 
 def room_response(rt60_s: float, generator: np.random.Generator) -> Samples:
-    """Return what a click becomes in a room: itself, and a tail of noise that dies away.
+    """Return what a click becomes in a room: itself, as 1.0, and a tail of noise that dies away.
 
-    Args:
-        rt60_s: in which the tail falls by 60 dB, and where it ends. Shorter times give the same
-            noise, sooner gone.
-        generator: of the noise.
-
-    Returns:
-        The direct sound first, as 1.0. The tail's energy is 7 times RT60 in seconds on average, as
-        1.5 m from who speaks in a room of 100 cubic metres.
+    The tail falls by 60 dB in ``rt60_s``, and ends there; shorter times give the same noise, sooner
+    gone. Its energy is 7 times RT60 in seconds on average, as 1.5 m from who speaks in a room of
+    100 cubic metres.
 
     Source: Polack's model, white noise that decays exponentially, as in "Late reverberant spectral
     variance estimation based on a statistical model", Habets, Gannot and Cohen, IEEE Signal
@@ -48,13 +41,8 @@ def room_response(rt60_s: float, generator: np.random.Generator) -> Samples:
 def reverberate(samples: Samples, response: Samples) -> Samples:
     """Return samples as they sound in a room, at the same mean power.
 
-    Args:
-        samples: of any length above zero; the time taken grows as the length does.
-        response: of the room to a click. Its greatest sample is taken for the direct sound, which
-            stays where it is in time.
-
-    Raises:
-        ValueError: samples or response are silent.
+    Of the room's response to a click, the greatest sample is taken for the direct sound, which
+    stays where it is in time. The time taken grows as the length does. Silence is a ValueError.
     """
     if not samples.any() or not response.any():
         silent = "room's response" if samples.any() else "sound"
@@ -81,15 +69,9 @@ def _convolve(samples: Samples, response: Samples) -> Samples:
 
 
 def clip_peaks(samples: Samples, drive_db: float) -> Samples:
-    """Return samples as an input gives them that is driven beyond what it can hold.
+    """Return samples as an input gives them that is driven so far beyond what it can hold.
 
-    Args:
-        samples: their greatest is taken for full scale.
-        drive_db: by how much it is driven beyond; nothing is left above.
-
-    Returns:
-        As loud as before where nothing was lost: what stands more than ``drive_db`` below the
-        greatest sample is unchanged.
+    What stands more than ``drive_db`` below the greatest sample is unchanged; nothing is above.
     """
     most = np.abs(samples).max(initial=0.0) * 10 ** (-drive_db / 20)
     return np.clip(samples, -most, most).astype(np.float32)
@@ -102,25 +84,14 @@ class Codec:
     encoder: str  # by PyAV's name
     container: str  # by PyAV's name
     sample_rate_hz: int = SAMPLE_RATE_HZ  # of the encoded sound
-    # Thousands of bits per second; None where the codec has one rate alone
-    bit_rate_k: int | None = None
+    bit_rate_k: int | None = None  # thousands a second; None: the codec has one rate alone
     options: tuple[tuple[str, str], ...] = ()  # of the encoder
 
     @classmethod
     def parse(cls, text: str) -> "Codec":
-        """Read "opus-6k", "mp3-16k" or "mulaw".
-
-        Raises:
-            ValueError: there is no such codec, or not at that rate.
-        """
-        if text == "mulaw":
-            return cls("pcm_mulaw", "wav", 8_000)
-        rated = re.fullmatch(r"(opus|mp3)-(\d+)k", text)
-        name, rate_k = (rated[1], int(rated[2])) if rated else ("", 0)
-        if name == "opus" and 6 <= rate_k <= 256:
-            return cls("libopus", "ogg", bit_rate_k=rate_k, options=(("application", "voip"),))
-        if name == "mp3" and rate_k in _MP3_RATES_K:
-            return cls("libmp3lame", "mp3", bit_rate_k=rate_k)
+        """Read "opus-6k", "mp3-16k" or "mulaw"; another codec or rate is a ValueError."""
+        if text in _CODECS:
+            return _CODECS[text]
         rates_k = ", ".join(map(str, _MP3_RATES_K))
         raise ValueError(
             f"a codec must be opus-6k to opus-256k, mp3-Nk where N is one of {rates_k}, or "
@@ -129,18 +100,19 @@ class Codec:
 
 
 _MP3_RATES_K = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)  # of MPEG-2
+_VOICE = (("application", "voip"),)
+_CODECS = {
+    "mulaw": Codec("pcm_mulaw", "wav", 8_000),
+    **{f"opus-{k}k": Codec("libopus", "ogg", bit_rate_k=k, options=_VOICE) for k in range(6, 257)},
+    **{f"mp3-{k}k": Codec("libmp3lame", "mp3", bit_rate_k=k) for k in _MP3_RATES_K},
+}
 
 
 def through_codec(samples: Samples, codec: Codec) -> Samples:
-    """Return samples encoded and decoded again.
+    """Return samples encoded and decoded again; what lies outside [-1, 1] is clipped.
 
-    Args:
-        samples: what lies outside [-1, 1] is clipped.
-        codec: a known one.
-
-    Returns:
-        As long as before, the codec's delay taken out. Opus moves low tones by up to a sample, as
-        it filters what lies below a voice.
+    They are as many as before, the codec's delay taken out. Opus moves low tones by up to a sample,
+    as it filters what lies below a voice.
     """
     # Silence behind for what an encoder holds back.
     pcm = to_pcm(np.pad(samples, (0, _PADDING_SAMPLES)))
@@ -148,9 +120,8 @@ def through_codec(samples: Samples, codec: Codec) -> Samples:
     frame.sample_rate = SAMPLE_RATE_HZ
     file = io.BytesIO()
     with av.open(file, "w", format=codec.container) as container:
-        stream = container.add_stream(
-            codec.encoder, rate=codec.sample_rate_hz, options=dict(codec.options)
-        )
+        options = dict(codec.options)
+        stream = container.add_stream(codec.encoder, rate=codec.sample_rate_hz, options=options)
         assert isinstance(stream, av.AudioStream)
         stream.layout = "mono"
         if codec.bit_rate_k is not None:

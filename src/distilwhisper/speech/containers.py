@@ -5,10 +5,12 @@ import os
 import re
 import struct
 from dataclasses import dataclass
+from fractions import Fraction
 
 import av
+from av.container import InputContainer
 
-from distilwhisper.languages import ALL_LANGUAGES
+from distilwhisper.languages import media_codes
 from distilwhisper.speech.sources import CorruptAudio, OpenFile
 
 # By how much the length of a sound may differ from that stated by its container, or a manifest, and
@@ -22,22 +24,15 @@ LENGTH_TOLERANCE_S = 0.1
 # cannot hold. No recorder has a higher rate than the second.
 LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 1000, 768_000
 
-# A silence that time stamps ask for is believed up to this length.
-LONGEST_HOLE_S = 3600.0
+LONGEST_HOLE_S = 3600.0  # a silence that time stamps ask for is believed up to this length
 
-# Formats whose index or constant rate leads to the sample asked for, and to no other.
-SEEKING = frozenset({"aiff", "au", "caf", "flac", "w64", "wav"})
-
-# Formats in which frame follows frame: what is missing between two of them has been lost.
-UNBROKEN = frozenset({"aac", "flac", "mp3", "ogg"})
-
-# Formats whose time stamps libav makes by counting the frames that it finds.
-COUNTED = frozenset({"aac", "mp3"})
-
-# Formats whose header or index holds the length, and not an estimate from a bit rate.
+# Formats, by libav's names.
+SEEKING = frozenset({"aiff", "au", "caf", "flac", "w64", "wav"})  # any sample is found at once
+UNBROKEN = frozenset({"aac", "flac", "mp3", "ogg"})  # what is missing between frames was lost
+COUNTED = frozenset({"aac", "mp3"})  # time stamps are made by counting the frames that are found
+# The header or index holds the length, and not an estimate from a bit rate.
 _STATING = frozenset({"aiff", "au", "flac", "g722", "mov,mp4,m4a,3gp,3g2,mj2", "ogg"})
-
-# Formats whose clock begins at zero; that of others begins with what comes first.
+# The clock begins at zero; that of others with what comes first.
 _FROM_ZERO = frozenset({"matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2"})
 
 
@@ -45,27 +40,20 @@ _FROM_ZERO = frozenset({"matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2"})
 class Choice:
     """What is taken of a file that holds more than one sound."""
 
-    # Number of an audio track, from 0, or its language; none: the one that the file marks as
-    # its default
+    # A number, from 0, or a language; none: the one that the file marks as its default
     track: int | str | None = None
-    channel: int | None = None  # number of a channel, from 0; none: all of them mixed
+    channel: int | None = None  # from 0; none: all of them mixed
 
 
 DEFAULT = Choice()
 
 
-def open_container(file: OpenFile, name: str) -> av.container.InputContainer:
-    """Open a container.
-
-    Raises:
-        CorruptAudio: it is none that libav knows.
-    """
+def open_container(file: OpenFile, name: str) -> InputContainer:
+    """Open a container; one that libav does not know is CorruptAudio."""
     n_bytes = file.seek(0, os.SEEK_END)
     file.seek(0)
     if not n_bytes:
-        raise CorruptAudio(
-            f"{name}: holds no sound: found 0 bytes, the file is empty; leave it out"
-        )
+        raise CorruptAudio(f"{name}: holds no sound: found 0 bytes; leave it out")
     try:
         # Without a protocol, a playlist that somebody sends us cannot make us open other files.
         # Tags in an unknown encoding are no reason to refuse a sound.
@@ -83,47 +71,43 @@ def open_container(file: OpenFile, name: str) -> av.container.InputContainer:
         ) from error
 
 
-def audio_track(
-    container: av.container.InputContainer, name: str, wanted: int | str | None
-) -> av.AudioStream:
+def audio_track(container: InputContainer, name: str, wanted: int | str | None) -> av.AudioStream:
     """Return an audio track, by its number or language; none: the default one.
 
-    Raises:
-        CorruptAudio: there is none such, or none that can be decoded.
+    Where there is none such, or none that can be decoded, it raises CorruptAudio.
     """
-    tracks = container.streams.audio
+    tracks, kind = container.streams.audio, container.format.name
     if wanted is None:
         track = container.streams.best("audio")
     elif isinstance(wanted, int):
         track = tracks[wanted] if wanted < len(tracks) else None
     else:
-        code = wanted.lower()
-        by_code = ({one.code, *one.iso_639_2} for one in ALL_LANGUAGES)
-        codes = next((codes for codes in by_code if code in codes), {code})
+        codes = media_codes(wanted.lower())
         track = next((track for track in tracks if _language(track) in codes), None)
-    if track is None and tracks and wanted is not None:
-        raise CorruptAudio(f"{name}: has no audio track {wanted}, found {track_names(container)}")
     if not tracks:
         types = ", ".join(stream.type for stream in container.streams) or "none"
-        raise CorruptAudio(
-            f"{name}: needs an audio stream, found a {container.format.name} file whose streams "
-            f"are: {types}; leave it out"
+        fault = (
+            f"needs an audio stream, found a {kind} file whose streams are: {types}; leave it out"
         )
-    if not isinstance(track, av.AudioStream) or track.codec_context is None:
-        raise CorruptAudio(
-            f"{name}: holds no sound that can be decoded: its audio track must have a form that "
-            f"libav knows, found another in a {container.format.name} file; convert it to wav or "
-            "flac with another program, or leave it out"
+    elif track is None and wanted is not None:
+        fault = f"has no audio track {wanted}, found {track_names(container)}"
+    elif not isinstance(track, av.AudioStream) or track.codec_context is None:
+        fault = (
+            "holds no sound that can be decoded: its audio track must have a form that libav "
+            f"knows, found another in a {kind} file; convert it to wav or flac with another "
+            "program, or leave it out"
         )
-    if track.rate and not LOWEST_RATE_HZ <= track.rate <= HIGHEST_RATE_HZ:
-        raise CorruptAudio(
-            f"{name}: the sample rate must be from {LOWEST_RATE_HZ} to {HIGHEST_RATE_HZ} Hz, found "
+    elif track.rate and not LOWEST_RATE_HZ <= track.rate <= HIGHEST_RATE_HZ:
+        fault = (
+            f"the sample rate must be from {LOWEST_RATE_HZ} to {HIGHEST_RATE_HZ} Hz, found "
             f"{track.rate} Hz: if its header is wrong, correct it; else leave the file out"
         )
-    return track
+    else:
+        return track
+    raise CorruptAudio(f"{name}: {fault}")
 
 
-def track_names(container: av.container.InputContainer) -> str:
+def track_names(container: InputContainer) -> str:
     """Return the numbers and languages of a container's audio tracks, for messages."""
     return ", ".join(
         f"{number} {_language(track)}".rstrip()
@@ -135,17 +119,25 @@ def _language(track: av.AudioStream) -> str:
     return track.metadata.get("language", "").lower()
 
 
-def clock_zero_s(container: av.container.InputContainer) -> float:
+def finds_samples(container: InputContainer, stream: av.AudioStream) -> bool:
+    """Return whether libav can go to any sample: where frames know their place and stand alone."""
+    rate, codec = stream.rate, stream.codec_context
+    bits = re.search(r"\d+", codec.name)  # of a sample; pcm_alaw and pcm_mulaw have 8
+    bit_rate = rate * codec.layout.nb_channels * int(bits[0] if bits else 8)
+    # libav leaps by the bits a second that the header states: in some files they are wrong.
+    is_pcm = codec.name.startswith("pcm_") and codec.bit_rate in (0, bit_rate)
+    counts_samples = stream.time_base == Fraction(1, rate) and not stream.start_time
+    return (is_pcm or codec.name == "flac") and counts_samples and container.format.name in SEEKING
+
+
+def clock_zero_s(container: InputContainer) -> float:
     """Return the time stamp at which a container's clock begins."""
     start_s = (container.start_time or 0) / av.time_base
-    if container.format.name in _FROM_ZERO and 0 < start_s <= LONGEST_HOLE_S:
-        return 0.0
-    return start_s
+    is_late = container.format.name in _FROM_ZERO and 0 < start_s <= LONGEST_HOLE_S
+    return 0.0 if is_late else start_s
 
 
-def stated_end_s(
-    file: OpenFile, container: av.container.InputContainer, stream: av.AudioStream
-) -> float | None:
+def stated_end_s(file: OpenFile, container: InputContainer, stream: av.AudioStream) -> float | None:
     """Return when a track ends, from the clock's zero, where its container is sure of it.
 
     libav's own number will not do alone: for wav, w64, caf and Ogg it follows what is left of a
@@ -160,7 +152,7 @@ def stated_end_s(
 
 
 def _stated_length_s(
-    file: OpenFile, container: av.container.InputContainer, stream: av.AudioStream
+    file: OpenFile, container: InputContainer, stream: av.AudioStream
 ) -> float | None:
     kind = container.format.name
     is_pcm = stream.codec_context.name.startswith("pcm_")
@@ -191,18 +183,18 @@ def _wav_data(file: OpenFile) -> tuple[int, int, int]:
     position, byte_rate, long_size = 40 if is_w64 else 12, 0, 0
     while position + head.size <= n_bytes:
         file.seek(position)
-        chunk = file.read(head.size + 16)
-        kind, size = head.unpack_from(chunk)
+        kind, size = head.unpack(file.read(head.size))
+        content = file.read(16).ljust(16, b"\0")
         position += head.size
         if is_w64 and (size := size - head.size) < 0:
             break
-        if len(chunk) == head.size + 16 and kind == b"fmt ":
+        if kind == b"fmt ":
             # The header's own byte rate is wrong in some files, and no decoder reads it.
-            _, channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", chunk, head.size)
+            _, channels, rate, _, _, bits = struct.unpack("<HHIIHH", content)
             byte_rate = rate * channels * ((bits + 7) // 8)
-        elif len(chunk) == head.size + 16 and kind == b"ds64":  # RF64: of data too large for wav
-            _, long_size = struct.unpack_from("<QQ", chunk, head.size)
-        if kind == b"data":
+        elif kind == b"ds64":  # RF64: of data too large for wav
+            _, long_size = struct.unpack("<QQ", content)
+        elif kind == b"data":
             return position, long_size if size == 0xFFFF_FFFF else size, byte_rate
         position += size + -size % (8 if is_w64 else 2)
     return position, 0, byte_rate
@@ -228,7 +220,7 @@ def bytes_behind_wav(file: OpenFile) -> int:
     return n_more if may_be else 0
 
 
-def _matroska_s(container: av.container.InputContainer, stream: av.AudioStream) -> float | None:
+def _matroska_s(container: InputContainer, stream: av.AudioStream) -> float | None:
     """Return the length from the stream's own tag, or the file's if it has no other stream."""
     file_s = (container.duration or 0) / av.time_base
     tag = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d*)?)", stream.metadata.get("DURATION", ""))

@@ -32,12 +32,8 @@ def levels_db(samples: Samples) -> npt.NDArray[np.float64]:
 def sounding_spans(samples: Samples, *, pause_s: float) -> list[Span]:
     """Return the spans between long pauses, each with a little of the pauses beside it.
 
-    Args:
-        samples: some seconds of sound, of which one is as loud as speech gets in it.
-        pause_s: how long a pause is at least.
-
-    Returns:
-        In order; the whole where it has no such pause, or is nothing else.
+    They are in order; the whole where it has no pause of at least ``pause_s``, or is nothing else.
+    Of the samples, some seconds of sound, one second is as loud as speech gets in them.
     """
     levels = levels_db(samples)
     is_pause = np.zeros(len(levels), dtype=bool)
@@ -82,10 +78,7 @@ def longest_pause(samples: Samples, first: int) -> int | None:
 def speech_like_s(blocks: Iterable[Samples]) -> float:
     """Return for how long a sound is as loud as the louder parts of what rises and falls in it.
 
-    Speech does so, and music; silence, hum and steady noise do not.
-
-    Args:
-        blocks: of the sound, in order, some seconds each.
+    Speech does so, and music; silence, hum and steady noise do not. Blocks have some seconds each.
     """
     n_samples = 0
     for block in blocks:

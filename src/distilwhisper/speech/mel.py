@@ -38,15 +38,12 @@ def log_mel(
 ) -> Float[Tensor, "batch n_mels frames"]:
     """Turn samples into the log-mel frames that a Whisper encoder takes.
 
-    Every row is scaled by its own loudest value, so a row comes out the same in any batch.
+    Samples are mono, 16 kHz, at least 201, float32 or float64, on any device. Pad them to the
+    window first (``stack_windows``): silence after the speech is part of the picture. Bands are 80,
+    or 128 for large-v3 and its kin.
 
-    Args:
-        samples: mono, 16 kHz, at least 201 of them, float32 or float64, on any device. Pad to the
-            window first (``stack_windows``): silence after the speech is part of the picture.
-        n_mels: 80, or 128 for large-v3 and its kin.
-
-    Returns:
-        One frame for each whole 160 samples, in the dtype of the samples, about [-1.5, 2].
+    There is one frame for each whole 160 samples, in their dtype, about [-1.5, 2]. Every row is
+    scaled by its own loudest value, so a row comes out the same in any batch.
 
     Raises:
         ValueError: too few samples to mirror at the edges, or another dtype.
@@ -56,12 +53,12 @@ def log_mel(
     """
     if samples.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"samples must be float32 or float64, found {samples.dtype}")
-    if samples.shape[1] <= FFT_SAMPLES // 2:
+    edge = FFT_SAMPLES // 2
+    if samples.shape[1] <= edge:
         raise ValueError(
-            f"log_mel needs at least {FFT_SAMPLES // 2 + 1} samples, found {samples.shape[1]}; "
+            f"log_mel needs at least {edge + 1} samples, found {samples.shape[1]}; "
             "pad them to the window with stack_windows"
         )
-    edge = FFT_SAMPLES // 2
     mirrored = torch.nn.functional.pad(samples[:, None], (edge, edge), mode="reflect")[:, 0]
     # One frame for each whole hop: none is centred on the end of the sound.
     n_wanted = (samples.shape[1] // HOP_SAMPLES - 1) * HOP_SAMPLES + FFT_SAMPLES
@@ -74,9 +71,7 @@ def log_mel_power(
 ) -> Float[Tensor, "batch n_mels frames"]:
     """Return the log10 of the power in each mel band, before any scaling.
 
-    Args:
-        samples: with the 200 samples before the first frame's centre, and 200 behind the last's.
-        n_mels: 80 or 128.
+    Samples begin 200 before the first frame's centre, and end 200 behind the last's.
     """
     # Inside a training loop's autocast the product with the filters would be rounded to bfloat16.
     with torch.autocast(samples.device.type, enabled=False):
@@ -99,14 +94,9 @@ def scale_log_mel(
 def window_log_mel(
     samples: Samples, *, n_mels: int, device: torch.device
 ) -> Float[Tensor, "n_mels 3000"]:
-    """Return the log-mel of sound and of the silence that fills its window.
+    """Return the log-mel of sound and of the silence that fills its window, made on a device.
 
     The same as :func:`log_mel` of :func:`stack_windows`, without a transform of all the silence.
-
-    Args:
-        samples: mono, 16 kHz, at most 480,000.
-        n_mels: 80 or 128.
-        device: where the frames are made.
     """
     n_frames = min(len(samples) // HOP_SAMPLES + SILENT_FRAMES, FRAMES_PER_WINDOW)
     padded = stack_windows([samples])[:, : n_frames * HOP_SAMPLES]
@@ -119,12 +109,8 @@ class RecordingMel:
     """The log-mel of a whole recording, made window by window.
 
     The frames are those of one transform of the whole recording, with 30 s of silence behind it,
-    scaled by the loudest of all: what openai-whisper cuts its windows from.
-
-    Args:
-        recording: read twice; the first time for its loudest value.
-        n_mels: 80 or 128.
-        device: where the frames are made.
+    scaled by the loudest of all: what openai-whisper cuts its windows from. The recording is read
+    twice; the first time for its loudest value.
     """
 
     def __init__(self, recording: Recording, *, n_mels: int, device: torch.device) -> None:
@@ -144,10 +130,7 @@ class RecordingMel:
     def window(self, first: int, stop: int) -> tuple[Float[Tensor, "n_mels frames"], int]:
         """Return 3,000 frames from one on, and how many of them hold sound.
 
-        Args:
-            first: frame of the recording.
-            stop: frame behind the last that is wanted; from there on, and behind the end of the
-                recording, all is zero.
+        From ``stop`` on, and behind the end of the recording, all is zero.
         """
         n_wanted = max(min(FRAMES_PER_WINDOW, stop - first), 0)
         power = self._log_power(self._recording, first, n_wanted)
@@ -176,14 +159,7 @@ class RecordingMel:
 
 
 def stack_windows(pieces: Sequence[Samples]) -> Float[Tensor, "batch 480000"]:
-    """Return one 30 s window per piece, silent to the right of it.
-
-    Args:
-        pieces: mono, 16 kHz, each at most 480,000 samples; an empty one is a silent window.
-
-    Raises:
-        ValueError: a piece is longer than the window; the message names its index and length.
-    """
+    """Return one 30 s window per piece, silent to the right of it; longer ones are a ValueError."""
     windows = np.zeros((len(pieces), WINDOW_SAMPLES), dtype=np.float32)
     for index, piece in enumerate(pieces):
         if len(piece) > WINDOW_SAMPLES:
@@ -195,12 +171,11 @@ def stack_windows(pieces: Sequence[Samples]) -> Float[Tensor, "batch 480000"]:
     return torch.from_numpy(windows)
 
 
-@lru_cache(maxsize=16)
 def mel_filters(n_mels: int) -> npt.NDArray[np.float64]:
     """Return the Slaney mel filter bank, (n_mels, 201), to multiply a power spectrum with.
 
     Triangles whose corners are even on the mel scale from 0 to 8 kHz, each of area one over
-    frequency. Kept between calls: do not write to it.
+    frequency.
 
     Source: M. Slaney, Auditory Toolbox, 1998; ``librosa/librosa: librosa/filters.py``, mel.
     """

@@ -18,19 +18,10 @@ PINK_PERIOD_SAMPLES = 1 << 21  # 131 s; a transform of hours would take gigabyte
 def mix_at_snr(speech: Samples, noise: Samples, snr_db: float) -> Samples:
     """Add noise to speech at a given signal-to-noise ratio.
 
-    The noise is scaled and the speech is not, so a sweep over ``snr_db`` changes one thing only.
-    Noise shorter than the speech is repeated; longer noise is cut.
-
-    Args:
-        speech: mono, at the model's sample rate.
-        noise: the same rate, any length above zero.
-        snr_db: mean power of the speech over that of the noise, in dB; lower is noisier.
-
-    Returns:
-        As long as the speech. May leave [-1, 1]; clipping here would change the ratio.
-
-    Raises:
-        ValueError: one of the two is silent, so that no ratio exists.
+    That is the mean power of the speech over that of the noise, in dB; lower is noisier. The noise
+    is scaled and the speech is not, so a sweep over ``snr_db`` changes one thing only. Noise
+    shorter than the speech is repeated; longer noise is cut. The sum may leave [-1, 1]: clipping
+    here would change the ratio. Silence of one of the two, which has no ratio, is a ValueError.
     """
     noise = np.resize(noise, len(speech))
     speech_power, noise_power = _power(speech), _power(noise)
@@ -58,12 +49,7 @@ def white_noise(n_samples: int, generator: np.random.Generator) -> Samples:
 def pink_noise(n_samples: int, generator: np.random.Generator) -> Samples:
     """Return noise whose power falls as one over the frequency, from 20 Hz on; none lies below.
 
-    Args:
-        n_samples: how long; after two minutes the noise begins again, without a seam.
-        generator: of the draws.
-
-    Returns:
-        Of mean power one over a period.
+    It is of mean power one. After two minutes it begins again, without a seam.
     """
     period = min(max(n_samples, SAMPLE_RATE_HZ), PINK_PERIOD_SAMPLES)
     spectrum = np.fft.rfft(generator.standard_normal(period))
@@ -77,12 +63,9 @@ def pink_noise(n_samples: int, generator: np.random.Generator) -> Samples:
 
 
 def babble(voices: Sequence[Samples], n_samples: int, generator: np.random.Generator) -> Samples:
-    """Return voices that speak at once, each with the same mean power.
+    """Return voices that speak at once, each from anywhere in it and with the same mean power.
 
-    Args:
-        voices: of any lengths; one that is silent in its stretch adds nothing.
-        n_samples: how long; a voice that is shorter begins again.
-        generator: draws where each voice begins.
+    A voice that is shorter begins again; one that is silent in its stretch adds nothing.
     """
     total = np.zeros(n_samples)
     for voice in voices:
@@ -95,15 +78,8 @@ def babble(voices: Sequence[Samples], n_samples: int, generator: np.random.Gener
 def recorded_noise(folder: Path, n_samples: int, generator: np.random.Generator) -> Samples:
     """Return a stretch of one of a folder's recordings, drawn evenly, from anywhere in it.
 
-    Args:
-        folder: of audio alone, in folders of its own or not; hidden files and folders are passed
-            over.
-        n_samples: how long; a recording that is shorter begins again.
-        generator: of the draws.
-
-    Raises:
-        ValueError: the folder holds no files.
-        CorruptAudio: one of its files cannot be decoded.
+    The folder holds audio alone, in folders of its own or not; what is hidden is passed over. A
+    recording that is shorter begins again. An empty folder is a ValueError.
     """
     return _from_anywhere(draw_recording(folder, generator), n_samples, generator)
 

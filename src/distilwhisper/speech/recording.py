@@ -16,12 +16,7 @@ class Recording(Protocol):
     """What long-form decoding reads from."""
 
     def read(self, start: int, stop: int) -> Samples:
-        """Return the samples from ``start`` up to ``stop``, fewer where the recording ends.
-
-        Args:
-            start: never before that of an earlier call.
-            stop: the first sample not wanted.
-        """
+        """Return the samples from ``start``, which never goes back, up to ``stop`` or the end."""
 
     def reach(self, stop: int) -> int:
         """Return how many of the first ``stop`` samples there are; nothing is forgotten."""
@@ -40,10 +35,10 @@ def blocks_of(recording: Recording) -> Iterator[Samples]:
 
 def end_of(recording: Recording, at: int) -> int:
     """Read a recording on from a place, keeping nothing; return where it ends."""
-    while recording.reach(at + BLOCK_SAMPLES) == at + BLOCK_SAMPLES:
-        at += BLOCK_SAMPLES
+    while (end := recording.reach(at + BLOCK_SAMPLES)) == at + BLOCK_SAMPLES:
+        at = end
         recording.read(at, at)
-    return recording.reach(at + BLOCK_SAMPLES)
+    return end
 
 
 class HeldRecording:
@@ -68,8 +63,7 @@ class HeldRecording:
 class StreamedRecording:
     """A recording decoded as it is read; only what can still be asked for is kept.
 
-    Args:
-        blocks: called for each reader; what ``stream_samples`` returns.
+    Its blocks are what ``stream_samples`` yields; reading them raises what that raises.
     """
 
     def __init__(self, blocks: Callable[[], Iterator[Samples]]) -> None:
@@ -79,12 +73,7 @@ class StreamedRecording:
         self._first = 0  # place in the recording of the first sample held
 
     def read(self, start: int, stop: int) -> Samples:
-        """Return a part, decoding up to its end and forgetting what lies before it.
-
-        Raises:
-            FileNotFoundError, CorruptAudio: as ``stream_samples``.
-            ValueError: ``start`` lies before that of an earlier call.
-        """
+        """Return a part, decoding up to its end and forgetting what lies before it."""
         if start < self._first:
             raise ValueError(
                 f"a streamed recording is read forwards: samples before {self._first} are gone, "
@@ -101,11 +90,7 @@ class StreamedRecording:
         return self._held[: stop - start]
 
     def reach(self, stop: int) -> int:
-        """Decode up to a place; return it, or the length where that is less.
-
-        Raises:
-            FileNotFoundError, CorruptAudio: as ``stream_samples``.
-        """
+        """Decode up to a place; return it, or the length where that is less."""
         blocks = [self._held]
         end = self._first + len(self._held)
         while end < stop and (block := next(self._blocks, None)) is not None:

@@ -8,8 +8,9 @@ import tarfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from difflib import get_close_matches
-from functools import partial
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
@@ -36,16 +37,17 @@ class NamedBytes(io.BytesIO):
 @contextmanager
 def opened(source: Source) -> Iterator[tuple[OpenFile, str]]:
     """Open a source as a file that can seek, beside its name for messages."""
-    if isinstance(source, (str, Path)):
-        member = re.fullmatch(r"(.+?\.(?:tar(?:\.\w+)?|tgz))#(.+)", str(source))
-        if member and not Path(str(source)).exists():
-            yield NamedBytes(_read_member(member[1], member[2]), member[2]), str(source)
-        else:
-            with _open_path(str(source)) as file:
-                yield _seekable(file, str(source)), str(source)
+    if not isinstance(source, (str, Path)):
+        name = str(getattr(source, "name", "the open file"))
+        yield _seekable(source, name), name
         return
-    name = str(getattr(source, "name", "the open file"))
-    yield _seekable(source, name), name
+    name = str(source)
+    member = re.fullmatch(r"(.+?\.(?:tar(?:\.\w+)?|tgz))#(.+)", name)
+    if member and not Path(name).exists():
+        yield NamedBytes(_read_member(member[1], member[2]), member[2]), name
+    else:
+        with _open_path(name) as file:
+            yield _seekable(file, name), name
 
 
 def _seekable(file: OpenFile, name: str) -> OpenFile:
@@ -73,14 +75,7 @@ def fingerprint(source: str) -> str:
 
     Of a member it is a digest of all its bytes. Of a file it is :func:`digest_of` in hexadecimal,
     and where it lies on a disk "-" and the time of its last change in nanoseconds: an edit may lie
-    between the parts that the digest reads.
-
-    Args:
-        source: a path, ``shard.tar#member``, or the URL of either.
-
-    Raises:
-        OSError, CorruptAudio: it is not there, or cannot be read.
-        MissingExtra: a package must be installed to read this URL.
+    between the parts that the digest reads. What cannot be read raises as for ``load_samples``.
     """
     with opened(source) as (file, _):
         if isinstance(file, NamedBytes):
@@ -125,28 +120,25 @@ def _storage(url: str) -> tuple[Any, str]:
     return storage, place
 
 
-_TarKey: TypeAlias = tuple[int, int, int] | str  # inode, size, time of change; or a URL's state
-_TarIndex: TypeAlias = dict[str, tuple[int, int]]  # member -> offset, size
-
-# Most recently used last. An index costs about 0.2 MB for a thousand members.
-_MAX_TAR_INDEXES = 256
-_tar_indexes: dict[str, tuple[_TarKey, _TarIndex]] = {}
-_tar_lock = threading.Lock()
+@dataclass(frozen=True)
+class _Tar:
+    name: str
+    state: tuple[int, ...] | str  # inode, size and time of change of a file; or a URL's
+    open: Callable[[], AbstractContextManager[OpenFile]] = field(compare=False)
 
 
 def _read_member(shard: str, member: str) -> bytes:
     if "://" in shard:
         storage, place = _storage(shard)
         with _asking_storage(shard):
-            index = _tar_index(shard, storage.ukey(place), partial(storage.open, place, "rb"))
-            offset, size = _find_member(index, shard, member)
+            tar = _Tar(shard, storage.ukey(place), partial(storage.open, place, "rb"))
+            offset, size = _find_member(tar, member)
             data: bytes = storage.cat_file(place, start=offset, end=offset + size)
     else:
         with Path(shard).open("rb") as file:
             status = os.fstat(file.fileno())
-            key = status.st_ino, status.st_size, status.st_mtime_ns
-            index = _tar_index(shard, key, lambda: nullcontext(file))
-            offset, size = _find_member(index, shard, member)
+            state = status.st_ino, status.st_size, status.st_mtime_ns
+            offset, size = _find_member(_Tar(shard, state, lambda: nullcontext(file)), member)
             file.seek(offset)
             data = file.read(size)
     if len(data) < size:
@@ -157,43 +149,36 @@ def _read_member(shard: str, member: str) -> bytes:
     return data
 
 
-def _find_member(index: _TarIndex, shard: str, member: str) -> tuple[int, int]:
+def _find_member(tar: _Tar, member: str) -> tuple[int, int]:
+    """Return where a member begins, and its size."""
+    with _scanning:
+        index = _members(tar)
     place = index.get(member.removeprefix("./"))
     if place is None:
         near = get_close_matches(member, islice(index, 2000)) or list(islice(index, 3))
         raise CorruptAudio(
-            f"{shard}: no member {member!r} among {len(index)}; "
+            f"{tar.name}: no member {member!r} among {len(index)}; "
             f"near it: {', '.join(map(repr, near)) or 'none'}"
         )
     return place
 
 
-def _tar_index(
-    shard: str, key: _TarKey, open_: Callable[[], AbstractContextManager[OpenFile]]
-) -> _TarIndex:
-    """Return where the members of a tar lie, scanning it once as long as its key is the same."""
-    with _tar_lock:
-        entry = _tar_indexes.pop(shard, None)
-        if entry is None or entry[0] != key:
-            with open_() as file:
-                entry = key, _scan_tar(file, shard)
-        _tar_indexes[shard] = entry
-        if len(_tar_indexes) > _MAX_TAR_INDEXES:
-            del _tar_indexes[next(iter(_tar_indexes))]
-        return entry[1]
+_scanning = threading.Lock()  # two readers of a tar would scan it twice
 
 
-def _scan_tar(file: OpenFile, shard: str) -> _TarIndex:
-    try:
-        with tarfile.open(fileobj=file, mode="r:") as tar:
-            files = (info for info in tar if info.isreg())
-            return {f.name.removeprefix("./"): (f.offset_data, f.size) for f in files}
-    except tarfile.TarError as error:
-        file.seek(0)
-        head = file.read(6)
-        if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")):
-            raise CorruptAudio(
-                f"{shard}: members are read in place, which needs a plain tar, found a compressed "
-                "one; unpack it once (gunzip, xz -d) and name the plain tar instead"
-            ) from error
-        raise CorruptAudio(f"{shard}: not a tar archive that can be read ({error})") from error
+@lru_cache(maxsize=256)  # of about 0.2 MB for a thousand members
+def _members(tar: _Tar) -> dict[str, tuple[int, int]]:
+    with tar.open() as file:
+        try:
+            with tarfile.open(fileobj=file, mode="r:") as members:
+                files = (info for info in members if info.isreg())
+                return {f.name.removeprefix("./"): (f.offset_data, f.size) for f in files}
+        except tarfile.TarError as error:
+            file.seek(0)
+            head, fault = file.read(6), f"not a tar archive that can be read ({error})"
+            if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")):
+                fault = (
+                    "members are read in place, which needs a plain tar, found a compressed one; "
+                    "unpack it once (gunzip, xz -d) and name the plain tar instead"
+                )
+            raise CorruptAudio(f"{tar.name}: {fault}") from error

@@ -9,6 +9,7 @@ Source: snakers4/silero-vad: ``src/silero_vad/utils_vad.py``, get_speech_timesta
 """
 
 import importlib.util
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -42,18 +43,10 @@ _WEIGHTS = "data/silero_vad.jit"
 
 # Silero's names of weights, to ours. Its cell, stepped in a loop, is the one layer of our LSTM.
 _NAMES = {
-    "_model.stft.forward_basis_buffer": "stft.weight",
-    **{
-        f"_model.encoder.{i}.reparam_conv.{kind}": f"encoder.{i}.{kind}"
-        for i in range(4)
-        for kind in ("weight", "bias")
-    },
-    **{
-        f"_model.decoder.rnn.{kind}": f"lstm.{kind}_l0"
-        for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-    },
-    "_model.decoder.decoder.2.weight": "unit.weight",
-    "_model.decoder.decoder.2.bias": "unit.bias",
+    r"_model\.stft\.forward_basis_buffer": "stft.weight",
+    r"_model\.encoder\.(\d)\.reparam_conv\.(\w+)": r"encoder.\1.\2",
+    r"_model\.decoder\.rnn\.(\w+)": r"lstm.\1_l0",
+    r"_model\.decoder\.decoder\.2\.(\w+)": r"unit.\1",
 }
 
 Groups = Iterable[tuple[int, Sequence[float]]]  # of frames: samples, and a probability for each
@@ -73,37 +66,22 @@ class VadSettings(Checked):
 def stream_spans(
     blocks: Iterable[Samples], settings: VadSettings = VadSettings()
 ) -> Iterator[Span]:
-    """Yield the spans in which somebody speaks, of a recording that comes in blocks.
+    """Yield the spans in which somebody speaks, of a recording in blocks of any length.
 
     Memory is bounded, and the spans do not depend on the blocks. They are in order, apart or
     touching, within the recording. A span is yielded when its end is certain: after
     ``min_silence_s`` or two ``pad_s`` of silence, whichever is longer, and 4 s at most for the
     frames that go through the network together. As in Silero's package, speech that was still open
-    at the end lasts to the end, though its last pause may be part of it.
-
-    Args:
-        blocks: of one recording, mono, 16 kHz, in order, each of any length.
-        settings: what counts as speech.
-
-    Raises:
-        ValueError: a block is not one row of finite numbers.
-        MissingExtra: the weights are not installed.
+    at the end lasts to the end, though its last pause may be part of it. A block must be one row of
+    finite numbers.
     """
     return spans_of(frame_probabilities(blocks), settings)
 
 
 def frame_probabilities(blocks: Iterable[Samples]) -> Iterator[tuple[int, list[float]]]:
-    """Yield how likely each frame of 512 samples is speech, some frames at a time.
+    """Yield numbers of samples, and how likely each frame of 512 that they fill is speech.
 
-    Args:
-        blocks: of one recording, in order, each of any length. The last frame is filled up with
-            silence.
-
-    Yields:
-        A number of samples, and the probabilities of the frames that they fill.
-
-    Raises:
-        ValueError, MissingExtra: as :func:`stream_spans`, when the block is reached.
+    The last frame of the recording is filled up with silence. It raises as :func:`stream_spans`.
     """
     detector = Detector()
     # Fewer samples than a group are the last ones: silence fills their frame.
@@ -113,17 +91,12 @@ def frame_probabilities(blocks: Iterable[Samples]) -> Iterator[tuple[int, list[f
 
 
 class Detector:
-    """The network on sound that comes piece by piece.
-
-    Raises:
-        MissingExtra: the weights are not installed.
-    """
+    """The network of :func:`load_silero` on sound that comes piece by piece."""
 
     def __init__(self) -> None:
         self._network = load_silero()
         self._state: State | None = None
-        # Context, then part of a frame.
-        self._rest: Samples = np.zeros(CONTEXT_SAMPLES, dtype=np.float32)
+        self._rest: Samples = np.zeros(CONTEXT_SAMPLES, np.float32)  # context, and part of a frame
 
     def probabilities(self, samples: Samples) -> list[float]:
         """Return how likely each whole frame is speech; what fills no frame waits."""
@@ -141,19 +114,11 @@ class Detector:
 
 
 class SpeechWatch:
-    """Where speech was last, in sound that comes bit by bit.
-
-    Attributes:
-        n_samples: that were looked at, in whole frames.
-        speech_stop: the first sample behind the last speech; None: there was none.
-
-    Raises:
-        MissingExtra: the weights are not installed.
-    """
+    """Where speech was last, in sound that comes bit by bit; needs :func:`load_silero`."""
 
     def __init__(self, threshold: float = 0.5) -> None:
-        self.n_samples = 0
-        self.speech_stop: int | None = None
+        self.n_samples = 0  # that were looked at, in whole frames
+        self.speech_stop: int | None = None  # the first sample behind the last speech
         self._threshold = threshold
         self._detector = Detector()
 
@@ -167,11 +132,7 @@ class SpeechWatch:
 
 @cache
 def load_silero() -> "SileroVad":
-    """Return the detector with the weights that the package silero-vad carries.
-
-    Raises:
-        MissingExtra: the package is not installed, or holds another network.
-    """
+    """Return the detector, with the weights of silero-vad; MissingExtra where they are not."""
     # Of a package at the top, this finds the folder without running its code.
     spec = importlib.util.find_spec("silero_vad")
     folders = list(spec.submodule_search_locations or []) if spec else []
@@ -188,8 +149,15 @@ def load_silero() -> "SileroVad":
             # Of the loader's end, for which torch names no date.
             warnings.filterwarnings("ignore", ".*torch.jit.load", DeprecationWarning)
             weights = torch.jit.load(path, map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
-        network.load_state_dict({own: weights[name] for name, own in _NAMES.items()})
-    except (KeyError, RuntimeError) as error:
+        network.load_state_dict(
+            {
+                re.sub(theirs, own, name): weight
+                for name, weight in weights.items()
+                for theirs, own in _NAMES.items()
+                if re.fullmatch(theirs, name)
+            }
+        )
+    except RuntimeError as error:
         raise MissingExtra(
             f"{path} must hold the network of silero-vad 6, which it does not: {error}; "
             'pip install "distilwhisper[vad]"'
@@ -203,13 +171,10 @@ class SileroVad(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stft = nn.Conv1d(1, 258, kernel_size=256, stride=128, bias=False)
+        shapes = (129, 128, 1), (128, 64, 2), (64, 64, 2), (64, 128, 1)
         self.encoder = nn.ModuleList(
-            [
-                nn.Conv1d(129, 128, kernel_size=3, padding=1),
-                nn.Conv1d(128, 64, kernel_size=3, stride=2, padding=1),
-                nn.Conv1d(64, 64, kernel_size=3, stride=2, padding=1),
-                nn.Conv1d(64, 128, kernel_size=3, padding=1),
-            ]
+            nn.Conv1d(n_in, n_out, kernel_size=3, stride=stride, padding=1)
+            for n_in, n_out, stride in shapes
         )
         self.lstm = nn.LSTM(128, 128)
         self.unit = nn.Conv1d(128, 1, kernel_size=1)
@@ -217,12 +182,7 @@ class SileroVad(nn.Module):
     def forward(
         self, frames: Float[Tensor, "frames 576"], state: State | None
     ) -> tuple[Float[Tensor, " frames"], State]:
-        """Return each frame's probability of speech, and what to remember for the next frames.
-
-        Args:
-            frames: in order, each with its context in front.
-            state: after the frame before the first of these; None at the start of a recording.
-        """
+        """Return the speech probability of each frame, with its context in front, and the state."""
         waves = F.pad(frames[:, None], (0, CONTEXT_SAMPLES), mode="reflect")
         real, imaginary = self.stft(waves).chunk(2, dim=1)
         features = (real**2 + imaginary**2).sqrt()  # (frames, 129, 4)
@@ -282,11 +242,8 @@ def _checked(blocks: Iterable[Samples]) -> Iterator[Samples]:
             raise ValueError(
                 f"samples must be one row, mono and 16 kHz, found an array of shape {block.shape}"
             )
-        finite = np.isfinite(block)
-        if not finite.all():
-            raise ValueError(
-                "samples must be finite numbers, found "
-                f"{block[~finite][0]} at sample {n_before + int((~finite).argmax())}"
-            )
+        if len(bad := np.flatnonzero(~np.isfinite(block))):
+            found = f"{block[bad[0]]} at sample {n_before + bad[0]}"
+            raise ValueError(f"samples must be finite numbers, found {found}")
         n_before += len(block)
         yield block

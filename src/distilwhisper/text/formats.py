@@ -65,35 +65,44 @@ def render(
     timed words also becomes ``->``, as the format reserves ``-->``; a segment with text but
     no timed words is shown by its own time; a number that is not finite is null in json.
 
-    Args:
-        transcript: to be written; encode the result as UTF-8 with ``\n`` line ends.
-        format: one of txt, srt, vtt, tsv, json.
-        subtitles: how cues are cut. With them a cue also stays, as far as there is room before the
-            next one or the end of the recording, for as long as a reader needs: 5/6 s at least,
-            and a second for 20 characters.
+    Encode the result as UTF-8 with ``\n`` line ends. ``subtitles`` says how cues are cut. With them
+    a cue also stays, as far as there is room before the next one or the end of the recording, for
+    as long as a reader needs: 5/6 s at least, and a second for 20 characters.
 
-    Raises:
-        ValueError: unknown format, a time that is negative or not finite, or subtitles that need
-            timed words, which are not there.
+    A negative or infinite time, or subtitles that need words which are not timed, are a ValueError.
 
     Source: openai/whisper, whisper/utils.py, ``ResultWriter`` and below.
     """
     segments = transcript.segments
     for segment in segments:
         _check_times(segment)
-    if format == "txt":
-        return "".join(f"{_labelled(one.text.strip(), one.channel)}\n" for one in segments)
-    if format == "srt":
-        return _render_srt(_shown(transcript, subtitles))
-    if format == "vtt":
-        return _render_vtt(_shown(transcript, subtitles))
-    if format == "tsv":
-        return _render_tsv(segments)
-    if format == "json":
-        fields = {"text": transcript.text, "segments": list(map(segment_fields, segments))}
-        fields |= {"language": transcript.language}
-        fields |= {"notes": transcript.notes} if transcript.notes else {}
-        return json.dumps(fields, allow_nan=False)
+    texts = [_labelled(segment.text.strip(), segment.channel) for segment in segments]
+    match format:
+        case "txt":
+            return "".join(f"{text}\n" for text in texts)
+        case "srt":
+            return "".join(
+                f"{number}\n{_srt_clock(cue.start)} --> {_srt_clock(cue.end)}\n"
+                f"{_labelled(cue.text, cue.channel)}\n\n"
+                for number, cue in enumerate(_shown(transcript, subtitles), start=1)
+            )
+        case "vtt":
+            return "WEBVTT\n\n" + "".join(
+                f"{_vtt_clock(cue.start)} --> {_vtt_clock(cue.end)}\n"
+                f"{'' if cue.channel is None else f'<v {cue.channel}>'}{cue.text}\n\n"
+                for cue in _shown(transcript, subtitles)
+            )
+        case "tsv":
+            rows = (
+                f"{_milliseconds(one.start)}\t{_milliseconds(one.end)}\t" + text.replace("\t", " ")
+                for one, text in zip(segments, texts, strict=True)
+            )
+            return "".join(f"{row}\n" for row in ("start\tend\ttext", *rows))
+        case "json":
+            fields = {"text": transcript.text, "segments": list(map(segment_fields, segments))}
+            fields |= {"language": transcript.language}
+            fields |= {"notes": transcript.notes} if transcript.notes else {}
+            return json.dumps(fields, allow_nan=False)
     raise ValueError(f'format must be txt, srt, vtt, tsv or json, found "{format}"')
 
 
@@ -108,12 +117,10 @@ class _Cue:
 def _shown(transcript: Transcript, subtitles: SubtitleSettings | None) -> Iterable[_Cue]:
     """Return what is shown, and when."""
     segments = transcript.segments
-    if subtitles is None:
-        return _cues(segments, SubtitleSettings())
-    if subtitles.needs_words and any(segment.words is None for segment in segments):
+    if subtitles and subtitles.needs_words and any(one.words is None for one in segments):
         raise ValueError("cues cut by words need timed words: transcribe with word_timestamps")
-    cues = _cues(segments, subtitles)
-    if subtitles.highlight_words:
+    cues = _cues(segments, subtitles or SubtitleSettings())
+    if subtitles is None or subtitles.highlight_words:
         return cues
     return _readable(list(cues), transcript.duration or math.inf)
 
@@ -165,6 +172,7 @@ def _cut_words(
     width = subtitles.max_line_width or _NO_LIMIT
     per_cue = subtitles.max_words_per_line or _NO_LIMIT
     keeps_segments = subtitles.max_line_count is None
+    most_lines = subtitles.max_line_count or math.inf
     words: list[Word] = []
     texts: list[str] = []
     length, n_lines, before = 0, 1, segments[0].start
@@ -177,10 +185,7 @@ def _cut_words(
                 length += len(text)
             else:
                 text = word.text.strip()
-                is_full = not keeps_segments and (
-                    pauses or n_lines >= (subtitles.max_line_count or 1)
-                )
-                if begins or (words and is_full):
+                if begins or (words and (pauses or n_lines >= most_lines)):
                     yield words, texts
                     words, texts, n_lines = [], [], 1
                 elif length:
@@ -206,33 +211,6 @@ def _labelled(text: str, channel: str | None) -> str:
     return text if channel is None else f"{channel}: {text}"
 
 
-def _render_srt(cues: Iterable[_Cue]) -> str:
-    return "".join(
-        f"{number}\n{_srt_clock(cue.start)} --> {_srt_clock(cue.end)}\n"
-        f"{_labelled(cue.text, cue.channel)}\n\n"
-        for number, cue in enumerate(cues, start=1)
-    )
-
-
-def _render_vtt(cues: Iterable[_Cue]) -> str:
-    return "WEBVTT\n\n" + "".join(
-        f"{_vtt_clock(cue.start)} --> {_vtt_clock(cue.end)}\n{_voice(cue)}{cue.text}\n\n"
-        for cue in cues
-    )
-
-
-def _voice(cue: _Cue) -> str:
-    return "" if cue.channel is None else f"<v {cue.channel}>"
-
-
-def _render_tsv(segments: Sequence[Segment]) -> str:
-    lines = ["start\tend\ttext\n"]
-    for segment in segments:
-        text = _labelled(segment.text.strip(), segment.channel).replace("\t", " ")
-        lines.append(f"{_milliseconds(segment.start)}\t{_milliseconds(segment.end)}\t{text}\n")
-    return "".join(lines)
-
-
 def _milliseconds(seconds: float) -> int:
     return round(seconds * 1000)
 
@@ -249,36 +227,23 @@ def _vtt_clock(seconds: float) -> str:
 
 def segment_fields(segment: Segment) -> dict[str, Any]:
     """Return a segment as the json format has it; a number that is not finite is None."""
-    fields = {
-        "id": segment.id,
-        "seek": segment.seek,
-        "start": segment.start,
-        "end": segment.end,
-        "text": segment.text,
-        "tokens": segment.token_ids,
-        "temperature": _finite_or_none(segment.temperature),
-        "avg_logprob": _finite_or_none(segment.avg_logprob),
-        "compression_ratio": _finite_or_none(segment.compression_ratio),
-        "no_speech_prob": _finite_or_none(segment.no_speech_prob),
-    }
-    if segment.language is not None:
-        fields["language"] = segment.language
-    if segment.channel is not None:
-        fields["channel"] = segment.channel
+    names = ("id", "seek", "start", "end", "text")
+    fields: dict[str, Any] = {name: getattr(segment, name) for name in names}
+    fields["tokens"] = segment.token_ids
+    for name in ("temperature", "avg_logprob", "compression_ratio", "no_speech_prob"):
+        fields[name] = _finite(getattr(segment, name))
+    for name in ("language", "channel"):
+        if getattr(segment, name) is not None:
+            fields[name] = getattr(segment, name)
     if segment.words is not None:
         fields["words"] = [
-            {
-                "word": word.text,
-                "start": word.start,
-                "end": word.end,
-                "probability": _finite_or_none(word.probability),
-            }
-            for word in segment.words
+            {"word": w.text, "start": w.start, "end": w.end, "probability": _finite(w.probability)}
+            for w in segment.words
         ]
     return fields
 
 
-def _finite_or_none(number: float) -> float | None:
+def _finite(number: float) -> float | None:
     return number if math.isfinite(number) else None
 
 

@@ -31,8 +31,7 @@ _NOT_IN_WHISPER = (r"\bkinda\b", r"\bsorta\b", r"\bdunno\b", r"\bcause\b")
 
 # Python refuses to read an integer of more than 4,300 digits. Nobody pronounces one, but a
 # decoder that loops writes one.
-_MAX_DIGITS = 4_000
-_TOO_MANY_DIGITS = re.compile(rf"(?:\d,?){{{_MAX_DIGITS}}}")
+_TOO_MANY_DIGITS = re.compile(r"(?:\d,?){4000}")
 
 
 def normalizer_for(language: str | None) -> Normalizer:
@@ -43,12 +42,8 @@ def normalizer_for(language: str | None) -> Normalizer:
     signs stay in their word, optional points are dropped. In every language what holds no letter
     and no digit, as the dot that Whisper's rules leave of a final ellipsis, is not a word.
 
-    Args:
-        language: code or English name of the spoken language. There is no default on purpose:
-            the basic rules on English give another error rate, and nothing shows it.
-
-    Raises:
-        ValueError: the language is None or unknown to Whisper.
+    The language must be known, on purpose: the basic rules on English give another error rate, and
+    nothing shows it. None or a language unknown to Whisper is a ValueError.
     """
     code = _known_code(language)
     if code == "en":
@@ -59,39 +54,28 @@ def normalizer_for(language: str | None) -> Normalizer:
 def whisper_normalizer_for(language: str | None) -> Normalizer:
     """Whisper's own normaliser for a language: the one with which public leaderboards count.
 
-    English has Whisper's English one: lower case, no fillers or bracketed remarks, numbers
-    as digits, contractions spelled out, American spelling. Any other language has the basic
-    one: lower case, no bracketed remarks, a space for every symbol and mark. The result may
-    begin or end with a space, and may hold a lone full stop.
+    English: lower case, no fillers or bracketed remarks, numbers as digits, contractions spelled
+    out, American spelling. Any other language: lower case, no bracketed remarks, a space for every
+    symbol and mark. The result may begin or end with a space, and may hold a lone full stop. Both
+    give what openai-whisper 20250625 and transformers 5 give, without splitting letters of scripts
+    without spaces.
 
-    Both give what openai-whisper 20250625 and transformers 5 give. Letters are not split for
-    scripts without spaces: see :func:`uses_spaces`.
-
-    Raises:
-        ValueError: as :func:`normalizer_for`.
-
-    Source: arXiv:2212.04356, appendix C; package whisper-normalizer, less four rules that
-    it adds to Whisper's (kinda, sorta, dunno, cause).
+    Source: arXiv:2212.04356, appendix C; package whisper-normalizer, less four rules of its own.
     """
     return _whisper_english if _known_code(language) == "en" else _whisper_basic
 
 
 def _known_code(language: str | None) -> str:
-    if language is None:
-        raise ValueError(
-            "a language must be given to choose a normaliser, found None; name the language "
-            'of the transcripts ("en" for the English normaliser)'
-        )
-    return language_code(language)
+    if language is not None:
+        return language_code(language)
+    raise ValueError(
+        "a language must be given to choose a normaliser, found None; name the language of the "
+        'transcripts ("en" for the English normaliser)'
+    )
 
 
 def is_written_with_spaces(text: str) -> bool:
-    """Whether a text of unknown language separates its words by spaces, judged by its script.
-
-    Args:
-        text: False where most of its letters are of the scripts of the languages without spaces
-            (:func:`uses_spaces`). Korean has spaces.
-    """
+    """Whether a text of unknown language has spaces between its words, by most letters' script."""
     letters = sum(map(str.isalpha, text))
     return len(_UNSPACED_LETTER.findall(text)) <= letters / 2
 
@@ -114,16 +98,10 @@ def scoring_rule(reference: str | None, language: str | None) -> ScoringRule:
     """Return how every hypothesis of an utterance is compared with its reference.
 
     The rule does not depend on a hypothesis, so that all models are compared in one way. An unknown
-    language is guessed from the script of the reference: the normaliser is the English one where at
-    least half of the letters are those of English, and words are counted where they have spaces
-    between them. So name the language of texts in Latin letters that are not English.
-
-    Args:
-        reference: the human transcript; None where there is none.
-        language: of the reference, code or English name; None where it is not known.
-
-    Raises:
-        ValueError: the language is unknown to Whisper.
+    language is guessed from the reference: the normaliser is the English one where at least half of
+    the letters are those of English, and words are counted where the script has spaces between
+    them. So name the language of texts in Latin letters that are not English. One unknown to
+    Whisper is a ValueError.
     """
     if language is not None:
         return ScoringRule(
@@ -131,10 +109,10 @@ def scoring_rule(reference: str | None, language: str | None) -> ScoringRule:
         )
     text = reference or ""
     letters = [character for character in text if character.isalpha()]
-    normalizers: tuple[Normalizer, Normalizer] = _normalize_marked, _whisper_basic
+    spaced = is_written_with_spaces(text)
     if sum(map(str.isascii, letters)) >= len(letters) / 2:
-        normalizers = _normalize_english, _whisper_english
-    return ScoringRule(*normalizers, is_written_with_spaces(text))
+        return ScoringRule(_normalize_english, _whisper_english, spaced)
+    return ScoringRule(_normalize_marked, _whisper_basic, spaced)
 
 
 def _normalize_english(text: str) -> str:
@@ -142,7 +120,7 @@ def _normalize_english(text: str) -> str:
 
 
 def _normalize_marked(text: str) -> str:
-    return _words_only(str(_basic(_respecting_marks)(text)))
+    return _words_only(_MARKED(text))
 
 
 def _normalize_turkish(text: str) -> str:
@@ -152,7 +130,7 @@ def _normalize_turkish(text: str) -> str:
 
 def _normalize_yiddish(text: str) -> str:
     """Keep the points of Yiddish, which distinguish its vowels."""
-    return _words_only(str(_basic(_respecting_points)(text)))
+    return _words_only(_POINTED(text))
 
 
 _TURKISH_CAPITALS = {ord("I"): "ı", ord("İ"): "i"}
@@ -166,13 +144,11 @@ def _words_only(normalised: str) -> str:
 
 @lru_cache(maxsize=10_000)  # a text is often normalised twice: by Whisper's rules, then by ours
 def _whisper_english(text: str) -> str:
-    if len(text) > _MAX_DIGITS:
-        text = _TOO_MANY_DIGITS.sub(r"\g<0> ", text)
-    return str(_english()(text))
+    return _english()(_TOO_MANY_DIGITS.sub(r"\g<0> ", text))
 
 
 def _whisper_basic(text: str) -> str:
-    return str(_basic()(text))
+    return _BASIC(text)
 
 
 @cache
@@ -181,13 +157,6 @@ def _english() -> EnglishTextNormalizer:
     for pattern in _NOT_IN_WHISPER:
         del english.replacers[pattern]
     return english
-
-
-@cache
-def _basic(clean: Normalizer | None = None) -> BasicTextNormalizer:
-    basic = BasicTextNormalizer()
-    basic.clean = clean or basic.clean
-    return basic
 
 
 # Marks that a writer may leave out: Hebrew accents and points; Arabic vowel points, Quranic signs
@@ -203,9 +172,7 @@ _INVISIBLE = re.compile(
 )
 # Malayalam's chillu letters, written with a joiner before Unicode 5.1.
 _CHILLU = re.compile("([\u0d23\u0d28\u0d30\u0d32\u0d33])\u0d4d\u200d")
-_CHILLU_LETTERS = dict(
-    zip("\u0d23\u0d28\u0d30\u0d32\u0d33", "\u0d7a\u0d7b\u0d7c\u0d7d\u0d7e", strict=True)
-)
+_CHILLU_LETTERS = str.maketrans("\u0d23\u0d28\u0d30\u0d32\u0d33", "\u0d7a\u0d7b\u0d7c\u0d7d\u0d7e")
 
 
 def _respecting_marks(text: str) -> str:
@@ -214,17 +181,18 @@ def _respecting_marks(text: str) -> str:
     A vowel sign of Devanagari, Thai or Malayalam is a mark to Unicode: without it another word is
     written. The points of Hebrew and Arabic are marks too, and most writers leave them out.
     """
-    return _without_optional(_HEBREW_POINTS.sub("", unicodedata.normalize("NFKC", text)))
+    return _respecting_points(_HEBREW_POINTS.sub("", unicodedata.normalize("NFKC", text)))
 
 
 def _respecting_points(text: str) -> str:
     """Do the same, and keep the points of Hebrew letters."""
-    return _without_optional(unicodedata.normalize("NFKC", text))
-
-
-def _without_optional(text: str) -> str:
-    text = _CHILLU.sub(lambda match: _CHILLU_LETTERS[match[1]], text)
+    text = unicodedata.normalize("NFKC", text)
+    text = _CHILLU.sub(lambda match: match[1].translate(_CHILLU_LETTERS), text)
     text = _ARABIC_POINTS.sub("", _INVISIBLE.sub("", text))
     text = re.sub(r"\d", lambda digit: str(unicodedata.decimal(digit[0])), text)
     # Python lowers İ to an i with a second dot over it.
-    return str(remove_symbols(text, preserve_marks=True)).replace("i\u0307", "i")
+    return remove_symbols(text, preserve_marks=True).replace("i\u0307", "i")
+
+
+_BASIC, _MARKED, _POINTED = BasicTextNormalizer(), BasicTextNormalizer(), BasicTextNormalizer()
+_MARKED.clean, _POINTED.clean = _respecting_marks, _respecting_points

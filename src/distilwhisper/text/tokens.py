@@ -42,50 +42,32 @@ class BadTokenizer(ValueError):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tokenizer:
-    """The vocabulary of one Whisper model. Build it with :meth:`from_folder`.
+    """The vocabulary of one Whisper model. Build it with :meth:`from_json`.
 
     The ids of special tokens were found by their text, so every published vocabulary works:
     51,864 ids (English only), 51,865 and 51,866 (multilingual, without and with Cantonese).
 
-    Attributes:
-        core: the byte-level BPE; use the methods here instead where there is one.
-        is_multilingual: False for the vocabulary of the ".en" models. Their published files
-            hold language and task tokens all the same, as Whisper gives both vocabularies
-            one list of special tokens. Those models never learned them, so here they count
-            as special ids and no more.
-        languages: code to id of every language token; empty when English only.
-        eot: ends a text; Whisper pads with it too.
-        sot: starts a transcript.
-        sot_prev: starts the text of the window before.
-        no_speech: its probability at the first position is that of a window without speech.
-        no_timestamps: the last id of a prompt that asks for text alone.
-        transcribe: the task; None when English only.
-        translate: the task, into English; None when English only.
-        timestamp_begin: the id of 0.00 s; 1,500 more follow in steps of 0.02 s.
-        special_ids: every id that carries no text.
+    The published files of ".en" models hold language and task tokens all the same, as Whisper gives
+    both vocabularies one list of special tokens. Those models never learned them, so here they
+    count as special ids and no more.
     """
 
-    core: tokenizers.Tokenizer = field(repr=False)
+    core: tokenizers.Tokenizer = field(repr=False)  # the byte-level BPE; better use the methods
     is_multilingual: bool
-    languages: Mapping[str, int]
-    eot: int
-    sot: int
-    sot_prev: int
-    no_speech: int
-    no_timestamps: int
-    transcribe: int | None
-    translate: int | None
-    timestamp_begin: int
-    special_ids: frozenset[int] = field(repr=False)
+    languages: Mapping[str, int]  # code to id of every language token; empty when English only
+    eot: int  # ends a text; Whisper pads with it too
+    sot: int  # starts a transcript
+    sot_prev: int  # starts the text of the window before
+    no_speech: int  # its probability at the first position is that of a window without speech
+    no_timestamps: int  # the last id of a prompt that asks for text alone
+    transcribe: int | None  # the task; None when English only
+    translate: int | None  # the task, into English; None when English only
+    timestamp_begin: int  # the id of 0.00 s; 1,500 more follow in steps of 0.02 s
+    special_ids: frozenset[int] = field(repr=False)  # every id that carries no text
 
     @classmethod
     def from_folder(cls, folder: Path) -> "Tokenizer":
-        """Read tokenizer.json of a Hugging Face model folder, which must be complete.
-
-        Raises:
-            BadTokenizer: the file is missing or unreadable, or lacks tokens. Files that were
-                converted for other engines often lack the timestamps.
-        """
+        """Read tokenizer.json of a Hugging Face model folder; as :meth:`from_json`."""
         path = folder / "tokenizer.json"
         try:
             return cls.from_json(path.read_text(encoding="utf-8"), where=path)
@@ -96,24 +78,33 @@ class Tokenizer:
 
     @classmethod
     def from_json(cls, text: str, *, where: Path) -> "Tokenizer":
-        """Make a tokenizer of the text of a tokenizer.json.
+        """Make a tokenizer of the text of a tokenizer.json, which came from a place.
 
-        Args:
-            text: complete, as a loaded checkpoint's is, whatever its folder lacks.
-            where: its origin, for messages.
-
-        Raises:
-            BadTokenizer: it cannot be read, or lacks tokens.
+        One that cannot be read or lacks tokens, as files for other engines do, is a BadTokenizer.
         """
-        core = _read_core(text, where)
-        languages = {
-            code: token_id
-            for code in LANGUAGES
-            if (token_id := core.token_to_id(f"<|{code}|>")) is not None
-        }
-        required = partial(_required_id, core, path=where)
+        try:
+            core = tokenizers.Tokenizer.from_str(text)
+        except Exception as error:  # the library raises this bare class for every fault of a file
+            raise BadTokenizer(
+                f"tokenizer.json must be a file of the tokenizers library: {where}: {error}; "
+                "re-import the model"
+            ) from error
+        # Some files were saved with both switched on for training; texts would be cut or padded.
+        core.no_truncation()
+        core.no_padding()
+        special = {t: token_id for t, token_id in core.get_vocab().items() if _SPECIAL.fullmatch(t)}
+        required = partial(_required_id, special, where)
         eot = required("<|endoftext|>")
+        languages = {c: special[f"<|{c}|>"] for c in LANGUAGES if f"<|{c}|>" in special}
         is_multilingual = eot != _ENGLISH_ONLY_EOT and bool(languages)
+        first, last = special.get("<|0.00|>"), special.get("<|30.00|>")
+        if first is None or last is None or last - first != _N_TIMESTAMPS - 1:
+            raise BadTokenizer(
+                f"a Whisper vocabulary must hold the {_N_TIMESTAMPS} timestamps <|0.00|> ... "
+                f"<|30.00|> in a row, found ids {first} and {last} for the two ends in {where}; "
+                "folders made for other engines often lack them: re-import the model with "
+                "`distilwhisper import`"
+            )
         return cls(
             core=core,
             is_multilingual=is_multilingual,
@@ -125,21 +116,16 @@ class Tokenizer:
             no_timestamps=required("<|notimestamps|>"),
             transcribe=required("<|transcribe|>") if is_multilingual else None,
             translate=required("<|translate|>") if is_multilingual else None,
-            timestamp_begin=_first_timestamp_id(core, path=where),
-            special_ids=frozenset(
-                token_id for text, token_id in core.get_vocab().items() if _SPECIAL.fullmatch(text)
-            ),
+            timestamp_begin=first,
+            special_ids=frozenset(special.values()),
         )
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, exactly as written.
 
-        Whisper's texts begin with a space (" Hello."), and " Hello" and "Hello" are different
-        ids. Nothing is added here: give ``" " + text.strip()`` for what a model would write.
-
-        Only text comes out. A special token that is written out in a transcript, such as
-        "<|endoftext|>", is encoded as the characters it is made of: a transcript must not be
-        able to end itself. It decodes to the same characters.
+        Nothing is added: give ``" " + text.strip()`` for what a model would write. Only text comes
+        out: a special token that is written out, such as "<|endoftext|>", is encoded as the
+        characters it is made of, as a transcript must not be able to end itself.
         """
         return [
             token_id
@@ -150,9 +136,8 @@ class Tokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """The text of some ids; special tokens and timestamps are skipped wherever they stand.
 
-        Ids that begin with start-of-prev begin with the text of another utterance, and it is
-        skipped too. Bytes that are no whole character, as at the end of a text that was cut,
-        become U+FFFD. All this is as in transformers.
+        So is the text before, where ids begin with start-of-prev. Bytes that are no whole
+        character, as at the end of a text that was cut, become U+FFFD. As in transformers.
         """
         own_ids = list(ids)
         if own_ids and own_ids[0] == self.sot_prev:
@@ -178,13 +163,7 @@ class Tokenizer:
         return 0 <= token_id - self.timestamp_begin < _N_TIMESTAMPS
 
     def timestamp_s(self, token_id: int) -> float:
-        """Seconds from the start of the window that a timestamp id stands for.
-
-        The float nearest to the two decimals of the token, so 57 steps are 1.14.
-
-        Raises:
-            ValueError: the id is no timestamp.
-        """
+        """Seconds from the start of the window: the float nearest to the token's two decimals."""
         if not self.is_timestamp(token_id):
             last = self.timestamp_begin + _N_TIMESTAMPS - 1
             raise ValueError(
@@ -193,11 +172,7 @@ class Tokenizer:
         return (token_id - self.timestamp_begin) / TIMESTAMPS_PER_SECOND
 
     def timestamp_id(self, seconds: float) -> int:
-        """The id of the timestamp nearest to a time in the window; halves go up.
-
-        Raises:
-            ValueError: the time is outside 0 ... 30 s, or not a number.
-        """
+        """The id of the timestamp nearest to a time in the window, 0 to 30 s; halves go up."""
         if not 0.0 <= seconds <= LAST_TIMESTAMP_S:
             raise ValueError(
                 f"a timestamp must lie in 0 ... {LAST_TIMESTAMP_S:g} s, found {seconds}; "
@@ -206,11 +181,7 @@ class Tokenizer:
         return self.timestamp_begin + math.floor(seconds * TIMESTAMPS_PER_SECOND + 0.5)
 
     def language_code(self, name_or_code: str) -> str:
-        """The code, as by :func:`language_code`, of a language that this vocabulary can ask for.
-
-        Raises:
-            ValueError: Whisper has no such language, or this vocabulary has no token for it.
-        """
+        """The code of a language, as by :func:`language_code`; one without a token is refused."""
         code = language_code(name_or_code)
         if code not in (self.languages if self.is_multilingual else ("en",)):
             scope = f"{len(self.languages)} languages" if self.is_multilingual else "English only"
@@ -225,17 +196,9 @@ class Tokenizer:
     ) -> list[int]:
         """The ids that the decoder is given before it writes.
 
-        Start of transcript, language, task and, unless timestamps are wanted, no-timestamps.
-        An English-only model has neither language nor task in its prompt.
-
-        Args:
-            language: a code or an English name. An English-only model takes None or English.
-            task: transcribe, or translate into English.
-            timestamps: whether the model may write timestamps.
-
-        Raises:
-            ValueError: a multilingual model is given no language, or an English-only model
-                another language or translation.
+        Start of transcript, language (a code or a name), task and, unless timestamps are wanted,
+        no-timestamps. An English-only model takes English or None, cannot translate, and has
+        neither of the two; a multilingual one must be given a language.
         """
         ids = [self.sot]
         if language is not None:
@@ -246,10 +209,8 @@ class Tokenizer:
                     "a multilingual model needs a language, found None; "
                     "name one, or detect it from the audio first"
                 )
-            ids += [
-                self.languages[language],
-                self.transcribe if task == "transcribe" else self.translate,
-            ]
+            task_id = self.transcribe if task == "transcribe" else self.translate
+            ids += [self.languages[language], task_id]
         elif task != "transcribe":
             raise ValueError(
                 f'the task of an English-only model must be "transcribe", found "{task}"; '
@@ -271,39 +232,11 @@ class Tokenizer:
         return [self.sot_prev, *ids] if ids else []
 
 
-def _read_core(text: str, path: Path) -> tokenizers.Tokenizer:
-    try:
-        core = tokenizers.Tokenizer.from_str(text)
-    except Exception as error:  # the library raises this bare class for every fault of a file
-        raise BadTokenizer(
-            f"tokenizer.json must be a file of the tokenizers library: {path}: {error}; "
-            "re-import the model"
-        ) from error
-    # Some files were saved with both switched on for training; texts would be cut or padded.
-    core.no_truncation()
-    core.no_padding()
-    return core
-
-
-def _required_id(core: tokenizers.Tokenizer, *names: str, path: Path) -> int:
+def _required_id(special: Mapping[str, int], where: Path, *names: str) -> int:
     for name in names:
-        token_id = core.token_to_id(name)
-        if token_id is not None:
-            return token_id
+        if name in special:
+            return special[name]
     raise BadTokenizer(
-        f"a Whisper vocabulary must hold {' or '.join(names)}, found none in {path}; "
+        f"a Whisper vocabulary must hold {' or '.join(names)}, found none in {where}; "
         "re-import the model"
     )
-
-
-def _first_timestamp_id(core: tokenizers.Tokenizer, *, path: Path) -> int:
-    first = core.token_to_id("<|0.00|>")
-    last = core.token_to_id("<|30.00|>")
-    if first is None or last is None or last - first != _N_TIMESTAMPS - 1:
-        raise BadTokenizer(
-            f"a Whisper vocabulary must hold the {_N_TIMESTAMPS} timestamps <|0.00|> ... "
-            f"<|30.00|> in a row, found ids {first} and {last} for the two ends in {path}; "
-            "folders made for other engines often lack them: re-import the model with "
-            "`distilwhisper import`"
-        )
-    return first

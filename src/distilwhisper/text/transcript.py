@@ -72,8 +72,7 @@ class Transcript:
         text: of all segments.
         language: a code.
         segments: in order.
-        duration: of the recording, in seconds; where clips of it were asked for, to the end of the
-            last one.
+        duration: of the recording, in seconds; of clips, to the end of the last one.
         language_probability: how sure the model was of the language; None where it was given.
         notes: what is odd about the recording, for people.
     """
@@ -98,16 +97,10 @@ class Transcript:
         """Build a transcript whose times can be relied on.
 
         Starts never go back, nothing overlaps what follows it, and nothing lasts 0 s. A segment
-        lasts from its first timed word to its last one. All lies within the recording, in whole
-        milliseconds, so that every format has the same times. Times that are so already are
-        kept; the others move no further than they must. Segments without text are left out.
-
-        Args:
-            segments: in the order of their text, whatever their times and ids.
-            language: a code.
-            duration_s: of the recording.
-            language_probability: as the attribute.
-            begin_s: nothing begins before it.
+        lasts from its first timed word to its last one. All lies within the recording, behind
+        ``begin_s``, in whole milliseconds, so that every format has the same times. Times that are
+        so already are kept; the others move no further than they must. Segments without text are
+        left out; the others come in the order of their text, whatever their times and ids.
         """
         pieces = [segment for segment in segments if segment.text.strip()]
         begin_ms = round(begin_s * 1000)
@@ -118,14 +111,13 @@ class Transcript:
         times_s = iter(_settle(spans, begin_ms, end_ms))
         timed: list[Segment] = []
         for number, segment in enumerate(pieces):
-            times = [next(times_s) for _ in segment.words or [segment]]
             words = segment.words and tuple(
                 replace(word, start=start_s, end=end_s)
-                for word, (start_s, end_s) in zip(segment.words, times, strict=True)
+                for word, (start_s, end_s) in zip(segment.words, times_s, strict=False)
             )
-            start_s, end_s = times[0][0], times[-1][1]
+            start_s, end_s = (words[0].start, words[-1].end) if words else next(times_s)
             timed.append(replace(segment, id=number, start=start_s, end=end_s, words=words))
-        text = "".join(segment.text for segment in timed).strip()
+        text = _joined(timed).strip()
         return cls(text, language, tuple(timed), duration_s, language_probability)
 
     @property
@@ -136,11 +128,8 @@ class Transcript:
     def save(self, path: str | Path, subtitles: "SubtitleSettings | None" = None) -> None:
         """Write it to a file, in the format that the name ends with: txt, srt, vtt, tsv or json.
 
-        The file appears whole, by rename.
-
-        Args:
-            path: the file; its folder is made.
-            subtitles: how the cues of srt and vtt are cut; none: one a segment.
+        The file appears whole, by rename, and its folder is made. Without ``subtitles``, srt and
+        vtt have one cue a segment.
 
         Raises:
             ValueError: the name ends otherwise, or the cues need timed words.
@@ -155,11 +144,14 @@ class Transcript:
         write_atomic(path, render(self, kind, subtitles or SubtitleSettings()))
 
 
+def _joined(segments: Iterable[Segment]) -> str:
+    return "".join(segment.text for segment in segments)
+
+
 def _in_one(segments: Sequence[Segment]) -> Segment:
-    text = "".join(segment.text for segment in segments)
     return replace(
         segments[0],
-        text=text,
+        text=_joined(segments),
         token_ids=tuple(chain.from_iterable(one.token_ids for one in segments)),
         words=segments[0].words and (),
         logprobs=tuple(chain.from_iterable(one.logprobs for one in segments)),
@@ -206,10 +198,9 @@ _Timed = TypeVar("_Timed", Segment, Word)
 
 
 def interleave(channels: Mapping[str, Transcript]) -> Transcript:
-    """Return one transcript of several channels: their segments by time, each with its channel.
+    """Return one transcript of named channels: their segments by time, each with its channel.
 
-    Args:
-        channels: name to transcript, at least one; the first one's language is taken.
+    The language is that of the first one.
     """
     labelled = [
         replace(segment, channel=name)
@@ -218,30 +209,23 @@ def interleave(channels: Mapping[str, Transcript]) -> Transcript:
     ]
     labelled.sort(key=lambda segment: segment.start)
     segments = tuple(replace(segment, id=number) for number, segment in enumerate(labelled))
-    text = "".join(segment.text for segment in segments).strip()
     first = next(iter(channels.values()))
-    return Transcript(text, first.language, segments, first.duration)
+    return Transcript(_joined(segments).strip(), first.language, segments, first.duration)
 
 
 def outside(holes_s: Sequence[tuple[float, float]], transcript: Transcript) -> Transcript:
     """Return a transcript of which no time lies in a hole, where there is no sound.
 
     Whisper likes to begin a text with its window, however late the speech begins, and to let it
-    last until the next begins. A piece that lies in a hole altogether stays where it is.
-
-    Args:
-        holes_s: from when to when, in order.
-        transcript: of the same recording.
+    last until the next begins. A piece that lies in a hole altogether stays where it is. Holes are
+    given from when to when, in order.
     """
     segments: list[Segment] = []
     for segment in transcript.segments:
         words = segment.words and tuple(_outside(holes_s, word, 0.0) for word in segment.words)
-        if words:
-            times = words[0].start, words[-1].end
-        else:
-            moved = _outside(holes_s, segment, segments[-1].end if segments else 0.0)
-            times = moved.start, moved.end
-        segments.append(replace(segment, words=words, start=times[0], end=times[1]))
+        whole = _outside(holes_s, segment, segments[-1].end if segments else 0.0)
+        first, last = (words[0], words[-1]) if words else (whole, whole)
+        segments.append(replace(segment, words=words, start=first.start, end=last.end))
     if not segments:
         return transcript
     end_s = transcript.segments[-1].end
@@ -261,10 +245,9 @@ def _outside(holes_s: Sequence[tuple[float, float]], piece: _Timed, spoken_s: fl
 
 
 def compression_ratio(text: str) -> float:
-    """Bytes of a text over its bytes when compressed; repetition makes it high.
+    """Bytes of a text over its bytes when compressed, 0.0 for none; repetition makes it high.
 
-    UTF-8 and zlib at its default level, as in Whisper, whose threshold for text is 2.4. An
-    empty text has 0.0.
+    UTF-8 and zlib at its default level, as in Whisper, whose threshold for text is 2.4.
     """
     data = text.encode("utf-8")
     return len(data) / len(zlib.compress(data))

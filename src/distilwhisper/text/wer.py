@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
 from itertools import zip_longest
+from operator import add
 from typing import Literal, cast
 
 from distilwhisper.extras import needed_by
@@ -14,14 +15,11 @@ with needed_by("counting errors", extra="train"):
 
 @dataclass(frozen=True, slots=True)
 class ErrorCounts:
-    """Word errors of one transcript or, added up, of a corpus.
+    """Word errors of one transcript or, as ``sum(counts, ErrorCounts())``, of a corpus.
 
-    ``sum(counts, ErrorCounts())`` is a corpus. Rates come from the sums, never from the mean
-    of rates: that would give a word in a short clip more weight.
-
-    The total is the edit distance and exact. Its split into kinds is that of one best
-    alignment; where several are equally good, another tool may split the same total in
-    another way.
+    Rates come from the sums, never from the mean of rates: that would give a word in a short clip
+    more weight. The total is the edit distance and exact. Its split into kinds is that of one best
+    alignment; where several are equally good, another tool may split it in another way.
     """
 
     substitutions: int = 0  # words replaced by others
@@ -30,8 +28,7 @@ class ErrorCounts:
     words: int = 0  # words of the reference; characters, where characters were counted
 
     def __add__(self, other: "ErrorCounts") -> "ErrorCounts":
-        pairs = zip(astuple(self), astuple(other), strict=True)
-        return ErrorCounts(*(one + more for one, more in pairs))
+        return ErrorCounts(*map(add, astuple(self), astuple(other)))
 
     @property
     def errors(self) -> int:
@@ -42,8 +39,7 @@ class ErrorCounts:
     def wer(self) -> float:
         """Errors over reference words, a fraction that may exceed 1.
 
-        Without reference words: 0.0 if there are no errors either, infinity otherwise. The
-        same holds for the three rates below. In a corpus such insertions still count.
+        Without reference words, here and below: 0.0 if there are no errors either, else infinity.
         """
         return self._per_word(self.errors)
 
@@ -86,11 +82,9 @@ class Alignment:
 
 
 def word_errors(reference: str, hypothesis: str) -> ErrorCounts:
-    """Count the words to change to turn a reference into a hypothesis.
+    """Count the words to change to turn a reference into a hypothesis, normalised in the same way.
 
-    Args:
-        reference: the human text, already normalised; words are what white space separates.
-        hypothesis: the machine's text, normalised in the same way.
+    Words are what white space separates.
     """
     return _count(reference.split(), hypothesis.split())
 
@@ -100,8 +94,8 @@ def character_errors(reference: str, hypothesis: str) -> ErrorCounts:
 
     White space does not count: in such a script the normaliser leaves a space for each
     punctuation mark, and nobody pronounces those. What counts is a Unicode code point. This
-    is Whisper's normaliser with split letters, followed by a word error rate. The texts are as for
-    :func:`word_errors`; the ``words`` of the counts are the characters of the reference.
+    is Whisper's normaliser with split letters, followed by a word error rate. The ``words`` of the
+    counts are the characters of the reference.
     """
     return _count("".join(reference.split()), "".join(hypothesis.split()))
 
@@ -129,16 +123,10 @@ def align_words(reference: str, hypothesis: str) -> list[Alignment]:
 def repeated_ngrams(texts: Iterable[str], *, n: int = 5) -> int:
     """How many n-grams of a set of texts have occurred before in it.
 
-    All n-grams less the distinct ones, over the texts joined in their order, so that an
-    n-gram may begin in one text and end in the next. With n = 5 this is the 5-Dup of the
-    Distil-Whisper paper. It grows with the size of the set: compare it on one set only.
-
-    Args:
-        texts: normalised predictions.
-        n: words in an n-gram, at least 1.
-
-    Raises:
-        ValueError: ``n`` is below 1.
+    All n-grams, of ``n`` words each, less the distinct ones, over the texts joined in their order,
+    so that one may begin in one text and end in the next. With n = 5, on normalised predictions,
+    this is the 5-Dup of the Distil-Whisper paper. It grows with the size of the set: compare it on
+    one set only.
 
     Source: arXiv:2311.00430, table 8; huggingface/distil-whisper,
     training/flax/run_pt_long_form_transcription.py, ``compute_metrics``.
