@@ -75,7 +75,7 @@ def read_form(form: FormData, task: Task, base: DecodingSettings) -> Asked:
     model = _text(form, "model")
     if model is None:
         raise invalid("model", "must name a model", "none")
-    kind = _text(form, "response_format", get_args(ResponseFormat)) or "json"
+    kind = cast(ResponseFormat, _text(form, "response_format", get_args(ResponseFormat)) or "json")
     granularities = _many(form, "timestamp_granularities", get_args(Granularity))
     with_logprobs = bool(_many(form, "include", ("logprobs",)))
     is_streamed = _text(form, "stream", ("true", "false", "True", "False")) in ("true", "True")
@@ -106,15 +106,8 @@ def read_form(form: FormData, task: Task, base: DecodingSettings) -> Asked:
         )
     except ValueError as error:
         raise ApiError(400, str(error), code="invalid_value") from error
-    return Asked(
-        upload,
-        model,
-        decoding,
-        cast(ResponseFormat, kind),
-        cast(tuple[Granularity, ...], granularities or ("segment",)),
-        is_streamed,
-        with_logprobs,
-    )
+    shown = granularities or ("segment",)
+    return Asked(upload, model, decoding, kind, shown, is_streamed, with_logprobs)
 
 
 def _check_name(name: str) -> None:
@@ -125,12 +118,8 @@ def _check_name(name: str) -> None:
         return
     if plain in _UNSUPPORTED:
         raise _unsupported(plain)
-    raise ApiError(
-        400,
-        f"fields must be among {', '.join(sorted(_KNOWN))}, found {name[:80]!r}",
-        code="unknown_parameter",
-        param=name[:80],
-    )
+    message = f"fields must be among {', '.join(sorted(_KNOWN))}, found {name[:80]!r}"
+    raise ApiError(400, message, code="unknown_parameter", param=name[:80])
 
 
 def _text(form: FormData, name: str, among: Sequence[str] = ()) -> str | None:
@@ -148,7 +137,8 @@ def _text(form: FormData, name: str, among: Sequence[str] = ()) -> str | None:
     return value or None
 
 
-def _many(form: FormData, name: str, among: Sequence[str] = ()) -> tuple[str, ...]:
+def _many(form: FormData, name: str, among: Sequence[str] = ()) -> tuple[Any, ...]:
+    """Return the texts of a field that may be given often, also with [] behind its name."""
     values = dict[str, None]()
     for value in (*form.getlist(name), *form.getlist(f"{name}[]")):
         if isinstance(value, UploadFile) or len(value) > MAX_TEXT:

@@ -29,7 +29,6 @@ RATES_HZ = (24_000, SAMPLE_RATE_HZ)  # OpenAI's, and the model's own
 MAX_BACKLOG_S = 60.0  # sound that comes faster than it can be transcribed is read no further
 
 _TRANSCRIPTION = "conversation.item.input_audio_transcription"
-_LEFT = (WebSocketDisconnect, RuntimeError, OSError)  # what sending raises once nobody is there
 
 # What a client's settings may hold, and where.
 _FIELDS = {
@@ -162,7 +161,7 @@ class Session:
             outcomes = await asyncio.gather(*tasks, return_exceptions=True)
             await self._held.aclose()
         for outcome in outcomes:
-            if isinstance(outcome, Exception) and not isinstance(outcome, _LEFT):
+            if isinstance(outcome, Exception) and not isinstance(outcome, WebSocketDisconnect):
                 raise outcome
 
     async def _receive(self) -> None:
@@ -264,8 +263,8 @@ class Session:
         if (one := live.captions.next_pass()) is None:
             return False
         answers = Answers()
-        job = Job(one.fit(live.transcriber), HeldRecording(one.samples), answers)
         try:
+            job = Job(one.fit(live.transcriber), HeldRecording(one.samples), answers)
             with self._service.worker.work_on(live.queue, job):
                 words = (await answers.transcript()).words
         except Exception as error:
@@ -294,7 +293,10 @@ class Session:
 
     async def _send(self, kind: str, **fields: Any) -> None:
         event = {"type": kind, "event_id": f"event_{next(self._events)}", **fields}
-        await self._socket.send_text(json.dumps(event))
+        try:
+            await self._socket.send_text(json.dumps(event))
+        except (RuntimeError, OSError) as error:  # nobody is there any more
+            raise WebSocketDisconnect(1006) from error
 
 
 async def serve_session(service: Service, socket: WebSocket) -> None:

@@ -202,13 +202,11 @@ class Caller:
         async for chunk in self._upload:
             n_bytes += len(chunk)
             if n_bytes > most_mb * 1e6:
-                raise ApiError(
-                    413,
+                message = (
                     f"a request must have at most {most_mb:g} MB, found more: compress the sound "
-                    "(opus, mp3), or cut it",
-                    code="upload_too_large",
-                    param="file",
+                    "(opus, mp3), or cut it"
                 )
+                raise ApiError(413, message, code="upload_too_large", param="file")
             yield chunk
 
     async def _discard(self) -> None:
@@ -227,12 +225,11 @@ class Caller:
                 return task.result()
             if leaving.done():
                 raise ClientDisconnect
-            raise ApiError(
-                503,
+            message = (
                 f"an answer must take at most {self._settings.request_timeout_s:g} s, found more: "
-                "send a shorter recording, or try again when the server is less busy",
-                code="timeout",
+                "send a shorter recording, or try again when the server is less busy"
             )
+            raise ApiError(503, message, code="timeout")
         finally:
             for each in (task, leaving):
                 each.cancel()

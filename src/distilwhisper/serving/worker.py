@@ -329,12 +329,8 @@ class Models:
             return name
         if name == FIRST:
             return next(iter(self.sources))
-        raise ApiError(
-            404,
-            f"model must be one of {', '.join(self.sources)}, found {name!r}",
-            code="model_not_found",
-            param="model",
-        )
+        message = f"model must be one of {', '.join(self.sources)}, found {name!r}"
+        raise ApiError(404, message, code="model_not_found", param="model")
 
     @asynccontextmanager
     async def use(self, name: str) -> AsyncIterator[ModelQueue]:
@@ -367,9 +363,8 @@ class Models:
             transcriber = Transcriber.from_model(self.sources[name], self._decoding, self._hardware)
         except (DistilwhisperError, OSError, ValueError) as error:
             say(f"serve: {name} cannot be loaded: {error}")
-            raise ApiError(
-                500, f"the model {name} cannot be loaded: see the server's log", code="model_broken"
-            ) from error
+            message = f"the model {name} cannot be loaded: see the server's log"
+            raise ApiError(500, message, code="model_broken") from error
         say(f"serve: {name} is loaded ({self._hardware.describe()})")
         return ModelQueue(transcriber, self._worker.metrics)
 
@@ -378,12 +373,11 @@ class Models:
         while most is not None and self._loaded and self.memory_bytes + n_bytes > most * 1e9:
             idle = [name for name, queue in self._loaded.items() if queue.is_unused]
             if not idle:
-                raise ApiError(
-                    503,
+                message = (
                     f"models must take at most {most:g} GB together, and those that are loaded "
-                    "are at work: try again later",
-                    code="models_busy",
+                    "are at work: try again later"
                 )
+                raise ApiError(503, message, code="models_busy")
             self._unload(min(idle, key=lambda name: self._loaded[name].used_s))
 
     def _unload(self, name: str) -> None:
