@@ -23,7 +23,6 @@ FLOAT, INT64, BOOL = 1, 7, 9  # as ONNX numbers them
 _LARGEST_FILE_BYTES = 1_800_000_000  # of protocol buffers: 2 GiB
 
 Axes = Sequence[str | int]
-Pair: TypeAlias = tuple[str, str]  # keys and values
 Matrix: TypeAlias = tuple[str, str | None]  # and the scales of its columns, in int8
 
 
@@ -184,13 +183,13 @@ def decode(
     decoder: Decoder,
     ids: str,
     n_past: str | None,
-    keys_values: Callable[[int, DecoderLayer, str], list[Pair]],
+    keys_values: Callable[[int, DecoderLayer, str], list[str]],
 ) -> str:
     """Return the logits of tokens.
 
     How many tokens came before, ``n_past``, is a list of one number; None: none. Given a layer's
-    number, the layer and its normed states, ``keys_values`` returns what it attends to, split into
-    heads: the tokens so far, and the sound.
+    number, the layer and its normed states, ``keys_values`` returns keys and values that it attends
+    to, split into heads: two of the tokens so far, two of the sound.
     """
     embedding = graph.matrix(decoder.embed_tokens.weight.T)
     first, one = graph.constant(np.int64(0)), graph.constant(np.int64(1))
@@ -211,9 +210,10 @@ def decode(
     states = graph.op("Add", graph.columns(embedding, ids), placed)
     for number, layer in enumerate(decoder.layers):
         normed = graph.norm(states, layer.self_attn_layer_norm)
-        own, cross = keys_values(number, layer, normed)
-        states = graph.op("Add", states, graph.attend(normed, layer.self_attn, *own, mask))
+        keys, values, *sound = keys_values(number, layer, normed)
+        attended = graph.attend(normed, layer.self_attn, keys, values, mask)
+        states = graph.op("Add", states, attended)
         normed = graph.norm(states, layer.encoder_attn_layer_norm)
-        states = graph.op("Add", states, graph.attend(normed, layer.encoder_attn, *cross))
+        states = graph.op("Add", states, graph.attend(normed, layer.encoder_attn, *sound))
         states = graph.feed_forward(states, layer)
     return graph.product(graph.norm(states, decoder.layer_norm), embedding)

@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from distilwhisper.decoding.settings import MAX_NEW_TOKENS
-from distilwhisper.exporting.graphs import BOOL, FLOAT, INT64, Axes, Graph, Pair, decode, encode
+from distilwhisper.exporting.graphs import BOOL, FLOAT, INT64, Axes, Graph, decode, encode
 from distilwhisper.exporting.settings import ExportSettings
 from distilwhisper.model.checkpoint import build_network
 from distilwhisper.model.layout import ModelFiles, write_side_files
@@ -96,25 +96,24 @@ def _decoder(model: Whisper, *, past: bool, states: bool, int8: bool) -> Graph:
     presents: dict[str, str] = {}
 
     def present(name: str, source: str, attention: Attention, linear: nn.Linear) -> str:
-        if not source:
-            return pasts[name]
-        new = graph.linear(source, linear)
-        if past and source == encoded:
-            new = graph.op("Slice", new, [0], [-1], [1])
-        new = graph.heads(new, attention)
-        return graph.op("Concat", pasts[name], new, axis=2) if past else new
+        new = pasts.get(name, "")
+        if source:
+            made = graph.linear(source, linear)
+            if past and source == encoded:
+                made = graph.op("Slice", made, [0], [-1], [1])
+            made = graph.heads(made, attention)
+            new = graph.op("Concat", new, made, axis=2) if past else made
+        presents[name] = new
+        return new
 
-    def keys_values(number: int, layer: DecoderLayer, normed: str) -> list[Pair]:
-        pairs = []
-        for side, attention, source in (
-            ("decoder", layer.self_attn, normed),
-            ("encoder", layer.encoder_attn, encoded),
-        ):
-            key, value = f"{number}.{side}.key", f"{number}.{side}.value"
-            presents[key] = present(key, source, attention, attention.k_proj)
-            presents[value] = present(value, source, attention, attention.v_proj)
-            pairs.append((presents[key], presents[value]))
-        return pairs
+    def keys_values(number: int, layer: DecoderLayer, normed: str) -> list[str]:
+        own, cross = layer.self_attn, layer.encoder_attn
+        return [
+            present(f"{number}.decoder.key", normed, own, own.k_proj),
+            present(f"{number}.decoder.value", normed, own, own.v_proj),
+            present(f"{number}.encoder.key", encoded, cross, cross.k_proj),
+            present(f"{number}.encoder.value", encoded, cross, cross.v_proj),
+        ]
 
     logits = decode(graph, model.decoder, ids, n_past, keys_values)
     graph.output("logits", logits, [BATCH, "decoder_sequence_length", sizes.vocab_size])

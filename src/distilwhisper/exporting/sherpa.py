@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from distilwhisper.exporting.graphs import FLOAT, INT64, Axes, Graph, Pair, decode, encode
+from distilwhisper.exporting.graphs import FLOAT, INT64, Axes, Graph, decode, encode
 from distilwhisper.exporting.settings import ExportSettings
 from distilwhisper.model.checkpoint import build_network
 from distilwhisper.model.layout import ModelFiles, token_ids
@@ -118,7 +118,7 @@ def _decoder(model: Whisper, *, int8: bool) -> Graph:
     zero, end = graph.constant([0]), graph.constant([sizes.max_tokens])
     written: tuple[list[str], list[str]] = ([], [])
 
-    def keys_values(number: int, layer: DecoderLayer, normed: str) -> list[Pair]:
+    def keys_values(number: int, layer: DecoderLayer, normed: str) -> list[str]:
         at = graph.constant(number)
         own, cross = layer.self_attn, layer.encoder_attn
         tokens = []
@@ -130,7 +130,7 @@ def _decoder(model: Whisper, *, int8: bool) -> Graph:
             rest = graph.op("Slice", before, stop, end, [1])
             list_.append(graph.op("Concat", now, rest, axis=1))
         sound = [graph.heads(graph.op("Gather", each, at, axis=0), cross) for each in crosses]
-        return [(tokens[0], tokens[1]), (sound[0], sound[1])]
+        return tokens + sound
 
     logits = decode(graph, model.decoder, ids, offset, keys_values)
     graph.output("logits", logits, [BATCH, "n_tokens", sizes.vocab_size])

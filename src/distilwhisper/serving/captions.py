@@ -2,7 +2,7 @@
 
 The sound since the last words that are settled is transcribed again and again. A word is settled
 when two passes in a row agree on it and on all before it, or when a pause follows. Sound behind a
-settled sentence is dropped.
+settled sentence is dropped. A terminal shows the captions of a microphone, or of a pipe of samples.
 
 Source: LocalAgreement-2 of arXiv:2307.14743, section 3.
 """
