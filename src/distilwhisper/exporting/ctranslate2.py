@@ -50,11 +50,7 @@ _SHORTS = {"decoder/alignment_heads": 1, "decoder/alignment_layer": -1}
 
 
 def write(files: ModelFiles, folder: Path, settings: ExportSettings, *, where: Path) -> list[str]:
-    """Write ``model.bin`` with all that CTranslate2 and faster-whisper look for beside it.
-
-    Returns:
-        What to know of word times, where the model does not name the heads that give them.
-    """
+    """Write ``model.bin`` with all that CTranslate2 and faster-whisper look for beside it."""
     variables = _in_dtype(_variables(files), settings.written_dtype)
     with (folder / "model.bin").open("wb") as file:
         _write_variables(file, variables)

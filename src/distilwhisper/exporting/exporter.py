@@ -42,7 +42,8 @@ class Writer(Protocol):
         """Write a model's files into an empty folder; return what to know of the exported model.
 
         Raises:
-            BadCheckpoint: the other program cannot run the model, which lies at ``where``.
+            BadCheckpoint: the other program cannot run the model, which lies at ``where``: it
+                knows no such vocabulary, network or size.
         """
 
     def recogniser(self, folder: Path, files: ModelFiles) -> Callable[[Samples, str], str]:

@@ -58,12 +58,7 @@ Values = npt.NDArray[np.float32]
 
 
 def write(files: ModelFiles, folder: Path, settings: ExportSettings, *, where: Path) -> list[str]:
-    """Write ``ggml-model.bin``; return what whisper.cpp does not do with it.
-
-    Raises:
-        BadCheckpoint: whisper.cpp knows no such vocabulary or network, or has no blocks for its
-            rows.
-    """
+    """Write ``ggml-model.bin``; return what whisper.cpp does not do with it."""
     check_conventions(files, where=where)
     config = files.config
     if settings.written_dtype != "float16" and config["d_model"] % BLOCK:

@@ -32,11 +32,7 @@ print(model.transcribe("talk.mp3")["text"])
 
 
 def write(files: ModelFiles, folder: Path, settings: ExportSettings, *, where: Path) -> list[str]:
-    """Write ``model.pt``; return how to set the heads that it does not hold.
-
-    Raises:
-        BadCheckpoint: OpenAI's code knows no such vocabulary or network.
-    """
+    """Write ``model.pt``; return how to set the heads that it does not hold."""
     check_conventions(files, where=where)
     dtype = getattr(torch, settings.written_dtype)
     checkpoint = {
