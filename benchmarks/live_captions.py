@@ -4,12 +4,12 @@ The sound comes as from a microphone, on a clock that runs on while a pass is co
 the processor worked on it: that is what one core does that has nothing else to do. Run it with
 OMP_NUM_THREADS=1.
 
-    python benchmarks/live_captions.py MANIFEST MODEL [--margin SECONDS] [--step SECONDS]
+    python benchmarks/live_captions.py MANIFEST MODEL [--margin SECONDS]
 """
 
 import argparse
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -72,15 +72,12 @@ def main() -> None:
     parser.add_argument("manifest", type=Path)
     parser.add_argument("model")
     parser.add_argument("--margin", type=float)
-    parser.add_argument("--step", type=float, default=CaptionSettings.step_s)
-    parser.add_argument("--longest", type=float, default=CaptionSettings.longest_s)
     parser.add_argument("--files", type=int)
     parser.add_argument("--dtype", default="auto")
     asked = parser.parse_args()
     base = DecodingSettings(language="en")
     offline = Transcriber.from_model(asked.model, base, Hardware("cpu", asked.dtype))
     live = offline.with_settings(live_settings(base, asked.margin))
-    settings = replace(CaptionSettings(), step_s=asked.step, longest_s=asked.longest)
     normalize = normalizer_for("en")
     delays_s: list[float] = []
     busy_s = audio_s = 0.0
@@ -89,7 +86,7 @@ def main() -> None:
     for utterance, samples in load_utterances(manifest, manifest.utterances[: asked.files]):
         if isinstance(samples, Exception):
             raise samples
-        came = caption(live, samples, settings)
+        came = caption(live, samples, CaptionSettings())
         whole = offline.transcribe(samples).text
         reference = normalize(utterance.text or "")
         found = [word_errors(reference, normalize(text)) for text in (came.text, whole)]

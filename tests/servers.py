@@ -13,7 +13,7 @@ import uvicorn
 
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.model.hardware import Hardware
-from distilwhisper.serving.app import make_app
+from distilwhisper.serving.server import make_app
 from distilwhisper.serving.service import Service
 from distilwhisper.serving.settings import ServeSettings
 from distilwhisper.speech.audio import Samples

@@ -585,8 +585,13 @@ def live(
     if source not in ("microphone", "-"):
         raise ValueError(f"the source must be microphone or -, found {source!r}")
     from distilwhisper.decoding.transcriber import Transcriber
-    from distilwhisper.serving.captions import CaptionSettings, live_settings
-    from distilwhisper.serving.terminal import caption, microphone_blocks, pipe_blocks
+    from distilwhisper.serving.captions import (
+        CaptionSettings,
+        caption,
+        live_settings,
+        microphone_blocks,
+        pipe_blocks,
+    )
 
     blocks = pipe_blocks(sys.stdin.buffer) if source == "-" else microphone_blocks()
     transcriber = Transcriber.from_model(model, live_settings(decoding, margin_s), hardware)

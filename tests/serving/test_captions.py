@@ -1,5 +1,7 @@
 """Words that are settled: what a growing sound may give out, and never take back."""
 
+import runpy
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -167,3 +169,14 @@ def test_settled_text_only_grows(step_s: float, data: st.DataObject) -> None:
         if settled and new and n < 11:
             assert new[0].end > settled[-1].end
         settled += new
+
+
+def test_the_benchmark_says_what_it_takes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = Path(__file__).parents[2] / "benchmarks" / "live_captions.py"
+    monkeypatch.setattr(sys, "argv", [str(script), "--help"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(script), run_name="__main__")
+    assert ended.value.code == 0
+    assert "--margin" in capsys.readouterr().out

@@ -10,6 +10,7 @@ import pytest
 
 from corpora import hearing_model
 from distilwhisper.decoding.settings import DecodingSettings
+from distilwhisper.decoding.windows import Batch
 from distilwhisper.speech.audio import Samples
 from distilwhisper.text.wer import word_errors
 
@@ -176,3 +177,24 @@ def test_a_commit_of_no_sound_is_completed_without_text(address: str) -> None:
         socket.send(update(turn_detection=None))
         socket.send(json.dumps({"type": "input_audio_buffer.commit"}))
         assert receive(socket, COMPLETED)["transcript"] == ""
+
+
+def test_a_session_whose_pass_fails_is_told_so(
+    folder: Path, prompts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Batch) -> None:
+        raise RuntimeError("the device is lost")
+
+    monkeypatch.setattr(Batch, "step", fail)
+    with (
+        running({"one": folder}) as (address, _),
+        connect(address.replace("http", "ws") + "/v1/realtime") as socket,
+    ):
+        receive(socket, "session.created")
+        socket.send(pcm(talk(prompts)[0]))
+        while (event := json.loads(socket.recv(60)))["type"] != "error":
+            assert "speech_started" in event["type"]
+        assert event["error"]["code"] == "decoding_failed"
+        assert "the device is lost" in event["error"]["message"]
+        socket.send(json.dumps({"type": "input_audio_buffer.clear"}))
+        receive(socket, "input_audio_buffer.cleared")

@@ -277,7 +277,7 @@ def test_windows_that_fail_at_one_step_fail_their_recording_alone(folder: Path) 
     job = Job(endless, HeldRecording(noise(90, seed=1)), events.append)
     job.transcription.tasks = iter([failing(()), failing((tokenizer.sot_prev, *[1] * n_before))])
     queue = ModelQueue(endless, Metrics())
-    queue.add(job)
+    queue.arrived.append(job)
     while not queue.is_idle:
         queue.turn()
     assert list(map(str, events)) == ["the end is gone"]

@@ -15,7 +15,7 @@ from servers import CPU
 
 pytest.importorskip("silero_vad", exc_type=ImportError)
 
-from distilwhisper.serving import terminal
+from distilwhisper.serving import captions
 from distilwhisper.serving.captions import CaptionSettings, live_settings
 
 
@@ -26,8 +26,8 @@ def test_a_pipe_of_speech_becomes_a_line(tiny_en: Path, prompts) -> None:
     settings = live_settings(DecodingSettings(), None)
     transcriber = Transcriber.from_model(str(tiny_en), settings, CPU)
     written: list[str] = []
-    blocks = terminal.pipe_blocks(io.BytesIO(pcm))
-    terminal.caption(blocks, transcriber, CaptionSettings(), written.append)
+    blocks = captions.pipe_blocks(io.BytesIO(pcm))
+    captions.caption(blocks, transcriber, CaptionSettings(), written.append)
     assert written[-1].endswith("\n")
     heard = "".join(written)
     assert word_errors(text.lower(), heard.lower()).wer < 0.5
@@ -37,15 +37,15 @@ def test_silence_writes_nothing(tiny_model: Path) -> None:
     settings = live_settings(DecodingSettings(), None)
     transcriber = Transcriber.from_model(str(tiny_model), settings, CPU)
     written: list[str] = []
-    blocks = terminal.pipe_blocks(io.BytesIO(bytes(2 * 16_000 * 5 + 1)))
-    terminal.caption(blocks, transcriber, CaptionSettings(), written.append)
+    blocks = captions.pipe_blocks(io.BytesIO(bytes(2 * 16_000 * 5 + 1)))
+    captions.caption(blocks, transcriber, CaptionSettings(), written.append)
     assert "".join(written).strip() == ""
 
 
 def test_where_there_is_no_microphone_a_pipe_is_the_way_out(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(terminal, "SYSTEM", "plan9")
+    monkeypatch.setattr(captions, "SYSTEM", "plan9")
     assert call(["live", f"--model={tiny_model}", "--device=cpu"]) == 1
     assert "distilwhisper live -" in capsys.readouterr().err
     assert call(["live", "elsewhere", f"--model={tiny_model}"]) == 2

@@ -1,6 +1,7 @@
 """An exported model beside its original, on speech: what it costs in words, and what it saves."""
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,7 +12,6 @@ from distilwhisper.corpus.records import Manifest, Utterance
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.evaluation.scoring import are_spaced, count_errors
-from distilwhisper.exporting.recognition import Recognise
 from distilwhisper.extras import needed_by
 from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.units import SAMPLE_RATE_HZ, WINDOW_SAMPLES, samples_to_seconds
@@ -92,25 +92,26 @@ class Check:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the counts, and the rates made of them, for programs."""
-        return {
-            **asdict(self),
-            "audio_s": round(self.audio_s, 3),
-            "wer_increase": self.wer_increase,
-            **{
-                name: {
-                    "wer": side.errors.wer,
-                    "errors": side.errors.errors,
-                    "words": side.errors.words,
-                    "n_bytes": side.n_bytes,
-                    "rtfx": round(self.audio_s / side.compute_s, 2),
-                }
-                for name, side in (("original", self.original), ("exported", self.exported))
-            },
+        sides = {
+            name: {
+                "wer": side.errors.wer,
+                "errors": side.errors.errors,
+                "words": side.errors.words,
+                "n_bytes": side.n_bytes,
+                "rtfx": round(self.audio_s / side.compute_s, 2),
+            }
+            for name, side in (("original", self.original), ("exported", self.exported))
         }
+        audio_s = round(self.audio_s, 3)
+        return {**asdict(self), "audio_s": audio_s, "wer_increase": self.wer_increase, **sides}
 
 
 def check_export(
-    original: Transcriber, exported: Recognise, manifest: Manifest, *, sizes: tuple[int, int]
+    original: Transcriber,
+    exported: Callable[[Samples, str], str],
+    manifest: Manifest,
+    *,
+    sizes: tuple[int, int],
 ) -> Check:
     """Run an exported model beside its original, utterance by utterance.
 
@@ -123,19 +124,31 @@ def check_export(
     Raises:
         ValueError: nothing is left of the set, or the model does not know a language of it.
     """
+
+    def recognised(
+        samples: Samples, language: str | None
+    ) -> tuple[tuple[str, str], tuple[float, float]]:
+        """Return the two texts, and the seconds that they took."""
+        began = time.perf_counter()
+        (window,) = original.decode([samples], languages=[language])
+        between = time.perf_counter()
+        text = exported(samples, window.language)
+        return (window.text, text), (between - began, time.perf_counter() - between)
+
     original.check_languages({u.id: u.language for u in manifest.utterances})
-    _recognise_both(original, exported, np.zeros(SAMPLE_RATE_HZ, dtype=np.float32), None)
+    recognised(np.zeros(SAMPLE_RATE_HZ, dtype=np.float32), None)
     spoken = [utterance for utterance in manifest.utterances if utterance.text is not None]
     failed: dict[str, str] = {}
-    n_long, audio_s, compute_s = 0, 0.0, [0.0, 0.0]
+    n_long, audio_s = 0, 0.0
     pairs: list[tuple[Utterance, tuple[str, str]]] = []
+    compute_s = [0.0, 0.0]
     for utterance, samples in load_utterances(manifest, spoken):
         if isinstance(samples, Exception):
             failed[utterance.id] = str(samples)
         elif len(samples) > WINDOW_SAMPLES:
             n_long += 1
         else:
-            texts, took_s = _recognise_both(original, exported, samples, utterance.language)
+            texts, took_s = recognised(samples, utterance.language)
             pairs.append((utterance, texts))
             audio_s += samples_to_seconds(len(samples))
             compute_s = [so_far + more for so_far, more in zip(compute_s, took_s, strict=True)]
@@ -154,26 +167,15 @@ def check_export(
     tokens = [[original.tokenizer.encode(f" {t.strip()}") for t in texts] for _, texts in pairs]
     n_tokens = sum(max(map(len, both)) for both in tokens)
     return Check(
-        set=manifest.path.name,
-        unit="word" if spaced else "character",
-        n_utterances=len(pairs),
-        n_long=n_long,
-        failed=failed,
-        audio_s=audio_s,
+        manifest.path.name,
+        "word" if spaced else "character",
+        len(pairs),
+        n_long,
+        failed,
+        audio_s,
         n_equal=sum(ours == theirs for ours, theirs in tokens),
         n_tokens=n_tokens,
         n_tokens_equal=n_tokens - sum(Levenshtein.distance(*both) for both in tokens),
         original=sides[0],
         exported=sides[1],
     )
-
-
-def _recognise_both(
-    original: Transcriber, exported: Recognise, samples: Samples, language: str | None
-) -> tuple[tuple[str, str], tuple[float, float]]:
-    """Return the two texts, and the seconds that they took."""
-    began = time.perf_counter()
-    (window,) = original.decode([samples], languages=[language])
-    between = time.perf_counter()
-    text = exported(samples, window.language)
-    return (window.text, text), (between - began, time.perf_counter() - between)

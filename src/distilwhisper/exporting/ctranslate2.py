@@ -7,7 +7,7 @@ Source: OpenNMT/CTranslate2: ``python/ctranslate2/specs/model_spec.py``,
 
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,7 +16,6 @@ from torch import Tensor
 
 from distilwhisper.decoding.alignment import alignment_heads, upper_half_heads
 from distilwhisper.decoding.settings import MAX_NEW_TOKENS
-from distilwhisper.exporting.recognition import Recognise
 from distilwhisper.exporting.settings import ExportSettings
 from distilwhisper.model.ctranslate2 import (
     ATTRIBUTES,
@@ -33,7 +32,7 @@ from distilwhisper.speech.mel import window_log_mel
 from distilwhisper.text.tokens import Tokenizer
 
 LIBRARY = "faster-whisper"
-CHECKED_BY = {"ctranslate2": "ctranslate2"}
+CHECKED_BY = ("ctranslate2", "ctranslate2")
 EXAMPLE = """\
 ```python
 from faster_whisper import WhisperModel
@@ -50,39 +49,33 @@ _BYTES = {**ATTRIBUTES, "decoder/alibi_use_positive_positions": 0, "decoder/scal
 _SHORTS = {"decoder/alignment_heads": 1, "decoder/alignment_layer": -1}
 
 
-def write(files: ModelFiles, folder: Path, settings: ExportSettings) -> None:
+def write(files: ModelFiles, folder: Path, settings: ExportSettings, *, where: Path) -> list[str]:
     """Write ``model.bin`` with all that CTranslate2 and faster-whisper look for beside it."""
     variables = _in_dtype(_variables(files), settings.written_dtype)
     with (folder / "model.bin").open("wb") as file:
         _write_variables(file, variables)
-    ids = token_ids(files.tokenizer_json, where=folder)
     rules = files.generation_config
     sizes = WhisperConfig.from_hf(files.config)
-    heads = alignment_heads(rules, sizes) or upper_half_heads(sizes)
-    languages = Tokenizer.from_json(files.tokenizer_json, where=folder).languages
-    config = {
-        "alignment_heads": [list(head) for head in heads],
-        "lang_ids": sorted(languages.values()),
-        "suppress_ids": rules.get("suppress_tokens") or [],
-        "suppress_ids_begin": rules.get("begin_suppress_tokens") or [],
-    }
+    named = alignment_heads(rules, sizes)
+    languages = Tokenizer.from_json(files.tokenizer_json, where=where).languages
     vocabulary = [""] * sizes.vocab_size
-    for token, token_id in ids.items():
+    for token, token_id in token_ids(files.tokenizer_json, where=where).items():
         vocabulary[token_id] = token
-    # faster-whisper asks the hub for a tokenizer that is not there, and takes 80 mel bins.
-    for name, value in (
-        ("config.json", config),
-        ("vocabulary.json", vocabulary),
-        ("preprocessor_config.json", preprocessor_config(sizes.n_mels)),
-    ):
-        text = json.dumps(value, indent=2)
-        (folder / name).write_text(text + "\n", encoding="utf-8")
+    contents = {
+        "config.json": {
+            "alignment_heads": [list(head) for head in named or upper_half_heads(sizes)],
+            "lang_ids": sorted(languages.values()),
+            "suppress_ids": rules.get("suppress_tokens") or [],
+            "suppress_ids_begin": rules.get("begin_suppress_tokens") or [],
+        },
+        "vocabulary.json": vocabulary,
+        # faster-whisper asks the hub for a tokenizer that is not there, and takes 80 mel bins.
+        "preprocessor_config.json": preprocessor_config(sizes.n_mels),
+    }
+    for name, content in contents.items():
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     (folder / "tokenizer.json").write_text(files.tokenizer_json, encoding="utf-8")
-
-
-def examine(files: ModelFiles, settings: ExportSettings, *, where: Path) -> list[str]:
-    """Say what to know of the exported model."""
-    if alignment_heads(files.generation_config, WhisperConfig.from_hf(files.config)):
+    if named:
         return []
     return [
         "The model names no attention heads that follow the speech, so word times come from all "
@@ -91,7 +84,7 @@ def examine(files: ModelFiles, settings: ExportSettings, *, where: Path) -> list
     ]
 
 
-def recogniser(folder: Path, files: ModelFiles) -> Recognise:
+def recogniser(folder: Path, files: ModelFiles) -> Callable[[Samples, str], str]:
     """Return the exported model at work, through CTranslate2 on the CPU in float32 or int8.
 
     It is given the frames of this package: faster-whisper pads them in another way.
@@ -117,17 +110,16 @@ def recogniser(folder: Path, files: ModelFiles) -> Recognise:
 
 def _variables(files: ModelFiles) -> dict[str, Tensor]:
     """Return the weights as CTranslate2 names and stacks them."""
-    n_layers = {side: files.config[f"{side}_layers"] for side in ("encoder", "decoder")}
+    config, sides = files.config, ("encoder", "decoder")
+    n_layers = {side: config[f"{side}_layers"] for side in sides}
+    shorts = {**_SHORTS, **{f"{s}/num_heads": config[f"{s}_attention_heads"] for s in sides}}
     variables: dict[str, Tensor] = {}
-    for side in n_layers:
-        heads = files.config[f"{side}_attention_heads"]
-        variables[f"{side}/num_heads"] = torch.tensor(heads, dtype=torch.int16)
     for name, sources in stacked_weights(n_layers).items():
         last = files.weights.get(sources[-1])
         if last is not None:  # keys, which have no bias, stand before values, which have one
             parts = [files.weights.get(source, torch.zeros_like(last)) for source in sources]
             variables[name] = torch.cat(parts)
-    for facts, dtype in ((_BYTES, torch.int8), (_SHORTS, torch.int16)):
+    for facts, dtype in ((_BYTES, torch.int8), (shorts, torch.int16)):
         variables |= {name: torch.tensor(value, dtype=dtype) for name, value in facts.items()}
     return variables
 

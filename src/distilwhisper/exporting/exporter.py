@@ -1,6 +1,6 @@
 """A model to what other programs run: written whole, checked on speech, with a card beside it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,7 +11,6 @@ from distilwhisper.corpus.records import Manifest, read_manifest
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.errors import DistilwhisperError
 from distilwhisper.exporting import ctranslate2, ggml, onnx, openai, sherpa
-from distilwhisper.exporting.recognition import Recognise
 from distilwhisper.exporting.settings import ExportSettings, Target
 from distilwhisper.extras import MissingExtra
 from distilwhisper.files import new_folder, require_new, store_error
@@ -19,6 +18,7 @@ from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import resolve_model
 from distilwhisper.model.layout import ModelFiles, read_model_folder
 from distilwhisper.progress import say
+from distilwhisper.speech.audio import Samples
 
 if TYPE_CHECKING:
     from distilwhisper.exporting.check import Check
@@ -33,17 +33,25 @@ class Writer(Protocol):
     """What the module of each target has."""
 
     LIBRARY: str  # the program that runs the files
-    CHECKED_BY: dict[str, str]  # what running them imports, and what to give to pip for it
+    CHECKED_BY: tuple[str, str]  # what running them imports, and what to give to pip for it
     EXAMPLE: str  # a fenced block for the card
 
-    def write(self, files: ModelFiles, folder: Path, settings: ExportSettings) -> None:
-        """Write a model's files into an empty folder."""
+    def write(
+        self, files: ModelFiles, folder: Path, settings: ExportSettings, *, where: Path
+    ) -> list[str]:
+        """Write a model's files into an empty folder; return what to know of the exported model.
 
-    def examine(self, files: ModelFiles, settings: ExportSettings, *, where: Path) -> list[str]:
-        """Say what to know of the exported model, or refuse what cannot be exported."""
+        Raises:
+            BadCheckpoint: the other program cannot run the model, which lies at ``where``: it
+                knows no such vocabulary, network or size.
+        """
 
-    def recogniser(self, folder: Path, files: ModelFiles) -> Recognise:
-        """Return the exported model at work, on the CPU."""
+    def recogniser(self, folder: Path, files: ModelFiles) -> Callable[[Samples, str], str]:
+        """Return the exported model at work on the CPU, greedy and without timestamps.
+
+        It writes the text of at most 30 s of sound. It is told the code of the language, "en" for
+        an English-only model.
+        """
 
 
 WRITERS: dict[Target, Writer] = {
@@ -92,23 +100,20 @@ def export_model(
     writer = WRITERS[settings.to]
     manifest = None
     if check is not None:
-        missing = [pip for name, pip in writer.CHECKED_BY.items() if find_spec(name) is None]
-        if missing:
-            raise MissingExtra(
-                f"checking needs packages that are not installed: pip install {' '.join(missing)}"
-            )
+        package, pip = writer.CHECKED_BY
+        if find_spec(package) is None:
+            raise MissingExtra(f"checking needs packages that are not installed: pip install {pip}")
         manifest = read_manifest(check)
     source = resolve_model(model)
     files = read_model_folder(source)
-    notes = writer.examine(files, settings, where=source)
-    for note in notes:
-        say(f"export: {note}")
     with new_folder(dest) as folder:
         say(f"export: {model} to {settings.to}, {settings.written_dtype}")
         try:
-            writer.write(files, folder, settings)
+            notes = writer.write(files, folder, settings, where=source)
         except OSError as error:
             raise store_error(dest, error) from error
+        for note in notes:
+            say(f"export: {note}")
         checked = None
         if manifest is not None:
             say(f"export: checking on {len(manifest.utterances)} utterances of {check}")

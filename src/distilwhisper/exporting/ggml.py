@@ -18,23 +18,26 @@ Source: ggml-org/whisper.cpp: ``models/convert-h5-to-ggml.py``, ``examples/commo
 ``ggml/src/ggml-quants.c``, ``quantize_row_q8_0_ref`` and ``quantize_row_q5_0_ref``.
 """
 
+import re
 import struct
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from distilwhisper.exporting.recognition import Recognise
 from distilwhisper.exporting.settings import ExportSettings
 from distilwhisper.model.layout import BadCheckpoint, ModelFiles
 from distilwhisper.model.openai import check_conventions, dims_of, openai_name
+from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.mel import mel_filters
 from distilwhisper.text.tokens import Tokenizer
 
 LIBRARY = "whisper.cpp"
-CHECKED_BY = {"pywhispercpp": "pywhispercpp"}
+CHECKED_BY = ("pywhispercpp", "pywhispercpp")
 EXAMPLE = """\
 ```sh
 whisper-cli -m path/to/this/folder/ggml-model.bin -f talk.wav
@@ -54,16 +57,22 @@ _LARGE_V3_VOCAB_SIZE = 51_866
 Values = npt.NDArray[np.float32]
 
 
-def write(files: ModelFiles, folder: Path, settings: ExportSettings) -> None:
-    """Write ``ggml-model.bin``."""
+def write(files: ModelFiles, folder: Path, settings: ExportSettings, *, where: Path) -> list[str]:
+    """Write ``ggml-model.bin``; return what whisper.cpp does not do with it."""
+    check_conventions(files, where=where)
     config = files.config
+    if settings.written_dtype != "float16" and config["d_model"] % BLOCK:
+        raise BadCheckpoint(
+            f"{where}: d_model must be a multiple of {BLOCK} for {settings.written_dtype}, found "
+            f"{config['d_model']}: take dtype float16"
+        )
     if settings.third_layer:
         files = with_idle_layer(files)
     dims = dims_of(files)
     n_vocab, n_mels = dims.pop("n_vocab"), dims.pop("n_mels")
     file_type, matrix_type = _TYPES[settings.written_dtype]
-    filters = mel_filters(config["num_mel_bins"]).astype("<f4")
-    tokens = Tokenizer.from_json(files.tokenizer_json, where=folder).text_tokens()
+    filters = mel_filters(n_mels).astype("<f4")
+    tokens = Tokenizer.from_json(files.tokenizer_json, where=where).text_tokens()
     with (folder / FILE).open("wb") as file:
         file.write(struct.pack("<I11i", _MAGIC, n_vocab, *dims.values(), n_mels, file_type))
         file.write(struct.pack("<2i", *filters.shape) + filters.tobytes())
@@ -71,24 +80,7 @@ def write(files: ModelFiles, folder: Path, settings: ExportSettings) -> None:
         file.writelines(struct.pack("<i", len(token)) + token for token in tokens)
         for name, weight in files.weights.items():
             file.write(_tensor(openai_name(name), weight.float().numpy(), matrix_type))
-
-
-def examine(files: ModelFiles, settings: ExportSettings, *, where: Path) -> list[str]:
-    """Say what to know of the exported model.
-
-    Raises:
-        BadCheckpoint: whisper.cpp knows no such vocabulary or network, or has no blocks for its
-            rows.
-    """
-    check_conventions(files, where=where)
-    width = files.config["d_model"]
-    if settings.written_dtype != "float16" and width % BLOCK:
-        raise BadCheckpoint(
-            f"{where}: d_model must be a multiple of {BLOCK} for {settings.written_dtype}, found "
-            f"{width}: take dtype float16"
-        )
-    n_layers, vocab_size = files.config["decoder_layers"], files.config["vocab_size"]
-    if n_layers != 2 or vocab_size == _LARGE_V3_VOCAB_SIZE or settings.third_layer:
+    if config["decoder_layers"] != 2 or n_vocab == _LARGE_V3_VOCAB_SIZE or settings.third_layer:
         return []
     return [
         "whisper.cpp takes every model with two decoder layers and a vocabulary other than "
@@ -98,7 +90,7 @@ def examine(files: ModelFiles, settings: ExportSettings, *, where: Path) -> list
     ]
 
 
-def recogniser(folder: Path, files: ModelFiles) -> Recognise:
+def recogniser(folder: Path, files: ModelFiles) -> Callable[[Samples, str], str]:
     """Return the exported model at work, through whisper.cpp on the CPU."""
     from pywhispercpp.model import Model
 
@@ -121,35 +113,33 @@ def recogniser(folder: Path, files: ModelFiles) -> Recognise:
 def with_idle_layer(files: ModelFiles) -> ModelFiles:
     """Return a model with one more decoder layer, which adds nothing to what comes in."""
     n_layers = files.config["decoder_layers"]
+    adds = re.compile(r"\.((self|encoder)_attn\.out_proj|fc2)\.")  # to the states that came in
     last, idle = (f"model.decoder.layers.{index}." for index in (n_layers - 1, n_layers))
-    weights = dict(files.weights)
-    for name, weight in files.weights.items():
-        if name.startswith(last):
-            adds = name.removeprefix(last).startswith(
-                ("self_attn.out_proj", "encoder_attn.out_proj", "fc2")
-            )
-            weights[idle + name.removeprefix(last)] = torch.zeros_like(weight) if adds else weight
+    copies = {
+        idle + name.removeprefix(last): torch.zeros_like(w) if adds.search(name) else w
+        for name, w in files.weights.items()
+        if name.startswith(last)
+    }
     config = {**files.config, "decoder_layers": n_layers + 1}
-    return replace(files, config=config, weights=weights)
+    return replace(files, config=config, weights={**files.weights, **copies})
 
 
 def _tensor(name: str, values: Values, matrix_type: int) -> bytes:
     """Return a weight as the file holds it."""
+    kind, shape = matrix_type, values.shape
+    content: npt.NDArray[Any]
     if name.endswith("positional_embedding") or values.ndim == 1:
-        kind, content = _FLOAT32, values.astype("<f4").tobytes()
+        kind, content = _FLOAT32, values.astype("<f4")
     elif values.ndim == 3 or matrix_type == _FLOAT16:
-        kind, content = _FLOAT16, values.astype("<f2").tobytes()
+        kind, content = _FLOAT16, values.astype("<f2")
     else:
-        blocks = values.reshape(-1, BLOCK)
-        kind = matrix_type
-        content = (q8_0 if kind == _TYPES["q8_0"][1] else q5_0)(blocks).tobytes()
-    # The biases of the convolutions are added to rows.
-    shape = (
-        (*values.shape, 1) if name.startswith("encoder.conv") and values.ndim == 1 else values.shape
-    )
+        quantised = q8_0 if matrix_type == _TYPES["q8_0"][1] else q5_0
+        content = quantised(values.reshape(-1, BLOCK))
+    if name.startswith("encoder.conv") and values.ndim == 1:
+        shape = (*shape, 1)  # the biases of the convolutions are added to rows
     raw = name.encode()
     head = struct.pack(f"<3i{len(shape)}i", len(shape), len(raw), kind, *reversed(shape))
-    return head + raw + content
+    return head + raw + content.tobytes()
 
 
 def q8_0(blocks: Values) -> npt.NDArray[np.uint8]:

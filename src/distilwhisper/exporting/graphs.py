@@ -21,10 +21,8 @@ OPSET = 17
 FLOAT, INT64, BOOL = 1, 7, 9  # as ONNX numbers them
 
 _LARGEST_FILE_BYTES = 1_800_000_000  # of protocol buffers: 2 GiB
-_LOWEST = float(np.finfo(np.float32).min)
 
 Axes = Sequence[str | int]
-Pair: TypeAlias = tuple[str, str]  # keys and values
 Matrix: TypeAlias = tuple[str, str | None]  # and the scales of its columns, in int8
 
 
@@ -56,18 +54,19 @@ class Graph:
         self._nodes.append(make.make_node("Identity", [value], [name]))
         self._outputs.append(make.make_tensor_value_info(name, FLOAT, axes))
 
-    def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
-        """Add a node; return its output."""
+    def op(self, kind: str, *inputs: Any, **attributes: Any) -> str:
+        """Add a node, whose inputs are values, or what never changes; return its output."""
         return self.ops(kind, 1, *inputs, **attributes)[0]
 
-    def ops(self, kind: str, n_outputs: int, *inputs: str, **attributes: Any) -> list[str]:
+    def ops(self, kind: str, n_outputs: int, *inputs: Any, **attributes: Any) -> list[str]:
         """Add a node; return its outputs."""
         names = [f"{kind}_{len(self._nodes)}_{i}" for i in range(n_outputs)]
-        self._nodes.append(self._onnx.helper.make_node(kind, inputs, names, **attributes))
+        values = [each if isinstance(each, str) else self.constant(each) for each in inputs]
+        self._nodes.append(self._onnx.helper.make_node(kind, values, names, **attributes))
         return names
 
     def constant(self, values: Any) -> str:
-        """Add what never changes."""
+        """Add what never changes, and has more than one use."""
         if isinstance(values, Tensor):
             values = values.detach().contiguous().numpy()
         name = f"constant_{len(self._weights)}"
@@ -78,14 +77,10 @@ class Graph:
         """Return the size of an axis, as a list of one number."""
         return self.op("Shape", value, start=axis, end=axis + 1)
 
-    def slice(self, value: str, start: str, stop: str, axis: int) -> str:
-        """Return a part of an axis; start and stop are lists of one number."""
-        return self.op("Slice", value, start, stop, self.constant([axis]))
-
     def linear(self, states: str, linear: nn.Linear) -> str:
         """Multiply with a layer's weight, and add its bias."""
         made = self.product(states, self.matrix(linear.weight.T))
-        return made if linear.bias is None else self.op("Add", made, self.constant(linear.bias))
+        return made if linear.bias is None else self.op("Add", made, linear.bias)
 
     def matrix(self, weight: Tensor) -> Matrix:
         """Add a matrix, (inputs, outputs), with the scales of its columns in int8."""
@@ -110,25 +105,22 @@ class Graph:
         found = self.op("Transpose", self.op("Gather", weight, ids, axis=1), perm=[1, 2, 0])
         if scale is None:
             return found
-        scales = self.op("Unsqueeze", self.op("Gather", scale, ids), self.constant([-1]))
+        scales = self.op("Unsqueeze", self.op("Gather", scale, ids), [-1])
         return self.op("Mul", self.op("Cast", found, to=FLOAT), scales)
 
     def norm(self, states: str, norm: nn.LayerNorm) -> str:
         """Normalise the last axis."""
-        weight, bias = self.constant(norm.weight), self.constant(norm.bias)
-        return self.op("LayerNormalization", states, weight, bias, epsilon=norm.eps)
+        return self.op("LayerNormalization", states, norm.weight, norm.bias, epsilon=norm.eps)
 
     def gelu(self, states: str) -> str:
         """Return the exact GELU."""
-        scaled = self.op("Mul", states, self.constant(np.float32(math.sqrt(0.5))))
-        gate = self.op("Add", self.op("Erf", scaled), self.constant(np.float32(1)))
-        half = self.op("Mul", states, self.constant(np.float32(0.5)))
-        return self.op("Mul", half, gate)
+        bent = self.op("Erf", self.op("Mul", states, np.float32(math.sqrt(0.5))))
+        gate = self.op("Add", bent, np.float32(1))
+        return self.op("Mul", self.op("Mul", states, np.float32(0.5)), gate)
 
     def heads(self, states: str, attention: Attention) -> str:
         """Split the last axis into heads: (batch, heads, states, head_dim)."""
-        width = attention.q_proj.in_features
-        shape = self.constant([0, 0, attention.heads, width // attention.heads])
+        shape = [0, 0, attention.heads, attention.q_proj.in_features // attention.heads]
         return self.op("Transpose", self.op("Reshape", states, shape), perm=[0, 2, 1, 3])
 
     def attend(
@@ -137,15 +129,12 @@ class Graph:
         """Attend from states to keys and values that are split into heads."""
         width = attention.q_proj.in_features
         queries = self.heads(self.linear(states, attention.q_proj), attention)
-        scale = np.float32((width // attention.heads) ** -0.5)
-        queries = self.op("Mul", queries, self.constant(scale))
+        queries = self.op("Mul", queries, np.float32((width // attention.heads) ** -0.5))
         scores = self.op("MatMul", queries, self.op("Transpose", keys, perm=[0, 1, 3, 2]))
         if mask is not None:
             scores = self.op("Add", scores, mask)
         mixed = self.op("MatMul", self.op("Softmax", scores, axis=-1), values)
-        joined = self.op(
-            "Reshape", self.op("Transpose", mixed, perm=[0, 2, 1, 3]), self.constant([0, 0, width])
-        )
+        joined = self.op("Reshape", self.op("Transpose", mixed, perm=[0, 2, 1, 3]), [0, 0, width])
         return self.linear(joined, attention.out_proj)
 
     def feed_forward(self, states: str, layer: Any) -> str:
@@ -173,11 +162,11 @@ def encode(graph: Graph, model: Whisper, name: str, batch: str) -> str:
     sizes, encoder = model.config, model.encoder
     states = graph.input(name, FLOAT, [batch, sizes.n_mels, 2 * sizes.max_frames])
     for conv in (encoder.conv1, encoder.conv2):
-        weight, bias = graph.constant(conv.weight), graph.constant(conv.bias)
-        made = graph.op("Conv", states, weight, bias, pads=[1, 1], strides=[int(conv.stride[0])])
+        strides = [int(conv.stride[0])]
+        made = graph.op("Conv", states, conv.weight, conv.bias, pads=[1, 1], strides=strides)
         states = graph.gelu(made)
     states = graph.op("Transpose", states, perm=[0, 2, 1])
-    states = graph.op("Add", states, graph.constant(encoder.embed_positions.weight))
+    states = graph.op("Add", states, encoder.embed_positions.weight)
     for layer in encoder.layers:
         own = layer.self_attn
         normed = graph.norm(states, layer.self_attn_layer_norm)
@@ -194,13 +183,13 @@ def decode(
     decoder: Decoder,
     ids: str,
     n_past: str | None,
-    keys_values: Callable[[int, DecoderLayer, str], tuple[Pair, Pair]],
+    keys_values: Callable[[int, DecoderLayer, str], list[str]],
 ) -> str:
     """Return the logits of tokens.
 
     How many tokens came before, ``n_past``, is a list of one number; None: none. Given a layer's
-    number, the layer and its normed states, ``keys_values`` returns what it attends to, split into
-    heads: the tokens so far, and the sound.
+    number, the layer and its normed states, ``keys_values`` returns keys and values that it attends
+    to, split into heads: two of the tokens so far, two of the sound.
     """
     embedding = graph.matrix(decoder.embed_tokens.weight.T)
     first, one = graph.constant(np.int64(0)), graph.constant(np.int64(1))
@@ -213,19 +202,18 @@ def decode(
     positions = graph.op("Range", begin, stop, one)
     visible = graph.op(
         "LessOrEqual",
-        graph.op("Unsqueeze", graph.op("Range", first, stop, one), graph.constant([0])),
-        graph.op("Unsqueeze", positions, graph.constant([1])),
+        graph.op("Unsqueeze", graph.op("Range", first, stop, one), [0]),
+        graph.op("Unsqueeze", positions, [1]),
     )
-    mask = graph.op(
-        "Where", visible, graph.constant(np.float32(0)), graph.constant(np.float32(_LOWEST))
-    )
-    placed = graph.op("Gather", graph.constant(decoder.embed_positions.weight), positions)
+    mask = graph.op("Where", visible, np.float32(0), np.finfo(np.float32).min)
+    placed = graph.op("Gather", decoder.embed_positions.weight, positions)
     states = graph.op("Add", graph.columns(embedding, ids), placed)
     for number, layer in enumerate(decoder.layers):
         normed = graph.norm(states, layer.self_attn_layer_norm)
-        own, cross = keys_values(number, layer, normed)
-        states = graph.op("Add", states, graph.attend(normed, layer.self_attn, *own, mask))
+        keys, values, *sound = keys_values(number, layer, normed)
+        attended = graph.attend(normed, layer.self_attn, keys, values, mask)
+        states = graph.op("Add", states, attended)
         normed = graph.norm(states, layer.encoder_attn_layer_norm)
-        states = graph.op("Add", states, graph.attend(normed, layer.encoder_attn, *cross))
+        states = graph.op("Add", states, graph.attend(normed, layer.encoder_attn, *sound))
         states = graph.feed_forward(states, layer)
     return graph.product(graph.norm(states, decoder.layer_norm), embedding)

@@ -6,13 +6,13 @@ Source: openai/whisper: ``whisper/__init__.py``, ``load_model``; ``whisper/model
 import base64
 import gzip
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from distilwhisper.decoding.alignment import alignment_heads
-from distilwhisper.exporting.recognition import Recognise
 from distilwhisper.exporting.settings import ExportSettings
 from distilwhisper.model.layout import ModelFiles
 from distilwhisper.model.openai import check_conventions, dims_of, openai_name
@@ -20,7 +20,7 @@ from distilwhisper.model.whisper import WhisperConfig
 from distilwhisper.speech.audio import Samples
 
 LIBRARY = "openai-whisper"
-CHECKED_BY = {"whisper": "openai-whisper"}
+CHECKED_BY = ("whisper", "openai-whisper")
 EXAMPLE = """\
 ```python
 import whisper
@@ -31,8 +31,9 @@ print(model.transcribe("talk.mp3")["text"])
 """
 
 
-def write(files: ModelFiles, folder: Path, settings: ExportSettings) -> None:
-    """Write ``model.pt``."""
+def write(files: ModelFiles, folder: Path, settings: ExportSettings, *, where: Path) -> list[str]:
+    """Write ``model.pt``; return how to set the heads that it does not hold."""
+    check_conventions(files, where=where)
     dtype = getattr(torch, settings.written_dtype)
     checkpoint = {
         "dims": dims_of(files),
@@ -44,15 +45,6 @@ def write(files: ModelFiles, folder: Path, settings: ExportSettings) -> None:
     content = io.BytesIO()  # torch, writing to a disk that is full, does not say so
     torch.save(checkpoint, content)
     (folder / "model.pt").write_bytes(content.getbuffer())
-
-
-def examine(files: ModelFiles, settings: ExportSettings, *, where: Path) -> list[str]:
-    """Say what to know of the exported model.
-
-    Raises:
-        BadCheckpoint: OpenAI's code knows no such vocabulary or network.
-    """
-    check_conventions(files, where=where)
     sizes = WhisperConfig.from_hf(files.config)
     heads = alignment_heads(files.generation_config, sizes)
     if heads is None:
@@ -67,7 +59,7 @@ def examine(files: ModelFiles, settings: ExportSettings, *, where: Path) -> list
     ]
 
 
-def recogniser(folder: Path, files: ModelFiles) -> Recognise:
+def recogniser(folder: Path, files: ModelFiles) -> Callable[[Samples, str], str]:
     """Return the exported model at work, through openai-whisper on the CPU in float32."""
     import whisper
 

@@ -11,14 +11,14 @@ Source: k2-fsa/sherpa-onnx: ``scripts/whisper/export-onnx.py``,
 """
 
 import base64
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from distilwhisper.exporting.graphs import FLOAT, INT64, Graph, Pair, decode, encode
-from distilwhisper.exporting.recognition import Recognise
+from distilwhisper.exporting.graphs import FLOAT, INT64, Axes, Graph, decode, encode
 from distilwhisper.exporting.settings import ExportSettings
 from distilwhisper.model.checkpoint import build_network
 from distilwhisper.model.layout import ModelFiles, token_ids
@@ -29,7 +29,7 @@ from distilwhisper.speech.units import SAMPLE_RATE_HZ
 from distilwhisper.text.tokens import Tokenizer
 
 LIBRARY = "sherpa-onnx"
-CHECKED_BY = {"sherpa_onnx": "sherpa-onnx"}
+CHECKED_BY = ("sherpa_onnx", "sherpa-onnx")
 # Frames of silence behind the sound. With sherpa-onnx's own few, Whisper loses last words.
 TAIL_PADDINGS = 3000
 EXAMPLE = f"""\
@@ -52,37 +52,24 @@ print(stream.result.text)
 """
 
 BATCH = "n_audio"
+PARTS = ("k", "v")
 
 
-def examine(files: ModelFiles, settings: ExportSettings, *, where: Path) -> list[str]:
-    """Say what to know of the exported model."""
-    return []
-
-
-def write(files: ModelFiles, folder: Path, settings: ExportSettings) -> None:
+def write(files: ModelFiles, folder: Path, settings: ExportSettings, *, where: Path) -> list[str]:
     """Write the graphs and the tokens."""
     int8 = settings.written_dtype == "int8"
     model = build_network(files).float()
-    tokenizer = Tokenizer.from_json(files.tokenizer_json, where=folder)
-    metadata = _metadata(files, tokenizer, folder)
-    _write_encoder(model, folder / "encoder.onnx", metadata, int8=int8)
-    _write_decoder(model, folder / "decoder.onnx", int8=int8)
-    tokens = enumerate(tokenizer.text_tokens())
-    lines = [f"{base64.b64encode(token).decode()} {i}\n" for i, token in tokens if token]
-    (folder / "tokens.txt").write_text("".join(lines), encoding="ascii")
-
-
-def _metadata(files: ModelFiles, tokenizer: Tokenizer, where: Path) -> dict[str, object]:
-    first_language = next(iter(tokenizer.languages), None)
+    tokenizer = Tokenizer.from_json(files.tokenizer_json, where=where)
     ids = token_ids(files.tokenizer_json, where=where)
-    return {
+    first_language = next(iter(tokenizer.languages), None)
+    metadata = {
         "model_type": "whisper-distilwhisper",
         "version": 1,
         "maintainer": "distilwhisper",
         **dims_of(files),
         "sot_sequence": _listed(tokenizer.prompt_ids(language=first_language, timestamps=True)),
-        "all_language_tokens": _listed(list(tokenizer.languages.values())),
-        "all_language_codes": ",".join(tokenizer.languages),
+        "all_language_tokens": _listed(tokenizer.languages.values()),
+        "all_language_codes": _listed(tokenizer.languages),
         "sot": tokenizer.sot,
         "sot_index": 0,
         "eot": tokenizer.eot,
@@ -96,58 +83,60 @@ def _metadata(files: ModelFiles, tokenizer: Tokenizer, where: Path) -> dict[str,
         "sot_prev": tokenizer.sot_prev,
         "no_timestamps": tokenizer.no_timestamps,
     }
+    _encoder(model, int8=int8).save(folder / "encoder.onnx", metadata=metadata)
+    _decoder(model, int8=int8).save(folder / "decoder.onnx")
+    tokens = enumerate(tokenizer.text_tokens())
+    lines = [f"{base64.b64encode(token).decode()} {i}\n" for i, token in tokens if token]
+    (folder / "tokens.txt").write_text("".join(lines), encoding="ascii")
+    return []
 
 
-def _listed(ids: list[int]) -> str:
-    return ",".join(map(str, ids))
+def _listed(values: Iterable[object]) -> str:
+    return ",".join(map(str, values))
 
 
-def _write_encoder(model: Whisper, path: Path, metadata: dict[str, object], *, int8: bool) -> None:
-    sizes = model.config
-    graph = Graph(int8=int8)
+def _encoder(model: Whisper, *, int8: bool) -> Graph:
+    graph, sizes = Graph(int8=int8), model.config
     states = encode(graph, model, "mel", BATCH)
-    axes: list[str | int] = [sizes.decoder_layers, BATCH, sizes.max_frames, sizes.width]
-    for name, part in (("n_layer_cross_k", "k_proj"), ("n_layer_cross_v", "v_proj")):
-        made = [
-            graph.linear(states, getattr(layer.encoder_attn, part))
-            for layer in model.decoder.layers
-        ]
-        graph.output(name, _stacked(graph, made), axes)
-    graph.save(path, metadata=metadata)
+    axes: Axes = [sizes.decoder_layers, BATCH, sizes.max_frames, sizes.width]
+    for part in PARTS:
+        crosses = [getattr(layer.encoder_attn, f"{part}_proj") for layer in model.decoder.layers]
+        made = [graph.linear(states, cross) for cross in crosses]
+        graph.output(f"n_layer_cross_{part}", _stacked(graph, made), axes)
+    return graph
 
 
-def _write_decoder(model: Whisper, path: Path, *, int8: bool) -> None:
-    sizes = model.config
-    graph = Graph(int8=int8)
+def _decoder(model: Whisper, *, int8: bool) -> Graph:
+    graph, sizes = Graph(int8=int8), model.config
     ids = graph.input("tokens", INT64, [BATCH, "n_tokens"])
-    cache_axes: list[str | int] = [sizes.decoder_layers, BATCH, sizes.max_tokens, sizes.width]
-    cross_axes: list[str | int] = [sizes.decoder_layers, BATCH, "n_frames", sizes.width]
-    parts = ("k", "v")
-    caches = [graph.input(f"in_n_layer_self_{p}_cache", FLOAT, cache_axes) for p in parts]
-    crosses = [graph.input(f"n_layer_cross_{p}", FLOAT, cross_axes) for p in parts]
+    cache_axes: Axes = [sizes.decoder_layers, BATCH, sizes.max_tokens, sizes.width]
+    cross_axes: Axes = [sizes.decoder_layers, BATCH, "n_frames", sizes.width]
+    caches = [graph.input(f"in_n_layer_self_{p}_cache", FLOAT, cache_axes) for p in PARTS]
+    crosses = [graph.input(f"n_layer_cross_{p}", FLOAT, cross_axes) for p in PARTS]
     offset = graph.input("offset", INT64, [1])
     stop = graph.op("Add", offset, graph.size(ids, 1))
     zero, end = graph.constant([0]), graph.constant([sizes.max_tokens])
     written: tuple[list[str], list[str]] = ([], [])
 
-    def keys_values(number: int, layer: DecoderLayer, normed: str) -> tuple[Pair, Pair]:
+    def keys_values(number: int, layer: DecoderLayer, normed: str) -> list[str]:
         at = graph.constant(number)
         own, cross = layer.self_attn, layer.encoder_attn
         tokens = []
         for cached, linear, list_ in zip(caches, (own.k_proj, own.v_proj), written, strict=True):
             before = graph.op("Gather", cached, at, axis=0)
-            past = graph.slice(before, zero, offset, 1)
+            past = graph.op("Slice", before, zero, offset, [1])
             now = graph.op("Concat", past, graph.linear(normed, linear), axis=1)
             tokens.append(graph.heads(now, own))
-            list_.append(graph.op("Concat", now, graph.slice(before, stop, end, 1), axis=1))
+            rest = graph.op("Slice", before, stop, end, [1])
+            list_.append(graph.op("Concat", now, rest, axis=1))
         sound = [graph.heads(graph.op("Gather", each, at, axis=0), cross) for each in crosses]
-        return (tokens[0], tokens[1]), (sound[0], sound[1])
+        return tokens + sound
 
     logits = decode(graph, model.decoder, ids, offset, keys_values)
     graph.output("logits", logits, [BATCH, "n_tokens", sizes.vocab_size])
-    for part, list_ in zip(parts, written, strict=True):
+    for part, list_ in zip(PARTS, written, strict=True):
         graph.output(f"out_n_layer_self_{part}_cache", _stacked(graph, list_), cache_axes)
-    graph.save(path)
+    return graph
 
 
 def _stacked(graph: Graph, values: list[str]) -> str:
@@ -156,7 +145,7 @@ def _stacked(graph: Graph, values: list[str]) -> str:
     return graph.op("Concat", *(graph.op("Unsqueeze", v, axis) for v in values), axis=0)
 
 
-def recogniser(folder: Path, files: ModelFiles) -> Recognise:
+def recogniser(folder: Path, files: ModelFiles) -> Callable[[Samples, str], str]:
     """Return the exported model at work, through sherpa-onnx on the CPU."""
     import sherpa_onnx
 

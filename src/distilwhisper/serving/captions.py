@@ -2,22 +2,28 @@
 
 The sound since the last words that are settled is transcribed again and again. A word is settled
 when two passes in a row agree on it and on all before it, or when a pause follows. Sound behind a
-settled sentence is dropped.
+settled sentence is dropped. A terminal shows the captions of a microphone, or of a pipe of samples.
 
 Source: LocalAgreement-2 of arXiv:2307.14743, section 3.
 """
 
-from collections.abc import Iterable, Sequence
+import queue
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 
+import av
 import numpy as np
 
 from distilwhisper.decoding.segments import SENTENCE_ENDS, word_key
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
+from distilwhisper.serving.sound import pcm_samples, resampled
 from distilwhisper.speech.audio import Samples
-from distilwhisper.speech.units import samples_to_seconds, seconds_to_samples
+from distilwhisper.speech.sources import OpenFile
+from distilwhisper.speech.units import SAMPLE_RATE_HZ, samples_to_seconds, seconds_to_samples
 from distilwhisper.speech.vad import SpeechWatch
 from distilwhisper.text.transcript import Word
 
@@ -29,6 +35,10 @@ MAX_PASS_S = 25.0  # a window holds 30
 SAME_S = 0.6  # a word that begins so shortly before the last settled one's end may be it again
 MAX_REPEATED = 5  # settled words that a pass may repeat
 PROMPT_CHARACTERS = 1000  # more than a model reads
+
+BLOCK_BYTES = SAMPLE_RATE_HZ // 10 * 2
+DEVICES = {"linux": ("alsa", "default"), "darwin": ("avfoundation", ":default")}
+SYSTEM = sys.platform
 
 
 @dataclass(frozen=True)
@@ -104,7 +114,7 @@ class Captions:
     @property
     def is_speaking(self) -> bool:
         """There is speech that no pass has settled."""
-        return self._watch.speech_stop is not None and self._watch.speech_stop > self._start
+        return (self._watch.speech_stop or 0) > self._start
 
     def feed(self, samples: Samples) -> None:
         """Take sound."""
@@ -117,15 +127,15 @@ class Captions:
 
     def clear(self) -> None:
         """Forget sound that is not settled, and its words."""
-        self._drop(self._stop)
-        self._doubtful, self._settled, self._is_ended = [], [], False
+        self._begin_at(self._stop)
 
     def next_pass(self) -> Pass | None:
         """Return what is to be transcribed now; None: wait for more sound.
 
         Silence is none of it: where nobody has spoken, sound is dropped.
         """
-        silent_s = samples_to_seconds(self._watch.n_samples - (self._watch.speech_stop or 0))
+        speech_stop = self._watch.speech_stop or 0
+        silent_s = samples_to_seconds(self._watch.n_samples - speech_stop)
         pause_s = self._settings.pause_s
         is_over = self._is_ended or (pause_s is not None and silent_s >= pause_s)
         if not self.is_speaking:
@@ -134,10 +144,9 @@ class Captions:
             if not self._settled:
                 self._drop(self._stop - seconds_to_samples(LEAD_S))
             return None
-        assert self._watch.speech_stop is not None
         if is_over:
-            stop = self._watch.speech_stop + seconds_to_samples(TAIL_S)
-            return self._make_pass(min(stop, self._stop), is_last=True)
+            stop = min(speech_stop + seconds_to_samples(TAIL_S), self._stop)
+            return self._make_pass(stop, is_last=True)
         if self._stop - self._passed < seconds_to_samples(STEP_S):
             return None
         return self._make_pass(self._stop, is_last=False)
@@ -155,8 +164,7 @@ class Captions:
         self._settled += new
         self._text = (self._text + "".join(word.text for word in new))[-PROMPT_CHARACTERS:]
         if one.is_last:
-            self._doubtful, self._settled, self._is_ended = [], [], False
-            self._drop(seconds_to_samples(stop_s))
+            self._begin_at(seconds_to_samples(stop_s))
         elif (cut_s := self._cut_s(stop_s)) is not None:
             self._drop(seconds_to_samples(cut_s))
         return new
@@ -193,6 +201,11 @@ class Captions:
             return self._settled[-1].end
         return stop_s if stop_s - start_s >= MAX_PASS_S else None
 
+    def _begin_at(self, start: int) -> None:
+        """Begin another utterance."""
+        self._doubtful, self._settled, self._is_ended = [], [], False
+        self._drop(start)
+
     def _drop(self, stop: int) -> None:
         """Forget the sound before a place."""
         n_gone = min(max(stop - self._start, 0), len(self._samples))
@@ -209,3 +222,74 @@ def _n_agreed(before: Sequence[Word], now: Sequence[Word]) -> int:
 
 def _keys(words: Iterable[Word]) -> list[str]:
     return [word_key(word.text) for word in words]
+
+
+def pipe_blocks(pipe: OpenFile) -> Iterator[Samples]:
+    """Yield the sound of a pipe: 16-bit samples, little-endian, mono, 16 kHz."""
+    while data := pipe.read(BLOCK_BYTES):
+        yield pcm_samples(data[: len(data) // 2 * 2])
+
+
+def microphone_blocks() -> Iterator[Samples]:
+    """Yield the sound of the system's microphone.
+
+    Raises:
+        OSError: there is none that can be opened.
+    """
+    kind, device = DEVICES.get(SYSTEM, ("", ""))
+    instead = "pipe 16-bit samples at 16 kHz into: distilwhisper live -"
+    if not kind:
+        raise OSError(f"a microphone must be on Linux or macOS, found {SYSTEM}: {instead}")
+    try:
+        container = av.open(device, format=kind)
+    except (av.FFmpegError, ValueError) as error:
+        raise OSError(f"the microphone cannot be opened ({error}): {instead}") from error
+    resampler = av.AudioResampler("s16", "mono", SAMPLE_RATE_HZ)
+    with container:
+        for frame in container.decode(audio=0):
+            yield resampled(resampler, frame)
+
+
+def caption(
+    blocks: Iterator[Samples],
+    transcriber: Transcriber,
+    settings: CaptionSettings,
+    write: Callable[[str], None],
+) -> None:
+    """Write captions of sound as it comes, a line for each utterance, until the sound ends.
+
+    The sound is read in a thread of its own.
+    """
+    coming: queue.Queue[Samples | Exception | None] = queue.Queue()
+    threading.Thread(target=_read, args=(blocks, coming), daemon=True).start()
+    captions = Captions(settings)
+    is_over = False
+    while True:
+        if (one := captions.next_pass()) is not None:
+            found = one.fit(transcriber).transcribe(one.samples).words if len(one.samples) else ()
+            text = "".join(word.text for word in captions.settle(one, found))
+            write(f"{text}\n" if one.is_last else text)
+        elif is_over:
+            return
+        else:
+            arrived = [coming.get()]
+            while not coming.empty():
+                arrived.append(coming.get())
+            for block in arrived:
+                if isinstance(block, Exception):
+                    raise block
+                if block is None:
+                    captions.end()
+                    is_over = True
+                else:
+                    captions.feed(block)
+
+
+def _read(blocks: Iterator[Samples], coming: "queue.Queue[Samples | Exception | None]") -> None:
+    """Put into a queue all that comes, and the end, or why there is no more."""
+    try:
+        for block in blocks:
+            coming.put(block)
+        coming.put(None)
+    except Exception as error:
+        coming.put(error)

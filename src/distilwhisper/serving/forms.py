@@ -1,15 +1,21 @@
-"""What a request asks for: the fields of OpenAI's audio endpoints, each checked."""
+"""What a request asks for, and its answer: the fields and shapes of OpenAI's audio endpoints."""
 
+import json
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from tempfile import SpooledTemporaryFile
-from typing import IO, Literal, cast, get_args
+from typing import IO, Any, Literal, cast, get_args
 
 from starlette.datastructures import FormData, UploadFile
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from distilwhisper.decoding.settings import DecodingSettings
+from distilwhisper.languages import LANGUAGES
 from distilwhisper.serving.errors import ApiError, invalid
-from distilwhisper.text.tokens import Task
+from distilwhisper.text.formats import render, segment_fields
+from distilwhisper.text.tokens import Task, Tokenizer
+from distilwhisper.text.transcript import Segment, Transcript
 
 ResponseFormat = Literal["json", "text", "srt", "verbose_json", "vtt"]
 Granularity = Literal["word", "segment"]
@@ -24,6 +30,8 @@ _UNSUPPORTED = {
     "languages": "name one language, or none to have it detected",
     "known_speaker_names": "speakers are not told apart",
     "known_speaker_references": "speakers are not told apart",
+    "chunking_strategy": "take auto, or leave it out",
+    "include": "beams have no log-probabilities of tokens",
 }
 MAX_TEXT = 4096  # characters of a field; of a prompt the model reads some 220 tokens
 
@@ -67,35 +75,31 @@ def read_form(form: FormData, task: Task, base: DecodingSettings) -> Asked:
     model = _text(form, "model")
     if model is None:
         raise invalid("model", "must name a model", "none")
-    response_format = cast(
-        ResponseFormat, _choice(form, "response_format", get_args(ResponseFormat)) or "json"
-    )
+    kind = cast(ResponseFormat, _text(form, "response_format", get_args(ResponseFormat)) or "json")
     granularities = _many(form, "timestamp_granularities", get_args(Granularity))
-    if granularities and response_format != "verbose_json":
-        raise invalid(
-            "timestamp_granularities", "needs response_format=verbose_json", response_format
-        )
     with_logprobs = bool(_many(form, "include", ("logprobs",)))
-    if with_logprobs and response_format != "json":
-        raise invalid("include", "needs response_format=json", response_format)
-    if with_logprobs and base.beam_size > 1:
-        raise _unsupported("include", "beams have no log-probabilities of tokens")
-    is_streamed = _choice(form, "stream", ("true", "false", "True", "False")) in ("true", "True")
-    if is_streamed and response_format not in ("json", "text"):
-        raise invalid("stream", "needs response_format json or text", response_format)
+    is_streamed = _text(form, "stream", ("true", "false", "True", "False")) in ("true", "True")
+    for name, is_asked, kinds in (
+        ("timestamp_granularities", granularities, ("verbose_json",)),
+        ("include", with_logprobs, ("json",)),
+        ("stream", is_streamed, ("json", "text")),
+    ):
+        if is_asked and kind not in kinds:
+            raise invalid(name, f"needs response_format={' or '.join(kinds)}", kind)
     strategy = _text(form, "chunking_strategy")
     if strategy not in (None, "auto"):
-        raise _unsupported("chunking_strategy", "take auto, or leave it out")
+        raise _unsupported("chunking_strategy")
+    if with_logprobs and base.beam_size > 1:
+        raise _unsupported("include")
     temperature = _temperature(form)
-    words = _text(form, "hotwords")
-    keywords = _many(form, "keywords", None)
+    hotwords = [_text(form, "hotwords"), *_many(form, "keywords")]
     try:
         decoding = replace(
             base,
             task=task,
             language=_text(form, "language") or base.language,
             initial_prompt=_text(form, "prompt") or base.initial_prompt,
-            hotwords=", ".join(filter(None, [words, *keywords])) or base.hotwords,
+            hotwords=", ".join(filter(None, hotwords)) or base.hotwords,
             temperature=(temperature,) if temperature else base.temperature,
             word_timestamps="word" in granularities or base.word_timestamps,
             vad_filter=strategy == "auto" or base.vad_filter,
@@ -103,51 +107,46 @@ def read_form(form: FormData, task: Task, base: DecodingSettings) -> Asked:
     except ValueError as error:
         raise ApiError(400, str(error), code="invalid_value") from error
     shown = granularities or ("segment",)
-    return Asked(upload, model, decoding, response_format, shown, is_streamed, with_logprobs)
+    return Asked(upload, model, decoding, kind, shown, is_streamed, with_logprobs)
 
 
 def _check_name(name: str) -> None:
     plain = name.removesuffix("[]")
-    if plain in _UNSUPPORTED:
-        raise _unsupported(plain, _UNSUPPORTED[plain])
     if name.startswith("chunking_strategy["):
-        raise _unsupported("chunking_strategy", "take auto, or leave it out")
-    if name not in _KNOWN and not (name != plain and plain in _MANY):
-        raise ApiError(
-            400,
-            f"fields must be among {', '.join(sorted(_KNOWN))}, found {name[:80]!r}",
-            code="unknown_parameter",
-            param=name[:80],
-        )
+        raise _unsupported("chunking_strategy")
+    if name in _KNOWN or plain in _MANY:
+        return
+    if plain in _UNSUPPORTED:
+        raise _unsupported(plain)
+    message = f"fields must be among {', '.join(sorted(_KNOWN))}, found {name[:80]!r}"
+    raise ApiError(400, message, code="unknown_parameter", param=name[:80])
 
 
-def _text(form: FormData, name: str) -> str | None:
+def _text(form: FormData, name: str, among: Sequence[str] = ()) -> str | None:
+    """Return the text of a field that is given once at most; none, where it is empty."""
     values = form.getlist(name)
     if len(values) > 1:
         raise invalid(name, "must be given once", f"{len(values)} of it")
-    value = values[0] if values else None
+    value = values[0] if values else ""
     if isinstance(value, UploadFile):
         raise invalid(name, "must be text", "a file")
-    if value is not None and len(value) > MAX_TEXT:
+    if len(value) > MAX_TEXT:
         raise invalid(name, f"must have at most {MAX_TEXT} characters", f"{len(value)}")
+    if value and among and value not in among:
+        raise invalid(name, f"must be one of {', '.join(among)}", repr(value))
     return value or None
 
 
-def _many(form: FormData, name: str, among: tuple[str, ...] | None) -> tuple:  # type: ignore[type-arg]
-    values = [*form.getlist(name), *form.getlist(f"{name}[]")]
-    for value in values:
+def _many(form: FormData, name: str, among: Sequence[str] = ()) -> tuple[Any, ...]:
+    """Return the texts of a field that may be given often, also with [] behind its name."""
+    values = dict[str, None]()
+    for value in (*form.getlist(name), *form.getlist(f"{name}[]")):
         if isinstance(value, UploadFile) or len(value) > MAX_TEXT:
             raise invalid(name, f"must be text of at most {MAX_TEXT} characters", "more")
-        if among is not None and value not in among:
+        if among and value not in among:
             raise invalid(name, f"must be {' or '.join(among)}", repr(value))
-    return tuple(dict.fromkeys(values))
-
-
-def _choice(form: FormData, name: str, among: tuple[str, ...]) -> str | None:
-    value = _text(form, name)
-    if value is not None and value not in among:
-        raise invalid(name, f"must be one of {', '.join(among)}", repr(value))
-    return value
+        values[value] = None
+    return tuple(values)
 
 
 def _temperature(form: FormData) -> float:
@@ -161,10 +160,94 @@ def _temperature(form: FormData) -> float:
     return value
 
 
-def _unsupported(name: str, instead: str) -> ApiError:
-    return ApiError(
-        400,
-        f"{name} is not supported by this server: {instead}",
-        code="unsupported_parameter",
-        param=name,
-    )
+def _unsupported(name: str) -> ApiError:
+    message = f"{name} is not supported by this server: {_UNSUPPORTED[name]}"
+    return ApiError(400, message, code="unsupported_parameter", param=name)
+
+
+def answer(
+    transcript: Transcript, asked: Asked, duration_s: float, tokenizer: Tokenizer
+) -> Response:
+    """Return a transcript in the format that was asked for."""
+    kind = asked.response_format
+    if kind in ("text", "srt", "vtt"):
+        text = f"{transcript.text}\n" if kind == "text" else render(transcript, kind)
+        headers = {"x-notes": json.dumps(transcript.notes)} if transcript.notes else {}
+        media_type = "text/vtt" if kind == "vtt" else "text/plain"
+        return PlainTextResponse(text, media_type=media_type, headers=headers)
+    used, notes = usage(duration_s), noted(transcript.notes)
+    if kind == "json":
+        more = logprobs(transcript.segments, asked, tokenizer)
+        return JSONResponse({"text": transcript.text, **more, **notes, "usage": used})
+    task = asked.decoding.task
+    fields: dict[str, Any] = {
+        "task": task,
+        "language": LANGUAGES["en" if task == "translate" else transcript.language],
+        "duration": duration_s,
+        "text": transcript.text,
+        "usage": used,
+        **notes,
+    }
+    if "segment" in asked.granularities:
+        fields["segments"] = [_segment(segment) for segment in transcript.segments]
+    if "word" in asked.granularities:
+        fields["words"] = [
+            {"word": word.text.strip(), "start": word.start, "end": word.end}
+            for word in transcript.words
+        ]
+    return JSONResponse(fields)
+
+
+def _segment(segment: Segment) -> dict[str, Any]:
+    """Return the ten fields of a segment; a number that is not known is 0, as clients want one."""
+    fields = segment_fields(replace(segment, words=None, language=None, channel=None))
+    return {name: 0.0 if value is None else value for name, value in fields.items()}
+
+
+def noted(notes: Sequence[str]) -> dict[str, Any]:
+    """Return what is odd about the sound, such as damage, where anything is."""
+    return {"notes": list(notes)} if notes else {}
+
+
+def usage(duration_s: float) -> dict[str, Any]:
+    """Return what a request has used."""
+    return {"type": "duration", "seconds": math.ceil(duration_s)}
+
+
+def logprobs(segments: Iterable[Segment], asked: Asked, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return the log-probability of each text token, if it was asked for."""
+    if not asked.with_logprobs:
+        return {}
+    found = [
+        (tokenizer.token_bytes(token_id), logprob)
+        for segment in segments
+        for token_id, logprob in zip(segment.token_ids, segment.logprobs, strict=True)
+    ]
+    return {
+        "logprobs": [
+            {"token": raw.decode(errors="replace"), "logprob": logprob, "bytes": list(raw)}
+            for raw, logprob in found
+        ]
+    }
+
+
+def event(kind: str, **fields: Any) -> bytes:
+    """Return one server-sent event."""
+    return f"data: {json.dumps({'type': kind, **fields})}\n\n".encode()
+
+
+class Deltas:
+    """The text of segments, as it is added to: joined, it is the transcript's text."""
+
+    def __init__(self) -> None:
+        self.text = ""  # so far
+        self._space = ""  # behind the last word: it is none of the text unless another follows
+
+    def add(self, text: str) -> str:
+        """Return what a text adds."""
+        new = self._space + text
+        new = new if self.text else new.lstrip()
+        kept = new.rstrip()
+        self._space = new[len(kept) :]
+        self.text += kept
+        return kept

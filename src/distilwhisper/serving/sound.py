@@ -16,8 +16,9 @@ from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import DupFd
 from operator import methodcaller
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
 
+import av
 import numpy as np
 
 from distilwhisper.serving.errors import ApiError
@@ -28,6 +29,10 @@ from distilwhisper.speech.units import samples_to_seconds, seconds_to_samples
 
 BYTES_PER_SAMPLE = 2
 AT_ONCE = 2  # processes
+
+# How many samples a process has written, and what is odd about them; why it has written none; or
+# nothing, as its time was over or it died.
+Answer: TypeAlias = tuple[int, list[str]] | ApiError | None
 
 
 @dataclass(eq=False)
@@ -76,9 +81,7 @@ class SoundDecoder:
         await asyncio.to_thread(forkserver.ensure_running)
 
     async def decode(self, upload: IO[bytes], name: str) -> PcmRecording:
-        """Return the sound of an upload, with notes on what is odd about it.
-
-        The upload is on disk. Libav knows some formats by the name.
+        """Return the sound of an upload on disk; libav knows some formats by its name.
 
         Raises:
             ApiError: it holds no sound that can be decoded, or one beyond a limit.
@@ -86,43 +89,37 @@ class SoundDecoder:
         pcm = tempfile.TemporaryFile()  # noqa: SIM115  the recording closes it
         try:
             async with self._free:
-                n_samples, notes = await self._run(upload, name, pcm)
+                answer = await self._run(_Fd(upload.fileno()), name, _Fd(pcm.fileno()))
+            if isinstance(answer, tuple):
+                return PcmRecording(pcm, *answer)
+            raise answer or ApiError(
+                422,
+                f"{name}: decoding it to sound must take at most "
+                f"{self._settings.sound_timeout_s:g} s and {self._settings.sound_memory_mb} MB, "
+                "found more, or the decoder broke: convert it to 16 kHz wav or flac first",
+                code="audio_too_costly",
+                param="file",
+            )
         except BaseException:
             pcm.close()
             raise
-        return PcmRecording(pcm, n_samples, notes)
 
-    async def _run(self, upload: IO[bytes], name: str, pcm: IO[bytes]) -> tuple[int, list[str]]:
-        """Return how many samples a process has written, and what is odd about them."""
+    async def _run(self, upload: "_Fd", name: str, pcm: "_Fd") -> Answer:
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(
-            target=_decode,
-            args=(_Fd(upload.fileno()), name, _Fd(pcm.fileno()), theirs, self._settings),
-            daemon=True,
-        )
+        arguments = (upload, name, pcm, theirs, self._settings)
+        process = self._context.Process(target=_decode, args=arguments, daemon=True)
         try:
             await asyncio.to_thread(process.start)
             theirs.close()
-            answer = await asyncio.to_thread(_wait, ours, self._settings.sound_timeout_s)
+            return await asyncio.to_thread(_wait, ours, self._settings.sound_timeout_s)
         finally:
             if process.pid is not None:
                 process.kill()
                 process.join()
                 process.close()
-        if isinstance(answer, tuple):
-            return answer
-        raise answer or ApiError(
-            422,
-            f"{name}: decoding it to sound must take at most {self._settings.sound_timeout_s:g} s "
-            f"and {self._settings.sound_memory_mb} MB, found more, or the decoder broke: convert "
-            "it to 16 kHz wav or flac first",
-            code="audio_too_costly",
-            param="file",
-        )
 
 
-def _wait(answers: Connection, timeout_s: float) -> tuple[int, list[str]] | ApiError | None:
-    """Return what a process has sent; None: nothing, as its time is over or it has died."""
+def _wait(answers: Connection, timeout_s: float) -> Answer:
     with answers:
         try:
             return answers.recv() if answers.poll(timeout_s) else None
@@ -156,9 +153,8 @@ def _decode(upload: int, name: str, pcm: int, answers: Connection, settings: Ser
     try:
         with io.FileIO(upload) as raw, os.fdopen(pcm, "wb") as out:
             raw.name = name  # libav knows formats without a header by it
-            for block in stream_samples(
-                io.BufferedReader(raw), on_note=lambda n: notes.append(n.text)
-            ):
+            file = io.BufferedReader(raw)
+            for block in stream_samples(file, on_note=lambda note: notes.append(note.text)):
                 out.write(np.rint(block * 32768.0).astype("<i2").tobytes())
                 n_samples += len(block)
                 if n_samples > n_most:
@@ -171,6 +167,12 @@ def _decode(upload: int, name: str, pcm: int, answers: Connection, settings: Ser
         answers.send((n_samples, notes))
     except CorruptAudio as error:
         answers.send(ApiError(400, str(error), code="invalid_audio", param="file"))
+
+
+def resampled(resampler: av.AudioResampler, frame: av.AudioFrame) -> Samples:
+    """Return what a frame adds to the sound that comes out of a resampler to 16-bit samples."""
+    parts = [part.to_ndarray().tobytes() for part in resampler.resample(frame)]
+    return pcm_samples(b"".join(parts))
 
 
 def pcm_samples(pcm: bytes) -> Samples:

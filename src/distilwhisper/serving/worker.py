@@ -1,6 +1,7 @@
-"""One thread that decodes for all callers: windows of all their recordings share a model's slots.
+"""The models of a server, and one thread that decodes for all callers.
 
-A caller's settings are its own, see :meth:`Transcriber.with_settings`. Who comes next:
+Windows of all their recordings share a model's slots. A caller's settings are its own, see
+:meth:`Transcriber.with_settings`. Who comes next:
 
 - A recording with fewer windows in slots goes before one with more; of equals, the first to come.
   Windows of silence, which need no slot, count for the step at which they are read.
@@ -9,22 +10,30 @@ A caller's settings are its own, see :meth:`Transcriber.with_settings`. Who come
   next window while a short one is being decoded, but for no more than some steps.
 """
 
+import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.decoding.transcription import Transcription
 from distilwhisper.decoding.windows import Batch, Task
+from distilwhisper.errors import DistilwhisperError
+from distilwhisper.model.hardware import Hardware
 from distilwhisper.progress import say
+from distilwhisper.serving.errors import ApiError
 from distilwhisper.serving.metrics import Metrics
+from distilwhisper.serving.settings import ServeSettings
 from distilwhisper.speech.recording import Recording
 from distilwhisper.speech.units import WINDOW_SAMPLES
 from distilwhisper.text.transcript import Segment, Transcript
 
+FIRST = "whisper-1"  # what OpenAI calls its only Whisper: here the first model
 STEPS_HELD = 20  # between two windows of long recordings, while a short one is decoded
 
 # Segments that are settled; the transcript, or why there is none, is the last.
@@ -69,71 +78,67 @@ def next_turn(jobs: Sequence[Job], n_slots: int, *, hold_long: bool) -> Job | No
 
 
 class ModelQueue:
-    """A loaded model, and the recordings that it is to transcribe.
-
-    Jobs come and leave in any thread; all else happens in the worker's.
-    """
+    """A loaded model, and the recordings that it is to transcribe."""
 
     def __init__(self, transcriber: Transcriber, metrics: Metrics) -> None:
+        model = transcriber.checkpoint.model
         self.transcriber = transcriber
+        self.n_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
         self.n_users = 0  # who hold it, with jobs or without
         self.used_s = time.monotonic()
+        # Jobs that have come, and those that are given up, unless they are done: put here in any
+        # thread. All else happens in the worker's.
+        self.arrived: deque[Job] = deque()
+        self.left: deque[Job] = deque()
         self._metrics = metrics
-        self._arrived: deque[Job] = deque()
-        self._left: deque[Job] = deque()
         self._jobs: list[Job] = []
-        self._batch = Batch[Job, Transcription](transcriber.decoder)
+        self.batch = Batch[Job, Transcription](transcriber.decoder)
         self._steps_to_hold = 0
-        self._is_cpu = transcriber.checkpoint.model.device.type == "cpu"
+        self._is_cpu = model.device.type == "cpu"
 
     @property
     def n_waiting(self) -> int:
         """Recordings of which nothing is decoded yet."""
-        return len(self._arrived) + sum(not job.is_begun for job in list(self._jobs))
-
-    @property
-    def n_running(self) -> int:
-        """Windows in slots."""
-        return self._batch.n_running
+        return len(self.arrived) + sum(not job.is_begun for job in list(self._jobs))
 
     @property
     def is_idle(self) -> bool:
         """Nothing is to be done."""
-        return not (self._arrived or self._jobs or self._left)
+        return not (self.arrived or self._jobs or self.left)
 
     @property
     def is_unused(self) -> bool:
         """Nobody holds it."""
         return self.is_idle and not self.n_users
 
-    def add(self, job: Job) -> None:
-        """Take a job, whose listener gets its events."""
-        self._arrived.append(job)
-
-    def leave(self, job: Job) -> None:
-        """Give a job up, unless it is done: its slots are free before the next step."""
-        self._left.append(job)
+    def fitted(self, settings: DecodingSettings) -> Transcriber:
+        """Return the model under a caller's settings, or refuse those that do not fit it."""
+        try:
+            return self.transcriber.with_settings(settings)
+        except ValueError as error:
+            param = "language" if "language" in str(error) else None
+            raise ApiError(400, str(error), code="invalid_value", param=param) from error
 
     def turn(self) -> None:
         """Let jobs come and go, and decode a step."""
-        while self._arrived:
-            self._jobs.append(self._arrived.popleft())
-        while self._left:
-            self._end(self._left.popleft())
+        while self.arrived:
+            self._jobs.append(self.arrived.popleft())
+        while self.left:
+            self._end(self.left.popleft())
         for job in self._jobs:
             job.n_silent = 0
         self._steps_to_hold -= 1
-        while self._batch.has_room and (planned := self._next()) is not None:
+        while self.batch.has_room and (planned := self._next()) is not None:
             self._plan(planned)
-        for job, transcription in self._batch.step():
+        for job, transcription in self.batch.step():
             self._take(job, transcription)
 
     def fail(self, error: Exception) -> None:
         """Give all jobs up, and begin anew: a step has failed, and nobody knows for whom."""
-        self._batch.close()
-        self._batch = Batch(self.transcriber.decoder)
+        self.batch.close()
+        self.batch = Batch(self.transcriber.decoder)
         for job in list(self._jobs):
-            self._fail(job, error)
+            self._end(job, error)
 
     def _next(self) -> Job | None:
         short = self._is_cpu and any(job.is_short and job.n_running for job in self._jobs)
@@ -151,14 +156,14 @@ class ModelQueue:
             try:
                 task = next(job.transcription.tasks, None)
             except Exception as error:
-                self._fail(job, error)
+                self._end(job, error)
                 return
             if task is None:
                 job.is_planned = True
                 return
             job.n_running += 1
             decoder = job.transcriber.decoder
-            for _, done in self._batch.add(job, _guarded(job, task), decoder):
+            for _, done in self.batch.add(job, _guarded(job, task), decoder):
                 job.n_silent += 1
                 self._take(job, done)
             if not job.is_short:
@@ -170,25 +175,29 @@ class ModelQueue:
             return
         job.n_running -= 1
         outcome = job.error or transcription.outcome
-        if isinstance(outcome, Exception):
-            self._fail(job, outcome)
-            return
-        if job.is_streamed and (segments := transcription.take_segments()):
+        is_failed = isinstance(outcome, Exception)
+        if job.is_streamed and not is_failed and (segments := transcription.take_segments()):
             job.listener(segments)
         if outcome is not None:
-            job.listener(outcome)
-            self._end(job)
+            self._end(job, outcome)
 
-    def _fail(self, job: Job, error: Exception) -> None:
-        job.listener(error)
-        self._end(job)
-
-    def _end(self, job: Job) -> None:
-        """Forget a job, and free what it holds."""
+    def _end(self, job: Job, outcome: Transcript | Exception | None = None) -> None:
+        """Tell a listener what came of its job, if anything; forget it, and free what it holds."""
         if job in self._jobs:
-            self._batch.leave(job)
+            if outcome is not None:
+                job.listener(outcome)
+            self.batch.leave(job)
             self._jobs.remove(job)
             job.on_end()
+
+
+def _guarded(job: Job, task: Task[Transcription]) -> Task[Transcription]:
+    """A task that fails for its job alone, whatever goes wrong in it."""
+    try:
+        return (yield from task)
+    except Exception as error:
+        job.error = error
+        return job.transcription
 
 
 class Worker:
@@ -196,33 +205,26 @@ class Worker:
 
     def __init__(self, metrics: Metrics) -> None:
         self.metrics = metrics
+        self.queues: dict[str, ModelQueue] = {}  # of the models that are loaded, by name
         self._changed = threading.Condition()
-        self._queues: list[ModelQueue] = []
         self._is_stopped = False
         self._thread: threading.Thread | None = None
 
-    def add(self, queue: ModelQueue, job: Job) -> None:
-        """Give a job to a model."""
+    @contextmanager
+    def work_on(self, queue: ModelQueue, job: Job) -> Iterator[None]:
+        """Give a job to a model, and give it up in the end: its slots are free at the next step."""
         with self._changed:
-            if queue not in self._queues:
-                self._queues.append(queue)
-            queue.add(job)
+            queue.arrived.append(job)
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, name="decoding", daemon=True)
                 self._thread.start()
             self._changed.notify()
-
-    def leave(self, queue: ModelQueue, job: Job) -> None:
-        """Give a job up; one that is done already stays done."""
-        with self._changed:
-            queue.leave(job)
-            self._changed.notify()
-
-    def remove(self, queue: ModelQueue) -> None:
-        """Forget an idle model."""
-        with self._changed:
-            if queue in self._queues:
-                self._queues.remove(queue)
+        try:
+            yield
+        finally:
+            with self._changed:
+                queue.left.append(job)
+                self._changed.notify()
 
     def stop(self) -> None:
         """End the thread after the step that it is at."""
@@ -235,21 +237,20 @@ class Worker:
     @property
     def n_waiting(self) -> int:
         """Recordings of which nothing is decoded yet."""
-        return sum(queue.n_waiting for queue in list(self._queues))
+        return sum(queue.n_waiting for queue in list(self.queues.values()))
 
     @property
     def n_running(self) -> int:
         """Windows in slots."""
-        return sum(queue.n_running for queue in list(self._queues))
+        return sum(queue.batch.n_running for queue in list(self.queues.values()))
 
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not self._is_stopped and all(queue.is_idle for queue in self._queues):
+                while not (self._is_stopped or (busy := self._busy())):
                     self._changed.wait()
                 if self._is_stopped:
                     return
-                busy = [queue for queue in self._queues if not queue.is_idle]
             began_s = time.monotonic()
             for queue in busy:
                 try:
@@ -260,11 +261,125 @@ class Worker:
                     queue.fail(error)
             self.metrics.count("busy_seconds_total", time.monotonic() - began_s)
 
+    def _busy(self) -> list[ModelQueue]:
+        return [queue for queue in list(self.queues.values()) if not queue.is_idle]
 
-def _guarded(job: Job, task: Task[Transcription]) -> Task[Transcription]:
-    """A task that fails for its job alone, whatever goes wrong in it."""
-    try:
-        return (yield from task)
-    except Exception as error:
-        job.error = error
-        return job.transcription
+
+class Answers:
+    """The events of a job, taken from the worker's thread into the event loop."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._events: asyncio.Queue[Event] = asyncio.Queue()
+
+    def __call__(self, event: Event) -> None:
+        """Take an event, in the worker's thread."""
+        with suppress(RuntimeError):  # the loop is closed: nobody waits
+            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+
+    async def next(self) -> list[Segment] | Transcript:
+        """Return what comes next; raises why nothing does."""
+        event = await self._events.get()
+        if isinstance(event, Exception):
+            raise event
+        return event
+
+    async def transcript(self) -> Transcript:
+        """Return the transcript; raises why there is none."""
+        while not isinstance(event := await self.next(), Transcript):
+            pass
+        return event
+
+
+class Models:
+    """Models by name, all with one worker: loaded when asked for, and forgotten when they are not.
+
+    What a caller cannot have is an ApiError.
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[str, str],
+        decoding: DecodingSettings,
+        hardware: Hardware,
+        settings: ServeSettings,
+        worker: Worker,
+    ) -> None:
+        self.sources = dict(sources)
+        self.began_s = int(time.time())
+        self._decoding, self._hardware = decoding, hardware
+        self._settings = settings
+        self._worker, self._loaded = worker, worker.queues
+        self.is_ready = False  # until one was loaded, which may be unloaded again
+        self._one_at_a_time = asyncio.Lock()
+
+    @property
+    def loaded(self) -> list[str]:
+        """Names of the models that are in memory."""
+        return list(self._loaded)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Weights that are in memory."""
+        return sum(queue.n_bytes for queue in self._loaded.values())
+
+    def named(self, name: str) -> str:
+        """Return the name of a model, or refuse one that nobody has."""
+        if name in self.sources:
+            return name
+        if name == FIRST:
+            return next(iter(self.sources))
+        message = f"model must be one of {', '.join(self.sources)}, found {name!r}"
+        raise ApiError(404, message, code="model_not_found", param="model")
+
+    @asynccontextmanager
+    async def use(self, name: str) -> AsyncIterator[ModelQueue]:
+        """Hold a model in memory, loading it if need be, and if there is room now."""
+        async with self._one_at_a_time:
+            if name not in self._loaded:
+                new = await asyncio.to_thread(self._load, name)
+                self._make_room(new.n_bytes)
+                self._loaded[name] = new
+                self.is_ready = True
+            queue = self._loaded[name]
+            queue.n_users += 1
+        try:
+            yield queue
+        finally:
+            queue.n_users -= 1
+            queue.used_s = time.monotonic()
+
+    async def unload_idle(self) -> None:
+        """Forget models that were not used for long; runs until it is cancelled."""
+        idle_s = self._settings.idle_unload_s
+        while idle_s is not None:
+            await asyncio.sleep(min(idle_s / 4, 10.0))
+            for name, queue in list(self._loaded.items()):
+                if queue.is_unused and time.monotonic() - queue.used_s > idle_s:
+                    self._unload(name)
+
+    def _load(self, name: str) -> ModelQueue:
+        try:
+            transcriber = Transcriber.from_model(self.sources[name], self._decoding, self._hardware)
+        except (DistilwhisperError, OSError, ValueError) as error:
+            say(f"serve: {name} cannot be loaded: {error}")
+            message = f"the model {name} cannot be loaded: see the server's log"
+            raise ApiError(500, message, code="model_broken") from error
+        say(f"serve: {name} is loaded ({self._hardware.describe()})")
+        return ModelQueue(transcriber, self._worker.metrics)
+
+    def _make_room(self, n_bytes: int) -> None:
+        most = self._settings.max_memory_gb
+        while most is not None and self._loaded and self.memory_bytes + n_bytes > most * 1e9:
+            idle = [name for name, queue in self._loaded.items() if queue.is_unused]
+            if not idle:
+                message = (
+                    f"models must take at most {most:g} GB together, and those that are loaded "
+                    "are at work: try again later"
+                )
+                raise ApiError(503, message, code="models_busy")
+            self._unload(min(idle, key=lambda name: self._loaded[name].used_s))
+
+    def _unload(self, name: str) -> None:
+        del self._loaded[name]
+        say(f"serve: {name} is unloaded")
