@@ -143,14 +143,14 @@ class _Window:
 def _by_voice(examples: Sequence[Example]) -> list[Example]:
     """Return examples recording by recording, each in the order of its times."""
     voices: dict[Hashable, list[Example]] = {}
+    files: dict[str, int] = {}
     for number, example in enumerate(examples):
+        files.setdefault(example.utterances[0].audio, number)
         voice = _voice(example, across_recordings=False)
         voices.setdefault(number if voice is None else voice, []).append(example)
-    files = {e.utterances[0].audio: number for number, e in reversed([*enumerate(examples)])}
 
     def time(example: Example) -> tuple[int, float]:
-        utterance = example.utterances[0]
-        return files[utterance.audio], utterance.start_s
+        return files[example.utterances[0].audio], example.utterances[0].start_s
 
     return [example for group in voices.values() for example in sorted(group, key=time)]
 

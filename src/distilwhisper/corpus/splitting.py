@@ -13,7 +13,6 @@ from distilwhisper.text.normalize import normalizer_for
 _Trait: TypeAlias = tuple[int, str]
 _TEXT, _ID, _RECORDING, _SPEAKER = range(4)
 
-
 # With fewer groups than this a part has just the size wanted. With more it is about as large,
 # by chance, and what is added later moves no group: of 300 a tenth is 30, give or take 5.
 _FEW = 300
@@ -64,8 +63,7 @@ def split_manifest(
     if keep_speakers_together and len({*group_of.values()}) < n_least:
         group_of = _groups(pool, with_speakers=False)
         say(f"data: {manifest.path} has too few speakers to hold some out: parts share speakers")
-    n_groups = len({*group_of.values()})
-    if n_groups < n_least:
+    if (n_groups := len({*group_of.values()})) < n_least:
         raise ValueError(
             f"{manifest.path} must fall into at least {n_least} groups that share no text or "
             f"recording, found {n_groups} in {len(pool)} utterances: name parts that were made by "
@@ -83,9 +81,8 @@ def _groups(utterances: Sequence[Utterance], *, with_speakers: bool) -> dict[str
     """Return every utterance's group by id: the first text, else the first id, that is in it."""
     parent: dict[_Trait, _Trait] = {}
     for utterance in utterances:
-        own = (_ID, utterance.id)
         for trait in _traits(utterance, with_speakers=with_speakers):
-            parent[_root(parent, own)] = _root(parent, trait)
+            parent[_root(parent, (_ID, utterance.id))] = _root(parent, trait)
     first: dict[_Trait, _Trait] = {}
     for trait in parent:
         root = _root(parent, trait)
@@ -96,11 +93,10 @@ def _groups(utterances: Sequence[Utterance], *, with_speakers: bool) -> dict[str
 def _traits(utterance: Utterance, *, with_speakers: bool) -> Iterator[_Trait]:
     """Yield what no two parts may share."""
     yield _ID, utterance.id
-    if utterance.text is not None:
-        # Which normaliser it is decides here only what counts as the same text.
-        text = normalizer_for(utterance.language or "en")(utterance.text).strip()
-        if text:
-            yield _TEXT, text
+    # Which normaliser it is decides here only what counts as the same text.
+    text = utterance.text and normalizer_for(utterance.language or "en")(utterance.text).strip()
+    if text:
+        yield _TEXT, text
     if utterance.recording is not None:
         yield _RECORDING, utterance.recording
     if utterance.speaker is not None and with_speakers:
@@ -149,16 +145,12 @@ def _spread(
     groups: Sequence[_Trait], sizes: Mapping[_Trait, int], strata: Mapping[_Trait, Hashable]
 ) -> list[_Trait]:
     """Return groups in an order of which every stretch has its share of every stratum."""
-    totals: Counter[Hashable] = Counter()
+    before: Counter[Hashable] = Counter()  # utterances of each stratum so far
+    middles: dict[_Trait, float] = {}
     for group in groups:
-        totals[strata[group]] += sizes[group]
-    places: dict[_Trait, float] = {}
-    before: Counter[Hashable] = Counter()
-    for group in groups:
-        stratum = strata[group]
-        places[group] = (before[stratum] + sizes[group] / 2) / totals[stratum]
-        before[stratum] += sizes[group]
-    return sorted(groups, key=places.__getitem__)
+        middles[group] = before[strata[group]] + sizes[group] / 2
+        before[strata[group]] += sizes[group]
+    return sorted(groups, key=lambda group: middles[group] / before[strata[group]])
 
 
 def _filled(groups: Sequence[_Trait], sizes: Mapping[_Trait, int], n_wanted: float) -> list[_Trait]:
