@@ -182,10 +182,7 @@ class Mixture:
     many places the source is given. Of every 10,000 places each source has its share exactly, in
     a random order. What stands at a place follows from the seed and the place alone.
 
-    Args:
-        sources: of the examples, in their order.
-        weights: share of the stream of each source, up to a factor; none: all are one source.
-        seed: of the orders.
+    Weights are shares up to a common factor; with none, all examples are of one source.
 
     Raises:
         ValueError: the weights are not of the sources, or one gets less than one in 10,000.
@@ -289,13 +286,9 @@ def decoder_sequence(
 ) -> list[int]:
     """Return a label, as decoded, as the decoder's target, from its prompt to the end token.
 
-    Args:
-        token_ids: start of transcript to end of text.
-        tokenizer: the model's.
-        timestamps: keep them; otherwise they go, and the prompt has no-timestamps. A label that was
-            decoded without timestamps has none to keep. An empty one gets the single timestamp
-            without which the decoding rules do not let anything end.
-        speed: at which the sound is played; timestamps are divided by it.
+    Without ``timestamps`` they go, and the prompt has no-timestamps; a label that was decoded
+    without has none to keep. An empty label gets the single timestamp without which the decoding
+    rules do not let anything end. Timestamps are divided by the speed at which the sound is played.
     """
     if tokenizer.no_timestamps in token_ids:
         return list(token_ids)

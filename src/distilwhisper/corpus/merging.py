@@ -22,9 +22,8 @@ from distilwhisper.speech.units import samples_to_seconds, seconds_to_samples
 def merge_manifests(manifests: Mapping[str, Manifest], path: Path) -> None:
     """Write the utterances of several manifests as one manifest, which appears whole.
 
-    Args:
-        manifests: by name, which becomes the source of those of their utterances that have none.
-        path: the new manifest, a .jsonl file; audio stays where it is.
+    The names of the manifests become the sources of those of their utterances that have none.
+    Audio stays where it is.
 
     Raises:
         BadManifest: an id is in two of them.

@@ -39,12 +39,9 @@ def split_manifest(
     Args:
         manifest: what to split.
         fractions: of the utterances that name none of these parts, by the names of the parts that
-            are held out; the part called ``train`` is the rest.
+            are held out; the part called ``train``, which comes first, is the rest.
         seed: another one draws another split.
         keep_speakers_together: a speaker, whose name is good within a source, is in one part only.
-
-    Returns:
-        The parts by name, ``train`` first, each in the manifest's order.
 
     Raises:
         ValueError: the fractions are not between 0 and 1 or leave nothing to train on, or there

@@ -173,7 +173,12 @@ def read_huggingface(source: Source) -> Entries:
                     row[column] = names[row[column]]
             with source.problem_at(where := f"{name}: {split}, row {number}"):
                 entry = _sound_entry(where, row, columns, f"{split}/{number:08d}", Path())
-                yield _fetched(entry, from_hub)
+                utterance = entry.utterance
+                if utterance.source is None:
+                    utterance = replace(utterance, source=from_hub)
+                is_away = entry.data is None and "://" in utterance.audio
+                data = _fetched(utterance.audio) if is_away else entry.data
+                yield Entry(where, utterance, data)
             number += 1
 
 
@@ -224,17 +229,13 @@ def _tables(dataset: Any, source: str) -> Iterator["pyarrow.Table"]:
         ) from error
 
 
-def _fetched(entry: Entry, from_hub: str | None) -> Entry:
-    """Return an entry with its sound where that lies in no file here: on the hub, or in a zip."""
-    utterance = entry.utterance
-    if from_hub is not None and utterance.source is None:
-        utterance = replace(utterance, source=from_hub)
-    if entry.data is not None or "://" not in utterance.audio:
-        return entry._replace(utterance=utterance)
+def _fetched(url: str) -> bytes:
+    """Return sound that lies in no file here: on the hub, or in a zip."""
     import fsspec
 
     try:
-        with fsspec.open(utterance.audio, "rb") as file:
-            return Entry(entry.where, utterance, file.read())
+        with fsspec.open(url, "rb") as file:
+            data: bytes = file.read()
     except OSError as error:
-        raise Unusable(f"{utterance.audio}: {error}", "audio missing") from error
+        raise Unusable(f"{url}: {error}", "audio missing") from error
+    return data

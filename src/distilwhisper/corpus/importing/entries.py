@@ -74,13 +74,10 @@ class Entry(NamedTuple):
     """One utterance of a source."""
 
     where: str  # as of a :class:`Problem`
-    # Its audio is an absolute path, or ``shard.tar#member``; without a duration it is all that
-    # follows the start
+    # Its audio is an absolute path or ``shard.tar#member``; it may have no duration yet
     utterance: Utterance
     data: bytes | None = None  # the sound where it lies in no file; the audio is a name for it then
-    facts: AudioFacts | None = (
-        None  # of the sound, once it has been opened; there is a duration then
-    )
+    facts: AudioFacts | None = None  # once the sound has been opened; then there is a duration
 
 
 Entries: TypeAlias = Iterator[Entry]
@@ -109,12 +106,13 @@ class Source:
     ) -> Iterator[None]:
         """Turn errors into a problem at this place.
 
-        What must hold comes before what the error says, unless that says so itself.
+        What must hold comes before what an error says, if that is not Unusable, which says both.
         """
         try:
             yield
+        except Unusable as error:
+            self.add_problem(where, error.kind, str(error))
         except errors as error:
-            kind = error.kind if isinstance(error, Unusable) else kind
             self.add_problem(where, kind, f"{must}: {error}" if must else str(error))
 
     def usable(

@@ -9,12 +9,12 @@ import posixpath
 import tarfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from distilwhisper.corpus.importing.entries import (
     AUDIO_SUFFIXES,
@@ -38,6 +38,13 @@ TABLE_STEMS = ("transcript", "transcripts", "metadata")
 BESIDE_SUFFIXES = (".txt", ".json")
 # Of texts that come with a corpus and are no transcripts.
 _NOTES = ("readme", "license", "licence", "copying", "changelog", "citation", "notice")
+
+# How a tar that cannot be read becomes a problem.
+_TORN: Final = (
+    "not a plain tar that can be read to its end",
+    "unreadable",
+    (tarfile.TarError, OSError),
+)
 
 _Part: TypeAlias = tuple[float, float | None, int | None]
 _part = attrgetter("start_s", "duration_s", "channel")  # of its audio, in which an utterance lies
@@ -124,21 +131,10 @@ def _files(source: Source) -> Iterator[_Text]:
         if not name.lower().endswith(".tar"):
             yield name, None
             continue
-        with _torn(source, name), tarfile.open(_path(source, name), "r:") as tar:
+        with source.problem_at(name, *_TORN), tarfile.open(source.path / name, "r:") as tar:
             for member, data in _members(tar):
                 if _is_utf8(f"{name}#{member}", source):
                     yield f"{name}#{member}", data
-
-
-def _torn(source: Source, shard: str) -> AbstractContextManager[None]:
-    """Make a problem of a tar that cannot be read within."""
-    errors = (tarfile.TarError, OSError)
-    must = "not a plain tar that can be read to its end"
-    return source.problem_at(shard, must, "unreadable", errors)
-
-
-def _path(source: Source, shard: str) -> Path:
-    return source.path / shard if source.path.is_dir() else source.path
 
 
 def _members(tar: tarfile.TarFile) -> Iterator[_Text]:
@@ -326,16 +322,15 @@ def read_webdataset(source: Source) -> Entries:
     Raises:
         BadSource: there is no tar.
     """
-    path = source.path
-    shards = (
-        [n for n in files_below(source) if n.endswith(".tar")] if path.is_dir() else [path.name]
-    )
-    if not shards:
-        raise BadSource(f"{path} must be a .tar, or hold some, found none")
-    for shard in shards:
-        with _torn(source, shard), tarfile.open(_path(source, shard), "r:") as tar:
+    root, names = source.path.parent, [source.path.name]
+    if source.path.is_dir():
+        root, names = source.path, [n for n in files_below(source) if n.endswith(".tar")]
+    if not names:
+        raise BadSource(f"{source.path} must be a .tar, or hold some, found none")
+    for name in names:
+        with source.problem_at(name, *_TORN), tarfile.open(root / name, "r:") as tar:
             for key, sample in groupby(_members(tar), key=_sample_key):
-                yield from _sample(dict(sample), key, shard, source)
+                yield from _sample(dict(sample), key, root / name, name, source)
 
 
 def _sample_key(member: _Text) -> str:
@@ -343,17 +338,20 @@ def _sample_key(member: _Text) -> str:
     return nfc(posixpath.join(folder, base.partition(".")[0]))
 
 
-def _sample(members: Mapping[str, bytes | None], key: str, shard: str, source: Source) -> Entries:
+def _sample(
+    members: Mapping[str, bytes | None], key: str, shard: Path, name: str, source: Source
+) -> Entries:
     """Yield the one utterance of a sample; none if it has neither audio nor a transcript."""
-    endings = {name: posixpath.splitext(name.lower())[1] for name in members}
-    audio = [name for name, ending in endings.items() if ending in AUDIO_SUFFIXES]
+    endings = {member: posixpath.splitext(member.lower())[1] for member in members}
+    audio = [member for member, ending in endings.items() if ending in AUDIO_SUFFIXES]
     # .json, then .txt
-    transcripts = sorted((n for n in members if members[n] is not None), key=endings.__getitem__)
+    transcripts = sorted((m for m in members if members[m] is not None), key=endings.__getitem__)
     if len(audio) == 1:
-        id_ = f"{posixpath.splitext(shard)[0]}/{key}"
-        utterance = Utterance(id_, f"{_path(source, shard).absolute()}#{audio[0]}")
-        beside = ((name, members[name]) for name in transcripts)
-        yield from _with_transcripts(source, f"{shard}#{audio[0]}", utterance, beside)
+        utterance = Utterance(
+            f"{posixpath.splitext(name)[0]}/{key}", f"{shard.absolute()}#{audio[0]}"
+        )
+        beside = ((member, members[member]) for member in transcripts)
+        yield from _with_transcripts(source, f"{name}#{audio[0]}", utterance, beside)
     elif audio or transcripts:
         message = f"a sample must have one audio file, found {', '.join(members)}"
-        source.add_problem(f"{shard}#{key}", "audio missing", message)
+        source.add_problem(f"{name}#{key}", "audio missing", message)

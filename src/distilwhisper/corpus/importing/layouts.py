@@ -90,11 +90,8 @@ def _keyed_lines(source: Source, path: Path, name: str) -> _Lines:
     lines: _Lines = {}
     raw = path.read_bytes().splitlines() if path.exists() else []
     for number, line in enumerate(raw, start=1):
-        with source.problem_at(where := f"{name}:{number}"):
-            try:
-                key, *words = line.decode("utf-8-sig").split() or [""]
-            except UnicodeDecodeError as error:
-                raise Unusable(f"must be UTF-8 text, found: {error}") from error
+        with source.problem_at(where := f"{name}:{number}", "must be UTF-8 text, found"):
+            key, *words = line.decode("utf-8-sig").split() or [""]
             if nfc(key) in lines:
                 raise Unusable(f"names {key} a second time")
             if key:
@@ -382,16 +379,20 @@ def detect(source: str) -> Format:
             an unknown kind.
     """
     path = Path(source)
+    found: Format | None = None
     if path.is_dir():
-        return _of_folder(path)
-    if path.is_file():
-        return _of_file(path)
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not path.suffix:
-        return "huggingface"
-    raise BadSource(
-        f"{source} must be a folder with audio below it, a file that names audio, or a dataset "
-        "OWNER/NAME of the hub, found nothing there"
-    )
+        found = _of_folder(path)
+    elif path.is_file():
+        found = _of_file(path)
+    elif re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not path.suffix:
+        found = "huggingface"
+    if found is None:
+        raise BadSource(
+            f"{source} must be a folder with audio below it, a file that ends in "
+            f"{', '.join(TABLE_SUFFIXES)}, .json, .jsonl.gz, .tar or .parquet, or a dataset "
+            f"OWNER/NAME of the hub, found {'another file' if path.exists() else 'nothing there'}"
+        )
+    return found
 
 
 def _of_folder(folder: Path) -> Format:
@@ -414,9 +415,7 @@ def _of_folder(folder: Path) -> Format:
     return "folder"
 
 
-def _of_file(path: Path) -> Format:
-    if path.name.endswith(".jsonl.gz"):
-        return "lhotse"
+def _of_file(path: Path) -> Format | None:
     suffix = path.suffix.lower()
     if suffix in JSON_SUFFIXES:
         keys = {*Table(path, ImportSettings()).names}
@@ -425,9 +424,5 @@ def _of_file(path: Path) -> Format:
         return "manifest" if keys >= {"id", "audio"} else "table"
     if suffix in TABLE_SUFFIXES:
         return "table"
-    if suffix in (".tar", ".parquet"):
-        return "webdataset" if suffix == ".tar" else "parquet"
-    raise BadSource(
-        f"{path} must be a folder with audio below it, or a file that ends in "
-        f"{', '.join(TABLE_SUFFIXES)}, .json, .jsonl.gz, .tar or .parquet, found another file"
-    )
+    others: dict[str, Format] = {".tar": "webdataset", ".parquet": "parquet"}
+    return "lhotse" if path.name.endswith(".jsonl.gz") else others.get(suffix)

@@ -74,12 +74,12 @@ class Table:
 
     def __init__(self, path: Path, settings: ImportSettings) -> None:
         self.path, self._chosen = path, settings.columns
-        self._form = None if path.suffix.lower() in JSON_SUFFIXES else _form(path, self._chosen)
-        self.names: Sequence[str]
-        if self._form is None:
-            rows = (row for _, row in json_rows(path, Source(path, settings, path)))
-            self.names = [*next(rows, {})]
+        self._form = None
+        if path.suffix.lower() in JSON_SUFFIXES:
+            _, first = next(json_rows(path, Source(path, settings, path)), ("", {}))
+            self.names: Sequence[str] = [*first]
         else:
+            self._form = _form(path, self._chosen)
             self.names = self._form.names
         self.columns = find_columns(self.names, self._chosen)
 
@@ -130,9 +130,7 @@ class _Form(NamedTuple):
     def row(self, cells: Sequence[str] | None) -> Row:
         """Return a row's cells by column; cells that are missing hold nothing."""
         if cells is None:
-            raise Unusable(
-                'a quote (") that is opened must be closed before the next row, found none'
-            )
+            raise Unusable('an opened quote (") must be closed before the next row, found none')
         too_few = self.path is not None and len(cells) < len(self.names)
         if too_few or any(cell.strip() for cell in cells[len(self.names) :]):
             quote = f", or put quotes around a text with {self.delimiter!r} in it" * self.has_quotes
@@ -142,9 +140,9 @@ class _Form(NamedTuple):
             )
         # Of two columns of one name the first counts.
         row = dict(reversed([*zip(self.names, cells, strict=False)]))
-        return (
-            row if self.path is None else {**row, "audio": self.path.format(row["audio"].strip())}
-        )
+        if self.path is not None:
+            row["audio"] = self.path.format(row["audio"].strip())
+        return row
 
     def cells(self, lines: Sequence[str]) -> list[str] | None:
         """Return the cells of lines that are one row; None where a quote in them is still open.
