@@ -93,8 +93,9 @@ class Source:
     problems: list[Problem] = field(default_factory=list)  # what could not be used
 
     def add_problem(self, where: str, kind: Kind, message: str) -> None:
-        """Add a :class:`Problem`."""
-        self.problems.append(Problem(where, kind, message))
+        """Add a :class:`Problem`; what is not UTF-8 in names is written with backslashes."""
+        place, told = (t.encode("utf-8", "backslashreplace").decode() for t in (where, message))
+        self.problems.append(Problem(place, kind, told))
 
     @contextmanager
     def problem_at(

@@ -132,9 +132,7 @@ def _files(source: Source) -> Iterator[_Text]:
             yield name, None
             continue
         with source.problem_at(name, *_TORN), tarfile.open(source.path / name, "r:") as tar:
-            for member, data in _members(tar):
-                if _is_utf8(f"{name}#{member}", source):
-                    yield f"{name}#{member}", data
+            yield from ((f"{name}#{member}", data) for member, data in _members(tar))
 
 
 def _members(tar: tarfile.TarFile) -> Iterator[_Text]:
@@ -169,8 +167,7 @@ def _without_audio(source: Source, beside: dict[str, _Text], audio: Sequence[str
 def files_below(source: Source) -> Iterator[str]:
     """Yield paths below a folder, in order, less what is hidden; links to folders are followed.
 
-    Folders that cannot be read, names that are not UTF-8, and pipes, which would be waited for,
-    become problems.
+    Folders that cannot be read, and pipes, which would be waited for, become problems.
     """
     unread: list[OSError] = []
     seen: set[str] = set()
@@ -183,8 +180,6 @@ def files_below(source: Source) -> Iterator[str]:
         for file in sorted(file for file in files if not file.startswith(".")):
             path = Path(folder, file)
             name = path.relative_to(source.path).as_posix()
-            if not _is_utf8(name, source):
-                continue
             if path.exists() and not path.is_file():
                 source.add_problem(name, "unreadable", "must be a file, found a pipe or a device")
             else:
@@ -192,17 +187,6 @@ def files_below(source: Source) -> Iterator[str]:
     for error in unread:
         name = Path(error.filename).relative_to(source.path).as_posix()
         source.add_problem(name, "unreadable", f"the folder cannot be read: {error.strerror}")
-
-
-def _is_utf8(name: str, source: Source) -> bool:
-    """Return whether a name is UTF-8; one that is not becomes a problem."""
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        message = "its name is not UTF-8; no manifest can hold it"
-        source.add_problem(ascii(name)[1:-1], "unreadable", message)
-        return False
-    return True
 
 
 def _read_tables(

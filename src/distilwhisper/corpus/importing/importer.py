@@ -223,8 +223,8 @@ def _row(utterance: Utterance, out: Path, tally: ImportSummary) -> dict[str, Any
         audio = audio_from(out.parent, utterance.audio)
         row = manifest_row(replace(utterance, audio=audio))
         json.dumps(row, ensure_ascii=False, allow_nan=False).encode("utf-8")
-    except ValueError as error:  # infinity, or half a character, which not all JSON can hold
-        raise Unusable(f"no line of a manifest can hold it: {error}") from error
+    except ValueError as error:  # infinity, half a character, or a path in another encoding
+        raise Unusable(f"no line of a manifest, JSON in UTF-8, can hold it: {error}") from error
     if tally.knows(utterance.id):
         raise Unusable(f"the id must be new, found {utterance.id!r} a second time", "id taken")
     return row

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import dropwhile, islice, product
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from zlib import error as ZlibError
 
 from distilwhisper.corpus.importing.entries import (
@@ -259,7 +259,7 @@ def json_rows(path: Path, source: Source, name: str | None = None) -> Iterator[t
                 if not line:
                     continue
                 is_array = number == 1 and line.startswith(b"[")
-                found = []
+                found: list[Any] = []
                 with source.problem_at(f"{name}:{number}", "must be one JSON object in UTF-8"):
                     whole = json.loads((line + file.read() if is_array else line).decode("utf-8"))
                     found = whole if is_array else [whole]
