@@ -221,9 +221,8 @@ def _parts(sources: Sequence[str | None], weights: Mapping[str, float]) -> list[
         parts.setdefault(source, []).append(index)
     if set(parts) != set(weights):
         raise ValueError(
-            "source_weights must name the sources of the kept utterances, no more and no less: "
-            f"found weights of {', '.join(map(repr, weights))} and utterances of "
-            f"{', '.join(map(repr, parts))}"
+            "source_weights must name just the sources of the kept utterances, found weights of "
+            f"{', '.join(map(repr, weights))} and utterances of {', '.join(map(repr, parts))}"
         )
     return [parts[source] for source in weights]
 

@@ -39,8 +39,7 @@ def merge_manifests(manifests: Mapping[str, Manifest], path: Path) -> None:
     if twice:
         raise BadManifest(
             f"ids must differ over all manifests that are merged, found {len(twice)} in two: "
-            f"{'; '.join(twice[:3])}{' ...' if len(twice) > 3 else ''}: give the utterances of "
-            "one of them other ids"
+            f"{'; '.join(twice[:3])}{' ...' if len(twice) > 3 else ''}: give those of one other ids"
         )
     merged = [
         utterance if utterance.source is not None else replace(utterance, source=name)

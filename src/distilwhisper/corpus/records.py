@@ -413,8 +413,7 @@ def each_record(folder: Path, kind: type[Record]) -> Iterator[Record]:
             if (first := places.setdefault(record.id, here)) != here:
                 raise DuplicateId(
                     f"{here} must be of another utterance than every other line, found "
-                    f"{record.id!r}, as in {first}: delete one of the two files and run its stage "
-                    "again"
+                    f"{record.id!r}, as in {first}: delete one of the two and run its stage again"
                 )
             yield record
 

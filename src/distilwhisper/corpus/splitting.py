@@ -48,9 +48,9 @@ def split_manifest(
             are fewer groups than parts.
     """
     if not all(0 < fraction < 1 for fraction in fractions.values()) or sum(fractions.values()) >= 1:
+        found = ", ".join(f"{name} {fraction}" for name, fraction in fractions.items())
         raise ValueError(
-            "held-out fractions must be above 0 and sum to less than 1, found "
-            + ", ".join(f"{name} {fraction}" for name, fraction in fractions.items())
+            f"held-out fractions must be above 0 and sum to less than 1, found {found}"
         )
     own_parts = {u.split for u in manifest.utterances} & {*fractions}
     to_draw = {name: fraction for name, fraction in fractions.items() if name not in own_parts}
@@ -63,8 +63,7 @@ def split_manifest(
     if (n_groups := len({*group_of.values()})) < n_least:
         raise ValueError(
             f"{manifest.path} must fall into at least {n_least} groups that share no text or "
-            f"recording, found {n_groups} in {len(pool)} utterances: name parts that were made by "
-            "hand"
+            f"recording, found {n_groups} in {len(pool)} utterances: make the parts by hand"
         )
     part_of = _deal(pool, group_of, to_draw, seed)
     parts: dict[str, list[Utterance]] = {"train": [], **{name: [] for name in fractions}}

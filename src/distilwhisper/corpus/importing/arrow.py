@@ -93,10 +93,8 @@ def _columns_of(
         chosen |= dict(zip(["audio"], candidates, strict=False))
     columns = find_columns(schema.names, chosen)
     if "audio" not in columns:
-        raise BadSource(
-            f"{source} must have a column of audio, found {', '.join(schema.names)}; give --column "
-            "audio=NAME"
-        )
+        must = f"{source} must have a column of audio, found {', '.join(schema.names)}"
+        raise BadSource(f"{must}; give --column audio=NAME")
     kept = of_types("string", "large_string", "integer", "floating", "boolean")
     return columns, [*dict.fromkeys([*columns.values(), *(c.name for c in kept)])]
 
@@ -107,18 +105,15 @@ def _sound_entry(
     """Return the utterance of a row whose audio is bytes, a path, samples, or a struct of them."""
     utterance = utterance_from(row, columns, stem)
     audio = row.get(columns["audio"])
-    parts = (
-        audio if isinstance(audio, Mapping) else dict.fromkeys(("bytes", "path", "array"), audio)
-    )
-    data, path, samples = map(parts.get, ("bytes", "path", "array"))
+    keys = ("bytes", "path", "array")
+    parts = audio if isinstance(audio, Mapping) else dict.fromkeys(keys, audio)
+    data, path, samples = map(parts.get, keys)
     if isinstance(samples, list) and not isinstance(data, bytes):
         facts = {**row, **parts}
         rate_hz = next((facts[name] for name in _RATES if facts.get(name)), None)
         if type(rate_hz) is not int:
-            raise ValueError(
-                f"samples must have their rate beside them ({' or '.join(_RATES)}, in Hz), found "
-                f"{rate_hz!r}"
-            )
+            must = f"samples must have their rate beside them ({' or '.join(_RATES)}, in Hz)"
+            raise ValueError(f"{must}, found {rate_hz!r}")
         sound = to_samples(np.array(samples), "the column of audio", sampling_rate=rate_hz)
         path, data = "samples.wav", wav_bytes(sound)
     if isinstance(data, bytes) and data:
@@ -195,10 +190,8 @@ def _opened(source: str, settings: ImportSettings) -> tuple[Any, str]:
         else:
             dataset = datasets.load_dataset(source, settings.config, streaming=True)
     except (OSError, datasets.exceptions.DatasetsError) as error:
-        raise UnreadableSource(
-            f"{source} must be a file or folder, or a dataset that can be had from the hub, found: "
-            f"{error}"
-        ) from error
+        must = f"{source} must be a file or folder, or a dataset that can be had from the hub"
+        raise UnreadableSource(f"{must}, found: {error}") from error
     except ValueError as error:  # the library lists the configs
         raise BadSource(f"{source}: {error}") from error
     if not isinstance(dataset, Mapping):

@@ -38,6 +38,7 @@ Kind: TypeAlias = Literal[
     "unreadable",
     "unsupported",
 ]
+Errors: TypeAlias = tuple[type[Exception], ...]
 Row: TypeAlias = Mapping[str, Any]  # values by column, of any kind
 Result = TypeVar("Result")
 
@@ -99,11 +100,7 @@ class Source:
 
     @contextmanager
     def problem_at(
-        self,
-        where: str,
-        must: str = "",
-        kind: Kind = "bad line",
-        errors: tuple[type[Exception], ...] = (ValueError,),
+        self, where: str, must: str = "", kind: Kind = "bad line", errors: Errors = (ValueError,)
     ) -> Iterator[None]:
         """Turn errors into a problem at this place.
 
@@ -264,10 +261,9 @@ def _span(values: Row) -> tuple[float | None, float | None]:
     end_s, duration_s = _seconds(values, "end"), _seconds(values, "duration")
     length_s = duration_s if end_s is None else end_s - start_s
     if not (0 <= start_s < math.inf and (length_s is None or 0 < length_s < math.inf)):
-        end = f"duration {duration_s}" if end_s is None else f"end {end_s}"
-        raise ValueError(
-            f"a span must start at 0 or later and end after its start, found start {start_s}, {end}"
-        )
+        found = f"duration {duration_s}" if end_s is None else f"end {end_s}"
+        must = "a span must start at 0 or later and end after its start"
+        raise ValueError(f"{must}, found start {start_s}, {found}")
     return start_s, None if length_s is None else round(length_s, 6)
 
 

@@ -40,11 +40,7 @@ BESIDE_SUFFIXES = (".txt", ".json")
 _NOTES = ("readme", "license", "licence", "copying", "changelog", "citation", "notice")
 
 # How a tar that cannot be read becomes a problem.
-_TORN: Final = (
-    "not a plain tar that can be read to its end",
-    "unreadable",
-    (tarfile.TarError, OSError),
-)
+_TORN: Final = ("not a plain tar that is whole", "unreadable", (tarfile.TarError, OSError))
 
 _Part: TypeAlias = tuple[float, float | None, int | None]
 _part = attrgetter("start_s", "duration_s", "channel")  # of its audio, in which an utterance lies
@@ -84,9 +80,8 @@ def read_folder(source: Source) -> Entries:
             yield Entry(name if part == (0.0, None, None) else line.where, utterance)
         if name not in lines:
             stem = posixpath.splitext(name)[0]
-            texts = [
-                beside[key] for end in (".json", ".txt") if (key := _key(stem + end)) in beside
-            ]
+            keys = (_key(stem + ending) for ending in (".json", ".txt"))
+            texts = [beside[key] for key in keys if key in beside]
             utterance = Utterance(ids[name], place, split=split)
             yield from _with_transcripts(source, name, utterance, texts)
 
@@ -217,10 +212,8 @@ def _read_tables(
                 utterance = utterance_from(row, columns, ids[audio])
                 known = lines[audio].setdefault(_part(utterance), Entry(where, utterance))
                 if utterance.text != known.utterance.text:
-                    raise Unusable(
-                        f"gives {audio} another text than {known.where}, which was taken",
-                        "conflicting transcripts",
-                    )
+                    message = f"gives {audio} another text than {known.where}, which was taken"
+                    raise Unusable(message, "conflicting transcripts")
     if unfit is not None and not n_read:
         raise unfit
     return lines
@@ -247,10 +240,8 @@ def _named_by(path: str, folder: str, places: Mapping[str, list[str]]) -> str:
         matches = [name for name in bare if name.startswith(f"{folder}/" if folder else "")]
     if len(matches) != 1:
         names = "".join(f", {name}" for name in matches[:3])
-        raise Unusable(
-            f"names {path!r}, which must be one audio file, found {len(matches)}{names}",
-            "transcript without audio",
-        )
+        message = f"names {path!r}, which must be one audio file, found {len(matches)}{names}"
+        raise Unusable(message, "transcript without audio")
     return matches[0]
 
 
@@ -331,9 +322,8 @@ def _sample(
     # .json, then .txt
     transcripts = sorted((m for m in members if members[m] is not None), key=endings.__getitem__)
     if len(audio) == 1:
-        utterance = Utterance(
-            f"{posixpath.splitext(name)[0]}/{key}", f"{shard.absolute()}#{audio[0]}"
-        )
+        id_ = f"{posixpath.splitext(name)[0]}/{key}"
+        utterance = Utterance(id_, f"{shard.absolute()}#{audio[0]}")
         beside = ((member, members[member]) for member in transcripts)
         yield from _with_transcripts(source, f"{name}#{audio[0]}", utterance, beside)
     elif audio or transcripts:

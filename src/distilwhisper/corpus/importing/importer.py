@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import math
 import posixpath
 import re
 import tarfile
@@ -200,8 +201,7 @@ def _chosen(entries: Entries, settings: ImportSettings, tally: ImportSummary) ->
     """Leave out what is too long, and all but the first or a sample, as the settings ask."""
 
     def is_short(item: Entry) -> bool:
-        length_s = item.utterance.duration_s or 0
-        is_longer = settings.max_seconds is not None and length_s > settings.max_seconds
+        is_longer = (item.utterance.duration_s or 0) > (settings.max_seconds or math.inf)
         tally.n_left_out += is_longer
         return not is_longer
 

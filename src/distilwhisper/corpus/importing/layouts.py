@@ -148,14 +148,12 @@ def _segment(value: str) -> dict[str, str]:
 
 def _check_is_file(audio: str) -> None:
     """Refuse an entry of wav.scp that is a command, or a part of an archive."""
-    if audio.endswith("|"):
-        named = [word for word in audio[:-1].split() if Path(word).suffix.lower() in AUDIO_SUFFIXES]
-        way_out = "run it once and name the file that it makes"
+    if audio.endswith("|") or audio == "-" or re.search(r":\d+$", audio):
+        named = [word for word in audio.split() if Path(word).suffix.lower() in AUDIO_SUFFIXES]
+        way_out = "write the sound out and name the file"
         if len(named) == 1:
             way_out = f"name {named[0]} itself, if the command does no more than decode it"
-        raise Unusable(f"commands are not run, found {audio!r}; {way_out}", "unsupported")
-    if re.search(r":\d+$", audio) or audio == "-":
-        message = f"must be a file of sound, found {audio!r}; write archives out as files"
+        message = f"must be a file of sound: commands are not run, found {audio!r}; {way_out}"
         raise Unusable(message, "unsupported")
 
 
@@ -205,9 +203,8 @@ def _read_lhotse(source: Source) -> Entries:
     manifests = _lhotse_files(source.path)
     if not manifests:
         raise BadSource(
-            f"{source.path} must be or hold Lhotse's cuts or recordings (files called "
-            "*cuts*.jsonl.gz or *recordings*.jsonl.gz, or without .gz), found none; of recordings "
-            "name the folder"
+            f"{source.path} must be or hold Lhotse's cuts or recordings (*cuts*.jsonl.gz or "
+            "*recordings*.jsonl.gz, or without .gz), found none; of recordings name the folder"
         )
     for manifest in manifests:
         read = json_rows if "cuts" in manifest.name else _as_cuts
@@ -337,10 +334,8 @@ LAYOUTS: Mapping[Format, Layout] = {
     "folder": Layout("a folder of audio", read_folder, "folder", ("column",)),
     "table": Layout("a table that names audio", read_table, "file", ("column",)),
     "kaldi": Layout("a Kaldi data directory", _read_kaldi, "folder"),
-    "librispeech": Layout("LibriSpeech's layout", _read_librispeech, "folder"),
-    "commonvoice": Layout(
-        "Common Voice's layout", _read_commonvoice, "folder", ("split", "column")
-    ),
+    "librispeech": Layout("LibriSpeech", _read_librispeech, "folder"),
+    "commonvoice": Layout("Common Voice", _read_commonvoice, "folder", ("split", "column")),
     "huggingface": Layout(
         "a Hugging Face dataset", read_huggingface, options=("config", "split", "column")
     ),
