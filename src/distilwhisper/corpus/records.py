@@ -215,10 +215,7 @@ def _refuse(path: Path, faults: Sequence[str]) -> None:
 def in_language(manifest: Manifest, language: str | None) -> Manifest:
     """Return a manifest whose utterances are all in one language; None: as it is.
 
-    The log lists the languages of the manifest that are overruled.
-
-    Raises:
-        ValueError: Whisper knows no such language.
+    The log lists the languages that are overruled. Of one that Whisper does not know, a ValueError.
     """
     if language is None:
         return manifest

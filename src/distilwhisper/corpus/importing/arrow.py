@@ -73,10 +73,7 @@ def _columns_of(
 ) -> tuple[dict[str, str], list[str]]:
     """Return the column of each field, and the columns to read: what holds text or numbers is kept.
 
-    That of the audio is found by its type, where it can be.
-
-    Raises:
-        BadSource: no column is of audio, or more than one may be.
+    That of the audio is found by its type; BadSource where there is none, or more than one.
     """
     from pyarrow import types
 

@@ -93,12 +93,9 @@ def import_data(
 def source_fingerprints(source: Path, *, skip: Path) -> dict[str, str]:
     """Return fingerprints of a source, by name, for a repeated run to compare.
 
-    Of sound, which may be large, the size counts, and what it holds at its beginning, middle and
-    end; of transcripts all that they hold. The time of change does not: a copy is the same source.
-
-    Args:
-        source: a folder, or a manifest with the files that it names.
-        skip: a folder below the source that is not of it: that of the run.
+    A source is a folder, less the one to skip, that of the run; or a manifest with the files that
+    it names. Of sound, which may be large, the size counts, and what it holds at its beginning,
+    middle and end; of transcripts all that they hold. A copy is the same source.
     """
     if source.is_dir():
         below = (source / name for name in files_below(Source(source, ImportSettings(), skip)))

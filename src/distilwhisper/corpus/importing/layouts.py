@@ -370,8 +370,7 @@ def detect(source: str) -> Format:
     """Return the layout of a source.
 
     Raises:
-        BadSource: there is no such file or folder, and its name is no hub id; or it is a file of
-            an unknown kind.
+        BadSource: there is no such file or folder, or hub id; or it is a file of an unknown kind.
     """
     path = Path(source)
     found: Format | None = None
