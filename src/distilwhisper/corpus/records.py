@@ -88,7 +88,8 @@ class Label:
     error: str | None = None  # why there is no label; None if there is one
     finished: bool = True  # the teacher ended by itself; False where the token limit cut it off
     duration_s: float | None = None  # length of the sound; None if it is not known
-    # Code of what the teacher detects, whatever it was given; None if it knows only English
+    # Code of what the teacher detects, whatever it was given; None if nothing, or it knows English
+    # alone
     detected_language: str | None = None
     language_probability: float | None = None  # of that, among all languages that it knows
     sound: str | None = None  # fingerprint of the recording; None if it is not known
@@ -215,7 +216,7 @@ def _refuse(path: Path, faults: Sequence[str]) -> None:
 def in_language(manifest: Manifest, language: str | None) -> Manifest:
     """Return a manifest whose utterances are all in one language; None: as it is.
 
-    The log lists the languages that are overruled. Of one that Whisper does not know, a ValueError.
+    The log lists the languages that are overruled. One that Whisper does not know is a ValueError.
     """
     if language is None:
         return manifest

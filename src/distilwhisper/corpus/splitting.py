@@ -34,7 +34,8 @@ def split_manifest(
     large as wanted, and utterances that are added later move no group but those they join. Where
     there are too few speakers for that, their recordings are shared out, which is logged.
 
-    A part that utterances name as their split is theirs, and none is drawn into it.
+    A part that utterances name as their split is theirs, and none is drawn into it. Every part is
+    in the manifest's order.
 
     Args:
         manifest: what to split.
