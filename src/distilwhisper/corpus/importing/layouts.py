@@ -153,8 +153,8 @@ def _check_is_file(audio: str) -> None:
         way_out = "write the sound out and name the file"
         if len(named) == 1:
             way_out = f"name {named[0]} itself, if the command does no more than decode it"
-        message = f"must be a file of sound: commands are not run, found {audio!r}; {way_out}"
-        raise Unusable(message, "unsupported")
+        must = "must be a file of sound, neither a command nor a part of an archive"
+        raise Unusable(f"{must}, found {audio!r}; {way_out}", "unsupported")
 
 
 def _read_librispeech(source: Source) -> Entries:
