@@ -75,16 +75,15 @@ def join_kept(
     """Return the utterances that the filter kept, with their labels, in the manifest's order.
 
     A label begins at its last start of transcript: the student does not get the teacher's prompt
-    (``initial_prompt``, ``hotwords``). Where the reference is blank, the target is the label's
-    prompt and the end.
+    (``initial_prompt``, ``hotwords``). Where the reference is blank, so is the text of the label.
 
     Raises:
-        ValueError: a verdict is of an utterance or a label that is not there: the stages'
-            files are of different runs; or a label has no start of transcript.
+        ValueError: a verdict is of an utterance or a label that is not there: the stages' files
+            are of different runs; or a label has no start of transcript.
     """
     ids = {utterance.id for utterance in manifest.utterances}
-    ids_to_keep = [verdict.id for verdict in verdicts.values() if verdict.keep]
-    strays = [id_ for id_ in ids_to_keep if id_ not in ids or id_ not in labels]
+    kept = {verdict.id: labels.get(verdict.id) for verdict in verdicts.values() if verdict.keep}
+    strays = [id_ for id_, label in kept.items() if label is None or id_ not in ids]
     if strays:
         raise ValueError(
             f"every kept verdict must have its utterance and its label: {len(strays)} have not, "
@@ -93,9 +92,9 @@ def join_kept(
     same: dict[int, int] = {}  # one object for equal ids: a label takes a quarter of the memory
     examples = []
     for utterance in manifest.utterances:
-        if utterance.id not in verdicts or not verdicts[utterance.id].keep:
+        label = kept.get(utterance.id)
+        if label is None:
             continue
-        label = labels[utterance.id]
         if utterance.duration_s is None:
             utterance = replace(utterance, duration_s=label.duration_s)
         if tokenizer.sot not in label.token_ids:
@@ -128,26 +127,19 @@ def _last_start(token_ids: Sequence[int], tokenizer: Tokenizer) -> int:
 def with_previous_text(
     manifest: Manifest, examples: Sequence[Example], tokenizer: Tokenizer, *, max_gap_s: float
 ) -> list[Example]:
-    """Return examples with the text just before them.
+    """Return examples, one utterance each, with the text just before them.
 
     An utterance precedes another if it lies in the same file and channel, is of the same recording
-    and speaker, ends at most ``max_gap_s`` before the other begins, and nothing of the manifest
-    lies between. What precedes it precedes the other as well, and so on, up to the tokens that a
-    prompt can hold; an utterance that the filter dropped ends it.
-
-    Args:
-        manifest: all utterances, the dropped ones too.
-        examples: one utterance each, not yet packed.
-        tokenizer: of the labels.
-        max_gap_s: longest silence between two utterances.
+    and speaker, ends at most ``max_gap_s`` before the other begins, and nothing of the manifest,
+    which has the dropped ones too, lies between. What precedes it precedes the other as well, and
+    so on, up to the tokens that a prompt can hold; an utterance that the filter dropped ends it.
     """
-    example_of = {example.id: example for example in examples}
+    ids_of = {example.id: example.token_ids for example in examples}
     previous: dict[str, tuple[int, ...]] = {}
     text: tuple[int, ...] = ()
     for before, utterance, precedes in _neighbours(manifest, max_gap_s):
-        if precedes and before.id in example_of:
-            ids = example_of[before.id].token_ids
-            words = (id_ for id_ in ids if not tokenizer.is_special(id_))
+        if precedes and before.id in ids_of:
+            words = (id_ for id_ in ids_of[before.id] if not tokenizer.is_special(id_))
             text = (*text, *words)[-MAX_PREVIOUS_TOKENS:]
         else:
             text = ()
@@ -190,11 +182,7 @@ class Mixture:
     many places the source is given. Of every 10,000 places each source has its share exactly, in
     a random order. What stands at a place follows from the seed and the place alone.
 
-    Args:
-        sources: of the examples, in their order.
-        weights: share of the stream that each source gets, up to a common factor; none: all
-            examples are one source.
-        seed: of the orders.
+    Weights are shares up to a common factor; with none, all examples are of one source.
 
     Raises:
         ValueError: the weights are not of the sources, or one gets less than one in 10,000.
@@ -204,13 +192,10 @@ class Mixture:
         self, sources: Sequence[str | None], weights: Mapping[str, float], *, seed: int
     ) -> None:
         self._seed = seed
-        if weights:
-            self._parts = _parts(sources, weights)
-            self._quotas = _quotas(list(weights.values()))
-        else:
-            self._parts = [range(len(sources))]
-            self._quotas = (_BLOCK,)
-        self._orders: list[dict[int, tuple[int, ...]]] = [{} for _ in self._parts]  # newest epoch
+        # Of each source: its examples, its places in a block, and its newest epoch with its order
+        self._parts = _parts(sources, weights) if weights else [range(len(sources))]
+        self._quotas = _quotas([*weights.values()] or [1.0])
+        self._newest: list[tuple[int, tuple[int, ...]]] = [(-1, ())] * len(self._parts)
 
     def at(self, place: int) -> Drawn:
         """Return the window at a place, counted from 0."""
@@ -218,12 +203,13 @@ class Mixture:
         parts = _block_order(self._quotas, seed=self._seed, block=block)
         part = int(parts[at])
         n_before = block * self._quotas[part] + int(np.count_nonzero(parts[:at] == part))
-        n_examples, newest = len(self._parts[part]), self._orders[part]
+        n_examples = len(self._parts[part])
         epoch, at = divmod(n_before, n_examples)
-        if epoch not in newest:
+        newest, order = self._newest[part]
+        if newest != epoch:
             order = epoch_order(n_examples, seed=self._seed, epoch=epoch, part=part)
-            newest = self._orders[part] = {epoch: order}
-        return Drawn(self._parts[part][newest[epoch][at]], epoch)
+            self._newest[part] = epoch, order
+        return Drawn(self._parts[part][order[at]], epoch)
 
 
 _BLOCK = 10_000
@@ -235,9 +221,8 @@ def _parts(sources: Sequence[str | None], weights: Mapping[str, float]) -> list[
         parts.setdefault(source, []).append(index)
     if set(parts) != set(weights):
         raise ValueError(
-            "source_weights must name the sources of the kept utterances, no more and no less: "
-            f"found weights of {', '.join(map(repr, weights))} and utterances of "
-            f"{', '.join(map(repr, parts))}"
+            "source_weights must name just the sources of the kept utterances, found weights of "
+            f"{', '.join(map(repr, weights))} and utterances of {', '.join(map(repr, parts))}"
         )
     return [parts[source] for source in weights]
 
@@ -298,15 +283,11 @@ def _hash(what: str) -> int:
 def decoder_sequence(
     token_ids: Sequence[int], tokenizer: Tokenizer, *, timestamps: bool, speed: float = 1.0
 ) -> list[int]:
-    """Return a label as the decoder's target, from its prompt to the end token.
+    """Return a label, as decoded, as the decoder's target, from its prompt to the end token.
 
-    Args:
-        token_ids: start of transcript to end of text, as decoded.
-        tokenizer: the model's.
-        timestamps: keep them; otherwise they go, and the prompt has no-timestamps. A label that was
-            decoded without timestamps has none to keep. An empty one gets the single timestamp
-            without which the decoding rules do not let anything end.
-        speed: at which the sound is played; timestamps are divided by it.
+    Without ``timestamps`` they go, and the prompt has no-timestamps; a label that was decoded
+    without has none to keep. An empty label gets the single timestamp without which the decoding
+    rules do not let anything end. Timestamps are divided by the speed at which the sound is played.
     """
     if tokenizer.no_timestamps in token_ids:
         return list(token_ids)
@@ -328,13 +309,9 @@ def _at_speed(token_id: int, speed: float, tokenizer: Tokenizer) -> int:
 def with_prompt(
     sequence: Sequence[int], previous: Sequence[int], tokenizer: Tokenizer, *, max_tokens: int
 ) -> list[int]:
-    """Return a sequence behind the text that precedes it, cut on its left to fit.
+    """Return a sequence behind the text that precedes it, cut on its left to fit the positions.
 
-    Args:
-        sequence: from start of transcript to the end token.
-        previous: text without timestamps; at most the last 223 tokens of it are taken.
-        tokenizer: the model's.
-        max_tokens: of the whole sequence: the decoder's positions.
+    At most the last 223 tokens of that text, which has no timestamps, are taken.
     """
     room = max(max_tokens - len(sequence) - 1, 0)  # start-of-prev takes one
     return [*tokenizer.previous_ids(previous[max(len(previous) - room, 0) :]), *sequence]
@@ -384,11 +361,7 @@ def load_windows(
 def load_readable(
     manifest: Manifest, utterances: Iterable[Utterance], *, n_threads: int = 2
 ) -> Iterator[tuple[Utterance, Samples]]:
-    """Yield as :func:`load_utterances` does, where every recording must be readable.
-
-    Raises:
-        UnreadableRecording: one cannot be.
-    """
+    """Yield as :func:`load_utterances` does; UnreadableRecording where one cannot be read."""
     for utterance, samples in load_utterances(manifest, utterances, n_threads=n_threads):
         if isinstance(samples, Exception):
             raise UnreadableRecording(

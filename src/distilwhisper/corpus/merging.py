@@ -22,26 +22,24 @@ from distilwhisper.speech.units import samples_to_seconds, seconds_to_samples
 def merge_manifests(manifests: Mapping[str, Manifest], path: Path) -> None:
     """Write the utterances of several manifests as one manifest, which appears whole.
 
-    Args:
-        manifests: by name, which becomes the source of those of their utterances that have none.
-        path: the new manifest, a .jsonl file; audio stays where it is.
+    The names of the manifests become the sources of those of their utterances that have none.
+    Audio stays where it is.
 
     Raises:
         BadManifest: an id is in two of them.
         StoreError: the disk is full, or the path cannot be written.
     """
     where: dict[str, Path] = {}
-    twice: list[str] = []
-    for manifest in manifests.values():
-        for utterance in manifest.utterances:
-            first = where.setdefault(utterance.id, manifest.path)
-            if first != manifest.path:
-                twice.append(f"{utterance.id!r} in {first} and in {manifest.path}")
+    twice = [
+        f"{utterance.id!r} in {first} and in {manifest.path}"
+        for manifest in manifests.values()
+        for utterance in manifest.utterances
+        if (first := where.setdefault(utterance.id, manifest.path)) != manifest.path
+    ]
     if twice:
         raise BadManifest(
             f"ids must differ over all manifests that are merged, found {len(twice)} in two: "
-            f"{'; '.join(twice[:3])}{' ...' if len(twice) > 3 else ''}: give the utterances of "
-            "one of them other ids"
+            f"{'; '.join(twice[:3])}{' ...' if len(twice) > 3 else ''}: give those of one other ids"
         )
     merged = [
         utterance if utterance.source is not None else replace(utterance, source=name)
@@ -61,38 +59,29 @@ def moved_to(folder: Path, manifest: Manifest) -> list[Utterance]:
 
 def with_labels_as_texts(manifest: Manifest, labels: Mapping[str, Label]) -> Manifest:
     """Return a manifest in which an utterance without a text has its label's, if it has one."""
-
-    def with_text(utterance: Utterance) -> Utterance:
-        label = labels[utterance.id]
-        if utterance.text is not None or label.error is not None:
-            return utterance
-        return replace(utterance, text=label.text)
-
-    return replace(manifest, utterances=tuple(map(with_text, manifest.utterances)))
+    with_texts = (
+        replace(utterance, text=labels[utterance.id].text)
+        if utterance.text is None and labels[utterance.id].error is None
+        else utterance
+        for utterance in manifest.utterances
+    )
+    return replace(manifest, utterances=tuple(with_texts))
 
 
 def join_recordings(
     manifest: Manifest, utterances: Sequence[Utterance], out: Path, *, pause_s: float
 ) -> Path:
-    """Write one long recording, whose text is known to the word, and its manifest of a single line.
-
-    Args:
-        manifest: which the utterances are of.
-        utterances: with references, in the order in which they are joined.
-        out: folder for ``long.wav`` and ``manifest.jsonl``.
-        pause_s: silence between two utterances.
+    """Join utterances to ``out/long.wav``, whose text is known to the word, and its manifest.
 
     Returns:
-        The manifest's path.
+        The path of the manifest, which has a single line.
 
     Raises:
         UnreadableRecording: an utterance's audio cannot be read.
     """
     pause: Samples = np.zeros(seconds_to_samples(pause_s), dtype=np.float32)
-    pieces: list[Samples] = []
-    for _, samples in load_readable(manifest, utterances):
-        pieces += [samples, pause]
-    whole = np.concatenate(pieces)
+    loaded = load_readable(manifest, utterances)
+    whole = np.concatenate([piece for _, samples in loaded for piece in (samples, pause)])
     out.mkdir(parents=True, exist_ok=True)
     write_wav(out / "long.wav", whole)
     record = Utterance(
@@ -103,6 +92,5 @@ def join_recordings(
         language=utterances[0].language,
         source=f"{len(utterances)} utterances joined with {pause_s:g} s of silence",
     )
-    path = out / "manifest.jsonl"
-    write_manifest(path, [record])
-    return path
+    write_manifest(out / "manifest.jsonl", [record])
+    return out / "manifest.jsonl"

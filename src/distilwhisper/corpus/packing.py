@@ -19,9 +19,7 @@ from distilwhisper.text.tokens import LAST_TIMESTAMP_S, TIMESTAMPS_PER_SECOND, T
 
 # Leaves room for the prompt of the longest task; a window's tokens must fit in the decoder.
 MAX_TOKENS = 440
-
-# Windows that stay open at once for what is still to come.
-LOOK_AHEAD = 64
+LOOK_AHEAD = 64  # windows that stay open at once for what is still to come
 
 Fill = Literal["varied", "full"]
 
@@ -46,7 +44,7 @@ def pack_examples(
     is closed when it can take no more, or when too many are open and it is the fullest.
 
     Args:
-        examples: one utterance each.
+        examples: one utterance each; one without a known length stays alone.
         tokenizer: of the labels.
         max_s: longest window, at most 30.
         pause_s: silence between two utterances, rounded up to a whole timestamp of 20 ms.
@@ -57,9 +55,6 @@ def pack_examples(
             Otherwise an utterance shares a window with others of its recording and speaker, or
             of its speaker where no recording is named. Sources are never mixed.
         seed: of the order and the lengths.
-
-    Returns:
-        All utterances, each in one window. One without a known length stays alone.
     """
     generator = np.random.default_rng(seed)
     if across_recordings:
@@ -79,26 +74,24 @@ def pack_examples(
         like = [window for window in open_ if window.voice == voice and window.prompt == prompt]
         n_samples = seconds_to_samples(length_s)
         fitting = [window for window in like if window.fits(n_samples, len(text))]
-        if fitting:
-            min(fitting, key=_room).add(example, text, length_s)
-            continue
-        in_order = not across_recordings and example.utterances[0].recording is not None
-        if like and (fill == "varied" or in_order):
-            windows.append(_taken(open_, like).joined())
-        drawn_s = generator.uniform(0, limit_s) if fill == "varied" else limit_s
-        window = _Window(tokenizer, voice, prompt, seconds_to_samples(drawn_s), pause_s)
+        window = min(fitting, key=_room, default=None)
+        if window is None:
+            in_order = not across_recordings and example.utterances[0].recording is not None
+            if like and (fill == "varied" or in_order):
+                windows.append(_close_fullest(open_, like))
+            drawn_s = generator.uniform(0, limit_s) if fill == "varied" else limit_s
+            window = _Window(tokenizer, voice, prompt, seconds_to_samples(drawn_s), pause_s)
+            open_.append(window)
         window.add(example, text, length_s)
-        open_.append(window)
         if len(open_) > LOOK_AHEAD:
-            windows.append(_taken(open_, open_).joined())
+            windows.append(_close_fullest(open_, open_))
     return [*windows, *(window.joined() for window in open_)]
 
 
-def _taken(open_: list["_Window"], among: Sequence["_Window"]) -> "_Window":
-    """Close the fullest of some open windows, and return it."""
+def _close_fullest(open_: list["_Window"], among: Sequence["_Window"]) -> Example:
     fullest = min(among, key=_room)
     open_.remove(fullest)
-    return fullest
+    return fullest.joined()
 
 
 @dataclass(eq=False)
@@ -143,14 +136,14 @@ class _Window:
 def _by_voice(examples: Sequence[Example]) -> list[Example]:
     """Return examples recording by recording, each in the order of its times."""
     voices: dict[Hashable, list[Example]] = {}
+    files: dict[str, int] = {}
     for number, example in enumerate(examples):
+        files.setdefault(example.utterances[0].audio, number)
         voice = _voice(example, across_recordings=False)
         voices.setdefault(number if voice is None else voice, []).append(example)
-    files = {e.utterances[0].audio: number for number, e in reversed([*enumerate(examples)])}
 
     def time(example: Example) -> tuple[int, float]:
-        utterance = example.utterances[0]
-        return files[utterance.audio], utterance.start_s
+        return files[example.utterances[0].audio], example.utterances[0].start_s
 
     return [example for group in voices.values() for example in sorted(group, key=time)]
 
@@ -165,10 +158,9 @@ def _voice(example: Example, across_recordings: bool) -> tuple[Hashable, ...] | 
 
 
 def _moved(text: Sequence[int], tokenizer: Tokenizer, *, by: int, end: int) -> list[int]:
-    """Return a text with its timestamps later by some steps of 20 ms.
+    """Return a text with its timestamps later by some steps of 20 ms, none behind its sound.
 
-    None is later than where the sound ends: a teacher may have found words in the padding, where
-    the next utterance is now.
+    A teacher may have found words in the padding, where the next utterance is now.
     """
     latest = tokenizer.timestamp_begin + min(end, _steps(LAST_TIMESTAMP_S))
     return [min(id_ + by, latest) if tokenizer.is_timestamp(id_) else id_ for id_ in text]

@@ -6,7 +6,7 @@ import math
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import NoneType
@@ -37,23 +37,17 @@ class Utterance:
     """A span of a recording that is one example; the sound itself stays where it is."""
 
     id: str  # is of one utterance in the whole manifest
-    # Path relative to the manifest, or absolute, or a URL such as ``s3://bucket/a.flac``;
-    # ``shard.tar#member`` for a member
+    # Path relative to the manifest, or absolute, or a URL; ``shard.tar#member`` for a member
     audio: str
     start_s: float = 0.0  # where the span begins in the recording
     duration_s: float | None = None  # length of the span; None reaches to the end of the recording
-    # The human transcript, the reference; None where there is none, "" where no words are
-    # spoken
-    text: str | None = None
-    speaker: str | None = None  # who speaks
+    text: str | None = None  # the reference; None where there is none, "" where no words are spoken
+    speaker: str | None = None
     recording: str | None = None  # what utterances of the same recording have in common
     language: str | None = None  # code or English name
     source: str | None = None  # where it comes from
-    # The part of a corpus that its makers put it in: train, validation, test, or other
-    split: str | None = None
-    # Of the file's channels, counted from 0, the one that it is in; None for all of them,
-    # mixed
-    channel: int | None = None
+    split: str | None = None  # the part that its makers put it in: train, validation, test, other
+    channel: int | None = None  # of its file, counted from 0; None for all of them, mixed
     # Other keys of its line, such as a licence: kept, and used by nothing here
     extra: Mapping[str, Any] | None = field(default=None, compare=False)
 
@@ -85,22 +79,19 @@ class Label:
     """A teacher's transcript of one utterance."""
 
     id: str  # of the utterance
-    # From start of transcript to end of text, as decoded; none after an error
-    token_ids: tuple[int, ...] = ()
+    token_ids: tuple[int, ...] = ()  # start of transcript to end of text; none after an error
     text: str = ""  # the same without special tokens: the pseudo-label
     language: str | None = None  # code, given or detected
-    # Mean log-probability of the tokens, in nats; None if it is no number
-    avg_logprob: float | None = None
+    avg_logprob: float | None = None  # mean of the tokens, in nats; None if it is no number
     no_speech_prob: float | None = None  # probability that nobody speaks; None if it is no number
     compression_ratio: float | None = None  # of the text; None if there is none
     error: str | None = None  # why there is no label; None if there is one
     finished: bool = True  # the teacher ended by itself; False where the token limit cut it off
     duration_s: float | None = None  # length of the sound; None if it is not known
-    # Code of the language that the teacher detects, whatever it was given; None if nothing
-    # was detected, or it knows only English
+    # Code of what the teacher detects, whatever it was given; None if nothing, or it knows English
+    # alone
     detected_language: str | None = None
-    # Of the detected language, among all that the teacher knows
-    language_probability: float | None = None
+    language_probability: float | None = None  # of that, among all languages that it knows
     sound: str | None = None  # fingerprint of the recording; None if it is not known
 
     def to_dict(self) -> dict[str, Any]:
@@ -116,8 +107,7 @@ class Label:
         Raises:
             ValueError: a key is missing or its value is of a wrong type.
         """
-        _check_kinds(row, _LABEL_KINDS)
-        id_, token_ids, *others = map(row.__getitem__, _LABEL_KINDS)
+        id_, token_ids, *others = _values(row, _LABEL_KINDS)
         if not set(map(type, token_ids)) <= {int}:
             raise ValueError("token_ids must be whole numbers")
         return cls(id_, tuple(token_ids), *others)
@@ -130,8 +120,7 @@ class Verdict:
     id: str  # of the utterance
     keep: bool  # whether a student may learn from it
     reason: str  # why, or why not; one of those in ``stages/filter.py``
-    # Errors over the reference's words, or characters, a fraction; None without them
-    wer: float | None = None
+    wer: float | None = None  # errors over the reference's words, or characters; None without them
     errors: ErrorCounts | None = None  # of the pseudo-label against the reference; None without one
     unit: Unit = "word"  # what ``errors`` counts
 
@@ -144,19 +133,12 @@ class Verdict:
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> "Verdict":
-        """Return the record that :meth:`to_dict` wrote; unknown keys are ignored.
-
-        Raises:
-            ValueError: a key is missing or its value is of a wrong type.
-        """
-        _check_kinds(row, _VERDICT_KINDS)
-        values = {name: row[name] for name in _VERDICT_KINDS}
-        if values["unit"] not in get_args(Unit):
-            raise ValueError(f"unit must be word or character, found {values['unit']!r}")
-        if values["errors"] is not None:
-            _check_kinds(values["errors"], _COUNT_KINDS)
-            values["errors"] = ErrorCounts(*map(values["errors"].__getitem__, _COUNT_KINDS))
-        return cls(**values)
+        """Return the record that :meth:`to_dict` wrote, as :meth:`Label.from_dict` does."""
+        id_, keep, reason, wer, errors, unit = _values(row, _VERDICT_KINDS)
+        if unit not in get_args(Unit):
+            raise ValueError(f"unit must be word or character, found {unit!r}")
+        counts = None if errors is None else ErrorCounts(*_values(errors, _COUNT_KINDS))
+        return cls(id_, keep, reason, wer, counts, unit)
 
 
 _KINDS: Mapping[Any, tuple[type, ...]] = {  # types of a field, and of the JSON that holds it
@@ -179,23 +161,23 @@ def _kinds_of(record: type) -> Mapping[str, tuple[type, ...]]:
 _LABEL_KINDS, _VERDICT_KINDS, _COUNT_KINDS = map(_kinds_of, (Label, Verdict, ErrorCounts))
 
 
-def _check_kinds(row: Mapping[str, Any], kinds_of: Mapping[str, tuple[type, ...]]) -> None:
-    for name, kinds in kinds_of.items():
-        value = row.get(name, row)
-        if value is row:
-            raise ValueError(f"{name} is missing")
+def _values(row: Mapping[str, Any], kinds_of: Mapping[str, tuple[type, ...]]) -> list[Any]:
+    """Return a row's values in the order of a record's fields, of which each must be there."""
+    try:
+        values = [*map(row.__getitem__, kinds_of)]
+    except KeyError as error:
+        raise ValueError(f"{error.args[0]} is missing") from error
+    for (name, kinds), value in zip(kinds_of.items(), values, strict=True):
         if type(value) not in kinds:
             raise ValueError(f"{name} must not be {_shown(value)}")
+    return values
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read and check a manifest.
+    """Read and check a manifest: a .jsonl file, or a folder of shards ``*-00000.jsonl``.
 
     Only ``id`` and ``audio`` are compulsory in a line; keys that we do not know are kept. Blank
     lines are passed over.
-
-    Args:
-        path: a .jsonl file, or a folder of shards ``*-00000.jsonl``.
 
     Raises:
         BadManifest: with the first faulty lines and the number of all.
@@ -214,8 +196,7 @@ def read_manifest(path: Path) -> Manifest:
             utterances.append(utterance)
         except ValueError as error:
             faults.append(f"{file.name}:{number}: {error}")
-    if faults:
-        raise BadManifest(_too_faulty(path, faults))
+    _refuse(path, faults)
     if not utterances:
         is_named = path.is_file() or shard_paths(path)
         looked = "" if is_named else " (a folder's shards are files called NAME-00000.jsonl)"
@@ -224,13 +205,18 @@ def read_manifest(path: Path) -> Manifest:
     return Manifest(path, root.absolute(), tuple(utterances))
 
 
+def _refuse(path: Path, faults: Sequence[str]) -> None:
+    """Raise BadManifest with the first faults, if there are any, and the number of all."""
+    if faults:
+        more = [f"... and {len(faults) - _N_FAULTS_SHOWN} more"] * (len(faults) > _N_FAULTS_SHOWN)
+        head = f"{path} is no manifest that can be used, {len(faults)} faulty:"
+        raise BadManifest("\n  ".join([head, *faults[:_N_FAULTS_SHOWN], *more]))
+
+
 def in_language(manifest: Manifest, language: str | None) -> Manifest:
     """Return a manifest whose utterances are all in one language; None: as it is.
 
-    The log lists the languages of the manifest that are overruled.
-
-    Raises:
-        ValueError: Whisper knows no such language.
+    The log lists the languages that are overruled. One that Whisper does not know is a ValueError.
     """
     if language is None:
         return manifest
@@ -254,11 +240,7 @@ def log_overruled(manifest: Manifest, language: str) -> None:
 
 
 def manifest_row(utterance: Utterance) -> dict[str, Any]:
-    """Return an utterance as a line of a manifest holds it.
-
-    Raises:
-        ValueError: with all for which :func:`read_manifest` would refuse it.
-    """
+    """Return an utterance as a line of a manifest holds it; a ValueError says what is wrong."""
     return _checked(_row(utterance))
 
 
@@ -274,28 +256,24 @@ def manifest_lines(path: Path) -> Iterator[tuple[Path, int, bytes]]:
 
 
 def write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
-    """Write utterances as a manifest file, which appears whole.
-
-    Args:
-        path: a .jsonl file; the audio paths are relative to its folder.
-        utterances: their ids differ.
+    """Write utterances as a manifest file, which appears whole; audio is relative to its folder.
 
     Raises:
-        BadManifest: :func:`read_manifest` would refuse it.
+        BadManifest: :func:`read_manifest` would refuse it, as where two have one id.
         StoreError: the disk is full, or the path cannot be written.
     """
     utterances = tuple(utterances)
     faults: list[str] = []
     seen: set[str] = set()
     for utterance in utterances:
-        found = _faults(_row(utterance))
-        if utterance.id in seen:
-            found.append("the id must differ from all others")
-        seen.add(utterance.id)
-        if found:
-            faults.append(f"utterance {_shown(utterance.id)}: {'; '.join(found)}")
-    if faults:
-        raise BadManifest(_too_faulty(path, faults))
+        try:
+            row = manifest_row(utterance)
+            if row["id"] in seen:
+                raise ValueError("the id must differ from all others")
+            seen.add(row["id"])
+        except ValueError as error:
+            faults.append(f"utterance {_shown(utterance.id)}: {error}")
+    _refuse(path, faults)
     write_jsonl(path, map(_row, utterances))
 
 
@@ -308,9 +286,8 @@ def audio_in(folder: Path, audio: str) -> str:
 def audio_from(folder: Path, audio: str | Path) -> str:
     """Return an absolute audio path as one that is relative to a manifest's folder; a URL as it is.
 
-    Args:
-        folder: of the manifest; it need not be there yet.
-        audio: a path or ``shard.tar#member``, such as :meth:`Manifest.audio_source` gives.
+    The folder need not be there yet. The path may be ``shard.tar#member``, such as
+    :meth:`Manifest.audio_source` gives.
     """
     if "://" in str(audio):
         return str(audio)
@@ -322,18 +299,12 @@ def audio_from(folder: Path, audio: str | Path) -> str:
 
 
 def read_labels(folder: Path) -> dict[str, Label]:
-    """Return all labels of a folder by id, in the order of its shards.
-
-    Raises:
-        DuplicateId: two labels have one id.
-        TornShard: a line is no label.
-        FileNotFoundError: there is no shard.
-    """
+    """Return all labels of a folder by id, in the order of its shards; see :func:`each_record`."""
     return {label.id: label for label in each_record(folder, Label)}
 
 
 def read_verdicts(folder: Path) -> dict[str, Verdict]:
-    """Return all verdicts of a folder by id, as :func:`read_labels`."""
+    """Return all verdicts of a folder by id, as :func:`read_labels` does."""
     return {verdict.id: verdict for verdict in each_record(folder, Verdict)}
 
 
@@ -367,33 +338,35 @@ def utterance_of(line: bytes) -> Utterance:
     )
 
 
+def _is_from_0(value: Any) -> bool:
+    is_number = isinstance(value, (float, int)) and not isinstance(value, bool)
+    return is_number and 0 <= value <= _LARGEST
+
+
+_NAME = ("a string that is not empty", lambda v: isinstance(v, str) and v != "")
+_WORDS = ("a string or null", lambda v: isinstance(v, str))
+# What the fields of a line must be, and whether a value is; all but the first two may be null.
+_RULES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "id": _NAME,
+    "audio": _NAME,
+    **dict.fromkeys(("text", *_SHARED_STRINGS), _WORDS),
+    "channel": ("a whole number from 0 on, or null", lambda v: type(v) is int and v >= 0),
+    "start_s": ("a finite number from 0 on", _is_from_0),
+    "duration_s": ("a finite number above 0, or null", lambda v: v != 0 and _is_from_0(v)),
+}
+
+
 def _checked(row: dict[str, Any]) -> dict[str, Any]:
     """Return a row; a ValueError says all that is wrong with it."""
-    if faults := _faults(row):
+    faults = []
+    for name, (must, holds) in _RULES.items():  # of millions of rows: nothing slow in here
+        value = row.get(name)
+        is_right = name not in ("id", "audio") if value is None else holds(value)
+        if not is_right:
+            faults.append(f"{name} must be {must}, found {_shown(value)}")
+    if faults:
         raise ValueError("; ".join(faults))
     return row
-
-
-def _faults(row: Mapping[str, Any]) -> list[str]:
-    """Return what is wrong with a row; plain loops, as there may be millions of rows."""
-    faults = []
-    for name in ("id", "audio"):
-        value = row.get(name)
-        if not (value and isinstance(value, str)):
-            faults.append(f"{name} must be a string that is not empty, found {_shown(value)}")
-    for name in ("text", *_SHARED_STRINGS):
-        value = row.get(name)
-        if value is not None and not isinstance(value, str):
-            faults.append(f"{name} must be a string or null, found {_shown(value)}")
-    channel, start_s, duration_s = row.get("channel"), row.get("start_s"), row.get("duration_s")
-    if channel is not None and not (type(channel) is int and channel >= 0):
-        faults.append(f"channel must be a whole number from 0 on, or null, found {_shown(channel)}")
-    if start_s is not None and not (_is_number(start_s) and 0 <= start_s <= _LARGEST):
-        faults.append(f"start_s must be a finite number from 0 on, found {_shown(start_s)}")
-    if duration_s is not None and not (_is_number(duration_s) and 0 < duration_s <= _LARGEST):
-        must = "must be a finite number above 0, or null"
-        faults.append(f"duration_s {must}, found {_shown(duration_s)}")
-    return faults
 
 
 def _row(utterance: Utterance) -> dict[str, Any]:
@@ -405,20 +378,9 @@ def _row(utterance: Utterance) -> dict[str, Any]:
     return row | {name: value for name, value in more.items() if name not in UTTERANCE_FIELDS}
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (float, int)) and not isinstance(value, bool)
-
-
 def _shared(value: Any) -> Any:
     """Return one object for equal strings, which repeat from line to line."""
     return sys.intern(value) if type(value) is str else value
-
-
-def _too_faulty(path: Path, faults: Sequence[str]) -> str:
-    n_more = len(faults) - _N_FAULTS_SHOWN
-    more = [f"... and {n_more} more"] if n_more > 0 else []
-    head = f"{path} is no manifest that can be used, {len(faults)} faulty:"
-    return "\n  ".join([head, *faults[:_N_FAULTS_SHOWN], *more])
 
 
 Record = TypeVar("Record", Label, Verdict)
@@ -428,7 +390,9 @@ def each_record(folder: Path, kind: type[Record]) -> Iterator[Record]:
     """Yield the labels or verdicts of a folder one by one, so that not all need be in memory.
 
     Raises:
-        DuplicateId, TornShard, FileNotFoundError: as :func:`read_labels`.
+        DuplicateId: two records have one id.
+        TornShard: a line is no such record.
+        FileNotFoundError: there is no shard.
     """
     paths = shard_paths(folder)
     if not paths:
@@ -447,8 +411,7 @@ def each_record(folder: Path, kind: type[Record]) -> Iterator[Record]:
             if (first := places.setdefault(record.id, here)) != here:
                 raise DuplicateId(
                     f"{here} must be of another utterance than every other line, found "
-                    f"{record.id!r}, as in {first}: delete one of the two files and run its stage "
-                    "again"
+                    f"{record.id!r}, as in {first}: delete one of the two and run its stage again"
                 )
             yield record
 

@@ -27,8 +27,8 @@ def check_sounds(
         ChangedRecording: one holds something else, or cannot be read any more.
     """
     sources = {u.id: manifest.audio_source(u) for u in utterances if labels[u.id].sound}
+    unique = dict.fromkeys(sources.values())
     with ThreadPoolExecutor(_N_READERS) as threads:
-        unique = dict.fromkeys(sources.values())
         now = dict(zip(unique, threads.map(_fingerprint, unique), strict=True))
     changed, touched = [], set()
     for id_, source in sources.items():

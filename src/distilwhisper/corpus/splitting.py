@@ -13,7 +13,6 @@ from distilwhisper.text.normalize import normalizer_for
 _Trait: TypeAlias = tuple[int, str]
 _TEXT, _ID, _RECORDING, _SPEAKER = range(4)
 
-
 # With fewer groups than this a part has just the size wanted. With more it is about as large,
 # by chance, and what is added later moves no group: of 300 a tenth is 30, give or take 5.
 _FEW = 300
@@ -35,26 +34,24 @@ def split_manifest(
     large as wanted, and utterances that are added later move no group but those they join. Where
     there are too few speakers for that, their recordings are shared out, which is logged.
 
-    A part that utterances name as their split is theirs, and none is drawn into it.
+    A part that utterances name as their split is theirs, and none is drawn into it. Every part is
+    in the manifest's order.
 
     Args:
         manifest: what to split.
         fractions: of the utterances that name none of these parts, by the names of the parts that
-            are held out; the part called ``train`` is the rest.
+            are held out; the part called ``train``, which comes first, is the rest.
         seed: another one draws another split.
         keep_speakers_together: a speaker, whose name is good within a source, is in one part only.
-
-    Returns:
-        The parts by name, ``train`` first, each in the manifest's order.
 
     Raises:
         ValueError: the fractions are not between 0 and 1 or leave nothing to train on, or there
             are fewer groups than parts.
     """
     if not all(0 < fraction < 1 for fraction in fractions.values()) or sum(fractions.values()) >= 1:
+        found = ", ".join(f"{name} {fraction}" for name, fraction in fractions.items())
         raise ValueError(
-            "held-out fractions must be above 0 and sum to less than 1, found "
-            + ", ".join(f"{name} {fraction}" for name, fraction in fractions.items())
+            f"held-out fractions must be above 0 and sum to less than 1, found {found}"
         )
     own_parts = {u.split for u in manifest.utterances} & {*fractions}
     to_draw = {name: fraction for name, fraction in fractions.items() if name not in own_parts}
@@ -64,12 +61,10 @@ def split_manifest(
     if keep_speakers_together and len({*group_of.values()}) < n_least:
         group_of = _groups(pool, with_speakers=False)
         say(f"data: {manifest.path} has too few speakers to hold some out: parts share speakers")
-    n_groups = len({*group_of.values()})
-    if n_groups < n_least:
+    if (n_groups := len({*group_of.values()})) < n_least:
         raise ValueError(
             f"{manifest.path} must fall into at least {n_least} groups that share no text or "
-            f"recording, found {n_groups} in {len(pool)} utterances: name parts that were made by "
-            "hand"
+            f"recording, found {n_groups} in {len(pool)} utterances: make the parts by hand"
         )
     part_of = _deal(pool, group_of, to_draw, seed)
     parts: dict[str, list[Utterance]] = {"train": [], **{name: [] for name in fractions}}
@@ -83,9 +78,8 @@ def _groups(utterances: Sequence[Utterance], *, with_speakers: bool) -> dict[str
     """Return every utterance's group by id: the first text, else the first id, that is in it."""
     parent: dict[_Trait, _Trait] = {}
     for utterance in utterances:
-        own = (_ID, utterance.id)
         for trait in _traits(utterance, with_speakers=with_speakers):
-            parent[_root(parent, own)] = _root(parent, trait)
+            parent[_root(parent, (_ID, utterance.id))] = _root(parent, trait)
     first: dict[_Trait, _Trait] = {}
     for trait in parent:
         root = _root(parent, trait)
@@ -96,11 +90,10 @@ def _groups(utterances: Sequence[Utterance], *, with_speakers: bool) -> dict[str
 def _traits(utterance: Utterance, *, with_speakers: bool) -> Iterator[_Trait]:
     """Yield what no two parts may share."""
     yield _ID, utterance.id
-    if utterance.text is not None:
-        # Which normaliser it is decides here only what counts as the same text.
-        text = normalizer_for(utterance.language or "en")(utterance.text).strip()
-        if text:
-            yield _TEXT, text
+    # Which normaliser it is decides here only what counts as the same text.
+    text = utterance.text and normalizer_for(utterance.language or "en")(utterance.text).strip()
+    if text:
+        yield _TEXT, text
     if utterance.recording is not None:
         yield _RECORDING, utterance.recording
     if utterance.speaker is not None and with_speakers:
@@ -149,16 +142,12 @@ def _spread(
     groups: Sequence[_Trait], sizes: Mapping[_Trait, int], strata: Mapping[_Trait, Hashable]
 ) -> list[_Trait]:
     """Return groups in an order of which every stretch has its share of every stratum."""
-    totals: Counter[Hashable] = Counter()
+    before: Counter[Hashable] = Counter()  # utterances of each stratum so far
+    middles: dict[_Trait, float] = {}
     for group in groups:
-        totals[strata[group]] += sizes[group]
-    places: dict[_Trait, float] = {}
-    before: Counter[Hashable] = Counter()
-    for group in groups:
-        stratum = strata[group]
-        places[group] = (before[stratum] + sizes[group] / 2) / totals[stratum]
-        before[stratum] += sizes[group]
-    return sorted(groups, key=places.__getitem__)
+        middles[group] = before[strata[group]] + sizes[group] / 2
+        before[strata[group]] += sizes[group]
+    return sorted(groups, key=lambda group: middles[group] / before[strata[group]])
 
 
 def _filled(groups: Sequence[_Trait], sizes: Mapping[_Trait, int], n_wanted: float) -> list[_Trait]:

@@ -36,12 +36,10 @@ class ChangedShard(TornShard):
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write rows as JSON, one a line, in a file that appears whole.
 
-    Args:
-        path: as for :func:`write_atomic`.
-        rows: may be an iterator, so that not all of them need be in memory.
+    They may come from an iterator, so that not all of them need be in memory.
 
     Raises:
-        StoreError: as for :func:`write_atomic`.
+        StoreError: the disk is full, or the path cannot be written.
         ValueError: a row holds what JSON or UTF-8 has no form for, such as nan.
     """
     with replacing(path) as file:
@@ -49,13 +47,9 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def write_shard(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows as :func:`write_jsonl` does, in a file that nobody else is to change.
-
-    Raises:
-        StoreError, ValueError: as for :func:`write_jsonl`.
-    """
+    """Write rows as :func:`write_jsonl` does, in a file that nobody else is to change."""
     data = b"".join(map(_line, rows))
-    digest = _digest_path(path, hashlib.sha256(data).hexdigest())
+    digest = _digest_path(path, data)
     if not digest.exists():
         write_atomic(digest, b"")
     write_atomic(path, data)
@@ -69,22 +63,19 @@ def check_shard(path: Path) -> None:
     """
     if not _SHARD_NAME.fullmatch(path.name) or not (path.parent / DIGESTS).exists():
         return
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    if not _digest_path(path, digest).exists():
+    digest = _digest_path(path, path.read_bytes())
+    if not digest.exists():
         raise ChangedShard(
             f"{path} must hold what its stage wrote, found something else (sha256 "
-            f"{digest[:12]}...): put the file back as it was, or delete it and run the stage "
-            f"again; to work on edited shards, copy them to a folder without {DIGESTS}"
+            f"{digest.suffix[1:13]}...): put the file back as it was, or delete it and run the "
+            f"stage again; to work on edited shards, copy them to a folder without {DIGESTS}"
         )
 
 
 def parse_json(data: bytes) -> Any:
-    """Return what ``json.loads`` makes of UTF-8, in a quarter of the time.
+    """Return what ``json.loads`` makes of UTF-8, or its ValueError, in a quarter of the time.
 
     What orjson refuses, the standard library has the last word on: it takes nan, for one.
-
-    Raises:
-        ValueError: as the standard library.
     """
     try:
         return orjson.loads(data)
@@ -130,5 +121,5 @@ def _line(row: Mapping[str, Any]) -> bytes:
     return _encode(row).encode("utf-8") + b"\n"
 
 
-def _digest_path(path: Path, digest: str) -> Path:
-    return path.parent / DIGESTS / f"{path.name}.{digest}"
+def _digest_path(path: Path, data: bytes) -> Path:
+    return path.parent / DIGESTS / f"{path.name}.{hashlib.sha256(data).hexdigest()}"

@@ -146,6 +146,18 @@ def test_what_cannot_be_read_is_named_and_left_out(source: Path) -> None:
     assert problems(source) == {}  # and the list of the first import is gone
 
 
+def test_sound_whose_name_is_not_utf8_is_named(source: Path) -> None:
+    sound = wav(source / "good.wav").read_bytes()
+    tar(source / "t.tar", {os.fsdecode(b"\xfc.wav"): sound})
+    bad = source / os.fsdecode(b"\xe9.wav")
+    bad.write_bytes(sound)
+    bad.with_suffix(".txt").write_text("any")
+    found = problems(source)
+    assert found.keys() == {"\\udce9.wav", "t.tar#\\udcfc.wav"}
+    assert all("JSON in UTF-8, can hold it" in problem for problem in found.values())
+    assert list(imported(source)) == ["good"]
+
+
 def test_a_pipe_is_named_and_not_waited_for(source: Path) -> None:
     wav(source / "a.wav")
     for name in ("b.wav", "a.txt", "table.tsv", os.fsdecode(b"\xe9.wav")):

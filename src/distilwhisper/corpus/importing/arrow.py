@@ -17,6 +17,7 @@ from distilwhisper.corpus.importing.entries import (
     BadSource,
     Entries,
     Entry,
+    Row,
     Source,
     UnreadableSource,
     Unusable,
@@ -45,11 +46,8 @@ def read_parquet(source: Source) -> Entries:
     The audio column is the one with structs of bytes and path, as Hugging Face writes them, or of
     array and sampling_rate; else one of bytes; else one that is called as in a table and holds
     paths, relative to the file's folder, or lists of samples, with a column sampling_rate beside.
-    An utterance's id is the file's path and the number of the row.
-
-    Args:
-        source: the file or folder; its settings name columns and the split, a word in the names
-            of files or their folders.
+    An utterance's id is the file's path and the number of the row. The split is a word in the names
+    of files or their folders.
 
     Raises:
         BadSource: there is no such file, or no column of audio.
@@ -58,20 +56,16 @@ def read_parquet(source: Source) -> Entries:
     with needed_by("reading Parquet files", extra="data"):
         from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile
+    must, errors = "must be a whole Parquet file, found", (ArrowException, OSError)
     for path in _of_split(source.path, source.settings.split):
-        whole = path == source.path
-        name = path.name if whole else path.relative_to(source.path).as_posix()
-        try:
-            with ParquetFile(path) as file:
-                columns, to_read = _columns_of(file.schema_arrow, str(path), source.settings)
-                batches = file.iter_batches(ROWS_AT_ONCE, columns=to_read)
-                for number, row in enumerate(row for some in batches for row in some.to_pylist()):
-                    stem = f"{posixpath.splitext(name)[0]}/{number:08d}"
-                    with source.problem_at(where := f"{name}: row {number}"):
-                        yield _sound_entry(where, row, columns, stem, path.parent)
-        except (ArrowException, OSError) as error:
-            message = f"must be a whole Parquet file, found: {error}"
-            source.add_problem(name, "unreadable", message)
+        name = path.name if path == source.path else path.relative_to(source.path).as_posix()
+        with source.problem_at(name, must, "unreadable", errors), ParquetFile(path) as file:
+            columns, to_read = _columns_of(file.schema_arrow, str(path), source.settings)
+            batches = file.iter_batches(ROWS_AT_ONCE, columns=to_read)
+            for number, row in enumerate(row for some in batches for row in some.to_pylist()):
+                stem = f"{posixpath.splitext(name)[0]}/{number:08d}"
+                with source.problem_at(where := f"{name}: row {number}"):
+                    yield _sound_entry(where, row, columns, stem, path.parent)
 
 
 def _columns_of(
@@ -79,65 +73,49 @@ def _columns_of(
 ) -> tuple[dict[str, str], list[str]]:
     """Return the column of each field, and the columns to read: what holds text or numbers is kept.
 
-    That of the audio is found by its type, where it can be.
-
-    Raises:
-        BadSource: no column is of audio, or more than one may be.
+    That of the audio is found by its type; BadSource where there is none, or more than one.
     """
     from pyarrow import types
 
-    names = [column.name for column in schema]
+    def of_types(*names: str) -> "list[pyarrow.Field]":
+        tests = [getattr(types, f"is_{name}") for name in names]
+        return [column for column in schema if any(test(column.type) for test in tests)]
+
     chosen = dict(settings.columns)
     if "audio" not in chosen:
-        structs = [
-            column.name
-            for column in schema
-            if types.is_struct(column.type)
-            and max(map(column.type.get_field_index, ("bytes", "array"))) >= 0
-        ]
-        plain = [c.name for c in schema if types.is_binary(c.type) or types.is_large_binary(c.type)]
-        candidates = structs or plain
+        structs = [c for c in of_types("struct") if {"bytes", "array"} & {p.name for p in c.type}]
+        candidates = [c.name for c in structs or of_types("binary", "large_binary")]
         if len(candidates) > 1:
             raise BadSource(f"{source}: choose one, --column audio={' or '.join(candidates)}")
         chosen |= dict(zip(["audio"], candidates, strict=False))
-    columns = find_columns(names, chosen)
+    columns = find_columns(schema.names, chosen)
     if "audio" not in columns:
-        raise BadSource(
-            f"{source} must have a column of audio, found {', '.join(names)}; give --column "
-            "audio=NAME"
-        )
-    tests = (types.is_string, types.is_large_string, types.is_integer, types.is_floating)
-    kept = [c.name for c in schema if any(test(c.type) for test in (*tests, types.is_boolean))]
-    return columns, [*dict.fromkeys([*columns.values(), *kept])]
+        must = f"{source} must have a column of audio, found {', '.join(schema.names)}"
+        raise BadSource(f"{must}; give --column audio=NAME")
+    kept = of_types("string", "large_string", "integer", "floating", "boolean")
+    return columns, [*dict.fromkeys([*columns.values(), *(c.name for c in kept)])]
 
 
 def _sound_entry(
-    where: str, row: Mapping[str, object], columns: Mapping[str, str], stem: str, folder: Path
+    where: str, row: Row, columns: Mapping[str, str], stem: str, folder: Path
 ) -> Entry:
-    """Return the utterance of a row whose audio is bytes, a path, samples, or a struct of them.
-
-    Raises:
-        ValueError: there is no audio, or the row cannot be used.
-    """
-    audio = row.get(columns["audio"])
-    path: object = audio
+    """Return the utterance of a row whose audio is bytes, a path, samples, or a struct of them."""
     utterance = utterance_from(row, columns, stem)
-    samples = audio
-    if isinstance(audio, Mapping):
-        path, samples, row = audio.get("path"), audio.get("array"), {**row, **audio}
-        audio = audio.get("bytes")
-    if isinstance(samples, list) and not isinstance(audio, bytes):
-        rate_hz = next((row[name] for name in _RATES if row.get(name)), None)
+    audio = row.get(columns["audio"])
+    keys = ("bytes", "path", "array")
+    parts = audio if isinstance(audio, Mapping) else dict.fromkeys(keys, audio)
+    data, path, samples = map(parts.get, keys)
+    if isinstance(samples, list) and not isinstance(data, bytes):
+        facts = {**row, **parts}
+        rate_hz = next((facts[name] for name in _RATES if facts.get(name)), None)
         if type(rate_hz) is not int:
-            raise ValueError(
-                f"samples must have their rate beside them ({' or '.join(_RATES)}, in Hz), found "
-                f"{rate_hz!r}"
-            )
+            must = f"samples must have their rate beside them ({' or '.join(_RATES)}, in Hz)"
+            raise ValueError(f"{must}, found {rate_hz!r}")
         sound = to_samples(np.array(samples), "the column of audio", sampling_rate=rate_hz)
-        path, audio = "samples.wav", wav_bytes(sound)
-    if isinstance(audio, bytes) and audio:
+        path, data = "samples.wav", wav_bytes(sound)
+    if isinstance(data, bytes) and data:
         suffix = posixpath.splitext(path)[1] if isinstance(path, str) else ""
-        return Entry(where, replace(utterance, audio=f"{stem}{suffix}"), audio)
+        return Entry(where, replace(utterance, audio=f"{stem}{suffix}"), data)
     if isinstance(path, str) and path:
         path = path if "://" in path else located(path, folder)
         return Entry(where, replace(utterance, audio=path))
@@ -165,34 +143,34 @@ def _of_split(source: Path, split: str | None) -> list[Path]:
 def read_huggingface(source: Source) -> Entries:
     """Yield the rows of one split of a dataset, in order.
 
-    An utterance's id is the split and the number of the row; its source is the hub id, unless a
-    column names one.
-
-    Args:
-        source: a folder of save_to_disk, a folder as on the hub, or a hub id; its settings name
-            config, split and columns.
+    The source is a folder of save_to_disk, a folder as on the hub, or a hub id. An utterance's id
+    is the split and the number of the row; its source is the hub id, unless a column names one.
 
     Raises:
         BadSource: there is no such config, split or column.
         UnreadableSource: there is no such dataset, or it cannot be read to its end.
         MissingExtra: datasets is not installed.
     """
-    name, settings = str(source.path), source.settings
-    dataset, split = _opened(name, settings)
+    name = str(source.path)
+    dataset, split = _opened(name, source.settings)
     from_hub = None if source.path.exists() else name
-    number = 0
+    features, number = dataset.features or {}, 0
     for table in _tables(dataset, name):
-        columns, to_read = _columns_of(table.schema, name, settings)
-        features = dataset.features or {}
+        columns, to_read = _columns_of(table.schema, name, source.settings)
         # In these a number stands for a name.
-        with_names = [column for column in to_read if getattr(features.get(column), "names", None)]
+        names_of = {c: getattr(features.get(c), "names", None) for c in to_read}
         for row in table.select(to_read).to_pylist():
-            for column in with_names:
-                if row[column] is not None:
-                    row[column] = features[column].names[row[column]]
+            for column, names in names_of.items():
+                if names and row[column] is not None:
+                    row[column] = names[row[column]]
             with source.problem_at(where := f"{name}: {split}, row {number}"):
                 entry = _sound_entry(where, row, columns, f"{split}/{number:08d}", Path())
-                yield _fetched(entry, from_hub)
+                utterance = entry.utterance
+                if utterance.source is None:
+                    utterance = replace(utterance, source=from_hub)
+                is_away = entry.data is None and "://" in utterance.audio
+                data = _fetched(utterance.audio) if is_away else entry.data
+                yield Entry(where, utterance, data)
             number += 1
 
 
@@ -209,10 +187,8 @@ def _opened(source: str, settings: ImportSettings) -> tuple[Any, str]:
         else:
             dataset = datasets.load_dataset(source, settings.config, streaming=True)
     except (OSError, datasets.exceptions.DatasetsError) as error:
-        raise UnreadableSource(
-            f"{source} must be a file or folder, or a dataset that can be had from the hub, found: "
-            f"{error}"
-        ) from error
+        must = f"{source} must be a file or folder, or a dataset that can be had from the hub"
+        raise UnreadableSource(f"{must}, found: {error}") from error
     except ValueError as error:  # the library lists the configs
         raise BadSource(f"{source}: {error}") from error
     if not isinstance(dataset, Mapping):
@@ -243,17 +219,13 @@ def _tables(dataset: Any, source: str) -> Iterator["pyarrow.Table"]:
         ) from error
 
 
-def _fetched(entry: Entry, from_hub: str | None) -> Entry:
-    """Return an entry with its sound where that lies in no file here: on the hub, or in a zip."""
-    utterance = entry.utterance
-    if from_hub is not None and utterance.source is None:
-        utterance = replace(utterance, source=from_hub)
-    if entry.data is not None or "://" not in utterance.audio:
-        return entry._replace(utterance=utterance)
+def _fetched(url: str) -> bytes:
+    """Return sound that lies in no file here: on the hub, or in a zip."""
     import fsspec
 
     try:
-        with fsspec.open(utterance.audio, "rb") as file:
-            return Entry(entry.where, utterance, file.read())
+        with fsspec.open(url, "rb") as file:
+            data: bytes = file.read()
     except OSError as error:
-        raise Unusable(f"{utterance.audio}: {error}", "audio missing") from error
+        raise Unusable(f"{url}: {error}", "audio missing") from error
+    return data

@@ -3,10 +3,17 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from distilwhisper.corpus.importing.entries import span_id
+from distilwhisper.corpus.importing.entries import Entry, Unusable, span_id
 from distilwhisper.corpus.records import Utterance
 from distilwhisper.speech.audio import Choice, stream_samples
-from distilwhisper.speech.units import WINDOW_SAMPLES, Span, samples_to_seconds, seconds_to_samples
+from distilwhisper.speech.sources import CorruptAudio
+from distilwhisper.speech.units import (
+    WINDOW_S,
+    WINDOW_SAMPLES,
+    Span,
+    samples_to_seconds,
+    seconds_to_samples,
+)
 from distilwhisper.speech.vad import FRAME_SAMPLES, VadSettings, frame_probabilities, spans_of
 
 # Between words is silence enough to cut in; a piece does not reach over a pause so long that
@@ -15,44 +22,47 @@ PAUSES = VadSettings(min_silence_s=0.2, pad_s=0.1)
 LONG_PAUSE_S = 2.0
 
 
-def cut_at_pauses(utterance: Utterance) -> list[Utterance]:
+def cut_at_pauses(item: Entry) -> list[Utterance]:
     """Return the speech of a long utterance in pieces of at most 30 s, as long as fits.
 
     Pieces have no text, their span in their ids, and the utterance as recording if it has none.
     Pauses of 2 s and more are in no piece. Speech without any pause is cut where it is least
-    certain to be speech.
-
-    Args:
-        utterance: its audio is an absolute path; the sound is streamed, whatever its length.
+    certain to be speech. A shorter utterance comes back as it is.
 
     Raises:
-        CorruptAudio, FileNotFoundError: the sound cannot be had whole.
+        Unusable: the sound cannot be had whole, or nobody speaks in it.
         MissingExtra: the voice activity detector is not installed.
     """
+    utterance = item.utterance
+    if (utterance.duration_s or 0) <= WINDOW_S:
+        return [utterance]
     blocks = stream_samples(
         utterance.audio,
         start_s=utterance.start_s,
         duration_s=utterance.duration_s,
         choice=Choice(channel=utterance.channel),
     )
-    groups = list(frame_probabilities(blocks))
+    try:
+        groups = list(frame_probabilities(blocks))
+    except (CorruptAudio, OSError) as error:
+        raise Unusable(str(error), "audio unreadable") from error
     probabilities = [probability for _, of_group in groups for probability in of_group]
     pieces = []
     for span in plan_pieces(spans_of(groups, PAUSES), probabilities):
         start_s = round(utterance.start_s + samples_to_seconds(span.start), 6)
         duration_s = samples_to_seconds(span.stop - span.start)
-        piece = replace(utterance, start_s=start_s, duration_s=duration_s, text=None)
         id_ = span_id(utterance.id, start_s, duration_s)
-        pieces.append(replace(piece, id=id_, recording=utterance.recording or utterance.id))
+        piece = replace(utterance, id=id_, start_s=start_s, duration_s=duration_s, text=None)
+        pieces.append(replace(piece, recording=utterance.recording or utterance.id))
+    if not pieces:
+        raise Unusable(f"{utterance.audio}: nobody speaks in it", "no speech")
     return pieces
 
 
 def plan_pieces(spans: Iterable[Span], probabilities: Sequence[float]) -> list[Span]:
     """Return spans of at most 30 s that hold the given ones: as many of them as fit.
 
-    Args:
-        spans: of speech, in order and apart.
-        probabilities: of speech, of each frame of the recording.
+    These are of speech, in order and apart; the probabilities are of each frame of the recording.
     """
     pieces: list[Span] = []
     long_pause = seconds_to_samples(LONG_PAUSE_S)

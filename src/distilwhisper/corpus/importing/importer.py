@@ -1,48 +1,48 @@
 """Speech in any layout to a manifest: read, opened, stored where needed, cut, counted."""
 
 import hashlib
+import io
 import json
+import math
+import posixpath
+import re
+import tarfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache, partial
 from heapq import nsmallest
-from itertools import islice
-from operator import itemgetter
+from itertools import chain, count, islice
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from distilwhisper.corpus.ahead import in_order
 from distilwhisper.corpus.importing.entries import (
+    N_THREADS,
     BadSource,
     Entries,
     Entry,
-    Problem,
     Source,
     Unusable,
 )
 from distilwhisper.corpus.importing.folder import files_below
 from distilwhisper.corpus.importing.layouts import LAYOUTS, detect, read
 from distilwhisper.corpus.importing.settings import ImportSettings
-from distilwhisper.corpus.importing.shards import stored
 from distilwhisper.corpus.importing.summary import ImportSummary
 from distilwhisper.corpus.records import Utterance, audio_from, manifest_row, read_manifest
 from distilwhisper.corpus.store import write_jsonl
+from distilwhisper.files import replacing, sync
 from distilwhisper.languages import language_code
 from distilwhisper.progress import SECONDS_BETWEEN_LINES, say
+from distilwhisper.run.locks import lock_folder
 from distilwhisper.run.stages import fingerprint
 from distilwhisper.speech.audio import LENGTH_TOLERANCE_S, AudioFacts, probe_audio
 from distilwhisper.speech.sources import CorruptAudio, NamedBytes, digest_of
-from distilwhisper.speech.units import WINDOW_S
 
-N_THREADS = 8  # they wait for disks more than they compute
 # Of files that people correct by hand; Kaldi's have no ending. They are read whole.
 _TRANSCRIPTS = frozenset((".csv", ".json", ".jsonl", ".scp", ".tsv", ".txt", ""))
 N_REMEMBERED = 4096  # files whose facts are kept, for the spans to come
-
-_Item = TypeVar("_Item")
 
 
 def import_data(
@@ -93,12 +93,9 @@ def import_data(
 def source_fingerprints(source: Path, *, skip: Path) -> dict[str, str]:
     """Return fingerprints of a source, by name, for a repeated run to compare.
 
-    Of sound, which may be large, the size counts, and what it holds at its beginning, middle and
-    end; of transcripts all that they hold. The time of change does not: a copy is the same source.
-
-    Args:
-        source: a folder, or a manifest with the files that it names.
-        skip: a folder below the source that is not of it: that of the run.
+    A source is a folder, less the one to skip, that of the run; or a manifest with the files that
+    it names. Of sound, which may be large, the size counts, and what it holds at its beginning,
+    middle and end; of transcripts all that they hold. A copy is the same source.
     """
     if source.is_dir():
         below = (source / name for name in files_below(Source(source, ImportSettings(), skip)))
@@ -111,19 +108,19 @@ def source_fingerprints(source: Path, *, skip: Path) -> dict[str, str]:
         audio = {manifest.audio_source(u).partition(".tar#") for u in manifest.utterances}
         named = {Path(path + (sign and ".tar")) for path, sign, _ in audio}
         files, texts = [source, *(path for path in named if path.is_file())], [source]
+
+    def facts(path: Path) -> str:
+        with path.open("rb") as file:
+            return f"{path} {digest_of(file).hex()}"
+
     with ThreadPoolExecutor(N_THREADS) as threads:
-        sound = _digest(threads.map(_line, {*files} - {*texts}))
+        sound = _digest(threads.map(facts, {*files} - {*texts}))
     return {
         "source": str(source.resolve()),
         "number of files in the source": str(len(files)),
         "transcripts in the source": _digest(f"{p} {fingerprint(p)}" for p in texts),
         "sound in the source": sound,
     }
-
-
-def _line(path: Path) -> str:
-    with path.open("rb") as file:
-        return f"{path} {digest_of(file).hex()}"
 
 
 def _digest(lines: Iterable[str]) -> str:
@@ -135,17 +132,18 @@ def _rows(entries: Entries, source: Source, tally: ImportSummary) -> Iterator[di
     """Yield the lines of the manifest, and count all that goes by."""
     settings, out = source.settings, source.out
     if settings.cut is not None:
+        # Here, as they need torch: manifests are made without it.
+        from distilwhisper.corpus.importing.cutting import cut_at_pauses
         from distilwhisper.speech.vad import load_silero
 
         load_silero()  # where it is missing, nothing is begun
     language = None if settings.language is None else language_code(settings.language)
     probe = partial(_probed, probe=lru_cache(N_REMEMBERED)(probe_audio), language=language)
-    logged_at = time.monotonic()
-    ahead = partial(in_order, n_threads=N_THREADS, n_ahead=2 * N_THREADS)
-    probed = _usable(ahead(probe, entries), source)
+    probed = (entry for _, entry in source.usable(probe, entries))
     in_files = stored(_chosen(probed, settings, tally), out.with_suffix(".audio"))
     whole = ((entry, [entry.utterance]) for entry in in_files)
-    for entry, pieces in _usable(ahead(_cut, in_files), source) if settings.cut else whole:
+    logged_at = time.monotonic()
+    for entry, pieces in source.usable(cut_at_pauses, in_files) if settings.cut else whole:
         assert entry.facts is not None
         if pieces != [entry.utterance]:
             tally.n_cut += 1
@@ -164,40 +162,30 @@ def _rows(entries: Entries, source: Source, tally: ImportSummary) -> Iterator[di
         raise BadSource(f"{source.path} must hold at least one utterance, found none{longer}")
 
 
-def _usable(items: Iterable[_Item | Problem], source: Source) -> Iterator[_Item]:
-    """Yield all but the problems, which are added to those of the source."""
-    for item in items:
-        if isinstance(item, Problem):
-            source.problems.append(item)
-        else:
-            yield item
-
-
-def _probed(
-    item: Entry, probe: Callable[[str], AudioFacts], language: str | None
-) -> Entry | Problem:
+def _probed(item: Entry, probe: Callable[[str], AudioFacts], language: str | None) -> Entry:
     """Open an entry's sound, and see that it lies in it; give it a language if it names none."""
     utterance, audio = item.utterance, item.utterance.audio
     try:
         if item.data is None and (Path(audio).is_fifo() or Path(audio).is_char_device()):
             raise ValueError(f"its audio must be a file, found a pipe or a device: {audio}")
         facts = probe(audio) if item.data is None else probe_audio(NamedBytes(item.data, audio))
-    except FileNotFoundError:
-        return Problem(item.where, "audio missing", f"its audio must be a file, found no {audio}")
+    except FileNotFoundError as error:
+        message = f"its audio must be a file, found no {audio}"
+        raise Unusable(message, "audio missing") from error
     except (CorruptAudio, OSError, ValueError) as error:  # a path can be none: ValueError
-        return Problem(item.where, "audio unreadable", str(error))
+        raise Unusable(str(error), "audio unreadable") from error
     if utterance.channel is not None and utterance.channel >= facts.n_channels:
         must = f"must have a channel {utterance.channel}, counted from 0, found {facts.n_channels}"
-        return Problem(item.where, "unsupported", f"{audio}: {must}")
+        raise Unusable(f"{audio}: {must}", "unsupported")
     start_s, duration_s = utterance.start_s, utterance.duration_s
     left_s = round(facts.duration_s - start_s, 3)
     if left_s <= 0 or (duration_s or 0) > left_s + LENGTH_TOLERANCE_S:
         until = "the end" if duration_s is None else f"{start_s + duration_s:.3f} s"
-        message = (
+        raise Unusable(
             f"{audio}: must last at least a millisecond from {start_s:.3f} s, and to {until}, "
-            f"found a sound of {facts.duration_s:.3f} s"
+            f"found a sound of {facts.duration_s:.3f} s",
+            "span outside the sound",
         )
-        return Problem(item.where, "span outside the sound", message)
     known = replace(
         utterance,
         duration_s=left_s if duration_s is None else duration_s,
@@ -210,8 +198,7 @@ def _chosen(entries: Entries, settings: ImportSettings, tally: ImportSummary) ->
     """Leave out what is too long, and all but the first or a sample, as the settings ask."""
 
     def is_short(item: Entry) -> bool:
-        length_s = item.utterance.duration_s or 0
-        is_longer = settings.max_seconds is not None and length_s > settings.max_seconds
+        is_longer = (item.utterance.duration_s or 0) > (settings.max_seconds or math.inf)
         tally.n_left_out += is_longer
         return not is_longer
 
@@ -220,28 +207,11 @@ def _chosen(entries: Entries, settings: ImportSettings, tally: ImportSummary) ->
         what = f"{settings.seed or 0}/{placed[1].utterance.id}"
         return hashlib.blake2b(what.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
-    short = enumerate(filter(is_short, entries))
-    chosen: Iterable[tuple[int, Entry]] = islice(short, settings.first)
-    if settings.sample is not None:
-        chosen = sorted(nsmallest(settings.sample, short, key=draw), key=itemgetter(0))
-    yield from (item for _, item in chosen)
-
-
-def _cut(item: Entry) -> tuple[Entry, list[Utterance]] | Problem:
-    """Cut what is too long for a window."""
-    # Here, as it needs torch: manifests are made without it.
-    from distilwhisper.corpus.importing.cutting import cut_at_pauses
-
-    if (item.utterance.duration_s or 0) <= WINDOW_S:
-        return item, [item.utterance]
-    try:
-        pieces = cut_at_pauses(item.utterance)
-    except (CorruptAudio, OSError) as error:
-        return Problem(item.where, "audio unreadable", str(error))
-    if not pieces:
-        message = f"{item.utterance.audio}: nobody speaks in it"
-        return Problem(item.where, "no speech", message)
-    return item, pieces
+    short = filter(is_short, entries)
+    if settings.sample is None:
+        return islice(short, settings.first)
+    drawn = nsmallest(settings.sample, enumerate(short), key=draw)
+    return (item for _, item in sorted(drawn))  # in their order: no two have one place
 
 
 def _row(utterance: Utterance, out: Path, tally: ImportSummary) -> dict[str, Any]:
@@ -250,9 +220,64 @@ def _row(utterance: Utterance, out: Path, tally: ImportSummary) -> dict[str, Any
         audio = audio_from(out.parent, utterance.audio)
         row = manifest_row(replace(utterance, audio=audio))
         json.dumps(row, ensure_ascii=False, allow_nan=False).encode("utf-8")
-    except ValueError as error:  # infinity, or half a character, which not all JSON can hold
-        raise Unusable(f"no line of a manifest can hold it: {error}") from error
+    except ValueError as error:  # infinity, half a character, or a path in another encoding
+        raise Unusable(f"no line of a manifest, JSON in UTF-8, can hold it: {error}") from error
     if tally.knows(utterance.id):
-        message = f"the id must be new, found {utterance.id!r} a second time"
-        raise Unusable(message, "id taken")
+        raise Unusable(f"the id must be new, found {utterance.id!r} a second time", "id taken")
     return row
+
+
+# Sound that lies in no file of its own, stored once in plain tars. A shard is named after its
+# content, so that what an earlier manifest points at is never rewritten, and an import that is done
+# again makes the same files. Nothing here deletes a finished shard.
+
+SHARD_BYTES = 1 << 30
+
+
+def stored(entries: Entries, folder: Path, *, shard_bytes: int = SHARD_BYTES) -> Entries:
+    """Yield entries in order, with all of their sound in files.
+
+    Entries wait until their shard, which ends with the sound that reaches its size, has its name.
+
+    Raises:
+        StoreError: the disk is full, or the folder cannot be written.
+        FolderInUse: another import writes there.
+    """
+    for index in count():
+        for entry in entries:
+            if entry.data is not None:
+                break
+            yield entry
+        else:
+            return
+        with lock_folder(folder):
+            members = _written(chain([entry], entries), folder, index, shard_bytes)
+        yield from members
+
+
+def _written(entries: Entries, folder: Path, index: int, shard_bytes: int) -> list[Entry]:
+    """Write a shard, and return the entries up to its end, in which its members are named."""
+    placed: list[tuple[Entry, str]] = []  # each with its member, if it is stored
+    digest = hashlib.blake2b(digest_size=6)
+    n_bytes = n_members = 0
+    unnamed = folder / ".shard.tar"
+    with replacing(unnamed) as file, tarfile.TarFile(fileobj=file, mode="w") as tar:
+        for entry in entries:
+            name = ""
+            if entry.data is not None:
+                suffix = posixpath.splitext(entry.utterance.audio)[1].lower()
+                suffix = suffix if re.fullmatch(r"\.[a-z0-9]{1,5}", suffix) else ""
+                info = tarfile.TarInfo(name := f"{n_members:06d}{suffix}")
+                info.size = len(entry.data)
+                tar.addfile(info, io.BytesIO(entry.data))
+                digest.update(f"{name} {info.size} ".encode() + entry.data)
+                n_members, n_bytes = n_members + 1, n_bytes + info.size
+            placed.append((entry._replace(data=None), name))
+            if n_bytes >= shard_bytes:
+                break
+    shard = unnamed.replace(folder / f"audio-{index:05d}-{digest.hexdigest()}.tar").absolute()
+    sync(folder)
+    return [
+        e._replace(utterance=replace(e.utterance, audio=f"{shard}#{name}")) if name else e
+        for e, name in placed
+    ]

@@ -70,16 +70,12 @@ class ImportSettings:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        faults: list[str] = []
-        named: set[str] = set()
-        for choice in self.column:
-            name, sign, column = choice.partition("=")
-            if name not in FIELDS or not sign or not column or name in named:
-                faults.append(
-                    f"column must be FIELD=NAME, each field once, of {', '.join(FIELDS)}; found "
-                    f"{choice!r}"
-                )
-            named.add(name)
+        names = [choice.partition("=")[0] for choice in self.column]
+        faults: list[str | bool] = [
+            f"column must be FIELD=NAME, each field once, of {', '.join(FIELDS)}; found {choice!r}"
+            for name, choice in zip(names, self.column, strict=True)
+            if name not in FIELDS or names.count(name) > 1 or not choice[len(name) + 1 :]
+        ]
         if self.cut is not None and self.max_seconds is not None:
             faults.append("long recordings are cut or left out: give cut or max_seconds, not both")
         if self.first is not None and self.sample is not None:

@@ -1,7 +1,7 @@
 """What an import finds, counted as it goes by."""
 
 from array import array
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import median
@@ -37,33 +37,38 @@ class ImportSummary:
     problems: list[Problem] = field(default_factory=list)  # what could not be used
     seconds: float = 0.0  # of audio
     _lengths: "array[float]" = field(default_factory=lambda: array("d"))
-    _ids: set[int] = field(default_factory=set)
-    _sounds: set[int] = field(default_factory=set)
-    _texts: set[int] = field(default_factory=set)
-    _speakers: set[int] = field(default_factory=set)
+    _hashes: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))  # by kind
 
     def knows(self, id_: str) -> bool:
         """Whether an utterance of this id has been counted."""
-        return hash(id_) in self._ids
+        return hash(id_) in self._hashes["id"]
+
+    def _is_new(self, kind: str, what: str) -> bool:
+        """Keep a 64-bit hash, and return whether it is the first of its kind.
+
+        That two of ten million texts share one is less likely than 1 in 100,000.
+        """
+        n_before = len(self._hashes[kind])
+        self._hashes[kind].add(hash(what))
+        return len(self._hashes[kind]) > n_before
 
     def add(self, utterance: Utterance, facts: AudioFacts) -> None:
         """Count an utterance, which has a duration."""
-        length_s = utterance.duration_s or 0.0
+        length_s, source = utterance.duration_s or 0.0, utterance.source
         self.seconds += length_s
         self._lengths.append(length_s)
-        self._ids.add(hash(utterance.id))
+        self._is_new("id", utterance.id)
         span = f"{utterance.start_s} {length_s} {utterance.channel}"
-        self.n_same_audio += _seen(f"{facts.digest.hex()} {span}", self._sounds)
+        self.n_same_audio += not self._is_new("sound", f"{facts.digest.hex()} {span}")
         if utterance.text is not None:
             self.n_with_text += 1
-            self.n_same_text += _seen(f"{length_s:.3f} {utterance.text}", self._texts)
+            self.n_same_text += not self._is_new("text", f"{length_s:.3f} {utterance.text}")
         if utterance.speaker is not None:
-            self._speakers.add(hash(utterance.speaker))
+            self._is_new("speaker", utterance.speaker)
         if utterance.language is not None:
             self.languages[utterance.language] += 1
-        if utterance.source is not None:
-            of_source = self.seconds_of.get(utterance.source, 0.0)
-            self.seconds_of[utterance.source] = of_source + length_s
+        if source is not None:
+            self.seconds_of[source] = self.seconds_of.get(source, 0.0) + length_s
         self.sample_rates[facts.sample_rate_hz] += 1
 
     @property
@@ -86,10 +91,10 @@ class ImportSummary:
     @property
     def failed(self) -> dict[str, str]:
         """What could not be used, by place."""
-        failed: dict[str, list[str]] = {}
+        failed: dict[str, str] = {}
         for where, _, message in self.problems:
-            failed.setdefault(where, []).append(message)
-        return {where: "; ".join(messages) for where, messages in failed.items()}
+            failed[where] = f"{failed[where]}; {message}" if where in failed else message
+        return failed
 
     def to_dict(self) -> dict[str, Any]:
         """Return the summary as JSON can hold it; problems are counted by kind."""
@@ -97,7 +102,7 @@ class ImportSummary:
         return {
             "n_utterances": self.n_utterances,
             "n_with_text": self.n_with_text,
-            "n_speakers": len(self._speakers),
+            "n_speakers": len(self._hashes["speaker"]),
             "hours": self.seconds / 3600,
             **dict(zip(("min_s", "median_s", "max_s"), self.lengths_s, strict=True)),
             "n_by_length": self.n_by_length,
@@ -109,22 +114,22 @@ class ImportSummary:
         }
 
     def __str__(self) -> str:
-        low_s, middle_s, high_s = self.lengths_s
         return (
-            f"{self.n_utterances} utterances, {self.seconds / 3600:.2f} h "
-            f"({low_s:.2f} to {high_s:.2f} s, median {middle_s:.2f} s); "
+            f"{self.n_utterances} utterances, {self.seconds / 3600:.2f} h ({self._range()}); "
             f"{self.n_with_text} with text, {self.n_utterances - self.n_with_text} without; "
             f"{len(self.problems)} problems"
         )
+
+    def _range(self) -> str:
+        low_s, middle_s, high_s = self.lengths_s
+        return f"{low_s:.2f} to {high_s:.2f} s, median {middle_s:.2f} s"
 
     def table(self) -> str:
         """Return the summary for a person to read."""
         summary, n_long = self.to_dict(), self.n_by_length[-1]
         hours = {source: round(hours, 2) for source, hours in summary["sources"].items()}
-        low_s, middle_s, high_s = self.lengths_s
         texts = f", {self.n_texts_lost} of them without the text they had"
         fullest = max(self.n_by_length) or 1
-        bars = [f"{n:>9} {'#' * -(-_BAR * n // fullest)}" for n in self.n_by_length]
         lines = {
             "utterances": f"{self.n_utterances}, {self.n_with_text} with text",
             "hours": f"{summary['hours']:.2f}",
@@ -132,8 +137,11 @@ class ImportSummary:
             "languages": _shares(summary["languages"], "utterances"),
             "sources": _shares(hours, "h"),
             "sample rates": _shares({f"{k} Hz": n for k, n in summary["sample_rates"].items()}),
-            "length": f"{low_s:.2f} to {high_s:.2f} s, median {middle_s:.2f} s",
-            **dict(zip(_BINS, bars, strict=True)),
+            "length": self._range(),
+            **{
+                name: f"{n:>9} {'#' * -(-_BAR * n // fullest)}"
+                for name, n in zip(_BINS, self.n_by_length, strict=True)
+            },
             "duplicates": f"{self.n_same_audio} of audio, {self.n_same_text} of text and length",
             "problems": _shares(summary["problems"]),
             "cut": self.n_cut and f"{self.n_cut} long recordings{texts * bool(self.n_texts_lost)}",
@@ -141,16 +149,6 @@ class ImportSummary:
             "too long": n_long and f"{n_long} over {WINDOW_S:.0f} s: see --cut, or --max-seconds",
         }
         return "\n".join(f"{name:<14}{value}".rstrip() for name, value in lines.items() if value)
-
-
-def _seen(what: str, seen: set[int]) -> bool:
-    """Add a 64-bit hash to a set, and return whether it was there.
-
-    That two of ten million texts share one is less likely than 1 in 100,000.
-    """
-    n_before = len(seen)
-    seen.add(hash(what))
-    return len(seen) == n_before
 
 
 def _shares(of: Mapping[str, float], unit: str = "") -> str:

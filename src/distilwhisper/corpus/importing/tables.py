@@ -7,18 +7,17 @@ import json
 import posixpath
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from itertools import dropwhile, islice
+from itertools import dropwhile, islice, product
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 from zlib import error as ZlibError
 
 from distilwhisper.corpus.importing.entries import (
     AUDIO_SUFFIXES,
-    BadSource,
     BadTranscripts,
     Entries,
     Entry,
+    Row,
     Source,
     Unusable,
     encoding_of,
@@ -32,70 +31,33 @@ TABLE_SUFFIXES = (".csv", ".jsonl", ".tsv")
 JSON_SUFFIXES = (".json", ".jsonl")
 _CELL_LINES = 500  # the most that a cell in quotes may have
 
-Row: TypeAlias = Mapping[str, Any]
 
+def read_table(source: Source, path: Path | None = None, folder: Path | None = None) -> Entries:
+    """Yield the utterances of a table that names its audio: the source, or another.
 
-def read_table(source: Source) -> Entries:
-    """Yield the utterances of a table whose audio paths are relative to its folder."""
-    return table_entries(source.path, source.path.parent, source)
-
-
-def table_entries(path: Path, folder: Path, source: Source) -> Entries:
-    """Yield the utterances of a table that names its audio.
-
-    An audio path is relative to the folder, or else to the current one. An utterance's id is the
-    path without its ending, with the times of the span if it is one.
+    An audio path is relative to a folder, that of the table if none is given, or else to the
+    current one. An utterance's id is the path without its ending, with the times of its span.
 
     Raises:
         BadTranscripts: the table cannot be read, or names no audio.
     """
-    table = Table(path, source.settings)
+    table = Table(path or source.path, source.settings)
     if "audio" not in table.columns:
         raise table.refusal()
-    for where, row, columns in table.rows(source, str(path)):
+    for where, row, columns in table.rows(source, str(table.path)):
         with source.problem_at(where):
             audio = audio_named(row, columns)
             stem = posixpath.splitext(audio.replace(".tar#", "/"))[0]
-            utterance = utterance_from(row, columns, stem)
-            yield Entry(where, replace(utterance, audio=located(audio, folder)))
+            place = located(audio, folder or table.path.parent)
+            yield Entry(where, utterance_from(row, columns, stem, place))
 
 
 def audio_named(row: Row, columns: Mapping[str, str]) -> str:
-    """Return the audio that a row names.
-
-    Raises:
-        ValueError: it names none.
-    """
+    """Return the audio that a row names; a ValueError where it names none."""
     audio = row.get(columns.get("audio", ""))
     if not isinstance(audio, str) or not audio.strip():
         raise ValueError(f"it must name its audio, found {audio!r}")
     return audio.strip().replace("\\", "/")
-
-
-def read_commonvoice(source: Source) -> Entries:
-    """Yield the utterances of one split of Common Voice, locale by locale, in the tables' order.
-
-    Raises:
-        BadSource: a locale lacks the split.
-        BadTranscripts: a table cannot be read.
-    """
-    split = source.settings.split or "train"
-    locales = locale_folders(source.path)
-    for folder in locales:
-        if not (folder / f"{split}.tsv").is_file():
-            held = ", ".join(sorted(path.stem for path in folder.glob("*.tsv")))
-            raise BadSource(f"--split {split} must be a table in {folder}, found {held or 'none'}")
-    for folder in locales:
-        yield from table_entries(folder / f"{split}.tsv", folder / "clips", source)
-
-
-def locale_folders(source: Path) -> list[Path]:
-    """Return Common Voice's folders, with clips/ and tables: the source, or those in it."""
-    return [
-        folder
-        for folder in (source, *sorted(source.iterdir()))
-        if (folder / "clips").is_dir() and any(folder.glob("*.tsv"))
-    ]
 
 
 class Table:
@@ -111,13 +73,13 @@ class Table:
     """
 
     def __init__(self, path: Path, settings: ImportSettings) -> None:
-        self.path = path
-        self._chosen = settings.columns
-        self._form = None if path.suffix.lower() in JSON_SUFFIXES else _form(path, self._chosen)
-        if self._form is None:
-            first = next(json_rows(path, Source(path, settings, path), path.name), None)
-            self.names: Sequence[str] = [] if first is None else [*first[1]]
+        self.path, self._chosen = path, settings.columns
+        self._form = None
+        if path.suffix.lower() in JSON_SUFFIXES:
+            _, first = next(json_rows(path, Source(path, settings, path)), ("", {}))
+            self.names: Sequence[str] = [*first]
         else:
+            self._form = _form(path, self._chosen)
             self.names = self._form.names
         self.columns = find_columns(self.names, self._chosen)
 
@@ -138,9 +100,7 @@ class Table:
     def rows(self, source: Source, name: str) -> Iterator[tuple[str, Row, Mapping[str, str]]]:
         """Yield the place of each row that is not empty, the row, and the columns of its fields.
 
-        Args:
-            source: gets the rows that cannot be used as problems.
-            name: of the table in the places of rows.
+        Rows that cannot be used are problems of the source; places begin with the name.
         """
         if self._form is None:
             for where, row in json_rows(self.path, source, name):  # each has its own keys
@@ -153,13 +113,8 @@ class Table:
         try:
             for number, cells in _split(islice(lines, n_header, None), self._form):
                 with source.problem_at(where := f"{name}:{number}"):
-                    if cells is None:
-                        raise Unusable(
-                            'a quote (") that is opened must be closed before the next row, found '
-                            "none"
-                        )
-                    if any(map(str.strip, cells)):
-                        yield where, _values(cells, self._form), self.columns
+                    if cells is None or any(map(str.strip, cells)):
+                        yield where, self._form.row(cells), self.columns
         except csv.Error as error:
             raise _unreadable(self.path, number + 1, error) from error
 
@@ -172,6 +127,37 @@ class _Form(NamedTuple):
     names: Sequence[str]
     path: str | None = None  # a pattern for the name in the first cell; there is no header then
 
+    def row(self, cells: Sequence[str] | None) -> Row:
+        """Return a row's cells by column; cells that are missing hold nothing."""
+        if cells is None:
+            raise Unusable('an opened quote (") must be closed before the next row, found none')
+        too_few = self.path is not None and len(cells) < len(self.names)
+        if too_few or any(cell.strip() for cell in cells[len(self.names) :]):
+            quote = f", or put quotes around a text with {self.delimiter!r} in it" * self.has_quotes
+            raise Unusable(
+                f"must have {len(self.names)} cells as the first line has, separated by "
+                f"{self.delimiter!r}, found {len(cells)}: correct the line{quote}"
+            )
+        # Of two columns of one name the first counts.
+        row = dict(reversed([*zip(self.names, cells, strict=False)]))
+        if self.path is not None:
+            row["audio"] = self.path.format(row["audio"].strip())
+        return row
+
+    def cells(self, lines: Sequence[str]) -> list[str] | None:
+        """Return the cells of lines that are one row; None where a quote in them is still open.
+
+        A quote that is closed within a cell is read as most programs do: ``"so" he wrote``.
+        """
+        if not self.has_quotes:
+            return lines[0].rstrip("\n").split(self.delimiter)
+        try:
+            return next(csv.reader(lines, delimiter=self.delimiter, strict=True))
+        except csv.Error as error:
+            if "unexpected end of data" in str(error) or len(lines) > 1:
+                return None
+            return next(csv.reader(lines, delimiter=self.delimiter))
+
 
 def _form(table: Path, chosen: Mapping[str, str]) -> _Form:
     """Return how a table is written, by its first line: in the form that names the audio."""
@@ -181,44 +167,24 @@ def _form(table: Path, chosen: Mapping[str, str]) -> _Form:
     forms = []
     for delimiter in dict.fromkeys((usual, ",", ";", "\t", "|")):
         has_quotes = delimiter in ",;" or (delimiter == "\t" and usual == ",")
-        names = _cells([first], delimiter, has_quotes) or first.split(delimiter)
-        forms.append(_Form(delimiter, has_quotes, [name.strip().lower() for name in names]))
-    forms = [form for form in forms if wanted & {*form.names}] or forms
-    return forms[0] if wanted & {*forms[0].names} else _headless(table, first) or forms[0]
+        form = _Form(delimiter, has_quotes, ())
+        names = form.cells([first]) or first.split(delimiter)
+        forms.append(form._replace(names=[name.strip().lower() for name in names]))
+    naming = (form for form in forms if wanted & {*form.names})
+    return next(naming, None) or _headless(table, first) or forms[0]
 
 
 def _headless(table: Path, first: str) -> _Form | None:
-    """Return LJ Speech's form: name|text, or name|text|the same in words, without a header.
+    """Return LJ Speech's form, name|text or name|text|the same in words, without a header.
 
     It is one where the first cell names a file of the folder beside it.
     """
     name, *texts = (cell.strip() for cell in first.split("|"))
     names = {1: ["audio", "text"], 2: ["audio", "written", "text"]}.get(len(texts))
-    if names is None or not name:
-        return None
-    for folder in ("wavs/", "wav/"):
-        for suffix in ("", ".wav", ".flac"):
-            if (table.parent / f"{folder}{name}{suffix}").is_file():
-                return _Form("|", False, names, f"{folder}{{}}{suffix}")
+    for folder, end in product(("wavs", "wav"), ("", ".wav", ".flac")):
+        if name and names and (table.parent / folder / f"{name}{end}").is_file():
+            return _Form("|", False, names, f"{folder}/{{}}{end}")
     return None
-
-
-def _values(cells: Sequence[str], form: _Form) -> Row:
-    """Return a row's cells by column; cells that are missing hold nothing.
-
-    Raises:
-        Unusable: there are more cells than columns, or fewer where all must be there.
-    """
-    too_few = form.path is not None and len(cells) < len(form.names)
-    if too_few or any(cell.strip() for cell in cells[len(form.names) :]):
-        quote = f", or put quotes around a text with {form.delimiter!r} in it" * form.has_quotes
-        raise Unusable(
-            f"must have {len(form.names)} cells as the first line has, separated by "
-            f"{form.delimiter!r}, found {len(cells)}: correct the line{quote}"
-        )
-    # Of two columns of one name the first counts.
-    row = dict(reversed([*zip(form.names, cells, strict=False)]))
-    return row if form.path is None else {**row, "audio": form.path.format(row["audio"].strip())}
 
 
 def _split(lines: Iterator[tuple[int, str]], form: _Form) -> Iterator[tuple[int, list[str] | None]]:
@@ -227,36 +193,21 @@ def _split(lines: Iterator[tuple[int, str]], form: _Form) -> Iterator[tuple[int,
     Where a quote is not closed, or only behind a line that names another audio, its line alone is
     faulty: None. The next line is the next row.
     """
-    ahead = deque(islice(lines, 1))
-    while ahead:
-        n_lines, cells = 1, _cells([ahead[0][1]], *form[:2])
-        while cells is None and n_lines < _CELL_LINES:
-            if len(ahead) == n_lines:
-                ahead.extend(islice(lines, 1))
-            if len(ahead) == n_lines or _names_audio(ahead[n_lines][1], form.delimiter):
+    ahead: deque[tuple[int, str]] = deque()
+
+    def has(n: int) -> bool:
+        ahead.extend(islice(lines, max(n - len(ahead), 0)))
+        return len(ahead) >= n
+
+    while has(1):
+        n = 1
+        while (cells := form.cells([line for _, line in islice(ahead, n)])) is None and has(n + 1):
+            if n == _CELL_LINES or _names_audio(ahead[n][1], form.delimiter):
                 break
-            n_lines += 1
-            cells = _cells([line for _, line in islice(ahead, n_lines)], *form[:2])
-        number = ahead[0][0]
-        for _ in range(1 if cells is None else n_lines):
+            n += 1
+        yield ahead[0][0], cells
+        for _ in range(1 if cells is None else n):
             ahead.popleft()
-        yield number, cells
-        ahead.extend(islice(lines, 0 if ahead else 1))
-
-
-def _cells(lines: Sequence[str], delimiter: str, has_quotes: bool) -> list[str] | None:
-    """Return the cells of lines that are one row; None where a quote in them is still open.
-
-    A quote that is closed within a cell is read as most programs do: ``"so" he wrote``.
-    """
-    if not has_quotes:
-        return lines[0].rstrip("\n").split(delimiter)
-    try:
-        return next(csv.reader(lines, delimiter=delimiter, strict=True))
-    except csv.Error as error:
-        if "unexpected end of data" in str(error) or len(lines) > 1:
-            return None
-        return next(csv.reader(lines, delimiter=delimiter))
 
 
 def _names_audio(line: str, delimiter: str) -> bool:
@@ -266,11 +217,7 @@ def _names_audio(line: str, delimiter: str) -> bool:
 
 
 def _lines(table: Path) -> Iterator[tuple[int, str]]:
-    """Yield the lines of a table of text.
-
-    Raises:
-        BadTranscripts: it is in another encoding than UTF-8, or UTF-16 with its mark.
-    """
+    """Yield the lines of a table, numbered; BadTranscripts where it is in no encoding of ours."""
     number = 0
     try:
         with table.open(encoding=_encoding(table)) as file:
@@ -294,20 +241,17 @@ def _encoding(path: Path) -> str:
         return encoding_of(file.read(2))
 
 
-def json_rows(path: Path, source: Source, name: str) -> Iterator[tuple[str, Row]]:
+def json_rows(path: Path, source: Source, name: str | None = None) -> Iterator[tuple[str, Row]]:
     """Yield the objects of JSON lines, gzipped or not, or of one array, each with its place.
 
-    Args:
-        path: of the file.
-        source: gets what cannot be used as problems.
-        name: of the file in the places of lines.
+    What cannot be used is a problem of the source; places begin with the name, or the path.
 
     Raises:
         BadTranscripts: it is UTF-16.
     """
     if _encoding(path) == "utf-16":
         raise BadTranscripts(f"{path}: JSON must be UTF-8 text, found UTF-16; save it anew")
-    number = 0
+    name, number = name or str(path), 0
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             for number, line in enumerate(file, start=1):
@@ -315,13 +259,11 @@ def json_rows(path: Path, source: Source, name: str) -> Iterator[tuple[str, Row]
                 if not line:
                     continue
                 is_array = number == 1 and line.startswith(b"[")
-                try:
-                    found = json.loads((line + file.read() if is_array else line).decode("utf-8"))
-                except ValueError as error:
-                    message = f"must be one JSON object in UTF-8, {error}"
-                    source.add_problem(f"{name}:{number}", "bad line", message)
-                    continue
-                for place, row in enumerate(found if is_array else [found], start=number):
+                found: list[Any] = []
+                with source.problem_at(f"{name}:{number}", "must be one JSON object in UTF-8"):
+                    whole = json.loads((line + file.read() if is_array else line).decode("utf-8"))
+                    found = whole if is_array else [whole]
+                for place, row in enumerate(found, start=number):
                     if isinstance(row, dict):
                         yield f"{name}:{place}", row
                     else:
