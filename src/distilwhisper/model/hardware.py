@@ -46,19 +46,15 @@ class Hardware(Checked):
         except RuntimeError:
             device = None
         if device is None or device.type not in ("cpu", "cuda", "mps"):
-            raise ValueError(
-                f"device must be auto, cpu, cuda, cuda:N or mps, found {self.device!r}"
-            )
-        if device.type == "mps" and not torch.backends.mps.is_available():
-            raise ValueError(
-                "device mps must be there, found no GPU of Apple's that torch can use: take cpu"
-            )
-        if device.type == "cuda" and (device.index or 0) >= n_gpus:
-            raise ValueError(
-                f"device {self.device} must be there, found {n_gpus} GPUs that torch can use: "
-                "take another device, or auto"
-            )
-        return device
+            fault = f"must be auto, cpu, cuda, cuda:N or mps, found {self.device!r}"
+        elif device.type == "mps" and not torch.backends.mps.is_available():
+            fault = "mps must be there, found no GPU of Apple's that torch can use: take cpu"
+        elif device.type == "cuda" and (device.index or 0) >= n_gpus:
+            found = f"found {n_gpus} GPUs that torch can use"
+            fault = f"{self.device} must be there, {found}: take another device, or auto"
+        else:
+            return device
+        raise ValueError(f"device {fault}")
 
     def pick_dtype(self) -> "torch.dtype":
         """Return the type asked for."""
@@ -67,14 +63,12 @@ class Hardware(Checked):
         if self.dtype != "auto":
             dtype: torch.dtype = getattr(torch, self.dtype)
             return dtype
-        device = self.pick_device()
-        if device.type == "mps":
-            return torch.float16
-        if device.type == "cuda":
-            native = torch.cuda.is_bf16_supported(including_emulation=False)
-            return torch.bfloat16 if native else torch.float16
-        multiplies = any(map(cpu_has, ("avx512_bf16", "amx_bf16", "bf16")))
-        return torch.bfloat16 if multiplies else torch.float32  # emulated, it is slower than that
+        kind = self.pick_device().type
+        if kind == "cpu":  # where bfloat16 is emulated, it is slower than float32
+            multiplies = any(map(cpu_has, ("avx512_bf16", "amx_bf16", "bf16")))
+            return torch.bfloat16 if multiplies else torch.float32
+        native = kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float16
 
     def pick_training_dtype(self) -> "torch.dtype":
         """Return the type of products in training: never float16, for which auto takes float32.

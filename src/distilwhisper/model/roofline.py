@@ -7,8 +7,6 @@ models' floors says how much faster one of them can be.
 from distilwhisper.model.whisper import WhisperConfig
 
 TOKENS_PER_WINDOW = 110
-
-
 # Of an NVIDIA H100, measured: multiplications and additions in bfloat16, and bytes of its memory.
 FLOPS_PER_S, BYTES_PER_S, WEIGHT_BYTES = 798e12, 3.0e12, 2
 
