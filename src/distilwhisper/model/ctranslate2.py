@@ -75,8 +75,7 @@ PROJECTION = "decoder/projection/weight"
 def stacked_weights(n_layers: Mapping[str, int]) -> dict[str, list[str]]:
     """Return which weights each variable holds, one behind the other on rows.
 
-    Returns:
-        Hugging Face names by CTranslate2's, of all that a network of these layers may have.
+    By CTranslate2's names, those of Hugging Face, of all that a network of these layers may have.
     """
     names: dict[str, list[str]] = {}
     for ours, _, theirs in WEIGHT_NAMES:
@@ -103,13 +102,9 @@ def read_ctranslate2(folder: Path, *, tokenizer_json: str | None = None) -> Mode
     heads = _read_attributes(variables, path)
     weights = _to_hugging_face(variables, path)
     config = read_json_object(folder / "config.json")
-    return files_from_weights(
-        weights,
-        tokenizer_json or read_tokenizer_json(folder),
-        {ours: config[theirs] for ours, theirs in _RULES.items() if config.get(theirs)},
-        heads=heads,
-        where=folder,
-    )
+    rules = {ours: config[theirs] for ours, theirs in _RULES.items() if config.get(theirs)}
+    tokenizer_json = tokenizer_json or read_tokenizer_json(folder)
+    return files_from_weights(weights, tokenizer_json, rules, heads=heads, where=folder)
 
 
 # The file
@@ -207,20 +202,20 @@ def _parse_variable(cursor: _Cursor, name: str, version: int) -> Tensor:
 
 def _read_attributes(variables: dict[str, Tensor], path: Path) -> tuple[int, int]:
     """Return the heads of encoder and decoder; refuse what this package's network is not."""
+    for name in (EMBEDDING, "encoder/num_heads"):
+        if name not in variables:
+            raise BadCheckpoint(f"{path}: no variable {name}")
     for name, wanted in ATTRIBUTES.items():
         if name in variables and variables[name].item() != wanted:
             raise BadCheckpoint(f"{path}: {name} must be {wanted}, found {variables[name].item()}")
-    if "encoder/num_heads" not in variables:
-        raise BadCheckpoint(f"{path}: no variable encoder/num_heads")
     encoder_heads = variables["encoder/num_heads"]
     return int(encoder_heads), int(variables.get("decoder/num_heads", encoder_heads))
 
 
 def _to_hugging_face(variables: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     """Return the weights under Hugging Face names; every variable with axes is used or refused."""
-    if EMBEDDING not in variables:
-        raise BadCheckpoint(f"{path}: no variable {EMBEDDING}")
-    if variables.get(PROJECTION, variables[EMBEDDING]) is not variables[EMBEDDING]:
+    embedding = variables[EMBEDDING]
+    if variables.get(PROJECTION, embedding) is not embedding:
         raise BadCheckpoint(f"{path}: {PROJECTION} must be an alias of {EMBEDDING}")
     n_layers = {
         side: len({n.split("/")[1] for n in variables if re.match(rf"{side}/layer_\d", n)})
@@ -242,7 +237,12 @@ def _to_hugging_face(variables: dict[str, Tensor], path: Path) -> dict[str, Tens
         # Copies, since safetensors refuses two tensors in one piece of memory.
         parts = (part.clone() for part in rows.chunk(len(targets)))
         weights |= zip(targets, parts, strict=True)
-    return _without_key_biases(weights, path)
+    for name in [name for name in weights if name.endswith(".k_proj.bias")]:
+        if largest := weights.pop(name).abs().max().item():
+            raise BadCheckpoint(
+                f"{path}: {name} must be zero, since Whisper has no such bias; found {largest:g}"
+            )
+    return weights
 
 
 def _dequantise(name: str, variables: dict[str, Tensor], path: Path) -> Tensor:
@@ -257,13 +257,3 @@ def _dequantise(name: str, variables: dict[str, Tensor], path: Path) -> Tensor:
             f"{path}: {name}_scale must hold 1 or {len(variable)} numbers, found {scale.numel()}"
         )
     return variable.float() / scale.float().reshape(-1, *[1] * (variable.ndim - 1))
-
-
-def _without_key_biases(weights: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    for name in [name for name in weights if name.endswith(".k_proj.bias")]:
-        largest = weights.pop(name).abs().max().item()
-        if largest != 0:
-            raise BadCheckpoint(
-                f"{path}: {name} must be zero, since Whisper has no such bias; found {largest:g}"
-            )
-    return weights

@@ -87,11 +87,10 @@ class Hardware(Checked):
         return torch.float32 if picked == torch.float16 else picked
 
     def pick_backend(self, *, has_draft: bool = False) -> Literal["torch", "openvino"]:
-        """Return what decodes.
+        """Return what decodes; where another model drafts, no OpenVINO that rounds to bfloat16.
 
-        Args:
-            has_draft: whether another model drafts. Sums that OpenVINO rounds to bfloat16 depend on
-                how many tokens are decoded at once, and the text would not always be the model's.
+        Its sums depend on how many tokens are decoded at once, and the text would not always be the
+        model's.
 
         Raises:
             ValueError: OpenVINO was asked for, and it cannot do what else was.

@@ -423,7 +423,7 @@ def files_from_weights(
         weights: in Hugging Face names; their shapes give every size but the number of heads.
         tokenizer_json: of the very model; it may lack the timestamps.
         rules: suppress lists and alignment heads, as ``generation_config.json`` has them.
-        heads: attention heads of each encoder layer, and of each decoder layer.
+        heads: of each encoder layer, and of each decoder layer.
         where: what is read, for messages.
 
     Raises:

@@ -69,14 +69,11 @@ _ALIGNMENT_HEADS = {
 
 
 def read_openai(path: Path, tokenizer_for: Callable[[int], str]) -> ModelFiles:
-    """Read an OpenAI checkpoint as what its Hugging Face folder would hold.
+    """Read an OpenAI checkpoint as what its Hugging Face folder would hold; no code in it is run.
 
     Weights keep the type that they are stored in. Alignment heads are in the generation config
     only for the published sizes; large-v1 and large-v2 cannot be told apart and have none.
-
-    Args:
-        path: the ``.pt`` file; no code in it is run.
-        tokenizer_for: returns the ``tokenizer.json`` of a vocabulary, given its size.
+    ``tokenizer_for`` returns the ``tokenizer.json`` of a vocabulary, given its size.
 
     Raises:
         BadCheckpoint: the file is no Whisper checkpoint, is torn, contradicts its own sizes, or
@@ -210,8 +207,7 @@ def published_alignment_heads(
 ) -> list[list[int]] | None:
     """Return the decoder heads that follow the audio, as (layer, head) pairs.
 
-    Returns:
-        None for a decoder of other sizes than the published ones, and for large-v1 and large-v2.
+    None for a decoder of other sizes than the published ones, and for large-v1 and large-v2.
 
     Source: openai/whisper: ``whisper/__init__.py``, ``_ALIGNMENT_HEADS``.
     """

@@ -450,10 +450,8 @@ class Decoder(nn.Module):
     ) -> CrossCache:
         """Project the encoder states to every layer's keys and values, once per window.
 
-        Args:
-            encoder_states: of the windows.
-            kept: the frames that were encoded; None: all.
-            out: has keys and values of their shape, which are written to.
+        Where only some frames were ``kept`` for the encoder, they count as often as each stands
+        for. The keys and values of ``out`` are of the same shape, and are written to.
         """
         into = None if out is None else out.tensors
         if self.engine is not None:  # which writes to tensors that are whole in memory

@@ -158,11 +158,8 @@ class Trainer:
     def fit(self, *, on_steps: Callable[[float], None] = lambda _: None) -> Progress:
         """Train to the last step, from the newest checkpoint if there is one.
 
-        Args:
-            on_steps: called with the number of updates just done, or found done.
-
-        Returns:
-            Where the run ended; ``student.model`` holds the best weights.
+        Returns where the run ended; ``student.model`` holds the best weights. ``on_steps`` is
+        called with the number of updates just done, or found done.
 
         Raises:
             NonFiniteLoss: before the update, naming the step and the utterances.

@@ -73,11 +73,11 @@ def fused_sums(
     Args:
         student_states: final states; the logits are their products with the embedding.
         student_embedding: gets a gradient too, if it wants one.
-        teacher_states: final states of the same tokens, constants; None leaves the divergence out.
+        teacher_states: of the same tokens, constants; None leaves the divergence out.
         teacher_embedding: of the same vocabulary, a constant.
         labels: pseudo-label ids, none of them IGNORE.
-        objective: weights, temperature and kind of divergence.
-        chunk_tokens: tokens per chunk; None: as many as suit the device.
+        objective: what is minimised.
+        chunk_tokens: that are projected at a time; None: as many as suit the device.
 
     Raises:
         ValueError: the two vocabularies differ.
