@@ -87,35 +87,29 @@ class Hardware(Checked):
         return torch.float32 if picked == torch.float16 else picked
 
     def pick_backend(self, *, has_draft: bool = False) -> Literal["torch", "openvino"]:
-        """Return what decodes; where another model drafts, no OpenVINO that rounds to bfloat16.
+        """Return what decodes; where a model drafts, no OpenVINO that rounds to bfloat16.
 
-        Its sums depend on how many tokens are decoded at once, and the text would not always be the
+        Its sums depend on how many tokens are decoded at once: the text would not always be the
         model's.
 
         Raises:
             ValueError: OpenVINO was asked for, and it cannot do what else was.
         """
-        device = self.pick_device().type
+        device, rounds = self.pick_device(), dtype_name(self.pick_dtype()) == "bfloat16"
         if self.backend == "auto":
-            fits = device == "cpu" and self.dtype == "auto" and self._rounds and not has_draft
+            fits = device.type == "cpu" and self.dtype == "auto" and rounds and not has_draft
             return "openvino" if fits and find_spec("openvino") is not None else "torch"
-        if self.backend == "openvino" and (device != "cpu" or self.dtype == "float16"):
+        if self.backend == "openvino" and (device.type != "cpu" or self.dtype == "float16"):
             raise ValueError(
                 "backend openvino computes on a CPU, in float32 or bfloat16, found device "
-                f"{self.pick_device()} and dtype {self.dtype}: take device=cpu, or backend=torch"
+                f"{device} and dtype {self.dtype}: take device=cpu, or backend=torch"
             )
-        if self.backend == "openvino" and has_draft and self._rounds:
+        if self.backend == "openvino" and has_draft and rounds:
             raise ValueError(
                 "a draft with backend openvino needs dtype float32, found bfloat16, in which the "
                 "text would not always be the model's own: take dtype=float32, or backend=torch"
             )
         return self.backend
-
-    @property
-    def _rounds(self) -> bool:
-        import torch
-
-        return self.pick_dtype() == torch.bfloat16
 
     def picked(self) -> "Hardware":
         """Return the same with what auto stands for on this machine, for results that are kept."""

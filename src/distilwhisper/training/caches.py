@@ -8,7 +8,7 @@ without: those that the run will draw are kept, each once.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,16 +17,15 @@ from typing import Any, TypeAlias
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from distilwhisper.corpus.batches import IGNORE, Example, TokenBatch, token_batch
 from distilwhisper.corpus.records import Manifest
-from distilwhisper.files import write_atomic
 from distilwhisper.shapes import Float
 from distilwhisper.speech.sources import digest_of
 from distilwhisper.training.inputs import TrainingInput
 from distilwhisper.training.ranks import Ranks
+from distilwhisper.training.state import write_tensors
 
 # Windows per file. Files are made whole or not at all, and a window's companions are always the
 # same ones, so a cache that was interrupted and finished later holds the same bits.
@@ -64,8 +63,8 @@ class EncoderCache:
         for numbers in own_shards(len(self.examples), ranks):
             sounds = [sound_key(self.examples[number], self.manifest) for number in numbers]
             path = shard_file(self.folder, numbers[0])
-            if is_missing(path, made_from := [self.encoder_digest, *sounds]):
-                write_shard(path, made_from, {"states": encode(numbers)})
+            if is_missing(path, made_from := _digest([self.encoder_digest, *sounds])):
+                write_tensors(path, {"states": encode(numbers)}, {"made_from": made_from})
             on_progress(len(numbers))
 
     def read(self, indices: Sequence[int]) -> Float[Tensor, "batch frames width"]:
@@ -108,11 +107,12 @@ class TeacherStore:
                 rows = [index for index, _ in forms]
                 tokens = token_batch([form for _, form in forms], inputs.tokenizer)
                 sounds = [sound_key(inputs.examples[i], inputs.manifest) for i in numbers]
-                made_from = [self.teacher_digest, str(self.dtype), sounds, _names(rows, tokens)]
+                facts = [self.teacher_digest, str(self.dtype), sounds, _names(rows, tokens)]
                 path = shard_file(self.folder, numbers[0])
-                if is_missing(path, made_from):
+                if is_missing(path, made_from := _digest(facts)):
                     states = final_states(rows, tokens).to(self.dtype)
-                    write_shard(path, made_from, self._by_name(states, rows, tokens))
+                    pieces = self._by_name(states, rows, tokens)
+                    write_tensors(path, pieces, {"made_from": made_from})
             on_progress(len(numbers))
 
     def _by_name(
@@ -168,18 +168,12 @@ def shard_file(folder: Path, index: int) -> Path:
     return folder / f"states-{index // SHARD_WINDOWS:05d}.safetensors"
 
 
-def is_missing(path: Path, made_from: list[Any]) -> bool:
-    """Return whether there is no shard that was made from this network and these windows."""
+def is_missing(path: Path, made_from: str) -> bool:
+    """Return whether there is no shard that was made from a network and windows of this digest."""
     # One that is cut short was cut by a failing disk, not by us: it is made again.
     with suppress(FileNotFoundError, SafetensorError), safe_open(path, framework="pt") as file:
-        return (file.metadata() or {}).get("made_from") != _digest(made_from)
+        return (file.metadata() or {}).get("made_from") != made_from
     return True
-
-
-def write_shard(path: Path, made_from: list[Any], states: Mapping[str, Tensor]) -> None:
-    """Write a shard whole, with what it was made from."""
-    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in states.items()}
-    write_atomic(path, save(on_cpu, metadata={"made_from": _digest(made_from)}))
 
 
 def weights_digest(module: nn.Module) -> str:

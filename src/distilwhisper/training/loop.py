@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor
 
 from distilwhisper.checks import check_rules
@@ -33,7 +33,6 @@ from distilwhisper.corpus.records import Manifest
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.errors import DistilwhisperError
-from distilwhisper.files import write_atomic
 from distilwhisper.model.checkpoint import Checkpoint
 from distilwhisper.model.whisper import Whisper
 from distilwhisper.run.files import MetricsLog
@@ -50,6 +49,7 @@ from distilwhisper.training.state import (
     load_state,
     save_progress,
     save_state,
+    write_tensors,
 )
 from distilwhisper.training.validation import check_set, validation_wers
 
@@ -146,13 +146,14 @@ class Trainer:
     @cached_property
     def inputs(self) -> TrainingInput:
         """The stream of windows."""
+        data, sizes = self.data, self.student.model.config
         return TrainingInput(
-            self.data.manifest,
-            self.data.examples,
+            data.manifest,
+            data.examples,
             self.tokenizer,
             self.settings,
-            max_tokens=self.student.model.config.max_tokens,
-            n_mels=self.teacher.config.n_mels,
+            sizes.max_tokens,
+            sizes.n_mels,
         )
 
     def fit(self, *, on_steps: Callable[[float], None] = lambda _: None) -> Progress:
@@ -298,13 +299,10 @@ class Trainer:
                     theirs.append(teacher.final)
                     if settings.mse_weight:
                         mse = mse + hidden_mse_sum(states.at(mask).layers, teacher.layers)
+            taught = torch.cat(theirs) if settings.kl_weight else None
+            embedding = self.teacher.decoder.embed_tokens.weight
             sums = fused_sums(
-                torch.cat(ours),
-                self._projection,
-                torch.cat(theirs) if settings.kl_weight else None,
-                self.teacher.decoder.embed_tokens.weight,
-                torch.cat(wanted),
-                objective,
+                torch.cat(ours), self._projection, taught, embedding, torch.cat(wanted), objective
             )
         return sums.loss + settings.mse_weight * share * mse, sums.kl, sums.pl, mse
 
@@ -363,8 +361,7 @@ class Trainer:
                 row = {"step": progress.step, "validation_wer": mean, "wer_by_set": wers}
                 learner.log.append(row)
             if is_best:
-                weights = {name: w.detach().cpu() for name, w in learner.weights.items()}
-                write_atomic(self.out / BEST, save(weights))
+                write_tensors(self.out / BEST, learner.weights)
             save_progress(self.out, progress)  # last: until then, all of this is done again
         self.ranks.wait()
         return progress

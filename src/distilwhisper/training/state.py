@@ -60,8 +60,8 @@ def save_state(
     for left in (*folder.glob(".step_*"), final):  # by a process that was killed
         shutil.rmtree(left, ignore_errors=True)
     with new_folder(final) as temporary:
-        write_atomic(temporary / "weights.safetensors", _bytes(trained))
-        write_atomic(temporary / "optimizer.safetensors", _bytes(moments))
+        write_tensors(temporary / "weights.safetensors", trained)
+        write_tensors(temporary / "optimizer.safetensors", moments)
         write_json(temporary / "state.json", asdict(progress))
     for old in checkpoints(folder)[:-N_KEPT]:
         shutil.rmtree(old)
@@ -107,8 +107,12 @@ def load_state(path: Path, trained: Mapping[str, Tensor], optimizer: torch.optim
     return progress
 
 
-def _bytes(tensors: Mapping[str, Tensor]) -> bytes:
-    return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
+) -> None:
+    """Write a safetensors file as :func:`write_atomic` does."""
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomic(path, save(on_cpu, metadata))
 
 
 def _path(folder: Path, progress: Progress) -> Path:
