@@ -58,16 +58,13 @@ def write_delta(
     *,
     teacher_name: str,
 ) -> int:
-    """Write a student as the weights in which it differs from its teacher.
+    """Write a student as the weights in which it differs from its teacher; return their bytes.
 
     Args:
         student: a Hugging Face model folder.
         teacher: the folder of the model whose encoder or embeddings it shares.
         dest: must not exist, or be empty; it appears whole, by rename.
         teacher_name: what :func:`~distilwhisper.model.hub.resolve_model` finds the teacher by.
-
-    Returns:
-        The size of the weights that were written, in bytes.
 
     Raises:
         BadCheckpoint: one of the models is incomplete; or the two share no weights.
