@@ -50,6 +50,13 @@ def test_a_folder_of_another_layout_is_sent_to_import(wheel_folder):
         resolve_model(str(wheel_folder))
 
 
+def test_a_folder_of_something_else_does_not_hide_a_short_name(tmp_path, monkeypatch, folder):
+    snapshot = put_in_hub_cache(tmp_path, TINY, folder.iterdir())
+    (tmp_path / "tiny.en").mkdir()  # say, the transcripts that it made
+    monkeypatch.chdir(tmp_path)
+    assert resolve_model("tiny.en") == snapshot
+
+
 def test_a_file_is_sent_to_import(tmp_path):
     (tmp_path / "tiny.pt").write_bytes(b"")
     with pytest.raises(BadCheckpoint, match=r"distilwhisper import .*tiny\.pt DEST"):

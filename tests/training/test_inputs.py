@@ -187,7 +187,7 @@ def test_skipped_windows_leave_all_others_where_they_were(
 
 
 def heard(trainer: Trainer, drawn: list[Drawn]) -> torch.Tensor:
-    source = trainer._source()
+    source = trainer.source
     loaded = source.read(drawn, trainer.inputs.tokens(drawn))
     return source.encode(drawn, loaded).student
 
@@ -285,7 +285,7 @@ def test_states_are_kept_a_micro_batch_at_a_time(model: Path, corpus: Path, tmp_
         assert sum(forms) > len(LENGTHS_S)
         for part in (trainer.teacher.encoder, trainer.teacher.decoder.layer_norm):
             part.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
-        trainer._source()
+        _ = trainer.source
         assert seen
         assert max(seen) == 2
         seen.clear()
@@ -297,7 +297,7 @@ def test_layers_are_kept_only_where_they_are_compared(
     for weight, n_layers in ((0.0, 0), (0.5, 4)):
         trainer = make_trainer(model, corpus, tmp_path, mse_weight=weight)
         micro, tokens = micro_batches(trainer, 0)[0]
-        source = trainer._source()
+        source = trainer.source
         loaded = source.read(micro, tokens)
         taught = source.teacher_states(tokens, source.encode(micro, loaded).teacher, loaded)
         assert len(taught.layers) == n_layers
@@ -313,7 +313,7 @@ def test_the_student_hears_a_part_and_its_teacher_the_whole(
     trainer = make_trainer(model, corpus, tmp_path, half, **changed)
     if encoder != "shared":
         estranged(trainer)
-    source, lengths = trainer._source(), set()
+    source, lengths = trainer.source, set()
     for step in range(2):
         for micro, tokens in micro_batches(trainer, step):
             frames = n_frames(trainer, micro[0])

@@ -482,9 +482,9 @@ def test_a_store_names_the_utterance_of_which_the_teacher_has_no_numbers(
     id_, (owner,) = next((id_, found) for id_, found in owners.items() if len(found) == 1)
     trainer.teacher.decoder.embed_tokens.weight.data[id_] = float("nan")
     with pytest.raises(ValueError, match=f"found others in u{owner}: name those at fault in skip"):
-        trainer._source()
+        _ = trainer.source
     skipping = replace(trainer.settings, skip_utterances=(f"u{owner}",))
-    assert replace(trainer, settings=skipping)._source().store is not None
+    assert replace(trainer, settings=skipping).source.store is not None
 
 
 def test_a_teacher_that_gave_up_its_layers_teaches_no_second_run(

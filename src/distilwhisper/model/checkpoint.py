@@ -32,10 +32,7 @@ class Checkpoint:
 
 
 def load_checkpoint(
-    folder: Path,
-    *,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
+    folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Checkpoint:
     """Load a Hugging Face model folder, and convert its weights to ``dtype``.
 

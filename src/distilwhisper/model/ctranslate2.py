@@ -29,7 +29,6 @@ import io
 import math
 import os
 import re
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +37,7 @@ import torch
 from torch import Tensor
 
 from distilwhisper.model.layout import (
+    WEIGHT_NAMES,
     BadCheckpoint,
     ModelFiles,
     files_from_weights,
@@ -71,52 +71,17 @@ _RULES = {
 EMBEDDING = "decoder/embeddings/weight"
 PROJECTION = "decoder/projection/weight"
 
-# Modules and what they become; of more than one, the rows are stacked in this order.
-_MODULES: dict[str, tuple[str, ...]] = {
-    "conv1": ("conv1",),
-    "conv2": ("conv2",),
-    "embeddings": ("embed_tokens",),
-    "position_encodings": ("embed_positions",),
-    "layer_norm": ("layer_norm",),
-}
-_LAYER_MODULES: dict[str, tuple[str, ...]] = {
-    "self_attention/layer_norm": ("self_attn_layer_norm",),
-    "self_attention/linear_0": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    "self_attention/linear_1": ("self_attn.out_proj",),
-    "attention/layer_norm": ("encoder_attn_layer_norm",),
-    "attention/linear_0": ("encoder_attn.q_proj",),
-    "attention/linear_1": ("encoder_attn.k_proj", "encoder_attn.v_proj"),
-    "attention/linear_2": ("encoder_attn.out_proj",),
-    "ffn/layer_norm": ("final_layer_norm",),
-    "ffn/linear_0": ("fc1",),
-    "ffn/linear_1": ("fc2",),
-}
-_WEIGHT_AND_BIAS = {"weight": "weight", "bias": "bias"}
-# The parameters of a module by the last part of its name; of all others, weight and bias.
-_PARAMETERS = {
-    "layer_norm": {"gamma": "weight", "beta": "bias"},
-    "position_encodings": {"encodings": "weight"},
-}
 
-
-def stacked_weights(n_layers: Mapping[str, int]) -> dict[str, tuple[str, ...]]:
+def stacked_weights(n_layers: Mapping[str, int]) -> dict[str, list[str]]:
     """Return which weights each variable holds, one behind the other on rows.
 
-    Returns:
-        Hugging Face names by CTranslate2's, of all that a network of these layers may have.
+    By CTranslate2's names, those of Hugging Face, of all that a network of these layers may have.
     """
-    names: dict[str, tuple[str, ...]] = {}
-    for side, n in n_layers.items():
-        places = [(side, f"model.{side}", _MODULES)]
-        places += [
-            (f"{side}/layer_{i}", f"model.{side}.layers.{i}", _LAYER_MODULES) for i in range(n)
-        ]
-        for theirs, ours, modules in places:
-            for module, parts in modules.items():
-                kinds = _PARAMETERS.get(module.rpartition("/")[2], _WEIGHT_AND_BIAS)
-                for kind, parameter in kinds.items():
-                    sources = tuple(f"{ours}.{part}.{parameter}" for part in parts)
-                    names[f"{theirs}/{module}/{kind}"] = sources
+    names: dict[str, list[str]] = {}
+    for ours, _, theirs in WEIGHT_NAMES:
+        n = n_layers[theirs.partition("/")[0]] if "*" in theirs else 1
+        for number in map(str, range(n)):
+            names.setdefault(theirs.replace("*", number), []).append(ours.replace("*", number))
     return names
 
 
@@ -137,13 +102,9 @@ def read_ctranslate2(folder: Path, *, tokenizer_json: str | None = None) -> Mode
     heads = _read_attributes(variables, path)
     weights = _to_hugging_face(variables, path)
     config = read_json_object(folder / "config.json")
-    return files_from_weights(
-        weights,
-        tokenizer_json or read_tokenizer_json(folder),
-        {ours: config[theirs] for ours, theirs in _RULES.items() if config.get(theirs)},
-        heads=heads,
-        where=folder,
-    )
+    rules = {ours: config[theirs] for ours, theirs in _RULES.items() if config.get(theirs)}
+    tokenizer_json = tokenizer_json or read_tokenizer_json(folder)
+    return files_from_weights(weights, tokenizer_json, rules, heads=heads, where=folder)
 
 
 # The file
@@ -157,30 +118,24 @@ class _Cursor:
     file: io.BufferedReader
     size_bytes: int
 
-    def reserve(self, n_bytes: int, what: str) -> None:
+    def take(self, n_bytes: int, what: str) -> Tensor:
         left = self.size_bytes - self.file.tell()
         if n_bytes > left:
             raise self.fault(f"truncated: {what} takes {n_bytes} bytes, {left} are left")
+        content = torch.empty(n_bytes, dtype=torch.uint8)
+        self.file.readinto(content.numpy().data)
+        return content
 
-    def number(self, code: str, what: str) -> int:
-        n_bytes = struct.calcsize(code)
-        self.reserve(n_bytes, what)
-        return int(struct.unpack("<" + code, self.file.read(n_bytes))[0])
+    def number(self, n_bytes: int, what: str) -> int:
+        return int.from_bytes(self.take(n_bytes, what).numpy().data, "little")
 
     def string(self, what: str) -> str:
-        n_bytes = self.number("H", f"the length of {what}")
-        self.reserve(n_bytes, what)
-        raw = self.file.read(n_bytes)
+        n_bytes = self.number(2, f"the length of {what}")
+        raw = self.take(n_bytes, what).numpy().tobytes()
         try:
             return raw.rstrip(b"\0").decode()
         except UnicodeDecodeError:
             raise self.fault(f"{what} must be UTF-8, found {raw[:40]!r}") from None
-
-    def tensor(self, n_bytes: int, dtype: torch.dtype, what: str) -> Tensor:
-        self.reserve(n_bytes, what)
-        content = torch.empty(n_bytes, dtype=torch.uint8)
-        self.file.readinto(content.numpy().data)
-        return content.view(dtype)
 
     def fault(self, message: str) -> BadCheckpoint:
         return BadCheckpoint(f"{self.path}, offset {self.file.tell()}: {message}")
@@ -197,7 +152,7 @@ def read_variables(path: Path) -> dict[str, Tensor]:
 
 
 def _parse(cursor: _Cursor) -> dict[str, Tensor]:
-    version = cursor.number("I", "the binary version")
+    version = cursor.number(4, "the binary version")
     if version not in _BINARY_VERSIONS:
         raise cursor.fault(
             f"the binary version must be {_BINARY_VERSIONS[0]} to {_BINARY_VERSIONS[-1]}, "
@@ -206,46 +161,40 @@ def _parse(cursor: _Cursor) -> dict[str, Tensor]:
     spec = cursor.string("the spec")
     if spec != "WhisperSpec":
         raise cursor.fault(f"the spec must be WhisperSpec, found {spec!r}")
-    revision = cursor.number("I", "the revision")
+    revision = cursor.number(4, "the revision")
     if revision > MAX_REVISION:
         raise cursor.fault(f"the revision must be at most {MAX_REVISION}, found {revision}")
     variables: dict[str, Tensor] = {}
-    for _ in range(cursor.number("I", "the number of variables")):
+    for _ in range(cursor.number(4, "the number of variables")):
         name = cursor.string("the name of a variable")
         variables[name] = _parse_variable(cursor, name, version)
-    if version >= 3:
-        _parse_aliases(cursor, variables)
+    for _ in range(cursor.number(4, "the number of aliases") if version >= 3 else 0):
+        alias, name = cursor.string("an alias"), cursor.string("the target of an alias")
+        if name not in variables:
+            raise cursor.fault(f"alias {alias} stands for {name}, which is not in the file")
+        for suffix in ("", "_scale"):
+            if name + suffix in variables:
+                variables[alias + suffix] = variables[name + suffix]
     if left := cursor.size_bytes - cursor.file.tell():
         raise cursor.fault(f"the file must end here, found {left} more bytes")
     return variables
 
 
 def _parse_variable(cursor: _Cursor, name: str, version: int) -> Tensor:
-    rank = cursor.number("B", f"the rank of {name}")
-    shape = tuple(cursor.number("I", f"a dimension of {name}") for _ in range(rank))
+    rank = cursor.number(1, f"the rank of {name}")
+    shape = tuple(cursor.number(4, f"a dimension of {name}") for _ in range(rank))
     dtypes = DTYPES if version >= 4 else _DTYPES_BEFORE_4
-    code = cursor.number("B", f"the type of {name}")
+    code = cursor.number(1, f"the type of {name}")
     if code not in dtypes:
         raise cursor.fault(f"the type of {name} must be one of {sorted(dtypes)}, found {code}")
     dtype = dtypes[code]
-    size = cursor.number("I", f"the size of {name}")
-    n_bytes = size if version >= 4 else size * dtype.itemsize
-    if n_bytes != math.prod(shape) * dtype.itemsize:
+    wanted = math.prod(shape) * dtype.itemsize
+    n_bytes = cursor.number(4, f"the size of {name}") * (1 if version >= 4 else dtype.itemsize)
+    if n_bytes != wanted:
         raise cursor.fault(
-            f"{name} of shape {shape} and type {dtype} must take "
-            f"{math.prod(shape) * dtype.itemsize} bytes, found {n_bytes}"
+            f"{name} of shape {shape} and type {dtype} must take {wanted} bytes, found {n_bytes}"
         )
-    return cursor.tensor(n_bytes, dtype, name).reshape(shape)
-
-
-def _parse_aliases(cursor: _Cursor, variables: dict[str, Tensor]) -> None:
-    for _ in range(cursor.number("I", "the number of aliases")):
-        alias, name = cursor.string("an alias"), cursor.string("the target of an alias")
-        if name not in variables:
-            raise cursor.fault(f"alias {alias} stands for {name}, which is not in the file")
-        variables[alias] = variables[name]
-        if (scale := f"{name}_scale") in variables:
-            variables[f"{alias}_scale"] = variables[scale]
+    return cursor.take(n_bytes, name).view(dtype).reshape(shape)
 
 
 # The names
@@ -253,20 +202,20 @@ def _parse_aliases(cursor: _Cursor, variables: dict[str, Tensor]) -> None:
 
 def _read_attributes(variables: dict[str, Tensor], path: Path) -> tuple[int, int]:
     """Return the heads of encoder and decoder; refuse what this package's network is not."""
+    for name in (EMBEDDING, "encoder/num_heads"):
+        if name not in variables:
+            raise BadCheckpoint(f"{path}: no variable {name}")
     for name, wanted in ATTRIBUTES.items():
         if name in variables and variables[name].item() != wanted:
             raise BadCheckpoint(f"{path}: {name} must be {wanted}, found {variables[name].item()}")
-    if "encoder/num_heads" not in variables:
-        raise BadCheckpoint(f"{path}: no variable encoder/num_heads")
     encoder_heads = variables["encoder/num_heads"]
     return int(encoder_heads), int(variables.get("decoder/num_heads", encoder_heads))
 
 
 def _to_hugging_face(variables: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     """Return the weights under Hugging Face names; every variable with axes is used or refused."""
-    if EMBEDDING not in variables:
-        raise BadCheckpoint(f"{path}: no variable {EMBEDDING}")
-    if variables.get(PROJECTION, variables[EMBEDDING]) is not variables[EMBEDDING]:
+    embedding = variables[EMBEDDING]
+    if variables.get(PROJECTION, embedding) is not embedding:
         raise BadCheckpoint(f"{path}: {PROJECTION} must be an alias of {EMBEDDING}")
     n_layers = {
         side: len({n.split("/")[1] for n in variables if re.match(rf"{side}/layer_\d", n)})
@@ -286,11 +235,14 @@ def _to_hugging_face(variables: dict[str, Tensor], path: Path) -> dict[str, Tens
                 f"{path}: {name} must stack {len(targets)} matrices, found {len(rows)} rows"
             )
         # Copies, since safetensors refuses two tensors in one piece of memory.
-        weights |= {
-            target: part.clone()
-            for target, part in zip(targets, rows.chunk(len(targets)), strict=True)
-        }
-    return _without_key_biases(weights, path)
+        parts = (part.clone() for part in rows.chunk(len(targets)))
+        weights |= zip(targets, parts, strict=True)
+    for name in [name for name in weights if name.endswith(".k_proj.bias")]:
+        if largest := weights.pop(name).abs().max().item():
+            raise BadCheckpoint(
+                f"{path}: {name} must be zero, since Whisper has no such bias; found {largest:g}"
+            )
+    return weights
 
 
 def _dequantise(name: str, variables: dict[str, Tensor], path: Path) -> Tensor:
@@ -305,13 +257,3 @@ def _dequantise(name: str, variables: dict[str, Tensor], path: Path) -> Tensor:
             f"{path}: {name}_scale must hold 1 or {len(variable)} numbers, found {scale.numel()}"
         )
     return variable.float() / scale.float().reshape(-1, *[1] * (variable.ndim - 1))
-
-
-def _without_key_biases(weights: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    for name in [name for name in weights if name.endswith(".k_proj.bias")]:
-        largest = weights.pop(name).abs().max().item()
-        if largest != 0:
-            raise BadCheckpoint(
-                f"{path}: {name} must be zero, since Whisper has no such bias; found {largest:g}"
-            )
-    return weights

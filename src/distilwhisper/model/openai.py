@@ -20,6 +20,7 @@ import tokenizers
 
 from distilwhisper.model.layout import (
     LIGHTNING_HINT,
+    WEIGHT_NAMES,
     BadCheckpoint,
     ModelFiles,
     check_vocab_size,
@@ -31,37 +32,11 @@ from distilwhisper.model.layout import (
 )
 from distilwhisper.model.whisper import WhisperConfig
 
-_MODULES = {
-    "attn.query": "self_attn.q_proj",
-    "attn.key": "self_attn.k_proj",
-    "attn.value": "self_attn.v_proj",
-    "attn.out": "self_attn.out_proj",
-    "attn_ln": "self_attn_layer_norm",
-    "cross_attn.query": "encoder_attn.q_proj",
-    "cross_attn.key": "encoder_attn.k_proj",
-    "cross_attn.value": "encoder_attn.v_proj",
-    "cross_attn.out": "encoder_attn.out_proj",
-    "cross_attn_ln": "encoder_attn_layer_norm",
-    "mlp.0": "fc1",
-    "mlp.2": "fc2",
-    "mlp_ln": "final_layer_norm",
-}
-_NAMES_OUTSIDE_LAYERS = {
-    "encoder.positional_embedding": "encoder.embed_positions.weight",
-    "encoder.ln_post.weight": "encoder.layer_norm.weight",
-    "encoder.ln_post.bias": "encoder.layer_norm.bias",
-    "decoder.positional_embedding": "decoder.embed_positions.weight",
-    "decoder.token_embedding.weight": "decoder.embed_tokens.weight",
-    "decoder.ln.weight": "decoder.layer_norm.weight",
-    "decoder.ln.bias": "decoder.layer_norm.bias",
-}
-_NAME_IN_LAYER = re.compile(r"(encoder|decoder)\.blocks\.(\d+)\.(.+)\.(weight|bias)")
+_OPENAI_NAMES = {ours: theirs for ours, theirs, _ in WEIGHT_NAMES}
+_HUGGING_FACE_NAMES = {theirs: ours for ours, theirs in _OPENAI_NAMES.items()}
+_LAYER_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
-_OPENAI_MODULES = {ours: theirs for theirs, ours in _MODULES.items()}
-_OPENAI_OUTSIDE_LAYERS = {ours: theirs for theirs, ours in _NAMES_OUTSIDE_LAYERS.items()}
-
-# By the size of the vocabulary.
-_END_OF_TEXT = {51_864: 50_256, 51_865: 50_257, 51_866: 50_257}
+_END_OF_TEXT = {51_864: 50_256, 51_865: 50_257, 51_866: 50_257}  # by the size of the vocabulary
 
 # The sizes in ``dims`` and where they stand in config.json.
 _DIMS = {
@@ -94,14 +69,11 @@ _ALIGNMENT_HEADS = {
 
 
 def read_openai(path: Path, tokenizer_for: Callable[[int], str]) -> ModelFiles:
-    """Read an OpenAI checkpoint as what its Hugging Face folder would hold.
+    """Read an OpenAI checkpoint as what its Hugging Face folder would hold; no code in it is run.
 
     Weights keep the type that they are stored in. Alignment heads are in the generation config
     only for the published sizes; large-v1 and large-v2 cannot be told apart and have none.
-
-    Args:
-        path: the ``.pt`` file; no code in it is run.
-        tokenizer_for: returns the ``tokenizer.json`` of a vocabulary, given its size.
+    ``tokenizer_for`` returns the ``tokenizer.json`` of a vocabulary, given its size.
 
     Raises:
         BadCheckpoint: the file is no Whisper checkpoint, is torn, contradicts its own sizes, or
@@ -114,23 +86,24 @@ def read_openai(path: Path, tokenizer_for: Callable[[int], str]) -> ModelFiles:
     if missing := [name for name in _DIMS if not isinstance(dims.get(name), int)]:
         raise BadCheckpoint(f"{path}: 'dims' lacks {', '.join(missing)}, or has no number there")
     tokenizer_json = tokenizer_for(dims["n_vocab"])
-    state = unwrapped(state, ("encoder.", "decoder."), where=path)
+    state = unwrapped(state, "encoder.conv1.weight", where=path)
     heads = published_alignment_heads(
         width=dims["n_text_state"], n_layers=dims["n_text_layer"], vocab_size=dims["n_vocab"]
     )
     blank = _encode(tokenizers.Tokenizer.from_str(tokenizer_json), " ")
     eot = token_ids(tokenizer_json, where=path)["<|endoftext|>"]
-    files = files_from_weights(
-        {_hugging_face_name(name, path): weight for name, weight in state.items()},
-        tokenizer_json,
-        {
-            "suppress_tokens": suppressed_tokens(tokenizer_json, where=path),
-            "begin_suppress_tokens": [*blank, eot],
-            **({} if heads is None else {"alignment_heads": heads}),
-        },
-        heads=(dims["n_audio_head"], dims["n_text_head"]),
-        where=path,
-    )
+    rules: dict[str, Any] = {
+        "suppress_tokens": suppressed_tokens(tokenizer_json, where=path),
+        "begin_suppress_tokens": [*blank, eot],
+        **({} if heads is None else {"alignment_heads": heads}),
+    }
+    weights = {}
+    for name, weight in state.items():
+        if (ours := _renamed(name, _HUGGING_FACE_NAMES)) is None:
+            raise BadCheckpoint(f"{path}: {name} belongs to no Whisper network")
+        weights[ours] = weight
+    n_heads = dims["n_audio_head"], dims["n_text_head"]
+    files = files_from_weights(weights, tokenizer_json, rules, heads=n_heads, where=path)
     for name, found in dims_of(files).items():
         if dims[name] != found:
             raise BadCheckpoint(f"{path}: 'dims' has {name} {dims[name]}, the weights have {found}")
@@ -158,28 +131,15 @@ def _not_openai(checkpoint: Mapping[str, Any]) -> str:
     return f"must hold 'dims' and 'model_state_dict', found {sorted(map(str, checkpoint))[:8]}"
 
 
-def _hugging_face_name(name: str, path: Path) -> str:
-    if name in _NAMES_OUTSIDE_LAYERS:
-        return f"model.{_NAMES_OUTSIDE_LAYERS[name]}"
-    if name.startswith(("encoder.conv1.", "encoder.conv2.")):
-        return f"model.{name}"
-    match = _NAME_IN_LAYER.fullmatch(name)
-    if match is None or match[3] not in _MODULES:
-        raise BadCheckpoint(f"{path}: {name} belongs to no Whisper network")
-    side, index, module, parameter = match.groups()
-    return f"model.{side}.layers.{index}.{_MODULES[module]}.{parameter}"
-
-
 def openai_name(name: str) -> str:
     """Return what OpenAI calls a weight of a Hugging Face name."""
-    side_name = name.removeprefix("model.")
-    if side_name in _OPENAI_OUTSIDE_LAYERS:
-        return _OPENAI_OUTSIDE_LAYERS[side_name]
-    side, kind, *rest = side_name.split(".")
-    if kind != "layers":
-        return side_name
-    index, parameter = rest[0], rest[-1]
-    return f"{side}.blocks.{index}.{_OPENAI_MODULES['.'.join(rest[1:-1])]}.{parameter}"
+    return _renamed(name, _OPENAI_NAMES) or name
+
+
+def _renamed(name: str, names: Mapping[str, str]) -> str | None:
+    number = _LAYER_NUMBER.search(name)
+    found = names.get(_LAYER_NUMBER.sub("*", name, count=1))
+    return found.replace("*", number[0]) if found and number else found
 
 
 def check_conventions(files: ModelFiles, *, where: Path) -> None:
@@ -194,16 +154,16 @@ def check_conventions(files: ModelFiles, *, where: Path) -> None:
     vocab_size, width = files.config["vocab_size"], files.config["d_model"]
     check_vocab_size(files.tokenizer_json, vocab_size=vocab_size, where=where)
     eot = token_ids(files.tokenizer_json, where=where)["<|endoftext|>"]
-    faults = []
+    faults = [
+        f"{name} must be {4 * width}, 4 times d_model, found {files.config[name]}"
+        for name in ("encoder_ffn_dim", "decoder_ffn_dim")
+        if files.config[name] != 4 * width
+    ]
     if _END_OF_TEXT.get(vocab_size) != eot:
         faults.append(
             f"the vocabulary must be a published one, of {', '.join(map(str, _END_OF_TEXT))} "
             f"tokens, found {vocab_size} with the end of text at {eot}"
         )
-    for side in ("encoder", "decoder"):
-        found = files.config[f"{side}_ffn_dim"]
-        if found != 4 * width:
-            faults.append(f"{side}_ffn_dim must be {4 * width}, 4 times d_model, found {found}")
     if faults:
         raise BadCheckpoint(
             f"{where}: not to be had in this format: {'; '.join(faults)}: export to ctranslate2, "
@@ -225,12 +185,8 @@ def suppressed_tokens(tokenizer_json: str, *, where: Path) -> list[int]:
     """
     tokenizer = tokenizers.Tokenizer.from_str(tokenizer_json)
     music = {*"♩♪♫♬♭♮♯"}
-    symbols = {
-        *'"#()*+/:;<=>@[\\]^_`{|}~「」『』',
-        *("<<", ">>", "<<<", ">>>", "--", "---", "-(", "-[", "('", '("', "((", "))", "(((", ")))"),
-        *("[[", "]]", "{{", "}}", "♪♪", "♪♪♪"),
-        *music,
-    }
+    pairs = "<< >> <<< >>> -- --- -( -[ (' (\" (( )) ((( ))) [[ ]] {{ }} ♪♪ ♪♪♪".split()
+    symbols = {*'"#()*+/:;<=>@[\\]^_`{|}~「」『』', *pairs, *music}
     suppressed = {_encode(tokenizer, " -")[0], _encode(tokenizer, " '")[0]}
     for symbol in symbols:
         for token_sequence in (_encode(tokenizer, symbol), _encode(tokenizer, f" {symbol}")):
@@ -251,8 +207,7 @@ def published_alignment_heads(
 ) -> list[list[int]] | None:
     """Return the decoder heads that follow the audio, as (layer, head) pairs.
 
-    Returns:
-        None for a decoder of other sizes than the published ones, and for large-v1 and large-v2.
+    None for a decoder of other sizes than the published ones, and for large-v1 and large-v2.
 
     Source: openai/whisper: ``whisper/__init__.py``, ``_ALIGNMENT_HEADS``.
     """

@@ -7,8 +7,6 @@ models' floors says how much faster one of them can be.
 from distilwhisper.model.whisper import WhisperConfig
 
 TOKENS_PER_WINDOW = 110
-
-
 # Of an NVIDIA H100, measured: multiplications and additions in bfloat16, and bytes of its memory.
 FLOPS_PER_S, BYTES_PER_S, WEIGHT_BYTES = 798e12, 3.0e12, 2
 
@@ -31,11 +29,6 @@ def step_weights(c: WhisperConfig) -> int:
     return c.decoder_layers * layer + c.vocab_size * c.width
 
 
-def token_flops(c: WhisperConfig) -> float:
-    """Return the arithmetic of one token in the decoder."""
-    return 2.0 * step_weights(c) + 4.0 * c.max_frames * c.width * c.decoder_layers
-
-
 def cache_values(c: WhisperConfig, frames: float) -> float:
     """Return how many keys and values the decoder holds of so many frames, or tokens."""
     return 2.0 * frames * c.width * c.decoder_layers
@@ -50,4 +43,5 @@ def window_s(config: WhisperConfig, *, batch: int, n_tokens: float = TOKENS_PER_
     once_s = (encoder_flops(config) + cross_flops(config)) / FLOPS_PER_S
     held = cache_values(config, config.max_frames + n_tokens / 2)
     moved_s = (step_weights(config) / batch + held) * WEIGHT_BYTES / BYTES_PER_S
-    return once_s + n_tokens * max(moved_s, token_flops(config) / FLOPS_PER_S)
+    token_flops = 2.0 * step_weights(config) + 2.0 * cache_values(config, config.max_frames)
+    return once_s + n_tokens * max(moved_s, token_flops / FLOPS_PER_S)

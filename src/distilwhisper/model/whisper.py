@@ -31,6 +31,12 @@ if TYPE_CHECKING:
 
 MANY_QUERIES = 256  # from here on, attention on a CPU goes head by head
 
+Mel: TypeAlias = Float[Tensor, "batch n_mels mel_frames"]
+FrameStates: TypeAlias = Float[Tensor, "batch frames width"]
+TokenStates: TypeAlias = Float[Tensor, "batch tokens width"]
+Queries: TypeAlias = Float[Tensor, "batch heads tokens head_dim"]
+HeadStates: TypeAlias = Float[Tensor, "batch heads keys head_dim"]  # keys, or values
+
 
 @dataclass(frozen=True)
 class WhisperConfig:
@@ -118,9 +124,7 @@ class CrossCache:
         """The keys of all layers, then their values."""
         return [*self.keys, *self.values]
 
-    def attend(
-        self, number: int, attention: "Attention", normed: Float[Tensor, "batch tokens width"]
-    ) -> Float[Tensor, "batch tokens width"]:
+    def attend(self, number: int, attention: "Attention", normed: TokenStates) -> TokenStates:
         """Return what a layer's attention collects for some tokens; a :data:`CrossAttention`.
 
         Fewer windows than rows: rows are then a window's beams, neighbours, of one token each, and
@@ -180,12 +184,8 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(width, width)
 
     def forward(
-        self,
-        states: Float[Tensor, "batch tokens width"],
-        keys: Float[Tensor, "batch heads keys head_dim"],
-        values: Float[Tensor, "batch heads keys head_dim"],
-        mask: Tensor | None = None,
-    ) -> Float[Tensor, "batch tokens width"]:
+        self, states: TokenStates, keys: HeadStates, values: HeadStates, mask: Tensor | None = None
+    ) -> TokenStates:
         """Attend from ``states`` to keys and values that :meth:`keys_values` made.
 
         The mask, (#batch, 1, #tokens, keys), says what is visible, or what is added to the scores.
@@ -196,9 +196,7 @@ class Attention(nn.Module):
 
     def keys_values(
         self, states: Float[Tensor, "batch keys width"]
-    ) -> tuple[
-        Float[Tensor, "batch heads keys head_dim"], Float[Tensor, "batch heads keys head_dim"]
-    ]:
+    ) -> tuple[HeadStates, HeadStates]:
         """Project ``states`` to what queries are compared with and what they collect."""
         return self._split(self.k_proj(states)), self._split(self.v_proj(states))
 
@@ -218,9 +216,7 @@ class EncoderLayer(nn.Module):
         self.fc2 = nn.Linear(ffn, width)
         self.final_layer_norm = nn.LayerNorm(width)
 
-    def forward(
-        self, states: Float[Tensor, "batch frames width"], bias: FrameBias | None = None
-    ) -> Float[Tensor, "batch frames width"]:
+    def forward(self, states: FrameStates, bias: FrameBias | None = None) -> FrameStates:
         """Return the states after this layer; ``bias`` is added to the frames' scores."""
         normed = self.self_attn_layer_norm(states)
         states = states + self.self_attn(normed, *self.self_attn.keys_values(normed), bias)
@@ -252,9 +248,7 @@ class Encoder(nn.Module):
         """Whether windows are to be encoded with fewer frames of silence: where time is short."""
         return self.engine is not None
 
-    def forward(
-        self, mel: Float[Tensor, "batch n_mels mel_frames"], kept: KeptFrames | None = None
-    ) -> Float[Tensor, "batch frames width"]:
+    def forward(self, mel: Mel, kept: KeptFrames | None = None) -> FrameStates:
         """Encode windows; two mel frames of 10 ms make one frame of 20 ms.
 
         Raises:
@@ -271,9 +265,7 @@ class Encoder(nn.Module):
             states = layer(states, bias)
         return self.layer_norm(states)
 
-    def begin(
-        self, mel: Float[Tensor, "batch n_mels mel_frames"]
-    ) -> Float[Tensor, "batch frames width"]:
+    def begin(self, mel: Mel) -> FrameStates:
         """Return the states before the first layer; see :meth:`forward`."""
         self._check(mel)
         states = F.gelu(self.conv2(F.gelu(self.conv1(mel)))).transpose(1, 2)
@@ -323,14 +315,20 @@ class DecoderLayer(nn.Module):
 
     def forward(
         self,
-        states: Float[Tensor, "batch tokens width"],
-        normed: Float[Tensor, "batch tokens width"],
-        self_keys_values: tuple[Tensor, Tensor],
+        states: TokenStates,
         visible: Bool[Tensor, "#batch 1 tokens keys"],
         attend: CrossAttention,
-    ) -> Float[Tensor, "batch tokens width"]:
-        """Return the states after this layer; ``normed`` is ``states`` after the first norm."""
-        states = states + self.self_attn(normed, *self_keys_values, visible)
+        write: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
+    ) -> TokenStates:
+        """Return the states after this layer.
+
+        ``write``, where there is a cache, takes new keys and values and returns all to be seen.
+        """
+        normed = self.self_attn_layer_norm(states)
+        keys_values = self.self_attn.keys_values(normed)
+        if write is not None:
+            keys_values = write(*keys_values)
+        states = states + self.self_attn(normed, *keys_values, visible)
         states = states + attend(self.encoder_attn, self.encoder_attn_layer_norm(states))
         return states + self.fc2(F.gelu(self.fc1(self.final_layer_norm(states))))
 
@@ -339,7 +337,7 @@ class DecoderLayer(nn.Module):
 class DecoderStep:
     """Some tokens on their way through the decoder's layers."""
 
-    states: Float[Tensor, "batch tokens width"]  # before the first layer
+    states: TokenStates  # before the first layer
     positions: Int[Tensor, "batch tokens"]
     visible: Bool[Tensor, "batch 1 tokens keys"]
 
@@ -370,7 +368,7 @@ class Decoder(nn.Module):
         cache: SelfCache | None = None,
         *,
         n_keys: int | None = None,
-    ) -> Float[Tensor, "batch tokens width"]:
+    ) -> TokenStates:
         """Return the final states of some tokens, before :meth:`project`.
 
         Args:
@@ -399,7 +397,7 @@ class Decoder(nn.Module):
         cache: SelfCache | None = None,
         *,
         n_keys: int | None = None,
-    ) -> "DecoderStep":
+    ) -> DecoderStep:
         """Return what the layers need to work on some tokens; see :meth:`forward`."""
         batch, n_tokens = token_ids.shape
         limit = self.embed_positions.num_embeddings
@@ -421,18 +419,14 @@ class Decoder(nn.Module):
     def run_layer(
         self,
         number: int,
-        states: Float[Tensor, "batch tokens width"],
-        step: "DecoderStep",
+        states: TokenStates,
+        step: DecoderStep,
         attend: CrossAttention,
         cache: SelfCache | None = None,
-    ) -> Float[Tensor, "batch tokens width"]:
+    ) -> TokenStates:
         """Return the states after one layer, whose part of the cache is written."""
-        layer = self.layers[number]
-        normed = layer.self_attn_layer_norm(states)
-        keys_values = layer.self_attn.keys_values(normed)
-        if cache is not None:
-            keys_values = cache.write(number, *keys_values, step)
-        return layer(states, normed, keys_values, step.visible, attend)
+        write = None if cache is None else partial(cache.write, number, step=step)
+        return self.layers[number](states, step.visible, attend, write)
 
     def project(
         self, states: Float[Tensor, "*positions width"]
@@ -449,17 +443,15 @@ class Decoder(nn.Module):
 
     def cross_cache(
         self,
-        encoder_states: Float[Tensor, "batch frames width"],
+        encoder_states: FrameStates,
         kept: KeptFrames | None = None,
         *,
         out: CrossCache | None = None,
     ) -> CrossCache:
         """Project the encoder states to every layer's keys and values, once per window.
 
-        Args:
-            encoder_states: of the windows.
-            kept: the frames that were encoded; None: all.
-            out: has keys and values of their shape, which are written to.
+        Where only some frames were ``kept`` for the encoder, they count as often as each stands
+        for. The keys and values of ``out`` are of the same shape, and are written to.
         """
         into = None if out is None else out.tensors
         if self.engine is not None:  # which writes to tensors that are whole in memory
@@ -498,9 +490,7 @@ class Whisper(nn.Module):
         self.decoder = Decoder(config)
 
     def forward(
-        self,
-        mel: Float[Tensor, "batch n_mels mel_frames"],
-        token_ids: Int[Tensor, "batch tokens"],
+        self, mel: Mel, token_ids: Int[Tensor, "batch tokens"]
     ) -> Float[Tensor, "batch tokens vocab"]:
         """Return the logits of every token given those before it, without any cache."""
         cross = self.decoder.cross_cache(self.encoder(mel))
@@ -534,20 +524,15 @@ def sinusoids(length: int, width: int) -> Float[Tensor, "length width"]:
     return torch.from_numpy(np.concatenate([np.sin(angles), np.cos(angles)], axis=1)).float()
 
 
-def _attend(
-    queries: Float[Tensor, "batch heads tokens head_dim"],
-    keys: Float[Tensor, "batch heads keys head_dim"],
-    values: Float[Tensor, "batch heads keys head_dim"],
-    mask: Tensor | None,
-) -> Float[Tensor, "batch heads tokens head_dim"]:
-    if queries.device.type != "cpu" or queries.dtype != torch.bfloat16:
-        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+def _attend(queries: Queries, keys: HeadStates, values: HeadStates, mask: Tensor | None) -> Queries:
     # Torch's fused attention for the CPU is up to six times slower than this in bfloat16, but with
     # AMX it takes a third of the time for a whole window of queries.
     n_tokens = queries.shape[2]
-    if n_tokens >= MANY_QUERIES and cpu_has("amx_bf16"):
+    is_many = n_tokens >= MANY_QUERIES
+    is_slow = queries.device.type == "cpu" and queries.dtype == torch.bfloat16
+    if not is_slow or (is_many and cpu_has("amx_bf16")):
         return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
-    if n_tokens >= MANY_QUERIES:  # one head's scores stay in the cache, those of all do not
+    if is_many:  # one head's scores stay in the cache, those of all do not
         heads = [
             _attend_plainly(queries[:, [h]], keys[:, [h]], values[:, [h]], mask)
             for h in range(queries.shape[1])
@@ -560,11 +545,8 @@ def _attend(
 
 
 def _attend_plainly(
-    queries: Float[Tensor, "batch heads tokens head_dim"],
-    keys: Float[Tensor, "batch heads keys head_dim"],
-    values: Float[Tensor, "batch heads keys head_dim"],
-    mask: Tensor | None,
-) -> Float[Tensor, "batch heads tokens head_dim"]:
+    queries: Queries, keys: HeadStates, values: HeadStates, mask: Tensor | None
+) -> Queries:
     scores = (queries * queries.shape[-1] ** -0.5) @ keys.transpose(-1, -2)
     if mask is not None:
         is_bool = mask.dtype == torch.bool

@@ -8,34 +8,37 @@ without: those that the run will draw are kept, each once.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from distilwhisper.corpus.batches import IGNORE, Example, TokenBatch, token_batch
 from distilwhisper.corpus.records import Manifest
-from distilwhisper.files import write_atomic
 from distilwhisper.shapes import Float
 from distilwhisper.speech.sources import digest_of
 from distilwhisper.training.inputs import TrainingInput
 from distilwhisper.training.ranks import Ranks
+from distilwhisper.training.state import write_tensors
 
 # Windows per file. Files are made whole or not at all, and a window's companions are always the
 # same ones, so a cache that was interrupted and finished later holds the same bits.
 SHARD_WINDOWS = 32
 
+# Examples' numbers and a row of tokens for each to the teacher's states of the tokens that count,
+# row after row. An example's rows follow one another.
+FinalStates: TypeAlias = Callable[[Sequence[int], TokenBatch], Float[Tensor, "tokens width"]]
+
 
 @dataclass(frozen=True)
 class EncoderCache:
-    """The encoder states of every example, in files of :data:`SHARD_WINDOWS` windows.
+    """The encoder states of every example.
 
     States of other sound, or of another encoder, are made again.
     """
@@ -45,7 +48,7 @@ class EncoderCache:
     manifest: Manifest
     encoder_digest: str  # from :func:`weights_digest`
 
-    def n_bytes(self, *, max_frames: int, width: int, dtype: torch.dtype) -> int:
+    def n_bytes(self, max_frames: int, width: int, dtype: torch.dtype) -> int:
         """Return the disk space that the whole cache takes."""
         return len(self.examples) * max_frames * width * dtype.itemsize
 
@@ -57,14 +60,11 @@ class EncoderCache:
         on_progress: Callable[[int], None],
     ) -> None:
         """Encode what is not there yet and falls to this rank; report all, done or found done."""
-
-        def shard(numbers: range) -> dict[str, Tensor]:
-            return {"states": encode(numbers)}
-
         for numbers in own_shards(len(self.examples), ranks):
             sounds = [sound_key(self.examples[number], self.manifest) for number in numbers]
-            made_from = [self.encoder_digest, *sounds]
-            keep_shard(self.folder, numbers, made_from, partial(shard, numbers))
+            path = shard_file(self.folder, numbers[0])
+            if is_missing(path, made_from := _digest([self.encoder_digest, *sounds])):
+                write_tensors(path, {"states": encode(numbers)}, {"made_from": made_from})
             on_progress(len(numbers))
 
     def read(self, indices: Sequence[int]) -> Float[Tensor, "batch frames width"]:
@@ -93,20 +93,9 @@ class TeacherStore:
         return n_tokens * width * self.dtype.itemsize
 
     def fill(
-        self,
-        final_states: Callable[[Sequence[int], TokenBatch], Float[Tensor, "tokens width"]],
-        ranks: Ranks,
-        *,
-        on_progress: Callable[[int], None],
+        self, final_states: FinalStates, ranks: Ranks, *, on_progress: Callable[[int], None]
     ) -> None:
-        """Run the teacher on what is not there yet and falls to this rank.
-
-        Args:
-            final_states: examples' numbers and one row of tokens for each, to the teacher's
-                states of the tokens that count, row after row; an example's rows follow one
-                another.
-            ranks: the processes that share the work.
-            on_progress: called with the number of examples just done, or found done.
+        """Run the teacher on what is not there yet and falls to this rank; report as a cache does.
 
         Raises:
             ValueError: a state is too large for ``dtype``, or no number.
@@ -118,21 +107,17 @@ class TeacherStore:
                 rows = [index for index, _ in forms]
                 tokens = token_batch([form for _, form in forms], inputs.tokenizer)
                 sounds = [sound_key(inputs.examples[i], inputs.manifest) for i in numbers]
-                names = _names(rows, tokens)
-                made_from = [self.teacher_digest, str(self.dtype), sounds, names]
-                make = partial(self._states, final_states, rows, tokens, names)
-                keep_shard(self.folder, numbers, made_from, make)
+                facts = [self.teacher_digest, str(self.dtype), sounds, _names(rows, tokens)]
+                path = shard_file(self.folder, numbers[0])
+                if is_missing(path, made_from := _digest(facts)):
+                    states = final_states(rows, tokens).to(self.dtype)
+                    pieces = self._by_name(states, rows, tokens)
+                    write_tensors(path, pieces, {"made_from": made_from})
             on_progress(len(numbers))
 
-    def _states(
-        self,
-        final_states: Callable[[Sequence[int], TokenBatch], Float[Tensor, "tokens width"]],
-        indices: Sequence[int],
-        tokens: TokenBatch,
-        names: Sequence[str],
+    def _by_name(
+        self, states: Tensor, indices: Sequence[int], tokens: TokenBatch
     ) -> dict[str, Tensor]:
-        """Return the states of some rows by their names."""
-        states = final_states(indices, tokens).to(self.dtype)
         pieces = torch.split(states, (tokens.labels != IGNORE).sum(dim=1).tolist())
         faulty = {
             utterance.id: None
@@ -146,6 +131,7 @@ class TeacherStore:
                 f"{', '.join(faulty)}: name those at fault in skip_utterances, or train without "
                 "cache_teacher"
             )
+        names = _names(indices, tokens)
         return {name: piece.clone() for name, piece in zip(names, pieces, strict=True)}
 
     def read(self, indices: Sequence[int], tokens: TokenBatch) -> Float[Tensor, "tokens width"]:
@@ -164,27 +150,38 @@ def _names(indices: Sequence[int], tokens: TokenBatch) -> list[str]:
     for index, inputs, counts in zip(indices, tokens.inputs, mask, strict=True):
         length = int(counts.nonzero()[-1]) + 1  # what is behind the last target is padding
         row = [inputs[:length].tolist(), counts[:length].tolist()]
-        digest = hashlib.blake2b(json.dumps(row).encode(), digest_size=8).hexdigest()
-        names.append(f"{index % SHARD_WINDOWS}-{digest}")
+        names.append(f"{index % SHARD_WINDOWS}-{_digest(row, n_bytes=8)}")
     return names
 
 
 # The files of both
 
 
-def own_shards(n_examples: int, ranks: Ranks) -> Iterator[range]:
-    """Yield the numbers of the examples of each shard that falls to this rank."""
-    for shard in range(ranks.rank, -(-n_examples // SHARD_WINDOWS), ranks.n_ranks):
-        yield range(shard * SHARD_WINDOWS, min((shard + 1) * SHARD_WINDOWS, n_examples))
+def own_shards(n_examples: int, ranks: Ranks) -> list[range]:
+    """Return the numbers of the examples of each shard that falls to this rank."""
+    starts = range(0, n_examples, SHARD_WINDOWS)[ranks.rank :: ranks.n_ranks]
+    return [range(start, min(start + SHARD_WINDOWS, n_examples)) for start in starts]
 
 
-def weights_digest(*modules: nn.Module) -> str:
-    """Return a hash of the weights of some networks, with their names and dtypes."""
+def shard_file(folder: Path, index: int) -> Path:
+    """Return the file that holds an example's states."""
+    return folder / f"states-{index // SHARD_WINDOWS:05d}.safetensors"
+
+
+def is_missing(path: Path, made_from: str) -> bool:
+    """Return whether there is no shard that was made from a network and windows of this digest."""
+    # One that is cut short was cut by a failing disk, not by us: it is made again.
+    with suppress(FileNotFoundError, SafetensorError), safe_open(path, framework="pt") as file:
+        return (file.metadata() or {}).get("made_from") != made_from
+    return True
+
+
+def weights_digest(module: nn.Module) -> str:
+    """Return a hash of a network's weights, with their names and dtypes."""
     total = hashlib.blake2b(digest_size=16)
-    for module in modules:
-        for name, weight in module.state_dict().items():
-            total.update(f"{name} {weight.dtype} {tuple(weight.shape)}\n".encode())
-            total.update(weight.cpu().contiguous().view(torch.uint8).numpy().data)
+    for name, weight in module.state_dict().items():
+        total.update(f"{name} {weight.dtype} {tuple(weight.shape)}\n".encode())
+        total.update(weight.cpu().contiguous().view(torch.uint8).numpy().data)
     return total.hexdigest()
 
 
@@ -201,7 +198,7 @@ def sound_key(example: Example, manifest: Manifest) -> list[Any]:
         path = Path(source)
         if not path.exists():  # a member of a shard
             path = Path(source.rpartition("#")[0])
-        contents = _digest_of(path, path.stat().st_mtime_ns) if path.is_file() else None
+        contents = _file_digest(path, path.stat().st_mtime_ns) if path.is_file() else None
         channel = [] if utterance.channel is None else [utterance.channel]
         span = [utterance.start_s, utterance.duration_s]
         pieces.append([start_s, source, *span, contents, *channel])
@@ -209,33 +206,11 @@ def sound_key(example: Example, manifest: Manifest) -> list[Any]:
 
 
 @lru_cache(maxsize=1024)  # utterances may be spans or members of one file
-def _digest_of(path: Path, changed_ns: int) -> str:
+def _file_digest(path: Path, changed_ns: int) -> str:
     """Return a file's digest, which is cached until the file changes."""
     with path.open("rb") as file:
         return digest_of(file).hex()
 
 
-def shard_file(folder: Path, index: int) -> Path:
-    """Return the file that holds an example's states."""
-    return folder / f"states-{index // SHARD_WINDOWS:05d}.safetensors"
-
-
-def keep_shard(
-    folder: Path, numbers: range, made_from: list[Any], make: Callable[[], dict[str, Tensor]]
-) -> None:
-    """Write the shard of some examples whole, unless it is there, made from just the same.
-
-    Args:
-        folder: made when needed.
-        numbers: of all the examples in it.
-        made_from: the network and the windows, as JSON.
-        make: returns what the shard holds.
-    """
-    path = shard_file(folder, numbers[0])
-    digest = hashlib.blake2b(json.dumps(made_from).encode(), digest_size=16).hexdigest()
-    # One that is cut short was cut by a failing disk, not by us: it is made again.
-    with suppress(FileNotFoundError, SafetensorError), safe_open(path, framework="pt") as file:
-        if (file.metadata() or {}).get("made_from") == digest:
-            return
-    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in make().items()}
-    write_atomic(path, save(on_cpu, metadata={"made_from": digest}))
+def _digest(content: list[Any], *, n_bytes: int = 16) -> str:
+    return hashlib.blake2b(json.dumps(content).encode(), digest_size=n_bytes).hexdigest()

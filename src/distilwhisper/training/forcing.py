@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from distilwhisper.model.whisper import Attention, Decoder, Encoder
+from distilwhisper.model.whisper import Attention, Decoder, Encoder, FrameStates, Mel, TokenStates
 from distilwhisper.shapes import Bool, Float, Int
 
 
@@ -22,9 +22,7 @@ class ForcedStates(NamedTuple):
         return ForcedStates(self.final[mask], [layer[mask] for layer in self.layers])
 
 
-def encoder_states(
-    encoder: Encoder, mel: Float[Tensor, "batch n_mels mel_frames"], *, checkpointed: bool
-) -> Float[Tensor, "batch frames width"]:
+def encoder_states(encoder: Encoder, mel: Mel, *, checkpointed: bool) -> FrameStates:
     """Return what the encoder returns; see :func:`forced_states` for ``checkpointed``."""
     if not checkpointed:
         return encoder(mel)
@@ -36,7 +34,7 @@ def encoder_states(
 
 def forced_states(
     decoder: Decoder,
-    encoded: Float[Tensor, "batch frames width"],
+    encoded: FrameStates,
     inputs: Int[Tensor, "batch tokens"],
     *,
     checkpointed: bool = False,
@@ -48,10 +46,7 @@ def forced_states(
     """
     step = decoder.begin(inputs)
     states, layers = step.states, []
-
-    def attend(attention: Attention, normed: Tensor) -> Tensor:
-        return attend_to_encoder(attention, normed, encoded)
-
+    attend = partial(attend_to_encoder, encoded=encoded)
     for number in range(len(decoder.layers)):
         run = partial(decoder.run_layer, number, step=step, attend=attend)
         states = checkpoint(run, states, use_reentrant=False) if checkpointed else run(states)
@@ -60,10 +55,8 @@ def forced_states(
 
 
 def attend_to_encoder(
-    attention: Attention,
-    states: Float[Tensor, "batch tokens width"],
-    encoded: Float[Tensor, "batch frames width"],
-) -> Float[Tensor, "batch tokens width"]:
+    attention: Attention, states: TokenStates, encoded: FrameStates
+) -> TokenStates:
     """Attend from tokens to encoder states, whichever way takes fewer products.
 
     Projecting 1,500 frames to keys and values costs more than all else in a decoder layer. With

@@ -57,10 +57,8 @@ class TrainingInput:
 
     def __post_init__(self) -> None:
         _ = self._mixture
-        strays = {*self.settings.skip_utterances}
-        if strays:
-            strays -= {u.id for example in self.examples for u in example.utterances}
-        if strays:
+        known = {u.id for example in self.examples for u in example.utterances}
+        if strays := {*self.settings.skip_utterances} - known:
             raise ValueError(
                 "skip_utterances must name utterances that are trained on, found others: "
                 f"{', '.join(map(repr, sorted(strays)))}; take the ids from {self.manifest.path}, "
@@ -89,12 +87,13 @@ class TrainingInput:
         size, most = self.settings.batch_size, self.settings.micro_batch_size
         places = range(step * size, (step + 1) * size)
         drawn = [one for one in map(self._mixture.at, places) if one.example not in self._skipped]
-        drawn.sort(key=self._n_frames)
+        drawn.sort(key=self.n_frames)
         for at in range(0, len(drawn), most):
-            parts = groupby(drawn[at : at + most], key=self._n_frames)
+            parts = groupby(drawn[at : at + most], key=self.n_frames)
             yield [list(part) for _, part in parts]
 
-    def _n_frames(self, window: Drawn) -> int:
+    def n_frames(self, window: Drawn) -> int:
+        """Return how many mel frames of a window the student is given."""
         return self.augmentation(window).n_frames
 
     def tokens(self, windows: Sequence[Drawn]) -> TokenBatch:
@@ -105,15 +104,13 @@ class TrainingInput:
         """Return a window's label as it is drawn: timestamps or none, a prompt or none."""
         settings, example = self.settings, self.examples[window.example]
         draw = {"seed": settings.seed, "epoch": window.epoch}
+        timed = keeps_timestamps(example.id, probability=settings.timestamp_probability, **draw)
+        prompted = keeps_previous(example.id, probability=settings.prompt_probability, **draw)
+        speed = self.augmentation(window).speed
         sequence = decoder_sequence(
-            example.token_ids,
-            self.tokenizer,
-            timestamps=keeps_timestamps(
-                example.id, probability=settings.timestamp_probability, **draw
-            ),
-            speed=self.augmentation(window).speed,
+            example.token_ids, self.tokenizer, timestamps=timed, speed=speed
         )
-        if not keeps_previous(example.id, probability=settings.prompt_probability, **draw):
+        if not prompted:
             return sequence
         return with_prompt(sequence, example.previous, self.tokenizer, max_tokens=self.max_tokens)
 
@@ -121,9 +118,8 @@ class TrainingInput:
         """Return all sequences that the run draws for an example, each once; none if skipped."""
         if example in self._skipped:
             return []
-        epochs = sorted(self._epochs[example])
-        sequences = (tuple(self.sequence(Drawn(example, epoch))) for epoch in epochs)
-        return list(dict.fromkeys(sequences))
+        drawn = (Drawn(example, epoch) for epoch in sorted(self._epochs[example]))
+        return list(dict.fromkeys(tuple(self.sequence(window)) for window in drawn))
 
     @cached_property
     def _skipped(self) -> frozenset[int]:
@@ -165,21 +161,19 @@ class TrainingInput:
 
     def mel(
         self,
-        micro_batch: Sequence[Drawn],
+        windows: Sequence[Drawn],
         sounds: Sequence[Samples],
-        *,
         n_frames: int,
         device: torch.device,
     ) -> Float[Tensor, "batch n_mels frames"]:
         """Return the log-mel of some windows, ``n_frames`` of each: all its sound is within."""
-        augmentations = [self.augmentation(one) for one in micro_batch]
         samples = stack_windows(sounds)[:, : (n_frames + _FRAMES_AT_EDGE) * HOP_SAMPLES]
         mel = log_mel(samples.to(device), n_mels=self.n_mels)[:, :, :n_frames]
-        settings = self.settings.augment
-        if not (settings.time_mask_share or settings.frequency_mask_share):
+        augment = self.settings.augment
+        if not (augment.time_mask_share or augment.frequency_mask_share):
             return mel
-        rows = [
-            mask_mel(row, augmentation, settings, n_sound_frames=-(-len(sound) // HOP_SAMPLES))
-            for row, augmentation, sound in zip(mel, augmentations, sounds, strict=True)
-        ]
+        rows = []
+        for row, window, sound in zip(mel, windows, sounds, strict=True):
+            n_sound = -(-len(sound) // HOP_SAMPLES)
+            rows.append(mask_mel(row, self.augmentation(window), augment, n_sound_frames=n_sound))
         return torch.stack(rows)

@@ -23,16 +23,16 @@ from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor
 
+from distilwhisper.checks import check_rules
 from distilwhisper.corpus.ahead import in_order
 from distilwhisper.corpus.batches import IGNORE, Drawn, Example, TokenBatch
 from distilwhisper.corpus.records import Manifest
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.errors import DistilwhisperError
-from distilwhisper.files import write_atomic
 from distilwhisper.model.checkpoint import Checkpoint
 from distilwhisper.model.whisper import Whisper
 from distilwhisper.run.files import MetricsLog
@@ -49,6 +49,7 @@ from distilwhisper.training.state import (
     load_state,
     save_progress,
     save_state,
+    write_tensors,
 )
 from distilwhisper.training.validation import check_set, validation_wers
 
@@ -76,13 +77,12 @@ class TrainingData:
 MicroBatch: TypeAlias = Sequence[tuple[Sequence[Drawn], TokenBatch]]
 
 
-class StepSums(NamedTuple):
-    """Losses of a micro-batch, summed over its tokens."""
+class Learner(NamedTuple):
+    """What a run changes, and where it tells how."""
 
-    loss: Tensor  # weighted; gradients flow through it alone
-    kl: Tensor
-    pl: Tensor
-    mse: Tensor
+    weights: dict[str, Tensor]  # that are trained, by name
+    optimizer: torch.optim.AdamW
+    log: MetricsLog | None  # of the first rank
 
 
 @dataclass(frozen=True)
@@ -108,38 +108,36 @@ class Trainer:
 
     def __post_init__(self) -> None:
         teacher, student = self.teacher.config, self.student.model.config
-        for name in ("vocab_size", "n_mels"):
-            theirs, ours = getattr(teacher, name), getattr(student, name)
-            if theirs != ours:
-                raise ValueError(
-                    f"teacher and student must have the same {name}: found {theirs} and {ours}; "
-                    "build the student from this teacher"
-                )
-        if self.teacher.dtype == torch.float16:
-            raise ValueError(
-                "the teacher must be in float32 or bfloat16, found float16, in which small "
-                "gradients become 0 for want of loss scaling: load it in one of the two"
-            )
-        if self.settings.mse_weight and (
-            teacher.width != student.width or teacher.decoder_layers < student.decoder_layers
-        ):
-            raise ValueError(
-                "mse_weight pairs states of one width, and each student layer with a block of the "
-                f"teacher's: found widths {teacher.width} and {student.width}, "
-                f"{teacher.decoder_layers} and {student.decoder_layers} decoder layers; set it to 0"
-            )
-        if not self.data.examples:
-            raise ValueError(
-                "training needs at least one kept utterance, found none: raise filter.max_wer, or "
-                "see why the labels were dropped in the verdicts' summary.json"
-            )
-        limit = student.max_tokens
-        for example in self.data.examples:
-            if not 2 <= len(example.token_ids) <= limit:
-                raise ValueError(
-                    f"a label must hold 2 to {limit} tokens, found {len(example.token_ids)} in "
-                    f"{example.id!r}: filter again without it"
-                )
+        sizes = (
+            ("vocab_size", teacher.vocab_size, student.vocab_size),
+            ("n_mels", teacher.n_mels, student.n_mels),
+        )
+        check_rules(
+            self,
+            *(
+                f"teacher and student must have the same {name}: found {theirs} and {ours}; build "
+                "the student from this teacher"
+                for name, theirs, ours in sizes
+                if theirs != ours
+            ),
+            self.teacher.dtype == torch.float16
+            and "the teacher must be in float32 or bfloat16, found float16, in which small "
+            "gradients become 0 for want of loss scaling: load it in one of the two",
+            self.settings.mse_weight > 0
+            and (teacher.width != student.width or teacher.decoder_layers < student.decoder_layers)
+            and "mse_weight pairs states of one width, and each student layer with a block of the "
+            f"teacher's: found widths {teacher.width} and {student.width}, "
+            f"{teacher.decoder_layers} and {student.decoder_layers} decoder layers; set it to 0",
+            not self.data.examples
+            and "training needs at least one kept utterance, found none: raise filter.max_wer, or "
+            "see why the labels were dropped in the verdicts' summary.json",
+            *[
+                f"a label must hold 2 to {student.max_tokens} tokens, found "
+                f"{len(example.token_ids)} in {example.id!r}: filter again without it"
+                for example in self.data.examples
+                if not 2 <= len(example.token_ids) <= student.max_tokens
+            ][:1],
+        )
         transcriber = self._transcriber()
         for manifest in self.data.validation.values():
             check_set(manifest, transcriber)
@@ -148,40 +146,38 @@ class Trainer:
     @cached_property
     def inputs(self) -> TrainingInput:
         """The stream of windows."""
+        data, sizes = self.data, self.student.model.config
         return TrainingInput(
-            self.data.manifest,
-            self.data.examples,
+            data.manifest,
+            data.examples,
             self.tokenizer,
             self.settings,
-            max_tokens=self.student.model.config.max_tokens,
-            n_mels=self.teacher.config.n_mels,
+            sizes.max_tokens,
+            sizes.n_mels,
         )
 
     def fit(self, *, on_steps: Callable[[float], None] = lambda _: None) -> Progress:
         """Train to the last step, from the newest checkpoint if there is one.
 
-        Args:
-            on_steps: called with the number of updates just done, or found done.
-
-        Returns:
-            Where the run ended; ``student.model`` holds the best weights.
+        Returns where the run ended; ``student.model`` holds the best weights. ``on_steps`` is
+        called with the number of updates just done, or found done.
 
         Raises:
             NonFiniteLoss: before the update, naming the step and the utterances.
         """
-        trained = self._trained()
-        optimizer = make_optimizer(trained.values(), self.settings)
+        weights = self._trained()
+        optimizer = make_optimizer(weights.values(), self.settings)
         paths = checkpoints(self.out)
-        progress = load_state(paths[-1], trained, optimizer) if paths else Progress(step=0)
-        log = self._log(progress)
+        progress = load_state(paths[-1], weights, optimizer) if paths else Progress(step=0)
+        learner = Learner(weights, optimizer, self._log(progress))
         if not progress.is_validated:  # stopped between the two
-            progress = self._validate(progress, trained, log)
+            progress = self._validate(progress, learner)
         if progress.step < self.settings.steps:
-            progress = self._learn(progress, trained, optimizer, log, on_steps)
+            progress = self._learn(progress, learner, on_steps)
         else:
             on_steps(progress.step)
         best = load_file(self.out / BEST)
-        for name, weight in trained.items():
+        for name, weight in weights.items():
             weight.data.copy_(best[name])
         self.ranks.wait()
         if self.ranks.is_first:
@@ -189,20 +185,14 @@ class Trainer:
         return progress
 
     def _learn(
-        self,
-        progress: Progress,
-        trained: dict[str, Tensor],
-        optimizer: torch.optim.AdamW,
-        log: MetricsLog | None,
-        on_steps: Callable[[float], None],
+        self, progress: Progress, learner: Learner, on_steps: Callable[[float], None]
     ) -> Progress:
-        settings, first = self.settings, progress.step
-        source = self._source()
+        settings, first, log = self.settings, progress.step, learner.log
+        source = self.source  # fills the caches
         updates, ahead = tee(map(self._own, range(first, settings.steps)))
-        parts = chain.from_iterable(chain.from_iterable(ahead))
         reading = in_order(
             lambda part: source.read(*part),
-            parts,
+            chain.from_iterable(chain.from_iterable(ahead)),
             n_threads=settings.data_workers,
             n_ahead=max(MICRO_BATCHES_AHEAD, settings.data_workers),  # one for each thread
         )
@@ -210,7 +200,7 @@ class Trainer:
         began = time.perf_counter()
         with closing(reading):
             for step, own in enumerate(updates, start=first):
-                metrics = self._update(step, own, optimizer, source, reading)
+                metrics = self._update(step, own, learner, reading)
                 on_steps(1)
                 n_done = step + 1
                 is_last = n_done == settings.steps
@@ -223,8 +213,8 @@ class Trainer:
                     # Written before it is validated: that may fail, and take long.
                     progress = replace(progress, step=n_done, is_validated=False)
                     if self.ranks.is_first:
-                        save_state(self.out, progress, trained, optimizer)
-                    progress = self._validate(progress, trained, log)
+                        save_state(self.out, progress, learner.weights, learner.optimizer)
+                    progress = self._validate(progress, learner)
         return progress
 
     def _own(self, step: int) -> list[MicroBatch]:
@@ -236,35 +226,30 @@ class Trainer:
     # One update
 
     def _update(
-        self,
-        step: int,
-        own: Sequence[MicroBatch],
-        optimizer: torch.optim.AdamW,
-        source: StateSource,
-        reading: Iterator[Loaded],
+        self, step: int, own: Sequence[MicroBatch], learner: Learner, reading: Iterator[Loaded]
     ) -> dict[str, float | None]:
         """Update the weights once, and return the row of metrics.
 
         Losses are per token: KL and PL in nats, temperature squared included; MSE summed over the
         student's layers. KL is None without a teacher.
         """
-        settings = self.settings
+        settings, optimizer = self.settings, learner.optimizer
         lr = settings.learning_rate(step)
         for group in optimizer.param_groups:
             group["lr"] = lr
         own_tokens = sum(tokens.n_tokens for _, tokens in chain.from_iterable(own))
         n_tokens = int(self.ranks.total(own_tokens)[0])
         share = settings.teacher_share(step)
-        sums = torch.zeros(len(StepSums._fields), dtype=torch.float64)
+        sums = torch.zeros(4, dtype=torch.float64)
         is_faulty = []
         optimizer.zero_grad(set_to_none=True)
         for micro_batch in own:
-            losses = self._sums(source, micro_batch, reading, share=share)
-            (losses.loss / n_tokens).backward()  # type: ignore[no-untyped-call]
+            losses = self._losses(micro_batch, reading, share)
+            (losses[0] / n_tokens).backward()  # type: ignore[no-untyped-call]
             values = torch.stack([value.detach().cpu().double() for value in losses])
             is_faulty.append(not values.isfinite().all())
             sums += values
-        weights: list[Tensor] = optimizer.param_groups[0]["params"]
+        weights = list(learner.weights.values())
         for weight in weights:
             if weight.grad is None:  # nothing has flowed back to it on this rank
                 weight.grad = torch.zeros_like(weight)
@@ -280,17 +265,15 @@ class Trainer:
             row["mse"] = mse
         return {**row, "grad_norm": norm, "lr": lr, "n_tokens": n_tokens}
 
-    def _sums(
-        self,
-        source: StateSource,
-        micro_batch: MicroBatch,
-        reading: Iterator[Loaded],
-        *,
-        share: float,
-    ) -> StepSums:
-        """Return the losses of a micro-batch; ``share`` of the teacher's weights is left."""
-        settings, student = self.settings, self.student.model.decoder
-        device = self.teacher.device
+    def _losses(
+        self, micro_batch: MicroBatch, reading: Iterator[Loaded], share: float
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return a micro-batch's loss, KL, PL and MSE, summed over its tokens.
+
+        Gradients flow through the loss alone. ``share`` of the teacher's weights is left.
+        """
+        settings, device = self.settings, self.teacher.device
+        student = self.student.model.decoder
         objective = Objective(
             settings.kl_weight * share,
             settings.pl_weight,
@@ -303,31 +286,25 @@ class Trainer:
         with self._autocast():
             for windows, tokens in micro_batch:
                 loaded = next(reading)
-                labels = tokens.labels.to(device)
+                inputs, labels = tokens.inputs.to(device), tokens.labels.to(device)
                 mask = labels != IGNORE
-                encoded = source.encode(windows, loaded)
+                encoded = self.source.encode(windows, loaded)
                 states = forced_states(
-                    student,
-                    encoded.student,
-                    tokens.inputs.to(device),
-                    checkpointed=settings.checkpoint_activations,
+                    student, encoded.student, inputs, checkpointed=settings.checkpoint_activations
                 )
                 ours.append(states.final[mask])
                 wanted.append(labels[mask])
                 if settings.asks_teacher:
-                    teacher = source.teacher_states(tokens, encoded.teacher, loaded)
+                    teacher = self.source.teacher_states(tokens, encoded.teacher, loaded)
                     theirs.append(teacher.final)
                     if settings.mse_weight:
                         mse = mse + hidden_mse_sum(states.at(mask).layers, teacher.layers)
+            taught = torch.cat(theirs) if settings.kl_weight else None
+            embedding = self.teacher.decoder.embed_tokens.weight
             sums = fused_sums(
-                torch.cat(ours),
-                self._projection,
-                torch.cat(theirs) if settings.kl_weight else None,
-                self.teacher.decoder.embed_tokens.weight,
-                torch.cat(wanted),
-                objective,
+                torch.cat(ours), self._projection, taught, embedding, torch.cat(wanted), objective
             )
-        return StepSums(sums.loss + settings.mse_weight * share * mse, sums.kl, sums.pl, mse)
+        return sums.loss + settings.mse_weight * share * mse, sums.kl, sums.pl, mse
 
     @cached_property
     def _projection(self) -> Tensor:
@@ -335,15 +312,12 @@ class Trainer:
         weight = self.student.model.decoder.embed_tokens.weight
         return weight.to(self.teacher.dtype) if self.settings.freeze_embeddings else weight
 
-    def _source(self) -> StateSource:
-        """Return where states come from; the caches on disk are filled first."""
+    @cached_property
+    def source(self) -> StateSource:
+        """Where states come from; the caches on disk are filled first."""
         settings, teacher, student = self.settings, self.teacher, self.student.model
-        source = StateSource(
-            teacher,
-            student,
-            self.inputs,
-            shares_encoder=not settings.train_encoder and student.encoder.equals(teacher.encoder),
-        )
+        shares = not settings.train_encoder and student.encoder.equals(teacher.encoder)
+        source = StateSource(teacher, student, self.inputs, shares_encoder=shares)
         with self._autocast():
             if settings.cache_encoder:
                 source = source.with_encoder_caches(self.out, self.ranks)
@@ -374,9 +348,7 @@ class Trainer:
         log.truncate_after(progress.step, without=again)
         return log
 
-    def _validate(
-        self, progress: Progress, trained: Mapping[str, Tensor], log: MetricsLog | None
-    ) -> Progress:
+    def _validate(self, progress: Progress, learner: Learner) -> Progress:
         """Validate the newest checkpoint; the best mean of the sets' WERs becomes the student."""
         wers = validation_wers(self._transcriber(), self.data.validation, self.ranks)
         mean = sum(wers.values()) / len(wers) if wers else None
@@ -384,12 +356,12 @@ class Trainer:
         progress = replace(progress, is_validated=True)
         if is_best:
             progress = replace(progress, best_wer=mean, best_step=progress.step)
-        if log:  # the first rank
+        if learner.log:  # the first rank
             if mean is not None:
-                log.append({"step": progress.step, "validation_wer": mean, "wer_by_set": wers})
+                row = {"step": progress.step, "validation_wer": mean, "wer_by_set": wers}
+                learner.log.append(row)
             if is_best:
-                weights = {name: weight.detach().cpu() for name, weight in trained.items()}
-                write_atomic(self.out / BEST, save(weights))
+                write_tensors(self.out / BEST, learner.weights)
             save_progress(self.out, progress)  # last: until then, all of this is done again
         self.ranks.wait()
         return progress
@@ -411,15 +383,13 @@ class Trainer:
     ) -> NonFiniteLoss:
         """Return the error of an update, given which of this rank's micro-batches are at fault."""
         micro_batches = list(self.inputs.micro_batches(step))
-        faults = [0.0] * len(micro_batches)
-        faults[self.ranks.rank :: self.ranks.n_ranks] = map(float, is_faulty)
-        faults = self.ranks.total(*faults)
-        if not any(faults):  # the losses are numbers, their gradient is none
-            faults = [1.0] * len(micro_batches)
+        own = [0.0] * len(micro_batches)
+        own[self.ranks.rank :: self.ranks.n_ranks] = map(float, is_faulty)
+        faults = self.ranks.total(*own)
         ids = [
             utterance.id
             for micro_batch, fault in zip(micro_batches, faults, strict=True)
-            if fault
+            if fault or not any(faults)  # the losses are numbers, and their gradient is none
             for window in chain.from_iterable(micro_batch)
             for utterance in self.data.examples[window.example].utterances
         ]
@@ -433,9 +403,8 @@ class Trainer:
 
     def _autocast(self) -> torch.autocast:
         """Products in the teacher's dtype; what is trained stays float32."""
-        dtype = self.teacher.dtype
-        enabled = dtype == torch.bfloat16
-        return torch.autocast(self.teacher.device.type, dtype=dtype, enabled=enabled)
+        kind, dtype = self.teacher.device.type, self.teacher.dtype
+        return torch.autocast(kind, dtype=dtype, enabled=dtype == torch.bfloat16)
 
 
 def make_optimizer(weights: Iterable[Tensor], settings: TrainingSettings) -> torch.optim.AdamW:

@@ -24,17 +24,17 @@ from distilwhisper.shapes import Float, Int
 
 Divergence = Literal["forward-kl", "reverse-kl", "jensen-shannon"]
 
-# Logits of one model held at a time. Every chunk reads and writes the embedding's gradient once,
-# so a chunk must not be small.
-CHUNK_LOGITS, GPU_CHUNK_LOGITS = 2**24, 2**26
-# Of these, as many go through the softmaxes at a time as stay in a CPU core's own cache: a dozen
-# passes over them then cost less than one over main memory.
+# Of a chunk's logits, as many go through the softmaxes at a time as stay in a CPU core's own
+# cache: a dozen passes over them then cost less than one over main memory.
 BLOCK_LOGITS = 2**19
 
 
 def chunk_logits(device_type: str) -> int:
-    """Return how many logits of one model are held at a time on a kind of device."""
-    return CHUNK_LOGITS if device_type == "cpu" else GPU_CHUNK_LOGITS
+    """Return how many logits of one model are held at a time on a kind of device.
+
+    Every chunk reads and writes the embedding's gradient once, so a chunk must not be small.
+    """
+    return 2**24 if device_type == "cpu" else 2**26
 
 
 @dataclass(frozen=True)
@@ -73,86 +73,71 @@ def fused_sums(
     Args:
         student_states: final states; the logits are their products with the embedding.
         student_embedding: gets a gradient too, if it wants one.
-        teacher_states: final states of the same tokens, constants; None leaves the divergence out.
+        teacher_states: of the same tokens, constants; None leaves the divergence out.
         teacher_embedding: of the same vocabulary, a constant.
         labels: pseudo-label ids, none of them IGNORE.
-        objective: weights, temperature and kind of divergence.
-        chunk_tokens: tokens per chunk; None: as many as suit the device.
+        objective: what is minimised.
+        chunk_tokens: that are projected at a time; None: as many as suit the device.
 
     Raises:
         ValueError: the two vocabularies differ.
     """
-    sizes = len(student_embedding), len(teacher_embedding)
-    if sizes[0] != sizes[1]:
+    n_vocab, device = len(student_embedding), student_states.device.type
+    if n_vocab != len(teacher_embedding):
         raise ValueError(
-            f"student and teacher must have one vocabulary: found {sizes[0]} and {sizes[1]} tokens"
+            f"student and teacher must have one vocabulary: found {n_vocab} and "
+            f"{len(teacher_embedding)} tokens"
         )
-    if chunk_tokens is None:
-        most = chunk_logits(student_states.device.type)
-        chunk_tokens = max(1, most // len(student_embedding))
-    sums: tuple[Tensor, Tensor, Tensor] = _Fused.apply(  # type: ignore[no-untyped-call]
-        student_states,
-        student_embedding,
-        teacher_states,
-        teacher_embedding,
-        labels,
-        objective,
-        chunk_tokens,
-    )
-    return FusedSums(*sums)
-
-
-class _Fused(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        student_states: Tensor,
-        student_embedding: Tensor,
-        teacher_states: Tensor | None,
-        teacher_embedding: Tensor,
-        labels: Tensor,
-        objective: Objective,
-        chunk_tokens: int,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        device = student_states.device.type
-        autocast = torch.is_autocast_enabled(device)
-        dtype = torch.get_autocast_dtype(device) if autocast else student_states.dtype
-        sum_dtype = torch.promote_types(student_states.dtype, torch.float32)
+    chunk_tokens = chunk_tokens or max(1, chunk_logits(device) // n_vocab)
+    autocast = torch.is_autocast_enabled(device)
+    dtype = torch.get_autocast_dtype(device) if autocast else student_states.dtype
+    sum_dtype = torch.promote_types(student_states.dtype, torch.float32)
+    with torch.no_grad(), torch.autocast(device, enabled=False):
         states, embedding = student_states.to(dtype), student_embedding.to(dtype)
         teacher_weight = teacher_embedding.to(dtype)
-        d_states = torch.zeros_like(states, dtype=sum_dtype)
-        d_embedding = None
-        if ctx.needs_input_grad[1]:
+        d_states, d_embedding = torch.zeros_like(states, dtype=sum_dtype), None
+        if student_embedding.requires_grad:
             d_embedding = torch.zeros_like(embedding, dtype=sum_dtype)
-        kl = pl = torch.zeros((), dtype=sum_dtype, device=states.device)
-        with torch.autocast(device, enabled=False):
-            for at in range(0, len(states), chunk_tokens):
-                some = slice(at, at + chunk_tokens)
-                gradient = states[some] @ embedding.T  # of the logits, which it first holds
-                wanted = None
-                if teacher_states is not None:
-                    wanted = teacher_states[some].to(dtype) @ teacher_weight.T
-                most = BLOCK_LOGITS if device == "cpu" else gradient.numel()
-                block = max(1, most // len(embedding))
-                for row in range(0, len(gradient), block):
-                    rows = slice(row, row + block)
-                    block_kl, block_pl, d_logits = _block(
-                        gradient[rows].to(sum_dtype),
-                        None if wanted is None else wanted[rows].to(sum_dtype),
-                        labels[some][rows],
-                        objective,
-                    )
-                    kl, pl = kl + block_kl, pl + block_pl
-                    gradient[rows] = d_logits
-                d_states[some] = gradient @ embedding
-                if d_embedding is not None and d_embedding.dtype == gradient.dtype:
-                    d_embedding.addmm_(gradient.T, states[some])
-                elif d_embedding is not None:
-                    d_embedding += gradient.T @ states[some]
-        ctx.save_for_backward(d_states, d_embedding)
-        ctx.dtypes = student_states.dtype, student_embedding.dtype
-        ctx.mark_non_differentiable(kl, pl)
-        return objective.kl_weight * kl + objective.pl_weight * pl, kl, pl
+        kl = pl = states.new_zeros((), dtype=sum_dtype)
+        for at in range(0, len(states), chunk_tokens):
+            some = slice(at, at + chunk_tokens)
+            gradient = states[some] @ embedding.T  # of the logits, which it first holds
+            wanted = None
+            if teacher_states is not None:
+                wanted = teacher_states[some].to(dtype) @ teacher_weight.T
+            block = max(1, BLOCK_LOGITS // n_vocab) if device == "cpu" else chunk_tokens
+            for row in range(0, len(gradient), block):
+                rows = slice(row, row + block)
+                block_kl, block_pl, d_logits = _block(
+                    gradient[rows].to(sum_dtype),
+                    None if wanted is None else wanted[rows].to(sum_dtype),
+                    labels[some][rows],
+                    objective,
+                )
+                kl, pl = kl + block_kl, pl + block_pl
+                gradient[rows] = d_logits
+            d_states[some] = gradient @ embedding
+            if d_embedding is not None and d_embedding.dtype == gradient.dtype:
+                d_embedding.addmm_(gradient.T, states[some])
+            elif d_embedding is not None:
+                d_embedding += gradient.T @ states[some]
+        loss = objective.kl_weight * kl + objective.pl_weight * pl
+    loss = _WithGradients.apply(  # type: ignore[no-untyped-call]
+        loss, student_states, student_embedding, d_states, d_embedding
+    )
+    return FusedSums(loss, kl, pl)
+
+
+class _WithGradients(torch.autograd.Function):
+    """A loss of states and an embedding whose gradients are there before it is asked for them."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, loss: Tensor, states: Tensor, embedding: Tensor, *gradients: Tensor | None
+    ) -> Tensor:
+        ctx.save_for_backward(*gradients)
+        ctx.dtypes = states.dtype, embedding.dtype
+        return loss.clone()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -160,7 +145,7 @@ class _Fused(torch.autograd.Function):
             None if saved is None else (saved * grads[0]).to(dtype)
             for saved, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         ]
-        return (*gradients, None, None, None, None, None)
+        return None, *gradients, None, None
 
 
 def _block(
@@ -174,8 +159,7 @@ def _block(
     Logits are overwritten: every pass over them costs about as much as a tenth of their product.
     """
     t = objective.temperature
-    d_divergence = None
-    kl = student.new_zeros(())
+    kl, d_divergence = student.new_zeros(()), None
     if teacher is not None:
         log_q = (student / t if t != 1 else student).log_softmax(dim=-1)
         log_p = (teacher / t if t != 1 else teacher).log_softmax(dim=-1)
@@ -234,15 +218,8 @@ def hidden_mse_sum(
 ) -> Float[Tensor, ""]:
     """Sum over tokens and student layers how far states are from the teacher's paired ones.
 
-    A student's layer is paired with the last one of its block, where the teacher's layers make as
-    many equal blocks as the student has layers.
-
-    Args:
-        student: states after each layer, of the tokens that count.
-        teacher: the same of the teacher, constants; at least as many layers.
-
-    Returns:
-        Squared distances, averaged over the width, summed over tokens and layers.
+    A student's layer is paired with the last one of its block, where the teacher's layers, at least
+    as many and constants, make as many equal blocks. Squared distances are averaged over the width.
 
     Source: arXiv:2311.00430, eq. 10-12.
     """

@@ -21,11 +21,8 @@ from distilwhisper.training.forcing import ForcedStates, encoder_states, forced_
 from distilwhisper.training.inputs import TrainingInput
 from distilwhisper.training.ranks import Ranks
 
-_CACHES = TEACHER_ENCODER, STUDENT_ENCODER, TEACHER_STATES = (
-    "encoder-cache",
-    "student-encoder-cache",
-    "teacher-cache",
-)
+TEACHER_ENCODER, STUDENT_ENCODER = "encoder-cache", "student-encoder-cache"
+TEACHER_STATES = "teacher-cache"
 
 
 class EncoderStates(NamedTuple):
@@ -36,12 +33,14 @@ class EncoderStates(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """What was read of a micro-batch: its sound, and its states; None: the networks make them."""
+    """What was read of a micro-batch, and the mel frames that each encoder is still to encode."""
 
-    sounds: list[Samples] | None = None  # None where all states are there
-    teacher: Float[Tensor, "batch frames width_t"] | None = None
-    student: Float[Tensor, "batch frames width"] | None = None
-    final: Float[Tensor, "tokens width_t"] | None = None  # of the teacher's decoder
+    sounds: list[Samples] | None  # None: nothing is to be encoded
+    teacher_frames: int  # 0: its states are here, or nobody needs them
+    student_frames: int  # 0: its states are here, or are the teacher's
+    teacher: Float[Tensor, "batch frames width_t"] | None
+    student: Float[Tensor, "batch frames width"] | None
+    final: Float[Tensor, "tokens width_t"] | None  # of the teacher's decoder
 
 
 @dataclass(frozen=True)
@@ -64,13 +63,20 @@ class StateSource:
         Raises:
             UnreadableRecording: audio that was labelled cannot be read now.
         """
-        numbers = [one.example for one in windows]
-        of_teacher = self.teacher_cache if self._needs_teacher(windows) else None
-        of_student = None if self._share(windows) else self._cache_of_student(windows)
-        needs_sound = self._encodes_whole(windows) or not (self._share(windows) or of_student)
-        device = self.teacher.device
+        numbers, device = [one.example for one in windows], self.teacher.device
+        n_frames = self.inputs.n_frames(windows[0])  # all the windows' alike
+        is_whole = n_frames == FRAMES_PER_WINDOW
+        serves_both = self.shares_encoder and is_whole
+        needs_teacher = serves_both or (self.inputs.settings.asks_teacher and self.store is None)
+        of_teacher = self.teacher_cache if needs_teacher else None
+        of_student = self.student_cache if is_whole else None
+        teacher_frames = FRAMES_PER_WINDOW if needs_teacher and of_teacher is None else 0
+        student_frames = 0 if serves_both or of_student is not None else n_frames
+        needs_sound = teacher_frames or student_frames
         return Loaded(
             [self.inputs.sound(window) for window in windows] if needs_sound else None,
+            teacher_frames,
+            student_frames,
             None if of_teacher is None else of_teacher.read(numbers).to(device),
             None if of_student is None else of_student.read(numbers).to(device),
             None if self.store is None else self.store.read(numbers, tokens).to(device),
@@ -78,65 +84,29 @@ class StateSource:
 
     def encode(self, windows: Sequence[Drawn], loaded: Loaded) -> EncoderStates:
         """Return the encoder states of a micro-batch, given what :meth:`read` has of it."""
-        is_whole = self._encodes_whole(windows)
-        n_frames = FRAMES_PER_WINDOW if is_whole else self._student_frames(windows)
-        mel = None if loaded.sounds is None else self._mel(windows, loaded.sounds, n_frames)
-        teacher = loaded.teacher
-        if is_whole:
-            assert mel is not None
-            teacher = self._teacher_encode(mel)
-        if self._share(windows):
-            assert teacher is not None
-            return EncoderStates(teacher, teacher)
-        if loaded.student is not None:
-            return EncoderStates(teacher, loaded.student)
-        assert mel is not None
-        return EncoderStates(
-            teacher, self._student_encode(mel[:, :, : self._student_frames(windows)])
-        )
+        teacher, student = loaded.teacher, loaded.student
+        if loaded.sounds is not None:
+            n_frames = max(loaded.teacher_frames, loaded.student_frames)
+            mel = self._mel(windows, loaded.sounds, n_frames)
+            if loaded.teacher_frames:
+                teacher = self._teacher_encode(mel)
+            if loaded.student_frames:
+                student = self._student_encode(mel[:, :, : loaded.student_frames])
+        student = teacher if student is None else student
+        assert student is not None
+        return EncoderStates(teacher, student)
 
-    @torch.no_grad()
     def teacher_states(
         self, tokens: TokenBatch, encoded: Tensor | None, loaded: Loaded
     ) -> ForcedStates:
         """Return the teacher's states of the tokens that count; of its layers only for mse_weight.
 
-        Args:
-            tokens: what both decoders are given, a row for each window of a micro-batch.
-            encoded: the teacher's encoder states; not needed where a store has the answer.
-            loaded: from :meth:`read`.
+        Its encoder states are not needed where a store has the answer.
         """
         if loaded.final is not None:
             return ForcedStates(loaded.final, [])
         assert encoded is not None
-        device = self.teacher.device
-        states = forced_states(self.teacher.decoder, encoded, tokens.inputs.to(device))
-        if not self.inputs.settings.mse_weight:
-            states = ForcedStates(states.final, [])
-        return states.at(tokens.labels.to(device) != IGNORE)
-
-    # Which encoder gets what of a micro-batch
-
-    def _needs_teacher(self, windows: Sequence[Drawn]) -> bool:
-        """Return whether a decoder needs the states of the teacher's encoder."""
-        asks_teacher = self.inputs.settings.asks_teacher
-        return self._share(windows) or (asks_teacher and self.store is None)
-
-    def _encodes_whole(self, windows: Sequence[Drawn]) -> bool:
-        """Return whether those states are not on disk."""
-        return self._needs_teacher(windows) and self.teacher_cache is None
-
-    def _share(self, windows: Sequence[Drawn]) -> bool:
-        """Return whether one encoder's states serve both decoders."""
-        return self.shares_encoder and self._student_frames(windows) == FRAMES_PER_WINDOW
-
-    def _student_frames(self, windows: Sequence[Drawn]) -> int:
-        """Return the mel frames that the student gets of each window."""
-        return self.inputs.augmentation(windows[0]).n_frames
-
-    def _cache_of_student(self, windows: Sequence[Drawn]) -> EncoderCache | None:
-        """Return the cache with the states of the student's own encoder, if they are in one."""
-        return self.student_cache if self._student_frames(windows) == FRAMES_PER_WINDOW else None
+        return self._teacher_decode(tokens, encoded)
 
     # On disk
 
@@ -145,18 +115,15 @@ class StateSource:
 
         Each rank makes a part.
         """
-        source = self
-        if self.inputs.settings.asks_teacher or self.shares_encoder:
-            cache = self._filled(
-                folder / TEACHER_ENCODER, self.teacher, self._teacher_encode, ranks
-            )
-            source = replace(source, teacher_cache=cache)
-        if not self.shares_encoder and not self.inputs.settings.train_encoder:
-            cache = self._filled(
-                folder / STUDENT_ENCODER, self.student, self._student_encode, ranks
-            )
-            source = replace(source, student_cache=cache)
-        return source
+        settings = self.inputs.settings
+        of_teacher = of_student = None
+        if settings.asks_teacher or self.shares_encoder:
+            place = folder / TEACHER_ENCODER
+            of_teacher = self._filled(place, self.teacher, self._teacher_encode, ranks)
+        if not self.shares_encoder and not settings.train_encoder:
+            place = folder / STUDENT_ENCODER
+            of_student = self._filled(place, self.student, self._student_encode, ranks)
+        return replace(self, teacher_cache=of_teacher, student_cache=of_student)
 
     def _filled(
         self, folder: Path, model: Whisper, encode: Callable[[Tensor], Tensor], ranks: Ranks
@@ -164,9 +131,7 @@ class StateSource:
         examples, sizes = self.inputs.examples, model.config
         digest = weights_digest(model.encoder)
         cache = EncoderCache(folder, examples, self.inputs.manifest, encoder_digest=digest)
-        n_bytes = cache.n_bytes(
-            max_frames=sizes.max_frames, width=sizes.width, dtype=self.teacher.dtype
-        )
+        n_bytes = cache.n_bytes(sizes.max_frames, sizes.width, self.teacher.dtype)
 
         def encode_all(numbers: Sequence[int]) -> Tensor:
             return torch.cat([encode(self._plain_mel(some)) for some in self._slices(numbers)])
@@ -193,18 +158,14 @@ class StateSource:
         Raises:
             ValueError: the teacher has given up its layers before.
         """
-        teacher, inputs = self.teacher, self.inputs
-        if len(teacher.decoder.layers) != teacher.config.decoder_layers:
+        teacher, n_layers = self.teacher, self.teacher.config.decoder_layers
+        if len(teacher.decoder.layers) != n_layers:
             raise ValueError(
-                f"the teacher must have its {teacher.config.decoder_layers} decoder layers, found "
+                f"the teacher must have its {n_layers} decoder layers, found "
                 f"{len(teacher.decoder.layers)}: load it again before another run"
             )
-        store = TeacherStore(
-            folder / TEACHER_STATES,
-            inputs,
-            weights_digest(teacher),
-            torch.bfloat16 if teacher.dtype == torch.bfloat16 else torch.float16,
-        )
+        dtype = torch.bfloat16 if teacher.dtype == torch.bfloat16 else torch.float16
+        store = TeacherStore(folder / TEACHER_STATES, self.inputs, weights_digest(teacher), dtype)
         n_bytes = store.n_bytes(width=teacher.config.width)
         with self._filling("the teacher's last states", store.folder, n_bytes, ranks) as advance:
             store.fill(self._final_states, ranks, on_progress=advance)
@@ -225,7 +186,7 @@ class StateSource:
             for rows in self._slices(of_these):
                 some = TokenBatch(tokens.inputs[rows], tokens.labels[rows])
                 states = encoded[[windows.index(indices[row]) for row in rows]]
-                states_of_rows.append(self.teacher_states(some, states, Loaded()).final)
+                states_of_rows.append(self._teacher_decode(some, states).final)
         return torch.cat(states_of_rows)
 
     def _slices(self, numbers: Sequence[int]) -> Iterator[list[int]]:
@@ -241,6 +202,13 @@ class StateSource:
         with torch.autocast(self.teacher.device.type, enabled=False):
             return self.teacher.encoder(mel)
 
+    @torch.no_grad()
+    def _teacher_decode(self, tokens: TokenBatch, encoded: Tensor) -> ForcedStates:
+        device = self.teacher.device
+        states = forced_states(self.teacher.decoder, encoded, tokens.inputs.to(device))
+        layers = states.layers if self.inputs.settings.mse_weight else []
+        return ForcedStates(states.final, layers).at(tokens.labels.to(device) != IGNORE)
+
     def _student_encode(self, mel: Tensor) -> Tensor:
         settings, encoder = self.inputs.settings, self.student.encoder
         with torch.set_grad_enabled(settings.train_encoder):
@@ -255,11 +223,11 @@ class StateSource:
         return self._mel([Drawn(number, 0) for number in numbers], sounds, FRAMES_PER_WINDOW)
 
     def _mel(self, windows: Sequence[Drawn], sounds: Sequence[Samples], n_frames: int) -> Tensor:
-        mel = self.inputs.mel(windows, sounds, n_frames=n_frames, device=self.teacher.device)
+        mel = self.inputs.mel(windows, sounds, n_frames, self.teacher.device)
         return mel.to(self.teacher.dtype)
 
 
 def remove_caches(folder: Path) -> None:
     """Delete what a run has kept on disk."""
-    for name in _CACHES:
+    for name in (TEACHER_ENCODER, STUDENT_ENCODER, TEACHER_STATES):
         shutil.rmtree(folder / name, ignore_errors=True)

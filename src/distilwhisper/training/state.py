@@ -1,9 +1,8 @@
 """A training run on disk: all that a resumed run needs to end with the same weights.
 
-    step_000100/  weights.safetensors  what is trained
+    step_000100/  weights.safetensors    what is trained
                   optimizer.safetensors  AdamW's two moments per weight, and its step count
-                  state.json           the step, and the best validation score so far; whether this
-                                       checkpoint has one yet, for it is saved before it is judged
+                  state.json             a Progress
 
 The data order and the timestamp draws are functions of seed and step (``corpus/batches.py``), so
 no random state is kept.
@@ -33,9 +32,9 @@ class Progress:
     """Where a run stands."""
 
     step: int  # updates done
-    best_wer: float | None = None
+    best_wer: float | None = None  # of a validation so far
     best_step: int | None = None
-    is_validated: bool = True  # False: the checkpoint is there, its error rate is not known yet
+    is_validated: bool = True  # False: it was saved, as it is before it is judged, and no more
 
 
 class CheckpointMismatch(DistilwhisperError):
@@ -57,12 +56,12 @@ def save_state(
         for name, weight in trained.items()
         for key in _MOMENTS
     }
-    final = _path(folder, progress.step)
+    final = _path(folder, progress)
     for left in (*folder.glob(".step_*"), final):  # by a process that was killed
         shutil.rmtree(left, ignore_errors=True)
     with new_folder(final) as temporary:
-        write_atomic(temporary / "weights.safetensors", _bytes(trained))
-        write_atomic(temporary / "optimizer.safetensors", _bytes(moments))
+        write_tensors(temporary / "weights.safetensors", trained)
+        write_tensors(temporary / "optimizer.safetensors", moments)
         write_json(temporary / "state.json", asdict(progress))
     for old in checkpoints(folder)[:-N_KEPT]:
         shutil.rmtree(old)
@@ -70,19 +69,14 @@ def save_state(
 
 
 def save_progress(folder: Path, progress: Progress) -> None:
-    """Replace the progress in the checkpoint of its step.
-
-    Raises:
-        StoreError: the disk is full or cannot be written; the checkpoint is as it was.
-    """
-    write_json(_path(folder, progress.step) / "state.json", asdict(progress))
+    """Replace the progress in the checkpoint of its step; raises as :func:`save_state` does."""
+    write_json(_path(folder, progress) / "state.json", asdict(progress))
 
 
 def checkpoints(folder: Path) -> list[Path]:
     """Return a run's checkpoints, oldest first."""
-    names = {path: path.name.removeprefix("step_") for path in folder.glob("step_*")}
-    steps = {path: int(step) for path, step in names.items() if step.isdecimal()}
-    return sorted(steps, key=steps.__getitem__)
+    numbered = [(path.name.removeprefix("step_"), path) for path in folder.glob("step_*")]
+    return [path for _, path in sorted((int(n), path) for n, path in numbered if n.isdecimal())]
 
 
 def load_state(path: Path, trained: Mapping[str, Tensor], optimizer: torch.optim.AdamW) -> Progress:
@@ -109,15 +103,17 @@ def load_state(path: Path, trained: Mapping[str, Tensor], optimizer: torch.optim
         )
     for name, weight in trained.items():
         weight.data.copy_(weights[name])
-        optimizer.state[weight] = {
-            key: value.to(weight.device) for key, value in states[name].items()
-        }
+        optimizer.state[weight] = {k: v.to(weight.device) for k, v in states[name].items()}
     return progress
 
 
-def _bytes(tensors: Mapping[str, Tensor]) -> bytes:
-    return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
+) -> None:
+    """Write a safetensors file as :func:`write_atomic` does."""
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomic(path, save(on_cpu, metadata))
 
 
-def _path(folder: Path, step: int) -> Path:
-    return folder / f"step_{step:06d}"
+def _path(folder: Path, progress: Progress) -> Path:
+    return folder / f"step_{progress.step:06d}"

@@ -31,7 +31,11 @@ def write_events(
         FileNotFoundError: a run has no metrics, and none are waited for.
         MissingExtra: the package is not installed.
     """
-    logs = {name: run / "train" / "metrics.jsonl" for name, run in _named(runs).items()}
+    if not runs:
+        raise ValueError("name at least one folder of a run")
+    places = [run.resolve() for run in runs]
+    above = os.path.commonpath([place.parent for place in places])
+    logs = {place.relative_to(above): place / "train" / "metrics.jsonl" for place in places}
     for log in logs.values():
         if not follow and not log.exists():
             raise FileNotFoundError(
@@ -50,15 +54,6 @@ def write_events(
             if are_done or not follow:
                 break
             time.sleep(poll_s)
-
-
-def _named(runs: Sequence[Path]) -> dict[str, Path]:
-    """Return runs by name: their paths below the folder that they have in common."""
-    if not runs:
-        raise ValueError("name at least one folder of a run")
-    places = [run.resolve() for run in runs]
-    above = os.path.commonpath([place.parent for place in places])
-    return {str(place.relative_to(above)): place for place in places}
 
 
 class EventWriter:

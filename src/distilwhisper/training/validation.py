@@ -49,7 +49,8 @@ def validation_wers(
     wers = {}
     for name, manifest in sets.items():
         utterances = _spoken(manifest)[ranks.rank :: ranks.n_ranks]
-        counts = sum(_errors(transcriber, manifest, utterances), ErrorCounts())
+        texts = _texts(transcriber, manifest, utterances)
+        counts = sum((_count(u, texts.get(u.id, "")) for u in utterances), ErrorCounts())
         errors, words = ranks.total(counts.errors, counts.words)
         wers[name] = errors / words
     return wers
@@ -59,24 +60,21 @@ def _spoken(manifest: Manifest) -> list[Utterance]:
     return [utterance for utterance in manifest.utterances if utterance.text]
 
 
-def _errors(
+def _texts(
     transcriber: Transcriber, manifest: Manifest, utterances: Sequence[Utterance]
-) -> Iterator[ErrorCounts]:
-    decodable: list[Utterance] = []
-    unreadable: list[Utterance] = []
+) -> dict[str, str]:
+    """Return the hypotheses of the utterances that are windows of sound, by id."""
+    ids: list[str] = []
 
-    def readable() -> Iterator[tuple[Samples, str | None]]:
+    def windows() -> Iterator[tuple[Samples, str | None]]:
         for utterance, samples in load_utterances(manifest, utterances):
-            is_sound = not isinstance(samples, Exception) and 0 < len(samples) <= WINDOW_SAMPLES
-            if isinstance(samples, Exception) or not (is_sound and np.isfinite(samples).all()):
-                unreadable.append(utterance)
-            else:
-                decodable.append(utterance)
+            if isinstance(samples, Exception) or not 0 < len(samples) <= WINDOW_SAMPLES:
+                continue
+            if np.isfinite(samples).all():
+                ids.append(utterance.id)
                 yield samples, utterance.language
 
-    for number, window in transcriber.decode_each(readable()):
-        yield _count(decodable[number], window.text)
-    yield from (_count(utterance, "") for utterance in unreadable)
+    return {ids[number]: window.text for number, window in transcriber.decode_each(windows())}
 
 
 def _count(utterance: Utterance, text: str) -> ErrorCounts:
