@@ -57,8 +57,10 @@ class TrainingInput:
 
     def __post_init__(self) -> None:
         _ = self._mixture
-        known = {u.id for example in self.examples for u in example.utterances}
-        if strays := {*self.settings.skip_utterances} - known:
+        strays = {*self.settings.skip_utterances}
+        if strays:  # else nobody's ids need be gathered
+            strays -= {u.id for example in self.examples for u in example.utterances}
+        if strays:
             raise ValueError(
                 "skip_utterances must name utterances that are trained on, found others: "
                 f"{', '.join(map(repr, sorted(strays)))}; take the ids from {self.manifest.path}, "
