@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from distilwhisper.checks import NOT_EMPTY, Rule, ruled
-from distilwhisper.plotting import Line, draw_lines
+from distilwhisper.plotting import Line, draw_panels
 from experiments.context import Context
 from experiments.experiment import TRAINS, Outcome, experiment
 from experiments.figures import wer_line
@@ -122,7 +122,7 @@ def table10(context: Context[LimitSettings]) -> Outcome:
     }
     gone, wers = zip(*PAPER["table10"].values(), strict=True)
     panels[EQUAL_STEPS].append(Line("paper", gone, wers, kind="paper"))
-    figure = draw_lines(panels, x="removed, % of hours", y="WER, %")
+    figure = draw_panels(panels, x="removed, % of hours", y="WER, %")
     return Outcome(table, results, figure, problems=corpus.problems)
 
 
@@ -245,7 +245,7 @@ def table11(context: Context[HoursSettings]) -> Outcome:
         *_curve("curve", ours, list(results)),
         Line("paper", list(printed), list(printed.values()), kind="paper"),
     ]
-    figure = draw_lines(
+    figure = draw_panels(
         {"error rate against hours": lines}, x="hours of labels", y="WER, %", x_log=True
     )
     return Outcome(table, results, figure, {"curve": str(ours)}, problems=corpus.problems)

@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from distilwhisper.plotting import SMALL, Line, Point, axes_of, draw_points, looks, name_below
+from distilwhisper.plotting import SMALL, Line, Point, axes_of, draw_panels, looks, name_below
 from experiments.results import Result
 
 
@@ -43,8 +43,8 @@ def speed_figure(
         Point(name, speed(result), 100 * result.mean("wer", sets))
         for name, result in results.items()
     ]
-    points += [Point(f"paper: {name}", x, y, is_paper=True) for name, (x, y) in paper.items()]
-    return draw_points({title: points}, x="speed relative to the teacher", y="WER, %")
+    points += [Point(f"paper: {name}", x, y, kind="paper") for name, (x, y) in paper.items()]
+    return draw_panels({title: points}, x="speed relative to the teacher", y="WER, %", x_log=True)
 
 
 def draw_bars(bars: Mapping[str, Mapping[str, float]], *, x: str, title: str) -> Figure:

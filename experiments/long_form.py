@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from distilwhisper.checks import NOT_EMPTY, ruled
-from distilwhisper.plotting import Line, draw_lines
+from distilwhisper.plotting import Line, draw_panels
 from experiments.cells import Arm
 from experiments.context import Context
 from experiments.experiment import Outcome, experiment
@@ -181,7 +181,7 @@ def table23(context: Context[ChunkSettings]) -> Outcome:
     for place, name in enumerate(names):
         lines.append(wer_line(name, {length: results[name, length] for length in lengths}))
         lines.append(_paper_line(place, beside=name))
-    figure = draw_lines({"long recordings in chunks": lines}, x="chunk, s", y="WER, %")
+    figure = draw_panels({"long recordings in chunks": lines}, x="chunk, s", y="WER, %")
     return Outcome(table, results, figure)
 
 

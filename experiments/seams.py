@@ -15,7 +15,7 @@ from distilwhisper.decoding.segments import TimedWord
 from distilwhisper.decoding.timing import TimedWindow
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.evaluation.scoring import rule_of
-from distilwhisper.plotting import draw_lines
+from distilwhisper.plotting import draw_panels
 from distilwhisper.run.stages import fingerprint
 from distilwhisper.speech.arrays import Sound, to_samples
 from distilwhisper.speech.recording import HeldRecording
@@ -173,7 +173,7 @@ def overlap(context: Context[OverlapSettings]) -> Outcome:
         for model in context.distilled
         for chunk_s in context.settings.seam_chunks_s
     }
-    figure = draw_lines(panels, x="overlap, s", y="WER, %")
+    figure = draw_panels(panels, x="overlap, s", y="WER, %")
     return Outcome(table, results, figure)
 
 

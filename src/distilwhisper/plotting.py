@@ -10,20 +10,20 @@ import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, cycle
-from typing import TYPE_CHECKING, Literal
+from itertools import cycle
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from distilwhisper.extras import needed_by
+from distilwhisper.files import write_atomic
 
 with needed_by("drawing figures", extra="report"):
     import matplotlib as mpl
+    from matplotlib.axes import Axes as Axes
     from matplotlib.figure import Figure as Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 # Okabe and Ito's, which people of all kinds of colour vision tell apart.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
@@ -76,7 +76,8 @@ class Point:
     low: float | None = None  # bounds of y
     high: float | None = None
     parts: Sequence[tuple[float, float]] = ()  # what it is the mean of, drawn small
-    is_paper: bool = False
+    kind: Literal["measured", "paper"] = "measured"
+    beside: str | None = None  # as of a curve
 
 
 def looks(names: Iterable[str]) -> dict[str, Look]:
@@ -85,65 +86,52 @@ def looks(names: Iterable[str]) -> dict[str, Look]:
     return {name: Look(*look) for name, look in zip(dict.fromkeys(names), each, strict=False)}
 
 
-def draw_lines(
-    panels: Mapping[str, Sequence[Line]],
+def draw_panels(
+    panels: Mapping[str, Sequence[Line | Point]],
     *,
     x: str,
     y: str,
     names: Iterable[str] = (),
     x_reversed: bool = False,
     x_log: bool = False,
+    note: str = "",
 ) -> Figure:
-    """Draw curves in panels, by their titles, that share their y axis.
+    """Draw curves or points in panels, by their titles, that share their y axis.
 
     A name has one look in all of them; ``names`` have the first looks, drawn here or not. ``x`` and
     ``y`` say what the axes are of, with the unit. The largest x may be on the left, or equal ratios
-    of x equally far apart.
+    of x equally far apart. A note below says what to see in it.
     """
-    every = [line for lines in panels.values() for line in lines]
-    own = [line.name for line in every if line.beside is None and line.kind != "paper"]
-    look = looks([*names, *own])
+    alone = [one for drawn in panels.values() for one in drawn if one.beside is None]
+    printed = looks(one.name for one in alone if one.kind == "paper")
+    look = {name: Look(GREY, its.marker) for name, its in printed.items()}
+    look |= looks([*names, *(one.name for one in alone if one.kind != "paper")])
     figure, all_axes = axes_of(list(panels), x=x, y=y)
-    for axes, lines in zip(all_axes, panels.values(), strict=True):
-        for line in lines:
-            _draw_line(axes, line, look.get(line.beside or line.name, Look()))
-        xs = {place for line in lines for place in line.xs}
+    for axes, drawn in zip(all_axes, panels.values(), strict=True):
+        for one in drawn:
+            its = look.get(one.beside or one.name, Look())
+            if isinstance(one, Line):
+                _draw_line(axes, one, its)
+            else:
+                _draw_point(axes, one, its)
+    low, high = _extent(all_axes, "y")
+    high = high or 1.0
+    for axes in all_axes:
+        left, right = _extent(all_axes if x_log else [axes], "x")
         if x_log:
-            _log_axis(axes, "x", xs)
-        elif len(xs) == 1:
-            axes.set_xticks(list(xs))
+            _log_axis(axes, "x", left, right)
+        elif left == right:
+            axes.set_xticks([left])
         if x_reversed:
             axes.invert_xaxis()
-    values = (v for line in every for v in (*line.ys, *(line.lows or ()), *(line.highs or ())))
-    _finish(figure, all_axes, [*values, *(line.level for line in every)])
-    return figure
-
-
-def draw_points(
-    panels: Mapping[str, Sequence[Point]],
-    *,
-    x: str,
-    y: str,
-    names: Iterable[str] = (),
-    note: str = "",
-) -> Figure:
-    """Draw named points in panels that share their axes; equal ratios of x are equally far apart.
-
-    All else is as in :func:`draw_lines`; a note below says what to see in it.
-    """
-    every = [point for points in panels.values() for point in points]
-    look = looks([*names, *(point.name for point in every if not point.is_paper)])
-    printed = looks(point.name for point in every if point.is_paper)
-    look |= {name: Look(GREY, its.marker) for name, its in printed.items()}
-    figure, all_axes = axes_of(list(panels), x=x, y=y)
-    parts = [(point.x, point.y) for point in every]
-    parts += chain.from_iterable(point.parts for point in every)
-    for axes, points in zip(all_axes, panels.values(), strict=True):
-        for point in points:
-            _draw_point(axes, point, look[point.name])
-        _log_axis(axes, "x", [x for x, _ in parts])
-    bounds = chain.from_iterable((point.low, point.high) for point in every)
-    _finish(figure, all_axes, [*bounds, *(y for _, y in parts)], note)
+        if 0 < WIDE_RANGE * low < high:
+            _log_axis(axes, "y", low, high)
+        else:
+            axes.set_ylim(-0.02 * high, 1.06 * high)
+        if not axes.lines:
+            axes.set_xticks([])
+            axes.text(0.5, 0.5, "no figures", transform=axes.transAxes, ha="center", color=GREY)
+    name_below(figure, note)
     return figure
 
 
@@ -152,28 +140,28 @@ def in_percent(fraction: float | None) -> float | None:
     return None if fraction is None else 100 * fraction
 
 
-def axes_of(titles: Sequence[str], *, x: str, y: str) -> tuple[Figure, "list[Axes]"]:
+def axes_of(titles: Sequence[str], *, x: str, y: str) -> tuple[Figure, list[Axes]]:
     """Return a figure with a panel for each title, one at least, which share their y axis."""
     n_columns = min(len(titles), 2)
     n_rows = -(-len(titles) // n_columns)
-    figure = Figure(
-        figsize=(_WIDE if n_columns == 2 else _WIDTH, _HEIGHT * n_rows), layout="constrained"
-    )
+    size = (_WIDE if n_columns == 2 else _WIDTH, _HEIGHT * n_rows)
+    figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(n_rows, n_columns, sharey=True, squeeze=False)
-    for axes in grid.flat[len(titles) :]:
+    panels, blank = np.split(grid.ravel(), [len(titles)])
+    for axes in blank:
         axes.set_axis_off()
-    for axes, title in zip(grid.flat, titles, strict=False):
+    for axes, title in zip(panels, titles, strict=True):
         axes.set_title(textwrap.fill(title, 54 // n_columns), fontsize=11)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10]))
         axes.grid(color="#e4e8ec")
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-    for axes in grid.flat[max(0, len(titles) - n_columns) : len(titles)]:
+    for axes in panels[-n_columns:]:
         axes.set_xlabel(textwrap.fill(x, 54 // n_columns))
     for axes in grid[:, 0]:
         axes.set_ylabel(y)
-    return figure, list(grid.flat[: len(titles)])
+    return figure, list(panels)
 
 
 def name_below(figure: Figure, note: str = "") -> None:
@@ -185,13 +173,12 @@ def name_below(figure: Figure, note: str = "") -> None:
     }
     if not handles and not note:
         return
-    width = figure.get_figwidth()
+    width, height = figure.get_size_inches()
     longest = max((len(line) for name in handles for line in name.split("\n")), default=0)
     n_columns = max(1, int(width / (0.75 + _LETTER * longest)))
-    note = "\n".join(textwrap.wrap(note, int(width / _LETTER)))
+    note = textwrap.fill(note, int(width / _LETTER))
     n_lines = -(-sum(name.count("\n") + 1 for name in handles) // n_columns)
-    n_lines += len(note.splitlines())
-    figure.set_figheight(figure.get_figheight() + _ROW * n_lines)
+    figure.set_figheight(height + _ROW * (n_lines + len(note.splitlines())))
     figure.legend(
         handles.values(),
         handles,
@@ -206,6 +193,16 @@ def name_below(figure: Figure, note: str = "") -> None:
     )
 
 
+def write_figure(
+    figure: Figure, folder: Path, name: str, formats: Sequence[Literal["svg", "png"]] = FORMATS
+) -> list[Path]:
+    """Write a figure as ``name`` and the ending of each format; return the files."""
+    paths = {folder / f"{name}.{kind}": kind for kind in formats}
+    for path, kind in paths.items():
+        write_atomic(path, file_of(figure, kind))
+    return list(paths)
+
+
 def file_of(figure: Figure, kind: Literal["svg", "png"]) -> bytes:
     """Return a figure as a file: the same bytes for the same data, an SVG's text kept as text."""
     file = io.BytesIO()
@@ -215,7 +212,7 @@ def file_of(figure: Figure, kind: Literal["svg", "png"]) -> bytes:
     return file.getvalue()
 
 
-def _draw_line(axes: "Axes", line: Line, look: Look) -> None:
+def _draw_line(axes: Axes, line: Line, look: Look) -> None:
     is_paper, is_fitted = line.kind == "paper", line.kind == "fitted"
     has_marks = len(line.xs) <= _MOST_MARKED and not is_fitted
     axes.plot(
@@ -239,7 +236,7 @@ def _draw_line(axes: "Axes", line: Line, look: Look) -> None:
         axes.axhline(line.level, color=look.colour, linewidth=1, linestyle=(0, (1, 2)))
 
 
-def _draw_point(axes: "Axes", point: Point, look: Look) -> None:
+def _draw_point(axes: Axes, point: Point, look: Look) -> None:
     for x, y in point.parts:
         axes.plot(x, y, look.marker, color=look.colour, markersize=4, alpha=0.45)
     if point.low is not None and point.high is not None:
@@ -251,41 +248,29 @@ def _draw_point(axes: "Axes", point: Point, look: Look) -> None:
         label=point.name,
         color=look.colour,
         markersize=7,
-        markerfacecolor="white" if point.is_paper else look.colour,
+        markerfacecolor="white" if point.kind == "paper" else look.colour,
     )
 
 
 def _draw_intervals(
-    axes: "Axes", xs: Sequence[float], lows: Sequence[float], highs: Sequence[float], colour: str
+    axes: Axes, xs: Sequence[float], lows: Sequence[float], highs: Sequence[float], colour: str
 ) -> None:
     axes.vlines(xs, lows, highs, color=colour, alpha=0.6, linewidth=1)
     axes.plot([*xs, *xs], [*lows, *highs], "_", color=colour, alpha=0.6, markersize=7)
 
 
-def _log_axis(axes: "Axes", name: Literal["x", "y"], values: Iterable[float]) -> None:
+def _extent(all_axes: Sequence[Axes], name: Literal["x", "y"]) -> tuple[float, float]:
+    """Return the lowest and the highest of what is drawn along an axis; twice 1 of nothing."""
+    extents = [getattr(axes.dataLim, f"interval{name}") for axes in all_axes]
+    values = [float(value) for extent in extents for value in extent if math.isfinite(value)]
+    return min(values, default=1.0), max(values, default=1.0)
+
+
+def _log_axis(axes: Axes, name: Literal["x", "y"], low: float, high: float) -> None:
     """Space an axis by ratios, with plain numbers at two ticks or more."""
-    values = list(values)
-    low, high = min(values, default=1), max(values, default=1)
     beyond = max(1.15, (6 * low / high) ** 0.5)
     axes.set(**{f"{name}scale": "log", f"{name}lim": (low / beyond, high * beyond)})
     axis = axes.xaxis if name == "x" else axes.yaxis
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 60 * low else (1,)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     axis.set_minor_locator(NullLocator())
-
-
-def _finish(
-    figure: Figure, all_axes: "Sequence[Axes]", values: Iterable[float | None], note: str = ""
-) -> None:
-    """Choose the range of the y axes, which begin at zero unless they are logarithmic."""
-    numbers = [value for value in values if value is not None and math.isfinite(value)]
-    low, high = min(numbers, default=0.0), max(numbers, default=0.0) or 1.0
-    for axes in all_axes:
-        if 0 < WIDE_RANGE * low < high:
-            _log_axis(axes, "y", (low, high))
-        else:
-            axes.set_ylim(-0.02 * high, 1.06 * high)
-        if not axes.lines:
-            axes.set_xticks([])
-            axes.text(0.5, 0.5, "no figures", transform=axes.transAxes, ha="center", color=GREY)
-    name_below(figure, note)

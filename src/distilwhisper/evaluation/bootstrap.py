@@ -52,11 +52,8 @@ class Counted:
 
         An interval of a single recording, or of a single voice, holds for it alone.
         """
-        return cls(
-            errors=[count.errors for count in counts],
-            words=[count.words for count in counts],
-            groups=ids if len(set(groups)) == 1 else groups,
-        )
+        drawn = ids if len(set(groups)) == 1 else groups
+        return cls([count.errors for count in counts], [count.words for count in counts], drawn)
 
     def __post_init__(self) -> None:
         lengths = len(self.errors), len(self.words), len(self.groups)
@@ -109,8 +106,8 @@ def mean_difference(
 
 def _interval(values: Numbers, level: float) -> Interval:
     """Return the interval of a value, which comes first, and of the values of the draws."""
-    low, high = np.quantile(values[1:], [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(values[0]), float(low), float(high))
+    bounds = np.quantile(values[1:], [(1 - level) / 2, (1 + level) / 2])
+    return Interval(*map(float, (values[0], *bounds)))
 
 
 def _mean_rates(sets: Sequence[Sequence[Counted]], resampling: Resampling) -> Numbers | None:
@@ -127,7 +124,7 @@ def _mean_rates(sets: Sequence[Sequence[Counted]], resampling: Resampling) -> Nu
         rng = np.random.default_rng([resampling.seed, number])
         totals = np.vstack([sums.sum(axis=0), _draw(sums, resampling.n, rng)])
         errors, words = totals[:, ::2], totals[:, 1::2]
-        rates.append(np.divide(errors, words, where=words > 0, out=np.full(words.shape, np.nan)))
+        rates.append(errors / np.where(words > 0, words, np.nan))
     if not rates:
         return None
     means: Numbers = np.mean(rates, axis=0)

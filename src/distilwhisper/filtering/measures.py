@@ -1,17 +1,31 @@
-"""What is measured of each label, once, from texts and scores alone; verdicts are views of it."""
+"""What is measured of each label, once, from texts and scores alone; verdicts are views of it.
+
+    FOLDER/KEY.npz  a row for every label, in their order, then for every utterance without one
+
+The folder is a cache, by default ``LABELS/.measures``: it may be deleted at any time, and goes
+where its labels go. The key is a digest of all that the measures depend on, so that labels or a
+manifest that have changed by a single byte are measured anew, and limits, on which nothing here
+depends, change nothing.
+"""
 
 import hashlib
-import math
+import io
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from functools import cache, cached_property, partial
+from pathlib import Path
 from typing import Any, TypeAlias
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
 
-from distilwhisper.corpus.records import Label, Utterance
+from distilwhisper.corpus.records import Label, Utterance, each_record, read_manifest
+from distilwhisper.corpus.store import TornShard
+from distilwhisper.files import write_atomic
 from distilwhisper.languages import code_or_name, uses_spaces
+from distilwhisper.run.stages import fingerprint
 from distilwhisper.text.normalize import Normalizer, normalizer_for
 from distilwhisper.text.transcript import compression_ratio
 from distilwhisper.text.wer import ErrorCounts, text_errors
@@ -52,7 +66,7 @@ ROW = np.dtype(
         ("other_language_prob", "<f8"),  # that another language is spoken than was expected
     ]
 )
-NAMED_COLUMNS = ("language", "speaker", "source")
+_VERSION = 5  # of what the numbers mean; part of the key
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,9 +100,12 @@ class Measures:
         A quotient is rounded to the nearest number, and so is a limit that somebody writes: 3
         errors in 30 words give the very number that is written 0.1.
         """
-        return share(
-            np.where(self["has_label"] & self["has_reference"], self.errors, -1), self["words"]
-        )
+        are_known = self["has_label"] & self["has_reference"]
+        return _share(np.where(are_known, self.errors, -1), self["words"])
+
+    def per_word(self, column: str) -> Floats:
+        """Return a count over the units of the label; nan where it is not known."""
+        return _share(self[column], self["label_words"])
 
     @cached_property
     def hours(self) -> Floats:
@@ -96,9 +113,8 @@ class Measures:
         return np.nan_to_num(self["duration_s"]) / 3600
 
 
-def share(counts: npt.ArrayLike, of: npt.ArrayLike) -> Floats:
+def _share(counts: npt.NDArray[Any], of: npt.NDArray[Any]) -> Floats:
     """Divide counts; nan for a negative count, 0 for none of nothing, infinity for some of it."""
-    counts, of = np.asarray(counts, dtype=np.float64), np.asarray(of, dtype=np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
         shares: Floats = np.where((counts == 0) & (of == 0), 0.0, counts / of)
     return np.where(counts < 0, np.nan, shares)
@@ -119,7 +135,7 @@ def measure_all(pairs: Iterable[LabelledPair], *, language: str | None) -> Measu
         ValueError: a language is unknown, or nobody names it.
     """
     ids: list[str] = []
-    places: dict[str, dict[str, int]] = {column: {} for column in NAMED_COLUMNS}
+    places: dict[str, dict[str, int]] = {"language": {}, "speaker": {}, "source": {}}
 
     def place(column: str, name: str | None) -> int:
         return -1 if name is None else places[column].setdefault(name, len(places[column]))
@@ -141,6 +157,11 @@ def is_all_capitals(text: str) -> bool:
     return text.isupper() and sum(map(str.isupper, text)) >= MIN_CAPITALS
 
 
+_NO_LABEL = Label("", finished=False)
+_NO_TEXTS = (False, False, False, False, False, 0, 0, 0, 0, 0, 0, -1)
+_NO_SCORES = (None, None, None)
+
+
 def _row(
     utterance: Utterance,
     label: Label | None,
@@ -148,24 +169,22 @@ def _row(
     expected: str | None,
     place: Callable[[str, str | None], int],
 ) -> tuple[Any, ...]:
-    """Return the columns of one label, in their order.
+    """Return the columns of one label, in their order; a number that is None becomes nan.
 
     The expected language is that of the settings or the manifest; ``place`` numbers names.
     """
-    language = expected or (None if label is None else label.language)
-    duration_s = utterance.duration_s
-    texts, scores = _NO_TEXTS, _NO_SCORES
-    if label is not None and label.error is None:
-        texts = _text_measures(utterance, label, language, second)
-        ratio = label.compression_ratio
+    has_label, label = label is not None, label or _NO_LABEL
+    language = expected or label.language
+    texts: tuple[Any, ...] = _NO_TEXTS
+    scores: tuple[float | None, ...] = _NO_SCORES
+    if has_label and label.error is None:
+        texts, ratio = _text_measures(utterance, label, language, second), label.compression_ratio
         ratio = compression_ratio(label.text) if ratio is None else ratio
-        scores = _number(label.avg_logprob), _number(label.no_speech_prob), ratio
-    if label is not None and duration_s is None:
-        duration_s = label.duration_s
+        scores = label.avg_logprob, label.no_speech_prob, ratio
     return (
-        label is not None,
-        label is not None and label.error is not None,
-        label is not None and label.finished,
+        has_label,
+        label.error is not None,
+        label.finished,
         utterance.text is not None,
         utterance.is_silent,
         *texts,
@@ -173,13 +192,9 @@ def _row(
         place("speaker", utterance.speaker),
         place("source", utterance.source),
         *scores,
-        _number(duration_s),
+        label.duration_s if utterance.duration_s is None else utterance.duration_s,
         _other_language_prob(expected, label),
     )
-
-
-_NO_TEXTS: tuple[Any, ...] = (False, False, False, False, False, 0, 0, 0, 0, 0, 0, -1)
-_NO_SCORES = (math.nan, math.nan, math.nan)
 
 
 def _text_measures(
@@ -195,12 +210,7 @@ def _text_measures(
     words = hypothesis.split()
     units: Sequence[str] = "".join(words) if in_characters else words
     reference = None if utterance.text is None else normalize(utterance.text)
-    if reference is None:
-        errors = ErrorCounts()
-    elif reference == hypothesis:
-        errors = ErrorCounts(words=len(units))
-    else:
-        errors = count(reference, hypothesis)
+    errors = ErrorCounts() if reference is None else count(reference, hypothesis)
     return (
         reference == "",
         hypothesis == "",
@@ -218,10 +228,8 @@ def longest_loop(words: Sequence[str]) -> int:
     """Count the words of the longest run that only repeats what stands directly before it.
 
     "and then and then and then" has 4, and so has "no no no no no"; a text that never repeats
-    itself at once has 0. A phrase counts from its second turn on, which must be whole.
-
-    Args:
-        words: or characters, in scripts without spaces.
+    itself at once has 0. A phrase counts from its second turn on, which must be whole. In scripts
+    without spaces words are characters.
     """
     if len(set(words)) == len(words):
         return 0
@@ -241,13 +249,91 @@ def _rules_for(language: str | None) -> tuple[Normalizer, bool]:
     return normalizer_for(language), not uses_spaces(str(language))
 
 
-def _other_language_prob(expected: str | None, label: Label | None) -> float:
-    if expected is None or label is None or label.detected_language is None:
-        return math.nan
+def _other_language_prob(expected: str | None, label: Label) -> float | None:
+    if expected is None or label.detected_language is None:
+        return None
     if code_or_name(expected) == code_or_name(label.detected_language):
         return 0.0
     return 1.0 if label.language_probability is None else label.language_probability
 
 
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
+# Measures on disk
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What measures are made from."""
+
+    manifest: Path  # what was labelled, or a part of it
+    labels: Path  # folder of the labels
+    second: Path | None  # folder of other labels of the same utterances, for comparison
+    # Of all utterances; None: what the manifest names, else what the labels do
+    language: str | None
+
+    @cached_property
+    def inputs(self) -> Mapping[str, str]:
+        """Fingerprints of what is read, by name."""
+        paths = {"manifest": self.manifest, "labels": self.labels, "second_labels": self.second}
+        return {name: fingerprint(path) for name, path in paths.items() if path is not None}
+
+    def path(self, folder: Path) -> Path:
+        """Return the file of these measures in a folder of measures."""
+        parts = json.dumps({"inputs": self.inputs, "language": self.language, "version": _VERSION})
+        digest = hashlib.sha256(parts.encode()).hexdigest()[:16]
+        return folder / f"{self.inputs['labels'][:16]}-{digest}.npz"
+
+
+def load_or_measure(sources: Sources, folder: Path) -> Measures:
+    """Read the measures of a corpus from a folder, where they are made first if they are missing.
+
+    Measures of labels that have changed since are deleted.
+
+    Raises:
+        BadManifest, TornShard, DuplicateId, FileNotFoundError: as the records' readers.
+        ValueError: the language of a label is unknown.
+    """
+    path = sources.path(folder)
+    if path.exists():
+        return _load(path)
+    for old in folder.glob("*.npz"):
+        if old.name.split("-")[0] != path.name.split("-")[0]:
+            old.unlink()
+    strays: list[str] = []
+    measures = measure_all(_pairs(sources, strays), language=sources.language)
+    measures = replace(measures, n_stray=len(strays))
+    other = json.dumps([measures.ids, dict(measures.names), measures.n_stray])
+    file = io.BytesIO()
+    np.savez(file, rows=measures.rows, other=np.frombuffer(other.encode(), dtype=np.uint8))
+    write_atomic(path, file.getvalue())
+    return measures
+
+
+def _pairs(sources: Sources, strays: list[str]) -> Iterator[LabelledPair]:
+    """Yield each utterance with its labels; ids of labels without an utterance become strays."""
+    left = {utterance.id: utterance for utterance in read_manifest(sources.manifest).utterances}
+    second = {}
+    if sources.second is not None:  # without tokens, which take most of the memory
+        labels = each_record(sources.second, Label)
+        second = {label.id: replace(label, token_ids=()) for label in labels}
+    for label in each_record(sources.labels, Label):
+        utterance = left.pop(label.id, None)
+        if utterance is None:
+            strays.append(label.id)
+        else:
+            yield utterance, label, second.get(label.id)
+    for utterance in left.values():
+        yield utterance, None, None
+
+
+def _load(path: Path) -> Measures:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            measures = Measures(file["rows"], *json.loads(file["other"].tobytes()))
+        if measures.rows.dtype != ROW or len(measures.rows) != len(measures.ids):
+            raise ValueError("its columns do not fit")
+        return measures
+    except (OSError, TypeError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        raise TornShard(
+            f"{path} must hold measures of labels, found: {error}; delete it and run the filter "
+            "again"
+        ) from error

@@ -9,23 +9,21 @@ import json
 import re
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import groupby
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 from distilwhisper.corpus.records import audio_from, audio_in
 from distilwhisper.evaluation.bootstrap import FEW_RECORDINGS
 from distilwhisper.evaluation.comparison import (
     SIGNIFICANT,
+    SPEED_NOTE,
     Average,
     Comparison,
-    WorstUtterance,
     rtfx_of,
 )
-from distilwhisper.evaluation.figures import SPEED_NOTE
 from distilwhisper.evaluation.scoring import OVER, drawn_sentence
 from distilwhisper.extras import needed_by
 from distilwhisper.files import write_atomic
@@ -49,12 +47,15 @@ def write_report(path: str | PathLike[str], facts: Sequence[RunFacts | Compariso
     path = Path(path)
     runs = _by_name([fact for fact in facts if isinstance(fact, RunFacts)])
     comparisons = {f.folder: f.comparison for f in facts if isinstance(f, ComparisonFacts)}
-    page = templates().get_template("page.html")
-    content = page.render(
-        title=", ".join([*runs, *(folder.resolve().name for folder in comparisons)]),
-        runs=runs,
-        comparisons=comparisons.items(),
-        folder=path.parent,
+    content = (
+        templates()
+        .get_template("page.html")
+        .render(
+            title=", ".join([*runs, *(folder.resolve().name for folder in comparisons)]),
+            runs=runs,
+            comparisons=comparisons.items(),
+            folder=path.parent,
+        )
     )
     write_atomic(path, content)
     return path
@@ -81,6 +82,7 @@ def templates() -> Environment:
         "aligned": _aligned,
         "base64": lambda data: b64encode(data).decode(),
         "bounds": bounds,
+        "by_place": lambda rows: [(at, list(of)) for at, of in groupby(rows, lambda r: r.place)],
         "by_test": _by_test,
         "drawn_sentence": lambda c: drawn_sentence({x.set: x.drawn_over for x in c.cells}),
         "error_rate": error_rate,
@@ -97,7 +99,6 @@ def templates() -> Environment:
         "share": partial(percent, digits=0),
         "stem": lambda path: Path(path).stem,
         "with_unit": lambda head: head.replace("/ ", "/\u00a0").replace(" %", "\u00a0%"),
-        "worst": _worst,
     }
     environment.tests["hub_id"] = lambda name: bool(
         name and _HUB_ID.fullmatch(name) and not Path(name).exists()
@@ -115,12 +116,9 @@ def templates() -> Environment:
 
 def _by_name(runs: Sequence[RunFacts]) -> Mapping[str, RunFacts]:
     """Call runs by their names, and by their folders too where several have one name."""
-    names = [str(run.recipe["name"]) for run in runs]
-    n_runs = Counter(names)
-    return {
-        name if n_runs[name] == 1 else f"{name} ({run.folder})": run
-        for name, run in zip(names, runs, strict=True)
-    }
+    named = [(str(run.recipe["name"]), run) for run in runs]
+    n_runs = Counter(name for name, _ in named)
+    return {n if n_runs[n] == 1 else f"{n} ({run.folder})": run for n, run in named}
 
 
 def _nearest(runs: Mapping[str, RunFacts]) -> str | None:
@@ -140,13 +138,8 @@ def _by_test(runs: Mapping[str, RunFacts]) -> list[tuple[int, list[str]]]:
     return [(len(judged_by), names) for judged_by, names in together.items()]
 
 
-def _fastest(averages: Iterable[Average], comparison: Comparison) -> str:
-    return max(averages, key=lambda a: rtfx_of(comparison.cells_of(a.model, a.noise))).model
-
-
-def _worst(comparison: Comparison) -> list[tuple[tuple[Any, ...], list[WorstUtterance]]]:
-    grouped = groupby(comparison.worst, key=lambda row: (row.model, row.set, row.noise))
-    return [(cell, list(rows)) for cell, rows in grouped]
+def _fastest(known: Sequence[Average], comparison: Comparison) -> str:
+    return max(known, key=lambda a: rtfx_of(comparison.cells_of(a.model, a.noise))).model
 
 
 def _set_names(comparison: Comparison) -> list[str]:
