@@ -82,19 +82,6 @@ def test_looks_differ_without_colours_too() -> None:
     assert len(set(many)) == 50
 
 
-def test_the_paper_s_are_grey_or_like_what_they_stand_beside() -> None:
-    lines = [
-        line("ours", 5),
-        Line("fitted", [0, 1], [5, 6], kind="fitted", beside="ours"),
-        Line("paper: theirs", [0, 1], [4, 5], kind="paper", beside="ours"),
-        Line("paper", [0, 1], [3, 3], kind="paper"),
-    ]
-    found = draw_panels({"": lines}, x="", y="").axes[0].get_lines()
-    ours, fitted, theirs, paper = found
-    assert ours.get_color() == fitted.get_color() == theirs.get_color() != paper.get_color()
-    assert (fitted.get_marker(), theirs.get_markerfacecolor()) == ("", "white")
-
-
 NAMES = {
     "short": ["teacher", "student", "other"],
     "long": [f"/home/somebody/students/distil-whisper-large-v3-{i}/checkpoint" * 2 for i in "abc"],

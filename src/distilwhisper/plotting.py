@@ -9,10 +9,10 @@ import io
 import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -50,11 +50,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Line:
-    """A curve.
-
-    One that is fitted is thin and without marks; the paper's is pale, with hollow marks, and grey
-    where it is beside none.
-    """
+    """A curve."""
 
     name: str  # in the legend; "" is not shown there
     xs: Sequence[float]
@@ -62,13 +58,15 @@ class Line:
     lows: Sequence[float | None] | None = None  # bounds of ys, to be shaded up to highs
     highs: Sequence[float | None] | None = None
     level: float | None = None  # to compare with, dotted all across
-    kind: Literal["measured", "fitted", "paper"] = "measured"
-    beside: str | None = None  # the curve whose look it shares
+    beside: str | None = None  # the name whose look it shares; grey if there is none of it
+    style: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # of matplotlib's plot, in the look's place
 
 
 @dataclass(frozen=True)
 class Point:
-    """A named point; the paper's is drawn grey and hollow."""
+    """A named point."""
 
     name: str  # in the legend
     x: float  # above zero
@@ -76,8 +74,8 @@ class Point:
     low: float | None = None  # bounds of y
     high: float | None = None
     parts: Sequence[tuple[float, float]] = ()  # what it is the mean of, drawn small
-    kind: Literal["measured", "paper"] = "measured"
     beside: str | None = None  # as of a curve
+    style: Mapping[str, Any] = field(default_factory=dict)
 
 
 def looks(names: Iterable[str]) -> dict[str, Look]:
@@ -102,14 +100,12 @@ def draw_panels(
     ``y`` say what the axes are of, with the unit. The largest x may be on the left, or equal ratios
     of x equally far apart. A note below says what to see in it.
     """
-    alone = [one for drawn in panels.values() for one in drawn if one.beside is None]
-    printed = looks(one.name for one in alone if one.kind == "paper")
-    look = {name: Look(GREY, its.marker) for name, its in printed.items()}
-    look |= looks([*names, *(one.name for one in alone if one.kind != "paper")])
+    every = [one for drawn in panels.values() for one in drawn]
+    look = looks([*names, *(one.name for one in every if one.beside is None)])
     figure, all_axes = axes_of(list(panels), x=x, y=y)
     for axes, drawn in zip(all_axes, panels.values(), strict=True):
         for one in drawn:
-            its = look.get(one.beside or one.name, Look())
+            its = look.get(one.name if one.beside is None else one.beside, Look())
             if isinstance(one, Line):
                 _draw_line(axes, one, its)
             else:
@@ -213,20 +209,16 @@ def file_of(figure: Figure, kind: Literal["svg", "png"]) -> bytes:
 
 
 def _draw_line(axes: Axes, line: Line, look: Look) -> None:
-    is_paper, is_fitted = line.kind == "paper", line.kind == "fitted"
-    has_marks = len(line.xs) <= _MOST_MARKED and not is_fitted
-    axes.plot(
-        line.xs,
-        np.array(line.ys, dtype=float),
-        label=line.name,
-        color=look.colour,
-        alpha=0.6 if is_paper else 1,
-        linewidth=1 if is_paper or is_fitted else 1.8,
-        linestyle=":" if is_fitted else look.dash,
-        marker=look.marker if has_marks else "",
-        markersize=5.5,
-        markerfacecolor="white" if is_paper else look.colour,
-    )
+    has_marks = len(line.xs) <= _MOST_MARKED
+    style = {
+        "color": look.colour,
+        "linewidth": 1.8,
+        "linestyle": look.dash,
+        "marker": look.marker if has_marks else "",
+        "markersize": 5.5,
+        **line.style,
+    }
+    axes.plot(line.xs, np.array(line.ys, dtype=float), label=line.name, **style)
     if line.lows is not None and line.highs is not None:
         lows, highs = np.array([line.lows, line.highs], dtype=float).tolist()
         axes.fill_between(line.xs, lows, highs, color=look.colour, alpha=0.12, linewidth=0)
@@ -241,15 +233,8 @@ def _draw_point(axes: Axes, point: Point, look: Look) -> None:
         axes.plot(x, y, look.marker, color=look.colour, markersize=4, alpha=0.45)
     if point.low is not None and point.high is not None:
         _draw_intervals(axes, [point.x], [point.low], [point.high], look.colour)
-    axes.plot(
-        point.x,
-        point.y,
-        look.marker,
-        label=point.name,
-        color=look.colour,
-        markersize=7,
-        markerfacecolor="white" if point.kind == "paper" else look.colour,
-    )
+    style = {"marker": look.marker, "color": look.colour, "markersize": 7, **point.style}
+    axes.plot(point.x, point.y, linestyle="", label=point.name, **style)
 
 
 def _draw_intervals(
