@@ -53,7 +53,8 @@ def speed_figure(
     ]
     for name, look in looks(paper).items():  # of the paper all are grey, with marks of their own
         style = {"marker": look.marker, "markerfacecolor": "white"}
-        points.append(Point(f"paper: {name}", *paper[name], beside="", style=style))
+        x, y = paper[name]
+        points.append(Point(f"paper: {name}", x, y, beside="", style=style))
     return draw_panels({title: points}, x="speed relative to the teacher", y="WER, %", x_log=True)
 
 

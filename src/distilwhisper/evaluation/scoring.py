@@ -94,21 +94,19 @@ def score(
         }
         for utterance, text in texts
     ]
-    errors = {
-        kind: sum((ErrorCounts(**row[kind]) for row in scores), ErrorCounts())
-        for kind in ("errors", "character_errors", "whisper_errors")
-    }
+    sums: dict[str, Any] = {name: int(sum(t[name] for t in timing)) for name in COST}
+    for kind in ("errors", "character_errors", "whisper_errors"):
+        sums[kind] = sum((ErrorCounts(**row[kind]) for row in scores), ErrorCounts())
     summary = EvaluationSummary(
         n_utterances=len(rows),
         n_without_reference=len(rows) - len(scores),
         failed={row["id"]: row["error"] for row in rows if row["error"]},
         audio_s=round(sum(t["audio_s"] for t in timing), 3),
         compute_s=round(sum(t["compute_s"] for t in timing), 3),
-        **{name: int(sum(t[name] for t in timing)) for name in COST},
         n_parameters=n_parameters,
         unit="word" if spaced else "character",
-        **errors,
         repeated_5_grams=repeated_ngrams(row["hypothesis"] for row in scores),
+        **sums,
     )
     write_jsonl(out / "scores.jsonl", scores)
     write_json(out / "summary.json", summary.to_dict())

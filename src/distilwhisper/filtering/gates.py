@@ -1,6 +1,6 @@
 """Measures to verdicts: the limits, and the reasons for which a label is not trained on."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from operator import itemgetter
 
@@ -73,7 +73,7 @@ def above_wer(measures: Measures, settings: FilterSettings) -> Flags:
 
 
 # When each reason holds; the first that does is the verdict's.
-_RULES: Mapping[str, Callable[[Measures, FilterSettings], Flags]] = {
+_RULES: dict[str, Callable[[Measures, FilterSettings], Flags]] = {
     "unlabelled": lambda m, _: ~m["has_label"],
     "label_failed": lambda m, _: m["has_error"],
     "kept_silence": lambda m, settings: m["silent_reference"] & settings.keep_silence,

@@ -12,10 +12,10 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, get_type_hints
 from zipfile import BadZipFile
 
 import numpy as np
@@ -28,45 +28,51 @@ from distilwhisper.languages import code_or_name, uses_spaces
 from distilwhisper.run.stages import fingerprint
 from distilwhisper.text.normalize import Normalizer, normalizer_for
 from distilwhisper.text.transcript import compression_ratio
-from distilwhisper.text.wer import ErrorCounts, text_errors
+from distilwhisper.text.wer import text_errors
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Flags: TypeAlias = npt.NDArray[np.bool_]
 
 MIN_CAPITALS = 10  # fewer may be abbreviations: "OK", "USA", "NASA TV"
 
-# Numbers that nobody knows are nan; counts that nobody knows are -1. Units are words, or
-# characters in scripts without spaces.
-ROW = np.dtype(
-    [
-        ("has_label", "?"),
-        ("has_error", "?"),
-        ("finished", "?"),
-        ("has_reference", "?"),
-        ("silent_reference", "?"),  # blank as written: a note such as [noise] is not
-        ("empty_reference", "?"),
-        ("empty_label", "?"),
-        ("all_capitals", "?"),
-        ("in_characters", "?"),
-        ("held_out", "?"),  # of the half of all ids on which limits are scored, not made
-        ("substitutions", "<i4"),
-        ("deletions", "<i4"),
-        ("insertions", "<i4"),
-        ("words", "<i4"),  # units of the reference
-        ("label_words", "<i4"),  # units of the label
-        ("looped", "<i4"),  # of which so many are in its longest_loop
-        ("second_errors", "<i4"),  # of a second decode, against the label
-        ("language", "<i4"),  # places in the names of the same column; -1: unknown
-        ("speaker", "<i4"),
-        ("source", "<i4"),
-        ("avg_logprob", "<f8"),
-        ("no_speech_prob", "<f8"),
-        ("compression_ratio", "<f8"),
-        ("duration_s", "<f8"),
-        ("other_language_prob", "<f8"),  # that another language is spoken than was expected
-    ]
-)
 _VERSION = 5  # of what the numbers mean; part of the key
+
+
+class Row(NamedTuple):
+    """What is measured of an utterance; units are words, characters in scripts without spaces.
+
+    Counts that nobody knows are -1, and numbers that nobody knows nan.
+    """
+
+    has_label: bool
+    has_error: bool
+    finished: bool
+    has_reference: bool
+    silent_reference: bool  # blank as written: a note such as [noise] is not
+    empty_reference: bool = False
+    empty_label: bool = False
+    all_capitals: bool = False
+    in_characters: bool = False
+    held_out: bool = False  # of the half of all ids on which limits are scored, not made
+    substitutions: int = 0
+    deletions: int = 0
+    insertions: int = 0
+    words: int = 0  # units of the reference
+    label_words: int = 0  # units of the label
+    looped: int = 0  # of which so many are in its longest_loop
+    second_errors: int = -1  # of a second decode, against the label
+    language: int = -1  # places in the names of the same column
+    speaker: int = -1
+    source: int = -1
+    avg_logprob: float | None = None
+    no_speech_prob: float | None = None
+    compression_ratio: float | None = None
+    duration_s: float | None = None
+    other_language_prob: float | None = None  # that another is spoken than was expected
+
+
+_DTYPES: dict[Any, str] = {bool: "?", int: "<i4", float | None: "<f8"}
+ROW = np.dtype([(name, _DTYPES[kind]) for name, kind in get_type_hints(Row).items()])
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +146,7 @@ def measure_all(pairs: Iterable[LabelledPair], *, language: str | None) -> Measu
     def place(column: str, name: str | None) -> int:
         return -1 if name is None else places[column].setdefault(name, len(places[column]))
 
-    def rows() -> Iterator[tuple[Any, ...]]:
+    def rows() -> Iterator[Row]:
         for utterance, label, second in pairs:
             ids.append(utterance.id)
             yield _row(utterance, label, second, language or utterance.language, place)
@@ -158,8 +164,6 @@ def is_all_capitals(text: str) -> bool:
 
 
 _NO_LABEL = Label("", finished=False)
-_NO_TEXTS = (False, False, False, False, False, 0, 0, 0, 0, 0, 0, -1)
-_NO_SCORES = (None, None, None)
 
 
 def _row(
@@ -168,39 +172,33 @@ def _row(
     second: Label | None,
     expected: str | None,
     place: Callable[[str, str | None], int],
-) -> tuple[Any, ...]:
-    """Return the columns of one label, in their order; a number that is None becomes nan.
+) -> Row:
+    """Measure one label; a number that is None becomes nan in the table.
 
     The expected language is that of the settings or the manifest; ``place`` numbers names.
     """
     has_label, label = label is not None, label or _NO_LABEL
     language = expected or label.language
-    texts: tuple[Any, ...] = _NO_TEXTS
-    scores: tuple[float | None, ...] = _NO_SCORES
-    if has_label and label.error is None:
-        texts, ratio = _text_measures(utterance, label, language, second), label.compression_ratio
-        ratio = compression_ratio(label.text) if ratio is None else ratio
-        scores = label.avg_logprob, label.no_speech_prob, ratio
-    return (
-        has_label,
-        label.error is not None,
-        label.finished,
-        utterance.text is not None,
-        utterance.is_silent,
-        *texts,
-        place("language", language and code_or_name(language)),
-        place("speaker", utterance.speaker),
-        place("source", utterance.source),
-        *scores,
-        label.duration_s if utterance.duration_s is None else utterance.duration_s,
-        _other_language_prob(expected, label),
+    is_text = has_label and label.error is None
+    return Row(
+        has_label=has_label,
+        has_error=label.error is not None,
+        finished=label.finished,
+        has_reference=utterance.text is not None,
+        silent_reference=utterance.is_silent,
+        language=place("language", language and code_or_name(language)),
+        speaker=place("speaker", utterance.speaker),
+        source=place("source", utterance.source),
+        duration_s=label.duration_s if utterance.duration_s is None else utterance.duration_s,
+        other_language_prob=_other_language_prob(expected, label),
+        **_text_measures(utterance, label, language, second) if is_text else {},
     )
 
 
 def _text_measures(
     utterance: Utterance, label: Label, language: str | None, second: Label | None
-) -> tuple[Any, ...]:
-    """Return the columns from empty_reference to second_errors."""
+) -> dict[str, Any]:
+    """Return the columns that a label with a text has."""
     try:
         normalize, in_characters = _rules_for(language)
     except ValueError as error:
@@ -209,19 +207,24 @@ def _text_measures(
     hypothesis = normalize(label.text)
     words = hypothesis.split()
     units: Sequence[str] = "".join(words) if in_characters else words
-    reference = None if utterance.text is None else normalize(utterance.text)
-    errors = ErrorCounts() if reference is None else count(reference, hypothesis)
-    return (
-        reference == "",
-        hypothesis == "",
-        is_all_capitals(label.text),
-        in_characters,
-        hashlib.sha256(utterance.id.encode("utf-8")).digest()[0] < 128,  # the half held out
-        *astuple(errors),
-        len(units),
-        longest_loop(units),
-        -1 if second is None or second.error else count(hypothesis, normalize(second.text)).errors,
-    )
+    columns: dict[str, Any] = {}
+    if utterance.text is not None:
+        reference = normalize(utterance.text)
+        columns = {"empty_reference": not reference, **asdict(count(reference, hypothesis))}
+    if second is not None and second.error is None:
+        columns["second_errors"] = count(hypothesis, normalize(second.text)).errors
+    ratio = label.compression_ratio
+    return columns | {
+        "empty_label": not hypothesis,
+        "all_capitals": is_all_capitals(label.text),
+        "in_characters": in_characters,
+        "held_out": hashlib.sha256(utterance.id.encode("utf-8")).digest()[0] < 128,
+        "label_words": len(units),
+        "looped": longest_loop(units),
+        "avg_logprob": label.avg_logprob,
+        "no_speech_prob": label.no_speech_prob,
+        "compression_ratio": compression_ratio(label.text) if ratio is None else ratio,
+    }
 
 
 def longest_loop(words: Sequence[str]) -> int:

@@ -68,8 +68,10 @@ def noise_plots(comparison: Comparison) -> list[Picture]:
 def _level_line(comparison: Comparison, model: str, levels: Mapping[float, str]) -> Line:
     averages = [comparison.average(model, noise) for noise in levels.values()]
     clean = comparison.average(model, None).wer if None in comparison.noises else None
-    rates = ([in_percent(getattr(a, of)) for a in averages] for of in ("wer", "low", "high"))
-    return Line(model, list(levels), *rates, level=in_percent(clean))
+    wers, lows, highs = (
+        [in_percent(getattr(average, of)) for average in averages] for of in ("wer", "low", "high")
+    )
+    return Line(model, list(levels), wers, lows, highs, in_percent(clean))
 
 
 def _values(line: Line) -> str:
