@@ -122,11 +122,7 @@ class Result:
     def counted(self) -> Mapping[str, Counted]:
         """What intervals are drawn of, by set."""
         return {
-            name: Counted.of(
-                [row.errors for row in rows],
-                ids=[row.id for row in rows],
-                groups=[row.file for row in rows],
-            )
+            name: Counted.of([(row.id, row.file, row.errors) for row in rows])
             for name, rows in self.sets.items()
         }
 

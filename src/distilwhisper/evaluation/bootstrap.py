@@ -45,15 +45,17 @@ class Counted:
     groups: Sequence[str]  # the recording, or what else its errors depend on: what is drawn
 
     @classmethod
-    def of(
-        cls, counts: Sequence[ErrorCounts], *, ids: Sequence[str], groups: Sequence[str]
-    ) -> "Counted":
-        """Return what was counted, to be drawn by recordings; of a single one, by utterances.
+    def of(cls, rows: Sequence[tuple[str, str, ErrorCounts]]) -> "Counted":
+        """Return what was counted of utterances, by id and recording: what is drawn is recordings.
 
-        An interval of a single recording, or of a single voice, holds for it alone.
+        Of a single one it is utterances; an interval of one recording or voice holds for it alone.
         """
-        drawn = ids if len(set(groups)) == 1 else groups
-        return cls([count.errors for count in counts], [count.words for count in counts], drawn)
+        is_one = len({recording for _, recording, _ in rows}) == 1
+        return cls(
+            errors=[counts.errors for *_, counts in rows],
+            words=[counts.words for *_, counts in rows],
+            groups=[id_ if is_one else recording for id_, recording, _ in rows],
+        )
 
     def __post_init__(self) -> None:
         lengths = len(self.errors), len(self.words), len(self.groups)

@@ -73,11 +73,8 @@ class Evaluation(Place):
     @cached_property
     def counted(self) -> Counted:
         """Errors and words of every utterance, with its recording."""
-        return Counted.of(
-            [ErrorCounts(**row["errors"]) for row in self.scores],
-            ids=[row["id"] for row in self.scores],
-            groups=[row["group"] for row in self.scores],
-        )
+        rows = self.scores
+        return Counted.of([(r["id"], r["group"], ErrorCounts(**r["errors"])) for r in rows])
 
 
 @dataclass(frozen=True)

@@ -105,12 +105,6 @@ class Degradation:
         source = "" if self.source is None else f"@{self.source}"
         return f"{self.kind}{'' if level is None else f':{level}'}{source}"
 
-    @property
-    def number(self) -> float:
-        """The level, of kinds whose level is a number."""
-        assert isinstance(self.level, (int, float))
-        return self.level
-
 
 class Degrader:
     """Applies a :class:`Degradation` to a manifest's utterances; built once a process.
@@ -142,24 +136,24 @@ class Degrader:
         if not samples.any():
             self.n_silent += 1
             return samples
-        how = self._degradation
-        if how.kind == "codec":
-            return channel.through_codec(samples, channel.Codec.parse(str(how.level)))
-        if how.kind == "clipping":
-            return channel.clip_peaks(samples, how.number)
-        what = f"{self._seed}/{how.kind}/{utterance.id}"
+        kind, level = self._degradation.kind, self._degradation.level
+        if kind == "codec":
+            return channel.through_codec(samples, channel.Codec.parse(str(level)))
+        if kind == "clipping":
+            return channel.clip_peaks(samples, cast(float, level))
+        what = f"{self._seed}/{kind}/{utterance.id}"
         digest = hashlib.blake2b(what.encode(), digest_size=16).digest()
         generator = np.random.default_rng(int.from_bytes(digest, "big"))
         for _ in range(_MAX_DRAWS):  # recordings have pauses, and voices too
             sound = self._draw(utterance, len(samples), generator)
             if not sound.any():
                 continue
-            if how.kind == "reverberation":
+            if kind == "reverberation":
                 return channel.reverberate(samples, sound)
-            return noise.mix_at_snr(samples, sound, how.number)
+            return noise.mix_at_snr(samples, sound, cast(float, level))
         raise ValueError(
-            f"{how} must not be silent, found silence in {_MAX_DRAWS} draws: leave silent and "
-            "unreadable recordings out"
+            f"{self._degradation} must not be silent, found silence in {_MAX_DRAWS} draws: leave "
+            "silent and unreadable recordings out"
         )
 
     def _draw(
@@ -176,7 +170,7 @@ class Degrader:
             voices = self._voices.draw(utterance, audio, n_samples, generator)
             return noise.babble(voices, n_samples, generator)
         if source is None:
-            return channel.room_response(self._degradation.number, generator)
+            return channel.room_response(cast(float, self._degradation.level), generator)
         if kind == "reverberation":
             return noise.draw_recording(source, generator)
         return noise.recorded_noise(source, n_samples, generator)

@@ -13,7 +13,7 @@ from distilwhisper.corpus.store import write_jsonl
 from distilwhisper.decoding.slots import Counts
 from distilwhisper.run.files import write_json
 from distilwhisper.tables import percent
-from distilwhisper.text.normalize import ScoringRule, scoring_rule
+from distilwhisper.text.normalize import scoring_rule
 from distilwhisper.text.wer import ErrorCounts, character_errors, repeated_ngrams, text_errors
 
 # What intervals are drawn over.
@@ -115,12 +115,7 @@ def score(
 
 def are_spaced(utterances: Iterable[Utterance]) -> bool:
     """Return whether a set is counted in words: all of it is written with spaces between them."""
-    return all(rule_of(utterance).spaced for utterance in utterances)
-
-
-def rule_of(utterance: Utterance) -> ScoringRule:
-    """Return how hypotheses of an utterance are compared with its reference."""
-    return scoring_rule(utterance.text, utterance.language)
+    return all(scoring_rule(u.text, u.language).spaced for u in utterances)
 
 
 def count_errors(utterance: Utterance, text: str, *, spaced: bool) -> dict[str, Any]:
@@ -129,7 +124,7 @@ def count_errors(utterance: Utterance, text: str, *, spaced: bool) -> dict[str, 
     ``whisper_errors`` are counted after Whisper's own rules, as public leaderboards count. Within a
     group, the recording (else the speaker, else the file), errors are not independent.
     """
-    rule = rule_of(utterance)
+    rule = scoring_rule(utterance.text, utterance.language)
     reference, hypothesis = rule.normalize(utterance.text or ""), rule.normalize(text)
     by_whisper = rule.whisper_normalize(utterance.text or ""), rule.whisper_normalize(text)
     return {
