@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from distilwhisper.plotting import Line, Point, draw_panels, file_of, looks
+from distilwhisper.plotting import GREY, Line, Point, draw_panels, file_of, looks
 
 XS = [0, 20, 50, 100, 150, 200, 224, 250]
 PHONE = 400  # pixels across
@@ -80,6 +80,20 @@ def test_looks_differ_without_colours_too() -> None:
     assert len({look.marker for look in few}) == 8
     many = looks(map(str, range(50))).values()
     assert len(set(many)) == 50
+
+
+def test_a_curve_may_look_like_another_or_have_a_style_of_its_own() -> None:
+    lines = [
+        line("ours", 5),
+        Line("fitted", [0, 1], [5, 6], beside="ours", style={"marker": ""}),
+        Line("theirs", [0, 1], [4, 5], beside="ours", style={"markerfacecolor": "white"}),
+        Line("printed", [0, 1], [3, 3], beside=""),
+    ]
+    found = draw_panels({"": lines}, x="", y="").axes[0].get_lines()
+    ours, fitted, theirs, printed = found
+    assert ours.get_color() == fitted.get_color() == theirs.get_color() != printed.get_color()
+    assert (fitted.get_marker(), theirs.get_markerfacecolor()) == ("", "white")
+    assert printed.get_color() == GREY
 
 
 NAMES = {

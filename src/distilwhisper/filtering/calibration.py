@@ -74,9 +74,7 @@ def calibrate(measures: Measures, settings: FilterSettings) -> Calibration | Non
     """Compare each gate's verdict with that of the word error rate.
 
     Labels that are dropped in any case (failed, cut off, empty or in capitals) are not compared.
-
-    Returns:
-        None if one of the halves has no good label or no bad one.
+    None if one of the halves has no good label or no bad one.
     """
     rows = measures.rows
     fixed = ~rows["finished"] | rows["empty_reference"] | rows["empty_label"] | rows["all_capitals"]
@@ -89,12 +87,10 @@ def calibrate(measures: Measures, settings: FilterSettings) -> Calibration | Non
     scores: list[GateScore] = []
     dropped = np.zeros((2, len(bad)), dtype=bool)  # under the limits as set, and as suggested
     for gate in GATES:
-        all_values = gate.values(measures)
-        values = all_values[scoring]
+        of_fitting, values = (gate.values(measures)[half] for half in (fitting, scoring))
         n_known = int(np.count_nonzero(~np.isnan(values)))
         if n_known:
-            suggested = suggest(gate, all_values[fitting], above[fitting])
-            limits = (getattr(settings, gate.setting), suggested)
+            limits = getattr(settings, gate.setting), suggest(gate, of_fitting, above[fitting])
             dropped |= [gate.beyond(values, limit) for limit in limits]
             both = (score_at(gate, limit, values, bad) for limit in limits)
             scores.append(GateScore(gate.setting, n_known, *both))

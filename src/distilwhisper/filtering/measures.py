@@ -130,12 +130,10 @@ LabelledPair: TypeAlias = tuple[Utterance, Label | None, Label | None]  # and it
 
 
 def measure_all(pairs: Iterable[LabelledPair], *, language: str | None) -> Measures:
-    """Measure labels.
+    """Measure the labels of utterances, with a reference or without.
 
-    Args:
-        pairs: utterances, with a reference or without; the label of each, None if it has none; and
-            another label of it, such as another model's.
-        language: of all utterances, whatever they name; None: what they name, else the label's.
+    Beside a label there may be another one, such as another model's. ``language`` is that of all
+    utterances, whatever they name; None: what they name, else the label's.
 
     Raises:
         ValueError: a language is unknown, or nobody names it.
@@ -147,11 +145,11 @@ def measure_all(pairs: Iterable[LabelledPair], *, language: str | None) -> Measu
         return -1 if name is None else places[column].setdefault(name, len(places[column]))
 
     def rows() -> Iterator[Row]:
-        for utterance, label, second in pairs:
-            ids.append(utterance.id)
-            yield _row(utterance, label, second, language or utterance.language, place)
+        for pair in pairs:
+            ids.append(pair[0].id)
+            yield _row(pair, language, place)
 
-    table = np.fromiter(rows(), dtype=ROW)
+    table = np.fromiter(rows(), dtype=ROW)  # which makes nan of None
     return Measures(table, ids, {column: list(of) for column, of in places.items()})
 
 
@@ -163,25 +161,15 @@ def is_all_capitals(text: str) -> bool:
     return text.isupper() and sum(map(str.isupper, text)) >= MIN_CAPITALS
 
 
-_NO_LABEL = Label("", finished=False)
-
-
-def _row(
-    utterance: Utterance,
-    label: Label | None,
-    second: Label | None,
-    expected: str | None,
-    place: Callable[[str, str | None], int],
-) -> Row:
-    """Measure one label; a number that is None becomes nan in the table.
-
-    The expected language is that of the settings or the manifest; ``place`` numbers names.
-    """
-    has_label, label = label is not None, label or _NO_LABEL
+def _row(pair: LabelledPair, asked: str | None, place: Callable[[str, str | None], int]) -> Row:
+    """Measure one label; ``place`` numbers names."""
+    utterance, given, second = pair
+    label = given or Label("", finished=False)
+    expected = asked or utterance.language
     language = expected or label.language
-    is_text = has_label and label.error is None
+    has_text = given is not None and given.error is None
     return Row(
-        has_label=has_label,
+        has_label=given is not None,
         has_error=label.error is not None,
         finished=label.finished,
         has_reference=utterance.text is not None,
@@ -191,7 +179,7 @@ def _row(
         source=place("source", utterance.source),
         duration_s=label.duration_s if utterance.duration_s is None else utterance.duration_s,
         other_language_prob=_other_language_prob(expected, label),
-        **_text_measures(utterance, label, language, second) if is_text else {},
+        **_text_measures(utterance, label, language, second) if has_text else {},
     )
 
 

@@ -17,13 +17,7 @@ from pathlib import Path
 
 from distilwhisper.corpus.records import audio_from, audio_in
 from distilwhisper.evaluation.bootstrap import FEW_RECORDINGS
-from distilwhisper.evaluation.comparison import (
-    SIGNIFICANT,
-    SPEED_NOTE,
-    Average,
-    Comparison,
-    rtfx_of,
-)
+from distilwhisper.evaluation.comparison import SIGNIFICANT, SPEED_NOTE, Comparison, rtfx_of
 from distilwhisper.evaluation.scoring import OVER, drawn_sentence
 from distilwhisper.extras import needed_by
 from distilwhisper.files import write_atomic
@@ -47,15 +41,12 @@ def write_report(path: str | PathLike[str], facts: Sequence[RunFacts | Compariso
     path = Path(path)
     runs = _by_name([fact for fact in facts if isinstance(fact, RunFacts)])
     comparisons = {f.folder: f.comparison for f in facts if isinstance(f, ComparisonFacts)}
-    content = (
-        templates()
-        .get_template("page.html")
-        .render(
-            title=", ".join([*runs, *(folder.resolve().name for folder in comparisons)]),
-            runs=runs,
-            comparisons=comparisons.items(),
-            folder=path.parent,
-        )
+    page = templates().get_template("page.html")
+    content = page.render(
+        title=", ".join([*runs, *(folder.resolve().name for folder in comparisons)]),
+        runs=runs,
+        comparisons=comparisons.items(),
+        folder=path.parent,
     )
     write_atomic(path, content)
     return path
@@ -78,24 +69,18 @@ def templates() -> Environment:
         keep_trailing_newline=True,
         undefined=StrictUndefined,
     )
+    own = (_aligned, _by_test, _nearest, _set_names, bounds, error_rate, over, percent)
     environment.filters |= {
-        "aligned": _aligned,
+        **{function.__name__.removeprefix("_"): function for function in own},
         "base64": lambda data: b64encode(data).decode(),
-        "bounds": bounds,
         "by_place": lambda rows: [(at, list(of)) for at, of in groupby(rows, lambda r: r.place)],
-        "by_test": _by_test,
         "drawn_sentence": lambda c: drawn_sentence({x.set: x.drawn_over for x in c.cells}),
-        "error_rate": error_rate,
-        "fastest": _fastest,
+        "fastest": lambda of, c: max(of, key=lambda a: rtfx_of(c.cells_of(a.model, a.noise))).model,
         "json": lambda value, indent=None: json.dumps(value, indent=indent, ensure_ascii=False),
         "name": lambda path: Path(path).name,
-        "nearest": _nearest,
-        "over": over,
-        "percent": percent,
         "ratio": lambda ratio: "–" if ratio is None else f"{ratio:.2f}",
         "rtfx": rtfx_of,
         "seen_from": lambda audio, of, folder: audio_from(folder, audio_in(of.resolve(), audio)),
-        "set_names": _set_names,
         "share": partial(percent, digits=0),
         "stem": lambda path: Path(path).stem,
         "with_unit": lambda head: head.replace("/ ", "/\u00a0").replace(" %", "\u00a0%"),
@@ -136,10 +121,6 @@ def _by_test(runs: Mapping[str, RunFacts]) -> list[tuple[int, list[str]]]:
         judged_by = frozenset((row["id"], row["reference"]) for row in rows)
         together.setdefault(judged_by, []).append(name)
     return [(len(judged_by), names) for judged_by, names in together.items()]
-
-
-def _fastest(known: Sequence[Average], comparison: Comparison) -> str:
-    return max(known, key=lambda a: rtfx_of(comparison.cells_of(a.model, a.noise))).model
 
 
 def _set_names(comparison: Comparison) -> list[str]:
