@@ -175,3 +175,16 @@ def test_the_same_numbers_give_the_same_file(kind: str) -> None:
         for said in ("&lt;one&gt;", "a title"):
             assert said in one.decode()
         assert "<dc:date>" not in one.decode()
+
+
+def test_a_layout_that_differs_in_its_last_bit_gives_the_same_file() -> None:
+    def bars() -> bytes:
+        figure = Figure(figsize=(6, 6.3), layout="constrained")
+        panels = figure.subplots(4, 1, sharex=True, height_ratios=[3, 4, 9, 8])
+        for axes, n_bars in zip(panels, (2, 3, 8, 7), strict=True):
+            axes.barh(range(n_bars), range(n_bars))
+            axes.set_yticks(range(n_bars), [f"{bar} names" for bar in range(n_bars)])
+            axes.set_title("by kind", loc="left")
+        return file_of(figure, "svg")
+
+    assert len({bars() for _ in range(5)}) == 1
