@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from itertools import product
@@ -175,10 +175,10 @@ class Comparison:
         """What the models are judged by first: the sound as it is, or else the first noise."""
         return None if None in self.noises else self.noises[0]
 
-    def rate_name(self, set_: str | None = None, *, mixed: str = "error rate") -> str:
-        """Return what error rates are called, on a set or on all, which may count differently."""
-        units = {cell.unit for cell in self.cells if set_ in (None, cell.set)}
-        return mixed if len(units) > 1 else "WER" if "word" in units else "CER"
+    @property
+    def rate_name(self) -> str:
+        """What error rates are called."""
+        return _rate_name(self.cells, mixed="error rate")
 
     def unit(self, set_: str) -> str:
         """Return what is counted in a set."""
@@ -347,12 +347,13 @@ def _table(
     comparison: Comparison, set_: str | None, noise: str | None
 ) -> tuple[str, list[list[str]]]:
     """Return the title and the rows of a set; None: of the means over the sets."""
+    cells = [cell for cell in comparison.cells if set_ in (None, cell.set)]
     title = ", ".join(filter(None, (set_ or "mean over the sets", noise)))
     if set_ is not None:
-        cell = next(cell for cell in comparison.cells if (cell.set, cell.noise) == (set_, noise))
+        cell = next(cell for cell in cells if cell.noise == noise)
         n_words = f"{cell.errors['words']} {cell.unit}s"
         title += f": {cell.n_utterances} utterances, {cell.drawn_over}, {n_words}"
-    rate, baseline = comparison.rate_name(set_, mixed="errors"), comparison.baseline
+    rate, baseline = _rate_name(cells, mixed="errors"), comparison.baseline
     differences = [] if baseline is None else [f"against {baseline}", "p"]
     head = ["", f"{rate} %", "S", "D", "I", "CER %", "RTFx", "M param.", *differences]
     return title, [head, *(_row(comparison, model, set_, noise) for model in comparison.models)]
@@ -375,6 +376,11 @@ def _row(comparison: Comparison, model: str, set_: str | None, noise: str | None
     sure = found.p is not None and found.p < SIGNIFICANT and not comparison.are_few(set_)
     p = "" if found.p is None else f"{found.p:.4f} {'*' if sure else ' '}"
     return [*row, _rate(found.difference, found.low, found.high, sign="+"), p]
+
+
+def _rate_name(cells: Iterable[Cell], *, mixed: str) -> str:
+    units = {cell.unit for cell in cells}
+    return mixed if len(units) > 1 else "WER" if "word" in units else "CER"
 
 
 def _rate(rate: float | None, low: float | None, high: float | None, *, sign: str = "") -> str:
@@ -409,7 +415,7 @@ def draw_comparison(comparison: Comparison, folder: Path) -> list[Path]:
 def errors_against_speed(comparison: Comparison) -> Figure:
     """Draw error rates against speed, a panel for each noise."""
     panels = {n or "no noise added": speed_points(comparison, n) for n in comparison.noises}
-    y = f"{comparison.rate_name()}, %"
+    y = f"{comparison.rate_name}, %"
     names = comparison.models
     return draw_panels(panels, x="RTFx", y=y, names=names, x_log=True, note=SPEED_NOTE)
 

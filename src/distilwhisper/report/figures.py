@@ -32,7 +32,7 @@ class Picture(NamedTuple):
 
 def speed_plot(comparison: Comparison) -> Picture | None:
     """Draw error rates against speed; None of fewer than two models."""
-    noise, name = comparison.first_noise, comparison.rate_name()
+    noise, name = comparison.first_noise, comparison.rate_name
     points = speed_points(comparison, noise)
     if len(points) < 2:
         return None
@@ -54,7 +54,7 @@ def noise_plots(comparison: Comparison) -> list[Picture]:
     for (kind, source), levels in by_kind.items():
         if len(levels) < 2 or any(average.wer is None for average in comparison.averages):
             continue
-        what, name = _LEVELS.get(kind, _SNR), comparison.rate_name()
+        what, name = _LEVELS.get(kind, _SNR), comparison.rate_name
         levels = dict(sorted(levels.items(), reverse=what == _SNR))
         lines = [_level_line(comparison, model, levels) for model in comparison.models]
         called = f"{kind} noise" if kind in ("white", "pink", "recorded") else kind
