@@ -1,6 +1,7 @@
 """Figures of what a filter keeps: the same bytes from the same numbers."""
 
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 
 from distilwhisper.filtering.retention import Kept, Retention
@@ -74,8 +75,7 @@ def _limits(retention: Retention, max_wer: float) -> Figure:
 def _kept(retention: Retention) -> Figure:
     """Draw the share of utterances kept, by kind of group."""
     kinds = {
-        kind: dict(list(groups.largest.items())[:N_BARS])
-        for kind, groups in retention.groups.items()
+        kind: dict(islice(of.largest.items(), N_BARS)) for kind, of in retention.groups.items()
     }
     heights = [max(len(groups), 1) + 1 for groups in kinds.values()]
     figure = Figure(figsize=(6, 0.3 * sum(heights) + 0.8), layout="constrained")
