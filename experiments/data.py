@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from distilwhisper.checks import NOT_EMPTY, Rule, ruled
-from distilwhisper.plotting import Line, draw_lines
+from distilwhisper.plotting import Line, draw_panels
 from experiments.context import Context
 from experiments.experiment import TRAINS, Outcome, experiment
-from experiments.figures import wer_line
+from experiments.figures import FITTED, printed_line, wer_line
 from experiments.power_law import NoFit, PowerLaw, fit_power_law
 from experiments.results import interval_notes
 from experiments.settings import StudentsSettings
@@ -121,8 +121,8 @@ def table10(context: Context[LimitSettings]) -> Outcome:
         for budget in BUDGETS
     }
     gone, wers = zip(*PAPER["table10"].values(), strict=True)
-    panels[EQUAL_STEPS].append(Line("paper", gone, wers, kind="paper"))
-    figure = draw_lines(panels, x="removed, % of hours", y="WER, %")
+    panels[EQUAL_STEPS].append(printed_line("paper", gone, wers))
+    figure = draw_panels(panels, x="removed, % of hours", y="WER, %")
     return Outcome(table, results, figure, problems=corpus.problems)
 
 
@@ -243,9 +243,9 @@ def table11(context: Context[HoursSettings]) -> Outcome:
     lines = [
         wer_line("students", results),
         *_curve("curve", ours, list(results)),
-        Line("paper", list(printed), list(printed.values()), kind="paper"),
+        printed_line("paper", list(printed), list(printed.values())),
     ]
-    figure = draw_lines(
+    figure = draw_panels(
         {"error rate against hours": lines}, x="hours of labels", y="WER, %", x_log=True
     )
     return Outcome(table, results, figure, {"curve": str(ours)}, problems=corpus.problems)
@@ -268,4 +268,4 @@ def _curve(name: str, law: PowerLaw | str, hours: Sequence[float]) -> list[Line]
     if isinstance(law, str):
         return []
     xs = np.geomspace(min(hours), max(hours) * 4, 50).tolist()
-    return [Line(name, xs, [law.at(x) for x in xs], kind="fitted", beside="students")]
+    return [Line(name, xs, [law.at(x) for x in xs], beside="students", style=FITTED)]

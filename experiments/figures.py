@@ -6,8 +6,16 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from distilwhisper.plotting import SMALL, Line, Point, axes_of, draw_points, looks, name_below
+from distilwhisper.plotting import SMALL, Line, Point, axes_of, draw_panels, looks, name_below
 from experiments.results import Result
+
+FITTED = {"linestyle": ":", "linewidth": 1, "marker": ""}  # the style of curves that are fitted
+
+
+def printed_line(name: str, xs: Sequence[float], ys: Sequence[float], *, beside: str = "") -> Line:
+    """Return a curve of the paper's: pale, with hollow marks, and grey where it is beside none."""
+    style = {"alpha": 0.6, "linewidth": 1, "markerfacecolor": "white"}
+    return Line(name, xs, ys, beside=beside, style=style)
 
 
 def wer_line(name: str, results: Mapping[Any, Result]) -> Line:
@@ -43,8 +51,11 @@ def speed_figure(
         Point(name, speed(result), 100 * result.mean("wer", sets))
         for name, result in results.items()
     ]
-    points += [Point(f"paper: {name}", x, y, is_paper=True) for name, (x, y) in paper.items()]
-    return draw_points({title: points}, x="speed relative to the teacher", y="WER, %")
+    for name, look in looks(paper).items():  # of the paper all are grey, with marks of their own
+        style = {"marker": look.marker, "markerfacecolor": "white"}
+        x, y = paper[name]
+        points.append(Point(f"paper: {name}", x, y, beside="", style=style))
+    return draw_panels({title: points}, x="speed relative to the teacher", y="WER, %", x_log=True)
 
 
 def draw_bars(bars: Mapping[str, Mapping[str, float]], *, x: str, title: str) -> Figure:

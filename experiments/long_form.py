@@ -3,11 +3,11 @@
 from dataclasses import dataclass, replace
 
 from distilwhisper.checks import NOT_EMPTY, ruled
-from distilwhisper.plotting import Line, draw_lines
+from distilwhisper.plotting import Line, draw_panels
 from experiments.cells import Arm
 from experiments.context import Context
 from experiments.experiment import Outcome, experiment
-from experiments.figures import wer_line
+from experiments.figures import printed_line, wer_line
 from experiments.quality import set_columns
 from experiments.results import interval_notes
 from experiments.settings import Settings, TimingSettings
@@ -181,7 +181,7 @@ def table23(context: Context[ChunkSettings]) -> Outcome:
     for place, name in enumerate(names):
         lines.append(wer_line(name, {length: results[name, length] for length in lengths}))
         lines.append(_paper_line(place, beside=name))
-    figure = draw_lines({"long recordings in chunks": lines}, x="chunk, s", y="WER, %")
+    figure = draw_panels({"long recordings in chunks": lines}, x="chunk, s", y="WER, %")
     return Outcome(table, results, figure)
 
 
@@ -189,4 +189,4 @@ def _paper_line(place: int, *, beside: str) -> Line:
     lengths = [float(length) for length in PAPER["table23"]]
     wers = [row[place] for row in PAPER["table23"].values()]
     name = f"paper: {(TEACHER, STUDENT)[place]}"
-    return Line(name, lengths, wers, kind="paper", beside=beside)
+    return printed_line(name, lengths, wers, beside=beside)

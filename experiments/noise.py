@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from distilwhisper.checks import NOT_EMPTY, ruled
-from distilwhisper.plotting import draw_lines
+from distilwhisper.plotting import draw_panels
 from experiments.cells import Arm
 from experiments.context import Context
 from experiments.experiment import Outcome, experiment
@@ -60,7 +60,7 @@ def figure2(context: Context[NoiseSettings]) -> Outcome:
             "mixtures. The paper's curves are not printed as numbers.",
         ),
     )
-    figure = draw_lines(
+    figure = draw_panels(
         {
             kind: [
                 wer_line(name, {snr: results[name, _mixed(kind, snr)] for snr in settings.snrs_db})

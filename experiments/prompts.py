@@ -10,7 +10,7 @@ from typing import Any
 from distilwhisper.checks import AT_LEAST_1, NOT_EMPTY, ruled
 from distilwhisper.corpus.batches import load_readable
 from distilwhisper.corpus.records import Utterance, read_manifest
-from distilwhisper.plotting import draw_lines
+from distilwhisper.plotting import draw_panels
 from distilwhisper.run.stages import fingerprint
 from distilwhisper.text.tokens import Tokenizer
 from experiments.cells import Arm, EvalSet, with_reference
@@ -101,7 +101,7 @@ def prompts(context: Context[PromptSettings]) -> Outcome:
             *interval_notes(results.values()),
         ),
     )
-    figure = draw_lines(
+    figure = draw_panels(
         {
             f"{kind} prompt": [
                 wer_line(

@@ -22,7 +22,6 @@ from distilwhisper.evaluation.scoring import (
     count_errors,
     drawn_over,
     drawn_sentence,
-    group_of,
 )
 from distilwhisper.text.wer import ErrorCounts, repeated_ngrams
 
@@ -73,12 +72,7 @@ def score_texts(arm: str, set_: str, texts: Sequence[tuple[Utterance, str]]) -> 
     """
     spaced = are_spaced(utterance for utterance, _ in texts)
     return [
-        Row.of(
-            arm,
-            set_,
-            {**count_errors(utterance, text, spaced=spaced), "group": group_of(utterance)},
-        )
-        for utterance, text in texts
+        Row.of(arm, set_, count_errors(utterance, text, spaced=spaced)) for utterance, text in texts
     ]
 
 
@@ -128,11 +122,7 @@ class Result:
     def counted(self) -> Mapping[str, Counted]:
         """What intervals are drawn of, by set."""
         return {
-            name: Counted.of(
-                [row.errors for row in rows],
-                ids=[row.id for row in rows],
-                groups=[row.file for row in rows],
-            )
+            name: Counted.of([(row.id, row.file, row.errors) for row in rows])
             for name, rows in self.sets.items()
         }
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from distilwhisper.corpus.store import write_jsonl
-from distilwhisper.evaluation.figures import write_figure
 from distilwhisper.files import write_atomic
+from distilwhisper.plotting import write_figure
 from distilwhisper.run.locks import lock_folder
 from distilwhisper.run.record import write_run_record
 from distilwhisper.run.settings import settings_to_toml

@@ -14,12 +14,12 @@ from distilwhisper.decoding.chunks import JoinedText
 from distilwhisper.decoding.segments import TimedWord
 from distilwhisper.decoding.timing import TimedWindow
 from distilwhisper.decoding.transcriber import Transcriber
-from distilwhisper.evaluation.scoring import rule_of
-from distilwhisper.plotting import draw_lines
+from distilwhisper.plotting import draw_panels
 from distilwhisper.run.stages import fingerprint
 from distilwhisper.speech.arrays import Sound, to_samples
 from distilwhisper.speech.recording import HeldRecording
 from distilwhisper.speech.units import WINDOW_S, samples_to_seconds
+from distilwhisper.text.normalize import scoring_rule
 from distilwhisper.text.wer import align_words
 from experiments.cells import Arm, EvalSet, with_reference
 from experiments.context import Context
@@ -173,7 +173,7 @@ def overlap(context: Context[OverlapSettings]) -> Outcome:
         for model in context.distilled
         for chunk_s in context.settings.seam_chunks_s
     }
-    figure = draw_lines(panels, x="overlap, s", y="WER, %")
+    figure = draw_panels(panels, x="overlap, s", y="WER, %")
     return Outcome(table, results, figure)
 
 
@@ -303,7 +303,7 @@ def timed_errors(
     Yields:
         Seconds in the recording; whether it is an error; whether it is a word of the reference.
     """
-    split = rule_of(utterance).split
+    split = scoring_rule(utterance.text, utterance.language).split
     alone = [(part, (word.start_s + word.end_s) / 2) for word in words for part in split(word.text)]
     # The normaliser makes other words of a whole text than of its words alone, such as numbers.
     hypothesis = " ".join(split(_text(words)))

@@ -9,7 +9,7 @@ from distilwhisper.checks import NOT_EMPTY, ruled
 from distilwhisper.corpus.batches import load_readable
 from distilwhisper.corpus.records import read_manifest
 from distilwhisper.model.hardware import DTypeName
-from distilwhisper.plotting import draw_lines
+from distilwhisper.plotting import draw_panels
 from distilwhisper.run.stages import fingerprint
 from distilwhisper.stages.evaluate import decode_timed
 from experiments.cells import Arm, EvalSet, with_reference
@@ -151,7 +151,7 @@ def table20(context: Context[ExitSettings]) -> Outcome:
     )
     xs = [facts["layers_per_token"] for facts in more.values()]
     line = replace(wer_line(teacher.name, results), xs=xs)
-    figure = draw_lines(
+    figure = draw_panels(
         {"error rate against layers used": [line]}, x="decoder layers a token", y="WER, %"
     )
     return Outcome(table, results, figure)

@@ -19,13 +19,13 @@ from distilwhisper.corpus.records import (
     read_manifest,
     write_manifest,
 )
-from distilwhisper.evaluation.scoring import rule_of
 from distilwhisper.run.stages import fingerprint
 from distilwhisper.speech.audio import Samples, write_wav
 from distilwhisper.speech.noise import mix_at_snr, white_noise
 from distilwhisper.speech.units import samples_to_seconds
 from distilwhisper.stages.filter import judge
 from distilwhisper.stages.label import label_manifests
+from distilwhisper.text.normalize import scoring_rule
 from experiments.cells import digest, model_folder
 from experiments.context import Context
 from experiments.results import Row, score_texts
@@ -155,16 +155,16 @@ class Spoiler:
 
 def _words(utterance: Utterance) -> list[str]:
     text = utterance.text or ""
-    return text.split() if rule_of(utterance).spaced else list(text)
+    return text.split() if scoring_rule(utterance.text, utterance.language).spaced else list(text)
 
 
 def _joined(words: Sequence[str], utterance: Utterance) -> str:
-    return (" " if rule_of(utterance).spaced else "").join(words)
+    return (" " if scoring_rule(utterance.text, utterance.language).spaced else "").join(words)
 
 
 def _other(choices: Sequence[str], text: str, of: Utterance, generator: Generator) -> str:
     """Return a choice that is not the same text, however it is written."""
-    normalize = rule_of(of).normalize
+    normalize = scoring_rule(of.text, of.language).normalize
     first = int(generator.integers(len(choices)))
     for choice in (*choices[first:], *choices[:first]):
         if normalize(choice) != normalize(text):

@@ -1,19 +1,21 @@
 """Tables in plain text, for people to read in a terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 
-def table_lines(*parts: Sequence[Sequence[str]], indent: str = "") -> list[str]:
-    """Return rows as lines: the first column begins below itself, the others end there.
-
-    All rows have as many cells; columns are as wide in all parts.
-    """
-    rows = [row for part in parts for row in part]
+def table_lines(rows: Sequence[Sequence[str]], indent: str = "") -> list[str]:
+    """Return rows of as many cells as lines: the first column begins below itself, others end."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         indent + "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
         for row in rows
     ]
+
+
+def titled_tables(tables: Mapping[str, Sequence[Sequence[str]]]) -> list[str]:
+    """Return tables as text below their titles; columns are as wide in all of them."""
+    lines = iter(table_lines([row for rows in tables.values() for row in rows], indent="  "))
+    return ["\n".join([title, *(next(lines) for _ in rows)]) for title, rows in tables.items()]
 
 
 def percent(

@@ -3,8 +3,7 @@ from pathlib import Path
 from matplotlib.image import imread
 
 from distilwhisper.evaluation.bootstrap import Resampling
-from distilwhisper.evaluation.comparison import compare
-from distilwhisper.evaluation.figures import draw_comparison, errors_against_speed
+from distilwhisper.evaluation.comparison import compare, draw_comparison, errors_against_speed
 from evaluations import TEXTS, evaluation
 
 FEW = Resampling(n=50)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from distilwhisper.corpus.records import Manifest, Utterance, read_manifest, write_manifest
-from distilwhisper.evaluation.voices import N_VOICES, OtherVoices
+from distilwhisper.evaluation.degradation import N_VOICES, OtherVoices
 from distilwhisper.speech.audio import Samples, write_wav
 from distilwhisper.speech.units import SAMPLE_RATE_HZ
 

@@ -1,9 +1,10 @@
-from experiments.figures import draw_bars, wer_line
+from experiments.figures import FITTED, draw_bars, printed_line, wer_line
 from experiments.results import Result, Row
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from distilwhisper.evaluation.bootstrap import Interval
+from distilwhisper.plotting import Line, draw_panels
 from distilwhisper.text.wer import ErrorCounts
 
 
@@ -42,3 +43,16 @@ def test_an_arm_without_an_interval_leaves_the_others_theirs() -> None:
     line = wer_line("student", arms)
     assert (line.xs, line.ys) == ([10, 20], [10.0, 10.0])
     assert (line.lows, line.highs) == ([5.0, None], [20.0, None])
+
+
+def test_the_paper_s_are_grey_or_like_what_they_stand_beside() -> None:
+    lines = [
+        Line("ours", [0, 20, 50], [5, 5.2, 5.5]),
+        Line("fitted", [0, 1], [5, 6], beside="ours", style=FITTED),
+        printed_line("paper: theirs", [0, 1], [4, 5], beside="ours"),
+        printed_line("paper", [0, 1], [3, 3]),
+    ]
+    found = draw_panels({"": lines}, x="", y="").axes[0].get_lines()
+    ours, fitted, theirs, paper = found
+    assert ours.get_color() == fitted.get_color() == theirs.get_color() != paper.get_color()
+    assert (fitted.get_marker(), theirs.get_markerfacecolor()) == ("", "white")

@@ -151,7 +151,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bytes(tmp_path: Path) -> None
     run(tmp_path, "whole", measures=tmp_path / "m")
     program = (
         "import sys; from pathlib import Path\n"
-        "from distilwhisper.filtering import store\n"
+        "from distilwhisper.filtering import measures\n"
         "from distilwhisper.filtering.settings import FilterSettings\n"
         "from distilwhisper.stages import filter as f\n"
         "f.SHARD_ROWS = 14\n"
@@ -159,7 +159,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bytes(tmp_path: Path) -> None
         "    def later(path, data):\n"
         "        import time; write(path, data); print(path, flush=True); time.sleep(60)\n"
         "    return later\n"
-        "if sys.argv[2] == 'measures': store.write_atomic = slow(store.write_atomic)\n"
+        "if sys.argv[2] == 'measures': measures.write_atomic = slow(measures.write_atomic)\n"
         "else: f.write_jsonl = slow(f.write_jsonl)\n"
         "t = Path(sys.argv[1])\n"
         "f.filter_labels(t / 'train.jsonl', t / 'labels', t / 'killed', FilterSettings(),\n"

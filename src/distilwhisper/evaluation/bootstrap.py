@@ -45,17 +45,16 @@ class Counted:
     groups: Sequence[str]  # the recording, or what else its errors depend on: what is drawn
 
     @classmethod
-    def of(
-        cls, counts: Sequence[ErrorCounts], *, ids: Sequence[str], groups: Sequence[str]
-    ) -> "Counted":
-        """Return what was counted, to be drawn by recordings; of a single one, by utterances.
+    def of(cls, rows: Sequence[tuple[str, str, ErrorCounts]]) -> "Counted":
+        """Return what was counted of utterances, by id and recording: what is drawn is recordings.
 
-        An interval of a single recording, or of a single voice, holds for it alone.
+        Of a single one it is utterances; an interval of one recording or voice holds for it alone.
         """
+        is_one = len({recording for _, recording, _ in rows}) == 1
         return cls(
-            errors=[count.errors for count in counts],
-            words=[count.words for count in counts],
-            groups=ids if len(set(groups)) == 1 else groups,
+            errors=[counts.errors for *_, counts in rows],
+            words=[counts.words for *_, counts in rows],
+            groups=[id_ if is_one else recording for id_, recording, _ in rows],
         )
 
     def __post_init__(self) -> None:
@@ -109,8 +108,8 @@ def mean_difference(
 
 def _interval(values: Numbers, level: float) -> Interval:
     """Return the interval of a value, which comes first, and of the values of the draws."""
-    low, high = np.quantile(values[1:], [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(values[0]), float(low), float(high))
+    bounds = np.quantile(values[1:], [(1 - level) / 2, (1 + level) / 2])
+    return Interval(*map(float, (values[0], *bounds)))
 
 
 def _mean_rates(sets: Sequence[Sequence[Counted]], resampling: Resampling) -> Numbers | None:
@@ -127,7 +126,7 @@ def _mean_rates(sets: Sequence[Sequence[Counted]], resampling: Resampling) -> Nu
         rng = np.random.default_rng([resampling.seed, number])
         totals = np.vstack([sums.sum(axis=0), _draw(sums, resampling.n, rng)])
         errors, words = totals[:, ::2], totals[:, 1::2]
-        rates.append(np.divide(errors, words, where=words > 0, out=np.full(words.shape, np.nan)))
+        rates.append(errors / np.where(words > 0, words, np.nan))
     if not rates:
         return None
     means: Numbers = np.mean(rates, axis=0)

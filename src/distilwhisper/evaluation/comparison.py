@@ -2,9 +2,10 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,16 @@ from distilwhisper.evaluation.bootstrap import (
     mean_interval,
 )
 from distilwhisper.evaluation.scoring import OVER, drawn_over
-from distilwhisper.tables import bounds, percent, table_lines
+from distilwhisper.plotting import Figure, Point, draw_panels, in_percent, write_figure
+from distilwhisper.tables import bounds, percent, titled_tables
 from distilwhisper.text.wer import ErrorCounts
 
 N_WORST = 10  # utterances of one model on one set
 SIGNIFICANT = 0.05  # p-values below this are called so
+SPEED_NOTE = (
+    "Right and low is good. Large: all sets, with the interval of their mean; small: a set. RTFx: "
+    "seconds of audio per second of computing."
+)
 
 
 class NotComparable(DistilwhisperError, ValueError):
@@ -32,16 +38,27 @@ class NotComparable(DistilwhisperError, ValueError):
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """One model on one set, with one kind of noise or none, and the folder of its results."""
+class Place:
+    """One model on one set, with one kind of noise or none."""
 
     model: str
     set: str
     noise: str | None
-    folder: Path
 
     def __str__(self) -> str:
-        return ", ".join(filter(None, (self.model, self.set, self.noise)))
+        return ", ".join(filter(None, self.place))
+
+    @property
+    def place(self) -> tuple[str, str, str | None]:
+        """Model, set and noise, which tell it from all others."""
+        return self.model, self.set, self.noise
+
+
+@dataclass(frozen=True)
+class Evaluation(Place):
+    """The folder of a model's results on a set."""
+
+    folder: Path
 
     @cached_property
     def summary(self) -> Mapping[str, Any]:
@@ -56,20 +73,14 @@ class Evaluation:
     @cached_property
     def counted(self) -> Counted:
         """Errors and words of every utterance, with its recording."""
-        return Counted.of(
-            [ErrorCounts(**row["errors"]) for row in self.scores],
-            ids=[row["id"] for row in self.scores],
-            groups=[row["group"] for row in self.scores],
-        )
+        rows = self.scores
+        return Counted.of([(r["id"], r["group"], ErrorCounts(**r["errors"])) for r in rows])
 
 
 @dataclass(frozen=True)
-class Cell:
+class Cell(Place):
     """What one model did on one set; rates are fractions, and None without references."""
 
-    model: str
-    set: str
-    noise: str | None
     folder: str  # seen from the comparison's
     n_utterances: int
     n_groups: int  # recordings, or what stands for them: what an interval is made of
@@ -118,12 +129,9 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class WorstUtterance:
+class WorstUtterance(Place):
     """An utterance in which a model made many errors."""
 
-    model: str
-    set: str
-    noise: str | None
     id: str
     audio: str  # seen from the comparison's folder; or a URL
     start_s: float
@@ -154,26 +162,13 @@ class Comparison:
     def __str__(self) -> str:
         """Return the models' figures set by set, then their means over the sets, as a table."""
         parts = (*self.sets, *[None] * (len(self.sets) > 1))  # None: their mean
-        sections = {
-            _title(self, set_, noise): [
-                _head(self, set_),
-                *(_row(self, model, set_, noise) for model in self.models),
-            ]
-            for noise in self.noises
-            for set_ in parts
-        }
-        lines = iter(table_lines(*sections.values(), indent="  "))
-        tables = ([title, *(next(lines) for _ in rows), ""] for title, rows in sections.items())
-        return "\n".join([*(line for table in tables for line in table), *_notes(self)])
+        tables = dict(_table(self, set_, noise) for noise, set_ in product(self.noises, parts))
+        return "\n\n".join([*titled_tables(tables), "\n".join(_notes(self))])
 
     @property
     def failed(self) -> dict[str, str]:
         """Every utterance that could not be read, and why, by model, set, noise and id."""
-        return {
-            ", ".join(filter(None, (cell.model, cell.set, cell.noise, id_))): problem
-            for cell in self.cells
-            for id_, problem in cell.failed.items()
-        }
+        return {f"{c}, {id_}": why for c in self.cells for id_, why in c.failed.items()}
 
     @property
     def first_noise(self) -> str | None:
@@ -183,8 +178,7 @@ class Comparison:
     @property
     def rate_name(self) -> str:
         """What error rates are called."""
-        units = {cell.unit for cell in self.cells}
-        return "error rate" if len(units) > 1 else "WER" if "word" in units else "CER"
+        return _rate_name(self.cells, mixed="error rate")
 
     def unit(self, set_: str) -> str:
         """Return what is counted in a set."""
@@ -237,50 +231,40 @@ def compare(
     sets = tuple(dict.fromkeys(e.set for e in evaluations))
     noises = tuple(dict.fromkeys(e.noise for e in evaluations))
     n_wanted = len(models) * len(sets) * len(noises)
-    n_different = len({(e.model, e.set, e.noise) for e in evaluations})
+    n_different = len({e.place for e in evaluations})
     if not n_wanted == n_different == len(evaluations):
         raise ValueError(
             f"every model must be there once on every set with every noise, {n_wanted} "
             f"evaluations, found {len(evaluations)}, of which {n_different} differ"
         )
-    for set_ in sets:
-        first, *others = (e for e in evaluations if e.set == set_)
-        for other in others:
-            _check_same(first, other)
+    firsts: dict[str, Evaluation] = {}
+    for evaluation in evaluations:
+        _check_same(firsts.setdefault(evaluation.set, evaluation), evaluation)
     if baseline is not None and baseline not in models:
         raise ValueError(f'the baseline must be one of {", ".join(models)}, found "{baseline}"')
-    ordered = sorted(evaluations, key=lambda e: sets.index(e.set))
+
+    counted = {e.place: e.counted for e in evaluations}
+    averages, differences = [], []
+    for noise, model in product(noises, models):
+        mean = _mean([counted[model, set_, noise] for set_ in sets], resampling)
+        averages.append(Average(model, noise, *mean))
+    for noise, set_, model in product(noises, (*sets, None), models):
+        if baseline is not None and model != baseline:
+            parts = [part for part in sets if set_ in (None, part)]
+            ones, others = ([counted[m, part, noise] for part in parts] for m in (model, baseline))
+            difference = _difference(ones, others, resampling)
+            differences.append(Difference(model, baseline, set_, noise, *difference))
     return Comparison(
         models=models,
         baseline=baseline,
         sets=sets,
         noises=noises,
         cells=tuple(_cell(evaluation, folder, resampling) for evaluation in evaluations),
-        averages=tuple(
-            Average(model, noise, _mean_rate(counts), *_ends(mean_interval(counts, resampling)))
-            for noise in noises
-            for model in models
-            for counts in [_counts(ordered, model, noise)]
-        ),
-        differences=tuple(
-            _difference(ordered, model, baseline, set_, noise, resampling)
-            for noise in noises
-            for set_ in (*sets, None)
-            for model in models
-            if baseline is not None and model != baseline
-        ),
+        averages=tuple(averages),
+        differences=tuple(differences),
         worst=tuple(row for evaluation in evaluations for row in _worst(evaluation, folder)),
         resampling=resampling,
     )
-
-
-def _counts(
-    evaluations: Sequence[Evaluation], model: str, noise: str | None, set_: str | None = None
-) -> list[Counted]:
-    """Return what was counted in each set, or in one; sets without references have no rate."""
-    here = (e for e in evaluations if (e.model, e.noise) == (model, noise))
-    counts = [e.counted for e in here if set_ in (None, e.set)]
-    return [each for each in counts if sum(each.words)]
 
 
 def _check_same(one: Evaluation, other: Evaluation) -> None:
@@ -301,36 +285,34 @@ def _check_same(one: Evaluation, other: Evaluation) -> None:
 
 
 def _cell(evaluation: Evaluation, folder: Path, resampling: Resampling) -> Cell:
-    summary, counts = evaluation.summary, evaluation.counted
-    low, high = _ends(mean_interval([counts], resampling))
-    of_summary = {f.name: summary[f.name] for f in fields(Cell) if f.name in summary}
+    summary, counted = evaluation.summary, evaluation.counted
+    _, low, high = _mean([counted], resampling)
     return Cell(
-        model=evaluation.model,
-        set=evaluation.set,
-        noise=evaluation.noise,
+        *evaluation.place,
         folder=os.path.relpath(evaluation.folder, folder),
-        n_groups=len(set(counts.groups)),
+        n_groups=len(set(counted.groups)),
         drawn_over=drawn_over([row["group"] for row in evaluation.scores]),
         wer_low=low,
         wer_high=high,
-        **of_summary,
+        **{f.name: summary[f.name] for f in fields(Cell) if f.name in summary},
     )
 
 
+def _mean(sets: Sequence[Counted], resampling: Resampling) -> tuple[float | None, ...]:
+    """Return the mean rate of sets, and its bounds; those without references have no rate."""
+    known = [counted for counted in sets if sum(counted.words)]
+    return _mean_rate(known), *_ends(mean_interval(known, resampling))
+
+
 def _difference(
-    evaluations: Sequence[Evaluation],
-    model: str,
-    against: str,
-    set_: str | None,
-    noise: str | None,
-    resampling: Resampling,
-) -> Difference:
-    counts, baseline = (_counts(evaluations, name, noise, set_) for name in (model, against))
-    rate, other = _mean_rate(counts), _mean_rate(baseline)
-    pairs = list(zip(counts, baseline, strict=True))
-    interval, p = mean_difference(pairs, resampling) or (None, None)
-    difference = None if rate is None or other is None else rate - other
-    return Difference(model, against, set_, noise, difference, *_ends(interval), p)
+    ones: Sequence[Counted], others: Sequence[Counted], resampling: Resampling
+) -> tuple[float | None, ...]:
+    """Return the difference of two such means, its bounds and p."""
+    pairs = zip(ones, others, strict=True)
+    known = [pair for pair in pairs if all(sum(counted.words) for counted in pair)]
+    rate, other = (_mean_rate([pair[i] for pair in known]) for i in (0, 1))
+    interval, p = mean_difference(known, resampling) or (None, None)
+    return None if rate is None or other is None else rate - other, *_ends(interval), p
 
 
 def _ends(interval: Interval | None) -> tuple[float | None, float | None]:
@@ -338,49 +320,43 @@ def _ends(interval: Interval | None) -> tuple[float | None, float | None]:
 
 
 def _mean_rate(sets: Sequence[Counted]) -> float | None:
-    rates = [sum(counts.errors) / sum(counts.words) for counts in sets]
+    rates = [sum(counted.errors) / sum(counted.words) for counted in sets]
     return sum(rates) / len(rates) if rates else None
 
 
 def _worst(evaluation: Evaluation, folder: Path) -> list[WorstUtterance]:
     """Return the utterances with the most errors; of as many, those with the fewest words."""
-    counts = {row["id"]: ErrorCounts(**row["errors"]) for row in evaluation.scores}
-    ranked = sorted(
-        (row for row in evaluation.scores if counts[row["id"]].errors),
-        key=lambda row: (-counts[row["id"]].errors, counts[row["id"]].words, row["id"]),
-    )
+    errors = {row["id"]: ErrorCounts(**row["errors"]) for row in evaluation.scores}
+    wrong = [row for row in evaluation.scores if errors[row["id"]].errors]
+    wrong.sort(key=lambda row: (-errors[row["id"]].errors, row["errors"]["words"], row["id"]))
     names = ("id", "start_s", "duration_s", "reference", "hypothesis", "errors")
     return [
         WorstUtterance(
-            model=evaluation.model,
-            set=evaluation.set,
-            noise=evaluation.noise,
+            *evaluation.place,
             audio=audio_from(folder, audio_in(evaluation.folder.resolve(), row["audio"])),
             **{name: row[name] for name in names},
         )
-        for row in ranked[:N_WORST]
+        for row in wrong[:N_WORST]
     ]
 
 
 # In plain text
 
 
-def _title(comparison: Comparison, set_: str | None, noise: str | None) -> str:
-    name = ", ".join(filter(None, (set_ or "mean over the sets", noise)))
-    if set_ is None:
-        return name
-    first = next(cell for cell in comparison.cells if (cell.set, cell.noise) == (set_, noise))
-    return (
-        f"{name}: {first.n_utterances} utterances, {first.drawn_over}, {first.errors['words']} "
-        f"{first.unit}s"
-    )
-
-
-def _head(comparison: Comparison, set_: str | None) -> list[str]:
-    units = {cell.unit for cell in comparison.cells if set_ in (None, cell.set)}
-    rate = "errors" if len(units) > 1 else "WER" if "word" in units else "CER"
-    differences = [] if comparison.baseline is None else [f"against {comparison.baseline}", "p"]
-    return ["", f"{rate} %", "S", "D", "I", "CER %", "RTFx", "M param.", *differences]
+def _table(
+    comparison: Comparison, set_: str | None, noise: str | None
+) -> tuple[str, list[list[str]]]:
+    """Return the title and the rows of a set; None: of the means over the sets."""
+    cells = [cell for cell in comparison.cells if set_ in (None, cell.set)]
+    title = ", ".join(filter(None, (set_ or "mean over the sets", noise)))
+    if set_ is not None:
+        cell = next(cell for cell in cells if cell.noise == noise)
+        n_words = f"{cell.errors['words']} {cell.unit}s"
+        title += f": {cell.n_utterances} utterances, {cell.drawn_over}, {n_words}"
+    rate, baseline = _rate_name(cells, mixed="errors"), comparison.baseline
+    differences = [] if baseline is None else [f"against {baseline}", "p"]
+    head = ["", f"{rate} %", "S", "D", "I", "CER %", "RTFx", "M param.", *differences]
+    return title, [head, *(_row(comparison, model, set_, noise) for model in comparison.models)]
 
 
 def _row(comparison: Comparison, model: str, set_: str | None, noise: str | None) -> list[str]:
@@ -394,14 +370,17 @@ def _row(comparison: Comparison, model: str, set_: str | None, noise: str | None
         cer = percent(cell.cer, unit="", none="-")
         errors = [_rate(cell.wer, cell.wer_low, cell.wer_high), *kinds, cer]
     row = [model, *errors, f"{rtfx_of(cells):.1f}", f"{cells[0].n_parameters / 1e6:.1f}"]
-    if comparison.baseline is None:
-        return row
     found = comparison.difference(model, set_, noise)
-    if found is None:  # the baseline itself
-        return [*row, "", ""]
+    if found is None:  # the baseline itself, or there is none
+        return row if comparison.baseline is None else [*row, "", ""]
     sure = found.p is not None and found.p < SIGNIFICANT and not comparison.are_few(set_)
     p = "" if found.p is None else f"{found.p:.4f} {'*' if sure else ' '}"
     return [*row, _rate(found.difference, found.low, found.high, sign="+"), p]
+
+
+def _rate_name(cells: Iterable[Cell], *, mixed: str) -> str:
+    units = {cell.unit for cell in cells}
+    return mixed if len(units) > 1 else "WER" if "word" in units else "CER"
 
 
 def _rate(rate: float | None, low: float | None, high: float | None, *, sign: str = "") -> str:
@@ -421,3 +400,38 @@ def _notes(comparison: Comparison) -> Iterator[str]:
             f"Fewer than {FEW_RECORDINGS} recordings make intervals too narrow and p too small, so "
             "nothing is marked there; a single utterance makes none."
         )
+
+
+# Drawn
+
+
+def draw_comparison(comparison: Comparison, folder: Path) -> list[Path]:
+    """Write :func:`errors_against_speed` as SVG and PNG; no file where no set has references."""
+    if all(average.wer is None for average in comparison.averages):
+        return []
+    return write_figure(errors_against_speed(comparison), folder, "wer-rtfx")
+
+
+def errors_against_speed(comparison: Comparison) -> Figure:
+    """Draw error rates against speed, a panel for each noise."""
+    panels = {n or "no noise added": speed_points(comparison, n) for n in comparison.noises}
+    y = f"{comparison.rate_name}, %"
+    names = comparison.models
+    return draw_panels(panels, x="RTFx", y=y, names=names, x_log=True, note=SPEED_NOTE)
+
+
+def speed_points(comparison: Comparison, noise: str | None) -> list[Point]:
+    """Return the error rate, in per cent, and the speed of every model that was timed.
+
+    They are means over the sets, with the sets as their parts where there are several.
+    """
+    points = []
+    for mean in comparison.averages:
+        cells = comparison.cells_of(mean.model, noise)
+        rtfx = rtfx_of(cells)
+        if mean.noise == noise and mean.wer is not None and rtfx:
+            parts = [(c.rtfx, 100 * c.wer) for c in cells if c.wer is not None and c.rtfx]
+            bounds_ = in_percent(mean.low), in_percent(mean.high)
+            several = parts if len(parts) > 1 else []
+            points.append(Point(mean.model, rtfx, 100 * mean.wer, *bounds_, parts=several))
+    return points

@@ -13,21 +13,22 @@ from distilwhisper.corpus.store import write_jsonl
 from distilwhisper.decoding.slots import Counts
 from distilwhisper.run.files import write_json
 from distilwhisper.tables import percent
-from distilwhisper.text.normalize import ScoringRule, scoring_rule
+from distilwhisper.text.normalize import scoring_rule
 from distilwhisper.text.wer import ErrorCounts, character_errors, repeated_ngrams, text_errors
 
-# What intervals are drawn over, after group_of.
+# What intervals are drawn over.
 OVER = (
     "over recordings (else speakers, else files); of a single one over its utterances, and then it "
     "holds for that one alone"
 )
 
+RATES = ("wer", "ser", "der", "ier")  # of ErrorCounts
 COST = ("tokens", "row_steps", "drafted", "accepted")  # of decoding: Counts
 
 
 @dataclass(frozen=True)
 class EvaluationSummary:
-    """Sums over a whole set; rates are fractions."""
+    """Sums over a whole set."""
 
     n_utterances: int
     n_without_reference: int  # transcribed, not scored
@@ -58,10 +59,9 @@ class EvaluationSummary:
     def to_dict(self) -> dict[str, Any]:
         """Return what summary.json holds: the sums, and the rates made of them."""
         counts = self.errors
-        rates = {"wer": counts.wer, "ser": counts.ser, "der": counts.der, "ier": counts.ier}
         return {
             **asdict(self),
-            **{name: rate if counts.words else None for name, rate in rates.items()},
+            **{of: getattr(counts, of) if counts.words else None for of in RATES},
             "cer": self.character_errors.rate,
             "wer_whisper_normalizer": self.whisper_errors.rate,
             "acceptance": self.cost.acceptance if self.drafted else None,
@@ -88,26 +88,25 @@ def score(
     scores = [
         {
             **count_errors(utterance, text, spaced=spaced),
-            "group": group_of(utterance),
             "audio": audio_from(out, manifest.audio_source(utterance)),
             "start_s": utterance.start_s,
             "duration_s": utterance.duration_s,
         }
         for utterance, text in texts
     ]
+    sums: dict[str, Any] = {name: int(sum(t[name] for t in timing)) for name in COST}
+    for kind in ("errors", "character_errors", "whisper_errors"):
+        sums[kind] = sum((ErrorCounts(**row[kind]) for row in scores), ErrorCounts())
     summary = EvaluationSummary(
         n_utterances=len(rows),
         n_without_reference=len(rows) - len(scores),
         failed={row["id"]: row["error"] for row in rows if row["error"]},
         audio_s=round(sum(t["audio_s"] for t in timing), 3),
         compute_s=round(sum(t["compute_s"] for t in timing), 3),
-        **{name: int(sum(t[name] for t in timing)) for name in COST},
         n_parameters=n_parameters,
         unit="word" if spaced else "character",
-        errors=_total(scores, "errors"),
-        character_errors=_total(scores, "character_errors"),
-        whisper_errors=_total(scores, "whisper_errors"),
         repeated_5_grams=repeated_ngrams(row["hypothesis"] for row in scores),
+        **sums,
     )
     write_jsonl(out / "scores.jsonl", scores)
     write_json(out / "summary.json", summary.to_dict())
@@ -116,20 +115,16 @@ def score(
 
 def are_spaced(utterances: Iterable[Utterance]) -> bool:
     """Return whether a set is counted in words: all of it is written with spaces between them."""
-    return all(rule_of(utterance).spaced for utterance in utterances)
-
-
-def rule_of(utterance: Utterance) -> ScoringRule:
-    """Return how hypotheses of an utterance are compared with its reference."""
-    return scoring_rule(utterance.text, utterance.language)
+    return all(scoring_rule(u.text, u.language).spaced for u in utterances)
 
 
 def count_errors(utterance: Utterance, text: str, *, spaced: bool) -> dict[str, Any]:
     """Normalise reference and hypothesis alike and count words, or characters.
 
-    ``whisper_errors`` are counted after Whisper's own rules, as public leaderboards count.
+    ``whisper_errors`` are counted after Whisper's own rules, as public leaderboards count. Within a
+    group, the recording (else the speaker, else the file), errors are not independent.
     """
-    rule = rule_of(utterance)
+    rule = scoring_rule(utterance.text, utterance.language)
     reference, hypothesis = rule.normalize(utterance.text or ""), rule.normalize(text)
     by_whisper = rule.whisper_normalize(utterance.text or ""), rule.whisper_normalize(text)
     return {
@@ -139,17 +134,14 @@ def count_errors(utterance: Utterance, text: str, *, spaced: bool) -> dict[str, 
         "errors": asdict(text_errors(reference, hypothesis, spaced=spaced)),
         "character_errors": asdict(character_errors(reference, hypothesis)),
         "whisper_errors": asdict(text_errors(*by_whisper, spaced=spaced)),
+        "group": _group(utterance),
     }
 
 
-def group_of(utterance: Utterance) -> str:
-    """Return the recording of an utterance, within which errors are not independent.
-
-    Else its speaker, whose name is unique within a source; else its file.
-    """
+def _group(utterance: Utterance) -> str:
     if utterance.recording is not None:
         return f"recording {utterance.recording}"
-    if utterance.speaker is not None:
+    if utterance.speaker is not None:  # whose name is unique within a source
         return f"speaker {utterance.source or ''}/{utterance.speaker}"
     return f"file {utterance.audio}"
 
@@ -158,8 +150,7 @@ def drawn_over(groups: Sequence[str]) -> str:
     """Return in words how many recordings, speakers or files are the groups of some utterances."""
     if not groups:
         return "no references"
-    kinds = sorted({group.split(" ")[0] for group in groups})
-    n_groups = len(set(groups))
+    kinds, n_groups = sorted({group.split(" ")[0] for group in groups}), len(set(groups))
     if n_groups == 1:
         return f"one {kinds[0]}"
     return f"{n_groups} {' and '.join(f'{kind}s' for kind in kinds)}"
@@ -170,26 +161,21 @@ def drawn_sentence(over: Mapping[str, str]) -> str:
     return f"Drawn: {'; '.join(f'of {name} {groups}' for name, groups in over.items())}."
 
 
-def _total(scored: Sequence[Mapping[str, Any]], name: str) -> ErrorCounts:
-    return sum((ErrorCounts(**row[name]) for row in scored), ErrorCounts())
-
-
 def summary_line(name: str, summary: EvaluationSummary) -> str:
     """Return a result in one line, for people."""
-    counts, by_whisper, cost = summary.errors, summary.whisper_errors.rate, summary.cost
-    rate = percent(counts.rate, none="no references")
-    # Rates by Whisper's own normaliser, where they differ.
-    differs = by_whisper is not None and summary.whisper_errors != counts
-    other = f"; {percent(by_whisper)} by Whisper's normaliser" if differs else ""
-    drafting = (
-        f", {percent(cost.acceptance, digits=0)} of the draft accepted, "
-        f"{cost.tokens_per_step:.1f} tokens a step"
-        if summary.drafted
-        else ""
+    counts, by_whisper, cost = summary.errors, summary.whisper_errors, summary.cost
+    line = (
+        f"{name}: {'WER' if summary.unit == 'word' else 'CER'} "
+        f"{percent(counts.rate, none='no references')} ({counts.substitutions} S, "
+        f"{counts.deletions} D, {counts.insertions} I of {counts.words}"
     )
-    return (
-        f"{name}: {'WER' if summary.unit == 'word' else 'CER'} {rate} "
-        f"({counts.substitutions} S, {counts.deletions} D, {counts.insertions} I of "
-        f"{counts.words}{other}), {summary.n_utterances} utterances, RTFx {summary.rtfx:.1f}, "
-        f"{summary.n_parameters / 1e6:.1f} M parameters{drafting}"
+    if by_whisper.words and by_whisper != counts:
+        line += f"; {percent(by_whisper.rate)} by Whisper's normaliser"
+    line += (
+        f"), {summary.n_utterances} utterances, RTFx {summary.rtfx:.1f}, "
+        f"{summary.n_parameters / 1e6:.1f} M parameters"
     )
+    if summary.drafted:
+        share = percent(cost.acceptance, digits=0)
+        line += f", {share} of the draft accepted, {cost.tokens_per_step:.1f} tokens a step"
+    return line

@@ -8,10 +8,10 @@ import numpy as np
 from distilwhisper.filtering.gates import GATES, Gate, above_wer
 from distilwhisper.filtering.measures import Flags, Floats, Measures
 from distilwhisper.filtering.settings import FilterSettings
-from distilwhisper.tables import percent, table_lines
+from distilwhisper.tables import percent, titled_tables
 
-GOOD_KEPT = 0.9
-"""A limit is suggested that keeps this share of the good labels."""
+GOOD_KEPT = 0.9  # share of the good labels that a limit must keep to be suggested
+_HEAD = ("precision", "recall", "good kept")
 
 
 @dataclass(frozen=True)
@@ -54,17 +54,12 @@ class Calibration:
         n = self.n_good + self.n_bad
         head = ["", "as set: limit", *_HEAD, "suggested:", *_HEAD]
         rows = [[g.gate, *_cells(g.at_limit), *_cells(g.suggested)] for g in self.gates]
-        return "\n".join(
-            [
-                f"gates without a reference, against the errors of {n} labels that have one, "
-                f"{self.n_bad} of them bad ({percent(self.n_bad / n)});",
-                f"  limits are suggested by {self.n_made_from} others",
-                *table_lines([head, *rows], indent="  "),
-            ]
+        title = (
+            f"gates without a reference, against the errors of {n} labels that have one, "
+            f"{self.n_bad} of them bad ({percent(self.n_bad / n)});\n"
+            f"  limits are suggested by {self.n_made_from} others"
         )
-
-
-_HEAD = ("precision", "recall", "good kept")
+        return "\n".join(titled_tables({title: [head, *rows]}))
 
 
 def _cells(score: Score | None) -> list[str]:
@@ -79,9 +74,7 @@ def calibrate(measures: Measures, settings: FilterSettings) -> Calibration | Non
     """Compare each gate's verdict with that of the word error rate.
 
     Labels that are dropped in any case (failed, cut off, empty or in capitals) are not compared.
-
-    Returns:
-        None if one of the halves has no good label or no bad one.
+    None if one of the halves has no good label or no bad one.
     """
     rows = measures.rows
     fixed = ~rows["finished"] | rows["empty_reference"] | rows["empty_label"] | rows["all_capitals"]
@@ -94,33 +87,22 @@ def calibrate(measures: Measures, settings: FilterSettings) -> Calibration | Non
     scores: list[GateScore] = []
     dropped = np.zeros((2, len(bad)), dtype=bool)  # under the limits as set, and as suggested
     for gate in GATES:
-        all_values = gate.values(measures)
-        values = all_values[scoring]
-        if np.isnan(values).all():
-            continue
-        suggested = suggest(gate, all_values[fitting], above[fitting])
-        limits = (getattr(settings, gate.setting), suggested)
-        for flags, limit in zip(dropped, limits, strict=True):
-            if limit is not None:
-                flags |= gate.beyond(values, limit)
+        of_fitting, values = (gate.values(measures)[half] for half in (fitting, scoring))
         n_known = int(np.count_nonzero(~np.isnan(values)))
-        both = (score_at(gate, limit, values, bad) for limit in limits)
-        scores.append(GateScore(gate.setting, n_known, *both))
+        if n_known:
+            limits = getattr(settings, gate.setting), suggest(gate, of_fitting, above[fitting])
+            dropped |= [gate.beyond(values, limit) for limit in limits]
+            both = (score_at(gate, limit, values, bad) for limit in limits)
+            scores.append(GateScore(gate.setting, n_known, *both))
     together = GateScore("all together", len(bad), *(_score(flags, bad) for flags in dropped))
     n_bad = int(np.count_nonzero(bad))
     return Calibration(len(bad) - n_bad, n_bad, (*scores, together), int(np.count_nonzero(fitting)))
 
 
 def suggest(gate: Gate, values: Floats, bad: Flags) -> float | None:
-    """Return the strictest limit that keeps enough of the good labels.
+    """Return the strictest limit on values, of labels bad or good, that keeps enough of the good.
 
-    Args:
-        gate: that the limit is for.
-        values: of its measure; nan is beyond no limit.
-        bad: whether each label is bad.
-
-    Returns:
-        None where what the limit drops is no worse than all labels are.
+    nan is beyond no limit. None where what the limit drops is no worse than all labels are.
     """
     sign = 1 if gate.is_maximum else -1
     good = np.sort(sign * values[~bad])  # nan comes last, where nothing is dropped

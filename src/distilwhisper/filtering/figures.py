@@ -1,15 +1,11 @@
 """Figures of what a filter keeps: the same bytes from the same numbers."""
 
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from distilwhisper.files import write_atomic
 from distilwhisper.filtering.retention import Kept, Retention
-from distilwhisper.plotting import SMALL, Figure, axes_of, file_of, looks, name_below
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from distilwhisper.plotting import SMALL, Axes, Figure, axes_of, looks, name_below, write_figure
 
 _WER, _CER = looks(("wer", "cer")).values()
 _BLUE, _ORANGE, _PALE = _WER.colour, _CER.colour, "#cdd5dd"
@@ -19,18 +15,14 @@ N_BARS = 8  # of one kind
 def draw_retention(retention: Retention, folder: Path, *, max_wer: float) -> list[Path]:
     """Draw a retention report as SVG files, and mark the limit that was set.
 
-    Returns:
-        The files, in the order in which they appear: errors.svg and limits.svg where there are
-        references, and then kept.svg.
+    Returns the files in the order in which they appear: errors.svg and limits.svg where there are
+    references, and then kept.svg.
     """
     figures = {}
     if retention.n_judged:
-        figures["errors.svg"] = _errors(retention, max_wer)
-        figures["limits.svg"] = _limits(retention, max_wer)
-    figures["kept.svg"] = _kept(retention)
-    for name, figure in figures.items():
-        write_atomic(folder / name, file_of(figure, "svg"))
-    return [folder / name for name in figures]
+        figures = {"errors": _errors(retention, max_wer), "limits": _limits(retention, max_wer)}
+    figures["kept"] = _kept(retention)
+    return [p for name, it in figures.items() for p in write_figure(it, folder, name, ["svg"])]
 
 
 def _errors(retention: Retention, max_wer: float) -> Figure:
@@ -44,8 +36,7 @@ def _errors(retention: Retention, max_wer: float) -> Figure:
         name = f"limit {100 * max_wer:g} %"
         axes.axvline(100 * max_wer, color=_ORANGE, linestyle="--", linewidth=1, label=name)
         name_below(figure)
-    axes.set_xlim(0, 100)
-    axes.set_ylim(0, 101)
+    axes.set(xlim=(0, 100), ylim=(0, 101))
     return figure
 
 
@@ -64,13 +55,13 @@ def _limits(retention: Retention, max_wer: float) -> Figure:
         xs, ys = zip(*points.values(), strict=True)
         axes.plot(xs, ys, look.dash, marker=look.marker, color=look.colour, label=unit.upper())
         for number, (limit, point) in enumerate(points.items()):
-            is_left = number % 2
+            place, side = ((-5, 5), "right") if number % 2 else ((5, -11), "left")
             axes.annotate(
                 f"{100 * limit:g} %",
                 point,
-                xytext=(-5, 5) if is_left else (5, -11),
+                xytext=place,
                 textcoords="offset points",
-                ha="right" if is_left else "left",
+                ha=side,
                 fontsize=SMALL,
                 fontweight="bold" if limit == max_wer else "normal",
             )
@@ -84,21 +75,18 @@ def _limits(retention: Retention, max_wer: float) -> Figure:
 def _kept(retention: Retention) -> Figure:
     """Draw the share of utterances kept, by kind of group."""
     kinds = {
-        kind: dict(list(groups.largest.items())[:N_BARS])
-        for kind, groups in retention.groups.items()
+        kind: dict(islice(of.largest.items(), N_BARS)) for kind, of in retention.groups.items()
     }
     heights = [max(len(groups), 1) + 1 for groups in kinds.values()]
     figure = Figure(figsize=(6, 0.3 * sum(heights) + 0.8), layout="constrained")
-    all_axes = figure.subplots(
-        len(kinds), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": heights}
-    )[:, 0]
-    for axes, (kind, groups) in zip(all_axes, kinds.items(), strict=True):
+    grid = figure.subplots(len(kinds), sharex=True, squeeze=False, height_ratios=heights)
+    for axes, (kind, groups) in zip(grid[:, 0], kinds.items(), strict=True):
         _bars(axes, kind, groups)
-    all_axes[-1].set_xlabel("utterances kept, %")
+    grid[-1, 0].set_xlabel("utterances kept, %")
     return figure
 
 
-def _bars(axes: "Axes", kind: str, groups: Mapping[str, Kept]) -> None:
+def _bars(axes: Axes, kind: str, groups: Mapping[str, Kept]) -> None:
     names = [name if len(name) <= 28 else f"{name[:27]}…" for name in groups]
     places = range(len(groups))
     shares = [100 * group.n_kept / group.n for group in groups.values()]

@@ -1,58 +1,78 @@
-"""What is measured of each label, once, from texts and scores alone; verdicts are views of it."""
+"""What is measured of each label, once, from texts and scores alone; verdicts are views of it.
+
+    FOLDER/KEY.npz  a row for every label, in their order, then for every utterance without one
+
+The folder is a cache, by default ``LABELS/.measures``: it may be deleted at any time, and goes
+where its labels go. The key is a digest of all that the measures depend on, so that labels or a
+manifest that have changed by a single byte are measured anew, and limits, on which nothing here
+depends, change nothing.
+"""
 
 import hashlib
-import math
+import io
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property, partial
-from typing import Any, TypeAlias
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias, get_type_hints
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
 
-from distilwhisper.corpus.records import Label, Utterance
+from distilwhisper.corpus.records import Label, Utterance, each_record, read_manifest
+from distilwhisper.corpus.store import TornShard
+from distilwhisper.files import write_atomic
 from distilwhisper.languages import code_or_name, uses_spaces
+from distilwhisper.run.stages import fingerprint
 from distilwhisper.text.normalize import Normalizer, normalizer_for
 from distilwhisper.text.transcript import compression_ratio
-from distilwhisper.text.wer import ErrorCounts, text_errors
+from distilwhisper.text.wer import text_errors
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Flags: TypeAlias = npt.NDArray[np.bool_]
 
 MIN_CAPITALS = 10  # fewer may be abbreviations: "OK", "USA", "NASA TV"
 
-# Numbers that nobody knows are nan; counts that nobody knows are -1. Units are words, or
-# characters in scripts without spaces.
-ROW = np.dtype(
-    [
-        ("has_label", "?"),
-        ("has_error", "?"),
-        ("finished", "?"),
-        ("has_reference", "?"),
-        ("silent_reference", "?"),  # blank as written: a note such as [noise] is not
-        ("empty_reference", "?"),
-        ("empty_label", "?"),
-        ("all_capitals", "?"),
-        ("in_characters", "?"),
-        ("held_out", "?"),  # of the half of all ids on which limits are scored, not made
-        ("substitutions", "<i4"),
-        ("deletions", "<i4"),
-        ("insertions", "<i4"),
-        ("words", "<i4"),  # units of the reference
-        ("label_words", "<i4"),  # units of the label
-        ("looped", "<i4"),  # of which so many are in its longest_loop
-        ("second_errors", "<i4"),  # of a second decode, against the label
-        ("language", "<i4"),  # places in the names of the same column; -1: unknown
-        ("speaker", "<i4"),
-        ("source", "<i4"),
-        ("avg_logprob", "<f8"),
-        ("no_speech_prob", "<f8"),
-        ("compression_ratio", "<f8"),
-        ("duration_s", "<f8"),
-        ("other_language_prob", "<f8"),  # that another language is spoken than was expected
-    ]
-)
-NAMED_COLUMNS = ("language", "speaker", "source")
+_VERSION = 5  # of what the numbers mean; part of the key
+
+
+class Row(NamedTuple):
+    """What is measured of an utterance; units are words, characters in scripts without spaces.
+
+    Counts that nobody knows are -1, and numbers that nobody knows nan.
+    """
+
+    has_label: bool
+    has_error: bool
+    finished: bool
+    has_reference: bool
+    silent_reference: bool  # blank as written: a note such as [noise] is not
+    empty_reference: bool = False
+    empty_label: bool = False
+    all_capitals: bool = False
+    in_characters: bool = False
+    held_out: bool = False  # of the half of all ids on which limits are scored, not made
+    substitutions: int = 0
+    deletions: int = 0
+    insertions: int = 0
+    words: int = 0  # units of the reference
+    label_words: int = 0  # units of the label
+    looped: int = 0  # of which so many are in its longest_loop
+    second_errors: int = -1  # of a second decode, against the label
+    language: int = -1  # places in the names of the same column
+    speaker: int = -1
+    source: int = -1
+    avg_logprob: float | None = None
+    no_speech_prob: float | None = None
+    compression_ratio: float | None = None
+    duration_s: float | None = None
+    other_language_prob: float | None = None  # that another is spoken than was expected
+
+
+_DTYPES: dict[Any, str] = {bool: "?", int: "<i4", float | None: "<f8"}
+ROW = np.dtype([(name, _DTYPES[kind]) for name, kind in get_type_hints(Row).items()])
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,9 +106,12 @@ class Measures:
         A quotient is rounded to the nearest number, and so is a limit that somebody writes: 3
         errors in 30 words give the very number that is written 0.1.
         """
-        return share(
-            np.where(self["has_label"] & self["has_reference"], self.errors, -1), self["words"]
-        )
+        are_known = self["has_label"] & self["has_reference"]
+        return _share(np.where(are_known, self.errors, -1), self["words"])
+
+    def per_word(self, column: str) -> Floats:
+        """Return a count over the units of the label; nan where it is not known."""
+        return _share(self[column], self["label_words"])
 
     @cached_property
     def hours(self) -> Floats:
@@ -96,9 +119,8 @@ class Measures:
         return np.nan_to_num(self["duration_s"]) / 3600
 
 
-def share(counts: npt.ArrayLike, of: npt.ArrayLike) -> Floats:
+def _share(counts: npt.NDArray[Any], of: npt.NDArray[Any]) -> Floats:
     """Divide counts; nan for a negative count, 0 for none of nothing, infinity for some of it."""
-    counts, of = np.asarray(counts, dtype=np.float64), np.asarray(of, dtype=np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
         shares: Floats = np.where((counts == 0) & (of == 0), 0.0, counts / of)
     return np.where(counts < 0, np.nan, shares)
@@ -108,28 +130,26 @@ LabelledPair: TypeAlias = tuple[Utterance, Label | None, Label | None]  # and it
 
 
 def measure_all(pairs: Iterable[LabelledPair], *, language: str | None) -> Measures:
-    """Measure labels.
+    """Measure the labels of utterances, with a reference or without.
 
-    Args:
-        pairs: utterances, with a reference or without; the label of each, None if it has none; and
-            another label of it, such as another model's.
-        language: of all utterances, whatever they name; None: what they name, else the label's.
+    Beside a label there may be another one, such as another model's. ``language`` is that of all
+    utterances, whatever they name; None: what they name, else the label's.
 
     Raises:
         ValueError: a language is unknown, or nobody names it.
     """
     ids: list[str] = []
-    places: dict[str, dict[str, int]] = {column: {} for column in NAMED_COLUMNS}
+    places: dict[str, dict[str, int]] = {"language": {}, "speaker": {}, "source": {}}
 
     def place(column: str, name: str | None) -> int:
         return -1 if name is None else places[column].setdefault(name, len(places[column]))
 
-    def rows() -> Iterator[tuple[Any, ...]]:
-        for utterance, label, second in pairs:
-            ids.append(utterance.id)
-            yield _row(utterance, label, second, language or utterance.language, place)
+    def rows() -> Iterator[Row]:
+        for pair in pairs:
+            ids.append(pair[0].id)
+            yield _row(pair, language, place)
 
-    table = np.fromiter(rows(), dtype=ROW)
+    table = np.fromiter(rows(), dtype=ROW)  # which makes nan of None
     return Measures(table, ids, {column: list(of) for column, of in places.items()})
 
 
@@ -141,51 +161,32 @@ def is_all_capitals(text: str) -> bool:
     return text.isupper() and sum(map(str.isupper, text)) >= MIN_CAPITALS
 
 
-def _row(
-    utterance: Utterance,
-    label: Label | None,
-    second: Label | None,
-    expected: str | None,
-    place: Callable[[str, str | None], int],
-) -> tuple[Any, ...]:
-    """Return the columns of one label, in their order.
-
-    The expected language is that of the settings or the manifest; ``place`` numbers names.
-    """
-    language = expected or (None if label is None else label.language)
-    duration_s = utterance.duration_s
-    texts, scores = _NO_TEXTS, _NO_SCORES
-    if label is not None and label.error is None:
-        texts = _text_measures(utterance, label, language, second)
-        ratio = label.compression_ratio
-        ratio = compression_ratio(label.text) if ratio is None else ratio
-        scores = _number(label.avg_logprob), _number(label.no_speech_prob), ratio
-    if label is not None and duration_s is None:
-        duration_s = label.duration_s
-    return (
-        label is not None,
-        label is not None and label.error is not None,
-        label is not None and label.finished,
-        utterance.text is not None,
-        utterance.is_silent,
-        *texts,
-        place("language", language and code_or_name(language)),
-        place("speaker", utterance.speaker),
-        place("source", utterance.source),
-        *scores,
-        _number(duration_s),
-        _other_language_prob(expected, label),
+def _row(pair: LabelledPair, asked: str | None, place: Callable[[str, str | None], int]) -> Row:
+    """Measure one label; ``place`` numbers names."""
+    utterance, given, second = pair
+    label = given or Label("", finished=False)
+    expected = asked or utterance.language
+    language = expected or label.language
+    has_text = given is not None and given.error is None
+    return Row(
+        has_label=given is not None,
+        has_error=label.error is not None,
+        finished=label.finished,
+        has_reference=utterance.text is not None,
+        silent_reference=utterance.is_silent,
+        language=place("language", language and code_or_name(language)),
+        speaker=place("speaker", utterance.speaker),
+        source=place("source", utterance.source),
+        duration_s=label.duration_s if utterance.duration_s is None else utterance.duration_s,
+        other_language_prob=_other_language_prob(expected, label),
+        **_text_measures(utterance, label, language, second) if has_text else {},
     )
-
-
-_NO_TEXTS: tuple[Any, ...] = (False, False, False, False, False, 0, 0, 0, 0, 0, 0, -1)
-_NO_SCORES = (math.nan, math.nan, math.nan)
 
 
 def _text_measures(
     utterance: Utterance, label: Label, language: str | None, second: Label | None
-) -> tuple[Any, ...]:
-    """Return the columns from empty_reference to second_errors."""
+) -> dict[str, Any]:
+    """Return the columns that a label with a text has."""
     try:
         normalize, in_characters = _rules_for(language)
     except ValueError as error:
@@ -194,34 +195,32 @@ def _text_measures(
     hypothesis = normalize(label.text)
     words = hypothesis.split()
     units: Sequence[str] = "".join(words) if in_characters else words
-    reference = None if utterance.text is None else normalize(utterance.text)
-    if reference is None:
-        errors = ErrorCounts()
-    elif reference == hypothesis:
-        errors = ErrorCounts(words=len(units))
-    else:
-        errors = count(reference, hypothesis)
-    return (
-        reference == "",
-        hypothesis == "",
-        is_all_capitals(label.text),
-        in_characters,
-        hashlib.sha256(utterance.id.encode("utf-8")).digest()[0] < 128,  # the half held out
-        *astuple(errors),
-        len(units),
-        longest_loop(units),
-        -1 if second is None or second.error else count(hypothesis, normalize(second.text)).errors,
-    )
+    columns: dict[str, Any] = {}
+    if utterance.text is not None:
+        reference = normalize(utterance.text)
+        columns = {"empty_reference": not reference, **asdict(count(reference, hypothesis))}
+    if second is not None and second.error is None:
+        columns["second_errors"] = count(hypothesis, normalize(second.text)).errors
+    ratio = label.compression_ratio
+    return columns | {
+        "empty_label": not hypothesis,
+        "all_capitals": is_all_capitals(label.text),
+        "in_characters": in_characters,
+        "held_out": hashlib.sha256(utterance.id.encode("utf-8")).digest()[0] < 128,
+        "label_words": len(units),
+        "looped": longest_loop(units),
+        "avg_logprob": label.avg_logprob,
+        "no_speech_prob": label.no_speech_prob,
+        "compression_ratio": compression_ratio(label.text) if ratio is None else ratio,
+    }
 
 
 def longest_loop(words: Sequence[str]) -> int:
     """Count the words of the longest run that only repeats what stands directly before it.
 
     "and then and then and then" has 4, and so has "no no no no no"; a text that never repeats
-    itself at once has 0. A phrase counts from its second turn on, which must be whole.
-
-    Args:
-        words: or characters, in scripts without spaces.
+    itself at once has 0. A phrase counts from its second turn on, which must be whole. In scripts
+    without spaces words are characters.
     """
     if len(set(words)) == len(words):
         return 0
@@ -241,13 +240,91 @@ def _rules_for(language: str | None) -> tuple[Normalizer, bool]:
     return normalizer_for(language), not uses_spaces(str(language))
 
 
-def _other_language_prob(expected: str | None, label: Label | None) -> float:
-    if expected is None or label is None or label.detected_language is None:
-        return math.nan
+def _other_language_prob(expected: str | None, label: Label) -> float | None:
+    if expected is None or label.detected_language is None:
+        return None
     if code_or_name(expected) == code_or_name(label.detected_language):
         return 0.0
     return 1.0 if label.language_probability is None else label.language_probability
 
 
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
+# Measures on disk
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What measures are made from."""
+
+    manifest: Path  # what was labelled, or a part of it
+    labels: Path  # folder of the labels
+    second: Path | None  # folder of other labels of the same utterances, for comparison
+    # Of all utterances; None: what the manifest names, else what the labels do
+    language: str | None
+
+    @cached_property
+    def inputs(self) -> Mapping[str, str]:
+        """Fingerprints of what is read, by name."""
+        paths = {"manifest": self.manifest, "labels": self.labels, "second_labels": self.second}
+        return {name: fingerprint(path) for name, path in paths.items() if path is not None}
+
+    def path(self, folder: Path) -> Path:
+        """Return the file of these measures in a folder of measures."""
+        parts = json.dumps({"inputs": self.inputs, "language": self.language, "version": _VERSION})
+        digest = hashlib.sha256(parts.encode()).hexdigest()[:16]
+        return folder / f"{self.inputs['labels'][:16]}-{digest}.npz"
+
+
+def load_or_measure(sources: Sources, folder: Path) -> Measures:
+    """Read the measures of a corpus from a folder, where they are made first if they are missing.
+
+    Measures of labels that have changed since are deleted.
+
+    Raises:
+        BadManifest, TornShard, DuplicateId, FileNotFoundError: as the records' readers.
+        ValueError: the language of a label is unknown.
+    """
+    path = sources.path(folder)
+    if path.exists():
+        return _load(path)
+    for old in folder.glob("*.npz"):
+        if old.name.split("-")[0] != path.name.split("-")[0]:
+            old.unlink()
+    strays: list[str] = []
+    measures = measure_all(_pairs(sources, strays), language=sources.language)
+    measures = replace(measures, n_stray=len(strays))
+    other = json.dumps([measures.ids, dict(measures.names), measures.n_stray])
+    file = io.BytesIO()
+    np.savez(file, rows=measures.rows, other=np.frombuffer(other.encode(), dtype=np.uint8))
+    write_atomic(path, file.getvalue())
+    return measures
+
+
+def _pairs(sources: Sources, strays: list[str]) -> Iterator[LabelledPair]:
+    """Yield each utterance with its labels; ids of labels without an utterance become strays."""
+    left = {utterance.id: utterance for utterance in read_manifest(sources.manifest).utterances}
+    second = {}
+    if sources.second is not None:  # without tokens, which take most of the memory
+        labels = each_record(sources.second, Label)
+        second = {label.id: replace(label, token_ids=()) for label in labels}
+    for label in each_record(sources.labels, Label):
+        utterance = left.pop(label.id, None)
+        if utterance is None:
+            strays.append(label.id)
+        else:
+            yield utterance, label, second.get(label.id)
+    for utterance in left.values():
+        yield utterance, None, None
+
+
+def _load(path: Path) -> Measures:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            measures = Measures(file["rows"], *json.loads(file["other"].tobytes()))
+        if measures.rows.dtype != ROW or len(measures.rows) != len(measures.ids):
+            raise ValueError("its columns do not fit")
+        return measures
+    except (OSError, TypeError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        raise TornShard(
+            f"{path} must hold measures of labels, found: {error}; delete it and run the filter "
+            "again"
+        ) from error

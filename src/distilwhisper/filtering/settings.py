@@ -60,9 +60,8 @@ def _language_faults(settings: FilterSettings) -> list[str]:
             faults.append(str(error))
     if not faults and len(set(map(language_code, names))) < len(names):
         faults.append(f"max_wer_by_language must name a language once, found {', '.join(names)}")
-    for name, limit in settings.max_wer_by_language:
-        if not 0 <= limit < math.inf:
-            faults.append(
-                f"max_wer_by_language must be a finite fraction from 0 on, found {limit} for {name}"
-            )
-    return faults
+    return faults + [
+        f"max_wer_by_language must be a finite fraction from 0 on, found {limit} for {name}"
+        for name, limit in settings.max_wer_by_language
+        if not 0 <= limit < math.inf
+    ]

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from distilwhisper.corpus.records import Utterance, read_manifest
+from distilwhisper.corpus.records import read_manifest
 from distilwhisper.corpus.store import read_jsonl
 from distilwhisper.evaluation.comparison import Cell, Comparison, Difference, Evaluation, compare
 from distilwhisper.filtering.retention import Retention
@@ -49,40 +49,20 @@ class RunFacts:
     folder: Path
     record: Mapping[str, Any]  # run.json
     recipe: Mapping[str, Any]  # recipe.toml
-    recipe_text: str  # the same, as it was written
-    filtered: Mapping[str, Any]  # the verdicts' summary.json
-    metrics: Sequence[Mapping[str, Any]]  # the rows of metrics.jsonl
-    evaluations: Sequence[Evaluation]  # every model on every set
-    comparison: Comparison  # of the student with its teacher on all sets, which SETS names
+    language: str | None  # code of the one that was asked for
+    judged_by_teacher: bool  # whether the references are the teacher's own labels
     sets: Sequence[str]  # what the recipe trains on, by name
-    trained_on: Sequence[Utterance]  # of these; none where the manifests are gone
-
-    @property
-    def language(self) -> str | None:
-        """The code of the language that the run was asked for."""
-        name = self.recipe.get("data", {}).get("language")
-        return None if name is None else language_code(name)
-
-    @property
-    def judged_by_teacher(self) -> bool:
-        """Whether the references are the teacher's own labels."""
-        return bool(self.recipe.get("data", {}).get("references") == "teacher")
-
-    @cached_property
-    def retention(self) -> Retention | None:
-        """What the filter kept, seen from all sides; None where that was not recorded."""
-        retention = self.filtered.get("retention")
-        return None if retention is None else Retention.from_dict(retention)
-
-    @property
-    def losses(self) -> list[Mapping[str, Any]]:
-        """The rows of metrics.jsonl that are about updates."""
-        return [row for row in self.metrics if "loss" in row]
-
-    @property
-    def validations(self) -> list[Mapping[str, Any]]:
-        """The rows of metrics.jsonl that are about checkpoints."""
-        return [row for row in self.metrics if "validation_wer" in row]
+    # Of what was trained on, utterances of each source and licence, of those that name none under
+    # None; empty where the manifests are gone
+    sources: Mapping[str | None, int]
+    licences: Mapping[str | None, int]
+    filtered: Mapping[str, Any]  # the verdicts' summary.json
+    retention: Retention | None  # what the filter kept, seen from all sides; None: not recorded
+    losses: Sequence[Mapping[str, Any]]  # the rows of metrics.jsonl about updates
+    validations: Sequence[Mapping[str, Any]]  # and about checkpoints
+    n_steps: int  # updates of the student's weights
+    evaluations: Mapping[tuple[str, str], Evaluation]  # by model and set
+    comparison: Comparison  # of the student with its teacher on all sets, which SETS names
 
     def cell(self, model: str, set_: str) -> Cell:
         """Return what one model did on one set."""
@@ -91,28 +71,10 @@ class RunFacts:
 
     def scores(self, model: str, set_: str) -> Mapping[str, Mapping[str, Any]]:
         """Return one model's rows of scores.jsonl by id."""
-        here = (model, SETS[set_])
-        evaluation = next(e for e in self.evaluations if (e.model, e.set) == here)
-        return {row["id"]: row for row in evaluation.scores}
-
-    @property
-    def sources(self) -> Mapping[str | None, int]:
-        """Utterances of each source that was trained on."""
-        return Counter(utterance.source for utterance in self.trained_on)
-
-    @property
-    def licences(self) -> Mapping[str | None, int]:
-        """Utterances of each licence; those that name none are under None."""
-        extras = [utterance.extra or {} for utterance in self.trained_on]
-        return Counter(next((str(e[k]) for k in _LICENCE if e.get(k)), None) for e in extras)
-
-    def spread(self, n: int) -> list[str]:
-        """Return utterances of the test, evenly from its beginning to its end, by id."""
-        ids = list(self.scores("student", "test"))
-        return ids[:: max(1, len(ids) // n)][:n]
+        return {row["id"]: row for row in self.evaluations[model, set_].scores}
 
     def worst(self, n: int) -> list[str]:
-        """Return those in which the student makes the most errors."""
+        """Return the utterances of the test in which the student makes the most errors, by id."""
         rows = self.scores("student", "test")
         return sorted(rows, key=lambda id_: -ErrorCounts(**rows[id_]["errors"]).errors)[:n]
 
@@ -123,17 +85,10 @@ class RunFacts:
     @cached_property
     def ratio(self) -> Mapping[str, float | None]:
         """The student's parameters and its speed on each set, over its teacher's."""
-        student, teacher = (self.cell(model, "test") for model in ("student", "teacher"))
-        speeds = {
-            set_: over(self.cell("student", set_).rtfx, self.cell("teacher", set_).rtfx)
-            for set_ in SETS
-        }
+        cells = {set_: (self.cell("student", set_), self.cell("teacher", set_)) for set_ in SETS}
+        student, teacher = cells["test"]
+        speeds = {set_: over(one.rtfx, other.rtfx) for set_, (one, other) in cells.items()}
         return {"parameters": over(student.n_parameters, teacher.n_parameters), **speeds}
-
-    @property
-    def n_steps(self) -> int:
-        """Updates of the student's weights."""
-        return int(self.metrics[-1]["step"])
 
     @property
     def caution(self) -> str | None:
@@ -181,27 +136,37 @@ def read_run(folder: Path) -> RunFacts:
     """Read what is written about a run whose student has been evaluated."""
     recipe = read_toml(folder / "recipe.toml")
     data = recipe.get("data", {})
-    named = data.get("train", [])
-    named = [named] if isinstance(named, str) else list(named)
+    language, named = data.get("language"), data.get("train", [])
+    named = [named] if isinstance(named, str) else named
     manifests = [Path(path) for path in named] or [folder / "data" / "train.jsonl"]
     are_there = all(path.exists() for path in manifests)
+    trained_on = [u for path in manifests if are_there for u in read_manifest(path).utterances]
+    extras = [utterance.extra or {} for utterance in trained_on]
+    filtered = json.loads((folder / "verdicts" / "summary.json").read_text("utf-8"))
+    kept = filtered.get("retention")
+    metrics = list(read_jsonl(folder / "train" / "metrics.jsonl"))
     noise = recipe.get("evaluate", {}).get("noise")
-    evaluations = [
-        Evaluation(model, name, noise, folder / "eval" / f"{model}-{set_}")
+    evaluations = {
+        (model, set_): Evaluation(model, name, noise, folder / "eval" / f"{model}-{set_}")
         for set_, name in SETS.items()
         for model in MODELS
-    ]
+    }
     return RunFacts(
         folder=folder,
         record=json.loads((folder / "run.json").read_text("utf-8")),
         recipe=recipe,
-        recipe_text=(folder / "recipe.toml").read_text("utf-8"),
-        filtered=json.loads((folder / "verdicts" / "summary.json").read_text("utf-8")),
-        metrics=list(read_jsonl(folder / "train" / "metrics.jsonl")),
-        evaluations=evaluations,
-        comparison=compare(evaluations, folder=folder, baseline="teacher"),
+        language=None if language is None else language_code(language),
+        judged_by_teacher=data.get("references") == "teacher",
         sets=[Path(path).stem for path in named or [data.get("source", folder.name)]],
-        trained_on=[u for path in manifests if are_there for u in read_manifest(path).utterances],
+        sources=Counter(utterance.source for utterance in trained_on),
+        licences=Counter(next((str(e[k]) for k in _LICENCE if e.get(k)), None) for e in extras),
+        filtered=filtered,
+        retention=kept and build_settings(Retention, kept, where="what a filter kept"),
+        losses=[row for row in metrics if "loss" in row],
+        validations=[row for row in metrics if "validation_wer" in row],
+        n_steps=int(metrics[-1]["step"]),
+        evaluations=evaluations,
+        comparison=compare(list(evaluations.values()), folder=folder, baseline="teacher"),
     )
 
 

@@ -9,23 +9,15 @@ import json
 import re
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import groupby
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 from distilwhisper.corpus.records import audio_from, audio_in
 from distilwhisper.evaluation.bootstrap import FEW_RECORDINGS
-from distilwhisper.evaluation.comparison import (
-    SIGNIFICANT,
-    Average,
-    Comparison,
-    WorstUtterance,
-    rtfx_of,
-)
-from distilwhisper.evaluation.figures import SPEED_NOTE
+from distilwhisper.evaluation.comparison import SIGNIFICANT, SPEED_NOTE, Comparison, rtfx_of
 from distilwhisper.evaluation.scoring import OVER, drawn_sentence
 from distilwhisper.extras import needed_by
 from distilwhisper.files import write_atomic
@@ -77,27 +69,21 @@ def templates() -> Environment:
         keep_trailing_newline=True,
         undefined=StrictUndefined,
     )
+    own = (_aligned, _by_test, _nearest, _set_names, bounds, error_rate, over, percent)
     environment.filters |= {
-        "aligned": _aligned,
+        **{function.__name__.removeprefix("_"): function for function in own},
         "base64": lambda data: b64encode(data).decode(),
-        "bounds": bounds,
-        "by_test": _by_test,
+        "by_place": lambda rows: [(at, list(of)) for at, of in groupby(rows, lambda r: r.place)],
         "drawn_sentence": lambda c: drawn_sentence({x.set: x.drawn_over for x in c.cells}),
-        "error_rate": error_rate,
-        "fastest": _fastest,
+        "fastest": lambda of, c: max(of, key=lambda a: rtfx_of(c.cells_of(a.model, a.noise))).model,
         "json": lambda value, indent=None: json.dumps(value, indent=indent, ensure_ascii=False),
         "name": lambda path: Path(path).name,
-        "nearest": _nearest,
-        "over": over,
-        "percent": percent,
         "ratio": lambda ratio: "–" if ratio is None else f"{ratio:.2f}",
         "rtfx": rtfx_of,
         "seen_from": lambda audio, of, folder: audio_from(folder, audio_in(of.resolve(), audio)),
-        "set_names": _set_names,
         "share": partial(percent, digits=0),
         "stem": lambda path: Path(path).stem,
         "with_unit": lambda head: head.replace("/ ", "/\u00a0").replace(" %", "\u00a0%"),
-        "worst": _worst,
     }
     environment.tests["hub_id"] = lambda name: bool(
         name and _HUB_ID.fullmatch(name) and not Path(name).exists()
@@ -115,12 +101,9 @@ def templates() -> Environment:
 
 def _by_name(runs: Sequence[RunFacts]) -> Mapping[str, RunFacts]:
     """Call runs by their names, and by their folders too where several have one name."""
-    names = [str(run.recipe["name"]) for run in runs]
-    n_runs = Counter(names)
-    return {
-        name if n_runs[name] == 1 else f"{name} ({run.folder})": run
-        for name, run in zip(names, runs, strict=True)
-    }
+    named = [(str(run.recipe["name"]), run) for run in runs]
+    n_runs = Counter(name for name, _ in named)
+    return {n if n_runs[n] == 1 else f"{n} ({run.folder})": run for n, run in named}
 
 
 def _nearest(runs: Mapping[str, RunFacts]) -> str | None:
@@ -138,15 +121,6 @@ def _by_test(runs: Mapping[str, RunFacts]) -> list[tuple[int, list[str]]]:
         judged_by = frozenset((row["id"], row["reference"]) for row in rows)
         together.setdefault(judged_by, []).append(name)
     return [(len(judged_by), names) for judged_by, names in together.items()]
-
-
-def _fastest(averages: Iterable[Average], comparison: Comparison) -> str:
-    return max(averages, key=lambda a: rtfx_of(comparison.cells_of(a.model, a.noise))).model
-
-
-def _worst(comparison: Comparison) -> list[tuple[tuple[Any, ...], list[WorstUtterance]]]:
-    grouped = groupby(comparison.worst, key=lambda row: (row.model, row.set, row.noise))
-    return [(cell, list(rows)) for cell, rows in grouped]
 
 
 def _set_names(comparison: Comparison) -> list[str]:

@@ -34,9 +34,8 @@ from distilwhisper.corpus.store import read_jsonl, shard_path, write_shard
 from distilwhisper.decoding.slots import Counts
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.engines import DecodingJob, ShardedSet, run_stage
-from distilwhisper.evaluation.comparison import Comparison, Evaluation, compare
+from distilwhisper.evaluation.comparison import Comparison, Evaluation, compare, draw_comparison
 from distilwhisper.evaluation.degradation import Degradation, Degrader
-from distilwhisper.evaluation.figures import draw_comparison
 from distilwhisper.evaluation.scoring import COST, EvaluationSummary, score, summary_line
 from distilwhisper.files import write_atomic
 from distilwhisper.model.checkpoint import count_parameters, read_config

@@ -53,11 +53,10 @@ from distilwhisper.corpus.records import Label, Utterance, Verdict, log_overrule
 from distilwhisper.corpus.store import shard_path, shard_paths, write_jsonl
 from distilwhisper.files import write_atomic
 from distilwhisper.filtering.calibration import Calibration, calibrate
-from distilwhisper.filtering.gates import REASONS, Codes, Reason, is_kept, judge_all
-from distilwhisper.filtering.measures import Flags, Measures, measure_all
+from distilwhisper.filtering.gates import REASONS, Codes, is_kept, judge_all
+from distilwhisper.filtering.measures import Flags, Measures, Sources, load_or_measure, measure_all
 from distilwhisper.filtering.retention import Retention, retention
 from distilwhisper.filtering.settings import FilterSettings
-from distilwhisper.filtering.store import Sources, load_or_measure
 from distilwhisper.progress import warn
 from distilwhisper.run.locks import lock_folder
 from distilwhisper.run.settings import build_settings
@@ -65,7 +64,7 @@ from distilwhisper.run.stages import StageChanged, open_stage
 from distilwhisper.tables import percent
 from distilwhisper.text.wer import ErrorCounts
 
-_KEPT: tuple[Reason, ...] = ("kept", "kept_without_reference", "kept_silence")
+_KEPT = ("kept", "kept_without_reference", "kept_silence")
 SHARD_ROWS = 8192  # verdicts in a shard
 
 
