@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -6,6 +7,7 @@ import pytest
 import torch
 
 from corpora import noise
+from distilwhisper.decoding.chunks import WHOLE
 from distilwhisper.decoding.sequential import (
     CRAWL_FRAMES,
     MAX_CRAWLS,
@@ -126,10 +128,9 @@ class Reader:
     def read(
         self,
         *said: tuple[float | str, ...],
-        spans: list[Span] | None = None,
+        spans: Sequence[Span] = (WHOLE,),
         temperature: float = 0.0,
         logprob: float = -0.1,
-        **prompts: list[int],
     ) -> list[float]:
         """Return where the windows begin that hold text, answering with the last over and over."""
         task = decode_sequentially(
@@ -139,7 +140,6 @@ class Reader:
             language="en",
             on_progress=self.seconds.append,
             on_window=self.windows.append,
-            **prompts,
         )
         answers = [ids(self.tokenizer, *pieces) for pieces in said]
         try:
@@ -208,10 +208,16 @@ def test_only_spans_of_speech_are_read(tiny_model: Path) -> None:
 def test_a_window_is_told_what_was_said_before_it(
     tiny_model: Path, condition: bool, temperature: float, is_told: bool
 ) -> None:
-    reader = Reader(tiny_model, noise(65.0, seed=1), condition_on_previous_text=condition)
+    reader = Reader(
+        tiny_model,
+        noise(65.0, seed=1),
+        condition_on_previous_text=condition,
+        initial_prompt="other",
+        hotwords="thin",
+    )
     first, hot = ids(reader.tokenizer, " other"), ids(reader.tokenizer, " thin")
     said = (0.0, " a", 20.0, 20.0, " lost")
-    reader.read(said, temperature=temperature, first_prompt=first, hotwords=hot)
+    reader.read(said, temperature=temperature)
     prev = reader.tokenizer.sot_prev
     assert reader.asked[0].previous_ids == (prev, *hot, *first)
     kept = ids(reader.tokenizer, *said[:3])

@@ -66,17 +66,17 @@ def alignment_heads(
 ) -> list[Head] | None:
     """Return the heads that a checkpoint names as following the speech.
 
-    Returns:
-        None where it names none, or one that its decoder lacks: a list that was copied from a
-        larger model says nothing of this one's heads. See :func:`measure_alignment_heads` and
-        :func:`upper_half_heads` for what to take instead.
+    None where it names none, or one that its decoder lacks: a list that was copied from a larger
+    model says nothing of this one's heads. See :func:`measure_alignment_heads` and
+    :func:`upper_half_heads` for what to take instead.
     """
     named = generation_config.get("alignment_heads")
     try:
         heads = [(int(layer), int(head)) for layer, head in named or []]
+        _check_heads(heads, config)
     except (TypeError, ValueError):
         return None
-    return heads if heads and not _missing(heads, config) else None
+    return heads
 
 
 def upper_half_heads(config: WhisperConfig) -> list[Head]:
@@ -120,7 +120,8 @@ def measure_alignment_heads(
     Utterances are joined, with a pause between them, to windows of up to 28 s. Where one ends and
     the next begins is then known: the word in front of a pause must end in it, and the one behind
     it begin. Heads are ranked by how far from the pauses their own best paths get there. Of the
-    best 4, 5, ... 10 together, the set that comes nearest is returned, the smaller of equals.
+    best 4, 5, ... 10 together, the set that comes nearest is returned, the smaller of equals, in
+    the order of ``alignment_heads`` in a ``generation_config.json``.
 
     How sharply a head's weights follow some path is no sign of a good one: the sharpest follow
     the token that is read, and so are one word behind the token that is written.
@@ -129,28 +130,39 @@ def measure_alignment_heads(
     order. Each join is one measurement: with 15 of them the choice is rough, and 100 are plenty.
     One that is too long to share a window is left out. The prompt asks for no timestamps.
 
-    Returns:
-        Layers and heads in order, as ``alignment_heads`` of a ``generation_config.json`` has them.
-
     Raises:
         ValueError: no two utterances fit in a window together, or one is empty; or as for
             :meth:`Aligner.place`.
     """
     _check_text(prompt_ids, [utterance.token_ids for utterance in utterances], tokenizer)
-    return _best_heads(model, _joined_windows(model, utterances, prompt_ids, tokenizer))
+    groups: list[list[LabelledSpeech]] = [[]]
+    for utterance in utterances:
+        together = [*groups[-1], utterance]
+        n_samples = sum(len(one.samples) + seconds_to_samples(_PAUSE_S) for one in together)
+        n_tokens = len(prompt_ids) + sum(len(one.token_ids) for one in together) + 1
+        if n_samples > seconds_to_samples(_JOINED_S) or n_tokens > model.config.max_tokens:
+            groups.append([utterance])
+        else:
+            groups[-1] = together
+    windows = [
+        _joined_window(model, group, prompt_ids, tokenizer) for group in groups if len(group) > 1
+    ]
+    if not windows:
+        raise ValueError(
+            f"measuring needs utterances of which two follow each other within {_JOINED_S:g} s, "
+            f"found {len(utterances)} that do not: give more and shorter ones"
+        )
+    return _best_heads(model, windows)
 
 
 def _best_heads(model: Whisper, windows: Sequence["_JoinedWindow"]) -> list[Head]:
-    config = model.config
-    heads = list(itertools.product(range(config.decoder_layers), range(config.decoder_heads)))
-    errors_s = np.zeros(len(heads))
-    for window in windows:
-        errors_s += [_join_error_s(one, window) for one in _standing_out(model, window, heads)]
-    best = [heads[i] for i in np.argsort(errors_s, kind="stable")[:_MOST_HEADS]]
-    joint_s = np.zeros(len(best))
-    for window in windows:
-        sums = np.cumsum(_standing_out(model, window, best), axis=0)
-        joint_s += [_join_error_s(one, window) for one in sums]
+    layers, heads = range(model.config.decoder_layers), range(model.config.decoder_heads)
+    every = list(itertools.product(layers, heads))
+    each_s = (_join_errors_s(model, window, every) for window in windows)
+    best = [every[i] for i in np.argsort(sum(each_s, np.zeros(len(every))), kind="stable")]
+    best = best[:_MOST_HEADS]
+    each_s = (_join_errors_s(model, window, best, together=True) for window in windows)
+    joint_s = sum(each_s, np.zeros(len(best)))
     fewest = min(_FEWEST_HEADS, len(best))
     return sorted(best[: fewest + int(np.argmin(joint_s[fewest - 1 :]))])
 
@@ -180,30 +192,6 @@ class _JoinedWindow:
     joins: tuple[_Join, ...]
 
 
-def _joined_windows(
-    model: Whisper,
-    utterances: Sequence[LabelledSpeech],
-    prompt_ids: Sequence[int],
-    tokenizer: Tokenizer,
-) -> list[_JoinedWindow]:
-    groups: list[list[LabelledSpeech]] = [[]]
-    for utterance in utterances:
-        together = [*groups[-1], utterance]
-        n_samples = sum(len(one.samples) + seconds_to_samples(_PAUSE_S) for one in together)
-        n_tokens = len(prompt_ids) + sum(len(one.token_ids) for one in together) + 1
-        if n_samples > seconds_to_samples(_JOINED_S) or n_tokens > model.config.max_tokens:
-            groups.append([utterance])
-        else:
-            groups[-1] = together
-    groups = [group for group in groups if len(group) > 1]
-    if not groups:
-        raise ValueError(
-            f"measuring needs utterances of which two follow each other within {_JOINED_S:g} s, "
-            f"found {len(utterances)} that do not: give more and shorter ones"
-        )
-    return [_joined_window(model, group, prompt_ids, tokenizer) for group in groups]
-
-
 @torch.no_grad()
 def _joined_window(
     model: Whisper,
@@ -212,8 +200,7 @@ def _joined_window(
     tokenizer: Tokenizer,
 ) -> _JoinedWindow:
     pause = np.zeros(seconds_to_samples(_PAUSE_S), dtype=np.float32)
-    sound: list[Samples] = [group[0].samples]
-    text = list(group[0].token_ids)
+    sound, text = [group[0].samples], [*group[0].token_ids]
     joins: list[_Join] = []
     for before, utterance in itertools.pairwise(group):
         unspoken = len(before.token_ids) - 1 - _spoken_tokens(before.token_ids, tokenizer)[1]
@@ -234,26 +221,26 @@ def _joined_window(
     )
 
 
-def _standing_out(
-    model: Whisper, window: _JoinedWindow, heads: Sequence[Head]
-) -> Float64[np.ndarray, "heads tokens frames"]:
+def _join_errors_s(
+    model: Whisper, window: _JoinedWindow, heads: Sequence[Head], *, together: bool = False
+) -> Float64[np.ndarray, " heads"]:
+    """Return how far outside the pauses the tokens at them begin, summed over a window's joins.
+
+    By each head alone, or by it together with those in front of it.
+    """
     weights, _ = cross_attention(
         model, window.encoder_states, window.token_ids, heads=heads, n_frames=window.n_frames
     )
     rows = slice(window.text.start, window.text.stop + 1)
-    return _contrast(weights)[:, rows].cpu().double().numpy()
-
-
-def _join_error_s(
-    standing_out: Float64[np.ndarray, "tokens frames"], window: _JoinedWindow
-) -> float:
-    """Return how far outside the pauses the tokens at them begin, summed over a window's joins."""
-    times = _token_starts(standing_out) / FRAMES_PER_SECOND
-    return sum(
-        float(min(max(join.from_s - times[i], times[i] - join.to_s, 0.0), _LOST_S))
+    maps = _contrast(weights)[:, rows].cpu().double().numpy()
+    maps = np.cumsum(maps, axis=0) if together else maps
+    starts_s = np.stack([_token_starts(one) for one in maps]) / FRAMES_PER_SECOND
+    outside_s = [
+        np.maximum(join.from_s - starts_s[:, token], starts_s[:, token] - join.to_s)
         for join in window.joins
-        for i in join.tokens
-    )
+        for token in join.tokens
+    ]
+    return np.cumsum(np.clip(outside_s, 0.0, _LOST_S), axis=0)[-1]
 
 
 @torch.no_grad()
@@ -274,19 +261,19 @@ def cross_attention(
     weights sum to 1 over these, as in openai-whisper, for the padding holds no speech.
 
     Raises:
-        ValueError: there are no heads, or the decoder lacks one; ``n_frames`` is not 1 ... the
-            frames of ``encoder_states``; there are no tokens, or more than positions.
+        ValueError: there are no heads, or the decoder lacks one; more frames or tokens than the
+            encoder states or the decoder have, or none.
     """
     _check_heads(heads, model.config)
-    if not 1 <= n_frames <= len(encoder_states):
+    most = len(encoder_states), model.config.max_tokens
+    if not 1 <= n_frames <= most[0]:
         raise ValueError(
-            f"n_frames must lie in 1 ... {len(encoder_states)}, the frames of encoder_states; "
-            f"found {n_frames}: count the 20-ms frames that hold sound"
+            f"n_frames must lie in 1 ... {most[0]}, the frames of 20 ms there are, found {n_frames}"
         )
-    if not 0 < len(token_ids) <= model.config.max_tokens:
+    if not 1 <= len(token_ids) <= most[1]:
         raise ValueError(
-            f"a sequence holds 1 to {model.config.max_tokens} tokens, found {len(token_ids)}: "
-            "leave off previous text, or align fewer words"
+            f"a sequence holds 1 to {most[1]} tokens, found {len(token_ids)}: leave off previous "
+            "text, or align fewer words"
         )
     decoder = model.decoder
     frames = encoder_states.to(device=model.device, dtype=model.dtype)[None]
@@ -294,12 +281,15 @@ def cross_attention(
     step = decoder.begin(torch.tensor([list(token_ids)], device=model.device))
     states = step.states
     weights: dict[Head, Tensor] = {}
+    precise = torch.promote_types(model.dtype, torch.float32)  # bfloat16 is off by one in 100
 
     def attend(number: int, attention: Attention, normed: Tensor) -> Tensor:
         keys, values = (made[number].to(model.dtype) for made in (cross.keys, cross.values))
         for head in {head for layer, head in heads if layer == number}:
-            sounding = keys[0, head, :n_frames]
-            weights[number, head] = _head_weights(attention, head, normed[0], sounding)
+            queries = attention.q_proj(normed[0]).unflatten(-1, (attention.heads, -1))[:, head]
+            sounding = keys[0, head, :n_frames].to(precise)
+            scores = (queries.to(precise) * keys.shape[-1] ** -0.5) @ sounding.T
+            weights[number, head] = scores.softmax(dim=-1)
         return attention(normed, keys, values, cross.bias)
 
     for number in range(len(decoder.layers)):
@@ -327,9 +317,7 @@ class Aligner:
         of a word are those of its tokens without the punctuation at its ends, which takes in the
         pauses: ``" Well,"`` ends with "Well". Its probability is the mean of the same tokens'.
 
-        Args:
-            words: in order; the times that they have count for nothing.
-            start_s: where the window begins.
+        The times that the words have count for nothing; the window begins at ``start_s``.
 
         Returns:
             The words, in order: none starts before the one in front of it ends, and none leaves the
@@ -347,24 +335,23 @@ class Aligner:
             return []
         # As in openai-whisper; a full sequence has no place for it.
         has_room = len(self.prompt_ids) + len(text) < self.model.config.max_tokens
-        weights, states, writers = self._attention(text, [self.tokenizer.eot] if has_room else [])
+        seen, states, writers = self._attention(text, [self.tokenizer.eot] if has_room else [])
         rows = slice(writers.start, writers.stop + 1)  # the last one tells when the text ends
-        times = start_s + _token_starts(_alignment_map(weights)[rows]) / FRAMES_PER_SECOND
+        times = start_s + _token_starts(seen[rows]) / FRAMES_PER_SECOND
         odds = self.model.decoder.project(states[writers])[:, : self.tokenizer.eot]
+        odds = odds.to(torch.promote_types(odds.dtype, torch.float32)).softmax(dim=-1)
         chosen = torch.tensor(text, device=odds.device)[:, None]
-        probabilities = odds.to(weights.dtype).softmax(dim=-1).gather(1, chosen)[:, 0]
-        probable = probabilities.cpu().double().numpy()
+        probable = odds.gather(1, chosen)[:, 0].cpu().double().numpy()
         placed: list[TimedWord] = []
         at = 0
         for word in words:
-            first, last = _spoken_tokens(word.token_ids, self.tokenizer)
-            spoken = slice(at + first, at + last + 1)
+            first, last = (at + place for place in _spoken_tokens(word.token_ids, self.tokenizer))
             placed.append(
                 replace(
                     word,
-                    start_s=float(times[spoken.start]),
-                    end_s=float(times[spoken.stop]),
-                    probability=float(probable[spoken].mean()),
+                    start_s=float(times[first]),
+                    end_s=float(times[last + 1]),
+                    probability=float(probable[first : last + 1].mean()),
                 )
             )
             at += len(word.token_ids)
@@ -375,13 +362,18 @@ class Aligner:
 
         No token is special; all else is as for :meth:`place`.
         """
-        weights, _, writers = self._attention(text)
-        return _alignment_map(weights)[writers].argmax(axis=1) / FRAMES_PER_SECOND
+        seen, _, writers = self._attention(text)
+        return seen[writers].argmax(axis=1) / FRAMES_PER_SECOND
 
     def _attention(
         self, text: Sequence[int], behind: Sequence[int] = ()
-    ) -> tuple[Float[Tensor, "heads tokens frames"], Float[Tensor, "tokens width"], slice]:
-        """Return weights and states of prompt, text and more, and what positions write the text."""
+    ) -> tuple[Float64[np.ndarray, "tokens frames"], Float[Tensor, "tokens width"], slice]:
+        """Read prompt, text and more.
+
+        Returns:
+            How far each token stands out in each frame, as the mean of the heads; the final states;
+            and which of the positions write the text.
+        """
         weights, states = cross_attention(
             self.model,
             self.encoder_states,
@@ -391,7 +383,8 @@ class Aligner:
             kept=self.kept,
         )
         first = len(self.prompt_ids) - 1  # position i writes token i + 1
-        return weights, states, slice(first, first + len(text))
+        seen = _contrast(weights).mean(dim=0).cpu().double().numpy()
+        return seen, states, slice(first, first + len(text))
 
 
 def trim_words(
@@ -412,58 +405,32 @@ def trim_words(
     counts as words of its own for the median, the second word after a pause may begin at half its
     time since the start of the recording, and a word may be made longer to reach its segment.
     """
-    nonzero_s = [word.end_s - word.start_s for word in words if word.end_s > word.start_s]
-    usual_s = min(_LONGEST_USUAL_WORD_S, float(np.median(nonzero_s))) if nonzero_s else 0.0
+    lengths_s = [word.end_s - word.start_s for word in words if word.end_s > word.start_s]
+    usual_s = min(_LONGEST_USUAL_WORD_S, float(np.median(lengths_s))) if lengths_s else 0.0
+    most_s = _USUAL_WORDS_AT_MOST * usual_s
     trimmed: list[TimedWord] = []
     before = ""
-    for segment, group in itertools.groupby(words, key=lambda word: word.segment):
-        cut = _trim_after_sentences(list(group), before, usual_s=usual_s)
-        cut = _trim_after_pause(cut, spoken_s=spoken_s, usual_s=usual_s)
-        trimmed += _trim_to_span(cut, *spans[segment], usual_s=usual_s)
-        before, spoken_s = trimmed[-1].text, trimmed[-1].end_s
+    for number, group in itertools.groupby(words, key=lambda word: word.segment):
+        segment = list(group)
+        for place, word in enumerate(segment):
+            if before.rstrip().endswith(tuple(SENTENCE_ENDS)):
+                segment[place] = _from(word, word.end_s - most_s)
+            before = word.text
+        first, second = segment[0], segment[:2][-1]
+        is_behind_pause = first.end_s - spoken_s > _PAUSE_IN_USUAL_WORDS * usual_s
+        is_long = first.end_s - first.start_s > most_s or second.end_s - first.start_s > 2 * most_s
+        if is_behind_pause and is_long:
+            segment[:2] = [_from(word, word.end_s - most_s) for word in segment[:2]]
+        # Where the first or the last word leaves its segment by far, the segment is right.
+        first, (start_s, end_s) = segment[0], spans[number]
+        if first.start_s + _SEGMENT_IS_RIGHT_S < start_s < first.end_s:
+            segment[0] = _from(first, min(first.end_s - usual_s, start_s))
+        last = segment[-1]
+        if last.start_s < end_s < last.end_s - _SEGMENT_IS_RIGHT_S:
+            segment[-1] = replace(last, end_s=min(last.end_s, max(last.start_s + usual_s, end_s)))
+        trimmed += segment
+        spoken_s = trimmed[-1].end_s
     return trimmed
-
-
-def _trim_after_sentences(
-    words: Sequence[TimedWord], before: str, *, usual_s: float
-) -> list[TimedWord]:
-    """Let a word that follows the end of a sentence begin no earlier than it can."""
-    texts = [before, *(word.text for word in words)]
-    return [
-        _from(word, word.end_s - _USUAL_WORDS_AT_MOST * usual_s)
-        if previous.rstrip().endswith(tuple(SENTENCE_ENDS))
-        else word
-        for word, previous in zip(words, texts, strict=False)
-    ]
-
-
-def _trim_after_pause(
-    words: Sequence[TimedWord], *, spoken_s: float, usual_s: float
-) -> list[TimedWord]:
-    """Let the first two words after a pause be no longer than words are."""
-    first, *rest = words
-    most_s = _USUAL_WORDS_AT_MOST * usual_s
-    after_pause = first.end_s - spoken_s > _PAUSE_IN_USUAL_WORDS * usual_s
-    first_is_long = first.end_s - first.start_s > most_s
-    two_are_long = bool(rest) and rest[0].end_s - first.start_s > 2 * most_s
-    if not after_pause or not (first_is_long or two_are_long):
-        return list(words)
-    if rest and rest[0].end_s - rest[0].start_s > most_s:
-        rest[0] = _from(rest[0], rest[0].end_s - most_s)
-    return [_from(first, first.end_s - most_s), *rest]
-
-
-def _trim_to_span(
-    words: Sequence[TimedWord], start_s: float, end_s: float, *, usual_s: float
-) -> list[TimedWord]:
-    """Believe a segment's own times where the first or the last word leaves them by far."""
-    first, *rest = words
-    if first.start_s + _SEGMENT_IS_RIGHT_S < start_s < first.end_s:
-        first = _from(first, min(first.end_s - usual_s, start_s))
-    *most, last = [first, *rest]
-    if last.start_s < end_s < last.end_s - _SEGMENT_IS_RIGHT_S:
-        last = replace(last, end_s=min(last.end_s, max(last.start_s + usual_s, end_s)))
-    return [*most, last]
 
 
 def _from(word: TimedWord, start_s: float) -> TimedWord:
@@ -508,26 +475,6 @@ def cheapest_path(
     return tokens, frames
 
 
-def _head_weights(
-    attention: Attention,
-    head: int,
-    states: Float[Tensor, "tokens width"],
-    keys: Float[Tensor, "frames head_dim"],
-) -> Float[Tensor, "tokens frames"]:
-    """Return one head's softmax; in bfloat16 its scores would be good to one part in 100."""
-    dtype = torch.promote_types(states.dtype, torch.float32)
-    queries = attention.q_proj(states).unflatten(-1, (attention.heads, -1))[:, head]
-    scores = (queries.to(dtype) * keys.shape[-1] ** -0.5) @ keys.to(dtype).T
-    return scores.softmax(dim=-1)
-
-
-def _alignment_map(
-    weights: Float[Tensor, "heads tokens frames"],
-) -> Float64[np.ndarray, "tokens frames"]:
-    """Return how far each token stands out in each frame, as the mean of the heads."""
-    return _contrast(weights).mean(dim=0).cpu().double().numpy()
-
-
 def _contrast(
     weights: Float[Tensor, "heads tokens frames"],
 ) -> Float[Tensor, "heads tokens frames"]:
@@ -560,21 +507,14 @@ def _spoken_tokens(ids: Sequence[int], tokenizer: Tokenizer) -> tuple[int, int]:
     return (spoken[0], spoken[-1]) if spoken else (0, len(ids) - 1)
 
 
-def _missing(heads: Sequence[Head], config: WhisperConfig) -> list[Head]:
-    return [
-        (layer, head)
-        for layer, head in heads
-        if not (0 <= layer < config.decoder_layers and 0 <= head < config.decoder_heads)
-    ]
-
-
 def _check_heads(heads: Sequence[Head], config: WhisperConfig) -> None:
-    missing = _missing(heads, config)
+    n_layers, n_heads = config.decoder_layers, config.decoder_heads
+    missing = [(i, j) for i, j in heads if i not in range(n_layers) or j not in range(n_heads)]
     if missing or not heads:
         raise ValueError(
-            f"alignment needs heads of the decoder's {config.decoder_layers} layers of "
-            f"{config.decoder_heads} heads, counted from 0; found {missing or 'none'}: measure "
-            "them on this model, or take all heads of the upper half of its layers"
+            f"alignment needs heads of the decoder's {n_layers} layers of {n_heads} heads, counted "
+            f"from 0; found {missing or 'none'}: measure them on this model, or take all heads of "
+            "the upper half of its layers"
         )
 
 

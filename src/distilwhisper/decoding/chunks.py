@@ -2,24 +2,26 @@
 
 Numbers and words alone; reading audio and running the model is ``transcriber.py``'s.
 
-Neighbouring chunks share a few seconds. Their words there are lined up at the longest
-common run, and the text passes from the earlier chunk to the later one in the middle of it: far
-from both edges, where a word may be cut in two. What only one of the two has stays. Where they
-differ about the same stretch of time, or agree on nothing, one reading of that time is kept.
+Neighbouring chunks share a few seconds. Their words there are lined up at the longest common run,
+and the text passes from the earlier chunk to the later one in the middle of it: far from both
+edges, where a word may be cut in two. What only one of the two has stays. Where they differ about
+the same stretch of time, or agree on nothing, one reading of that time is kept.
 
 Source: arXiv:2311.00430, section 5 ("chunked"); the published pipeline aligns token ids at the
 best sliding offset, this one words by longest common run, which a slipped word cannot break.
 """
 
 import heapq
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import groupby, pairwise
 from operator import itemgetter
 
 from distilwhisper.decoding.segments import TimedWord, word_key
 from distilwhisper.speech.units import Span
+
+WHOLE = Span(0, sys.maxsize)  # all of a recording, however long it is
 
 # How far an estimated word time may be off: words this far outside an overlap still take part.
 TIME_SLACK_S = 2.0
@@ -36,21 +38,26 @@ MUCH_LESS = 3
 
 
 def plan_chunks(
-    reach: Callable[[int], int], *, chunk_samples: int, overlap_samples: int, last_samples: int
+    reach: Callable[[int], int],
+    within: Span = WHOLE,
+    *,
+    chunk_samples: int,
+    overlap_samples: int,
+    last_samples: int,
 ) -> Iterator[Span]:
-    """Cut a recording into chunks that cover every sample, reading it no further than it must.
+    """Cut a span of a recording into chunks that cover it, reading no further than they must.
+
+    A span that fits into one chunk is one; without a sample it is none.
 
     Args:
         reach: given a place, returns how many of the samples before it the recording has: the
             place itself, or less where the recording ends. Asked in order.
+        within: the span; it begins in the recording, and may end behind it.
         chunk_samples: length of all chunks but the last.
         overlap_samples: what neighbours share at least, unless the last chunk makes it less. (The
             published pipeline's "stride" is per side: half of that.)
         last_samples: length of the last chunk. A model hears the end of a recording badly in a
             short piece of it, and drops the last sentence where no silence follows in its window.
-
-    Yields:
-        Chunks in order; a recording that fits into one chunk is one. One without a sample is none.
 
     Raises:
         ValueError: a length is out of range, or the overlap leaves too little to go on by.
@@ -66,21 +73,20 @@ def plan_chunks(
             f"the overlap must lie in [0, {most}] samples for chunks of {chunk_samples} and a "
             f"last one of {last_samples}, found {overlap_samples}"
         )
-    step = chunk_samples - overlap_samples
-    start = 0
-    while reach(start + chunk_samples + 1) > start + chunk_samples:
+    step, start = chunk_samples - overlap_samples, within.start
+    while reach(min(start + chunk_samples + 1, within.stop)) > start + chunk_samples:
         yield Span(start, start + chunk_samples)
         start += step
-    n_samples = reach(start + chunk_samples)
-    if not start:
-        if n_samples:
-            yield Span(0, n_samples)
+    stop = reach(min(start + chunk_samples, within.stop))
+    if start == within.start:
+        if stop > start:
+            yield Span(start, stop)
         return
-    last = n_samples - last_samples
+    last = stop - last_samples
     if last > start:  # the one before would be too far off: one more between the two
         middle = (start - step + last) // 2
-        yield Span(middle, min(middle + chunk_samples, n_samples))
-    yield Span(last, n_samples)
+        yield Span(middle, min(middle + chunk_samples, stop))
+    yield Span(last, stop)
 
 
 def plan_speech(
@@ -91,33 +97,27 @@ def plan_speech(
     A span that is longer than a chunk is cut as by :func:`plan_chunks`; other chunks share nothing,
     as they end in silence.
     """
-    held: Span | None = None
+    held: list[Span] = []  # what neighbours share a chunk so far, or nothing
     for span in spans:
-        if held is not None and span.stop - held.start <= chunk_samples:
-            held = Span(held.start, span.stop)
+        if held and span.stop - held[0].start <= chunk_samples:
+            held = [Span(held[0].start, span.stop)]
             continue
-        if held is not None:
-            yield held
-        held = span
+        yield from held
+        held = [span]
         if span.stop - span.start > chunk_samples:
-            inner = plan_chunks(
-                partial(min, span.stop - span.start),
+            yield from plan_chunks(
+                lambda stop: stop,
+                span,
                 chunk_samples=chunk_samples,
                 overlap_samples=overlap_samples,
                 last_samples=last_samples,
             )
-            yield from (Span(span.start + c.start, span.start + c.stop) for c in inner)
-            held = None
-    if held is not None:
-        yield held
+            held = []
+    yield from held
 
 
 class JoinedText:
-    """The text of overlapping chunks, joined as they come, in order of time.
-
-    A word that only one chunk has is kept. It is left out where the same word is kept from the
-    other chunk, or another reading of the same stretch of time.
-    """
+    """The text of overlapping chunks, joined as they come, in order of time."""
 
     def __init__(self) -> None:
         self._placed: list[_Placed] = []
@@ -191,19 +191,16 @@ class _Stretch:
     is_common: bool
 
 
-Run = tuple[int, int, int]  # place in one text, place in the other, length
+Run = tuple[int, int, int]  # place in one text, place in the other, length; of no words: zeros
 
 
 def _shared(
     joined: Sequence[_Placed], new: Sequence[_Placed], start_s: float, stop_s: float
-) -> tuple[int, int, Run | None]:
+) -> tuple[int, int, Run]:
     """Return which words two chunks may share, and the longest run of words that they do.
 
-    Where the estimates bring no run of a few words together, one is looked for as far away as the
-    segments leave room.
-
-    Returns:
-        The first word of the text that may be shared, how many of the new ones may, and the run.
+    They are given as the first word of the text, and how many of the new ones. Where the estimates
+    bring no run of a few words together, one is looked for as far away as the segments leave room.
     """
     middle_s = (start_s + stop_s) / 2
     bounds = []
@@ -214,33 +211,29 @@ def _shared(
         bounds.append((next(late, len(joined)), n_new))
     (near, n_near), (first, n_shared) = bounds
     run = _longest_run(joined[near:], new[:n_near], middle_s)
-    if run is None or run[2] < SURE_RUN:
-        far = _longest_run(joined[first:], new[:n_shared], middle_s, room_share=1.0)
-        if far is None or far[2] < SURE_RUN:
-            return near, n_near, run
-        return first, n_shared, far
-    return first, n_shared, (run[0] + near - first, run[1], run[2])
+    if run[2] >= SURE_RUN:
+        return first, n_shared, (run[0] + near - first, run[1], run[2])
+    far = _longest_run(joined[first:], new[:n_shared], middle_s, room_share=1.0)
+    return (first, n_shared, far) if far[2] >= SURE_RUN else (near, n_near, run)
 
 
 def _merge(
-    tail: Sequence[_Placed], head: Sequence[_Placed], anchor: Run | None, middle_s: float
+    tail: Sequence[_Placed], head: Sequence[_Placed], anchor: Run, middle_s: float
 ) -> list[_Placed]:
     """Merge the end of a text with the beginning of the next chunk's.
 
     The text passes from one to the other in the middle of the longest run of words that both
     have. If they differ in more words than they share, they are not about the same sound.
     """
-    if anchor is None:
-        return _keep_apart(tail, head, middle_s)
     i, j, length = anchor
-    half = (length + 1) // 2
     before = _align(tail[:i], head[:j], middle_s)
     after = _align(tail[i + length :], head[j + length :], middle_s)
     others = [*before, *after]
     n_common = length + sum(len(one.tail) for one in others if one.is_common)
     n_differing = sum(min(len(one.tail), len(one.head)) for one in others if not one.is_common)
-    if n_common < n_differing:
+    if not length or n_common < n_differing:
         return _keep_apart(tail, head, middle_s)
+    half = (length + 1) // 2
     return [
         *_chosen(before, outermost=0, tail_wins=True),
         *tail[i : i + half],
@@ -251,10 +244,9 @@ def _merge(
 
 def _align(tail: Sequence[_Placed], head: Sequence[_Placed], middle_s: float) -> list[_Stretch]:
     """Line two readings up at the longest run that they share, and again on both sides of it."""
-    run = _longest_run(tail, head, middle_s, room_share=1.0)
-    if run is None:
+    i, j, length = _longest_run(tail, head, middle_s, room_share=1.0)
+    if not length:
         return [_Stretch(tail, head, is_common=False)]
-    i, j, length = run
     return [
         *_align(tail[:i], head[:j], middle_s),
         _Stretch(tail[i : i + length], head[j : j + length], is_common=True),
@@ -274,10 +266,8 @@ def _chosen(stretches: Sequence[_Stretch], *, outermost: int, tail_wins: bool) -
             spans = [(w.word.start_s, w.word.end_s) for w in wins]
             extra = [w for w in loses if not _is_covered((w.word.start_s, w.word.end_s), spans)]
             yield from heapq.merge(wins, extra, key=lambda w: w.word.start_s)
-        elif not wins or len(loses) > len(wins) + MUCH_LESS:
-            yield from loses
         else:
-            yield from wins
+            yield from wins if wins and len(loses) <= len(wins) + MUCH_LESS else loses
 
 
 def _keep_apart(tail: Sequence[_Placed], head: Sequence[_Placed], seam_s: float) -> list[_Placed]:
@@ -302,13 +292,13 @@ def _is_covered(span_s: tuple[float, float], by_s: Iterable[tuple[float, float]]
 
 def _longest_run(
     tail: Sequence[_Placed], head: Sequence[_Placed], middle_s: float, room_share: float = 0.0
-) -> Run | None:
+) -> Run:
     """Return the longest run of equal words that are not too far apart in time.
 
     Of runs that are equally long, the one whose two times agree best, then the one nearest the
     middle of the overlap. Two words further apart in time than the slack are not the same word.
     """
-    best: tuple[tuple[float, float, float], Run] | None = None
+    best: tuple[tuple[float, float, float], Run] = (0, 0, 0), (0, 0, 0)
     runs = [[0] * (len(head) + 1) for _ in range(len(tail) + 1)]
     for i in range(len(tail) - 1, -1, -1):
         for j in range(len(head) - 1, -1, -1):
@@ -321,9 +311,9 @@ def _longest_run(
             length = runs[i][j] = runs[i + 1][j + 1] + 1
             from_middle_s = abs(_middle(tail[i + length // 2].word) - middle_s)
             rank = (length, -round(apart_s), -from_middle_s)
-            if best is None or rank > best[0]:
-                best = (rank, (i, j, length))
-    return best[1] if best else None
+            if rank > best[0]:
+                best = rank, (i, j, length)
+    return best[1]
 
 
 def _middle(word: TimedWord) -> float:

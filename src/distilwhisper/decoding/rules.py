@@ -8,7 +8,7 @@ ApplyTimestampRules; the outcome equals theirs and transformers'.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -37,7 +37,7 @@ class RuleState:
 
     def select(self, rows: Int[Tensor, " kept"]) -> "RuleState":
         """Return the state of some rows, in the order asked for."""
-        return RuleState(*[getattr(self, field.name)[rows] for field in fields(RuleState)])
+        return replace(self, **{name: tensor[rows] for name, tensor in vars(self).items()})
 
 
 class DecodingRules:
@@ -100,13 +100,8 @@ class DecodingRules:
         return logits
 
     def _apply_timestamps(
-        self,
-        logits: Tensor,
-        state: RuleState,
-        first: Bool[Tensor, " batch"],
-        rules: TimestampRules,
+        self, logits: Tensor, state: RuleState, first: Bool[Tensor, " batch"], rules: TimestampRules
     ) -> None:
-        """Change the logits in place."""
         text, times = logits[:, : rules.begin], logits[:, rules.begin :]
         opens_text = state.last_was_timestamp & state.before_was_timestamp
         ends_segment = state.last_was_timestamp & ~state.before_was_timestamp
@@ -135,9 +130,7 @@ def choose(
 ) -> tuple[Int[Tensor, " batch"], Float[Tensor, " batch"]]:
     """Return the likeliest token of each row, or those given, and their log-probabilities.
 
-    Args:
-        allowed: logits after the rules; lost, as they are worked on in place.
-        choice: the tokens to score; None: the likeliest.
+    The logits, after the rules, are lost: they are worked on in place.
     """
     token_ids = best(allowed) if choice is None else choice
     chosen = allowed.gather(1, token_ids[:, None])
@@ -148,7 +141,6 @@ def choose(
 
 
 def _forbid(logits: Float[Tensor, "batch some"], rows: Bool[Tensor, " batch"]) -> None:
-    """Set some rows to minus infinity."""
     if logits.device.type == "cpu":
         logits[rows] = -torch.inf  # touches these alone
     else:  # without a look at which they are, for which the host would wait

@@ -12,7 +12,6 @@ from distilwhisper.text.tokens import TIMESTAMPS_PER_SECOND, Tokenizer
 SENTENCE_ENDS = ".。!！?？"
 _LONGEST_PAUSE_S = 2.0  # inside a segment that two windows share
 
-
 Place = tuple[int, int]  # a window, and a segment in it
 
 
@@ -39,38 +38,6 @@ class TimedWord:
     logprobs: tuple[float, ...] = ()  # of its tokens; empty where they are not known
 
 
-def split_segments(
-    token_ids: Sequence[int], tokenizer: Tokenizer, *, start_s: float, end_s: float
-) -> list[TimedSegment]:
-    """Cut a window's tokens at its timestamps.
-
-    Text before the first timestamp begins with the window, and text behind the last one ends
-    with it. Timestamps beyond the window's end are moved back to it: the padding holds
-    no speech. The window lasts from ``start_s`` to ``end_s``, where its sound ends.
-    """
-    segments: list[TimedSegment] = []
-    for run in runs_of_text(token_ids, tokenizer):
-        opened_s, closed_s = (
-            None if step is None else min(start_s + step / TIMESTAMPS_PER_SECOND, end_s)
-            for step in (run.opened, run.closed)
-        )
-        from_s = start_s if opened_s is None else opened_s
-        to_s = end_s if closed_s is None else max(closed_s, from_s)
-        segment = text_segment(token_ids, run.text, tokenizer, start_s=from_s, end_s=to_s)
-        if segment.token_ids:
-            segments.append(segment)
-    return segments
-
-
-def text_segment(
-    token_ids: Sequence[int], part: slice, tokenizer: Tokenizer, *, start_s: float, end_s: float
-) -> TimedSegment:
-    """Return the text of a part of a window's tokens as a segment."""
-    # A weak model writes, say, a language into a text.
-    places = tuple(p for p in range(len(token_ids))[part] if not tokenizer.is_special(token_ids[p]))
-    return TimedSegment(start_s, end_s, tuple(token_ids[place] for place in places), places)
-
-
 class TextRun(NamedTuple):
     """Text tokens that follow each other, and the timestamps around them, in steps of 20 ms."""
 
@@ -93,30 +60,84 @@ def runs_of_text(token_ids: Sequence[int], tokenizer: Tokenizer) -> Iterator[Tex
         yield TextRun(opened, None, slice(first, len(token_ids)))
 
 
+def text_segment(
+    token_ids: Sequence[int], part: slice, tokenizer: Tokenizer, *, start_s: float, end_s: float
+) -> TimedSegment:
+    """Return the text of a part of a window's tokens as a segment."""
+    # A weak model writes, say, a language into a text.
+    places = tuple(p for p in range(len(token_ids))[part] if not tokenizer.is_special(token_ids[p]))
+    return TimedSegment(start_s, end_s, tuple(token_ids[place] for place in places), places)
+
+
+def split_segments(
+    token_ids: Sequence[int], tokenizer: Tokenizer, *, start_s: float, end_s: float
+) -> list[TimedSegment]:
+    """Cut the tokens of a window, which lasts from ``start_s`` to ``end_s``, at its timestamps.
+
+    Text before the first timestamp begins with the window, and text behind the last one ends with
+    it. Timestamps beyond the window's end are moved back to it: the padding holds no speech.
+    """
+    segments: list[TimedSegment] = []
+    for opened, closed, text in runs_of_text(token_ids, tokenizer):
+        from_s = start_s
+        if opened is not None:
+            from_s = min(start_s + opened / TIMESTAMPS_PER_SECOND, end_s)
+        to_s = end_s
+        if closed is not None:
+            to_s = max(min(start_s + closed / TIMESTAMPS_PER_SECOND, end_s), from_s)
+        segments.append(text_segment(token_ids, text, tokenizer, start_s=from_s, end_s=to_s))
+    return [segment for segment in segments if segment.token_ids]
+
+
 def split_words(
-    segments: Sequence[TimedSegment], tokenizer: Tokenizer, *, spaced: bool
+    segments: Sequence[TimedSegment],
+    tokenizer: Tokenizer,
+    *,
+    spaced: bool,
+    logprobs: Sequence[float] = (),
 ) -> list[TimedWord]:
-    """Cut segments into words, sharing each segment's time out by length of text.
+    """Cut the segments of a window into words, sharing each one's time out by length of text.
 
-    The times are estimates, good to a second or so: enough to line up two windows with
-    the same words.
-
-    Args:
-        segments: of one window.
-        tokenizer: the model's.
-        spaced: a word begins where a token's text begins with a space; otherwise, for scripts
-            without spaces, every token that is whole characters is a word.
+    The times are estimates, good to a second or so: enough to line up two windows with the same
+    words. A word begins where a token's text begins with a space; where words are not spaced, as
+    in some scripts, every token that is whole characters is one. ``logprobs`` are those of the
+    window's tokens, where they are known.
     """
     words: list[TimedWord] = []
     for number, segment in enumerate(segments):
         pieces = word_pieces(segment.token_ids, tokenizer, spaced)
         lengths = [max(len(text), 1) for text, _ in pieces]
         rate = (segment.end_s - segment.start_s) / sum(lengths)
-        at_s = segment.start_s
+        at_s, first = segment.start_s, 0
         for (text, ids), length in zip(pieces, lengths, strict=True):
-            words.append(TimedWord(text, tuple(ids), at_s, at_s + rate * length, number))
-            at_s += rate * length
+            end_s, stop = at_s + rate * length, first + len(ids)
+            own = tuple(logprobs[p] for p in segment.places[first:stop]) if logprobs else ()
+            words.append(TimedWord(text, tuple(ids), at_s, end_s, number, logprobs=own))
+            at_s, first = end_s, stop
     return words
+
+
+def word_pieces(
+    token_ids: Sequence[int], tokenizer: Tokenizer, spaced: bool
+) -> list[tuple[str, list[int]]]:
+    """Group tokens into words: (text, its tokens)."""
+    pieces: list[tuple[str, list[int]]] = []
+    pending: list[int] = []
+    for token_id in token_ids:
+        pending.append(token_id)
+        text = tokenizer.decode(pending)
+        if "\ufffd" in text:  # part of a character: its other bytes follow
+            continue
+        is_word = text.startswith(" ") if spaced else any(c.isalnum() for c in text)
+        if pieces and not is_word:
+            before, ids = pieces[-1]
+            pieces[-1] = (before + text, ids + pending)
+        else:
+            pieces.append((text, pending))
+        pending = []
+    if pending:
+        pieces.append((tokenizer.decode(pending), pending))
+    return pieces
 
 
 def word_key(text: str) -> str:
@@ -127,25 +148,22 @@ def word_key(text: str) -> str:
 def group_words(
     words: Sequence[tuple[int, TimedWord]], n_words: Mapping[Place, int]
 ) -> list[list[tuple[int, TimedWord]]]:
-    """Group the words that were kept of some windows into segments.
+    """Group words, each with the number of its window, into segments.
 
-    Each is what was kept of a segment of one window. Where one window's text passes into the
-    next one's inside a segment, and inside a sentence, the two parts of it are one segment, unless
-    that would be longer than a window or hold a pause.
-
-    A segment had ``n_words`` before some were left out.
+    A segment is what was kept of the ``n_words`` of a window's segment. Where one window's text
+    passes into the next one's inside a segment, and inside a sentence, the two parts are one,
+    unless that would be longer than a window or hold a pause.
     """
     kept = Counter(map(_place, words))
     groups: list[list[tuple[int, TimedWord]]] = []
     for place, same in groupby(words, key=_place):
         group = list(same)
-        if groups:
-            before = groups[-1][-1]
-            is_cut = any(kept[one] < n_words[one] for one in (_place(before), place))
-            if before[0] != place[0] and is_cut and _belong_together(groups[-1], group):
-                groups[-1] += group
-                continue
-        groups.append(group)
+        before = _place(groups[-1][-1]) if groups else place
+        is_cut = any(kept[one] < n_words[one] for one in (before, place))
+        if before[0] != place[0] and is_cut and _belong_together(groups[-1], group):
+            groups[-1] += group
+        else:
+            groups.append(group)
     return groups
 
 
@@ -172,26 +190,3 @@ def _belong_together(
         and next_.start_s - last.end_s <= _LONGEST_PAUSE_S
         and end.end_s - first.start_s <= WINDOW_S
     )
-
-
-def word_pieces(
-    token_ids: Sequence[int], tokenizer: Tokenizer, spaced: bool
-) -> list[tuple[str, list[int]]]:
-    """Group tokens into words: (text, its tokens)."""
-    pieces: list[tuple[str, list[int]]] = []
-    pending: list[int] = []
-    for token_id in token_ids:
-        pending.append(token_id)
-        text = tokenizer.decode(pending)
-        if "\ufffd" in text:  # part of a character: its other bytes follow
-            continue
-        is_word = text.startswith(" ") if spaced else any(c.isalnum() for c in text)
-        if pieces and not is_word:
-            before, ids = pieces[-1]
-            pieces[-1] = (before + text, ids + pending)
-        else:
-            pieces.append((text, pending))
-        pending = []
-    if pending:
-        pieces.append((tokenizer.decode(pending), pending))
-    return pieces

@@ -4,7 +4,6 @@ Source: ``openai/whisper: whisper/transcribe.py``; with the same weights and set
 the same, as long as nothing is sampled.
 """
 
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
@@ -27,36 +26,30 @@ CRAWL_FRAMES, MAX_CRAWLS = 100, 3
 def decode_sequentially(
     decoder: WindowDecoder,
     mel: RecordingMel,
-    spans: Iterable[Span] | None,
+    spans: Iterable[Span],
     *,
     language: str,
-    first_prompt: Sequence[int] = (),
-    hotwords: Sequence[int] = (),
     on_progress: Callable[[float], None],
     on_window: Callable[[TimedWindow], None],
 ) -> Task[None]:
-    """Decode a recording from front to back; a task for :meth:`WindowDecoder.run`.
+    """Decode spans of a recording from front to back; a task for :meth:`WindowDecoder.run`.
 
-    Of the recording, ``spans`` alone are decoded where there are any. Where languages are mixed,
-    the language is that of windows whose own is in doubt. Every prompt begins with the hotwords.
-    The seconds of audio just done are reported, and each window that holds text, as soon as it is
-    known.
+    Where languages are mixed, the language is that of windows whose own is in doubt. The seconds of
+    audio just done are reported, and each window that holds text, as soon as it is known.
     """
     settings, tokenizer = decoder.settings, decoder.tokenizer
-    before = list(first_prompt)
+    before = list(decoder.first_prompt)
     seek = crawls = 0
-    for span in [Span(0, sys.maxsize)] if spans is None else spans:
+    for span in spans:
         seek = max(seek, span.start // HOP_SAMPLES)
         while True:
             frames, n_frames = mel.window(seek, -(-span.stop // HOP_SAMPLES))
             if not n_frames:
                 break
-            n_samples = n_frames * HOP_SAMPLES
-            window = decoder.window_of(
-                frames, n_samples, language=None if settings.multilingual else language
-            )
-            previous = tokenizer.previous_ids(before, hotwords=hotwords)
-            request = WindowRequest(window, tuple(previous), seed=settings.seed + seek)
+            own_language = None if settings.multilingual else language
+            window = decoder.window_of(frames, n_frames * HOP_SAMPLES, language=own_language)
+            previous = tuple(tokenizer.previous_ids(before, hotwords=decoder.hotwords))
+            request = WindowRequest(window, previous, seed=settings.seed + seek)
             goes_on = partial(moves_on, decoder, window)
             decoded = yield from decode_with_fallback(request, settings, moves_on=goes_on)
             if window.language != language and not decoded.own_language.is_sure:
@@ -98,15 +91,12 @@ def split_window(
     """
     is_time = [tokenizer.is_timestamp(token_id) for token_id in token_ids]
     cuts = [i for i in range(1, len(token_ids)) if is_time[i - 1] and is_time[i]]
-    moved = n_frames
+    end, moved = len(token_ids), n_frames
     if not cuts:
-        spoken_s = n_frames / FRAMES_PER_SECOND
-        last = next((i for i, time in zip(token_ids[::-1], is_time[::-1], strict=True) if time), 0)
-        if last and tokenizer.timestamp_s(last) > 0:
-            spoken_s = tokenizer.timestamp_s(last)
-        spans = [(start_s, start_s + spoken_s, slice(0, len(token_ids)))]
+        times = [i for i, is_one in zip(token_ids, is_time, strict=True) if is_one]
+        spoken_s = tokenizer.timestamp_s(times[-1]) if times else 0.0
+        spans = [(start_s, start_s + (spoken_s or n_frames / FRAMES_PER_SECOND), slice(0, end))]
     else:
-        end = len(token_ids)
         if is_time[-2:] != [False, True]:
             end = cuts[-1]
             moved = (token_ids[end - 1] - tokenizer.timestamp_begin) * FRAMES_PER_TIMESTAMP
@@ -124,8 +114,8 @@ def split_window(
         for start, stop, part in spans
     ]
     spoken = [
-        (segment, ids)
-        for segment, ids in segments
-        if segment.end_s > segment.start_s and tokenizer.decode(segment.token_ids).strip()
+        (one, ids)
+        for one, ids in segments
+        if one.end_s > one.start_s and tokenizer.decode(one.token_ids).strip()
     ]
     return spoken, moved

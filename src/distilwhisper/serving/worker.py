@@ -82,7 +82,7 @@ class ModelQueue:
         self._arrived: deque[Job] = deque()
         self._left: deque[Job] = deque()
         self._jobs: list[Job] = []
-        self._batch = Batch[Job, Transcription](transcriber.decoder)
+        self._batch = Batch[Job, Transcription](transcriber)
         self._steps_to_hold = 0
         self._is_cpu = transcriber.checkpoint.model.device.type == "cpu"
 
@@ -131,7 +131,7 @@ class ModelQueue:
     def fail(self, error: Exception) -> None:
         """Give all jobs up, and begin anew: a step has failed, and nobody knows for whom."""
         self._batch.close()
-        self._batch = Batch(self.transcriber.decoder)
+        self._batch = Batch(self.transcriber)
         for job in list(self._jobs):
             self._fail(job, error)
 
@@ -157,8 +157,7 @@ class ModelQueue:
                 job.is_planned = True
                 return
             job.n_running += 1
-            decoder = job.transcriber.decoder
-            for _, done in self._batch.add(job, _guarded(job, task), decoder):
+            for _, done in self._batch.add(job, _guarded(job, task), job.transcriber):
                 job.n_silent += 1
                 self._take(job, done)
             if not job.is_short:
