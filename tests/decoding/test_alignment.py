@@ -14,7 +14,6 @@ from distilwhisper.decoding.alignment import (
     Aligner,
     LabelledSpeech,
     _best_heads,
-    _Join,
     _JoinedWindow,
     alignment_heads,
     cheapest_path,
@@ -406,18 +405,21 @@ def test_heads_are_stored_with_the_checkpoint(checkpoint: Checkpoint, tmp_path: 
     assert alignment_heads(loaded.generation_config, loaded.model.config) == [(1, 0), (2, 1)]
 
 
-def test_heads_that_follow_the_written_token_are_chosen_over_sharper_ones() -> None:
+def test_heads_that_follow_the_written_token_are_chosen_over_sharper_ones(
+    tokenizer: Tokenizer,
+) -> None:
     """Three heads follow the token that is read: sharp, and one word behind."""
-    model = planted_model(10, [-1, 0, 0, -1, 0, 0, -1])
+    model = planted_model(tokenizer.timestamp_begin + 1501, [-1, 0, 0, -1, 0, 0, -1])
     layer = model.decoder.layers[0]
     for head in (1, 2, 4, 5):
         rows = slice(head * CODES, (head + 1) * CODES)
         layer.encoder_attn.q_proj.weight.data[rows] *= 0.5
     starts = [0, 20, 40, 55, 75, 90]  # two words, a full stop in the pause, two words, the end
-    joins = (_Join((2, 3), 40 / 50, 55 / 50),)
+    joins = tuple((token, 40 / 50, 55 / 50) for token in (2, 3))
     states = planted_states(model, starts, 1, 100)
-    window = _JoinedWindow(states, tuple(range(8)), slice(1, 6), 100, joins)
-    assert _best_heads(model, [window]) == [(0, 1), (0, 2), (0, 4), (0, 5)]
+    aligner = Aligner(model, states, (0, 1), tokenizer, (), 100)
+    window = _JoinedWindow(aligner, tuple(range(2, 7)), joins)
+    assert _best_heads(model.config, [window]) == [(0, 1), (0, 2), (0, 4), (0, 5)]
 
 
 def test_measuring_needs_two_utterances_in_a_window(

@@ -18,7 +18,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -36,6 +36,9 @@ from distilwhisper.speech.units import WINDOW_S, samples_to_seconds, seconds_to_
 from distilwhisper.text.tokens import Tokenizer
 
 Head = tuple[int, int]  # decoder layer, head in it
+Maps: TypeAlias = Float[Tensor, "heads tokens frames"]
+Costs: TypeAlias = Float64[np.ndarray, "tokens frames"]
+Steps: TypeAlias = Int64[np.ndarray, " steps"]
 
 FRAMES_PER_SECOND = 50  # encoder frames of 20 ms
 
@@ -152,44 +155,31 @@ def measure_alignment_heads(
             f"measuring needs utterances of which two follow each other within {_JOINED_S:g} s, "
             f"found {len(utterances)} that do not: give more and shorter ones"
         )
-    return _best_heads(model, windows)
+    return _best_heads(model.config, windows)
 
 
-def _best_heads(model: Whisper, windows: Sequence["_JoinedWindow"]) -> list[Head]:
-    layers, heads = range(model.config.decoder_layers), range(model.config.decoder_heads)
-    every = list(itertools.product(layers, heads))
-    each_s = (_join_errors_s(model, window, every) for window in windows)
+def _best_heads(config: WhisperConfig, windows: Sequence["_JoinedWindow"]) -> list[Head]:
+    every = list(itertools.product(range(config.decoder_layers), range(config.decoder_heads)))
+    each_s = (_join_errors_s(window, every) for window in windows)
     best = [every[i] for i in np.argsort(sum(each_s, np.zeros(len(every))), kind="stable")]
     best = best[:_MOST_HEADS]
-    each_s = (_join_errors_s(model, window, best, together=True) for window in windows)
+    each_s = (_join_errors_s(window, best, together=True) for window in windows)
     joint_s = sum(each_s, np.zeros(len(best)))
     fewest = min(_FEWEST_HEADS, len(best))
     return sorted(best[: fewest + int(np.argmin(joint_s[fewest - 1 :]))])
 
 
 @dataclass(frozen=True)
-class _Join:
-    """The pause between two utterances, and the tokens of the text that must begin in it.
-
-    They are the first token of the second utterance, and what follows the last word of the first:
-    its full stop, most often. Without the latter, a head that is one token behind would pass, as
-    it stands at the full stop, in the pause, when the second utterance begins.
-    """
-
-    tokens: tuple[int, int]
-    from_s: float
-    to_s: float
-
-
-@dataclass(frozen=True)
 class _JoinedWindow:
     """Utterances behind one another."""
 
-    encoder_states: Float[Tensor, "frames width"]
-    token_ids: tuple[int, ...]
-    text: slice  # the positions that write the text
-    n_frames: int
-    joins: tuple[_Join, ...]
+    aligner: "Aligner"  # with any heads
+    text: tuple[int, ...]
+    # Tokens that must begin in a pause, and when it begins and ends: the first of an utterance, and
+    # what follows the last word of the one before, its full stop most often. Without the latter, a
+    # head that is one token behind would pass, as it stands at the full stop, in the pause, when
+    # the utterance begins.
+    joins: tuple[tuple[int, float, float], ...]
 
 
 @torch.no_grad()
@@ -201,44 +191,37 @@ def _joined_window(
 ) -> _JoinedWindow:
     pause = np.zeros(seconds_to_samples(_PAUSE_S), dtype=np.float32)
     sound, text = [group[0].samples], [*group[0].token_ids]
-    joins: list[_Join] = []
+    joins: list[tuple[int, float, float]] = []
     for before, utterance in itertools.pairwise(group):
         unspoken = len(before.token_ids) - 1 - _spoken_tokens(before.token_ids, tokenizer)[1]
         begins = len(text) + _spoken_tokens(utterance.token_ids, tokenizer)[0]
         ended_s = samples_to_seconds(sum(map(len, sound)))
-        joins.append(_Join((len(text) - unspoken, begins), ended_s, ended_s + _PAUSE_S))
+        joins += [(i, ended_s, ended_s + _PAUSE_S) for i in (len(text) - unspoken, begins)]
         sound += [pause, utterance.samples]
         text += utterance.token_ids
     samples = np.concatenate(sound)
     mel = log_mel(stack_windows([samples]).to(model.device), n_mels=model.config.n_mels)
-    first = len(prompt_ids) - 1
-    return _JoinedWindow(
-        encoder_states=model.encoder(mel.to(model.dtype))[0],
-        token_ids=(*prompt_ids, *text, tokenizer.eot),
-        text=slice(first, first + len(text)),
-        n_frames=math.ceil(samples_to_seconds(len(samples)) * FRAMES_PER_SECOND),
-        joins=tuple(joins),
-    )
+    states = model.encoder(mel.to(model.dtype))[0]
+    n_frames = math.ceil(samples_to_seconds(len(samples)) * FRAMES_PER_SECOND)
+    aligner = Aligner(model, states, prompt_ids, tokenizer, (), n_frames)
+    return _JoinedWindow(aligner, tuple(text), tuple(joins))
 
 
 def _join_errors_s(
-    model: Whisper, window: _JoinedWindow, heads: Sequence[Head], *, together: bool = False
+    window: _JoinedWindow, heads: Sequence[Head], *, together: bool = False
 ) -> Float64[np.ndarray, " heads"]:
     """Return how far outside the pauses the tokens at them begin, summed over a window's joins.
 
     By each head alone, or by it together with those in front of it.
     """
-    weights, _ = cross_attention(
-        model, window.encoder_states, window.token_ids, heads=heads, n_frames=window.n_frames
-    )
-    rows = slice(window.text.start, window.text.stop + 1)
-    maps = _contrast(weights)[:, rows].cpu().double().numpy()
+    aligner = replace(window.aligner, heads=heads)
+    seen, _, writers = aligner.maps(window.text, [aligner.tokenizer.eot])
+    maps = seen[:, writers.start : writers.stop + 1].cpu().double().numpy()
     maps = np.cumsum(maps, axis=0) if together else maps
     starts_s = np.stack([_token_starts(one) for one in maps]) / FRAMES_PER_SECOND
     outside_s = [
-        np.maximum(join.from_s - starts_s[:, token], starts_s[:, token] - join.to_s)
-        for join in window.joins
-        for token in join.tokens
+        np.maximum(from_s - starts_s[:, token], starts_s[:, token] - to_s)
+        for token, from_s, to_s in window.joins
     ]
     return np.cumsum(np.clip(outside_s, 0.0, _LOST_S), axis=0)[-1]
 
@@ -335,7 +318,8 @@ class Aligner:
             return []
         # As in openai-whisper; a full sequence has no place for it.
         has_room = len(self.prompt_ids) + len(text) < self.model.config.max_tokens
-        seen, states, writers = self._attention(text, [self.tokenizer.eot] if has_room else [])
+        maps, states, writers = self.maps(text, [self.tokenizer.eot] if has_room else [])
+        seen = maps.mean(dim=0).cpu().double().numpy()
         rows = slice(writers.start, writers.stop + 1)  # the last one tells when the text ends
         times = start_s + _token_starts(seen[rows]) / FRAMES_PER_SECOND
         odds = self.model.decoder.project(states[writers])[:, : self.tokenizer.eot]
@@ -362,17 +346,16 @@ class Aligner:
 
         No token is special; all else is as for :meth:`place`.
         """
-        seen, _, writers = self._attention(text)
+        maps, _, writers = self.maps(text)
+        seen = maps.mean(dim=0).cpu().double().numpy()
         return seen[writers].argmax(axis=1) / FRAMES_PER_SECOND
 
-    def _attention(
+    def maps(
         self, text: Sequence[int], behind: Sequence[int] = ()
-    ) -> tuple[Float64[np.ndarray, "tokens frames"], Float[Tensor, "tokens width"], slice]:
-        """Read prompt, text and more.
+    ) -> tuple[Maps, Float[Tensor, "tokens width"], slice]:
+        """Return how far each token of prompt, text and more stands out in each frame, by head.
 
-        Returns:
-            How far each token stands out in each frame, as the mean of the heads; the final states;
-            and which of the positions write the text.
+        And the final states, and which positions write the text.
         """
         weights, states = cross_attention(
             self.model,
@@ -383,8 +366,7 @@ class Aligner:
             kept=self.kept,
         )
         first = len(self.prompt_ids) - 1  # position i writes token i + 1
-        seen = _contrast(weights).mean(dim=0).cpu().double().numpy()
-        return seen, states, slice(first, first + len(text))
+        return _contrast(weights), states, slice(first, first + len(text))
 
 
 def trim_words(
@@ -393,13 +375,9 @@ def trim_words(
     """Cut the pauses off words that swallowed one: beside a sentence's end or a segment's.
 
     A pause has no token, so that a word next to it takes it in. Words there that last longer than
-    twice the usual word (the median, 0.7 s at most) are shortened. Words only ever become
-    shorter, and all times are on one clock.
-
-    Args:
-        words: of some segments, in order.
-        spans: when each segment starts and ends by its timestamps.
-        spoken_s: when the last word before these segments ended.
+    twice the usual word (the median, 0.7 s at most) are shortened. Words only ever become shorter,
+    and all times are on one clock: those of the words, in order; of the ``spans`` of their
+    segments by their timestamps; and ``spoken_s``, when the last word before these ended.
 
     Source: openai/whisper: ``whisper/timing.py``, ``add_word_timestamps``. There punctuation
     counts as words of its own for the median, the second word after a pause may begin at half its
@@ -438,17 +416,12 @@ def _from(word: TimedWord, start_s: float) -> TimedWord:
     return replace(word, start_s=max(word.start_s, start_s))
 
 
-def cheapest_path(
-    costs: Float64[np.ndarray, "tokens frames"],
-) -> tuple[Int64[np.ndarray, " steps"], Int64[np.ndarray, " steps"]]:
-    """Return the monotone path of the smallest sum, from the first corner to the last.
+def cheapest_path(costs: Costs) -> tuple[Steps, Steps]:
+    """Return the token and the frame of every step of the cheapest path from corner to corner.
 
     Each step goes one token on, one frame on, or both: dynamic time warping. Of equal ways to a
     cell, that from the frame before is taken, then the diagonal. (Where the other two are equal,
     openai-whisper comes from the frame before even if that costs more.)
-
-    Returns:
-        The token and the frame of every step.
     """
     n_tokens, n_frames = costs.shape
     # Behind a border of infinity: totals[i + 1, j + 1] is the cheapest way to costs[i, j].
@@ -475,9 +448,7 @@ def cheapest_path(
     return tokens, frames
 
 
-def _contrast(
-    weights: Float[Tensor, "heads tokens frames"],
-) -> Float[Tensor, "heads tokens frames"]:
+def _contrast(weights: Maps) -> Maps:
     """Return each frame's weights in standard deviations over the tokens, smoothed in time.
 
     Thus a frame that every token looks at, as many do at the first, speaks for none.
@@ -492,9 +463,7 @@ def _contrast(
     return mirrored.unfold(-1, _MEDIAN_FRAMES, 1).sort(dim=-1).values[..., reach]
 
 
-def _token_starts(
-    standing_out: Float64[np.ndarray, "tokens frames"],
-) -> Int64[np.ndarray, " tokens"]:
+def _token_starts(standing_out: Costs) -> Int64[np.ndarray, " tokens"]:
     """Return the frame in which the best path comes to each token."""
     tokens, frames = cheapest_path(-standing_out)
     return frames[np.diff(tokens, prepend=-1) > 0]

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 from operator import itemgetter
 
-from distilwhisper.decoding.segments import TimedWord, word_key
+from distilwhisper.decoding.segments import NumberedWord, TimedWord, word_key
 from distilwhisper.speech.units import Span
 
 WHOLE = Span(0, sys.maxsize)  # all of a recording, however long it is
@@ -141,7 +141,7 @@ class JoinedText:
         self._placed += _place(self._n_parts, words)
         self._n_parts += 1
 
-    def words(self, first: int = 0) -> list[tuple[int, TimedWord]]:
+    def words(self, first: int = 0) -> list[NumberedWord]:
         """Return the words from one on, each with the number of its chunk."""
         return [(one.number, one.word) for one in self._placed[first:]]
 
@@ -191,12 +191,11 @@ class _Stretch:
     is_common: bool
 
 
+Words = Sequence[_Placed]
 Run = tuple[int, int, int]  # place in one text, place in the other, length; of no words: zeros
 
 
-def _shared(
-    joined: Sequence[_Placed], new: Sequence[_Placed], start_s: float, stop_s: float
-) -> tuple[int, int, Run]:
+def _shared(joined: Words, new: Words, start_s: float, stop_s: float) -> tuple[int, int, Run]:
     """Return which words two chunks may share, and the longest run of words that they do.
 
     They are given as the first word of the text, and how many of the new ones. Where the estimates
@@ -217,9 +216,7 @@ def _shared(
     return (first, n_shared, far) if far[2] >= SURE_RUN else (near, n_near, run)
 
 
-def _merge(
-    tail: Sequence[_Placed], head: Sequence[_Placed], anchor: Run, middle_s: float
-) -> list[_Placed]:
+def _merge(tail: Words, head: Words, anchor: Run, middle_s: float) -> list[_Placed]:
     """Merge the end of a text with the beginning of the next chunk's.
 
     The text passes from one to the other in the middle of the longest run of words that both
@@ -242,7 +239,7 @@ def _merge(
     ]
 
 
-def _align(tail: Sequence[_Placed], head: Sequence[_Placed], middle_s: float) -> list[_Stretch]:
+def _align(tail: Words, head: Words, middle_s: float) -> list[_Stretch]:
     """Line two readings up at the longest run that they share, and again on both sides of it."""
     i, j, length = _longest_run(tail, head, middle_s, room_share=1.0)
     if not length:
@@ -257,8 +254,8 @@ def _align(tail: Sequence[_Placed], head: Sequence[_Placed], middle_s: float) ->
 def _chosen(stretches: Sequence[_Stretch], *, outermost: int, tail_wins: bool) -> Iterator[_Placed]:
     """Yield one reading of each stretch: that of the winner, unless it has much less of it.
 
-    The outermost stretch lies on one side only between words that both have: there the loser's
-    words stay that the winner has nothing for.
+    The outermost stretch has common words on one side only: there the loser's words stay that the
+    winner has nothing for.
     """
     for number, one in enumerate(stretches):
         wins, loses = (one.tail, one.head) if tail_wins else (one.head, one.tail)
@@ -270,7 +267,7 @@ def _chosen(stretches: Sequence[_Stretch], *, outermost: int, tail_wins: bool) -
             yield from wins if wins and len(loses) <= len(wins) + MUCH_LESS else loses
 
 
-def _keep_apart(tail: Sequence[_Placed], head: Sequence[_Placed], seam_s: float) -> list[_Placed]:
+def _keep_apart(tail: Words, head: Words, seam_s: float) -> list[_Placed]:
     """Merge readings that share nothing: both, in order, as far as time leaves room for both.
 
     Where it does not, the text passes over in the middle of the time.
@@ -290,13 +287,11 @@ def _is_covered(span_s: tuple[float, float], by_s: Iterable[tuple[float, float]]
     )
 
 
-def _longest_run(
-    tail: Sequence[_Placed], head: Sequence[_Placed], middle_s: float, room_share: float = 0.0
-) -> Run:
-    """Return the longest run of equal words that are not too far apart in time.
+def _longest_run(tail: Words, head: Words, middle_s: float, room_share: float = 0.0) -> Run:
+    """Return the longest run of equal words that are no further apart in time than the slack.
 
     Of runs that are equally long, the one whose two times agree best, then the one nearest the
-    middle of the overlap. Two words further apart in time than the slack are not the same word.
+    middle of the overlap.
     """
     best: tuple[tuple[float, float, float], Run] = (0, 0, 0), (0, 0, 0)
     runs = [[0] * (len(head) + 1) for _ in range(len(tail) + 1)]

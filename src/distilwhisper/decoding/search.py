@@ -93,8 +93,7 @@ class Search:
         """Take windows into free slots, read their prompts, and write the first token of each.
 
         Raises:
-            ValueError: more windows than free slots; a prompt without start of transcript; prompt
-                and new tokens together exceed the model's positions.
+            ValueError: more windows than free slots, or one that no slot can hold.
         """
         if len(jobs) > self.n_free:
             raise ValueError(f"{self.n_free} slots are free, found {len(jobs)} windows")
@@ -124,8 +123,7 @@ class Search:
     def step(self) -> list[tuple[int, Hypothesis]]:
         """Write at least one more token in every slot whose text has not ended.
 
-        Returns:
-            Ticket and hypothesis of the windows that are now done; their slots are free.
+        Returns ticket and hypothesis of the windows that are now done; their slots are free.
 
         Raises:
             NonFiniteOutput: a row's probabilities are not numbers.
@@ -241,11 +239,8 @@ class Search:
     def _propose(
         self, draft: Lane, state: SlotState, n_tokens: int, longest: int
     ) -> Int[Tensor, "rows tokens"]:
-        """Return what the draft would write next in each row, under the model's rules.
-
-        It first reads what it has not read yet: the prompt, or what the model wrote instead of its
-        last guesses.
-        """
+        """Return what the draft would write next in each row, under the model's rules."""
+        # It first reads the prompt, or what the model wrote instead of its last guesses.
         n_wanted = int((state.lengths + 1 - state.draft_lengths).max())
         # Rows with less to read are padded; what stands behind a row's end is overwritten later.
         # Near the last position a row reads some tokens again instead.
@@ -370,11 +365,7 @@ class Search:
 
 
 def require_room(model: Whisper, *, n_prompt: int, n_new: int) -> None:
-    """Check that a prompt and what may follow it have a position each.
-
-    Raises:
-        ValueError: they have not.
-    """
+    """Check that a prompt and what may follow it have a position each; raise ValueError."""
     most = model.config.max_tokens
     if n_prompt + n_new > most:
         raise ValueError(

@@ -140,14 +140,17 @@ def word_pieces(
     return pieces
 
 
+NumberedWord = tuple[int, TimedWord]  # with the number of its window
+
+
 def word_key(text: str) -> str:
     """Return what makes two words equal: letters and digits; empty for punctuation."""
     return "".join(c for c in text.casefold() if c.isalnum())
 
 
 def group_words(
-    words: Sequence[tuple[int, TimedWord]], n_words: Mapping[Place, int]
-) -> list[list[tuple[int, TimedWord]]]:
+    words: Sequence[NumberedWord], n_words: Mapping[Place, int]
+) -> list[list[NumberedWord]]:
     """Group words, each with the number of its window, into segments.
 
     A segment is what was kept of the ``n_words`` of a window's segment. Where one window's text
@@ -155,7 +158,7 @@ def group_words(
     unless that would be longer than a window or hold a pause.
     """
     kept = Counter(map(_place, words))
-    groups: list[list[tuple[int, TimedWord]]] = []
+    groups: list[list[NumberedWord]] = []
     for place, same in groupby(words, key=_place):
         group = list(same)
         before = _place(groups[-1][-1]) if groups else place
@@ -167,7 +170,7 @@ def group_words(
     return groups
 
 
-def whole_segments(words: Sequence[tuple[int, TimedWord]], n: int) -> int:
+def whole_segments(words: Sequence[NumberedWord], n: int) -> int:
     """Return how many of the first ``n`` words are of segments of which none stands behind them."""
     behind = set(map(_place, words[n:]))
     for number in range(n - 1, -1, -1):
@@ -177,13 +180,11 @@ def whole_segments(words: Sequence[tuple[int, TimedWord]], n: int) -> int:
     return n
 
 
-def _place(word: tuple[int, TimedWord]) -> Place:
+def _place(word: NumberedWord) -> Place:
     return word[0], word[1].segment
 
 
-def _belong_together(
-    before: Sequence[tuple[int, TimedWord]], after: Sequence[tuple[int, TimedWord]]
-) -> bool:
+def _belong_together(before: Sequence[NumberedWord], after: Sequence[NumberedWord]) -> bool:
     (_, first), (_, last), (_, next_), (_, end) = before[0], before[-1], after[0], after[-1]
     return (
         not last.text.rstrip("\"'”’»)] ").endswith(tuple(SENTENCE_ENDS))

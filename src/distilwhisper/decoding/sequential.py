@@ -79,12 +79,10 @@ def decode_sequentially(
 def split_window(
     token_ids: Sequence[int], tokenizer: Tokenizer, *, start_s: float, n_frames: int
 ) -> tuple[list[tuple[TimedSegment, Sequence[int]]], int]:
-    """Cut a window's tokens into segments, and find where the next window begins.
+    """Cut the tokens of a window, of ``n_frames`` of 10 ms, and find where the next one begins.
 
     Two timestamps in a row end one segment and begin the next. The last segment is left to the
     next window, which begins with it, unless a single timestamp ended it.
-
-    The window begins at ``start_s`` and holds ``n_frames`` of sound, 10 ms each.
 
     Returns:
         The segments that hold text, each with its ids as decoded, and the frames to move on by.

@@ -151,10 +151,8 @@ class Transcriber(WindowDecoder):
     ) -> list[DecodedWindow]:
         """Decode pieces of at most 30 s, each a window of its own.
 
-        Args:
-            pieces: as :meth:`transcribe` takes samples.
-            languages: of each piece; none, or a none among them: the settings' language, or
-                else detected.
+        They are samples as :meth:`transcribe` takes them. Where a piece has no language, it is the
+        settings', or else detected.
 
         Raises:
             ValueError: a piece is empty, longer than 30 s, or holds NaN.
@@ -166,15 +164,10 @@ class Transcriber(WindowDecoder):
     def decode_each(
         self, pieces: Iterable[tuple[Sound, str | None]]
     ) -> Iterator[tuple[int, DecodedWindow]]:
-        """Decode pieces of at most 30 s as they come, each a window of its own.
-
-        Each is taken, with its language or none, when there is a slot for it.
+        """Decode pieces, with their language or none, as :meth:`decode`, each once a slot is free.
 
         Yields:
             A piece's place in the order, and its window, in the order in which they are done.
-
-        Raises:
-            ValueError: as for :meth:`decode`.
         """
         return self.run(map(self._decode_piece, self._pieces(pieces)))
 
@@ -204,9 +197,6 @@ class Transcriber(WindowDecoder):
                 or integers, which are scaled by their type; of two channels the mean is taken.
             language: of the recording; none: the settings' language, or else detected.
 
-        Returns:
-            Segments on the recording's clock.
-
         Raises:
             FileNotFoundError, CorruptAudio: the path cannot be read.
             ValueError: the array is no sound: as :func:`~distilwhisper.speech.arrays.to_samples`.
@@ -217,13 +207,9 @@ class Transcriber(WindowDecoder):
         return one.result()
 
     def stream(self, sound: Sound | str | Path | Recording) -> Iterator[Segment]:
-        """Transcribe a recording, and yield its segments in order, each once it is settled.
+        """Transcribe as :meth:`transcribe`, and yield the segments in order, each once settled.
 
-        Yields:
-            The segments of :meth:`transcribe`, whose times may differ where two would overlap.
-
-        Raises:
-            FileNotFoundError, CorruptAudio, ValueError: as for :meth:`transcribe`.
+        Their times may differ from a transcript's where two would overlap.
         """
         one = self.begin(_recording_of(sound))
         for _ in self.steps(one.tasks):
@@ -253,12 +239,9 @@ class Transcriber(WindowDecoder):
     ) -> Iterator[tuple[int, Transcript | CorruptAudio | OSError]]:
         """Transcribe recordings side by side, in bounded memory.
 
-        Args:
-            recordings: of any length and number; each is read from front to back, once its turn
-                comes.
-            languages: of each recording; none, or a none among them: the settings' language, or
-                else detected.
-            on_progress: called with the seconds of audio just done, over all recordings.
+        Each is read from front to back, once its turn comes. Where one has no language, it is the
+        settings', or else detected. ``on_progress`` is called with the seconds of audio just done,
+        over all recordings.
 
         Yields:
             A recording's place in the order, and its transcript or why it could not be read, in

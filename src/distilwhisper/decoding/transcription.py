@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from distilwhisper.decoding.chunked import Chunk, decode_chunk
 from distilwhisper.decoding.chunks import WHOLE, JoinedText, plan_chunks, plan_speech
-from distilwhisper.decoding.segments import TimedWord, group_words, whole_segments
+from distilwhisper.decoding.segments import NumberedWord, group_words, whole_segments
 from distilwhisper.decoding.sequential import FRAMES_PER_SECOND, decode_sequentially
 from distilwhisper.decoding.timing import TimedWindow
 from distilwhisper.decoding.windows import DetectedLanguage, Task, WindowDecoder
@@ -203,11 +203,11 @@ class Transcription:
             language_probability=spoken.probability,
         )
 
-    def _groups(self, words: Sequence[tuple[int, TimedWord]]) -> list[list[tuple[int, TimedWord]]]:
+    def _groups(self, words: Sequence[NumberedWord]) -> list[list[NumberedWord]]:
         places = ((n, word.segment) for n, one in enumerate(self.windows) for word in one.words)
         return group_words(words, Counter(places))
 
-    def _segment(self, group: Sequence[tuple[int, TimedWord]]) -> Segment:
+    def _segment(self, group: Sequence[NumberedWord]) -> Segment:
         """Make a segment of words of a window, or of it and the next one; at least one word."""
         window, last = (self.windows[number] for number in (group[0][0], group[-1][0]))
         timed = [word for _, word in group]

@@ -184,10 +184,7 @@ class WindowDecoder:
     def window_of(
         self, mel: Float[Tensor, "n_mels frames"], n_samples: int, *, language: str | None
     ) -> Window:
-        """Return a window of a log-mel of 30 s, cut as the settings say.
-
-        The mel is of the sound, of ``n_samples``, and of the silence behind it.
-        """
+        """Return a window of a log-mel of sound and the silence behind it, cut as settings say."""
         margin_s = self.settings.context_margin_s
         if margin_s is not None:
             n_frames = -(-n_samples // HOP_SAMPLES) + round(margin_s * SAMPLE_RATE_HZ / HOP_SAMPLES)
@@ -416,10 +413,8 @@ class Batch(Generic[K, T]):
     def step(self) -> list[tuple[K, T]]:
         """Admit windows, and write at least one more token of each.
 
-        Returns the keys of the tasks that are now done, and what they returned.
-
-        Raises:
-            NonFiniteOutput: a window's probabilities are not numbers.
+        Returns the keys of the tasks that are now done, and what they returned. Raises as
+        :meth:`WindowDecoder.run`.
         """
         decoder, search = self._decoder, self._search
         decoded: list[tuple[_Begun[K, T], DecodedWindow]] = []
