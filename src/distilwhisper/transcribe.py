@@ -37,11 +37,7 @@ class Listening:
 
     @classmethod
     def parse(cls, track: int | str | None, channel: int | str, *, strict: bool) -> "Listening":
-        """Read what a caller or a command line says of it.
-
-        Raises:
-            ValueError: no such channel or track can be.
-        """
+        """Read what a caller or a command line says of it; raise ValueError where it cannot be."""
         named: dict[int | str, int | Literal["mix", "each"]]
         named = {"left": 0, "right": 1, "mix": "mix", "each": "each"}
         if channel not in named and not str(channel).isdecimal():
@@ -240,8 +236,7 @@ class _Opened:
         """Yield a channel's sound; if it must be whole, that is seen before the first block."""
         is_strict = self._listening.strict
         if is_strict and choice not in self._checked:
-            for _ in stream_samples(self._open(), choice=choice):
-                pass
+            deque(stream_samples(self._open(), choice=choice), maxlen=0)
             self._checked.add(choice)
         on_note = None if is_strict else self._note
         yield from stream_samples(self._open(), choice=choice, on_note=on_note)

@@ -1,5 +1,6 @@
 import itertools
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,6 @@ from distilwhisper.decoding.alignment import (
     _JoinedWindow,
     alignment_heads,
     cheapest_path,
-    cross_attention,
     measure_alignment_heads,
     trim_words,
     upper_half_heads,
@@ -101,26 +101,41 @@ def test_no_path_is_cheaper_and_steps_go_on_by_one(costs: np.ndarray) -> None:
 # Attention
 
 
-def test_weights_sum_to_one_over_the_sound(checkpoint: Checkpoint, encoder_states: Tensor) -> None:
+def attention(
+    model: Whisper,
+    tokenizer: Tokenizer,
+    encoder_states: Tensor,
+    ids: list[int],
+    *,
+    heads: list[tuple[int, int]],
+    n_frames: int,
+) -> Tensor:
+    aligner = Aligner(model, encoder_states, (), tokenizer, heads, n_frames)
+    return aligner.attention(ids)[0]
+
+
+def test_weights_sum_to_one_over_the_sound(
+    checkpoint: Checkpoint, tokenizer: Tokenizer, encoder_states: Tensor
+) -> None:
     heads = [(3, 1), (0, 0)]
     ids = list(range(9))
-    some, _ = cross_attention(checkpoint.model, encoder_states, ids, heads=heads, n_frames=40)
+    weights = partial(attention, checkpoint.model, tokenizer, encoder_states, ids, heads=heads)
+    some = weights(n_frames=40)
     assert some.shape == (2, 9, 40)
     torch.testing.assert_close(some.sum(dim=-1), torch.ones(2, 9, dtype=torch.float64))
-    whole, _ = cross_attention(checkpoint.model, encoder_states, ids, heads=heads, n_frames=1500)
+    whole = weights(n_frames=1500)
     sounding = whole[..., :40]
     torch.testing.assert_close(some, sounding / sounding.sum(dim=-1, keepdim=True))
 
 
-def test_heads_come_in_the_order_asked_for(checkpoint: Checkpoint, encoder_states: Tensor) -> None:
-    def weights(heads: list[tuple[int, int]]) -> Tensor:
-        return cross_attention(
-            checkpoint.model, encoder_states, [5, 6, 7], heads=heads, n_frames=30
-        )[0]
-
-    both = weights([(2, 1), (1, 0)])
-    assert torch.equal(both[0], weights([(2, 1)])[0])
-    assert torch.equal(both[1], weights([(1, 0)])[0])
+def test_heads_come_in_the_order_asked_for(
+    checkpoint: Checkpoint, tokenizer: Tokenizer, encoder_states: Tensor
+) -> None:
+    ids = [5, 6, 7]
+    weights = partial(attention, checkpoint.model, tokenizer, encoder_states, ids, n_frames=30)
+    both = weights(heads=[(2, 1), (1, 0)])
+    assert torch.equal(both[0], weights(heads=[(2, 1)])[0])
+    assert torch.equal(both[1], weights(heads=[(1, 0)])[0])
     assert not torch.allclose(both[0], both[1])
 
 
@@ -132,7 +147,7 @@ def test_heads_that_do_not_fit_are_refused(
     heads: list[tuple[int, int]],
 ) -> None:
     with pytest.raises(ValueError, match="needs heads of the decoder's 4 layers of 2 heads"):
-        cross_attention(checkpoint.model, encoder_states, [1], heads=heads, n_frames=5)
+        attention(checkpoint.model, tokenizer, encoder_states, [1], heads=heads, n_frames=5)
     with pytest.raises(ValueError, match="needs heads of the decoder's 4 layers of 2 heads"):
         align(checkpoint.model, tokenizer, encoder_states, [[1]], heads=heads)
     with pytest.raises(ValueError, match="needs heads of the decoder's 4 layers of 2 heads"):
@@ -141,19 +156,20 @@ def test_heads_that_do_not_fit_are_refused(
 
 @pytest.mark.parametrize("n_frames", [0, 1501])
 def test_frames_beyond_the_window_are_refused(
-    checkpoint: Checkpoint, encoder_states: Tensor, n_frames: int
+    checkpoint: Checkpoint, tokenizer: Tokenizer, encoder_states: Tensor, n_frames: int
 ) -> None:
+    model = checkpoint.model
     with pytest.raises(ValueError, match=r"n_frames must lie in 1 \.\.\. 1500"):
-        cross_attention(checkpoint.model, encoder_states, [1], heads=[(0, 0)], n_frames=n_frames)
+        attention(model, tokenizer, encoder_states, [1], heads=[(0, 0)], n_frames=n_frames)
 
 
 @pytest.mark.parametrize("n_tokens", [0, 449])
 def test_sequences_that_do_not_fit_are_refused(
-    checkpoint: Checkpoint, encoder_states: Tensor, n_tokens: int
+    checkpoint: Checkpoint, tokenizer: Tokenizer, encoder_states: Tensor, n_tokens: int
 ) -> None:
     ids = [1] * n_tokens
     with pytest.raises(ValueError, match=f"1 to 448 tokens, found {n_tokens}"):
-        cross_attention(checkpoint.model, encoder_states, ids, heads=[(0, 0)], n_frames=9)
+        attention(checkpoint.model, tokenizer, encoder_states, ids, heads=[(0, 0)], n_frames=9)
 
 
 # Words
@@ -250,7 +266,7 @@ def test_bfloat16_finds_probable_words_probable(
     words = [tokenizer.encode(text) for text in (" the", " other")]
     exact = align(checkpoint.model, tokenizer, encoder_states, words, heads=[(3, 0)])
     coarse = load_checkpoint(tiny_model, dtype=torch.bfloat16).model
-    weights, _ = cross_attention(coarse, encoder_states, [1, 2], heads=[(3, 0)], n_frames=9)
+    weights = attention(coarse, tokenizer, encoder_states, [1, 2], heads=[(3, 0)], n_frames=9)
     assert weights.dtype == torch.float32
     rounded = align(coarse, tokenizer, encoder_states, words, heads=[(3, 0)])
     for ours, theirs in zip(rounded, exact, strict=True):

@@ -4,12 +4,6 @@ Some heads of the cross-attention follow the speech: the token they serve looks 
 which it is spoken. Their weights, one row per token, are a picture with a line from its first
 corner to its last; the best monotone path through it gives each token its frames.
 
-    cross_attention         where some heads look
-    Aligner                 a window's words with their times; where each token looks
-    trim_words              the same words, without the pauses that some of them swallowed
-    alignment_heads         the heads that a checkpoint names
-    measure_alignment_heads those of a network that comes without, from speech with its text
-
 Source: openai/whisper: ``whisper/timing.py``; arXiv:2212.04356 does not describe it.
 """
 
@@ -123,11 +117,9 @@ def measure_alignment_heads(
     Utterances are joined, with a pause between them, to windows of up to 28 s. Where one ends and
     the next begins is then known: the word in front of a pause must end in it, and the one behind
     it begin. Heads are ranked by how far from the pauses their own best paths get there. Of the
-    best 4, 5, ... 10 together, the set that comes nearest is returned, the smaller of equals, in
-    the order of ``alignment_heads`` in a ``generation_config.json``.
-
-    How sharply a head's weights follow some path is no sign of a good one: the sharpest follow
-    the token that is read, and so are one word behind the token that is written.
+    best 4, 5, ... 10 together, the set that comes nearest is returned, the smaller of equals. (How
+    sharply a head's weights follow some path is no sign of a good one: the sharpest follow the
+    token that is read, and so are one word behind the token that is written.)
 
     The utterances are of one language and any number of speakers, shuffled, and joined in this
     order. Each join is one measurement: with 15 of them the choice is rough, and 100 are plenty.
@@ -226,60 +218,6 @@ def _join_errors_s(
     return np.cumsum(np.clip(outside_s, 0.0, _LOST_S), axis=0)[-1]
 
 
-@torch.no_grad()
-def cross_attention(
-    model: Whisper,
-    encoder_states: Float[Tensor, "frames width"],
-    token_ids: Sequence[int],
-    *,
-    heads: Sequence[Head],
-    n_frames: int,
-    kept: KeptFrames | None = None,
-) -> tuple[Float[Tensor, "heads tokens {n_frames}"], Float[Tensor, "tokens width"]]:
-    """Return how much each token looks at each frame, for some heads, and the final states.
-
-    Computed in one pass without a cache. The weights are float32 where the model is less.
-
-    The prompt is among the tokens. Of the frames, the first ``n_frames`` hold sound: each token's
-    weights sum to 1 over these, as in openai-whisper, for the padding holds no speech.
-
-    Raises:
-        ValueError: there are no heads, or the decoder lacks one; more frames or tokens than the
-            encoder states or the decoder have, or none.
-    """
-    _check_heads(heads, model.config)
-    most = len(encoder_states), model.config.max_tokens
-    if not 1 <= n_frames <= most[0]:
-        raise ValueError(
-            f"n_frames must lie in 1 ... {most[0]}, the frames of 20 ms there are, found {n_frames}"
-        )
-    if not 1 <= len(token_ids) <= most[1]:
-        raise ValueError(
-            f"a sequence holds 1 to {most[1]} tokens, found {len(token_ids)}: leave off previous "
-            "text, or align fewer words"
-        )
-    decoder = model.decoder
-    frames = encoder_states.to(device=model.device, dtype=model.dtype)[None]
-    cross = decoder.cross_cache(frames, kept)
-    step = decoder.begin(torch.tensor([list(token_ids)], device=model.device))
-    states = step.states
-    weights: dict[Head, Tensor] = {}
-    precise = torch.promote_types(model.dtype, torch.float32)  # bfloat16 is off by one in 100
-
-    def attend(number: int, attention: Attention, normed: Tensor) -> Tensor:
-        keys, values = (made[number].to(model.dtype) for made in (cross.keys, cross.values))
-        for head in {head for layer, head in heads if layer == number}:
-            queries = attention.q_proj(normed[0]).unflatten(-1, (attention.heads, -1))[:, head]
-            sounding = keys[0, head, :n_frames].to(precise)
-            scores = (queries.to(precise) * keys.shape[-1] ** -0.5) @ sounding.T
-            weights[number, head] = scores.softmax(dim=-1)
-        return attention(normed, keys, values, cross.bias)
-
-    for number in range(len(decoder.layers)):
-        states = decoder.run_layer(number, states, step, partial(attend, number))
-    return torch.stack([weights[head] for head in heads]), decoder.layer_norm(states)[0]
-
-
 @dataclass(frozen=True)
 class Aligner:
     """What tells when the text of a window was spoken."""
@@ -293,22 +231,63 @@ class Aligner:
     kept: KeptFrames | None = None  # the frames that were encoded; None: all
 
     @torch.no_grad()
+    def attention(self, token_ids: Sequence[int]) -> tuple[Maps, Float[Tensor, "tokens width"]]:
+        """Return how much each token looks at each frame, by head, and the final states.
+
+        In one pass without a cache; the prompt is among the tokens. The weights are float32 where
+        the model is less. Each token's sum to 1 over the frames that hold sound, as in
+        openai-whisper.
+
+        Raises:
+            ValueError: there are no heads, or the decoder lacks one; more frames or tokens than the
+                encoder states or the decoder have, or none.
+        """
+        model, states = self.model, self.encoder_states
+        _check_heads(self.heads, model.config)
+        if not 1 <= self.n_frames <= len(states):
+            raise ValueError(
+                f"n_frames must lie in 1 ... {len(states)}, the frames of 20 ms that there are, "
+                f"found {self.n_frames}"
+            )
+        if not 1 <= len(token_ids) <= model.config.max_tokens:
+            raise ValueError(
+                f"a sequence holds 1 to {model.config.max_tokens} tokens, found {len(token_ids)}: "
+                "leave off previous text, or align fewer words"
+            )
+        decoder, weights = model.decoder, dict[Head, Tensor]()
+        frames = states.to(device=model.device, dtype=model.dtype)[None]
+        cross = decoder.cross_cache(frames, self.kept)
+        step = decoder.begin(torch.tensor([list(token_ids)], device=model.device))
+        precise = torch.promote_types(model.dtype, torch.float32)  # bfloat16 is off by one in 100
+
+        def attend(number: int, attention: Attention, normed: Tensor) -> Tensor:
+            keys, values = (made[number].to(model.dtype) for made in (cross.keys, cross.values))
+            for head in {head for layer, head in self.heads if layer == number}:
+                queries = attention.q_proj(normed[0]).unflatten(-1, (attention.heads, -1))[:, head]
+                sounding = keys[0, head, : self.n_frames].to(precise)
+                scores = (queries.to(precise) * keys.shape[-1] ** -0.5) @ sounding.T
+                weights[number, head] = scores.softmax(dim=-1)
+            return attention(normed, keys, values, cross.bias)
+
+        final = step.states
+        for number in range(len(decoder.layers)):
+            final = decoder.run_layer(number, final, step, partial(attend, number))
+        return torch.stack([weights[head] for head in self.heads]), decoder.layer_norm(final)[0]
+
+    @torch.no_grad()
     def place(self, words: Sequence[TimedWord], *, start_s: float = 0.0) -> list[TimedWord]:
-        """Time the words of the window.
+        """Time the words of the window, which begins at ``start_s``.
 
         The text is given to the decoder as if it had just written it, without timestamps. The times
         of a word are those of its tokens without the punctuation at its ends, which takes in the
         pauses: ``" Well,"`` ends with "Well". Its probability is the mean of the same tokens'.
 
-        The times that the words have count for nothing; the window begins at ``start_s``.
-
-        Returns:
-            The words, in order: none starts before the one in front of it ends, and none leaves the
-            first ``n_frames``. A word can be 0 s long.
+        None starts before the one in front of it ends, and none leaves the first ``n_frames``; a
+        word can be 0 s long. The times that they have count for nothing.
 
         Raises:
             ValueError: the prompt asks for timestamps; a word is empty or holds a special token; or
-                as for :func:`cross_attention`.
+                as for :meth:`attention`.
 
         Source: openai/whisper: ``whisper/timing.py``, ``find_alignment``.
         """
@@ -323,7 +302,7 @@ class Aligner:
         rows = slice(writers.start, writers.stop + 1)  # the last one tells when the text ends
         times = start_s + _token_starts(seen[rows]) / FRAMES_PER_SECOND
         odds = self.model.decoder.project(states[writers])[:, : self.tokenizer.eot]
-        odds = odds.to(torch.promote_types(odds.dtype, torch.float32)).softmax(dim=-1)
+        odds = odds.to(maps.dtype).softmax(dim=-1)
         chosen = torch.tensor(text, device=odds.device)[:, None]
         probable = odds.gather(1, chosen)[:, 0].cpu().double().numpy()
         placed: list[TimedWord] = []
@@ -342,10 +321,7 @@ class Aligner:
         return placed
 
     def attended_s(self, text: Sequence[int]) -> Float64[np.ndarray, " tokens"]:
-        """Return where each token of a text looks most, in seconds from the window's start.
-
-        No token is special; all else is as for :meth:`place`.
-        """
+        """Return where each token of a text looks most, in seconds from the window's start."""
         maps, _, writers = self.maps(text)
         seen = maps.mean(dim=0).cpu().double().numpy()
         return seen[writers].argmax(axis=1) / FRAMES_PER_SECOND
@@ -357,14 +333,7 @@ class Aligner:
 
         And the final states, and which positions write the text.
         """
-        weights, states = cross_attention(
-            self.model,
-            self.encoder_states,
-            [*self.prompt_ids, *text, *behind],
-            heads=self.heads,
-            n_frames=self.n_frames,
-            kept=self.kept,
-        )
+        weights, states = self.attention([*self.prompt_ids, *text, *behind])
         first = len(self.prompt_ids) - 1  # position i writes token i + 1
         return _contrast(weights), states, slice(first, first + len(text))
 

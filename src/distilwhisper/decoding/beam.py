@@ -32,8 +32,7 @@ def beam_search(
     cut off, openai-whisper divides by one token more.
 
     Raises:
-        ValueError: prompt and new tokens together exceed the model's positions, or ``beam_size`` is
-            out of range.
+        ValueError: prompt and new tokens exceed the model's positions, or the beams its vocabulary.
         NonFiniteOutput: a probability is not a number.
     """
     decoder, prompt, n_keys = model.decoder, job.prompt, len(job.prompt)

@@ -1,6 +1,5 @@
 """One chunk of a long recording: decoded, judged, and decoded in two halves where it failed."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -13,6 +12,7 @@ from distilwhisper.decoding.windows import Task, WindowDecoder, WindowRequest
 from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.levels import LEVEL_SAMPLES, levels_db, sounding_spans
 from distilwhisper.speech.units import samples_to_seconds, seconds_to_samples
+from distilwhisper.text.tokens import Tokenizer
 
 # Halves of a failed chunk share this much, and a chunk is not cut when they would be shorter.
 HALVES_SHARE_S = 4.0
@@ -61,13 +61,11 @@ class Chunk:
 def decode_chunk(
     decoder: WindowDecoder, chunk: Chunk, *, language: str | None
 ) -> Task[list[TimedWindow]]:
-    """Decode a chunk; a task for :meth:`WindowDecoder.run`.
+    """Decode a chunk, whose language is detected where there is none.
 
     Where the text ends long before the speech does, the rest is decoded as a window of its own.
     Where no temperature gives a text that is to be believed, the chunk is cut in two: a loop that
     one window leads into is rarely met from another beginning.
-
-    Without a language it is detected.
 
     Returns:
         The windows of the chunk, or of its parts; none where it is silent, or shorter than a word.
@@ -78,27 +76,26 @@ def decode_chunk(
     windows: list[TimedWindow] = []
     for span in sounding_spans(samples, pause_s=PAUSE_S):
         known = language or (windows[0].decoded.language if windows else None)
-        attempt = partial(_attempt, decoder, language=known)
-        part = chunk.part(span.start, span.stop)
-        windows += yield from _decode_part(attempt, part, decoder.tokenizer.is_timestamp)
+        windows += yield from _decode_part(decoder, chunk.part(span.start, span.stop), known)
     return windows
 
 
 def _decode_part(
-    attempt: Callable[[Chunk], Task[TimedWindow]], part: Chunk, is_timestamp: Callable[[int], bool]
+    decoder: WindowDecoder, part: Chunk, language: str | None
 ) -> Task[list[TimedWindow]]:
-    whole = yield from attempt(part)
+    whole = yield from _attempt(decoder, part, language)
     n_samples, share = len(part.samples), seconds_to_samples(HALVES_SHARE_S)
     is_long = (n_samples + share) // 2 >= seconds_to_samples(SHORTEST_HALF_S)
     if whole.decoded.failure and is_long:
         middle = n_samples // 2
-        first = yield from attempt(part.part(0, middle + share // 2))
-        second = yield from attempt(part.part(middle - share // 2, n_samples))
+        first = yield from _attempt(decoder, part.part(0, middle + share // 2), language)
+        half = part.part(middle - share // 2, n_samples)
+        second = yield from _attempt(decoder, half, language)
         have_failed = first.decoded.failure and second.decoded.failure
         return [whole] if have_failed else [first, second]
     windows = [whole]
-    while (rest := _rest(windows[-1], part, is_timestamp)) is not None:
-        more = yield from attempt(rest)
+    while (rest := _rest(windows[-1], part, decoder.tokenizer)) is not None:
+        more = yield from _attempt(decoder, rest, language)
         if more.decoded.failure or not more.segments:
             break
         windows[-1] = replace(windows[-1], end_s=rest.start_s)
@@ -108,7 +105,7 @@ def _decode_part(
     return windows
 
 
-def _rest(window: TimedWindow, part: Chunk, is_timestamp: Callable[[int], bool]) -> Chunk | None:
+def _rest(window: TimedWindow, part: Chunk, tokenizer: Tokenizer) -> Chunk | None:
     """Return what lies behind a window's text, if it is speech that is in no other chunk.
 
     Two timestamps at the end of a text say that more is spoken behind them.
@@ -116,7 +113,7 @@ def _rest(window: TimedWindow, part: Chunk, is_timestamp: Callable[[int], bool])
     if not window.segments:
         return None
     end_s = window.segments[-1].end_s
-    is_unfinished = all(map(is_timestamp, window.decoded.token_ids[-2:]))
+    is_unfinished = all(map(tokenizer.is_timestamp, window.decoded.token_ids[-2:]))
     least_s = UNFINISHED_S if is_unfinished else LEFT_S
     first = seconds_to_samples(end_s) - part.start
     if part.end_s - end_s <= max(least_s, part.shared_s) or first <= 0:
@@ -127,7 +124,7 @@ def _rest(window: TimedWindow, part: Chunk, is_timestamp: Callable[[int], bool])
     return part.part(first, len(part.samples)) if is_speech else None
 
 
-def _attempt(decoder: WindowDecoder, part: Chunk, *, language: str | None) -> Task[TimedWindow]:
+def _attempt(decoder: WindowDecoder, part: Chunk, language: str | None) -> Task[TimedWindow]:
     settings, start_s, end_s = decoder.settings, part.start_s, part.end_s
     window = decoder.window(part.samples, language=language)
     request = WindowRequest(window, decoder.previous_ids, seed=settings.seed + part.start)

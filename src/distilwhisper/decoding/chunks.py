@@ -37,61 +37,66 @@ COVER_S = 0.5
 MUCH_LESS = 3
 
 
-def plan_chunks(
-    reach: Callable[[int], int],
-    within: Span = WHOLE,
-    *,
-    chunk_samples: int,
-    overlap_samples: int,
-    last_samples: int,
-) -> Iterator[Span]:
-    """Cut a span of a recording into chunks that cover it, reading no further than they must.
-
-    A span that fits into one chunk is one; without a sample it is none.
-
-    Args:
-        reach: given a place, returns how many of the samples before it the recording has: the
-            place itself, or less where the recording ends. Asked in order.
-        within: the span; it begins in the recording, and may end behind it.
-        chunk_samples: length of all chunks but the last.
-        overlap_samples: what neighbours share at least, unless the last chunk makes it less. (The
-            published pipeline's "stride" is per side: half of that.)
-        last_samples: length of the last chunk. A model hears the end of a recording badly in a
-            short piece of it, and drops the last sentence where no silence follows in its window.
+@dataclass(frozen=True)
+class Cut:
+    """How long the chunks of a recording are, and what they share.
 
     Raises:
         ValueError: a length is out of range, or the overlap leaves too little to go on by.
     """
-    if not 1 <= last_samples <= chunk_samples:
-        raise ValueError(
-            "lengths must be positive and the last chunk no longer than the others: found chunks "
-            f"of {chunk_samples}, the last of {last_samples}"
-        )
-    most = min(chunk_samples - 1, 2 * last_samples - chunk_samples)
-    if not 0 <= overlap_samples <= most:
-        raise ValueError(
-            f"the overlap must lie in [0, {most}] samples for chunks of {chunk_samples} and a "
-            f"last one of {last_samples}, found {overlap_samples}"
-        )
-    step, start = chunk_samples - overlap_samples, within.start
-    while reach(min(start + chunk_samples + 1, within.stop)) > start + chunk_samples:
-        yield Span(start, start + chunk_samples)
+
+    chunk_samples: int  # of all chunks but the last
+    # What neighbours share at least, unless the last chunk makes it less. (The published pipeline's
+    # "stride" is per side: half of that.)
+    overlap_samples: int
+    # Of the last chunk. A model hears the end of a recording badly in a short piece of it, and
+    # drops the last sentence where no silence follows in its window.
+    last_samples: int
+
+    def __post_init__(self) -> None:
+        chunk, last = self.chunk_samples, self.last_samples
+        if not 1 <= last <= chunk:
+            raise ValueError(
+                "lengths must be positive and the last chunk no longer than the others: found "
+                f"chunks of {chunk}, the last of {last}"
+            )
+        most = min(chunk - 1, 2 * last - chunk)
+        if not 0 <= self.overlap_samples <= most:
+            raise ValueError(
+                f"the overlap must lie in [0, {most}] samples for chunks of {chunk} and a last one "
+                f"of {last}, found {self.overlap_samples}"
+            )
+
+
+def plan_chunks(reach: Callable[[int], int], cut: Cut, within: Span = WHOLE) -> Iterator[Span]:
+    """Cut a recording into chunks that cover it, reading it no further than they must.
+
+    What fits into one chunk is one; without a sample it is none.
+
+    Args:
+        reach: given a place, returns how many of the samples before it the recording has: the
+            place itself, or less where the recording ends. Asked in order.
+        cut: lengths.
+        within: the part that is cut; it begins in the recording, and may end behind it.
+    """
+    chunk, start = cut.chunk_samples, within.start
+    step = chunk - cut.overlap_samples
+    while reach(min(start + chunk + 1, within.stop)) > start + chunk:
+        yield Span(start, start + chunk)
         start += step
-    stop = reach(min(start + chunk_samples, within.stop))
+    stop = reach(min(start + chunk, within.stop))
     if start == within.start:
         if stop > start:
             yield Span(start, stop)
         return
-    last = stop - last_samples
+    last = stop - cut.last_samples
     if last > start:  # the one before would be too far off: one more between the two
         middle = (start - step + last) // 2
-        yield Span(middle, min(middle + chunk_samples, stop))
+        yield Span(middle, min(middle + chunk, stop))
     yield Span(last, stop)
 
 
-def plan_speech(
-    spans: Iterable[Span], *, chunk_samples: int, overlap_samples: int, last_samples: int
-) -> Iterator[Span]:
+def plan_speech(spans: Iterable[Span], cut: Cut) -> Iterator[Span]:
     """Cut spans of speech into chunks: neighbours share one while it has room for them.
 
     A span that is longer than a chunk is cut as by :func:`plan_chunks`; other chunks share nothing,
@@ -99,19 +104,13 @@ def plan_speech(
     """
     held: list[Span] = []  # what neighbours share a chunk so far, or nothing
     for span in spans:
-        if held and span.stop - held[0].start <= chunk_samples:
+        if held and span.stop - held[0].start <= cut.chunk_samples:
             held = [Span(held[0].start, span.stop)]
             continue
         yield from held
         held = [span]
-        if span.stop - span.start > chunk_samples:
-            yield from plan_chunks(
-                lambda stop: stop,
-                span,
-                chunk_samples=chunk_samples,
-                overlap_samples=overlap_samples,
-                last_samples=last_samples,
-            )
+        if span.stop - span.start > cut.chunk_samples:
+            yield from plan_chunks(lambda stop: stop, cut, span)
             held = []
     yield from held
 
@@ -135,11 +134,6 @@ class JoinedText:
         self._placed += new
         self._n_parts += 1
         self._stop_s = max(self._stop_s, stop_s)
-
-    def append(self, words: Sequence[TimedWord]) -> None:
-        """Put words behind the text that share no sound with it."""
-        self._placed += _place(self._n_parts, words)
-        self._n_parts += 1
 
     def words(self, first: int = 0) -> list[NumberedWord]:
         """Return the words from one on, each with the number of its chunk."""

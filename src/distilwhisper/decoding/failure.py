@@ -31,8 +31,7 @@ def decode_with_fallback(
         request: its temperature is replaced.
         settings: temperatures and thresholds.
         stricter: a further judge of texts that pass the thresholds.
-        moves_on: returns whether a first attempt that repeats itself follows the sound all the
-            same, and so is believed.
+        moves_on: tells of a first text that only repeats itself whether it follows the sound.
 
     Returns:
         The attempt that is believed; or else the likeliest, of those that do not repeat themselves

@@ -99,11 +99,8 @@ def decode_packed(
 ) -> Task[list[tuple[int, DecodedWindow]]]:
     """Decode pieces in one window, and those again alone that could not be told apart.
 
-    The decoder is greedy, with timestamps.
-
-    Returns:
-        Every piece's number and its text, as if it had been decoded alone: its timestamps begin
-        with it. Silence and the likeliest language are the window's, and so not known.
+    The decoder is greedy, with timestamps. Every piece comes back with its number and its text as
+    if decoded alone: timestamps begin with it. How silent it is, and its language, are not known.
     """
     by_number: dict[int, DecodedWindow] = {}
     if len(group) > 1:

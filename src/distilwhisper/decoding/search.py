@@ -9,12 +9,12 @@ In a round a small draft proposes tokens, and the model checks them all in one p
 own choice is written at every place, drafted or not, so the text is the model's alone. A row gets
 as many tokens as the draft guessed right, and one more, and goes on from its own place.
 
-Source of drafts: arXiv:2211.17192; arXiv:2311.00430, section 5 ("speculative decoding"), which
-accepts in lock-step over a batch.
+Source: arXiv:2211.17192; arXiv:2311.00430, section 5, which accepts in lock-step over a batch.
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import fields, replace
+from dataclasses import KW_ONLY, InitVar, dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,40 +53,40 @@ class NonFiniteOutput(DistilwhisperError, ArithmeticError):
         )
 
 
+@dataclass(eq=False)
 class Search:
     """A model at work on up to ``n_slots`` windows, greedily or by sampling.
 
     A draft proposes ``draft_tokens`` a round; the text stays the same.
     """
 
-    def __init__(
-        self,
-        model: Whisper,
-        rules: DecodingRules,
-        special: SpecialTokens,
-        *,
-        n_slots: int,
-        draft: Whisper | None = None,
-        draft_tokens: int = 5,
-    ) -> None:
-        self.model = model
-        self.rules = rules
-        self.special = special
-        self.n_slots = n_slots
+    model: Whisper
+    rules: DecodingRules
+    special: SpecialTokens
+    _: KW_ONLY
+    n_slots: int
+    draft: InitVar[Whisper | None] = None
+    draft_tokens: int = 5
+
+    def __post_init__(self, draft: Whisper | None) -> None:
         self.counts = Counts()
-        self._lane = Lane(model, n_slots)
-        self._draft = None if draft is None else Lane(draft, n_slots)
-        self._draft_tokens = draft_tokens
-        self._state = SlotState.blank(n_slots, model.config.max_tokens, rules)
+        self._lane = Lane(self.model, self.n_slots)
+        self._draft = None if draft is None else Lane(draft, self.n_slots)
+        self._state = SlotState.blank(self.n_slots, self.model.config.max_tokens, self.rules)
         self._jobs: list[Job | None] = []  # of the slots in use; None: done, to be filled up
         self._lengths: list[int] = []  # of each slot's tokens when last looked at
-        self._noise: dict[int, torch.Generator] = {}  # ticket to its random numbers
+        self._noise: dict[Any, torch.Generator] = {}  # ticket to its random numbers
         self._graphs: dict[tuple[int, int, int], torch.cuda.CUDAGraph] = {}
 
     @property
     def n_free(self) -> int:
         """Slots that a window could be admitted to."""
-        return self.n_slots - sum(job is not None for job in self._jobs)
+        return self.n_slots - len(self.tickets)
+
+    @property
+    def tickets(self) -> list[Any]:
+        """Those of the windows in slots."""
+        return [job.ticket for job in self._jobs if job is not None]
 
     @torch.inference_mode()
     def admit(self, jobs: Sequence[Job]) -> None:
@@ -120,7 +120,7 @@ class Search:
         self._read_prompts(first, jobs)
 
     @torch.inference_mode()
-    def step(self) -> list[tuple[int, Hypothesis]]:
+    def step(self) -> list[tuple[Any, Hypothesis]]:
         """Write at least one more token in every slot whose text has not ended.
 
         Returns ticket and hypothesis of the windows that are now done; their slots are free.
@@ -146,7 +146,7 @@ class Search:
             self.counts += Counts(steps=n_steps, row_steps=n_steps * n)
         return self._collect(n)
 
-    def drop(self, tickets: Collection[int]) -> None:
+    def drop(self, tickets: Collection[Any]) -> None:
         """Forget some of the windows; their slots are free."""
         for slot, job in enumerate(self._jobs):
             if job is not None and job.ticket in tickets:
@@ -213,7 +213,7 @@ class Search:
         """Write as many tokens in each row as the draft guesses right, and one more."""
         state, decoder = self._state.rows(0, n), self.model.decoder
         room = state.tokens.shape[1] - longest - 1  # behind the longest row's last token
-        n_drafted = min(self._draft_tokens, room)
+        n_drafted = min(self.draft_tokens, room)
         block = state.last[:, None]
         if n_drafted:
             drafted = self._propose(draft, state, n_drafted, longest)
@@ -312,7 +312,7 @@ class Search:
             self._decode(n, n_keys)
         return graph
 
-    def _collect(self, n: int) -> list[tuple[int, Hypothesis]]:
+    def _collect(self, n: int) -> list[tuple[Any, Hypothesis]]:
         """Take the windows that are done out of their slots."""
         state = self._state
         ended, lengths = torch.stack([state.ended[:n].long(), state.lengths[:n]]).tolist()

@@ -6,8 +6,11 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import NamedTuple
 
-from distilwhisper.speech.units import WINDOW_S
+from distilwhisper.speech.units import HOP_SAMPLES, SAMPLE_RATE_HZ, WINDOW_S
 from distilwhisper.text.tokens import TIMESTAMPS_PER_SECOND, Tokenizer
+
+FRAMES_PER_SECOND = SAMPLE_RATE_HZ // HOP_SAMPLES  # what "seek" is counted in
+FRAMES_PER_TIMESTAMP = FRAMES_PER_SECOND // TIMESTAMPS_PER_SECOND
 
 SENTENCE_ENDS = ".。!！?？"
 _LONGEST_PAUSE_S = 2.0  # inside a segment that two windows share
@@ -87,6 +90,49 @@ def split_segments(
             to_s = max(min(start_s + closed / TIMESTAMPS_PER_SECOND, end_s), from_s)
         segments.append(text_segment(token_ids, text, tokenizer, start_s=from_s, end_s=to_s))
     return [segment for segment in segments if segment.token_ids]
+
+
+def split_window(
+    token_ids: Sequence[int], tokenizer: Tokenizer, *, start_s: float, n_frames: int
+) -> tuple[list[tuple[TimedSegment, Sequence[int]]], int]:
+    """Cut the tokens of a window, of ``n_frames`` of 10 ms, and find where the next one begins.
+
+    Two timestamps in a row end one segment and begin the next. The last segment is left to the
+    next window, which begins with it, unless a single timestamp ended it.
+
+    Returns:
+        The segments that hold text, each with its ids as decoded, and the frames to move on by.
+    """
+    is_time = [tokenizer.is_timestamp(token_id) for token_id in token_ids]
+    cuts = [i for i in range(1, len(token_ids)) if is_time[i - 1] and is_time[i]]
+    end, moved = len(token_ids), n_frames
+    if not cuts:
+        times = [i for i, is_one in zip(token_ids, is_time, strict=True) if is_one]
+        spoken_s = tokenizer.timestamp_s(times[-1]) if times else 0.0
+        spans = [(start_s, start_s + (spoken_s or n_frames / FRAMES_PER_SECOND), slice(0, end))]
+    else:
+        if is_time[-2:] != [False, True]:
+            end = cuts[-1]
+            moved = (token_ids[end - 1] - tokenizer.timestamp_begin) * FRAMES_PER_TIMESTAMP
+        spans = [
+            (
+                start_s + (run.opened or 0) / TIMESTAMPS_PER_SECOND,
+                start_s + (run.closed or 0) / TIMESTAMPS_PER_SECOND,
+                slice(max(run.text.start - 1, 0), run.text.stop + 1),
+            )
+            for run in runs_of_text(token_ids, tokenizer)
+            if run.text.stop < end
+        ]
+    segments = [
+        (text_segment(token_ids, part, tokenizer, start_s=start, end_s=stop), token_ids[part])
+        for start, stop, part in spans
+    ]
+    spoken = [
+        (one, ids)
+        for one, ids in segments
+        if one.end_s > one.start_s and tokenizer.decode(one.token_ids).strip()
+    ]
+    return spoken, moved
 
 
 def split_words(

@@ -9,6 +9,7 @@ import mmap
 import operator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,7 +36,7 @@ class SpecialTokens:
 class Job:
     """A window to be decoded."""
 
-    ticket: int  # names the window
+    ticket: Any  # names the window
     states: Float[Tensor, "frames width"] | None  # the encoder's; None: a slot has what it needs
     prompt: tuple[int, ...]  # up to and with its task tokens
     max_new_tokens: int  # a window that has not ended by then is cut off

@@ -3,9 +3,8 @@
 What calls what:
 
     samples, files            a recording of any length
-      transcription.py        where it is cut, and what is known of its text so far; it asks for
-        chunked.py            overlapping chunks, joined by chunks.py
-        sequential.py         or one window after the other
+      transcription.py        one window after the other, or overlapping chunks, and what is known
+        chunked.py            of its text so far: a chunk, decoded; chunks.py plans and joins them
       packed_windows.py       short pieces that share a window
         failure.py            again and hotter, where the text is not to be believed
           windows.py          runs the tasks side by side: mel, encoder, prompt
@@ -44,11 +43,7 @@ from distilwhisper.text.transcript import Segment, Transcript
 
 
 def check_settings(settings: DecodingSettings, tokenizer: Tokenizer, vocab_size: int) -> None:
-    """Refuse settings that a model of this tokenizer and vocabulary cannot decode with.
-
-    Raises:
-        ValueError: it cannot.
-    """
+    """Raise ValueError for settings that a model of this vocabulary cannot decode with."""
     if settings.language is not None:
         tokenizer.language_code(settings.language)
     if settings.task == "translate" and not tokenizer.is_multilingual:
@@ -96,9 +91,7 @@ class Transcriber(WindowDecoder):
         *,
         draft: str | None = None,
     ) -> "Transcriber":
-        """Load a model folder or hub id.
-
-        A draft is a second model that drafts for the first, such as its student.
+        """Load a model folder or hub id; a draft is a second model, such as its student.
 
         Raises:
             ValueError: the draft does not fit the model, or the backend not the hardware.
@@ -134,11 +127,7 @@ class Transcriber(WindowDecoder):
             )
 
     def check_languages(self, languages: Mapping[str, str | None]) -> None:
-        """See that the model knows the language of every utterance, before any work is done.
-
-        Raises:
-            ValueError: it does not know one of them; the message names the utterance.
-        """
+        """Raise ValueError, naming the utterance, where the model does not know its language."""
         for id_, language in languages.items():
             try:
                 if language is not None:
@@ -268,7 +257,7 @@ class Transcriber(WindowDecoder):
         window = self.window(piece.samples, language=piece.language)
         request = WindowRequest(window, self.previous_ids, seed=self.settings.seed)
         goes_on = partial(moves_on, self, window)
-        return (yield from decode_with_fallback(request, self.settings, moves_on=goes_on))
+        return decode_with_fallback(request, self.settings, moves_on=goes_on)
 
 
 def _recording_of(sound: Sound | str | Path | Recording) -> Recording:

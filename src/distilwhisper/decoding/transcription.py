@@ -4,20 +4,28 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import chain, zip_longest
 from typing import TypeAlias
 
 from distilwhisper.decoding.chunked import Chunk, decode_chunk
-from distilwhisper.decoding.chunks import WHOLE, JoinedText, plan_chunks, plan_speech
-from distilwhisper.decoding.segments import NumberedWord, group_words, whole_segments
-from distilwhisper.decoding.sequential import FRAMES_PER_SECOND, decode_sequentially
-from distilwhisper.decoding.timing import TimedWindow
-from distilwhisper.decoding.windows import DetectedLanguage, Task, WindowDecoder
+from distilwhisper.decoding.chunks import WHOLE, Cut, JoinedText, plan_chunks, plan_speech
+from distilwhisper.decoding.failure import decode_with_fallback, is_silence
+from distilwhisper.decoding.segments import (
+    FRAMES_PER_SECOND,
+    NumberedWord,
+    group_words,
+    split_window,
+    whole_segments,
+)
+from distilwhisper.decoding.timing import TimedWindow, moves_on, time_window
+from distilwhisper.decoding.windows import DetectedLanguage, Task, WindowDecoder, WindowRequest
 from distilwhisper.speech.levels import speech_like_s
 from distilwhisper.speech.mel import RecordingMel
 from distilwhisper.speech.recording import Recording, blocks_of, end_of
 from distilwhisper.speech.sources import CorruptAudio
 from distilwhisper.speech.units import (
+    HOP_SAMPLES,
     WINDOW_S,
     WINDOW_SAMPLES,
     Span,
@@ -29,6 +37,11 @@ from distilwhisper.text.transcript import Segment, Transcript, Word, compression
 
 LAST_CHUNK_S = WINDOW_S - 3.0  # the rest of its window is silence, so that the text is ended
 MOST_LANGUAGE_WINDOWS = 8  # that a language is detected from where it stays in doubt
+
+HOT = 0.5  # text sampled above this temperature is in no prompt
+# A window that ends its text this early, so many times in a row, is left for the next one: a model
+# that writes timestamps alone would go on in steps of 20 ms.
+CRAWL_FRAMES, MAX_CRAWLS = 100, 3
 
 Unreadable = (CorruptAudio, OSError)
 End: TypeAlias = float | CorruptAudio | OSError  # seconds, or why it cannot be read any further
@@ -69,11 +82,7 @@ class Transcription:
         self._taken: list[Segment] = []
 
     def result(self) -> Transcript:
-        """Return the transcript, of which all tasks are done.
-
-        Raises:
-            CorruptAudio, OSError: the recording could not be read.
-        """
+        """Return the transcript, all tasks being done; raise why it could not be read."""
         if isinstance(self.outcome, Transcript):
             return self.outcome
         assert self.outcome is not None
@@ -113,18 +122,57 @@ class Transcription:
         try:
             self._spoken = self._spoken or self._detect()
             mel = RecordingMel(self._recording, n_mels=model.config.n_mels, device=model.device)
-            yield from decode_sequentially(
-                self._decoder,
-                mel,
-                self._spans(self._recording),
-                language=self._spoken.code,
-                on_progress=self._report,
-                on_window=self._add_window,
-            )
+            yield from self._decode_in_order(mel, self._spoken.code)
             end = mel.duration_s
         except Unreadable as error:
             end = error
         return (yield from self._end_task(end))
+
+    def _decode_in_order(self, mel: RecordingMel, language: str) -> Task[None]:
+        """Decode window by window: each begins where the timestamps of the last one ended.
+
+        Where languages are mixed, the language is that of windows whose own is in doubt.
+
+        Source: ``openai/whisper: whisper/transcribe.py``; with the same weights and settings the
+        text is the same, as long as nothing is sampled.
+        """
+        decoder, settings, tokenizer = self._decoder, self._settings, self._decoder.tokenizer
+        before = list(decoder.first_prompt)
+        seek = crawls = 0
+        for span in self._spans(self._recording):
+            seek = max(seek, span.start // HOP_SAMPLES)
+            while True:
+                frames, n_frames = mel.window(seek, -(-span.stop // HOP_SAMPLES))
+                if not n_frames:
+                    break
+                own_language = None if settings.multilingual else language
+                window = decoder.window_of(frames, n_frames * HOP_SAMPLES, language=own_language)
+                previous = tuple(tokenizer.previous_ids(before, hotwords=decoder.hotwords))
+                request = WindowRequest(window, previous, seed=settings.seed + seek)
+                goes_on = partial(moves_on, decoder, window)
+                decoded = yield from decode_with_fallback(request, settings, moves_on=goes_on)
+                if window.language != language and not decoded.own_language.is_sure:
+                    window.language = language
+                    decoded = yield from decode_with_fallback(request, settings, moves_on=goes_on)
+                moved = n_frames
+                if not is_silence(decoded, settings):
+                    start_s = seek / FRAMES_PER_SECOND
+                    end_s = start_s + n_frames / FRAMES_PER_SECOND
+                    pieces, moved = split_window(
+                        decoded.token_ids, tokenizer, start_s=start_s, n_frames=n_frames
+                    )
+                    segments = [segment for segment, _ in pieces]
+                    timed = time_window(
+                        decoder, window, decoded, segments, start_s=start_s, end_s=end_s
+                    )
+                    self._join(timed, stop_s=start_s)  # the next one shares no text with it
+                    before += [token_id for _, ids in pieces for token_id in ids]
+                    if decoded.temperature > HOT or not settings.condition_on_previous_text:
+                        before = []
+                    crawls = crawls + 1 if moved < CRAWL_FRAMES else 0
+                    moved = n_frames if crawls > MAX_CRAWLS else moved
+                seek += moved
+                self._report(moved / FRAMES_PER_SECOND)
 
     def _chunk_tasks(self) -> Iterator[Task["Transcription"]]:
         """Yield a task for every chunk, and one for the end."""
@@ -161,8 +209,7 @@ class Transcription:
         self._early[number] = windows
         while self._n_chunks in self._early:
             for one in self._early.pop(self._n_chunks):
-                self.windows.append(one)
-                self._text.add(one.words, start_s=one.start_s, stop_s=one.end_s)
+                self._join(one, stop_s=one.end_s)
             self._n_chunks += 1
         self._finish()
         return self
@@ -177,10 +224,9 @@ class Transcription:
             self.outcome = end
         return self
 
-    def _add_window(self, one: TimedWindow) -> None:
-        """Take a window of sequential decoding: it shares no text with those before it."""
+    def _join(self, one: TimedWindow, *, stop_s: float) -> None:
         self.windows.append(one)
-        self._text.append(one.words)
+        self._text.add(one.words, start_s=one.start_s, stop_s=stop_s)
 
     def _finish(self) -> None:
         """Make the transcript, once there are no more chunks and all are joined."""
@@ -240,14 +286,14 @@ class Transcription:
         spans = self._spans(recording)
         is_short = recording.reach(WINDOW_SAMPLES + 1) <= WINDOW_SAMPLES
         chunk_s = WINDOW_S if is_short else self._settings.chunk_s
-        cut = {
-            "chunk_samples": seconds_to_samples(chunk_s),
-            "overlap_samples": seconds_to_samples(self._settings.shared_s),
-            "last_samples": seconds_to_samples(min(chunk_s, LAST_CHUNK_S)),
-        }
+        cut = Cut(
+            seconds_to_samples(chunk_s),
+            seconds_to_samples(self._settings.shared_s),
+            seconds_to_samples(min(chunk_s, LAST_CHUNK_S)),
+        )
         if self._settings.vad_filter:
-            return plan_speech(spans, **cut)
-        return chain.from_iterable(plan_chunks(recording.reach, span, **cut) for span in spans)
+            return plan_speech(spans, cut)
+        return chain.from_iterable(plan_chunks(recording.reach, cut, span) for span in spans)
 
     def _spans(self, recording: Recording) -> Iterable[Span]:
         if self._settings.vad_filter:

@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import chain, count, groupby
+from itertools import chain, groupby
 from typing import Generic, TypeAlias, TypeVar
 
 import torch
@@ -257,7 +257,7 @@ class WindowDecoder:
             for window, states in zip(same, model.encoder(mel, same[0].kept), strict=True):
                 setattr(window, name, states)
 
-    def _job(self, ticket: int, request: WindowRequest) -> Job:
+    def _job(self, ticket: object, request: WindowRequest) -> Job:
         prompt, window = self._prompt(request), request.window
         room = self.checkpoint.model.config.max_tokens - len(prompt)
         return Job(
@@ -353,8 +353,6 @@ class Batch(Generic[K, T]):
         self._decoder = decoder
         self._search = decoder._take_search()
         self._waiting: deque[_Begun[K, T]] = deque()
-        self._running: dict[int, _Begun[K, T]] = {}
-        self._tickets = count()
         self._on_gpu = decoder.checkpoint.model.device.type == "cuda"
 
     def close(self) -> None:
@@ -365,7 +363,7 @@ class Batch(Generic[K, T]):
     @property
     def is_empty(self) -> bool:
         """No task is under way."""
-        return not self._waiting and not self._running
+        return not self._waiting and not self.n_running
 
     @property
     def has_room(self) -> bool:
@@ -376,7 +374,7 @@ class Batch(Generic[K, T]):
     @property
     def n_running(self) -> int:
         """Windows in slots."""
-        return len(self._running)
+        return self._search.n_slots - self._search.n_free
 
     def add(
         self, key: K, task: "Task[T]", decoder: WindowDecoder | None = None
@@ -401,12 +399,9 @@ class Batch(Generic[K, T]):
 
     def leave(self, key: K) -> None:
         """Give the tasks of a key up: their slots are free at once, and they are closed."""
-        left = [one for one in (*self._waiting, *self._running.values()) if one.key == key]
-        tickets = [ticket for ticket, one in self._running.items() if one.key == key]
+        left = [one for one in (*self._waiting, *self._search.tickets) if one.key == key]
         self._waiting = deque(one for one in self._waiting if one.key != key)
-        for ticket in tickets:
-            del self._running[ticket]
-        self._search.drop(tickets)
+        self._search.drop(left)
         for one in left:
             one.task.close()
 
@@ -427,9 +422,7 @@ class Batch(Generic[K, T]):
                     decoded += self._admit([self._waiting.popleft() for _ in range(n_new)])
             with decoder.searches.lock:
                 done = search.step()
-            for ticket, hypothesis in done:
-                one = self._running.pop(ticket)
-                decoded.append((one, one.decoder._decoded(one.request, hypothesis)))
+            decoded += [(one, one.decoder._decoded(one.request, text)) for one, text in done]
             return [result for one, window in decoded for result in self._resume(one, window)]
 
     @torch.inference_mode()
@@ -442,10 +435,9 @@ class Batch(Generic[K, T]):
             decoder, request = one.decoder, one.request
             window = request.window
             window.language = window.language or decoder.detect_language([window]).code
-            job = decoder._job(next(self._tickets), request)
+            job = decoder._job(one, request)
             size = decoder.settings.beam_size
             if size == 1 or request.temperature > 0:
-                self._running[job.ticket] = one
                 jobs.append(job)
             else:
                 rules, special = self._search.rules, self._search.special
