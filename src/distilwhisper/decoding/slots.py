@@ -121,7 +121,8 @@ class Lane:
         self._is_fixed = model.device.type == "cuda"
         most = model.config.max_tokens if self._is_fixed else 0
         self.cache = model.decoder.self_cache(n_slots, most)
-        self._make_room(*(n_slots, model.config.max_frames) if self._is_fixed else (0, 0))
+        n_rows, frames = (n_slots, model.config.max_frames) if self._is_fixed else (0, 0)
+        self._make_room(n_rows, frames)
 
     def _make_room(self, n_slots: int, frames: int) -> None:
         config, n_layers = self.model.config, self.model.config.decoder_layers
@@ -141,19 +142,17 @@ class Lane:
             self._make_room(1, frames)
         n_rows, _, n_held, _ = self.cross.keys[0].shape
         if slot >= n_rows or frames > n_held:
-            self._widen(n_rows, max(frames, n_held))
+            self._widen(max(frames, n_held))
         row = self._cut(slice(slot, slot + 1), frames)
         bias = self.model.decoder.cross_cache(states[None], kept, out=row).bias
         self._bias[slot, ..., :frames] = 0.0 if bias is None else bias
         self._bias[slot, ..., frames:] = -torch.inf
 
-    def _widen(self, n_rows: int, frames: int) -> None:
-        cross, bias = self.cross, self._bias
+    def _widen(self, frames: int) -> None:
+        old = [*self.cross.tensors, self._bias]
         self._make_room(self.n_slots, frames)
-        for ours, before in zip(
-            [*self.cross.tensors, self._bias], [*cross.tensors, bias], strict=True
-        ):
-            ours[:n_rows, :, : before.shape[2], : before.shape[3]].copy_(before)
+        for ours, before in zip([*self.cross.tensors, self._bias], old, strict=True):
+            ours[: len(before), :, : before.shape[2], : before.shape[3]].copy_(before)
 
     def move(self, source: int, dest: int, n_tokens: int) -> None:
         """Move a window to another slot."""
@@ -175,9 +174,10 @@ class Lane:
         """Return the final states of tokens in the slots from ``first`` on."""
         if n_keys > self.cache.capacity:  # grow by whole blocks: few use all their positions
             whole = -(-n_keys // TOKENS_PER_BLOCK) * TOKENS_PER_BLOCK
-            old, most = self.cache, self.model.config.max_tokens
-            self.cache = self.model.decoder.self_cache(self.n_slots, min(whole, most))
-            self.cache.states[..., : old.capacity, :].copy_(old.states)
+            most = self.model.config.max_tokens
+            longer = self.model.decoder.self_cache(self.n_slots, min(whole, most))
+            longer.states[..., : self.cache.capacity, :].copy_(self.cache.states)
+            self.cache = longer
         slots = slice(first, first + len(token_ids))
         counts = self.n_frames[slots]
         # Cut to the longest; but an engine reads whole tensors, and would make copies of cut ones.
