@@ -243,7 +243,7 @@ def decode_chunks(
     """
     chunked = transcriber.with_settings(replace(transcriber.settings, long_form="chunked"))
     one = chunked.begin(HeldRecording(to_samples(sound, "the recording")), language=language)
-    for _ in chunked.decoder.run(one.tasks):
+    for _ in chunked.run(one.tasks):
         pass
     return one.windows
 

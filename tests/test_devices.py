@@ -15,7 +15,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from distilwhisper.decoding.search import Search
 from distilwhisper.decoding.slots import Job, SpecialTokens
-from distilwhisper.decoding.speculative import speculate
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.whisper import Whisper, WhisperConfig
 from distilwhisper.speech.mel import log_mel, stack_windows
@@ -122,9 +121,8 @@ def test_a_speculative_round_stays_on_its_device(tokenizer: Tokenizer, gpu: Gpu)
     model, small = network(), network(decoder_layers=1)
     made = search(model, tokenizer, small)
     assert made._draft is not None
-    state = made._state.rows(0, 2)
     before = gpu.n_reads
-    speculate(made._lane, made._draft, state, made.rules, n_tokens=5, eot=tokenizer.eot, longest=4)
+    made._speculate(made._draft, 2, longest=4)
     assert gpu.n_reads > before  # how many were right decides what comes next
 
 

@@ -37,11 +37,7 @@ class Listening:
 
     @classmethod
     def parse(cls, track: int | str | None, channel: int | str, *, strict: bool) -> "Listening":
-        """Read what a caller or a command line says of it.
-
-        Raises:
-            ValueError: no such channel or track can be.
-        """
+        """Read what a caller or a command line says of it; raise ValueError where it cannot be."""
         named: dict[int | str, int | Literal["mix", "each"]]
         named = {"left": 0, "right": 1, "mix": "mix", "each": "each"}
         if channel not in named and not str(channel).isdecimal():
@@ -82,12 +78,12 @@ def transcribe_files(
     opened = [_Opened(source, listening, begin_s=begin_s) for source in sources]
     left = deque(opened)
     label = opened[0].name if len(opened) == 1 else f"{len(opened)} files"
-    jobs = [(file, channel) for file in opened for channel in file.recordings]
+    jobs = [(file, *job) for file in opened for job in file.recordings.items()]
     with progress_bar(label, sum(file.duration_s for file in opened), "seconds") as advance:
-        recordings = (file.recordings[channel] for file, channel in jobs)
-        for number, came in transcriber.transcribe_all(recordings, on_progress=advance):
-            file, channel = jobs[number]
-            file.came[channel] = came
+        recordings = (recording for _, _, recording in jobs)
+        for number, outcome in transcriber.transcribe_all(recordings, on_progress=advance):
+            file, channel, _ = jobs[number]
+            file.outcomes[channel] = outcome
             while left and left[0].is_done:
                 yield left.popleft().result()
 
@@ -140,10 +136,10 @@ def output_paths(
     problems: dict[str, str] = {}
     for source, path in ((source, path) for source, own in paths.items() for path in own):
         try:
-            why = f"its transcript would be {path}, which is a folder" if path.is_dir() else None
+            if path.is_dir():
+                problems.setdefault(source, f"its transcript would be {path}, which is a folder")
         except OSError as error:
             why = f"its transcript cannot be written ({error.strerror}): {path}"
-        if why is not None:
             problems.setdefault(source, why)
     return paths, problems
 
@@ -171,7 +167,7 @@ class _Opened:
         self._listening, self._on_note, self._begin_s = listening, on_note, begin_s
         self._notes: dict[Note, None] = {}  # in order, once each: a file may be read several times
         self._checked: set[Choice] = set()
-        self.came: dict[str | None, Transcript | CorruptAudio | OSError] = {}
+        self.outcomes: dict[str | None, Transcript | CorruptAudio | OSError] = {}
         self.recordings: dict[str | None, Recording] = {}
         if isinstance(source, np.ndarray):
             self.name = "the recording"
@@ -200,17 +196,18 @@ class _Opened:
     @property
     def is_done(self) -> bool:
         """Every channel has its transcript or its error."""
-        return len(self.came) == len(self.recordings)
+        return len(self.outcomes) == len(self.recordings)
 
     def result(self) -> TranscribedFile:
         """Return what came of the file, all of whose channels are done."""
-        transcripts = {c: came for c, came in self.came.items() if isinstance(came, Transcript)}
-        errors = [came for came in self.came.values() if not isinstance(came, Transcript)]
-        if errors:
-            return TranscribedFile(self.name, None, errors[0], tuple(self._notes))
         holes_s = [hole_s for note in self._notes for hole_s in note.holes_s]
-        # Each by itself: what another channel says behind a hole does not hold one back.
-        channels = {name: outside(holes_s, transcripts[name]) for name in self.recordings}
+        channels: dict[str | None, Transcript] = {}
+        for name in self.recordings:
+            outcome = self.outcomes[name]
+            if not isinstance(outcome, Transcript):
+                return TranscribedFile(self.name, None, outcome, tuple(self._notes))
+            # Each by itself: what another channel says behind a hole does not hold one back.
+            channels[name] = outside(holes_s, outcome)
         whole = channels.get(None) or interleave({str(name): t for name, t in channels.items()})
         doubts = [language_doubt(whole), None if whole.text else self._why_no_text()]
         notes = (*self._notes, *(Note(doubt) for doubt in doubts if doubt))
@@ -239,8 +236,7 @@ class _Opened:
         """Yield a channel's sound; if it must be whole, that is seen before the first block."""
         is_strict = self._listening.strict
         if is_strict and choice not in self._checked:
-            for _ in stream_samples(self._open(), choice=choice):
-                pass
+            deque(stream_samples(self._open(), choice=choice), maxlen=0)
             self._checked.add(choice)
         on_note = None if is_strict else self._note
         yield from stream_samples(self._open(), choice=choice, on_note=on_note)

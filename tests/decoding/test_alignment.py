@@ -1,5 +1,6 @@
 import itertools
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,9 @@ from distilwhisper.decoding.alignment import (
     Aligner,
     LabelledSpeech,
     _best_heads,
-    _Join,
     _JoinedWindow,
     alignment_heads,
     cheapest_path,
-    cross_attention,
     measure_alignment_heads,
     trim_words,
     upper_half_heads,
@@ -102,26 +101,41 @@ def test_no_path_is_cheaper_and_steps_go_on_by_one(costs: np.ndarray) -> None:
 # Attention
 
 
-def test_weights_sum_to_one_over_the_sound(checkpoint: Checkpoint, encoder_states: Tensor) -> None:
+def attention(
+    model: Whisper,
+    tokenizer: Tokenizer,
+    encoder_states: Tensor,
+    ids: list[int],
+    *,
+    heads: list[tuple[int, int]],
+    n_frames: int,
+) -> Tensor:
+    aligner = Aligner(model, encoder_states, (), tokenizer, heads, n_frames)
+    return aligner.attention(ids)[0]
+
+
+def test_weights_sum_to_one_over_the_sound(
+    checkpoint: Checkpoint, tokenizer: Tokenizer, encoder_states: Tensor
+) -> None:
     heads = [(3, 1), (0, 0)]
     ids = list(range(9))
-    some, _ = cross_attention(checkpoint.model, encoder_states, ids, heads=heads, n_frames=40)
+    weights = partial(attention, checkpoint.model, tokenizer, encoder_states, ids, heads=heads)
+    some = weights(n_frames=40)
     assert some.shape == (2, 9, 40)
     torch.testing.assert_close(some.sum(dim=-1), torch.ones(2, 9, dtype=torch.float64))
-    whole, _ = cross_attention(checkpoint.model, encoder_states, ids, heads=heads, n_frames=1500)
+    whole = weights(n_frames=1500)
     sounding = whole[..., :40]
     torch.testing.assert_close(some, sounding / sounding.sum(dim=-1, keepdim=True))
 
 
-def test_heads_come_in_the_order_asked_for(checkpoint: Checkpoint, encoder_states: Tensor) -> None:
-    def weights(heads: list[tuple[int, int]]) -> Tensor:
-        return cross_attention(
-            checkpoint.model, encoder_states, [5, 6, 7], heads=heads, n_frames=30
-        )[0]
-
-    both = weights([(2, 1), (1, 0)])
-    assert torch.equal(both[0], weights([(2, 1)])[0])
-    assert torch.equal(both[1], weights([(1, 0)])[0])
+def test_heads_come_in_the_order_asked_for(
+    checkpoint: Checkpoint, tokenizer: Tokenizer, encoder_states: Tensor
+) -> None:
+    ids = [5, 6, 7]
+    weights = partial(attention, checkpoint.model, tokenizer, encoder_states, ids, n_frames=30)
+    both = weights(heads=[(2, 1), (1, 0)])
+    assert torch.equal(both[0], weights(heads=[(2, 1)])[0])
+    assert torch.equal(both[1], weights(heads=[(1, 0)])[0])
     assert not torch.allclose(both[0], both[1])
 
 
@@ -133,7 +147,7 @@ def test_heads_that_do_not_fit_are_refused(
     heads: list[tuple[int, int]],
 ) -> None:
     with pytest.raises(ValueError, match="needs heads of the decoder's 4 layers of 2 heads"):
-        cross_attention(checkpoint.model, encoder_states, [1], heads=heads, n_frames=5)
+        attention(checkpoint.model, tokenizer, encoder_states, [1], heads=heads, n_frames=5)
     with pytest.raises(ValueError, match="needs heads of the decoder's 4 layers of 2 heads"):
         align(checkpoint.model, tokenizer, encoder_states, [[1]], heads=heads)
     with pytest.raises(ValueError, match="needs heads of the decoder's 4 layers of 2 heads"):
@@ -142,19 +156,20 @@ def test_heads_that_do_not_fit_are_refused(
 
 @pytest.mark.parametrize("n_frames", [0, 1501])
 def test_frames_beyond_the_window_are_refused(
-    checkpoint: Checkpoint, encoder_states: Tensor, n_frames: int
+    checkpoint: Checkpoint, tokenizer: Tokenizer, encoder_states: Tensor, n_frames: int
 ) -> None:
+    model = checkpoint.model
     with pytest.raises(ValueError, match=r"n_frames must lie in 1 \.\.\. 1500"):
-        cross_attention(checkpoint.model, encoder_states, [1], heads=[(0, 0)], n_frames=n_frames)
+        attention(model, tokenizer, encoder_states, [1], heads=[(0, 0)], n_frames=n_frames)
 
 
 @pytest.mark.parametrize("n_tokens", [0, 449])
 def test_sequences_that_do_not_fit_are_refused(
-    checkpoint: Checkpoint, encoder_states: Tensor, n_tokens: int
+    checkpoint: Checkpoint, tokenizer: Tokenizer, encoder_states: Tensor, n_tokens: int
 ) -> None:
     ids = [1] * n_tokens
     with pytest.raises(ValueError, match=f"1 to 448 tokens, found {n_tokens}"):
-        cross_attention(checkpoint.model, encoder_states, ids, heads=[(0, 0)], n_frames=9)
+        attention(checkpoint.model, tokenizer, encoder_states, ids, heads=[(0, 0)], n_frames=9)
 
 
 # Words
@@ -251,7 +266,7 @@ def test_bfloat16_finds_probable_words_probable(
     words = [tokenizer.encode(text) for text in (" the", " other")]
     exact = align(checkpoint.model, tokenizer, encoder_states, words, heads=[(3, 0)])
     coarse = load_checkpoint(tiny_model, dtype=torch.bfloat16).model
-    weights, _ = cross_attention(coarse, encoder_states, [1, 2], heads=[(3, 0)], n_frames=9)
+    weights = attention(coarse, tokenizer, encoder_states, [1, 2], heads=[(3, 0)], n_frames=9)
     assert weights.dtype == torch.float32
     rounded = align(coarse, tokenizer, encoder_states, words, heads=[(3, 0)])
     for ours, theirs in zip(rounded, exact, strict=True):
@@ -406,18 +421,21 @@ def test_heads_are_stored_with_the_checkpoint(checkpoint: Checkpoint, tmp_path: 
     assert alignment_heads(loaded.generation_config, loaded.model.config) == [(1, 0), (2, 1)]
 
 
-def test_heads_that_follow_the_written_token_are_chosen_over_sharper_ones() -> None:
+def test_heads_that_follow_the_written_token_are_chosen_over_sharper_ones(
+    tokenizer: Tokenizer,
+) -> None:
     """Three heads follow the token that is read: sharp, and one word behind."""
-    model = planted_model(10, [-1, 0, 0, -1, 0, 0, -1])
+    model = planted_model(tokenizer.timestamp_begin + 1501, [-1, 0, 0, -1, 0, 0, -1])
     layer = model.decoder.layers[0]
     for head in (1, 2, 4, 5):
         rows = slice(head * CODES, (head + 1) * CODES)
         layer.encoder_attn.q_proj.weight.data[rows] *= 0.5
     starts = [0, 20, 40, 55, 75, 90]  # two words, a full stop in the pause, two words, the end
-    joins = (_Join((2, 3), 40 / 50, 55 / 50),)
+    joins = tuple((token, 40 / 50, 55 / 50) for token in (2, 3))
     states = planted_states(model, starts, 1, 100)
-    window = _JoinedWindow(states, tuple(range(8)), slice(1, 6), 100, joins)
-    assert _best_heads(model, [window]) == [(0, 1), (0, 2), (0, 4), (0, 5)]
+    aligner = Aligner(model, states, (0, 1), tokenizer, (), 100)
+    window = _JoinedWindow(aligner, tuple(range(2, 7)), joins)
+    assert _best_heads(model.config, [window]) == [(0, 1), (0, 2), (0, 4), (0, 5)]
 
 
 def test_measuring_needs_two_utterances_in_a_window(

@@ -1,4 +1,4 @@
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -8,7 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distilwhisper.decoding.chunks import Chunk, JoinedText, plan_chunks, plan_speech
+from distilwhisper.decoding.chunks import (
+    ChunkSpan,
+    Cut,
+    JoinedText,
+    plan_chunks,
+    plan_speech,
+)
 from distilwhisper.decoding.segments import TimedWord
 from distilwhisper.speech.units import Span
 
@@ -57,9 +63,7 @@ def test_every_sample_is_covered_and_neighbours_share_the_overlap_at_least(
         overlap = 0
     tape = Tape(n_samples)
     plan = []
-    for chunk in plan_chunks(
-        tape.reach, chunk_samples=chunk_samples, overlap_samples=overlap, last_samples=last
-    ):
+    for chunk in plan_chunks(tape.reach, Cut(chunk_samples, overlap, last)):
         # Nothing is read that a chunk further on does not need.
         assert max(tape.asked) <= max(chunk.stop, chunk.start + chunk_samples) + chunk_samples + 1
         plan.append(chunk)
@@ -80,12 +84,7 @@ def test_every_sample_is_covered_and_neighbours_share_the_overlap_at_least(
 
 def plan_windows(n_samples: int) -> list[tuple[float, float]]:
     """The plan of 30-s windows that share 10 s, in seconds."""
-    plan = plan_chunks(
-        partial(min, n_samples),
-        chunk_samples=480_000,
-        overlap_samples=160_000,
-        last_samples=432_000,
-    )
+    plan = plan_chunks(partial(min, n_samples), Cut(480_000, 160_000, 432_000))
     return [(chunk.start / 16_000, chunk.stop / 16_000) for chunk in plan]
 
 
@@ -104,32 +103,27 @@ def test_plans_of_thirty_second_windows() -> None:
 
 def test_a_chunk_is_known_before_the_next_is_read() -> None:
     tape = Tape(10_000_000)
-    plan = plan_chunks(tape.reach, chunk_samples=300, overlap_samples=100, last_samples=270)
+    plan = plan_chunks(tape.reach, Cut(300, 100, 270))
     assert tape.asked == []
-    assert next(plan) == Chunk(0, 300, 100)
+    assert next(plan) == ChunkSpan(0, 300, 100)
     assert tape.asked == [301]
-    assert next(plan) == Chunk(200, 500, 100)
+    assert next(plan) == ChunkSpan(200, 500, 100)
     assert max(tape.asked) == 501
 
 
 @pytest.mark.parametrize(
-    ("n_samples", "chunk", "overlap", "last", "message"),
+    ("chunk", "overlap", "last", "message"),
     [
-        (10, 0, 0, 0, "chunks of 0"),
-        (10, 5, 0, 6, "the last of 6"),
-        (10, 5, 5, 5, r"in \[0, 4\] .* found 5"),
-        (10, 5, -1, 5, "found -1"),
-        (90, 30, 25, 27, r"in \[0, 24\] .* found 25"),
+        (0, 0, 0, "chunks of 0"),
+        (5, 0, 6, "the last of 6"),
+        (5, 5, 5, r"in \[0, 4\] .* found 5"),
+        (5, -1, 5, "found -1"),
+        (30, 25, 27, r"in \[0, 24\] .* found 25"),
     ],
 )
-def test_an_impossible_plan_is_refused(
-    n_samples: int, chunk: int, overlap: int, last: int, message: str
-) -> None:
-    plan = plan_chunks(
-        partial(min, n_samples), chunk_samples=chunk, overlap_samples=overlap, last_samples=last
-    )
+def test_an_impossible_plan_is_refused(chunk: int, overlap: int, last: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        next(plan)
+        Cut(chunk, overlap, last)
 
 
 def plan_with_pauses(n_samples: int, *pauses: int) -> list[tuple[int, int, int]]:
@@ -140,13 +134,7 @@ def plan_with_pauses(n_samples: int, *pauses: int) -> list[tuple[int, int, int]]
         assert stretch.stop - stretch.start <= 300
         return next((at for at in pauses if first <= at < stretch.stop), None)
 
-    plan = plan_chunks(
-        partial(min, n_samples),
-        chunk_samples=300,
-        overlap_samples=100,
-        last_samples=270,
-        find_pause=find_pause,
-    )
+    plan = plan_chunks(partial(min, n_samples), Cut(300, 100, 270), find_pause=find_pause)
     return [(chunk.start, chunk.stop, chunk.shared) for chunk in plan]
 
 
@@ -178,21 +166,8 @@ def test_chunks_that_meet_in_pauses_cover_every_sample(n_samples: int, pauses: s
     assert all(0 < stop - start <= 300 for start, stop, _ in plan)
 
 
-def plan_long_spans(spans: Iterable[Span], overlap: int) -> Iterator[Chunk]:
-    def cut(span: Span) -> Iterator[Chunk]:
-        return plan_chunks(
-            partial(min, 10_000),
-            chunk_samples=30,
-            overlap_samples=overlap,
-            last_samples=27,
-            within=span,
-        )
-
-    return plan_speech(spans, chunk_samples=30, cut=cut)
-
-
 def plan_spans(*spans: tuple[int, int]) -> list[tuple[int, int]]:
-    chunks = plan_long_spans((Span(*span) for span in spans), overlap=10)
+    chunks = plan_speech((Span(*span) for span in spans), Cut(30, 10, 27))
     return [(chunk.start, chunk.stop) for chunk in chunks]
 
 
@@ -219,7 +194,7 @@ def test_all_speech_is_covered_and_no_chunk_is_longer_than_asked(
     for gap, length in gaps_and_lengths:
         spans.append(Span(at + gap, at + gap + length))
         at += gap + length
-    plan = list(plan_long_spans(spans, overlap))
+    plan = list(plan_speech(spans, Cut(30, overlap, 27)))
     speech = {i for span in spans for i in range(span.start, span.stop)}
     heard = {i for chunk in plan for i in range(chunk.start, chunk.stop)}
     assert speech <= heard
@@ -263,9 +238,7 @@ def test_joining_the_chunks_of_a_known_text_gives_it_back(
     timed = spoken(words)
     plan = plan_chunks(
         partial(min, int(timed[-1].end_s * 100)),
-        chunk_samples=int(chunk_s * 100),
-        overlap_samples=int(chunk_s * 100 / 3),
-        last_samples=int(min(chunk_s, 27.0) * 100),
+        Cut(int(chunk_s * 100), int(chunk_s * 100 / 3), int(min(chunk_s, 27.0) * 100)),
     )
     chunks = [
         hear(timed, c.start / 100, c.stop / 100, drift_s=drift_s * (-1) ** i)
@@ -330,9 +303,7 @@ def decoded_recording(draw: Callable[[st.SearchStrategy[Any]], Any]) -> list[Chu
             words.append(TimedWord(f" w{len(words)}", (len(words),), at_s, at_s + length_s, 0))
             at_s += length_s
         at_s += draw(st.floats(0, 60))
-    plan = plan_chunks(
-        partial(min, int(at_s * 100)), chunk_samples=3000, overlap_samples=1000, last_samples=2700
-    )
+    plan = plan_chunks(partial(min, int(at_s * 100)), Cut(3000, 1000, 2700))
     times = draw(st.sampled_from(["exact", "drift", "estimates"]))
     chunks = []
     for chunk in plan:
@@ -427,12 +398,7 @@ def test_what_is_settled_no_later_chunk_changes(
     timed = spoken(words)
     text = JoinedText()
     settled: list[list[tuple[int, TimedWord]]] = []
-    for chunk in plan_chunks(
-        partial(min, int(timed[-1].end_s * 100)),
-        chunk_samples=1000,
-        overlap_samples=330,
-        last_samples=900,
-    ):
+    for chunk in plan_chunks(partial(min, int(timed[-1].end_s * 100)), Cut(1000, 330, 900)):
         start_s, stop_s = chunk.start / 100, chunk.stop / 100
         settled.append(text.words()[: text.n_settled(start_s)])
         heard = [

@@ -179,7 +179,7 @@ def answer(
         yield from ()
         return replace(ALONE, text=f"{one.number} alone")
 
-    task = decode_packed(decoder, group, previous_ids=(), alone=alone)
+    task = decode_packed(decoder, group, alone)
     if len(group) > 1:
         request = next(task)
         assert request.window.n_samples <= PACKED_S * 16000

@@ -3,25 +3,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from corpora import noise
-from distilwhisper.decoding.sequential import (
-    CRAWL_FRAMES,
-    MAX_CRAWLS,
-    decode_sequentially,
-    split_window,
-)
+from distilwhisper.decoding.segments import split_window
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.timing import TimedWindow
 from distilwhisper.decoding.transcriber import Transcriber
+from distilwhisper.decoding.transcription import CRAWL_FRAMES, MAX_CRAWLS, Transcription
 from distilwhisper.decoding.windows import DecodedWindow, WindowDecoder, WindowRequest
 from distilwhisper.model.checkpoint import load_checkpoint
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.speech.audio import Samples
-from distilwhisper.speech.mel import RecordingMel
 from distilwhisper.speech.recording import HeldRecording
-from distilwhisper.speech.units import Span
 from distilwhisper.text.tokens import Tokenizer
 from openai_reference import openai_model
 
@@ -117,30 +110,25 @@ class Reader:
     def __init__(self, folder: Path, samples: Samples, **settings: Any) -> None:
         self.tokenizer = Tokenizer.from_folder(folder)
         chosen = DecodingSettings(long_form="sequential", **settings)
-        self.decoder = WindowDecoder(load_checkpoint(folder), self.tokenizer, chosen)
-        self.mel = RecordingMel(HeldRecording(samples), n_mels=80, device=torch.device("cpu"))
+        decoder = WindowDecoder(load_checkpoint(folder), self.tokenizer, chosen)
         self.seconds: list[float] = []
         self.asked: list[WindowRequest] = []
-        self.windows: list[TimedWindow] = []
+        self.transcription = Transcription(
+            decoder, HeldRecording(samples), "en", self.seconds.append
+        )
+
+    @property
+    def windows(self) -> list[TimedWindow]:
+        return self.transcription.windows
 
     def read(
         self,
         *said: tuple[float | str, ...],
-        spans: list[Span] | None = None,
         temperature: float = 0.0,
         logprob: float = -0.1,
-        **prompts: list[int],
     ) -> list[float]:
         """Return where the windows begin that hold text, answering with the last over and over."""
-        task = decode_sequentially(
-            self.decoder,
-            self.mel,
-            spans,
-            language="en",
-            on_progress=self.seconds.append,
-            on_window=self.windows.append,
-            **prompts,
-        )
+        task = next(self.transcription.tasks)
         answers = [ids(self.tokenizer, *pieces) for pieces in said]
         try:
             request = next(task)
@@ -194,9 +182,8 @@ def test_silence_is_passed_over(tiny_model: Path) -> None:
 
 
 def test_only_spans_of_speech_are_read(tiny_model: Path) -> None:
-    reader = Reader(tiny_model, noise(65.0, seed=1))
-    spans = [Span(16_000 * 5, 16_000 * 9), Span(16_000 * 20, 16_000 * 60)]
-    assert reader.read((0.0, " a"), spans=spans) == [5, 20, 50]
+    reader = Reader(tiny_model, noise(65.0, seed=1), clip_timestamps=(5.0, 9.0, 20.0, 60.0))
+    assert reader.read((0.0, " a")) == [5, 20, 50]
     lengths = [request.window.n_samples / 16_000 for request in reader.asked]
     assert lengths == [4, 30, 10]
 
@@ -208,10 +195,16 @@ def test_only_spans_of_speech_are_read(tiny_model: Path) -> None:
 def test_a_window_is_told_what_was_said_before_it(
     tiny_model: Path, condition: bool, temperature: float, is_told: bool
 ) -> None:
-    reader = Reader(tiny_model, noise(65.0, seed=1), condition_on_previous_text=condition)
+    reader = Reader(
+        tiny_model,
+        noise(65.0, seed=1),
+        condition_on_previous_text=condition,
+        initial_prompt="other",
+        hotwords="thin",
+    )
     first, hot = ids(reader.tokenizer, " other"), ids(reader.tokenizer, " thin")
     said = (0.0, " a", 20.0, 20.0, " lost")
-    reader.read(said, temperature=temperature, first_prompt=first, hotwords=hot)
+    reader.read(said, temperature=temperature)
     prev = reader.tokenizer.sot_prev
     assert reader.asked[0].previous_ids == (prev, *hot, *first)
     kept = ids(reader.tokenizer, *said[:3])

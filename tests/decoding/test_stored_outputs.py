@@ -19,7 +19,7 @@ import pytest
 from torch import Tensor
 
 from corpora import hearing_model, noise
-from distilwhisper.decoding import rules, speculative
+from distilwhisper.decoding import rules, search
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.decoding.windows import DecodedWindow
@@ -204,7 +204,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(rules, "best", watched)
-        patch.setattr(speculative, "best", watched)
+        patch.setattr(search, "best", watched)
         store("noise.json", outputs_of_noise(Path(folder)))
     print(f"{len(leads)} tokens lead by {min(leads):.2g} or more")
     sounds = [load_samples(path) for path in sorted(SPEECH.glob("*.g722"))]

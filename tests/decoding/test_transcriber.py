@@ -213,14 +213,15 @@ def test_more_windows_are_asked_where_a_language_is_in_doubt(doubting: Transcrib
     """Twice as many until there are no more, and the doubt is in the transcript."""
     samples = np.concatenate([QUIET, silent(27), LOUD, silent(22), QUIET, silent(27)])
     recording = HeldRecording(samples)
-    assert doubting._speech_starts(recording, 1) == [0]
-    assert doubting._speech_starts(recording, 2) == [0, 2 * WINDOW_SAMPLES]
-    assert doubting._speech_starts(recording, 8) == [n * WINDOW_SAMPLES for n in range(3)]
-    windows = [doubting.decoder.window(w) for w in np.split(samples, 3)]
-    first = doubting.decoder.detect_language(windows[:1])
+    begun = doubting.begin(recording)
+    assert begun._speech_starts(1) == [0]
+    assert begun._speech_starts(2) == [0, 2 * WINDOW_SAMPLES]
+    assert begun._speech_starts(8) == [n * WINDOW_SAMPLES for n in range(3)]
+    windows = [doubting.window(w) for w in np.split(samples, 3)]
+    first = doubting.detect_language(windows[:1])
     assert not first.is_sure
     assert doubting.transcribe(samples).language_probability == pytest.approx(
-        doubting.decoder.detect_language(windows).probability
+        doubting.detect_language(windows).probability
     )
 
 
@@ -392,7 +393,8 @@ def test_whatever_settings_allow_covers_a_recording(
 ) -> None:
     settings = replace(SHORT, chunk_s=chunk_s, overlap_s=share * chunk_s)
     recording = HeldRecording(np.zeros(n_samples, dtype=np.float32))
-    plan = list(multilingual.with_settings(settings)._plan(recording))
+    begun = multilingual.with_settings(settings).begin(recording)
+    plan = list(begun._plan(recording))
     assert (plan[0].start, plan[-1].stop) == (0, n_samples)
     for left, right in pairwise(plan):
         assert left.stop - right.start >= seconds_to_samples(settings.shared_s)

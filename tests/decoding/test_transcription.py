@@ -55,7 +55,7 @@ def run_together(
     arrived: list[tuple[int, Transcription]] = []
     begun: list[tuple[int, Transcription]] = []
     steps = numbers = 0
-    with closing(Batch(callers[0].decoder)) as batch:
+    with closing(Batch(callers[0])) as batch:
         while waiting or arrived or not batch.is_empty:
             if waiting and steps % every == 0:
                 arrived.append(waiting.pop(0))
@@ -66,7 +66,7 @@ def run_together(
                 if task is None:
                     arrived.pop(0)
                     continue
-                batch.add(numbers, task, callers[number].decoder)
+                batch.add(numbers, task, callers[number])
                 numbers += 1
             batch.step()
             steps += 1
@@ -105,11 +105,11 @@ def test_settings_that_do_not_fit_the_model_are_refused(transcriber: Transcriber
 
 def test_other_settings_share_the_model_and_its_slots(transcriber: Transcriber) -> None:
     transcriber.transcribe(noise(1.0, seed=1))
-    before = len(transcriber.decoder._searches)
+    before = len(transcriber.searches.made)
     german = transcriber.with_settings(replace(SHORT, language="de", temperature=(0.5,)))
     german.transcribe(noise(1.0, seed=1))
-    assert german.decoder.lock is transcriber.decoder.lock
-    assert len(transcriber.decoder._searches) == before
+    assert german.searches is transcriber.searches
+    assert len(transcriber.searches.made) == before
     assert german.counts == transcriber.counts
 
 
@@ -119,16 +119,16 @@ def test_the_tasks_of_a_batch_have_the_same_rules(
 ) -> None:
     other = transcriber.with_settings(replace(SHORT, **change))
     task = next(other.begin(HeldRecording(noise(1.0, seed=1))).tasks)
-    with closing(Batch(transcriber.decoder)) as batch:
+    with closing(Batch(transcriber)) as batch:
         with pytest.raises(ValueError, match=f"have the same {next(iter(change))}, .* another"):
-            batch.add(0, task, other.decoder)
+            batch.add(0, task, other)
         assert batch.is_empty
 
 
 def test_a_cpu_admits_one_window_a_step(transcriber: Transcriber) -> None:
     one = transcriber.with_settings(CUT).begin(HeldRecording(noise(60.0, seed=1)), language="en")
     running = []
-    with closing(Batch(transcriber.decoder)) as batch:
+    with closing(Batch(transcriber)) as batch:
         for number, task in enumerate(one.tasks):
             if not batch.has_room:
                 break
@@ -146,7 +146,7 @@ def test_a_task_that_is_left_frees_its_slot_and_the_others_stay_as_they_are(
     sounds = [noise(1.0 + i, seed=i) for i in range(5)]
     alone = [english.transcribe(samples).text for samples in sounds]
     begun = [english.begin(HeldRecording(samples)) for samples in sounds]
-    with closing(Batch(english.decoder)) as batch:
+    with closing(Batch(english)) as batch:
         left = next(begun[1].tasks)
         for number, task in enumerate([next(begun[0].tasks), left, next(begun[2].tasks)]):
             batch.add(number, task)
@@ -203,7 +203,7 @@ def test_segments_come_long_before_the_end_of_a_recording(
     done_s: list[float] = []
     samples = HeldRecording(noise(200.0, seed=3))
     one = transcriber.with_settings(settings).begin(samples, on_progress=done_s.append)
-    for _ in transcriber.with_settings(settings).decoder.steps(one.tasks):
+    for _ in transcriber.with_settings(settings).steps(one.tasks):
         if one.take_segments():
             break
     assert sum(done_s) < 40

@@ -4,12 +4,6 @@ Some heads of the cross-attention follow the speech: the token they serve looks 
 which it is spoken. Their weights, one row per token, are a picture with a line from its first
 corner to its last; the best monotone path through it gives each token its frames.
 
-    cross_attention         where some heads look
-    Aligner                 a window's words with their times; where each token looks
-    trim_words              the same words, without the pauses that some of them swallowed
-    alignment_heads         the heads that a checkpoint names
-    measure_alignment_heads those of a network that comes without, from speech with its text
-
 Source: openai/whisper: ``whisper/timing.py``; arXiv:2212.04356 does not describe it.
 """
 
@@ -18,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -36,6 +30,9 @@ from distilwhisper.speech.units import WINDOW_S, samples_to_seconds, seconds_to_
 from distilwhisper.text.tokens import Tokenizer
 
 Head = tuple[int, int]  # decoder layer, head in it
+Maps: TypeAlias = Float[Tensor, "heads tokens frames"]
+Costs: TypeAlias = Float64[np.ndarray, "tokens frames"]
+Steps: TypeAlias = Int64[np.ndarray, " steps"]
 
 FRAMES_PER_SECOND = 50  # encoder frames of 20 ms
 
@@ -66,17 +63,17 @@ def alignment_heads(
 ) -> list[Head] | None:
     """Return the heads that a checkpoint names as following the speech.
 
-    Returns:
-        None where it names none, or one that its decoder lacks: a list that was copied from a
-        larger model says nothing of this one's heads. See :func:`measure_alignment_heads` and
-        :func:`upper_half_heads` for what to take instead.
+    None where it names none, or one that its decoder lacks: a list that was copied from a larger
+    model says nothing of this one's heads. See :func:`measure_alignment_heads` and
+    :func:`upper_half_heads` for what to take instead.
     """
     named = generation_config.get("alignment_heads")
     try:
         heads = [(int(layer), int(head)) for layer, head in named or []]
+        _check_heads(heads, config)
     except (TypeError, ValueError):
         return None
-    return heads if heads and not _missing(heads, config) else None
+    return heads
 
 
 def upper_half_heads(config: WhisperConfig) -> list[Head]:
@@ -120,72 +117,19 @@ def measure_alignment_heads(
     Utterances are joined, with a pause between them, to windows of up to 28 s. Where one ends and
     the next begins is then known: the word in front of a pause must end in it, and the one behind
     it begin. Heads are ranked by how far from the pauses their own best paths get there. Of the
-    best 4, 5, ... 10 together, the set that comes nearest is returned, the smaller of equals.
-
-    How sharply a head's weights follow some path is no sign of a good one: the sharpest follow
-    the token that is read, and so are one word behind the token that is written.
+    best 4, 5, ... 10 together, the set that comes nearest is returned, the smaller of equals. (How
+    sharply a head's weights follow some path is no sign of a good one: the sharpest follow the
+    token that is read, and so are one word behind the token that is written.)
 
     The utterances are of one language and any number of speakers, shuffled, and joined in this
     order. Each join is one measurement: with 15 of them the choice is rough, and 100 are plenty.
     One that is too long to share a window is left out. The prompt asks for no timestamps.
-
-    Returns:
-        Layers and heads in order, as ``alignment_heads`` of a ``generation_config.json`` has them.
 
     Raises:
         ValueError: no two utterances fit in a window together, or one is empty; or as for
             :meth:`Aligner.place`.
     """
     _check_text(prompt_ids, [utterance.token_ids for utterance in utterances], tokenizer)
-    return _best_heads(model, _joined_windows(model, utterances, prompt_ids, tokenizer))
-
-
-def _best_heads(model: Whisper, windows: Sequence["_JoinedWindow"]) -> list[Head]:
-    config = model.config
-    heads = list(itertools.product(range(config.decoder_layers), range(config.decoder_heads)))
-    errors_s = np.zeros(len(heads))
-    for window in windows:
-        errors_s += [_join_error_s(one, window) for one in _standing_out(model, window, heads)]
-    best = [heads[i] for i in np.argsort(errors_s, kind="stable")[:_MOST_HEADS]]
-    joint_s = np.zeros(len(best))
-    for window in windows:
-        sums = np.cumsum(_standing_out(model, window, best), axis=0)
-        joint_s += [_join_error_s(one, window) for one in sums]
-    fewest = min(_FEWEST_HEADS, len(best))
-    return sorted(best[: fewest + int(np.argmin(joint_s[fewest - 1 :]))])
-
-
-@dataclass(frozen=True)
-class _Join:
-    """The pause between two utterances, and the tokens of the text that must begin in it.
-
-    They are the first token of the second utterance, and what follows the last word of the first:
-    its full stop, most often. Without the latter, a head that is one token behind would pass, as
-    it stands at the full stop, in the pause, when the second utterance begins.
-    """
-
-    tokens: tuple[int, int]
-    from_s: float
-    to_s: float
-
-
-@dataclass(frozen=True)
-class _JoinedWindow:
-    """Utterances behind one another."""
-
-    encoder_states: Float[Tensor, "frames width"]
-    token_ids: tuple[int, ...]
-    text: slice  # the positions that write the text
-    n_frames: int
-    joins: tuple[_Join, ...]
-
-
-def _joined_windows(
-    model: Whisper,
-    utterances: Sequence[LabelledSpeech],
-    prompt_ids: Sequence[int],
-    tokenizer: Tokenizer,
-) -> list[_JoinedWindow]:
     groups: list[list[LabelledSpeech]] = [[]]
     for utterance in utterances:
         together = [*groups[-1], utterance]
@@ -195,13 +139,39 @@ def _joined_windows(
             groups.append([utterance])
         else:
             groups[-1] = together
-    groups = [group for group in groups if len(group) > 1]
-    if not groups:
+    windows = [
+        _joined_window(model, group, prompt_ids, tokenizer) for group in groups if len(group) > 1
+    ]
+    if not windows:
         raise ValueError(
             f"measuring needs utterances of which two follow each other within {_JOINED_S:g} s, "
             f"found {len(utterances)} that do not: give more and shorter ones"
         )
-    return [_joined_window(model, group, prompt_ids, tokenizer) for group in groups]
+    return _best_heads(model.config, windows)
+
+
+def _best_heads(config: WhisperConfig, windows: Sequence["_JoinedWindow"]) -> list[Head]:
+    every = list(itertools.product(range(config.decoder_layers), range(config.decoder_heads)))
+    each_s = (_join_errors_s(window, every) for window in windows)
+    best = [every[i] for i in np.argsort(sum(each_s, np.zeros(len(every))), kind="stable")]
+    best = best[:_MOST_HEADS]
+    each_s = (_join_errors_s(window, best, together=True) for window in windows)
+    joint_s = sum(each_s, np.zeros(len(best)))
+    fewest = min(_FEWEST_HEADS, len(best))
+    return sorted(best[: fewest + int(np.argmin(joint_s[fewest - 1 :]))])
+
+
+@dataclass(frozen=True)
+class _JoinedWindow:
+    """Utterances behind one another."""
+
+    aligner: "Aligner"  # with any heads
+    text: tuple[int, ...]
+    # Tokens that must begin in a pause, and when it begins and ends: the first of an utterance, and
+    # what follows the last word of the one before, its full stop most often. Without the latter, a
+    # head that is one token behind would pass, as it stands at the full stop, in the pause, when
+    # the utterance begins.
+    joins: tuple[tuple[int, float, float], ...]
 
 
 @torch.no_grad()
@@ -212,99 +182,40 @@ def _joined_window(
     tokenizer: Tokenizer,
 ) -> _JoinedWindow:
     pause = np.zeros(seconds_to_samples(_PAUSE_S), dtype=np.float32)
-    sound: list[Samples] = [group[0].samples]
-    text = list(group[0].token_ids)
-    joins: list[_Join] = []
+    sound, text = [group[0].samples], [*group[0].token_ids]
+    joins: list[tuple[int, float, float]] = []
     for before, utterance in itertools.pairwise(group):
         unspoken = len(before.token_ids) - 1 - _spoken_tokens(before.token_ids, tokenizer)[1]
         begins = len(text) + _spoken_tokens(utterance.token_ids, tokenizer)[0]
         ended_s = samples_to_seconds(sum(map(len, sound)))
-        joins.append(_Join((len(text) - unspoken, begins), ended_s, ended_s + _PAUSE_S))
+        joins += [(i, ended_s, ended_s + _PAUSE_S) for i in (len(text) - unspoken, begins)]
         sound += [pause, utterance.samples]
         text += utterance.token_ids
     samples = np.concatenate(sound)
     mel = log_mel(stack_windows([samples]).to(model.device), n_mels=model.config.n_mels)
-    first = len(prompt_ids) - 1
-    return _JoinedWindow(
-        encoder_states=model.encoder(mel.to(model.dtype))[0],
-        token_ids=(*prompt_ids, *text, tokenizer.eot),
-        text=slice(first, first + len(text)),
-        n_frames=math.ceil(samples_to_seconds(len(samples)) * FRAMES_PER_SECOND),
-        joins=tuple(joins),
-    )
+    states = model.encoder(mel.to(model.dtype))[0]
+    n_frames = math.ceil(samples_to_seconds(len(samples)) * FRAMES_PER_SECOND)
+    aligner = Aligner(model, states, prompt_ids, tokenizer, (), n_frames)
+    return _JoinedWindow(aligner, tuple(text), tuple(joins))
 
 
-def _standing_out(
-    model: Whisper, window: _JoinedWindow, heads: Sequence[Head]
-) -> Float64[np.ndarray, "heads tokens frames"]:
-    weights, _ = cross_attention(
-        model, window.encoder_states, window.token_ids, heads=heads, n_frames=window.n_frames
-    )
-    rows = slice(window.text.start, window.text.stop + 1)
-    return _contrast(weights)[:, rows].cpu().double().numpy()
+def _join_errors_s(
+    window: _JoinedWindow, heads: Sequence[Head], *, together: bool = False
+) -> Float64[np.ndarray, " heads"]:
+    """Return how far outside the pauses the tokens at them begin, summed over a window's joins.
 
-
-def _join_error_s(
-    standing_out: Float64[np.ndarray, "tokens frames"], window: _JoinedWindow
-) -> float:
-    """Return how far outside the pauses the tokens at them begin, summed over a window's joins."""
-    times = _token_starts(standing_out) / FRAMES_PER_SECOND
-    return sum(
-        float(min(max(join.from_s - times[i], times[i] - join.to_s, 0.0), _LOST_S))
-        for join in window.joins
-        for i in join.tokens
-    )
-
-
-@torch.no_grad()
-def cross_attention(
-    model: Whisper,
-    encoder_states: Float[Tensor, "frames width"],
-    token_ids: Sequence[int],
-    *,
-    heads: Sequence[Head],
-    n_frames: int,
-    kept: KeptFrames | None = None,
-) -> tuple[Float[Tensor, "heads tokens {n_frames}"], Float[Tensor, "tokens width"]]:
-    """Return how much each token looks at each frame, for some heads, and the final states.
-
-    Computed in one pass without a cache. The weights are float32 where the model is less.
-
-    The prompt is among the tokens. Of the frames, the first ``n_frames`` hold sound: each token's
-    weights sum to 1 over these, as in openai-whisper, for the padding holds no speech.
-
-    Raises:
-        ValueError: there are no heads, or the decoder lacks one; ``n_frames`` is not 1 ... the
-            frames of ``encoder_states``; there are no tokens, or more than positions.
+    By each head alone, or by it together with those in front of it.
     """
-    _check_heads(heads, model.config)
-    if not 1 <= n_frames <= len(encoder_states):
-        raise ValueError(
-            f"n_frames must lie in 1 ... {len(encoder_states)}, the frames of encoder_states; "
-            f"found {n_frames}: count the 20-ms frames that hold sound"
-        )
-    if not 0 < len(token_ids) <= model.config.max_tokens:
-        raise ValueError(
-            f"a sequence holds 1 to {model.config.max_tokens} tokens, found {len(token_ids)}: "
-            "leave off previous text, or align fewer words"
-        )
-    decoder = model.decoder
-    frames = encoder_states.to(device=model.device, dtype=model.dtype)[None]
-    cross = decoder.cross_cache(frames, kept)
-    step = decoder.begin(torch.tensor([list(token_ids)], device=model.device))
-    states = step.states
-    weights: dict[Head, Tensor] = {}
-
-    def attend(number: int, attention: Attention, normed: Tensor) -> Tensor:
-        keys, values = (made[number].to(model.dtype) for made in (cross.keys, cross.values))
-        for head in {head for layer, head in heads if layer == number}:
-            sounding = keys[0, head, :n_frames]
-            weights[number, head] = _head_weights(attention, head, normed[0], sounding)
-        return attention(normed, keys, values, cross.bias)
-
-    for number in range(len(decoder.layers)):
-        states = decoder.run_layer(number, states, step, partial(attend, number))
-    return torch.stack([weights[head] for head in heads]), decoder.layer_norm(states)[0]
+    aligner = replace(window.aligner, heads=heads)
+    seen, _, writers = aligner.maps(window.text, [aligner.tokenizer.eot])
+    maps = seen[:, writers.start : writers.stop + 1].cpu().double().numpy()
+    maps = np.cumsum(maps, axis=0) if together else maps
+    starts_s = np.stack([_token_starts(one) for one in maps]) / FRAMES_PER_SECOND
+    outside_s = [
+        np.maximum(from_s - starts_s[:, token], starts_s[:, token] - to_s)
+        for token, from_s, to_s in window.joins
+    ]
+    return np.cumsum(np.clip(outside_s, 0.0, _LOST_S), axis=0)[-1]
 
 
 @dataclass(frozen=True)
@@ -320,24 +231,63 @@ class Aligner:
     kept: KeptFrames | None = None  # the frames that were encoded; None: all
 
     @torch.no_grad()
+    def attention(self, token_ids: Sequence[int]) -> tuple[Maps, Float[Tensor, "tokens width"]]:
+        """Return how much each token looks at each frame, by head, and the final states.
+
+        In one pass without a cache; the prompt is among the tokens. The weights are float32 where
+        the model is less. Each token's sum to 1 over the frames that hold sound, as in
+        openai-whisper.
+
+        Raises:
+            ValueError: there are no heads, or the decoder lacks one; more frames or tokens than the
+                encoder states or the decoder have, or none.
+        """
+        model, states = self.model, self.encoder_states
+        _check_heads(self.heads, model.config)
+        if not 1 <= self.n_frames <= len(states):
+            raise ValueError(
+                f"n_frames must lie in 1 ... {len(states)}, the frames of 20 ms that there are, "
+                f"found {self.n_frames}"
+            )
+        if not 1 <= len(token_ids) <= model.config.max_tokens:
+            raise ValueError(
+                f"a sequence holds 1 to {model.config.max_tokens} tokens, found {len(token_ids)}: "
+                "leave off previous text, or align fewer words"
+            )
+        decoder, weights = model.decoder, dict[Head, Tensor]()
+        frames = states.to(device=model.device, dtype=model.dtype)[None]
+        cross = decoder.cross_cache(frames, self.kept)
+        step = decoder.begin(torch.tensor([list(token_ids)], device=model.device))
+        precise = torch.promote_types(model.dtype, torch.float32)  # bfloat16 is off by one in 100
+
+        def attend(number: int, attention: Attention, normed: Tensor) -> Tensor:
+            keys, values = (made[number].to(model.dtype) for made in (cross.keys, cross.values))
+            for head in {head for layer, head in self.heads if layer == number}:
+                queries = attention.q_proj(normed[0]).unflatten(-1, (attention.heads, -1))[:, head]
+                sounding = keys[0, head, : self.n_frames].to(precise)
+                scores = (queries.to(precise) * keys.shape[-1] ** -0.5) @ sounding.T
+                weights[number, head] = scores.softmax(dim=-1)
+            return attention(normed, keys, values, cross.bias)
+
+        final = step.states
+        for number in range(len(decoder.layers)):
+            final = decoder.run_layer(number, final, step, partial(attend, number))
+        return torch.stack([weights[head] for head in self.heads]), decoder.layer_norm(final)[0]
+
+    @torch.no_grad()
     def place(self, words: Sequence[TimedWord], *, start_s: float = 0.0) -> list[TimedWord]:
-        """Time the words of the window.
+        """Time the words of the window, which begins at ``start_s``.
 
         The text is given to the decoder as if it had just written it, without timestamps. The times
         of a word are those of its tokens without the punctuation at its ends, which takes in the
         pauses: ``" Well,"`` ends with "Well". Its probability is the mean of the same tokens'.
 
-        Args:
-            words: in order; the times that they have count for nothing.
-            start_s: where the window begins.
-
-        Returns:
-            The words, in order: none starts before the one in front of it ends, and none leaves the
-            first ``n_frames``. A word can be 0 s long.
+        None starts before the one in front of it ends, and none leaves the first ``n_frames``; a
+        word can be 0 s long. The times that they have count for nothing.
 
         Raises:
             ValueError: the prompt asks for timestamps; a word is empty or holds a special token; or
-                as for :func:`cross_attention`.
+                as for :meth:`attention`.
 
         Source: openai/whisper: ``whisper/timing.py``, ``find_alignment``.
         """
@@ -347,51 +297,45 @@ class Aligner:
             return []
         # As in openai-whisper; a full sequence has no place for it.
         has_room = len(self.prompt_ids) + len(text) < self.model.config.max_tokens
-        weights, states, writers = self._attention(text, [self.tokenizer.eot] if has_room else [])
+        maps, states, writers = self.maps(text, [self.tokenizer.eot] if has_room else [])
+        seen = maps.mean(dim=0).cpu().double().numpy()
         rows = slice(writers.start, writers.stop + 1)  # the last one tells when the text ends
-        times = start_s + _token_starts(_alignment_map(weights)[rows]) / FRAMES_PER_SECOND
+        times = start_s + _token_starts(seen[rows]) / FRAMES_PER_SECOND
         odds = self.model.decoder.project(states[writers])[:, : self.tokenizer.eot]
+        odds = odds.to(maps.dtype).softmax(dim=-1)
         chosen = torch.tensor(text, device=odds.device)[:, None]
-        probabilities = odds.to(weights.dtype).softmax(dim=-1).gather(1, chosen)[:, 0]
-        probable = probabilities.cpu().double().numpy()
+        probable = odds.gather(1, chosen)[:, 0].cpu().double().numpy()
         placed: list[TimedWord] = []
         at = 0
         for word in words:
-            first, last = _spoken_tokens(word.token_ids, self.tokenizer)
-            spoken = slice(at + first, at + last + 1)
+            first, last = (at + place for place in _spoken_tokens(word.token_ids, self.tokenizer))
             placed.append(
                 replace(
                     word,
-                    start_s=float(times[spoken.start]),
-                    end_s=float(times[spoken.stop]),
-                    probability=float(probable[spoken].mean()),
+                    start_s=float(times[first]),
+                    end_s=float(times[last + 1]),
+                    probability=float(probable[first : last + 1].mean()),
                 )
             )
             at += len(word.token_ids)
         return placed
 
     def attended_s(self, text: Sequence[int]) -> Float64[np.ndarray, " tokens"]:
-        """Return where each token of a text looks most, in seconds from the window's start.
+        """Return where each token of a text looks most, in seconds from the window's start."""
+        maps, _, writers = self.maps(text)
+        seen = maps.mean(dim=0).cpu().double().numpy()
+        return seen[writers].argmax(axis=1) / FRAMES_PER_SECOND
 
-        No token is special; all else is as for :meth:`place`.
-        """
-        weights, _, writers = self._attention(text)
-        return _alignment_map(weights)[writers].argmax(axis=1) / FRAMES_PER_SECOND
-
-    def _attention(
+    def maps(
         self, text: Sequence[int], behind: Sequence[int] = ()
-    ) -> tuple[Float[Tensor, "heads tokens frames"], Float[Tensor, "tokens width"], slice]:
-        """Return weights and states of prompt, text and more, and what positions write the text."""
-        weights, states = cross_attention(
-            self.model,
-            self.encoder_states,
-            [*self.prompt_ids, *text, *behind],
-            heads=self.heads,
-            n_frames=self.n_frames,
-            kept=self.kept,
-        )
+    ) -> tuple[Maps, Float[Tensor, "tokens width"], slice]:
+        """Return how far each token of prompt, text and more stands out in each frame, by head.
+
+        And the final states, and which positions write the text.
+        """
+        weights, states = self.attention([*self.prompt_ids, *text, *behind])
         first = len(self.prompt_ids) - 1  # position i writes token i + 1
-        return weights, states, slice(first, first + len(text))
+        return _contrast(weights), states, slice(first, first + len(text))
 
 
 def trim_words(
@@ -400,70 +344,40 @@ def trim_words(
     """Cut the pauses off words that swallowed one: beside a sentence's end or a segment's.
 
     A pause has no token, so that a word next to it takes it in. Words there that last longer than
-    twice the usual word (the median, 0.7 s at most) are shortened. Words only ever become
-    shorter, and all times are on one clock.
-
-    Args:
-        words: of some segments, in order.
-        spans: when each segment starts and ends by its timestamps.
-        spoken_s: when the last word before these segments ended.
+    twice the usual word (the median, 0.7 s at most) are shortened. Words only ever become shorter,
+    and all times are on one clock: those of the words, in order; of the ``spans`` of their
+    segments by their timestamps; and ``spoken_s``, when the last word before these ended.
 
     Source: openai/whisper: ``whisper/timing.py``, ``add_word_timestamps``. There punctuation
     counts as words of its own for the median, the second word after a pause may begin at half its
     time since the start of the recording, and a word may be made longer to reach its segment.
     """
-    nonzero_s = [word.end_s - word.start_s for word in words if word.end_s > word.start_s]
-    usual_s = min(_LONGEST_USUAL_WORD_S, float(np.median(nonzero_s))) if nonzero_s else 0.0
+    lengths_s = [word.end_s - word.start_s for word in words if word.end_s > word.start_s]
+    usual_s = min(_LONGEST_USUAL_WORD_S, float(np.median(lengths_s))) if lengths_s else 0.0
+    most_s = _USUAL_WORDS_AT_MOST * usual_s
     trimmed: list[TimedWord] = []
     before = ""
-    for segment, group in itertools.groupby(words, key=lambda word: word.segment):
-        cut = _trim_after_sentences(list(group), before, usual_s=usual_s)
-        cut = _trim_after_pause(cut, spoken_s=spoken_s, usual_s=usual_s)
-        trimmed += _trim_to_span(cut, *spans[segment], usual_s=usual_s)
-        before, spoken_s = trimmed[-1].text, trimmed[-1].end_s
+    for number, group in itertools.groupby(words, key=lambda word: word.segment):
+        segment = list(group)
+        for place, word in enumerate(segment):
+            if before.rstrip().endswith(tuple(SENTENCE_ENDS)):
+                segment[place] = _from(word, word.end_s - most_s)
+            before = word.text
+        first, second = segment[0], segment[:2][-1]
+        is_behind_pause = first.end_s - spoken_s > _PAUSE_IN_USUAL_WORDS * usual_s
+        is_long = first.end_s - first.start_s > most_s or second.end_s - first.start_s > 2 * most_s
+        if is_behind_pause and is_long:
+            segment[:2] = [_from(word, word.end_s - most_s) for word in segment[:2]]
+        # Where the first or the last word leaves its segment by far, the segment is right.
+        first, (start_s, end_s) = segment[0], spans[number]
+        if first.start_s + _SEGMENT_IS_RIGHT_S < start_s < first.end_s:
+            segment[0] = _from(first, min(first.end_s - usual_s, start_s))
+        last = segment[-1]
+        if last.start_s < end_s < last.end_s - _SEGMENT_IS_RIGHT_S:
+            segment[-1] = replace(last, end_s=min(last.end_s, max(last.start_s + usual_s, end_s)))
+        trimmed += segment
+        spoken_s = trimmed[-1].end_s
     return trimmed
-
-
-def _trim_after_sentences(
-    words: Sequence[TimedWord], before: str, *, usual_s: float
-) -> list[TimedWord]:
-    """Let a word that follows the end of a sentence begin no earlier than it can."""
-    texts = [before, *(word.text for word in words)]
-    return [
-        _from(word, word.end_s - _USUAL_WORDS_AT_MOST * usual_s)
-        if previous.rstrip().endswith(tuple(SENTENCE_ENDS))
-        else word
-        for word, previous in zip(words, texts, strict=False)
-    ]
-
-
-def _trim_after_pause(
-    words: Sequence[TimedWord], *, spoken_s: float, usual_s: float
-) -> list[TimedWord]:
-    """Let the first two words after a pause be no longer than words are."""
-    first, *rest = words
-    most_s = _USUAL_WORDS_AT_MOST * usual_s
-    after_pause = first.end_s - spoken_s > _PAUSE_IN_USUAL_WORDS * usual_s
-    first_is_long = first.end_s - first.start_s > most_s
-    two_are_long = bool(rest) and rest[0].end_s - first.start_s > 2 * most_s
-    if not after_pause or not (first_is_long or two_are_long):
-        return list(words)
-    if rest and rest[0].end_s - rest[0].start_s > most_s:
-        rest[0] = _from(rest[0], rest[0].end_s - most_s)
-    return [_from(first, first.end_s - most_s), *rest]
-
-
-def _trim_to_span(
-    words: Sequence[TimedWord], start_s: float, end_s: float, *, usual_s: float
-) -> list[TimedWord]:
-    """Believe a segment's own times where the first or the last word leaves them by far."""
-    first, *rest = words
-    if first.start_s + _SEGMENT_IS_RIGHT_S < start_s < first.end_s:
-        first = _from(first, min(first.end_s - usual_s, start_s))
-    *most, last = [first, *rest]
-    if last.start_s < end_s < last.end_s - _SEGMENT_IS_RIGHT_S:
-        last = replace(last, end_s=min(last.end_s, max(last.start_s + usual_s, end_s)))
-    return [*most, last]
 
 
 def _from(word: TimedWord, start_s: float) -> TimedWord:
@@ -471,17 +385,12 @@ def _from(word: TimedWord, start_s: float) -> TimedWord:
     return replace(word, start_s=max(word.start_s, start_s))
 
 
-def cheapest_path(
-    costs: Float64[np.ndarray, "tokens frames"],
-) -> tuple[Int64[np.ndarray, " steps"], Int64[np.ndarray, " steps"]]:
-    """Return the monotone path of the smallest sum, from the first corner to the last.
+def cheapest_path(costs: Costs) -> tuple[Steps, Steps]:
+    """Return the token and the frame of every step of the cheapest path from corner to corner.
 
     Each step goes one token on, one frame on, or both: dynamic time warping. Of equal ways to a
     cell, that from the frame before is taken, then the diagonal. (Where the other two are equal,
     openai-whisper comes from the frame before even if that costs more.)
-
-    Returns:
-        The token and the frame of every step.
     """
     n_tokens, n_frames = costs.shape
     # Behind a border of infinity: totals[i + 1, j + 1] is the cheapest way to costs[i, j].
@@ -508,29 +417,7 @@ def cheapest_path(
     return tokens, frames
 
 
-def _head_weights(
-    attention: Attention,
-    head: int,
-    states: Float[Tensor, "tokens width"],
-    keys: Float[Tensor, "frames head_dim"],
-) -> Float[Tensor, "tokens frames"]:
-    """Return one head's softmax; in bfloat16 its scores would be good to one part in 100."""
-    dtype = torch.promote_types(states.dtype, torch.float32)
-    queries = attention.q_proj(states).unflatten(-1, (attention.heads, -1))[:, head]
-    scores = (queries.to(dtype) * keys.shape[-1] ** -0.5) @ keys.to(dtype).T
-    return scores.softmax(dim=-1)
-
-
-def _alignment_map(
-    weights: Float[Tensor, "heads tokens frames"],
-) -> Float64[np.ndarray, "tokens frames"]:
-    """Return how far each token stands out in each frame, as the mean of the heads."""
-    return _contrast(weights).mean(dim=0).cpu().double().numpy()
-
-
-def _contrast(
-    weights: Float[Tensor, "heads tokens frames"],
-) -> Float[Tensor, "heads tokens frames"]:
+def _contrast(weights: Maps) -> Maps:
     """Return each frame's weights in standard deviations over the tokens, smoothed in time.
 
     Thus a frame that every token looks at, as many do at the first, speaks for none.
@@ -545,9 +432,7 @@ def _contrast(
     return mirrored.unfold(-1, _MEDIAN_FRAMES, 1).sort(dim=-1).values[..., reach]
 
 
-def _token_starts(
-    standing_out: Float64[np.ndarray, "tokens frames"],
-) -> Int64[np.ndarray, " tokens"]:
+def _token_starts(standing_out: Costs) -> Int64[np.ndarray, " tokens"]:
     """Return the frame in which the best path comes to each token."""
     tokens, frames = cheapest_path(-standing_out)
     return frames[np.diff(tokens, prepend=-1) > 0]
@@ -560,21 +445,14 @@ def _spoken_tokens(ids: Sequence[int], tokenizer: Tokenizer) -> tuple[int, int]:
     return (spoken[0], spoken[-1]) if spoken else (0, len(ids) - 1)
 
 
-def _missing(heads: Sequence[Head], config: WhisperConfig) -> list[Head]:
-    return [
-        (layer, head)
-        for layer, head in heads
-        if not (0 <= layer < config.decoder_layers and 0 <= head < config.decoder_heads)
-    ]
-
-
 def _check_heads(heads: Sequence[Head], config: WhisperConfig) -> None:
-    missing = _missing(heads, config)
+    n_layers, n_heads = config.decoder_layers, config.decoder_heads
+    missing = [(i, j) for i, j in heads if i not in range(n_layers) or j not in range(n_heads)]
     if missing or not heads:
         raise ValueError(
-            f"alignment needs heads of the decoder's {config.decoder_layers} layers of "
-            f"{config.decoder_heads} heads, counted from 0; found {missing or 'none'}: measure "
-            "them on this model, or take all heads of the upper half of its layers"
+            f"alignment needs heads of the decoder's {n_layers} layers of {n_heads} heads, counted "
+            f"from 0; found {missing or 'none'}: measure them on this model, or take all heads of "
+            "the upper half of its layers"
         )
 
 

@@ -1,7 +1,7 @@
 """Beam search over one window: encoder states and a prompt in, the best text out.
 
-The beams share the window's keys and values of the encoder states, which are by far the larger part
-of what a decoder remembers; only what stands behind the prompt is kept per beam.
+The beams share the keys and values of the encoder states, by far the larger part of what a decoder
+remembers; only what stands behind the prompt is kept per beam.
 
 Source: openai/whisper: ``whisper/decoding.py``, BeamSearchDecoder and MaximumLikelihoodRanker.
 """
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from distilwhisper.decoding.rules import DecodingRules
 from distilwhisper.decoding.search import NonFiniteOutput, require_room
-from distilwhisper.decoding.slots import Hypothesis, Job, SpecialTokens, Start
+from distilwhisper.decoding.slots import Hypothesis, Job, SpecialTokens, start_scores
 from distilwhisper.model.whisper import SelfCache, Whisper
 from distilwhisper.shapes import Float, Int
 
@@ -25,18 +25,14 @@ def beam_search(
 ) -> Hypothesis:
     """Keep the ``beam_size`` likeliest beginnings of a window's text, and return its best text.
 
-    The search ends with ``beam_size`` finished candidates, of which the one with the highest mean
-    log-probability is best. The tokens are those that openai-whisper finds, with two exceptions
-    where it leaves to chance what comes out: an end that the rules forbid is no candidate, and a
-    text without any token counts as one token long where theirs divides by zero.
-
-    Returns:
-        The best text. Its ``avg_logprob`` is the mean over the tokens that were written; for a text
-        that was cut off, openai-whisper divides by one token more.
+    The search ends with ``beam_size`` finished candidates; the one with the highest mean
+    log-probability is best. The tokens are those of openai-whisper, but for two cases that it
+    leaves to chance: an end that the rules forbid is no candidate, and an empty text counts as one
+    token long. ``avg_logprob`` is the mean over the tokens that were written; for a text that was
+    cut off, openai-whisper divides by one token more.
 
     Raises:
-        ValueError: prompt and new tokens together exceed the model's positions, or ``beam_size`` is
-            out of range.
+        ValueError: prompt and new tokens exceed the model's positions, or the beams its vocabulary.
         NonFiniteOutput: a probability is not a number.
     """
     decoder, prompt, n_keys = model.decoder, job.prompt, len(job.prompt)
@@ -49,9 +45,9 @@ def beam_search(
     cross = decoder.cross_cache(job.states[None], job.kept)
     cache = decoder.self_cache(1, n_keys + job.max_new_tokens)
     states = decoder(torch.tensor([list(prompt)], device=model.device), cross, cache)[0]
-    start = Start.of(decoder.project(states[[prompt.index(special.sot)]]).float(), special)
-    last = states[-1:]
-    state = rules.start(1)
+    scores = start_scores(decoder.project(states[[prompt.index(special.sot)]]).float(), special)
+    no_speech, language, language_prob = (score.item() for score in scores)
+    last, state = states[-1:], rules.start(1)
     beams, ended = [_Beam()], list[_Beam]()
     for step in range(job.max_new_tokens):
         sources = beams
@@ -71,17 +67,14 @@ def beam_search(
     # Beams of probability 0 are there where the rules leave fewer ways than beams.
     cut_off = [beam for beam in beams if beam.sum_logprob > -torch.inf]
     candidates = [*ended, *cut_off[: beam_size - len(ended)]]
-    means = [beam.sum_logprob / max(len(beam.token_ids), 1) for beam in candidates]
-    place = means.index(max(means))
-    best, finished = candidates[place], place < len(ended)
-    has_languages = bool(special.languages)
+    best = max(candidates, key=lambda beam: beam.sum_logprob / max(len(beam.token_ids), 1))
     return Hypothesis(
         token_ids=best.token_ids,
-        finished=finished,
-        avg_logprob=best.sum_logprob / max(len(best.token_ids) + finished, 1),
-        no_speech_prob=start.no_speech_probs.item(),
-        language_id=special.languages[int(start.languages)] if has_languages else None,
-        language_prob=start.language_probs.item() if has_languages else None,
+        finished=best.finished,
+        avg_logprob=best.sum_logprob / max(len(best.token_ids) + best.finished, 1),
+        no_speech_prob=no_speech,
+        language_id=special.languages[int(language)] if special.languages else None,
+        language_prob=language_prob if special.languages else None,
     )
 
 
@@ -92,16 +85,13 @@ class _Beam:
     token_ids: tuple[int, ...] = ()
     sum_logprob: float = 0.0
     source: int = 0  # place of the beam that it continues
+    finished: bool = False
 
 
 def _extended(
     allowed: Float[Tensor, "beams vocab"], beams: Sequence[_Beam], beam_size: int, *, eot: int
 ) -> tuple[list[_Beam], list[_Beam]]:
-    """Return the ``beam_size`` likeliest beams with one token more, and the likelier ones that end.
-
-    Raises:
-        NonFiniteOutput: a probability is not a number.
-    """
+    """Return the likeliest beams with one token more, and those likelier that end."""
     logprobs, token_ids = allowed.log_softmax(dim=-1).topk(beam_size + 1)
     sums = torch.tensor([[beam.sum_logprob] for beam in beams], device=logprobs.device) + logprobs
     if sums.isnan().any():
@@ -118,7 +108,7 @@ def _extended(
         if token_id != eot:
             kept.append(_Beam((*before, token_id), total, source))
         elif total > -torch.inf:
-            ended.append(_Beam(before, total, source))
+            ended.append(_Beam(before, total, source, finished=True))
         if len(kept) == beam_size:
             break
     return kept, ended

@@ -1,6 +1,6 @@
 """Chunks of a long recording: where to cut, and how to join their texts.
 
-Numbers and words alone; reading audio and running the model is ``transcriber.py``'s.
+Numbers and words alone; reading audio and running the model is ``transcription.py``'s.
 
 Neighbours meet in a pause, where there is one; then each word is in one of them alone. Elsewhere
 they share some seconds. Their words there are lined up at the longest common run, and the text
@@ -20,8 +20,10 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 from operator import itemgetter
 
-from distilwhisper.decoding.segments import TimedWord, word_key
+from distilwhisper.decoding.segments import NumberedWord, TimedWord, word_key
 from distilwhisper.speech.units import Span
+
+WHOLE = Span(0, sys.maxsize)  # all of a recording, however long it is
 
 # How far an estimated word time may be off: words this far outside an overlap still take part.
 TIME_SLACK_S = 2.0
@@ -36,121 +38,122 @@ SURE_RUN = 4
 COVER_S = 0.5
 MUCH_LESS = 3
 
-WHOLE = Span(0, sys.maxsize)  # of a recording
-
 
 @dataclass(frozen=True)
-class Chunk(Span):
-    """A stretch of a recording that is decoded as one, in samples."""
-
-    shared: int = 0  # of its end, what is at least in the next chunk as well
-
-
-def plan_chunks(
-    reach: Callable[[int], int],
-    *,
-    chunk_samples: int,
-    overlap_samples: int,
-    last_samples: int,
-    find_pause: Callable[[Span, int], int | None] | None = None,
-    within: Span = WHOLE,
-) -> Iterator[Chunk]:
-    """Cut a recording into chunks that cover every sample, reading it no further than it must.
-
-    Args:
-        reach: given a place, returns how many of the samples before it the recording has: the
-            place itself, or less where the recording ends. Asked in order.
-        chunk_samples: length of a chunk at most.
-        overlap_samples: what neighbours share at least, where they do not meet in a pause. (The
-            published pipeline's "stride" is per side: half of that.)
-        last_samples: length of the last chunk, of one behind a pause at most. A model hears the end
-            of a recording badly in a short piece of it, and drops the last sentence where no
-            silence follows in its window.
-        find_pause: given a stretch, and a place in it, returns a place in a pause behind that one,
-            for a chunk to end and the next one to begin at, or None. None: all neighbours share.
-        within: what of the recording is cut.
-
-    Yields:
-        Chunks in order; what fits into one chunk is one. One without a sample is none.
+class Cut:
+    """How long the chunks of a recording are, and what they share.
 
     Raises:
         ValueError: a length is out of range, or the overlap leaves too little to go on by.
     """
-    if not 1 <= last_samples <= chunk_samples:
-        raise ValueError(
-            "lengths must be positive and the last chunk no longer than the others: found chunks "
-            f"of {chunk_samples}, the last of {last_samples}"
-        )
-    most = min(chunk_samples - 1, 2 * last_samples - chunk_samples)
-    if not 0 <= overlap_samples <= most:
-        raise ValueError(
-            f"the overlap must lie in [0, {most}] samples for chunks of {chunk_samples} and a "
-            f"last one of {last_samples}, found {overlap_samples}"
-        )
-    step = chunk_samples - overlap_samples
-    least = 1 if find_pause is None else -(-chunk_samples // 4)  # what a cut leaves behind it
-    start = met = within.start  # where the next chunk begins, and where two last met in a pause
+
+    chunk_samples: int  # of a chunk at most
+    # What neighbours share at least where they do not meet in a pause, unless the last chunk makes
+    # it less. (The published pipeline's "stride" is per side: half of that.)
+    overlap_samples: int
+    # Of the last chunk; behind a pause at most. A model hears the end of a recording badly in a
+    # short piece of it, and drops the last sentence where no silence follows in its window.
+    last_samples: int
+
+    def __post_init__(self) -> None:
+        chunk, last = self.chunk_samples, self.last_samples
+        if not 1 <= last <= chunk:
+            raise ValueError(
+                "lengths must be positive and the last chunk no longer than the others: found "
+                f"chunks of {chunk}, the last of {last}"
+            )
+        most = min(chunk - 1, 2 * last - chunk)
+        if not 0 <= self.overlap_samples <= most:
+            raise ValueError(
+                f"the overlap must lie in [0, {most}] samples for chunks of {chunk} and a last one "
+                f"of {last}, found {self.overlap_samples}"
+            )
+
+
+@dataclass(frozen=True)
+class ChunkSpan(Span):
+    """Where a chunk lies, in samples."""
+
+    shared: int = 0  # of its end, what is at least in the next chunk as well
+
+
+FindPause: TypeAlias = Callable[[Span, int], int | None]
+
+
+def plan_chunks(
+    reach: Callable[[int], int],
+    cut: Cut,
+    within: Span = WHOLE,
+    *,
+    find_pause: FindPause | None = None,
+) -> Iterator[ChunkSpan]:
+    """Cut a recording into chunks that cover it, reading it no further than they must.
+
+    What fits into one chunk is one; without a sample it is none.
+
+    Args:
+        reach: given a place, returns how many of the samples before it the recording has: the
+            place itself, or less where the recording ends. Asked in order.
+        cut: lengths.
+        within: the part that is cut; it begins in the recording, and may end behind it.
+        find_pause: given a stretch, and a place in it, returns a place in a pause behind that one,
+            for a chunk to end and the next one to begin at, or None. None: all neighbours share.
+    """
+    chunk, start = cut.chunk_samples, within.start
+    step = chunk - cut.overlap_samples
+    least = 1 if find_pause is None else -(-chunk // 4)  # what a cut leaves behind it
+    met = start  # where two chunks last met in a pause
     while True:
-        stop = reach(min(start + chunk_samples + least, within.stop))
+        stop = reach(min(start + chunk + least, within.stop))
         left = stop - start
-        if left <= (chunk_samples if start == within.start or not find_pause else last_samples):
+        if left <= (chunk if start == within.start or not find_pause else cut.last_samples):
             break
-        end = start + min(chunk_samples, left - least)
-        pause = find_pause(Span(start, end), end - chunk_samples // 3) if find_pause else None
+        end = start + min(chunk, left - least)
+        pause = find_pause(Span(start, end), end - chunk // 3) if find_pause else None
         if pause is not None:
-            yield Chunk(start, pause)
+            yield ChunkSpan(start, pause)
             start = met = pause
-        elif left > chunk_samples:
-            yield Chunk(start, start + chunk_samples, overlap_samples)
+        elif left > chunk:
+            yield ChunkSpan(start, start + chunk, cut.overlap_samples)
             start += step
         else:
             met = start
             break
     if start == within.start:
-        if left > 0:
-            yield Chunk(start, stop)
+        if stop > start:
+            yield ChunkSpan(start, stop)
         return
-    last = max(stop - last_samples, met)
+    last = max(stop - cut.last_samples, met)
     if last > start:  # the one before would be too far off: one more between the two
         middle = max((start - step + last) // 2, met)
-        end = min(middle + chunk_samples, stop)
-        yield Chunk(middle, end, end - last)
-    yield Chunk(last, stop)
+        end = min(middle + chunk, stop)
+        yield ChunkSpan(middle, end, end - last)
+    yield ChunkSpan(last, stop)
 
 
 def plan_speech(
-    spans: Iterable[Span], *, chunk_samples: int, cut: Callable[[Span], Iterator[Chunk]]
-) -> Iterator[Chunk]:
+    spans: Iterable[Span], cut: Cut, *, find_pause: FindPause | None = None
+) -> Iterator[ChunkSpan]:
     """Cut spans of speech into chunks: neighbours share one while it has room for them.
 
-    Chunks of several spans share nothing, as they end in silence.
-
-    Args:
-        spans: in order.
-        chunk_samples: length of a chunk at most.
-        cut: of a span that is longer.
+    A span that is longer than a chunk is cut as by :func:`plan_chunks`; other chunks share nothing,
+    as they end in silence.
     """
-    held: Span | None = None
+    held: list[ChunkSpan] = []  # what neighbours share a chunk so far, or nothing
     for span in spans:
-        if held is not None and span.stop - held.start <= chunk_samples:
-            held = Span(held.start, span.stop)
+        if held and span.stop - held[0].start <= cut.chunk_samples:
+            held = [ChunkSpan(held[0].start, span.stop)]
             continue
-        if held is not None:
-            yield Chunk(held.start, held.stop)
-        held = span
-        if span.stop - span.start > chunk_samples:
-            yield from cut(span)
-            held = None
-    if held is not None:
-        yield Chunk(held.start, held.stop)
+        yield from held
+        held = [ChunkSpan(span.start, span.stop)]
+        if span.stop - span.start > cut.chunk_samples:
+            yield from plan_chunks(lambda stop: stop, cut, span, find_pause=find_pause)
+            held = []
+    yield from held
 
 
 class JoinedText:
-    """The text of overlapping chunks, joined as they come, in order of time.
-
-    A word that only one chunk has is kept. It is left out where the same word is kept from the
-    other chunk, or another reading of the same stretch of time.
-    """
+    """The text of overlapping chunks, joined as they come, in order of time."""
 
     def __init__(self) -> None:
         self._placed: list[_Placed] = []
@@ -169,12 +172,7 @@ class JoinedText:
         self._n_parts += 1
         self._stop_s = max(self._stop_s, stop_s)
 
-    def append(self, words: Sequence[TimedWord]) -> None:
-        """Put words behind the text that share no sound with it."""
-        self._placed += _place(self._n_parts, words)
-        self._n_parts += 1
-
-    def words(self, first: int = 0) -> list[tuple[int, TimedWord]]:
+    def words(self, first: int = 0) -> list[NumberedWord]:
         """Return the words from one on, each with the number of its chunk."""
         return [(one.number, one.word) for one in self._placed[first:]]
 
@@ -224,19 +222,15 @@ class _Stretch:
     is_common: bool
 
 
-Run = tuple[int, int, int]  # place in one text, place in the other, length
+Words = Sequence[_Placed]
+Run = tuple[int, int, int]  # place in one text, place in the other, length; of no words: zeros
 
 
-def _shared(
-    joined: Sequence[_Placed], new: Sequence[_Placed], start_s: float, stop_s: float
-) -> tuple[int, int, Run | None]:
+def _shared(joined: Words, new: Words, start_s: float, stop_s: float) -> tuple[int, int, Run]:
     """Return which words two chunks may share, and the longest run of words that they do.
 
-    Where the estimates bring no run of a few words together, one is looked for as far away as the
-    segments leave room.
-
-    Returns:
-        The first word of the text that may be shared, how many of the new ones may, and the run.
+    They are given as the first word of the text, and how many of the new ones. Where the estimates
+    bring no run of a few words together, one is looked for as far away as the segments leave room.
     """
     middle_s = (start_s + stop_s) / 2
     bounds = []
@@ -247,33 +241,27 @@ def _shared(
         bounds.append((next(late, len(joined)), n_new))
     (near, n_near), (first, n_shared) = bounds
     run = _longest_run(joined[near:], new[:n_near], middle_s)
-    if run is None or run[2] < SURE_RUN:
-        far = _longest_run(joined[first:], new[:n_shared], middle_s, room_share=1.0)
-        if far is None or far[2] < SURE_RUN:
-            return near, n_near, run
-        return first, n_shared, far
-    return first, n_shared, (run[0] + near - first, run[1], run[2])
+    if run[2] >= SURE_RUN:
+        return first, n_shared, (run[0] + near - first, run[1], run[2])
+    far = _longest_run(joined[first:], new[:n_shared], middle_s, room_share=1.0)
+    return (first, n_shared, far) if far[2] >= SURE_RUN else (near, n_near, run)
 
 
-def _merge(
-    tail: Sequence[_Placed], head: Sequence[_Placed], anchor: Run | None, middle_s: float
-) -> list[_Placed]:
+def _merge(tail: Words, head: Words, anchor: Run, middle_s: float) -> list[_Placed]:
     """Merge the end of a text with the beginning of the next chunk's.
 
     The text passes from one to the other in the middle of the longest run of words that both
     have. If they differ in more words than they share, they are not about the same sound.
     """
-    if anchor is None:
-        return _keep_apart(tail, head, middle_s)
     i, j, length = anchor
-    half = (length + 1) // 2
     before = _align(tail[:i], head[:j], middle_s)
     after = _align(tail[i + length :], head[j + length :], middle_s)
     others = [*before, *after]
     n_common = length + sum(len(one.tail) for one in others if one.is_common)
     n_differing = sum(min(len(one.tail), len(one.head)) for one in others if not one.is_common)
-    if n_common < n_differing:
+    if not length or n_common < n_differing:
         return _keep_apart(tail, head, middle_s)
+    half = (length + 1) // 2
     return [
         *_chosen(before, outermost=0, tail_wins=True),
         *tail[i : i + half],
@@ -282,12 +270,11 @@ def _merge(
     ]
 
 
-def _align(tail: Sequence[_Placed], head: Sequence[_Placed], middle_s: float) -> list[_Stretch]:
+def _align(tail: Words, head: Words, middle_s: float) -> list[_Stretch]:
     """Line two readings up at the longest run that they share, and again on both sides of it."""
-    run = _longest_run(tail, head, middle_s, room_share=1.0)
-    if run is None:
+    i, j, length = _longest_run(tail, head, middle_s, room_share=1.0)
+    if not length:
         return [_Stretch(tail, head, is_common=False)]
-    i, j, length = run
     return [
         *_align(tail[:i], head[:j], middle_s),
         _Stretch(tail[i : i + length], head[j : j + length], is_common=True),
@@ -298,8 +285,8 @@ def _align(tail: Sequence[_Placed], head: Sequence[_Placed], middle_s: float) ->
 def _chosen(stretches: Sequence[_Stretch], *, outermost: int, tail_wins: bool) -> Iterator[_Placed]:
     """Yield one reading of each stretch: that of the winner, unless it has much less of it.
 
-    The outermost stretch lies on one side only between words that both have: there the loser's
-    words stay that the winner has nothing for.
+    The outermost stretch has common words on one side only: there the loser's words stay that the
+    winner has nothing for.
     """
     for number, one in enumerate(stretches):
         wins, loses = (one.tail, one.head) if tail_wins else (one.head, one.tail)
@@ -307,13 +294,11 @@ def _chosen(stretches: Sequence[_Stretch], *, outermost: int, tail_wins: bool) -
             spans = [(w.word.start_s, w.word.end_s) for w in wins]
             extra = [w for w in loses if not _is_covered((w.word.start_s, w.word.end_s), spans)]
             yield from heapq.merge(wins, extra, key=lambda w: w.word.start_s)
-        elif not wins or len(loses) > len(wins) + MUCH_LESS:
-            yield from loses
         else:
-            yield from wins
+            yield from wins if wins and len(loses) <= len(wins) + MUCH_LESS else loses
 
 
-def _keep_apart(tail: Sequence[_Placed], head: Sequence[_Placed], seam_s: float) -> list[_Placed]:
+def _keep_apart(tail: Words, head: Words, seam_s: float) -> list[_Placed]:
     """Merge readings that share nothing: both, in order, as far as time leaves room for both.
 
     Where it does not, the text passes over in the middle of the time.
@@ -333,15 +318,13 @@ def _is_covered(span_s: tuple[float, float], by_s: Iterable[tuple[float, float]]
     )
 
 
-def _longest_run(
-    tail: Sequence[_Placed], head: Sequence[_Placed], middle_s: float, room_share: float = 0.0
-) -> Run | None:
-    """Return the longest run of equal words that are not too far apart in time.
+def _longest_run(tail: Words, head: Words, middle_s: float, room_share: float = 0.0) -> Run:
+    """Return the longest run of equal words that are no further apart in time than the slack.
 
     Of runs that are equally long, the one whose two times agree best, then the one nearest the
-    middle of the overlap. Two words further apart in time than the slack are not the same word.
+    middle of the overlap.
     """
-    best: tuple[tuple[float, float, float], Run] | None = None
+    best: tuple[tuple[float, float, float], Run] = (0, 0, 0), (0, 0, 0)
     runs = [[0] * (len(head) + 1) for _ in range(len(tail) + 1)]
     for i in range(len(tail) - 1, -1, -1):
         for j in range(len(head) - 1, -1, -1):
@@ -354,9 +337,9 @@ def _longest_run(
             length = runs[i][j] = runs[i + 1][j + 1] + 1
             from_middle_s = abs(_middle(tail[i + length // 2].word) - middle_s)
             rank = (length, -round(apart_s), -from_middle_s)
-            if best is None or rank > best[0]:
-                best = (rank, (i, j, length))
-    return best[1] if best else None
+            if rank > best[0]:
+                best = rank, (i, j, length)
+    return best[1]
 
 
 def _middle(word: TimedWord) -> float:

@@ -25,15 +25,13 @@ def decode_with_fallback(
 ) -> Task[DecodedWindow]:
     """Decode a window at one temperature after the other until its text is to be believed.
 
-    A window whose silence was cut off gets it back, for good, before it is tried any hotter. A
-    text that repeats itself is believed where the sound does so too.
+    A window whose silence was cut off gets it back, for good, before it is tried any hotter.
 
     Args:
         request: its temperature is replaced.
         settings: temperatures and thresholds.
         stricter: a further judge of texts that pass the thresholds.
-        moves_on: returns whether a text that repeats itself follows the sound all the same. Asked
-            of the first attempt.
+        moves_on: tells of a first text that only repeats itself whether it follows the sound.
 
     Returns:
         The attempt that is believed; or else the likeliest, of those that do not repeat themselves
@@ -42,7 +40,7 @@ def decode_with_fallback(
     attempts: list[DecodedWindow] = []
     for temperature in settings.temperature:
         window = yield replace(request, temperature=temperature)
-        if request.window.whole_mel is not None and needs_whole(window, settings):
+        if request.window.whole_mel is not None and _needs_whole(window, settings):
             request.window.uncut()
             window = yield replace(request, temperature=temperature)
         failure = why_failed(window, settings) or (stricter(window) if stricter else None)
@@ -56,7 +54,6 @@ def decode_with_fallback(
 
 
 def _repeats_only(window: DecodedWindow, settings: DecodingSettings) -> bool:
-    """Return whether nothing but repetition speaks against a text."""
     anyhow = replace(settings, compression_ratio_threshold=None)
     return _repeats_itself(window, settings) and why_failed(window, anyhow) is None
 
@@ -64,6 +61,15 @@ def _repeats_only(window: DecodedWindow, settings: DecodingSettings) -> bool:
 def _repeats_itself(window: DecodedWindow, settings: DecodingSettings) -> bool:
     most = settings.compression_ratio_threshold
     return loops(window) is not None or (most is not None and window.compression_ratio > most)
+
+
+def _needs_whole(window: DecodedWindow, settings: DecodingSettings) -> bool:
+    """Return whether less than 30 s of context may be why a window's text is what it is.
+
+    Models that never saw less loop, find no end, fail the thresholds, or find no text.
+    """
+    is_text = window.finished and window.text and not is_silence(window, settings)
+    return not is_text or bool(loops(window) or why_failed(window, settings))
 
 
 def why_failed(window: DecodedWindow, settings: DecodingSettings) -> str | None:
@@ -76,21 +82,6 @@ def why_failed(window: DecodedWindow, settings: DecodingSettings) -> str | None:
     if logprob is not None and window.avg_logprob < logprob:
         return f"average log-probability {window.avg_logprob:.2f} under {logprob:g}"
     return None
-
-
-def needs_whole(window: DecodedWindow, settings: DecodingSettings) -> bool:
-    """Return whether less than 30 s of context may be why a window's text is what it is.
-
-    Models that never saw less break in all of these ways: they loop, until the text is cut off or
-    the thresholds are failed, or they find no text.
-    """
-    return (
-        not window.finished
-        or not window.text
-        or is_silence(window, settings)
-        or loops(window) is not None
-        or why_failed(window, settings) is not None
-    )
 
 
 def is_silence(window: DecodedWindow, settings: DecodingSettings) -> bool:

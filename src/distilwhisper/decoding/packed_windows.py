@@ -4,11 +4,6 @@ The encoder reads 30 s whatever is in them, so that a window of one short piece 
 Here pieces of one language share a window. The pause between two of them is so long that a model
 closes its segment there: a segment is then of the one piece that it overlaps. A piece of which
 that is not plain, or whose text is not to be believed, is decoded again, alone.
-
-    group_pieces   which pieces share a window       }
-    place_pieces   where in it they lie              }  numbers only
-    assign         whose each segment is             }
-    decode_packed  all of it, as a task
 """
 
 import math
@@ -18,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from distilwhisper.decoding.failure import why_failed
-from distilwhisper.decoding.segments import TextRun, runs_of_text
+from distilwhisper.decoding.segments import runs_of_text
 from distilwhisper.decoding.windows import DecodedWindow, Task, WindowDecoder, WindowRequest
 from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.units import SAMPLE_RATE_HZ, Span
@@ -48,9 +43,8 @@ class Piece:
 def group_pieces(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
     """Yield pieces in groups that fit in a window together, every piece once.
 
-    A window is filled in the order of its pieces, one window a language at a time, so that no
-    more is held than is about to be decoded. A piece of no known language stays alone: a window
-    has one language.
+    One window a language is filled at a time, in the order of its pieces, so that no more is held
+    than is about to be decoded. A piece of no known language stays alone.
     """
     open_: dict[str, list[Piece]] = {}
     for piece in pieces:
@@ -58,12 +52,11 @@ def group_pieces(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
             yield [piece]
             continue
         group = open_.setdefault(piece.language, [])
-        together = [*group, piece]
-        places = place_pieces([len(one.samples) for one in together])
+        places = place_pieces([len(one.samples) for one in (*group, piece)])
         if group and places[-1].stop > PACKED_S * TIMESTAMPS_PER_SECOND:
             yield group
-            together = [piece]
-        open_[piece.language] = together
+            open_[piece.language] = group = []
+        group.append(piece)
     yield from open_.values()
 
 
@@ -79,27 +72,22 @@ def place_pieces(lengths: Sequence[int]) -> list[Span]:
 
 
 def assign(spans: Sequence[Span], places: Sequence[Span]) -> list[list[int]]:
-    """Return whose each segment is.
+    """Return whose each segment is: the numbers of every piece's segments.
 
-    A segment is a piece's own if it overlaps no other by more than a little.
-
-    Returns:
-        For every piece the numbers of its segments; none where nobody spoke, or where it is
-        not plain who did. No segment is of two pieces.
+    A segment is a piece's own if it overlaps no other by more than a little, so that none is of two
+    pieces. A piece has none where nobody spoke, or where it is not plain who did.
     """
     own: list[list[int]] = [[] for _ in places]
     unclear: set[int] = set()
     reach = round(PAUSE_S * TIMESTAMPS_PER_SECOND / 2)
+    little = [
+        min(SPILL_S * TIMESTAMPS_PER_SECOND, (place.stop - place.start) / 2) for place in places
+    ]
     for number, span in enumerate(spans):
         overlaps = [place.overlap(span) for place in places]
         nearest = max(range(len(places)), key=overlaps.__getitem__)
-        others = [
-            i
-            for i, (place, overlap) in enumerate(zip(places, overlaps, strict=True))
-            if i != nearest
-            and overlap > min(SPILL_S * TIMESTAMPS_PER_SECOND, (place.stop - place.start) / 2)
-        ]
-        if others or overlaps[nearest] <= 0:
+        is_spilt = any(o > little[i] for i, o in enumerate(overlaps) if i != nearest)
+        if is_spilt or overlaps[nearest] <= 0:
             unclear |= {i for i, overlap in enumerate(overlaps) if overlap > -reach} | {nearest}
         else:
             own[nearest].append(number)
@@ -107,28 +95,24 @@ def assign(spans: Sequence[Span], places: Sequence[Span]) -> list[list[int]]:
 
 
 def decode_packed(
-    decoder: WindowDecoder,
-    group: Sequence[Piece],
-    *,
-    previous_ids: tuple[int, ...],
-    alone: Callable[[Piece], Task[DecodedWindow]],
+    decoder: WindowDecoder, group: Sequence[Piece], alone: Callable[[Piece], Task[DecodedWindow]]
 ) -> Task[list[tuple[int, DecodedWindow]]]:
     """Decode pieces in one window, and those again alone that could not be told apart.
 
-    The decoder is greedy, with timestamps.
-
-    Returns:
-        Every piece's number and its text, as if it had been decoded alone: its
-        timestamps begin with it. Silence and the likeliest language are the window's and no
-        piece's, and so not known.
+    The decoder is greedy, with timestamps. Every piece comes back with its number and its text as
+    if decoded alone: timestamps begin with it. How silent it is, and its language, are not known.
     """
     by_number: dict[int, DecodedWindow] = {}
     if len(group) > 1:
-        window = decoder.window(_join(group), language=group[0].language)
+        places = place_pieces([len(piece.samples) for piece in group])
+        joined = np.zeros(places[-1].start * STEP_SAMPLES + len(group[-1].samples), np.float32)
+        for piece, place in zip(group, places, strict=True):
+            joined[place.start * STEP_SAMPLES :][: len(piece.samples)] = piece.samples
+        window = decoder.window(joined, language=group[0].language)
         temperature = decoder.settings.temperature[0]
-        decoded = yield WindowRequest(window, previous_ids, temperature=temperature)
+        decoded = yield WindowRequest(window, decoder.previous_ids, temperature)
         if decoded.finished and why_failed(decoded, decoder.settings) is None:
-            by_number = _split(decoded, group, decoder.tokenizer)
+            by_number = _split(decoded, group, places, decoder.tokenizer)
     done: list[tuple[int, DecodedWindow]] = []
     for piece in group:
         own = by_number.get(piece.number)
@@ -138,60 +122,45 @@ def decode_packed(
     return done
 
 
-def _join(group: Sequence[Piece]) -> Samples:
-    places = place_pieces([len(piece.samples) for piece in group])
-    joined = np.zeros(places[-1].start * STEP_SAMPLES + len(group[-1].samples), dtype=np.float32)
-    for piece, place in zip(group, places, strict=True):
-        start = place.start * STEP_SAMPLES
-        joined[start : start + len(piece.samples)] = piece.samples
-    return joined
-
-
 def _split(
-    decoded: DecodedWindow, group: Sequence[Piece], tokenizer: Tokenizer
+    decoded: DecodedWindow, group: Sequence[Piece], places: Sequence[Span], tokenizer: Tokenizer
 ) -> dict[int, DecodedWindow]:
     """Return the text of each piece, by its number, where it is plain whose it is."""
-    places = place_pieces([len(piece.samples) for piece in group])
     runs = list(runs_of_text(decoded.token_ids, tokenizer))
-    owned = assign([_span(run, end=places[-1].stop) for run in runs], places)
+    spans: list[Span] = []
+    for opened, closed, _ in runs:  # without a timestamp behind it a text stands up to the end
+        start = opened or 0
+        spans.append(Span(start, max(places[-1].stop, start) if closed is None else closed))
     return {
-        piece.number: _of_piece(decoded, [runs[i] for i in numbers], place, tokenizer)
-        for piece, place, numbers in zip(group, places, owned, strict=True)
-        if numbers
+        piece.number: _of_piece(decoded, [(runs[i].text, spans[i]) for i in own], place, tokenizer)
+        for piece, place, own in zip(group, places, assign(spans, places), strict=True)
+        if own
     }
 
 
-def _span(run: TextRun, *, end: int) -> Span:
-    """Return where a text stands in its window; without a timestamp behind it, up to ``end``."""
-    opened = run.opened or 0
-    return Span(opened, max(end, opened) if run.closed is None else run.closed)
-
-
 def _of_piece(
-    decoded: DecodedWindow, runs: Sequence[TextRun], place: Span, tokenizer: Tokenizer
+    decoded: DecodedWindow, texts: Sequence[tuple[slice, Span]], place: Span, tokenizer: Tokenizer
 ) -> DecodedWindow:
     """Return a piece's texts with timestamps that begin with the piece and end with it."""
     token_ids: list[int] = []
     logprobs: list[float] = []
-    length = place.stop - place.start
-    for run in runs:
-        span = _span(run, end=place.stop)
+    for text, span in texts:
         start, stop = (
-            tokenizer.timestamp_begin + min(max(step - place.start, 0), length)
+            tokenizer.timestamp_begin + min(max(step, place.start), place.stop) - place.start
             for step in (span.start, span.stop)
         )
-        token_ids += [start, *decoded.token_ids[run.text], stop]
+        token_ids += [start, *decoded.token_ids[text], stop]
         # A timestamp, or the end, stands on each side of the text.
-        logprobs += decoded.logprobs[max(run.text.start - 1, 0) : run.text.stop + 1]
-    text = tokenizer.decode(token_ids).strip()
+        logprobs += decoded.logprobs[max(text.start - 1, 0) : text.stop + 1]
+    words = tokenizer.decode(token_ids).strip()
     return replace(
         decoded,
         token_ids=tuple(token_ids),
         finished=True,
-        text=text,
+        text=words,
         avg_logprob=sum(logprobs) / len(logprobs),
         no_speech_prob=math.nan,
-        compression_ratio=compression_ratio(text),
+        compression_ratio=compression_ratio(words),
         detected_language=None,
         language_prob=None,
         logprobs=tuple(logprobs),

@@ -8,12 +8,17 @@ ApplyTimestampRules; the outcome equals theirs and transformers'.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from distilwhisper.shapes import Bool, Float, Int
+
+Ids: TypeAlias = Int[Tensor, " batch"]
+Flags: TypeAlias = Bool[Tensor, " batch"]
+Logits: TypeAlias = Float[Tensor, "batch vocab"]
 
 
 @dataclass(frozen=True)
@@ -30,14 +35,14 @@ class TimestampRules:
 class RuleState:
     """What the rules need to know of each row's tokens so far."""
 
-    n_generated: Int[Tensor, " batch"]
-    last_was_timestamp: Bool[Tensor, " batch"]
-    before_was_timestamp: Bool[Tensor, " batch"]  # the last but one; true while there is none
-    last_timestamp: Int[Tensor, " batch"]  # its id; one below the first while there is none
+    n_generated: Ids
+    last_was_timestamp: Flags
+    before_was_timestamp: Flags  # the last but one; true while there is none
+    last_timestamp: Ids  # its id; one below the first while there is none
 
     def select(self, rows: Int[Tensor, " kept"]) -> "RuleState":
         """Return the state of some rows, in the order asked for."""
-        return RuleState(*[getattr(self, field.name)[rows] for field in fields(RuleState)])
+        return replace(self, **{name: tensor[rows] for name, tensor in vars(self).items()})
 
 
 class DecodingRules:
@@ -70,7 +75,7 @@ class DecodingRules:
             last_timestamp=torch.full((batch,), none_yet, dtype=torch.long, device=device),
         )
 
-    def advance(self, state: RuleState, token_ids: Int[Tensor, " batch"]) -> RuleState:
+    def advance(self, state: RuleState, token_ids: Ids) -> RuleState:
         """Return the state after each row has one more token."""
         n_generated = state.n_generated + 1
         if self.timestamps is None:
@@ -83,9 +88,7 @@ class DecodingRules:
             last_timestamp=torch.where(is_timestamp, token_ids, state.last_timestamp),
         )
 
-    def __call__(
-        self, logits: Float[Tensor, "batch vocab"], state: RuleState
-    ) -> Float[Tensor, "batch vocab"]:
+    def __call__(self, logits: Logits, state: RuleState) -> Logits:
         """Return the logits with minus infinity wherever a row may not go.
 
         The logits are changed in place, by as few passes over the vocabulary as can be.
@@ -100,13 +103,8 @@ class DecodingRules:
         return logits
 
     def _apply_timestamps(
-        self,
-        logits: Tensor,
-        state: RuleState,
-        first: Bool[Tensor, " batch"],
-        rules: TimestampRules,
+        self, logits: Tensor, state: RuleState, first: Flags, rules: TimestampRules
     ) -> None:
-        """Change the logits in place."""
         text, times = logits[:, : rules.begin], logits[:, rules.begin :]
         opens_text = state.last_was_timestamp & state.before_was_timestamp
         ends_segment = state.last_was_timestamp & ~state.before_was_timestamp
@@ -123,21 +121,17 @@ class DecodingRules:
         _forbid(text, only_times)
 
 
-def best(scores: Float[Tensor, "batch vocab"]) -> Int[Tensor, " batch"]:
+def best(scores: Logits) -> Ids:
     """Return the likeliest token of each row; of equals, the lowest id."""
     if scores.device.type == "cpu":  # numpy's is ten times as fast as torch's
         return torch.from_numpy(scores.numpy().argmax(axis=1))
     return scores.argmax(dim=1)
 
 
-def choose(
-    allowed: Float[Tensor, "batch vocab"], choice: Int[Tensor, " batch"] | None = None
-) -> tuple[Int[Tensor, " batch"], Float[Tensor, " batch"]]:
+def choose(allowed: Logits, choice: Ids | None = None) -> tuple[Ids, Float[Tensor, " batch"]]:
     """Return the likeliest token of each row, or those given, and their log-probabilities.
 
-    Args:
-        allowed: logits after the rules; lost, as they are worked on in place.
-        choice: the tokens to score; None: the likeliest.
+    The logits, after the rules, are lost: they are worked on in place.
     """
     token_ids = best(allowed) if choice is None else choice
     chosen = allowed.gather(1, token_ids[:, None])
@@ -147,8 +141,7 @@ def choose(
     return token_ids, -total.log()
 
 
-def _forbid(logits: Float[Tensor, "batch some"], rows: Bool[Tensor, " batch"]) -> None:
-    """Set some rows to minus infinity."""
+def _forbid(logits: Float[Tensor, "batch some"], rows: Flags) -> None:
     if logits.device.type == "cpu":
         if rows.any():  # mostly there is none
             logits[rows] = -torch.inf  # touches these alone

@@ -4,16 +4,23 @@ Whoever drives a search admits a window wherever a slot is free, so that a windo
 followed at once by the next one, and asks for one step (or, with a draft, one round) after the
 other. A window's text depends on that window alone: not on its neighbours, its slot or the
 time it came in.
+
+In a round a small draft proposes tokens, and the model checks them all in one pass. The model's
+own choice is written at every place, drafted or not, so the text is the model's alone. A row gets
+as many tokens as the draft guessed right, and one more, and goes on from its own place.
+
+Source: arXiv:2211.17192; arXiv:2311.00430, section 5, which accepts in lock-step over a batch.
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import replace
+from dataclasses import KW_ONLY, InitVar, dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from distilwhisper.decoding.rules import DecodingRules, best, choose
+from distilwhisper.decoding.rules import DecodingRules, RuleState, best, choose
 from distilwhisper.decoding.slots import (
     Counts,
     Hypothesis,
@@ -21,18 +28,19 @@ from distilwhisper.decoding.slots import (
     Lane,
     SlotState,
     SpecialTokens,
-    Start,
+    start_scores,
 )
-from distilwhisper.decoding.speculative import speculate
 from distilwhisper.errors import DistilwhisperError
 from distilwhisper.model.whisper import Whisper
-from distilwhisper.shapes import Float
+from distilwhisper.shapes import Bool, Float, Int
 
 # Steps between two looks at which rows have ended: on a GPU, looking waits for the device. A row
 # that ended writes nothing more in between.
 GPU_STEPS_PER_LOOK = 8
 # A step captured in a CUDA graph looks at whole blocks of keys, or every length would need its own.
 KEYS_PER_BLOCK = 64
+
+RULE_FIELDS = [field.name for field in fields(RuleState)]
 
 
 class NonFiniteOutput(DistilwhisperError, ArithmeticError):
@@ -45,48 +53,47 @@ class NonFiniteOutput(DistilwhisperError, ArithmeticError):
         )
 
 
+@dataclass(eq=False)
 class Search:
     """A model at work on up to ``n_slots`` windows, greedily or by sampling.
 
     A draft proposes ``draft_tokens`` a round; the text stays the same.
     """
 
-    def __init__(
-        self,
-        model: Whisper,
-        rules: DecodingRules,
-        special: SpecialTokens,
-        *,
-        n_slots: int,
-        draft: Whisper | None = None,
-        draft_tokens: int = 5,
-    ) -> None:
-        self.model = model
-        self.rules = rules
-        self.special = special
-        self.n_slots = n_slots
+    model: Whisper
+    rules: DecodingRules
+    special: SpecialTokens
+    _: KW_ONLY
+    n_slots: int
+    draft: InitVar[Whisper | None] = None
+    draft_tokens: int = 5
+
+    def __post_init__(self, draft: Whisper | None) -> None:
         self.counts = Counts()
-        self._lane = Lane(model, n_slots)
-        self._draft = None if draft is None else Lane(draft, n_slots)
-        self._draft_tokens = draft_tokens
-        self._state = SlotState.blank(n_slots, model.config.max_tokens, rules)
+        self._lane = Lane(self.model, self.n_slots)
+        self._draft = None if draft is None else Lane(draft, self.n_slots)
+        self._state = SlotState.blank(self.n_slots, self.model.config.max_tokens, self.rules)
         self._jobs: list[Job | None] = []  # of the slots in use; None: done, to be filled up
         self._lengths: list[int] = []  # of each slot's tokens when last looked at
-        self._noise: dict[int, torch.Generator] = {}  # ticket to its random numbers
+        self._noise: dict[Any, torch.Generator] = {}  # ticket to its random numbers
         self._graphs: dict[tuple[int, int, int], torch.cuda.CUDAGraph] = {}
 
     @property
     def n_free(self) -> int:
         """Slots that a window could be admitted to."""
-        return self.n_slots - sum(job is not None for job in self._jobs)
+        return self.n_slots - len(self.tickets)
+
+    @property
+    def tickets(self) -> list[Any]:
+        """Those of the windows in slots."""
+        return [job.ticket for job in self._jobs if job is not None]
 
     @torch.inference_mode()
     def admit(self, jobs: Sequence[Job]) -> None:
         """Take windows into free slots, read their prompts, and write the first token of each.
 
         Raises:
-            ValueError: more windows than free slots; a prompt without start of transcript; prompt
-                and new tokens together exceed the model's positions.
+            ValueError: more windows than free slots, or one that no slot can hold.
         """
         if len(jobs) > self.n_free:
             raise ValueError(f"{self.n_free} slots are free, found {len(jobs)} windows")
@@ -100,18 +107,23 @@ class Search:
             return
         self._close_ranks()
         first = len(self._jobs)
-        for job in jobs:
-            self._place(len(self._jobs), job)
+        for slot, job in enumerate(jobs, start=first):
+            for lane, states in ((self._lane, job.states), (self._draft, job.draft_states)):
+                if lane is not None and states is not None:
+                    lane.place(slot, states, job.kept)
+            self._state.begin(slot, job, self.rules)
+            if job.temperature > 0:
+                noise = torch.Generator(self.model.device)
+                self._noise[job.ticket] = noise.manual_seed(job.seed)
             self._jobs.append(replace(job, states=None, draft_states=None))
             self._lengths.append(len(job.prompt))
         self._read_prompts(first, jobs)
 
     @torch.inference_mode()
-    def step(self) -> list[tuple[int, Hypothesis]]:
+    def step(self) -> list[tuple[Any, Hypothesis]]:
         """Write at least one more token in every slot whose text has not ended.
 
-        Returns:
-            Ticket and hypothesis of the windows that are now done; their slots are free.
+        Returns ticket and hypothesis of the windows that are now done; their slots are free.
 
         Raises:
             NonFiniteOutput: a row's probabilities are not numbers.
@@ -123,27 +135,18 @@ class Search:
         longest = max(self._lengths)
         noise = self._sample_noise(0, n)
         if self._draft is not None and noise is None:
-            self.counts += speculate(
-                self._lane,
-                self._draft,
-                self._state.rows(0, n),
-                self.rules,
-                n_tokens=self._draft_tokens,
-                eot=self.special.eot,
-                longest=longest,
-            )
+            self._speculate(self._draft, n, longest)
         elif noise is not None or not self._is_capturable(n):
             self._decode(n, longest + 1, noise=noise)
             self.counts += Counts(steps=1, row_steps=n)
         else:
-            most = self.model.config.max_tokens - longest
-            n_steps = min(GPU_STEPS_PER_LOOK, most)
+            n_steps = min(GPU_STEPS_PER_LOOK, self.model.config.max_tokens - longest)
             for number in range(n_steps):
                 self._replay(n, longest + 1 + number)
             self.counts += Counts(steps=n_steps, row_steps=n_steps * n)
         return self._collect(n)
 
-    def drop(self, tickets: Collection[int]) -> None:
+    def drop(self, tickets: Collection[Any]) -> None:
         """Forget some of the windows; their slots are free."""
         for slot, job in enumerate(self._jobs):
             if job is not None and job.ticket in tickets:
@@ -156,16 +159,6 @@ class Search:
         self._lengths.clear()
         self._noise.clear()
 
-    def _place(self, slot: int, job: Job) -> None:
-        assert job.states is not None
-        self._lane.place(slot, job.states, job.kept)
-        if self._draft is not None and job.draft_states is not None:
-            self._draft.place(slot, job.draft_states, job.kept)
-        self._state.begin(slot, job, self.rules)
-        if job.temperature > 0:
-            generator = torch.Generator(self.model.device)
-            self._noise[job.ticket] = generator.manual_seed(job.seed)
-
     def _read_prompts(self, first: int, jobs: Sequence[Job]) -> None:
         """Fill the caches, and write the first token of each window."""
         device = self.model.device
@@ -177,10 +170,9 @@ class Search:
         places = [(job.prompt.index(self.special.sot), len(job.prompt) - 1) for job in jobs]
         each = torch.arange(len(jobs), device=device)[:, None]
         logits = self.model.decoder.project(states[each, torch.tensor(places, device=device)])
-        start = Start.of(logits[:, 0].float(), self.special)
-        state.no_speech_probs.copy_(start.no_speech_probs)
-        state.languages.copy_(start.languages)
-        state.language_probs.copy_(start.language_probs)
+        kept = (state.no_speech_probs, state.languages, state.language_probs)
+        for ours, new in zip(kept, start_scores(logits[:, 0].float(), self.special), strict=True):
+            ours.copy_(new)
         self._write(state, logits[:, 1], self._sample_noise(first, first + len(jobs)))
         self.counts += Counts(steps=1, row_steps=len(jobs))
 
@@ -199,8 +191,74 @@ class Search:
         if noise is not None:  # rows that are not hot have none: their likeliest token it is
             scale = torch.where(state.temperature > 0, state.temperature, 1.0)
             sampled = best(allowed / scale[:, None] + noise)
-        choice, logprobs = choose(allowed, sampled)
-        state.say(choice, logprobs, ~state.ended, rules=self.rules, eot=self.special.eot)
+        self._append(state, *choose(allowed, sampled), ~state.ended)
+
+    def _append(
+        self, state: SlotState, choice: Tensor, logprobs: Tensor, speaking: Bool[Tensor, " rows"]
+    ) -> None:
+        """Write one more token in the rows that are ``speaking``."""
+        at = (state.lengths + 1).clamp(max=state.tokens.shape[1] - 1)[:, None]
+        for row, new in ((state.tokens, choice), (state.logprobs, logprobs)):
+            row.scatter_(1, at, torch.where(speaking[:, None], new[:, None], row.gather(1, at)))
+        state.sum_logprobs.add_(torch.where(speaking, logprobs, 0.0))
+        state.lengths.add_(speaking)
+        after = self.rules.advance(state, choice)
+        for name in RULE_FIELDS:
+            ours = getattr(state, name)
+            ours.copy_(torch.where(speaking, getattr(after, name), ours))
+        ends = (choice == self.special.eot) | (state.lengths + 1 >= state.limits)
+        state.ended.logical_or_(speaking & ends)
+
+    def _speculate(self, draft: Lane, n: int, longest: int) -> None:
+        """Write as many tokens in each row as the draft guesses right, and one more."""
+        state, decoder = self._state.rows(0, n), self.model.decoder
+        room = state.tokens.shape[1] - longest - 1  # behind the longest row's last token
+        n_drafted = min(self.draft_tokens, room)
+        block = state.last[:, None]
+        if n_drafted:
+            drafted = self._propose(draft, state, n_drafted, longest)
+            block = torch.cat([block, drafted], dim=1)
+        before = state.lengths.clone()
+        states = self._lane.run(block, before, n_keys=longest + 1 + n_drafted)
+        logits = decoder.project(states).float()
+        speaking = ~state.ended
+        n_open, n_accepted = int(speaking.sum()), 0
+        for place in range(n_drafted + 1):
+            choice, logprobs = choose(self.rules(logits[:, place], state))
+            self._append(state, choice, logprobs, speaking)
+            if place < n_drafted:
+                right = speaking & (choice == block[:, place + 1])
+                n_accepted += int(right.sum())
+                speaking = right & ~state.ended
+        # The draft has read its guesses but the last; those beyond what was written do not count.
+        state.draft_lengths.copy_(torch.minimum(state.lengths, before + n_drafted))
+        self.counts += Counts(
+            steps=1, row_steps=n_open, drafted=n_open * n_drafted, accepted=n_accepted
+        )
+
+    def _propose(
+        self, draft: Lane, state: SlotState, n_tokens: int, longest: int
+    ) -> Int[Tensor, "rows tokens"]:
+        """Return what the draft would write next in each row, under the model's rules."""
+        # It first reads the prompt, or what the model wrote instead of its last guesses.
+        n_wanted = int((state.lengths + 1 - state.draft_lengths).max())
+        # Rows with less to read are padded; what stands behind a row's end is overwritten later.
+        # Near the last position a row reads some tokens again instead.
+        read = state.draft_lengths.clamp(max=state.tokens.shape[1] - n_wanted)
+        at = read[:, None] + torch.arange(n_wanted, device=read.device)
+        states = draft.run(state.tokens.gather(1, at), read, n_keys=int(at.max()) + 1)
+        last = state.lengths - read
+        states = states[torch.arange(len(read), device=read.device), last]
+        rule_state: RuleState = state
+        drafted: list[Tensor] = []
+        for number in range(n_tokens):
+            if drafted:
+                lengths, n_keys = state.lengths + number, longest + number + 1
+                states = draft.run(drafted[-1][:, None], lengths, n_keys=n_keys)[:, 0]
+            allowed = self.rules(draft.model.decoder.project(states).float(), rule_state)
+            drafted.append(best(allowed))
+            rule_state = self.rules.advance(rule_state, drafted[-1])
+        return torch.stack(drafted, dim=1)
 
     def _sample_noise(self, first: int, stop: int) -> Float[Tensor, "rows vocab"] | None:
         """Return Gumbel noise for some slots, each window's from its own random numbers.
@@ -237,14 +295,16 @@ class Search:
 
     def _capture(self, n: int, n_keys: int) -> torch.cuda.CUDAGraph:
         """Capture :meth:`_decode`, leaving the slots as they were."""
-        before = self._state.rows(0, n).copy()
+        rows = vars(self._state.rows(0, n)).values()
+        before = [tensor.clone() for tensor in rows]
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):  # libraries set themselves up outside of any capture
             for _ in range(2):
                 self._decode(n, n_keys)
         torch.cuda.current_stream().wait_stream(side)
-        self._state.rows(0, n).restore(before)
+        for tensor, saved in zip(rows, before, strict=True):
+            tensor.copy_(saved)
         graph = torch.cuda.CUDAGraph()
         # Nothing made in a capture outlives its step, so all of them may share their memory.
         shared = next(iter(self._graphs.values())).pool() if self._graphs else None
@@ -252,7 +312,7 @@ class Search:
             self._decode(n, n_keys)
         return graph
 
-    def _collect(self, n: int) -> list[tuple[int, Hypothesis]]:
+    def _collect(self, n: int) -> list[tuple[Any, Hypothesis]]:
         """Take the windows that are done out of their slots."""
         state = self._state
         ended, lengths = torch.stack([state.ended[:n].long(), state.lengths[:n]]).tolist()
@@ -261,23 +321,21 @@ class Search:
         if not done:
             return []
         rows = torch.tensor(done, device=self.model.device)
-        written = zip(state.tokens[rows].tolist(), state.logprobs[rows].tolist(), strict=True)
-        languages = self.special.languages
-        places = state.languages[rows].tolist()
-        start_probs = (state.no_speech_probs[rows], state.language_probs[rows])
-        scores = torch.stack([state.sum_logprobs[rows], *start_probs])
+        texts = (tensor[rows].tolist() for tensor in (state.tokens, state.logprobs))
+        languages, places = self.special.languages, state.languages[rows].tolist()
+        kept = (state.sum_logprobs, state.no_speech_probs, state.language_probs)
+        scores = torch.stack([tensor[rows] for tensor in kept])
         if not scores.isfinite().all():
             raise NonFiniteOutput
         hypotheses = []
-        for slot, (tokens, logprobs), place, total, silence, spoken in zip(
-            done, written, places, *scores.tolist(), strict=True
+        for slot, tokens, logprobs, place, total, silence, spoken in zip(
+            done, *texts, places, *scores.tolist(), strict=True
         ):
             job = self._jobs[slot]
             assert job is not None
-            self._jobs[slot] = None
-            self._noise.pop(job.ticket, None)
-            new_at = slice(len(job.prompt), lengths[slot] + 1)
-            new = tokens[new_at]
+            self.drop([job.ticket])
+            written = slice(len(job.prompt), lengths[slot] + 1)
+            new = tokens[written]
             self.counts += Counts(tokens=len(new))
             finished = new[-1] == self.special.eot
             hypothesis = Hypothesis(
@@ -287,7 +345,7 @@ class Search:
                 no_speech_prob=silence,
                 language_id=languages[place] if languages else None,
                 language_prob=spoken if languages else None,
-                logprobs=tuple(logprobs[new_at]),
+                logprobs=tuple(logprobs[written]),
             )
             hypotheses.append((job.ticket, hypothesis))
         return hypotheses
@@ -302,17 +360,12 @@ class Search:
                 continue
             self._jobs[hole], self._lengths[hole] = job, length
             self._state.move(last, hole)
-            self._lane.move(last, hole, length + 1)
-            if self._draft is not None:
-                self._draft.move(last, hole, length + 1)
+            for lane in filter(None, (self._lane, self._draft)):
+                lane.move(last, hole, length + 1)
 
 
 def require_room(model: Whisper, *, n_prompt: int, n_new: int) -> None:
-    """Check that a prompt and what may follow it have a position each.
-
-    Raises:
-        ValueError: they have not.
-    """
+    """Check that a prompt and what may follow it have a position each; raise ValueError."""
     most = model.config.max_tokens
     if n_prompt + n_new > most:
         raise ValueError(

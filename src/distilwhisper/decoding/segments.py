@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import NamedTuple
 
-from distilwhisper.speech.units import WINDOW_S
+from distilwhisper.speech.units import HOP_SAMPLES, SAMPLE_RATE_HZ, WINDOW_S
 from distilwhisper.text.tokens import TIMESTAMPS_PER_SECOND, Tokenizer
+
+FRAMES_PER_SECOND = SAMPLE_RATE_HZ // HOP_SAMPLES  # what "seek" is counted in
+FRAMES_PER_TIMESTAMP = FRAMES_PER_SECOND // TIMESTAMPS_PER_SECOND
 
 SENTENCE_ENDS = ".。!！?？"
 _LONGEST_PAUSE_S = 2.0  # inside a segment that two windows share
-
 
 Place = tuple[int, int]  # a window, and a segment in it
 
@@ -39,38 +41,6 @@ class TimedWord:
     logprobs: tuple[float, ...] = ()  # of its tokens; empty where they are not known
 
 
-def split_segments(
-    token_ids: Sequence[int], tokenizer: Tokenizer, *, start_s: float, end_s: float
-) -> list[TimedSegment]:
-    """Cut a window's tokens at its timestamps.
-
-    Text before the first timestamp begins with the window, and text behind the last one ends
-    with it. Timestamps beyond the window's end are moved back to it: the padding holds
-    no speech. The window lasts from ``start_s`` to ``end_s``, where its sound ends.
-    """
-    segments: list[TimedSegment] = []
-    for run in runs_of_text(token_ids, tokenizer):
-        opened_s, closed_s = (
-            None if step is None else min(start_s + step / TIMESTAMPS_PER_SECOND, end_s)
-            for step in (run.opened, run.closed)
-        )
-        from_s = start_s if opened_s is None else opened_s
-        to_s = end_s if closed_s is None else max(closed_s, from_s)
-        segment = text_segment(token_ids, run.text, tokenizer, start_s=from_s, end_s=to_s)
-        if segment.token_ids:
-            segments.append(segment)
-    return segments
-
-
-def text_segment(
-    token_ids: Sequence[int], part: slice, tokenizer: Tokenizer, *, start_s: float, end_s: float
-) -> TimedSegment:
-    """Return the text of a part of a window's tokens as a segment."""
-    # A weak model writes, say, a language into a text.
-    places = tuple(p for p in range(len(token_ids))[part] if not tokenizer.is_special(token_ids[p]))
-    return TimedSegment(start_s, end_s, tuple(token_ids[place] for place in places), places)
-
-
 class TextRun(NamedTuple):
     """Text tokens that follow each other, and the timestamps around them, in steps of 20 ms."""
 
@@ -93,85 +63,104 @@ def runs_of_text(token_ids: Sequence[int], tokenizer: Tokenizer) -> Iterator[Tex
         yield TextRun(opened, None, slice(first, len(token_ids)))
 
 
+def text_segment(
+    token_ids: Sequence[int], part: slice, tokenizer: Tokenizer, *, start_s: float, end_s: float
+) -> TimedSegment:
+    """Return the text of a part of a window's tokens as a segment."""
+    # A weak model writes, say, a language into a text.
+    places = tuple(p for p in range(len(token_ids))[part] if not tokenizer.is_special(token_ids[p]))
+    return TimedSegment(start_s, end_s, tuple(token_ids[place] for place in places), places)
+
+
+def split_segments(
+    token_ids: Sequence[int], tokenizer: Tokenizer, *, start_s: float, end_s: float
+) -> list[TimedSegment]:
+    """Cut the tokens of a window, which lasts from ``start_s`` to ``end_s``, at its timestamps.
+
+    Text before the first timestamp begins with the window, and text behind the last one ends with
+    it. Timestamps beyond the window's end are moved back to it: the padding holds no speech.
+    """
+    segments: list[TimedSegment] = []
+    for opened, closed, text in runs_of_text(token_ids, tokenizer):
+        from_s = start_s
+        if opened is not None:
+            from_s = min(start_s + opened / TIMESTAMPS_PER_SECOND, end_s)
+        to_s = end_s
+        if closed is not None:
+            to_s = max(min(start_s + closed / TIMESTAMPS_PER_SECOND, end_s), from_s)
+        segments.append(text_segment(token_ids, text, tokenizer, start_s=from_s, end_s=to_s))
+    return [segment for segment in segments if segment.token_ids]
+
+
+def split_window(
+    token_ids: Sequence[int], tokenizer: Tokenizer, *, start_s: float, n_frames: int
+) -> tuple[list[tuple[TimedSegment, Sequence[int]]], int]:
+    """Cut the tokens of a window, of ``n_frames`` of 10 ms, and find where the next one begins.
+
+    Two timestamps in a row end one segment and begin the next. The last segment is left to the
+    next window, which begins with it, unless a single timestamp ended it.
+
+    Returns:
+        The segments that hold text, each with its ids as decoded, and the frames to move on by.
+    """
+    is_time = [tokenizer.is_timestamp(token_id) for token_id in token_ids]
+    cuts = [i for i in range(1, len(token_ids)) if is_time[i - 1] and is_time[i]]
+    end, moved = len(token_ids), n_frames
+    if not cuts:
+        times = [i for i, is_one in zip(token_ids, is_time, strict=True) if is_one]
+        spoken_s = tokenizer.timestamp_s(times[-1]) if times else 0.0
+        spans = [(start_s, start_s + (spoken_s or n_frames / FRAMES_PER_SECOND), slice(0, end))]
+    else:
+        if is_time[-2:] != [False, True]:
+            end = cuts[-1]
+            moved = (token_ids[end - 1] - tokenizer.timestamp_begin) * FRAMES_PER_TIMESTAMP
+        spans = [
+            (
+                start_s + (run.opened or 0) / TIMESTAMPS_PER_SECOND,
+                start_s + (run.closed or 0) / TIMESTAMPS_PER_SECOND,
+                slice(max(run.text.start - 1, 0), run.text.stop + 1),
+            )
+            for run in runs_of_text(token_ids, tokenizer)
+            if run.text.stop < end
+        ]
+    segments = [
+        (text_segment(token_ids, part, tokenizer, start_s=start, end_s=stop), token_ids[part])
+        for start, stop, part in spans
+    ]
+    spoken = [
+        (one, ids)
+        for one, ids in segments
+        if one.end_s > one.start_s and tokenizer.decode(one.token_ids).strip()
+    ]
+    return spoken, moved
+
+
 def split_words(
-    segments: Sequence[TimedSegment], tokenizer: Tokenizer, *, spaced: bool
+    segments: Sequence[TimedSegment],
+    tokenizer: Tokenizer,
+    *,
+    spaced: bool,
+    logprobs: Sequence[float] = (),
 ) -> list[TimedWord]:
-    """Cut segments into words, sharing each segment's time out by length of text.
+    """Cut the segments of a window into words, sharing each one's time out by length of text.
 
-    The times are estimates, good to a second or so: enough to line up two windows with
-    the same words.
-
-    Args:
-        segments: of one window.
-        tokenizer: the model's.
-        spaced: a word begins where a token's text begins with a space; otherwise, for scripts
-            without spaces, every token that is whole characters is a word.
+    The times are estimates, good to a second or so: enough to line up two windows with the same
+    words. A word begins where a token's text begins with a space; where words are not spaced, as
+    in some scripts, every token that is whole characters is one. ``logprobs`` are those of the
+    window's tokens, where they are known.
     """
     words: list[TimedWord] = []
     for number, segment in enumerate(segments):
         pieces = word_pieces(segment.token_ids, tokenizer, spaced)
         lengths = [max(len(text), 1) for text, _ in pieces]
         rate = (segment.end_s - segment.start_s) / sum(lengths)
-        at_s = segment.start_s
+        at_s, first = segment.start_s, 0
         for (text, ids), length in zip(pieces, lengths, strict=True):
-            words.append(TimedWord(text, tuple(ids), at_s, at_s + rate * length, number))
-            at_s += rate * length
+            end_s, stop = at_s + rate * length, first + len(ids)
+            own = tuple(logprobs[p] for p in segment.places[first:stop]) if logprobs else ()
+            words.append(TimedWord(text, tuple(ids), at_s, end_s, number, logprobs=own))
+            at_s, first = end_s, stop
     return words
-
-
-def word_key(text: str) -> str:
-    """Return what makes two words equal: letters and digits; empty for punctuation."""
-    return "".join(c for c in text.casefold() if c.isalnum())
-
-
-def group_words(
-    words: Sequence[tuple[int, TimedWord]], n_words: Mapping[Place, int]
-) -> list[list[tuple[int, TimedWord]]]:
-    """Group the words that were kept of some windows into segments.
-
-    Each is what was kept of a segment of one window. Where one window's text passes into the
-    next one's inside a segment, and inside a sentence, the two parts of it are one segment, unless
-    that would be longer than a window or hold a pause.
-
-    A segment had ``n_words`` before some were left out.
-    """
-    kept = Counter(map(_place, words))
-    groups: list[list[tuple[int, TimedWord]]] = []
-    for place, same in groupby(words, key=_place):
-        group = list(same)
-        if groups:
-            before = groups[-1][-1]
-            is_cut = any(kept[one] < n_words[one] for one in (_place(before), place))
-            if before[0] != place[0] and is_cut and _belong_together(groups[-1], group):
-                groups[-1] += group
-                continue
-        groups.append(group)
-    return groups
-
-
-def whole_segments(words: Sequence[tuple[int, TimedWord]], n: int) -> int:
-    """Return how many of the first ``n`` words are of segments of which none stands behind them."""
-    behind = set(map(_place, words[n:]))
-    for number in range(n - 1, -1, -1):
-        if _place(words[number]) in behind:
-            behind.update(map(_place, words[number:n]))
-            n = number
-    return n
-
-
-def _place(word: tuple[int, TimedWord]) -> Place:
-    return word[0], word[1].segment
-
-
-def _belong_together(
-    before: Sequence[tuple[int, TimedWord]], after: Sequence[tuple[int, TimedWord]]
-) -> bool:
-    (_, first), (_, last), (_, next_), (_, end) = before[0], before[-1], after[0], after[-1]
-    return (
-        not last.text.rstrip("\"'”’»)] ").endswith(tuple(SENTENCE_ENDS))
-        and next_.start_s - last.end_s <= _LONGEST_PAUSE_S
-        and end.end_s - first.start_s <= WINDOW_S
-    )
 
 
 def word_pieces(
@@ -195,3 +184,56 @@ def word_pieces(
     if pending:
         pieces.append((tokenizer.decode(pending), pending))
     return pieces
+
+
+NumberedWord = tuple[int, TimedWord]  # with the number of its window
+
+
+def word_key(text: str) -> str:
+    """Return what makes two words equal: letters and digits; empty for punctuation."""
+    return "".join(c for c in text.casefold() if c.isalnum())
+
+
+def group_words(
+    words: Sequence[NumberedWord], n_words: Mapping[Place, int]
+) -> list[list[NumberedWord]]:
+    """Group words, each with the number of its window, into segments.
+
+    A segment is what was kept of the ``n_words`` of a window's segment. Where one window's text
+    passes into the next one's inside a segment, and inside a sentence, the two parts are one,
+    unless that would be longer than a window or hold a pause.
+    """
+    kept = Counter(map(_place, words))
+    groups: list[list[NumberedWord]] = []
+    for place, same in groupby(words, key=_place):
+        group = list(same)
+        before = _place(groups[-1][-1]) if groups else place
+        is_cut = any(kept[one] < n_words[one] for one in (before, place))
+        if before[0] != place[0] and is_cut and _belong_together(groups[-1], group):
+            groups[-1] += group
+        else:
+            groups.append(group)
+    return groups
+
+
+def whole_segments(words: Sequence[NumberedWord], n: int) -> int:
+    """Return how many of the first ``n`` words are of segments of which none stands behind them."""
+    behind = set(map(_place, words[n:]))
+    for number in range(n - 1, -1, -1):
+        if _place(words[number]) in behind:
+            behind.update(map(_place, words[number:n]))
+            n = number
+    return n
+
+
+def _place(word: NumberedWord) -> Place:
+    return word[0], word[1].segment
+
+
+def _belong_together(before: Sequence[NumberedWord], after: Sequence[NumberedWord]) -> bool:
+    (_, first), (_, last), (_, next_), (_, end) = before[0], before[-1], after[0], after[-1]
+    return (
+        not last.text.rstrip("\"'”’»)] ").endswith(tuple(SENTENCE_ENDS))
+        and next_.start_s - last.end_s <= _LONGEST_PAUSE_S
+        and end.end_s - first.start_s <= WINDOW_S
+    )

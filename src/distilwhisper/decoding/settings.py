@@ -99,11 +99,6 @@ class DecodingSettings:
         check_rules(self, *self._faults())
 
     @property
-    def is_cut(self) -> bool:
-        """Whether parts of a recording are left out."""
-        return self.vad_filter or bool(self.clip_timestamps)
-
-    @property
     def cuts_in_pauses(self) -> bool:
         """Whether chunks meet in pauses, where there are some."""
         return self.overlap_s is None

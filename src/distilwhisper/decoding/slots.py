@@ -6,7 +6,10 @@ place: a step that works on them has no shape of its own and can be captured in 
 
 import math
 import mmap
-from dataclasses import dataclass, fields
+import operator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,7 +36,7 @@ class SpecialTokens:
 class Job:
     """A window to be decoded."""
 
-    ticket: int  # names the window
+    ticket: Any  # names the window
     states: Float[Tensor, "frames width"] | None  # the encoder's; None: a slot has what it needs
     prompt: tuple[int, ...]  # up to and with its task tokens
     max_new_tokens: int  # a window that has not ended by then is cut off
@@ -56,23 +59,20 @@ class Hypothesis:
     logprobs: tuple[float, ...] = ()  # of each token, the end token counted; beams keep only sums
 
 
-@dataclass(frozen=True)
-class Start:
-    """What the decoder makes of windows before the first word: after start of transcript."""
+def start_scores(
+    logits: Float[Tensor, "rows vocab"], special: SpecialTokens
+) -> tuple[Float[Tensor, " rows"], Int[Tensor, " rows"], Float[Tensor, " rows"]]:
+    """Read off the logits behind start of transcript what a decoder makes of each window.
 
-    no_speech_probs: Float[Tensor, " rows"]
-    languages: Int[Tensor, " rows"]  # places among the special tokens' languages
-    language_probs: Float[Tensor, " rows"]  # of these, among all the languages
-
-    @classmethod
-    def of(cls, logits: Float[Tensor, "rows vocab"], special: SpecialTokens) -> "Start":
-        """Read it off the logits that follow start of transcript."""
-        no_speech = logits.softmax(dim=-1)[:, special.no_speech]
-        if not special.languages:
-            none = torch.zeros_like(no_speech)
-            return cls(no_speech, none.long(), none)
-        likely, place = logits[:, list(special.languages)].softmax(dim=-1).max(dim=-1)
-        return cls(no_speech, place, likely)
+    Returns:
+        The probability that nobody speaks; the likeliest language, as its place among the special
+        tokens' languages, and its probability among them: zeros where there are none.
+    """
+    no_speech = logits.softmax(dim=-1)[:, special.no_speech]
+    if not special.languages:
+        return no_speech, torch.zeros_like(no_speech, dtype=torch.long), torch.zeros_like(no_speech)
+    probability, place = logits[:, list(special.languages)].softmax(dim=-1).max(dim=-1)
+    return no_speech, place, probability
 
 
 @dataclass(frozen=True)
@@ -103,12 +103,10 @@ class Counts:
         )
 
     def __add__(self, other: "Counts") -> "Counts":
-        names = [field.name for field in fields(self)]
-        return Counts(**{name: getattr(self, name) + getattr(other, name) for name in names})
+        return Counts(*map(operator.add, vars(self).values(), vars(other).values()))
 
     def __sub__(self, other: "Counts") -> "Counts":
-        names = [field.name for field in fields(self)]
-        return Counts(**{name: getattr(self, name) - getattr(other, name) for name in names})
+        return Counts(*map(operator.sub, vars(self).values(), vars(other).values()))
 
 
 class Lane:
@@ -117,15 +115,22 @@ class Lane:
     def __init__(self, model: Whisper, n_slots: int) -> None:
         self.model = model
         self.n_slots = n_slots
+        self.n_frames = [0] * n_slots
+        self._has_bias = False  # until a window comes with one
         # On a GPU steps are captured with the addresses of their tensors: those may not move.
         self._is_fixed = model.device.type == "cuda"
-        fixed = n_slots, model.config.max_frames
-        most = model.config.max_tokens
-        self.cache = model.decoder.self_cache(n_slots, most if self._is_fixed else 0)
-        self.cross = _blank_cross(model, *(fixed if self._is_fixed else (0, 0)))
-        self.n_frames = [0] * n_slots
-        self._bias = _blank_bias(model, *(fixed if self._is_fixed else (0, 0)))
-        self._has_bias = False  # until a window comes with one
+        most = model.config.max_tokens if self._is_fixed else 0
+        self.cache = model.decoder.self_cache(n_slots, most)
+        n_rows, frames = (n_slots, model.config.max_frames) if self._is_fixed else (0, 0)
+        self._make_room(n_rows, frames)
+
+    def _make_room(self, n_slots: int, frames: int) -> None:
+        config, n_layers = self.model.config, self.model.config.decoder_layers
+        shape = (n_slots, config.decoder_heads, frames, config.width // config.decoder_heads)
+        made = [_zeros(self.model, shape) for _ in range(2 * n_layers)]
+        self.cross = CrossCache(made[:n_layers], made[n_layers:])
+        dtype, device = self.model.dtype, self.model.device
+        self._bias = torch.full((n_slots, 1, 1, frames), -torch.inf, dtype=dtype, device=device)
 
     def place(
         self, slot: int, states: Float[Tensor, "frames width"], kept: KeptFrames | None
@@ -134,18 +139,20 @@ class Lane:
         frames = self.n_frames[slot] = len(states)
         self._has_bias |= kept is not None
         if slot == 0 and not self._is_fixed:  # the first of all has a row of its length, alone
-            self.cross = _blank_cross(self.model, 1, frames)
-            self._bias = _blank_bias(self.model, 1, frames)
+            self._make_room(1, frames)
         n_rows, _, n_held, _ = self.cross.keys[0].shape
         if slot >= n_rows or frames > n_held:
             self._widen(max(frames, n_held))
-        row = CrossCache(
-            [keys[slot : slot + 1, :, :frames] for keys in self.cross.keys],
-            [values[slot : slot + 1, :, :frames] for values in self.cross.values],
-        )
+        row = self._cut(slice(slot, slot + 1), frames)
         bias = self.model.decoder.cross_cache(states[None], kept, out=row).bias
         self._bias[slot, ..., :frames] = 0.0 if bias is None else bias
         self._bias[slot, ..., frames:] = -torch.inf
+
+    def _widen(self, frames: int) -> None:
+        old = [*self.cross.tensors, self._bias]
+        self._make_room(self.n_slots, frames)
+        for ours, before in zip([*self.cross.tensors, self._bias], old, strict=True):
+            ours[: len(before), :, : before.shape[2], : before.shape[3]].copy_(before)
 
     def move(self, source: int, dest: int, n_tokens: int) -> None:
         """Move a window to another slot."""
@@ -165,43 +172,27 @@ class Lane:
         n_keys: int,
     ) -> Float[Tensor, "rows tokens width"]:
         """Return the final states of tokens in the slots from ``first`` on."""
-        if n_keys > self.cache.capacity:
-            self._lengthen(n_keys)
-        cross, cache = self.view(first, first + len(token_ids), lengths)
-        return self.model.decoder(token_ids, cross, cache, n_keys=n_keys)
-
-    def view(
-        self, first: int, stop: int, lengths: Int[Tensor, " rows"]
-    ) -> tuple[CrossCache, SelfCache]:
-        """Return the caches of some slots, cut to the frames that any of them has."""
-        slots = slice(first, stop)
+        if n_keys > self.cache.capacity:  # grow by whole blocks: few use all their positions
+            whole = -(-n_keys // TOKENS_PER_BLOCK) * TOKENS_PER_BLOCK
+            most = self.model.config.max_tokens
+            longer = self.model.decoder.self_cache(self.n_slots, min(whole, most))
+            longer.states[..., : self.cache.capacity, :].copy_(self.cache.states)
+            self.cache = longer
+        slots = slice(first, first + len(token_ids))
         counts = self.n_frames[slots]
-        # An engine reads whole tensors, and would make copies of cut ones.
+        # Cut to the longest; but an engine reads whole tensors, and would make copies of cut ones.
         is_cut = self.model.decoder.engine is None
         frames = max(counts) if is_cut else self.cross.keys[0].shape[2]
         is_even = min(counts) == frames and not self._has_bias
-        cross = CrossCache(
-            [k[slots, :, :frames] for k in self.cross.keys],
-            [v[slots, :, :frames] for v in self.cross.values],
-            None if is_even else self._bias[slots, ..., :frames],
+        cross = self._cut(slots, frames, None if is_even else self._bias[slots, ..., :frames])
+        cache = SelfCache(self.cache.states[:, :, slots], lengths)
+        return self.model.decoder(token_ids, cross, cache, n_keys=n_keys)
+
+    def _cut(self, slots: slice, frames: int, bias: FrameBias | None = None) -> CrossCache:
+        keys, values = self.cross.keys, self.cross.values
+        return CrossCache(
+            [k[slots, :, :frames] for k in keys], [v[slots, :, :frames] for v in values], bias
         )
-        return cross, SelfCache(self.cache.states[:, :, slots], lengths)
-
-    def _widen(self, frames: int) -> None:
-        old = self.cross
-        self.cross = _blank_cross(self.model, self.n_slots, frames)
-        bias = _blank_bias(self.model, self.n_slots, frames)
-        bias[: len(self._bias), ..., : self._bias.shape[3]] = self._bias
-        self._bias = bias
-        for ours, before in zip(self.cross.tensors, old.tensors, strict=True):
-            ours[: len(before), :, : before.shape[2]].copy_(before)
-
-    def _lengthen(self, n_keys: int) -> None:
-        """Make room for more tokens, by whole blocks: few windows use all their positions."""
-        whole = -(-n_keys // TOKENS_PER_BLOCK) * TOKENS_PER_BLOCK
-        old, most = self.cache, self.model.config.max_tokens
-        self.cache = self.model.decoder.self_cache(self.n_slots, min(whole, most))
-        self.cache.states[..., : old.capacity, :].copy_(old.states)
 
 
 @dataclass(frozen=True)
@@ -223,32 +214,29 @@ class SlotState(RuleState):
     @classmethod
     def blank(cls, n_slots: int, positions: int, rules: DecodingRules) -> "SlotState":
         """Return the state of slots that nobody uses."""
-        device = rules.suppress.device
-        fresh = rules.start(n_slots)
-        whole = torch.zeros(n_slots, dtype=torch.long, device=device)
-        real = torch.zeros(n_slots, dtype=torch.float32, device=device)
+        whole = partial(torch.zeros, dtype=torch.long, device=rules.suppress.device)
+        real = partial(whole, dtype=torch.float32)
         return cls(
-            tokens=torch.zeros(n_slots, positions, dtype=torch.long, device=device),
-            lengths=whole.clone(),
-            limits=whole.clone(),
-            ended=torch.ones(n_slots, dtype=torch.bool, device=device),
-            sum_logprobs=real.clone(),
-            logprobs=torch.zeros(n_slots, positions, dtype=torch.float32, device=device),
-            no_speech_probs=real.clone(),
-            languages=whole.clone(),
-            language_probs=real.clone(),
-            temperature=real.clone(),
-            draft_lengths=whole.clone(),
-            **{field.name: getattr(fresh, field.name) for field in fields(RuleState)},
+            **vars(rules.start(n_slots)),
+            tokens=whole(n_slots, positions),
+            lengths=whole(n_slots),
+            limits=whole(n_slots),
+            ended=whole(n_slots, dtype=torch.bool).logical_not(),
+            sum_logprobs=real(n_slots),
+            logprobs=real(n_slots, positions),
+            no_speech_probs=real(n_slots),
+            languages=whole(n_slots),
+            language_probs=real(n_slots),
+            temperature=real(n_slots),
+            draft_lengths=whole(n_slots),
         )
 
     def rows(self, first: int, stop: int) -> "SlotState":
         """Return some rows, as a view."""
-        return SlotState(*[getattr(self, field.name)[first:stop] for field in fields(self)])
+        return SlotState(**{name: tensor[first:stop] for name, tensor in vars(self).items()})
 
     def begin(self, slot: int, job: Job, rules: DecodingRules) -> None:
         """Put a window into a slot: its prompt is there, and nothing of it has been read."""
-        fresh = rules.start(1)
         self.tokens[slot, : len(job.prompt)] = torch.tensor(job.prompt)
         self.lengths[slot] = len(job.prompt) - 1
         self.limits[slot] = len(job.prompt) + job.max_new_tokens
@@ -256,64 +244,18 @@ class SlotState(RuleState):
         self.sum_logprobs[slot] = 0.0
         self.temperature[slot] = job.temperature
         self.draft_lengths[slot] = 0
-        for field in fields(RuleState):
-            getattr(self, field.name)[slot] = getattr(fresh, field.name)[0]
+        for name, fresh in vars(rules.start(1)).items():
+            getattr(self, name)[slot] = fresh[0]
 
     def move(self, source: int, dest: int) -> None:
         """Move a row."""
-        for field in fields(self):
-            tensor = getattr(self, field.name)
+        for tensor in vars(self).values():
             tensor[dest] = tensor[source]
-
-    def copy(self) -> "SlotState":
-        """Return a copy."""
-        return SlotState(*[getattr(self, field.name).clone() for field in fields(self)])
-
-    def restore(self, copy: "SlotState") -> None:
-        """Set all rows back to a copy of them."""
-        for field in fields(self):
-            getattr(self, field.name).copy_(getattr(copy, field.name))
 
     @property
     def last(self) -> Int[Tensor, " slots"]:
         """The last tokens, which the decoder has not read yet."""
         return self.tokens.gather(1, self.lengths[:, None])[:, 0]
-
-    def say(
-        self,
-        choice: Int[Tensor, " slots"],
-        logprobs: Float[Tensor, " slots"],
-        speaking: Bool[Tensor, " slots"],
-        *,
-        rules: DecodingRules,
-        eot: int,
-    ) -> None:
-        """Write one more token in the rows that are ``speaking``."""
-        at = (self.lengths + 1).clamp(max=self.tokens.shape[1] - 1)[:, None]
-        for row, new in ((self.tokens, choice), (self.logprobs, logprobs)):
-            row.scatter_(1, at, torch.where(speaking[:, None], new[:, None], row.gather(1, at)))
-        self.sum_logprobs.add_(torch.where(speaking, logprobs, 0.0))
-        self.lengths.add_(speaking)
-        after = rules.advance(self, choice)
-        for field in fields(RuleState):
-            ours = getattr(self, field.name)
-            ours.copy_(torch.where(speaking, getattr(after, field.name), ours))
-        ends = (choice == eot) | (self.lengths + 1 >= self.limits)
-        self.ended.logical_or_(speaking & ends)
-
-
-def _blank_cross(model: Whisper, n_slots: int, frames: int) -> CrossCache:
-    config = model.config
-    shape = (n_slots, config.decoder_heads, frames, config.width // config.decoder_heads)
-    layers = range(config.decoder_layers)
-    return CrossCache(
-        [_zeros(model, shape) for _ in layers], [_zeros(model, shape) for _ in layers]
-    )
-
-
-def _blank_bias(model: Whisper, n_slots: int, frames: int) -> FrameBias:
-    shape = (n_slots, 1, 1, frames)
-    return torch.full(shape, -torch.inf, dtype=model.dtype, device=model.device)
 
 
 def _zeros(model: Whisper, shape: tuple[int, ...]) -> Tensor:

@@ -1,17 +1,11 @@
 """A window's text on the recording's clock: segments, and words with their times."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from itertools import chain, islice
+from dataclasses import dataclass
 
 import numpy as np
 
-from distilwhisper.decoding.alignment import (
-    Aligner,
-    alignment_heads,
-    trim_words,
-    upper_half_heads,
-)
+from distilwhisper.decoding.alignment import Aligner, alignment_heads, trim_words, upper_half_heads
 from distilwhisper.decoding.segments import TimedSegment, TimedWord, split_words
 from distilwhisper.decoding.windows import DecodedWindow, Window, WindowDecoder
 from distilwhisper.languages import uses_spaces
@@ -48,11 +42,10 @@ def time_window(
     end_s: float,
 ) -> TimedWindow:
     """Add words to a decoded window: timed by attention if the settings want it, else estimated."""
-    words = split_words(segments, decoder.tokenizer, spaced=uses_spaces(decoded.language))
-    if decoded.logprobs:
-        words = _with_logprobs(words, segments, decoded)
+    spaced = uses_spaces(decoded.language)
+    words = split_words(segments, decoder.tokenizer, spaced=spaced, logprobs=decoded.logprobs)
     if decoder.settings.word_timestamps and words:
-        with decoder.lock:
+        with decoder.searches.lock:
             words = _aligner(decoder, window).place(words, start_s=start_s)
         spans = [(segment.start_s, segment.end_s) for segment in segments]
         words = trim_words(words, spans, spoken_s=start_s)
@@ -84,31 +77,21 @@ def _places_s(
     decoder: WindowDecoder, window: Window, decoded: DecodedWindow
 ) -> Float64[np.ndarray, " tokens"]:
     text = [i for i in decoded.token_ids if not decoder.tokenizer.is_special(i)]
-    with decoder.lock:
+    with decoder.searches.lock:
         return _aligner(decoder, window).attended_s(text)
 
 
 def _aligner(decoder: WindowDecoder, window: Window) -> Aligner:
-    checkpoint, tokenizer = decoder.checkpoint, decoder.tokenizer
-    config = checkpoint.model.config
-    assert window.encoder_states is not None
+    model, settings, tokenizer = decoder.checkpoint.model, decoder.settings, decoder.tokenizer
+    named = alignment_heads(decoder.checkpoint.generation_config, model.config)
+    states = window.encoder_states
+    assert states is not None
     return Aligner(
-        checkpoint.model,
-        window.encoder_states,
-        tokenizer.prompt_ids(
-            language=window.language, task=decoder.settings.task, timestamps=False
-        ),
+        model,
+        states,
+        tokenizer.prompt_ids(language=window.language, task=settings.task, timestamps=False),
         tokenizer,
-        alignment_heads(checkpoint.generation_config, config) or upper_half_heads(config),
-        min(-(-window.n_samples // FRAME_SAMPLES), len(window.encoder_states)),
+        named or upper_half_heads(model.config),
+        min(-(-window.n_samples // FRAME_SAMPLES), len(states)),
         window.kept,
     )
-
-
-def _with_logprobs(
-    words: Sequence[TimedWord], segments: Sequence[TimedSegment], decoded: DecodedWindow
-) -> list[TimedWord]:
-    """Add the log-probabilities of the tokens; those that are in no segment have no word."""
-    places = chain.from_iterable(segment.places for segment in segments)
-    logprobs = map(decoded.logprobs.__getitem__, places)
-    return [replace(w, logprobs=tuple(islice(logprobs, len(w.token_ids)))) for w in words]

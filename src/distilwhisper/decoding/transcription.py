@@ -1,19 +1,57 @@
-"""A recording on its way to a transcript: its windows come in, and its text is known bit by bit."""
+"""A recording on its way to a transcript: it is cut, its windows come in, and its text is known."""
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import chain, zip_longest
+from typing import TypeAlias
 
-from distilwhisper.decoding.chunks import JoinedText
-from distilwhisper.decoding.segments import TimedWord, group_words, whole_segments
-from distilwhisper.decoding.sequential import FRAMES_PER_SECOND
-from distilwhisper.decoding.settings import DecodingSettings
-from distilwhisper.decoding.timing import TimedWindow
-from distilwhisper.decoding.windows import DetectedLanguage, Task
+from distilwhisper.decoding.chunked import Chunk, decode_chunk
+from distilwhisper.decoding.chunks import (
+    WHOLE,
+    ChunkSpan,
+    Cut,
+    JoinedText,
+    plan_chunks,
+    plan_speech,
+)
+from distilwhisper.decoding.failure import decode_with_fallback, is_silence
+from distilwhisper.decoding.segments import (
+    FRAMES_PER_SECOND,
+    NumberedWord,
+    group_words,
+    split_window,
+    whole_segments,
+)
+from distilwhisper.decoding.timing import TimedWindow, moves_on, time_window
+from distilwhisper.decoding.windows import DetectedLanguage, Task, WindowDecoder, WindowRequest
+from distilwhisper.speech.levels import longest_pause, speech_like_s
+from distilwhisper.speech.mel import RecordingMel
+from distilwhisper.speech.recording import Recording, blocks_of, end_of
 from distilwhisper.speech.sources import CorruptAudio
-from distilwhisper.text.tokens import Tokenizer
+from distilwhisper.speech.units import (
+    HOP_SAMPLES,
+    WINDOW_S,
+    WINDOW_SAMPLES,
+    Span,
+    samples_to_seconds,
+    seconds_to_samples,
+)
+from distilwhisper.speech.vad import stream_spans
 from distilwhisper.text.transcript import Segment, Transcript, Word, compression_ratio
+
+LAST_CHUNK_S = WINDOW_S - 3.0  # the rest of its window is silence, so that the text is ended
+MOST_LANGUAGE_WINDOWS = 8  # that a language is detected from where it stays in doubt
+
+HOT = 0.5  # text sampled above this temperature is in no prompt
+# A window that ends its text this early, so many times in a row, is left for the next one: a model
+# that writes timestamps alone would go on in steps of 20 ms.
+CRAWL_FRAMES, MAX_CRAWLS = 100, 3
+
+Unreadable = (CorruptAudio, OSError)
+End: TypeAlias = float | CorruptAudio | OSError  # seconds, or why it cannot be read any further
 
 
 class Transcription:
@@ -24,57 +62,38 @@ class Transcription:
     """
 
     def __init__(
-        self, settings: DecodingSettings, tokenizer: Tokenizer, report: Callable[[float], None]
+        self,
+        decoder: WindowDecoder,
+        recording: Recording,
+        language: str | None,
+        report: Callable[[float], None],
     ) -> None:
-        self.tasks: Iterator[Task[Transcription]] = iter(())
+        self._decoder, self._settings = decoder, decoder.settings
+        self._recording = recording
+        self._report = report  # called with the seconds of audio just done
+        code = decoder.code_of(language)
+        self._spoken = None if code is None else DetectedLanguage(code)
+        is_sequential = self._settings.long_form == "sequential"
+        self.tasks: Iterator[Task[Transcription]] = (
+            iter([self._sequential_task()]) if is_sequential else self._chunk_tasks()
+        )
         # The transcript, or why the recording could not be read; None: not done.
         self.outcome: Transcript | CorruptAudio | OSError | None = None
-        self.report = report  # to be called with the seconds of audio just done
-        self._settings = settings
-        self._tokenizer = tokenizer
+        self.windows: list[TimedWindow] = []  # those whose text is joined, in order
         self._starts_s: list[float] = []  # of the chunks that were planned
         self._early: dict[int, list[TimedWindow]] = {}  # chunks done before one in front of them
         self._n_chunks = 0  # that are joined
-        self._is_planned = False  # there are no more chunks
-        self._language: DetectedLanguage | None = None
-        self._duration_s = 0.0
-        self.windows: list[TimedWindow] = []  # those whose text is joined, in order
+        self._duration_s: float | None = None  # known when there are no more chunks
         self._text = JoinedText()
         self._n_taken = 0  # words
         self._taken: list[Segment] = []
 
-    def plan(self, start_s: float) -> int:
-        """Note where the next chunk begins; return its number."""
-        self._starts_s.append(start_s)
-        return len(self._starts_s) - 1
-
-    def add_chunk(self, chunk: int, windows: list[TimedWindow]) -> None:
-        """Take the windows of a chunk, in any order of chunks."""
-        self._early[chunk] = windows
-        while self._n_chunks in self._early:
-            for one in self._early.pop(self._n_chunks):
-                self.windows.append(one)
-                self._text.add(one.words, start_s=one.start_s, stop_s=one.end_s)
-            self._n_chunks += 1
-        self._finish()
-
-    def add_window(self, one: TimedWindow) -> None:
-        """Take a window of sequential decoding: it shares no text with those before it."""
-        self.windows.append(one)
-        self._text.append(one.words)
-
-    def end(self, spoken: DetectedLanguage | None, *, duration_s: float) -> None:
-        """Note that there are no more chunks.
-
-        Without a language it is that of the first window.
-        """
-        self._language, self._duration_s = spoken, duration_s
-        self._is_planned = True
-        self._finish()
-
-    def fail(self, error: CorruptAudio | OSError) -> None:
-        """Note why it cannot be read any further."""
-        self.outcome = error
+    def result(self) -> Transcript:
+        """Return the transcript, all tasks being done; raise why it could not be read."""
+        if isinstance(self.outcome, Transcript):
+            return self.outcome
+        assert self.outcome is not None
+        raise self.outcome
 
     def take_segments(self) -> list[Segment]:
         """Return the segments that nothing can change any more, and that were not returned before.
@@ -82,50 +101,153 @@ class Transcription:
         Their texts together are the transcript's. Their times follow each other as the
         transcript's do, but may differ where two of them would overlap.
         """
-        if isinstance(self.outcome, (CorruptAudio, OSError)):
+        if isinstance(self.outcome, Unreadable):
             return []
         words = self._text.words(self._n_taken)
-        n_words = self._n_words()
         if self.outcome is None and self._settings.long_form == "chunked":
             # No chunk that is still to be joined begins before the last of these.
             starts_s = self._starts_s[: self._n_chunks + 1] or [0.0]
             n_settled = self._text.n_settled(starts_s[-1]) - self._n_taken
-            n_whole = whole_segments(words, max(n_settled, 0))
-            groups = group_words(words[:n_whole], n_words)[:-1]  # the last may go on
+            words = words[: whole_segments(words, max(n_settled, 0))]
+            groups = self._groups(words)[:-1]  # the last may go on
         else:
-            groups = group_words(words, n_words)
+            groups = self._groups(words)
         self._n_taken += sum(map(len, groups))
         new = Transcript.of(
-            [self._segment(group) for group in groups],
+            map(self._segment, groups),
             "",
             duration_s=max((one.end_s for one in self.windows), default=0.0),
             begin_s=self._taken[-1].end if self._taken else 0.0,
         )
-        n_taken = len(self._taken)
-        taken = [replace(one, id=n_taken + number) for number, one in enumerate(new.segments)]
-        self._taken += taken
-        return taken
+        first = len(self._taken)
+        self._taken += [replace(one, id=first + one.id) for one in new.segments]
+        return self._taken[first:]
 
-    def _n_words(self) -> Counter[tuple[int, int]]:
-        return Counter(
-            (n, word.segment) for n, one in enumerate(self.windows) for word in one.words
-        )
+    def _sequential_task(self) -> Task["Transcription"]:
+        model = self._decoder.checkpoint.model
+        end: End
+        try:
+            self._spoken = self._spoken or self._detect()
+            mel = RecordingMel(self._recording, n_mels=model.config.n_mels, device=model.device)
+            yield from self._decode_in_order(mel, self._spoken.code)
+            end = mel.duration_s
+        except Unreadable as error:
+            end = error
+        return (yield from self._end_task(end))
+
+    def _decode_in_order(self, mel: RecordingMel, language: str) -> Task[None]:
+        """Decode window by window: each begins where the timestamps of the last one ended.
+
+        Where languages are mixed, the language is that of windows whose own is in doubt.
+
+        Source: ``openai/whisper: whisper/transcribe.py``; with the same weights and settings the
+        text is the same, as long as nothing is sampled.
+        """
+        decoder, settings, tokenizer = self._decoder, self._settings, self._decoder.tokenizer
+        before = list(decoder.first_prompt)
+        seek = crawls = 0
+        for span in self._spans(self._recording):
+            seek = max(seek, span.start // HOP_SAMPLES)
+            while True:
+                frames, n_frames = mel.window(seek, -(-span.stop // HOP_SAMPLES))
+                if not n_frames:
+                    break
+                own_language = None if settings.multilingual else language
+                window = decoder.window_of(frames, n_frames * HOP_SAMPLES, language=own_language)
+                previous = tuple(tokenizer.previous_ids(before, hotwords=decoder.hotwords))
+                request = WindowRequest(window, previous, seed=settings.seed + seek)
+                goes_on = partial(moves_on, decoder, window)
+                decoded = yield from decode_with_fallback(request, settings, moves_on=goes_on)
+                if window.language != language and not decoded.own_language.is_sure:
+                    window.language = language
+                    decoded = yield from decode_with_fallback(request, settings, moves_on=goes_on)
+                moved = n_frames
+                if not is_silence(decoded, settings):
+                    start_s = seek / FRAMES_PER_SECOND
+                    end_s = start_s + n_frames / FRAMES_PER_SECOND
+                    pieces, moved = split_window(
+                        decoded.token_ids, tokenizer, start_s=start_s, n_frames=n_frames
+                    )
+                    segments = [segment for segment, _ in pieces]
+                    timed = time_window(
+                        decoder, window, decoded, segments, start_s=start_s, end_s=end_s
+                    )
+                    self._join(timed, stop_s=start_s)  # the next one shares no text with it
+                    before += [token_id for _, ids in pieces for token_id in ids]
+                    if decoded.temperature > HOT or not settings.condition_on_previous_text:
+                        before = []
+                    crawls = crawls + 1 if moved < CRAWL_FRAMES else 0
+                    moved = n_frames if crawls > MAX_CRAWLS else moved
+                seek += moved
+                self._report(moved / FRAMES_PER_SECOND)
+
+    def _chunk_tasks(self) -> Iterator[Task["Transcription"]]:
+        """Yield a task for every chunk, and one for the end."""
+        recording, settings = self._recording, self._settings
+        end: End
+        done = 0
+        try:
+            for span in self._plan(recording):
+                samples = recording.read(span.start, span.stop)
+                is_last = recording.reach(span.stop + 1) <= span.stop
+                if self._spoken is None and not is_last:
+                    self._spoken = self._detect()  # else its only window tells
+                new_s = samples_to_seconds(max(span.stop - done, 0))
+                self._starts_s.append(samples_to_seconds(span.start))
+                chunk = Chunk(span.start, samples, samples_to_seconds(span.shared))
+                yield self._chunk_task(len(self._starts_s) - 1, chunk, new_s)
+                done = max(span.stop, done)
+            # Behind clips nothing is read: a second of ten hours takes no longer than that.
+            end = samples_to_seconds(done if settings.clip_timestamps else end_of(recording, done))
+        except Unreadable as error:
+            end = error
+        yield self._end_task(end)
+
+    def _chunk_task(self, number: int, chunk: Chunk, new_s: float) -> Task["Transcription"]:
+        """Decode a chunk in the recording's language or, where they are mixed, in its own."""
+        code = None if self._spoken is None else self._spoken.code
+        for language in (None, code) if self._settings.multilingual and code else (code,):
+            windows = yield from decode_chunk(self._decoder, chunk, language=language)
+            found = (one.decoded.own_language for one in windows)
+            if all(own.code == code or own.is_sure for own in found):
+                break
+        self._report(new_s)
+        self._early[number] = windows
+        while self._n_chunks in self._early:
+            for one in self._early.pop(self._n_chunks):
+                self._join(one, stop_s=one.end_s)
+            self._n_chunks += 1
+        self._finish()
+        return self
+
+    def _end_task(self, end: End) -> Task["Transcription"]:
+        """Note that there are no more chunks; a task without a window."""
+        yield from ()
+        if isinstance(end, float):
+            self._duration_s = end
+            self._finish()
+        else:
+            self.outcome = end
+        return self
+
+    def _join(self, one: TimedWindow, *, stop_s: float) -> None:
+        self.windows.append(one)
+        self._text.add(one.words, start_s=one.start_s, stop_s=stop_s)
 
     def _finish(self) -> None:
-        if self.outcome is not None or not self._is_planned:
+        """Make the transcript, once there are no more chunks and all are joined."""
+        is_left = self._n_chunks < len(self._starts_s)
+        if self.outcome is not None or self._duration_s is None or is_left:
             return
-        if self._n_chunks < len(self._starts_s):
-            return
-        groups = group_words(self._text.words(), self._n_words())
-        segments = [self._segment(group) for group in groups]
+        segments = [self._segment(group) for group in self._groups(self._text.words())]
         # Where none was given, and nobody speaks, it is English.
         languages = (one.decoded.own_language for one in self.windows)
-        spoken = self._language or next(languages, DetectedLanguage("en"))
+        spoken = self._spoken or next(languages, DetectedLanguage("en"))
         if self._settings.multilingual and segments:
             seconds: defaultdict[str, float] = defaultdict(float)
             for segment in segments:
                 seconds[segment.language or "en"] += segment.end - segment.start
-            spoken = DetectedLanguage(max(seconds, key=lambda code: seconds[code]))
+            spoken = DetectedLanguage(max(seconds, key=seconds.__getitem__))
         self.outcome = Transcript.of(
             segments,
             spoken.code,
@@ -133,13 +255,16 @@ class Transcription:
             language_probability=spoken.probability,
         )
 
-    def _segment(self, group: Sequence[tuple[int, TimedWord]]) -> Segment:
+    def _groups(self, words: Sequence[NumberedWord]) -> list[list[NumberedWord]]:
+        places = ((n, word.segment) for n, one in enumerate(self.windows) for word in one.words)
+        return group_words(words, Counter(places))
+
+    def _segment(self, group: Sequence[NumberedWord]) -> Segment:
         """Make a segment of words of a window, or of it and the next one; at least one word."""
-        window = self.windows[group[0][0]]
-        end_s = self.windows[group[-1][0]].end_s  # a timestamp may point behind it
+        window, last = (self.windows[number] for number in (group[0][0], group[-1][0]))
         timed = [word for _, word in group]
         token_ids = tuple(token_id for word in timed for token_id in word.token_ids)
-        text = self._tokenizer.decode(token_ids)
+        text = self._decoder.tokenizer.decode(token_ids)
         words = tuple(
             Word(w.start_s, w.end_s, w.text, math.nan if w.probability is None else w.probability)
             for w in timed
@@ -147,8 +272,8 @@ class Transcription:
         return Segment(
             id=0,
             seek=round(window.start_s * FRAMES_PER_SECOND),
-            start=min(timed[0].start_s, end_s),
-            end=min(timed[-1].end_s, end_s),
+            start=min(timed[0].start_s, last.end_s),  # a timestamp may point behind it
+            end=min(timed[-1].end_s, last.end_s),
             text=text,
             token_ids=token_ids,
             temperature=window.decoded.temperature,
@@ -159,3 +284,74 @@ class Transcription:
             language=window.decoded.language if self._settings.multilingual else None,
             logprobs=tuple(p for word in timed for p in word.logprobs),
         )
+
+    # What of the recording is decoded
+
+    def _plan(self, recording: Recording) -> Iterator[ChunkSpan]:
+        """Cut it; a recording that fits in a window is not cut, however short the chunks are."""
+        spans = self._spans(recording)
+        is_short = recording.reach(WINDOW_SAMPLES + 1) <= WINDOW_SAMPLES
+        chunk_s = WINDOW_S if is_short else self._settings.chunk_s
+        cut = Cut(
+            seconds_to_samples(chunk_s),
+            seconds_to_samples(self._settings.shared_s),
+            seconds_to_samples(min(chunk_s, LAST_CHUNK_S)),
+        )
+        find_pause = partial(_find_pause, recording) if self._settings.cuts_in_pauses else None
+        if self._settings.vad_filter:
+            return plan_speech(spans, cut, find_pause=find_pause)
+        plan = partial(plan_chunks, recording.reach, cut, find_pause=find_pause)
+        return chain.from_iterable(map(plan, spans))
+
+    def _spans(self, recording: Recording) -> Iterable[Span]:
+        if self._settings.vad_filter:
+            return stream_spans(blocks_of(recording.again()))
+        times_s = self._settings.clip_timestamps
+        if not times_s:
+            return [WHOLE]
+        clips = (
+            Span(seconds_to_samples(a), WHOLE.stop if b is None else seconds_to_samples(b))
+            for a, b in zip_longest(times_s[::2], times_s[1::2])  # the last may name no end
+        )
+        return (clip for clip in clips if recording.reach(clip.start + 1) > clip.start)
+
+    def _detect(self) -> DetectedLanguage:
+        """Return the language of windows with speech.
+
+        Where they leave it in doubt, twice as many are taken, again spread over the recording.
+        """
+        n_windows = self._settings.language_windows
+        while True:
+            starts = self._speech_starts(n_windows)
+            scan = self._recording.again()
+            pieces = (scan.read(start, start + WINDOW_SAMPLES) for start in starts)
+            detected = self._decoder.detect_language([self._decoder.window(p) for p in pieces])
+            if detected.is_sure or len(starts) < n_windows or 2 * n_windows > MOST_LANGUAGE_WINDOWS:
+                return detected
+            n_windows *= 2
+
+    def _speech_starts(self, n_windows: int) -> list[int]:
+        """Return where windows with speech begin, spread over the recording; its first in any case.
+
+        One window is the first of them, and nothing behind it is read.
+        """
+        scan = self._recording.again()
+        starts: Iterator[int]
+        if self._settings.vad_filter:
+            starts = (chunk.start for chunk in self._plan(scan))
+        else:
+            windows = enumerate(blocks_of(scan))
+            starts = (n * WINDOW_SAMPLES for n, window in windows if speech_like_s([window]))
+        if n_windows == 1:
+            return [next(starts, 0)]
+        all_starts = list(starts) or [0]
+        last = len(all_starts) - 1
+        places = {last * number // (n_windows - 1) for number in range(n_windows)}
+        return [all_starts[place] for place in sorted(places)]
+
+
+def _find_pause(recording: Recording, stretch: Span, first: int) -> int | None:
+    """Return the middle of a stretch's longest pause behind a place, if it has one there."""
+    samples = recording.read(stretch.start, stretch.stop)
+    pause = longest_pause(samples, first - stretch.start)
+    return None if pause is None else stretch.start + pause

@@ -1,20 +1,18 @@
 """Windows of at most 30 s to text: encode, prompt, search; many tasks at a time.
 
 Whatever transcribes is a task: a generator that asks for one window after the other and is sent
-its text. A recording decoded window by window is one task, each chunk of a chunked one
-is a task of its own, and a second attempt at a higher temperature is one more request. The decoder
-runs as many tasks as it has slots and begins the next one as soon as a slot is free.
-
-Settings belong to a task: those of one batch may differ in all but the rules of their tokens.
+its text. A recording decoded window by window is one task, each chunk of a chunked one is a task of
+its own, and a second attempt at a higher temperature is one more request. Settings belong to a
+task: those of one batch may differ in all but the rules of their tokens.
 """
 
-import copy
 import threading
 from collections import defaultdict, deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, field
-from itertools import chain, count, groupby
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import chain, groupby
 from typing import Generic, TypeAlias, TypeVar
 
 import torch
@@ -38,6 +36,7 @@ from distilwhisper.text.transcript import compression_ratio
 
 K = TypeVar("K")
 T = TypeVar("T")
+Decoder = TypeVar("Decoder", bound="WindowDecoder")
 
 # On a GPU, windows enter when this share of the slots is free: encoding one alone wastes it. On a
 # CPU one enters a step: to encode all that wait would hold up those that are being decoded.
@@ -113,50 +112,67 @@ class DecodedWindow(Hypothesis):
 Task: TypeAlias = Generator[WindowRequest, DecodedWindow, T]
 
 
-@dataclass(frozen=True, eq=False)
-class _Pending(Generic[K, T]):
-    key: K
-    task: "Task[T]"
-    request: WindowRequest
-    decoder: "WindowDecoder"  # whose settings the task has
+class Searches:
+    """The searches of a model; threads may share them."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()  # held while the network works, never from step to step
+        self.made: list[Search] = []
+        self.idle: defaultdict[tuple[object, ...], list[Search]] = defaultdict(list)  # by kind
 
 
+@dataclass(frozen=True)
 class WindowDecoder:
-    """A model, and perhaps a draft, that decode windows for tasks.
+    """A model, and perhaps a draft of its vocabulary, that decode windows for tasks.
 
     Threads may share it: every batch has slots of its own, and the network works for one at a time.
-    A draft has the model's vocabulary.
     """
 
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        tokenizer: Tokenizer,
-        settings: DecodingSettings,
-        draft: Checkpoint | None = None,
-    ) -> None:
-        self.checkpoint = checkpoint
-        self.tokenizer = tokenizer
-        self.settings = settings
-        self.draft = draft
-        self.lock = threading.RLock()  # held while the network works, never from step to step
-        languages = tokenizer.languages
-        ids = tuple(languages.values())
-        self._special = SpecialTokens(tokenizer.sot, tokenizer.eot, tokenizer.no_speech, ids)
-        self._codes: dict[int | None, str] = {id_: code for code, id_ in languages.items()}
-        self._searches: list[Search] = []
-        self._idle: defaultdict[tuple[object, ...], list[Search]] = defaultdict(list)
+    checkpoint: Checkpoint
+    tokenizer: Tokenizer
+    settings: DecodingSettings = field(default_factory=DecodingSettings)
+    draft: Checkpoint | None = None
+    """Proposes tokens that the model then checks: the same text, sooner if most are right."""
+    searches: Searches = field(default_factory=Searches, repr=False, compare=False)
 
-    def with_settings(self, settings: DecodingSettings) -> "WindowDecoder":
-        """Return the same decoder for tasks of other settings; the two share all else."""
-        other = copy.copy(self)
-        other.settings = settings
-        return other
+    def with_settings(self: Decoder, settings: DecodingSettings) -> Decoder:
+        """Return the same model under other settings: nothing is loaded, and the slots are shared.
+
+        Raises:
+            ValueError: the settings do not fit the model, or the draft.
+        """
+        return replace(self, settings=settings)
 
     @property
     def counts(self) -> Counts:
-        """What decoding has cost so far."""
-        return sum((search.counts for search in self._searches), Counts())
+        """What decoding has cost so far: steps, tokens, drafts."""
+        return sum((search.counts for search in self.searches.made), Counts())
+
+    @cached_property
+    def first_prompt(self) -> list[int]:
+        """The text before a recording."""
+        return self._prompt_text(self.settings.initial_prompt)
+
+    @cached_property
+    def hotwords(self) -> list[int]:
+        """What every prompt begins with."""
+        return self._prompt_text(self.settings.hotwords)
+
+    @cached_property
+    def previous_ids(self) -> tuple[int, ...]:
+        """What the prompt of every window on its own begins with."""
+        return tuple(self.tokenizer.previous_ids(self.first_prompt, hotwords=self.hotwords))
+
+    def _prompt_text(self, text: str | None) -> list[int]:
+        stripped = (text or "").strip()
+        return self.tokenizer.encode(f" {stripped}") if stripped else []
+
+    def code_of(self, language: str | None) -> str | None:
+        """Return the code of a language, else of the settings'; None: to be detected."""
+        wanted = language or self.settings.language
+        if wanted is not None:
+            return self.tokenizer.language_code(wanted)
+        return None if self.tokenizer.is_multilingual else "en"
 
     def window(self, samples: Samples, *, language: str | None = None) -> Window:
         """Return a window of at most 30 s of sound, its log-mel made."""
@@ -168,10 +184,7 @@ class WindowDecoder:
     def window_of(
         self, mel: Float[Tensor, "n_mels frames"], n_samples: int, *, language: str | None
     ) -> Window:
-        """Return a window of a log-mel of 30 s, cut as the settings say.
-
-        The mel is of the sound, of ``n_samples``, and of the silence behind it.
-        """
+        """Return a window of a log-mel of sound and the silence behind it, cut as settings say."""
         margin_s = self.settings.context_margin_s
         if margin_s is not None:
             n_frames = -(-n_samples // HOP_SAMPLES) + round(margin_s * SAMPLE_RATE_HZ / HOP_SAMPLES)
@@ -184,9 +197,7 @@ class WindowDecoder:
         return Window(mel, n_samples, language, kept=kept)
 
     def run(self, tasks: Iterable["Task[T]"]) -> Iterator[tuple[int, T]]:
-        """Run tasks side by side.
-
-        They are begun in order, each only when a slot is free for it.
+        """Run tasks side by side, begun in order, each only when a slot is free for it.
 
         Yields:
             A task's place in the order, and what it returned, as soon as it is done.
@@ -207,16 +218,23 @@ class WindowDecoder:
                     return
                 yield batch.step()
 
+    @torch.inference_mode()
     def detect_language(self, windows: Sequence[Window]) -> DetectedLanguage:
         """Return the likeliest language of windows of one recording, each counting alike."""
         if not self.tokenizer.is_multilingual:
             return DetectedLanguage("en")
-        with self.lock:
-            logs = [self._language_probabilities(window).log() for window in windows]
-        probabilities = torch.stack(logs).mean(dim=0).softmax(dim=0)
-        likeliest = int(probabilities.argmax())
-        code = list(self.tokenizer.languages)[likeliest]
-        return DetectedLanguage(code, float(probabilities[likeliest]))
+        codes, ids = zip(*self.tokenizer.languages.items(), strict=True)
+        decoder, logs = self.checkpoint.model.decoder, list[Tensor]()
+        for window in windows:
+            with self.searches.lock:
+                self.encode([window])
+                assert window.encoder_states is not None
+                cross = decoder.cross_cache(window.encoder_states[None], window.kept)
+                sot = torch.tensor([[self.tokenizer.sot]], device=window.encoder_states.device)
+                logits = decoder.project(decoder(sot, cross)[:, 0])[0]
+                logs.append(logits[list(ids)].float().softmax(dim=0).log())
+        probability, place = torch.stack(logs).mean(dim=0).softmax(dim=0).max(dim=0)
+        return DetectedLanguage(codes[int(place)], float(probability))
 
     @torch.inference_mode()
     def encode(self, windows: Sequence[Window]) -> None:
@@ -239,17 +257,7 @@ class WindowDecoder:
             for window, states in zip(same, model.encoder(mel, same[0].kept), strict=True):
                 setattr(window, name, states)
 
-    @torch.inference_mode()
-    def _language_probabilities(self, window: Window) -> Float[Tensor, " languages"]:
-        self.encode([window])
-        assert window.encoder_states is not None
-        decoder = self.checkpoint.model.decoder
-        cross = decoder.cross_cache(window.encoder_states[None], window.kept)
-        sot = torch.tensor([[self.tokenizer.sot]], device=window.encoder_states.device)
-        logits = decoder.project(decoder(sot, cross)[:, 0])[0]
-        return logits[list(self.tokenizer.languages.values())].float().softmax(dim=0)
-
-    def _job(self, ticket: int, request: WindowRequest) -> Job:
+    def _job(self, ticket: object, request: WindowRequest) -> Job:
         prompt, window = self._prompt(request), request.window
         room = self.checkpoint.model.config.max_tokens - len(prompt)
         return Job(
@@ -257,22 +265,22 @@ class WindowDecoder:
             window.encoder_states,
             prompt,
             min(self.settings.max_new_tokens, room),
-            temperature=request.temperature,
-            seed=request.seed,
-            kept=window.kept,
-            draft_states=window.draft_states,
+            request.temperature,
+            request.seed,
+            window.kept,
+            window.draft_states,
         )
 
     def _prompt(self, request: WindowRequest) -> tuple[int, ...]:
+        settings, language = self.settings, request.window.language
         own = self.tokenizer.prompt_ids(
-            language=request.window.language,
-            task=self.settings.task,
-            timestamps=self.settings.timestamps,
+            language=language, task=settings.task, timestamps=settings.timestamps
         )
         return (*request.previous_ids, *own)
 
     def _decoded(self, request: WindowRequest, hypothesis: Hypothesis) -> DecodedWindow:
         text = self.tokenizer.decode(hypothesis.token_ids).strip()
+        likeliest = (c for c, i in self.tokenizer.languages.items() if i == hypothesis.language_id)
         return DecodedWindow(
             **vars(hypothesis),
             prompt_ids=self._prompt(request),
@@ -280,78 +288,82 @@ class WindowDecoder:
             language=request.window.language or "en",
             temperature=request.temperature,
             compression_ratio=compression_ratio(text),
-            detected_language=self._codes.get(hypothesis.language_id),
+            detected_language=next(likeliest, None),
         )
 
-    @property
-    def _kind(self) -> tuple[object, ...]:
-        """What a search is made for."""
-        return tuple(getattr(self.settings, n) for n in (*RULES, "batch_size", "draft_tokens"))
+    def _idle_searches(self) -> list[Search]:
+        """Return the searches of these settings that wait for a batch: their caches are large."""
+        kind = tuple(getattr(self.settings, n) for n in (*RULES, "batch_size", "draft_tokens"))
+        return self.searches.idle[kind]
 
     def _take_search(self) -> Search:
         """Return a search that no other batch uses."""
-        with self.lock:
-            if not self._idle[self._kind]:
-                search = Search(
-                    self.checkpoint.model,
-                    self._rules(),
-                    self._special,
-                    n_slots=self.settings.batch_size,
-                    draft=None if self.draft is None else self.draft.model,
-                    draft_tokens=self.settings.draft_tokens,
-                )
-                self._searches.append(search)
-                return search
-            return self._idle[self._kind].pop()
-
-    def _give_back(self, search: Search) -> None:
-        """Keep a search for the next batch of its kind: its caches are large."""
-        search.clear()
-        self._idle[self._kind].append(search)
+        with self.searches.lock:
+            if idle := self._idle_searches():
+                return idle.pop()
+            tokenizer, languages = self.tokenizer, tuple(self.tokenizer.languages.values())
+            search = Search(
+                self.checkpoint.model,
+                self._rules(),
+                SpecialTokens(tokenizer.sot, tokenizer.eot, tokenizer.no_speech, languages),
+                n_slots=self.settings.batch_size,
+                draft=None if self.draft is None else self.draft.model,
+                draft_tokens=self.settings.draft_tokens,
+            )
+            self.searches.made.append(search)
+            return search
 
     def _rules(self) -> DecodingRules:
-        config, suppress = self.checkpoint.generation_config, self.settings.suppress_tokens
+        settings, tokenizer = self.settings, self.tokenizer
+        config = self.checkpoint.generation_config
         grammar = TimestampRules(
-            begin=self.tokenizer.timestamp_begin,
-            no_timestamps=self.tokenizer.no_timestamps,
-            eot=self.tokenizer.eot,
+            begin=tokenizer.timestamp_begin,
+            no_timestamps=tokenizer.no_timestamps,
+            eot=tokenizer.eot,
             max_initial_index=config.get("max_initial_timestamp_index") or 50,
         )
+        suppress = [i for i in settings.suppress_tokens if i != MODELS_OWN]
+        has_symbols = MODELS_OWN in settings.suppress_tokens
         of_model = config.get("suppress_tokens") or []
-        special = [id_ for id_ in of_model if id_ >= self.tokenizer.eot]
-        symbols = of_model if MODELS_OWN in suppress else special
+        suppress += [i for i in of_model if has_symbols or i >= tokenizer.eot]
         return DecodingRules(
-            suppress=[*symbols, *(id_ for id_ in suppress if id_ != MODELS_OWN)],
+            suppress=suppress,
             begin_suppress=config.get("begin_suppress_tokens") or [],
-            timestamps=grammar if self.settings.timestamps else None,
+            timestamps=grammar if settings.timestamps else None,
             device=self.checkpoint.model.device,
         )
+
+
+@dataclass(eq=False)
+class _Begun(Generic[K, T]):
+    key: K
+    task: "Task[T]"
+    decoder: WindowDecoder  # whose settings the task has
+    request: WindowRequest = field(init=False)  # the window it waits for
 
 
 class Batch(Generic[K, T]):
     """Tasks under way side by side, in slots of their own; to be closed.
 
     Whoever drives it adds tasks, between any two steps, and leaves those nobody waits for any more.
-
     The settings of the decoder say how many slots there are, and hold for tasks without their own.
     """
 
     def __init__(self, decoder: WindowDecoder) -> None:
         self._decoder = decoder
         self._search = decoder._take_search()
-        self._waiting: deque[_Pending[K, T]] = deque()
-        self._running: dict[int, _Pending[K, T]] = {}
-        self._tickets = count()
+        self._waiting: deque[_Begun[K, T]] = deque()
         self._on_gpu = decoder.checkpoint.model.device.type == "cuda"
 
     def close(self) -> None:
         """Forget all tasks, and give the slots back."""
-        self._decoder._give_back(self._search)
+        self._search.clear()
+        self._decoder._idle_searches().append(self._search)
 
     @property
     def is_empty(self) -> bool:
         """No task is under way."""
-        return not self._waiting and not self._running
+        return not self._waiting and not self.n_running
 
     @property
     def has_room(self) -> bool:
@@ -362,18 +374,15 @@ class Batch(Generic[K, T]):
     @property
     def n_running(self) -> int:
         """Windows in slots."""
-        return len(self._running)
+        return self._search.n_slots - self._search.n_free
 
     def add(
         self, key: K, task: "Task[T]", decoder: WindowDecoder | None = None
     ) -> list[tuple[K, T]]:
-        """Begin a task.
+        """Begin a task; return its key and what it returned, if it is done already.
 
         Its key names it, perhaps with other tasks. A task with settings of its own comes with the
         decoder that has them, see :meth:`WindowDecoder.with_settings`.
-
-        Returns:
-            Its key and what it returned, if it is done already, else nothing.
 
         Raises:
             ValueError: the task has other :data:`RULES` than the batch.
@@ -386,80 +395,62 @@ class Batch(Generic[K, T]):
                     f"tasks of one batch must have the same {name}, found {found} in a batch of "
                     f"{wanted}: begin another batch"
                 )
-        return self._ask(key, task, decoder, None)
+        return self._resume(_Begun(key, task, decoder))
 
     def leave(self, key: K) -> None:
         """Give the tasks of a key up: their slots are free at once, and they are closed."""
-        left = [p for p in (*self._waiting, *self._running.values()) if p.key == key]
-        tickets = [ticket for ticket, p in self._running.items() if p.key == key]
-        self._waiting = deque(p for p in self._waiting if p.key != key)
-        for ticket in tickets:
-            del self._running[ticket]
-        self._search.drop(tickets)
-        for pending in left:
-            pending.task.close()
+        left = [one for one in (*self._waiting, *self._search.tickets) if one.key == key]
+        self._waiting = deque(one for one in self._waiting if one.key != key)
+        self._search.drop(left)
+        for one in left:
+            one.task.close()
 
     def step(self) -> list[tuple[K, T]]:
         """Admit windows, and write at least one more token of each.
 
-        Returns:
-            The keys of the tasks that are now done, and what they returned.
-
-        Raises:
-            NonFiniteOutput: a window's probabilities are not numbers.
+        Returns the keys of the tasks that are now done, and what they returned. Raises as
+        :meth:`WindowDecoder.run`.
         """
         decoder, search = self._decoder, self._search
-        decoded: list[tuple[_Pending[K, T], DecodedWindow]] = []
+        decoded: list[tuple[_Begun[K, T], DecodedWindow]] = []
         least = max(1, GPU_ADMIT_SHARE * search.n_slots) if self._on_gpu else 1
         has_engine = decoder.checkpoint.model.decoder.engine is not None
         with one_thread() if has_engine else nullcontext():
             if self._waiting and search.n_free >= least:
                 n_new = min(len(self._waiting), search.n_free) if self._on_gpu else 1
-                new = [self._waiting.popleft() for _ in range(n_new)]
-                with decoder.lock:
-                    decoded += self._begin(new)
-            with decoder.lock:
+                with decoder.searches.lock:
+                    decoded += self._admit([self._waiting.popleft() for _ in range(n_new)])
+            with decoder.searches.lock:
                 done = search.step()
-            for ticket, hypothesis in done:
-                pending = self._running.pop(ticket)
-                decoded.append((pending, pending.decoder._decoded(pending.request, hypothesis)))
-            return [
-                result
-                for pending, window in decoded
-                for result in self._ask(pending.key, pending.task, pending.decoder, window)
-            ]
+            decoded += [(one, one.decoder._decoded(one.request, text)) for one, text in done]
+            return [result for one, window in decoded for result in self._resume(one, window)]
 
     @torch.inference_mode()
-    def _begin(
-        self, new: Sequence["_Pending[K, T]"]
-    ) -> list[tuple["_Pending[K, T]", DecodedWindow]]:
+    def _admit(self, new: Sequence[_Begun[K, T]]) -> list[tuple[_Begun[K, T], DecodedWindow]]:
         """Encode windows and admit them; return those of them that are done already."""
-        self._decoder.encode([pending.request.window for pending in new])
-        done: list[tuple[_Pending[K, T], DecodedWindow]] = []
+        self._decoder.encode([one.request.window for one in new])
+        done: list[tuple[_Begun[K, T], DecodedWindow]] = []
         jobs: list[Job] = []
-        for pending in new:
-            decoder, request = pending.decoder, pending.request
+        for one in new:
+            decoder, request = one.decoder, one.request
             window = request.window
             window.language = window.language or decoder.detect_language([window]).code
-            job = decoder._job(next(self._tickets), request)
+            job = decoder._job(one, request)
             size = decoder.settings.beam_size
             if size == 1 or request.temperature > 0:
-                self._running[job.ticket] = pending
                 jobs.append(job)
             else:
-                model, rules = decoder.checkpoint.model, decoder._rules()
-                best = beam_search(model, job, rules, decoder._special, beam_size=size)
-                done.append((pending, decoder._decoded(request, best)))
+                rules, special = self._search.rules, self._search.special
+                best = beam_search(self._search.model, job, rules, special, beam_size=size)
+                done.append((one, decoder._decoded(request, best)))
         self._search.admit(jobs)
         return done
 
-    def _ask(
-        self, key: K, task: "Task[T]", decoder: WindowDecoder, decoded: DecodedWindow | None
-    ) -> list[tuple[K, T]]:
+    def _resume(self, one: _Begun[K, T], decoded: DecodedWindow | None = None) -> list[tuple[K, T]]:
         """Go on with a task until it asks for a window; return its result if it is done."""
         try:
-            request = next(task) if decoded is None else task.send(decoded)
+            one.request = next(one.task) if decoded is None else one.task.send(decoded)
         except StopIteration as stop:
-            return [(key, stop.value)]
-        self._waiting.append(_Pending(key, task, request, decoder))
+            return [(one.key, stop.value)]
+        self._waiting.append(one)
         return []

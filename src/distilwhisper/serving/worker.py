@@ -92,7 +92,7 @@ class ModelQueue:
         self.left: deque[Job] = deque()
         self._metrics = metrics
         self._jobs: list[Job] = []
-        self.batch = Batch[Job, Transcription](transcriber.decoder)
+        self.batch = Batch[Job, Transcription](transcriber)
         self._steps_to_hold = 0
         self._is_cpu = model.device.type == "cpu"
 
@@ -136,7 +136,7 @@ class ModelQueue:
     def fail(self, error: Exception) -> None:
         """Give all jobs up, and begin anew: a step has failed, and nobody knows for whom."""
         self.batch.close()
-        self.batch = Batch(self.transcriber.decoder)
+        self.batch = Batch(self.transcriber)
         for job in list(self._jobs):
             self._end(job, error)
 
@@ -162,8 +162,7 @@ class ModelQueue:
                 job.is_planned = True
                 return
             job.n_running += 1
-            decoder = job.transcriber.decoder
-            for _, done in self.batch.add(job, _guarded(job, task), decoder):
+            for _, done in self.batch.add(job, _guarded(job, task), job.transcriber):
                 job.n_silent += 1
                 self._take(job, done)
             if not job.is_short:
