@@ -29,7 +29,8 @@ from distilwhisper.corpus.store import read_jsonl
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.layout import read_json_object
-from distilwhisper.pipeline import DataSettings, Recipe, run_recipe
+from distilwhisper.pipeline import run_recipe
+from distilwhisper.recipe import DataSettings, Recipe
 from distilwhisper.run.processes import EngineSettings
 from distilwhisper.run.settings import SettingsError, build_settings, read_recipe
 from distilwhisper.run.stages import StageChanged
@@ -184,6 +185,7 @@ def test_a_finished_run_does_nothing_again(
     assert "to label" not in log
     assert "train: 4 steps" not in log
     assert "utterances for" not in log
+    assert log.count("filter: warning: max_wer 1000 ") == 1
 
 
 @pytest.mark.slow
@@ -792,7 +794,7 @@ def is_a_use(frame: FrameType | None) -> bool:
         return False
     while frame is not None and frame.f_code.co_filename.startswith(package):
         code = frame.f_code
-        checks = code.co_name in ("__post_init__", "check_recipe", "_check_sets")
+        checks = code.co_name in ("__post_init__", "check_recipe", "check_sets")
         if checks or code.co_filename.endswith("/run/settings.py"):
             return False
         frame = frame.f_back

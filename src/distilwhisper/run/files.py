@@ -36,10 +36,10 @@ def write_json(path: Path, record: Mapping[str, Any]) -> None:
 
 
 class MetricsLog:
-    """Rows of a run by step, in a file of one JSON object per line.
+    """Rows of a run by step, in a file of one JSON object per line, made if it is not there.
 
     It survives a kill at any byte: a row goes to the file whole when it is added, and a last line
-    that was cut off is dropped when the log is opened. The file is made if it is not there.
+    that was cut off is dropped when the log is opened.
 
     Raises:
         BadRunFolder: a line before the last one is broken.
@@ -58,13 +58,10 @@ class MetricsLog:
         """
         if type(row.get("step")) is not int:
             raise ValueError(f"a row of {self.path} must have a whole number as its step: {row}")
-        finite = {
-            key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in row.items()
-        }
-        line = json.dumps(finite, ensure_ascii=False, allow_nan=False) + "\n"
-        with self.path.open("ab") as file:
-            file.write(line.encode("utf-8"))
+        odd = {k: None for k, v in row.items() if isinstance(v, float) and not math.isfinite(v)}
+        line = json.dumps({**row, **odd}, ensure_ascii=False, allow_nan=False)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
 
     def truncate_after(self, step: int, *, without: str | None = None) -> None:
         """Drop the rows of later steps: a run that resumes from this one writes them again.
