@@ -410,7 +410,7 @@ def test_a_model_is_loaded_once_for_all_its_sets_and_not_at_all_to_score_anew(
     load = DecodingJob.load
 
     def counted(job: DecodingJob) -> Transcriber:
-        loaded.append(job.model)
+        loaded.append(Path(job.model))
         return load(job)
 
     monkeypatch.setattr(DecodingJob, "load", counted)

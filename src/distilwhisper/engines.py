@@ -117,11 +117,7 @@ def run_stage(
 ) -> list[Any]:
     """Write the shards of a job, or of one part of it, that are not there; show how far it is.
 
-    Returns:
-        What the sets' writers return for each shard that was written.
-
-    Raises:
-        ShardFailed, NoWorkers, MissingExtra: as :func:`run_shards`.
+    Returns what the sets' writers do for each shard, and raises what :func:`run_shards` does.
     """
     missing = [
         place

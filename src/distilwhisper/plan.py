@@ -256,11 +256,7 @@ def _amount(lengths: Sequence[float], recipe: Recipe) -> Amount:
 
 
 def read_rates(path: Path, recipe: Recipe) -> Rates:
-    """Read measured rates: a JSON file, or the folder of a run of the recipe's models.
-
-    Raises:
-        BadRunFolder, SettingsError: the file does not fit, or the run is of other models.
-    """
+    """Read measured rates: a JSON file, or the folder of a run, which must be of these models."""
     if not path.is_dir():
         rates = read_json(path, remedy="name a file of rates, or the folder of a finished run")
         return build_settings(Rates, rates, where=path)

@@ -15,11 +15,7 @@ class BadRunFolder(ValueError):
 
 
 def read_json(path: Path, *, remedy: str) -> dict[str, Any]:
-    """Read a record.
-
-    Raises:
-        BadRunFolder: the file is no JSON object; the message ends with the remedy.
-    """
+    """Read a JSON object; of any other file a BadRunFolder is raised, which names the remedy."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -77,11 +73,7 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the whole rows of a metrics.jsonl, to which a run may be adding one.
-
-    Raises:
-        BadRunFolder: a line before the last one is broken.
-    """
+    """Return the whole rows of a :class:`MetricsLog`, to which a run may be adding one."""
     return [row for row, _ in _whole_rows(path)]
 
 

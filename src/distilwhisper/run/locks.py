@@ -5,7 +5,7 @@ import os
 import re
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,11 +76,9 @@ def lock_folder(folder: Path, part: Part | None = None) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def taking_turns(folder: Path) -> Iterator[None]:
+def taking_turns(folder: Path) -> AbstractContextManager[None]:
     """Wait until no other process takes its turn in the folder, and take it."""
-    with _locked(folder / f"{LOCK_FILE}-open", folder, fcntl.LOCK_EX):
-        yield
+    return _locked(folder / f"{LOCK_FILE}-open", folder, fcntl.LOCK_EX)
 
 
 @contextmanager

@@ -77,11 +77,7 @@ def read_recipe(
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Read a recipe as the plain tables and values that it holds.
-
-    Raises:
-        SettingsError: the file cannot be read, or is no TOML.
-    """
+    """Read a recipe as plain tables and values; a file that is no TOML is a SettingsError."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -205,8 +201,7 @@ def shown(value: object) -> str:
 def put_override(mapping: dict[str, Any], override: str) -> None:
     """Put one ``section.key=value``, written as for :func:`read_recipe`, into plain tables.
 
-    Raises:
-        SettingsError: it is not written so, a section of it is a value, or it is a section.
+    What is not written so, or puts a value and a section in one place, is a SettingsError.
     """
     key, equals, text = override.partition("=")
     *sections, name = (part.strip() for part in key.split("."))

@@ -214,8 +214,7 @@ def warn_of_limits(settings: FilterSettings) -> None:
 def judge(utterance: Utterance, label: Label | None, settings: FilterSettings) -> Verdict:
     """Return the verdict on one label, or on there being none; it depends on no other label.
 
-    Raises:
-        ValueError: the language is unknown, or neither manifest, settings nor label names it.
+    Manifest, settings or label must name a language that is known.
     """
     table = measure_all([(utterance, label, None)], language=settings.language)
     (verdict,) = _verdicts(table, judge_all(table, settings))

@@ -10,6 +10,7 @@ changed is refused.
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
@@ -226,11 +227,10 @@ def _rounded(number: float | None) -> float | None:
 
 def _write_problems(path: Path, manifest: Manifest, failed: Mapping[str, str]) -> None:
     """List every file with a problem once, with the ids of its utterances that have it."""
-    ids: dict[tuple[str, str], list[str]] = {}
+    ids = defaultdict[tuple[str, str], list[str]](list)
     for utterance in manifest.utterances:
         if utterance.id in failed:
-            place = manifest.audio_source(utterance), failed[utterance.id]
-            ids.setdefault(place, []).append(utterance.id)
+            ids[manifest.audio_source(utterance), failed[utterance.id]].append(utterance.id)
     rows = [{"path": audio, "problem": why, "ids": own} for (audio, why), own in ids.items()]
     if not rows:
         path.unlink(missing_ok=True)
