@@ -157,14 +157,12 @@ def check_recipe(
         teacher = check.models(sizes or (lambda name: read_config(resolve_model(name))))
         if sizes is None or Path(recipe.teacher).is_dir():
             tokenizer = check.attempt("teacher", _tokenizer_of, recipe.teacher)
-        for name, decoding in (
-            ("label.decoding", recipe.label.decoding),
-            ("evaluate.decoding", recipe.evaluate.decoding),
-        ):
+        for name, stage in (("label", recipe.label), ("evaluate", recipe.evaluate)):
+            setting, decoding = f"{name}.decoding", stage.decoding
             if teacher is None or tokenizer is None:
-                check.attempt(name, _check_language, decoding.language, None)
+                check.attempt(setting, _check_language, decoding.language, None)
             else:
-                check.attempt(name, check_settings, decoding, tokenizer, teacher.vocab_size)
+                check.attempt(setting, check_settings, decoding, tokenizer, teacher.vocab_size)
         check.attempt("data.language", _check_language, recipe.data.language, tokenizer)
     if "filter" in stages and recipe.filter.max_disagreement is not None:
         check.faults.append(
