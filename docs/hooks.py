@@ -22,7 +22,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 from distilwhisper.cli import COMMANDS
-from distilwhisper.pipeline import Recipe
+from distilwhisper.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 COPIES = "checkout"  # folder of the site with the files from outside docs/

@@ -14,7 +14,7 @@ from distilwhisper.evaluation.comparison import Evaluation
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import resolve_model
 from distilwhisper.stages.evaluate import EvaluationTask, evaluate_tasks
-from distilwhisper.stages.settings import EvaluateSettings
+from distilwhisper.stages.settings import EvaluateSettings, Workers
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,7 @@ def evaluate_cells(
         evaluate_tasks(
             str(model_folder(model)),
             list(tasks.values()),
-            hardware=hardware,
-            draft=draft,
+            Workers(hardware, draft=draft),
             force=force,
         )
     return {

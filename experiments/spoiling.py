@@ -25,6 +25,7 @@ from distilwhisper.speech.noise import mix_at_snr, white_noise
 from distilwhisper.speech.units import samples_to_seconds
 from distilwhisper.stages.filter import judge
 from distilwhisper.stages.label import label_manifests
+from distilwhisper.stages.settings import Workers
 from distilwhisper.text.normalize import scoring_rule
 from experiments.cells import digest, model_folder
 from experiments.context import Context
@@ -235,7 +236,7 @@ def _with_sounds(
         {manifest: folder / "labels"},
         str(model_folder(settings.teacher)),
         settings.label,
-        hardware=settings.hardware,
+        Workers(settings.hardware),
         force=context.force,
     )
     labels = read_labels(folder / "labels")

@@ -29,11 +29,13 @@ from distilwhisper.corpus.records import (
 from distilwhisper.corpus.store import read_jsonl, shard_path, write_jsonl
 from distilwhisper.filtering.settings import FilterSettings
 from distilwhisper.model.hardware import Hardware
-from distilwhisper.pipeline import DataSettings, Recipe, run_recipe, what_shapes_student
+from distilwhisper.pipeline import run_recipe, what_shapes_student
+from distilwhisper.recipe import DataSettings, Recipe
 from distilwhisper.run.stages import fingerprint
 from distilwhisper.stages.filter import filter_labels
 from distilwhisper.stages.label import label_manifests
 from distilwhisper.stages.layers import StudentSettings
+from distilwhisper.stages.settings import Workers
 from distilwhisper.training.settings import TrainingSettings
 from experiments.cells import EvalSet, digest, model_folder
 from experiments.context import Context, Model, set_name
@@ -79,7 +81,7 @@ def label_corpus(context: Context[LabelledSettings]) -> Corpus:
         {path: folder},
         str(model_folder(settings.teacher)),
         settings.label,
-        hardware=settings.hardware,
+        Workers(settings.hardware),
         force=context.force,
     )
     return Corpus(read_manifest(path), folder, read_labels(folder), summary.failed)

@@ -21,7 +21,7 @@ from distilwhisper.progress import Advance
 from distilwhisper.run.processes import EngineSettings
 from distilwhisper.stages.evaluate import EvaluationTask, evaluate_tasks
 from distilwhisper.stages.label import label_manifests
-from distilwhisper.stages.settings import EvaluateSettings, LabelSettings
+from distilwhisper.stages.settings import EvaluateSettings, LabelSettings, Workers
 
 CPU = Hardware(device="cpu", dtype="float32")
 DECODING = DecodingSettings(max_new_tokens=8, batch_size=3, temperature=(0.0,))
@@ -168,12 +168,12 @@ def test_a_cluster_that_loses_a_worker_labels_to_the_same_bytes(
     arguments = (lambda: bool(out.exists() and shard_paths(out)), cluster, killed)
     killer = threading.Thread(target=kill_one_when, args=arguments)
     killer.start()
-    (spread,) = label_manifests({manifest: out}, str(teacher), settings, hardware=CPU, engine=RAY)
+    (spread,) = label_manifests({manifest: out}, str(teacher), settings, Workers(CPU, RAY))
     killer.join()
     assert killed
     assert "worker died" in "".join(capfd.readouterr())  # Ray's own words
 
-    (alone,) = label_manifests({manifest: whole}, str(teacher), settings, hardware=CPU)
+    (alone,) = label_manifests({manifest: whole}, str(teacher), settings, Workers(CPU))
     assert spread == alone
     assert len(spread.failed) == 3
     assert contents(out) == contents(whole)
@@ -193,9 +193,7 @@ def test_a_cluster_evaluates_as_one_process_does(
         for summary in evaluate_tasks(
             model,
             [EvaluationTask(manifest, settings, tmp_path / name)],
-            hardware=CPU,
-            engine=engine,
-            draft=model,
+            Workers(CPU, engine, model),
         )
     }
     assert replace(done["ray"], compute_s=0) == replace(done["local"], compute_s=0)

@@ -28,11 +28,12 @@ from distilwhisper.stages.evaluate import (
     evaluate_tasks,
     short_names,
 )
-from distilwhisper.stages.settings import EvaluateSettings
+from distilwhisper.stages.settings import EvaluateSettings, Workers
 from distilwhisper.text.normalize import normalizer_for
 from distilwhisper.text.wer import ErrorCounts, character_errors, word_errors
 
 CPU = Hardware(device="cpu", dtype="float32")
+ON_CPU = Workers(CPU)
 DECODING = DecodingSettings(max_new_tokens=8, batch_size=3, temperature=(0.0,))
 SETTINGS = EvaluateSettings(decoding=DECODING, shard_size=4)
 
@@ -46,7 +47,7 @@ def evaluate(
     model: Path, manifest: Path, out: Path, settings: EvaluateSettings = SETTINGS
 ) -> EvaluationSummary:
     task = EvaluationTask(manifest, settings, out)
-    (summary,) = evaluate_tasks(str(model), [task], hardware=CPU)
+    (summary,) = evaluate_tasks(str(model), [task], ON_CPU)
     return summary
 
 
@@ -269,7 +270,7 @@ def test_a_damaged_model_is_named_and_costs_no_result(
     os.truncate(weights, weights.stat().st_size // 2)
     task = EvaluationTask(manifest, SETTINGS, out)
     with pytest.raises(BadCheckpoint, match=f"{re.escape(str(weights))}: not a whole safetensors"):
-        evaluate_tasks(str(damaged), [task], hardware=CPU, force=force)
+        evaluate_tasks(str(damaged), [task], ON_CPU, force=force)
     assert snapshot(out) == before
 
 
@@ -331,7 +332,7 @@ def test_noise_that_cannot_be_is_refused_before_any_set_is_decoded(
         EvaluationTask(alone, noisy("babble:5"), tmp_path / "out" / "alone"),
     ]
     with pytest.raises(ValueError, match="babble must be of other speakers"):
-        evaluate_tasks(str(model), tasks, hardware=CPU)
+        evaluate_tasks(str(model), tasks, ON_CPU)
     assert not shard_path(tasks[0].out, 0).exists()
 
 
@@ -374,7 +375,7 @@ def other_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def evaluate_both(models: list[Path], sets: list[Path], out: Path) -> Comparison:
-    return evaluate_all([str(model) for model in models], sets, [None], out, SETTINGS, hardware=CPU)
+    return evaluate_all([str(model) for model in models], sets, [None], out, SETTINGS, ON_CPU)
 
 
 def test_every_model_hears_every_set_as_it_would_alone(
@@ -409,7 +410,7 @@ def test_a_model_is_loaded_once_for_all_its_sets_and_not_at_all_to_score_anew(
     load = DecodingJob.load
 
     def counted(job: DecodingJob) -> Transcriber:
-        loaded.append(job.model)
+        loaded.append(Path(job.model))
         return load(job)
 
     monkeypatch.setattr(DecodingJob, "load", counted)
@@ -417,15 +418,15 @@ def test_a_model_is_loaded_once_for_all_its_sets_and_not_at_all_to_score_anew(
         EvaluationTask(corpus(tmp_path / name, 2), SETTINGS, tmp_path / "out" / name)
         for name in ("one", "two")
     ]
-    first = evaluate_tasks(str(model), tasks, hardware=CPU)
+    first = evaluate_tasks(str(model), tasks, ON_CPU)
     assert loaded == [model]
     (tasks[1].out / "summary.json").unlink()
     (tasks[1].out / "scores.jsonl").unlink()
-    assert evaluate_tasks(str(model), tasks, hardware=CPU) == first
+    assert evaluate_tasks(str(model), tasks, ON_CPU) == first
     assert loaded == [model]
     assert (tasks[1].out / "scores.jsonl").exists()
     shard_path(tasks[1].out, 0).unlink()
-    evaluate_tasks(str(model), tasks, hardware=CPU)
+    evaluate_tasks(str(model), tasks, ON_CPU)
     assert loaded == [model, model]
 
 
@@ -438,8 +439,7 @@ def test_a_draft_is_the_first_model_s_alone_and_part_of_its_name(
         [None],
         tmp_path / "out",
         SETTINGS,
-        hardware=CPU,
-        draft=str(other_model),
+        Workers(CPU, draft=str(other_model)),
     )
     assert found.models == ("hearing+other", "hearing")
     assert found.cells[0].acceptance is not None
@@ -477,7 +477,7 @@ def test_a_model_among_the_sets_is_sent_behind_them(
     other = Path("openai/whisper-base") if hub_id else model
     manifests = [other, corpus(tmp_path, 1)]
     with pytest.raises(ValueError, match=rf"as --against {other}$"):
-        evaluate_all([str(model)], manifests, [None], tmp_path / "out", SETTINGS, hardware=CPU)
+        evaluate_all([str(model)], manifests, [None], tmp_path / "out", SETTINGS, ON_CPU)
     assert not list(tmp_path.glob("out/*/*"))
 
 
@@ -487,8 +487,8 @@ def test_a_comparison_does_not_go_into_the_folder_of_an_evaluation_nor_the_other
     manifest = corpus(tmp_path, 1)
     evaluate(model, manifest, tmp_path / "single")
     with pytest.raises(ValueError, match=r"found a single evaluation's stage\.json"):
-        evaluate_all([str(model)], [manifest], [None], tmp_path / "single", SETTINGS, hardware=CPU)
-    evaluate_all([str(model)], [manifest], [None], tmp_path / "many", SETTINGS, hardware=CPU)
+        evaluate_all([str(model)], [manifest], [None], tmp_path / "single", SETTINGS, ON_CPU)
+    evaluate_all([str(model)], [manifest], [None], tmp_path / "many", SETTINGS, ON_CPU)
     with pytest.raises(BadRunFolder, match=r"found no stage\.json but comparison\.json"):
         evaluate(model, manifest, tmp_path / "many")
 

@@ -19,7 +19,7 @@ from distilwhisper.speech.augment import AugmentSettings
 from distilwhisper.speech.mel import window_log_mel
 from distilwhisper.stages.label import label_manifests
 from distilwhisper.stages.layers import StudentSettings
-from distilwhisper.stages.settings import LabelSettings
+from distilwhisper.stages.settings import LabelSettings, Workers
 from distilwhisper.stages.student import build_student, make_student
 from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.training.loop import Trainer, TrainingData
@@ -137,7 +137,7 @@ def test_labels_are_the_cpus(model: Path, tmp_path: Path) -> None:
                 {manifest: out},
                 str(model),
                 LabelSettings(decoding, pack=pack, shard_size=8),
-                hardware=Hardware(device.type, "float32"),
+                Workers(Hardware(device.type, "float32")),
             )
             found[device] = {i: one.token_ids for i, one in read_labels(out).items()}
         assert found[GPU] == found[CPU]

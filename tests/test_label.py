@@ -22,7 +22,7 @@ from distilwhisper.speech.audio import load_samples, write_wav
 from distilwhisper.speech.mel import log_mel, stack_windows
 from distilwhisper.stages.label import label_manifests
 from distilwhisper.stages.layers import StudentSettings
-from distilwhisper.stages.settings import LabelSettings
+from distilwhisper.stages.settings import LabelSettings, Workers
 from distilwhisper.stages.student import make_student
 from distilwhisper.text.tokens import Tokenizer
 
@@ -34,7 +34,7 @@ SETTINGS = LabelSettings(
 
 
 def label(manifest: Path, teacher: Path, out: Path, settings: LabelSettings = SETTINGS):
-    (summary,) = label_manifests({manifest: out}, str(teacher), settings, hardware=CPU)
+    (summary,) = label_manifests({manifest: out}, str(teacher), settings, Workers(CPU))
     return summary
 
 
@@ -178,7 +178,7 @@ def test_a_draft_changes_nothing_of_the_labels(tmp_path: Path, decoding: Decodin
     rows = {}
     for name, draft in (("plain", None), ("drafted", str(tmp_path / "student"))):
         label_manifests(
-            {manifest: tmp_path / name}, str(teacher), settings, hardware=CPU, draft=draft
+            {manifest: tmp_path / name}, str(teacher), settings, Workers(CPU, draft=draft)
         )
         rows[name] = list(read_labels(tmp_path / name).values())
     tokenizer = Tokenizer.from_folder(teacher)
@@ -246,7 +246,7 @@ def test_what_has_other_sound_is_labelled_anew_with_what_failed(
     write_wav(tmp_path / "u001.wav", noise(1.3, seed=99))
     label(manifest, hearing, out)
     assert read_labels(out) == before
-    label_manifests({manifest: out}, str(hearing), SETTINGS, hardware=CPU, retry_failed=True)
+    label_manifests({manifest: out}, str(hearing), SETTINGS, Workers(CPU), retry_failed=True)
     after = read_labels(out)
     assert [id_ for id_ in before if before[id_] != after[id_]] == ["u001"]
     assert before["u001"].sound != after["u001"].sound
@@ -338,7 +338,7 @@ def test_other_inputs_are_refused_by_name_until_forced(
     with pytest.raises(StageChanged, match=r"input manifest: was .*, now"):
         label(manifest, tiny_model, out)
     (forced,) = label_manifests(
-        {manifest: out}, str(tiny_model), SETTINGS, hardware=CPU, force=True
+        {manifest: out}, str(tiny_model), SETTINGS, Workers(CPU), force=True
     )
     assert forced.n_labels == 3
 
@@ -367,7 +367,7 @@ def test_a_part_labels_its_own_shards_and_the_whole_finds_the_rest(
 ) -> None:
     manifest, out, whole = corpus(tmp_path, 10), tmp_path / "parts", tmp_path / "whole"
     (part,) = label_manifests(
-        {manifest: out}, str(tiny_model), SETTINGS, hardware=CPU, part=Part.parse("1/2")
+        {manifest: out}, str(tiny_model), SETTINGS, Workers(CPU), part=Part.parse("1/2")
     )
     assert part.n_labels == 4
     assert [path.name for path in shard_paths(out)] == ["shard-00001.jsonl"]

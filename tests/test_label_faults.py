@@ -25,16 +25,16 @@ from distilwhisper.model.layout import BadCheckpoint
 from distilwhisper.run.locks import FolderInUse
 from distilwhisper.stages.filter import filter_labels
 from distilwhisper.stages.label import label_manifests
-from distilwhisper.stages.settings import LabelSettings
+from distilwhisper.stages.settings import LabelSettings, Workers
 
-CPU = Hardware(device="cpu", dtype="float32")
+CPU = Workers(Hardware(device="cpu", dtype="float32"))
 SETTINGS = LabelSettings(
     decoding=DecodingSettings(max_new_tokens=4, batch_size=2, temperature=(0.0,)), shard_size=2
 )
 
 
 def label(manifest: Path, teacher: Path, out: Path, **options: bool):
-    (summary,) = label_manifests({manifest: out}, str(teacher), SETTINGS, hardware=CPU, **options)
+    (summary,) = label_manifests({manifest: out}, str(teacher), SETTINGS, CPU, **options)
     return summary
 
 

@@ -29,7 +29,8 @@ from distilwhisper.corpus.store import read_jsonl
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.layout import read_json_object
-from distilwhisper.pipeline import DataSettings, Recipe, run_recipe
+from distilwhisper.pipeline import run_recipe
+from distilwhisper.recipe import DataSettings, LongFormSettings, Recipe
 from distilwhisper.run.processes import EngineSettings
 from distilwhisper.run.settings import SettingsError, build_settings, read_recipe
 from distilwhisper.run.stages import StageChanged
@@ -184,6 +185,7 @@ def test_a_finished_run_does_nothing_again(
     assert "to label" not in log
     assert "train: 4 steps" not in log
     assert "utterances for" not in log
+    assert log.count("filter: warning: max_wer 1000 ") == 1
 
 
 @pytest.mark.slow
@@ -792,7 +794,7 @@ def is_a_use(frame: FrameType | None) -> bool:
         return False
     while frame is not None and frame.f_code.co_filename.startswith(package):
         code = frame.f_code
-        checks = code.co_name in ("__post_init__", "check_recipe", "_check_sets")
+        checks = code.co_name in ("__post_init__", "check_rules", "check_recipe", "check_sets")
         if checks or code.co_filename.endswith("/run/settings.py"):
             return False
         frame = frame.f_back
@@ -841,7 +843,10 @@ def test_every_setting_of_a_recipe_is_read_by_a_run(
     utterances = spans_of_one_file(manifest)
     # One without a reference, whose label is judged by its probability.
     write_manifest(manifest, [*utterances[:-1], replace(utterances[-1], text=None)])
-    write_manifest(tmp_path / "held-out.jsonl", utterances[:2])
+    # Joined to over a window, they are a recording whose language is detected.
+    held_out = [replace(u, language=None) for u in utterances[:2]]
+    write_manifest(tmp_path / "held-out.jsonl", held_out)
+    long_form = LongFormSettings(utterances=2, pause_s=30.0)
     data = "\n".join(
         f'{part} = "{tmp_path / name}"'
         for part, name in (
@@ -852,7 +857,7 @@ def test_every_setting_of_a_recipe_is_read_by_a_run(
     )
     training = "pack_s = 10.0\npack_across_recordings = true\ncache_encoder = true"
     recipe = write_recipe(tmp_path, teacher=teacher, data=data, training=training)
-    run_recipe(read_recipe(recipe, Recipe), tmp_path / "run")
+    run_recipe(replace(read_recipe(recipe, Recipe), long_form=long_form), tmp_path / "run")
     split = read_recipe(finished.recipe, Recipe)
     run_recipe(split, tmp_path / "split", stages=("data",))
     # What cannot be on together with the cache of encoder outputs.

@@ -11,8 +11,8 @@ from distilwhisper.corpus.records import Utterance, write_manifest
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.model.checkpoint import count_parameters, load_checkpoint
 from distilwhisper.model.roofline import cache_values, cross_flops, encoder_flops, step_weights
-from distilwhisper.pipeline import DataSettings, Recipe
 from distilwhisper.plan import Plan, StagePlan, model_sizes, plan_recipe
+from distilwhisper.recipe import DataSettings, Recipe
 from distilwhisper.run.files import BadRunFolder
 from distilwhisper.run.settings import SettingsError, settings_to_toml
 from distilwhisper.stages.settings import LabelSettings, PlanSettings
@@ -74,6 +74,7 @@ def test_hours_and_prices_come_from_measured_rates_alone(tmp_path: Path) -> None
     planned = plan_recipe(PAPER, priced)
     assert stages(planned)["label"].device_hours is None
     assert planned.price is None
+    assert "hours and price: unknown without a measured rate" in str(planned)
     assert [line.split()[2] for line in str(planned).splitlines()[-6:]] == (
         ["?", "0.00", "0.00", "?", "0.00", "?"]
     )

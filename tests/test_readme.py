@@ -16,7 +16,7 @@ import pytest
 
 import distilwhisper as dw
 from distilwhisper.cli import COMMANDS, OK, call
-from distilwhisper.pipeline import Recipe
+from distilwhisper.recipe import Recipe
 from distilwhisper.run.settings import build_settings, read_recipe
 
 if sys.version_info >= (3, 11):

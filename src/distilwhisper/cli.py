@@ -11,7 +11,7 @@ the work could not be done, 2 that the command was wrong.
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
 from io import TextIOWrapper
 from json import dumps
@@ -22,25 +22,12 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Suppress, UseAppendAction
 
 import distilwhisper as dw
-from distilwhisper.corpus.importing.settings import ImportSettings
-from distilwhisper.decoding.settings import DecodingSettings
-from distilwhisper.errors import DistilwhisperError
-from distilwhisper.exporting.settings import ExportSettings
 from distilwhisper.extras import needed_by
-from distilwhisper.filtering.settings import FilterSettings
-from distilwhisper.model.hardware import Hardware
 from distilwhisper.progress import say, showing_progress
-from distilwhisper.run.processes import EngineName, EngineSettings
+from distilwhisper.run.processes import EngineName
 from distilwhisper.serving.settings import ServeSettings, named_models
-from distilwhisper.stages.layers import StudentSettings
-from distilwhisper.stages.settings import (
-    STAGES,
-    EvaluateSettings,
-    LabelSettings,
-    PlanSettings,
-    StageName,
-)
-from distilwhisper.text.formats import SubtitleSettings, TranscriptFormat
+from distilwhisper.stages.settings import STAGES, StageName, Workers
+from distilwhisper.text.formats import TranscriptFormat
 
 OK, SOME_FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -87,7 +74,7 @@ def plan(
     recipe: Path,
     /,
     *,
-    settings: PlanSettings = PlanSettings(),
+    settings: dw.PlanSettings = dw.PlanSettings(),
     set: Overrides = (),
     json: bool = False,
 ) -> int:
@@ -95,7 +82,6 @@ def plan(
 
     Args:
         recipe: a TOML file that describes one run completely.
-        settings: the device, the amount of speech, and measured rates.
         set: section.key=value, in place of the recipe's; may be repeated.
         json: print the plan for programs.
     """
@@ -139,7 +125,7 @@ def data(
     /,
     *,
     out: Path,
-    settings: UseAppendAction[ImportSettings] = ImportSettings(),
+    settings: UseAppendAction[dw.ImportSettings] = dw.ImportSettings(),
     json: bool = False,
 ) -> int:
     """Make a manifest of audio, and of the transcripts that come with it.
@@ -149,7 +135,6 @@ def data(
             Voice folder; Lhotse manifests; WebDataset shards; Parquet files; a table; a manifest;
             a Hugging Face dataset, saved in a folder or by its id on the hub.
         out: the manifest, a .jsonl file.
-        settings: what the source is, and how to read it.
         json: print the summary for programs.
     """
     summary = dw.import_data(source, out, settings)
@@ -175,10 +160,8 @@ def label(
     *,
     teacher: str,
     out: Path,
-    draft: str | None = None,
-    settings: LabelSettings = LabelSettings(),
-    hardware: Hardware = Hardware(),
-    engine: EngineSettings = EngineSettings(),
+    settings: dw.LabelSettings = dw.LabelSettings(),
+    workers: Workers = Workers(),
     shards: str | None = None,
     retry_failed: bool = False,
     force: bool = False,
@@ -189,11 +172,6 @@ def label(
         manifest: a .jsonl file, or a folder of shards.
         teacher: model folder or hub id.
         out: folder of the labels.
-        draft: a smaller model that drafts for the teacher, such as its student: the same labels,
-            sooner if most of what it proposes is right.
-        settings: how to decode.
-        hardware: where to run.
-        engine: which processes do it.
         shards: I/N: label every N-th shard alone, from the I-th on, counted from 0; N such
             commands may run side by side, as a Slurm array does. The same command without it
             then sees that all is there.
@@ -208,9 +186,7 @@ def label(
         {manifest: out},
         teacher,
         settings,
-        hardware=hardware,
-        draft=draft,
-        engine=engine,
+        workers,
         part=None if shards is None else Part.parse(shards),
         retry_failed=retry_failed,
         force=force,
@@ -227,7 +203,7 @@ def filter_(
     out: Path,
     second_labels: Path | None = None,
     measures: Path | None = None,
-    settings: FilterSettings = FilterSettings(),
+    settings: dw.FilterSettings = dw.FilterSettings(),
     figures: bool = True,
     force: bool = False,
     json: bool = False,
@@ -241,7 +217,6 @@ def filter_(
         second_labels: folder of other labels of the same utterances, to compare with.
         measures: folder of what is measured of the labels, once for all limits; with the labels
             when left out.
-        settings: the limits.
         figures: draw what is kept too, which takes seconds.
         force: begin anew where settings or inputs have changed.
         json: print the summary for programs.
@@ -271,8 +246,8 @@ def distil(
     language: str | None = None,
     max_wer: float = 0.10,
     steps: int | None = None,
-    student: StudentSettings = StudentSettings(),
-    hardware: Hardware = Hardware(),
+    student: dw.StudentSettings = dw.StudentSettings(),
+    hardware: dw.Hardware = dw.Hardware(),
     set: Overrides = (),
     force: bool = False,
 ) -> int:
@@ -285,36 +260,36 @@ def distil(
         language: of all the speech; what a manifest names, or else detected, when left out.
         max_wer: labels that differ more from their transcript are left out, a fraction.
         steps: of training; a number for the hours there are when left out.
-        student: which layers it begins with.
-        hardware: where to run.
         set: section.key=value of the recipe, in place of what is chosen; may be repeated.
         force: do stages again whose settings or inputs have changed.
     """
-    from distilwhisper.distilling import distil_folder
+    from distilwhisper.api import distil_source
 
-    finished = distil_folder(
-        source,
-        teacher,
-        out,
-        hardware=hardware,
-        student=student,
-        language=language,
-        max_wer=max_wer,
-        steps=steps,
-        overrides=set,
-        force=force,
-    )
+    decoding = {"language": language}
+    table = {
+        "name": out.name,
+        "teacher": teacher,
+        "data": {"source": str(source), "language": language},
+        "hardware": asdict(hardware),
+        "label": {"decoding": {**decoding, "temperature": (0.0,)}, "pack": True},
+        "filter": {"max_wer": max_wer},
+        "student": asdict(student),
+        "training": {} if steps is None else {"steps": steps},
+        "evaluate": {"decoding": decoding},
+    }
+    finished = distil_source(table, out, overrides=set, force=force)
     print(out / "report.html")
     return _name_each(finished.problems)
 
 
-def student(teacher: str, dest: Path, /, *, settings: StudentSettings = StudentSettings()) -> int:
+def student(
+    teacher: str, dest: Path, /, *, settings: dw.StudentSettings = dw.StudentSettings()
+) -> int:
     """Make a student of some of a teacher's layers.
 
     Args:
         teacher: model folder or hub id.
         dest: the new model folder.
-        settings: which layers.
     """
     from distilwhisper.model.checkpoint import read_config
     from distilwhisper.stages.student import describe_student
@@ -359,7 +334,7 @@ def heads(model: str, manifest: Path, dest: Path, /) -> int:
 
 
 @dataclass(frozen=True)
-class EvaluateOptions(EvaluateSettings):
+class EvaluateOptions(dw.EvaluateSettings):
     """The settings without the noise, of which a command line names several."""
 
     noise: Suppress[str | None] = None
@@ -373,10 +348,8 @@ def evaluate(
     out: Path,
     against: tuple[str, ...] = (),
     noise: tuple[str, ...] = ("none",),
-    draft: str | None = None,
     settings: EvaluateOptions = EvaluateOptions(),
-    hardware: Hardware = Hardware(),
-    engine: EngineSettings = EngineSettings(),
+    workers: Workers = Workers(),
     force: bool = False,
     json: bool = False,
 ) -> int:
@@ -393,10 +366,6 @@ def evaluate(
             white:10, pink:0, babble:5, recorded:10@FOLDER (dB of speech over noise),
             reverberation:0.6 (seconds of RT60), reverberation@FOLDER, codec:opus-6k, clipping:12
             (dB).
-        draft: a smaller model that drafts for this one: the same text, at another speed.
-        settings: how to decode.
-        hardware: where to run.
-        engine: which processes do it.
         force: begin anew where settings or inputs have changed.
         json: print the summary, or the comparison, for programs.
     """
@@ -406,22 +375,11 @@ def evaluate(
     noises = [None if text == "none" else text for text in noise]
     if len(manifests) == len(noises) == 1 and not against:
         task = EvaluationTask(manifests[0], replace(settings, noise=noises[0]), out)
-        (summary,) = evaluate_tasks(
-            model, [task], hardware=hardware, draft=draft, engine=engine, force=force
-        )
+        (summary,) = evaluate_tasks(model, [task], workers, force=force)
         print(_json(summary.to_dict()) if json else summary_line(model, summary))
         return _name_each(summary.failed)
-    comparison = evaluate_all(
-        [model, *against],
-        manifests,
-        noises,
-        out,
-        settings,
-        hardware=hardware,
-        draft=draft,
-        engine=engine,
-        force=force,
-    )
+    models = [model, *against]
+    comparison = evaluate_all(models, manifests, noises, out, settings, workers, force=force)
     say(f"evaluate: {dw.write_report(out / 'report.html', [dw.read_facts(out)])}")
     print(_json(comparison.to_dict()) if json else comparison)
     return _name_each(comparison.failed)
@@ -439,9 +397,9 @@ def transcribe(
     channel: str = "mix",
     strict: bool = False,
     threads: int | None = None,
-    subtitles: SubtitleSettings = SubtitleSettings(),
-    settings: DecodingSettings = DecodingSettings(),
-    hardware: Hardware = Hardware(),
+    subtitles: dw.SubtitleSettings = dw.SubtitleSettings(),
+    settings: dw.DecodingSettings = dw.DecodingSettings(),
+    hardware: dw.Hardware = dw.Hardware(),
 ) -> int:
     """Transcribe audio and video files of any length.
 
@@ -458,9 +416,6 @@ def transcribe(
             together by time, with the channel's name.
         strict: refuse a damaged file, instead of transcribing what can be read of it.
         threads: of the CPU; as many as it has cores when left out.
-        subtitles: how srt and vtt are cut; what cuts by words times them too.
-        settings: how to decode.
-        hardware: where to run.
     """
     import torch
 
@@ -514,7 +469,7 @@ def export(
     dest: Path,
     /,
     *,
-    settings: ExportSettings,
+    settings: dw.ExportSettings,
     check: Path | None = None,
     json: bool = False,
 ) -> int:
@@ -523,7 +478,6 @@ def export(
     Args:
         model: folder, delta or hub id.
         dest: the new folder.
-        settings: which program, and how.
         check: utterances with references, to run the original and the exported model on, through
             the other program's own library.
         json: print the folder, and the result of the check, for programs.
@@ -543,16 +497,13 @@ def serve(
     *,
     model: Overrides = (),
     settings: ServeSettings = ServeSettings(),
-    decoding: DecodingSettings = DecodingSettings(),
-    hardware: Hardware = Hardware(),
+    decoding: dw.DecodingSettings = dw.DecodingSettings(),
+    hardware: dw.Hardware = dw.Hardware(),
 ) -> int:
     """Answer requests as OpenAI's speech API does, and caption live speech.
 
     Args:
         model: short name, hub id or folder, or NAME=FOLDER; may be repeated.
-        settings: how callers are treated.
-        decoding: how to decode, where a request names nothing else.
-        hardware: where to run.
     """
     with needed_by("a server", extra="serve"):
         from distilwhisper.serving.server import serve as run_server
@@ -568,8 +519,8 @@ def live(
     model: str,
     margin_s: float | None = None,
     with_prompt: bool = False,
-    decoding: DecodingSettings = DecodingSettings(),
-    hardware: Hardware = Hardware(),
+    decoding: dw.DecodingSettings = dw.DecodingSettings(),
+    hardware: dw.Hardware = dw.Hardware(),
 ) -> int:
     """Caption speech while it is spoken.
 
@@ -579,8 +530,6 @@ def live(
         margin_s: encode the sound of a pass and this much silence, instead of 30 s, for students
             that were trained so.
         with_prompt: give each pass the text before it, for models trained with prompts.
-        decoding: how to decode.
-        hardware: where to run.
     """
     if source not in ("microphone", "-"):
         raise ValueError(f"the source must be microphone or -, found {source!r}")
@@ -691,9 +640,9 @@ def status_of(command: Callable[[], int], *, program: str) -> int:
         except BrokenPipeError:  # whoever read the output, such as head, wants no more of it
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the last flush
             return SOME_FAILED
-        except (DistilwhisperError, OSError, ValueError) as error:
+        except (dw.DistilwhisperError, OSError, ValueError) as error:
             say(f"{program}: error: {_why(error)}")
-            if isinstance(error, DistilwhisperError):  # first: TornShard is a ValueError too
+            if isinstance(error, dw.DistilwhisperError):  # first: TornShard is a ValueError too
                 return error.exit_status
             return SOME_FAILED if isinstance(error, OSError) else USAGE
 

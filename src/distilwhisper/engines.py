@@ -76,10 +76,10 @@ class DecodingJob:
     """A model at work on some sets; its shards are theirs, one set after the other."""
 
     sets: tuple[ShardedSet, ...]
-    model: Path
+    model: str
     decoding: DecodingSettings
     hardware: Hardware
-    draft: Path | None
+    draft: str | None
     warms_up: bool = False
     """Decode a second of silence first, for the sake of what is timed."""
 
@@ -105,8 +105,7 @@ class DecodingJob:
         """Load the model."""
         from distilwhisper.decoding.transcriber import Transcriber
 
-        draft = None if self.draft is None else str(self.draft)
-        return Transcriber.from_model(str(self.model), self.decoding, self.hardware, draft=draft)
+        return Transcriber.from_model(self.model, self.decoding, self.hardware, draft=self.draft)
 
     def _write(self, transcriber: "Transcriber", number: int, on_progress: Advance) -> Any:
         one, shard = self.shards[number]
@@ -118,11 +117,7 @@ def run_stage(
 ) -> list[Any]:
     """Write the shards of a job, or of one part of it, that are not there; show how far it is.
 
-    Returns:
-        What the sets' writers return for each shard that was written.
-
-    Raises:
-        ShardFailed, NoWorkers, MissingExtra: as :func:`run_shards`.
+    Returns what the sets' writers do for each shard, and raises what :func:`run_shards` does.
     """
     missing = [
         place
@@ -149,19 +144,12 @@ class NoWorkers(DistilwhisperError, RuntimeError):
 
 
 def run_shards(
-    start: Start[Result],
-    shards: Sequence[int],
-    settings: EngineSettings,
-    *,
-    on_progress: Advance,
+    start: Start[Result], shards: Sequence[int], settings: EngineSettings, *, on_progress: Advance
 ) -> Iterator[Result]:
     """Write some shards and yield what is returned for each, in the order in which they finish.
 
-    Args:
-        start: the work.
-        shards: numbers of those to write; with none of them nothing is started.
-        settings: which engine.
-        on_progress: called with the utterances and the seconds of sound just done.
+    With no shards nothing is started. ``on_progress`` is called with the utterances and the seconds
+    of sound just done.
 
     Raises:
         ShardFailed, NoWorkers, MissingExtra: the ray engine's. The local one raises what the
@@ -214,7 +202,7 @@ def _cluster() -> Iterator[Any]:
 
 
 class _Worker:
-    """What an actor does, in a process of its own, which Ray starts anew where it dies."""
+    """What an actor does in its process, which Ray starts anew where it dies."""
 
     def __init__(self, shared: Sequence[Any], n_threads: int) -> None:
         import torch
@@ -235,13 +223,10 @@ class _Worker:
 
     def write(self, shard: int) -> tuple[Done, Any]:
         """Return how much the shard held, and what was returned for it."""
-        done = [0.0, 0.0]
-
-        def add(n: float, audio_s: float = 0.0) -> None:
-            done[:] = done[0] + n, done[1] + audio_s
-
-        result = self._write(shard, add)
-        return (done[0], done[1]), result
+        done = [(0.0, 0.0)]
+        result = self._write(shard, lambda n, audio_s=0.0: done.append((n, audio_s)))
+        n, audio_s = map(sum, zip(*done, strict=True))
+        return (n, audio_s), result
 
 
 def _write_all(
@@ -252,12 +237,22 @@ def _write_all(
     As many workers as may be are added to ``workers``, also while the cluster grows.
     """
     tasks: dict[Any, tuple[Any, int | None]] = {}  # of each its worker and shard; none: loading
-    queue = deque(shards)
-    n_left = len(shards)
+    queue, n_left = deque(shards), len(shards)
     while n_left:
-        held = _resources_of_one(ray, settings)
-        while len(tasks) < min(_n_allowed(ray, held, settings), n_left):
-            workers.append(_new_worker(ray, shared, held, settings))
+        there = ray.cluster_resources()
+        gpus = settings.gpus_per_worker
+        gpus = min(1.0, there.get("GPU", 0.0)) if gpus is None else gpus
+        held = {"CPU": settings.cpus_per_worker, "GPU": gpus}
+        fitting = min(int(there.get(name, 0) / amount) for name, amount in held.items() if amount)
+        n_allowed = settings.n_workers or max(fitting, 1)  # one, for a cluster that has to grow
+        while len(tasks) < min(n_allowed, n_left):
+            actor = ray.remote(_Worker).options(
+                num_cpus=held["CPU"],
+                num_gpus=held["GPU"],
+                max_restarts=-1,  # the attempts at a shard are limited, not those of a worker
+                max_task_retries=settings.max_attempts - 1,
+            )
+            workers.append(actor.remote([shared], max(1, int(held["CPU"]))))
             loading = workers[-1].ready.options(retry_exceptions=True)
             tasks[loading.remote()] = workers[-1], None
         is_first = len(queue) == len(shards)
@@ -290,31 +285,6 @@ def _write_all(
         if shard is not None:
             n_left -= 1
             yield done
-
-
-def _new_worker(ray: Any, shared: Any, held: Mapping[str, float], settings: EngineSettings) -> Any:
-    actor = ray.remote(_Worker).options(
-        num_cpus=held["CPU"],
-        num_gpus=held["GPU"],
-        max_restarts=-1,  # the attempts at a shard are limited, not those of a worker
-        max_task_retries=settings.max_attempts - 1,
-    )
-    return actor.remote([shared], max(1, int(held["CPU"])))
-
-
-def _n_allowed(ray: Any, held: Mapping[str, float], settings: EngineSettings) -> int:
-    """Return how many workers there may be; at least one, for a cluster that has to grow."""
-    there = ray.cluster_resources()
-    fitting = min(int(there.get(name, 0) / amount) for name, amount in held.items() if amount)
-    return settings.n_workers or max(fitting, 1)
-
-
-def _resources_of_one(ray: Any, settings: EngineSettings) -> dict[str, float]:
-    """Return what one worker holds."""
-    gpus = settings.gpus_per_worker
-    if gpus is None:
-        gpus = min(1.0, ray.cluster_resources().get("GPU", 0.0))
-    return {"CPU": settings.cpus_per_worker, "GPU": gpus}
 
 
 def _described(amounts: Mapping[str, float]) -> str:

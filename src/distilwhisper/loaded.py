@@ -1,18 +1,19 @@
 """A model that transcribes: the front door's first half, which needs no more than the core."""
 
 import io
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
+from inspect import Parameter, signature
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.model.hardware import Backend, DTypeName, Hardware
-from distilwhisper.options import settings_of, with_settings
 from distilwhisper.progress import showing_progress, warn
+from distilwhisper.run.settings import SettingsError, build_settings
 from distilwhisper.speech.arrays import Sound, to_samples
 from distilwhisper.speech.audio import Note, Samples
 from distilwhisper.speech.sources import NamedBytes, OpenFile
@@ -23,6 +24,47 @@ from distilwhisper.transcribe import Listening, stream_file, transcribe_files
 DEFAULT_MODEL = "base"
 
 Audio: TypeAlias = str | PathLike[str] | bytes | OpenFile | Sound
+Function = TypeVar("Function", bound=Callable[..., Any])
+Settings = TypeVar("Settings")
+
+
+def with_settings(*kinds: type) -> Callable[[Function], Function]:
+    """Show the fields of settings among a function's keywords, for help and editors."""
+
+    def decorate(function: Function) -> Function:
+        own = signature(function)
+        shown = {p.name: p for p in own.parameters.values() if p.kind is not Parameter.VAR_KEYWORD}
+        for default in (kind() for kind in kinds):
+            for one in fields(default):
+                if one.name != "decoding":
+                    keyword = Parameter(one.name, Parameter.KEYWORD_ONLY, annotation=one.type)
+                    value = getattr(default, one.name)
+                    shown.setdefault(one.name, keyword.replace(default=value))
+        vars(function)["__signature__"] = own.replace(parameters=list(shown.values()))
+        return function
+
+    return decorate
+
+
+def settings_of(kind: type[Settings], options: Mapping[str, Any]) -> Settings:
+    """Build settings of keywords; those of decoding go into their section.
+
+    Raises:
+        SettingsError: there is no such option, or no such value can be.
+    """
+    table = {k: fspath(v) if isinstance(v, PathLike) else v for k, v in options.items()}
+    own = {one.name for one in fields(kind)}  # type: ignore[arg-type]
+    of_decoding = table if "timestamps" in own else {}
+    if "decoding" in own:
+        of_decoding = {name: value for name, value in table.items() if name not in own}
+        table = {name: value for name, value in table.items() if name in own}
+        table["decoding"] = of_decoding
+    if isinstance(of_decoding.get("temperature"), (int, float)):
+        of_decoding["temperature"] = (of_decoding["temperature"],)
+    try:
+        return build_settings(kind, table, where="the options")
+    except SettingsError as error:
+        raise SettingsError(str(error).replace("decoding.", "")) from None
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,12 @@ from distilwhisper.checks import ABOVE_0, Checked, ruled
 from distilwhisper.corpus.records import read_manifest
 from distilwhisper.corpus.store import read_jsonl
 from distilwhisper.decoding.packed_windows import PACKED_S, PAUSE_S
+from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.model.checkpoint import count_parameters, read_config
 from distilwhisper.model.hub import resolve_model
 from distilwhisper.model.roofline import cache_values
 from distilwhisper.model.whisper import WhisperConfig
-from distilwhisper.pipeline import Recipe, check_recipe
+from distilwhisper.recipe import Recipe, check_recipe
 from distilwhisper.report.facts import over
 from distilwhisper.run.files import read_json
 from distilwhisper.run.settings import SettingsError, build_settings, read_recipe
@@ -146,34 +147,27 @@ def plan_recipe(recipe: Recipe, settings: PlanSettings) -> Plan:
         decoder_layers=len(recipe.student.decoder_sources(source.decoder_layers)),
     )
     parts = _amounts(recipe, settings)
-    millions = [f"{count_parameters(sizes) / 1e6:,.0f} M" for sizes in (teacher, student)]
     rates = Rates() if settings.rates is None else read_rates(settings.rates, recipe)
-    estimate = _Estimate(recipe, settings, rates)
-    stages = (
-        estimate.label(teacher, parts["train"]),
-        StagePlan("filter", disk_gb=parts["train"].n_utterances * VERDICT_BYTES / 1e9),
-        StagePlan("student", disk_gb=4 * count_parameters(student) / 1e9),
-        estimate.train(teacher, student, parts["train"]),
-        estimate.evaluate(teacher, parts["test"]),
-    )
+    stages = _Estimate(recipe, settings, rates, teacher, student).stages(parts)
     hours, price = _sum(stage.device_hours for stage in stages), settings.price_per_hour
-    amounts = "; ".join(
+    millions = [f"{count_parameters(sizes) / 1e6:,.0f} M" for sizes in (teacher, student)]
+    amounts = (
         f"{name}: {part.audio_s / 3600:,.1f} h in {part.n_utterances:,} utterances"
         for name, part in parts.items()
     )
+    what = "hours" if price is None else "hours and price"
+    known = f"from the rates measured in {settings.rates}"
     return Plan(
-        name=recipe.name,
-        gpu=settings.gpu,
-        device_memory_gb=MEMORY_GB[settings.gpu],
+        recipe.name,
+        settings.gpu,
+        MEMORY_GB[settings.gpu],
         assumptions=(
             f"{recipe.name}: {recipe.teacher} ({millions[0]} parameters) to "
             f"{student.decoder_layers} decoder layers ({millions[1]})",
-            amounts,
+            "; ".join(amounts),
             f"assumed: {TOKENS_PER_S:.2f} tokens a second of speech, no window decoded twice, "
             "nothing dropped by the filter",
-            "hours: unknown without a measured rate (--rates)"
-            if settings.rates is None
-            else f"hours: from the rates measured in {settings.rates}",
+            f"{what}: {known if settings.rates else 'unknown without a measured rate (--rates)'}",
         ),
         stages=stages,
         price=None if hours is None or price is None else hours * price,
@@ -215,9 +209,9 @@ def _amounts(recipe: Recipe, settings: PlanSettings) -> dict[str, Amount]:
         n_held_out = n_validation + round(len(lengths) * data.test_fraction)
         train, test = lengths[n_held_out:], lengths[n_validation:n_held_out]
         parts = {"train": train, "validation": lengths[:n_validation], "test": test}
-    else:
-        held_out = {"validation": data.validation_sets, "test": (data.test,) if data.test else ()}
-        named = {"train": data.train_sets if hours is None else (), **held_out}
+    else:  # with hours, what is held out counts where it is there
+        held_out = {part: data.named(part) for part in ("validation", "test")}
+        named = {"train": data.named("train") if hours is None else (), **held_out}
         parts = {
             part: [
                 s for path in paths if hours is None or Path(path).exists() for s in _lengths(path)
@@ -263,11 +257,7 @@ def _amount(lengths: Sequence[float], recipe: Recipe) -> Amount:
 
 
 def read_rates(path: Path, recipe: Recipe) -> Rates:
-    """Read measured rates: a JSON file, or the folder of a run of the recipe's models.
-
-    Raises:
-        BadRunFolder, SettingsError: the file does not fit, or the run is of other models.
-    """
+    """Read measured rates: a JSON file, or the folder of a run, which must be of these models."""
     if not path.is_dir():
         rates = read_json(path, remedy="name a file of rates, or the folder of a finished run")
         return build_settings(Rates, rates, where=path)
@@ -300,21 +290,30 @@ class _Estimate:
     recipe: Recipe
     settings: PlanSettings
     rates: Rates
+    teacher: WhisperConfig
+    student: WhisperConfig
 
-    @property
-    def _weight_bytes(self) -> int:
-        return 4 if self.settings.gpu == "cpu" else 2
+    def stages(self, parts: Mapping[str, Amount]) -> tuple[StagePlan, ...]:
+        verdicts_gb = parts["train"].n_utterances * VERDICT_BYTES / 1e9
+        return (
+            self._label(parts["train"]),
+            StagePlan("filter", disk_gb=verdicts_gb),
+            StagePlan("student", disk_gb=4 * count_parameters(self.student) / 1e9),
+            self._train(parts["train"]),
+            self._evaluate(parts["test"]),
+        )
 
-    def label(self, teacher: WhisperConfig, part: Amount) -> StagePlan:
+    def _label(self, part: Amount) -> StagePlan:
         n_windows = part.n_windows
         if self.recipe.label.pack:  # none is decoded again alone
             sounding_s = part.audio_s + PAUSE_S * part.n_utterances
             n_windows = min(n_windows, math.ceil(sounding_s / (PACKED_S + PAUSE_S)))
         disk = LABEL_BYTES * part.n_utterances + LABEL_BYTES_PER_TOKEN * TOKENS_PER_S * part.audio_s
-        memory = self._decoding_bytes(teacher, self.recipe.label.decoding.batch_size)
-        return _stage("label", n_windows, self.rates.teacher_windows_per_s, memory, disk)
+        memory = self._decoding_bytes(self.recipe.label.decoding)
+        hours = _hours(n_windows, self.rates.teacher_windows_per_s)
+        return StagePlan("label", n_windows, hours, memory / 1e9, disk / 1e9)
 
-    def evaluate(self, teacher: WhisperConfig, part: Amount) -> StagePlan:
+    def _evaluate(self, part: Amount) -> StagePlan:
         """Both models transcribe the test set, and a part of it again as one long recording."""
         share = min(1.0, self.recipe.long_form.utterances / max(1, part.n_utterances))
         joined_s = share * part.audio_s
@@ -322,14 +321,13 @@ class _Estimate:
         n_windows = part.n_windows + long_form.n_windows
         rates = self.rates.teacher_windows_per_s, self.rates.student_windows_per_s
         hours = _sum(_hours(n_windows, rate) for rate in rates)
-        memory = self._decoding_bytes(teacher, self.recipe.evaluate.decoding.batch_size)
+        memory = self._decoding_bytes(self.recipe.evaluate.decoding)
         disk = 2 * part.n_utterances * SCORE_BYTES
         return StagePlan("evaluate", 2 * n_windows, hours, memory / 1e9, disk / 1e9)
 
-    def train(self, teacher: WhisperConfig, student: WhisperConfig, part: Amount) -> StagePlan:
-        t = self.recipe.training
-        n_windows = t.steps * t.batch_size
-        n_distinct = part.n_windows
+    def _train(self, part: Amount) -> StagePlan:
+        t, teacher, student = self.recipe.training, self.teacher, self.student
+        n_windows, n_distinct = t.steps * t.batch_size, part.n_windows
         if t.pack_s:
             n_distinct = max(1, round(part.audio_s / (t.pack_s * PACKED_SHARE)))
         n_trained = count_parameters(student)
@@ -338,35 +336,33 @@ class _Estimate:
             n_trained += student.vocab_size * student.width - count_parameters(decoder_less)
         states = teacher.max_frames * teacher.width * self._weight_bytes
         cache_bytes = n_distinct * states if t.cache_encoder else 0
-        tokens = TOKENS_PER_S * part.audio_s / max(1, n_distinct)
-        memory = self._training_bytes(teacher, student, n_trained, tokens)
         disk = N_KEPT * 12 * n_trained + 4 * count_parameters(student) + cache_bytes
-        return _stage("train", n_windows, self.rates.train_windows_per_s, memory, disk)
-
-    def _decoding_bytes(self, model: WhisperConfig, batch: int) -> float:
-        cache = cache_values(model, model.max_frames + model.max_tokens)
-        activations = model.max_frames * (4 * model.width + 2 * model.encoder_ffn)
-        return self._weight_bytes * (count_parameters(model) + batch * (cache + activations))
-
-    def _training_bytes(
-        self, teacher: WhisperConfig, student: WhisperConfig, n_trained: int, tokens: float
-    ) -> float:
-        """Return weights, optimiser, a micro-batch's encoder and caches, and a chunk's logits."""
-        micro, size = self.recipe.training.micro_batch_size, self._weight_bytes
+        # Weights, optimiser, a micro-batch's encoder and caches, and a chunk's logits.
+        size, frames = self._weight_bytes, teacher.max_frames
         weights = size * count_parameters(teacher) + 4 * count_parameters(student)
-        window = (
-            teacher.max_frames * (4 * teacher.width + 2 * teacher.encoder_ffn)
-            + cache_values(teacher, teacher.max_frames)
-            + 3 * cache_values(student, student.max_frames)
-        )
+        caches = cache_values(teacher, frames) + 3 * cache_values(student, student.max_frames)
+        window = _encoder_values(teacher) + caches
+        tokens = TOKENS_PER_S * part.audio_s / max(1, n_distinct)
         kind: Literal["cpu", "cuda"] = "cpu" if self.settings.gpu == "cpu" else "cuda"
-        n_logits = min(micro * tokens * student.vocab_size, chunk_logits(kind))
+        n_logits = min(t.micro_batch_size * tokens * student.vocab_size, chunk_logits(kind))
         logits = 4 * 4 * n_logits  # of two sides, each with its softmax, float32
-        return weights + (ADAM_BYTES - 4) * n_trained + micro * size * window + logits
+        optimiser = (ADAM_BYTES - 4) * n_trained
+        memory = weights + optimiser + t.micro_batch_size * size * window + logits
+        hours = _hours(n_windows, self.rates.train_windows_per_s)
+        return StagePlan("train", n_windows, hours, memory / 1e9, disk / 1e9)
+
+    @property
+    def _weight_bytes(self) -> int:
+        return 4 if self.settings.gpu == "cpu" else 2
+
+    def _decoding_bytes(self, decoding: DecodingSettings) -> float:
+        model = self.teacher
+        window = cache_values(model, model.max_frames + model.max_tokens) + _encoder_values(model)
+        return self._weight_bytes * (count_parameters(model) + decoding.batch_size * window)
 
 
-def _stage(name: str, n_windows: int, rate: float | None, memory: float, disk: float) -> StagePlan:
-    return StagePlan(name, n_windows, _hours(n_windows, rate), memory / 1e9, disk / 1e9)
+def _encoder_values(model: WhisperConfig) -> int:
+    return model.max_frames * (4 * model.width + 2 * model.encoder_ffn)
 
 
 def _hours(n_windows: int, windows_per_s: float | None) -> float | None:

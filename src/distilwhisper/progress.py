@@ -20,12 +20,7 @@ class Advance(Protocol):
     """Moves a bar."""
 
     def __call__(self, n: float, audio_s: float = 0.0) -> None:
-        """Move the bar.
-
-        Args:
-            n: units just done.
-            audio_s: length of the sound in them; stages that give it see their speed.
-        """
+        """Move it by the units just done; with the seconds of their sound it shows its speed."""
 
 
 _LOG = logging.getLogger("distilwhisper")
@@ -107,42 +102,38 @@ class _Lines:
     The clock starts at the first report: the time before it went into loading.
     """
 
+    began_s: float | None = None
+
     def __init__(self, label: str, total: float, unit: str) -> None:
         self.label, self.total, self.unit = label, total, unit
-        self.done = self.done_before = self.audio_s = 0.0
-        self.began: float | None = None
-        self.last = 0.0
+        self.done = self.done_before = self.audio_s = self.last_s = 0.0
 
     def __call__(self, n: float, audio_s: float = 0.0) -> None:
         self.done += n
-        now = time.monotonic()
-        if self.began is None:
-            self.began = self.last = now
+        now_s = time.monotonic()
+        if self.began_s is None:
+            self.began_s = self.last_s = now_s
             self.done_before = self.done
             return
         self.audio_s += audio_s
-        if now - self.last < SECONDS_BETWEEN_LINES:
+        if now_s - self.last_s < SECONDS_BETWEEN_LINES:
             return
-        self.last = now
-        elapsed_s = now - self.began
+        self.last_s, elapsed_s = now_s, now_s - self.began_s
         parts = [
             f"{self.label}: {self.done:.0f} of {self.total:.0f} {self.unit}",
             _speed(self.audio_s, elapsed_s),
             _left(self.done - self.done_before, self.total - self.done, elapsed_s),
         ]
-        say(", ".join(part for part in parts if part))
+        say(", ".join(filter(None, parts)))
 
 
 def _speed(audio_s: float, elapsed_s: float) -> str:
-    if not audio_s or not elapsed_s:
-        return ""
-    return f"{audio_s / elapsed_s:.1f} h of audio per hour"
+    return f"{audio_s / elapsed_s:.1f} h of audio per hour" if audio_s and elapsed_s else ""
 
 
 def _left(done: float, left: float, elapsed_s: float) -> str:
     """Return the time left if the rest goes on as what was done in the time."""
     if not done:
         return ""
-    minutes = math.ceil(left * elapsed_s / done / 60)
-    hours, minutes = divmod(minutes, 60)
+    hours, minutes = divmod(math.ceil(left * elapsed_s / done / 60), 60)
     return f"{hours} h {minutes} min left" if hours else f"{minutes} min left"

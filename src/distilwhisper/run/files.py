@@ -15,11 +15,7 @@ class BadRunFolder(ValueError):
 
 
 def read_json(path: Path, *, remedy: str) -> dict[str, Any]:
-    """Read a record.
-
-    Raises:
-        BadRunFolder: the file is no JSON object; the message ends with the remedy.
-    """
+    """Read a JSON object; of any other file a BadRunFolder is raised, which names the remedy."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -36,10 +32,10 @@ def write_json(path: Path, record: Mapping[str, Any]) -> None:
 
 
 class MetricsLog:
-    """Rows of a run by step, in a file of one JSON object per line.
+    """Rows of a run by step, in a file of one JSON object per line, made if it is not there.
 
     It survives a kill at any byte: a row goes to the file whole when it is added, and a last line
-    that was cut off is dropped when the log is opened. The file is made if it is not there.
+    that was cut off is dropped when the log is opened.
 
     Raises:
         BadRunFolder: a line before the last one is broken.
@@ -58,13 +54,10 @@ class MetricsLog:
         """
         if type(row.get("step")) is not int:
             raise ValueError(f"a row of {self.path} must have a whole number as its step: {row}")
-        finite = {
-            key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in row.items()
-        }
-        line = json.dumps(finite, ensure_ascii=False, allow_nan=False) + "\n"
-        with self.path.open("ab") as file:
-            file.write(line.encode("utf-8"))
+        odd = {k: None for k, v in row.items() if isinstance(v, float) and not math.isfinite(v)}
+        line = json.dumps({**row, **odd}, ensure_ascii=False, allow_nan=False)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
 
     def truncate_after(self, step: int, *, without: str | None = None) -> None:
         """Drop the rows of later steps: a run that resumes from this one writes them again.
@@ -80,11 +73,7 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the whole rows of a metrics.jsonl, to which a run may be adding one.
-
-    Raises:
-        BadRunFolder: a line before the last one is broken.
-    """
+    """Return the whole rows of a :class:`MetricsLog`, to which a run may be adding one."""
     return [row for row, _ in _whole_rows(path)]
 
 

@@ -1,13 +1,12 @@
 """One process at a time in a folder, or in a part of it."""
 
-import contextlib
-import dataclasses
 import fcntl
 import os
 import re
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from distilwhisper.files import open_locked
@@ -20,7 +19,7 @@ class FolderInUse(OSError):
     """Another process works in the folder."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Part:
     """Every n-th shard of a folder, for one of n processes that work on it side by side."""
 
@@ -35,11 +34,7 @@ class Part:
 
     @classmethod
     def parse(cls, text: str) -> "Part":
-        """Read "I/N".
-
-        Raises:
-            ValueError: it is not written so, or there is no such part.
-        """
+        """Read "I/N", of a part that there is, or raise a ValueError."""
         match = re.fullmatch(r"(\d+)/(\d+)", text)
         if not match:
             raise ValueError(f'a part must be written as I/N, such as 0/8, found "{text}"')
@@ -69,7 +64,7 @@ def lock_folder(folder: Path, part: Part | None = None) -> Iterator[None]:
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as locks:
+    with ExitStack() as locks:
         whole_or_shared = fcntl.LOCK_EX if part is None else fcntl.LOCK_SH
         locks.enter_context(_locked(place / LOCK_FILE, folder, whole_or_shared | fcntl.LOCK_NB))
         if part is not None:
@@ -81,11 +76,9 @@ def lock_folder(folder: Path, part: Part | None = None) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def taking_turns(folder: Path) -> Iterator[None]:
+def taking_turns(folder: Path) -> AbstractContextManager[None]:
     """Wait until no other process takes its turn in the folder, and take it."""
-    with _locked(folder / f"{LOCK_FILE}-open", folder, fcntl.LOCK_EX):
-        yield
+    return _locked(folder / f"{LOCK_FILE}-open", folder, fcntl.LOCK_EX)
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """Where, when and by what command a run was started."""
 
-import importlib.metadata
 import os
 import platform
 import re
@@ -10,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,7 @@ from distilwhisper.run.files import BadRunFolder, read_json, write_json
 def write_run_record(folder: Path, *, seed: int, command: Sequence[str]) -> None:
     """Add this start of a run to its run.json: command, versions, machine, time.
 
-    The file holds ``{"invocations": [...]}``, oldest first, so that a resumed run shows all that
-    had a hand in it.
+    The file holds ``{"invocations": [...]}``, oldest first: all that had a hand in a resumed run.
 
     Raises:
         BadRunFolder: the folder's run.json cannot be read.
@@ -47,36 +46,33 @@ def write_run_record(folder: Path, *, seed: int, command: Sequence[str]) -> None
 
 
 def _git(package: Path) -> dict[str, Any] | None:
-    """Return the revision of the repository that the package is part of, if it is of one.
+    """Return the revision of the repository that tracks the package, if one does.
 
     A package that is only installed below somebody's repository is not tracked by it.
     """
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(package), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+        return done.stdout.strip()
+
     try:
-        _git_output(package, "ls-files", "--error-unmatch", "__init__.py")
-        revision = _git_output(package, "rev-parse", "HEAD")
-        changed = _git_output(package, "status", "--porcelain", "--untracked-files=no")
+        git("ls-files", "--error-unmatch", "__init__.py")
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return {"revision": git("rev-parse", "HEAD"), "dirty": bool(changed)}
     except (OSError, subprocess.SubprocessError):
         return None
-    return {"revision": revision, "dirty": bool(changed)}
-
-
-def _git_output(folder: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(folder), *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
-    return result.stdout.strip()
 
 
 def _package_versions() -> dict[str, str]:
     """Return the versions of what we depend on, as far as it is installed."""
-    try:
-        requirements = importlib.metadata.requires("distilwhisper") or []
-    except importlib.metadata.PackageNotFoundError:
-        return {}
-    names = {re.split(r"[^\w.-]", requirement, maxsplit=1)[0] for requirement in requirements}
-    versions = {}
-    for name in sorted(names):
-        with suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
+    versions = dict[str, str]()
+    with suppress(PackageNotFoundError):
+        for name in sorted(
+            {re.split(r"[^\w.-]", one)[0] for one in requires("distilwhisper") or ()}
+        ):
+            with suppress(PackageNotFoundError):
+                versions[name] = version(name)
     return versions
 
 

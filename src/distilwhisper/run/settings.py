@@ -1,16 +1,15 @@
 """Settings of dataclasses: built from tables of TOML with all faults named, and written back."""
 
-import dataclasses
 import difflib
 import json
 import os
 import sys
-import types
-import typing
 from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields, is_dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -19,7 +18,15 @@ else:
 
 Settings = TypeVar("Settings")
 
-_FAULT = object()  # stands where a value was refused; the fault is in the list
+_FAULT: Any = object()  # stands where a value was refused; the fault is in the list
+# Types of single values: what they are called in a TOML file, and which of its values they take.
+_SCALARS: Mapping[Any, tuple[str, tuple[type, ...]]] = {
+    bool: ("true or false", (bool,)),
+    int: ("a whole number", (int,)),
+    float: ("a finite number", (int, float)),
+    str: ("a string", (str,)),
+    Path: ("a path in quotes", (str, type(Path()))),
+}
 
 
 class SettingsError(ValueError):
@@ -39,11 +46,16 @@ def build_settings(cls: type[Settings], mapping: Any, *, where: str | Path) -> S
             ``ValueError`` from a ``__post_init__`` counts as one.
     """
     faults: list[str] = []
-    settings = _section(cls, mapping, "", None, faults)
+    settings: Settings = _section(cls, mapping, "", None, faults)
     if faults:
-        noun = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-        raise SettingsError("\n  ".join([f"{where}: {noun} in the settings", *faults]))
-    return typing.cast(Settings, settings)
+        raise SettingsError(listed(f"{where}: %s in the settings", faults))
+    return settings
+
+
+def listed(headline: str, faults: Sequence[str]) -> str:
+    """Return faults below a headline that counts them, as ``%s``."""
+    noun = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+    return "\n  ".join([headline % noun, *faults])
 
 
 def read_recipe(
@@ -65,11 +77,7 @@ def read_recipe(
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Read a recipe as the plain tables and values that it holds.
-
-    Raises:
-        SettingsError: the file cannot be read, or is no TOML.
-    """
+    """Read a recipe as plain tables and values; a file that is no TOML is a SettingsError."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -86,59 +94,57 @@ def settings_to_toml(settings: Any) -> str:
     return "\n".join(lines).lstrip("\n") + "\n"
 
 
-def _section(cls: Any, mapping: Any, key: str, base: object | None, faults: list[str]) -> object:
+def _section(cls: Any, mapping: Any, key: str, base: object | None, faults: list[str]) -> Any:
     """Build one dataclass; ``base`` is the default that a partial section starts from."""
     if not isinstance(mapping, Mapping):
         faults.append(f"{key}: must be a table, found {shown(mapping)}")
         return _FAULT
-    n_before = len(faults)
-    prefix = f"{key}." if key else ""
-    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
-    kinds = typing.get_type_hints(cls)
-    for name in [name for name in mapping if name not in fields]:
-        nearest = difflib.get_close_matches(name, fields, n=1)
+    n_before, prefix = len(faults), f"{key}." if key else ""
+    known, kinds = {field.name: field for field in fields(cls) if field.init}, get_type_hints(cls)
+    for name in [name for name in mapping if name not in known]:
+        nearest = difflib.get_close_matches(name, known, n=1)
         hint = (
-            f"the nearest is {prefix}{nearest[0]}" if nearest else f"there are {', '.join(fields)}"
+            f"the nearest is {prefix}{nearest[0]}" if nearest else f"there are {', '.join(known)}"
         )
         faults.append(f"{prefix}{name}: there is no such key; {hint}")
     values: dict[str, object] = {}
-    for name, field in fields.items():
+    for name, field in known.items():
         default = field.default if base is None else getattr(base, name)
-        if base is None and field.default_factory is not dataclasses.MISSING:
+        if base is None and field.default_factory is not MISSING:
             default = field.default_factory()
         if name in mapping:
             values[name] = _value(kinds[name], mapping[name], prefix + name, default, faults)
-        elif default is dataclasses.MISSING:
+        elif default is MISSING:
             faults.append(f"{prefix}{name}: must be given ({_allowed(kinds[name])}), found nothing")
         else:
             values[name] = default
     if len(faults) > n_before:
         return _FAULT
     try:
-        return typing.cast(object, cls(**values))
+        return cls(**values)
     except ValueError as error:
         faults.append(f"{key}: {error}" if key else str(error))
         return _FAULT
 
 
-def _value(kind: Any, value: Any, key: str, default: object, faults: list[str]) -> object:
+def _value(kind: Any, value: Any, key: str, default: Any, faults: list[str]) -> Any:
     """Return a value as its field's type, or note why it cannot be."""
-    origin = typing.get_origin(kind)
-    if dataclasses.is_dataclass(kind):
-        base = default if isinstance(default, typing.cast(type, kind)) else None
+    origin, members = get_origin(kind), get_args(kind)
+    if is_dataclass(kind):
+        base = default if isinstance(default, kind) else None  # type: ignore[arg-type]
         return _section(kind, value, key, base, faults)
     if origin in (tuple, list) and isinstance(value, (list, tuple)):
         return _sequence(kind, value, key, faults)
     if origin is Mapping and isinstance(value, Mapping):
-        named, member = typing.get_args(kind)
+        named, member = members
         return {named(n): _value(member, v, f"{key}.{n}", None, faults) for n, v in value.items()}
-    if origin in (Union, types.UnionType):
-        members = [member for member in typing.get_args(kind) if member is not type(None)]
-        if value is None and len(members) < len(typing.get_args(kind)):
+    if origin in (Union, UnionType):
+        possible = [member for member in members if member is not type(None)]
+        if value is None and len(possible) < len(members):
             return None
-        if len(members) == 1:
-            return _value(members[0], value, key, default, faults)
-        results = (_value(member, value, key, default, []) for member in members)
+        if len(possible) == 1:
+            return _value(possible[0], value, key, default, faults)
+        results = (_value(member, value, key, default, []) for member in possible)
         result = next((one for one in results if one is not _FAULT), _FAULT)
     else:
         result = _FAULT if origin in (tuple, list) else _scalar(kind, value)
@@ -147,57 +153,44 @@ def _value(kind: Any, value: Any, key: str, default: object, faults: list[str]) 
     return result
 
 
-def _sequence(kind: Any, values: Sequence[Any], key: str, faults: list[str]) -> object:
-    members = typing.get_args(kind)
-    if typing.get_origin(kind) is list or members[-1] is Ellipsis:
+def _sequence(kind: Any, values: Sequence[Any], key: str, faults: list[str]) -> Any:
+    members = get_args(kind)
+    if get_origin(kind) is list or members[-1] is Ellipsis:
         members = (members[0],) * len(values)
     if len(members) != len(values):
         faults.append(f"{key}: must be {_allowed(kind)}, found {len(values)} values")
         return _FAULT
     n_before = len(faults)
-    results = [
-        _value(member, value, f"{key}[{i}]", None, faults)
-        for i, (member, value) in enumerate(zip(members, values, strict=True))
-    ]
-    return _FAULT if len(faults) > n_before else typing.get_origin(kind)(results)
+    pairs = enumerate(zip(members, values, strict=True))
+    results = [_value(one, value, f"{key}[{i}]", None, faults) for i, (one, value) in pairs]
+    return _FAULT if len(faults) > n_before else get_origin(kind)(results)
 
 
-def _scalar(kind: Any, value: Any) -> object:
-    if typing.get_origin(kind) is Literal:
-        choices = typing.get_args(kind)
-        fits = any(value == choice and type(value) is type(choice) for choice in choices)
+def _scalar(kind: Any, value: Any) -> Any:
+    if get_origin(kind) is Literal:
+        fits = any(value == one and type(value) is type(one) for one in get_args(kind))
         return value if fits else _FAULT
-    if kind is Path and isinstance(value, (str, Path)):
-        return Path(value)
-    if kind is float and type(value) in (int, float):
-        return float(value) if abs(value) <= sys.float_info.max else _FAULT
-    if kind in (bool, int, str) and type(value) is kind:
-        return typing.cast(object, value)
-    if kind in (bool, int, float, str, Path):
+    if kind not in _SCALARS:
+        raise TypeError(f"a setting cannot be of type {kind}")
+    if type(value) not in _SCALARS[kind][1]:
         return _FAULT
-    raise TypeError(f"a setting cannot be of type {kind}")
+    if kind is float and not abs(value) <= sys.float_info.max:  # nor is nan
+        return _FAULT
+    return kind(value)
 
 
 def _allowed(kind: Any) -> str:
     """Return which values a type takes, in the words of a TOML file."""
-    arguments = typing.get_args(kind)
-    origin = typing.get_origin(kind)
-    if origin in (Union, types.UnionType):
-        return " or ".join(_allowed(member) for member in arguments if member is not type(None))
+    origin, members = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return " or ".join(_allowed(member) for member in members if member is not type(None))
     if origin is Literal:
-        return "one of " + ", ".join(map(shown, arguments))
-    if origin is list or (origin is tuple and arguments[-1] is Ellipsis):
-        return f"a list, each of it {_allowed(arguments[0])}"
+        return "one of " + ", ".join(map(shown, members))
+    if origin is list or (origin is tuple and members[-1] is Ellipsis):
+        return f"a list, each of it {_allowed(members[0])}"
     if origin is tuple:
-        return f"a list of {len(arguments)}: " + ", ".join(map(_allowed, arguments))
-    names = {
-        bool: "true or false",
-        int: "a whole number",
-        float: "a finite number",
-        str: "a string",
-        Path: "a path in quotes",
-    }
-    return names.get(kind, "a table")
+        return f"a list of {len(members)}: " + ", ".join(map(_allowed, members))
+    return _SCALARS[kind][0] if kind in _SCALARS else "a table"
 
 
 def shown(value: object) -> str:
@@ -208,8 +201,7 @@ def shown(value: object) -> str:
 def put_override(mapping: dict[str, Any], override: str) -> None:
     """Put one ``section.key=value``, written as for :func:`read_recipe`, into plain tables.
 
-    Raises:
-        SettingsError: it is not written so, a section of it is a value, or it is a section.
+    What is not written so, or puts a value and a section in one place, is a SettingsError.
     """
     key, equals, text = override.partition("=")
     *sections, name = (part.strip() for part in key.split("."))
@@ -235,27 +227,26 @@ def put_override(mapping: dict[str, Any], override: str) -> None:
 
 def _write_table(table: Any, path: tuple[str, ...], lines: list[str]) -> None:
     values = _given(table)
-    sections = {name: value for name, value in values.items() if dataclasses.is_dataclass(value)}
-    plain = {name: value for name, value in values.items() if name not in sections}
+    sections = {name: value for name, value in values.items() if is_dataclass(value)}
+    plain = [f"{name} = {_toml(value)}" for name, value in values.items() if name not in sections]
     if path and (plain or not sections):
-        lines.extend(["", f"[{'.'.join(path)}]"])
-    lines.extend(f"{name} = {_toml(value)}" for name, value in plain.items())
+        lines += ["", f"[{'.'.join(path)}]"]
+    lines += plain
     for name, value in sections.items():
         _write_table(value, (*path, name), lines)
 
 
 def _given(table: Any) -> dict[str, Any]:
     """Return the fields of a dataclass that are not None."""
-    values = {field.name: getattr(table, field.name) for field in dataclasses.fields(table)}
+    values = {field.name: getattr(table, field.name) for field in fields(table)}
     return {name: value for name, value in values.items() if value is not None}
 
 
 def _toml(value: object) -> str:
     if isinstance(value, (tuple, list)):
         return f"[{', '.join(map(_toml, value))}]"
-    if dataclasses.is_dataclass(value):
-        inner = (f"{name} = {_toml(v)}" for name, v in _given(value).items())
-        return f"{{{', '.join(inner)}}}"
+    if is_dataclass(value):
+        return f"{{{', '.join(f'{name} = {_toml(v)}' for name, v in _given(value).items())}}}"
     # JSON writes all else as TOML does, and escapes all that TOML asks for but this one.
     text = json.dumps(value, ensure_ascii=False, default=os.fspath)
     return text.replace("\x7f", "\\u007F")

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,27 +32,27 @@ def open_stage(
 ) -> None:
     """Record what a folder is made of, or check that it was made of the same.
 
+    A folder that holds files must hold our stage.json, which is why no ``force`` can ever empty one
+    that is somebody else's.
+
     Args:
-        folder: made if it is not there. One that holds files must hold our stage.json, which is
-            why no ``force`` can ever empty a folder that is somebody else's.
+        folder: made if it is not there.
         settings: all that shapes what the stage writes; as JSON can hold it, or paths.
         inputs: names of what the stage reads, to their :func:`fingerprint`.
         force: where settings or inputs have changed, delete what the folder holds, and go on.
-        check: called where something has changed, before that is refused or anything is deleted:
-            an input that is damaged is to be named as such.
+        check: called before a change is refused or anything deleted: names a damaged input as such.
 
     Raises:
         StageChanged: they have changed; the message has a line for every difference.
         BadRunFolder: the folder holds files but no stage.json, or one that cannot be read.
         FolderInUse: another process holds the folder's lock.
     """
-    now = json.loads(
-        json.dumps({"settings": settings, "inputs": inputs}, default=str, allow_nan=False)
-    )
+    made_of = {"settings": settings, "inputs": inputs}
+    now = json.loads(json.dumps(made_of, default=str, allow_nan=False))
     # Processes that work on parts of the folder open it at the same time.
     with lock_folder(folder), taking_turns(folder):
         before = _read_stage(folder)
-        changes = [] if before is None else _changes(before, now)
+        changes = [] if before is None else [*_changes(before, now)]
         if before is not None and not changes:
             return
         if changes and check is not None:
@@ -76,8 +76,7 @@ def _read_stage(folder: Path) -> dict[str, Any] | None:
         if strangers:
             raise BadRunFolder(
                 f"{folder} must be new, empty or of an earlier run, found no {_STAGE_FILE} but "
-                f"{', '.join(strangers[:3])}{' ...' if len(strangers) > 3 else ''}: name another "
-                "folder"
+                f"{', '.join(strangers[:3])}{' ...' if strangers[3:] else ''}: name another folder"
             )
         return None
     record = read_json(path, remedy="look at the folder, and delete it if it may be redone")
@@ -90,35 +89,28 @@ def _read_stage(folder: Path) -> dict[str, Any] | None:
     return record
 
 
-def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    changes = []
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line for every setting and input that is another."""
     for part, label in (("settings", ""), ("inputs", "input ")):
-        old, new = _flat(before[part]), _flat(now[part])
-        changes += [
-            f"{label}{key}: was {_value_of(old, key)}, now {_value_of(new, key)}"
-            for key in {**old, **new}
-            if (key in old, old.get(key)) != (key in new, new.get(key))
-        ]
-    return changes
+        old, new = dict(_flat(before[part])), dict(_flat(now[part]))
+        for key in {**old, **new}:
+            if (key in old, old.get(key)) != (key in new, new.get(key)):
+                yield f"{label}{key}: was {_value_of(old, key)}, now {_value_of(new, key)}"
 
 
-def _flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def _flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in mapping.items():
         if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
+            yield from _flat(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+            yield f"{prefix}{key}", value
 
 
 def _value_of(values: Mapping[str, Any], key: str) -> str:
-    if key not in values:
-        return "absent"
-    value = values[key]
+    value = values.get(key)
     if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value):
         return f"{value[:12]}..."
-    return shown(value)
+    return shown(value) if key in values else "absent"
 
 
 def _empty(folder: Path) -> None:

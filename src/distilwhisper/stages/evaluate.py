@@ -39,18 +39,16 @@ from distilwhisper.evaluation.degradation import Degradation, Degrader
 from distilwhisper.evaluation.scoring import COST, EvaluationSummary, score, summary_line
 from distilwhisper.files import write_atomic
 from distilwhisper.model.checkpoint import count_parameters, read_config
-from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import resolve_model
 from distilwhisper.model.layout import read_model_folder
 from distilwhisper.progress import Advance, say
 from distilwhisper.run.files import write_json
 from distilwhisper.run.locks import lock_folder
-from distilwhisper.run.processes import EngineSettings
 from distilwhisper.run.stages import fingerprint, open_stage
 from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.recording import HeldRecording
 from distilwhisper.speech.units import WINDOW_SAMPLES, samples_to_seconds
-from distilwhisper.stages.settings import EvaluateSettings
+from distilwhisper.stages.settings import EvaluateSettings, Workers
 from distilwhisper.text.transcript import Transcript
 
 Thing = TypeVar("Thing")
@@ -67,31 +65,31 @@ class EvaluationTask(NamedTuple):
 def evaluate_tasks(
     model: str,
     tasks: Sequence[EvaluationTask],
+    workers: Workers | None = None,
     *,
-    hardware: Hardware | None = None,
-    draft: str | None = None,
-    engine: EngineSettings | None = None,
     force: bool = False,
 ) -> list[EvaluationSummary]:
     """Transcribe sets and score them, going on where a run before stopped; return a summary each.
 
     All are decoded alike, into folders that differ; the model is loaded once at most.
     """
-    hardware, engine = hardware or Hardware(), engine or EngineSettings()
+    workers = workers or Workers()
+    hardware, draft = workers.hardware, workers.draft
     for task in tasks:
         _check_is_no_model(task.manifest)
-    folder = resolve_model(model)
-    draft_folder = None if draft is None else resolve_model(draft).absolute()
-    paths = {"model": folder} if draft_folder is None else {"model": folder, "draft": draft_folder}
-    models = {name: fingerprint(path) for name, path in paths.items()}
-    n_parameters = count_parameters(read_config(folder))
+    paths = {"model": resolve_model(model)}
+    if draft is not None:
+        paths["draft"] = resolve_model(draft)
+    names = {name: str(path.absolute()) for name, path in paths.items()}
+    prints = {name: fingerprint(path) for name, path in paths.items()}
+    n_parameters = count_parameters(read_config(paths["model"]))
     decoding, unread = tasks[0].settings.decoding, {task.manifest for task in tasks}
     manifests = {path: in_language(read_manifest(path), decoding.language) for path in unread}
     with ExitStack() as stack:
         sets = []
         for task in tasks:
-            noise = task.settings.degradation
-            inputs = {"manifest": fingerprint(task.manifest), **models}
+            manifest, noise = manifests[task.manifest], task.settings.degradation
+            inputs = {"manifest": fingerprint(task.manifest), **prints}
             if noise is not None and noise.source is not None:
                 inputs["noise"] = fingerprint(noise.source)
             table = {**asdict(task.settings), **asdict(hardware), "draft": draft}
@@ -103,28 +101,18 @@ def evaluate_tasks(
                 force=force,
                 check=lambda: [read_model_folder(path) for path in paths.values()],
             )
-            manifest = manifests[task.manifest]
             if noise is not None:
                 Degrader(noise, manifest)  # what it refuses is known before anything is decoded
             size, seed = task.settings.shard_size, task.settings.noise_seed
             sets.append(EvaluationSet(manifest, task.out.absolute(), size, noise, seed))
         job = DecodingJob(
-            tuple(sets), folder.absolute(), decoding, hardware, draft_folder, warms_up=True
+            tuple(sets), names["model"], decoding, hardware, names.get("draft"), warms_up=True
         )
-        n_silent = sum(run_stage("evaluate", job, engine))
+        n_silent = sum(run_stage("evaluate", job, workers.engine))
         if n_silent:
             noises = ", ".join(dict.fromkeys(str(one.noise) for one in sets if one.noise))
             say(f"evaluate: {n_silent} utterances are silent, and were left without {noises}")
-        return [
-            score(
-                one.manifest,
-                [row for i in range(one.n_shards) for row in read_jsonl(shard_path(one.out, i))],
-                [json.loads(_timing_path(one.out, i).read_text()) for i in range(one.n_shards)],
-                one.out,
-                n_parameters=n_parameters,
-            )
-            for one in sets
-        ]
+        return [one.score(n_parameters) for one in sets]
 
 
 def _check_is_no_model(manifest: Path) -> None:
@@ -143,10 +131,8 @@ def evaluate_all(
     noises: Sequence[str | None],
     out: Path,
     settings: EvaluateSettings,
+    workers: Workers | None = None,
     *,
-    hardware: Hardware | None = None,
-    draft: str | None = None,
-    engine: EngineSettings | None = None,
     force: bool = False,
 ) -> Comparison:
     """Evaluate every model on every set with every noise, and put the results side by side.
@@ -161,10 +147,11 @@ def evaluate_all(
     """
     if not (models and manifests and noises):
         raise ValueError("name at least one model, one set, and one noise or None")
+    workers = workers or Workers()
     stems = [str(path).removesuffix(".jsonl") for path in manifests]
     sets, names = _by_name("set", short_names(stems), manifests), short_names(models)
-    if draft is not None:
-        names[0] += f"+{short_names([draft])[0]}"
+    if workers.draft is not None:
+        names[0] += f"+{short_names([workers.draft])[0]}"
     model_of = _by_name("model", names, models)
     settings_with = {noise: replace(settings, noise=noise) for noise in noises}
     suffixes = ["" if noise is None else f"+{_as_file_name(noise)}" for noise in noises]
@@ -180,16 +167,11 @@ def evaluate_all(
             "name another folder"
         )
     with lock_folder(out):
-        for number, (name, model) in enumerate(model_of.items()):
+        for name, model in model_of.items():
             here = [evaluation for evaluation in evaluations if evaluation.model == name]
-            summaries = evaluate_tasks(
-                model,
-                [EvaluationTask(sets[e.set], settings_with[e.noise], e.folder) for e in here],
-                hardware=hardware,
-                draft=draft if number == 0 else None,
-                engine=engine,
-                force=force,
-            )
+            tasks = [EvaluationTask(sets[e.set], settings_with[e.noise], e.folder) for e in here]
+            summaries = evaluate_tasks(model, tasks, workers, force=force)
+            workers = replace(workers, draft=None)  # it was for the first
             for evaluation, summary in zip(here, summaries, strict=True):
                 say(summary_line(f"evaluate: {evaluation}", summary))
         baseline = names[1] if len(names) > 1 else None
@@ -233,7 +215,10 @@ class EvaluationSet(ShardedSet):
 
     def is_done(self, number: int) -> bool:
         """Return whether a shard is there, with its timing."""
-        return shard_path(self.out, number).exists() and _timing_path(self.out, number).exists()
+        return shard_path(self.out, number).exists() and self._timing_path(number).exists()
+
+    def _timing_path(self, number: int) -> Path:
+        return self.out / "timing" / f"{number:05d}.json"
 
     @cached_property
     def degrader(self) -> Degrader | None:
@@ -255,15 +240,22 @@ class EvaluationSet(ShardedSet):
             else:
                 samples = samples if degrader is None else degrader.apply(samples, utterance)
                 pieces.append((utterance, samples))
-        texts = decode_timed(transcriber, pieces)
-        for (utterance, _), (text, language) in zip(pieces, texts.texts, strict=True):
+        done = decode_timed(transcriber, pieces)
+        for (utterance, _), (text, language) in zip(pieces, done.texts, strict=True):
             rows[utterance.id] = {"text": text, "language": language, "error": None}
-        cost = {name: getattr(texts.cost, name) for name in COST}
-        timing = {"audio_s": texts.audio_s, "compute_s": texts.compute_s, **cost}
-        write_atomic(_timing_path(self.out, number), json.dumps(timing) + "\n")
+        cost = {name: getattr(done.cost, name) for name in COST}
+        timing = {"audio_s": done.audio_s, "compute_s": done.compute_s, **cost}
+        write_atomic(self._timing_path(number), json.dumps(timing) + "\n")
         write_shard(shard_path(self.out, number), [{"id": u.id, **rows[u.id]} for u in utterances])
-        on_progress(len(rows), texts.audio_s)
+        on_progress(len(rows), done.audio_s)
         return 0 if degrader is None else degrader.n_silent - n_before
+
+    def score(self, n_parameters: int) -> EvaluationSummary:
+        """Score what all shards hold."""
+        numbers = range(self.n_shards)
+        rows = [row for number in numbers for row in read_jsonl(shard_path(self.out, number))]
+        timings = [json.loads(self._timing_path(number).read_text()) for number in numbers]
+        return score(self.manifest, rows, timings, self.out, n_parameters=n_parameters)
 
 
 @dataclass(frozen=True)
@@ -283,26 +275,24 @@ def decode_timed(
 
     Their sound is there, so that reading it is not timed; their languages hold.
     """
-    short = [place for place, (_, samples) in enumerate(pieces) if len(samples) <= WINDOW_SAMPLES]
-    long = [place for place, (_, samples) in enumerate(pieces) if len(samples) > WINDOW_SAMPLES]
-    texts: dict[int, tuple[str, str | None]] = {}
-    before = transcriber.counts
-    began = _now(transcriber)
+    sounds = [samples for _, samples in pieces]
+    languages = [utterance.language for utterance, _ in pieces]
+    short = [place for place, samples in enumerate(sounds) if len(samples) <= WINDOW_SAMPLES]
+    long = [place for place, samples in enumerate(sounds) if len(samples) > WINDOW_SAMPLES]
+    before, began = transcriber.counts, _now(transcriber)
     windows = transcriber.decode(
-        [pieces[place][1] for place in short],
-        languages=[pieces[place][0].language for place in short],
+        [sounds[place] for place in short], languages=[languages[place] for place in short]
     )
-    for place, window in zip(short, windows, strict=True):
-        texts[place] = window.text, window.language
-    recordings = (HeldRecording(pieces[place][1]) for place in long)
-    languages = (pieces[place][0].language for place in long)
-    for number, transcript in transcriber.transcribe_all(recordings, languages=languages):
+    texts = {place: (w.text, w.language) for place, w in zip(short, windows, strict=True)}
+    recordings = (HeldRecording(sounds[place]) for place in long)
+    of_long = (languages[place] for place in long)
+    for number, transcript in transcriber.transcribe_all(recordings, languages=of_long):
         if not isinstance(transcript, Transcript):
             raise transcript
         texts[long[number]] = transcript.text, transcript.language
     return TimedTexts(
         [texts[place] for place in range(len(pieces))],
-        audio_s=sum(samples_to_seconds(len(samples)) for _, samples in pieces),
+        audio_s=sum(samples_to_seconds(len(samples)) for samples in sounds),
         compute_s=_now(transcriber) - began,
         cost=transcriber.counts - before,
     )
@@ -313,7 +303,3 @@ def _now(transcriber: Transcriber) -> float:
     if transcriber.checkpoint.model.device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
-
-
-def _timing_path(out: Path, number: int) -> Path:
-    return out / "timing" / f"{number:05d}.json"

@@ -4,36 +4,26 @@
     OUT/stage.json         what the verdicts were made from and with
     OUT/shard-00000.jsonl  one verdict per label, in their order; then those of utterances without
     OUT/figures/           what is kept, and its errors, unless figures=False   filtering/figures.py
-    OUT/summary.json       counts and hours by reason, errors of all and of what is kept; what is
-                           kept of whom, and under other limits      filtering/retention.py
-                           how well the gates without a reference do filtering/calibration.py
+    OUT/summary.json       counts, hours and errors by reason; retention.py and calibration.py
 
 Measures come from texts and scores alone, never from audio. Verdicts are a view of them: another
-folder with other limits takes the same measures and seconds. The first of these that holds is the
-verdict's reason:
+folder with other limits takes the same measures and seconds. The first that holds is the verdict's
+reason, and a value at its limit is kept:
 
-    unlabelled                         there is no label
-    label_failed                       the label holds an error instead of a text
-    kept_silence                       kept, with keep_silence: the reference is blank, and the
-                                       student learns the empty text, whatever the label holds
-    cut_off                            the teacher ran into the token limit
-    empty_reference                    there is a reference, and it normalises to nothing
-    empty_pseudo_label                 the label normalises to nothing
-    all_capitals                       the label is written in capitals throughout, as bad ones are
-    wer_above_limit                    against the reference, in words
-    cer_above_limit                    the same in characters, in scripts without spaces
-    compression_ratio_above_limit      the label repeats itself
+    unlabelled, label_failed  there is no label, or an error in the place of its text
+    kept_silence              with keep_silence: the reference is blank, and the student learns the
+                              empty text, whatever the label holds
+    cut_off                   the teacher ran into the token limit
+    empty_reference, empty_pseudo_label    one normalises to nothing
+    all_capitals              the label is written in capitals throughout, as bad ones are
+    wer_above_limit, cer_above_limit       against the reference, in words or characters
+    compression_ratio_above_limit          the label repeats itself
 
-and without a reference only:
+    and without a reference only: log_probability_below_limit, no_speech_probability_above_limit,
+    repetition_above_limit, other_language_above_limit, disagreement_above_limit (with the second
+    label); if none of them holds, kept_without_reference
 
-    log_probability_below_limit        the teacher was unsure
-    no_speech_probability_above_limit  the teacher thinks that nobody speaks
-    repetition_above_limit             much of the label repeats what stands just before it
-    other_language_above_limit         the teacher detects another language than was expected
-    disagreement_above_limit           the second label is another
-    kept_without_reference             none of these
-
-and with one: kept. A value at its limit is kept.
+    kept                      none of these, with a reference
 
 Source: arXiv:2311.00430, equation 7. It differs from the published script on purpose: clips are
 judged before they are packed into windows, where a wrong short one would hide; a text in capitals
@@ -65,6 +55,7 @@ from distilwhisper.tables import percent
 from distilwhisper.text.wer import ErrorCounts
 
 _KEPT = ("kept", "kept_without_reference", "kept_silence")
+_ERRORS = ("errors", "errors_kept")
 SHARD_ROWS = 8192  # verdicts in a shard
 
 
@@ -106,20 +97,18 @@ class FilterSummary:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what summary.json holds: the sums, and rates made of them."""
-        return {
-            **{name: value for name, value in asdict(self).items() if name != "folder"},
-            **{
-                name: {unit: {**asdict(of), "wer": of.rate} for unit, of in counts.items()}
-                for name, counts in (("errors", self.errors), ("errors_kept", self.errors_kept))
-            },
-        }
+        row = {name: value for name, value in asdict(self).items() if name != "folder"}
+        for name in _ERRORS:
+            counts: Mapping[str, ErrorCounts] = getattr(self, name)
+            row[name] = {unit: {**asdict(of), "wer": of.rate} for unit, of in counts.items()}
+        return row
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> "FilterSummary":
         """Return the summary that :meth:`to_dict` wrote."""
         counts = {
             name: {u: {k: n for k, n in of.items() if k != "wer"} for u, of in row[name].items()}
-            for name in ("errors", "errors_kept")
+            for name in _ERRORS
         }
         return build_settings(cls, {**row, **counts}, where="summary.json")
 
@@ -130,19 +119,19 @@ class FilterSummary:
     def __str__(self) -> str:
         lines = [
             f"kept {self.kept.count} of {self.total.count} utterances "
-            f"({self.kept.hours:.2f} of {self.total.hours:.2f} h)"
-        ]
-        lines += [
-            f"  {share.count:9d}  {share.hours:10.2f} h  {reason}"
-            for reason, share in self.by_reason.items()
+            f"({self.kept.hours:.2f} of {self.total.hours:.2f} h)",
+            *(
+                f"  {of.count:9d}  {of.hours:10.2f} h  {name}"
+                for name, of in self.by_reason.items()
+            ),
         ]
         for unit, counts in self.errors.items():
             name = "WER" if unit == "word" else "CER"
-            rates = (percent(c.rate, digits=2, none="no") for c in (counts, self.errors_kept[unit]))
+            all_, kept = (
+                percent(of.rate, digits=2, none="no") for of in (counts, self.errors_kept[unit])
+            )
             lines.append(
-                "  {} against the references: {} of all labels, {} of those kept".format(
-                    name, *rates
-                )
+                f"  {name} against the references: {all_} of all labels, {kept} of those kept"
             )
         if self.n_without_duration:
             lines.append(f"  {self.n_without_duration} of unknown length are in no hours")
@@ -161,13 +150,13 @@ def filter_labels(
     measures: Path | None = None,
     figures: bool = True,
     force: bool = False,
+    warns: bool = True,
 ) -> FilterSummary:
-    """Judge every utterance of a manifest.
+    """Judge every utterance of a manifest, which is what was labelled, or a part of it.
 
-    Reads text alone, never audio. The manifest is what was labelled, or a part of it;
-    ``second_labels`` are of the same utterances, such as another model's. What was measured is not
-    measured again for other limits: it is kept with the labels, or in the folder ``measures``.
-    Figures are drawn where they are missing, which takes seconds.
+    ``second_labels`` are of the same utterances, such as another model's. What was measured is kept
+    for other limits: with the labels, or in the folder ``measures``. Figures are drawn where they
+    are missing, which takes seconds. With ``warns``, limits that keep nearly all are logged.
 
     Raises:
         StageChanged: the folder holds verdicts made from or with something else.
@@ -178,7 +167,8 @@ def filter_labels(
         raise ValueError(
             "max_disagreement needs second labels to compare with, found none: name their folder"
         )
-    warn_of_limits(settings)
+    if warns:
+        warn_of_limits(settings)
     sources = Sources(manifest_path, labels_folder, second_labels, settings.language)
     folder = labels_folder / ".measures" if measures is None else measures
     with lock_folder(out):
@@ -198,7 +188,12 @@ def filter_labels(
             if settings.language is not None:
                 log_overruled(read_manifest(manifest_path), settings.language)
             table = load_or_measure(sources, folder)
-            summary = _write(table, settings, out, sources)
+            if table.n_stray and not table["has_label"].any():
+                raise ValueError(
+                    f"{labels_folder} must hold labels of {manifest_path}, found {table.n_stray} "
+                    "labels, all of other utterances: name the manifest that was labelled"
+                )
+            summary = _write(table, settings, out)
         if figures and not (out / "figures" / "kept.svg").exists():  # the last of them
             from distilwhisper.filtering.figures import draw_retention  # takes a second to import
 
@@ -218,8 +213,7 @@ def warn_of_limits(settings: FilterSettings) -> None:
 def judge(utterance: Utterance, label: Label | None, settings: FilterSettings) -> Verdict:
     """Return the verdict on one label, or on there being none; it depends on no other label.
 
-    Raises:
-        ValueError: the language is unknown, or neither manifest, settings nor label names it.
+    Manifest, settings or label must name a language that is known.
     """
     table = measure_all([(utterance, label, None)], language=settings.language)
     (verdict,) = _verdicts(table, judge_all(table, settings))
@@ -256,13 +250,8 @@ def _errors(table: Measures, counted: Flags) -> dict[str, ErrorCounts]:
     }
 
 
-def _write(table: Measures, settings: FilterSettings, out: Path, sources: Sources) -> FilterSummary:
+def _write(table: Measures, settings: FilterSettings, out: Path) -> FilterSummary:
     """Write the verdicts and, when all are there, their summary."""
-    if table.n_stray and not table["has_label"].any():
-        raise ValueError(
-            f"{sources.labels} must hold labels of {sources.manifest}, found {table.n_stray} "
-            "labels, all of other utterances: name the manifest that was labelled"
-        )
     codes = judge_all(table, settings)
     # What a killed run has left takes seconds to make again.
     for path in shard_paths(out):
@@ -272,7 +261,7 @@ def _write(table: Measures, settings: FilterSettings, out: Path, sources: Source
         write_jsonl(shard_path(out, number), islice(rows, SHARD_ROWS))
     summary = summarise(table, codes, settings)
     text = json.dumps(summary.to_dict(), indent=2, allow_nan=False)
-    write_atomic(out / "summary.json", text + "\n")
+    write_atomic(out / "summary.json", f"{text}\n")
     return summary
 
 

@@ -10,6 +10,7 @@ changed is refused.
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
@@ -25,17 +26,15 @@ from distilwhisper.decoding.slots import Counts
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.decoding.windows import DecodedWindow
 from distilwhisper.engines import DecodingJob, ShardedSet, run_stage
-from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import resolve_model
 from distilwhisper.model.layout import read_model_folder
 from distilwhisper.progress import Advance, say
 from distilwhisper.run.locks import Part, lock_folder
-from distilwhisper.run.processes import EngineSettings
 from distilwhisper.run.stages import fingerprint, open_stage
 from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.sources import fingerprint as fingerprint_of_sound
 from distilwhisper.speech.units import WINDOW_S, WINDOW_SAMPLES, samples_to_seconds
-from distilwhisper.stages.settings import LabelSettings
+from distilwhisper.stages.settings import LabelSettings, Workers
 
 
 @dataclass(frozen=True)
@@ -58,10 +57,8 @@ def label_manifests(
     outs: Mapping[Path, Path],
     teacher: str,
     settings: LabelSettings,
+    workers: Workers | None = None,
     *,
-    hardware: Hardware | None = None,
-    draft: str | None = None,
-    engine: EngineSettings | None = None,
     part: Part | None = None,
     retry_failed: bool = False,
     force: bool = False,
@@ -70,9 +67,8 @@ def label_manifests(
 
     ``outs`` holds the folder of the labels of each manifest. The teacher is loaded once at most; a
     draft changes the speed, not the labels. With a part its shards alone are done, while other
-    processes may be doing others; the same without one, afterwards, sees that none is missing.
-    ``retry_failed`` tries again what failed before, and what has other sound now than was labelled;
-    all other labels stay as they are.
+    processes may do others; the same without one, afterwards, sees that none is missing.
+    ``retry_failed`` tries again what failed, and what has other sound now than was labelled.
 
     Raises:
         StageChanged: a folder holds labels made from or with something else.
@@ -85,38 +81,28 @@ def label_manifests(
             f"force must be for a whole folder, found it with part {part}: delete "
             f"{', '.join(map(str, outs.values()))}, and start its parts anew"
         )
-    hardware, engine = hardware or Hardware(), engine or EngineSettings()
-    folder = resolve_model(teacher)
-    draft_folder = None if draft is None else resolve_model(draft).absolute()
+    workers, folder = workers or Workers(), resolve_model(teacher)
+    hardware, draft = workers.hardware, workers.draft
+    draft = None if draft is None else str(resolve_model(draft).absolute())
     table = {**asdict(settings), "dtype": hardware.dtype, "backend": hardware.backend}
     for name in ("batch_size", "draft_tokens"):  # a resumed run may change them, to fit its machine
         del table["decoding"][name]
-    teacher_print = fingerprint(folder)
+    decoding, teacher_print = settings.decoding, fingerprint(folder)
     with ExitStack() as stack:
         sets = []
         for path, out in outs.items():
-            manifest = in_language(read_manifest(path), settings.decoding.language)
+            manifest = in_language(read_manifest(path), decoding.language)
             inputs = {"manifest": fingerprint(path), "teacher": teacher_print}
             stack.enter_context(lock_folder(out, part))
             whole = partial(read_model_folder, folder)
             open_stage(out, settings=table, inputs=inputs, force=force, check=whole)
             place, size = out.absolute(), settings.shard_size
             sets.append(LabelSet(manifest, place, size, settings.pack, retry_failed))
-        job = DecodingJob(tuple(sets), folder.absolute(), settings.decoding, hardware, draft_folder)
-        costs: list[Counts] = run_stage("label", job, engine, part=part)
+        job = DecodingJob(tuple(sets), str(folder.absolute()), decoding, hardware, draft)
+        costs: list[Counts] = run_stage("label", job, workers.engine, part=part)
         if draft is not None and costs:
             say(f"label: {sum(costs, Counts()).describe_draft()}")
-        return [_summary(one, out, part) for one, out in zip(sets, outs.values(), strict=True)]
-
-
-def _summary(labels: "LabelSet", out: Path, part: Part | None) -> LabelSummary:
-    """Read what was labelled, and list the problems where that is all."""
-    shards = [i for i in range(labels.n_shards) if part is None or part.holds(i)]
-    rows = [row for shard in shards for row in read_jsonl(shard_path(out, shard))]
-    failed = {row["id"]: row["error"] for row in rows if row["error"]}
-    if part is None:
-        _write_problems(out / "problems.jsonl", labels.manifest, failed)
-    return LabelSummary(out, len(rows), failed)
+        return [one.summary(out, part) for one, out in zip(sets, outs.values(), strict=True)]
 
 
 @dataclass(frozen=True)
@@ -155,15 +141,22 @@ class LabelSet(ShardedSet):
 
     def write(self, transcriber: Transcriber, number: int, on_progress: Advance) -> Counts:
         """Label a shard, and return what decoding it cost."""
-        before = transcriber.counts
-        rows = self._kept(number)
-        left = self.left(number)
+        before, rows, left = transcriber.counts, self._kept(number), self.left(number)
         labels = label_utterances(
             transcriber, self.manifest, left, pack=self.pack, on_progress=on_progress
         )
         rows |= {label.id: label.to_dict() for label in labels}
         write_shard(shard_path(self.out, number), [rows[u.id] for u in self.shard(number)])
         return transcriber.counts - before
+
+    def summary(self, folder: Path, part: Part | None) -> LabelSummary:
+        """Read what was labelled, and list the problems where that is all."""
+        shards = [i for i in range(self.n_shards) if part is None or part.holds(i)]
+        rows = [row for shard in shards for row in read_jsonl(shard_path(self.out, shard))]
+        failed = {row["id"]: row["error"] for row in rows if row["error"]}
+        if part is None:
+            _write_problems(self.out / "problems.jsonl", self.manifest, failed)
+        return LabelSummary(folder, len(rows), failed)
 
 
 def label_utterances(
@@ -174,10 +167,9 @@ def label_utterances(
     pack: bool = False,
     on_progress: Advance,
 ) -> list[Label]:
-    """Return labels of some of a manifest's utterances, in their order.
+    """Return labels of some of a manifest's utterances, in their order; with pack several a window.
 
-    An utterance that cannot be read or is no single window becomes a label with an error. With
-    ``pack``, several go to a window.
+    An utterance that cannot be read or is no single window becomes a label with an error.
     """
     labels: dict[str, Label] = {}
     decoding: list[tuple[Utterance, int, str]] = []  # with the number of samples, and the sound
@@ -235,14 +227,11 @@ def _rounded(number: float | None) -> float | None:
 
 def _write_problems(path: Path, manifest: Manifest, failed: Mapping[str, str]) -> None:
     """List every file with a problem once, with the ids of its utterances that have it."""
-    ids: dict[tuple[str, str], list[str]] = {}
+    ids = defaultdict[tuple[str, str], list[str]](list)
     for utterance in manifest.utterances:
         if utterance.id in failed:
-            place = manifest.audio_source(utterance), failed[utterance.id]
-            ids.setdefault(place, []).append(utterance.id)
-    rows = [
-        {"path": audio, "problem": problem, "ids": own} for (audio, problem), own in ids.items()
-    ]
+            ids[manifest.audio_source(utterance), failed[utterance.id]].append(utterance.id)
+    rows = [{"path": audio, "problem": why, "ids": own} for (audio, why), own in ids.items()]
     if not rows:
         path.unlink(missing_ok=True)
     elif not path.exists() or list(read_jsonl(path)) != rows:

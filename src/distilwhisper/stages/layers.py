@@ -44,12 +44,11 @@ class StudentSettings:
 
     def encoder_sources(self, n_layers: int) -> list[list[int]]:
         """Return the same for the encoder."""
-        kept = n_layers if self.encoder_layers is None else self.encoder_layers
-        return self._sources(n_layers, kept)
+        return self._sources(n_layers, self.encoder_layers or n_layers)
 
     def _sources(self, n_layers: int, n_kept: int) -> list[list[int]]:
-        spaced = spaced_layers(n_layers, n_kept)
-        return layer_blocks(n_layers, n_kept) if self.merge_layers else [[i] for i in spaced]
+        spaced = [[number] for number in spaced_layers(n_layers, n_kept)]
+        return layer_blocks(n_layers, n_kept) if self.merge_layers else spaced
 
 
 def spaced_layers(n_layers: int, n_kept: int) -> list[int]:

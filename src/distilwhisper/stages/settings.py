@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from distilwhisper.checks import ABOVE_0, AT_LEAST_1, Checked, check_rules, ruled
 from distilwhisper.decoding.settings import DecodingSettings
+from distilwhisper.model.hardware import Hardware
+from distilwhisper.run.processes import EngineSettings
 from distilwhisper.speech.units import WINDOW_S
 
 if TYPE_CHECKING:
@@ -43,16 +45,9 @@ class LabelSettings:
 
 
 _OF_LONG_RECORDINGS = (
-    "multilingual",
-    "language_windows",
-    "word_timestamps",
-    "long_form",
-    "chunk_s",
-    "overlap_s",
-    "vad_filter",
-    "clip_timestamps",
-    "condition_on_previous_text",
-)
+    "multilingual language_windows word_timestamps long_form chunk_s overlap_s vad_filter "
+    "clip_timestamps condition_on_previous_text"
+).split()
 
 
 @dataclass(frozen=True)
@@ -71,12 +66,12 @@ class EvaluateSettings:
     """Seed of the noise of each utterance; the draws are the same for all models and levels."""
 
     def __post_init__(self) -> None:
-        fault: str | bool = False
+        faults = []
         try:
             _ = self.degradation
         except ValueError as error:
-            fault = str(error)
-        check_rules(self, fault)
+            faults.append(str(error))
+        check_rules(self, *faults)
 
     @property
     def degradation(self) -> "Degradation | None":
@@ -86,8 +81,18 @@ class EvaluateSettings:
         from distilwhisper.evaluation.degradation import Degradation
 
         parsed = Degradation.parse(self.noise)
-        source = None if parsed.source is None else parsed.source.absolute()
-        return replace(parsed, source=source)
+        return replace(parsed, source=parsed.source and parsed.source.absolute())
+
+
+@dataclass(frozen=True)
+class Workers:
+    """What decodes for a stage besides its model, and where."""
+
+    hardware: Hardware = field(default_factory=Hardware)
+    engine: EngineSettings = field(default_factory=EngineSettings)
+    draft: str | None = None
+    """A smaller model that drafts for the one that labels or is judged, such as its student: the
+    same text, sooner if most of what it proposes is right."""
 
 
 @dataclass(frozen=True)

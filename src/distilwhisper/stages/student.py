@@ -34,15 +34,10 @@ MOST_UTTERANCES = 120  # more did not change the heads found for tiny.en
 
 
 def build_student(teacher: Checkpoint, settings: StudentSettings) -> Checkpoint:
-    """Copy a teacher's embeddings and chosen layers into a new network.
+    """Copy a teacher's embeddings and chosen layers into a new network, of its dtype and device.
 
-    Args:
-        teacher: the model whose layers are copied; it may be another student.
-        settings: which layers; ``start`` is the caller's to follow.
-
-    Returns:
-        A checkpoint of the teacher's dtype and device that shares no memory with it. Alignment
-        heads that name layers of the teacher are left out: the student has other ones.
+    ``start`` of the settings is the caller's to follow. Alignment heads that name layers of the
+    teacher are left out: the student has other ones.
     """
     config = teacher.model.config
     sources = {
@@ -90,13 +85,10 @@ def make_student(
 
 def start_faults(start: WhisperConfig, teacher: WhisperConfig) -> list[str]:
     """Return why a student that starts from some other model could not learn from the teacher."""
-    sizes = {
-        name: (getattr(start, name), getattr(teacher, name)) for name in ("vocab_size", "n_mels")
-    }
     return [
         f"must have its teacher's {name} {theirs}, found {ours}"
-        for name, (ours, theirs) in sizes.items()
-        if ours != theirs
+        for name in ("vocab_size", "n_mels")
+        if (ours := getattr(start, name)) != (theirs := getattr(teacher, name))
     ]
 
 
@@ -109,7 +101,7 @@ def add_alignment_heads(checkpoint: Checkpoint, manifest: Manifest) -> Checkpoin
     Raises:
         ValueError: fewer than two utterances have a text and can be read.
     """
-    tokenizer = Tokenizer.from_json(checkpoint.files.tokenizer_json, where=checkpoint.folder)
+    tokenizer = _tokenizer(checkpoint)
     with_text = [utterance for utterance in manifest.utterances if (utterance.text or "").strip()]
     utterances = [
         LabelledSpeech(samples, tuple(tokenizer.encode(f" {(utterance.text or '').strip()}")))
@@ -138,12 +130,14 @@ def allow_silence(checkpoint: Checkpoint) -> Checkpoint:
     Whisper's own files forbid the end as the first token, so that without timestamps every
     published model emits text.
     """
-    eot = Tokenizer.from_json(checkpoint.files.tokenizer_json, where=checkpoint.folder).eot
-    config = dict(checkpoint.generation_config)
-    config["begin_suppress_tokens"] = [
-        token for token in config.get("begin_suppress_tokens") or [] if token != eot
-    ]
+    config, eot = dict(checkpoint.generation_config), _tokenizer(checkpoint).eot
+    forbidden = config.get("begin_suppress_tokens") or []
+    config["begin_suppress_tokens"] = [token for token in forbidden if token != eot]
     return replace(checkpoint, files=replace(checkpoint.files, generation_config=config))
+
+
+def _tokenizer(checkpoint: Checkpoint) -> Tokenizer:
+    return Tokenizer.from_json(checkpoint.files.tokenizer_json, where=checkpoint.folder)
 
 
 def describe_student(student: WhisperConfig, teacher: WhisperConfig) -> str:
@@ -153,14 +147,11 @@ def describe_student(student: WhisperConfig, teacher: WhisperConfig) -> str:
         for name in ("encoder_layers", "decoder_layers")
     ]
     ours, theirs = count_parameters(student), count_parameters(teacher)
-    speeds = [
-        f"{window_s(teacher, batch=batch) / window_s(student, batch=batch):.1f}"
-        for batch in (1, 16, 64)
-    ]
+    sped_up = (window_s(teacher, batch=n) / window_s(student, batch=n) for n in (1, 16, 64))
     return (
         f"{', '.join(parts)}; {ours / 1e6:.1f} M parameters, {100 * ours / theirs:.0f} % of the "
-        f"teacher's; predicted speed-up {', '.join(speeds)} at batch 1, 16, 64 (roofline of an "
-        f"H100, {TOKENS_PER_WINDOW} tokens a window)"
+        f"teacher's; predicted speed-up {', '.join(f'{times:.1f}' for times in sped_up)} at batch "
+        f"1, 16, 64 (roofline of an H100, {TOKENS_PER_WINDOW} tokens a window)"
     )
 
 
