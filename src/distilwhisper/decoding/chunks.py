@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from operator import itemgetter
+from typing import TypeAlias
 
 from distilwhisper.decoding.segments import NumberedWord, TimedWord, word_key
 from distilwhisper.speech.units import Span
