@@ -53,7 +53,9 @@ def open_container(file: OpenFile, name: str) -> InputContainer:
     n_bytes = file.seek(0, os.SEEK_END)
     file.seek(0)
     if not n_bytes:
-        raise CorruptAudio(f"{name}: holds no sound: found 0 bytes; leave it out")
+        raise CorruptAudio(
+            f"{name}: holds no sound: found 0 bytes, the file is empty; leave it out"
+        )
     try:
         # Without a protocol, a playlist that somebody sends us cannot make us open other files.
         # Tags in an unknown encoding are no reason to refuse a sound.
