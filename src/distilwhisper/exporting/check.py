@@ -167,12 +167,12 @@ def check_export(
     tokens = [[original.tokenizer.encode(f" {t.strip()}") for t in texts] for _, texts in pairs]
     n_tokens = sum(max(map(len, both)) for both in tokens)
     return Check(
-        manifest.path.name,
-        "word" if spaced else "character",
-        len(pairs),
-        n_long,
-        failed,
-        audio_s,
+        set=manifest.path.name,
+        unit="word" if spaced else "character",
+        n_utterances=len(pairs),
+        n_long=n_long,
+        failed=failed,
+        audio_s=audio_s,
         n_equal=sum(ours == theirs for ours, theirs in tokens),
         n_tokens=n_tokens,
         n_tokens_equal=n_tokens - sum(Levenshtein.distance(*both) for both in tokens),
