@@ -64,9 +64,9 @@ RECORDINGS: Mapping[str, dict[str, Any]] = {
     "sequential, clips": {"long_form": "sequential", "clip_timestamps": (3.0, 9.5, 20.0)},
 }
 OF_SPEECH: Mapping[str, dict[str, Any]] = {
-    "chunked, word times": {"word_timestamps": True, "chunk_s": 15.0},
-    "chunked, beams": {"beam_size": 3},
-    "chunked, no timestamps": {"timestamps": False},
+    "chunked, word times": {"word_timestamps": True, "chunk_s": 15.0, "overlap_s": 5.0},
+    "chunked, beams": {"beam_size": 3, "overlap_s": 10.0},
+    "chunked, no timestamps": {"timestamps": False, "overlap_s": 10.0},
     "sequential": {
         "long_form": "sequential",
         "condition_on_previous_text": True,

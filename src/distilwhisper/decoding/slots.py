@@ -139,6 +139,7 @@ class Lane:
         frames = self.n_frames[slot] = len(states)
         self._has_bias |= kept is not None
         if slot == 0 and not self._is_fixed:  # the first of all has a row of its length, alone
+            self.n_frames = [frames] + [0] * (self.n_slots - 1)
             self._make_room(1, frames)
         n_rows, _, n_held, _ = self.cross.keys[0].shape
         if slot >= n_rows or frames > n_held:
@@ -148,11 +149,19 @@ class Lane:
         self._bias[slot, ..., :frames] = 0.0 if bias is None else bias
         self._bias[slot, ..., frames:] = -torch.inf
 
+    @property
+    def _used(self) -> list[int]:
+        """The slots that were ever written to; the others take no memory yet."""
+        return [slot for slot, frames in enumerate(self.n_frames) if frames]
+
     def _widen(self, frames: int) -> None:
         old = [*self.cross.tensors, self._bias]
         self._make_room(self.n_slots, frames)
-        for ours, before in zip([*self.cross.tensors, self._bias], old, strict=True):
-            ours[: len(before), :, : before.shape[2], : before.shape[3]].copy_(before)
+        for ours in reversed([*self.cross.tensors, self._bias]):
+            before = old.pop()  # one by one: its memory is free when the next one's is taken
+            for slot in self._used:
+                if slot < len(before):
+                    ours[slot, :, : before.shape[2], : before.shape[3]].copy_(before[slot])
 
     def move(self, source: int, dest: int, n_tokens: int) -> None:
         """Move a window to another slot."""
@@ -176,7 +185,9 @@ class Lane:
             whole = -(-n_keys // TOKENS_PER_BLOCK) * TOKENS_PER_BLOCK
             most = self.model.config.max_tokens
             longer = self.model.decoder.self_cache(self.n_slots, min(whole, most))
-            longer.states[..., : self.cache.capacity, :].copy_(self.cache.states)
+            for slot in self._used:
+                shorter = self.cache.states[:, :, slot]
+                longer.states[:, :, slot, :, : self.cache.capacity].copy_(shorter)
             self.cache = longer
         slots = slice(first, first + len(token_ids))
         counts = self.n_frames[slots]
