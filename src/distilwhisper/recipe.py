@@ -291,10 +291,11 @@ class _Check:
                 f"most prompt_gap_s ({training.prompt_gap_s:g} s) behind another of the same file, "
                 "recording and speaker, found none by start_s and duration_s: set it to 0"
             )
-        ids = {u.id for manifest in manifests for u in manifest.utterances}
-        strays = [id_ for id_ in training.skip_utterances if id_ not in ids]
-        if strays:
-            self.faults.append(f"training.skip_utterances: not in data.train: {', '.join(strays)}")
+        if training.skip_utterances:  # else nobody's ids need be gathered
+            ids = {u.id for manifest in manifests for u in manifest.utterances}
+            strays = ", ".join(id_ for id_ in training.skip_utterances if id_ not in ids)
+            if strays:
+                self.faults.append(f"training.skip_utterances: not in data.train: {strays}")
         if training.source_weights:
             paths = self.recipe.data.named("train")
             names = {path: name for name, path in sets_by_name(paths).items()} if paths[1:] else {}

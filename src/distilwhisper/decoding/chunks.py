@@ -52,8 +52,8 @@ class Cut:
     # What neighbours share at least where they do not meet in a pause, unless the last chunk makes
     # it less. (The published pipeline's "stride" is per side: half of that.)
     overlap_samples: int
-    # Of the last chunk; behind a pause at most. A model hears the end of a recording badly in a
-    # short piece of it, and drops the last sentence where no silence follows in its window.
+    # Of the last chunk, or the most of one that begins in a pause. Models transcribe a short piece
+    # at the end badly, and drop the last sentence where no silence follows it in the window.
     last_samples: int
 
     def __post_init__(self) -> None:
@@ -97,8 +97,8 @@ def plan_chunks(
             place itself, or less where the recording ends. Asked in order.
         cut: lengths.
         within: the part that is cut; it begins in the recording, and may end behind it.
-        find_pause: given a stretch, and a place in it, returns a place in a pause behind that one,
-            for a chunk to end and the next one to begin at, or None. None: all neighbours share.
+        find_pause: given a stretch and the earliest place in it, returns one in a pause, where a
+            chunk ends and the next one begins, or None. Without it all neighbours share.
     """
     chunk, start = cut.chunk_samples, within.start
     step = chunk - cut.overlap_samples

@@ -56,9 +56,8 @@ def sounding_spans(samples: Samples, *, pause_s: float) -> list[Span]:
 def is_audible(samples: Samples) -> npt.NDArray[np.bool_]:
     """Return which whole 0.1 s come near to the louder parts of a sound."""
     levels = levels_db(samples)
-    if not len(levels):
-        return np.zeros(0, dtype=bool)
-    return levels > np.quantile(levels, LOUD_QUANTILE) - AUDIBLE_DB
+    loud = np.quantile(levels, LOUD_QUANTILE) if len(levels) else 0.0
+    return levels > loud - AUDIBLE_DB
 
 
 def longest_pause(samples: Samples, first: int) -> int | None:
