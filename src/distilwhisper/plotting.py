@@ -61,9 +61,7 @@ class Line:
     highs: Sequence[float | None] | None = None
     level: float | None = None  # to compare with, dotted all across
     beside: str | None = None  # the name whose look it shares; grey if there is none of it
-    style: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # of matplotlib's plot, in the look's place
+    style: Mapping[str, Any] = field(default_factory=dict)  # of plot, in the look's place
 
 
 @dataclass(frozen=True)

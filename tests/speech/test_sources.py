@@ -66,3 +66,8 @@ def test_what_is_not_there_has_no_fingerprint(tmp_path: Path) -> None:
 def test_a_file_whose_name_looks_like_that_of_a_member_is_that_file(tmp_path: Path) -> None:
     write_wav(tmp_path / "a.tar#b.wav", np.full(160, 0.5, dtype=np.float32))
     assert (load_samples(tmp_path / "a.tar#b.wav") > 0.4).all()
+
+
+def test_an_empty_name_is_not_the_current_folder() -> None:
+    with pytest.raises(FileNotFoundError, match="audio must have a name, found an empty one"):
+        load_samples("")

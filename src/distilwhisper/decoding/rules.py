@@ -95,7 +95,7 @@ class DecodingRules:
         """
         logits.index_fill_(1, self.suppress, -torch.inf)
         first = state.n_generated == 0
-        if self.begin_suppress.numel():
+        if self.begin_suppress.numel() and _may_hold(first):
             kept = logits[:, self.begin_suppress]
             logits[:, self.begin_suppress] = kept.masked_fill(first[:, None], -torch.inf)
         if self.timestamps is not None:
@@ -110,9 +110,11 @@ class DecodingRules:
         ends_segment = state.last_was_timestamp & ~state.before_was_timestamp
         # A segment's end may be repeated as the next one's start; otherwise time moves on.
         earliest = state.last_timestamp + (~ends_segment).long() - rules.begin
+        earliest.masked_fill_(opens_text, times.shape[1])
         index = torch.arange(times.shape[1], device=logits.device)[None]
-        blocked = opens_text[:, None] | (index < earliest[:, None])
-        blocked |= first[:, None] & (index > rules.max_initial_index)
+        blocked = index < earliest[:, None]
+        if _may_hold(first):
+            blocked |= first[:, None] & (index > rules.max_initial_index)
         times.masked_fill_(blocked, -torch.inf)
         _forbid(text[:, : rules.eot], ends_segment)
         # Timestamps together may be likelier than any one text token: then one of them it is.
@@ -143,9 +145,14 @@ def choose(allowed: Logits, choice: Ids | None = None) -> tuple[Ids, Float[Tenso
 
 def _forbid(logits: Float[Tensor, "batch some"], rows: Flags) -> None:
     if logits.device.type == "cpu":
-        if rows.any():  # mostly there is none
+        if _may_hold(rows):
             logits[rows] = -torch.inf  # touches these alone
-    else:  # without a look at which they are, for which the host would wait
+    else:
         logits.add_(
             torch.zeros_like(rows, dtype=logits.dtype).masked_fill(rows, -torch.inf)[:, None]
         )
+
+
+def _may_hold(rows: Flags) -> bool:
+    """Whether a flag is set; on a GPU it may be, as the host would have to wait for a look."""
+    return rows.device.type != "cpu" or bool(rows.any())

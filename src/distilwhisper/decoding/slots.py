@@ -117,6 +117,8 @@ class Lane:
         self.n_slots = n_slots
         self.n_frames = [0] * n_slots
         self._has_bias = False  # until a window comes with one
+        self._seen: tuple[Any, CrossCache, Tensor] | None = None
+        self._alone: list[Tensor] = []  # memory of a window that has the slots for itself
         # On a GPU steps are captured with the addresses of their tensors: those may not move.
         self._is_fixed = model.device.type == "cuda"
         most = model.config.max_tokens if self._is_fixed else 0
@@ -127,8 +129,13 @@ class Lane:
     def _make_room(self, n_slots: int, frames: int) -> None:
         config, n_layers = self.model.config, self.model.config.decoder_layers
         shape = (n_slots, config.decoder_heads, frames, config.width // config.decoder_heads)
-        made = [_zeros(self.model, shape) for _ in range(2 * n_layers)]
-        self.cross = CrossCache(made[:n_layers], made[n_layers:])
+        size = math.prod(shape)
+        if n_slots != 1 or not self._alone or len(self._alone[0]) < size:
+            made = [_zeros(self.model, shape) for _ in range(2 * n_layers)]
+            self._alone = [tensor.flatten() for tensor in made] if n_slots == 1 else []
+        else:  # to be given memory anew costs more than to fill it
+            made = [tensor[:size].view(shape) for tensor in self._alone]
+        self.cross, self._seen = CrossCache(made[:n_layers], made[n_layers:]), None
         dtype, device = self.model.dtype, self.model.device
         self._bias = torch.full((n_slots, 1, 1, frames), -torch.inf, dtype=dtype, device=device)
 
@@ -188,16 +195,22 @@ class Lane:
             for slot in self._used:
                 shorter = self.cache.states[:, :, slot]
                 longer.states[:, :, slot, :, : self.cache.capacity].copy_(shorter)
-            self.cache = longer
-        slots = slice(first, first + len(token_ids))
+            self.cache, self._seen = longer, None
+        cross, states = self._rows(slice(first, first + len(token_ids)))
+        return self.model.decoder(token_ids, cross, SelfCache(states, lengths), n_keys=n_keys)
+
+    def _rows(self, slots: slice) -> tuple[CrossCache, Tensor]:
+        """Return what some slots hold: the same views from step to step, which an engine knows."""
         counts = self.n_frames[slots]
         # Cut to the longest; but an engine reads whole tensors, and would make copies of cut ones.
         is_cut = self.model.decoder.engine is None
         frames = max(counts) if is_cut else self.cross.keys[0].shape[2]
         is_even = min(counts) == frames and not self._has_bias
-        cross = self._cut(slots, frames, None if is_even else self._bias[slots, ..., :frames])
-        cache = SelfCache(self.cache.states[:, :, slots], lengths)
-        return self.model.decoder(token_ids, cross, cache, n_keys=n_keys)
+        asked = (slots.start, slots.stop, frames, is_even)
+        if self._seen is None or self._seen[0] != asked:
+            bias = None if is_even else self._bias[slots, ..., :frames]
+            self._seen = asked, self._cut(slots, frames, bias), self.cache.states[:, :, slots]
+        return self._seen[1:]
 
     def _cut(self, slots: slice, frames: int, bias: FrameBias | None = None) -> CrossCache:
         keys, values = self.cross.keys, self.cross.values
@@ -271,7 +284,7 @@ class SlotState(RuleState):
 
 def _zeros(model: Whisper, shape: tuple[int, ...]) -> Tensor:
     """Return zeros of the caches' dtype; on a CPU, slots that nobody uses take no memory."""
-    dtype = model.decoder.cache_dtype
+    dtype = model.decoder.cross_dtype
     if model.device.type != "cpu" or 0 in shape:
         return torch.zeros(shape, dtype=dtype, device=model.device)
     # Straight from the system, which hands out a page when it is first written to and takes it

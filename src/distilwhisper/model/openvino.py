@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from copy import deepcopy
-from functools import reduce
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from distilwhisper.extras import needed_by
 from distilwhisper.model.hardware import cpu_has, dtype_name
 from distilwhisper.model.hub import cache_folder
-from distilwhisper.model.silence import KeptFrames
+from distilwhisper.model.silence import STRIDE, KeptFrames
 from distilwhisper.model.whisper import (
     CrossCache,
     Decoder,
@@ -98,6 +98,10 @@ class _Compiler:
         self.encodes_in_int8 = (
             precision == torch.bfloat16 and cpu_has("avx512_vnni") and not cpu_has("amx_bf16")
         )
+        self.for_frames = {  # options of graphs that work on all frames
+            "INFERENCE_PRECISION_HINT": self.element_type,
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": 128 if self.encodes_in_int8 else 0,
+        }
         self._core = self.openvino.Core()
         self._kept = None if folder is None else self._place(folder)
         self._options = {
@@ -174,17 +178,18 @@ class _Graph:
     def __init__(self, module: ModuleType, request: "openvino.InferRequest") -> None:
         self._module = module
         self._request = request
-        self._given: dict[int, tuple[int, torch.Size]] = {}
+        self._given: dict[int, Tensor] = {}
 
     def __call__(self, *inputs: Tensor, out: Sequence[Tensor] = ()) -> list[Tensor]:
         """Return the outputs, which the next call overwrites; those of ``out`` are written to."""
         for number, tensor in enumerate(inputs):
-            tensor = tensor.contiguous()
-            place = tensor.data_ptr(), tensor.shape
             # What was given is kept in memory by the request, and need not be given again.
-            if self._given.get(number) != place:
+            before = self._given.get(number)
+            if tensor is before:
+                continue
+            self._given[number] = tensor = tensor.contiguous()
+            if before is None or not _is_same_memory(before, tensor):
                 self._request.set_input_tensor(number, self._shared(tensor))
-                self._given[number] = place
         for number, tensor in enumerate(out):
             self._request.set_output_tensor(number, self._shared(tensor))
         self._request.infer()
@@ -199,31 +204,32 @@ class _Graph:
         return self._module.Tensor(bits, list(tensor.shape), self._module.Type.bf16)
 
 
+def _is_same_memory(one: Tensor, other: Tensor) -> bool:
+    return one.data_ptr() == other.data_ptr() and one.shape == other.shape
+
+
 class _EncoderEngine:
     def __init__(self, encoder: Encoder, compiler: _Compiler) -> None:
-        self._graph = compiler.compile(
-            "encoder",
-            lambda: _encoder(encoder, compiler),
-            INFERENCE_PRECISION_HINT=compiler.element_type,
-            DYNAMIC_QUANTIZATION_GROUP_SIZE=128 if compiler.encodes_in_int8 else 0,
-        )
+        build = partial(_encoder, encoder, compiler)
+        self._graph = compiler.compile("encoder", build, **compiler.for_frames)
 
     def __call__(
         self, mel: Float[Tensor, "batch n_mels frames"], kept: KeptFrames | None
     ) -> Tensor:
-        if kept is None:
-            n_frames = -(-mel.shape[2] // 2)
-            kept = KeptFrames(torch.arange(n_frames), torch.zeros(1, 1, 1, n_frames))
-        return self._graph(mel, kept.places, kept.bias)[0].clone()
+        kept = kept or KeptFrames(-(-mel.shape[2] // 2), 0)
+        lengths = torch.tensor([kept.n_whole, STRIDE * kept.n_means])
+        return self._graph(mel, lengths, kept.bias)[0].clone()
 
 
 class DecoderEngine:
     """What does a decoder's work in its place, for inference."""
 
     def __init__(self, decoder: Decoder, compiler: _Compiler) -> None:
-        self.cache_dtype = compiler.dtype
+        self.cross_dtype = compiler.dtype
         self._heads = decoder.layers[0].self_attn.heads
         self._n_layers = len(decoder.layers)
+        self._past: Tensor | None = None  # of the last cache
+        self._past_inputs: list[Tensor] = []
         width = decoder.embed_tokens.weight.shape[1]
         # These make a token's numbers the same in any company, to the bit.
         options = {
@@ -233,29 +239,26 @@ class DecoderEngine:
             # Fused attention turns all keys around at every step.
             "SNIPPETS_MODE": "DISABLE",
         }
-        self._layers = compiler.compile(
-            "decoder", lambda: _decoder_layers(decoder, compiler, width), **options
-        )
-        self._projection = compiler.compile(
-            "vocabulary", lambda: _projection(decoder, compiler, width), **options
-        )
-        self._cross = compiler.compile(
-            "cross",
-            lambda: _cross_projection(decoder, compiler, width),
-            INFERENCE_PRECISION_HINT=compiler.element_type,
-        )
+        parts = (decoder, compiler, width)
+        self._layers = compiler.compile("decoder", partial(_decoder_layers, *parts), **options)
+        self._projection = compiler.compile("vocabulary", partial(_projection, *parts), **options)
+        build = partial(_cross_projection, *parts)
+        self._cross = compiler.compile("cross", build, **compiler.for_frames)
 
     def __call__(self, step: DecoderStep, cross: CrossCache, cache: SelfCache) -> Tensor:
         """Return the states behind the last layer, and write to the cache."""
+        if cache.states is not self._past:  # the same from token to token
+            self._past = cache.states
+            self._past_inputs = [torch.tensor([cache.capacity]), *cache.states.flatten(0, 1)]
         states, new = self._layers(
             step.states,
             _penalty(step, cache.capacity),
             _ALL_ALIKE if cross.bias is None else cross.bias,
-            *cache.states.flatten(0, 1).unbind(),
-            *cross.keys,
-            *cross.values,
+            *self._past_inputs,
+            *cross.tensors,
         )
-        cache.write_layers(new.to(self.cache_dtype).view(2, -1, *new.shape[1:]), step)
+        by_layer = new.view(len(new), self._n_layers, 2, self._heads, *new.shape[2:])
+        cache.write_layers(by_layer.movedim((2, 1), (0, 1)), step)
         return states.clone()
 
     def cross_keys_values(
@@ -265,7 +268,7 @@ class DecoderEngine:
         if out is None:
             batch, n_frames, width = encoder_states.shape
             shape = (batch, self._heads, n_frames, width // self._heads)
-            out = [torch.empty(shape, dtype=self.cache_dtype) for _ in range(2 * self._n_layers)]
+            out = [torch.empty(shape, dtype=self.cross_dtype) for _ in range(2 * self._n_layers)]
         self._cross(encoder_states, out=out)
         return out
 
@@ -287,14 +290,17 @@ def _encoder(encoder: Encoder, compiler: _Compiler) -> _Ends:
     states = net.gelu(net.conv(mel, encoder.conv1))
     states = net.gelu(net.conv(states, encoder.conv2))
     states = ops.transpose(states, [0, 2, 1])
-    places = ops.parameter([-1], np.int64)
+    lengths = ops.parameter([2], np.int64)  # of what stays, and of what is averaged
     bias = ops.parameter([1, 1, 1, -1], np.float32)
     positions = net.constant(encoder.embed_positions.weight)
-    states = ops.gather(states, places, ops.constant(1))
-    states = ops.add(states, ops.gather(positions, places, ops.constant(0)))
+    first, step = ops.constant([0]), ops.constant([1])
+    states = ops.add(states, ops.slice(positions, first, net.size(states, 1), step, first))
+    states, silence = ops.variadic_split(states, ops.constant(1), lengths).outputs()
+    by_few = ops.reshape(silence, [0, -1, STRIDE, encoder.conv2.out_channels], True)
+    states = ops.concat([states, ops.reduce_mean(by_few, ops.constant([2]))], 1)
     for layer in encoder.layers:
         states = net.encoder_layer(states, layer, bias, int8=compiler.encodes_in_int8)
-    return [net.norm(states, encoder.layer_norm)], [mel, places, bias]
+    return [net.norm(states, encoder.layer_norm)], [mel, lengths, bias]
 
 
 def _projection(decoder: Decoder, compiler: _Compiler, width: int) -> _Ends:
@@ -304,43 +310,62 @@ def _projection(decoder: Decoder, compiler: _Compiler, width: int) -> _Ends:
 
 
 def _decoder_layers(decoder: Decoder, compiler: _Compiler, width: int) -> _Ends:
-    """The layers as one graph: states, two penalties, four lists of keys and values."""
+    """The layers as one graph: states, penalties, the length of the cache, keys and values.
+
+    Each operation takes some microseconds whatever it computes, and a token takes all of them:
+    there are as few as can be.
+    """
     ops, net = compiler.ops, _Network(compiler)
     n_layers, heads = len(decoder.layers), decoder.layers[0].self_attn.heads
     states = ops.parameter([-1, -1, width], np.float32)
     penalty = ops.parameter([-1, 1, -1, -1], np.float32)
     cross_bias = ops.parameter([-1, 1, 1, -1], np.float32)
+    n_past = ops.parameter([1], np.int64)
     shape = [-1, heads, -1, width // heads]
-    caches = [ops.parameter(shape, net.cached) for _ in range(4 * n_layers)]
-    past_keys, past_values, cross_keys, cross_values = (
-        caches[n * n_layers : (n + 1) * n_layers] for n in range(4)
-    )
-    inputs = [states, penalty, cross_bias, *caches]
-    new_keys, new_values = [], []
+    past = [ops.parameter(shape, np.float32) for _ in range(2 * n_layers)]
+    cross = [ops.parameter(shape, net.cached) for _ in range(2 * n_layers)]
+    inputs = [states, penalty, cross_bias, n_past, *past, *cross]
+    shape_of_states = ops.shape_of(states)
+    lengths = ops.concat([n_past, ops.constant([-1])], 0)
+    # The beams of a window look at its one row of frames as if they were tokens of one row.
+    by_window = ops.concat([net.size(cross[0], 0), ops.constant([-1, heads, width // heads])], 0)
+    scores_of = partial(ops.matmul, transpose_a=False, transpose_b=True)  # queries and keys
+    mix = partial(ops.matmul, transpose_a=False, transpose_b=False)  # weights and values
+    new = []
     for number, layer in enumerate(decoder.layers):
-        states, keys, values = net.decoder_layer(
-            states,
-            layer,
-            past=(past_keys[number], past_values[number]),
-            penalty=penalty,
-            cross=(cross_keys[number], cross_values[number]),
-            cross_bias=cross_bias,
-        )
-        new_keys.append(keys)
-        new_values.append(values)
-    states = net.norm(states, decoder.layer_norm)
-    first = ops.constant([0])
-    new = [ops.unsqueeze(net.exact(node), first) for node in (*new_keys, *new_values)]
-    return [states, ops.concat(new, 0)], inputs
+        attention = layer.self_attn
+        parts = (_scaled(attention.q_proj, heads), attention.k_proj, attention.v_proj)
+        made = net.linear(net.norm(states, layer.self_attn_layer_norm), *parts, int8=True)
+        queries, keys, values = net.split(made, heads, n=3)
+        new += [keys, values]
+        past_keys, past_values = past[number::n_layers]
+        scores = [scores_of(queries, past_keys), scores_of(queries, keys)]
+        weights = ops.softmax(ops.add(ops.concat(scores, 3), penalty), 3)
+        of_past, of_new = ops.variadic_split(weights, ops.constant(3), lengths).outputs()
+        mixed = ops.add(mix(of_past, past_values), mix(of_new, values))
+        mixed = net.merge(mixed, shape_of_states)
+        states = ops.add(states, net.linear(mixed, attention.out_proj, int8=True))
+        attention = layer.encoder_attn
+        normed = net.norm(states, layer.encoder_attn_layer_norm)
+        made = net.linear(normed, _scaled(attention.q_proj, heads), int8=True)
+        made = net.rounded(ops.reshape(made, by_window, False))
+        cross_keys, cross_values = cross[number::n_layers]
+        scores = scores_of(ops.transpose(made, [0, 2, 1, 3]), cross_keys)
+        weights = ops.softmax(ops.add(net.exact(scores), cross_bias), 3)
+        mixed = net.exact(mix(net.rounded(weights), cross_values))
+        mixed = net.merge(mixed, shape_of_states)
+        states = ops.add(states, net.linear(mixed, attention.out_proj, int8=True))
+        states = net.feed_forward(states, layer, int8=True)
+    return [net.norm(states, decoder.layer_norm), ops.concat(new, 1)], inputs
 
 
 def _cross_projection(decoder: Decoder, compiler: _Compiler, width: int) -> _Ends:
     net = _Network(compiler)
     states = compiler.ops.parameter([-1, -1, width], np.float32)
     layers = [layer.encoder_attn for layer in decoder.layers]
-    keys = [net.split(net.linear(states, layer.k_proj), layer.heads) for layer in layers]
-    values = [net.split(net.linear(states, layer.v_proj), layer.heads) for layer in layers]
-    return [net.rounded(node) for node in (*keys, *values)], [states]
+    parts = [layer.k_proj for layer in layers] + [layer.v_proj for layer in layers]
+    made = [net.linear(states, part, int8=compiler.encodes_in_int8) for part in parts]
+    return [net.rounded(net.split(each, layers[0].heads)[0]) for each in made], [states]
 
 
 class _Network:
@@ -348,7 +373,7 @@ class _Network:
 
     def __init__(self, compiler: _Compiler) -> None:
         self.ops = compiler.ops
-        self.cached = compiler.element_type  # of keys and values, and of products with them
+        self.cached = compiler.element_type  # of cross keys and values, and of products with them
 
     def constant(self, weight: Tensor) -> Any:
         return self.ops.constant(weight.detach().numpy(), shared_memory=True)
@@ -383,46 +408,25 @@ class _Network:
         scaled = self.ops.multiply(whole, self.constant(scale))
         return self.ops.matmul(states, scaled, False, True)
 
-    def linear(self, states: Any, *layers: nn.Linear, int8: bool = False) -> Any:
+    def linear(self, states: Any, *layers: nn.Linear, int8: bool) -> Any:
         """One product for several layers of the same input, side by side."""
         weight = torch.cat([layer.weight for layer in layers])
         bias = torch.cat([_bias(layer) for layer in layers])
         made = self.product(states, weight, int8=int8)
         return self.ops.add(made, self.constant(bias)) if bool(bias.any()) else made
 
-    def split(self, states: Any, heads: int) -> Any:
-        shape = self.ops.constant([0, 0, heads, -1])
-        return self.ops.transpose(self.ops.reshape(states, shape, True), [0, 2, 1, 3])
+    def split(self, states: Any, heads: int, n: int = 1) -> list[Any]:
+        """By head, of each of ``n`` parts that lie side by side."""
+        shape = self.ops.constant([0, 0, n * heads, -1])
+        by_head = self.ops.transpose(self.ops.reshape(states, shape, True), [0, 2, 1, 3])
+        return list(self.ops.split(by_head, self.ops.constant(1), n).outputs())
 
-    def merge(self, states: Any) -> Any:
-        made = self.ops.transpose(states, [0, 2, 1, 3])
-        return self.ops.reshape(made, self.ops.constant([0, 0, -1]), True)
-
-    def attend(self, queries: Any, keys_values: Sequence[tuple[Any, Any]], penalty: Any) -> Any:
-        """Attend to several stretches of keys and values as if they were one.
-
-        Args:
-            queries: scaled already.
-            keys_values: of the stretches.
-            penalty: added to the scores of all of them, side by side.
-        """
-        ops, axis = self.ops, 3
-        queries = self.rounded(queries)
-        scores = [self.exact(ops.matmul(queries, keys, False, True)) for keys, _ in keys_values]
-        joined = ops.add(ops.concat(scores, axis) if len(scores) > 1 else scores[0], penalty)
-        weights = self.rounded(ops.softmax(joined, axis))
-        start, parts = ops.constant([0]), []
-        for keys, values in keys_values:
-            part = weights
-            if len(keys_values) > 1:
-                stop = ops.add(start, self.size(keys, 2))
-                part = ops.slice(weights, start, stop, ops.constant([1]), ops.constant([axis]))
-                start = stop
-            parts.append(self.exact(ops.matmul(part, values, False, False)))
-        return self.merge(reduce(ops.add, parts))
+    def merge(self, states: Any, shape: Any) -> Any:
+        """The heads of each token side by side, in the shape of all states."""
+        return self.ops.reshape(self.ops.transpose(states, [0, 2, 1, 3]), shape, False)
 
     def rounded(self, node: Any) -> Any:
-        """A node in the numbers of keys and values."""
+        """A node in the numbers of cross keys and values."""
         return self.ops.convert(node, self.cached)
 
     def exact(self, node: Any) -> Any:
@@ -437,45 +441,11 @@ class _Network:
         normed, attention = self.norm(states, layer.self_attn_layer_norm), layer.self_attn
         parts = (attention.q_proj, attention.k_proj, attention.v_proj)
         made = [self.linear(normed, part, int8=int8) for part in parts]
-        inputs = [self.split(part, attention.heads) for part in made]
-        mixed = self.merge(self.ops.scaled_dot_product_attention(*inputs, bias))
+        inputs = [self.split(part, attention.heads)[0] for part in made]
+        mixed = self.ops.scaled_dot_product_attention(*inputs, bias)
+        mixed = self.merge(mixed, self.ops.shape_of(states))
         states = self.ops.add(states, self.linear(mixed, attention.out_proj, int8=int8))
         return self.feed_forward(states, layer, int8=int8)
-
-    def decoder_layer(
-        self,
-        states: Any,
-        layer: DecoderLayer,
-        *,
-        past: tuple[Any, Any],
-        penalty: Any,
-        cross: tuple[Any, Any],
-        cross_bias: Any,
-    ) -> tuple[Any, Any, Any]:
-        """The states behind a layer, and its new keys and values."""
-        add, attention = self.ops.add, layer.self_attn
-        heads = attention.heads
-        normed = self.norm(states, layer.self_attn_layer_norm)
-        parts = (_scaled(attention.q_proj, heads), attention.k_proj, attention.v_proj)
-        made = self.linear(normed, *parts, int8=True)
-        queries, keys, values = (
-            self.split(part, heads)
-            for part in self.ops.split(made, self.ops.constant(2), 3).outputs()
-        )
-        keys, values = self.rounded(keys), self.rounded(values)
-        mixed = self.attend(queries, [past, (keys, values)], penalty)
-        states = add(states, self.linear(mixed, attention.out_proj, int8=True))
-        attention = layer.encoder_attn
-        normed = self.norm(states, layer.encoder_attn_layer_norm)
-        queries = self.linear(normed, _scaled(attention.q_proj, heads), int8=True)
-        # The beams of a window look at its one row of frames as if they were tokens of one row.
-        width = self.ops.constant([-1, attention.q_proj.out_features])
-        by_window = self.ops.concat([self.size(cross[0], 0), width], 0)
-        queries = self.split(self.ops.reshape(queries, by_window, False), heads)
-        mixed = self.attend(queries, [cross], cross_bias)
-        mixed = self.ops.reshape(mixed, self.ops.shape_of(states), False)
-        states = add(states, self.linear(mixed, attention.out_proj, int8=True))
-        return self.feed_forward(states, layer, int8=True), keys, values
 
 
 def quantise(weight: Float[Tensor, "out in"]) -> tuple[Tensor, Float[Tensor, "out 1"]]:
@@ -501,10 +471,12 @@ def _bias(layer: nn.Linear) -> Tensor:
 def _penalty(step: DecoderStep, capacity: int) -> Tensor:
     """Hide from each token the cache behind its row's end, and the new tokens behind itself."""
     n_rows, n_tokens = step.positions.shape
-    past = torch.arange(capacity) < step.positions[:, :1]
-    own = torch.ones(n_tokens, n_tokens, dtype=torch.bool).tril()
-    seen = torch.cat([past[:, None].expand(-1, n_tokens, -1), own.expand(n_rows, -1, -1)], dim=2)
-    return torch.zeros(seen.shape).masked_fill(~seen, -torch.inf)[:, None]
+    penalty = torch.zeros(n_rows, 1, n_tokens, capacity + n_tokens)
+    is_behind = torch.arange(capacity) >= step.positions[:, None, None, :1]
+    penalty[..., :capacity].masked_fill_(is_behind, -torch.inf)
+    if n_tokens > 1:
+        penalty[..., capacity:] = torch.full((n_tokens, n_tokens), -torch.inf).triu(1)
+    return penalty
 
 
 def _forget_oldest(folder: Path) -> None:

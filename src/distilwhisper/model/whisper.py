@@ -14,7 +14,7 @@ Source: arXiv:2212.04356, section 2.2; names after ``openai/whisper: whisper/mod
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, cast
 
 import numpy as np
@@ -158,7 +158,7 @@ class SelfCache:
         """Write one layer's new keys and values; return all that the step can see."""
         layer = self.states[:, number]
         _write(layer, torch.stack([keys, values]), step.positions)
-        seen_keys, seen_values = layer[:, :, :, : step.visible.shape[-1]]
+        seen_keys, seen_values = layer[:, :, :, : step.n_keys]
         return seen_keys, seen_values
 
     def write_layers(
@@ -260,7 +260,7 @@ class Encoder(nn.Module):
             return self.engine(mel, kept)
         states, bias = self.begin(mel), None
         if kept is not None:
-            states, bias = states[:, kept.places], kept.bias.to(states.dtype)
+            states, bias = kept.thin(states), kept.bias.to(states.dtype)
         for layer in self.layers:
             states = layer(states, bias)
         return self.layer_norm(states)
@@ -339,7 +339,13 @@ class DecoderStep:
 
     states: TokenStates  # before the first layer
     positions: Int[Tensor, "batch tokens"]
-    visible: Bool[Tensor, "batch 1 tokens keys"]
+    n_keys: int  # that any of them may see
+
+    @cached_property
+    def visible(self) -> Bool[Tensor, "batch 1 tokens keys"]:
+        """Which keys each token sees: its own, and those before it."""
+        keys_at = torch.arange(self.n_keys, device=self.positions.device)
+        return keys_at <= self.positions[:, None, :, None]
 
 
 class Decoder(nn.Module):
@@ -411,10 +417,8 @@ class Decoder(nn.Module):
         if n_keys > limit:
             raise ValueError(f"a sequence holds at most {limit} tokens, found {n_keys}")
         positions = start[:, None] + torch.arange(n_tokens, device=token_ids.device)
-        keys_at = torch.arange(n_keys, device=token_ids.device)
-        visible = keys_at <= positions[:, None, :, None]  # (batch, 1, tokens, keys)
         states = self.embed_tokens(token_ids) + self.embed_positions(positions)
-        return DecoderStep(states, positions, visible)
+        return DecoderStep(states, positions, n_keys)
 
     def run_layer(
         self,
@@ -467,9 +471,9 @@ class Decoder(nn.Module):
         return CrossCache(made[:n_layers], made[n_layers:], bias)
 
     @property
-    def cache_dtype(self) -> torch.dtype:
-        """The type of the keys and values that are kept."""
-        return self.embed_tokens.weight.dtype if self.engine is None else self.engine.cache_dtype
+    def cross_dtype(self) -> torch.dtype:
+        """The type of the keys and values of the encoder states."""
+        return self.embed_tokens.weight.dtype if self.engine is None else self.engine.cross_dtype
 
     def self_cache(self, batch: int, capacity: int) -> SelfCache:
         """Return an empty cache of rows that hold ``capacity`` tokens each, prompt included."""
@@ -477,7 +481,7 @@ class Decoder(nn.Module):
         heads = self.layers[0].self_attn.heads
         shape = (2, len(self.layers), batch, heads, capacity, weight.shape[1] // heads)
         lengths = torch.zeros(batch, dtype=torch.long, device=weight.device)
-        return SelfCache(weight.new_zeros(shape, dtype=self.cache_dtype), lengths)
+        return SelfCache(weight.new_zeros(shape), lengths)
 
 
 class Whisper(nn.Module):

@@ -42,6 +42,8 @@ def opened(source: Source) -> Iterator[tuple[OpenFile, str]]:
         yield _seekable(source, name), name
         return
     name = str(source)
+    if not name:  # which pathlib takes for the current folder
+        raise FileNotFoundError("audio must have a name, found an empty one")
     member = re.fullmatch(r"(.+?\.(?:tar(?:\.\w+)?|tgz))#(.+)", name)
     if member and not Path(name).exists():
         yield NamedBytes(_read_member(member[1], member[2]), member[2]), name
