@@ -90,6 +90,7 @@ def test_the_encoder_hears_alike_for_any_number_of_frames(
         # Sums of a few hundred float32 products in another order.
         torch.testing.assert_close(engine.encoder(mel), rounded.encoder(mel), rtol=1e-4, atol=1e-4)
         if (kept := thin_silence(n_frames // 20, -(-n_frames // 2))) is not None:
+            mel[:, :, n_frames // 10 :] = 0.0
             found, wanted = (model.encoder(mel, kept) for model in (engine, rounded))
             torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
         with pytest.raises(ValueError, match="at most 3000 mel frames, found 3001"):
@@ -189,7 +190,7 @@ def test_a_second_start_compiles_nothing_and_hears_the_same(
         model = load_checkpoint(tiny_model, dtype=torch.float32).model
         if seed is not None:  # of no effect where the graphs are not made of these weights
             torch.manual_seed(seed)
-            for weight in (*model.encoder.parameters(), *model.decoder.layers.parameters()):
+            for weight in (*model.encoder.layers.parameters(), *model.decoder.layers.parameters()):
                 weight.data.normal_()
         accelerate(model, folder=tiny_model)
         with torch.inference_mode():

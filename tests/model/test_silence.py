@@ -29,17 +29,35 @@ def test_what_is_kept_stands_for_every_frame(n_sound: int, n_frames: int) -> Non
     assert kept.n_means % MEANS_PER_BLOCK == 0
     assert kept.n_whole >= n_sound + MARGIN_FRAMES
     assert kept.bias.exp().sum().item() == pytest.approx(n_frames, rel=1e-5)
-    states = torch.arange(n_frames, dtype=torch.float64)[None, :, None]
-    thinned = kept.thin(states)[0, :, 0]
-    assert thinned[: kept.n_whole].tolist() == list(range(kept.n_whole))
-    means = states[0, kept.n_whole :, 0].view(-1, STRIDE).mean(dim=1)
-    torch.testing.assert_close(thinned[kept.n_whole :], means)
+    positions = torch.arange(n_frames, dtype=torch.float64)[:, None]
+    places = kept.places(positions)[:, 0]
+    assert places[: kept.n_whole].tolist() == list(range(kept.n_whole))
+    means = positions[kept.n_whole :, 0].view(-1, STRIDE).mean(dim=1)
+    torch.testing.assert_close(places[kept.n_whole :], means)
 
 
 @pytest.mark.parametrize(("n_sound", "n_kept"), [(1, 300), (300, 600), (1200, 1320), (1480, None)])
 def test_the_more_silence_the_fewer_frames(n_sound: int, n_kept: int | None) -> None:
     kept = thin_silence(n_sound, N_FRAMES)
     assert (None if kept is None else len(kept)) == n_kept
+
+
+def test_what_is_not_kept_is_not_read(tiny_model: Path) -> None:
+    """The states before the layers are those of the whole window, the silence's averaged."""
+    encoder = load_checkpoint(tiny_model, dtype=torch.float32).model.encoder
+    mel = torch.full((1, 80, 2 * N_FRAMES), -0.5)
+    n_sound = 400
+    mel[:, :, : 2 * n_sound] = torch.randn(80, 2 * n_sound, generator=torch.Generator())
+    kept = thin_silence(n_sound, N_FRAMES)
+    assert kept is not None
+    cut = mel.clone()
+    cut[:, :, kept.n_read :] = torch.nan
+    with torch.inference_mode():
+        whole, thinned = encoder.begin(mel)[0], encoder.begin(cut, kept)[0]
+    torch.testing.assert_close(thinned[: kept.n_whole], whole[: kept.n_whole])
+    means = whole[kept.n_whole :].view(kept.n_means, STRIDE, -1).mean(dim=1)
+    # The last frame of all has no neighbour, which the convolutions take for another mel.
+    torch.testing.assert_close(thinned[kept.n_whole : -1], means[:-1])
 
 
 def test_frames_that_are_alike_can_stand_for_each_other(tiny_model: Path) -> None:

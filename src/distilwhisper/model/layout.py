@@ -50,7 +50,7 @@ WEIGHT_NAMES = [
     line.split("\t") for line in (_FOLDER / "weights.tsv").read_text("utf-8").splitlines()[1:]
 ]
 # What the files of all Whisper models have in common.
-_TEMPLATES: dict[str, Any] = json.loads((_FOLDER / "templates.json").read_text("utf-8"))
+TEMPLATES: dict[str, Any] = json.loads((_FOLDER / "templates.json").read_text("utf-8"))
 
 _EMBEDDING = "model.decoder.embed_tokens.weight"
 _TIED_PROJECTION = "proj_out.weight"
@@ -161,7 +161,7 @@ def read_tokenizer_json(folder: Path) -> str:
         added["<|endoftext|>"] = vocab["<|endoftext|>"]
     lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
     merges = [line for line in lines if line and not line.startswith("#version")]
-    template = _TEMPLATES["tokenizer.json"]
+    template = TEMPLATES["tokenizer.json"]
     tokenizer = {
         **template,
         "added_tokens": [_added_token(*pair) for pair in sorted(added.items(), key=lambda p: p[1])],
@@ -185,7 +185,7 @@ def _added_token(token: str, token_id: int) -> dict[str, Any]:
     # Timestamps are added but not special: transformers takes the id behind the last special
     # token for <|0.00|>, and so needs every other one to be special.
     is_special = _TIMESTAMP.fullmatch(token) is None
-    return {"id": token_id, "content": token, **_TEMPLATES["added token"], "special": is_special}
+    return {"id": token_id, "content": token, **TEMPLATES["added token"], "special": is_special}
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
@@ -439,7 +439,7 @@ def files_from_weights(
     tokenizer_json = complete_timestamps(tokenizer_json, vocab_size=vocab_size, where=where)
     check_vocab_size(tokenizer_json, vocab_size=vocab_size, where=where)
     ids = token_ids(tokenizer_json, where=where)
-    config = sizes.to_hf({**_TEMPLATES["config.json"], **_special_ids(ids)})
+    config = sizes.to_hf({**TEMPLATES["config.json"], **_special_ids(ids)})
     check_weights(weights, config, where=where)
     generation_config = _with_token_ids(rules, tokenizer_json, config, where)
     return ModelFiles(config, generation_config, weights, tokenizer_json)
@@ -565,7 +565,7 @@ def write_side_files(folder: Path, files: ModelFiles, *, dtype: torch.dtype) -> 
         ),
         "tokenizer_config.json": {
             **special_map,
-            **_TEMPLATES["tokenizer_config.json"],
+            **TEMPLATES["tokenizer_config.json"],
             "added_tokens_decoder": {str(token["id"]): _without(token, "id") for token in added},
         },
         "special_tokens_map.json": special_map,
@@ -591,4 +591,4 @@ def _without(config: Mapping[str, Any], *keys: str) -> dict[str, Any]:
 
 def preprocessor_config(n_mels: int) -> dict[str, Any]:
     """Return ``preprocessor_config.json``: how sound becomes what the encoder takes."""
-    return {**_TEMPLATES["preprocessor_config.json"], "feature_size": n_mels}
+    return {**TEMPLATES["preprocessor_config.json"], "feature_size": n_mels}

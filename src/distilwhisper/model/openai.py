@@ -20,6 +20,7 @@ import tokenizers
 
 from distilwhisper.model.layout import (
     LIGHTNING_HINT,
+    TEMPLATES,
     WEIGHT_NAMES,
     BadCheckpoint,
     ModelFiles,
@@ -50,21 +51,6 @@ _DIMS = {
     "n_text_state": "d_model",
     "n_text_head": "decoder_attention_heads",
     "n_text_layer": "decoder_layers",
-}
-
-# By (n_text_state, n_text_layer, n_vocab): a (layers, heads) array of booleans, gzipped, in base
-# 85. Without large-v1 and large-v2, which have the same sizes and different heads.
-_ALIGNMENT_HEADS = {
-    (384, 4, 51864): b"ABzY8J1N>@0{>%R00Bk>$p{7v037`oCl~+#00",
-    (384, 4, 51865): b"ABzY8bu8Lr0{>%RKn9Fp%m@SkK7Kt=7ytkO",
-    (512, 6, 51864): b"ABzY8;40c<0{>%RzzG;p*o+Vo09|#PsxSZm00",
-    (512, 6, 51865): b"ABzY8KQ!870{>%RzyTQH3`Q^yNP!>##QT-<FaQ7m",
-    (768, 12, 51864): b"ABzY8>?_)10{>%RpeA61k&I|OI3I$65C{;;pbCHh0B{qLQ;+}v00",
-    (768, 12, 51865): b"ABzY8DmU6=0{>%Rpa?J`kvJ6qF(V^F86#Xh7JUGMK}P<N0000",
-    (1024, 24, 51864): b"ABzY8usPae0{>%R7<zz_OvQ{)4kMa0BMw6u5rT}kRKX;$NfYBv00*Hl@qhsU00",
-    (1024, 24, 51865): b"ABzY8B0Jh+0{>%R7}kK1fFL7w6%<-Pf*t^=N)Qr&0RR9",
-    (1280, 32, 51866): b"ABzY8gWO1E0{>%R7(9S+Kn!D~%ngiGaR?*L!iJG9p-nab0JQ=-{D1-g00",
-    (1280, 4, 51866): b"ABzY8j^C+e0{>%RARaKHP%t(lGR*)0g!tONPyhe`",
 }
 
 
@@ -209,9 +195,10 @@ def published_alignment_heads(
 
     None for a decoder of other sizes than the published ones, and for large-v1 and large-v2.
 
-    Source: openai/whisper: ``whisper/__init__.py``, ``_ALIGNMENT_HEADS``.
+    Source: openai/whisper: ``whisper/__init__.py``, ``_ALIGNMENT_HEADS``: for each decoder an array
+    of booleans, (layers, heads), gzipped, in base 85.
     """
-    packed = _ALIGNMENT_HEADS.get((width, n_layers, vocab_size))
+    packed = TEMPLATES["alignment_heads"].get(f"{width} {n_layers} {vocab_size}")
     if packed is None:
         return None
     mask = np.frombuffer(gzip.decompress(base64.b85decode(packed)), dtype=bool)

@@ -2,13 +2,14 @@
 
 The graphs are built from the loaded weights, layer by layer, and put behind the modules' own doors
 (``Encoder.forward``, ``Decoder.forward``, ``cross_cache`` and ``project``): whatever decodes need
-not know of them. Compiled graphs are kept on disk, and a later start reads no weight but those of
-the tokens it embeds. The torch weights stay: word times and training open the network up.
+not know of them. Compiled graphs are kept on disk, and a later start reads no weights but those
+that embed tokens and places. The torch weights stay: word times and training open the network up.
 
 The encoder computes more than it reads, and is as fast as its products: in bfloat16 where the CPU
 has it, those of its linear layers in int8 where that is faster still (VNNI without AMX). A step of
-the decoder is as fast as what it reads: its weights are held in int8, one scale per row, its keys
-and values in bfloat16 where the CPU has it, where the search keeps them.
+the decoder is as fast as what it reads, and as its operations are few: its weights are held in
+int8, one scale per row, cross keys and values in bfloat16 where the CPU has it, where the search
+keeps them.
 """
 
 import hashlib
@@ -30,7 +31,7 @@ from torch import Tensor, nn
 from distilwhisper.extras import needed_by
 from distilwhisper.model.hardware import cpu_has, dtype_name
 from distilwhisper.model.hub import cache_folder
-from distilwhisper.model.silence import STRIDE, KeptFrames
+from distilwhisper.model.silence import KeptFrames
 from distilwhisper.model.whisper import (
     CrossCache,
     Decoder,
@@ -210,15 +211,17 @@ def _is_same_memory(one: Tensor, other: Tensor) -> bool:
 
 class _EncoderEngine:
     def __init__(self, encoder: Encoder, compiler: _Compiler) -> None:
+        self._positions = encoder.embed_positions.weight
         build = partial(_encoder, encoder, compiler)
         self._graph = compiler.compile("encoder", build, **compiler.for_frames)
 
     def __call__(
         self, mel: Float[Tensor, "batch n_mels frames"], kept: KeptFrames | None
     ) -> Tensor:
-        kept = kept or KeptFrames(-(-mel.shape[2] // 2), 0)
-        lengths = torch.tensor([kept.n_whole, STRIDE * kept.n_means])
-        return self._graph(mel, lengths, kept.bias)[0].clone()
+        positions = self._positions[: -(-mel.shape[2] // 2)]
+        kept = kept or KeptFrames(len(positions), 0)
+        mel, positions = mel[:, :, : kept.n_read], kept.places(positions)
+        return self._graph(mel, kept.sources, positions, kept.bias)[0].clone()
 
 
 class DecoderEngine:
@@ -290,17 +293,13 @@ def _encoder(encoder: Encoder, compiler: _Compiler) -> _Ends:
     states = net.gelu(net.conv(mel, encoder.conv1))
     states = net.gelu(net.conv(states, encoder.conv2))
     states = ops.transpose(states, [0, 2, 1])
-    lengths = ops.parameter([2], np.int64)  # of what stays, and of what is averaged
+    sources = ops.parameter([-1], np.int64)
+    positions = ops.parameter([-1, encoder.conv2.out_channels], np.float32)
     bias = ops.parameter([1, 1, 1, -1], np.float32)
-    positions = net.constant(encoder.embed_positions.weight)
-    first, step = ops.constant([0]), ops.constant([1])
-    states = ops.add(states, ops.slice(positions, first, net.size(states, 1), step, first))
-    states, silence = ops.variadic_split(states, ops.constant(1), lengths).outputs()
-    by_few = ops.reshape(silence, [0, -1, STRIDE, encoder.conv2.out_channels], True)
-    states = ops.concat([states, ops.reduce_mean(by_few, ops.constant([2]))], 1)
+    states = ops.add(ops.gather(states, sources, ops.constant(1)), positions)
     for layer in encoder.layers:
         states = net.encoder_layer(states, layer, bias, int8=compiler.encodes_in_int8)
-    return [net.norm(states, encoder.layer_norm)], [mel, lengths, bias]
+    return [net.norm(states, encoder.layer_norm)], [mel, sources, positions, bias]
 
 
 def _projection(decoder: Decoder, compiler: _Compiler, width: int) -> _Ends:
@@ -312,8 +311,7 @@ def _projection(decoder: Decoder, compiler: _Compiler, width: int) -> _Ends:
 def _decoder_layers(decoder: Decoder, compiler: _Compiler, width: int) -> _Ends:
     """The layers as one graph: states, penalties, the length of the cache, keys and values.
 
-    Each operation takes some microseconds whatever it computes, and a token takes all of them:
-    there are as few as can be.
+    Each operation takes some microseconds, whatever it computes: there are as few as can be.
     """
     ops, net = compiler.ops, _Network(compiler)
     n_layers, heads = len(decoder.layers), decoder.layers[0].self_attn.heads

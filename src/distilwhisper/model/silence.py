@@ -1,8 +1,8 @@
 """The silence behind a window's sound, in fewer frames than it lasts.
 
 Whisper reads 30 s at once, and breaks where it is given less: it looks to the silence behind the
-sound. But the frames of silence differ in little more than their place. Their mean stands for a
-few in a row, and counts in attention as often as these would.
+sound. But all frames of silence are alike until they get their places in time. One with the mean
+of a few places stands for as many, and counts in attention as often as they would.
 """
 
 import math
@@ -12,10 +12,10 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from distilwhisper.shapes import Float
+from distilwhisper.shapes import Float, Int
 
-# The frames of 20 ms behind the sound that all stay, and how many of the others one mean stands
-# for. Chosen by KL and word errors (docs/speed.md).
+# The frames of 20 ms behind the sound that all stay, and how many of the others one stands for:
+# chosen by KL and word errors (docs/speed.md).
 MARGIN_FRAMES = 50
 STRIDE = 6
 # By how many means windows differ at least: a library that compiles for lengths meets few of them.
@@ -26,25 +26,35 @@ FrameBias: TypeAlias = Float[Tensor, "#batch 1 1 frames"]
 
 @dataclass(frozen=True)
 class KeptFrames:
-    """What becomes of a window's frames before the encoder's layers: all, then means of a few."""
+    """Which frames of a window go through the encoder's layers, the others being silent."""
 
-    n_whole: int  # frames that stay, from the first on
-    n_means: int  # of STRIDE frames each, behind them
+    n_whole: int  # that stay, from the first on: the sound, and at least one behind it
+    n_means: int  # that stand for STRIDE frames each, all of them silence
 
     def __len__(self) -> int:
         return self.n_whole + self.n_means
 
     @property
-    def bias(self) -> Float[Tensor, "1 1 1 kept"]:
-        """Added to the scores of what is kept: log of the number of frames that it stands for."""
+    def n_read(self) -> int:
+        """Mel frames that decide what the first frame of the silence is, and all before it."""
+        return 2 * (self.n_whole + 2)
+
+    @property
+    def sources(self) -> Int[Tensor, " kept"]:
+        """The frame of the window that each is, but for its place."""
+        return torch.arange(len(self)).clamp(max=self.n_whole)
+
+    def places(self, positions: Float[Tensor, "frames width"]) -> Float[Tensor, "kept width"]:
+        """Return the embedding of each one's place in time, or the mean of several."""
+        silent = positions[self.n_whole :].reshape(self.n_means, STRIDE, positions.shape[1])
+        return torch.cat([positions[: self.n_whole], silent.mean(dim=1)])
+
+    @property
+    def bias(self) -> FrameBias:
+        """Added to the scores of each: log of the number of frames that it stands for."""
         bias = torch.zeros(len(self))
         bias[self.n_whole :] = math.log(STRIDE)
         return bias[None, None, None]
-
-    def thin(self, states: Float[Tensor, "batch all width"]) -> Float[Tensor, "batch kept width"]:
-        """Return what is kept of all frames."""
-        silence = states[:, self.n_whole :].reshape(len(states), self.n_means, STRIDE, -1)
-        return torch.cat([states[:, : self.n_whole], silence.mean(dim=2)], dim=1)
 
 
 def thin_silence(n_sound: int, n_frames: int) -> KeptFrames | None:

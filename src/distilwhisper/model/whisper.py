@@ -251,6 +251,8 @@ class Encoder(nn.Module):
     def forward(self, mel: Mel, kept: KeptFrames | None = None) -> FrameStates:
         """Encode windows; two mel frames of 10 ms make one frame of 20 ms.
 
+        Where only some are to be ``kept``, the mel is the same in all frames of the silence.
+
         Raises:
             ValueError: the mel has another number of bins than the model, or is longer than its
                 positions reach.
@@ -258,18 +260,20 @@ class Encoder(nn.Module):
         if self.engine is not None:
             self._check(mel)
             return self.engine(mel, kept)
-        states, bias = self.begin(mel), None
-        if kept is not None:
-            states, bias = kept.thin(states), kept.bias.to(states.dtype)
+        states = self.begin(mel, kept)
+        bias = None if kept is None else kept.bias.to(states.dtype)
         for layer in self.layers:
             states = layer(states, bias)
         return self.layer_norm(states)
 
-    def begin(self, mel: Mel) -> FrameStates:
+    def begin(self, mel: Mel, kept: KeptFrames | None = None) -> FrameStates:
         """Return the states before the first layer; see :meth:`forward`."""
         self._check(mel)
+        positions = self.embed_positions.weight[: -(-mel.shape[2] // 2)]
+        if kept is not None:
+            mel, positions = mel[:, :, : kept.n_read], kept.places(positions)
         states = F.gelu(self.conv2(F.gelu(self.conv1(mel)))).transpose(1, 2)
-        return states + self.embed_positions.weight[: states.shape[1]]
+        return (states if kept is None else states[:, kept.sources]) + positions
 
     def _check(self, mel: Tensor) -> None:
         if mel.shape[1] != self.conv1.in_channels:
