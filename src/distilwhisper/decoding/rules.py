@@ -131,16 +131,9 @@ def best(scores: Logits) -> Ids:
 
 
 def choose(allowed: Logits, choice: Ids | None = None) -> tuple[Ids, Float[Tensor, " batch"]]:
-    """Return the likeliest token of each row, or those given, and their log-probabilities.
-
-    The logits, after the rules, are lost: they are worked on in place.
-    """
+    """Return the likeliest token of each row, or those given, and their log-probabilities."""
     token_ids = best(allowed) if choice is None else choice
-    chosen = allowed.gather(1, token_ids[:, None])
-    # Relative to the token that was chosen; clamped, as a sampled one may be much less likely
-    # than others.
-    total = allowed.sub_(chosen).clamp_(max=80.0).exp_().sum(dim=1)
-    return token_ids, -total.log()
+    return token_ids, allowed.log_softmax(dim=1).gather(1, token_ids[:, None])[:, 0]
 
 
 def _forbid(logits: Float[Tensor, "batch some"], rows: Flags) -> None:

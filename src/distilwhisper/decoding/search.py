@@ -14,6 +14,7 @@ Source: arXiv:2211.17192; arXiv:2311.00430, section 5, which accepts in lock-ste
 
 from collections.abc import Collection, Sequence
 from dataclasses import KW_ONLY, InitVar, dataclass, fields, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -73,6 +74,7 @@ class Search:
         self._lane = Lane(self.model, self.n_slots)
         self._draft = None if draft is None else Lane(draft, self.n_slots)
         self._state = SlotState.blank(self.n_slots, self.model.config.max_tokens, self.rules)
+        self._rows = cache(self._state.rows)  # asked for at every step
         self._jobs: list[Job | None] = []  # of the slots in use; None: done, to be filled up
         self._lengths: list[int] = []  # of each slot's tokens when last looked at
         self._noise: dict[Any, torch.Generator] = {}  # ticket to its random numbers
@@ -162,7 +164,7 @@ class Search:
     def _read_prompts(self, first: int, jobs: Sequence[Job]) -> None:
         """Fill the caches, and write the first token of each window."""
         device = self.model.device
-        state = self._state.rows(first, first + len(jobs))
+        state = self._rows(first, first + len(jobs))
         rows = [torch.tensor(job.prompt) for job in jobs]
         prompts = pad_sequence(rows, batch_first=True, padding_value=self.special.eot).to(device)
         zeros = torch.zeros(len(jobs), dtype=torch.long, device=device)
@@ -178,7 +180,7 @@ class Search:
 
     def _decode(self, n: int, n_keys: int, *, noise: Tensor | None = None) -> None:
         """Write one token in the first ``n`` slots; nothing here waits for the device."""
-        state = self._state.rows(0, n)
+        state = self._rows(0, n)
         states = self._lane.run(state.last[:, None], state.lengths, n_keys=n_keys)
         self._write(state, self.model.decoder.project(states[:, 0]), noise)
 
@@ -211,7 +213,7 @@ class Search:
 
     def _speculate(self, draft: Lane, n: int, longest: int) -> None:
         """Write as many tokens in each row as the draft guesses right, and one more."""
-        state, decoder = self._state.rows(0, n), self.model.decoder
+        state, decoder = self._rows(0, n), self.model.decoder
         room = state.tokens.shape[1] - longest - 1  # behind the longest row's last token
         n_drafted = min(self.draft_tokens, room)
         block = state.last[:, None]
@@ -295,7 +297,7 @@ class Search:
 
     def _capture(self, n: int, n_keys: int) -> torch.cuda.CUDAGraph:
         """Capture :meth:`_decode`, leaving the slots as they were."""
-        rows = vars(self._state.rows(0, n)).values()
+        rows = vars(self._rows(0, n)).values()
         before = [tensor.clone() for tensor in rows]
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
