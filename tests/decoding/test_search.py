@@ -13,7 +13,7 @@ from torch import Tensor
 from distilwhisper.decoding.rules import DecodingRules
 from distilwhisper.decoding.search import NonFiniteOutput, Search
 from distilwhisper.decoding.settings import DecodingSettings
-from distilwhisper.decoding.slots import Counts, Hypothesis, Job, SpecialTokens
+from distilwhisper.decoding.slots import TOKENS_PER_BLOCK, Counts, Hypothesis, Job, SpecialTokens
 from distilwhisper.decoding.windows import Window, WindowDecoder
 from distilwhisper.model.checkpoint import Checkpoint, load_checkpoint
 from distilwhisper.model.silence import KeptFrames
@@ -242,6 +242,22 @@ def test_windows_of_different_lengths_equal_windows_alone(
         together = decode(make_search(checkpoint, tokenizer, n_slots=n_slots), order)
         for ticket, hypothesis in together.items():
             assert_same(hypothesis, alone[ticket])
+
+
+def test_a_window_alone_looks_at_no_more_keys_for_longer_texts_before_it(
+    checkpoint: Checkpoint, tokenizer: Tokenizer, encoder_states: Tensor
+) -> None:
+    before = tokenizer.previous_ids(tokenizer.encode(" the end" * TOKENS_PER_BLOCK))
+    prompt = [*before, *tokenizer.prompt_ids(language=None, timestamps=False)]
+    long = make_jobs(checkpoint, tokenizer, encoder_states[:1], [prompt], max_new_tokens=5)
+    short = make_jobs(checkpoint, tokenizer, encoder_states[2:3], max_new_tokens=20)
+    search = make_search(checkpoint, tokenizer, n_slots=2)
+    decode(search, long)
+    assert search._lane.own.shape[4] > TOKENS_PER_BLOCK
+    (found,) = decode(search, short).values()
+    assert search._lane.own.shape[4] == TOKENS_PER_BLOCK
+    (alone,) = decode(make_search(checkpoint, tokenizer, n_slots=2), short).values()
+    assert_same(found, alone)
 
 
 def heated(jobs: Iterable[Job], temperature: float) -> list[Job]:
