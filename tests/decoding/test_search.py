@@ -253,9 +253,9 @@ def test_a_window_alone_looks_at_no_more_keys_for_longer_texts_before_it(
     short = make_jobs(checkpoint, tokenizer, encoder_states[2:3], max_new_tokens=20)
     search = make_search(checkpoint, tokenizer, n_slots=2)
     decode(search, long)
-    assert search._lane.own.shape[4] > TOKENS_PER_BLOCK
+    assert search._lane.cache.capacity > TOKENS_PER_BLOCK
     (found,) = decode(search, short).values()
-    assert search._lane.own.shape[4] == TOKENS_PER_BLOCK
+    assert search._lane.cache.capacity == TOKENS_PER_BLOCK
     (alone,) = decode(make_search(checkpoint, tokenizer, n_slots=2), short).values()
     assert_same(found, alone)
 

@@ -30,7 +30,7 @@ def test_what_is_kept_stands_for_every_frame(n_sound: int, n_frames: int) -> Non
     assert kept.n_whole >= n_sound + MARGIN_FRAMES
     assert kept.bias.exp().sum().item() == pytest.approx(n_frames, rel=1e-5)
     positions = torch.arange(n_frames, dtype=torch.float64)[:, None]
-    places = kept.places(positions)[:, 0]
+    places = kept.read(torch.zeros(1, 1, 2 * n_frames), positions)[1][:, 0]
     assert places[: kept.n_whole].tolist() == list(range(kept.n_whole))
     means = positions[kept.n_whole :, 0].view(-1, STRIDE).mean(dim=1)
     torch.testing.assert_close(places[kept.n_whole :], means)
@@ -51,7 +51,9 @@ def test_what_is_not_kept_is_not_read(tiny_model: Path) -> None:
     kept = thin_silence(n_sound, N_FRAMES)
     assert kept is not None
     cut = mel.clone()
-    cut[:, :, kept.n_read :] = torch.nan
+    n_read = kept.read(mel, encoder.embed_positions.weight)[0].shape[2]
+    assert 2 * n_sound < n_read < 2 * N_FRAMES
+    cut[:, :, n_read:] = torch.nan
     with torch.inference_mode():
         whole, thinned = encoder.begin(mel)[0], encoder.begin(cut, kept)[0]
     torch.testing.assert_close(thinned[: kept.n_whole], whole[: kept.n_whole])

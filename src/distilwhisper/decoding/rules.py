@@ -138,14 +138,14 @@ def choose(allowed: Logits, choice: Ids | None = None) -> tuple[Ids, Float[Tenso
 
 def _forbid(logits: Float[Tensor, "batch some"], rows: Flags) -> None:
     if logits.device.type == "cpu":
-        if _may_hold(rows):
+        if rows.any():  # mostly there is none
             logits[rows] = -torch.inf  # touches these alone
-    else:
+    else:  # without a look at which they are, for which the host would wait
         logits.add_(
             torch.zeros_like(rows, dtype=logits.dtype).masked_fill(rows, -torch.inf)[:, None]
         )
 
 
 def _may_hold(rows: Flags) -> bool:
-    """Whether a flag is set; on a GPU it may be, as the host would have to wait for a look."""
+    """Return whether a flag may be set: on a GPU always, where the host would wait for a look."""
     return rows.device.type != "cpu" or bool(rows.any())

@@ -5,7 +5,6 @@ place: a step that works on them has no shape of its own and can be captured in 
 """
 
 import math
-import mmap
 import operator
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from distilwhisper.decoding.rules import DecodingRules, RuleState
 from distilwhisper.model.silence import FrameBias, KeptFrames
-from distilwhisper.model.whisper import CrossCache, SelfCache, Whisper
+from distilwhisper.model.whisper import CrossCache, SelfCache, Whisper, unused_zeros
 from distilwhisper.shapes import Bool, Float, Int
 
 TOKENS_PER_BLOCK = 64  # by which caches on a CPU grow
@@ -122,7 +121,7 @@ class Lane:
         # On a GPU steps are captured with the addresses of their tensors: those may not move.
         self._is_fixed = model.device.type == "cuda"
         most = model.config.max_tokens if self._is_fixed else 0
-        self.own = self._make_own(most)  # keys and values of the tokens so far
+        self.cache = model.decoder.self_cache(n_slots, most)
         n_rows, frames = (n_slots, model.config.max_frames) if self._is_fixed else (0, 0)
         self._make_room(n_rows, frames)
 
@@ -131,19 +130,14 @@ class Lane:
         shape = (n_slots, config.decoder_heads, frames, config.width // config.decoder_heads)
         size = math.prod(shape)
         if n_slots != 1 or not self._alone or len(self._alone[0]) < size:
-            dtype = self.model.decoder.cross_dtype
-            made = [_zeros(self.model, shape, dtype) for _ in range(2 * n_layers)]
+            dtype, device = self.model.decoder.cross_dtype, self.model.device
+            made = [unused_zeros(shape, dtype, device) for _ in range(2 * n_layers)]
             self._alone = [tensor.flatten() for tensor in made] if n_slots == 1 else []
-        else:  # to be given memory anew costs more than to fill it
+        else:  # getting memory from the system costs more than filling it
             made = [tensor[:size].view(shape) for tensor in self._alone]
         self.cross, self._seen = CrossCache(made[:n_layers], made[n_layers:]), None
         dtype, device = self.model.dtype, self.model.device
         self._bias = torch.full((n_slots, 1, 1, frames), -torch.inf, dtype=dtype, device=device)
-
-    def _make_own(self, capacity: int) -> Float[Tensor, "2 layers slots heads capacity head_dim"]:
-        config, heads = self.model.config, self.model.config.decoder_heads
-        shape = (2, config.decoder_layers, self.n_slots, heads, capacity, config.width // heads)
-        return _zeros(self.model, shape, self.model.dtype)
 
     def place(
         self, slot: int, states: Float[Tensor, "frames width"], kept: KeptFrames | None
@@ -154,8 +148,8 @@ class Lane:
         if slot == 0 and not self._is_fixed:  # the first of all has a row of its length, alone
             self.n_frames = [frames] + [0] * (self.n_slots - 1)
             self._make_room(1, frames)
-            if self.own.shape[4] > TOKENS_PER_BLOCK:  # all of which each step would look at
-                self.own = self._make_own(0)
+            if self.cache.capacity > TOKENS_PER_BLOCK:  # all of which each step would look at
+                self.cache = self.model.decoder.self_cache(self.n_slots, 0)
         n_rows, _, n_held, _ = self.cross.keys[0].shape
         if slot >= n_rows or frames > n_held:
             self._widen(max(frames, n_held))
@@ -184,7 +178,7 @@ class Lane:
         self._bias[dest] = self._bias[source]
         for cross in self.cross.tensors:
             cross[dest, :, :frames].copy_(cross[source, :, :frames])
-        tokens = self.own[..., :n_tokens, :]
+        tokens = self.cache.states[..., :n_tokens, :]
         tokens[:, :, dest].copy_(tokens[:, :, source])
 
     def run(
@@ -196,12 +190,14 @@ class Lane:
         n_keys: int,
     ) -> Float[Tensor, "rows tokens width"]:
         """Return the final states of tokens in the slots from ``first`` on."""
-        if n_keys > (capacity := self.own.shape[4]):  # grow by whole blocks: few use all positions
+        if n_keys > self.cache.capacity:  # grow by whole blocks: few use all their positions
             whole = -(-n_keys // TOKENS_PER_BLOCK) * TOKENS_PER_BLOCK
-            longer = self._make_own(min(whole, self.model.config.max_tokens))
+            most = self.model.config.max_tokens
+            longer = self.model.decoder.self_cache(self.n_slots, min(whole, most))
             for slot in self._used:
-                longer[:, :, slot, :, :capacity].copy_(self.own[:, :, slot])
-            self.own, self._seen = longer, None
+                shorter = self.cache.states[:, :, slot]
+                longer.states[:, :, slot, :, : self.cache.capacity].copy_(shorter)
+            self.cache, self._seen = longer, None
         cross, states = self._rows(slice(first, first + len(token_ids)))
         return self.model.decoder(token_ids, cross, SelfCache(states, lengths), n_keys=n_keys)
 
@@ -215,7 +211,7 @@ class Lane:
         asked = (slots.start, slots.stop, frames, is_even)
         if self._seen is None or self._seen[0] != asked:
             bias = None if is_even else self._bias[slots, ..., :frames]
-            self._seen = asked, self._cut(slots, frames, bias), self.own[:, :, slots]
+            self._seen = asked, self._cut(slots, frames, bias), self.cache.states[:, :, slots]
         return self._seen[1:]
 
     def _cut(self, slots: slice, frames: int, bias: FrameBias | None = None) -> CrossCache:
@@ -286,14 +282,3 @@ class SlotState(RuleState):
     def last(self) -> Int[Tensor, " slots"]:
         """The last tokens, which the decoder has not read yet."""
         return self.tokens.gather(1, self.lengths[:, None])[:, 0]
-
-
-def _zeros(model: Whisper, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Return zeros where a model is; on a CPU, slots that nobody uses take no memory."""
-    if model.device.type != "cpu" or 0 in shape:
-        return torch.zeros(shape, dtype=dtype, device=model.device)
-    # Straight from the system, which hands out a page when it is first written to and takes it
-    # back at the end. glibc would reuse its own, write zeros to all of them and keep them.
-    n_bytes = math.prod(shape) * dtype.itemsize
-    raw = mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    return torch.frombuffer(raw, dtype=dtype).view(shape)

@@ -7,9 +7,8 @@ that embed tokens and places. The torch weights stay: word times and training op
 
 The encoder computes more than it reads, and is as fast as its products: in bfloat16 where the CPU
 has it, those of its linear layers in int8 where that is faster still (VNNI without AMX). A step of
-the decoder is as fast as what it reads, and as its operations are few: its weights are held in
-int8, one scale per row, cross keys and values in bfloat16 where the CPU has it, where the search
-keeps them.
+the decoder takes the time to read its weights, and some microseconds an operation. The weights are
+held in int8, one scale per row, cross keys and values in bfloat16 where the CPU has it.
 """
 
 import hashlib
@@ -218,10 +217,9 @@ class _EncoderEngine:
     def __call__(
         self, mel: Float[Tensor, "batch n_mels frames"], kept: KeptFrames | None
     ) -> Tensor:
-        positions = self._positions[: -(-mel.shape[2] // 2)]
-        kept = kept or KeptFrames(len(positions), 0)
-        mel, positions = mel[:, :, : kept.n_read], kept.places(positions)
-        return self._graph(mel, kept.sources, positions, kept.bias)[0].clone()
+        kept = kept or KeptFrames(-(-mel.shape[2] // 2), 0)
+        mel, places = kept.read(mel, self._positions)
+        return self._graph(mel, kept.sources, places, kept.bias)[0].clone()
 
 
 class DecoderEngine:
@@ -231,8 +229,6 @@ class DecoderEngine:
         self.cross_dtype = compiler.dtype
         self._heads = decoder.layers[0].self_attn.heads
         self._n_layers = len(decoder.layers)
-        self._past: Tensor | None = None  # of the last cache
-        self._past_inputs: list[Tensor] = []
         width = decoder.embed_tokens.weight.shape[1]
         # These make a token's numbers the same in any company, to the bit.
         options = {
@@ -250,14 +246,11 @@ class DecoderEngine:
 
     def __call__(self, step: DecoderStep, cross: CrossCache, cache: SelfCache) -> Tensor:
         """Return the states behind the last layer, and write to the cache."""
-        if cache.states is not self._past:  # the same from token to token
-            self._past = cache.states
-            self._past_inputs = [torch.tensor([cache.capacity]), *cache.states.flatten(0, 1)]
         states, new = self._layers(
             step.states,
             _penalty(step, cache.capacity),
             _ALL_ALIKE if cross.bias is None else cross.bias,
-            *self._past_inputs,
+            *cache.states.flatten(0, 1),
             *cross.tensors,
         )
         by_layer = new.view(len(new), self._n_layers, 2, self._heads, *new.shape[2:])
@@ -309,7 +302,7 @@ def _projection(decoder: Decoder, compiler: _Compiler, width: int) -> _Ends:
 
 
 def _decoder_layers(decoder: Decoder, compiler: _Compiler, width: int) -> _Ends:
-    """The layers as one graph: states, penalties, the length of the cache, keys and values.
+    """The layers as one graph: states, two penalties, four lists of keys and values.
 
     Each operation takes some microseconds, whatever it computes: there are as few as can be.
     """
@@ -318,13 +311,12 @@ def _decoder_layers(decoder: Decoder, compiler: _Compiler, width: int) -> _Ends:
     states = ops.parameter([-1, -1, width], np.float32)
     penalty = ops.parameter([-1, 1, -1, -1], np.float32)
     cross_bias = ops.parameter([-1, 1, 1, -1], np.float32)
-    n_past = ops.parameter([1], np.int64)
     shape = [-1, heads, -1, width // heads]
     past = [ops.parameter(shape, np.float32) for _ in range(2 * n_layers)]
     cross = [ops.parameter(shape, net.cached) for _ in range(2 * n_layers)]
-    inputs = [states, penalty, cross_bias, n_past, *past, *cross]
+    inputs = [states, penalty, cross_bias, *past, *cross]
     shape_of_states = ops.shape_of(states)
-    lengths = ops.concat([n_past, ops.constant([-1])], 0)
+    lengths = ops.concat([net.size(past[0], 2), ops.constant([-1])], 0)
     # The beams of a window look at its one row of frames as if they were tokens of one row.
     by_window = ops.concat([net.size(cross[0], 0), ops.constant([-1, heads, width // heads])], 0)
     scores_of = partial(ops.matmul, transpose_a=False, transpose_b=True)  # queries and keys

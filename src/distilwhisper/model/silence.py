@@ -35,19 +35,16 @@ class KeptFrames:
         return self.n_whole + self.n_means
 
     @property
-    def n_read(self) -> int:
-        """Mel frames that decide what the first frame of the silence is, and all before it."""
-        return 2 * (self.n_whole + 2)
-
-    @property
     def sources(self) -> Int[Tensor, " kept"]:
         """The frame of the window that each is, but for its place."""
         return torch.arange(len(self)).clamp(max=self.n_whole)
 
-    def places(self, positions: Float[Tensor, "frames width"]) -> Float[Tensor, "kept width"]:
-        """Return the embedding of each one's place in time, or the mean of several."""
-        silent = positions[self.n_whole :].reshape(self.n_means, STRIDE, positions.shape[1])
-        return torch.cat([positions[: self.n_whole], silent.mean(dim=1)])
+    def read(self, mel: Tensor, positions: Float[Tensor, "most width"]) -> tuple[Tensor, Tensor]:
+        """Return what has to be read of a mel, and the embedding of each one's place in time."""
+        silent = positions[self.n_whole : -(-mel.shape[2] // 2)]
+        means = silent.reshape(self.n_means, STRIDE, positions.shape[1]).mean(dim=1)
+        # The sound, and a frame of silence, depend on no mel frames behind these.
+        return mel[:, :, : 2 * (self.n_whole + 2)], torch.cat([positions[: self.n_whole], means])
 
     @property
     def bias(self) -> FrameBias:

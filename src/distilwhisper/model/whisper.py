@@ -12,6 +12,7 @@ Source: arXiv:2212.04356, section 2.2; names after ``openai/whisper: whisper/mod
 """
 
 import math
+import mmap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -269,11 +270,13 @@ class Encoder(nn.Module):
     def begin(self, mel: Mel, kept: KeptFrames | None = None) -> FrameStates:
         """Return the states before the first layer; see :meth:`forward`."""
         self._check(mel)
-        positions = self.embed_positions.weight[: -(-mel.shape[2] // 2)]
+        positions = self.embed_positions.weight
         if kept is not None:
-            mel, positions = mel[:, :, : kept.n_read], kept.places(positions)
+            mel, positions = kept.read(mel, positions)
         states = F.gelu(self.conv2(F.gelu(self.conv1(mel)))).transpose(1, 2)
-        return (states if kept is None else states[:, kept.sources]) + positions
+        if kept is not None:
+            states = states[:, kept.sources]
+        return states + positions[: states.shape[1]]
 
     def _check(self, mel: Tensor) -> None:
         if mel.shape[1] != self.conv1.in_channels:
@@ -485,7 +488,7 @@ class Decoder(nn.Module):
         heads = self.layers[0].self_attn.heads
         shape = (2, len(self.layers), batch, heads, capacity, weight.shape[1] // heads)
         lengths = torch.zeros(batch, dtype=torch.long, device=weight.device)
-        return SelfCache(weight.new_zeros(shape), lengths)
+        return SelfCache(unused_zeros(shape, weight.dtype, weight.device), lengths)
 
 
 class Whisper(nn.Module):
@@ -530,6 +533,17 @@ def sinusoids(length: int, width: int) -> Float[Tensor, "length width"]:
     scales = np.exp(-math.log(10_000) / max(half - 1, 1) * np.arange(half))
     angles = np.arange(length)[:, None] * scales
     return torch.from_numpy(np.concatenate([np.sin(angles), np.cos(angles)], axis=1)).float()
+
+
+def unused_zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return zeros; on a CPU, what is never written to takes no memory."""
+    if device.type != "cpu" or 0 in shape:
+        return torch.zeros(shape, dtype=dtype, device=device)
+    # Straight from the system, which hands out a page when it is first written to and takes it
+    # back at the end. glibc would reuse its own, write zeros to all of them and keep them.
+    n_bytes = math.prod(shape) * dtype.itemsize
+    raw = mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return torch.frombuffer(raw, dtype=dtype).view(shape)
 
 
 def _attend(queries: Queries, keys: HeadStates, values: HeadStates, mask: Tensor | None) -> Queries:
