@@ -6,6 +6,7 @@ tensor there cannot be mixed with one on the CPU, and unlike there, reading a va
 
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from distilwhisper.decoding.search import Search
 from distilwhisper.decoding.slots import Job, SpecialTokens
-from distilwhisper.model.hardware import Hardware
+from distilwhisper.model.hardware import Hardware, one_thread
 from distilwhisper.model.whisper import Whisper, WhisperConfig
 from distilwhisper.speech.mel import log_mel, stack_windows
 from distilwhisper.text.tokens import Tokenizer
@@ -159,3 +160,32 @@ def test_apples_gpus_are_taken_in_16_or_32_bits(monkeypatch: pytest.MonkeyPatch)
     assert Hardware(device="mps").pick_dtype() == torch.float16
     assert Hardware(device="mps").pick_training_dtype() == torch.float32
     assert Hardware(device="mps", dtype="float32").pick_dtype() == torch.float32
+
+
+def test_one_thread_is_the_callers_alone() -> None:
+    n_before, n_found = torch.get_num_threads(), list[int]()
+    is_entered, may_leave = Event(), Event()
+
+    def take_one() -> None:
+        with one_thread():
+            is_entered.set()
+            may_leave.wait()
+
+    def take_one_too() -> None:
+        with one_thread():
+            n_found.append(torch.get_num_threads())
+        n_found.append(torch.get_num_threads())
+
+    threads = [Thread(target=take_one), Thread(target=take_one_too)]
+    try:
+        torch.set_num_threads(2)
+        threads[0].start()
+        is_entered.wait()
+        threads[1].start()  # and would find one thread, and keep it
+        threads[1].join(0.2)
+    finally:
+        may_leave.set()
+        for thread in threads:
+            thread.join()
+        torch.set_num_threads(n_before)
+    assert n_found == [1, 2]

@@ -118,8 +118,8 @@ class DecodingRules:
         times.masked_fill_(blocked, -torch.inf)
         _forbid(text[:, : rules.eot], ends_segment)
         # Timestamps together may be likelier than any one text token: then one of them it is.
-        mass = times.float().logsumexp(dim=1)
-        only_times = first | (mass > text.float().amax(dim=1))
+        likeliest = text.float().amax(dim=1, keepdim=True)
+        only_times = first | ((times.float() - likeliest).exp().sum(dim=1) > 1)
         _forbid(text, only_times)
 
 

@@ -12,6 +12,7 @@ as many tokens as the draft guessed right, and one more, and goes on from its ow
 Source: arXiv:2211.17192; arXiv:2311.00430, section 5, which accepts in lock-step over a batch.
 """
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import KW_ONLY, InitVar, dataclass, fields, replace
 from functools import cache
@@ -199,22 +200,21 @@ class Search:
         self, state: SlotState, choice: Tensor, logprobs: Tensor, speaking: Bool[Tensor, " rows"]
     ) -> None:
         """Write one more token in the rows that are ``speaking``."""
-        at = (state.lengths + 1).clamp(max=state.tokens.shape[1] - 1)[:, None]
-        for row, new in ((state.tokens, choice), (state.logprobs, logprobs)):
-            row.scatter_(1, at, torch.where(speaking[:, None], new[:, None], row.gather(1, at)))
-        state.sum_logprobs.add_(torch.where(speaking, logprobs, 0.0))
+        at = state.lengths[:, None] + 1  # of the other rows, a place where nobody looks
+        state.tokens.scatter_(1, at, choice[:, None])
+        state.logprobs.scatter_(1, at, logprobs[:, None])
         state.lengths.add_(speaking)
         after = self.rules.advance(state, choice)
         for name in RULE_FIELDS:
             ours = getattr(state, name)
-            ours.copy_(torch.where(speaking, getattr(after, name), ours))
+            torch.where(speaking, getattr(after, name), ours, out=ours)
         ends = (choice == self.special.eot) | (state.lengths + 1 >= state.limits)
         state.ended.logical_or_(speaking & ends)
 
     def _speculate(self, draft: Lane, n: int, longest: int) -> None:
         """Write as many tokens in each row as the draft guesses right, and one more."""
         state, decoder = self._rows(0, n), self.model.decoder
-        room = state.tokens.shape[1] - longest - 1  # behind the longest row's last token
+        room = self.model.config.max_tokens - longest - 1  # behind the longest row's last token
         n_drafted = min(self.draft_tokens, room)
         block = state.last[:, None]
         if n_drafted:
@@ -246,7 +246,7 @@ class Search:
         n_wanted = int((state.lengths + 1 - state.draft_lengths).max())
         # Rows with less to read are padded; what stands behind a row's end is overwritten later.
         # Near the last position a row reads some tokens again instead.
-        read = state.draft_lengths.clamp(max=state.tokens.shape[1] - n_wanted)
+        read = state.draft_lengths.clamp(max=self.model.config.max_tokens - n_wanted)
         at = read[:, None] + torch.arange(n_wanted, device=read.device)
         states = draft.run(state.tokens.gather(1, at), read, n_keys=int(at.max()) + 1)
         last = state.lengths - read
@@ -325,19 +325,18 @@ class Search:
         rows = torch.tensor(done, device=self.model.device)
         texts = (tensor[rows].tolist() for tensor in (state.tokens, state.logprobs))
         languages, places = self.special.languages, state.languages[rows].tolist()
-        kept = (state.sum_logprobs, state.no_speech_probs, state.language_probs)
-        scores = torch.stack([tensor[rows] for tensor in kept])
-        if not scores.isfinite().all():
-            raise NonFiniteOutput
+        scores = (tensor[rows].tolist() for tensor in (state.no_speech_probs, state.language_probs))
         hypotheses = []
-        for slot, tokens, logprobs, place, total, silence, spoken in zip(
-            done, *texts, places, *scores.tolist(), strict=True
+        for slot, tokens, logprobs, place, silence, spoken in zip(
+            done, *texts, places, *scores, strict=True
         ):
             job = self._jobs[slot]
             assert job is not None
             self.drop([job.ticket])
             written = slice(len(job.prompt), lengths[slot] + 1)
-            new = tokens[written]
+            new, total = tokens[written], sum(logprobs[written])
+            if not all(map(math.isfinite, (total, silence, spoken))):
+                raise NonFiniteOutput
             self.counts += Counts(tokens=len(new))
             finished = new[-1] == self.special.eot
             hypothesis = Hypothesis(

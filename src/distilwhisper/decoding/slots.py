@@ -116,7 +116,7 @@ class Lane:
         self.n_slots = n_slots
         self.n_frames = [0] * n_slots
         self._has_bias = False  # until a window comes with one
-        self._seen: tuple[Any, CrossCache, Tensor] | None = None
+        self._seen: tuple[Any, CrossCache, SelfCache] | None = None
         self._alone: list[Tensor] = []  # memory of a window that has the slots for itself
         # On a GPU steps are captured with the addresses of their tensors: those may not move.
         self._is_fixed = model.device.type == "cuda"
@@ -198,10 +198,11 @@ class Lane:
                 shorter = self.cache.states[:, :, slot]
                 longer.states[:, :, slot, :, : self.cache.capacity].copy_(shorter)
             self.cache, self._seen = longer, None
-        cross, states = self._rows(slice(first, first + len(token_ids)))
-        return self.model.decoder(token_ids, cross, SelfCache(states, lengths), n_keys=n_keys)
+        cross, cache = self._rows(slice(first, first + len(token_ids)))
+        cache.lengths = lengths
+        return self.model.decoder(token_ids, cross, cache, n_keys=n_keys)
 
-    def _rows(self, slots: slice) -> tuple[CrossCache, Tensor]:
+    def _rows(self, slots: slice) -> tuple[CrossCache, SelfCache]:
         """Return what some slots hold: the same views from step to step, which an engine knows."""
         counts = self.n_frames[slots]
         # Cut to the longest; but an engine reads whole tensors, and would make copies of cut ones.
@@ -211,7 +212,8 @@ class Lane:
         asked = (slots.start, slots.stop, frames, is_even)
         if self._seen is None or self._seen[0] != asked:
             bias = None if is_even else self._bias[slots, ..., :frames]
-            self._seen = asked, self._cut(slots, frames, bias), self.cache.states[:, :, slots]
+            own = SelfCache(self.cache.states[:, :, slots], self.cache.lengths[slots])
+            self._seen = asked, self._cut(slots, frames, bias), own
         return self._seen[1:]
 
     def _cut(self, slots: slice, frames: int, bias: FrameBias | None = None) -> CrossCache:
@@ -225,12 +227,12 @@ class Lane:
 class SlotState(RuleState):
     """What the slots hold: tensors with a row per slot, changed in place."""
 
-    tokens: Int[Tensor, "slots positions"]  # prompt and text
+    # Prompt and text; one place more than there are positions, and no row's text ends there.
+    tokens: Int[Tensor, "slots places"]
     lengths: Int[Tensor, " slots"]  # tokens behind which the last one stands, still to be read
     limits: Int[Tensor, " slots"]  # length at which a row is cut off
     ended: Bool[Tensor, " slots"]
-    sum_logprobs: Float[Tensor, " slots"]
-    logprobs: Float[Tensor, "slots positions"]  # of the tokens that were written
+    logprobs: Float[Tensor, "slots places"]  # of the tokens that were written
     no_speech_probs: Float[Tensor, " slots"]
     languages: Int[Tensor, " slots"]  # places among the special tokens' languages
     language_probs: Float[Tensor, " slots"]
@@ -244,12 +246,11 @@ class SlotState(RuleState):
         real = partial(whole, dtype=torch.float32)
         return cls(
             **vars(rules.start(n_slots)),
-            tokens=whole(n_slots, positions),
+            tokens=whole(n_slots, positions + 1),
             lengths=whole(n_slots),
             limits=whole(n_slots),
             ended=whole(n_slots, dtype=torch.bool).logical_not(),
-            sum_logprobs=real(n_slots),
-            logprobs=real(n_slots, positions),
+            logprobs=real(n_slots, positions + 1),
             no_speech_probs=real(n_slots),
             languages=whole(n_slots),
             language_probs=real(n_slots),
@@ -267,7 +268,6 @@ class SlotState(RuleState):
         self.lengths[slot] = len(job.prompt) - 1
         self.limits[slot] = len(job.prompt) + job.max_new_tokens
         self.ended[slot] = False
-        self.sum_logprobs[slot] = 0.0
         self.temperature[slot] = job.temperature
         self.draft_lengths[slot] = 0
         for name, fresh in vars(rules.start(1)).items():

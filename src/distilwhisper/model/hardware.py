@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
+from threading import RLock
 from typing import TYPE_CHECKING, Literal, cast
 
 from distilwhisper.checks import Checked
@@ -125,20 +126,26 @@ class Hardware(Checked):
         return f"{self.pick_device()}, {backend}, {dtype_name(self.pick_dtype())}"
 
 
+_ONE_THREAD = RLock()
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Let torch compute in one thread: beside an engine with threads of its own, for small work.
 
     Threads that wait for each other at every operation stand still where others want the cores.
+    One caller at a time: a thread of Python's takes over, for good, the number that is set when it
+    first asks torch for something.
     """
     import torch
 
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(n_threads)
+    with _ONE_THREAD:
+        n_threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(n_threads)
 
 
 def dtype_name(dtype: "torch.dtype") -> str:

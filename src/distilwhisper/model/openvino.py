@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from copy import deepcopy
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -178,18 +178,24 @@ class _Graph:
     def __init__(self, module: ModuleType, request: "openvino.InferRequest") -> None:
         self._module = module
         self._request = request
-        self._given: dict[int, Tensor] = {}
+        self._given: dict[int, Tensor] = {}  # to read from
 
-    def __call__(self, *inputs: Tensor, out: Sequence[Tensor] = ()) -> list[Tensor]:
-        """Return the outputs, which the next call overwrites; those of ``out`` are written to."""
+    def __call__(
+        self, *inputs: Tensor, held: Sequence[Tensor] = (), out: Sequence[Tensor] = ()
+    ) -> list[Tensor]:
+        """Return the outputs, which the next call overwrites; those of ``out`` are written to.
+
+        The first inputs are copied. Those that are ``held`` are large, and read where they are.
+        """
         for number, tensor in enumerate(inputs):
-            # What was given is kept in memory by the request, and need not be given again.
-            before = self._given.get(number)
-            if tensor is before:
-                continue
-            self._given[number] = tensor = tensor.contiguous()
-            if before is None or not _is_same_memory(before, tensor):
-                self._request.set_input_tensor(number, self._shared(tensor))
+            ours = self._given.get(number)
+            if ours is not None and ours.shape == tensor.shape:
+                ours.copy_(tensor)
+            else:
+                self._give(number, tensor.clone(memory_format=torch.contiguous_format))
+        for number, tensor in enumerate(held, start=len(inputs)):
+            if tensor is not self._given.get(number):
+                self._give(number, tensor.contiguous())
         for number, tensor in enumerate(out):
             self._request.set_output_tensor(number, self._shared(tensor))
         self._request.infer()
@@ -197,15 +203,15 @@ class _Graph:
             return list(out)
         return [torch.from_numpy(tensor.data) for tensor in self._request.output_tensors]
 
+    def _give(self, number: int, tensor: Tensor) -> None:
+        self._given[number] = tensor
+        self._request.set_input_tensor(number, self._shared(tensor))
+
     def _shared(self, tensor: Tensor) -> "openvino.Tensor":
         if tensor.dtype != torch.bfloat16:
             return self._module.Tensor(tensor.numpy(), shared_memory=True)
         bits = tensor.view(torch.int16).numpy()
         return self._module.Tensor(bits, list(tensor.shape), self._module.Type.bf16)
-
-
-def _is_same_memory(one: Tensor, other: Tensor) -> bool:
-    return one.data_ptr() == other.data_ptr() and one.shape == other.shape
 
 
 class _EncoderEngine:
@@ -249,9 +255,11 @@ class DecoderEngine:
         states, new = self._layers(
             step.states,
             _penalty(step, cache.capacity),
-            _ALL_ALIKE if cross.bias is None else cross.bias,
-            *cache.states.flatten(0, 1),
-            *cross.tensors,
+            held=[
+                _ALL_ALIKE if cross.bias is None else cross.bias,
+                *cache.tensors,
+                *cross.tensors,
+            ],
         )
         by_layer = new.view(len(new), self._n_layers, 2, self._heads, *new.shape[2:])
         cache.write_layers(by_layer.movedim((2, 1), (0, 1)), step)
@@ -461,12 +469,22 @@ def _bias(layer: nn.Linear) -> Tensor:
 def _penalty(step: DecoderStep, capacity: int) -> Tensor:
     """Hide from each token the cache behind its row's end, and the new tokens behind itself."""
     n_rows, n_tokens = step.positions.shape
-    penalty = torch.zeros(n_rows, 1, n_tokens, capacity + n_tokens)
-    is_behind = torch.arange(capacity) >= step.positions[:, None, None, :1]
-    penalty[..., :capacity].masked_fill_(is_behind, -torch.inf)
-    if n_tokens > 1:
-        penalty[..., capacity:] = torch.full((n_tokens, n_tokens), -torch.inf).triu(1)
-    return penalty
+    past = _empty_places(capacity)[step.positions[:, 0]][:, None, None]
+    new = _later_tokens(n_tokens).expand(n_rows, 1, n_tokens, n_tokens)
+    return torch.cat([past.expand(n_rows, 1, n_tokens, capacity), new], dim=3)
+
+
+@cache
+def _empty_places(capacity: int) -> Float[Tensor, "lengths places"]:
+    places = torch.arange(capacity)
+    return torch.zeros(capacity + 1, capacity).masked_fill_(
+        places >= torch.arange(capacity + 1)[:, None], -torch.inf
+    )
+
+
+@cache
+def _later_tokens(n_tokens: int) -> Float[Tensor, "tokens tokens"]:
+    return torch.full((n_tokens, n_tokens), -torch.inf).triu(1)
 
 
 def _forget_oldest(folder: Path) -> None:
