@@ -22,9 +22,15 @@ from distilwhisper.extras import MissingExtra
 from distilwhisper.model import openvino
 from distilwhisper.model.checkpoint import load_checkpoint
 from distilwhisper.model.hardware import Hardware, cpu_has
-from distilwhisper.model.openvino import MODELS_KEPT, _forget_oldest, accelerate, quantise
+from distilwhisper.model.openvino import (
+    MODELS_KEPT,
+    N_SPECIAL,
+    _forget_oldest,
+    accelerate,
+    quantise,
+)
 from distilwhisper.model.silence import thin_silence
-from distilwhisper.model.whisper import CrossCache, Decoder, Encoder, Whisper
+from distilwhisper.model.whisper import CrossCache, Decoder, Encoder, Whisper, WhisperConfig
 from distilwhisper.speech.audio import Samples
 from distilwhisper.stages.layers import StudentSettings
 from distilwhisper.stages.student import make_student
@@ -44,8 +50,10 @@ def rounded(tiny_model: Path) -> Whisper:
 
 
 def _round_decoder(decoder: Decoder) -> None:
-    whole, scale = quantise(decoder.embed_tokens.weight.detach())
-    decoder.packed_projection = partial(F.linear, weight=whole * scale)
+    weight, scale = decoder.embed_tokens.weight.detach(), decoder.layer_norm.weight.detach().abs()
+    common, scale = weight.mean(dim=0), scale.clamp(min=0.01 * scale.max())
+    whole, step = quantise((weight - common) * scale)
+    decoder.packed_projection = partial(F.linear, weight=whole * step / scale + common)
     for layer in decoder.layers:
         own, cross = layer.self_attn, layer.encoder_attn
         for linear in (own.q_proj, own.k_proj, own.v_proj, own.out_proj, cross.q_proj):
@@ -158,6 +166,47 @@ def test_logits_are_those_of_the_rounded_embedding(rounded: Whisper, engine: Whi
     with torch.inference_mode():
         found, wanted = (model.decoder.project(states) for model in (engine, rounded))
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(not cpu_has("avx512_bf16"), reason="needs a CPU that multiplies bfloat16")
+def test_a_vocabulary_in_int4_has_the_likeliest_tokens_in_full() -> None:
+    """Whatever the rows have in common, and of any row alone as among others."""
+    generator = torch.Generator().manual_seed(2)
+    config = WhisperConfig(
+        vocab_size=N_SPECIAL + 4000,
+        n_mels=80,
+        width=256,
+        encoder_layers=1,
+        encoder_heads=4,
+        encoder_ffn=16,
+        decoder_layers=1,
+        decoder_heads=4,
+        decoder_ffn=16,
+    )
+    model = Whisper(config)
+    # As in trained models: states are large in a place, where rows are alike.
+    scale = torch.full((256,), 10.0).index_fill_(0, torch.tensor([17]), 40.0)
+    weight = torch.randn(config.vocab_size, 256, generator=generator) / (10 * scale)
+    weight[:, 17] -= 0.05
+    weight[4000:] *= 0.5  # special tokens are never the likeliest here
+    states = scale * torch.randn(60, 256, generator=generator)
+    states[:, 17] -= 150
+    model.decoder.embed_tokens.weight.data = weight
+    model.decoder.layer_norm.weight.data = scale
+    accelerate(model, precision=torch.bfloat16)
+    with torch.inference_mode():
+        wanted = states @ weight.T
+        found = model.decoder.project(states).clone()
+        alone = torch.cat([model.decoder.project(row[None]).clone() for row in states])
+    assert torch.equal(found, alone)
+    text = wanted[:, :4000]
+    is_rough = (found[:, :4000] - text).abs() > 0.1
+    assert is_rough.float().mean() > 0.3  # so that int4 would tell on what follows
+    best = text.argmax(dim=1, keepdim=True)
+    assert torch.equal(found[:, :4000].argmax(dim=1, keepdim=True), best)
+    torch.testing.assert_close(found.gather(1, best), text.gather(1, best), rtol=1e-4, atol=1e-4)
+    # Special tokens are in int8.
+    assert (found[:, 4000:] - wanted[:, 4000:]).abs().mean() < 0.03
 
 
 @pytest.mark.slow
