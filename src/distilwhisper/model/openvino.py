@@ -80,9 +80,9 @@ def accelerate(
             f"{dtype_name(model.dtype)} on {model.device}: take device=cpu"
         )
     compiler = _Compiler(precision, folder)
+    model.decoder.engine = DecoderEngine(model.decoder, compiler)
     if model.encoder.engine is None:  # a draft may share its model's
         model.encoder.engine = _EncoderEngine(model.encoder, compiler)
-    model.decoder.engine = DecoderEngine(model.decoder, compiler)
 
 
 class _Compiler:
@@ -252,12 +252,13 @@ class DecoderEngine:
             "SNIPPETS_MODE": "DISABLE",
         }
         parts = (decoder, compiler, width)
-        self._layers = compiler.compile("decoder", partial(_decoder_layers, *parts), **options)
         self._embedding = decoder.embed_tokens.weight.detach().numpy()
         has_int4 = compiler.dtype == torch.bfloat16
         self._n_in_int4 = max(len(self._embedding) - N_SPECIAL, 0) if has_int4 else 0
         build = partial(_projection, *parts, self._n_in_int4)
+        # First, as making it takes the most memory.
         self._projection = compiler.compile("vocabulary", build, **options)
+        self._layers = compiler.compile("decoder", partial(_decoder_layers, *parts), **options)
         build = partial(_cross_projection, *parts)
         self._cross = compiler.compile("cross", build, **compiler.for_frames)
 
@@ -327,11 +328,12 @@ def _projection(decoder: Decoder, compiler: _Compiler, width: int, n_in_int4: in
     # Numbers that are alike lose least by rounding. Rows have much in common, in a few columns;
     # and states are large in a few places, where the last norm's weight is.
     common, scale = weight.mean(dim=0, keepdim=True), scale.clamp(min=0.01 * scale.max())
-    even, own = ops.multiply(states, net.constant(1 / scale)), (weight - common) * scale
-    logits = net.product(even, own[n_in_int4:], int8=True)
+    even = ops.multiply(states, net.constant(1 / scale))
+    special = (weight[n_in_int4:] - common).mul_(scale)
+    logits = net.product(even, special, int8=True)
     if n_in_int4:
-        text = net.product_in_int4(even, own[:n_in_int4])
-        logits = ops.concat([text, logits], 1)
+        text = (weight[:n_in_int4] - common).mul_(scale)
+        logits = ops.concat([net.product_in_int4(even, text), logits], 1)
     logits = ops.add(logits, net.product(states, common, int8=False))
     return [logits], [states]
 
@@ -398,7 +400,7 @@ class _Network:
 
     def __init__(self, compiler: _Compiler) -> None:
         self.ops = compiler.ops
-        self.u4 = compiler.openvino.Type.u4
+        self.module = compiler.openvino
         self.cached = compiler.element_type  # of cross keys and values, and of products with them
 
     def constant(self, weight: Tensor) -> Any:
@@ -435,15 +437,20 @@ class _Network:
         return self.ops.matmul(states, scaled, False, True)
 
     def product_in_int4(self, states: Any, weight: Tensor) -> Any:
-        """As :meth:`product`, with a scale for each group of a row's numbers."""
+        """As :meth:`product`, with a scale for each group of a row's numbers.
+
+        The weight, which is large, is overwritten.
+        """
         n_rows, width = weight.shape
         size = INT4_GROUP if width % INT4_GROUP == 0 else width
         groups = weight.view(n_rows, -1, size)
-        scale = groups.abs().amax(dim=2, keepdim=True).clamp(min=1e-12) / 7.5
-        rounded = (groups / scale).round_().clamp_(-8, 7).add_(8).to(torch.uint8)
-        u4 = partial(self.ops.constant, dtype=self.u4)
-        whole = [self.ops.convert(u4(n), np.float32) for n in (rounded.numpy(), np.uint8([[[8]]]))]
-        scaled = self.ops.multiply(self.ops.subtract(*whole), self.constant(scale))
+        scale = torch.linalg.vector_norm(groups, torch.inf, dim=2, keepdim=True) / 7.5
+        scale.clamp_(min=1e-12)
+        rounded = groups.div_(scale).round_().clamp_(-8, 7).to(torch.int8)
+        held = self.module.Tensor(self.module.Type.i4, list(groups.shape))  # two in a byte
+        held.data[:] = (rounded[..., ::2] & 15 | rounded[..., 1::2] << 4).flatten().numpy()
+        whole = self.ops.convert(self.module.op.Constant(held), np.float32)
+        scaled = self.ops.multiply(whole, self.constant(scale))
         rows = self.ops.reshape(scaled, self.ops.constant([n_rows, width]), False)
         return self.ops.matmul(states, rows, False, True)
 
