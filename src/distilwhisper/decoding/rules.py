@@ -63,6 +63,7 @@ class DecodingRules:
         self.suppress = torch.tensor(always, dtype=torch.long, device=device)
         self.begin_suppress = torch.tensor(begin_suppress, dtype=torch.long, device=device)
         self.timestamps = timestamps
+        self._places = torch.zeros(0)  # of all timestamps, counted when they are first seen
 
     def start(self, batch: int) -> RuleState:
         """Return the state of rows that have no token yet."""
@@ -111,7 +112,9 @@ class DecodingRules:
         # A segment's end may be repeated as the next one's start; otherwise time moves on.
         earliest = state.last_timestamp + (~ends_segment).long() - rules.begin
         earliest.masked_fill_(opens_text, times.shape[1])
-        index = torch.arange(times.shape[1], device=logits.device)[None]
+        if len(self._places) != times.shape[1]:
+            self._places = torch.arange(times.shape[1], device=logits.device)
+        index = self._places
         blocked = index < earliest[:, None]
         if _may_hold(first):
             blocked |= first[:, None] & (index > rules.max_initial_index)

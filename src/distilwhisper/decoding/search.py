@@ -39,6 +39,8 @@ from distilwhisper.shapes import Bool, Float, Int
 # Steps between two looks at which rows have ended: on a GPU, looking waits for the device. A row
 # that ended writes nothing more in between.
 GPU_STEPS_PER_LOOK = 8
+# At most so many steps of a CPU's before others may come in: each return takes a tenth of a step.
+CPU_STEPS_PER_LOOK = 4
 # A step captured in a CUDA graph looks at whole blocks of keys, or every length would need its own.
 KEYS_PER_BLOCK = 64
 
@@ -75,6 +77,7 @@ class Search:
         self._lane = Lane(self.model, self.n_slots)
         self._draft = None if draft is None else Lane(draft, self.n_slots)
         self._state = SlotState.blank(self.n_slots, self.model.config.max_tokens, self.rules)
+        self._n_positions = self.model.config.max_tokens
         self._rows = cache(self._state.rows)  # asked for at every step
         self._jobs: list[Job | None] = []  # of the slots in use; None: done, to be filled up
         self._lengths: list[int] = []  # of each slot's tokens when last looked at
@@ -123,8 +126,10 @@ class Search:
         self._read_prompts(first, jobs)
 
     @torch.inference_mode()
-    def step(self) -> list[tuple[Any, Hypothesis]]:
+    def step(self, n_most: int = 1) -> list[tuple[Any, Hypothesis]]:
         """Write at least one more token in every slot whose text has not ended.
+
+        On a CPU ``n_most`` tokens, unless a text ends before.
 
         Returns ticket and hypothesis of the windows that are now done; their slots are free.
 
@@ -139,14 +144,17 @@ class Search:
         noise = self._sample_noise(0, n)
         if self._draft is not None and noise is None:
             self._speculate(self._draft, n, longest)
-        elif noise is not None or not self._is_capturable(n):
+        elif noise is not None:
             self._decode(n, longest + 1, noise=noise)
             self.counts += Counts(steps=1, row_steps=n)
         else:
-            n_steps = min(GPU_STEPS_PER_LOOK, self.model.config.max_tokens - longest)
-            for number in range(n_steps):
-                self._replay(n, longest + 1 + number)
-            self.counts += Counts(steps=n_steps, row_steps=n_steps * n)
+            on_gpu = self._is_capturable(n)
+            n_most = GPU_STEPS_PER_LOOK if on_gpu else n_most
+            for n_keys in range(longest + 1, min(longest + n_most, self._n_positions) + 1):
+                (self._replay if on_gpu else self._decode)(n, n_keys)
+                self.counts += Counts(steps=1, row_steps=n)
+                if not on_gpu and self._state.ended[:n].any():
+                    break
         return self._collect(n)
 
     def drop(self, tickets: Collection[Any]) -> None:
@@ -214,7 +222,7 @@ class Search:
     def _speculate(self, draft: Lane, n: int, longest: int) -> None:
         """Write as many tokens in each row as the draft guesses right, and one more."""
         state, decoder = self._rows(0, n), self.model.decoder
-        room = self.model.config.max_tokens - longest - 1  # behind the longest row's last token
+        room = self._n_positions - longest - 1  # behind the longest row's last token
         n_drafted = min(self.draft_tokens, room)
         block = state.last[:, None]
         if n_drafted:
@@ -246,7 +254,7 @@ class Search:
         n_wanted = int((state.lengths + 1 - state.draft_lengths).max())
         # Rows with less to read are padded; what stands behind a row's end is overwritten later.
         # Near the last position a row reads some tokens again instead.
-        read = state.draft_lengths.clamp(max=self.model.config.max_tokens - n_wanted)
+        read = state.draft_lengths.clamp(max=self._n_positions - n_wanted)
         at = read[:, None] + torch.arange(n_wanted, device=read.device)
         states = draft.run(state.tokens.gather(1, at), read, n_keys=int(at.max()) + 1)
         last = state.lengths - read
@@ -288,7 +296,7 @@ class Search:
     def _replay(self, n: int, n_keys: int) -> None:
         """Run a step as a CUDA graph, captured at the first step of its size."""
         whole = -(-n_keys // KEYS_PER_BLOCK) * KEYS_PER_BLOCK
-        n_keys = min(whole, self.model.config.max_tokens)
+        n_keys = min(whole, self._n_positions)
         size = (n, n_keys, self._lane.n_frames[0])
         with torch.cuda.device(self.model.device):
             if size not in self._graphs:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from distilwhisper.decoding.beam import beam_search
 from distilwhisper.decoding.rules import DecodingRules, TimestampRules
-from distilwhisper.decoding.search import Search
+from distilwhisper.decoding.search import CPU_STEPS_PER_LOOK, Search
 from distilwhisper.decoding.settings import MODELS_OWN, DecodingSettings
 from distilwhisper.decoding.slots import Counts, Hypothesis, Job, SpecialTokens
 from distilwhisper.model.checkpoint import Checkpoint
@@ -416,12 +416,13 @@ class Batch(Generic[K, T]):
         least = max(1, GPU_ADMIT_SHARE * search.n_slots) if self._on_gpu else 1
         has_engine = decoder.checkpoint.model.decoder.engine is not None
         with one_thread() if has_engine else nullcontext():
+            n_new = 0
             if self._waiting and search.n_free >= least:
                 n_new = min(len(self._waiting), search.n_free) if self._on_gpu else 1
                 with decoder.searches.lock:
                     decoded += self._admit([self._waiting.popleft() for _ in range(n_new)])
             with decoder.searches.lock:
-                done = search.step()
+                done = search.step(1 if n_new else CPU_STEPS_PER_LOOK)
             decoded += [(one, one.decoder._decoded(one.request, text)) for one, text in done]
             return [result for one, window in decoded for result in self._resume(one, window)]
 

@@ -186,6 +186,7 @@ class _Graph:
         self._module = module
         self._request = request
         self._given: dict[int, Any] = {}  # arrays of its own, and tensors that are held for it
+        self._written: dict[int, Tensor] = {}
 
     def __call__(
         self, *inputs: Tensor, held: Sequence[Tensor] = (), out: Sequence[Tensor] = ()
@@ -208,7 +209,9 @@ class _Graph:
                 self._given[number] = whole = tensor.contiguous()
                 self._request.set_input_tensor(number, self._shared(whole))
         for number, tensor in enumerate(out):
-            self._request.set_output_tensor(number, self._shared(tensor))
+            if tensor is not self._written.get(number):
+                self._written[number] = tensor
+                self._request.set_output_tensor(number, self._shared(tensor))
         self._request.infer()
         if out:
             return list(out)
@@ -253,6 +256,7 @@ class DecoderEngine:
         }
         parts = (decoder, compiler, width)
         self._embedding = decoder.embed_tokens.weight.detach().numpy()
+        self._states = self._new = self._logits = torch.empty(0)  # where graphs write
         has_int4 = compiler.dtype == torch.bfloat16
         self._n_in_int4 = max(len(self._embedding) - N_SPECIAL, 0) if has_int4 else 0
         build = partial(_projection, *parts, self._n_in_int4)
@@ -264,7 +268,12 @@ class DecoderEngine:
 
     def __call__(self, step: DecoderStep, cross: CrossCache, cache: SelfCache) -> Tensor:
         """Return the states behind the last layer, and write to the cache."""
-        states, new = self._layers(
+        n_rows, n_tokens, width = step.states.shape
+        if self._states.shape != step.states.shape:
+            self._states = torch.empty_like(step.states)
+            n_parts, size = 2 * self._n_layers, width // self._heads
+            self._new = torch.empty(n_rows, n_parts * self._heads, n_tokens, size)
+        self._layers(
             step.states,
             _penalty(step, cache.capacity),
             held=[
@@ -272,10 +281,11 @@ class DecoderEngine:
                 *cache.tensors,
                 *cross.tensors,
             ],
+            out=[self._states, self._new],
         )
-        by_layer = new.view(len(new), self._n_layers, 2, self._heads, *new.shape[2:])
+        by_layer = self._new.view(n_rows, self._n_layers, 2, self._heads, n_tokens, -1)
         cache.write_layers(by_layer.movedim((2, 1), (0, 1)), step)
-        return states.clone()
+        return self._states.clone()
 
     def cross_keys_values(
         self, encoder_states: Float[Tensor, "batch frames width"], out: list[Tensor] | None
@@ -291,13 +301,15 @@ class DecoderEngine:
     def project(self, states: Float[Tensor, "*positions width"]) -> Tensor:
         """Return the logits, which the next call overwrites."""
         flat = states.reshape(-1, states.shape[-1])
-        logits = self._projection(flat)[0]
+        if len(self._logits) != len(flat):
+            self._logits = torch.empty(len(flat), len(self._embedding))
+        self._projection(flat, out=[self._logits])
         if self._n_in_int4:
-            values = logits.numpy()
+            values = self._logits.numpy()
             near = values[:, : self._n_in_int4] > values.max(axis=1, keepdims=True) - NEAR
             rows, ids = np.divmod(np.flatnonzero(near), self._n_in_int4)
             values[rows, ids] = (flat.numpy()[rows] * self._embedding[ids]).sum(axis=1)
-        return logits.view(*states.shape[:-1], -1)
+        return self._logits.view(*states.shape[:-1], -1)
 
 
 _ALL_ALIKE = torch.zeros(1, 1, 1, 1)

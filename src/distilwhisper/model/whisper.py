@@ -434,7 +434,8 @@ class Decoder(nn.Module):
         if n_keys > limit:
             raise ValueError(f"a sequence holds at most {limit} tokens, found {n_keys}")
         positions = start[:, None] + torch.arange(n_tokens, device=token_ids.device)
-        states = self.embed_tokens(token_ids) + self.embed_positions(positions)
+        states = F.embedding(token_ids, self.embed_tokens.weight)
+        states = states + F.embedding(positions, self.embed_positions.weight)
         return DecoderStep(states, positions, n_keys)
 
     def run_layer(

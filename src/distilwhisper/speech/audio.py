@@ -441,14 +441,14 @@ class AudioTrack:
 
     def _decoded(self, at: int | None = None) -> Iterator[_Decoded]:
         """Yield frames as they come, passing over packets that cannot be decoded."""
-        unit_s = self._stream.time_base or 0
+        unit_s = float(self._stream.time_base or 0)
         lost_s, is_damaged, self._tail_s = 0.0, False, 0.0
         skipped_bytes, position = 0, None
         try:
             if at is not None:
                 self._container.seek(at, stream=self._stream)
             for packet in self._container.demux(self._stream):
-                length_s = float((packet.duration or 0) * unit_s)
+                length_s = (packet.duration or 0) * unit_s
                 if packet.size:
                     self._n_bytes += packet.size
                     self._is_torn = packet.is_corrupt
@@ -471,7 +471,7 @@ class AudioTrack:
                 self._good_s += length_s
                 for frame in frames:
                     pts = frame.pts
-                    time_s = None if pts is None else float(pts * unit_s) + self._skipped_s
+                    time_s = None if pts is None else pts * unit_s + self._skipped_s
                     yield _Decoded(frame, time_s, lost_s, is_damaged, skipped_bytes)
                     lost_s, is_damaged = 0.0, False
         except (av.FFmpegError, OSError) as error:
