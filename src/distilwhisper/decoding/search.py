@@ -39,7 +39,7 @@ from distilwhisper.shapes import Bool, Float, Int
 # Steps between two looks at which rows have ended: on a GPU, looking waits for the device. A row
 # that ended writes nothing more in between.
 GPU_STEPS_PER_LOOK = 8
-# At most so many steps of a CPU's before others may come in: each return takes a tenth of a step.
+# On a CPU at most so many, as other windows may wait: a look takes a tenth of a step.
 CPU_STEPS_PER_LOOK = 4
 # A step captured in a CUDA graph looks at whole blocks of keys, or every length would need its own.
 KEYS_PER_BLOCK = 64
