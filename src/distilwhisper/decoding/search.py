@@ -13,6 +13,7 @@ Source: arXiv:2211.17192; arXiv:2311.00430, section 5, which accepts in lock-ste
 """
 
 import math
+import time
 from collections.abc import Collection, Sequence
 from dataclasses import KW_ONLY, InitVar, dataclass, fields, replace
 from functools import cache
@@ -39,8 +40,8 @@ from distilwhisper.shapes import Bool, Float, Int
 # Steps between two looks at which rows have ended: on a GPU, looking waits for the device. A row
 # that ended writes nothing more in between.
 GPU_STEPS_PER_LOOK = 8
-# On a CPU at most so many, as other windows may wait: a look takes a tenth of a step.
-CPU_STEPS_PER_LOOK = 4
+# On a CPU a look takes a tenth of a short step; in this time no other window comes in.
+CPU_SECONDS_PER_LOOK = 0.02
 # A step captured in a CUDA graph looks at whole blocks of keys, or every length would need its own.
 KEYS_PER_BLOCK = 64
 
@@ -126,10 +127,10 @@ class Search:
         self._read_prompts(first, jobs)
 
     @torch.inference_mode()
-    def step(self, n_most: int = 1) -> list[tuple[Any, Hypothesis]]:
+    def step(self, for_s: float = 0.0) -> list[tuple[Any, Hypothesis]]:
         """Write at least one more token in every slot whose text has not ended.
 
-        On a CPU ``n_most`` tokens, unless a text ends before.
+        On a CPU it goes on for some seconds, unless a text ends before.
 
         Returns ticket and hypothesis of the windows that are now done; their slots are free.
 
@@ -149,11 +150,12 @@ class Search:
             self.counts += Counts(steps=1, row_steps=n)
         else:
             on_gpu = self._is_capturable(n)
-            n_most = GPU_STEPS_PER_LOOK if on_gpu else n_most
+            until_s = time.monotonic() + for_s
+            n_most = GPU_STEPS_PER_LOOK if on_gpu else self._n_positions
             for n_keys in range(longest + 1, min(longest + n_most, self._n_positions) + 1):
                 (self._replay if on_gpu else self._decode)(n, n_keys)
                 self.counts += Counts(steps=1, row_steps=n)
-                if not on_gpu and self._state.ended[:n].any():
+                if not on_gpu and (time.monotonic() >= until_s or self._state.ended[:n].any()):
                     break
         return self._collect(n)
 

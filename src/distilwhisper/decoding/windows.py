@@ -20,7 +20,7 @@ from torch import Tensor
 
 from distilwhisper.decoding.beam import beam_search
 from distilwhisper.decoding.rules import DecodingRules, TimestampRules
-from distilwhisper.decoding.search import CPU_STEPS_PER_LOOK, Search
+from distilwhisper.decoding.search import CPU_SECONDS_PER_LOOK, Search
 from distilwhisper.decoding.settings import MODELS_OWN, DecodingSettings
 from distilwhisper.decoding.slots import Counts, Hypothesis, Job, SpecialTokens
 from distilwhisper.model.checkpoint import Checkpoint
@@ -422,7 +422,7 @@ class Batch(Generic[K, T]):
                 with decoder.searches.lock:
                     decoded += self._admit([self._waiting.popleft() for _ in range(n_new)])
             with decoder.searches.lock:
-                done = search.step(1 if n_new else CPU_STEPS_PER_LOOK)
+                done = search.step(0.0 if n_new else CPU_SECONDS_PER_LOOK)
             decoded += [(one, one.decoder._decoded(one.request, text)) for one, text in done]
             return [result for one, window in decoded for result in self._resume(one, window)]
 
