@@ -3,10 +3,10 @@
 import hmac
 import signal
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib import resources
+from pathlib import Path
 from types import FrameType
 from urllib.parse import urlsplit
 
@@ -23,14 +23,11 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from distilwhisper.decoding.settings import DecodingSettings
-from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import require_name
 from distilwhisper.progress import say
 from distilwhisper.serving.errors import ApiError
 from distilwhisper.serving.realtime import KEY, serve_session
 from distilwhisper.serving.service import Service
-from distilwhisper.serving.settings import ServeSettings
 
 MAX_MESSAGE_BYTES = 1 << 20  # of a websocket
 
@@ -114,7 +111,7 @@ def make_app(service: Service, keys: tuple[str, ...] = ()) -> ASGIApp:
     """Return the application; if there are keys, callers must show one of them."""
 
     def described(name: str) -> dict[str, object]:
-        created = service.models.began_s
+        created = service.began_s
         return {"id": name, "object": "model", "created": created, "owned_by": "distilwhisper"}
 
     async def models(_: Request) -> Response:
@@ -184,12 +181,7 @@ async def _failed(request: Request, error: Exception) -> Response:
     return error_response(ApiError(error.status_code, message, code=code))
 
 
-def serve(
-    sources: Mapping[str, str],
-    decoding: DecodingSettings,
-    hardware: Hardware,
-    settings: ServeSettings,
-) -> None:
+def serve(service: Service) -> None:
     """Serve models until a signal ends it.
 
     Raises:
@@ -197,9 +189,10 @@ def serve(
         ValueError: the file of keys holds none.
         ModelNotFound: one can be no model; whether the hub has another is seen when it is loaded.
     """
-    for source in sources.values():
+    for source in service.sources.values():
         require_name(source)
-    app = make_app(Service(sources, decoding, hardware, settings), read_keys(settings))
+    settings = service.settings
+    app = make_app(service, read_keys(settings.api_key_file))
     Server(
         uvicorn.Config(
             app,
@@ -217,9 +210,8 @@ def serve(
     ).run()
 
 
-def read_keys(settings: ServeSettings) -> tuple[str, ...]:
-    """Return the API keys of a server."""
-    path = settings.api_key_file
+def read_keys(path: Path | None) -> tuple[str, ...]:
+    """Return the API keys of a file, one a line; without a file there are none."""
     if path is None:
         return ()
     lines = path.read_text(encoding="utf-8").splitlines()

@@ -3,17 +3,9 @@
 import asyncio
 import math
 import time
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Iterable,
-    Iterator,
-    Mapping,
-)
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -63,21 +55,19 @@ class Places:
             self.n_taken -= 1
 
 
+@dataclass(eq=False)
 class Service:
-    """All that a server holds; made of what ``server.serve`` is given."""
+    """All that a server holds: ``server.serve`` is given one."""
 
-    def __init__(
-        self,
-        sources: Mapping[str, str],
-        decoding: DecodingSettings,
-        hardware: Hardware,
-        settings: ServeSettings,
-    ) -> None:
-        self.settings = settings
-        self.decoding = decoding
-        self.metrics = Metrics()
+    sources: Mapping[str, str]
+    decoding: DecodingSettings
+    hardware: Hardware
+    settings: ServeSettings
+
+    def __post_init__(self) -> None:
+        settings, self.metrics, self.began_s = self.settings, Metrics(), int(time.time())
         self.worker = Worker(self.metrics)
-        self.models = Models(sources, decoding, hardware, settings, self.worker)
+        self.models = Models(self.sources, self.decoding, self.hardware, settings, self.worker)
         self.sounds = SoundDecoder(settings)
         self.requests = Places(settings.max_requests, "requests")
         self.sessions = Places(settings.max_sessions, "sessions")
@@ -95,7 +85,7 @@ class Service:
         return self.metrics.total("audio_seconds_total") / busy_s if busy_s else 0.0
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
+    async def running(self) -> AsyncGenerator[None, None]:
         """From the start of the server to its end."""
         await self.sounds.start()
         if self.settings.preload:
@@ -143,7 +133,7 @@ class Service:
         recording: PcmRecording,
         uploaded_s: float,
         more: Callable[[Iterable[Segment]], dict[str, Any]],
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         deltas = Deltas()
         first_s: float | None = None
         while not isinstance(new := await _told(answers.next()), Transcript):
@@ -243,7 +233,9 @@ class Caller:
 class EventStream(Response):
     """Server-sent events, given out as they come, until the client leaves or they end."""
 
-    def __init__(self, caller: Caller, events: AsyncIterator[bytes], held: AsyncExitStack) -> None:
+    def __init__(
+        self, caller: Caller, events: AsyncGenerator[bytes, None], held: AsyncExitStack
+    ) -> None:
         super().__init__(media_type="text/event-stream", headers={"cache-control": "no-store"})
         del self.headers["content-length"]
         self._caller, self._events, self._held = caller, events, held
