@@ -28,12 +28,7 @@ from distilwhisper.model.whisper import Attention, Whisper, WhisperConfig
 from distilwhisper.shapes import Float, Float64, Int64
 from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.mel import log_mel, stack_windows
-from distilwhisper.speech.units import (
-    HOP_SAMPLES,
-    WINDOW_S,
-    samples_to_seconds,
-    seconds_to_samples,
-)
+from distilwhisper.speech.units import HOP_SAMPLES, WINDOW_S, samples_to_seconds, seconds_to_samples
 from distilwhisper.text.tokens import Tokenizer
 
 Head = tuple[int, int]  # decoder layer, head in it
@@ -247,19 +242,13 @@ class Aligner:
     @classmethod
     def of(cls, decoder: WindowDecoder, window: Window) -> "Aligner":
         """Return the aligner of a window that was decoded."""
-        model, tokenizer, states = (
-            decoder.checkpoint.model,
-            decoder.tokenizer,
-            window.encoder_states,
-        )
+        checkpoint, tokenizer, states = decoder.checkpoint, decoder.tokenizer, window.encoder_states
         assert states is not None
-        named = alignment_heads(decoder.checkpoint.generation_config, model.config)
-        prompt_ids = tokenizer.prompt_ids(
-            language=window.language, task=decoder.settings.task, timestamps=False
-        )
-        heads = named or upper_half_heads(model.config)
+        config, task = checkpoint.model.config, decoder.settings.task
+        prompt = tokenizer.prompt_ids(language=window.language, task=task, timestamps=False)
+        heads = alignment_heads(checkpoint.generation_config, config) or upper_half_heads(config)
         n_frames = min(-(-window.n_samples // (2 * HOP_SAMPLES)), len(states))
-        return cls(model, states, prompt_ids, tokenizer, heads, n_frames, window.kept)
+        return cls(checkpoint.model, states, prompt, tokenizer, heads, n_frames, window.kept)
 
     @torch.no_grad()
     def attention(self, token_ids: Sequence[int]) -> tuple[Maps, Float[Tensor, "tokens width"]]:

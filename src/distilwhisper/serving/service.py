@@ -65,7 +65,8 @@ class Service:
     settings: ServeSettings
 
     def __post_init__(self) -> None:
-        settings, self.metrics, self.began_s = self.settings, Metrics(), int(time.time())
+        settings, self.metrics = self.settings, Metrics()
+        self.began_s = int(time.time())
         self.worker = Worker(self.metrics)
         self.models = Models(self.sources, self.decoding, self.hardware, settings, self.worker)
         self.sounds = SoundDecoder(settings)
