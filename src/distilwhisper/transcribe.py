@@ -34,6 +34,7 @@ STDIN = "-"
 LEAST_SPEECH_S = 1.0  # a file without text gets a warning where so much sounds like speech
 DEFAULT_MODEL = "base"
 
+Input: TypeAlias = str | NamedBytes | Samples  # a path, a file in memory, or samples at 16 kHz
 Audio: TypeAlias = str | PathLike[str] | bytes | OpenFile | Sound
 Function = TypeVar("Function", bound=Callable[..., Any])
 Settings = TypeVar("Settings")
@@ -74,20 +75,18 @@ class TranscribedFile:
 
 
 def transcribe_files(
-    transcriber: Transcriber,
-    sources: Sequence[str | NamedBytes | Samples],
-    listening: Listening = Listening(),
+    transcriber: Transcriber, sources: Sequence[Input], listening: Listening = Listening()
 ) -> Iterator[TranscribedFile]:
     """Transcribe files side by side, and yield each as soon as it and those before it are done.
 
     One that cannot be read does not stop the rest. Files are read as they are decoded, so that one
     of any length takes little memory; but standard input and pipes are read first, and kept as
-    they came. Sources are paths, ``-`` for standard input, files in memory, or samples at 16 kHz.
+    they came. The path ``-`` is standard input.
     """
     if sum(isinstance(source, str) and source == STDIN for source in sources) > 1:
         raise ValueError("standard input can be read once, found - several times: name it once")
     begin_s = next(iter(transcriber.settings.clip_timestamps), 0.0)
-    opened = [_Opened(source, listening, begin_s=begin_s) for source in sources]
+    opened = [_Opened(source, listening) for source in sources]
     left = deque(opened)
     label = opened[0].name if len(opened) == 1 else f"{len(opened)} files"
     jobs = [(file, *job) for file in opened for job in file.recordings.items()]
@@ -97,7 +96,7 @@ def transcribe_files(
             file, channel, _ = jobs[number]
             file.outcomes[channel] = outcome
             while left and left[0].is_done:
-                yield left.popleft().result()
+                yield left.popleft().result(begin_s)
 
 
 def output_paths(
@@ -147,15 +146,9 @@ def language_doubt(transcript: Transcript) -> str | None:
 class _Opened:
     """A file to be read, how long it says it is, and what has come of it."""
 
-    def __init__(
-        self,
-        source: str | NamedBytes | Samples,
-        listening: Listening,
-        on_note: Callable[[str, Note], None] = lambda *_: None,
-        *,
-        begin_s: float = 0.0,  # of what is transcribed
-    ) -> None:
-        self._listening, self._on_note, self._begin_s = listening, on_note, begin_s
+    def __init__(self, source: Input, listening: Listening, *, warns: bool = False) -> None:
+        self._listening = listening
+        self._warns = warns  # of what is odd about the sound, as it is read
         self._notes: dict[Note, None] = {}  # in order, once each: a file may be read several times
         self._checked: set[Choice] = set()
         self.outcomes: dict[str | None, Transcript | CorruptAudio | OSError] = {}
@@ -189,8 +182,8 @@ class _Opened:
         """Every channel has its transcript or its error."""
         return len(self.outcomes) == len(self.recordings)
 
-    def result(self) -> TranscribedFile:
-        """Return what came of the file, all of whose channels are done."""
+    def result(self, begin_s: float) -> TranscribedFile:
+        """Return what came of the file, all of whose channels are done from ``begin_s`` on."""
         holes_s = [hole_s for note in self._notes for hole_s in note.holes_s]
         channels: dict[str | None, Transcript] = {}
         for name in self.recordings:
@@ -200,14 +193,14 @@ class _Opened:
             # Each by itself: what another channel says behind a hole does not hold one back.
             channels[name] = outside(holes_s, outcome)
         whole = channels.get(None) or interleave({str(name): t for name, t in channels.items()})
-        doubts = [language_doubt(whole), None if whole.text else self._why_no_text()]
+        doubts = [language_doubt(whole), None if whole.text else self._why_no_text(begin_s)]
         notes = (*self._notes, *(Note(doubt) for doubt in doubts if doubt))
         transcript = replace(whole, notes=tuple(note.text for note in notes))
         return TranscribedFile(self.name, transcript, notes=notes)
 
-    def _why_no_text(self) -> str | None:
+    def _why_no_text(self, begin_s: float) -> str | None:
         """Return a warning where a recording without text sounds as if somebody spoke in it."""
-        begin_s, end_s = self._begin_s, self.duration_s / len(self.recordings)
+        end_s = self.duration_s / len(self.recordings)
         if begin_s >= end_s > 0:
             return f"clip_timestamps begin at {begin_s:g} s, and the sound ends at {end_s:.2f} s"
         blocks = (blocks_of(recording.again()) for recording in self.recordings.values())
@@ -235,7 +228,8 @@ class _Opened:
     def _note(self, note: Note) -> None:
         if note not in self._notes:
             self._notes[note] = None
-            self._on_note(self.name, note)
+            if self._warns:
+                _warn(self.name, note)
 
 
 def _read_once(source: str) -> bytes | None:
@@ -422,16 +416,14 @@ def load_model(
     return Model(fspath(name), hardware, drafting, transcriber)
 
 
-def _stream(
-    transcriber: Transcriber, source: str | NamedBytes | Samples, listening: Listening
-) -> Iterator[Segment]:
+def _stream(transcriber: Transcriber, source: Input, listening: Listening) -> Iterator[Segment]:
     if listening.channel == "each":
         raise ValueError("segments come in order from one channel: name it, or take the mix")
-    (recording,) = _Opened(source, listening, _warn).recordings.values()
+    (recording,) = _Opened(source, listening, warns=True).recordings.values()
     yield from transcriber.stream(recording)
 
 
-def _source(audio: Audio, sampling_rate: int) -> str | NamedBytes | Samples:
+def _source(audio: Audio, sampling_rate: int) -> Input:
     is_file = isinstance(audio, (str, PathLike, bytes, bytearray, memoryview))
     if sampling_rate != SAMPLE_RATE_HZ and (is_file or hasattr(audio, "read")):
         raise ValueError("sampling_rate is that of samples, found a file, which states its own")

@@ -340,12 +340,6 @@ class Aligner:
             at += len(word.token_ids)
         return placed
 
-    def attended_s(self, text: Sequence[int]) -> Float64[np.ndarray, " tokens"]:
-        """Return where each token of a text looks most, in seconds from the window's start."""
-        maps, _, writers = self.maps(text)
-        seen = maps.mean(dim=0).cpu().double().numpy()
-        return seen[writers].argmax(axis=1) / FRAMES_PER_SECOND
-
     def maps(
         self, text: Sequence[int], behind: Sequence[int] = ()
     ) -> tuple[Maps, Float[Tensor, "tokens width"], slice]:
@@ -413,9 +407,12 @@ def text_end_s(decoder: WindowDecoder, window: Window, decoded: DecodedWindow) -
 def _places_s(
     decoder: WindowDecoder, window: Window, decoded: DecodedWindow
 ) -> Float64[np.ndarray, " tokens"]:
+    """Return where each token of the text looks most, in seconds from the window's start."""
     text = [i for i in decoded.token_ids if not decoder.tokenizer.is_special(i)]
     with decoder.searches.lock:
-        return Aligner.of(decoder, window).attended_s(text)
+        maps, _, writers = Aligner.of(decoder, window).maps(text)
+        seen = maps.mean(dim=0).cpu().double().numpy()
+    return seen[writers].argmax(axis=1) / FRAMES_PER_SECOND
 
 
 def trim_words(

@@ -6,7 +6,6 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from importlib import resources
-from pathlib import Path
 from types import FrameType
 from urllib.parse import urlsplit
 
@@ -192,10 +191,14 @@ def serve(service: Service) -> None:
     for source in service.sources.values():
         require_name(source)
     settings = service.settings
-    app = make_app(service, read_keys(settings.api_key_file))
+    path = settings.api_key_file
+    lines = path.read_text(encoding="utf-8").splitlines() if path else []
+    keys = tuple(line.strip() for line in lines if line.strip())
+    if path and not keys:
+        raise ValueError(f"--api-key-file must hold a key a line, found none in {path}")
     Server(
         uvicorn.Config(
-            app,
+            make_app(service, keys),
             host=settings.host,
             port=settings.port,
             log_config=None,  # its own would close all handlers there are
@@ -208,17 +211,6 @@ def serve(service: Service) -> None:
             server_header=False,
         )
     ).run()
-
-
-def read_keys(path: Path | None) -> tuple[str, ...]:
-    """Return the API keys of a file, one a line; without a file there are none."""
-    if path is None:
-        return ()
-    lines = path.read_text(encoding="utf-8").splitlines()
-    keys = tuple(line.strip() for line in lines if line.strip())
-    if not keys:
-        raise ValueError(f"--api-key-file must hold a key a line, found none in {path}")
-    return keys
 
 
 class Server(uvicorn.Server):

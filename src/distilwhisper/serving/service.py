@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Itera
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from starlette.datastructures import FormData
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -30,6 +30,8 @@ from distilwhisper.text.tokens import Task
 from distilwhisper.text.transcript import Segment, Transcript
 
 T = TypeVar("T")
+Events: TypeAlias = AsyncGenerator[bytes, None]
+LogprobsOf: TypeAlias = Callable[[Iterable[Segment]], dict[str, Any]]  # a field, if asked for
 
 _LIMITS = {"max_files": 1, "max_fields": 64, "max_part_size": 1 << 16}  # bytes of a field
 DISCARD_S = 10.0  # for the rest of an upload that was refused: a client reads no answer before
@@ -129,12 +131,8 @@ class Service:
             return answer(transcript, asked, recording.duration_s, transcriber.tokenizer)
 
     async def _events(
-        self,
-        answers: Answers,
-        recording: PcmRecording,
-        uploaded_s: float,
-        more: Callable[[Iterable[Segment]], dict[str, Any]],
-    ) -> AsyncGenerator[bytes, None]:
+        self, answers: Answers, recording: PcmRecording, uploaded_s: float, more: LogprobsOf
+    ) -> Events:
         deltas = Deltas()
         first_s: float | None = None
         while not isinstance(new := await _told(answers.next()), Transcript):
@@ -234,9 +232,7 @@ class Caller:
 class EventStream(Response):
     """Server-sent events, given out as they come, until the client leaves or they end."""
 
-    def __init__(
-        self, caller: Caller, events: AsyncGenerator[bytes, None], held: AsyncExitStack
-    ) -> None:
+    def __init__(self, caller: Caller, events: Events, held: AsyncExitStack) -> None:
         super().__init__(media_type="text/event-stream", headers={"cache-control": "no-store"})
         del self.headers["content-length"]
         self._caller, self._events, self._held = caller, events, held
