@@ -10,9 +10,9 @@ from typing import Any
 from distilwhisper.checks import NOT_EMPTY, ruled
 from distilwhisper.corpus.batches import load_readable
 from distilwhisper.corpus.records import Utterance, read_manifest
+from distilwhisper.decoding.alignment import TimedWindow
 from distilwhisper.decoding.chunks import JoinedText
 from distilwhisper.decoding.segments import TimedWord
-from distilwhisper.decoding.timing import TimedWindow
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.plotting import draw_panels
 from distilwhisper.run.stages import fingerprint

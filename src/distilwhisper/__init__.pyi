@@ -11,8 +11,6 @@ from distilwhisper.errors import DistilwhisperError as DistilwhisperError
 from distilwhisper.evaluation.comparison import Comparison as Comparison
 from distilwhisper.exporting.settings import ExportSettings as ExportSettings
 from distilwhisper.filtering.settings import FilterSettings as FilterSettings
-from distilwhisper.loaded import Model as Model
-from distilwhisper.loaded import load_model as load_model
 from distilwhisper.model.delta import write_delta as write_delta
 from distilwhisper.model.hardware import Hardware as Hardware
 from distilwhisper.model.hub import import_model as import_model
@@ -34,5 +32,7 @@ from distilwhisper.text.transcript import Segment as Segment
 from distilwhisper.text.transcript import Transcript as Transcript
 from distilwhisper.text.transcript import Word as Word
 from distilwhisper.training.settings import TrainingSettings as TrainingSettings
+from distilwhisper.transcribe import Model as Model
+from distilwhisper.transcribe import load_model as load_model
 
 __version__: str

@@ -31,7 +31,6 @@ from distilwhisper.evaluation.comparison import Comparison
 from distilwhisper.exporting.exporter import Exported, export_model
 from distilwhisper.exporting.settings import ExportSettings, Target
 from distilwhisper.filtering.settings import FilterSettings
-from distilwhisper.loaded import Model, load_model, settings_of, with_settings
 from distilwhisper.model.checkpoint import read_config
 from distilwhisper.model.hub import resolve_model
 from distilwhisper.pipeline import Run, run_recipe
@@ -45,6 +44,7 @@ from distilwhisper.stages.label import LabelSummary, label_manifests
 from distilwhisper.stages.layers import StudentSettings
 from distilwhisper.stages.settings import EvaluateSettings, LabelSettings, Workers
 from distilwhisper.training.settings import TrainingSettings
+from distilwhisper.transcribe import Model, load_model, settings_of, with_settings
 
 _PASSES, _USUAL_WINDOW_S = 6, 15.0  # over the windows, whose lengths vary up to 30 s
 _BATCH = 8

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
+from functools import partial
 from io import TextIOWrapper
 from json import dumps
 from pathlib import Path
@@ -507,8 +508,9 @@ def serve(
     """
     with needed_by("a server", extra="serve"):
         from distilwhisper.serving.server import serve as run_server
+        from distilwhisper.serving.service import Service
 
-    run_server(named_models(model), decoding, hardware, settings)
+    run_server(Service(named_models(model), decoding, hardware, settings))
     return OK
 
 
@@ -534,23 +536,15 @@ def live(
     if source not in ("microphone", "-"):
         raise ValueError(f"the source must be microphone or -, found {source!r}")
     from distilwhisper.decoding.transcriber import Transcriber
-    from distilwhisper.serving.captions import (
-        CaptionSettings,
-        caption,
-        live_settings,
-        microphone_blocks,
-        pipe_blocks,
-    )
+    from distilwhisper.serving import captions
 
-    blocks = pipe_blocks(sys.stdin.buffer) if source == "-" else microphone_blocks()
-    transcriber = Transcriber.from_model(model, live_settings(decoding, margin_s), hardware)
+    piped = source == "-"
+    blocks = captions.pipe_blocks(sys.stdin.buffer) if piped else captions.microphone_blocks()
+    settings = captions.live_settings(decoding, margin_s)
+    transcriber = Transcriber.from_model(model, settings, hardware)
     say(f"live: {model} ({hardware.describe()})")
-    caption(
-        blocks,
-        transcriber,
-        CaptionSettings(with_prompt=with_prompt),
-        lambda text: print(text, end="", flush=True),
-    )
+    write = partial(print, end="", flush=True)
+    captions.caption(blocks, transcriber, captions.CaptionSettings(with_prompt=with_prompt), write)
     return OK
 
 

@@ -1,30 +1,43 @@
-"""Stage 6: files to transcripts."""
+"""Stage 6: files to transcripts, and the model that makes them, as Python has it."""
 
+import io
 import os
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
+from inspect import Parameter, signature
+from os import PathLike, fspath
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 
+from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.decoding.windows import SURE_OF_LANGUAGE
 from distilwhisper.languages import LANGUAGES
-from distilwhisper.progress import progress_bar
+from distilwhisper.model.hardware import Backend, DTypeName, Hardware
+from distilwhisper.progress import progress_bar, showing_progress, warn
+from distilwhisper.run.settings import SettingsError, build_settings
+from distilwhisper.speech.arrays import Sound, to_samples
 from distilwhisper.speech.audio import Choice, Note, Samples, open_track, stream_samples
 from distilwhisper.speech.levels import speech_like_s
 from distilwhisper.speech.recording import HeldRecording, Recording, StreamedRecording, blocks_of
-from distilwhisper.speech.sources import CorruptAudio, NamedBytes, Source
-from distilwhisper.speech.units import samples_to_seconds
+from distilwhisper.speech.sources import CorruptAudio, NamedBytes, OpenFile, Source
+from distilwhisper.speech.units import SAMPLE_RATE_HZ, samples_to_seconds
 from distilwhisper.text.formats import TranscriptFormat
 from distilwhisper.text.transcript import Segment, Transcript, interleave, outside
 
 STDIN = "-"
 LEAST_SPEECH_S = 1.0  # a file without text gets a warning where so much sounds like speech
+DEFAULT_MODEL = "base"
+
+Input: TypeAlias = str | NamedBytes | Samples  # a path, a file in memory, or samples at 16 kHz
+Audio: TypeAlias = str | PathLike[str] | bytes | OpenFile | Sound
+Function = TypeVar("Function", bound=Callable[..., Any])
+Settings = TypeVar("Settings")
 
 
 @dataclass(frozen=True)
@@ -62,20 +75,18 @@ class TranscribedFile:
 
 
 def transcribe_files(
-    transcriber: Transcriber,
-    sources: Sequence[str | NamedBytes | Samples],
-    listening: Listening = Listening(),
+    transcriber: Transcriber, sources: Sequence[Input], listening: Listening = Listening()
 ) -> Iterator[TranscribedFile]:
     """Transcribe files side by side, and yield each as soon as it and those before it are done.
 
     One that cannot be read does not stop the rest. Files are read as they are decoded, so that one
     of any length takes little memory; but standard input and pipes are read first, and kept as
-    they came. Sources are paths, ``-`` for standard input, files in memory, or samples at 16 kHz.
+    they came. The path ``-`` is standard input.
     """
     if sum(isinstance(source, str) and source == STDIN for source in sources) > 1:
         raise ValueError("standard input can be read once, found - several times: name it once")
     begin_s = next(iter(transcriber.settings.clip_timestamps), 0.0)
-    opened = [_Opened(source, listening, begin_s=begin_s) for source in sources]
+    opened = [_Opened(source, listening) for source in sources]
     left = deque(opened)
     label = opened[0].name if len(opened) == 1 else f"{len(opened)} files"
     jobs = [(file, *job) for file in opened for job in file.recordings.items()]
@@ -85,28 +96,7 @@ def transcribe_files(
             file, channel, _ = jobs[number]
             file.outcomes[channel] = outcome
             while left and left[0].is_done:
-                yield left.popleft().result()
-
-
-def stream_file(
-    transcriber: Transcriber,
-    source: str | NamedBytes | Samples,
-    listening: Listening,
-    on_note: Callable[[str, Note], None],
-) -> Iterator[Segment]:
-    """Yield a file's segments in order, each as soon as what follows can change it no more.
-
-    What is odd about its sound is told to ``on_note``, with the file's name.
-
-    Raises:
-        OSError, CorruptAudio: it cannot be read.
-        ValueError: each channel is asked for.
-    """
-    if listening.channel == "each":
-        raise ValueError("segments come in order from one channel: name it, or take the mix")
-    opened = _Opened(source, listening, on_note)
-    (recording,) = opened.recordings.values()
-    yield from transcriber.stream(recording)
+                yield left.popleft().result(begin_s)
 
 
 def output_paths(
@@ -156,15 +146,9 @@ def language_doubt(transcript: Transcript) -> str | None:
 class _Opened:
     """A file to be read, how long it says it is, and what has come of it."""
 
-    def __init__(
-        self,
-        source: str | NamedBytes | Samples,
-        listening: Listening,
-        on_note: Callable[[str, Note], None] = lambda *_: None,
-        *,
-        begin_s: float = 0.0,  # of what is transcribed
-    ) -> None:
-        self._listening, self._on_note, self._begin_s = listening, on_note, begin_s
+    def __init__(self, source: Input, listening: Listening, *, warns: bool = False) -> None:
+        self._listening = listening
+        self._warns = warns  # of what is odd about the sound, as it is read
         self._notes: dict[Note, None] = {}  # in order, once each: a file may be read several times
         self._checked: set[Choice] = set()
         self.outcomes: dict[str | None, Transcript | CorruptAudio | OSError] = {}
@@ -198,8 +182,8 @@ class _Opened:
         """Every channel has its transcript or its error."""
         return len(self.outcomes) == len(self.recordings)
 
-    def result(self) -> TranscribedFile:
-        """Return what came of the file, all of whose channels are done."""
+    def result(self, begin_s: float) -> TranscribedFile:
+        """Return what came of the file, all of whose channels are done from ``begin_s`` on."""
         holes_s = [hole_s for note in self._notes for hole_s in note.holes_s]
         channels: dict[str | None, Transcript] = {}
         for name in self.recordings:
@@ -209,14 +193,14 @@ class _Opened:
             # Each by itself: what another channel says behind a hole does not hold one back.
             channels[name] = outside(holes_s, outcome)
         whole = channels.get(None) or interleave({str(name): t for name, t in channels.items()})
-        doubts = [language_doubt(whole), None if whole.text else self._why_no_text()]
+        doubts = [language_doubt(whole), None if whole.text else self._why_no_text(begin_s)]
         notes = (*self._notes, *(Note(doubt) for doubt in doubts if doubt))
         transcript = replace(whole, notes=tuple(note.text for note in notes))
         return TranscribedFile(self.name, transcript, notes=notes)
 
-    def _why_no_text(self) -> str | None:
+    def _why_no_text(self, begin_s: float) -> str | None:
         """Return a warning where a recording without text sounds as if somebody spoke in it."""
-        begin_s, end_s = self._begin_s, self.duration_s / len(self.recordings)
+        end_s = self.duration_s / len(self.recordings)
         if begin_s >= end_s > 0:
             return f"clip_timestamps begin at {begin_s:g} s, and the sound ends at {end_s:.2f} s"
         blocks = (blocks_of(recording.again()) for recording in self.recordings.values())
@@ -244,7 +228,8 @@ class _Opened:
     def _note(self, note: Note) -> None:
         if note not in self._notes:
             self._notes[note] = None
-            self._on_note(self.name, note)
+            if self._warns:
+                _warn(self.name, note)
 
 
 def _read_once(source: str) -> bytes | None:
@@ -253,3 +238,209 @@ def _read_once(source: str) -> bytes | None:
         return sys.stdin.buffer.read()
     path = Path(source)
     return path.read_bytes() if path.is_fifo() or path.is_char_device() else None
+
+
+# A model, as Python has it
+
+
+def with_settings(*kinds: type) -> Callable[[Function], Function]:
+    """Show the fields of settings among a function's keywords, for help and editors."""
+
+    def decorate(function: Function) -> Function:
+        own = signature(function)
+        shown = {p.name: p for p in own.parameters.values() if p.kind is not Parameter.VAR_KEYWORD}
+        for default in (kind() for kind in kinds):
+            for one in fields(default):
+                if one.name != "decoding":
+                    keyword = Parameter(one.name, Parameter.KEYWORD_ONLY, annotation=one.type)
+                    value = getattr(default, one.name)
+                    shown.setdefault(one.name, keyword.replace(default=value))
+        vars(function)["__signature__"] = own.replace(parameters=list(shown.values()))
+        return function
+
+    return decorate
+
+
+def settings_of(kind: type[Settings], options: Mapping[str, Any]) -> Settings:
+    """Build settings of keywords; those of decoding go into their section.
+
+    Raises:
+        SettingsError: there is no such option, or no such value can be.
+    """
+    table = {k: fspath(v) if isinstance(v, PathLike) else v for k, v in options.items()}
+    own = {one.name for one in fields(kind)}  # type: ignore[arg-type]
+    of_decoding = table if "timestamps" in own else {}
+    if "decoding" in own:
+        of_decoding = {name: value for name, value in table.items() if name not in own}
+        table = {name: value for name, value in table.items() if name in own}
+        table["decoding"] = of_decoding
+    if isinstance(of_decoding.get("temperature"), (int, float)):
+        of_decoding["temperature"] = (of_decoding["temperature"],)
+    try:
+        return build_settings(kind, table, where="the options")
+    except SettingsError as error:
+        raise SettingsError(str(error).replace("decoding.", "")) from None
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded Whisper model; :func:`load_model` makes it.
+
+    Threads may share it. Every call has settings of its own. Pickled, it is its name: another
+    process loads it.
+
+    Attributes:
+        name: as it was asked for: a short name, a hub id or a folder.
+        hardware: where it runs, and in which numbers.
+        draft: the name of the model that drafts for it, if one does.
+    """
+
+    name: str
+    hardware: Hardware = field(repr=False)
+    draft: str | None = field(repr=False)
+    transcriber: Transcriber = field(repr=False, compare=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(load_model, draft=self.draft, **asdict(self.hardware)), (self.name,)
+
+    @property
+    def folder(self) -> Path:
+        """The folder with its weights, in the Hugging Face layout."""
+        return self.transcriber.checkpoint.folder
+
+    @property
+    def is_multilingual(self) -> bool:
+        """Whether it knows languages other than English."""
+        return self.transcriber.tokenizer.is_multilingual
+
+    @with_settings(DecodingSettings)
+    def transcribe(
+        self,
+        audio: Audio,
+        *,
+        sampling_rate: int = SAMPLE_RATE_HZ,
+        audio_track: int | str | None = None,
+        channel: int | Literal["left", "right", "mix", "each"] = "mix",
+        strict: bool = False,
+        progress: bool = False,
+        **options: Any,
+    ) -> Transcript:
+        """Transcribe a recording of any length.
+
+        Args:
+            audio: a path or URL of audio or video, the bytes of such a file, an open binary file,
+                or samples: floats of about [-1, 1] or integers, of two channels the mean.
+            sampling_rate: of samples, in Hz.
+            audio_track: of a file with several: its number from 0, or its language.
+            channel: of a file: left, right, its number from 0, or the mean of all; "each": one
+                transcript of all of them, whose segments name their channel.
+            strict: refuse a damaged file, instead of transcribing what can be read of it.
+            progress: show a bar on standard error.
+            **options: the fields of :class:`~distilwhisper.DecodingSettings`, such as language,
+                word_timestamps, vad_filter, beam_size, initial_prompt.
+
+        Returns:
+            Text, language, duration, and segments with their times in seconds. What is odd about
+            the sound stands in its notes, and is logged as a warning.
+
+        Raises:
+            OSError, CorruptAudio: the audio cannot be read.
+            ValueError: the samples are no sound, or there is no such option.
+        """
+        listening = Listening.parse(audio_track, channel, strict=strict)
+        source = _source(audio, sampling_rate)
+        with showing_progress(progress):
+            (result,) = transcribe_files(self._for_call(options), [source], listening)
+        if result.transcript is None:
+            assert result.error is not None
+            raise result.error
+        for note in result.notes:
+            _warn(result.source, note)
+        return result.transcript
+
+    @with_settings(DecodingSettings)
+    def stream(
+        self,
+        audio: Audio,
+        *,
+        sampling_rate: int = SAMPLE_RATE_HZ,
+        audio_track: int | str | None = None,
+        channel: int | Literal["left", "right", "mix"] = "mix",
+        strict: bool = False,
+        **options: Any,
+    ) -> Iterator[Segment]:
+        """Transcribe a recording, and yield its segments as they are known, in order.
+
+        A segment comes as soon as what follows can change it no more. Those of chunked
+        transcription (the default) come a chunk at a time. All arguments are as for
+        :meth:`transcribe`, but for the channel "each".
+
+        Raises:
+            OSError, CorruptAudio, ValueError: as for :meth:`transcribe`, with the first segment.
+        """
+        listening = Listening.parse(audio_track, channel, strict=strict)
+        source = _source(audio, sampling_rate)
+        return _stream(self._for_call(options), source, listening)
+
+    def _for_call(self, options: dict[str, Any]) -> Transcriber:
+        return self.transcriber.with_settings(settings_of(DecodingSettings, options))
+
+
+def load_model(
+    name: str | PathLike[str] = DEFAULT_MODEL,
+    *,
+    device: str = "auto",
+    dtype: DTypeName = "auto",
+    backend: Backend = Hardware.backend,
+    draft: str | PathLike[str] | None = None,
+) -> Model:
+    """Load a model.
+
+    Args:
+        name: a short name (tiny, base.en, large-v3, turbo, distil-large-v3.5 ...), a hub id
+            ``owner/name``, or a folder: a Hugging Face model or a student's delta.
+        device: cpu, cuda, cuda:1 ..., mps; auto takes a CUDA GPU where there is one.
+        dtype: auto takes 16 bits where the processor multiplies them natively.
+        backend: what computes; see :class:`~distilwhisper.Hardware`.
+        draft: a smaller model that drafts for this one, such as its student: the same text, sooner
+            if most of what it proposes is right.
+
+    Raises:
+        ModelNotFound: there is no such folder, and the hub does not give the model either.
+        BadCheckpoint: it is no Whisper model, or is damaged.
+        ValueError: the device is not there, or the draft does not fit.
+    """
+    hardware = Hardware(device, dtype, backend)
+    drafting = None if draft is None else fspath(draft)
+    transcriber = Transcriber.from_model(fspath(name), DecodingSettings(), hardware, draft=drafting)
+    return Model(fspath(name), hardware, drafting, transcriber)
+
+
+def _stream(transcriber: Transcriber, source: Input, listening: Listening) -> Iterator[Segment]:
+    if listening.channel == "each":
+        raise ValueError("segments come in order from one channel: name it, or take the mix")
+    (recording,) = _Opened(source, listening, warns=True).recordings.values()
+    yield from transcriber.stream(recording)
+
+
+def _source(audio: Audio, sampling_rate: int) -> Input:
+    is_file = isinstance(audio, (str, PathLike, bytes, bytearray, memoryview))
+    if sampling_rate != SAMPLE_RATE_HZ and (is_file or hasattr(audio, "read")):
+        raise ValueError("sampling_rate is that of samples, found a file, which states its own")
+    if isinstance(audio, io.TextIOBase):
+        raise ValueError('the audio must be a binary file, found one of text: open it with "rb"')
+    if isinstance(audio, (str, PathLike)):
+        return fspath(audio)
+    if isinstance(audio, (bytes, bytearray, memoryview)):
+        return NamedBytes(bytes(audio), "the audio")
+    if hasattr(audio, "read"):
+        file: Any = audio
+        content, name = file.read(), str(getattr(file, "name", "the audio"))
+        if not content and getattr(file, "seekable", bool)() and file.tell():
+            raise ValueError(f"{name} is at its end, and holds no more to read: seek(0) first")
+        return NamedBytes(content, name)
+    return to_samples(audio, "the audio", sampling_rate=sampling_rate)
+
+
+def _warn(name: str, note: Note) -> None:
+    warn(f"{name}: {note.text}")

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from corpora import noise
+from distilwhisper.decoding.alignment import TimedWindow
 from distilwhisper.decoding.chunked import Chunk, decode_chunk
 from distilwhisper.decoding.settings import DecodingSettings
-from distilwhisper.decoding.timing import TimedWindow
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.decoding.windows import DecodedWindow, WindowDecoder, WindowRequest
 from distilwhisper.model.hardware import Hardware
@@ -63,8 +63,8 @@ def run(
     start_s: float = 0.0,
 ) -> tuple[list[TimedWindow], list[float]]:
     """Return the windows, and how long each window was that was asked for."""
-    chunk = Chunk(seconds_to_samples(start_s), samples, shared_s)
-    task = decode_chunk(decoder, chunk, language="en")
+    chunk = Chunk(seconds_to_samples(start_s), samples, shared_s, language="en")
+    task = decode_chunk(decoder, chunk)
     asked: list[WindowRequest] = []
     try:
         asked.append(next(task))
@@ -139,7 +139,7 @@ def test_a_language_token_inside_a_text_is_none_of_its_words(
     ids = (*said.token_ids[:half], decoder.tokenizer.sot + 1, *said.token_ids[half:])
     logprobs = tuple(-float(number) for number in range(len(ids) + 1))
     samples = noise(3.0, seed=1)
-    task = decode_chunk(timing, Chunk(0, samples), language="en")
+    task = decode_chunk(timing, Chunk(0, samples, language="en"))
     timing.encode([next(task).window])
     with pytest.raises(StopIteration) as stopped:
         task.send(replace(said, token_ids=ids, logprobs=logprobs))

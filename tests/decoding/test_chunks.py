@@ -112,17 +112,12 @@ def test_a_chunk_is_known_before_the_next_is_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("chunk", "overlap", "last", "message"),
-    [
-        (0, 0, 0, "chunks of 0"),
-        (5, 0, 6, "the last of 6"),
-        (5, 5, 5, r"in \[0, 4\] .* found 5"),
-        (5, -1, 5, "found -1"),
-        (30, 25, 27, r"in \[0, 24\] .* found 25"),
-    ],
+    ("chunk", "overlap", "last"),
+    [(0, 0, 0), (5, 0, 6), (5, 5, 5), (5, -1, 5), (30, 25, 27)],
 )
-def test_an_impossible_plan_is_refused(chunk: int, overlap: int, last: int, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_an_impossible_plan_is_refused(chunk: int, overlap: int, last: int) -> None:
+    found = rf"chunk_samples={chunk}, overlap_samples={overlap}, last_samples={last}"
+    with pytest.raises(AssertionError, match=found):
         Cut(chunk, overlap, last)
 
 
@@ -134,7 +129,7 @@ def plan_with_pauses(n_samples: int, *pauses: int) -> list[tuple[int, int, int]]
         assert stretch.stop - stretch.start <= 300
         return next((at for at in pauses if first <= at < stretch.stop), None)
 
-    plan = plan_chunks(partial(min, n_samples), Cut(300, 100, 270), find_pause=find_pause)
+    plan = plan_chunks(partial(min, n_samples), Cut(300, 100, 270, find_pause))
     return [(chunk.start, chunk.stop, chunk.shared) for chunk in plan]
 
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from corpora import noise
+from distilwhisper.decoding.alignment import TimedWindow
 from distilwhisper.decoding.segments import split_window
 from distilwhisper.decoding.settings import DecodingSettings
-from distilwhisper.decoding.timing import TimedWindow
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.decoding.transcription import CRAWL_FRAMES, MAX_CRAWLS, Transcription
 from distilwhisper.decoding.windows import DecodedWindow, WindowDecoder, WindowRequest

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from corpora import hearing_model, noise
 from distilwhisper.decoding.settings import DecodingSettings
@@ -225,3 +227,17 @@ def test_a_stream_of_what_cannot_be_read_says_so(transcriber: Transcriber, tmp_p
     (tmp_path / "broken.wav").write_bytes(b"RIFF")
     with pytest.raises(CorruptAudio, match="broken"):
         list(transcriber.stream(tmp_path / "broken.wav"))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    chunk_s=st.floats(1.0, 30.0), share=st.none() | st.floats(0.0, 0.8), length_s=st.floats(1, 70)
+)
+def test_whatever_settings_allow_can_be_planned(
+    transcriber: Transcriber, chunk_s: float, share: float | None, length_s: float
+) -> None:
+    overlap_s = None if share is None else share * chunk_s
+    cut = replace(SHORT, chunk_s=chunk_s, overlap_s=overlap_s)
+    recording = HeldRecording(np.zeros(int(length_s * 16_000), dtype=np.float32))
+    plan = list(transcriber.with_settings(cut).begin(recording)._plan(recording))
+    assert (plan[0].start, plan[-1].stop) == (0, len(recording.samples))

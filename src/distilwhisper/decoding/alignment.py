@@ -19,14 +19,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distilwhisper.decoding.segments import SENTENCE_ENDS, TimedWord
+from distilwhisper.decoding.segments import SENTENCE_ENDS, TimedSegment, TimedWord, split_words
+from distilwhisper.decoding.windows import DecodedWindow, Window, WindowDecoder
+from distilwhisper.languages import uses_spaces
 from distilwhisper.model.checkpoint import Checkpoint
 from distilwhisper.model.silence import KeptFrames
 from distilwhisper.model.whisper import Attention, Whisper, WhisperConfig
 from distilwhisper.shapes import Float, Float64, Int64
 from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.mel import log_mel, stack_windows
-from distilwhisper.speech.units import WINDOW_S, samples_to_seconds, seconds_to_samples
+from distilwhisper.speech.units import HOP_SAMPLES, WINDOW_S, samples_to_seconds, seconds_to_samples
 from distilwhisper.text.tokens import Tokenizer
 
 Head = tuple[int, int]  # decoder layer, head in it
@@ -56,6 +58,12 @@ _SEGMENT_IS_RIGHT_S = 0.5  # a word that leaves its segment by more is the one t
 
 # What openai-whisper joins to the words beside it, and its like. Signs such as % are spoken.
 _UNSPOKEN = frozenset("\"'“”‘’«»„¿¡()[]{}-–—.。,，、!！?？:：;；…")
+
+# A text moves on in the sound if this share of its tokens looks later than those so many before,
+# by this much a token at least. Of a sentence spoken over and over it was 0.75 or more, of a loop
+# of the same words 0.46.
+TOKENS_APART, LEAST_TOKEN_S, MOVING_SHARE = 16, 1 / 32, 0.7
+LAST_TOKENS = 3  # one of them looks at the end of the text
 
 
 def alignment_heads(
@@ -152,13 +160,11 @@ def measure_alignment_heads(
 
 def _best_heads(config: WhisperConfig, windows: Sequence["_JoinedWindow"]) -> list[Head]:
     every = list(itertools.product(range(config.decoder_layers), range(config.decoder_heads)))
-    each_s = (_join_errors_s(window, every) for window in windows)
-    best = [every[i] for i in np.argsort(sum(each_s, np.zeros(len(every))), kind="stable")]
-    best = best[:_MOST_HEADS]
-    each_s = (_join_errors_s(window, best, together=True) for window in windows)
-    joint_s = sum(each_s, np.zeros(len(best)))
+    ranking = np.argsort(_join_errors_s(windows, every), kind="stable")
+    best = [every[i] for i in ranking[:_MOST_HEADS]]
     fewest = min(_FEWEST_HEADS, len(best))
-    return sorted(best[: fewest + int(np.argmin(joint_s[fewest - 1 :]))])
+    joint_s = _join_errors_s(windows, best, together=True)[fewest - 1 :]
+    return sorted(best[: fewest + int(np.argmin(joint_s))])
 
 
 @dataclass(frozen=True)
@@ -200,22 +206,25 @@ def _joined_window(
 
 
 def _join_errors_s(
-    window: _JoinedWindow, heads: Sequence[Head], *, together: bool = False
+    windows: Sequence[_JoinedWindow], heads: Sequence[Head], *, together: bool = False
 ) -> Float64[np.ndarray, " heads"]:
-    """Return how far outside the pauses the tokens at them begin, summed over a window's joins.
+    """Return how far outside the pauses the tokens at them begin, summed over all joins.
 
     By each head alone, or by it together with those in front of it.
     """
-    aligner = replace(window.aligner, heads=heads)
-    seen, _, writers = aligner.maps(window.text, [aligner.tokenizer.eot])
-    maps = seen[:, writers.start : writers.stop + 1].cpu().double().numpy()
-    maps = np.cumsum(maps, axis=0) if together else maps
-    starts_s = np.stack([_token_starts(one) for one in maps]) / FRAMES_PER_SECOND
-    outside_s = [
-        np.maximum(from_s - starts_s[:, token], starts_s[:, token] - to_s)
-        for token, from_s, to_s in window.joins
-    ]
-    return np.cumsum(np.clip(outside_s, 0.0, _LOST_S), axis=0)[-1]
+    errors_s = np.zeros(len(heads))
+    for window in windows:
+        aligner = replace(window.aligner, heads=heads)
+        seen, _, writers = aligner.maps(window.text, [aligner.tokenizer.eot])
+        maps = seen[:, writers.start : writers.stop + 1].cpu().double().numpy()
+        maps = np.cumsum(maps, axis=0) if together else maps
+        starts_s = np.stack([_token_starts(one) for one in maps]) / FRAMES_PER_SECOND
+        outside_s = [
+            np.maximum(from_s - starts_s[:, token], starts_s[:, token] - to_s)
+            for token, from_s, to_s in window.joins
+        ]
+        errors_s += np.cumsum(np.clip(outside_s, 0.0, _LOST_S), axis=0)[-1]
+    return errors_s
 
 
 @dataclass(frozen=True)
@@ -229,6 +238,17 @@ class Aligner:
     heads: Sequence[Head]  # which follow the speech, see :func:`alignment_heads`
     n_frames: int  # that hold sound
     kept: KeptFrames | None = None  # the frames that were encoded; None: all
+
+    @classmethod
+    def of(cls, decoder: WindowDecoder, window: Window) -> "Aligner":
+        """Return the aligner of a window that was decoded."""
+        checkpoint, tokenizer, states = decoder.checkpoint, decoder.tokenizer, window.encoder_states
+        assert states is not None
+        config, task = checkpoint.model.config, decoder.settings.task
+        prompt = tokenizer.prompt_ids(language=window.language, task=task, timestamps=False)
+        heads = alignment_heads(checkpoint.generation_config, config) or upper_half_heads(config)
+        n_frames = min(-(-window.n_samples // (2 * HOP_SAMPLES)), len(states))
+        return cls(checkpoint.model, states, prompt, tokenizer, heads, n_frames, window.kept)
 
     @torch.no_grad()
     def attention(self, token_ids: Sequence[int]) -> tuple[Maps, Float[Tensor, "tokens width"]]:
@@ -320,12 +340,6 @@ class Aligner:
             at += len(word.token_ids)
         return placed
 
-    def attended_s(self, text: Sequence[int]) -> Float64[np.ndarray, " tokens"]:
-        """Return where each token of a text looks most, in seconds from the window's start."""
-        maps, _, writers = self.maps(text)
-        seen = maps.mean(dim=0).cpu().double().numpy()
-        return seen[writers].argmax(axis=1) / FRAMES_PER_SECOND
-
     def maps(
         self, text: Sequence[int], behind: Sequence[int] = ()
     ) -> tuple[Maps, Float[Tensor, "tokens width"], slice]:
@@ -336,6 +350,69 @@ class Aligner:
         weights, states = self.attention([*self.prompt_ids, *text, *behind])
         first = len(self.prompt_ids) - 1  # position i writes token i + 1
         return _contrast(weights), states, slice(first, first + len(text))
+
+
+@dataclass(frozen=True)
+class TimedWindow:
+    """A window's text, with times."""
+
+    decoded: DecodedWindow
+    start_s: float
+    end_s: float  # of the sound
+    segments: tuple[TimedSegment, ...]
+    words: tuple[TimedWord, ...]
+
+
+def time_window(
+    decoder: WindowDecoder,
+    window: Window,
+    decoded: DecodedWindow,
+    segments: Sequence[TimedSegment],
+    *,
+    start_s: float,
+    end_s: float,
+) -> TimedWindow:
+    """Add words to a decoded window: timed by attention if the settings want it, else estimated."""
+    spaced = uses_spaces(decoded.language)
+    words = split_words(segments, decoder.tokenizer, spaced=spaced, logprobs=decoded.logprobs)
+    if decoder.settings.word_timestamps and words:
+        with decoder.searches.lock:
+            words = Aligner.of(decoder, window).place(words, start_s=start_s)
+        spans = [(segment.start_s, segment.end_s) for segment in segments]
+        words = trim_words(words, spans, spoken_s=start_s)
+    return TimedWindow(decoded, start_s, end_s, tuple(segments), tuple(words))
+
+
+def moves_on(decoder: WindowDecoder, window: Window, decoded: DecodedWindow) -> bool:
+    """Return whether a decoder looked further on in the sound as it wrote its text.
+
+    It does where the same thing is spoken several times. In a loop it looks at one place, or
+    returns to it with each turn.
+    """
+    if not decoded.finished:
+        return False
+    places_s = _places_s(decoder, window, decoded)
+    if len(places_s) < 2:
+        return False
+    apart = min(TOKENS_APART, len(places_s) // 2)
+    moved_s = places_s[apart:] - places_s[:-apart]
+    return float(np.mean(moved_s > apart * LEAST_TOKEN_S)) >= MOVING_SHARE
+
+
+def text_end_s(decoder: WindowDecoder, window: Window, decoded: DecodedWindow) -> float:
+    """Return where in its window a text ends, in seconds, by where the decoder looked last."""
+    return float(_places_s(decoder, window, decoded)[-LAST_TOKENS:].max())
+
+
+def _places_s(
+    decoder: WindowDecoder, window: Window, decoded: DecodedWindow
+) -> Float64[np.ndarray, " tokens"]:
+    """Return where each token of the text looks most, in seconds from the window's start."""
+    text = [i for i in decoded.token_ids if not decoder.tokenizer.is_special(i)]
+    with decoder.searches.lock:
+        maps, _, writers = Aligner.of(decoder, window).maps(text)
+        seen = maps.mean(dim=0).cpu().double().numpy()
+    return seen[writers].argmax(axis=1) / FRAMES_PER_SECOND
 
 
 def trim_words(

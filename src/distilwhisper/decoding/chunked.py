@@ -5,9 +5,9 @@ from functools import partial
 
 import numpy as np
 
+from distilwhisper.decoding.alignment import TimedWindow, moves_on, text_end_s, time_window
 from distilwhisper.decoding.failure import decode_with_fallback, is_silence, loops
 from distilwhisper.decoding.segments import split_segments
-from distilwhisper.decoding.timing import TimedWindow, moves_on, text_end_s, time_window
 from distilwhisper.decoding.windows import Task, WindowDecoder, WindowRequest
 from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.levels import LEVEL_SAMPLES, is_audible, sounding_spans
@@ -39,6 +39,7 @@ class Chunk:
     start: int  # of its samples in the recording
     samples: Samples
     shared_s: float = 0.0  # of its end, which the next chunk holds too
+    language: str | None = None  # a code; None: to be detected
 
     @property
     def start_s(self) -> float:
@@ -53,13 +54,12 @@ class Chunk:
     def part(self, first: int, stop: int) -> "Chunk":
         """Return some of its samples."""
         behind_s = samples_to_seconds(len(self.samples) - stop)
-        return Chunk(self.start + first, self.samples[first:stop], self.shared_s - behind_s)
+        samples, shared_s = self.samples[first:stop], self.shared_s - behind_s
+        return Chunk(self.start + first, samples, shared_s, self.language)
 
 
-def decode_chunk(
-    decoder: WindowDecoder, chunk: Chunk, *, language: str | None
-) -> Task[list[TimedWindow]]:
-    """Decode a chunk, whose language is detected where there is none.
+def decode_chunk(decoder: WindowDecoder, chunk: Chunk) -> Task[list[TimedWindow]]:
+    """Decode a chunk.
 
     Where the text ends long before the speech does, the rest is decoded as a window of its own.
     Where no temperature gives a text that is to be believed, the chunk is cut in two: a loop that
@@ -73,27 +73,25 @@ def decode_chunk(
         return []
     windows: list[TimedWindow] = []
     for span in sounding_spans(samples, pause_s=PAUSE_S):
-        known = language or (windows[0].decoded.language if windows else None)
-        windows += yield from _decode_part(decoder, chunk.part(span.start, span.stop), known)
+        part = chunk.part(span.start, span.stop)
+        known = chunk.language or (windows[0].decoded.language if windows else None)
+        windows += yield from _decode_part(decoder, replace(part, language=known))
     return windows
 
 
-def _decode_part(
-    decoder: WindowDecoder, part: Chunk, language: str | None
-) -> Task[list[TimedWindow]]:
-    whole = yield from _attempt(decoder, part, language)
+def _decode_part(decoder: WindowDecoder, part: Chunk) -> Task[list[TimedWindow]]:
+    whole = yield from _attempt(decoder, part)
     n_samples, share = len(part.samples), seconds_to_samples(HALVES_SHARE_S)
     is_long = (n_samples + share) // 2 >= seconds_to_samples(SHORTEST_HALF_S)
     if whole.decoded.failure and is_long:
         middle = n_samples // 2
-        first = yield from _attempt(decoder, part.part(0, middle + share // 2), language)
-        half = part.part(middle - share // 2, n_samples)
-        second = yield from _attempt(decoder, half, language)
+        first = yield from _attempt(decoder, part.part(0, middle + share // 2))
+        second = yield from _attempt(decoder, part.part(middle - share // 2, n_samples))
         have_failed = first.decoded.failure and second.decoded.failure
         return [whole] if have_failed else [first, second]
     windows = [whole]
     while (rest := _rest(windows[-1], part, decoder.tokenizer)) is not None:
-        more = yield from _attempt(decoder, rest, language)
+        more = yield from _attempt(decoder, rest)
         if more.decoded.failure or not more.segments:
             break
         windows[-1] = replace(windows[-1], end_s=rest.start_s)
@@ -121,9 +119,9 @@ def _rest(window: TimedWindow, part: Chunk, tokenizer: Tokenizer) -> Chunk | Non
     return part.part(first, len(part.samples)) if is_speech else None
 
 
-def _attempt(decoder: WindowDecoder, part: Chunk, language: str | None) -> Task[TimedWindow]:
+def _attempt(decoder: WindowDecoder, part: Chunk) -> Task[TimedWindow]:
     settings, start_s, end_s = decoder.settings, part.start_s, part.end_s
-    window = decoder.window(part.samples, language=language)
+    window = decoder.window(part.samples, language=part.language)
     request = WindowRequest(window, decoder.previous_ids, seed=settings.seed + part.start)
     decoded = yield from decode_with_fallback(
         request, settings, stricter=loops, moves_on=partial(moves_on, decoder, window)

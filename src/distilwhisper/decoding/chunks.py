@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from operator import itemgetter
-from typing import TypeAlias
 
 from distilwhisper.decoding.segments import NumberedWord, TimedWord, word_key
 from distilwhisper.speech.units import Span
@@ -42,11 +41,7 @@ MUCH_LESS = 3
 
 @dataclass(frozen=True)
 class Cut:
-    """How long the chunks of a recording are, and what they share.
-
-    Raises:
-        ValueError: a length is out of range, or the overlap leaves too little to go on by.
-    """
+    """How long the chunks of a recording are, and what they share, as settings allow it."""
 
     chunk_samples: int  # of a chunk at most
     # What neighbours share at least where they do not meet in a pause, unless the last chunk makes
@@ -55,20 +50,14 @@ class Cut:
     # Of the last chunk, or the most of one that begins in a pause. Models transcribe a short piece
     # at the end badly, and drop the last sentence where no silence follows it in the window.
     last_samples: int
+    # Given a stretch and the earliest place in it, returns one in a pause, where a chunk ends and
+    # the next one begins, or None. Without it all neighbours share.
+    find_pause: Callable[[Span, int], int | None] | None = None
 
     def __post_init__(self) -> None:
         chunk, last = self.chunk_samples, self.last_samples
-        if not 1 <= last <= chunk:
-            raise ValueError(
-                "lengths must be positive and the last chunk no longer than the others: found "
-                f"chunks of {chunk}, the last of {last}"
-            )
-        most = min(chunk - 1, 2 * last - chunk)
-        if not 0 <= self.overlap_samples <= most:
-            raise ValueError(
-                f"the overlap must lie in [0, {most}] samples for chunks of {chunk} and a last one "
-                f"of {last}, found {self.overlap_samples}"
-            )
+        assert 1 <= last <= chunk, self
+        assert 0 <= self.overlap_samples <= min(chunk - 1, 2 * last - chunk), self
 
 
 @dataclass(frozen=True)
@@ -78,16 +67,7 @@ class ChunkSpan(Span):
     shared: int = 0  # of its end, what is at least in the next chunk as well
 
 
-FindPause: TypeAlias = Callable[[Span, int], int | None]
-
-
-def plan_chunks(
-    reach: Callable[[int], int],
-    cut: Cut,
-    within: Span = WHOLE,
-    *,
-    find_pause: FindPause | None = None,
-) -> Iterator[ChunkSpan]:
+def plan_chunks(reach: Callable[[int], int], cut: Cut, within: Span = WHOLE) -> Iterator[ChunkSpan]:
     """Cut a recording into chunks that cover it, reading it no further than they must.
 
     What fits into one chunk is one; without a sample it is none.
@@ -95,12 +75,10 @@ def plan_chunks(
     Args:
         reach: given a place, returns how many of the samples before it the recording has: the
             place itself, or less where the recording ends. Asked in order.
-        cut: lengths.
+        cut: how it is cut.
         within: the part that is cut; it begins in the recording, and may end behind it.
-        find_pause: given a stretch and the earliest place in it, returns one in a pause, where a
-            chunk ends and the next one begins, or None. Without it all neighbours share.
     """
-    chunk, start = cut.chunk_samples, within.start
+    chunk, find_pause, start = cut.chunk_samples, cut.find_pause, within.start
     step = chunk - cut.overlap_samples
     least = 1 if find_pause is None else -(-chunk // 4)  # what a cut leaves behind it
     met = start  # where two chunks last met in a pause
@@ -132,9 +110,7 @@ def plan_chunks(
     yield ChunkSpan(last, stop)
 
 
-def plan_speech(
-    spans: Iterable[Span], cut: Cut, *, find_pause: FindPause | None = None
-) -> Iterator[ChunkSpan]:
+def plan_speech(spans: Iterable[Span], cut: Cut) -> Iterator[ChunkSpan]:
     """Cut spans of speech into chunks: neighbours share one while it has room for them.
 
     A span that is longer than a chunk is cut as by :func:`plan_chunks`; other chunks share nothing,
@@ -148,7 +124,7 @@ def plan_speech(
         yield from held
         held = [ChunkSpan(span.start, span.stop)]
         if span.stop - span.start > cut.chunk_samples:
-            yield from plan_chunks(lambda stop: stop, cut, span, find_pause=find_pause)
+            yield from plan_chunks(lambda stop: stop, cut, span)
             held = []
     yield from held
 

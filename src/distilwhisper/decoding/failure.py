@@ -23,15 +23,11 @@ def decode_with_fallback(
     stricter: Callable[[DecodedWindow], str | None] | None = None,
     moves_on: Callable[[DecodedWindow], bool] | None = None,
 ) -> Task[DecodedWindow]:
-    """Decode a window at one temperature after the other until its text is to be believed.
+    """Decode a window at each of the settings' temperatures until its text is to be believed.
 
-    A window whose silence was cut off gets it back, for good, before it is tried any hotter.
-
-    Args:
-        request: its temperature is replaced.
-        settings: temperatures and thresholds.
-        stricter: a further judge of texts that pass the thresholds.
-        moves_on: tells of a first text that only repeats itself whether it follows the sound.
+    A window whose silence was cut off gets it back, for good, before it is tried any hotter. Texts
+    that pass the thresholds may have a ``stricter`` judge, and ``moves_on`` tells of a first text
+    that only repeats itself whether it follows the sound.
 
     Returns:
         The attempt that is believed; or else the likeliest, of those that do not repeat themselves

@@ -82,12 +82,9 @@ def split_segments(
     """
     segments: list[TimedSegment] = []
     for opened, closed, text in runs_of_text(token_ids, tokenizer):
-        from_s = start_s
-        if opened is not None:
-            from_s = min(start_s + opened / TIMESTAMPS_PER_SECOND, end_s)
-        to_s = end_s
-        if closed is not None:
-            to_s = max(min(start_s + closed / TIMESTAMPS_PER_SECOND, end_s), from_s)
+        from_s = min(start_s + (opened or 0) / TIMESTAMPS_PER_SECOND, end_s)
+        closed_s = end_s if closed is None else start_s + closed / TIMESTAMPS_PER_SECOND
+        to_s = max(min(closed_s, end_s), from_s)
         segments.append(text_segment(token_ids, text, tokenizer, start_s=from_s, end_s=to_s))
     return [segment for segment in segments if segment.token_ids]
 

@@ -10,7 +10,7 @@ What calls what:
           windows.py          runs the tasks side by side: mel, encoder, prompt
             search.py         slots that windows enter and leave: greedy, sampling, drafts
             beam.py           or beam search
-    timing.py                 segments and words with times
+    alignment.py              segments and words with times
     transcriber.py            a transcript
 """
 
@@ -22,10 +22,10 @@ from pathlib import Path
 
 import torch
 
+from distilwhisper.decoding.alignment import moves_on
 from distilwhisper.decoding.failure import decode_with_fallback
 from distilwhisper.decoding.packed_windows import Piece, decode_packed, group_pieces
 from distilwhisper.decoding.settings import DecodingSettings
-from distilwhisper.decoding.timing import moves_on
 from distilwhisper.decoding.transcription import Transcription
 from distilwhisper.decoding.windows import DecodedWindow, Task, WindowDecoder, WindowRequest
 from distilwhisper.model.checkpoint import load_checkpoint

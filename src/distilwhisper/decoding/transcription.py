@@ -8,6 +8,7 @@ from functools import partial
 from itertools import chain, zip_longest
 from typing import TypeAlias
 
+from distilwhisper.decoding.alignment import TimedWindow, moves_on, time_window
 from distilwhisper.decoding.chunked import Chunk, decode_chunk
 from distilwhisper.decoding.chunks import (
     WHOLE,
@@ -25,7 +26,6 @@ from distilwhisper.decoding.segments import (
     split_window,
     whole_segments,
 )
-from distilwhisper.decoding.timing import TimedWindow, moves_on, time_window
 from distilwhisper.decoding.windows import DetectedLanguage, Task, WindowDecoder, WindowRequest
 from distilwhisper.speech.levels import longest_pause, speech_like_s
 from distilwhisper.speech.mel import RecordingMel
@@ -207,7 +207,7 @@ class Transcription:
         """Decode a chunk in the recording's language or, where they are mixed, in its own."""
         code = None if self._spoken is None else self._spoken.code
         for language in (None, code) if self._settings.multilingual and code else (code,):
-            windows = yield from decode_chunk(self._decoder, chunk, language=language)
+            windows = yield from decode_chunk(self._decoder, replace(chunk, language=language))
             found = (one.decoded.own_language for one in windows)
             if all(own.code == code or own.is_sure for own in found):
                 break
@@ -296,12 +296,11 @@ class Transcription:
             seconds_to_samples(chunk_s),
             seconds_to_samples(self._settings.shared_s),
             seconds_to_samples(min(chunk_s, LAST_CHUNK_S)),
+            partial(_find_pause, recording) if self._settings.cuts_in_pauses else None,
         )
-        find_pause = partial(_find_pause, recording) if self._settings.cuts_in_pauses else None
         if self._settings.vad_filter:
-            return plan_speech(spans, cut, find_pause=find_pause)
-        plan = partial(plan_chunks, recording.reach, cut, find_pause=find_pause)
-        return chain.from_iterable(map(plan, spans))
+            return plan_speech(spans, cut)
+        return chain.from_iterable(plan_chunks(recording.reach, cut, span) for span in spans)
 
     def _spans(self, recording: Recording) -> Iterable[Span]:
         if self._settings.vad_filter:

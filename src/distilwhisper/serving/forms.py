@@ -127,26 +127,23 @@ def _text(form: FormData, name: str, among: Sequence[str] = ()) -> str | None:
     values = form.getlist(name)
     if len(values) > 1:
         raise invalid(name, "must be given once", f"{len(values)} of it")
-    value = values[0] if values else ""
-    if isinstance(value, UploadFile):
-        raise invalid(name, "must be text", "a file")
-    if len(value) > MAX_TEXT:
-        raise invalid(name, f"must have at most {MAX_TEXT} characters", f"{len(value)}")
-    if value and among and value not in among:
-        raise invalid(name, f"must be one of {', '.join(among)}", repr(value))
-    return value or None
+    return _checked(name, values[0], among) if values and values[0] else None
 
 
 def _many(form: FormData, name: str, among: Sequence[str] = ()) -> tuple[Any, ...]:
     """Return the texts of a field that may be given often, also with [] behind its name."""
-    values = dict[str, None]()
-    for value in (*form.getlist(name), *form.getlist(f"{name}[]")):
-        if isinstance(value, UploadFile) or len(value) > MAX_TEXT:
-            raise invalid(name, f"must be text of at most {MAX_TEXT} characters", "more")
-        if among and value not in among:
-            raise invalid(name, f"must be {' or '.join(among)}", repr(value))
-        values[value] = None
-    return tuple(values)
+    values = (*form.getlist(name), *form.getlist(f"{name}[]"))
+    return tuple(dict.fromkeys(_checked(name, value, among) for value in values))
+
+
+def _checked(name: str, value: UploadFile | str, among: Sequence[str]) -> str:
+    if isinstance(value, UploadFile):
+        raise invalid(name, "must be text", "a file")
+    if len(value) > MAX_TEXT:
+        raise invalid(name, f"must have at most {MAX_TEXT} characters", f"{len(value)}")
+    if among and value not in among:
+        raise invalid(name, f"must be {' or '.join(among)}", repr(value))
+    return value
 
 
 def _temperature(form: FormData) -> float:

@@ -3,7 +3,6 @@
 import hmac
 import signal
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib import resources
@@ -23,14 +22,11 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from distilwhisper.decoding.settings import DecodingSettings
-from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import require_name
 from distilwhisper.progress import say
 from distilwhisper.serving.errors import ApiError
 from distilwhisper.serving.realtime import KEY, serve_session
 from distilwhisper.serving.service import Service
-from distilwhisper.serving.settings import ServeSettings
 
 MAX_MESSAGE_BYTES = 1 << 20  # of a websocket
 
@@ -114,7 +110,7 @@ def make_app(service: Service, keys: tuple[str, ...] = ()) -> ASGIApp:
     """Return the application; if there are keys, callers must show one of them."""
 
     def described(name: str) -> dict[str, object]:
-        created = service.models.began_s
+        created = service.began_s
         return {"id": name, "object": "model", "created": created, "owned_by": "distilwhisper"}
 
     async def models(_: Request) -> Response:
@@ -184,12 +180,7 @@ async def _failed(request: Request, error: Exception) -> Response:
     return error_response(ApiError(error.status_code, message, code=code))
 
 
-def serve(
-    sources: Mapping[str, str],
-    decoding: DecodingSettings,
-    hardware: Hardware,
-    settings: ServeSettings,
-) -> None:
+def serve(service: Service) -> None:
     """Serve models until a signal ends it.
 
     Raises:
@@ -197,12 +188,17 @@ def serve(
         ValueError: the file of keys holds none.
         ModelNotFound: one can be no model; whether the hub has another is seen when it is loaded.
     """
-    for source in sources.values():
+    for source in service.sources.values():
         require_name(source)
-    app = make_app(Service(sources, decoding, hardware, settings), read_keys(settings))
+    settings = service.settings
+    path = settings.api_key_file
+    lines = path.read_text(encoding="utf-8").splitlines() if path else []
+    keys = tuple(line.strip() for line in lines if line.strip())
+    if path and not keys:
+        raise ValueError(f"--api-key-file must hold a key a line, found none in {path}")
     Server(
         uvicorn.Config(
-            app,
+            make_app(service, keys),
             host=settings.host,
             port=settings.port,
             log_config=None,  # its own would close all handlers there are
@@ -215,18 +211,6 @@ def serve(
             server_header=False,
         )
     ).run()
-
-
-def read_keys(settings: ServeSettings) -> tuple[str, ...]:
-    """Return the API keys of a server."""
-    path = settings.api_key_file
-    if path is None:
-        return ()
-    lines = path.read_text(encoding="utf-8").splitlines()
-    keys = tuple(line.strip() for line in lines if line.strip())
-    if not keys:
-        raise ValueError(f"--api-key-file must hold a key a line, found none in {path}")
-    return keys
 
 
 class Server(uvicorn.Server):

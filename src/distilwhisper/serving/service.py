@@ -3,19 +3,11 @@
 import asyncio
 import math
 import time
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Iterable,
-    Iterator,
-    Mapping,
-)
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from starlette.datastructures import FormData
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -38,6 +30,8 @@ from distilwhisper.text.tokens import Task
 from distilwhisper.text.transcript import Segment, Transcript
 
 T = TypeVar("T")
+Events: TypeAlias = AsyncGenerator[bytes, None]
+LogprobsOf: TypeAlias = Callable[[Iterable[Segment]], dict[str, Any]]  # a field, if asked for
 
 _LIMITS = {"max_files": 1, "max_fields": 64, "max_part_size": 1 << 16}  # bytes of a field
 DISCARD_S = 10.0  # for the rest of an upload that was refused: a client reads no answer before
@@ -63,21 +57,20 @@ class Places:
             self.n_taken -= 1
 
 
+@dataclass(eq=False)
 class Service:
-    """All that a server holds; made of what ``server.serve`` is given."""
+    """All that a server holds: ``server.serve`` is given one."""
 
-    def __init__(
-        self,
-        sources: Mapping[str, str],
-        decoding: DecodingSettings,
-        hardware: Hardware,
-        settings: ServeSettings,
-    ) -> None:
-        self.settings = settings
-        self.decoding = decoding
-        self.metrics = Metrics()
+    sources: Mapping[str, str]
+    decoding: DecodingSettings
+    hardware: Hardware
+    settings: ServeSettings
+
+    def __post_init__(self) -> None:
+        settings, self.metrics = self.settings, Metrics()
+        self.began_s = int(time.time())
         self.worker = Worker(self.metrics)
-        self.models = Models(sources, decoding, hardware, settings, self.worker)
+        self.models = Models(self.sources, self.decoding, self.hardware, settings, self.worker)
         self.sounds = SoundDecoder(settings)
         self.requests = Places(settings.max_requests, "requests")
         self.sessions = Places(settings.max_sessions, "sessions")
@@ -95,7 +88,7 @@ class Service:
         return self.metrics.total("audio_seconds_total") / busy_s if busy_s else 0.0
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
+    async def running(self) -> AsyncGenerator[None, None]:
         """From the start of the server to its end."""
         await self.sounds.start()
         if self.settings.preload:
@@ -138,12 +131,8 @@ class Service:
             return answer(transcript, asked, recording.duration_s, transcriber.tokenizer)
 
     async def _events(
-        self,
-        answers: Answers,
-        recording: PcmRecording,
-        uploaded_s: float,
-        more: Callable[[Iterable[Segment]], dict[str, Any]],
-    ) -> AsyncIterator[bytes]:
+        self, answers: Answers, recording: PcmRecording, uploaded_s: float, more: LogprobsOf
+    ) -> Events:
         deltas = Deltas()
         first_s: float | None = None
         while not isinstance(new := await _told(answers.next()), Transcript):
@@ -243,7 +232,7 @@ class Caller:
 class EventStream(Response):
     """Server-sent events, given out as they come, until the client leaves or they end."""
 
-    def __init__(self, caller: Caller, events: AsyncIterator[bytes], held: AsyncExitStack) -> None:
+    def __init__(self, caller: Caller, events: Events, held: AsyncExitStack) -> None:
         super().__init__(media_type="text/event-stream", headers={"cache-control": "no-store"})
         del self.headers["content-length"]
         self._caller, self._events, self._held = caller, events, held

@@ -290,26 +290,22 @@ class Answers:
         return event
 
 
+@dataclass(eq=False)
 class Models:
     """Models by name, all with one worker: loaded when asked for, and forgotten when they are not.
 
     What a caller cannot have is an ApiError.
     """
 
-    def __init__(
-        self,
-        sources: Mapping[str, str],
-        decoding: DecodingSettings,
-        hardware: Hardware,
-        settings: ServeSettings,
-        worker: Worker,
-    ) -> None:
-        self.sources = dict(sources)
-        self.began_s = int(time.time())
-        self._decoding, self._hardware = decoding, hardware
-        self._settings = settings
-        self._worker, self._loaded = worker, worker.queues
-        self.is_ready = False  # until one was loaded, which may be unloaded again
+    sources: Mapping[str, str]
+    decoding: DecodingSettings
+    hardware: Hardware
+    settings: ServeSettings
+    worker: Worker
+    is_ready: bool = False  # until one was loaded, which may be unloaded again
+
+    def __post_init__(self) -> None:
+        self._loaded = self.worker.queues
         self._one_at_a_time = asyncio.Lock()
 
     @property
@@ -350,7 +346,7 @@ class Models:
 
     async def unload_idle(self) -> None:
         """Forget models that were not used for long; runs until it is cancelled."""
-        idle_s = self._settings.idle_unload_s
+        idle_s = self.settings.idle_unload_s
         while idle_s is not None:
             await asyncio.sleep(min(idle_s / 4, 10.0))
             for name, queue in list(self._loaded.items()):
@@ -359,16 +355,16 @@ class Models:
 
     def _load(self, name: str) -> ModelQueue:
         try:
-            transcriber = Transcriber.from_model(self.sources[name], self._decoding, self._hardware)
+            transcriber = Transcriber.from_model(self.sources[name], self.decoding, self.hardware)
         except (DistilwhisperError, OSError, ValueError) as error:
             say(f"serve: {name} cannot be loaded: {error}")
             message = f"the model {name} cannot be loaded: see the server's log"
             raise ApiError(500, message, code="model_broken") from error
-        say(f"serve: {name} is loaded ({self._hardware.describe()})")
-        return ModelQueue(transcriber, self._worker.metrics)
+        say(f"serve: {name} is loaded ({self.hardware.describe()})")
+        return ModelQueue(transcriber, self.worker.metrics)
 
     def _make_room(self, n_bytes: int) -> None:
-        most = self._settings.max_memory_gb
+        most = self.settings.max_memory_gb
         while most is not None and self._loaded and self.memory_bytes + n_bytes > most * 1e9:
             idle = [name for name, queue in self._loaded.items() if queue.is_unused]
             if not idle:
