@@ -41,7 +41,11 @@ MUCH_LESS = 3
 
 @dataclass(frozen=True)
 class Cut:
-    """How long the chunks of a recording are, and what they share, as settings allow it."""
+    """How long the chunks of a recording are, and what they share.
+
+    Raises:
+        ValueError: no plan can have these lengths.
+    """
 
     chunk_samples: int  # of a chunk at most
     # What neighbours share at least where they do not meet in a pause, unless the last chunk makes
@@ -56,8 +60,12 @@ class Cut:
 
     def __post_init__(self) -> None:
         chunk, last = self.chunk_samples, self.last_samples
-        assert 1 <= last <= chunk, self
-        assert 0 <= self.overlap_samples <= min(chunk - 1, 2 * last - chunk), self
+        most = min(chunk - 1, 2 * last - chunk)
+        if not (1 <= last <= chunk and 0 <= self.overlap_samples <= most):
+            raise ValueError(
+                "1 <= last <= chunk and 0 <= overlap <= min(chunk - 1, 2 * last - chunk) must hold, "
+                f"found {self}"
+            )
 
 
 @dataclass(frozen=True)
