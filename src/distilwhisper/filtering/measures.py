@@ -133,10 +133,8 @@ def measure_all(pairs: Iterable[LabelledPair], *, language: str | None) -> Measu
     """Measure the labels of utterances, with a reference or without.
 
     Beside a label there may be another one, such as another model's. ``language`` is that of all
-    utterances, whatever they name; None: what they name, else the label's.
-
-    Raises:
-        ValueError: a language is unknown, or nobody names it.
+    utterances, whatever they name; None: what they name, else the label's. One that is unknown, or
+    that nobody names, is a ValueError.
     """
     ids: list[str] = []
     places: dict[str, dict[str, int]] = {"language": {}, "speaker": {}, "source": {}}
