@@ -1,4 +1,4 @@
-"""What the readers of all layouts yield, how they report what cannot be used, and tables of both.
+"""What readers of all layouts yield, how they report what cannot be used, and tables.
 
 A table is separated by commas, tabs, semicolons or bars, or holds JSON.
 """
