@@ -19,8 +19,7 @@ from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.speech.audio import load_samples, write_wav
-from distilwhisper.text.formats import SubtitleSettings, TranscriptFormat, render
-from distilwhisper.text.transcript import Transcript
+from distilwhisper.text.transcript import SubtitleSettings, Transcript, TranscriptFormat, render
 from distilwhisper.transcribe import (
     Listening,
     language_doubt,

@@ -4,8 +4,7 @@ import json
 import re
 from itertools import pairwise
 
-from distilwhisper.text.formats import TranscriptFormat, render
-from distilwhisper.text.transcript import Transcript
+from distilwhisper.text.transcript import Transcript, TranscriptFormat, render
 
 
 def times_told(spoken: Transcript, form: TranscriptFormat) -> list[tuple[int, int]]:

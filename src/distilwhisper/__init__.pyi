@@ -27,8 +27,8 @@ from distilwhisper.stages.settings import EvaluateSettings as EvaluateSettings
 from distilwhisper.stages.settings import LabelSettings as LabelSettings
 from distilwhisper.stages.settings import PlanSettings as PlanSettings
 from distilwhisper.stages.student import make_student as make_student
-from distilwhisper.text.formats import SubtitleSettings as SubtitleSettings
 from distilwhisper.text.transcript import Segment as Segment
+from distilwhisper.text.transcript import SubtitleSettings as SubtitleSettings
 from distilwhisper.text.transcript import Transcript as Transcript
 from distilwhisper.text.transcript import Word as Word
 from distilwhisper.training.settings import TrainingSettings as TrainingSettings

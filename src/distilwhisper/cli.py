@@ -28,7 +28,7 @@ from distilwhisper.progress import say, showing_progress
 from distilwhisper.run.processes import EngineName
 from distilwhisper.serving.settings import ServeSettings, named_models
 from distilwhisper.stages.settings import STAGES, StageName, Workers
-from distilwhisper.text.formats import TranscriptFormat
+from distilwhisper.text.transcript import TranscriptFormat
 
 OK, SOME_FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -421,7 +421,7 @@ def transcribe(
     import torch
 
     from distilwhisper.decoding.transcriber import Transcriber
-    from distilwhisper.text.formats import FORMATS, render
+    from distilwhisper.text.transcript import FORMATS, render
     from distilwhisper.transcribe import Listening, output_paths, transcribe_files
 
     if not files:

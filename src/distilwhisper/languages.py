@@ -71,6 +71,17 @@ def language_code(language: str) -> str:
     )
 
 
+def language_faults(*languages: str | None) -> list[str]:
+    """Return what is wrong with the languages of settings; None is a language to be found out."""
+    faults = []
+    for language in languages:
+        try:
+            language_code("en" if language is None else language)
+        except ValueError as error:
+            faults.append(str(error))
+    return faults
+
+
 @cache
 def code_or_name(language: str) -> str:
     """Return a language's code, or an unknown name as it is; whoever must read it refuses it."""

@@ -25,7 +25,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from distilwhisper.corpus.batches import Example, join_kept, with_previous_text
+from distilwhisper.corpus.batches import Example, check_sounds, join_kept, with_previous_text
 from distilwhisper.corpus.importing.importer import import_data, source_fingerprints
 from distilwhisper.corpus.importing.settings import ImportSettings
 from distilwhisper.corpus.merging import (
@@ -43,7 +43,6 @@ from distilwhisper.corpus.records import (
     read_verdicts,
     write_manifest,
 )
-from distilwhisper.corpus.sounds import check_sounds
 from distilwhisper.corpus.splitting import split_manifest
 from distilwhisper.corpus.store import read_jsonl
 from distilwhisper.decoding.transcriber import Transcriber

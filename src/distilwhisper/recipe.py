@@ -25,8 +25,8 @@ from distilwhisper.stages.filter import warn_of_limits
 from distilwhisper.stages.layers import StudentSettings
 from distilwhisper.stages.settings import STAGES, EvaluateSettings, LabelSettings, StageName
 from distilwhisper.stages.student import start_faults
-from distilwhisper.text.formats import TranscriptFormat
 from distilwhisper.text.tokens import Tokenizer
+from distilwhisper.text.transcript import TranscriptFormat
 from distilwhisper.training.settings import TrainingSettings
 from distilwhisper.training.validation import check_set
 

@@ -27,8 +27,7 @@ from distilwhisper.speech.levels import speech_like_s
 from distilwhisper.speech.recording import HeldRecording, Recording, StreamedRecording, blocks_of
 from distilwhisper.speech.sources import CorruptAudio, NamedBytes, OpenFile, Source
 from distilwhisper.speech.units import SAMPLE_RATE_HZ, samples_to_seconds
-from distilwhisper.text.formats import TranscriptFormat
-from distilwhisper.text.transcript import Segment, Transcript, interleave, outside
+from distilwhisper.text.transcript import Segment, Transcript, TranscriptFormat, interleave, outside
 
 STDIN = "-"
 LEAST_SPEECH_S = 1.0  # a file without text gets a warning where so much sounds like speech

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from corpora import corpus, noise
+from distilwhisper.corpus.batches import ChangedRecording, check_sounds
 from distilwhisper.corpus.records import Label, Manifest, read_manifest
-from distilwhisper.corpus.sounds import ChangedRecording, check_sounds
 from distilwhisper.speech.audio import write_wav
 from distilwhisper.speech.sources import fingerprint
 

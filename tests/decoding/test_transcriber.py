@@ -19,9 +19,8 @@ from distilwhisper.speech.audio import Samples, load_samples, write_wav
 from distilwhisper.speech.recording import HeldRecording
 from distilwhisper.speech.sources import CorruptAudio
 from distilwhisper.speech.units import SAMPLE_RATE_HZ, WINDOW_SAMPLES, seconds_to_samples
-from distilwhisper.text.formats import render
 from distilwhisper.text.tokens import Tokenizer
-from distilwhisper.text.transcript import Transcript
+from distilwhisper.text.transcript import Transcript, render
 from tiny_model import write_tiny_model
 
 CPU = Hardware(device="cpu", dtype="float32")

@@ -5,8 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distilwhisper.filtering.calibration import GOOD_KEPT, Calibration, calibrate, score_at, suggest
-from distilwhisper.filtering.gates import GATES, Gate
+from distilwhisper.filtering.gates import (
+    GATES,
+    GOOD_KEPT,
+    Calibration,
+    Gate,
+    calibrate,
+    score_at,
+    suggest,
+)
 from distilwhisper.filtering.measures import ROW, Measures
 from distilwhisper.filtering.settings import FilterSettings
 from distilwhisper.run.settings import build_settings

@@ -11,7 +11,7 @@ import pytest
 from corpora import hearing_model, noise
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.speech.audio import Samples, load_samples
-from distilwhisper.text.formats import render
+from distilwhisper.text.transcript import render
 
 openai = pytest.importorskip("openai")
 httpx = pytest.importorskip("httpx")

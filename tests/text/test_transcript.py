@@ -9,14 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distilwhisper.text.formats import SubtitleSettings, TranscriptFormat, render
 from distilwhisper.text.transcript import (
     Segment,
+    SubtitleSettings,
     Transcript,
+    TranscriptFormat,
     Word,
     compression_ratio,
     interleave,
     outside,
+    render,
 )
 from transcripts import assert_reliable
 

@@ -21,18 +21,25 @@ from torch import Tensor
 from distilwhisper.corpus.ahead import in_order
 from distilwhisper.corpus.records import Label, Manifest, Utterance, Verdict
 from distilwhisper.errors import DistilwhisperError
+from distilwhisper.progress import say
 from distilwhisper.shapes import Int
 from distilwhisper.speech.audio import Choice, Samples, load_samples
-from distilwhisper.speech.sources import CorruptAudio
+from distilwhisper.speech.sources import CorruptAudio, fingerprint
 from distilwhisper.speech.units import seconds_to_samples
 from distilwhisper.text.tokens import LAST_TIMESTAMP_S, MAX_PREVIOUS_TOKENS, Tokenizer
 
 # Targets that count for nothing; the value torch's cross-entropy skips by itself.
 IGNORE = -100
 
+_N_READERS = 8  # that wait for the disk at the same time
+
 
 class UnreadableRecording(DistilwhisperError):
     """A recording that the work needs cannot be read."""
+
+
+class ChangedRecording(DistilwhisperError):
+    """A recording is not the one that was labelled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,10 +189,8 @@ class Mixture:
     many places the source is given. Of every 10,000 places each source has its share exactly, in
     a random order. What stands at a place follows from the seed and the place alone.
 
-    Weights are shares up to a common factor; with none, all examples are of one source.
-
-    Raises:
-        ValueError: the weights are not of the sources, or one gets less than one in 10,000.
+    Weights are shares up to a common factor; with none, all examples are of one source. Weights
+    that are not of the sources, or one of less than one in 10,000, are a ValueError.
     """
 
     def __init__(
@@ -335,14 +340,13 @@ def token_batch(sequences: Sequence[Sequence[int]], tokenizer: Tokenizer) -> Tok
     return TokenBatch(inputs, labels)
 
 
+# The sound of utterances
+
+
 def load_windows(
     manifest: Manifest, examples: Sequence[Example], *, n_threads: int = 2
 ) -> list[Samples]:
-    """Return the sound of some examples, each utterance at its place in its window.
-
-    Raises:
-        UnreadableRecording: audio that was labelled cannot be read now.
-    """
+    """Return the sound of examples, each utterance at its place in its window; as load_readable."""
     utterances = [utterance for example in examples for utterance in example.utterances]
     loaded = load_readable(manifest, utterances, n_threads=n_threads)
     windows = []
@@ -392,3 +396,50 @@ def load_utterances(
             return utterance, error
 
     return in_order(load, utterances, n_threads=n_threads, n_ahead=4 * n_threads)
+
+
+def check_sounds(
+    manifest: Manifest, utterances: Iterable[Utterance], labels: Mapping[str, Label]
+) -> None:
+    """Check that recordings hold what they held when they were labelled, as far as is known.
+
+    A file of which only the time of change is another, as of a copy, is taken for the same; the log
+    says how many there are. One that holds something else, or cannot be read any more, is a
+    ChangedRecording.
+    """
+    sources = {u.id: manifest.audio_source(u) for u in utterances if labels[u.id].sound}
+    unique = dict.fromkeys(sources.values())
+    fingerprints = in_order(_fingerprint, unique, n_threads=_N_READERS, n_ahead=2 * _N_READERS)
+    now = dict(zip(unique, fingerprints, strict=True))
+    changed, touched = [], set()
+    for id_, source in sources.items():
+        before, after = (labels[id_].sound or "").split("-"), now[source].split("-")
+        if before[0] != after[0]:
+            changed.append(f"utterance {id_!r}: {source}")
+        elif before != after:
+            touched.add(source)
+    if touched:
+        say(
+            f"{manifest.path}: {len(touched)} recordings have another time of change than when "
+            "they were labelled, and the same size, beginning and end: taken for the same"
+        )
+    if changed:
+        raise ChangedRecording(
+            f"recordings must be those that were labelled, found {len(changed)} with other "
+            f"contents, or none: {'; '.join(changed[:3])}{' ...' if len(changed) > 3 else ''}; "
+            "bring the old ones back, or label anew what has changed (distilwhisper label "
+            "--retry-failed; of a run, --from-stage label)"
+        )
+
+
+def is_as_labelled(source: str, sound: str | None) -> bool:
+    """Return whether a recording has a label's fingerprint; any has one that is not known."""
+    return sound is None or sound.split("-")[0] == _fingerprint(source).split("-")[0]
+
+
+def _fingerprint(source: str) -> str:
+    """Return a fingerprint; an empty one where the recording cannot be read."""
+    try:
+        return fingerprint(source)
+    except (CorruptAudio, OSError):
+        return ""

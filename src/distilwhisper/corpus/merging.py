@@ -71,13 +71,9 @@ def with_labels_as_texts(manifest: Manifest, labels: Mapping[str, Label]) -> Man
 def join_recordings(
     manifest: Manifest, utterances: Sequence[Utterance], out: Path, *, pause_s: float
 ) -> Path:
-    """Join utterances to ``out/long.wav``, whose text is known to the word, and its manifest.
+    """Join utterances to ``out/long.wav``, whose text is known to the word.
 
-    Returns:
-        The path of the manifest, which has a single line.
-
-    Raises:
-        UnreadableRecording: an utterance's audio cannot be read.
+    Returns the path of its manifest, of a single line. Audio is read as by ``load_readable``.
     """
     pause: Samples = np.zeros(seconds_to_samples(pause_s), dtype=np.float32)
     loaded = load_readable(manifest, utterances)

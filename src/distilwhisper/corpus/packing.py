@@ -43,18 +43,15 @@ def pack_examples(
     here they are strung together, their timestamps moved to where each utterance begins. A window
     is closed when it can take no more, or when too many are open and it is the fullest.
 
-    Args:
-        examples: one utterance each; one without a known length stays alone.
-        tokenizer: of the labels.
-        max_s: longest window, at most 30.
-        pause_s: silence between two utterances, rounded up to a whole timestamp of 20 ms.
-        fill: "varied" fills every window to a length drawn evenly between nothing and ``max_s``,
-            so that a student learns short and long ones alike; "full" puts every utterance where
-            the least room is left, but keeps those of one recording in order.
-        across_recordings: also join what is not known to be of one recording or one speaker.
-            Otherwise an utterance shares a window with others of its recording and speaker, or
-            of its speaker where no recording is named. Sources are never mixed.
-        seed: of the order and the lengths.
+    Examples have one utterance each; one without a known length stays alone. The longest window has
+    ``max_s``, at most 30; the silence between two utterances is rounded up to a whole timestamp of
+    20 ms. "varied" fills every window to a length drawn evenly between nothing and ``max_s``, so
+    that a student learns short and long ones alike; "full" puts every utterance where the least
+    room is left, but keeps those of one recording in order.
+
+    An utterance shares a window with others of its recording and speaker, or of its speaker where
+    no recording is named; ``across_recordings``, also with what is not known to be of one. Sources
+    are never mixed.
     """
     generator = np.random.default_rng(seed)
     if across_recordings:

@@ -104,8 +104,7 @@ class Label:
     def from_dict(cls, row: Mapping[str, Any]) -> "Label":
         """Return the record that :meth:`to_dict` wrote; unknown keys are ignored.
 
-        Raises:
-            ValueError: a key is missing or its value is of a wrong type.
+        A key that is missing, or whose value is of a wrong type, is a ValueError.
         """
         id_, token_ids, *others = _values(row, _LABEL_KINDS)
         if not set(map(type, token_ids)) <= {int}:
@@ -311,8 +310,7 @@ def read_verdicts(folder: Path) -> dict[str, Verdict]:
 def utterance_of(line: bytes) -> Utterance:
     """Return the utterance of one line of a manifest.
 
-    Raises:
-        ValueError: with all that is wrong, but not where, which :func:`read_manifest` adds.
+    A ValueError says all that is wrong, but not where, which :func:`read_manifest` adds.
     """
     try:
         row = parse_json(line)
@@ -324,18 +322,13 @@ def utterance_of(line: bytes) -> Utterance:
     if not isinstance(row, dict):
         raise ValueError(f"must be one JSON object, found {_shown(row)}")
     _checked(row)
-    duration_s = row.get("duration_s")
+    values: dict[str, Any] = {name: row.get(name) for name in UTTERANCE_FIELDS}
+    values |= {name: _shared(values[name]) for name in _SHARED_STRINGS}
+    values["start_s"] = float(values["start_s"] or 0.0)
+    if values["duration_s"] is not None:
+        values["duration_s"] = float(values["duration_s"])
     extra = {sys.intern(name): _shared(row[name]) for name in row if name not in UTTERANCE_FIELDS}
-    return Utterance(
-        id=row["id"],
-        audio=row["audio"],
-        start_s=float(row.get("start_s") or 0.0),
-        duration_s=None if duration_s is None else float(duration_s),
-        text=row.get("text"),
-        **{name: _shared(row.get(name)) for name in _SHARED_STRINGS},
-        channel=row.get("channel"),
-        extra=extra or None,
-    )
+    return Utterance(**values, extra=extra or None)
 
 
 def _is_from_0(value: Any) -> bool:

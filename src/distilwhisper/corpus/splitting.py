@@ -37,12 +37,9 @@ def split_manifest(
     A part that utterances name as their split is theirs, and none is drawn into it. Every part is
     in the manifest's order.
 
-    Args:
-        manifest: what to split.
-        fractions: of the utterances that name none of these parts, by the names of the parts that
-            are held out; the part called ``train``, which comes first, is the rest.
-        seed: another one draws another split.
-        keep_speakers_together: a speaker, whose name is good within a source, is in one part only.
+    Fractions are of the utterances that name none of these parts, by the names of the parts that
+    are held out; the part called ``train``, which comes first, is the rest. Speakers that are kept
+    together, whose names are good within a source, are in one part only.
 
     Raises:
         ValueError: the fractions are not between 0 and 1 or leave nothing to train on, or there

@@ -56,10 +56,9 @@ def write_shard(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def check_shard(path: Path) -> None:
-    """Check that a shard is as :func:`write_shard` wrote it, in a folder that has digests.
+    """Refuse a shard that is not as :func:`write_shard` wrote it, where a folder has digests.
 
-    Raises:
-        ChangedShard: it is not.
+    It is a ChangedShard then.
     """
     if not _SHARD_NAME.fullmatch(path.name) or not (path.parent / DIGESTS).exists():
         return

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from distilwhisper.filtering.retention import Kept, Retention
 from distilwhisper.plotting import SMALL, Axes, Figure, axes_of, looks, name_below, write_figure
@@ -44,6 +45,7 @@ def _limits(retention: Retention, max_wer: float) -> Figure:
     """Draw what is kept under each limit against the errors that are left in it."""
     title, x = "each limit on errors, and what it leaves", "errors left in what is kept, %"
     figure, (axes,) = axes_of([title], x=x, y="utterances kept, %")
+    style: dict[str, Any] = {"textcoords": "offset points", "fontsize": SMALL}
     for unit, look in (("wer", _WER), ("cer", _CER)):
         points = {
             limit: (100 * rate, 100 * kept.n_kept / kept.n)
@@ -56,15 +58,9 @@ def _limits(retention: Retention, max_wer: float) -> Figure:
         axes.plot(xs, ys, look.dash, marker=look.marker, color=look.colour, label=unit.upper())
         for number, (limit, point) in enumerate(points.items()):
             place, side = ((-5, 5), "right") if number % 2 else ((5, -11), "left")
-            axes.annotate(
-                f"{100 * limit:g} %",
-                point,
-                xytext=place,
-                textcoords="offset points",
-                ha=side,
-                fontsize=SMALL,
-                fontweight="bold" if limit == max_wer else "normal",
-            )
+            weight = "bold" if limit == max_wer else "normal"
+            name = f"{100 * limit:g} %"
+            axes.annotate(name, point, xytext=place, ha=side, fontweight=weight, **style)
     axes.margins(x=0.12)
     axes.set_xlim(left=0)
     axes.set_ylim(0, 110)

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from distilwhisper.checks import AT_LEAST_0, PROBABILITY, Rule, check_rules, ruled
-from distilwhisper.languages import language_code, uses_spaces
+from distilwhisper.languages import language_code, language_faults
 
 _ERRORS: Rule = ("be a finite fraction from 0 on (0.10 is 10 %)", AT_LEAST_0[1])
 _RATIO: Rule = ("be a finite number above 0", lambda ratio: 0 < ratio < math.inf)
@@ -40,7 +40,16 @@ class FilterSettings:
     label."""
 
     def __post_init__(self) -> None:
-        check_rules(self, *_language_faults(self))
+        names = [name for name, _ in self.max_wer_by_language]
+        unknown = language_faults(*names, self.language)
+        is_twice = not unknown and len({*map(language_code, names)}) < len(names)
+        limits = [
+            f"max_wer_by_language must {_ERRORS[0]}, found {limit} for {name}"
+            for name, limit in self.max_wer_by_language
+            if not _ERRORS[1](limit)
+        ]
+        twice = f"max_wer_by_language must name a language once, found {', '.join(names)}"
+        check_rules(self, *unknown, is_twice and twice, *limits)
 
     @property
     def limits_above_1(self) -> dict[str, float]:
@@ -48,20 +57,3 @@ class FilterSettings:
         limits = {f"max_wer_by_language {name}": limit for name, limit in self.max_wer_by_language}
         limits = {"max_wer": self.max_wer, **limits, "max_disagreement": self.max_disagreement or 0}
         return {name: limit for name, limit in limits.items() if limit > 1}
-
-
-def _language_faults(settings: FilterSettings) -> list[str]:
-    faults = []
-    names = [name for name, _ in settings.max_wer_by_language]
-    for name in [*names, *([] if settings.language is None else [settings.language])]:
-        try:
-            uses_spaces(name)
-        except ValueError as error:
-            faults.append(str(error))
-    if not faults and len(set(map(language_code, names))) < len(names):
-        faults.append(f"max_wer_by_language must name a language once, found {', '.join(names)}")
-    return faults + [
-        f"max_wer_by_language must be a finite fraction from 0 on, found {limit} for {name}"
-        for name, limit in settings.max_wer_by_language
-        if not 0 <= limit < math.inf
-    ]

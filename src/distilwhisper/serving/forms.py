@@ -13,9 +13,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.languages import LANGUAGES
 from distilwhisper.serving.errors import ApiError, invalid
-from distilwhisper.text.formats import render, segment_fields
 from distilwhisper.text.tokens import Task, Tokenizer
-from distilwhisper.text.transcript import Segment, Transcript
+from distilwhisper.text.transcript import Segment, Transcript, render, segment_fields
 
 ResponseFormat = Literal["json", "text", "srt", "verbose_json", "vtt"]
 Granularity = Literal["word", "segment"]

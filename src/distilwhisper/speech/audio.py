@@ -97,15 +97,12 @@ def load_samples(
 
     Spans are cut in samples: the same samples come back as from cutting the whole. Where the format
     can be entered exactly (PCM, FLAC) only the span is decoded; elsewhere all that precedes it is.
+    Its start and its duration are rounded to samples each by itself, so that equal durations have
+    equal lengths; None is all that is left. The last 0.1 s may lie beyond the end, and is then cut.
 
-    Args:
-        source: a path, a member of a plain tar as "shard.tar#member", the URL of either
-            ("s3://bucket/shard.tar#member"), or an open binary file, read from its beginning (one
-            that cannot seek, such as standard input, is read to its end).
-        start_s: rounded to a sample.
-        duration_s: rounded to samples by itself, so that equal durations have equal lengths; None
-            is all that is left. The last 0.1 s of it may lie beyond the end, and is then cut.
-        choice: the track and the channel.
+    A source is a path, a member of a plain tar as "shard.tar#member", the URL of either
+    ("s3://bucket/shard.tar#member"), or an open binary file, read from its beginning (one that
+    cannot seek, such as standard input, is read to its end).
 
     Raises:
         FileNotFoundError: no such file.

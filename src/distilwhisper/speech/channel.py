@@ -85,7 +85,6 @@ class Codec:
     container: str  # by PyAV's name
     sample_rate_hz: int = SAMPLE_RATE_HZ  # of the encoded sound
     bit_rate_k: int | None = None  # thousands a second; None: the codec has one rate alone
-    options: tuple[tuple[str, str], ...] = ()  # of the encoder
 
     @classmethod
     def parse(cls, text: str) -> "Codec":
@@ -100,10 +99,9 @@ class Codec:
 
 
 _MP3_RATES_K = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)  # of MPEG-2
-_VOICE = (("application", "voip"),)
 _CODECS = {
     "mulaw": Codec("pcm_mulaw", "wav", 8_000),
-    **{f"opus-{k}k": Codec("libopus", "ogg", bit_rate_k=k, options=_VOICE) for k in range(6, 257)},
+    **{f"opus-{k}k": Codec("libopus", "ogg", bit_rate_k=k) for k in range(6, 257)},
     **{f"mp3-{k}k": Codec("libmp3lame", "mp3", bit_rate_k=k) for k in _MP3_RATES_K},
 }
 
@@ -120,7 +118,7 @@ def through_codec(samples: Samples, codec: Codec) -> Samples:
     frame.sample_rate = SAMPLE_RATE_HZ
     file = io.BytesIO()
     with av.open(file, "w", format=codec.container) as container:
-        options = dict(codec.options)
+        options = {"application": "voip"} if codec.encoder == "libopus" else {}
         stream = container.add_stream(codec.encoder, rate=codec.sample_rate_hz, options=options)
         assert isinstance(stream, av.AudioStream)
         stream.layout = "mono"

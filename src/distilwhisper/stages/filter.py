@@ -42,8 +42,7 @@ import numpy as np
 from distilwhisper.corpus.records import Label, Utterance, Verdict, log_overruled, read_manifest
 from distilwhisper.corpus.store import shard_path, shard_paths, write_jsonl
 from distilwhisper.files import write_atomic
-from distilwhisper.filtering.calibration import Calibration, calibrate
-from distilwhisper.filtering.gates import REASONS, Codes, is_kept, judge_all
+from distilwhisper.filtering.gates import REASONS, Calibration, Codes, calibrate, is_kept, judge_all
 from distilwhisper.filtering.measures import Flags, Measures, Sources, load_or_measure, measure_all
 from distilwhisper.filtering.retention import Retention, retention
 from distilwhisper.filtering.settings import FilterSettings

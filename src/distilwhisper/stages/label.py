@@ -18,9 +18,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from distilwhisper.corpus.batches import load_utterances
+from distilwhisper.corpus.batches import is_as_labelled, load_utterances
 from distilwhisper.corpus.records import Label, Manifest, Utterance, in_language, read_manifest
-from distilwhisper.corpus.sounds import is_as_labelled
 from distilwhisper.corpus.store import check_shard, read_jsonl, shard_path, write_jsonl, write_shard
 from distilwhisper.decoding.slots import Counts
 from distilwhisper.decoding.transcriber import Transcriber

@@ -3,9 +3,9 @@
 import re
 import unicodedata
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import TypeAlias
 
 from distilwhisper.extras import needed_by
@@ -45,10 +45,7 @@ def normalizer_for(language: str | None) -> Normalizer:
     The language must be known, on purpose: the basic rules on English give another error rate, and
     nothing shows it. None or a language unknown to Whisper is a ValueError.
     """
-    code = _known_code(language)
-    if code == "en":
-        return _normalize_english
-    return _MARKED_BY_LANGUAGE.get(code, _normalize_marked)
+    return _NORMALIZERS.get(_known_code(language), _normalize_marked)
 
 
 def whisper_normalizer_for(language: str | None) -> Normalizer:
@@ -62,7 +59,7 @@ def whisper_normalizer_for(language: str | None) -> Normalizer:
 
     Source: arXiv:2212.04356, appendix C; package whisper-normalizer, less four rules of its own.
     """
-    return _whisper_english if _known_code(language) == "en" else _whisper_basic
+    return _whisper_english if _known_code(language) == "en" else _BASIC
 
 
 def _known_code(language: str | None) -> str:
@@ -107,12 +104,12 @@ def scoring_rule(reference: str | None, language: str | None) -> ScoringRule:
         return ScoringRule(
             normalizer_for(language), whisper_normalizer_for(language), uses_spaces(language)
         )
-    text = reference or ""
-    letters = [character for character in text if character.isalpha()]
-    spaced = is_written_with_spaces(text)
-    if sum(map(str.isascii, letters)) >= len(letters) / 2:
-        return ScoringRule(_normalize_english, _whisper_english, spaced)
-    return ScoringRule(_normalize_marked, _whisper_basic, spaced)
+    letters = [*filter(str.isalpha, reference or "")]
+    is_english = sum(map(str.isascii, letters)) >= len(letters) / 2
+    ours, whispers = (
+        (_normalize_english, _whisper_english) if is_english else (_normalize_marked, _BASIC)
+    )
+    return ScoringRule(ours, whispers, is_written_with_spaces(reference or ""))
 
 
 def _normalize_english(text: str) -> str:
@@ -134,7 +131,11 @@ def _normalize_yiddish(text: str) -> str:
 
 
 _TURKISH_CAPITALS = {ord("I"): "ı", ord("İ"): "i"}
-_MARKED_BY_LANGUAGE = {"tr": _normalize_turkish, "az": _normalize_turkish, "yi": _normalize_yiddish}
+_NORMALIZERS: Mapping[str, Normalizer] = {
+    "en": _normalize_english,
+    **dict.fromkeys(("tr", "az"), _normalize_turkish),
+    "yi": _normalize_yiddish,
+}
 
 
 def _words_only(normalised: str) -> str:
@@ -144,19 +145,7 @@ def _words_only(normalised: str) -> str:
 
 @lru_cache(maxsize=10_000)  # a text is often normalised twice: by Whisper's rules, then by ours
 def _whisper_english(text: str) -> str:
-    return _english()(_TOO_MANY_DIGITS.sub(r"\g<0> ", text))
-
-
-def _whisper_basic(text: str) -> str:
-    return _BASIC(text)
-
-
-@cache
-def _english() -> EnglishTextNormalizer:
-    english = EnglishTextNormalizer()
-    for pattern in _NOT_IN_WHISPER:
-        del english.replacers[pattern]
-    return english
+    return _ENGLISH(_TOO_MANY_DIGITS.sub(r"\g<0> ", text))
 
 
 # Marks that a writer may leave out: Hebrew accents and points; Arabic vowel points, Quranic signs
@@ -194,5 +183,8 @@ def _respecting_points(text: str) -> str:
     return remove_symbols(text, preserve_marks=True).replace("i\u0307", "i")
 
 
+_ENGLISH = EnglishTextNormalizer()
+for _pattern in _NOT_IN_WHISPER:
+    del _ENGLISH.replacers[_pattern]
 _BASIC, _MARKED, _POINTED = BasicTextNormalizer(), BasicTextNormalizer(), BasicTextNormalizer()
 _MARKED.clean, _POINTED.clean = _respecting_marks, _respecting_points

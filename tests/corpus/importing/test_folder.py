@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from distilwhisper.corpus.importing.entries import BadTranscripts
-from distilwhisper.corpus.importing.importer import import_data
+from distilwhisper.corpus.importing.importer import ImportSummary, import_data
 from distilwhisper.corpus.importing.settings import ImportSettings
-from distilwhisper.corpus.importing.summary import ImportSummary
 from distilwhisper.corpus.records import Utterance, read_manifest
 from distilwhisper.speech.audio import load_samples, write_wav
 

@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 
 from distilwhisper.corpus.importing.entries import BadSource, UnreadableSource
-from distilwhisper.corpus.importing.importer import import_data
+from distilwhisper.corpus.importing.importer import ImportSummary, import_data
 from distilwhisper.corpus.importing.layouts import detect
 from distilwhisper.corpus.importing.settings import Format, ImportSettings
-from distilwhisper.corpus.importing.summary import ImportSummary
 from distilwhisper.corpus.records import Manifest, Utterance, read_manifest
 from distilwhisper.speech.audio import Choice, load_samples, write_wav
 

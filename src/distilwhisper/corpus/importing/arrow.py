@@ -225,7 +225,6 @@ def _fetched(url: str) -> bytes:
 
     try:
         with fsspec.open(url, "rb") as file:
-            data: bytes = file.read()
+            return file.read()
     except OSError as error:
         raise Unusable(f"{url}: {error}", "audio missing") from error
-    return data

@@ -19,18 +19,20 @@ from typing import Final, TypeAlias
 from distilwhisper.corpus.importing.entries import (
     AUDIO_SUFFIXES,
     SPLITS,
+    TABLE_SUFFIXES,
     BadSource,
     BadTranscripts,
     Entries,
     Entry,
     Source,
+    Table,
     Unusable,
+    audio_named,
     encoding_of,
     find_columns,
     nfc,
     utterance_from,
 )
-from distilwhisper.corpus.importing.tables import TABLE_SUFFIXES, Table, audio_named
 from distilwhisper.corpus.records import Utterance
 from distilwhisper.progress import say
 
@@ -292,10 +294,7 @@ def read_webdataset(source: Source) -> Entries:
     """Yield the samples of tar shards in their order; their audio stays where it is.
 
     Members of one sample follow each other, and share what precedes the first dot of their name.
-    An utterance's id is the shard's name and that key.
-
-    Raises:
-        BadSource: there is no tar.
+    An utterance's id is the shard's name and that key. A source without any tar is a BadSource.
     """
     root, names = source.path.parent, [source.path.name]
     if source.path.is_dir():

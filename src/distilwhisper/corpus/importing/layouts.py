@@ -23,27 +23,25 @@ from typing import Literal, NamedTuple, TypeAlias
 from distilwhisper.corpus.importing.arrow import read_huggingface, read_parquet
 from distilwhisper.corpus.importing.entries import (
     AUDIO_SUFFIXES,
+    JSON_SUFFIXES,
+    TABLE_SUFFIXES,
     BadSource,
     Entries,
     Entry,
     Row,
     Source,
+    Table,
     Unusable,
+    json_rows,
     known_language,
     located,
     nfc,
     others_of,
+    read_table,
     utterance_from,
 )
 from distilwhisper.corpus.importing.folder import files_below, read_folder, read_webdataset
 from distilwhisper.corpus.importing.settings import Format, ImportSettings
-from distilwhisper.corpus.importing.tables import (
-    JSON_SUFFIXES,
-    TABLE_SUFFIXES,
-    Table,
-    json_rows,
-    read_table,
-)
 from distilwhisper.corpus.records import Utterance, audio_in, manifest_lines, utterance_of
 
 # A manifest of ours, and Common Voice
@@ -294,8 +292,7 @@ def _source(recording: Row) -> Row:
             f"recording {recording['id']!r} must be one file as it is, found "
             f"{', '.join(kinds + changes) or 'none'}; save it as a file of its own"
         )
-    source: Row = recording["sources"][0]
-    return source
+    return recording["sources"][0]
 
 
 def _channel(id_: str, channel: int | Sequence[int] | None, channels: Sequence[int]) -> int | None:
@@ -349,8 +346,7 @@ LAYOUTS: Mapping[Format, Layout] = {
 def read(source: Source, layout: Format) -> Entries:
     """Yield the utterances of a source.
 
-    Raises:
-        BadSource: it is not what it is read as, or the settings ask for what is of no use there.
+    One that is not what it is read as is a BadSource, and so are settings of no use there.
     """
     path, form = source.path, LAYOUTS[layout]
     for option in ("config", "split", "column"):
@@ -369,8 +365,7 @@ def read(source: Source, layout: Format) -> Entries:
 def detect(source: str) -> Format:
     """Return the layout of a source.
 
-    Raises:
-        BadSource: there is no such file or folder, or hub id; or it is a file of an unknown kind.
+    What is no file or folder nor a hub id, or a file of an unknown kind, is a BadSource.
     """
     path = Path(source)
     found: Format | None = None

@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Literal, TypeAlias
 
 from distilwhisper.checks import ABOVE_0, check_rules, ruled
-from distilwhisper.languages import language_code
+from distilwhisper.languages import language_faults
 
 Format: TypeAlias = Literal[
     "folder",
@@ -82,12 +82,7 @@ class ImportSettings:
             faults.append("give first or sample, not both")
         if self.seed is not None and self.sample is None:
             faults.append("seed is of a sample: give sample too")
-        if self.language is not None:
-            try:
-                language_code(self.language)
-            except ValueError as error:
-                faults.append(str(error))
-        check_rules(self, *faults)
+        check_rules(self, *faults, *language_faults(self.language))
 
     @cached_property
     def columns(self) -> Mapping[str, str]:
