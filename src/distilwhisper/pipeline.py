@@ -126,10 +126,7 @@ class Run:
         paths = sets_by_name(data.named("validation"))
         if data.language is None:
             return paths
-        return {
-            name: self.path("data", f"validation-{number}.jsonl")
-            for number, name in enumerate(paths)
-        }
+        return {n: self.path("data", f"validation-{i}.jsonl") for i, n in enumerate(paths)}
 
 
 def run_recipe(

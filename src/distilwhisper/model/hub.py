@@ -300,14 +300,10 @@ def import_model(
 ) -> Path:
     """Convert a model of any known format to a Hugging Face folder at ``dest``; return ``dest``.
 
-    Weights keep their type; quantised ones become float32.
-
-    Args:
-        source: a hub id, a Hugging Face or CTranslate2 folder, or an OpenAI ``.pt`` file.
-        dest: must not exist, or be empty.
-        tokenizer: a folder or hub id whose tokenizer goes with the weights, for formats that may
-            lack one; without it the source's own, or that of OpenAI's model of the same
-            vocabulary.
+    The source is a hub id, a Hugging Face or CTranslate2 folder, or an OpenAI ``.pt`` file; the
+    destination is new or empty. Weights keep their type; quantised ones become float32. For formats
+    that may lack a tokenizer, ``tokenizer`` names the folder or hub id of one; without it the
+    source's own is taken, or that of OpenAI's model of the same vocabulary.
 
     Raises:
         FileExistsError: ``dest`` holds something.
