@@ -314,8 +314,7 @@ def _check_texts(manifest: Manifest) -> None:
     if not any((utterance.text or "").strip() for utterance in manifest.utterances):
         raise ValueError(
             f"{manifest.path} must hold utterances with a text to judge by, found none among "
-            f"{len(manifest.utterances)}: transcribe some, or judge by the teacher's labels, with "
-            'data.references = "teacher"'
+            f'{len(manifest.utterances)}: transcribe some, or set data.references = "teacher"'
         )
 
 

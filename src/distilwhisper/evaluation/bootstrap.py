@@ -51,11 +51,9 @@ class Counted:
         Of a single one it is utterances; an interval of one recording or voice holds for it alone.
         """
         is_one = len({recording for _, recording, _ in rows}) == 1
-        return cls(
-            errors=[counts.errors for *_, counts in rows],
-            words=[counts.words for *_, counts in rows],
-            groups=[id_ if is_one else recording for id_, recording, _ in rows],
-        )
+        groups = [id_ if is_one else recording for id_, recording, _ in rows]
+        counts = [counts for *_, counts in rows]
+        return cls([one.errors for one in counts], [one.words for one in counts], groups)
 
     def __post_init__(self) -> None:
         lengths = len(self.errors), len(self.words), len(self.groups)

@@ -192,7 +192,7 @@ def _read_metadata(folder: Path) -> dict[str, str]:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
     except SafetensorError as error:
-        raise BadCheckpoint(f"{path}: not a whole safetensors file ({error}): {_AGAIN}") from error
+        raise BadCheckpoint(f"{path}: not a safetensors file ({error}): {_AGAIN}") from error
     if not {_TEACHER, _DIGEST, _BASES} <= metadata.keys():
         raise BadCheckpoint(
             f"{path}: must name its teacher, the digest of the teacher's weights and the matrices "

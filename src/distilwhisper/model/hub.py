@@ -201,21 +201,14 @@ def _download(repo: str, revision: str | None, patterns: list[str]) -> Path:
     # requests', httpx's or a later client's, by the version of huggingface_hub: the base of what a
     # connection that fails raises, where that is no OSError.
     http_error: type[Exception] = vars(errors).get("HTTPError", OSError)
-    reason = ""
+    fetch, reason = partial(snapshot_download, repo, revision=revision, allow_patterns=patterns), ""
     try:
         # Asked for its timeout: snapshot_download waits for a silent hub without one.
         HfApi().model_info(repo, revision=revision, timeout=_HUB_TIMEOUT_S)
     except (http_error, OSError) as error:
         reason = _one_line(error)
     try:
-        folder = snapshot_download(
-            repo,
-            revision=revision,
-            allow_patterns=patterns,
-            local_files_only=bool(reason),
-            etag_timeout=_HUB_TIMEOUT_S,
-        )
-        return Path(folder)
+        return Path(fetch(local_files_only=bool(reason), etag_timeout=_HUB_TIMEOUT_S))
     except errors.LocalEntryNotFoundError as error:
         reason = reason or _one_line(error)
     except (http_error, OSError) as error:

@@ -120,6 +120,12 @@ def read_model_folder(folder: Path) -> ModelFiles:
     return ModelFiles(config, rules, weights, tokenizer_json)
 
 
+def require_whole(*folders: Path) -> None:
+    """Read models and keep nothing: of one that is damaged :func:`read_model_folder` raises."""
+    for folder in folders:
+        read_model_folder(folder)
+
+
 def read_json_object(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file.
 

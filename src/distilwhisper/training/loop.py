@@ -353,13 +353,11 @@ class Trainer:
 
     def _transcriber(self) -> Transcriber:
         """Return what transcribes the validation sets; its caches last no longer than itself."""
-        decoding = DecodingSettings(
-            task=self.data.task,
-            timestamps=False,
-            temperature=(0.0,),
-            context_margin_s=self.settings.validation_context_margin_s,
+        task, margin_s = self.data.task, self.settings.validation_context_margin_s
+        greedy = DecodingSettings(
+            task=task, timestamps=False, temperature=(0.0,), context_margin_s=margin_s
         )
-        return Transcriber(self.student, self.tokenizer, decoding)
+        return Transcriber(self.student, self.tokenizer, greedy)
 
     # Reporting
 
