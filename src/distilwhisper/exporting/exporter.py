@@ -78,7 +78,7 @@ class Exported:
 def export_model(
     model: str, dest: Path, settings: ExportSettings, *, check: Path | None = None
 ) -> Exported:
-    """Write a model, a folder, a delta or a hub id, as another program reads it, with a card.
+    """Write a model (a folder, a delta or a hub id) as another program reads it, with a card.
 
     ``dest``, which is new or empty, appears whole, by rename, once the model in it is written and
     checked: on the utterances with references that ``check`` names, beside the original.

@@ -191,7 +191,7 @@ def _parse_variable(cursor: _Cursor, name: str, version: int) -> Tensor:
     wanted = math.prod(shape) * dtype.itemsize
     n_bytes = cursor.number(4, f"the size of {name}") * (1 if version >= 4 else dtype.itemsize)
     if n_bytes != wanted:
-        raise cursor.fault(f"{name}, shape {shape} of {dtype}, is {wanted} bytes, found {n_bytes}")
+        raise cursor.fault(f"{name}: {dtype} of shape {shape} is {wanted} bytes, found {n_bytes}")
     return cursor.take(n_bytes, name).view(dtype).reshape(shape)
 
 

@@ -201,7 +201,8 @@ def _download(repo: str, revision: str | None, patterns: list[str]) -> Path:
     # requests', httpx's or a later client's, by the version of huggingface_hub: the base of what a
     # connection that fails raises, where that is no OSError.
     http_error: type[Exception] = vars(errors).get("HTTPError", OSError)
-    fetch, reason = partial(snapshot_download, repo, revision=revision, allow_patterns=patterns), ""
+    fetch = partial(snapshot_download, repo, revision=revision, allow_patterns=patterns)
+    reason = ""
     try:
         # Asked for its timeout: snapshot_download waits for a silent hub without one.
         HfApi().model_info(repo, revision=revision, timeout=_HUB_TIMEOUT_S)

@@ -42,8 +42,8 @@ def write_report(path: str | PathLike[str], facts: Sequence[RunFacts | Compariso
     runs = _by_name([fact for fact in facts if isinstance(fact, RunFacts)])
     comparisons = {f.folder: f.comparison for f in facts if isinstance(f, ComparisonFacts)}
     title = ", ".join([*runs, *(folder.resolve().name for folder in comparisons)])
-    facts_of = {"runs": runs, "comparisons": comparisons.items(), "folder": path.parent}
-    write_atomic(path, templates().get_template("page.html").render(facts_of, title=title))
+    content = {"runs": runs, "comparisons": comparisons.items(), "folder": path.parent}
+    write_atomic(path, templates().get_template("page.html").render(content, title=title))
     return path
 
 
