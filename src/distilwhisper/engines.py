@@ -189,7 +189,7 @@ def _cluster() -> Iterator[Any]:
     except ConnectionError:
         if "RAY_ADDRESS" in os.environ:
             raise
-        own = {"object_store_memory": LOCAL_STORE_BYTES, "include_dashboard": False}
+        own: dict[str, Any] = {"object_store_memory": LOCAL_STORE_BYTES, "include_dashboard": False}
         ray.init(address="local", logging_level=logging.WARNING, **own)
     try:
         yield ray
