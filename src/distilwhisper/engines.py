@@ -189,12 +189,8 @@ def _cluster() -> Iterator[Any]:
     except ConnectionError:
         if "RAY_ADDRESS" in os.environ:
             raise
-        ray.init(
-            address="local",
-            object_store_memory=LOCAL_STORE_BYTES,
-            include_dashboard=False,
-            logging_level=logging.WARNING,
-        )
+        own: dict[str, Any] = {"object_store_memory": LOCAL_STORE_BYTES, "include_dashboard": False}
+        ray.init(address="local", logging_level=logging.WARNING, **own)
     try:
         yield ray
     finally:
@@ -260,10 +256,9 @@ def _write_all(
         if not finished:
             raise NoWorkers(
                 f"no worker is ready after {settings.start_timeout_s:g} s: each asks for "
-                f"{_described(held)}; the cluster has "
-                f"{_described(ray.cluster_resources())}, of which free are "
-                f"{_described(ray.available_resources())}: ask for less (cpus_per_worker, "
-                "gpus_per_worker), free or add machines, or raise start_timeout_s"
+                f"{_described(held)}; the cluster has {_described(ray.cluster_resources())}, of "
+                f"which free are {_described(ray.available_resources())}: ask for less "
+                "(cpus_per_worker, gpus_per_worker), free or add machines, or raise start_timeout_s"
             )
         worker, shard = tasks.pop(finished[0])
         try:
@@ -273,8 +268,8 @@ def _write_all(
             cause = getattr(error, "cause", None) or error
             raise ShardFailed(
                 f"{what} failed {settings.max_attempts} times, the last time with "
-                f"{type(cause).__name__}: {cause}\nThe shards that are finished are kept: remove "
-                "the cause, and run the same command again"
+                f"{type(cause).__name__}: {cause}\nFinished shards are kept: remove the cause, and "
+                "run the same command again"
             ) from error
         if queue:
             number = queue.popleft()

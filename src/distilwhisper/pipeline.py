@@ -20,7 +20,7 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -51,7 +51,7 @@ from distilwhisper.files import write_atomic
 from distilwhisper.model.checkpoint import load_checkpoint, save_checkpoint
 from distilwhisper.model.hardware import dtype_name
 from distilwhisper.model.hub import resolve_model
-from distilwhisper.model.layout import read_model_folder
+from distilwhisper.model.layout import require_whole
 from distilwhisper.progress import progress_bar, say
 from distilwhisper.recipe import DataSettings, Recipe, check_recipe, check_sets, sets_by_name
 from distilwhisper.report.facts import error_rate, read_run
@@ -93,13 +93,8 @@ class Run:
         """Open a stage by its inputs' fingerprints; a model that has changed must be whole."""
         prints = {name: fingerprint(path) for name, path in inputs.items()}
         models = [inputs[name] for name in ("teacher", "student", "start") if name in inputs]
-        open_stage(
-            folder,
-            settings=settings,
-            inputs=prints,
-            force=self.force,
-            check=lambda: [read_model_folder(path) for path in models],
-        )
+        whole = partial(require_whole, *models)
+        open_stage(folder, settings=settings, inputs=prints, force=self.force, check=whole)
 
     @cached_property
     def teacher(self) -> Path:
@@ -125,10 +120,7 @@ class Run:
         paths = sets_by_name(data.named("validation"))
         if data.language is None:
             return paths
-        return {
-            name: self.path("data", f"validation-{number}.jsonl")
-            for number, name in enumerate(paths)
-        }
+        return {n: self.path("data", f"validation-{i}.jsonl") for i, n in enumerate(paths)}
 
 
 def run_recipe(
@@ -249,15 +241,9 @@ def _import_source(source: Path, dest: Path, data: DataSettings) -> None:
 def _take_sets(run: Run) -> None:
     """Make manifests of those that are named, where several become one or get a language."""
     data, out = run.recipe.data, run.path("data")
-    to_make = {
-        dest: sets_by_name(paths)
-        for dest, paths in (
-            (run.manifest("train"), data.named("train")),
-            (run.manifest("test"), data.named("test")),
-            *zip(run.validation.values(), zip(data.named("validation")), strict=True),
-        )
-        if dest.parent == out
-    }
+    parts = {run.manifest("train"): data.named("train"), run.manifest("test"): data.named("test")}
+    parts |= zip(run.validation.values(), zip(data.named("validation")), strict=True)
+    to_make = {dest: sets_by_name(paths) for dest, paths in parts.items() if dest.parent == out}
     if not to_make:
         return
     paths = {path for sets in to_make.values() for path in sets.values()}
@@ -280,16 +266,10 @@ def _label(run: Run) -> None:
     recipe = run.recipe
     held_out = (*run.validation.values(), run.manifest("test"))
     judged = held_out if recipe.data.references == "teacher" else ()
-    summaries = label_manifests(
-        {
-            run.manifest("train"): run.path("labels"),
-            **{run.path("data", path.name): path.with_suffix("") for path in judged},
-        },
-        str(run.teacher),
-        recipe.label,
-        Workers(recipe.hardware, recipe.engine),
-        force=run.force,
-    )
+    outs = {run.manifest("train"): run.path("labels")}
+    outs |= {run.path("data", path.name): path.with_suffix("") for path in judged}
+    workers = Workers(recipe.hardware, recipe.engine)
+    summaries = label_manifests(outs, str(run.teacher), recipe.label, workers, force=run.force)
     for summary in summaries:
         run.problems.update(summary.failed)
     say(f"label: {summaries[0]}")
@@ -330,23 +310,17 @@ def _student(run: Run) -> None:
 def _train(run: Run) -> None:
     recipe, out, dest = run.recipe, run.path("train"), run.path("student")
     dtype = dtype_name(recipe.hardware.pick_training_dtype())
-    run.open_stage(
-        out,
-        {
-            **what_shapes_student(recipe.training),
-            "dtype": dtype,
-            "validation_task": recipe.evaluate.decoding.task,
-            "validation_language": recipe.evaluate.decoding.language,
-        },
-        {
-            "teacher": run.teacher,
-            "manifest": run.manifest("train"),
-            "labels": run.path("labels"),
-            "verdicts": run.path("verdicts"),
-            "student": run.path("student-init"),
-            **{f"validation {name}": path for name, path in run.validation.items()},
-        },
-    )
+    judged = recipe.evaluate.decoding
+    judging = {"validation_task": judged.task, "validation_language": judged.language}
+    settings = {**what_shapes_student(recipe.training), "dtype": dtype, **judging}
+    inputs = {
+        "teacher": run.teacher,
+        "manifest": run.manifest("train"),
+        **{name: run.path(name) for name in ("labels", "verdicts")},
+        "student": run.path("student-init"),
+        **{f"validation {name}": path for name, path in run.validation.items()},
+    }
+    run.open_stage(out, settings, inputs)
     done = out / "done"
     if not run.ranks.as_first_has_it(not done.exists()):
         return
@@ -390,23 +364,12 @@ def _trainer(run: Run) -> Trainer:
     teacher = load_checkpoint(run.teacher, device=device, dtype=dtype)
     student = load_checkpoint(run.path("student-init"), device=device)
     tokenizer = Tokenizer.from_json(teacher.files.tokenizer_json, where=run.teacher)
-    return Trainer(
-        teacher=teacher.model,
-        student=allow_silence(student) if recipe.filter.keep_silence else student,
-        tokenizer=tokenizer,
-        data=TrainingData(
-            manifest=manifest,
-            examples=_examples(run, manifest, tokenizer),
-            validation={
-                name: in_language(read_manifest(path), recipe.evaluate.decoding.language)
-                for name, path in run.validation.items()
-            },
-            task=recipe.evaluate.decoding.task,
-        ),
-        settings=recipe.training,
-        out=run.path("train"),
-        ranks=run.ranks,
-    )
+    student = allow_silence(student) if recipe.filter.keep_silence else student
+    judged = recipe.evaluate.decoding
+    sets = {n: in_language(read_manifest(p), judged.language) for n, p in run.validation.items()}
+    data = TrainingData(manifest, _examples(run, manifest, tokenizer), sets, judged.task)
+    out = run.path("train")
+    return Trainer(teacher.model, student, tokenizer, data, recipe.training, out, run.ranks)
 
 
 def _examples(run: Run, manifest: Manifest, tokenizer: Tokenizer) -> list[Example]:

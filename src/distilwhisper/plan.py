@@ -237,9 +237,7 @@ def _lengths(source: str) -> list[float]:
     utterances = read_manifest(path).utterances
     durations = [u.duration_s for u in utterances if u.duration_s is not None]
     if not durations:
-        raise ValueError(
-            f"{path} must state duration_s to be counted, found it in no utterance: give --hours"
-        )
+        raise ValueError(f"{path} must state duration_s to be counted, found none: give --hours")
     mean = sum(durations) / len(durations)
     return [mean if u.duration_s is None else u.duration_s for u in utterances]
 

@@ -208,22 +208,14 @@ def file_of(figure: Figure, kind: Literal["svg", "png"]) -> bytes:
     if kind == "png":
         return file.getvalue()
     # What is clipped is named by a digest of floats, whose last bits the layout leaves to chance.
-    clips: dict[bytes, bytes] = {}
-    return _CLIP.sub(
-        lambda m: m[1] + clips.setdefault(m[2], b"clip%d" % len(clips)), file.getvalue()
-    )
+    ids: dict[bytes, bytes] = {}
+    return _CLIP.sub(lambda m: m[1] + ids.setdefault(m[2], b"clip%d" % len(ids)), file.getvalue())
 
 
 def _draw_line(axes: Axes, line: Line, look: Look) -> None:
     has_marks = len(line.xs) <= _MOST_MARKED
-    style = {
-        "color": look.colour,
-        "linewidth": 1.8,
-        "linestyle": look.dash,
-        "marker": look.marker if has_marks else "",
-        "markersize": 5.5,
-        **line.style,
-    }
+    marks = {"marker": look.marker if has_marks else "", "markersize": 5.5}
+    style = {"color": look.colour, "linewidth": 1.8, "linestyle": look.dash, **marks, **line.style}
     axes.plot(line.xs, np.array(line.ys, dtype=float), label=line.name, **style)
     if line.lows is not None and line.highs is not None:
         lows, highs = np.array([line.lows, line.highs], dtype=float).tolist()

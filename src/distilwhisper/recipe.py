@@ -165,9 +165,7 @@ def check_recipe(
                 check.attempt(setting, check_settings, decoding, tokenizer, teacher.vocab_size)
         check.attempt("data.language", _check_language, recipe.data.language, tokenizer)
     if "filter" in stages and recipe.filter.max_disagreement is not None:
-        check.faults.append(
-            "filter.max_disagreement: needs second labels, and a recipe makes none: leave it out"
-        )
+        check.faults.append("filter.max_disagreement: a recipe has no second labels: leave it out")
     if has_data:
         sets = check.named_sets()
         check.sets(sets)
@@ -244,8 +242,7 @@ class _Check:
             self.faults.append(
                 "training.mse_weight: pairs states of one width, and each layer of the student "
                 f"with one or more of the teacher's, found widths {source.width} and "
-                f"{teacher.width}, {len(kept)} and {teacher.decoder_layers} decoder layers: set it "
-                "to 0"
+                f"{teacher.width}, {len(kept)} and {teacher.decoder_layers} layers: set it to 0"
             )
         layers = self.attempt("student", student.encoder_sources, source.encoder_layers)
         if layers and len(layers) < source.encoder_layers and not training.train_encoder:
@@ -317,8 +314,7 @@ def _check_texts(manifest: Manifest) -> None:
     if not any((utterance.text or "").strip() for utterance in manifest.utterances):
         raise ValueError(
             f"{manifest.path} must hold utterances with a text to judge by, found none among "
-            f"{len(manifest.utterances)}: transcribe some, or judge by the teacher's labels, with "
-            'data.references = "teacher"'
+            f'{len(manifest.utterances)}: transcribe some, or set data.references = "teacher"'
         )
 
 

@@ -189,7 +189,8 @@ def test_skipped_windows_leave_all_others_where_they_were(
 def heard(trainer: Trainer, drawn: list[Drawn]) -> torch.Tensor:
     source = trainer.source
     loaded = source.read(drawn, trainer.inputs.tokens(drawn))
-    return source.encode(drawn, loaded).student
+    _, states = source.encode(drawn, loaded)
+    return states
 
 
 def states(trainer: Trainer, drawn: Drawn) -> torch.Tensor:
@@ -299,7 +300,8 @@ def test_layers_are_kept_only_where_they_are_compared(
         micro, tokens = micro_batches(trainer, 0)[0]
         source = trainer.source
         loaded = source.read(micro, tokens)
-        taught = source.teacher_states(tokens, source.encode(micro, loaded).teacher, loaded)
+        for_teacher, _ = source.encode(micro, loaded)
+        taught = source.teacher_states(tokens, for_teacher, loaded)
         assert len(taught.layers) == n_layers
 
 
@@ -320,16 +322,16 @@ def test_the_student_hears_a_part_and_its_teacher_the_whole(
             on_disk = cached and frames == 3000 and encoder != "trained"
             loaded = source.read(micro, tokens)
             assert (loaded.sounds is None) is on_disk
-            heard = source.encode(micro, loaded)
+            for_teacher, for_student = source.encode(micro, loaded)
             mel = torch.cat([whole_mel(trainer, drawn) for drawn in micro])
             with torch.no_grad():
                 whole = trainer.teacher.encoder(mel)
                 part = trainer.student.model.encoder(mel[:, :, :frames])
-            assert heard.student.requires_grad == (encoder == "trained")
-            assert heard.teacher is not None
+            assert for_student.requires_grad == (encoder == "trained")
+            assert for_teacher is not None
             # sums in another order
-            torch.testing.assert_close(heard.teacher, whole, rtol=0, atol=1e-4)
-            torch.testing.assert_close(heard.student.detach(), part, rtol=0, atol=1e-4)
+            torch.testing.assert_close(for_teacher, whole, rtol=0, atol=1e-4)
+            torch.testing.assert_close(for_student.detach(), part, rtol=0, atol=1e-4)
             lengths.add(frames)
     assert len(lengths) > 2
     assert 3000 in lengths

@@ -51,11 +51,9 @@ class Counted:
         Of a single one it is utterances; an interval of one recording or voice holds for it alone.
         """
         is_one = len({recording for _, recording, _ in rows}) == 1
-        return cls(
-            errors=[counts.errors for *_, counts in rows],
-            words=[counts.words for *_, counts in rows],
-            groups=[id_ if is_one else recording for id_, recording, _ in rows],
-        )
+        groups = [id_ if is_one else recording for id_, recording, _ in rows]
+        counts = [counts for *_, counts in rows]
+        return cls([one.errors for one in counts], [one.words for one in counts], groups)
 
     def __post_init__(self) -> None:
         lengths = len(self.errors), len(self.words), len(self.groups)
@@ -136,19 +134,16 @@ def _mean_rates(sets: Sequence[Sequence[Counted]], resampling: Resampling) -> Nu
 
 def _sums_by_group(systems: Sequence[Counted]) -> Numbers:
     """Return a row for each group: the errors and the words of the first system, of the next..."""
-    place = {group: number for number, group in enumerate(sorted(set(systems[0].groups)))}
-    sums: Numbers = np.zeros((len(place), 2 * len(systems)), dtype=np.int64)
-    for number, system in enumerate(systems):
-        if set(system.groups) != set(place):
+    groups, columns = set(systems[0].groups), []
+    for system in systems:
+        if (own := set(system.groups)) != groups:
             raise ValueError(
-                f"both systems must transcribe the same recordings, found {len(place)} of the one "
-                f"and {len(set(system.groups))} of the other, "
-                f"{len(set(place) & set(system.groups))} of them of both"
+                f"both systems must transcribe the same recordings, found {len(groups)} of the one "
+                f"and {len(own)} of the other, {len(groups & own)} of them of both"
             )
-        rows = [place[group] for group in system.groups]
-        np.add.at(sums[:, 2 * number], rows, system.errors)
-        np.add.at(sums[:, 2 * number + 1], rows, system.words)
-    return sums
+        _, rows = np.unique(system.groups, return_inverse=True)
+        columns += [np.bincount(rows, counts) for counts in (system.errors, system.words)]
+    return np.stack(columns, axis=1).astype(np.int64)
 
 
 def _draw(sums: Numbers, n_draws: int, rng: np.random.Generator) -> Numbers:

@@ -330,14 +330,11 @@ def _worst(evaluation: Evaluation, folder: Path) -> list[WorstUtterance]:
     wrong = [row for row in evaluation.scores if errors[row["id"]].errors]
     wrong.sort(key=lambda row: (-errors[row["id"]].errors, row["errors"]["words"], row["id"]))
     names = ("id", "start_s", "duration_s", "reference", "hypothesis", "errors")
-    return [
-        WorstUtterance(
-            *evaluation.place,
-            audio=audio_from(folder, audio_in(evaluation.folder.resolve(), row["audio"])),
-            **{name: row[name] for name in names},
-        )
-        for row in wrong[:N_WORST]
-    ]
+    here, worst = evaluation.folder.resolve(), []
+    for row in wrong[:N_WORST]:
+        audio = audio_from(folder, audio_in(here, row["audio"]))
+        worst.append(WorstUtterance(*evaluation.place, audio=audio, **{n: row[n] for n in names}))
+    return worst
 
 
 # In plain text
@@ -416,8 +413,7 @@ def errors_against_speed(comparison: Comparison) -> Figure:
     """Draw error rates against speed, a panel for each noise."""
     panels = {n or "no noise added": speed_points(comparison, n) for n in comparison.noises}
     y = f"{comparison.rate_name}, %"
-    names = comparison.models
-    return draw_panels(panels, x="RTFx", y=y, names=names, x_log=True, note=SPEED_NOTE)
+    return draw_panels(panels, x="RTFx", y=y, names=comparison.models, x_log=True, note=SPEED_NOTE)
 
 
 def speed_points(comparison: Comparison, noise: str | None) -> list[Point]:

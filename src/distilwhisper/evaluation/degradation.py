@@ -248,11 +248,9 @@ class OtherVoices:
 
     def _read(self, utterance: Utterance) -> Samples:
         start_s, duration_s = utterance.start_s, utterance.duration_s
-        audio, choice = self._manifest.audio_source(utterance), Choice(channel=utterance.channel)
+        audio, voice = self._manifest.audio_source(utterance), Choice(channel=utterance.channel)
         try:
-            return next(
-                stream_samples(audio, start_s=start_s, duration_s=duration_s, choice=choice)
-            )
+            return next(stream_samples(audio, start_s=start_s, duration_s=duration_s, choice=voice))
         except (CorruptAudio, OSError, ValueError) as error:
             say(f"babble: {utterance.id} is left out: {error}")
             return np.zeros(0, dtype=np.float32)

@@ -91,9 +91,7 @@ def recogniser(folder: Path, files: ModelFiles) -> Callable[[Samples, str], str]
     """
     import ctranslate2
 
-    model = ctranslate2.models.Whisper(
-        str(folder), device="cpu", intra_threads=torch.get_num_threads()
-    )
+    model = ctranslate2.models.Whisper(str(folder), "cpu", intra_threads=torch.get_num_threads())
     tokenizer = Tokenizer.from_json(files.tokenizer_json, where=folder)
     n_mels = files.config["num_mel_bins"]
 

@@ -78,15 +78,10 @@ class Exported:
 def export_model(
     model: str, dest: Path, settings: ExportSettings, *, check: Path | None = None
 ) -> Exported:
-    """Write a model as another program reads it, with a card beside it.
+    """Write a model (a folder, a delta or a hub id) as another program reads it, with a card.
 
-    The folder appears whole, by rename, once the model in it is written and checked.
-
-    Args:
-        model: a folder, a delta or a hub id.
-        dest: must not exist, or be empty.
-        settings: what to write.
-        check: utterances with references, to run original and exported model on.
+    ``dest``, which is new or empty, appears whole, by rename, once the model in it is written and
+    checked: on the utterances with references that ``check`` names, beside the original.
 
     Raises:
         BadCheckpoint: the model is incomplete, or none that the other program can run.
@@ -97,8 +92,7 @@ def export_model(
             says so.
     """
     require_new(dest)
-    writer = WRITERS[settings.to]
-    manifest = None
+    writer, manifest, checked = WRITERS[settings.to], None, None
     if check is not None:
         package, pip = writer.CHECKED_BY
         if find_spec(package) is None:
@@ -114,7 +108,6 @@ def export_model(
             raise store_error(dest, error) from error
         for note in notes:
             say(f"export: {note}")
-        checked = None
         if manifest is not None:
             say(f"export: checking on {len(manifest.utterances)} utterances of {check}")
             checked = _check(source, folder, files, writer, manifest)

@@ -149,12 +149,8 @@ class Graph:
         model = make.make_model(graph, opset_imports=[make.make_opsetid("", OPSET)], ir_version=8)
         make.set_model_props(model, {k: str(v) for k, v in (metadata or {}).items()})
         n_bytes = sum(len(weight.raw_data) for weight in self._weights)
-        self._onnx.save(
-            model,
-            path,
-            save_as_external_data=n_bytes > _LARGEST_FILE_BYTES,
-            location=f"{path.name}_data",
-        )
+        is_large, beside = n_bytes > _LARGEST_FILE_BYTES, f"{path.name}_data"
+        self._onnx.save(model, path, save_as_external_data=is_large, location=beside)
 
 
 def encode(graph: Graph, model: Whisper, name: str, batch: str) -> str:
@@ -200,11 +196,8 @@ def decode(
         begin = graph.op("Squeeze", n_past)
     stop = graph.op("Squeeze", stop)
     positions = graph.op("Range", begin, stop, one)
-    visible = graph.op(
-        "LessOrEqual",
-        graph.op("Unsqueeze", graph.op("Range", first, stop, one), [0]),
-        graph.op("Unsqueeze", positions, [1]),
-    )
+    so_far = graph.op("Unsqueeze", graph.op("Range", first, stop, one), [0])
+    visible = graph.op("LessOrEqual", so_far, graph.op("Unsqueeze", positions, [1]))
     mask = graph.op("Where", visible, np.float32(0), np.finfo(np.float32).min)
     placed = graph.op("Gather", decoder.embed_positions.weight, positions)
     states = graph.op("Add", graph.columns(embedding, ids), placed)

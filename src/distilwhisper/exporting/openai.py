@@ -35,13 +35,8 @@ def write(files: ModelFiles, folder: Path, settings: ExportSettings, *, where: P
     """Write ``model.pt``; return how to set the heads that it does not hold."""
     check_conventions(files, where=where)
     dtype = getattr(torch, settings.written_dtype)
-    checkpoint = {
-        "dims": dims_of(files),
-        "model_state_dict": {
-            openai_name(name): weight.to(dtype).contiguous()
-            for name, weight in files.weights.items()
-        },
-    }
+    weights = {openai_name(n): w.to(dtype).contiguous() for n, w in files.weights.items()}
+    checkpoint = {"dims": dims_of(files), "model_state_dict": weights}
     content = io.BytesIO()  # torch, writing to a disk that is full, does not say so
     torch.save(checkpoint, content)
     (folder / "model.pt").write_bytes(content.getbuffer())
@@ -68,9 +63,7 @@ def recogniser(folder: Path, files: ModelFiles) -> Callable[[Samples, str], str]
     def recognise(samples: Samples, language: str) -> str:
         padded = whisper.pad_or_trim(samples)
         mel = whisper.log_mel_spectrogram(padded, n_mels=model.dims.n_mels)
-        options = whisper.DecodingOptions(
-            language=language, temperature=0.0, without_timestamps=True, fp16=False
-        )
+        options = whisper.DecodingOptions(language=language, without_timestamps=True, fp16=False)
         text: str = whisper.decode(model, mel, options).text
         return text
 

@@ -72,9 +72,7 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
     The folder appears whole, by rename. The sizes in ``config.json`` follow the network; all
     else is kept as it was read.
     """
-    files = replace(
-        checkpoint.files,
-        config=checkpoint.model.config.to_hf(checkpoint.files.config),
-        weights=dict(checkpoint.model.named_weights()),
-    )
+    model, files = checkpoint.model, checkpoint.files
+    config, weights = model.config.to_hf(files.config), dict(model.named_weights())
+    files = replace(files, config=config, weights=weights)
     write_model_folder(folder, files, dtype=torch.float32)

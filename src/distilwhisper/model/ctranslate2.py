@@ -191,9 +191,7 @@ def _parse_variable(cursor: _Cursor, name: str, version: int) -> Tensor:
     wanted = math.prod(shape) * dtype.itemsize
     n_bytes = cursor.number(4, f"the size of {name}") * (1 if version >= 4 else dtype.itemsize)
     if n_bytes != wanted:
-        raise cursor.fault(
-            f"{name} of shape {shape} and type {dtype} must take {wanted} bytes, found {n_bytes}"
-        )
+        raise cursor.fault(f"{name}: {dtype} of shape {shape} is {wanted} bytes, found {n_bytes}")
     return cursor.take(n_bytes, name).view(dtype).reshape(shape)
 
 
@@ -239,9 +237,7 @@ def _to_hugging_face(variables: dict[str, Tensor], path: Path) -> dict[str, Tens
         weights |= zip(targets, parts, strict=True)
     for name in [name for name in weights if name.endswith(".k_proj.bias")]:
         if largest := weights.pop(name).abs().max().item():
-            raise BadCheckpoint(
-                f"{path}: {name} must be zero, since Whisper has no such bias; found {largest:g}"
-            )
+            raise BadCheckpoint(f"{path}: {name} must be zero, Whisper has none, found {largest:g}")
     return weights
 
 

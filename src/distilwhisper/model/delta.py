@@ -60,11 +60,8 @@ def write_delta(
 ) -> int:
     """Write a student as the weights in which it differs from its teacher; return their bytes.
 
-    Args:
-        student: a Hugging Face model folder.
-        teacher: the folder of the model whose encoder or embeddings it shares.
-        dest: must not exist, or be empty; it appears whole, by rename.
-        teacher_name: what :func:`~distilwhisper.model.hub.resolve_model` finds the teacher by.
+    Both are Hugging Face model folders. ``dest``, which is new or empty, appears whole, by rename;
+    ``teacher_name`` is what :func:`~distilwhisper.model.hub.resolve_model` finds the teacher by.
 
     Raises:
         BadCheckpoint: one of the models is incomplete; or the two share no weights.
@@ -108,10 +105,8 @@ def write_delta(
 def complete_delta(folder: Path, cache: Path, find_teacher: Callable[[str], Path]) -> Path:
     """Return the folder of a delta's whole model, which is written on first use, in float32.
 
-    Args:
-        folder: of the delta.
-        cache: where whole models are kept, by names that only their files have.
-        find_teacher: returns the folder of a model of some name.
+    The cache keeps whole models by names that only their files have. ``find_teacher`` returns the
+    folder of a model of some name.
 
     Raises:
         BadCheckpoint: the teacher has other weights than the delta was made with, or a file of
@@ -197,9 +192,7 @@ def _read_metadata(folder: Path) -> dict[str, str]:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
     except SafetensorError as error:
-        raise BadCheckpoint(
-            f"{path}: not a safetensors file, or not all of one ({error}): {_AGAIN}"
-        ) from error
+        raise BadCheckpoint(f"{path}: not a safetensors file ({error}): {_AGAIN}") from error
     if not {_TEACHER, _DIGEST, _BASES} <= metadata.keys():
         raise BadCheckpoint(
             f"{path}: must name its teacher, the digest of the teacher's weights and the matrices "

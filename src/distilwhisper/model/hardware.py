@@ -114,11 +114,8 @@ class Hardware(Checked):
 
     def picked(self) -> "Hardware":
         """Return the same with what auto stands for on this machine, for results that are kept."""
-        return Hardware(
-            device=str(self.pick_device()),
-            dtype=cast(DTypeName, dtype_name(self.pick_dtype())),
-            backend=self.pick_backend(),
-        )
+        dtype = cast(DTypeName, dtype_name(self.pick_dtype()))
+        return Hardware(str(self.pick_device()), dtype, self.pick_backend())
 
     def describe(self, *, has_draft: bool = False) -> str:
         """Return what was picked, for the log."""

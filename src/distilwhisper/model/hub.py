@@ -201,6 +201,7 @@ def _download(repo: str, revision: str | None, patterns: list[str]) -> Path:
     # requests', httpx's or a later client's, by the version of huggingface_hub: the base of what a
     # connection that fails raises, where that is no OSError.
     http_error: type[Exception] = vars(errors).get("HTTPError", OSError)
+    fetch = partial(snapshot_download, repo, revision=revision, allow_patterns=patterns)
     reason = ""
     try:
         # Asked for its timeout: snapshot_download waits for a silent hub without one.
@@ -208,14 +209,7 @@ def _download(repo: str, revision: str | None, patterns: list[str]) -> Path:
     except (http_error, OSError) as error:
         reason = _one_line(error)
     try:
-        folder = snapshot_download(
-            repo,
-            revision=revision,
-            allow_patterns=patterns,
-            local_files_only=bool(reason),
-            etag_timeout=_HUB_TIMEOUT_S,
-        )
-        return Path(folder)
+        return Path(fetch(local_files_only=bool(reason), etag_timeout=_HUB_TIMEOUT_S))
     except errors.LocalEntryNotFoundError as error:
         reason = reason or _one_line(error)
     except (http_error, OSError) as error:
@@ -300,14 +294,10 @@ def import_model(
 ) -> Path:
     """Convert a model of any known format to a Hugging Face folder at ``dest``; return ``dest``.
 
-    Weights keep their type; quantised ones become float32.
-
-    Args:
-        source: a hub id, a Hugging Face or CTranslate2 folder, or an OpenAI ``.pt`` file.
-        dest: must not exist, or be empty.
-        tokenizer: a folder or hub id whose tokenizer goes with the weights, for formats that may
-            lack one; without it the source's own, or that of OpenAI's model of the same
-            vocabulary.
+    The source is a hub id, a Hugging Face or CTranslate2 folder, or an OpenAI ``.pt`` file; the
+    destination is new or empty. Weights keep their type; quantised ones become float32. For formats
+    that may lack a tokenizer, ``tokenizer`` names the folder or hub id of one; without it the
+    source's own is taken, or that of OpenAI's model of the same vocabulary.
 
     Raises:
         FileExistsError: ``dest`` holds something.

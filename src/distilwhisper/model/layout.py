@@ -120,6 +120,12 @@ def read_model_folder(folder: Path) -> ModelFiles:
     return ModelFiles(config, rules, weights, tokenizer_json)
 
 
+def require_whole(*folders: Path) -> None:
+    """Read models and keep nothing: of one that is damaged :func:`read_model_folder` raises."""
+    for folder in folders:
+        read_model_folder(folder)
+
+
 def read_json_object(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file.
 
@@ -272,8 +278,7 @@ def _drop_tied_projection(weights: dict[str, Tensor], *, where: Path) -> None:
         found = f"they differ by up to {difference:g}"
     raise BadCheckpoint(
         f"{where}: {_TIED_PROJECTION} must equal {_EMBEDDING}, as in every Whisper model; {found}. "
-        "A model trained with an untied projection cannot be loaded: tie the weights and train "
-        "again"
+        "A model trained with an untied projection cannot be loaded: tie them, and train again"
     )
 
 
@@ -357,9 +362,7 @@ class TokenIds(dict[str, int]):
         self._where = where
 
     def __missing__(self, token: str) -> int:
-        raise BadCheckpoint(
-            f"{self._where}: the tokenizer has no {token}; is it a Whisper tokenizer?"
-        )
+        raise BadCheckpoint(f"{self._where}: the tokenizer has no {token}; is it Whisper's?")
 
 
 def token_ids(tokenizer_json: str, *, where: Path) -> TokenIds:
@@ -419,12 +422,9 @@ def files_from_weights(
 ) -> ModelFiles:
     """Return the files of a model of which another format holds weights, heads and rules alone.
 
-    Args:
-        weights: in Hugging Face names; their shapes give every size but the number of heads.
-        tokenizer_json: of the very model; it may lack the timestamps.
-        rules: suppress lists and alignment heads, as ``generation_config.json`` has them.
-        heads: of each encoder layer, and of each decoder layer.
-        where: what is read, for messages.
+    Weights have Hugging Face names, and their shapes give every size but the ``heads`` of each
+    encoder layer and each decoder layer. The tokenizer, of the very model, may lack the timestamps;
+    rules are suppress lists and alignment heads, as ``generation_config.json`` has them.
 
     Raises:
         BadCheckpoint: the weights are of no Whisper network, or of another tokenizer.
@@ -521,10 +521,7 @@ def write_model_folder(folder: Path, files: ModelFiles, *, dtype: torch.dtype) -
     """
     with new_folder(folder) as temporary:
         write_side_files(temporary, files, dtype=dtype)
-        weights = {
-            name: weight.detach().to("cpu", dtype).contiguous()
-            for name, weight in files.weights.items()
-        }
+        weights = {n: w.detach().to("cpu", dtype).contiguous() for n, w in files.weights.items()}
         write_weights(temporary / "model.safetensors", weights, {"format": "pt"})
 
 

@@ -41,14 +41,9 @@ def write_report(path: str | PathLike[str], facts: Sequence[RunFacts | Compariso
     path = Path(path)
     runs = _by_name([fact for fact in facts if isinstance(fact, RunFacts)])
     comparisons = {f.folder: f.comparison for f in facts if isinstance(f, ComparisonFacts)}
-    page = templates().get_template("page.html")
-    content = page.render(
-        title=", ".join([*runs, *(folder.resolve().name for folder in comparisons)]),
-        runs=runs,
-        comparisons=comparisons.items(),
-        folder=path.parent,
-    )
-    write_atomic(path, content)
+    title = ", ".join([*runs, *(folder.resolve().name for folder in comparisons)])
+    content = {"runs": runs, "comparisons": comparisons.items(), "folder": path.parent}
+    write_atomic(path, templates().get_template("page.html").render(content, title=title))
     return path
 
 

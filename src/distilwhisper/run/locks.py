@@ -28,9 +28,7 @@ class Part:
 
     def __post_init__(self) -> None:
         if not 0 <= self.index < self.n_parts:
-            raise ValueError(
-                f"part I/N must be one of N, counted from 0, found {self.index}/{self.n_parts}"
-            )
+            raise ValueError(f"part I/N must be one of N, counted from 0, found {self}")
 
     @classmethod
     def parse(cls, text: str) -> "Part":

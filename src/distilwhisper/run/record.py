@@ -68,9 +68,8 @@ def _package_versions() -> dict[str, str]:
     """Return the versions of what we depend on, as far as it is installed."""
     versions = dict[str, str]()
     with suppress(PackageNotFoundError):
-        for name in sorted(
-            {re.split(r"[^\w.-]", one)[0] for one in requires("distilwhisper") or ()}
-        ):
+        needed = {re.split(r"[^\w.-]", one)[0] for one in requires("distilwhisper") or ()}
+        for name in sorted(needed):
             with suppress(PackageNotFoundError):
                 versions[name] = version(name)
     return versions

@@ -102,10 +102,8 @@ def _section(cls: Any, mapping: Any, key: str, base: object | None, faults: list
     n_before, prefix = len(faults), f"{key}." if key else ""
     known, kinds = {field.name: field for field in fields(cls) if field.init}, get_type_hints(cls)
     for name in [name for name in mapping if name not in known]:
-        nearest = difflib.get_close_matches(name, known, n=1)
-        hint = (
-            f"the nearest is {prefix}{nearest[0]}" if nearest else f"there are {', '.join(known)}"
-        )
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"the nearest is {prefix}{near[0]}" if near else f"there are {', '.join(known)}"
         faults.append(f"{prefix}{name}: there is no such key; {hint}")
     values: dict[str, object] = {}
     for name, field in known.items():

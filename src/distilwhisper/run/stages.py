@@ -32,15 +32,12 @@ def open_stage(
 ) -> None:
     """Record what a folder is made of, or check that it was made of the same.
 
-    A folder that holds files must hold our stage.json, which is why no ``force`` can ever empty one
-    that is somebody else's.
-
-    Args:
-        folder: made if it is not there.
-        settings: all that shapes what the stage writes; as JSON can hold it, or paths.
-        inputs: names of what the stage reads, to their :func:`fingerprint`.
-        force: where settings or inputs have changed, delete what the folder holds, and go on.
-        check: called before a change is refused or anything deleted: names a damaged input as such.
+    The folder is made if it is not there. One that holds files must hold our stage.json, which is
+    why no ``force`` can ever empty one that is somebody else's. ``settings`` are all that shapes
+    what the stage writes, as JSON can hold it, or paths; ``inputs`` hold the :func:`fingerprint` of
+    what it reads, by name. Where they have changed, ``force`` deletes what the folder holds, and
+    goes on. ``check`` is called before a change is refused or anything deleted: it names a damaged
+    input as such.
 
     Raises:
         StageChanged: they have changed; the message has a line for every difference.

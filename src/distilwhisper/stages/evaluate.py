@@ -22,7 +22,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -40,7 +40,7 @@ from distilwhisper.evaluation.scoring import COST, EvaluationSummary, score, sum
 from distilwhisper.files import write_atomic
 from distilwhisper.model.checkpoint import count_parameters, read_config
 from distilwhisper.model.hub import resolve_model
-from distilwhisper.model.layout import read_model_folder
+from distilwhisper.model.layout import require_whole
 from distilwhisper.progress import Advance, say
 from distilwhisper.run.files import write_json
 from distilwhisper.run.locks import lock_folder
@@ -94,13 +94,8 @@ def evaluate_tasks(
                 inputs["noise"] = fingerprint(noise.source)
             table = {**asdict(task.settings), **asdict(hardware), "draft": draft}
             stack.enter_context(lock_folder(task.out))
-            open_stage(
-                task.out,
-                settings=table,
-                inputs=inputs,
-                force=force,
-                check=lambda: [read_model_folder(path) for path in paths.values()],
-            )
+            whole = partial(require_whole, *paths.values())
+            open_stage(task.out, settings=table, inputs=inputs, force=force, check=whole)
             if noise is not None:
                 Degrader(noise, manifest)  # what it refuses is known before anything is decoded
             size, seed = task.settings.shard_size, task.settings.noise_seed
@@ -258,8 +253,7 @@ class EvaluationSet(ShardedSet):
         return score(self.manifest, rows, timings, self.out, n_parameters=n_parameters)
 
 
-@dataclass(frozen=True)
-class TimedTexts:
+class TimedTexts(NamedTuple):
     """The hypotheses of some utterances, and what decoding them took."""
 
     texts: list[tuple[str, str | None]]  # of each: text and language
@@ -290,12 +284,9 @@ def decode_timed(
         if not isinstance(transcript, Transcript):
             raise transcript
         texts[long[number]] = transcript.text, transcript.language
-    return TimedTexts(
-        [texts[place] for place in range(len(pieces))],
-        audio_s=sum(samples_to_seconds(len(samples)) for samples in sounds),
-        compute_s=_now(transcriber) - began,
-        cost=transcriber.counts - before,
-    )
+    compute_s, cost = _now(transcriber) - began, transcriber.counts - before
+    audio_s = sum(samples_to_seconds(len(samples)) for samples in sounds)
+    return TimedTexts([texts[place] for place in range(len(pieces))], audio_s, compute_s, cost)
 
 
 def _now(transcriber: Transcriber) -> float:

@@ -116,14 +116,10 @@ class FilterSummary:
         return "\n".join(str(part) for part in (self.retention, self.calibration) if part)
 
     def __str__(self) -> str:
-        lines = [
-            f"kept {self.kept.count} of {self.total.count} utterances "
-            f"({self.kept.hours:.2f} of {self.total.hours:.2f} h)",
-            *(
-                f"  {of.count:9d}  {of.hours:10.2f} h  {name}"
-                for name, of in self.by_reason.items()
-            ),
-        ]
+        hours = f"{self.kept.hours:.2f} of {self.total.hours:.2f} h"
+        lines = [f"kept {self.kept.count} of {self.total.count} utterances ({hours})"]
+        for name, of in self.by_reason.items():
+            lines.append(f"  {of.count:9d}  {of.hours:10.2f} h  {name}")
         for unit, counts in self.errors.items():
             name = "WER" if unit == "word" else "CER"
             all_, kept = (
@@ -163,9 +159,7 @@ def filter_labels(
             disagreement is limited and there are no second labels.
     """
     if settings.max_disagreement is not None and second_labels is None:
-        raise ValueError(
-            "max_disagreement needs second labels to compare with, found none: name their folder"
-        )
+        raise ValueError("max_disagreement needs second labels, found none: name their folder")
     if warns:
         warn_of_limits(settings)
     sources = Sources(manifest_path, labels_folder, second_labels, settings.language)

@@ -26,7 +26,7 @@ from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.decoding.windows import DecodedWindow
 from distilwhisper.engines import DecodingJob, ShardedSet, run_stage
 from distilwhisper.model.hub import resolve_model
-from distilwhisper.model.layout import read_model_folder
+from distilwhisper.model.layout import require_whole
 from distilwhisper.progress import Advance, say
 from distilwhisper.run.locks import Part, lock_folder
 from distilwhisper.run.stages import fingerprint, open_stage
@@ -93,7 +93,7 @@ def label_manifests(
             manifest = in_language(read_manifest(path), decoding.language)
             inputs = {"manifest": fingerprint(path), "teacher": teacher_print}
             stack.enter_context(lock_folder(out, part))
-            whole = partial(read_model_folder, folder)
+            whole = partial(require_whole, folder)
             open_stage(out, settings=table, inputs=inputs, force=force, check=whole)
             place, size = out.absolute(), settings.shard_size
             sets.append(LabelSet(manifest, place, size, settings.pack, retry_failed))

@@ -63,9 +63,7 @@ def spaced_layers(n_layers: int, n_kept: int) -> list[int]:
     Source: arXiv:2311.00430, section 3.1; ``training/create_student_model.py`` there.
     """
     if not 1 <= n_kept <= n_layers:
-        raise ValueError(
-            f"a student keeps 1 to {n_layers} of its teacher's {n_layers} layers, found {n_kept}"
-        )
+        raise ValueError(f"a student keeps 1 to {n_layers} of its teacher's layers, found {n_kept}")
     if n_kept == 1:
         return [n_layers - 1]
     return [i * (n_layers - 1) // (n_kept - 1) for i in range(n_kept)]

@@ -24,8 +24,9 @@ from distilwhisper.model.checkpoint import (
     save_checkpoint,
 )
 from distilwhisper.model.hub import resolve_model
+from distilwhisper.model.layout import empty_network
 from distilwhisper.model.roofline import TOKENS_PER_WINDOW, window_s
-from distilwhisper.model.whisper import Whisper, WhisperConfig
+from distilwhisper.model.whisper import WhisperConfig
 from distilwhisper.speech.units import WINDOW_SAMPLES
 from distilwhisper.stages.layers import StudentSettings
 from distilwhisper.text.tokens import Tokenizer
@@ -52,9 +53,8 @@ def build_student(teacher: Checkpoint, settings: StudentSettings) -> Checkpoint:
             for name in (key.removeprefix(first) for key in theirs if key.startswith(first)):
                 layers = [theirs[f"{prefix}{source}.{name}"] for source in block]
                 weights[f"{prefix}{number}.{name}"] = _mean(layers)
-    encoder, decoder = sources.values()
-    with torch.device("meta"):
-        model = Whisper(replace(config, encoder_layers=len(encoder), decoder_layers=len(decoder)))
+    encoder, decoder = map(len, sources.values())
+    model = empty_network(replace(config, encoder_layers=encoder, decoder_layers=decoder))
     model.load_state_dict(weights, strict=True, assign=True)
     model.eval()
     generation = {k: v for k, v in teacher.generation_config.items() if k != "alignment_heads"}
@@ -114,10 +114,9 @@ def add_alignment_heads(checkpoint: Checkpoint, manifest: Manifest) -> Checkpoin
             f"two with texts must be readable, found {len(utterances)} in the manifest"
         )
     languages = {utterance.language for utterance in with_text}
-    language = (languages.pop() or "en") if len(languages) == 1 else "en"
-    prompt_ids = tokenizer.prompt_ids(
-        language=language if tokenizer.is_multilingual else None, timestamps=False
-    )
+    common = languages.pop() if len(languages) == 1 else None
+    language = (common or "en") if tokenizer.is_multilingual else None
+    prompt_ids = tokenizer.prompt_ids(language=language, timestamps=False)
     heads = measure_alignment_heads(
         checkpoint.model, utterances, prompt_ids=prompt_ids, tokenizer=tokenizer
     )

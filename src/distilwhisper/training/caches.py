@@ -38,10 +38,7 @@ FinalStates: TypeAlias = Callable[[Sequence[int], TokenBatch], Float[Tensor, "to
 
 @dataclass(frozen=True)
 class EncoderCache:
-    """The encoder states of every example.
-
-    States of other sound, or of another encoder, are made again.
-    """
+    """States of every example; those of other sound, or of another encoder, are made again."""
 
     folder: Path
     examples: Sequence[Example]  # in the order that numbers them

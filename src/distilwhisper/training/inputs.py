@@ -27,6 +27,7 @@ from distilwhisper.corpus.batches import (
     with_prompt,
 )
 from distilwhisper.corpus.records import Manifest
+from distilwhisper.model.whisper import WhisperConfig
 from distilwhisper.shapes import Float
 from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.augment import Augmentation, augment_samples, draw_augmentation, mask_mel
@@ -52,8 +53,7 @@ class TrainingInput:
     examples: Sequence[Example]
     tokenizer: Tokenizer
     settings: TrainingSettings
-    max_tokens: int
-    n_mels: int
+    sizes: WhisperConfig  # of the student
 
     def __post_init__(self) -> None:
         _ = self._mixture
@@ -63,8 +63,7 @@ class TrainingInput:
         if strays:
             raise ValueError(
                 "skip_utterances must name utterances that are trained on, found others: "
-                f"{', '.join(map(repr, sorted(strays)))}; take the ids from {self.manifest.path}, "
-                "of those that the filter kept"
+                f"{', '.join(map(repr, sorted(strays)))}; take the ids from {self.manifest.path}"
             )
         if self.settings.prompt_probability and not any(e.previous for e in self.examples):
             raise ValueError(
@@ -109,12 +108,12 @@ class TrainingInput:
         timed = keeps_timestamps(example.id, probability=settings.timestamp_probability, **draw)
         prompted = keeps_previous(example.id, probability=settings.prompt_probability, **draw)
         speed = self.augmentation(window).speed
-        sequence = decoder_sequence(
-            example.token_ids, self.tokenizer, timestamps=timed, speed=speed
-        )
+        label = decoder_sequence(example.token_ids, self.tokenizer, timestamps=timed, speed=speed)
         if not prompted:
-            return sequence
-        return with_prompt(sequence, example.previous, self.tokenizer, max_tokens=self.max_tokens)
+            return label
+        return with_prompt(
+            label, example.previous, self.tokenizer, max_tokens=self.sizes.max_tokens
+        )
 
     def forms(self, example: int) -> list[tuple[int, ...]]:
         """Return all sequences that the run draws for an example, each once; none if skipped."""
@@ -170,7 +169,7 @@ class TrainingInput:
     ) -> Float[Tensor, "batch n_mels frames"]:
         """Return the log-mel of some windows, ``n_frames`` of each: all its sound is within."""
         samples = stack_windows(sounds)[:, : (n_frames + _FRAMES_AT_EDGE) * HOP_SAMPLES]
-        mel = log_mel(samples.to(device), n_mels=self.n_mels)[:, :, :n_frames]
+        mel = log_mel(samples.to(device), n_mels=self.sizes.n_mels)[:, :, :n_frames]
         augment = self.settings.augment
         if not (augment.time_mask_share or augment.frequency_mask_share):
             return mel

@@ -108,17 +108,13 @@ class Trainer:
 
     def __post_init__(self) -> None:
         teacher, student = self.teacher.config, self.student.model.config
-        sizes = (
-            ("vocab_size", teacher.vocab_size, student.vocab_size),
-            ("n_mels", teacher.n_mels, student.n_mels),
-        )
         check_rules(
             self,
             *(
                 f"teacher and student must have the same {name}: found {theirs} and {ours}; build "
                 "the student from this teacher"
-                for name, theirs, ours in sizes
-                if theirs != ours
+                for name in ("vocab_size", "n_mels")
+                if (theirs := getattr(teacher, name)) != (ours := getattr(student, name))
             ),
             self.teacher.dtype == torch.float16
             and "the teacher must be in float32 or bfloat16, found float16, in which small "
@@ -147,14 +143,7 @@ class Trainer:
     def inputs(self) -> TrainingInput:
         """The stream of windows."""
         data, sizes = self.data, self.student.model.config
-        return TrainingInput(
-            data.manifest,
-            data.examples,
-            self.tokenizer,
-            self.settings,
-            sizes.max_tokens,
-            sizes.n_mels,
-        )
+        return TrainingInput(data.manifest, data.examples, self.tokenizer, self.settings, sizes)
 
     def fit(self, *, on_steps: Callable[[float], None] = lambda _: None) -> Progress:
         """Train to the last step, from the newest checkpoint if there is one.
@@ -274,12 +263,8 @@ class Trainer:
         """
         settings, device = self.settings, self.teacher.device
         student = self.student.model.decoder
-        objective = Objective(
-            settings.kl_weight * share,
-            settings.pl_weight,
-            settings.temperature,
-            settings.divergence,
-        )
+        weights = settings.kl_weight * share, settings.pl_weight
+        objective = Objective(*weights, settings.temperature, settings.divergence)
         # Of the tokens that count, from every part: the vocabulary is gone through once for all.
         ours, theirs, wanted = [], [], []
         mse = torch.zeros((), device=device)
@@ -288,14 +273,14 @@ class Trainer:
                 loaded = next(reading)
                 inputs, labels = tokens.inputs.to(device), tokens.labels.to(device)
                 mask = labels != IGNORE
-                encoded = self.source.encode(windows, loaded)
+                for_teacher, heard = self.source.encode(windows, loaded)
                 states = forced_states(
-                    student, encoded.student, inputs, checkpointed=settings.checkpoint_activations
+                    student, heard, inputs, checkpointed=settings.checkpoint_activations
                 )
                 ours.append(states.final[mask])
                 wanted.append(labels[mask])
                 if settings.asks_teacher:
-                    teacher = self.source.teacher_states(tokens, encoded.teacher, loaded)
+                    teacher = self.source.teacher_states(tokens, for_teacher, loaded)
                     theirs.append(teacher.final)
                     if settings.mse_weight:
                         mse = mse + hidden_mse_sum(states.at(mask).layers, teacher.layers)
@@ -368,13 +353,11 @@ class Trainer:
 
     def _transcriber(self) -> Transcriber:
         """Return what transcribes the validation sets; its caches last no longer than itself."""
-        decoding = DecodingSettings(
-            task=self.data.task,
-            timestamps=False,
-            temperature=(0.0,),
-            context_margin_s=self.settings.validation_context_margin_s,
+        task, margin_s = self.data.task, self.settings.validation_context_margin_s
+        greedy = DecodingSettings(
+            task=task, timestamps=False, temperature=(0.0,), context_margin_s=margin_s
         )
-        return Transcriber(self.student, self.tokenizer, decoding)
+        return Transcriber(self.student, self.tokenizer, greedy)
 
     # Reporting
 
@@ -408,12 +391,9 @@ class Trainer:
 
 
 def make_optimizer(weights: Iterable[Tensor], settings: TrainingSettings) -> torch.optim.AdamW:
-    """Return an optimiser of float32 weights that is fused: one pass over the memory, not ten."""
-    return torch.optim.AdamW(
-        list(weights),
-        lr=settings.peak_lr,
-        betas=(0.9, 0.999),
-        eps=1e-8,
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
+    """Return an optimiser of float32 weights that is fused: one pass over the memory, not ten.
+
+    Its betas are torch's own, 0.9 and 0.999, and so is its epsilon of 1e-8.
+    """
+    lr, decay = settings.peak_lr, settings.weight_decay
+    return torch.optim.AdamW(list(weights), lr=lr, weight_decay=decay, fused=True)

@@ -65,19 +65,13 @@ def fused_sums(
     *,
     chunk_tokens: int | None = None,
 ) -> FusedSums:
-    """Sum the divergence and the pseudo-label loss over tokens that all count.
+    """Sum the divergence and the pseudo-label loss over tokens that all count: none is IGNORE.
 
-    Under autocast, products are made in its dtype; losses, softmaxes and what is summed over
-    chunks stay float32 (or float64, where the states are).
-
-    Args:
-        student_states: final states; the logits are their products with the embedding.
-        student_embedding: gets a gradient too, if it wants one.
-        teacher_states: of the same tokens, constants; None leaves the divergence out.
-        teacher_embedding: of the same vocabulary, a constant.
-        labels: pseudo-label ids, none of them IGNORE.
-        objective: what is minimised.
-        chunk_tokens: that are projected at a time; None: as many as suit the device.
+    Logits are products of final states with the embedding, of one vocabulary on both sides. Under
+    autocast, products are made in its dtype; losses, softmaxes and what is summed over chunks stay
+    float32 (or float64, where the states are). The student's embedding gets a gradient too, if it
+    wants one; the teacher's side is constant, and without its states the divergence is left out.
+    ``chunk_tokens`` are projected at a time; None: as many as suit the device.
 
     Raises:
         ValueError: the two vocabularies differ.
@@ -108,12 +102,9 @@ def fused_sums(
             block = max(1, BLOCK_LOGITS // n_vocab) if device == "cpu" else chunk_tokens
             for row in range(0, len(gradient), block):
                 rows = slice(row, row + block)
-                block_kl, block_pl, d_logits = _block(
-                    gradient[rows].to(sum_dtype),
-                    None if wanted is None else wanted[rows].to(sum_dtype),
-                    labels[some][rows],
-                    objective,
-                )
+                ours = gradient[rows].to(sum_dtype)
+                theirs = None if wanted is None else wanted[rows].to(sum_dtype)
+                block_kl, block_pl, d_logits = _block(ours, theirs, labels[some][rows], objective)
                 kl, pl = kl + block_kl, pl + block_pl
                 gradient[rows] = d_logits
             d_states[some] = gradient @ embedding

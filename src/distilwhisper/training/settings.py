@@ -112,9 +112,8 @@ class TrainingSettings:
             and "teacher_annealing ends with the labels alone: pl_weight must be above 0",
             self.cache_teacher
             and bool(self.mse_weight or not self.kl_weight)
-            and "cache_teacher keeps what kl_weight needs of the teacher, its last states alone: "
-            f"kl_weight must be above 0 and mse_weight 0, found {self.kl_weight:g} and "
-            f"{self.mse_weight:g}",
+            and "cache_teacher keeps the teacher's last states alone, so that it must go with "
+            f"kl_weight above 0 and mse_weight 0, found {self.kl_weight:g} and {self.mse_weight:g}",
         )
 
     @property

@@ -25,13 +25,6 @@ TEACHER_ENCODER, STUDENT_ENCODER = "encoder-cache", "student-encoder-cache"
 TEACHER_STATES = "teacher-cache"
 
 
-class EncoderStates(NamedTuple):
-    """Encoder states of some windows, for each of the decoders."""
-
-    teacher: Float[Tensor, "batch frames width_t"] | None  # None where it is not needed
-    student: Float[Tensor, "batch frames width"]
-
-
 class Loaded(NamedTuple):
     """What was read of a micro-batch, and the mel frames that each encoder is still to encode."""
 
@@ -82,8 +75,8 @@ class StateSource:
             None if self.store is None else self.store.read(numbers, tokens).to(device),
         )
 
-    def encode(self, windows: Sequence[Drawn], loaded: Loaded) -> EncoderStates:
-        """Return the encoder states of a micro-batch, given what :meth:`read` has of it."""
+    def encode(self, windows: Sequence[Drawn], loaded: Loaded) -> tuple[Tensor | None, Tensor]:
+        """Return states for both decoders, the teacher's first: None where nobody needs them."""
         teacher, student = loaded.teacher, loaded.student
         if loaded.sounds is not None:
             n_frames = max(loaded.teacher_frames, loaded.student_frames)
@@ -94,7 +87,7 @@ class StateSource:
                 student = self._student_encode(mel[:, :, : loaded.student_frames])
         student = teacher if student is None else student
         assert student is not None
-        return EncoderStates(teacher, student)
+        return teacher, student
 
     def teacher_states(
         self, tokens: TokenBatch, encoded: Tensor | None, loaded: Loaded

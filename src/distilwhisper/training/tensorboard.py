@@ -43,10 +43,8 @@ def write_events(
                 "train, or --follow them"
             )
     with ExitStack() as opened:
-        writers = [
-            opened.enter_context(closing(EventWriter(log, out / name)))
-            for name, log in logs.items()
-        ]
+        begun = (EventWriter(log, out / name) for name, log in logs.items())
+        writers = [opened.enter_context(closing(writer)) for writer in begun]
         while True:
             are_done = all((log.parent / "done").exists() for log in logs.values())
             for writer in writers:
