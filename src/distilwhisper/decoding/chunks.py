@@ -63,8 +63,8 @@ class Cut:
         most = min(chunk - 1, 2 * last - chunk)
         if not (1 <= last <= chunk and 0 <= self.overlap_samples <= most):
             raise ValueError(
-                "1 <= last <= chunk and 0 <= overlap <= min(chunk - 1, 2 * last - chunk) must hold, "
-                f"found {self}"
+                "1 <= last <= chunk and 0 <= overlap <= min(chunk - 1, 2 * last - chunk) must "
+                f"hold, found {self}"
             )
 
 
