@@ -40,7 +40,8 @@ from distilwhisper.shapes import Bool, Float, Int
 # Steps between two looks at which rows have ended: on a GPU, looking waits for the device. A row
 # that ended writes nothing more in between.
 GPU_STEPS_PER_LOOK = 8
-# On a CPU a look takes a tenth of a short step; in this time no other window comes in.
+# The time between two such looks on a CPU, where a look takes a tenth of a short step. Windows that
+# wait are admitted after it.
 CPU_SECONDS_PER_LOOK = 0.02
 # A step captured in a CUDA graph looks at whole blocks of keys, or every length would need its own.
 KEYS_PER_BLOCK = 64
@@ -130,7 +131,7 @@ class Search:
     def step(self, for_s: float = 0.0) -> list[tuple[Any, Hypothesis]]:
         """Write at least one more token in every slot whose text has not ended.
 
-        On a CPU it goes on for some seconds, unless a text ends before.
+        On a CPU it takes as many steps as begin within ``for_s`` seconds, or until a text ends.
 
         Returns ticket and hypothesis of the windows that are now done; their slots are free.
 
@@ -210,7 +211,7 @@ class Search:
         self, state: SlotState, choice: Tensor, logprobs: Tensor, speaking: Bool[Tensor, " rows"]
     ) -> None:
         """Write one more token in the rows that are ``speaking``."""
-        at = state.lengths[:, None] + 1  # of the other rows, a place where nobody looks
+        at = state.lengths[:, None] + 1  # in rows that are not speaking, it is not read
         state.tokens.scatter_(1, at, choice[:, None])
         state.logprobs.scatter_(1, at, logprobs[:, None])
         state.lengths.add_(speaking)

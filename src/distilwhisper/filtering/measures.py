@@ -13,7 +13,7 @@ import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, get_type_hints
 from zipfile import BadZipFile
@@ -26,7 +26,7 @@ from distilwhisper.corpus.store import TornShard
 from distilwhisper.files import write_atomic
 from distilwhisper.languages import code_or_name, uses_spaces
 from distilwhisper.run.stages import fingerprint
-from distilwhisper.text.normalize import normalizer_for
+from distilwhisper.text.normalize import Normalizer, normalizer_for
 from distilwhisper.text.transcript import compression_ratio
 from distilwhisper.text.wer import text_errors
 
@@ -186,7 +186,7 @@ def _text_measures(
 ) -> dict[str, Any]:
     """Return the columns that a label with a text has."""
     try:
-        normalize, in_characters = normalizer_for(language), not uses_spaces(str(language))
+        normalize, in_characters = _rules_for(language)
     except ValueError as error:
         raise ValueError(f"utterance {utterance.id!r}: {error}") from error
     count = partial(text_errors, spaced=not in_characters)
@@ -231,6 +231,11 @@ def longest_loop(words: Sequence[str]) -> int:
         longest = max([longest, *(run for period, run in runs.items() if run >= period)])
         before.append(place)
     return longest
+
+
+@cache
+def _rules_for(language: str | None) -> tuple[Normalizer, bool]:
+    return normalizer_for(language), not uses_spaces(str(language))
 
 
 def _other_language_prob(expected: str | None, label: Label) -> float | None:

@@ -131,8 +131,8 @@ def one_thread() -> Iterator[None]:
     """Let torch compute in one thread: beside an engine with threads of its own, for small work.
 
     Threads that wait for each other at every operation stand still where others want the cores.
-    One caller at a time: a thread of Python's takes over, for good, the number that is set when it
-    first asks torch for something.
+    One caller at a time: a new Python thread keeps for good the number of threads that is set when
+    it first uses torch.
     """
     import torch
 

@@ -8,9 +8,9 @@ that embed tokens and places. The torch weights stay: word times and training op
 The encoder computes more than it reads, and is as fast as its products: in bfloat16 where the CPU
 has it, those of its linear layers in int8 where that is faster still (VNNI without AMX). A step of
 the decoder takes the time to read its weights, and some microseconds an operation. The weights are
-held in int8, one scale per row, cross keys and values in bfloat16 where the CPU has it. There the
-vocabulary, half of all bytes, is held in int4, and the tokens that may be the likeliest are
-multiplied once more.
+held in int8, one scale per row, cross keys and values in bfloat16 where the CPU has it. On such
+a CPU the vocabulary, which was half of all bytes, is held in int4, and the tokens that may be the
+likeliest are multiplied once more in float32.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from copy import deepcopy
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
 INT8_MAX = 127
 N_SPECIAL = 1609  # Whisper's last tokens, at most: special ones and timestamps, never in int4
+INT4_MAX = 7.5  # of -8 to 7, so that both ends are used
 INT4_GROUP = 128  # numbers of a row that share a scale
 # How far below the likeliest, in nats, a token of text may be by int4 and still be multiplied in
 # full. Of 3,940 tokens by three models the likeliest in float32 was never more than 1.8 below.
@@ -257,10 +258,14 @@ class DecoderEngine:
         parts = (decoder, compiler, width)
         self._embedding = decoder.embed_tokens.weight.detach().numpy()
         self._states = self._new = self._logits = torch.empty(0)  # where graphs write
+        # Added to the scores of places: minus infinity from the row's number on.
+        n_places = decoder.embed_positions.num_embeddings
+        self._hidden = torch.full((n_places, n_places), -torch.inf).triu()
+        self._hidden = torch.cat([self._hidden, torch.zeros(1, n_places)])
         has_int4 = compiler.dtype == torch.bfloat16
         self._n_in_int4 = max(len(self._embedding) - N_SPECIAL, 0) if has_int4 else 0
         build = partial(_projection, *parts, self._n_in_int4)
-        # First, as making it takes the most memory.
+        # This graph first: building it takes the most memory.
         self._projection = compiler.compile("vocabulary", build, **options)
         self._layers = compiler.compile("decoder", partial(_decoder_layers, *parts), **options)
         build = partial(_cross_projection, *parts)
@@ -275,7 +280,7 @@ class DecoderEngine:
             self._new = torch.empty(n_rows, n_parts * self._heads, n_tokens, size)
         self._layers(
             step.states,
-            _penalty(step, cache.capacity),
+            self._penalty(step, cache.capacity),
             held=[
                 _ALL_ALIKE if cross.bias is None else cross.bias,
                 *cache.tensors,
@@ -286,6 +291,13 @@ class DecoderEngine:
         by_layer = self._new.view(n_rows, self._n_layers, 2, self._heads, n_tokens, -1)
         cache.write_layers(by_layer.movedim((2, 1), (0, 1)), step)
         return self._states.clone()
+
+    def _penalty(self, step: DecoderStep, capacity: int) -> Tensor:
+        """Hide from each token the cache behind its row's end, and the new tokens behind itself."""
+        n_rows, n_tokens = step.positions.shape
+        past = self._hidden[step.positions[:, 0], :capacity][:, None, None]
+        new = self._hidden[1 : n_tokens + 1, :n_tokens].expand(n_rows, 1, n_tokens, n_tokens)
+        return torch.cat([past.expand(n_rows, 1, n_tokens, capacity), new], dim=3)
 
     def cross_keys_values(
         self, encoder_states: Float[Tensor, "batch frames width"], out: list[Tensor] | None
@@ -337,15 +349,15 @@ def _projection(decoder: Decoder, compiler: _Compiler, width: int, n_in_int4: in
     ops, net = compiler.ops, _Network(compiler)
     states = ops.parameter([-1, width], np.float32)
     weight, scale = decoder.embed_tokens.weight.detach(), decoder.layer_norm.weight.detach().abs()
-    # Numbers that are alike lose least by rounding. Rows have much in common, in a few columns;
-    # and states are large in a few places, where the last norm's weight is.
+    # Rounding loses least where numbers are of one size. All rows of the embedding are alike in a
+    # few columns, where they are large; and states are large where the last norm's weight is.
     common, scale = weight.mean(dim=0, keepdim=True), scale.clamp(min=0.01 * scale.max())
-    even = ops.multiply(states, net.constant(1 / scale))
+    scaled = ops.multiply(states, net.constant(1 / scale))
     special = (weight[n_in_int4:] - common).mul_(scale)
-    logits = net.product(even, special, int8=True)
+    logits = net.product(scaled, special, int8=True)
     if n_in_int4:
         text = (weight[:n_in_int4] - common).mul_(scale)
-        logits = ops.concat([net.product_in_int4(even, text), logits], 1)
+        logits = ops.concat([net.product_in_int4(scaled, text), logits], 1)
     logits = ops.add(logits, net.product(states, common, int8=False))
     return [logits], [states]
 
@@ -449,16 +461,12 @@ class _Network:
         return self.ops.matmul(states, scaled, False, True)
 
     def product_in_int4(self, states: Any, weight: Tensor) -> Any:
-        """As :meth:`product`, with a scale for each group of a row's numbers.
-
-        The weight, which is large, is overwritten.
-        """
+        """As :meth:`product`, with a scale for each group of a row's numbers."""
         n_rows, width = weight.shape
         size = INT4_GROUP if width % INT4_GROUP == 0 else width
         groups = weight.view(n_rows, -1, size)
-        scale = torch.linalg.vector_norm(groups, torch.inf, dim=2, keepdim=True) / 7.5
-        scale.clamp_(min=1e-12)
-        rounded = groups.div_(scale).round_().clamp_(-8, 7).to(torch.int8)
+        rounded, scale = quantise(groups, most=INT4_MAX)
+        rounded.clamp_(max=7)
         held = self.module.Tensor(self.module.Type.i4, list(groups.shape))  # two in a byte
         held.data[:] = (rounded[..., ::2] & 15 | rounded[..., 1::2] << 4).flatten().numpy()
         whole = self.ops.convert(self.module.op.Constant(held), np.float32)
@@ -506,10 +514,12 @@ class _Network:
         return self.feed_forward(states, layer, int8=int8)
 
 
-def quantise(weight: Float[Tensor, "out in"]) -> tuple[Tensor, Float[Tensor, "out 1"]]:
-    """Return a weight in int8, and the scale of each row."""
-    size = torch.linalg.vector_norm(weight, torch.inf, dim=1, keepdim=True)
-    scale = size.clamp(min=1e-12) / INT8_MAX
+def quantise(
+    weight: Float[Tensor, "*rows in"], *, most: float = INT8_MAX
+) -> tuple[Tensor, Float[Tensor, "*rows 1"]]:
+    """Return a weight as whole numbers of int8, ``most`` for a row's largest, and their scales."""
+    size = torch.linalg.vector_norm(weight, torch.inf, dim=-1, keepdim=True)
+    scale = size.clamp(min=1e-12) / most
     return (weight / scale).round_().to(torch.int8), scale
 
 
@@ -524,27 +534,6 @@ def _scaled(queries: nn.Linear, heads: int) -> nn.Linear:
 def _bias(layer: nn.Linear) -> Tensor:
     bias = layer.bias if layer.bias is not None else layer.weight.new_zeros(len(layer.weight))
     return bias.detach()
-
-
-def _penalty(step: DecoderStep, capacity: int) -> Tensor:
-    """Hide from each token the cache behind its row's end, and the new tokens behind itself."""
-    n_rows, n_tokens = step.positions.shape
-    past = _empty_places(capacity)[step.positions[:, 0]][:, None, None]
-    new = _later_tokens(n_tokens).expand(n_rows, 1, n_tokens, n_tokens)
-    return torch.cat([past.expand(n_rows, 1, n_tokens, capacity), new], dim=3)
-
-
-@cache
-def _empty_places(capacity: int) -> Float[Tensor, "lengths places"]:
-    places = torch.arange(capacity)
-    return torch.zeros(capacity + 1, capacity).masked_fill_(
-        places >= torch.arange(capacity + 1)[:, None], -torch.inf
-    )
-
-
-@cache
-def _later_tokens(n_tokens: int) -> Float[Tensor, "tokens tokens"]:
-    return torch.full((n_tokens, n_tokens), -torch.inf).triu(1)
 
 
 def _forget_oldest(folder: Path) -> None:

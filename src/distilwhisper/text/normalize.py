@@ -5,7 +5,7 @@ import unicodedata
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TypeAlias
 
 from distilwhisper.extras import needed_by
@@ -145,7 +145,15 @@ def _words_only(normalised: str) -> str:
 
 @lru_cache(maxsize=10_000)  # a text is often normalised twice: by Whisper's rules, then by ours
 def _whisper_english(text: str) -> str:
-    return _ENGLISH(_TOO_MANY_DIGITS.sub(r"\g<0> ", text))
+    return _english()(_TOO_MANY_DIGITS.sub(r"\g<0> ", text))
+
+
+@cache
+def _english() -> EnglishTextNormalizer:
+    english = EnglishTextNormalizer()
+    for pattern in _NOT_IN_WHISPER:
+        del english.replacers[pattern]
+    return english
 
 
 # Marks that a writer may leave out: Hebrew accents and points; Arabic vowel points, Quranic signs
@@ -183,8 +191,5 @@ def _respecting_points(text: str) -> str:
     return remove_symbols(text, preserve_marks=True).replace("i\u0307", "i")
 
 
-_ENGLISH = EnglishTextNormalizer()
-for _pattern in _NOT_IN_WHISPER:
-    del _ENGLISH.replacers[_pattern]
 _BASIC, _MARKED, _POINTED = BasicTextNormalizer(), BasicTextNormalizer(), BasicTextNormalizer()
 _MARKED.clean, _POINTED.clean = _respecting_marks, _respecting_points

@@ -273,9 +273,9 @@ class Trainer:
                 loaded = next(reading)
                 inputs, labels = tokens.inputs.to(device), tokens.labels.to(device)
                 mask = labels != IGNORE
-                for_teacher, heard = self.source.encode(windows, loaded)
+                for_teacher, for_student = self.source.encode(windows, loaded)
                 states = forced_states(
-                    student, heard, inputs, checkpointed=settings.checkpoint_activations
+                    student, for_student, inputs, checkpointed=settings.checkpoint_activations
                 )
                 ours.append(states.final[mask])
                 wanted.append(labels[mask])
@@ -391,9 +391,8 @@ class Trainer:
 
 
 def make_optimizer(weights: Iterable[Tensor], settings: TrainingSettings) -> torch.optim.AdamW:
-    """Return an optimiser of float32 weights that is fused: one pass over the memory, not ten.
-
-    Its betas are torch's own, 0.9 and 0.999, and so is its epsilon of 1e-8.
-    """
+    """Return an optimiser of float32 weights that is fused: one pass over the memory, not ten."""
     lr, decay = settings.peak_lr, settings.weight_decay
-    return torch.optim.AdamW(list(weights), lr=lr, weight_decay=decay, fused=True)
+    return torch.optim.AdamW(
+        list(weights), lr=lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=decay, fused=True
+    )
