@@ -9,6 +9,7 @@ import torch
 from huggingface_hub import constants
 from hypothesis import settings
 
+import typecheck  # noqa: F401
 from distilwhisper.model.hub import ModelNotFound, resolve_model
 from distilwhisper.progress import showing_progress
 from distilwhisper.speech.audio import Samples, load_samples

@@ -1,6 +1,7 @@
 """A model on disk: the network with everything that its Hugging Face folder says of it."""
 
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ def read_config(folder: Path) -> WhisperConfig:
     return network_sizes(read_json_object(folder / "config.json"), where=folder)
 
 
+@cache
 def count_parameters(sizes: WhisperConfig) -> int:
     """Return the parameters of a network of these sizes."""
     return empty_network(sizes).n_parameters()

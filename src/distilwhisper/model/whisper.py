@@ -15,7 +15,7 @@ import math
 import mmap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, cast
 
 import numpy as np
@@ -237,7 +237,9 @@ class Encoder(nn.Module):
         self.conv1 = nn.Conv1d(config.n_mels, config.width, kernel_size=3, padding=1)
         self.conv2 = nn.Conv1d(config.width, config.width, kernel_size=3, stride=2, padding=1)
         self.embed_positions = nn.Embedding(
-            config.max_frames, config.width, _weight=sinusoids(config.max_frames, config.width)
+            config.max_frames,
+            config.width,
+            _weight=sinusoids(config.max_frames, config.width).clone(),
         )
         self.embed_positions.weight.requires_grad_(False)
         layers = (
@@ -538,6 +540,7 @@ class Whisper(nn.Module):
             yield f"model.{name}", weight
 
 
+@cache
 def sinusoids(length: int, width: int) -> Float[Tensor, "length width"]:
     """Return the encoder's fixed positions: sines, then cosines, of 1 to 10,000 time constants."""
     half = width // 2
