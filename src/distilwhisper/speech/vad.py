@@ -25,7 +25,7 @@ from distilwhisper.checks import AT_LEAST_0, SHARE, Checked, ruled
 from distilwhisper.extras import MissingExtra
 from distilwhisper.shapes import Float
 from distilwhisper.speech.audio import Samples, in_blocks
-from distilwhisper.speech.units import Span, seconds_to_samples
+from distilwhisper.speech.units import WINDOW_SAMPLES, Span, seconds_to_samples
 
 FRAME_SAMPLES = 512  # of the detector, which has one probability for them: 32 ms
 CONTEXT_SAMPLES = 64  # of the frame before, in front of each frame
@@ -233,6 +233,56 @@ def _bare_spans(groups: Groups, settings: VadSettings) -> Iterator[tuple[int, bo
             yield now, start is not None, ended
             now += FRAME_SAMPLES
     yield n_samples, False, None if start is None else Span(start, n_samples)
+
+
+# Pieces of long recordings, each as long as a window holds
+
+# Between words is silence enough to cut in; a piece does not reach over a pause so long that
+# nothing in front of it helps to understand what follows.
+PAUSES = VadSettings(min_silence_s=0.2, pad_s=0.1)
+LONG_PAUSE_S = 2.0
+
+
+def speech_pieces(blocks: Iterable[Samples]) -> list[Span]:
+    """Return the speech of a recording in pieces of at most 30 s, as long as fits.
+
+    Pauses of 2 s and more are in no piece. Speech without any pause is cut where it is least
+    certain to be speech. It raises as :func:`stream_spans`.
+    """
+    groups = list(frame_probabilities(blocks))
+    probabilities = [probability for _, of_group in groups for probability in of_group]
+    return plan_pieces(spans_of(groups, PAUSES), probabilities)
+
+
+def plan_pieces(spans: Iterable[Span], probabilities: Sequence[float]) -> list[Span]:
+    """Return spans of at most 30 s that hold the given ones: as many of them as fit.
+
+    These are of speech, in order and apart; the probabilities are of each frame of the recording.
+    """
+    pieces: list[Span] = []
+    long_pause = seconds_to_samples(LONG_PAUSE_S)
+    for span in spans:
+        for part in _broken(span, probabilities):
+            last = pieces[-1] if pieces else part
+            fits = part.stop - last.start <= WINDOW_SAMPLES and part.start - last.stop < long_pause
+            if pieces and fits:
+                pieces[-1] = replace(last, stop=part.stop)
+            else:
+                pieces.append(part)
+    return pieces
+
+
+def _broken(span: Span, probabilities: Sequence[float]) -> list[Span]:
+    """Cut a span that is too long in the later half of what fits, where speech is least likely."""
+    parts = []
+    while span.stop - span.start > WINDOW_SAMPLES:
+        first = -(-(span.start + WINDOW_SAMPLES // 2) // FRAME_SAMPLES)
+        last = (span.start + WINDOW_SAMPLES) // FRAME_SAMPLES - 1
+        frame = min(range(first, last + 1), key=lambda i: (probabilities[i], -i))
+        at = frame * FRAME_SAMPLES + FRAME_SAMPLES // 2
+        parts.append(replace(span, stop=at))
+        span = replace(span, start=at)
+    return [*parts, span]
 
 
 def _checked(blocks: Iterable[Samples]) -> Iterator[Samples]:

@@ -30,6 +30,7 @@ from distilwhisper.extras import needed_by
 from distilwhisper.progress import say
 from distilwhisper.speech.arrays import to_samples
 from distilwhisper.speech.audio import wav_bytes
+from distilwhisper.speech.sources import opened
 
 if TYPE_CHECKING:
     import pyarrow
@@ -221,10 +222,8 @@ def _tables(dataset: Any, source: str) -> Iterator["pyarrow.Table"]:
 
 def _fetched(url: str) -> bytes:
     """Return sound that lies in no file here: on the hub, or in a zip."""
-    import fsspec
-
     try:
-        with fsspec.open(url, "rb") as file:
+        with opened(url) as (file, _):
             return file.read()
     except OSError as error:
         raise Unusable(f"{url}: {error}", "audio missing") from error
