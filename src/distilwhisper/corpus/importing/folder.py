@@ -37,7 +37,7 @@ from distilwhisper.corpus.records import Utterance
 from distilwhisper.progress import say
 
 TABLE_STEMS = ("transcript", "transcripts", "metadata")
-BESIDE_SUFFIXES = (".txt", ".json")
+BESIDE_SUFFIXES = (".json", ".txt")  # in the order in which they are read
 # Of texts that come with a corpus and are no transcripts.
 _NOTES = ("readme", "license", "licence", "copying", "changelog", "citation", "notice")
 
@@ -81,9 +81,8 @@ def read_folder(source: Source) -> Entries:
             utterance = replace(line.utterance, audio=place, split=line.utterance.split or split)
             yield Entry(name if part == (0.0, None, None) else line.where, utterance)
         if name not in lines:
-            stem = posixpath.splitext(name)[0]
-            keys = (_key(stem + ending) for ending in (".json", ".txt"))
-            texts = [beside[key] for key in keys if key in beside]
+            stem = posixpath.splitext(nfc(name))[0]
+            texts = [beside[stem + end] for end in BESIDE_SUFFIXES if stem + end in beside]
             utterance = Utterance(ids[name], place, split=split)
             yield from _with_transcripts(source, name, utterance, texts)
 
