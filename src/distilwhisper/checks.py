@@ -13,6 +13,7 @@ AT_LEAST_1: Rule = ("be at least 1", lambda value: value >= 1)
 ABOVE_0: Rule = ("be above 0", lambda value: value > 0)
 NOT_EMPTY: Rule = ("name at least one", bool)
 PROBABILITY: Rule = ("lie in [0, 1]", lambda value: 0 <= value <= 1)
+SHARE: Rule = ("lie above 0 and be at most 1", lambda value: 0 < value <= 1)
 
 
 def ruled(default: Any, rule: Rule) -> Any:

@@ -61,10 +61,6 @@ def read_folder(source: Source) -> Entries:
     along; a transcript without audio is a problem. Names that differ in how their accents are
     written are one. Where folders called train, validation or test lie beside each other, their
     audio has them as its split.
-
-    Raises:
-        BadSource: there is no audio in the folder.
-        BadTranscripts: a table is not in UTF-8, or its first line does not name the columns.
     """
     audio, tables, beside = _find(source)
     if not audio and not source.problems:

@@ -346,7 +346,11 @@ LAYOUTS: Mapping[Format, Layout] = {
 def read(source: Source, layout: Format) -> Entries:
     """Yield the utterances of a source.
 
-    One that is not what it is read as is a BadSource, and so are settings of no use there.
+    Raises:
+        BadSource: it is not what it is read as, or lacks what the settings name; or a setting is of
+            no use there.
+        UnreadableSource: a dataset is not there, or cannot be read to its end.
+        MissingExtra: the package that reads it is not installed.
     """
     path, form = source.path, LAYOUTS[layout]
     for option in ("config", "split", "column"):
