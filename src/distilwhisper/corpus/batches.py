@@ -32,8 +32,6 @@ from distilwhisper.text.tokens import LAST_TIMESTAMP_S, MAX_PREVIOUS_TOKENS, Tok
 # Targets that count for nothing; the value torch's cross-entropy skips by itself.
 IGNORE = -100
 
-_N_READERS = 8  # that wait for the disk at the same time
-
 
 class UnreadableRecording(DistilwhisperError):
     """A recording that the work needs cannot be read."""
@@ -434,8 +432,7 @@ def check_sounds(
     """
     sources = {u.id: manifest.audio_source(u) for u in utterances if labels[u.id].sound}
     unique = dict.fromkeys(sources.values())
-    fingerprints = in_order(_fingerprint, unique, n_threads=_N_READERS, n_ahead=2 * _N_READERS)
-    now = dict(zip(unique, fingerprints, strict=True))
+    now = dict(zip(unique, in_order(_fingerprint, unique), strict=True))
     changed, touched = [], set()
     for id_, source in sources.items():
         before, after = (labels[id_].sound or "").split("-"), now[source].split("-")

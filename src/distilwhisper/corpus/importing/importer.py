@@ -11,7 +11,6 @@ import time
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from heapq import nsmallest
@@ -21,8 +20,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from distilwhisper.corpus.ahead import in_order
 from distilwhisper.corpus.importing.entries import (
-    N_THREADS,
     BadSource,
     Entries,
     Entry,
@@ -48,7 +47,7 @@ from distilwhisper.speech.audio import (
     probe_audio,
     stream_samples,
 )
-from distilwhisper.speech.sources import CorruptAudio, NamedBytes, digest_of
+from distilwhisper.speech.sources import NamedBytes, digest_of
 from distilwhisper.speech.units import WINDOW_S, samples_to_seconds
 
 # Of files that people correct by hand; Kaldi's have no ending. They are read whole.
@@ -124,13 +123,11 @@ def source_fingerprints(source: Path, *, skip: Path) -> dict[str, str]:
         with path.open("rb") as file:
             return f"{path} {digest_of(file).hex()}"
 
-    with ThreadPoolExecutor(N_THREADS) as threads:
-        sound = _digest(threads.map(facts, {*files} - {*texts}))
     return {
         "source": str(source.resolve()),
         "number of files in the source": str(len(files)),
         "transcripts in the source": _digest(f"{p} {fingerprint(p)}" for p in texts),
-        "sound in the source": sound,
+        "sound in the source": _digest(in_order(facts, {*files} - {*texts})),
     }
 
 
@@ -174,15 +171,9 @@ def _rows(entries: Entries, source: Source, tally: "ImportSummary") -> Iterator[
 def _probed(item: Entry, probe: Callable[[str], AudioFacts], language: str | None) -> Entry:
     """Open an entry's sound, and see that it lies in it; give it a language if it names none."""
     utterance, audio = item.utterance, item.utterance.audio
-    try:
-        if item.data is None and (Path(audio).is_fifo() or Path(audio).is_char_device()):
-            raise ValueError(f"its audio must be a file, found a pipe or a device: {audio}")
-        facts = probe(audio) if item.data is None else probe_audio(NamedBytes(item.data, audio))
-    except FileNotFoundError as error:
-        message = f"its audio must be a file, found no {audio}"
-        raise Unusable(message, "audio missing") from error
-    except (CorruptAudio, OSError, ValueError) as error:  # a path can be none: ValueError
-        raise Unusable(str(error), "audio unreadable") from error
+    if item.data is None and (Path(audio).is_fifo() or Path(audio).is_char_device()):
+        raise ValueError(f"its audio must be a file, found a pipe or a device: {audio}")
+    facts = probe(audio) if item.data is None else probe_audio(NamedBytes(item.data, audio))
     if utterance.channel is not None and utterance.channel >= facts.n_channels:
         must = f"must have a channel {utterance.channel}, counted from 0, found {facts.n_channels}"
         raise Unusable(f"{audio}: {must}", "unsupported")
@@ -230,7 +221,7 @@ def _cut_at_pauses(item: Entry) -> list[Utterance]:
     """
     from distilwhisper.speech.vad import speech_pieces
 
-    utterance, pieces = item.utterance, []
+    utterance = item.utterance
     if (utterance.duration_s or 0) <= WINDOW_S:
         return [utterance]
     blocks = stream_samples(
@@ -239,11 +230,8 @@ def _cut_at_pauses(item: Entry) -> list[Utterance]:
         duration_s=utterance.duration_s,
         choice=Choice(channel=utterance.channel),
     )
-    try:
-        spans = speech_pieces(blocks)
-    except (CorruptAudio, OSError) as error:
-        raise Unusable(str(error), "audio unreadable") from error
-    for span in spans:
+    pieces = []
+    for span in speech_pieces(blocks):
         start_s = round(utterance.start_s + samples_to_seconds(span.start), 6)
         duration_s = samples_to_seconds(span.stop - span.start)
         id_ = span_id(utterance.id, start_s, duration_s)
