@@ -117,15 +117,12 @@ class RecordingMel:
         self._recording = recording.again()
         self._n_mels = n_mels
         self._device = device
-        scan = recording.again()
-        loudest = -torch.inf
-        at = 0
+        self._loudest = math.log10(POWER_FLOOR)  # of the silence behind the sound
+        scan, at = recording.again(), 0
         while (frames := self._log_power(scan, at, FRAMES_PER_WINDOW)).shape[1]:
-            loudest = max(loudest, float(frames.amax()))
+            self._loudest = max(self._loudest, float(frames.amax()))
             at += FRAMES_PER_WINDOW
         self.duration_s = samples_to_seconds(end_of(scan, at * HOP_SAMPLES))
-        # Behind the sound lies silence.
-        self._loudest = max(loudest, math.log10(POWER_FLOOR))
 
     def window(self, first: int, stop: int) -> tuple[Float[Tensor, "n_mels frames"], int]:
         """Return 3,000 frames from one on, and how many of them hold sound.

@@ -451,21 +451,17 @@ def _split(lines: Iterator[tuple[int, str]], form: _Form) -> Iterator[tuple[int,
     Where a quote is not closed, or only behind a line that names another audio, its line alone is
     faulty: None. The next line is the next row.
     """
-    ahead: deque[tuple[int, str]] = deque()
-
-    def has(n: int) -> bool:
-        ahead.extend(islice(lines, max(n - len(ahead), 0)))
-        return len(ahead) >= n
-
-    while has(1):
+    ahead = deque(islice(lines, _CELL_LINES))
+    while ahead:
         n = 1
-        while (cells := form.cells([line for _, line in islice(ahead, n)])) is None and has(n + 1):
-            if n == _CELL_LINES or _names_audio(ahead[n][1], form.delimiter):
+        while (cells := form.cells([line for _, line in islice(ahead, n)])) is None:
+            if n == len(ahead) or _names_audio(ahead[n][1], form.delimiter):
                 break
             n += 1
         yield ahead[0][0], cells
         for _ in range(1 if cells is None else n):
             ahead.popleft()
+            ahead.extend(islice(lines, 1))
 
 
 def _names_audio(line: str, delimiter: str) -> bool:

@@ -84,9 +84,10 @@ def read_folder(source: Source) -> Entries:
 
 
 def _find(source: Source) -> tuple[list[str], list[str], dict[str, _Text]]:
-    """Return what lies below a folder: audio, tables, and by :func:`_key` what may be transcripts.
+    """Return what lies below a folder: audio, tables, and what may be transcripts.
 
-    What lies in a tar is called ``shard.tar#member``.
+    What lies in a tar is called ``shard.tar#member``. Transcripts come by the NFC form of their
+    name, its ending in small letters.
     """
     audio: list[str] = []
     tables: list[str] = []
@@ -98,7 +99,7 @@ def _find(source: Source) -> tuple[list[str], list[str], dict[str, _Text]]:
         stem, suffix = posixpath.splitext(posixpath.basename(name.rpartition(".tar#")[2]).lower())
         is_table = suffix in TABLE_SUFFIXES or (suffix == ".txt" and stem in TABLE_STEMS)
         is_text = suffix in BESIDE_SUFFIXES and stem not in _NOTES
-        key = _key(name) if is_text else nfc(name)
+        key = posixpath.splitext(nfc(name))[0] + suffix if is_text else nfc(name)
         if (is_text or suffix in AUDIO_SUFFIXES) and (known := seen.setdefault(key, name)) != name:
             message = f"must have a name of its own, found that of {known!a}"
             source.add_problem(name, "name twice", message)
@@ -134,12 +135,6 @@ def _members(tar: tarfile.TarFile) -> Iterator[_Text]:
         if info.isreg() and not any(part.startswith(".") for part in name.split("/")):
             file = tar.extractfile(info) if name.lower().endswith(BESIDE_SUFFIXES) else None
             yield name, None if file is None else file.read()
-
-
-def _key(name: str) -> str:
-    """Return the key by which a transcript beside its audio is found."""
-    stem, suffix = posixpath.splitext(nfc(name))
-    return stem + suffix.lower()
 
 
 def _without_audio(source: Source, beside: dict[str, _Text], audio: Sequence[str]) -> Iterator[str]:

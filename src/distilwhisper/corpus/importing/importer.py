@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from heapq import nsmallest
-from itertools import chain, count, islice
+from itertools import chain, islice
 from os import PathLike, fspath
 from pathlib import Path
 from statistics import median
@@ -271,16 +271,15 @@ def stored(entries: Entries, folder: Path, *, shard_bytes: int = SHARD_BYTES) ->
         StoreError: the disk is full, or the folder cannot be written.
         FolderInUse: another import writes there.
     """
-    for index in count():
-        for entry in entries:
-            if entry.data is not None:
-                break
+    index = 0
+    for entry in entries:
+        if entry.data is None:
             yield entry
-        else:
-            return
+            continue
         with lock_folder(folder):
             members = _written(chain([entry], entries), folder, index, shard_bytes)
         yield from members
+        index += 1
 
 
 def _written(entries: Entries, folder: Path, index: int, shard_bytes: int) -> list[Entry]:
