@@ -147,11 +147,10 @@ class RecordingMel:
         if n_frames <= 0:
             return torch.zeros(self._n_mels, 0, device=self._device)
         wanted = (n_frames - 1) * HOP_SAMPLES + FFT_SAMPLES
-        padded = np.zeros(wanted + edge, dtype=np.float32)
-        begins = edge - n_before
-        padded[begins:][: len(samples)] = samples[: wanted + n_before]
-        padded[:begins] = padded[begins + 1 :][:begins][::-1]  # the beginning is mirrored
-        block = torch.from_numpy(padded[:wanted]).to(self._device)
+        sound = np.zeros(wanted + n_before, dtype=np.float32)
+        sound[: len(samples)] = samples[: len(sound)]
+        mirrored = np.pad(sound, (edge - n_before, 0), mode="reflect")  # the beginning alone
+        block = torch.from_numpy(mirrored[:wanted]).to(self._device)
         return log_mel_power(block[None], n_mels=self._n_mels)[0]
 
 

@@ -230,13 +230,12 @@ def _cut_at_pauses(item: Entry) -> list[Utterance]:
         duration_s=utterance.duration_s,
         choice=Choice(channel=utterance.channel),
     )
-    pieces = []
+    piece, pieces = replace(utterance, text=None, recording=utterance.recording or utterance.id), []
     for span in speech_pieces(blocks):
         start_s = round(utterance.start_s + samples_to_seconds(span.start), 6)
         duration_s = samples_to_seconds(span.stop - span.start)
         id_ = span_id(utterance.id, start_s, duration_s)
-        piece = replace(utterance, id=id_, start_s=start_s, duration_s=duration_s, text=None)
-        pieces.append(replace(piece, recording=utterance.recording or utterance.id))
+        pieces.append(replace(piece, id=id_, start_s=start_s, duration_s=duration_s))
     if not pieces:
         raise Unusable(f"{utterance.audio}: nobody speaks in it", "no speech")
     return pieces

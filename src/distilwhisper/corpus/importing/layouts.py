@@ -204,16 +204,13 @@ def _read_lhotse(source: Source) -> Entries:
             f"{source.path} must be or hold Lhotse's cuts or recordings (*cuts*.jsonl.gz or "
             "*recordings*.jsonl.gz, or without .gz), found none; of recordings name the folder"
         )
+    must = "must be as Lhotse writes it, which fails at"
+    errors = AttributeError, KeyError, TypeError, ValueError
     for manifest in manifests:
         read = json_rows if "cuts" in manifest.name else _as_cuts
         for where, cut in read(manifest, source):
-            with source.problem_at(where):
-                try:
-                    utterances = list(_utterances(cut, manifest.parent))
-                except Unusable:
-                    raise
-                except (AttributeError, KeyError, TypeError, ValueError) as error:
-                    raise Unusable(f"must be as Lhotse writes it, found: {error!r}") from error
+            with source.problem_at(where, must, errors=errors):
+                utterances = list(_utterances(cut, manifest.parent))
                 yield from (Entry(where, utterance) for utterance in utterances)
 
 
