@@ -16,12 +16,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from distilwhisper.corpus.merging import moved_to, with_labels_as_texts
 from distilwhisper.corpus.records import (
     Manifest,
+    moved_to,
     read_labels,
     read_manifest,
     read_verdicts,
+    with_labels_as_texts,
     write_manifest,
 )
 from distilwhisper.corpus.splitting import split_manifest

@@ -25,22 +25,25 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from distilwhisper.corpus.batches import Example, check_sounds, join_kept, with_previous_text
+from distilwhisper.corpus.batches import (
+    Example,
+    check_sounds,
+    join_kept,
+    join_recordings,
+    with_previous_text,
+)
 from distilwhisper.corpus.importing.importer import import_data, source_fingerprints
 from distilwhisper.corpus.importing.settings import ImportSettings
-from distilwhisper.corpus.merging import (
-    join_recordings,
-    merge_manifests,
-    moved_to,
-    with_labels_as_texts,
-)
 from distilwhisper.corpus.packing import pack_examples
 from distilwhisper.corpus.records import (
     Manifest,
     in_language,
+    merge_manifests,
+    moved_to,
     read_labels,
     read_manifest,
     read_verdicts,
+    with_labels_as_texts,
     write_manifest,
 )
 from distilwhisper.corpus.splitting import split_manifest

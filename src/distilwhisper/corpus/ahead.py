@@ -5,12 +5,18 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+N_THREADS = 8  # they wait for disks more than they compute
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 def in_order(
-    function: Callable[[Item], Result], items: Iterable[Item], *, n_threads: int, n_ahead: int
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    *,
+    n_threads: int = N_THREADS,
+    n_ahead: int = 2 * N_THREADS,
 ) -> Generator[Result, None, None]:
     """Apply a function to items, ``n_ahead`` of them ahead, and yield results in their order."""
     ahead: deque[Future[Result]] = deque()

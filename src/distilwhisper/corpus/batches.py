@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 from operator import attrgetter
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -19,19 +20,17 @@ import torch
 from torch import Tensor
 
 from distilwhisper.corpus.ahead import in_order
-from distilwhisper.corpus.records import Label, Manifest, Utterance, Verdict
+from distilwhisper.corpus.records import Label, Manifest, Utterance, Verdict, write_manifest
 from distilwhisper.errors import DistilwhisperError
 from distilwhisper.progress import say
 from distilwhisper.shapes import Int
-from distilwhisper.speech.audio import Choice, Samples, load_samples
+from distilwhisper.speech.audio import Choice, Samples, load_samples, write_wav
 from distilwhisper.speech.sources import CorruptAudio, fingerprint
-from distilwhisper.speech.units import seconds_to_samples
+from distilwhisper.speech.units import samples_to_seconds, seconds_to_samples
 from distilwhisper.text.tokens import LAST_TIMESTAMP_S, MAX_PREVIOUS_TOKENS, Tokenizer
 
 # Targets that count for nothing; the value torch's cross-entropy skips by itself.
 IGNORE = -100
-
-_N_READERS = 8  # that wait for the disk at the same time
 
 
 class UnreadableRecording(DistilwhisperError):
@@ -398,6 +397,30 @@ def load_utterances(
     return in_order(load, utterances, n_threads=n_threads, n_ahead=4 * n_threads)
 
 
+def join_recordings(
+    manifest: Manifest, utterances: Sequence[Utterance], out: Path, *, pause_s: float
+) -> Path:
+    """Join utterances to ``out/long.wav``, whose text is known to the word.
+
+    Returns the path of its manifest, of a single line. Audio is read as by ``load_readable``.
+    """
+    pause: Samples = np.zeros(seconds_to_samples(pause_s), dtype=np.float32)
+    loaded = load_readable(manifest, utterances)
+    whole = np.concatenate([piece for _, samples in loaded for piece in (samples, pause)])
+    out.mkdir(parents=True, exist_ok=True)
+    write_wav(out / "long.wav", whole)
+    record = Utterance(
+        id="long",
+        audio="long.wav",
+        duration_s=round(samples_to_seconds(len(whole)), 3),
+        text=" ".join(utterance.text or "" for utterance in utterances),
+        language=utterances[0].language,
+        source=f"{len(utterances)} utterances joined with {pause_s:g} s of silence",
+    )
+    write_manifest(out / "manifest.jsonl", [record])
+    return out / "manifest.jsonl"
+
+
 def check_sounds(
     manifest: Manifest, utterances: Iterable[Utterance], labels: Mapping[str, Label]
 ) -> None:
@@ -409,8 +432,7 @@ def check_sounds(
     """
     sources = {u.id: manifest.audio_source(u) for u in utterances if labels[u.id].sound}
     unique = dict.fromkeys(sources.values())
-    fingerprints = in_order(_fingerprint, unique, n_threads=_N_READERS, n_ahead=2 * _N_READERS)
-    now = dict(zip(unique, fingerprints, strict=True))
+    now = dict(zip(unique, in_order(_fingerprint, unique), strict=True))
     changed, touched = [], set()
     for id_, source in sources.items():
         before, after = (labels[id_].sound or "").split("-"), now[source].split("-")

@@ -297,6 +297,55 @@ def audio_from(folder: Path, audio: str | Path) -> str:
     return (name if start == "." else f"{start}/{name}") + sign + member
 
 
+def merge_manifests(manifests: Mapping[str, Manifest], path: Path) -> None:
+    """Write the utterances of several manifests as one manifest, which appears whole.
+
+    The names of the manifests become the sources of those of their utterances that have none.
+    Audio stays where it is.
+
+    Raises:
+        BadManifest: an id is in two of them.
+        StoreError: the disk is full, or the path cannot be written.
+    """
+    where: dict[str, Path] = {}
+    twice = [
+        f"{utterance.id!r} in {first} and in {manifest.path}"
+        for manifest in manifests.values()
+        for utterance in manifest.utterances
+        if (first := where.setdefault(utterance.id, manifest.path)) != manifest.path
+    ]
+    if twice:
+        raise BadManifest(
+            f"ids must differ over all manifests that are merged, found {len(twice)} in two: "
+            f"{'; '.join(twice[:3])}{' ...' if len(twice) > 3 else ''}: give those of one other ids"
+        )
+    merged = [
+        utterance if utterance.source is not None else replace(utterance, source=name)
+        for name, manifest in manifests.items()
+        for utterance in moved_to(path.parent, manifest)
+    ]
+    write_manifest(path, merged)
+
+
+def moved_to(folder: Path, manifest: Manifest) -> list[Utterance]:
+    """Return a manifest's utterances as one in another folder has them; audio stays where it is."""
+    return [
+        replace(utterance, audio=audio_from(folder, manifest.audio_source(utterance)))
+        for utterance in manifest.utterances
+    ]
+
+
+def with_labels_as_texts(manifest: Manifest, labels: Mapping[str, Label]) -> Manifest:
+    """Return a manifest in which an utterance without a text has its label's, if it has one."""
+    with_texts = (
+        replace(utterance, text=labels[utterance.id].text)
+        if utterance.text is None and labels[utterance.id].error is None
+        else utterance
+        for utterance in manifest.utterances
+    )
+    return replace(manifest, utterances=tuple(with_texts))
+
+
 def read_labels(folder: Path) -> dict[str, Label]:
     """Return all labels of a folder by id, in the order of its shards; see :func:`each_record`."""
     return {label.id: label for label in each_record(folder, Label)}

@@ -73,15 +73,12 @@ def split_manifest(
 
 def _groups(utterances: Sequence[Utterance], *, with_speakers: bool) -> dict[str, _Trait]:
     """Return every utterance's group by id: the first text, else the first id, that is in it."""
-    parent: dict[_Trait, _Trait] = {}
+    parent: dict[_Trait, _Trait] = {}  # of two groups that become one, the smaller root is its root
     for utterance in utterances:
         for trait in _traits(utterance, with_speakers=with_speakers):
-            parent[_root(parent, (_ID, utterance.id))] = _root(parent, trait)
-    first: dict[_Trait, _Trait] = {}
-    for trait in parent:
-        root = _root(parent, trait)
-        first[root] = min(first.get(root, trait), trait)
-    return {u.id: first[_root(parent, (_ID, u.id))] for u in utterances}
+            roots = _root(parent, (_ID, utterance.id)), _root(parent, trait)
+            parent[max(roots)] = min(roots)
+    return {u.id: _root(parent, (_ID, u.id)) for u in utterances}
 
 
 def _traits(utterance: Utterance, *, with_speakers: bool) -> Iterator[_Trait]:

@@ -62,7 +62,7 @@ class Degradation:
         faults = []
         if kind == "codec":
             try:
-                channel.Codec.parse("" if level is None else str(level))
+                channel.check_codec("" if level is None else str(level))
             except ValueError as error:
                 faults.append(str(error))
         elif kind == "reverberation" and source is not None:
@@ -138,7 +138,7 @@ class Degrader:
             return samples
         kind, level = self._degradation.kind, self._degradation.level
         if kind == "codec":
-            return channel.through_codec(samples, channel.Codec.parse(str(level)))
+            return channel.through_codec(samples, str(level))
         if kind == "clipping":
             return channel.clip_peaks(samples, cast(float, level))
         what = f"{self._seed}/{kind}/{utterance.id}"

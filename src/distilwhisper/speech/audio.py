@@ -24,21 +24,8 @@ import numpy.typing as npt
 from av.container import InputContainer
 
 from distilwhisper.files import write_atomic
-from distilwhisper.speech.containers import (
-    COUNTED,
-    DEFAULT,
-    LONGEST_HOLE_S,
-    SEEKING,
-    UNBROKEN,
-    audio_track,
-    bytes_behind_wav,
-    clock_zero_s,
-    finds_samples,
-    missing_page_bytes,
-    open_container,
-    stated_end_s,
-    track_names,
-)
+from distilwhisper.speech import containers
+from distilwhisper.speech.containers import DEFAULT
 from distilwhisper.speech.containers import LENGTH_TOLERANCE_S as LENGTH_TOLERANCE_S
 from distilwhisper.speech.containers import Choice as Choice
 from distilwhisper.speech.sources import CorruptAudio, OpenFile, Source, digest_of, opened
@@ -163,7 +150,7 @@ def open_track(
     source: Source, choice: Choice = DEFAULT, on_note: OnNote = None
 ) -> Iterator["AudioTrack"]:
     """Open a track; what cannot be opened raises as for ``load_samples``."""
-    with opened(source) as (file, name), open_container(file, name) as container:
+    with opened(source) as (file, name), containers.open_container(file, name) as container:
         yield AudioTrack(file, name, container, choice, on_note)
 
 
@@ -237,9 +224,10 @@ class AudioTrack:
         self._is_strict, self._on_note = on_note is None, on_note or (lambda _: None)
         self._notes: list[Note] = []  # on places in the file
         self._kind = container.format.name
-        self._stream = audio_track(container, name, choice.track)
-        self.stated_s = stated_end_s(file, container, self._stream)  # None: not known for sure
-        self._zero_s = clock_zero_s(container)
+        self._stream = containers.audio_track(container, name, choice.track)
+        # None: not known for sure
+        self.stated_s = containers.stated_end_s(file, container, self._stream)
+        self._zero_s = containers.clock_zero_s(container)
         self._frames: Iterable[_Decoded] = self._decoded()
         self._end_s = self._stamped_end_s = 0.0  # of the last frame; and as stamped
         self._n_decoded = self._peak = 0  # samples that came out of the decoder, and their greatest
@@ -254,7 +242,8 @@ class AudioTrack:
         self._good_s = 0.0
         if choice.track is None and len(container.streams.audio) > 1:
             number = container.streams.audio.index(self._stream)
-            self._on_note(Note(f"audio track {number} is taken, of {track_names(container)}"))
+            names = containers.track_names(container)
+            self._on_note(Note(f"audio track {number} is taken, of {names}"))
 
     @property
     def rate_hz(self) -> int:
@@ -307,7 +296,7 @@ class AudioTrack:
         and it remembers a few milliseconds only. Return the place of the first sample to come.
         """
         second = start // SAMPLE_RATE_HZ - 1
-        if second < 1 or not finds_samples(self._container, self._stream):
+        if second < 1 or not containers.finds_samples(self._container, self._stream):
             return 0
         sample = second * self.rate_hz
         frames = self._decoded(at=sample)
@@ -365,8 +354,8 @@ class AudioTrack:
         """Note what is missing at the end."""
         end_s = max(self._end_s, self._stamped_end_s)
         missing_s = (self.stated_s or 0.0) - end_s
-        n_missing = missing_page_bytes(self.file) if self._kind == "ogg" else 0
-        is_cut = n_missing or self._is_torn or self._kind in SEEKING - {"flac"}
+        n_missing = containers.missing_page_bytes(self.file) if self._kind == "ogg" else 0
+        is_cut = n_missing or self._is_torn or self._kind in containers.SEEKING - {"flac"}
         cut = "; the file was cut short" if is_cut else ""
         if missing_s > LENGTH_TOLERANCE_S:
             self._lost_s += missing_s
@@ -379,7 +368,7 @@ class AudioTrack:
                 f"the sound ends at {end_s:.2f} s, and the last Ogg page lacks {n_missing} "
                 f"bytes: how much is missing is not known{cut}"
             )
-        elif self._kind == "wav" and (n_more := bytes_behind_wav(self.file)):
+        elif self._kind == "wav" and (n_more := containers.bytes_behind_wav(self.file)):
             self._damage(
                 f"the header states {end_s:.2f} s, and {n_more} bytes follow that it does not "
                 "count, which may be sound: write the file again with its whole length",
@@ -409,7 +398,7 @@ class AudioTrack:
             with suppress(CorruptAudio), open_track(self.file, choice, lambda _: None) as other:
                 if any(_peak(piece) > SILENT_PEAK for piece in other._pieces()):
                     silent = f"audio track {tracks.index(self._stream)} is silent"
-                    names = track_names(self._container)
+                    names = containers.track_names(self._container)
                     text = f"{silent}, and track {number} is not: choose one of {names}"
                     self._on_note(Note(text))
                     return
@@ -460,7 +449,7 @@ class AudioTrack:
                         self._bad_from_s = self._end_s
                     self._error, is_damaged = error, True
                     lost_s += length_s
-                    if self._kind in COUNTED and not bytes(packet).startswith(TAGS):
+                    if self._kind in containers.COUNTED and not bytes(packet).startswith(TAGS):
                         # The clock counted one frame, and the bytes may have held more.
                         self._skipped_s += max(self._held_s(packet.size) - length_s, 0.0)
                     continue
@@ -498,7 +487,7 @@ class AudioTrack:
         if not self._end_s and ahead_s <= LENGTH_TOLERANCE_S:
             self._zero_s += ahead_s  # codec delay
             ahead_s = 0.0
-        elif not -OVERLAP_S <= ahead_s <= LONGEST_HOLE_S:
+        elif not -OVERLAP_S <= ahead_s <= containers.LONGEST_HOLE_S:
             self._note(
                 f"the file's clock goes {'on' if ahead_s > 0 else 'back'} by {abs(ahead_s):.2f} s "
                 f"at {self._end_s:.2f} s: it was set anew, and times are counted on from there"
@@ -515,7 +504,7 @@ class AudioTrack:
         may_be_skipped = is_alone and 2 * self._held_s(decoded.skipped_bytes) > ahead_s
         if decoded.is_damaged:
             self._lose(ahead_s, "could not be decoded", hole_s)
-        elif self._kind in UNBROKEN or may_be_skipped:
+        elif self._kind in containers.UNBROKEN or may_be_skipped:
             self._lose(ahead_s, "missing from the file", hole_s)
         else:
             self._note(f"the file has no sound from {hole_s[0]:.2f} to {hole_s[1]:.2f} s", hole_s)

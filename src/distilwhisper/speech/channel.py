@@ -1,7 +1,7 @@
 """Rooms, codecs and clipping, applied to sound whose length and timing stay as they are."""
 
 import io
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import av
 import numpy as np
@@ -77,53 +77,47 @@ def clip_peaks(samples: Samples, drive_db: float) -> Samples:
     return np.clip(samples, -most, most).astype(np.float32)
 
 
-@dataclass(frozen=True)
-class Codec:
-    """A codec that speech is sent through: opus and mp3 at 16 kHz, mulaw (telephone) at 8 kHz."""
-
-    encoder: str  # by PyAV's name
-    container: str  # by PyAV's name
-    sample_rate_hz: int = SAMPLE_RATE_HZ  # of the encoded sound
-    bit_rate_k: int | None = None  # thousands a second; None: the codec has one rate alone
-
-    @classmethod
-    def parse(cls, text: str) -> "Codec":
-        """Read "opus-6k", "mp3-16k" or "mulaw"; another codec or rate is a ValueError."""
-        if text in _CODECS:
-            return _CODECS[text]
-        rates_k = ", ".join(map(str, _MP3_RATES_K))
-        raise ValueError(
-            f"a codec must be opus-6k to opus-256k, mp3-Nk where N is one of {rates_k}, or "
-            f'mulaw, found "{text}"'
-        )
-
-
 _MP3_RATES_K = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)  # of MPEG-2
-_CODECS = {
-    "mulaw": Codec("pcm_mulaw", "wav", 8_000),
-    **{f"opus-{k}k": Codec("libopus", "ogg", bit_rate_k=k) for k in range(6, 257)},
-    **{f"mp3-{k}k": Codec("libmp3lame", "mp3", bit_rate_k=k) for k in _MP3_RATES_K},
+# By PyAV's names the encoder and the container, the rate of the encoded sound in Hz, and thousands
+# of bits a second; None: the codec has one rate alone.
+_CODECS: Mapping[str, tuple[str, str, int, int | None]] = {
+    "mulaw": ("pcm_mulaw", "wav", 8_000, None),
+    **{f"opus-{k}k": ("libopus", "ogg", SAMPLE_RATE_HZ, k) for k in range(6, 257)},
+    **{f"mp3-{k}k": ("libmp3lame", "mp3", SAMPLE_RATE_HZ, k) for k in _MP3_RATES_K},
 }
 
 
-def through_codec(samples: Samples, codec: Codec) -> Samples:
+def check_codec(name: str) -> None:
+    """Refuse what is no codec of :func:`through_codec`, or has another rate, with a ValueError."""
+    if name not in _CODECS:
+        rates_k = ", ".join(map(str, _MP3_RATES_K))
+        raise ValueError(
+            f"a codec must be opus-6k to opus-256k, mp3-Nk where N is one of {rates_k}, or "
+            f'mulaw, found "{name}"'
+        )
+
+
+def through_codec(samples: Samples, name: str) -> Samples:
     """Return samples encoded and decoded again; what lies outside [-1, 1] is clipped.
 
-    They are as many as before, the codec's delay taken out. Opus moves low tones by up to a sample,
-    as it filters what lies below a voice.
+    The codec is one such as "opus-6k" or "mp3-16k", at 16 kHz, or "mulaw" (telephone), at 8 kHz;
+    another is a ValueError. The samples are as many as before, the codec's delay taken out. Opus
+    moves low tones by up to a sample, as it filters what lies below a voice.
     """
+    check_codec(name)
+    encoder, kind, rate_hz, bit_rate_k = _CODECS[name]
     # Silence behind for what an encoder holds back.
     pcm = to_pcm(np.pad(samples, (0, _PADDING_SAMPLES)))
     frame = av.AudioFrame.from_ndarray(pcm[None], format="s16", layout="mono")
     frame.sample_rate = SAMPLE_RATE_HZ
     file = io.BytesIO()
-    with av.open(file, "w", format=codec.container) as container:
-        options = {"application": "voip"} if codec.encoder == "libopus" else {}
-        stream = container.add_stream(codec.encoder, rate=codec.sample_rate_hz, options=options)
+    with av.open(file, "w", format=kind) as container:
+        options = {"application": "voip"} if encoder == "libopus" else {}
+        stream = container.add_stream(encoder, rate=rate_hz, options=options)
         assert isinstance(stream, av.AudioStream)
         stream.layout = "mono"
-        if codec.bit_rate_k is not None:
-            stream.bit_rate = codec.bit_rate_k * 1000
+        if bit_rate_k is not None:
+            stream.bit_rate = bit_rate_k * 1000
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     decoded = load_samples(file)[: len(samples)]

@@ -215,9 +215,8 @@ def bytes_behind_wav(file: OpenFile) -> int:
         n_more = n_bytes - end
         file.seek(min(end, n_bytes))
         head = file.read(1 << 16)
-        name = head[:4]
-        is_chunk = len(head) >= 8 and name.isascii() and name.decode().isprintable()
-        size = int.from_bytes(head[4:8], "little") + 8 if is_chunk else 0
+        chunk = re.match(rb"[ -~]{4}(.{4})", head, re.DOTALL)  # a name and a size
+        size = int.from_bytes(chunk[1], "little") + 8 if chunk else 0
     may_be = byte_rate > 0 and n_more > LENGTH_TOLERANCE_S * byte_rate and any(head)
     return n_more if may_be else 0
 

@@ -117,15 +117,12 @@ class RecordingMel:
         self._recording = recording.again()
         self._n_mels = n_mels
         self._device = device
-        scan = recording.again()
-        loudest = -torch.inf
-        at = 0
+        self._loudest = math.log10(POWER_FLOOR)  # of the silence behind the sound
+        scan, at = recording.again(), 0
         while (frames := self._log_power(scan, at, FRAMES_PER_WINDOW)).shape[1]:
-            loudest = max(loudest, float(frames.amax()))
+            self._loudest = max(self._loudest, float(frames.amax()))
             at += FRAMES_PER_WINDOW
         self.duration_s = samples_to_seconds(end_of(scan, at * HOP_SAMPLES))
-        # Behind the sound lies silence.
-        self._loudest = max(loudest, math.log10(POWER_FLOOR))
 
     def window(self, first: int, stop: int) -> tuple[Float[Tensor, "n_mels frames"], int]:
         """Return 3,000 frames from one on, and how many of them hold sound.
@@ -150,11 +147,10 @@ class RecordingMel:
         if n_frames <= 0:
             return torch.zeros(self._n_mels, 0, device=self._device)
         wanted = (n_frames - 1) * HOP_SAMPLES + FFT_SAMPLES
-        padded = np.zeros(wanted + edge, dtype=np.float32)
-        begins = edge - n_before
-        padded[begins:][: len(samples)] = samples[: wanted + n_before]
-        padded[:begins] = padded[begins + 1 :][:begins][::-1]  # the beginning is mirrored
-        block = torch.from_numpy(padded[:wanted]).to(self._device)
+        sound = np.zeros(wanted + n_before, dtype=np.float32)
+        sound[: len(samples)] = samples[: len(sound)]
+        mirrored = np.pad(sound, (edge - n_before, 0), mode="reflect")  # the beginning alone
+        block = torch.from_numpy(mirrored[:wanted]).to(self._device)
         return log_mel_power(block[None], n_mels=self._n_mels)[0]
 
 

@@ -1,38 +1,36 @@
 """Where somebody speaks: spans of a recording, found by Silero's voice activity detector.
 
 The detector takes 32 ms at a time and remembers what came before. Its probabilities become spans
-by two thresholds, a shortest pause and a shortest speech, as in Silero's own package. That one is
-needed for the weights alone and is never imported: doing so limits all of torch to one thread.
+by two thresholds and a shortest pause, as in Silero's own package. That one is needed for the
+weights alone and is never imported: doing so limits all of torch to one thread.
 
 Source: snakers4/silero-vad: ``src/silero_vad/utils_vad.py``, get_speech_timestamps, and
-``tinygrad_model.py``; the default settings: SYSTRAN/faster-whisper: ``faster_whisper/vad.py``.
+``tinygrad_model.py``; thresholds, long pauses: SYSTRAN/faster-whisper: ``faster_whisper/vad.py``.
 """
 
 import importlib.util
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distilwhisper.checks import AT_LEAST_0, SHARE, Checked, ruled
 from distilwhisper.extras import MissingExtra
 from distilwhisper.shapes import Float
 from distilwhisper.speech.audio import Samples, in_blocks
-from distilwhisper.speech.units import Span, seconds_to_samples
+from distilwhisper.speech.units import WINDOW_SAMPLES, Span, seconds_to_samples
 
 FRAME_SAMPLES = 512  # of the detector, which has one probability for them: 32 ms
 CONTEXT_SAMPLES = 64  # of the frame before, in front of each frame
 
-# The detector leaves speech at a threshold so much lower than the one at which it enters.
-_HYSTERESIS = 0.15
-_LOWEST_THRESHOLD = 0.01
+SPEECH, SILENCE = 0.5, 0.35  # speech begins at the one probability, and ends below the other
 
 # Frames that go through the network at once. Always so many, counted from the first sample: the
 # roundings, and so the spans, then do not depend on the blocks a recording comes in.
@@ -53,19 +51,18 @@ Groups = Iterable[tuple[int, Sequence[float]]]  # of frames: samples, and a prob
 State = tuple[Float[Tensor, "1 1 128"], Float[Tensor, "1 1 128"]]
 
 
-@dataclass(frozen=True)
-class VadSettings(Checked):
-    """What counts as speech. The defaults are those of faster-whisper."""
+class Pauses(NamedTuple):
+    """What parts one speech from the next."""
 
-    threshold: float = ruled(0.5, SHARE)  # speech begins at this, and ends 0.15 below it
-    min_speech_s: float = ruled(0.0, AT_LEAST_0)  # speech that is not longer is dropped
-    min_silence_s: float = ruled(2.0, AT_LEAST_0)  # shorter pauses belong to the speech around
-    pad_s: float = ruled(0.4, AT_LEAST_0)  # on both ends; neighbours share a short pause
+    min_silence_s: float  # shorter pauses belong to the speech around
+    pad_s: float  # of silence on both ends; neighbours share a short pause
 
 
-def stream_spans(
-    blocks: Iterable[Samples], settings: VadSettings = VadSettings()
-) -> Iterator[Span]:
+LONG_PAUSES = Pauses(min_silence_s=2.0, pad_s=0.4)  # as faster-whisper has them
+SHORT_PAUSES = Pauses(min_silence_s=0.2, pad_s=0.1)  # between words, which is enough to cut in
+
+
+def stream_spans(blocks: Iterable[Samples], pauses: Pauses = LONG_PAUSES) -> Iterator[Span]:
     """Yield the spans in which somebody speaks, of a recording in blocks of any length.
 
     Memory is bounded, and the spans do not depend on the blocks. They are in order, apart or
@@ -75,7 +72,7 @@ def stream_spans(
     at the end lasts to the end, though its last pause may be part of it. A block must be one row of
     finite numbers.
     """
-    return spans_of(frame_probabilities(blocks), settings)
+    return spans_of(frame_probabilities(blocks), pauses)
 
 
 def frame_probabilities(blocks: Iterable[Samples]) -> Iterator[tuple[int, list[float]]]:
@@ -116,7 +113,7 @@ class Detector:
 class SpeechWatch:
     """Where speech was last, in sound that comes bit by bit; needs :func:`load_silero`."""
 
-    def __init__(self, threshold: float = 0.5) -> None:
+    def __init__(self, threshold: float = SPEECH) -> None:
         self.n_samples = 0  # that were looked at, in whole frames
         self.speech_stop: int | None = None  # the first sample behind the last speech
         self._threshold = threshold
@@ -192,14 +189,13 @@ class SileroVad(nn.Module):
         return self.unit(outputs.transpose(1, 2).relu()).sigmoid().flatten(), state
 
 
-def spans_of(groups: Groups, settings: VadSettings) -> Iterator[Span]:
+def spans_of(groups: Groups, pauses: Pauses) -> Iterator[Span]:
     """Yield spans as :func:`stream_spans`, of what :func:`frame_probabilities` yields."""
-    pad = seconds_to_samples(settings.pad_s)
-    min_speech = seconds_to_samples(settings.min_speech_s)
+    pad = seconds_to_samples(pauses.pad_s)
     held: Span | None = None  # padded in front; behind, that depends on when the next one starts
     now = 0
-    for now, is_speech, ended in _bare_spans(groups, settings):
-        if ended is not None and ended.stop - ended.start > min_speech:
+    for now, is_speech, ended in _bare_spans(groups, pauses):
+        if ended is not None:
             before = pad
             if held is not None:
                 before = min(pad, (ended.start - held.stop) // 2)
@@ -212,10 +208,9 @@ def spans_of(groups: Groups, settings: VadSettings) -> Iterator[Span]:
         yield replace(held, stop=min(held.stop + pad, now))
 
 
-def _bare_spans(groups: Groups, settings: VadSettings) -> Iterator[tuple[int, bool, Span | None]]:
+def _bare_spans(groups: Groups, pauses: Pauses) -> Iterator[tuple[int, bool, Span | None]]:
     """Yield where each frame begins, and then the end; whether somebody speaks; and what ended."""
-    leave_at = max(settings.threshold - _HYSTERESIS, _LOWEST_THRESHOLD)
-    min_silence = seconds_to_samples(settings.min_silence_s)
+    min_silence = seconds_to_samples(pauses.min_silence_s)
     start: int | None = None  # of what is being spoken
     silent_since: int | None = None  # the pause in it, if there is one
     now = n_samples = 0
@@ -223,16 +218,64 @@ def _bare_spans(groups: Groups, settings: VadSettings) -> Iterator[tuple[int, bo
         n_samples += n_new
         for probability in probabilities:
             ended = None
-            if probability >= settings.threshold:
+            if probability >= SPEECH:
                 silent_since = None
                 start = now if start is None else start
-            elif probability < leave_at and start is not None:
+            elif probability < SILENCE and start is not None:
                 silent_since = now if silent_since is None else silent_since
                 if now - silent_since >= min_silence:
                     ended, start, silent_since = Span(start, silent_since), None, None
             yield now, start is not None, ended
             now += FRAME_SAMPLES
     yield n_samples, False, None if start is None else Span(start, n_samples)
+
+
+# Pieces of long recordings, each as long as a window holds
+
+# No piece reaches over a pause so long that nothing in front helps to understand what follows.
+LONG_PAUSE_S = 2.0
+
+
+def speech_pieces(blocks: Iterable[Samples]) -> list[Span]:
+    """Return the speech of a recording in pieces of at most 30 s, as long as fits.
+
+    Pauses of 2 s and more are in no piece. Speech without any pause is cut where it is least
+    certain to be speech. It raises as :func:`stream_spans`.
+    """
+    groups = list(frame_probabilities(blocks))
+    probabilities = [probability for _, of_group in groups for probability in of_group]
+    return plan_pieces(spans_of(groups, SHORT_PAUSES), probabilities)
+
+
+def plan_pieces(spans: Iterable[Span], probabilities: Sequence[float]) -> list[Span]:
+    """Return spans of at most 30 s that hold the given ones: as many of them as fit.
+
+    These are of speech, in order and apart; the probabilities are of each frame of the recording.
+    """
+    pieces: list[Span] = []
+    long_pause = seconds_to_samples(LONG_PAUSE_S)
+    for span in spans:
+        for part in _broken(span, probabilities):
+            last = pieces[-1] if pieces else part
+            fits = part.stop - last.start <= WINDOW_SAMPLES and part.start - last.stop < long_pause
+            if pieces and fits:
+                pieces[-1] = replace(last, stop=part.stop)
+            else:
+                pieces.append(part)
+    return pieces
+
+
+def _broken(span: Span, probabilities: Sequence[float]) -> list[Span]:
+    """Cut a span that is too long in the later half of what fits, where speech is least likely."""
+    parts = []
+    while span.stop - span.start > WINDOW_SAMPLES:
+        first = -(-(span.start + WINDOW_SAMPLES // 2) // FRAME_SAMPLES)
+        last = (span.start + WINDOW_SAMPLES) // FRAME_SAMPLES - 1
+        frame = min(range(first, last + 1), key=lambda i: (probabilities[i], -i))
+        at = frame * FRAME_SAMPLES + FRAME_SAMPLES // 2
+        parts.append(replace(span, stop=at))
+        span = replace(span, start=at)
+    return [*parts, span]
 
 
 def _checked(blocks: Iterable[Samples]) -> Iterator[Samples]:

@@ -7,14 +7,13 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distilwhisper.corpus.importing.cutting import LONG_PAUSE_S, plan_pieces
 from distilwhisper.corpus.importing.entries import Entry, Problem
 from distilwhisper.corpus.importing.importer import import_data, stored
 from distilwhisper.corpus.importing.settings import ImportSettings
 from distilwhisper.corpus.records import Utterance, read_manifest
 from distilwhisper.speech.audio import load_samples, write_wav
 from distilwhisper.speech.units import WINDOW_SAMPLES, Span, seconds_to_samples
-from distilwhisper.speech.vad import FRAME_SAMPLES
+from distilwhisper.speech.vad import FRAME_SAMPLES, LONG_PAUSE_S, plan_pieces
 
 ASSETS = Path(__file__).parents[2] / "assets" / "speech"
 

@@ -30,6 +30,7 @@ from distilwhisper.extras import needed_by
 from distilwhisper.progress import say
 from distilwhisper.speech.arrays import to_samples
 from distilwhisper.speech.audio import wav_bytes
+from distilwhisper.speech.sources import opened
 
 if TYPE_CHECKING:
     import pyarrow
@@ -48,10 +49,6 @@ def read_parquet(source: Source) -> Entries:
     paths, relative to the file's folder, or lists of samples, with a column sampling_rate beside.
     An utterance's id is the file's path and the number of the row. The split is a word in the names
     of files or their folders.
-
-    Raises:
-        BadSource: there is no such file, or no column of audio.
-        MissingExtra: pyarrow is not installed.
     """
     with needed_by("reading Parquet files", extra="data"):
         from pyarrow import ArrowException
@@ -145,11 +142,6 @@ def read_huggingface(source: Source) -> Entries:
 
     The source is a folder of save_to_disk, a folder as on the hub, or a hub id. An utterance's id
     is the split and the number of the row; its source is the hub id, unless a column names one.
-
-    Raises:
-        BadSource: there is no such config, split or column.
-        UnreadableSource: there is no such dataset, or it cannot be read to its end.
-        MissingExtra: datasets is not installed.
     """
     name = str(source.path)
     dataset, split = _opened(name, source.settings)
@@ -221,10 +213,8 @@ def _tables(dataset: Any, source: str) -> Iterator["pyarrow.Table"]:
 
 def _fetched(url: str) -> bytes:
     """Return sound that lies in no file here: on the hub, or in a zip."""
-    import fsspec
-
     try:
-        with fsspec.open(url, "rb") as file:
+        with opened(url) as (file, _):
             return file.read()
     except OSError as error:
         raise Unusable(f"{url}: {error}", "audio missing") from error

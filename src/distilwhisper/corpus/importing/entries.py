@@ -26,8 +26,8 @@ from distilwhisper.corpus.records import UTTERANCE_FIELDS, Utterance, audio_in
 from distilwhisper.errors import DistilwhisperError
 from distilwhisper.languages import language_code
 from distilwhisper.speech.audio import AudioFacts
+from distilwhisper.speech.sources import CorruptAudio
 
-N_THREADS = 8  # they wait for disks more than they compute
 AUDIO_SUFFIXES = frozenset(
     ".3gp .aac .ac3 .aif .aifc .aiff .amr .au .avi .caf .flac .g722 .m4a .m4b .m4v .mka .mkv .mov "
     ".mp2 .mp3 .mp4 .mpeg .mpg .oga .ogg .opus .spx .w64 .wav .webm .wma".split()
@@ -131,7 +131,7 @@ class Source:
     ) -> Iterator[tuple[Entry, Result]]:
         """Yield entries, in their order, each with what a function makes of it, some ahead.
 
-        Those for which it raises Unusable become problems.
+        Those for which it raises Unusable, or whose sound cannot be read, become problems.
         """
 
         def tried(entry: Entry) -> tuple[Entry, Result | Unusable]:
@@ -139,8 +139,13 @@ class Source:
                 return entry, function(entry)
             except Unusable as error:
                 return entry, error
+            except FileNotFoundError:
+                message = f"its audio must be a file, found no {entry.utterance.audio}"
+                return entry, Unusable(message, "audio missing")
+            except (CorruptAudio, OSError, ValueError) as error:  # a path can be none: ValueError
+                return entry, Unusable(str(error), "audio unreadable")
 
-        for entry, result in in_order(tried, entries, n_threads=N_THREADS, n_ahead=2 * N_THREADS):
+        for entry, result in in_order(tried, entries):
             if isinstance(result, Unusable):
                 self.add_problem(entry.where, result.kind, str(result))
             else:
@@ -446,21 +451,17 @@ def _split(lines: Iterator[tuple[int, str]], form: _Form) -> Iterator[tuple[int,
     Where a quote is not closed, or only behind a line that names another audio, its line alone is
     faulty: None. The next line is the next row.
     """
-    ahead: deque[tuple[int, str]] = deque()
-
-    def has(n: int) -> bool:
-        ahead.extend(islice(lines, max(n - len(ahead), 0)))
-        return len(ahead) >= n
-
-    while has(1):
+    ahead = deque(islice(lines, _CELL_LINES))
+    while ahead:
         n = 1
-        while (cells := form.cells([line for _, line in islice(ahead, n)])) is None and has(n + 1):
-            if n == _CELL_LINES or _names_audio(ahead[n][1], form.delimiter):
+        while (cells := form.cells([line for _, line in islice(ahead, n)])) is None:
+            if n == len(ahead) or _names_audio(ahead[n][1], form.delimiter):
                 break
             n += 1
         yield ahead[0][0], cells
         for _ in range(1 if cells is None else n):
             ahead.popleft()
+            ahead.extend(islice(lines, 1))
 
 
 def _names_audio(line: str, delimiter: str) -> bool:

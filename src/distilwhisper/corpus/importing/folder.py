@@ -37,7 +37,7 @@ from distilwhisper.corpus.records import Utterance
 from distilwhisper.progress import say
 
 TABLE_STEMS = ("transcript", "transcripts", "metadata")
-BESIDE_SUFFIXES = (".txt", ".json")
+BESIDE_SUFFIXES = (".json", ".txt")  # in the order in which they are read
 # Of texts that come with a corpus and are no transcripts.
 _NOTES = ("readme", "license", "licence", "copying", "changelog", "citation", "notice")
 
@@ -61,10 +61,6 @@ def read_folder(source: Source) -> Entries:
     along; a transcript without audio is a problem. Names that differ in how their accents are
     written are one. Where folders called train, validation or test lie beside each other, their
     audio has them as its split.
-
-    Raises:
-        BadSource: there is no audio in the folder.
-        BadTranscripts: a table is not in UTF-8, or its first line does not name the columns.
     """
     audio, tables, beside = _find(source)
     if not audio and not source.problems:
@@ -81,17 +77,17 @@ def read_folder(source: Source) -> Entries:
             utterance = replace(line.utterance, audio=place, split=line.utterance.split or split)
             yield Entry(name if part == (0.0, None, None) else line.where, utterance)
         if name not in lines:
-            stem = posixpath.splitext(name)[0]
-            keys = (_key(stem + ending) for ending in (".json", ".txt"))
-            texts = [beside[key] for key in keys if key in beside]
+            stem = posixpath.splitext(nfc(name))[0]
+            texts = [beside[stem + end] for end in BESIDE_SUFFIXES if stem + end in beside]
             utterance = Utterance(ids[name], place, split=split)
             yield from _with_transcripts(source, name, utterance, texts)
 
 
 def _find(source: Source) -> tuple[list[str], list[str], dict[str, _Text]]:
-    """Return what lies below a folder: audio, tables, and by :func:`_key` what may be transcripts.
+    """Return what lies below a folder: audio, tables, and what may be transcripts.
 
-    What lies in a tar is called ``shard.tar#member``.
+    What lies in a tar is called ``shard.tar#member``. Transcripts come by the NFC form of their
+    name, its ending in small letters.
     """
     audio: list[str] = []
     tables: list[str] = []
@@ -103,7 +99,7 @@ def _find(source: Source) -> tuple[list[str], list[str], dict[str, _Text]]:
         stem, suffix = posixpath.splitext(posixpath.basename(name.rpartition(".tar#")[2]).lower())
         is_table = suffix in TABLE_SUFFIXES or (suffix == ".txt" and stem in TABLE_STEMS)
         is_text = suffix in BESIDE_SUFFIXES and stem not in _NOTES
-        key = _key(name) if is_text else nfc(name)
+        key = posixpath.splitext(nfc(name))[0] + suffix if is_text else nfc(name)
         if (is_text or suffix in AUDIO_SUFFIXES) and (known := seen.setdefault(key, name)) != name:
             message = f"must have a name of its own, found that of {known!a}"
             source.add_problem(name, "name twice", message)
@@ -139,12 +135,6 @@ def _members(tar: tarfile.TarFile) -> Iterator[_Text]:
         if info.isreg() and not any(part.startswith(".") for part in name.split("/")):
             file = tar.extractfile(info) if name.lower().endswith(BESIDE_SUFFIXES) else None
             yield name, None if file is None else file.read()
-
-
-def _key(name: str) -> str:
-    """Return the key by which a transcript beside its audio is found."""
-    stem, suffix = posixpath.splitext(nfc(name))
-    return stem + suffix.lower()
 
 
 def _without_audio(source: Source, beside: dict[str, _Text], audio: Sequence[str]) -> Iterator[str]:

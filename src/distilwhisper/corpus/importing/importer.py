@@ -11,24 +11,24 @@ import time
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from heapq import nsmallest
-from itertools import chain, count, islice
+from itertools import chain, islice
 from os import PathLike, fspath
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from distilwhisper.corpus.ahead import in_order
 from distilwhisper.corpus.importing.entries import (
-    N_THREADS,
     BadSource,
     Entries,
     Entry,
     Problem,
     Source,
     Unusable,
+    span_id,
 )
 from distilwhisper.corpus.importing.folder import files_below
 from distilwhisper.corpus.importing.layouts import LAYOUTS, detect, read
@@ -40,9 +40,15 @@ from distilwhisper.languages import language_code
 from distilwhisper.progress import SECONDS_BETWEEN_LINES, say
 from distilwhisper.run.locks import lock_folder
 from distilwhisper.run.stages import fingerprint
-from distilwhisper.speech.audio import LENGTH_TOLERANCE_S, AudioFacts, probe_audio
-from distilwhisper.speech.sources import CorruptAudio, NamedBytes, digest_of
-from distilwhisper.speech.units import WINDOW_S
+from distilwhisper.speech.audio import (
+    LENGTH_TOLERANCE_S,
+    AudioFacts,
+    Choice,
+    probe_audio,
+    stream_samples,
+)
+from distilwhisper.speech.sources import NamedBytes, digest_of
+from distilwhisper.speech.units import WINDOW_S, samples_to_seconds
 
 # Of files that people correct by hand; Kaldi's have no ending. They are read whole.
 _TRANSCRIPTS = frozenset((".csv", ".json", ".jsonl", ".scp", ".tsv", ".txt", ""))
@@ -117,13 +123,11 @@ def source_fingerprints(source: Path, *, skip: Path) -> dict[str, str]:
         with path.open("rb") as file:
             return f"{path} {digest_of(file).hex()}"
 
-    with ThreadPoolExecutor(N_THREADS) as threads:
-        sound = _digest(threads.map(facts, {*files} - {*texts}))
     return {
         "source": str(source.resolve()),
         "number of files in the source": str(len(files)),
         "transcripts in the source": _digest(f"{p} {fingerprint(p)}" for p in texts),
-        "sound in the source": sound,
+        "sound in the source": _digest(in_order(facts, {*files} - {*texts})),
     }
 
 
@@ -136,9 +140,7 @@ def _rows(entries: Entries, source: Source, tally: "ImportSummary") -> Iterator[
     """Yield the lines of the manifest, and count all that goes by."""
     settings, out = source.settings, source.out
     if settings.cut is not None:
-        # Here, as they need torch: manifests are made without it.
-        from distilwhisper.corpus.importing.cutting import cut_at_pauses
-        from distilwhisper.speech.vad import load_silero
+        from distilwhisper.speech.vad import load_silero  # here: all else needs no torch
 
         load_silero()  # where it is missing, nothing is begun
     language = None if settings.language is None else language_code(settings.language)
@@ -147,7 +149,7 @@ def _rows(entries: Entries, source: Source, tally: "ImportSummary") -> Iterator[
     in_files = stored(_chosen(probed, settings, tally), out.with_suffix(".audio"))
     whole = ((entry, [entry.utterance]) for entry in in_files)
     logged_at = time.monotonic()
-    for entry, pieces in source.usable(cut_at_pauses, in_files) if settings.cut else whole:
+    for entry, pieces in source.usable(_cut_at_pauses, in_files) if settings.cut else whole:
         assert entry.facts is not None
         if pieces != [entry.utterance]:
             tally.n_cut += 1
@@ -169,15 +171,9 @@ def _rows(entries: Entries, source: Source, tally: "ImportSummary") -> Iterator[
 def _probed(item: Entry, probe: Callable[[str], AudioFacts], language: str | None) -> Entry:
     """Open an entry's sound, and see that it lies in it; give it a language if it names none."""
     utterance, audio = item.utterance, item.utterance.audio
-    try:
-        if item.data is None and (Path(audio).is_fifo() or Path(audio).is_char_device()):
-            raise ValueError(f"its audio must be a file, found a pipe or a device: {audio}")
-        facts = probe(audio) if item.data is None else probe_audio(NamedBytes(item.data, audio))
-    except FileNotFoundError as error:
-        message = f"its audio must be a file, found no {audio}"
-        raise Unusable(message, "audio missing") from error
-    except (CorruptAudio, OSError, ValueError) as error:  # a path can be none: ValueError
-        raise Unusable(str(error), "audio unreadable") from error
+    if item.data is None and (Path(audio).is_fifo() or Path(audio).is_char_device()):
+        raise ValueError(f"its audio must be a file, found a pipe or a device: {audio}")
+    facts = probe(audio) if item.data is None else probe_audio(NamedBytes(item.data, audio))
     if utterance.channel is not None and utterance.channel >= facts.n_channels:
         must = f"must have a channel {utterance.channel}, counted from 0, found {facts.n_channels}"
         raise Unusable(f"{audio}: {must}", "unsupported")
@@ -218,6 +214,33 @@ def _chosen(entries: Entries, settings: ImportSettings, tally: "ImportSummary") 
     return (item for _, item in sorted(drawn))  # in their order: no two have one place
 
 
+def _cut_at_pauses(item: Entry) -> list[Utterance]:
+    """Return the speech of a long utterance in pieces that a window holds; a shorter one as it is.
+
+    Pieces have no text, their span in their ids, and the utterance as recording if it has none.
+    """
+    from distilwhisper.speech.vad import speech_pieces
+
+    utterance = item.utterance
+    if (utterance.duration_s or 0) <= WINDOW_S:
+        return [utterance]
+    blocks = stream_samples(
+        utterance.audio,
+        start_s=utterance.start_s,
+        duration_s=utterance.duration_s,
+        choice=Choice(channel=utterance.channel),
+    )
+    piece, pieces = replace(utterance, text=None, recording=utterance.recording or utterance.id), []
+    for span in speech_pieces(blocks):
+        start_s = round(utterance.start_s + samples_to_seconds(span.start), 6)
+        duration_s = samples_to_seconds(span.stop - span.start)
+        id_ = span_id(utterance.id, start_s, duration_s)
+        pieces.append(replace(piece, id=id_, start_s=start_s, duration_s=duration_s))
+    if not pieces:
+        raise Unusable(f"{utterance.audio}: nobody speaks in it", "no speech")
+    return pieces
+
+
 def _row(utterance: Utterance, out: Path, tally: "ImportSummary") -> dict[str, Any]:
     """Return an utterance as a line of the manifest, if it can be one."""
     try:
@@ -226,7 +249,7 @@ def _row(utterance: Utterance, out: Path, tally: "ImportSummary") -> dict[str, A
         json.dumps(row, ensure_ascii=False, allow_nan=False).encode("utf-8")
     except ValueError as error:  # infinity, half a character, or a path in another encoding
         raise Unusable(f"no line of a manifest, JSON in UTF-8, can hold it: {error}") from error
-    if tally.knows(utterance.id):
+    if not tally.is_new("id", utterance.id):
         raise Unusable(f"the id must be new, found {utterance.id!r} a second time", "id taken")
     return row
 
@@ -247,16 +270,15 @@ def stored(entries: Entries, folder: Path, *, shard_bytes: int = SHARD_BYTES) ->
         StoreError: the disk is full, or the folder cannot be written.
         FolderInUse: another import writes there.
     """
-    for index in count():
-        for entry in entries:
-            if entry.data is not None:
-                break
+    index = 0
+    for entry in entries:
+        if entry.data is None:
             yield entry
-        else:
-            return
+            continue
         with lock_folder(folder):
             members = _written(chain([entry], entries), folder, index, shard_bytes)
         yield from members
+        index += 1
 
 
 def _written(entries: Entries, folder: Path, index: int, shard_bytes: int) -> list[Entry]:
@@ -316,11 +338,7 @@ class ImportSummary:
     _lengths: "array[float]" = field(default_factory=lambda: array("d"))
     _hashes: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))  # by kind
 
-    def knows(self, id_: str) -> bool:
-        """Whether an utterance of this id has been counted."""
-        return hash(id_) in self._hashes["id"]
-
-    def _is_new(self, kind: str, what: str) -> bool:
+    def is_new(self, kind: str, what: str) -> bool:
         """Keep a 64-bit hash, and return whether it is the first of its kind.
 
         That two of ten million texts share one is less likely than 1 in 100,000.
@@ -334,14 +352,13 @@ class ImportSummary:
         length_s, source = utterance.duration_s or 0.0, utterance.source
         self.seconds += length_s
         self._lengths.append(length_s)
-        self._is_new("id", utterance.id)
         span = f"{utterance.start_s} {length_s} {utterance.channel}"
-        self.n_same_audio += not self._is_new("sound", f"{facts.digest.hex()} {span}")
+        self.n_same_audio += not self.is_new("sound", f"{facts.digest.hex()} {span}")
         if utterance.text is not None:
             self.n_with_text += 1
-            self.n_same_text += not self._is_new("text", f"{length_s:.3f} {utterance.text}")
+            self.n_same_text += not self.is_new("text", f"{length_s:.3f} {utterance.text}")
         if utterance.speaker is not None:
-            self._is_new("speaker", utterance.speaker)
+            self.is_new("speaker", utterance.speaker)
         if utterance.language is not None:
             self.languages[utterance.language] += 1
         if source is not None:

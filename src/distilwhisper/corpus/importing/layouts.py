@@ -204,16 +204,13 @@ def _read_lhotse(source: Source) -> Entries:
             f"{source.path} must be or hold Lhotse's cuts or recordings (*cuts*.jsonl.gz or "
             "*recordings*.jsonl.gz, or without .gz), found none; of recordings name the folder"
         )
+    must = "must be as Lhotse writes it, which fails at"
+    errors = AttributeError, KeyError, TypeError, ValueError
     for manifest in manifests:
         read = json_rows if "cuts" in manifest.name else _as_cuts
         for where, cut in read(manifest, source):
-            with source.problem_at(where):
-                try:
-                    utterances = list(_utterances(cut, manifest.parent))
-                except Unusable:
-                    raise
-                except (AttributeError, KeyError, TypeError, ValueError) as error:
-                    raise Unusable(f"must be as Lhotse writes it, found: {error!r}") from error
+            with source.problem_at(where, must, errors=errors):
+                utterances = list(_utterances(cut, manifest.parent))
                 yield from (Entry(where, utterance) for utterance in utterances)
 
 
@@ -346,7 +343,11 @@ LAYOUTS: Mapping[Format, Layout] = {
 def read(source: Source, layout: Format) -> Entries:
     """Yield the utterances of a source.
 
-    One that is not what it is read as is a BadSource, and so are settings of no use there.
+    Raises:
+        BadSource: it is not what it is read as, or lacks what the settings name; or a setting is of
+            no use there.
+        UnreadableSource: a dataset is not there, or cannot be read to its end.
+        MissingExtra: the package that reads it is not installed.
     """
     path, form = source.path, LAYOUTS[layout]
     for option in ("config", "split", "column"):
