@@ -170,7 +170,7 @@ def test_an_answer_that_takes_too_long(folder: Path) -> None:
     with running({"one": folder}, settings, SLOW) as (address, service):
         answer = post(address, wav(noise(300.0, seed=1)))
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "timeout")
-        assert eventually(lambda: service.worker.n_running == 0)
+        assert eventually(lambda: service.models.n_running == 0)
         assert post(address, CLIP).status_code in (200, 503)
 
 
@@ -220,7 +220,7 @@ def test_clients_that_leave_free_all_they_held(folder: Path) -> None:
         ):
             assert next(answer.iter_lines()).startswith("data: ")  # and in the middle of its text
         assert eventually(lambda: service.requests.n_taken == 0)
-        assert eventually(lambda: service.worker.n_running == 0)
+        assert eventually(lambda: service.models.n_running == 0)
         assert post(address).status_code == 200
 
 
@@ -232,7 +232,7 @@ def test_a_clip_behind_a_long_file_is_answered_before_it(folder: Path) -> None:
         ThreadPoolExecutor(1) as pool,
     ):
         first = pool.submit(post, address, long)
-        assert eventually(lambda: service.worker.n_running > 1)
+        assert eventually(lambda: service.models.n_running > 1)
         assert post(address, CLIP).status_code == 200
         assert not first.done()
         assert first.result().status_code == 200
@@ -325,7 +325,7 @@ def test_models_make_room_for_each_other_and_are_forgotten(folder: Path, tmp_pat
         one_bytes = service.models.memory_bytes
         assert one_bytes < 1e6
         settings_most = ServeSettings(max_memory_gb=1.5 * one_bytes / 1e9)
-        service.models._settings = settings_most
+        service.models.settings = settings_most
         assert post(address, model="other").status_code == 200
         assert service.models.loaded == ["other"]
     with running({"one": folder}, ServeSettings(idle_unload_s=0.4)) as (address, service):

@@ -23,8 +23,8 @@ from distilwhisper.serving.errors import ApiError
 from distilwhisper.serving.forms import Deltas, answer, event, logprobs, noted, read_form, usage
 from distilwhisper.serving.metrics import Metrics
 from distilwhisper.serving.settings import ServeSettings
-from distilwhisper.serving.sound import PcmRecording, SoundDecoder
-from distilwhisper.serving.worker import Answers, Job, Models, Worker
+from distilwhisper.serving.sound import UploadedRecording, SoundDecoder
+from distilwhisper.serving.worker import Answers, Job, Models
 from distilwhisper.speech.sources import CorruptAudio
 from distilwhisper.text.tokens import Task
 from distilwhisper.text.transcript import Segment, Transcript
@@ -69,16 +69,15 @@ class Service:
     def __post_init__(self) -> None:
         settings, self.metrics = self.settings, Metrics()
         self.began_s = int(time.time())
-        self.worker = Worker(self.metrics)
-        self.models = Models(self.sources, self.decoding, self.hardware, settings, self.worker)
+        self.models = Models(self.sources, self.decoding, self.hardware, settings, self.metrics)
         self.sounds = SoundDecoder(settings)
         self.requests = Places(settings.max_requests, "requests")
         self.sessions = Places(settings.max_sessions, "sessions")
         self.metrics.gauges |= {
             "requests": ("Requests that are being served.", lambda: self.requests.n_taken),
             "sessions": ("Realtime sessions.", lambda: self.sessions.n_taken),
-            "queue": ("Recordings that wait for a slot.", lambda: self.worker.n_waiting),
-            "batch_windows": ("Windows being decoded.", lambda: self.worker.n_running),
+            "queue": ("Recordings that wait for a slot.", lambda: self.models.n_waiting),
+            "batch_windows": ("Windows being decoded.", lambda: self.models.n_running),
             "models_bytes": ("Weights in memory.", lambda: self.models.memory_bytes),
             "rtfx": ("Seconds of sound by second of decoding.", self._rtfx),
         }
@@ -102,7 +101,7 @@ class Service:
             unloading.cancel()
             with suppress(asyncio.CancelledError):
                 await unloading
-            await asyncio.to_thread(self.worker.stop)
+            await asyncio.to_thread(self.models.stop)
 
     async def transcribe(self, request: Request, task: Task) -> Response:
         """Answer one of the two audio endpoints."""
@@ -118,8 +117,8 @@ class Service:
             transcriber = queue.fitted(asked.decoding)
             recording = await caller.wait(self.sounds.decode(asked.file(), asked.name))
             answers = Answers()
-            job = Job(transcriber, recording, answers, recording.close, asked.is_streamed)
-            held.enter_context(self.worker.work_on(queue, job))
+            job = Job(transcriber, recording, answers, asked.is_streamed)
+            held.enter_context(self.models.work_on(queue, job))
             await form.close()
             if asked.is_streamed:
                 more = partial(logprobs, asked=asked, tokenizer=transcriber.tokenizer)
@@ -131,7 +130,7 @@ class Service:
             return answer(transcript, asked, recording.duration_s, transcriber.tokenizer)
 
     async def _events(
-        self, answers: Answers, recording: PcmRecording, uploaded_s: float, more: LogprobsOf
+        self, answers: Answers, recording: UploadedRecording, uploaded_s: float, more: LogprobsOf
     ) -> Events:
         deltas = Deltas()
         first_s: float | None = None
@@ -144,7 +143,9 @@ class Service:
         fields = {**more(new.segments), "usage": used, **noted(recording.notes)}
         yield event("transcript.text.done", text=new.text, **fields)
 
-    def _done(self, recording: PcmRecording, began_s: float, text_s: float | None = None) -> None:
+    def _done(
+        self, recording: UploadedRecording, began_s: float, text_s: float | None = None
+    ) -> None:
         self.metrics.count("audio_seconds_total", recording.duration_s)
         self.metrics.observe("first_text_seconds", (text_s or time.monotonic()) - began_s)
 

@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import DupFd
@@ -24,47 +24,25 @@ import numpy as np
 from distilwhisper.serving.errors import ApiError
 from distilwhisper.serving.settings import ServeSettings
 from distilwhisper.speech.audio import Samples, stream_samples
+from distilwhisper.speech.recording import HeldRecording
 from distilwhisper.speech.sources import CorruptAudio
 from distilwhisper.speech.units import samples_to_seconds, seconds_to_samples
 
-BYTES_PER_SAMPLE = 2
 AT_ONCE = 2  # processes
 
-# How many samples a process has written, and what is odd about them; why it has written none; or
-# nothing, as its time was over or it died.
-Answer: TypeAlias = tuple[int, list[str]] | ApiError | None
+# What is odd about the sound that a process has written; why it has written none; or nothing, as
+# its time was over or it died.
+Answer: TypeAlias = list[str] | ApiError | None
 
 
-@dataclass(eq=False)
-class PcmRecording:
-    """A recording on disk, as 16-bit samples in a file without a name, gone once it is closed."""
+class UploadedRecording(HeldRecording):
+    """A recording in a file that may have no name any more: it is gone when nobody holds it."""
 
-    file: IO[bytes]
-    n_samples: int
-    notes: Sequence[str]  # on what is odd about it
-
-    @property
-    def duration_s(self) -> float:
-        """Its length."""
-        return samples_to_seconds(self.n_samples)
-
-    def read(self, start: int, stop: int) -> Samples:
-        """Return a part; any, in any order."""
-        n_bytes = max(min(stop, self.n_samples) - start, 0) * BYTES_PER_SAMPLE
-        raw = os.pread(self.file.fileno(), n_bytes, start * BYTES_PER_SAMPLE)
-        return pcm_samples(raw)
-
-    def reach(self, stop: int) -> int:
-        """Return ``stop``, or the length where that is less."""
-        return min(stop, self.n_samples)
-
-    def again(self) -> "PcmRecording":
-        """Return itself."""
-        return self
-
-    def close(self) -> None:
-        """Forget the sound."""
-        self.file.close()
+    def __init__(self, file: IO[bytes], notes: Sequence[str]) -> None:
+        # A private mapping, as torch warns of samples that cannot be written to.
+        super().__init__(np.asarray(np.memmap(file, dtype=np.float32, mode="c")))
+        self.notes = notes  # on what is odd about it
+        self.duration_s = samples_to_seconds(len(self.samples))
 
 
 class SoundDecoder:
@@ -80,29 +58,25 @@ class SoundDecoder:
         """Load the decoders, so that the first upload does not wait for them."""
         await asyncio.to_thread(forkserver.ensure_running)
 
-    async def decode(self, upload: IO[bytes], name: str) -> PcmRecording:
+    async def decode(self, upload: IO[bytes], name: str) -> UploadedRecording:
         """Return the sound of an upload on disk; libav knows some formats by its name.
 
         Raises:
             ApiError: it holds no sound that can be decoded, or one beyond a limit.
         """
-        pcm = tempfile.TemporaryFile()  # noqa: SIM115  the recording closes it
-        try:
+        with tempfile.TemporaryFile() as pcm:
             async with self._free:
                 answer = await self._run(_Fd(upload.fileno()), name, _Fd(pcm.fileno()))
-            if isinstance(answer, tuple):
-                return PcmRecording(pcm, *answer)
-            raise answer or ApiError(
-                422,
-                f"{name}: decoding it to sound must take at most "
-                f"{self._settings.sound_timeout_s:g} s and {self._settings.sound_memory_mb} MB, "
-                "found more, or the decoder broke: convert it to 16 kHz wav or flac first",
-                code="audio_too_costly",
-                param="file",
-            )
-        except BaseException:
-            pcm.close()
-            raise
+            if isinstance(answer, list):
+                return UploadedRecording(pcm, answer)
+        raise answer or ApiError(
+            422,
+            f"{name}: decoding it to sound must take at most {self._settings.sound_timeout_s:g} s "
+            f"and {self._settings.sound_memory_mb} MB, found more, or the decoder broke: convert "
+            "it to 16 kHz wav or flac first",
+            code="audio_too_costly",
+            param="file",
+        )
 
     async def _run(self, upload: "_Fd", name: str, pcm: "_Fd") -> Answer:
         ours, theirs = self._context.Pipe()
@@ -145,7 +119,7 @@ def _decode(upload: int, name: str, pcm: int, answers: Connection, settings: Ser
     for kind, most in (
         (resource.RLIMIT_AS, settings.sound_memory_mb << 20),
         (resource.RLIMIT_CPU, int(settings.sound_timeout_s) + 1),
-        (resource.RLIMIT_FSIZE, (n_most + seconds_to_samples(60.0)) * BYTES_PER_SAMPLE),
+        (resource.RLIMIT_FSIZE, (n_most + seconds_to_samples(60.0)) * np.float32().nbytes),
         (resource.RLIMIT_CORE, 0),
     ):
         resource.setrlimit(kind, (most, most))
@@ -155,7 +129,7 @@ def _decode(upload: int, name: str, pcm: int, answers: Connection, settings: Ser
             raw.name = name  # libav knows formats without a header by it
             file = io.BufferedReader(raw)
             for block in stream_samples(file, on_note=lambda note: notes.append(note.text)):
-                out.write(np.rint(block * 32768.0).astype("<i2").tobytes())
+                out.write(block.tobytes())
                 n_samples += len(block)
                 if n_samples > n_most:
                     message = (
@@ -164,7 +138,7 @@ def _decode(upload: int, name: str, pcm: int, answers: Connection, settings: Ser
                     )
                     answers.send(ApiError(413, message, code="audio_too_long", param="file"))
                     return
-        answers.send((n_samples, notes))
+        answers.send(notes)
     except CorruptAudio as error:
         answers.send(ApiError(400, str(error), code="invalid_audio", param="file"))
 

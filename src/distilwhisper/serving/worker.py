@@ -47,7 +47,6 @@ class Job:
     transcriber: Transcriber  # the model under the caller's settings
     recording: Recording
     listener: Callable[[Event], None]  # of the caller; called in the worker's thread
-    on_end: Callable[[], None] = lambda: None  # called when the recording is needed no more
     is_streamed: bool = False  # the listener wants segments before the end
     n_running: int = 0  # windows
     n_silent: int = 0  # windows that were read at this step, and needed no slot
@@ -181,13 +180,12 @@ class ModelQueue:
             self._end(job, outcome)
 
     def _end(self, job: Job, outcome: Transcript | Exception | None = None) -> None:
-        """Tell a listener what came of its job, if anything; forget it, and free what it holds."""
+        """Tell a listener what came of its job, if anything, and forget it."""
         if job in self._jobs:
             if outcome is not None:
                 job.listener(outcome)
             self.batch.leave(job)
             self._jobs.remove(job)
-            job.on_end()
 
 
 def _guarded(job: Job, task: Task[Transcription]) -> Task[Transcription]:
@@ -197,71 +195,6 @@ def _guarded(job: Job, task: Task[Transcription]) -> Task[Transcription]:
     except Exception as error:
         job.error = error
         return job.transcription
-
-
-class Worker:
-    """The thread, and the models that it serves in turn."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self.metrics = metrics
-        self.queues: dict[str, ModelQueue] = {}  # of the models that are loaded, by name
-        self._changed = threading.Condition()
-        self._is_stopped = False
-        self._thread: threading.Thread | None = None
-
-    @contextmanager
-    def work_on(self, queue: ModelQueue, job: Job) -> Iterator[None]:
-        """Give a job to a model, and give it up in the end: its slots are free at the next step."""
-        with self._changed:
-            queue.arrived.append(job)
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._run, name="decoding", daemon=True)
-                self._thread.start()
-            self._changed.notify()
-        try:
-            yield
-        finally:
-            with self._changed:
-                queue.left.append(job)
-                self._changed.notify()
-
-    def stop(self) -> None:
-        """End the thread after the step that it is at."""
-        with self._changed:
-            self._is_stopped = True
-            self._changed.notify()
-        if self._thread is not None:
-            self._thread.join()
-
-    @property
-    def n_waiting(self) -> int:
-        """Recordings of which nothing is decoded yet."""
-        return sum(queue.n_waiting for queue in list(self.queues.values()))
-
-    @property
-    def n_running(self) -> int:
-        """Windows in slots."""
-        return sum(queue.batch.n_running for queue in list(self.queues.values()))
-
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                while not (self._is_stopped or (busy := self._busy())):
-                    self._changed.wait()
-                if self._is_stopped:
-                    return
-            began_s = time.monotonic()
-            for queue in busy:
-                try:
-                    queue.turn()
-                except Exception as error:
-                    say(f"serve: a step failed, and its requests with it: {error!r}")
-                    self.metrics.count("failures_total", kind=type(error).__name__)
-                    queue.fail(error)
-            self.metrics.count("busy_seconds_total", time.monotonic() - began_s)
-
-    def _busy(self) -> list[ModelQueue]:
-        return [queue for queue in list(self.queues.values()) if not queue.is_idle]
 
 
 class Answers:
@@ -292,21 +225,25 @@ class Answers:
 
 @dataclass(eq=False)
 class Models:
-    """Models by name, all with one worker: loaded when asked for, and forgotten when they are not.
+    """Models by name, and the thread that serves those that are loaded in turn.
 
-    What a caller cannot have is an ApiError.
+    They are loaded when asked for, and forgotten when they are not. What a caller cannot have is an
+    ApiError.
     """
 
     sources: Mapping[str, str]
     decoding: DecodingSettings
     hardware: Hardware
     settings: ServeSettings
-    worker: Worker
+    metrics: Metrics
     is_ready: bool = False  # until one was loaded, which may be unloaded again
 
     def __post_init__(self) -> None:
-        self._loaded = self.worker.queues
+        self._loaded: dict[str, ModelQueue] = {}
         self._one_at_a_time = asyncio.Lock()
+        self._changed = threading.Condition()
+        self._is_stopped = False
+        self._thread: threading.Thread | None = None
 
     @property
     def loaded(self) -> list[str]:
@@ -361,7 +298,7 @@ class Models:
             message = f"the model {name} cannot be loaded: see the server's log"
             raise ApiError(500, message, code="model_broken") from error
         say(f"serve: {name} is loaded ({self.hardware.describe()})")
-        return ModelQueue(transcriber, self.worker.metrics)
+        return ModelQueue(transcriber, self.metrics)
 
     def _make_room(self, n_bytes: int) -> None:
         most = self.settings.max_memory_gb
@@ -378,3 +315,57 @@ class Models:
     def _unload(self, name: str) -> None:
         del self._loaded[name]
         say(f"serve: {name} is unloaded")
+
+    @contextmanager
+    def work_on(self, queue: ModelQueue, job: Job) -> Iterator[None]:
+        """Give a job to a model, and give it up in the end: its slots are free at the next step."""
+        with self._changed:
+            queue.arrived.append(job)
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._run, name="decoding", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+        try:
+            yield
+        finally:
+            with self._changed:
+                queue.left.append(job)
+                self._changed.notify()
+
+    def stop(self) -> None:
+        """End the thread after the step that it is at."""
+        with self._changed:
+            self._is_stopped = True
+            self._changed.notify()
+        if self._thread is not None:
+            self._thread.join()
+
+    @property
+    def n_waiting(self) -> int:
+        """Recordings of which nothing is decoded yet."""
+        return sum(queue.n_waiting for queue in list(self._loaded.values()))
+
+    @property
+    def n_running(self) -> int:
+        """Windows in slots."""
+        return sum(queue.batch.n_running for queue in list(self._loaded.values()))
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not (self._is_stopped or (busy := self._busy())):
+                    self._changed.wait()
+                if self._is_stopped:
+                    return
+            began_s = time.monotonic()
+            for queue in busy:
+                try:
+                    queue.turn()
+                except Exception as error:
+                    say(f"serve: a step failed, and its requests with it: {error!r}")
+                    self.metrics.count("failures_total", kind=type(error).__name__)
+                    queue.fail(error)
+            self.metrics.count("busy_seconds_total", time.monotonic() - began_s)
+
+    def _busy(self) -> list[ModelQueue]:
+        return [queue for queue in list(self._loaded.values()) if not queue.is_idle]
