@@ -228,7 +228,7 @@ class _Opened:
         if note not in self._notes:
             self._notes[note] = None
             if self._warns:
-                _warn(self.name, note)
+                warn(f"{self.name}: {note.text}")
 
 
 def _read_once(source: str) -> bytes | None:
@@ -270,8 +270,7 @@ def settings_of(kind: type[Settings], options: Mapping[str, Any]) -> Settings:
     own = {one.name for one in fields(kind)}  # type: ignore[arg-type]
     of_decoding = table if "timestamps" in own else {}
     if "decoding" in own:
-        of_decoding = {name: value for name, value in table.items() if name not in own}
-        table = {name: value for name, value in table.items() if name in own}
+        of_decoding = {name: table.pop(name) for name in [*table] if name not in own}
         table["decoding"] = of_decoding
     if isinstance(of_decoding.get("temperature"), (int, float)):
         of_decoding["temperature"] = (of_decoding["temperature"],)
@@ -354,7 +353,7 @@ class Model:
             assert result.error is not None
             raise result.error
         for note in result.notes:
-            _warn(result.source, note)
+            warn(f"{result.source}: {note.text}")
         return result.transcript
 
     @with_settings(DecodingSettings)
@@ -439,7 +438,3 @@ def _source(audio: Audio, sampling_rate: int) -> Input:
             raise ValueError(f"{name} is at its end, and holds no more to read: seek(0) first")
         return NamedBytes(content, name)
     return to_samples(audio, "the audio", sampling_rate=sampling_rate)
-
-
-def _warn(name: str, note: Note) -> None:
-    warn(f"{name}: {note.text}")

@@ -30,7 +30,7 @@ MAX_BACKLOG_S = 60.0  # sound that comes faster than it can be transcribed is re
 
 _TRANSCRIPTION = "conversation.item.input_audio_transcription"
 
-# What a session does where its client does not say: in the client's shape, as its settings are held.
+# The settings of a session's sound where the client does not say, in the client's shape.
 _DEFAULTS: Mapping[str, dict[str, Any]] = {
     "format": {"type": "audio/pcm", "rate": RATES_HZ[0]},
     "transcription": {"model": None, "language": None, "prompt": None},
@@ -217,12 +217,9 @@ class Session:
         service, spoken, turns = self._service, sound["transcription"], sound["turn_detection"]
         await self._held.aclose()  # of settings before these
         queue = await self._held.enter_async_context(service.models.use(spoken["model"]))
-        decoding = live_settings(service.decoding, service.settings.live_margin_s)
-        decoding = replace(
-            decoding,
-            language=spoken["language"] or decoding.language,
-            initial_prompt=spoken["prompt"] or decoding.initial_prompt,
-        )
+        asked = {"language": spoken["language"], "initial_prompt": spoken["prompt"]}
+        base = replace(service.decoding, **{name: text for name, text in asked.items() if text})
+        decoding = live_settings(base, service.settings.live_margin_s)
         settings = CaptionSettings(None, with_prompt=service.settings.live_prompt)
         if turns is not None:
             pause_s, threshold = turns["silence_duration_ms"] / 1000, turns["threshold"]

@@ -23,7 +23,7 @@ from distilwhisper.serving.errors import ApiError
 from distilwhisper.serving.forms import Deltas, answer, event, logprobs, noted, read_form, usage
 from distilwhisper.serving.metrics import Metrics
 from distilwhisper.serving.settings import ServeSettings
-from distilwhisper.serving.sound import UploadedRecording, SoundDecoder
+from distilwhisper.serving.sound import SoundDecoder, UploadedRecording
 from distilwhisper.serving.worker import Answers, Job, Models
 from distilwhisper.speech.sources import CorruptAudio
 from distilwhisper.text.tokens import Task
@@ -125,7 +125,7 @@ class Service:
                 events = self._events(answers, recording, uploaded_s, more)
                 return EventStream(caller, events, held.pop_all())
             transcript = await caller.wait(_told(answers.transcript()))
-            self._done(recording, uploaded_s)
+            self._done(recording.duration_s, uploaded_s)
             transcript = replace(transcript, notes=tuple(recording.notes))
             return answer(transcript, asked, recording.duration_s, transcriber.tokenizer)
 
@@ -138,15 +138,13 @@ class Service:
             first_s = first_s or time.monotonic()
             if delta := deltas.add("".join(segment.text for segment in new)):
                 yield event("transcript.text.delta", delta=delta, **more(new))
-        self._done(recording, uploaded_s, first_s)
+        self._done(recording.duration_s, uploaded_s, first_s)
         used = usage(recording.duration_s)
         fields = {**more(new.segments), "usage": used, **noted(recording.notes)}
         yield event("transcript.text.done", text=new.text, **fields)
 
-    def _done(
-        self, recording: UploadedRecording, began_s: float, text_s: float | None = None
-    ) -> None:
-        self.metrics.count("audio_seconds_total", recording.duration_s)
+    def _done(self, duration_s: float, began_s: float, text_s: float | None = None) -> None:
+        self.metrics.count("audio_seconds_total", duration_s)
         self.metrics.observe("first_text_seconds", (text_s or time.monotonic()) - began_s)
 
 
@@ -169,13 +167,10 @@ class Caller:
         except asyncio.TimeoutError as error:
             message = f"a request must arrive within {most_s:g} s, found less than all of it"
             raise ApiError(408, message, code="upload_too_slow") from error
-        except (MultiPartException, ApiError) as error:
+        except ApiError:
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._discard(), DISCARD_S)
-            if isinstance(error, ApiError):
-                raise
-            message = f"the form cannot be read: {error.message}"
-            raise ApiError(400, message, code="invalid_form") from error
+            raise
         self._deadline_s = time.monotonic() + self._settings.request_timeout_s
         return form
 
@@ -185,7 +180,11 @@ class Caller:
         if not kind.lower().startswith("multipart/form-data"):
             message = f"the body must be multipart/form-data, found {kind[:80] or 'no type'}"
             raise ApiError(400, message, code="invalid_content_type")
-        return await MultiPartParser(headers, self._chunks(), **_LIMITS).parse()
+        try:
+            return await MultiPartParser(headers, self._chunks(), **_LIMITS).parse()
+        except MultiPartException as error:
+            message = f"the form cannot be read: {error.message}"
+            raise ApiError(400, message, code="invalid_form") from error
 
     async def _chunks(self) -> AsyncGenerator[bytes, None]:
         n_bytes, most_mb = 0, self._settings.max_upload_mb

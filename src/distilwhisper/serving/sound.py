@@ -14,9 +14,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
-from multiprocessing.reduction import DupFd
-from operator import methodcaller
-from typing import IO, Any, TypeAlias
+from multiprocessing.reduction import recv_handle, send_handle
+from typing import IO, TypeAlias
 
 import av
 import numpy as np
@@ -66,7 +65,7 @@ class SoundDecoder:
         """
         with tempfile.TemporaryFile() as pcm:
             async with self._free:
-                answer = await self._run(_Fd(upload.fileno()), name, _Fd(pcm.fileno()))
+                answer = await self._run(upload.fileno(), name, pcm.fileno())
             if isinstance(answer, list):
                 return UploadedRecording(pcm, answer)
         raise answer or ApiError(
@@ -78,14 +77,15 @@ class SoundDecoder:
             param="file",
         )
 
-    async def _run(self, upload: "_Fd", name: str, pcm: "_Fd") -> Answer:
+    async def _run(self, upload: int, name: str, pcm: int) -> Answer:
         ours, theirs = self._context.Pipe()
-        arguments = (upload, name, pcm, theirs, self._settings)
+        arguments = (name, theirs, self._settings)
         process = self._context.Process(target=_decode, args=arguments, daemon=True)
         try:
             await asyncio.to_thread(process.start)
             theirs.close()
-            return await asyncio.to_thread(_wait, ours, self._settings.sound_timeout_s)
+            files, most_s = (upload, pcm), self._settings.sound_timeout_s
+            return await asyncio.to_thread(_ask, ours, files, most_s)
         finally:
             if process.pid is not None:
                 process.kill()
@@ -93,28 +93,22 @@ class SoundDecoder:
                 process.close()
 
 
-def _wait(answers: Connection, timeout_s: float) -> Answer:
-    with answers:
+def _ask(process: Connection, files: Sequence[int], timeout_s: float) -> Answer:
+    """Give a process its open files, and wait for its answer."""
+    with process:
         try:
-            return answers.recv() if answers.poll(timeout_s) else None
-        except EOFError:
+            for file in files:
+                send_handle(process, file, None)
+            return process.recv() if process.poll(timeout_s) else None
+        except (EOFError, ConnectionError):
             return None
 
 
-class _Fd:
-    """An open file on its way to another process."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return methodcaller("detach"), (DupFd(self._fd),)
-
-
-def _decode(upload: int, name: str, pcm: int, answers: Connection, settings: ServeSettings) -> None:
+def _decode(name: str, server: Connection, settings: ServeSettings) -> None:
     """The process: send what it has decoded, or the error that the caller gets."""
     import resource
 
+    upload, pcm = recv_handle(server), recv_handle(server)
     n_most = seconds_to_samples(settings.max_duration_s)
     for kind, most in (
         (resource.RLIMIT_AS, settings.sound_memory_mb << 20),
@@ -136,11 +130,11 @@ def _decode(upload: int, name: str, pcm: int, answers: Connection, settings: Ser
                         f"{name}: a recording must last at most {settings.max_duration_s:g} s, "
                         "found more: cut it, and send it in parts"
                     )
-                    answers.send(ApiError(413, message, code="audio_too_long", param="file"))
+                    server.send(ApiError(413, message, code="audio_too_long", param="file"))
                     return
-        answers.send(notes)
+        server.send(notes)
     except CorruptAudio as error:
-        answers.send(ApiError(400, str(error), code="invalid_audio", param="file"))
+        server.send(ApiError(400, str(error), code="invalid_audio", param="file"))
 
 
 def resampled(resampler: av.AudioResampler, frame: av.AudioFrame) -> Samples:

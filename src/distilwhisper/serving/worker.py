@@ -241,7 +241,7 @@ class Models:
     def __post_init__(self) -> None:
         self._loaded: dict[str, ModelQueue] = {}
         self._one_at_a_time = asyncio.Lock()
-        self._changed = threading.Condition()
+        self._has_changed = threading.Event()
         self._is_stopped = False
         self._thread: threading.Thread | None = None
 
@@ -319,24 +319,21 @@ class Models:
     @contextmanager
     def work_on(self, queue: ModelQueue, job: Job) -> Iterator[None]:
         """Give a job to a model, and give it up in the end: its slots are free at the next step."""
-        with self._changed:
-            queue.arrived.append(job)
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._run, name="decoding", daemon=True)
-                self._thread.start()
-            self._changed.notify()
+        queue.arrived.append(job)
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._run, name="decoding", daemon=True)
+            self._thread.start()
+        self._has_changed.set()
         try:
             yield
         finally:
-            with self._changed:
-                queue.left.append(job)
-                self._changed.notify()
+            queue.left.append(job)
+            self._has_changed.set()
 
     def stop(self) -> None:
         """End the thread after the step that it is at."""
-        with self._changed:
-            self._is_stopped = True
-            self._changed.notify()
+        self._is_stopped = True
+        self._has_changed.set()
         if self._thread is not None:
             self._thread.join()
 
@@ -351,12 +348,12 @@ class Models:
         return sum(queue.batch.n_running for queue in list(self._loaded.values()))
 
     def _run(self) -> None:
-        while True:
-            with self._changed:
-                while not (self._is_stopped or (busy := self._busy())):
-                    self._changed.wait()
-                if self._is_stopped:
-                    return
+        while not self._is_stopped:
+            busy = [queue for queue in list(self._loaded.values()) if not queue.is_idle]
+            if not busy:
+                self._has_changed.wait()
+                self._has_changed.clear()
+                continue
             began_s = time.monotonic()
             for queue in busy:
                 try:
@@ -366,6 +363,3 @@ class Models:
                     self.metrics.count("failures_total", kind=type(error).__name__)
                     queue.fail(error)
             self.metrics.count("busy_seconds_total", time.monotonic() - began_s)
-
-    def _busy(self) -> list[ModelQueue]:
-        return [queue for queue in list(self._loaded.values()) if not queue.is_idle]
