@@ -281,7 +281,7 @@ async def serve_session(service: Service, socket: WebSocket) -> None:
     protocols = socket.headers.get("sec-websocket-protocol", "")
     await socket.accept(subprotocol=PROTOCOL if PROTOCOL in protocols else None)
     try:
-        with service.sessions.take():
+        with service.place("sessions"):
             await Session(service, socket, socket.query_params.get("model")).run()
     except ApiError as error:
         await socket.send_text(json.dumps({"type": "error", **error.body()}))

@@ -3,11 +3,12 @@
 import asyncio
 import math
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from starlette.datastructures import FormData
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -37,26 +38,6 @@ _LIMITS = {"max_files": 1, "max_fields": 64, "max_part_size": 1 << 16}  # bytes 
 DISCARD_S = 10.0  # for the rest of an upload that was refused: a client reads no answer before
 
 
-class Places:
-    """Callers of one kind that are served at once, of whom there may be so many."""
-
-    def __init__(self, most: int, noun: str) -> None:
-        self.n_taken = 0
-        self._most, self._noun = most, noun
-
-    @contextmanager
-    def take(self) -> Iterator[None]:
-        """Be one of them, unless there are as many as there may be."""
-        if self.n_taken >= self._most:
-            message = f"the server takes {self._most} {self._noun} at once: try again later"
-            raise ApiError(429, message, code="queue_full")
-        self.n_taken += 1
-        try:
-            yield
-        finally:
-            self.n_taken -= 1
-
-
 @dataclass(eq=False)
 class Service:
     """All that a server holds: ``server.serve`` is given one."""
@@ -71,11 +52,10 @@ class Service:
         self.began_s = int(time.time())
         self.models = Models(self.sources, self.decoding, self.hardware, settings, self.metrics)
         self.sounds = SoundDecoder(settings)
-        self.requests = Places(settings.max_requests, "requests")
-        self.sessions = Places(settings.max_sessions, "sessions")
+        self.n_served = Counter[str]()  # requests and sessions
         self.metrics.gauges |= {
-            "requests": ("Requests that are being served.", lambda: self.requests.n_taken),
-            "sessions": ("Realtime sessions.", lambda: self.sessions.n_taken),
+            "requests": ("Requests that are being served.", lambda: self.n_served["requests"]),
+            "sessions": ("Realtime sessions.", lambda: self.n_served["sessions"]),
             "queue": ("Recordings that wait for a slot.", lambda: self.models.n_waiting),
             "batch_windows": ("Windows being decoded.", lambda: self.models.n_running),
             "models_bytes": ("Weights in memory.", lambda: self.models.memory_bytes),
@@ -103,11 +83,24 @@ class Service:
                 await unloading
             await asyncio.to_thread(self.models.stop)
 
+    @contextmanager
+    def place(self, kind: Literal["requests", "sessions"]) -> Iterator[None]:
+        """Take one of the places that there are for a kind of callers, if any is left."""
+        most = self.settings.max_requests if kind == "requests" else self.settings.max_sessions
+        if self.n_served[kind] >= most:
+            message = f"the server takes {most} {kind} at once: try again later"
+            raise ApiError(429, message, code="queue_full")
+        self.n_served[kind] += 1
+        try:
+            yield
+        finally:
+            self.n_served[kind] -= 1
+
     async def transcribe(self, request: Request, task: Task) -> Response:
         """Answer one of the two audio endpoints."""
         caller = Caller(request, self.settings)
         async with AsyncExitStack() as held:
-            held.enter_context(self.requests.take())
+            held.enter_context(self.place("requests"))
             form = await caller.read_form()
             held.push_async_callback(form.close)
             uploaded_s = time.monotonic()

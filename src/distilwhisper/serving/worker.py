@@ -239,21 +239,16 @@ class Models:
     is_ready: bool = False  # until one was loaded, which may be unloaded again
 
     def __post_init__(self) -> None:
-        self._loaded: dict[str, ModelQueue] = {}
+        self.loaded: dict[str, ModelQueue] = {}  # by name
         self._one_at_a_time = asyncio.Lock()
         self._has_changed = threading.Event()
         self._is_stopped = False
         self._thread: threading.Thread | None = None
 
     @property
-    def loaded(self) -> list[str]:
-        """Names of the models that are in memory."""
-        return list(self._loaded)
-
-    @property
     def memory_bytes(self) -> int:
         """Weights that are in memory."""
-        return sum(queue.n_bytes for queue in self._loaded.values())
+        return sum(queue.n_bytes for queue in self.loaded.values())
 
     def named(self, name: str) -> str:
         """Return the name of a model, or refuse one that nobody has."""
@@ -268,12 +263,12 @@ class Models:
     async def use(self, name: str) -> AsyncIterator[ModelQueue]:
         """Hold a model in memory, loading it if need be, and if there is room now."""
         async with self._one_at_a_time:
-            if name not in self._loaded:
+            if name not in self.loaded:
                 new = await asyncio.to_thread(self._load, name)
                 self._make_room(new.n_bytes)
-                self._loaded[name] = new
+                self.loaded[name] = new
                 self.is_ready = True
-            queue = self._loaded[name]
+            queue = self.loaded[name]
             queue.n_users += 1
         try:
             yield queue
@@ -286,7 +281,7 @@ class Models:
         idle_s = self.settings.idle_unload_s
         while idle_s is not None:
             await asyncio.sleep(min(idle_s / 4, 10.0))
-            for name, queue in list(self._loaded.items()):
+            for name, queue in list(self.loaded.items()):
                 if queue.is_unused and time.monotonic() - queue.used_s > idle_s:
                     self._unload(name)
 
@@ -302,18 +297,18 @@ class Models:
 
     def _make_room(self, n_bytes: int) -> None:
         most = self.settings.max_memory_gb
-        while most is not None and self._loaded and self.memory_bytes + n_bytes > most * 1e9:
-            idle = [name for name, queue in self._loaded.items() if queue.is_unused]
+        while most is not None and self.loaded and self.memory_bytes + n_bytes > most * 1e9:
+            idle = [name for name, queue in self.loaded.items() if queue.is_unused]
             if not idle:
                 message = (
                     f"models must take at most {most:g} GB together, and those that are loaded "
                     "are at work: try again later"
                 )
                 raise ApiError(503, message, code="models_busy")
-            self._unload(min(idle, key=lambda name: self._loaded[name].used_s))
+            self._unload(min(idle, key=lambda name: self.loaded[name].used_s))
 
     def _unload(self, name: str) -> None:
-        del self._loaded[name]
+        del self.loaded[name]
         say(f"serve: {name} is unloaded")
 
     @contextmanager
@@ -340,16 +335,16 @@ class Models:
     @property
     def n_waiting(self) -> int:
         """Recordings of which nothing is decoded yet."""
-        return sum(queue.n_waiting for queue in list(self._loaded.values()))
+        return sum(queue.n_waiting for queue in list(self.loaded.values()))
 
     @property
     def n_running(self) -> int:
         """Windows in slots."""
-        return sum(queue.batch.n_running for queue in list(self._loaded.values()))
+        return sum(queue.batch.n_running for queue in list(self.loaded.values()))
 
     def _run(self) -> None:
         while not self._is_stopped:
-            busy = [queue for queue in list(self._loaded.values()) if not queue.is_idle]
+            busy = [queue for queue in list(self.loaded.values()) if not queue.is_idle]
             if not busy:
                 self._has_changed.wait()
                 self._has_changed.clear()

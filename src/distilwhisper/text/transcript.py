@@ -6,7 +6,7 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, chain, zip_longest
+from itertools import accumulate, chain, groupby, zip_longest
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
@@ -365,18 +365,15 @@ def _readable(cues: Sequence[Segment], end_s: float) -> Iterator[Segment]:
 
 def _cues(segments: Sequence[Segment], subtitles: SubtitleSettings) -> Iterator[Segment]:
     """Yield cues: segments, or parts of those that have timed words."""
-    run: list[Segment] = []  # that cues may join
-    joins = subtitles.max_line_count is not None
-    for segment in segments:
-        if run and not (joins and segment.words and segment.channel == run[-1].channel):
-            yield from _cues_of_words(run, subtitles)
-            run = []
-        if segment.words:
-            run.append(segment)
-        elif segment.words is None or segment.text.strip():
-            yield replace(segment, text=_cue_text([segment.text.strip()]))
-    if run:
-        yield from _cues_of_words(run, subtitles)
+    joins = subtitles.max_line_count is not None  # cues go on in the next segment of a channel
+    runs = groupby(segments, lambda one: (bool(one.words), one.channel if joins else id(one)))
+    for (is_timed, _), run in runs:
+        if is_timed:
+            yield from _cues_of_words(list(run), subtitles)
+            continue
+        for segment in run:
+            if segment.words is None or segment.text.strip():
+                yield replace(segment, text=_cue_text([segment.text.strip()]))
 
 
 def _cues_of_words(segments: Sequence[Segment], subtitles: SubtitleSettings) -> Iterator[Segment]:
