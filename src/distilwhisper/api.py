@@ -249,9 +249,7 @@ def export(
     Raises:
         WorseThanOriginal: the exported model makes too many errors on the checked set.
     """
-    settings = ExportSettings(
-        to=to, dtype=dtype, third_layer=third_layer, max_wer_increase=max_wer_increase
-    )
+    settings = ExportSettings(to, dtype, third_layer, max_wer_increase)
     manifest = None if check is None else Path(check)
     with showing_progress(progress):
         return export_model(_named(model)[0], Path(dest), settings, check=manifest)

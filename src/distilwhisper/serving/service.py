@@ -74,13 +74,9 @@ class Service:
             for name in self.models.sources:
                 async with self.models.use(name):
                     pass
-        unloading = asyncio.create_task(self.models.unload_idle())
         try:
             yield
         finally:
-            unloading.cancel()
-            with suppress(asyncio.CancelledError):
-                await unloading
             await asyncio.to_thread(self.models.stop)
 
     @contextmanager

@@ -83,7 +83,7 @@ class ModelQueue:
         model = transcriber.checkpoint.model
         self.transcriber = transcriber
         self.n_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
-        self.n_users = 0  # who hold it, with jobs or without
+        self.n_users = 0  # who hold it, with jobs or without: with none it may be forgotten
         self.used_s = time.monotonic()
         # Jobs that have come, and those that are given up, unless they are done: put here in any
         # thread. All else happens in the worker's.
@@ -104,11 +104,6 @@ class ModelQueue:
     def is_idle(self) -> bool:
         """Nothing is to be done."""
         return not (self.arrived or self._jobs or self.left)
-
-    @property
-    def is_unused(self) -> bool:
-        """Nobody holds it."""
-        return self.is_idle and not self.n_users
 
     def fitted(self, settings: DecodingSettings) -> Transcriber:
         """Return the model under a caller's settings, or refuse those that do not fit it."""
@@ -275,15 +270,14 @@ class Models:
         finally:
             queue.n_users -= 1
             queue.used_s = time.monotonic()
+            if (idle_s := self.settings.idle_unload_s) is not None:
+                loop = asyncio.get_running_loop()
+                loop.call_later(idle_s, self._unload_idle, name, queue, queue.used_s)
 
-    async def unload_idle(self) -> None:
-        """Forget models that were not used for long; runs until it is cancelled."""
-        idle_s = self.settings.idle_unload_s
-        while idle_s is not None:
-            await asyncio.sleep(min(idle_s / 4, 10.0))
-            for name, queue in list(self.loaded.items()):
-                if queue.is_unused and time.monotonic() - queue.used_s > idle_s:
-                    self._unload(name)
+    def _unload_idle(self, name: str, queue: ModelQueue, used_s: float) -> None:
+        """Forget a model that nobody has used since a time."""
+        if self.loaded.get(name) is queue and not queue.n_users and queue.used_s == used_s:
+            self._unload(name)
 
     def _load(self, name: str) -> ModelQueue:
         try:
@@ -298,7 +292,7 @@ class Models:
     def _make_room(self, n_bytes: int) -> None:
         most = self.settings.max_memory_gb
         while most is not None and self.loaded and self.memory_bytes + n_bytes > most * 1e9:
-            idle = [name for name, queue in self.loaded.items() if queue.is_unused]
+            idle = [name for name, queue in self.loaded.items() if not queue.n_users]
             if not idle:
                 message = (
                     f"models must take at most {most:g} GB together, and those that are loaded "
