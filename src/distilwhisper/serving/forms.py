@@ -19,7 +19,7 @@ from distilwhisper.text.transcript import Segment, Transcript, render, segment_f
 ResponseFormat = Literal["json", "text", "srt", "verbose_json", "vtt"]
 Granularity = Literal["word", "segment"]
 
-_MANY = {"timestamp_granularities", "include", "keywords"}  # also with [] behind them
+_MANY = {"timestamp_granularities", "include", "keywords"}  # given often, or with [] behind them
 _KNOWN = {
     *"file model language prompt temperature response_format stream".split(),
     *"chunking_strategy hotwords".split(),
@@ -115,7 +115,7 @@ def read_form(form: FormData, task: Task, base: DecodingSettings) -> Asked:
 
 
 def _texts(form: FormData) -> dict[str, list[str]]:
-    """Return the texts of every field but the file, each once; [] may stand behind lists."""
+    """Return the texts of every field but the file, each once; an empty one may stand for none."""
     texts: dict[str, list[str]] = {name: [] for name in _KNOWN}
     for given, value in form.multi_items():
         name = given.removesuffix("[]")
@@ -132,8 +132,8 @@ def _texts(form: FormData) -> dict[str, list[str]]:
             raise invalid(name, "must be text", "a file")
         if len(value) > MAX_TEXT:
             raise invalid(name, f"must have at most {MAX_TEXT} characters", f"{len(value)}")
-        among = _AMONG.get(name, (value,)) if value or name in _MANY else ("",)
-        if value not in among:
+        among = _AMONG.get(name, ())
+        if among and value not in among and (value or name in _MANY):
             raise invalid(name, f"must be {' or '.join(among)}", repr(value))
         if value not in texts[name]:
             texts[name].append(value)
