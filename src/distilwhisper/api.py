@@ -86,14 +86,10 @@ def label(
         StageChanged: the folder holds labels made from or with something else.
     """
     name, workers = _named(teacher, engine)
+    outs, settings = {Path(manifest): Path(out)}, settings_of(LabelSettings, options)
     with showing_progress(progress):
         (summary,) = label_manifests(
-            {Path(manifest): Path(out)},
-            name,
-            settings_of(LabelSettings, options),
-            workers,
-            retry_failed=retry_failed,
-            force=force,
+            outs, name, settings, workers, retry_failed=retry_failed, force=force
         )
     return summary
 
@@ -216,18 +212,13 @@ def evaluate(
         Error rates with intervals, means over the sets, and differences with their significance.
     """
     name, workers = _named(model)
+    models = [name, *(_named(other)[0] for other in against)]
     paths = [manifests] if isinstance(manifests, (str, PathLike)) else manifests
+    sets, noises = list(map(Path, paths)), [None if text == "none" else text for text in noise]
+    settings = settings_of(EvaluateSettings, options)
     folder = TemporaryDirectory() if out is None else nullcontext(fspath(out))
     with showing_progress(progress), folder as results:
-        return evaluate_all(
-            [name, *(_named(other)[0] for other in against)],
-            [Path(path) for path in paths],
-            [None if text == "none" else text for text in noise],
-            Path(results),
-            settings_of(EvaluateSettings, options),
-            workers,
-            force=force,
-        )
+        return evaluate_all(models, sets, noises, Path(results), settings, workers, force=force)
 
 
 def export(
@@ -259,9 +250,7 @@ def export(
     Raises:
         WorseThanOriginal: the exported model makes too many errors on the checked set.
     """
-    settings = ExportSettings(
-        to=to, dtype=dtype, third_layer=third_layer, max_wer_increase=max_wer_increase
-    )
+    settings = ExportSettings(to, dtype, third_layer, max_wer_increase)
     manifest = None if check is None else Path(check)
     with showing_progress(progress):
         return export_model(_named(model)[0], Path(dest), settings, check=manifest)

@@ -183,14 +183,9 @@ def label(
     from distilwhisper.run.locks import Part
     from distilwhisper.stages.label import label_manifests
 
+    outs, part = {manifest: out}, None if shards is None else Part.parse(shards)
     (summary,) = label_manifests(
-        {manifest: out},
-        teacher,
-        settings,
-        workers,
-        part=None if shards is None else Part.parse(shards),
-        retry_failed=retry_failed,
-        force=force,
+        outs, teacher, settings, workers, part=part, retry_failed=retry_failed, force=force
     )
     print(f"{summary} in {out}")
     return _name_each(summary.failed)
@@ -606,12 +601,11 @@ def call(arguments: Sequence[str]) -> int:
 
 def _each_format(arguments: Sequence[str]) -> list[str]:
     """Name the option before each of several formats, so that none takes a file's place."""
-    known, spread, is_one = {*get_args(TranscriptFormat), "all"}, list[str](), False
+    known, spread = {*get_args(TranscriptFormat), "all"}, list[str]()
     for argument in arguments:
-        if is_one and argument in known and spread[-1] != "--format":
+        if argument in known and spread[-2:-1] == ["--format"] and spread[-1] in known:
             spread.append("--format")
         spread.append(argument)
-        is_one = argument == "--format" or (is_one and argument in known)
     return spread
 
 

@@ -31,7 +31,6 @@ from distilwhisper.text.transcript import Segment, Transcript, TranscriptFormat,
 
 STDIN = "-"
 LEAST_SPEECH_S = 1.0  # a file without text gets a warning where so much sounds like speech
-DEFAULT_MODEL = "base"
 
 Input: TypeAlias = str | NamedBytes | Samples  # a path, a file in memory, or samples at 16 kHz
 Audio: TypeAlias = str | PathLike[str] | bytes | OpenFile | Sound
@@ -94,7 +93,7 @@ def transcribe_files(
         for number, outcome in transcriber.transcribe_all(recordings, on_progress=advance):
             file, channel, _ = jobs[number]
             file.outcomes[channel] = outcome
-            while left and left[0].is_done:
+            while left and left[0].outcomes.keys() == left[0].recordings.keys():
                 yield left.popleft().result(begin_s)
 
 
@@ -150,6 +149,7 @@ class _Opened:
         self._warns = warns  # of what is odd about the sound, as it is read
         self._notes: dict[Note, None] = {}  # in order, once each: a file may be read several times
         self._checked: set[Choice] = set()
+        # Of each channel, the last when all of them are done.
         self.outcomes: dict[str | None, Transcript | CorruptAudio | OSError] = {}
         self.recordings: dict[str | None, Recording] = {}
         if isinstance(source, np.ndarray):
@@ -175,11 +175,6 @@ class _Opened:
             name: StreamedRecording(partial(self._blocks, Choice(listening.track, number)))
             for name, number in numbers.items()
         }
-
-    @property
-    def is_done(self) -> bool:
-        """Every channel has its transcript or its error."""
-        return len(self.outcomes) == len(self.recordings)
 
     def result(self, begin_s: float) -> TranscribedFile:
         """Return what came of the file, all of whose channels are done from ``begin_s`` on."""
@@ -228,7 +223,7 @@ class _Opened:
         if note not in self._notes:
             self._notes[note] = None
             if self._warns:
-                _warn(self.name, note)
+                warn(f"{self.name}: {note.text}")
 
 
 def _read_once(source: str) -> bytes | None:
@@ -270,8 +265,7 @@ def settings_of(kind: type[Settings], options: Mapping[str, Any]) -> Settings:
     own = {one.name for one in fields(kind)}  # type: ignore[arg-type]
     of_decoding = table if "timestamps" in own else {}
     if "decoding" in own:
-        of_decoding = {name: value for name, value in table.items() if name not in own}
-        table = {name: value for name, value in table.items() if name in own}
+        of_decoding = {name: table.pop(name) for name in [*table] if name not in own}
         table["decoding"] = of_decoding
     if isinstance(of_decoding.get("temperature"), (int, float)):
         of_decoding["temperature"] = (of_decoding["temperature"],)
@@ -354,7 +348,7 @@ class Model:
             assert result.error is not None
             raise result.error
         for note in result.notes:
-            _warn(result.source, note)
+            warn(f"{result.source}: {note.text}")
         return result.transcript
 
     @with_settings(DecodingSettings)
@@ -386,7 +380,7 @@ class Model:
 
 
 def load_model(
-    name: str | PathLike[str] = DEFAULT_MODEL,
+    name: str | PathLike[str] = "base",
     *,
     device: str = "auto",
     dtype: DTypeName = "auto",
@@ -439,7 +433,3 @@ def _source(audio: Audio, sampling_rate: int) -> Input:
             raise ValueError(f"{name} is at its end, and holds no more to read: seek(0) first")
         return NamedBytes(content, name)
     return to_samples(audio, "the audio", sampling_rate=sampling_rate)
-
-
-def _warn(name: str, note: Note) -> None:
-    warn(f"{name}: {note.text}")

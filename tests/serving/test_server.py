@@ -157,7 +157,7 @@ def test_no_more_requests_than_may_be(folder: Path) -> None:
         ThreadPoolExecutor(1) as pool,
     ):
         first = pool.submit(post, address, long)
-        assert eventually(lambda: service.requests.n_taken == 1)
+        assert eventually(lambda: service.n_served["requests"] == 1)
         answer = post(address)
         assert answer.status_code == 429
         assert answer.json()["error"]["code"] == "queue_full"
@@ -170,7 +170,7 @@ def test_an_answer_that_takes_too_long(folder: Path) -> None:
     with running({"one": folder}, settings, SLOW) as (address, service):
         answer = post(address, wav(noise(300.0, seed=1)))
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "timeout")
-        assert eventually(lambda: service.worker.n_running == 0)
+        assert eventually(lambda: service.models.n_running == 0)
         assert post(address, CLIP).status_code in (200, 503)
 
 
@@ -190,10 +190,10 @@ def begin_upload(address: str, n_bytes: int) -> socket.socket:
 def test_a_slow_upload_is_told_so_and_holds_up_nobody(folder: Path) -> None:
     with running({"one": folder}, ServeSettings(upload_timeout_s=1.5)) as (address, service):
         with begin_upload(address, 10_000) as connection:
-            assert eventually(lambda: service.requests.n_taken == 1)
+            assert eventually(lambda: service.n_served["requests"] == 1)
             assert post(address).status_code == 200
             assert b"408" in connection.recv(1000)
-        assert eventually(lambda: service.requests.n_taken == 0)
+        assert eventually(lambda: service.n_served["requests"] == 0)
 
 
 def test_clients_that_leave_free_all_they_held(folder: Path) -> None:
@@ -219,8 +219,8 @@ def test_clients_that_leave_free_all_they_held(folder: Path) -> None:
             ) as answer,
         ):
             assert next(answer.iter_lines()).startswith("data: ")  # and in the middle of its text
-        assert eventually(lambda: service.requests.n_taken == 0)
-        assert eventually(lambda: service.worker.n_running == 0)
+        assert eventually(lambda: service.n_served["requests"] == 0)
+        assert eventually(lambda: service.models.n_running == 0)
         assert post(address).status_code == 200
 
 
@@ -232,7 +232,7 @@ def test_a_clip_behind_a_long_file_is_answered_before_it(folder: Path) -> None:
         ThreadPoolExecutor(1) as pool,
     ):
         first = pool.submit(post, address, long)
-        assert eventually(lambda: service.worker.n_running > 1)
+        assert eventually(lambda: service.models.n_running > 1)
         assert post(address, CLIP).status_code == 200
         assert not first.done()
         assert first.result().status_code == 200
@@ -325,9 +325,9 @@ def test_models_make_room_for_each_other_and_are_forgotten(folder: Path, tmp_pat
         one_bytes = service.models.memory_bytes
         assert one_bytes < 1e6
         settings_most = ServeSettings(max_memory_gb=1.5 * one_bytes / 1e9)
-        service.models._settings = settings_most
+        service.models.settings = settings_most
         assert post(address, model="other").status_code == 200
-        assert service.models.loaded == ["other"]
+        assert list(service.models.loaded) == ["other"]
     with running({"one": folder}, ServeSettings(idle_unload_s=0.4)) as (address, service):
         assert post(address).status_code == 200
         assert eventually(lambda: not service.models.loaded)

@@ -21,14 +21,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from distilwhisper.decoding.settings import MAX_NEW_TOKENS
 from distilwhisper.exporting.graphs import BOOL, FLOAT, INT64, Axes, Graph, decode, encode
 from distilwhisper.exporting.settings import ExportSettings
 from distilwhisper.model.checkpoint import build_network
 from distilwhisper.model.layout import ModelFiles, write_side_files
-from distilwhisper.model.whisper import Attention, DecoderLayer, Whisper, WhisperConfig
+from distilwhisper.model.whisper import DecoderLayer, Whisper, WhisperConfig
 from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.mel import window_log_mel
 from distilwhisper.text.tokens import Tokenizer
@@ -95,25 +94,20 @@ def _decoder(model: Whisper, *, past: bool, states: bool, int8: bool) -> Graph:
     n_past = graph.size(pasts["0.decoder.key"], 2) if past else None
     presents: dict[str, str] = {}
 
-    def present(name: str, source: str, attention: Attention, linear: nn.Linear) -> str:
-        new = pasts.get(name, "")
-        if source:
-            made = graph.linear(source, linear)
-            if past and source == encoded:
-                made = graph.op("Slice", made, [0], [-1], [1])
-            made = graph.heads(made, attention)
-            new = graph.op("Concat", new, made, axis=2) if past else made
-        presents[name] = new
-        return new
-
     def keys_values(number: int, layer: DecoderLayer, normed: str) -> list[str]:
-        own, cross = layer.self_attn, layer.encoder_attn
-        return [
-            present(f"{number}.decoder.key", normed, own, own.k_proj),
-            present(f"{number}.decoder.value", normed, own, own.v_proj),
-            present(f"{number}.encoder.key", encoded, cross, cross.k_proj),
-            present(f"{number}.encoder.value", encoded, cross, cross.v_proj),
-        ]
+        own, cross, found = layer.self_attn, layer.encoder_attn, dict[str, str]()
+        for side, source, attention in (("decoder", normed, own), ("encoder", encoded, cross)):
+            for part, linear in (("key", attention.k_proj), ("value", attention.v_proj)):
+                name = f"{number}.{side}.{part}"
+                found[name] = pasts.get(name, "")
+                if source:
+                    made = graph.linear(source, linear)
+                    if past and side == "encoder":
+                        made = graph.op("Slice", made, [0], [-1], [1])
+                    made = graph.heads(made, attention)
+                    found[name] = graph.op("Concat", found[name], made, axis=2) if past else made
+        presents.update(found)
+        return list(found.values())
 
     logits = decode(graph, model.decoder, ids, n_past, keys_values)
     graph.output("logits", logits, [BATCH, "decoder_sequence_length", sizes.vocab_size])

@@ -262,27 +262,22 @@ def caption(
     """
     coming: queue.Queue[Samples | Exception | None] = queue.Queue()
     threading.Thread(target=_read, args=(blocks, coming), daemon=True).start()
-    captions = Captions(settings)
-    is_over = False
-    while True:
-        if (one := captions.next_pass()) is not None:
+    captions, is_over = Captions(settings), False
+    while not is_over:
+        match coming.get():
+            case None:
+                captions.end()
+                is_over = True
+            case Exception() as error:
+                raise error
+            case block:
+                captions.feed(block)
+        if not coming.empty():
+            continue
+        while (one := captions.next_pass()) is not None:
             found = one.fit(transcriber).transcribe(one.samples).words if len(one.samples) else ()
             text = "".join(word.text for word in captions.settle(one, found))
             write(f"{text}\n" if one.is_last else text)
-        elif is_over:
-            return
-        else:
-            arrived = [coming.get()]
-            while not coming.empty():
-                arrived.append(coming.get())
-            for block in arrived:
-                if isinstance(block, Exception):
-                    raise block
-                if block is None:
-                    captions.end()
-                    is_over = True
-                else:
-                    captions.feed(block)
 
 
 def _read(blocks: Iterator[Samples], coming: "queue.Queue[Samples | Exception | None]") -> None:

@@ -19,11 +19,18 @@ from distilwhisper.text.transcript import Segment, Transcript, render, segment_f
 ResponseFormat = Literal["json", "text", "srt", "verbose_json", "vtt"]
 Granularity = Literal["word", "segment"]
 
-_MANY = {"timestamp_granularities", "include", "keywords"}  # also with [] behind them
+_MANY = {"timestamp_granularities", "include", "keywords"}  # given often, or with [] behind them
 _KNOWN = {
     *"file model language prompt temperature response_format stream".split(),
     *"chunking_strategy hotwords".split(),
     *_MANY,
+}
+# What the text of a field must be, where it must be one of some.
+_AMONG: dict[str, tuple[str, ...]] = {
+    "response_format": get_args(ResponseFormat),
+    "stream": ("true", "false", "True", "False"),
+    "timestamp_granularities": get_args(Granularity),
+    "include": ("logprobs",),
 }
 _UNSUPPORTED = {
     "languages": "name one language, or none to have it detected",
@@ -66,18 +73,16 @@ def read_form(form: FormData, task: Task, base: DecodingSettings) -> Asked:
     Raises:
         ApiError: a field is not known, not supported, or not as it must be; it is named.
     """
-    for name in form:
-        _check_name(name)
+    texts = _texts(form)
+    one = {name: next(filter(None, texts[name]), None) for name in _KNOWN - _MANY}
     upload = form.get("file")
     if not isinstance(upload, UploadFile):
         raise invalid("file", "must be a file", "none" if upload is None else "text")
-    model = _text(form, "model")
-    if model is None:
+    if one["model"] is None:
         raise invalid("model", "must name a model", "none")
-    kind = cast(ResponseFormat, _text(form, "response_format", get_args(ResponseFormat)) or "json")
-    granularities = _many(form, "timestamp_granularities", get_args(Granularity))
-    with_logprobs = bool(_many(form, "include", ("logprobs",)))
-    is_streamed = _text(form, "stream", ("true", "false", "True", "False")) in ("true", "True")
+    kind = cast(ResponseFormat, one["response_format"] or "json")
+    granularities = cast(list[Granularity], texts["timestamp_granularities"])
+    with_logprobs, is_streamed = bool(texts["include"]), one["stream"] in ("true", "True")
     for name, is_asked, kinds in (
         ("timestamp_granularities", granularities, ("verbose_json",)),
         ("include", with_logprobs, ("json",)),
@@ -85,19 +90,19 @@ def read_form(form: FormData, task: Task, base: DecodingSettings) -> Asked:
     ):
         if is_asked and kind not in kinds:
             raise invalid(name, f"needs response_format={' or '.join(kinds)}", kind)
-    strategy = _text(form, "chunking_strategy")
+    strategy = one["chunking_strategy"]
     if strategy not in (None, "auto"):
         raise _unsupported("chunking_strategy")
     if with_logprobs and base.beam_size > 1:
         raise _unsupported("include")
-    temperature = _temperature(form)
-    hotwords = [_text(form, "hotwords"), *_many(form, "keywords")]
+    temperature = _temperature(one["temperature"] or "0")
+    hotwords = [one["hotwords"], *texts["keywords"]]
     try:
         decoding = replace(
             base,
             task=task,
-            language=_text(form, "language") or base.language,
-            initial_prompt=_text(form, "prompt") or base.initial_prompt,
+            language=one["language"] or base.language,
+            initial_prompt=one["prompt"] or base.initial_prompt,
             hotwords=", ".join(filter(None, hotwords)) or base.hotwords,
             temperature=(temperature,) if temperature else base.temperature,
             word_timestamps="word" in granularities or base.word_timestamps,
@@ -105,48 +110,37 @@ def read_form(form: FormData, task: Task, base: DecodingSettings) -> Asked:
         )
     except ValueError as error:
         raise ApiError(400, str(error), code="invalid_value") from error
-    shown = granularities or ("segment",)
-    return Asked(upload, model, decoding, kind, shown, is_streamed, with_logprobs)
+    shown = tuple(granularities) or ("segment",)
+    return Asked(upload, one["model"], decoding, kind, shown, is_streamed, with_logprobs)
 
 
-def _check_name(name: str) -> None:
-    plain = name.removesuffix("[]")
-    if name.startswith("chunking_strategy["):
-        raise _unsupported("chunking_strategy")
-    if name in _KNOWN or plain in _MANY:
-        return
-    if plain in _UNSUPPORTED:
-        raise _unsupported(plain)
-    message = f"fields must be among {', '.join(sorted(_KNOWN))}, found {name[:80]!r}"
-    raise ApiError(400, message, code="unknown_parameter", param=name[:80])
+def _texts(form: FormData) -> dict[str, list[str]]:
+    """Return the texts of every field but the file, each once; an empty one may stand for none."""
+    texts: dict[str, list[str]] = {name: [] for name in _KNOWN}
+    for given, value in form.multi_items():
+        name = given.removesuffix("[]")
+        if given == "file":
+            continue
+        if given not in _KNOWN and name not in _MANY:
+            if name in _UNSUPPORTED or given.startswith("chunking_strategy["):
+                raise _unsupported(given.partition("[")[0])
+            message = f"fields must be among {', '.join(sorted(_KNOWN))}, found {given[:80]!r}"
+            raise ApiError(400, message, code="unknown_parameter", param=given[:80])
+        if name not in _MANY and (n := len(form.getlist(name))) > 1:
+            raise invalid(name, "must be given once", f"{n} of it")
+        if isinstance(value, UploadFile):
+            raise invalid(name, "must be text", "a file")
+        if len(value) > MAX_TEXT:
+            raise invalid(name, f"must have at most {MAX_TEXT} characters", f"{len(value)}")
+        among = _AMONG.get(name, ())
+        if among and value not in among and (value or name in _MANY):
+            raise invalid(name, f"must be {' or '.join(among)}", repr(value))
+        if value not in texts[name]:
+            texts[name].append(value)
+    return texts
 
 
-def _text(form: FormData, name: str, among: Sequence[str] = ()) -> str | None:
-    """Return the text of a field that is given once at most; none, where it is empty."""
-    values = form.getlist(name)
-    if len(values) > 1:
-        raise invalid(name, "must be given once", f"{len(values)} of it")
-    return _checked(name, values[0], among) if values and values[0] else None
-
-
-def _many(form: FormData, name: str, among: Sequence[str] = ()) -> tuple[Any, ...]:
-    """Return the texts of a field that may be given often, also with [] behind its name."""
-    values = (*form.getlist(name), *form.getlist(f"{name}[]"))
-    return tuple(dict.fromkeys(_checked(name, value, among) for value in values))
-
-
-def _checked(name: str, value: UploadFile | str, among: Sequence[str]) -> str:
-    if isinstance(value, UploadFile):
-        raise invalid(name, "must be text", "a file")
-    if len(value) > MAX_TEXT:
-        raise invalid(name, f"must have at most {MAX_TEXT} characters", f"{len(value)}")
-    if among and value not in among:
-        raise invalid(name, f"must be {' or '.join(among)}", repr(value))
-    return value
-
-
-def _temperature(form: FormData) -> float:
-    text = _text(form, "temperature") or "0"
+def _temperature(text: str) -> float:
     try:
         value = float(text)
     except ValueError:
@@ -236,14 +230,10 @@ class Deltas:
     """The text of segments, as it is added to: joined, it is the transcript's text."""
 
     def __init__(self) -> None:
-        self.text = ""  # so far
-        self._space = ""  # behind the last word: it is none of the text unless another follows
+        self.text = self._added = ""
 
     def add(self, text: str) -> str:
-        """Return what a text adds."""
-        new = self._space + text
-        new = new if self.text else new.lstrip()
-        kept = new.rstrip()
-        self._space = new[len(kept) :]
-        self.text += kept
-        return kept
+        """Return what a text adds; a space behind it is none of the text unless a word follows."""
+        self._added += text
+        before, self.text = self.text, self._added.strip()
+        return self.text[len(before) :]

@@ -5,7 +5,7 @@ import base64
 import json
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
@@ -30,14 +30,22 @@ MAX_BACKLOG_S = 60.0  # sound that comes faster than it can be transcribed is re
 
 _TRANSCRIPTION = "conversation.item.input_audio_transcription"
 
-# What a client's settings may hold, and where.
+# The settings of a session's sound where the client does not say, in the client's shape.
+_DEFAULTS: Mapping[str, dict[str, Any]] = {
+    "format": {"type": "audio/pcm", "rate": RATES_HZ[0]},
+    "transcription": {"model": None, "language": None, "prompt": None},
+    "turn_detection": {
+        "type": "server_vad",
+        "threshold": CaptionSettings.threshold,
+        "silence_duration_ms": round((CaptionSettings.pause_s or 0.0) * 1000),
+    },
+}
+# What else a client's settings may hold, and where.
 _FIELDS = {
     "session": {"type", "audio", "include", "object", "id"},
     "audio": {"input"},
-    "input": {"format", "transcription", "turn_detection"},
-    "format": {"type", "rate"},
-    "transcription": {"model", "language", "prompt"},
-    "turn_detection": {"type", "threshold", "silence_duration_ms", "prefix_padding_ms"},
+    "input": _DEFAULTS.keys(),
+    "turn_detection": {*_DEFAULTS["turn_detection"], "prefix_padding_ms"},
 }
 
 
@@ -45,80 +53,46 @@ def _fields(found: object, name: str) -> dict[str, Any]:
     """Return an object of a client's, which holds nothing that is not known."""
     if not isinstance(found, dict):
         raise invalid(name, "must be an object", type(found).__name__)
-    unknown = sorted(found.keys() - _FIELDS.get(name, found.keys()))
+    unknown = sorted(found.keys() - (_FIELDS.get(name) or _DEFAULTS[name].keys()))
     if unknown:
         raise invalid(unknown[0], f"must not be in {name}", "it there")
     return found
 
 
-@dataclass(frozen=True)
-class SessionSettings:
-    """What a client wants of its session."""
+def _changed(sound: Mapping[str, Any], session: object, models: Models) -> dict[str, Any]:
+    """Return the settings of a session's sound after an update; what it does not name stays.
 
-    model: str
-    language: str | None = None
-    prompt: str | None = None
-    rate_hz: int = RATES_HZ[0]
-    turns: CaptionSettings = field(default_factory=CaptionSettings)
-
-    def changed(self, session: object, models: Models) -> "SessionSettings":
-        """Return the settings after an update; what it does not name stays.
-
-        Raises:
-            ApiError: one of them cannot be.
-        """
-        asked = _fields(session, "session")
-        if include := asked.get("include"):
-            raise invalid("include", "must be empty in a realtime session", repr(include)[:80])
-        sound = _fields(asked.get("audio") or {}, "audio")
-        given = _fields(sound.get("input") or {}, "input")
-        new = self
-        if given.get("format") is not None:
-            kind = _fields(given["format"], "format")
-            rate_hz = kind.get("rate", RATES_HZ[0])
-            if kind.get("type", "audio/pcm") != "audio/pcm" or rate_hz not in RATES_HZ:
-                raise invalid("format", "must be audio/pcm at a rate of 24000 or 16000", str(kind))
-            new = replace(new, rate_hz=rate_hz)
-        if given.get("transcription") is not None:
-            wanted = _fields(given["transcription"], "transcription")
-            for name, value in wanted.items():
-                if value is not None and not isinstance(value, str):
-                    raise invalid(name, "must be text", repr(value)[:80])
-            model = models.named(wanted.get("model") or self.model)
-            language, prompt = wanted.get("language"), wanted.get("prompt")
-            new = replace(new, model=model, language=language, prompt=prompt)
-        if "turn_detection" in given:
-            new = replace(new, turns=_turns(given["turn_detection"]))
-        return new
-
-    def describe(self) -> dict[str, Any]:
-        """Return them as a client reads them."""
-        turns = None
-        if (pause_s := self.turns.pause_s) is not None:
-            pause_ms, threshold = round(pause_s * 1000), self.turns.threshold
-            turns = {"type": "server_vad", "threshold": threshold, "silence_duration_ms": pause_ms}
-        sound = {
-            "format": {"type": "audio/pcm", "rate": self.rate_hz},
-            "transcription": {n: getattr(self, n) for n in ("model", "language", "prompt")},
-            "turn_detection": turns,
-        }
-        return {"type": "transcription", "object": "realtime.session", "audio": {"input": sound}}
-
-
-def _turns(given: object) -> CaptionSettings:
-    """Return what ends an utterance: a pause, or, without turn detection, the client."""
-    if given is None:
-        return CaptionSettings(pause_s=None)
-    turns = _fields(given, "turn_detection")
-    if turns.get("type", "server_vad") != "server_vad":
-        raise invalid("turn_detection", "must be null or of type server_vad", repr(turns["type"]))
-    threshold = turns.get("threshold", CaptionSettings.threshold)
-    pause_ms = turns.get("silence_duration_ms", (CaptionSettings.pause_s or 0.0) * 1000)
-    if not isinstance(threshold, (int, float)) or not 0 < threshold < 1:
-        raise invalid("threshold", "must be a number between 0 and 1", repr(threshold))
-    if not isinstance(pause_ms, (int, float)) or not 100 <= pause_ms <= 10_000:
-        raise invalid("silence_duration_ms", "must be a number in [100, 10000]", repr(pause_ms))
-    return CaptionSettings(pause_s=pause_ms / 1000, threshold=threshold)
+    Without turn detection the client ends its utterances.
+    """
+    asked = _fields(session, "session")
+    if include := asked.get("include"):
+        raise invalid("include", "must be empty in a realtime session", repr(include)[:80])
+    new = dict(sound)
+    given = _fields(asked.get("audio") or {}, "audio").get("input") or {}
+    for name, wanted in _fields(given, "input").items():
+        if wanted is not None:
+            known = _fields(wanted, name)
+            new[name] = {key: known.get(key, value) for key, value in _DEFAULTS[name].items()}
+        elif name == "turn_detection":
+            new[name] = None
+    kind, spoken, turns = new["format"], new["transcription"], new["turn_detection"]
+    if kind["type"] != "audio/pcm" or kind["rate"] not in RATES_HZ:
+        raise invalid("format", "must be audio/pcm at a rate of 24000 or 16000", str(kind))
+    for name, text in spoken.items():
+        if text is not None and not isinstance(text, str):
+            raise invalid(name, "must be text", repr(text)[:80])
+    name = models.named(spoken["model"] or sound["transcription"]["model"])
+    if turns is not None:
+        threshold, pause_ms = turns["threshold"], turns["silence_duration_ms"]
+        if turns["type"] != "server_vad":
+            must = "must be null or of type server_vad"
+            raise invalid("turn_detection", must, repr(turns["type"]))
+        if not isinstance(threshold, (int, float)) or not 0 < threshold < 1:
+            raise invalid("threshold", "must be a number between 0 and 1", repr(threshold))
+        if not isinstance(pause_ms, (int, float)) or not 100 <= pause_ms <= 10_000:
+            must = "must be a number in [100, 10000]"
+            raise invalid("silence_duration_ms", must, repr(pause_ms))
+    return {**new, "transcription": {**spoken, "model": name}}
 
 
 @dataclass(frozen=True)
@@ -135,9 +109,8 @@ class Session:
 
     def __init__(self, service: Service, socket: WebSocket, model: str | None) -> None:
         self._service, self._socket = service, socket
-        self._settings = SessionSettings(
-            service.models.named(model) if model else next(iter(service.models.sources))
-        )
+        name = service.models.named(model) if model else next(iter(service.models.sources))
+        self._sound = {**_DEFAULTS, "transcription": {**_DEFAULTS["transcription"], "model": name}}
         self._live: Live | None = None
         self._held = AsyncExitStack()  # the model
         self._resampler = av.AudioResampler("s16", "mono", SAMPLE_RATE_HZ)
@@ -151,7 +124,7 @@ class Session:
 
     async def run(self) -> None:
         """Take sound and give captions until the client leaves."""
-        await self._send("session.created", session=self._settings.describe())
+        await self._send_settings("session.created")
         tasks = [asyncio.create_task(self._receive()), asyncio.create_task(self._caption())]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -205,7 +178,7 @@ class Session:
         if data:
             pcm = np.frombuffer(data, dtype="<i2")
             frame = av.AudioFrame.from_ndarray(pcm[None], format="s16", layout="mono")
-            frame.sample_rate = self._settings.rate_hz
+            frame.sample_rate = self._sound["format"]["rate"]
             samples = resampled(self._resampler, frame)
         captions = (await self._started()).captions
         captions.feed(samples)
@@ -225,29 +198,33 @@ class Session:
         if self._live is not None:
             message = "a session's settings must come before its sound"
             raise ApiError(409, message, code="session_has_begun")
-        new = self._settings.changed(session, self._service.models)
+        new = _changed(self._sound, session, self._service.models)
         await self._make_live(new)  # so that an error is sent now
-        self._settings = new
+        self._sound = new
         self._resampler = av.AudioResampler("s16", "mono", SAMPLE_RATE_HZ)
-        await self._send("session.updated", session=new.describe())
+        await self._send_settings("session.updated")
+
+    async def _send_settings(self, kind: str) -> None:
+        told = {"type": "transcription", "object": "realtime.session"}
+        await self._send(kind, session={**told, "audio": {"input": self._sound}})
 
     async def _started(self) -> Live:
         """Return the captions, of a model that is loaded now."""
-        self._live = self._live or await self._make_live(self._settings)
+        self._live = self._live or await self._make_live(self._sound)
         return self._live
 
-    async def _make_live(self, asked: SessionSettings) -> Live:
-        service = self._service
+    async def _make_live(self, sound: Mapping[str, Any]) -> Live:
+        service, spoken, turns = self._service, sound["transcription"], sound["turn_detection"]
         await self._held.aclose()  # of settings before these
-        queue = await self._held.enter_async_context(service.models.use(asked.model))
-        decoding = live_settings(service.decoding, service.settings.live_margin_s)
-        decoding = replace(
-            decoding,
-            language=asked.language or decoding.language,
-            initial_prompt=asked.prompt or decoding.initial_prompt,
-        )
-        captions = Captions(replace(asked.turns, with_prompt=service.settings.live_prompt))
-        return Live(captions, queue.fitted(decoding), queue)
+        queue = await self._held.enter_async_context(service.models.use(spoken["model"]))
+        asked = {"language": spoken["language"], "initial_prompt": spoken["prompt"]}
+        base = replace(service.decoding, **{name: text for name, text in asked.items() if text})
+        decoding = live_settings(base, service.settings.live_margin_s)
+        settings = CaptionSettings(None, with_prompt=service.settings.live_prompt)
+        if turns is not None:
+            pause_s, threshold = turns["silence_duration_ms"] / 1000, turns["threshold"]
+            settings = replace(settings, pause_s=pause_s, threshold=threshold)
+        return Live(Captions(settings), queue.fitted(decoding), queue)
 
     async def _caption(self) -> None:
         """Make passes while there is sound for one."""
@@ -265,7 +242,7 @@ class Session:
         answers = Answers()
         try:
             job = Job(one.fit(live.transcriber), HeldRecording(one.samples), answers)
-            with self._service.worker.work_on(live.queue, job):
+            with self._service.models.work_on(live.queue, job):
                 words = (await answers.transcript()).words
         except Exception as error:
             live.captions.clear()
@@ -304,7 +281,7 @@ async def serve_session(service: Service, socket: WebSocket) -> None:
     protocols = socket.headers.get("sec-websocket-protocol", "")
     await socket.accept(subprotocol=PROTOCOL if PROTOCOL in protocols else None)
     try:
-        with service.sessions.take():
+        with service.place("sessions"):
             await Session(service, socket, socket.query_params.get("model")).run()
     except ApiError as error:
         await socket.send_text(json.dumps({"type": "error", **error.body()}))
@@ -314,6 +291,8 @@ async def serve_session(service: Service, socket: WebSocket) -> None:
 def _event(text: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
-    except ValueError as error:
-        raise invalid("event", "must be JSON", "something else") from error
-    return _fields(found, "event")
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise invalid("event", "must be a JSON object", "something else")
+    return found

@@ -122,7 +122,8 @@ def make_app(service: Service, keys: tuple[str, ...] = ()) -> ASGIApp:
 
     async def health(_: Request) -> Response:
         ready = service.models.is_ready
-        body = {"status": "ok" if ready else "no model is loaded", "models": service.models.loaded}
+        names = list(service.models.loaded)
+        body = {"status": "ok" if ready else "no model is loaded", "models": names}
         return JSONResponse(body, status_code=200 if ready else 503)
 
     async def metrics(_: Request) -> Response:

@@ -3,11 +3,12 @@
 import asyncio
 import math
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from starlette.datastructures import FormData
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -23,8 +24,8 @@ from distilwhisper.serving.errors import ApiError
 from distilwhisper.serving.forms import Deltas, answer, event, logprobs, noted, read_form, usage
 from distilwhisper.serving.metrics import Metrics
 from distilwhisper.serving.settings import ServeSettings
-from distilwhisper.serving.sound import PcmRecording, SoundDecoder
-from distilwhisper.serving.worker import Answers, Job, Models, Worker
+from distilwhisper.serving.sound import SoundDecoder, UploadedRecording
+from distilwhisper.serving.worker import Answers, Job, Models
 from distilwhisper.speech.sources import CorruptAudio
 from distilwhisper.text.tokens import Task
 from distilwhisper.text.transcript import Segment, Transcript
@@ -35,26 +36,6 @@ LogprobsOf: TypeAlias = Callable[[Iterable[Segment]], dict[str, Any]]  # a field
 
 _LIMITS = {"max_files": 1, "max_fields": 64, "max_part_size": 1 << 16}  # bytes of a field
 DISCARD_S = 10.0  # for the rest of an upload that was refused: a client reads no answer before
-
-
-class Places:
-    """Callers of one kind that are served at once, of whom there may be so many."""
-
-    def __init__(self, most: int, noun: str) -> None:
-        self.n_taken = 0
-        self._most, self._noun = most, noun
-
-    @contextmanager
-    def take(self) -> Iterator[None]:
-        """Be one of them, unless there are as many as there may be."""
-        if self.n_taken >= self._most:
-            message = f"the server takes {self._most} {self._noun} at once: try again later"
-            raise ApiError(429, message, code="queue_full")
-        self.n_taken += 1
-        try:
-            yield
-        finally:
-            self.n_taken -= 1
 
 
 @dataclass(eq=False)
@@ -69,16 +50,14 @@ class Service:
     def __post_init__(self) -> None:
         settings, self.metrics = self.settings, Metrics()
         self.began_s = int(time.time())
-        self.worker = Worker(self.metrics)
-        self.models = Models(self.sources, self.decoding, self.hardware, settings, self.worker)
+        self.models = Models(self.sources, self.decoding, self.hardware, settings, self.metrics)
         self.sounds = SoundDecoder(settings)
-        self.requests = Places(settings.max_requests, "requests")
-        self.sessions = Places(settings.max_sessions, "sessions")
+        self.n_served = Counter[str]()  # requests and sessions
         self.metrics.gauges |= {
-            "requests": ("Requests that are being served.", lambda: self.requests.n_taken),
-            "sessions": ("Realtime sessions.", lambda: self.sessions.n_taken),
-            "queue": ("Recordings that wait for a slot.", lambda: self.worker.n_waiting),
-            "batch_windows": ("Windows being decoded.", lambda: self.worker.n_running),
+            "requests": ("Requests that are being served.", lambda: self.n_served["requests"]),
+            "sessions": ("Realtime sessions.", lambda: self.n_served["sessions"]),
+            "queue": ("Recordings that wait for a slot.", lambda: self.models.n_waiting),
+            "batch_windows": ("Windows being decoded.", lambda: self.models.n_running),
             "models_bytes": ("Weights in memory.", lambda: self.models.memory_bytes),
             "rtfx": ("Seconds of sound by second of decoding.", self._rtfx),
         }
@@ -95,20 +74,29 @@ class Service:
             for name in self.models.sources:
                 async with self.models.use(name):
                     pass
-        unloading = asyncio.create_task(self.models.unload_idle())
         try:
             yield
         finally:
-            unloading.cancel()
-            with suppress(asyncio.CancelledError):
-                await unloading
-            await asyncio.to_thread(self.worker.stop)
+            await asyncio.to_thread(self.models.stop)
+
+    @contextmanager
+    def place(self, kind: Literal["requests", "sessions"]) -> Iterator[None]:
+        """Take one of the places that there are for a kind of callers, if any is left."""
+        most = self.settings.max_requests if kind == "requests" else self.settings.max_sessions
+        if self.n_served[kind] >= most:
+            message = f"the server takes {most} {kind} at once: try again later"
+            raise ApiError(429, message, code="queue_full")
+        self.n_served[kind] += 1
+        try:
+            yield
+        finally:
+            self.n_served[kind] -= 1
 
     async def transcribe(self, request: Request, task: Task) -> Response:
         """Answer one of the two audio endpoints."""
         caller = Caller(request, self.settings)
         async with AsyncExitStack() as held:
-            held.enter_context(self.requests.take())
+            held.enter_context(self.place("requests"))
             form = await caller.read_form()
             held.push_async_callback(form.close)
             uploaded_s = time.monotonic()
@@ -118,20 +106,20 @@ class Service:
             transcriber = queue.fitted(asked.decoding)
             recording = await caller.wait(self.sounds.decode(asked.file(), asked.name))
             answers = Answers()
-            job = Job(transcriber, recording, answers, recording.close, asked.is_streamed)
-            held.enter_context(self.worker.work_on(queue, job))
+            job = Job(transcriber, recording, answers, asked.is_streamed)
+            held.enter_context(self.models.work_on(queue, job))
             await form.close()
             if asked.is_streamed:
                 more = partial(logprobs, asked=asked, tokenizer=transcriber.tokenizer)
                 events = self._events(answers, recording, uploaded_s, more)
                 return EventStream(caller, events, held.pop_all())
             transcript = await caller.wait(_told(answers.transcript()))
-            self._done(recording, uploaded_s)
+            self._done(recording.duration_s, uploaded_s)
             transcript = replace(transcript, notes=tuple(recording.notes))
             return answer(transcript, asked, recording.duration_s, transcriber.tokenizer)
 
     async def _events(
-        self, answers: Answers, recording: PcmRecording, uploaded_s: float, more: LogprobsOf
+        self, answers: Answers, recording: UploadedRecording, uploaded_s: float, more: LogprobsOf
     ) -> Events:
         deltas = Deltas()
         first_s: float | None = None
@@ -139,13 +127,13 @@ class Service:
             first_s = first_s or time.monotonic()
             if delta := deltas.add("".join(segment.text for segment in new)):
                 yield event("transcript.text.delta", delta=delta, **more(new))
-        self._done(recording, uploaded_s, first_s)
+        self._done(recording.duration_s, uploaded_s, first_s)
         used = usage(recording.duration_s)
         fields = {**more(new.segments), "usage": used, **noted(recording.notes)}
         yield event("transcript.text.done", text=new.text, **fields)
 
-    def _done(self, recording: PcmRecording, began_s: float, text_s: float | None = None) -> None:
-        self.metrics.count("audio_seconds_total", recording.duration_s)
+    def _done(self, duration_s: float, began_s: float, text_s: float | None = None) -> None:
+        self.metrics.count("audio_seconds_total", duration_s)
         self.metrics.observe("first_text_seconds", (text_s or time.monotonic()) - began_s)
 
 
@@ -168,13 +156,10 @@ class Caller:
         except asyncio.TimeoutError as error:
             message = f"a request must arrive within {most_s:g} s, found less than all of it"
             raise ApiError(408, message, code="upload_too_slow") from error
-        except (MultiPartException, ApiError) as error:
+        except ApiError:
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._discard(), DISCARD_S)
-            if isinstance(error, ApiError):
-                raise
-            message = f"the form cannot be read: {error.message}"
-            raise ApiError(400, message, code="invalid_form") from error
+            raise
         self._deadline_s = time.monotonic() + self._settings.request_timeout_s
         return form
 
@@ -184,7 +169,11 @@ class Caller:
         if not kind.lower().startswith("multipart/form-data"):
             message = f"the body must be multipart/form-data, found {kind[:80] or 'no type'}"
             raise ApiError(400, message, code="invalid_content_type")
-        return await MultiPartParser(headers, self._chunks(), **_LIMITS).parse()
+        try:
+            return await MultiPartParser(headers, self._chunks(), **_LIMITS).parse()
+        except MultiPartException as error:
+            message = f"the form cannot be read: {error.message}"
+            raise ApiError(400, message, code="invalid_form") from error
 
     async def _chunks(self) -> AsyncGenerator[bytes, None]:
         n_bytes, most_mb = 0, self._settings.max_upload_mb

@@ -47,7 +47,6 @@ class Job:
     transcriber: Transcriber  # the model under the caller's settings
     recording: Recording
     listener: Callable[[Event], None]  # of the caller; called in the worker's thread
-    on_end: Callable[[], None] = lambda: None  # called when the recording is needed no more
     is_streamed: bool = False  # the listener wants segments before the end
     n_running: int = 0  # windows
     n_silent: int = 0  # windows that were read at this step, and needed no slot
@@ -84,7 +83,7 @@ class ModelQueue:
         model = transcriber.checkpoint.model
         self.transcriber = transcriber
         self.n_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
-        self.n_users = 0  # who hold it, with jobs or without
+        self.n_users = 0  # who hold it, with jobs or without: with none it may be forgotten
         self.used_s = time.monotonic()
         # Jobs that have come, and those that are given up, unless they are done: put here in any
         # thread. All else happens in the worker's.
@@ -105,11 +104,6 @@ class ModelQueue:
     def is_idle(self) -> bool:
         """Nothing is to be done."""
         return not (self.arrived or self._jobs or self.left)
-
-    @property
-    def is_unused(self) -> bool:
-        """Nobody holds it."""
-        return self.is_idle and not self.n_users
 
     def fitted(self, settings: DecodingSettings) -> Transcriber:
         """Return the model under a caller's settings, or refuse those that do not fit it."""
@@ -181,13 +175,12 @@ class ModelQueue:
             self._end(job, outcome)
 
     def _end(self, job: Job, outcome: Transcript | Exception | None = None) -> None:
-        """Tell a listener what came of its job, if anything; forget it, and free what it holds."""
+        """Tell a listener what came of its job, if anything, and forget it."""
         if job in self._jobs:
             if outcome is not None:
                 job.listener(outcome)
             self.batch.leave(job)
             self._jobs.remove(job)
-            job.on_end()
 
 
 def _guarded(job: Job, task: Task[Transcription]) -> Task[Transcription]:
@@ -197,71 +190,6 @@ def _guarded(job: Job, task: Task[Transcription]) -> Task[Transcription]:
     except Exception as error:
         job.error = error
         return job.transcription
-
-
-class Worker:
-    """The thread, and the models that it serves in turn."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self.metrics = metrics
-        self.queues: dict[str, ModelQueue] = {}  # of the models that are loaded, by name
-        self._changed = threading.Condition()
-        self._is_stopped = False
-        self._thread: threading.Thread | None = None
-
-    @contextmanager
-    def work_on(self, queue: ModelQueue, job: Job) -> Iterator[None]:
-        """Give a job to a model, and give it up in the end: its slots are free at the next step."""
-        with self._changed:
-            queue.arrived.append(job)
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._run, name="decoding", daemon=True)
-                self._thread.start()
-            self._changed.notify()
-        try:
-            yield
-        finally:
-            with self._changed:
-                queue.left.append(job)
-                self._changed.notify()
-
-    def stop(self) -> None:
-        """End the thread after the step that it is at."""
-        with self._changed:
-            self._is_stopped = True
-            self._changed.notify()
-        if self._thread is not None:
-            self._thread.join()
-
-    @property
-    def n_waiting(self) -> int:
-        """Recordings of which nothing is decoded yet."""
-        return sum(queue.n_waiting for queue in list(self.queues.values()))
-
-    @property
-    def n_running(self) -> int:
-        """Windows in slots."""
-        return sum(queue.batch.n_running for queue in list(self.queues.values()))
-
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                while not (self._is_stopped or (busy := self._busy())):
-                    self._changed.wait()
-                if self._is_stopped:
-                    return
-            began_s = time.monotonic()
-            for queue in busy:
-                try:
-                    queue.turn()
-                except Exception as error:
-                    say(f"serve: a step failed, and its requests with it: {error!r}")
-                    self.metrics.count("failures_total", kind=type(error).__name__)
-                    queue.fail(error)
-            self.metrics.count("busy_seconds_total", time.monotonic() - began_s)
-
-    def _busy(self) -> list[ModelQueue]:
-        return [queue for queue in list(self.queues.values()) if not queue.is_idle]
 
 
 class Answers:
@@ -292,31 +220,30 @@ class Answers:
 
 @dataclass(eq=False)
 class Models:
-    """Models by name, all with one worker: loaded when asked for, and forgotten when they are not.
+    """Models by name, and the thread that serves those that are loaded in turn.
 
-    What a caller cannot have is an ApiError.
+    They are loaded when asked for, and forgotten when they are not. What a caller cannot have is an
+    ApiError.
     """
 
     sources: Mapping[str, str]
     decoding: DecodingSettings
     hardware: Hardware
     settings: ServeSettings
-    worker: Worker
+    metrics: Metrics
     is_ready: bool = False  # until one was loaded, which may be unloaded again
 
     def __post_init__(self) -> None:
-        self._loaded = self.worker.queues
+        self.loaded: dict[str, ModelQueue] = {}  # by name
         self._one_at_a_time = asyncio.Lock()
-
-    @property
-    def loaded(self) -> list[str]:
-        """Names of the models that are in memory."""
-        return list(self._loaded)
+        self._has_changed = threading.Event()
+        self._is_stopped = False
+        self._thread: threading.Thread | None = None
 
     @property
     def memory_bytes(self) -> int:
         """Weights that are in memory."""
-        return sum(queue.n_bytes for queue in self._loaded.values())
+        return sum(queue.n_bytes for queue in self.loaded.values())
 
     def named(self, name: str) -> str:
         """Return the name of a model, or refuse one that nobody has."""
@@ -331,27 +258,26 @@ class Models:
     async def use(self, name: str) -> AsyncIterator[ModelQueue]:
         """Hold a model in memory, loading it if need be, and if there is room now."""
         async with self._one_at_a_time:
-            if name not in self._loaded:
+            if name not in self.loaded:
                 new = await asyncio.to_thread(self._load, name)
                 self._make_room(new.n_bytes)
-                self._loaded[name] = new
+                self.loaded[name] = new
                 self.is_ready = True
-            queue = self._loaded[name]
+            queue = self.loaded[name]
             queue.n_users += 1
         try:
             yield queue
         finally:
             queue.n_users -= 1
             queue.used_s = time.monotonic()
+            if (idle_s := self.settings.idle_unload_s) is not None:
+                loop = asyncio.get_running_loop()
+                loop.call_later(idle_s, self._unload_idle, name, queue, queue.used_s)
 
-    async def unload_idle(self) -> None:
-        """Forget models that were not used for long; runs until it is cancelled."""
-        idle_s = self.settings.idle_unload_s
-        while idle_s is not None:
-            await asyncio.sleep(min(idle_s / 4, 10.0))
-            for name, queue in list(self._loaded.items()):
-                if queue.is_unused and time.monotonic() - queue.used_s > idle_s:
-                    self._unload(name)
+    def _unload_idle(self, name: str, queue: ModelQueue, used_s: float) -> None:
+        """Forget a model that nobody has used since a time."""
+        if self.loaded.get(name) is queue and not queue.n_users and queue.used_s == used_s:
+            self._unload(name)
 
     def _load(self, name: str) -> ModelQueue:
         try:
@@ -361,20 +287,68 @@ class Models:
             message = f"the model {name} cannot be loaded: see the server's log"
             raise ApiError(500, message, code="model_broken") from error
         say(f"serve: {name} is loaded ({self.hardware.describe()})")
-        return ModelQueue(transcriber, self.worker.metrics)
+        return ModelQueue(transcriber, self.metrics)
 
     def _make_room(self, n_bytes: int) -> None:
         most = self.settings.max_memory_gb
-        while most is not None and self._loaded and self.memory_bytes + n_bytes > most * 1e9:
-            idle = [name for name, queue in self._loaded.items() if queue.is_unused]
+        while most is not None and self.loaded and self.memory_bytes + n_bytes > most * 1e9:
+            idle = [name for name, queue in self.loaded.items() if not queue.n_users]
             if not idle:
                 message = (
                     f"models must take at most {most:g} GB together, and those that are loaded "
                     "are at work: try again later"
                 )
                 raise ApiError(503, message, code="models_busy")
-            self._unload(min(idle, key=lambda name: self._loaded[name].used_s))
+            self._unload(min(idle, key=lambda name: self.loaded[name].used_s))
 
     def _unload(self, name: str) -> None:
-        del self._loaded[name]
+        del self.loaded[name]
         say(f"serve: {name} is unloaded")
+
+    @contextmanager
+    def work_on(self, queue: ModelQueue, job: Job) -> Iterator[None]:
+        """Give a job to a model, and give it up in the end: its slots are free at the next step."""
+        queue.arrived.append(job)
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._run, name="decoding", daemon=True)
+            self._thread.start()
+        self._has_changed.set()
+        try:
+            yield
+        finally:
+            queue.left.append(job)
+            self._has_changed.set()
+
+    def stop(self) -> None:
+        """End the thread after the step that it is at."""
+        self._is_stopped = True
+        self._has_changed.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    @property
+    def n_waiting(self) -> int:
+        """Recordings of which nothing is decoded yet."""
+        return sum(queue.n_waiting for queue in list(self.loaded.values()))
+
+    @property
+    def n_running(self) -> int:
+        """Windows in slots."""
+        return sum(queue.batch.n_running for queue in list(self.loaded.values()))
+
+    def _run(self) -> None:
+        while not self._is_stopped:
+            busy = [queue for queue in list(self.loaded.values()) if not queue.is_idle]
+            if not busy:
+                self._has_changed.wait()
+                self._has_changed.clear()
+                continue
+            began_s = time.monotonic()
+            for queue in busy:
+                try:
+                    queue.turn()
+                except Exception as error:
+                    say(f"serve: a step failed, and its requests with it: {error!r}")
+                    self.metrics.count("failures_total", kind=type(error).__name__)
+                    queue.fail(error)
+            self.metrics.count("busy_seconds_total", time.monotonic() - began_s)

@@ -5,7 +5,7 @@ import unicodedata
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from typing import TypeAlias
 
 from distilwhisper.extras import needed_by
@@ -45,7 +45,7 @@ def normalizer_for(language: str | None) -> Normalizer:
     The language must be known, on purpose: the basic rules on English give another error rate, and
     nothing shows it. None or a language unknown to Whisper is a ValueError.
     """
-    return _NORMALIZERS.get(_known_code(language), _normalize_marked)
+    return _NORMALIZERS.get(_known_code(language), _OTHER)
 
 
 def whisper_normalizer_for(language: str | None) -> Normalizer:
@@ -106,41 +106,13 @@ def scoring_rule(reference: str | None, language: str | None) -> ScoringRule:
         )
     letters = [*filter(str.isalpha, reference or "")]
     is_english = sum(map(str.isascii, letters)) >= len(letters) / 2
-    ours, whispers = (
-        (_normalize_english, _whisper_english) if is_english else (_normalize_marked, _BASIC)
-    )
+    ours, whispers = (_ENGLISH, _whisper_english) if is_english else (_OTHER, _BASIC)
     return ScoringRule(ours, whispers, is_written_with_spaces(reference or ""))
 
 
-def _normalize_english(text: str) -> str:
-    return _words_only(_whisper_english(text))
-
-
-def _normalize_marked(text: str) -> str:
-    return _words_only(_MARKED(text))
-
-
-def _normalize_turkish(text: str) -> str:
-    """Lower Turkish capitals as Turkish does: I to dotless ı, İ to i."""
-    return _normalize_marked(unicodedata.normalize("NFC", text).translate(_TURKISH_CAPITALS))
-
-
-def _normalize_yiddish(text: str) -> str:
-    """Keep the points of Yiddish, which distinguish its vowels."""
-    return _words_only(_POINTED(text))
-
-
-_TURKISH_CAPITALS = {ord("I"): "ı", ord("İ"): "i"}
-_NORMALIZERS: Mapping[str, Normalizer] = {
-    "en": _normalize_english,
-    **dict.fromkeys(("tr", "az"), _normalize_turkish),
-    "yi": _normalize_yiddish,
-}
-
-
-def _words_only(normalised: str) -> str:
-    """Drop what holds no letter and no digit."""
-    return " ".join(word for word in normalised.split() if any(map(str.isalnum, word)))
+def _normalize(clean: Normalizer, text: str) -> str:
+    """Clean a text, and drop what holds no letter and no digit."""
+    return " ".join(word for word in clean(text).split() if any(map(str.isalnum, word)))
 
 
 @lru_cache(maxsize=10_000)  # a text is often normalised twice: by Whisper's rules, then by ours
@@ -193,3 +165,16 @@ def _respecting_points(text: str) -> str:
 
 _BASIC, _MARKED, _POINTED = BasicTextNormalizer(), BasicTextNormalizer(), BasicTextNormalizer()
 _MARKED.clean, _POINTED.clean = _respecting_marks, _respecting_points
+
+
+def _turkish(text: str) -> str:
+    """Lower Turkish capitals as Turkish does: I to dotless ı, İ to i."""
+    return _MARKED(unicodedata.normalize("NFC", text).replace("I", "ı").replace("İ", "i"))
+
+
+_ENGLISH, _OTHER = partial(_normalize, _whisper_english), partial(_normalize, _MARKED)
+_NORMALIZERS: Mapping[str, Normalizer] = {
+    "en": _ENGLISH,
+    **dict.fromkeys(("tr", "az"), partial(_normalize, _turkish)),
+    "yi": partial(_normalize, _POINTED),  # points of Yiddish distinguish its vowels
+}

@@ -6,7 +6,7 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, chain, zip_longest
+from itertools import accumulate, chain, groupby, zip_longest
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
@@ -344,16 +344,8 @@ def render(
     raise ValueError(f'format must be txt, srt, vtt, tsv or json, found "{format}"')
 
 
-@dataclass(frozen=True, slots=True)
-class _Cue:
-    start: float
-    end: float
-    text: str
-    channel: str | None
-
-
-def _shown(transcript: Transcript, subtitles: SubtitleSettings | None) -> Iterable[_Cue]:
-    """Return what is shown, and when."""
+def _shown(transcript: Transcript, subtitles: SubtitleSettings | None) -> Iterable[Segment]:
+    """Return the cues: segments with the text that is shown of them, and when."""
     segments = transcript.segments
     if subtitles and subtitles.needs_words and any(one.words is None for one in segments):
         raise ValueError("cues cut by words need timed words: transcribe with word_timestamps")
@@ -363,7 +355,7 @@ def _shown(transcript: Transcript, subtitles: SubtitleSettings | None) -> Iterab
     return _readable(list(cues), transcript.duration or math.inf)
 
 
-def _readable(cues: Sequence[_Cue], end_s: float) -> Iterator[_Cue]:
+def _readable(cues: Sequence[Segment], end_s: float) -> Iterator[Segment]:
     """Yield cues that stay as long as a reader needs, up to the next one or the sound's end."""
     for cue, next_ in zip_longest(cues, cues[1:]):
         needed = cue.start + max(_LEAST_S, len(cue.text) / _CHARACTERS_PER_S)
@@ -371,26 +363,23 @@ def _readable(cues: Sequence[_Cue], end_s: float) -> Iterator[_Cue]:
         yield replace(cue, end=max(cue.end, round(min(needed, room), 3)))
 
 
-def _cues(segments: Sequence[Segment], subtitles: SubtitleSettings) -> Iterator[_Cue]:
+def _cues(segments: Sequence[Segment], subtitles: SubtitleSettings) -> Iterator[Segment]:
     """Yield cues: segments, or parts of those that have timed words."""
-    run: list[Segment] = []  # that cues may join
-    joins = subtitles.max_line_count is not None
-    for segment in segments:
-        if run and not (joins and segment.words and segment.channel == run[-1].channel):
-            yield from _cues_of_words(run, subtitles)
-            run = []
-        if segment.words:
-            run.append(segment)
-        elif segment.words is None or segment.text.strip():
-            text = segment.text.strip().replace("-->", "->")
-            yield _Cue(segment.start, segment.end, text, segment.channel)
-    if run:
-        yield from _cues_of_words(run, subtitles)
+    joins = subtitles.max_line_count is not None  # cues go on in the next segment of a channel
+    runs = groupby(segments, lambda one: (bool(one.words), one.channel if joins else id(one)))
+    for (is_timed, _), run in runs:
+        if is_timed:
+            yield from _cues_of_words(list(run), subtitles)
+            continue
+        for segment in run:
+            if segment.words is None or segment.text.strip():
+                yield replace(segment, text=_cue_text([segment.text.strip()]))
 
 
-def _cues_of_words(segments: Sequence[Segment], subtitles: SubtitleSettings) -> Iterator[_Cue]:
+def _cues_of_words(segments: Sequence[Segment], subtitles: SubtitleSettings) -> Iterator[Segment]:
     for words, texts in _cut_words(segments, subtitles):
-        cue = _Cue(words[0].start, words[-1].end, _cue_text(texts), segments[0].channel)
+        start, end = words[0].start, words[-1].end
+        cue = replace(segments[0], start=start, end=end, text=_cue_text(texts))
         if not subtitles.highlight_words:
             yield cue
             continue

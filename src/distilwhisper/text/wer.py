@@ -1,8 +1,9 @@
 """Errors between two transcripts, counted first and divided last."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import astuple, dataclass
+from functools import partial
 from itertools import zip_longest
 from operator import add
 from typing import Literal, cast
@@ -81,28 +82,29 @@ class Alignment:
     hypothesis: str | None  # the hypothesis's word; None for a deletion
 
 
-def word_errors(reference: str, hypothesis: str) -> ErrorCounts:
-    """Count the words to change to turn a reference into a hypothesis, normalised in the same way.
-
-    Words are what white space separates.
-    """
-    return _count(reference.split(), hypothesis.split())
-
-
-def character_errors(reference: str, hypothesis: str) -> ErrorCounts:
-    """Count the characters to change; for scripts without spaces between words.
-
-    White space does not count: in such a script the normaliser leaves a space for each
-    punctuation mark, and nobody pronounces those. What counts is a Unicode code point. This
-    is Whisper's normaliser with split letters, followed by a word error rate. The ``words`` of the
-    counts are the characters of the reference.
-    """
-    return _count("".join(reference.split()), "".join(hypothesis.split()))
-
-
 def text_errors(reference: str, hypothesis: str, *, spaced: bool) -> ErrorCounts:
-    """Count words; characters in scripts that are written without spaces between them."""
-    return (word_errors if spaced else character_errors)(reference, hypothesis)
+    """Count what to change to turn a reference into a hypothesis, normalised in the same way.
+
+    That is words, which white space separates, or characters, for scripts that are written without
+    spaces between words. There white space does not count: the normaliser leaves a space for each
+    punctuation mark, and nobody pronounces those. What counts is a Unicode code point, and the
+    ``words`` of the counts are the characters of the reference. This is Whisper's normaliser with
+    split letters, followed by a word error rate.
+    """
+    expected, actual = (
+        text.split() if spaced else "".join(text.split()) for text in (reference, hypothesis)
+    )
+    kinds = [step.tag for step in Levenshtein.editops(expected, actual)]
+    return ErrorCounts(
+        substitutions=kinds.count("replace"),
+        deletions=kinds.count("delete"),
+        insertions=kinds.count("insert"),
+        words=len(expected),
+    )
+
+
+word_errors = partial(text_errors, spaced=True)
+character_errors = partial(text_errors, spaced=False)
 
 
 def align_words(reference: str, hypothesis: str) -> list[Alignment]:
@@ -136,13 +138,3 @@ def repeated_ngrams(texts: Iterable[str], *, n: int = 5) -> int:
     words = [word for text in texts for word in text.split()]
     ngrams = list(zip(*(words[first:] for first in range(n)), strict=False))
     return len(ngrams) - len({*ngrams})
-
-
-def _count(reference: Sequence[str], hypothesis: Sequence[str]) -> ErrorCounts:
-    kinds = [step.tag for step in Levenshtein.editops(reference, hypothesis)]
-    return ErrorCounts(
-        substitutions=kinds.count("replace"),
-        deletions=kinds.count("delete"),
-        insertions=kinds.count("insert"),
-        words=len(reference),
-    )
