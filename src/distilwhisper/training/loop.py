@@ -1,10 +1,9 @@
 """Stage 4: train the student's decoder on the teacher's labels and distributions.
 
     settings.py     what can be set             inputs.py       which windows, labels and sounds
-    forcing.py      decoders given their text   source.py       states: of the networks, or of
-    loss.py         the objective               caches.py       files on disk
-    validation.py   WER while it learns         state.py        checkpoints
-    ranks.py        several processes, one run
+    forcing.py      decoders given their text   source.py       states, of the networks or on disk
+    loss.py         the objective               state.py        checkpoints
+    validation.py   WER while it learns         ranks.py        several processes, one run
     tensorboard.py  metrics.jsonl, for those who like to watch
 
 The teacher's encoder runs once per batch, without gradients, and serves both decoders where both
@@ -158,7 +157,11 @@ class Trainer:
         optimizer = make_optimizer(weights.values(), self.settings)
         paths = checkpoints(self.out)
         progress = load_state(paths[-1], weights, optimizer) if paths else Progress(step=0)
-        learner = Learner(weights, optimizer, self._log(progress))
+        log = MetricsLog(self.out / "metrics.jsonl") if self.ranks.is_first else None
+        if log:  # a resumed run writes again what follows
+            without = None if progress.is_validated else "validation_wer"
+            log.truncate_after(progress.step, without=without)
+        learner = Learner(weights, optimizer, log)
         if not progress.is_validated:  # stopped between the two
             progress = self._validate(progress, learner)
         if progress.step < self.settings.steps:
@@ -300,15 +303,11 @@ class Trainer:
     @cached_property
     def source(self) -> StateSource:
         """Where states come from; the caches on disk are filled first."""
-        settings, teacher, student = self.settings, self.teacher, self.student.model
-        shares = not settings.train_encoder and student.encoder.equals(teacher.encoder)
+        teacher, student = self.teacher, self.student.model
+        shares = not self.settings.train_encoder and student.encoder.equals(teacher.encoder)
         source = StateSource(teacher, student, self.inputs, shares_encoder=shares)
         with self._autocast():
-            if settings.cache_encoder:
-                source = source.with_encoder_caches(self.out, self.ranks)
-            if settings.cache_teacher:
-                source = source.with_teacher_store(self.out, self.ranks)
-        return source
+            return source.kept(self.out, self.ranks)
 
     # Checkpoints
 
@@ -323,15 +322,6 @@ class Trainer:
             model.encoder.requires_grad_(True)
             model.encoder.embed_positions.requires_grad_(False)  # sinusoids, never learnt
         return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-
-    def _log(self, progress: Progress) -> MetricsLog | None:
-        """Return the log of the first rank, with what a resumed run writes again taken out."""
-        if not self.ranks.is_first:
-            return None
-        log = MetricsLog(self.out / "metrics.jsonl")
-        again = None if progress.is_validated else "validation_wer"
-        log.truncate_after(progress.step, without=again)
-        return log
 
     def _validate(self, progress: Progress, learner: Learner) -> Progress:
         """Validate the newest checkpoint; the best mean of the sets' WERs becomes the student."""
