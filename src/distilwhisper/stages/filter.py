@@ -195,12 +195,15 @@ def filter_labels(
 
 
 def warn_of_limits(settings: FilterSettings) -> None:
-    """Log the limits on errors that keep nearly all."""
-    for name, limit in settings.limits_above_1.items():
-        warn(
-            f"filter: warning: {name} {limit:g} keeps labels with up to {limit:g} errors for every "
-            "word: limits are fractions, and 0.10 is 10 %"
-        )
+    """Log the limits on errors that keep nearly all: where they are meant as per cent, a slip."""
+    of = {f"max_wer_by_language {name}": limit for name, limit in settings.max_wer_by_language}
+    limits = {"max_wer": settings.max_wer, **of, "max_disagreement": settings.max_disagreement}
+    for name, limit in limits.items():
+        if limit is not None and limit > 1:
+            warn(
+                f"filter: warning: {name} {limit:g} keeps labels with up to {limit:g} errors for "
+                "every word: limits are fractions, and 0.10 is 10 %"
+            )
 
 
 def judge(utterance: Utterance, label: Label | None, settings: FilterSettings) -> Verdict:
