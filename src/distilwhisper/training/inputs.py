@@ -45,8 +45,9 @@ class TrainingInput:
     """The stream of windows that a run trains on; its examples are in the order that numbers them.
 
     Raises:
-        ValueError: the settings weigh other sources than the examples have, skip utterances that
-            are in none, or ask for prompts where there are none.
+        ValueError: there is nothing to learn from, or a label is too long; the settings weigh other
+            sources than the examples have, skip utterances that are in none, or ask for prompts
+            where there are none.
     """
 
     manifest: Manifest
@@ -56,7 +57,18 @@ class TrainingInput:
     sizes: WhisperConfig  # of the student
 
     def __post_init__(self) -> None:
-        _ = self._mixture
+        if not self.examples:
+            raise ValueError(
+                "training needs at least one kept utterance, found none: raise filter.max_wer, or "
+                "see why the labels were dropped in the verdicts' summary.json"
+            )
+        for example in self.examples:
+            if not 2 <= len(example.token_ids) <= self.sizes.max_tokens:
+                raise ValueError(
+                    f"a label must hold 2 to {self.sizes.max_tokens} tokens, found "
+                    f"{len(example.token_ids)} in {example.id!r}: filter again without it"
+                )
+        _ = self._mixture  # its weights may be of other sources
         strays = {*self.settings.skip_utterances}
         if strays:  # else nobody's ids need be gathered
             strays -= {u.id for example in self.examples for u in example.utterances}
