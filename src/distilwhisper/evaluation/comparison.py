@@ -252,8 +252,8 @@ def compare(
     for noise, set_, model in product(noises, (*sets, None), models):
         if baseline is not None and model != baseline:
             parts = [part for part in sets if set_ in (None, part)]
-            ones, others = ([counted[m, part, noise] for part in parts] for m in (model, baseline))
-            difference = _difference(ones, others, resampling)
+            pairs = [(counted[model, p, noise], counted[baseline, p, noise]) for p in parts]
+            difference = _difference(pairs, resampling)
             differences.append(Difference(model, baseline, set_, noise, *difference))
     return Comparison(
         models=models,
@@ -306,10 +306,9 @@ def _mean(sets: Sequence[Counted], resampling: Resampling) -> tuple[float | None
 
 
 def _difference(
-    ones: Sequence[Counted], others: Sequence[Counted], resampling: Resampling
+    pairs: Sequence[tuple[Counted, Counted]], resampling: Resampling
 ) -> tuple[float | None, ...]:
     """Return the difference of two such means, its bounds and p."""
-    pairs = zip(ones, others, strict=True)
     known = [pair for pair in pairs if all(_total(counted).words for counted in pair)]
     rate, other = (_mean_rate([pair[i] for pair in known]) for i in (0, 1))
     interval, p = mean_difference(known, resampling) or (None, None)
