@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -95,17 +95,18 @@ class DecodingJob:
             transcriber.check_languages({u.id: u.language for u in one.manifest.utterances})
         if self.warms_up:
             transcriber.decode([[0.0] * SAMPLE_RATE_HZ])
-        return partial(self._write, transcriber)
+
+        def write(number: int, on_progress: Advance) -> Any:
+            one, shard = self.shards[number]
+            return one.write(transcriber, shard, on_progress)
+
+        return write
 
     def load(self) -> "Transcriber":
         """Load the model."""
         from distilwhisper.decoding.transcriber import Transcriber
 
         return Transcriber.from_model(self.model, self.decoding, self.hardware, draft=self.draft)
-
-    def _write(self, transcriber: "Transcriber", number: int, on_progress: Advance) -> Any:
-        one, shard = self.shards[number]
-        return one.write(transcriber, shard, on_progress)
 
 
 def run_stage(
