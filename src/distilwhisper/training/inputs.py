@@ -127,12 +127,12 @@ class TrainingInput:
             label, example.previous, self.tokenizer, max_tokens=self.sizes.max_tokens
         )
 
-    def forms(self, example: int) -> list[tuple[int, ...]]:
-        """Return all sequences that the run draws for an example, each once; none if skipped."""
+    def forms(self, example: int) -> list[Drawn]:
+        """Return a window of each sequence that the run draws for an example; none if skipped."""
         if example in self._skipped:
             return []
         drawn = (Drawn(example, epoch) for epoch in sorted(self._epochs[example]))
-        return list(dict.fromkeys(tuple(self.sequence(window)) for window in drawn))
+        return list({tuple(self.sequence(window)): window for window in drawn}.values())
 
     @cached_property
     def _skipped(self) -> frozenset[int]:

@@ -21,14 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from distilwhisper.corpus.batches import (
-    IGNORE,
-    Drawn,
-    Example,
-    TokenBatch,
-    load_windows,
-    token_batch,
-)
+from distilwhisper.corpus.batches import IGNORE, Drawn, Example, TokenBatch, load_windows
 from distilwhisper.corpus.records import Manifest
 from distilwhisper.model.whisper import Whisper
 from distilwhisper.progress import progress_bar, say
@@ -220,17 +213,16 @@ class StateSource:
         made_by = [weights_digest(teacher), str(dtype)]
 
         def shard(numbers: range) -> Shard:
-            forms = [(number, form) for number in numbers for form in inputs.forms(number)]
-            if not forms:  # the run ends before any of them has its turn
+            windows = [window for number in numbers for window in inputs.forms(number)]
+            if not windows:  # the run ends before any of them has its turn
                 return [], dict
-            rows = [number for number, _ in forms]
-            tokens = token_batch([form for _, form in forms], inputs.tokenizer)
+            rows, tokens = [window.example for window in windows], inputs.tokens(windows)
             facts = [*made_by, self._sounds(numbers), _names(rows, tokens)]
             return facts, partial(self._final_states, rows, tokens, dtype)
 
         cache = StateCache(folder, len(inputs.examples), shard)
         drawn = filter(None, map(inputs.forms, range(cache.n_examples)))
-        n_tokens = sum(token_batch(forms, inputs.tokenizer).n_tokens for forms in drawn)
+        n_tokens = sum(inputs.tokens(forms).n_tokens for forms in drawn)
         n_bytes = n_tokens * teacher.config.width * dtype.itemsize
         return self._filled(cache, "the teacher's last states", n_bytes, ranks)
 
@@ -253,7 +245,7 @@ class StateSource:
                 some = TokenBatch(tokens.inputs[rows], tokens.labels[rows])
                 own = encoded[[windows.index(numbers[row]) for row in rows]]
                 final = self._teacher_decode(some, own).final.to(dtype)
-                pieces = map(torch.clone, final.split(counts[rows].tolist()))
+                pieces = map(torch.clone, torch.split(final, counts[rows].tolist()))
                 states |= zip([names[row] for row in rows], pieces, strict=True)
         named = zip(numbers, names, strict=True)
         faulty = {number for number, name in named if not states[name].isfinite().all()}
