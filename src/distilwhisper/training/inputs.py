@@ -13,6 +13,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
+from distilwhisper.checks import check_rules
 from distilwhisper.corpus.batches import (
     Drawn,
     Example,
@@ -57,33 +58,32 @@ class TrainingInput:
     sizes: WhisperConfig  # of the student
 
     def __post_init__(self) -> None:
-        if not self.examples:
-            raise ValueError(
-                "training needs at least one kept utterance, found none: raise filter.max_wer, or "
-                "see why the labels were dropped in the verdicts' summary.json"
-            )
-        for example in self.examples:
-            if not 2 <= len(example.token_ids) <= self.sizes.max_tokens:
-                raise ValueError(
-                    f"a label must hold 2 to {self.sizes.max_tokens} tokens, found "
-                    f"{len(example.token_ids)} in {example.id!r}: filter again without it"
-                )
-        _ = self._mixture  # its weights may be of other sources
-        strays = {*self.settings.skip_utterances}
+        settings, most = self.settings, self.sizes.max_tokens
+        strays = {*settings.skip_utterances}
         if strays:  # else nobody's ids need be gathered
             strays -= {u.id for example in self.examples for u in example.utterances}
-        if strays:
-            raise ValueError(
-                "skip_utterances must name utterances that are trained on, found others: "
-                f"{', '.join(map(repr, sorted(strays)))}; take the ids from {self.manifest.path}"
-            )
-        if self.settings.prompt_probability and not any(e.previous for e in self.examples):
-            raise ValueError(
-                "prompt_probability needs windows with speech just before them, found none: in "
-                f"{self.manifest.path} no kept utterance ends (start_s + duration_s) at most "
-                f"prompt_gap_s ({self.settings.prompt_gap_s:g} s) before another begins in the "
-                "same audio file, recording and speaker; name such spans, or set it to 0"
-            )
+        check_rules(
+            self,
+            not self.examples
+            and "training needs at least one kept utterance, found none: raise filter.max_wer, or "
+            "see why the labels were dropped in the verdicts' summary.json",
+            *[
+                f"a label must hold 2 to {most} tokens, found {len(example.token_ids)} in "
+                f"{example.id!r}: filter again without it"
+                for example in self.examples
+                if not 2 <= len(example.token_ids) <= most
+            ][:1],
+            bool(strays)
+            and "skip_utterances must name utterances that are trained on, found others: "
+            f"{', '.join(map(repr, sorted(strays)))}; take the ids from {self.manifest.path}",
+            settings.prompt_probability > 0
+            and not any(example.previous for example in self.examples)
+            and "prompt_probability needs windows with speech just before them, found none: in "
+            f"{self.manifest.path} no kept utterance ends (start_s + duration_s) at most "
+            f"prompt_gap_s ({settings.prompt_gap_s:g} s) before another begins in the same audio "
+            "file, recording and speaker; name such spans, or set it to 0",
+        )
+        _ = self._mixture  # its weights may be of other sources
 
     @cached_property
     def _mixture(self) -> Mixture:
