@@ -12,6 +12,7 @@ from distilwhisper.evaluation.bootstrap import (
     Counted,
     Interval,
     Resampling,
+    by_recording,
     mean_difference,
     mean_interval,
 )
@@ -122,7 +123,7 @@ class Result:
     def counted(self) -> Mapping[str, Counted]:
         """What intervals are drawn of, by set."""
         return {
-            name: Counted.of([(row.id, row.file, row.errors) for row in rows])
+            name: by_recording([(row.id, row.file, row.errors) for row in rows])
             for name, rows in self.sets.items()
         }
 
@@ -138,7 +139,7 @@ class Result:
             "repeated_5_grams": self.repeated_5_grams,
             "reference_5_grams": self.reference_5_grams,
             "drawn_over": {n: drawn_over([r.file for r in rows]) for n, rows in self.sets.items()},
-            "n_drawn": {name: len(set(c.groups)) for name, c in self.counted.items()},
+            "n_drawn": {name: len(counted) for name, counted in self.counted.items()},
             "against": self.against,
             "difference": self.difference and asdict(self.difference),
             "p": self.p,
@@ -223,4 +224,4 @@ def interval_notes(results: Iterable[Result]) -> list[str]:
 
 
 def _are_few(counted: Counted) -> bool:
-    return 0 < len(set(counted.groups)) < FEW_RECORDINGS
+    return 0 < len(counted) < FEW_RECORDINGS

@@ -22,7 +22,8 @@ from distilwhisper.stages.layers import StudentSettings
 from distilwhisper.stages.settings import LabelSettings, Workers
 from distilwhisper.stages.student import build_student, make_student
 from distilwhisper.text.tokens import Tokenizer
-from distilwhisper.training.loop import Trainer, TrainingData
+from distilwhisper.training.inputs import TrainingInput
+from distilwhisper.training.loop import Trainer
 from distilwhisper.training.settings import TrainingSettings
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
@@ -167,8 +168,8 @@ def trainer(model: Path, folder: Path, device: torch.device, **changed: Any) -> 
             **changed,
         }
     )
-    data = TrainingData(manifest, examples, {"all": manifest})
-    return Trainer(teacher.model, student, tokenizer, data, settings, folder / "train")
+    inputs = TrainingInput(manifest, examples, tokenizer, settings, student.model.config)
+    return Trainer(teacher.model, student, inputs, folder / "train", {"all": manifest})
 
 
 SHORT = AugmentSettings(short_context_probability=0.5, short_context_step_s=2)

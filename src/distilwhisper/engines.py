@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -58,13 +58,9 @@ class ShardedSet(ABC):
         at = number * self.shard_size
         return self.manifest.utterances[at : at + self.shard_size]
 
-    def left(self, number: int) -> Sequence[Utterance]:
-        """Return the utterances of a shard that are still to be decoded."""
-        return self.shard(number)
-
     @abstractmethod
-    def is_done(self, number: int) -> bool:
-        """Return whether there is nothing to do in a shard."""
+    def left(self, number: int) -> Sequence[Utterance]:
+        """Return the utterances of a shard that are still to be decoded; done: none."""
 
     @abstractmethod
     def write(self, transcriber: "Transcriber", number: int, on_progress: Advance) -> Any:
@@ -99,17 +95,18 @@ class DecodingJob:
             transcriber.check_languages({u.id: u.language for u in one.manifest.utterances})
         if self.warms_up:
             transcriber.decode([[0.0] * SAMPLE_RATE_HZ])
-        return partial(self._write, transcriber)
+
+        def write(number: int, on_progress: Advance) -> Any:
+            one, shard = self.shards[number]
+            return one.write(transcriber, shard, on_progress)
+
+        return write
 
     def load(self) -> "Transcriber":
         """Load the model."""
         from distilwhisper.decoding.transcriber import Transcriber
 
         return Transcriber.from_model(self.model, self.decoding, self.hardware, draft=self.draft)
-
-    def _write(self, transcriber: "Transcriber", number: int, on_progress: Advance) -> Any:
-        one, shard = self.shards[number]
-        return one.write(transcriber, shard, on_progress)
 
 
 def run_stage(
@@ -119,20 +116,20 @@ def run_stage(
 
     Returns what the sets' writers do for each shard, and raises what :func:`run_shards` does.
     """
-    missing = [
-        place
+    left = {
+        place: len(utterances)
         for place, (one, shard) in enumerate(job.shards)
-        if (part is None or part.holds(shard)) and not one.is_done(shard)
-    ]
-    if not missing:
+        if (part is None or part.holds(shard)) and (utterances := one.left(shard))
+    }
+    if not left:
         return []
-    n_left = sum(len(one.left(shard)) for one, shard in map(job.shards.__getitem__, missing))
+    n_left = sum(left.values())
     n_all = sum(len(one.manifest.utterances) for one in job.sets)
     here = job.hardware.describe(has_draft=job.draft is not None)
     where = "Ray cluster" if engine.engine == "ray" else here
     say(f"{name}: {n_left} of {n_all} utterances to {name} ({where})")
     with progress_bar(name, n_left, "utterances") as advance:
-        return list(run_shards(job.start, missing, engine, on_progress=advance))
+        return list(run_shards(job.start, [*left], engine, on_progress=advance))
 
 
 class ShardFailed(DistilwhisperError, RuntimeError):

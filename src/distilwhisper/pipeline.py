@@ -70,7 +70,8 @@ from distilwhisper.stages.label import label_manifests
 from distilwhisper.stages.settings import STAGES, StageName, Workers
 from distilwhisper.stages.student import add_alignment_heads, allow_silence, make_student
 from distilwhisper.text.tokens import Tokenizer
-from distilwhisper.training.loop import Trainer, TrainingData
+from distilwhisper.training.inputs import TrainingInput
+from distilwhisper.training.loop import Trainer
 from distilwhisper.training.ranks import Ranks, ranks_of_environment
 from distilwhisper.training.settings import TrainingSettings
 
@@ -331,15 +332,15 @@ def _train(run: Run) -> None:
     trainer = _trainer(run)
     say(
         f"train: {recipe.training.steps} steps of {recipe.training.batch_size} windows, out of "
-        f"{len(trainer.data.examples)} with "
-        f"{sum(len(example.utterances) for example in trainer.data.examples)} utterances "
+        f"{len(trainer.inputs.examples)} with "
+        f"{sum(len(example.utterances) for example in trainer.inputs.examples)} utterances "
         f"({recipe.hardware.pick_device()}, {dtype})"
     )
     with progress_bar("train", recipe.training.steps, "steps") as advance:
         result = trainer.fit(on_steps=advance)
     student = trainer.student
     try:
-        first_set = next(iter(trainer.data.validation.values()))
+        first_set = next(iter(trainer.validation.values()))
         student = add_alignment_heads(student, first_set)
     except ValueError as error:
         say(f"train: word times will be rough: {error}")
@@ -370,9 +371,10 @@ def _trainer(run: Run) -> Trainer:
     student = allow_silence(student) if recipe.filter.keep_silence else student
     judged = recipe.evaluate.decoding
     sets = {n: in_language(read_manifest(p), judged.language) for n, p in run.validation.items()}
-    data = TrainingData(manifest, _examples(run, manifest, tokenizer), sets, judged.task)
+    examples, sizes = _examples(run, manifest, tokenizer), student.model.config
+    inputs = TrainingInput(manifest, examples, tokenizer, recipe.training, sizes)
     out = run.path("train")
-    return Trainer(teacher.model, student, tokenizer, data, recipe.training, out, run.ranks)
+    return Trainer(teacher.model, student, inputs, out, sets, judged.task, run.ranks)
 
 
 def _examples(run: Run, manifest: Manifest, tokenizer: Tokenizer) -> list[Example]:

@@ -7,10 +7,12 @@ import pytest
 from distilwhisper.evaluation.bootstrap import (
     Counted,
     Resampling,
+    by_recording,
     mean_difference,
     mean_interval,
 )
 from distilwhisper.evaluation.comparison import Comparison, NotComparable, compare
+from distilwhisper.text.wer import ErrorCounts
 from evaluations import TEXTS, evaluation
 
 FEW = Resampling(n=500, seed=2)
@@ -22,6 +24,12 @@ wer wer_low wer_high cer ser der ier repeated_5_grams acceptance"""
 AVERAGE = "model noise wer low high"
 DIFFERENCE = "model against set noise difference low high p"
 WORST = "model set noise id audio reference hypothesis errors"
+
+
+def counted_first(*errors: int) -> Counted:
+    """What was counted in the first set, of so many errors in its utterances."""
+    of = zip("abc", errors, (5, 4, 3), strict=True)
+    return by_recording([(id_, id_, ErrorCounts(substitutions=e, words=n)) for id_, e, n in of])
 
 
 @pytest.fixture
@@ -61,7 +69,7 @@ def test_a_cell_is_the_summary_of_its_folder_with_an_interval(
         }
     first = comparison.cells[0]
     assert (first.wer, first.cer, first.rtfx, first.n_groups) == (3 / 12, 9 / 46, 10.0, 3)
-    interval = mean_interval([Counted([2, 1, 0], [5, 4, 3], ["a", "b", "c"])], FEW)
+    interval = mean_interval([counted_first(2, 1, 0)], FEW)
     assert interval is not None
     assert (first.wer_low, first.wer_high) == (interval.low, interval.high)
     assert comparison.failed == {"small, second, u0": "torn"}
@@ -83,8 +91,7 @@ def test_a_model_is_compared_with_the_baseline_utterance_by_utterance(
         ("small", "large", "first"), ("small", "large", "second"), ("small", "large", None),
     ]  # fmt: skip
     first, second, mean = comparison.differences
-    ours, theirs = (Counted(e, [5, 4, 3], ["a", "b", "c"]) for e in ([2, 1, 0], [0, 0, 1]))
-    found = mean_difference([(ours, theirs)], FEW)
+    found = mean_difference([(counted_first(2, 1, 0), counted_first(0, 0, 1))], FEW)
     assert found is not None
     interval, p = found
     assert (first.difference, first.low, first.high, first.p) == (

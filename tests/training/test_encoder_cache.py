@@ -1,6 +1,6 @@
 import copy
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,14 @@ from torch import Tensor
 
 from distilwhisper.corpus.batches import Example
 from distilwhisper.corpus.records import Manifest, Utterance
-from distilwhisper.training.caches import SHARD_WINDOWS, EncoderCache, weights_digest
 from distilwhisper.training.ranks import Ranks
+from distilwhisper.training.source import (
+    SHARD_WINDOWS,
+    Shard,
+    StateCache,
+    sound_key,
+    weights_digest,
+)
 
 FRAMES, WIDTH = 5, 4
 
@@ -41,33 +47,31 @@ def examples(n: int, *, prefix: str = "u") -> list[Example]:
 
 
 def cache_of(
-    folder: Path, of: Sequence[Example], *, root: Path | None = None, digest: str = "one"
-) -> EncoderCache:
+    folder: Path,
+    of: Sequence[Example],
+    encoder: Encoder | None = None,
+    *,
+    root: Path | None = None,
+    digest: str = "one",
+) -> StateCache:
     """A cache; the sound is in ``root``, where there is any."""
-    root = root or folder
+    root, encode = root or folder, encoder or Encoder()
     manifest = Manifest(root / "manifest.jsonl", root, tuple(u for e in of for u in e.utterances))
-    return EncoderCache(folder, of, manifest, encoder_digest=digest)
+
+    def shard(numbers: range) -> Shard:
+        windows = [of[number] for number in numbers]
+        facts = [digest, *(sound_key(window, manifest) for window in windows)]
+        return facts, lambda: {"states": encode(windows)}
+
+    return StateCache(folder, len(of), shard)
 
 
 def filled(
     folder: Path, of: Sequence[Example], encoder: Encoder | None = None, **changed: Any
-) -> tuple[EncoderCache, list[int]]:
-    cache, done = cache_of(folder, of, **changed), []
-    fill(cache, encoder or Encoder(), on_progress=done.append)
+) -> tuple[StateCache, list[int]]:
+    cache, done = cache_of(folder, of, encoder, **changed), []
+    cache.fill(Ranks(), on_progress=done.append)
     return cache, done
-
-
-def fill(
-    cache: EncoderCache,
-    encoder: Encoder,
-    ranks: Ranks | None = None,
-    *,
-    on_progress: Callable[[int], None],
-) -> None:
-    def encode(numbers: Sequence[int]) -> Tensor:
-        return encoder([cache.examples[number] for number in numbers])
-
-    cache.fill(encode, ranks or Ranks(), on_progress=on_progress)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -118,7 +122,7 @@ def test_an_interrupted_fill_goes_on_where_it_stopped(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fill(cache_of(tmp_path / "cut", of, root=tmp_path), encoder, on_progress=stop)
+        cache_of(tmp_path / "cut", of, encoder, root=tmp_path).fill(Ranks(), on_progress=stop)
     filled(tmp_path / "cut", of, encoder, root=tmp_path)
     assert encoder.asked == [example.id for example in of]
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
@@ -129,8 +133,8 @@ def test_ranks_encode_a_part_each(tmp_path: Path) -> None:
     filled(tmp_path / "alone", of, root=tmp_path)
     encoders, done = [Encoder(), Encoder()], []
     for rank, encoder in enumerate(encoders):
-        cache = cache_of(tmp_path / "shared", of, root=tmp_path)
-        fill(cache, encoder, Ranks(rank, 2), on_progress=done.append)
+        cache = cache_of(tmp_path / "shared", of, encoder, root=tmp_path)
+        cache.fill(Ranks(rank, 2), on_progress=done.append)
     assert [len(e.asked) for e in encoders] == [2 * SHARD_WINDOWS + 3, 2 * SHARD_WINDOWS]
     assert sum(done) == len(of)
     assert contents(tmp_path / "shared") == contents(tmp_path / "alone")
@@ -217,6 +221,5 @@ def test_the_size_is_that_of_the_files(tmp_path: Path) -> None:
     for dtype in (torch.float32, torch.bfloat16):
         cache, _ = filled(tmp_path / str(dtype), of, Encoder(dtype))
         on_disk = sum(map(len, contents(cache.folder).values()))
-        n_bytes = cache.n_bytes(max_frames=FRAMES, width=WIDTH, dtype=dtype)
-        assert n_bytes == len(of) * FRAMES * WIDTH * dtype.itemsize
+        n_bytes = len(of) * FRAMES * WIDTH * dtype.itemsize
         assert n_bytes <= on_disk < n_bytes + 2048 * len(list(cache.folder.iterdir()))

@@ -18,7 +18,8 @@ from distilwhisper.speech.mel import log_mel, stack_windows
 from distilwhisper.stages.layers import StudentSettings
 from distilwhisper.stages.student import build_student
 from distilwhisper.text.tokens import Tokenizer
-from distilwhisper.training.loop import Trainer, TrainingData
+from distilwhisper.training.inputs import TrainingInput
+from distilwhisper.training.loop import Trainer
 from distilwhisper.training.settings import TrainingSettings
 from tiny_model import write_tiny_model
 
@@ -64,8 +65,8 @@ def make_trainer(
     ]
     student = build_student(teacher, StudentSettings(decoder_layers=2))
     settings = replace(SETTINGS, augment=augment or AugmentSettings(), **changed)
-    data = TrainingData(manifest, examples)
-    return Trainer(teacher.model, student, tokenizer, data, settings, out)
+    inputs = TrainingInput(manifest, examples, tokenizer, settings, student.model.config)
+    return Trainer(teacher.model, student, inputs, out)
 
 
 def micro_batches(trainer: Trainer, step: int) -> list[tuple[list[Drawn], TokenBatch]]:
@@ -94,13 +95,14 @@ def test_teacher_and_student_are_given_the_same_prompt_and_learn_none_of_it(
         for d, inputs, labels in zip(
             drawn, tokens.inputs.tolist(), tokens.labels.tolist(), strict=True
         ):
-            example = trainer.data.examples[d.example]
-            before = [trainer.tokenizer.sot_prev, *example.previous]
-            assert inputs[: len(before) + 1] == [*before, trainer.tokenizer.sot]
+            example = trainer.inputs.examples[d.example]
+            before = [trainer.inputs.tokenizer.sot_prev, *example.previous]
+            assert inputs[: len(before) + 1] == [*before, trainer.inputs.tokenizer.sot]
             assert set(labels[: len(before)]) == {IGNORE}
             learnt = [label for label in labels if label != IGNORE]
             assert learnt == list(example.token_ids[1:])
-    replace(trainer, settings=replace(trainer.settings, steps=1)).fit()
+    one_step = replace(trainer.inputs.settings, steps=1)
+    replace(trainer, inputs=replace(trainer.inputs, settings=one_step)).fit()
     row = json.loads((tmp_path / "metrics.jsonl").read_text())
     assert abs(row["kl"]) < 1e-6
     assert row["grad_norm"] < 1e-5
@@ -110,28 +112,32 @@ def test_prompts_are_drawn_anew_every_epoch_and_fit_the_decoder(
     model: Path, corpus: Path, tmp_path: Path
 ) -> None:
     trainer = make_trainer(model, corpus, tmp_path, prompt_probability=0.5)
-    long = [replace(e, previous=e.previous * 20) for e in trainer.data.examples]
-    trainer = replace(trainer, data=replace(trainer.data, examples=long))
+    long = [replace(e, previous=e.previous * 20) for e in trainer.inputs.examples]
+    trainer = replace(trainer, inputs=replace(trainer.inputs, examples=long))
     prompted: dict[int, set[bool]] = {}
     for step in range(8):
         for drawn, tokens in micro_batches(trainer, step):
             assert tokens.inputs.shape[1] <= 31
             for d, first in zip(drawn, tokens.inputs[:, 0].tolist(), strict=True):
-                prompted.setdefault(d.example, set()).add(first == trainer.tokenizer.sot_prev)
+                prompted.setdefault(d.example, set()).add(
+                    first == trainer.inputs.tokenizer.sot_prev
+                )
     assert set(map(frozenset, prompted.values())) == {frozenset({True, False})}
     never = make_trainer(model, corpus, tmp_path)
-    assert all(t.inputs[:, 0].eq(never.tokenizer.sot).all() for _, t in micro_batches(never, 0))
+    assert all(
+        t.inputs[:, 0].eq(never.inputs.tokenizer.sot).all() for _, t in micro_batches(never, 0)
+    )
 
 
 def test_prompts_where_nothing_was_said_before_are_refused(
     model: Path, corpus: Path, tmp_path: Path
 ) -> None:
     trainer = make_trainer(model, corpus, tmp_path)
-    alone = [replace(example, previous=()) for example in trainer.data.examples]
-    settings = replace(trainer.settings, prompt_probability=0.5)
+    alone = [replace(example, previous=()) for example in trainer.inputs.examples]
+    settings = replace(trainer.inputs.settings, prompt_probability=0.5)
     message = r"found none: in .*manifest\.jsonl no kept utterance ends .* \(3 s\) before another"
     with pytest.raises(ValueError, match=message):
-        replace(trainer, settings=settings, data=replace(trainer.data, examples=alone))
+        replace(trainer.inputs, settings=settings, examples=alone)
 
 
 # Sources
@@ -227,8 +233,10 @@ def test_faster_sound_has_earlier_times(model: Path, corpus: Path, tmp_path: Pat
     faster = AugmentSettings(speed_probability=1.0, speed_factors=(1.25,))
     trainer = make_trainer(model, corpus, tmp_path, faster, timestamp_probability=1.0)
     for _, tokens in micro_batches(trainer, 0):
-        times = {int(i) for i in tokens.labels.unique() if trainer.tokenizer.is_timestamp(int(i))}
-        assert times == {trainer.tokenizer.timestamp_id(t) for t in (0.0, 0.4)}
+        times = {
+            int(i) for i in tokens.labels.unique() if trainer.inputs.tokenizer.is_timestamp(int(i))
+        }
+        assert times == {trainer.inputs.tokenizer.timestamp_id(t) for t in (0.0, 0.4)}
 
 
 # Short contexts
@@ -238,8 +246,8 @@ SHORT = AugmentSettings(short_context_probability=1.0, short_context_margin_s=(0
 
 
 def whole_mel(trainer: Trainer, drawn: Drawn) -> torch.Tensor:
-    utterance = trainer.data.examples[drawn.example].utterances[0]
-    samples = load_samples(trainer.data.manifest.audio_source(utterance))
+    utterance = trainer.inputs.examples[drawn.example].utterances[0]
+    samples = load_samples(trainer.inputs.manifest.audio_source(utterance))
     return log_mel(stack_windows([samples]), n_mels=80)
 
 
@@ -352,7 +360,7 @@ def test_the_loss_compares_a_part_heard_with_the_whole(
     trainer = replace(trainer, student=build_student(checkpoint, StudentSettings(decoder_layers=4)))
     teacher, kl, n_tokens = checkpoint.model, 0.0, 0
     for drawn in drawn_in(trainer, 0):
-        ids = torch.tensor([trainer.data.examples[drawn.example].token_ids])
+        ids = torch.tensor([trainer.inputs.examples[drawn.example].token_ids])
         mel = whole_mel(trainer, drawn)
         with torch.no_grad():
             wanted = (teacher(mel, ids[:, :-1]).double() / 2).log_softmax(-1)

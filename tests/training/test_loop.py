@@ -43,7 +43,8 @@ from distilwhisper.stages.layers import StudentSettings
 from distilwhisper.stages.student import allow_silence, build_student
 from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.training import loop
-from distilwhisper.training.loop import NonFiniteLoss, Trainer, TrainingData
+from distilwhisper.training.inputs import TrainingInput
+from distilwhisper.training.loop import NonFiniteLoss, Trainer
 from distilwhisper.training.settings import TrainingSettings
 from distilwhisper.training.state import checkpoints
 from plain_loss import distillation_sums
@@ -97,9 +98,15 @@ def make_trainer(
         Example((utterance,), (0.0,), label(tokenizer, utterance.text or ""))
         for utterance in manifest.utterances
     ]
-    data = TrainingData(manifest, examples, {"all": manifest} if validate else {})
     student = build_student(teacher, StudentSettings(decoder_layers=layers))
-    return Trainer(teacher.model, student, tokenizer, data, replace(SETTINGS, **changed), out)
+    sizes, settings = student.model.config, replace(SETTINGS, **changed)
+    inputs = TrainingInput(manifest, examples, tokenizer, settings, sizes)
+    return Trainer(teacher.model, student, inputs, out, {"all": manifest} if validate else {})
+
+
+def with_inputs(trainer: Trainer, **changed: Any) -> Trainer:
+    """The run on other windows, or with other settings."""
+    return replace(trainer, inputs=replace(trainer.inputs, **changed))
 
 
 def label(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
@@ -125,8 +132,8 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 def gradients(trainer: Trainer) -> dict[str, Tensor]:
     """What a run of one step, that clips nothing, hands to the optimiser."""
-    single = replace(trainer.settings, steps=1, warmup_steps=0, clip_norm=1e9)
-    one = replace(trainer, settings=single)
+    single = replace(trainer.inputs.settings, steps=1, warmup_steps=0, clip_norm=1e9)
+    one = with_inputs(trainer, settings=single)
     one.fit()
     found = {name: weight.grad for name, weight in one.student.model.decoder.named_parameters()}
     return {name: grad for name, grad in found.items() if grad is not None}
@@ -179,10 +186,10 @@ def gradient_by_hand(
 ) -> tuple[dict[str, Tensor], float, float]:
     """The first update's gradient in float64, one utterance and one token after the other."""
     teacher, student = trainer.teacher.double(), trainer.student.model.double()
-    manifest, examples = trainer.data.manifest, trainer.data.examples
+    manifest, examples = trainer.inputs.manifest, trainer.inputs.examples
     kl = pl = torch.zeros((), dtype=torch.float64)
     n_tokens = 0
-    for index in epoch_order(len(examples), seed=0, epoch=0)[: trainer.settings.batch_size]:
+    for index in epoch_order(len(examples), seed=0, epoch=0)[: trainer.inputs.settings.batch_size]:
         samples = load_samples(manifest.audio_source(examples[index].utterances[0]))
         mel = log_mel(stack_windows([samples]), n_mels=80).double()
         ids = list(examples[index].token_ids)
@@ -299,9 +306,9 @@ def test_labels_keep_their_timestamps_as_often_as_asked(
 
 def float64_objective(trainer: Trainer, *, share: float = 1.0) -> dict[str, Tensor]:
     """The first update's gradient in float64 from logits that are all there, by autograd."""
-    settings = trainer.settings
+    settings = trainer.inputs.settings
     teacher, student = trainer.teacher.double(), trainer.student.model.double()
-    manifest, examples = trainer.data.manifest, trainer.data.examples
+    manifest, examples = trainer.inputs.manifest, trainer.inputs.examples
     total, n_tokens = torch.zeros((), dtype=torch.float64), 0
     for index in epoch_order(len(examples), seed=0, epoch=0)[: settings.batch_size]:
         samples = load_samples(manifest.audio_source(examples[index].utterances[0]))
@@ -361,7 +368,7 @@ def test_every_arm_has_the_gradient_of_its_formula(
     expected = float64_objective(again)
     if not train_encoder:
         expected = {name: grad for name, grad in expected.items() if name.startswith("decoder.")}
-    if not (trainer.settings.kl_weight or trainer.settings.pl_weight):
+    if not (trainer.inputs.settings.kl_weight or trainer.inputs.settings.pl_weight):
         for name in ("decoder.layer_norm.weight", "decoder.layer_norm.bias"):
             assert not found.pop(name).any()  # behind the last states that are compared
             expected.pop(name)
@@ -477,14 +484,14 @@ def test_a_store_names_the_utterance_of_which_the_teacher_has_no_numbers(
 ) -> None:
     """A token that one label alone has; without its utterance there is a store."""
     trainer = make_trainer(model, corpus, tmp_path, cache_teacher=True)
-    labels = [example.token_ids for example in trainer.data.examples]
+    labels = [example.token_ids for example in trainer.inputs.examples]
     owners = {id_: [n for n, ids in enumerate(labels) if id_ in ids] for id_ in sum(labels, ())}
     id_, (owner,) = next((id_, found) for id_, found in owners.items() if len(found) == 1)
     trainer.teacher.decoder.embed_tokens.weight.data[id_] = float("nan")
     with pytest.raises(ValueError, match=f"found others in u{owner}: name those at fault in skip"):
         _ = trainer.source
-    skipping = replace(trainer.settings, skip_utterances=(f"u{owner}",))
-    assert replace(trainer, settings=skipping).source.store is not None
+    skipping = replace(trainer.inputs.settings, skip_utterances=(f"u{owner}",))
+    assert with_inputs(trainer, settings=skipping).source.store is not None
 
 
 def test_a_teacher_that_gave_up_its_layers_teaches_no_second_run(
@@ -527,9 +534,9 @@ def test_other_vocabularies_and_mel_bins_are_refused_with_both_numbers(
     with pytest.raises(ValueError, match="must be in float32 or bfloat16, found float16"):
         replace(trainer, teacher=load_checkpoint(model, dtype=torch.float16).model)
     wider = load_checkpoint(write_tiny_model(tmp_path / "wider", width=64)).model
-    paired = replace(trainer.settings, mse_weight=1.0)
+    paired = replace(trainer.inputs.settings, mse_weight=1.0)
     with pytest.raises(ValueError, match="widths 64 and 32, 4 and 2 decoder layers"):
-        replace(trainer, teacher=wider, settings=paired)
+        replace(trainer, teacher=wider, inputs=replace(trainer.inputs, settings=paired))
 
 
 def test_a_validation_that_the_student_cannot_do_is_refused(
@@ -537,18 +544,21 @@ def test_a_validation_that_the_student_cannot_do_is_refused(
 ) -> None:
     trainer = make_trainer(model, corpus, tmp_path)
     with pytest.raises(ValueError, match="English-only and cannot translate"):
-        replace(trainer, data=replace(trainer.data, task="translate"))
-    german = in_language(trainer.data.manifest, "de")
+        replace(trainer, task="translate")
+    german = in_language(trainer.inputs.manifest, "de")
     with pytest.raises(ValueError, match=r"found English only and no \"de\""):
-        replace(trainer, data=replace(trainer.data, validation={"all": german}))
+        replace(trainer, validation={"all": german})
 
 
-def test_nothing_to_learn_from_is_refused_with_the_way_out(
+def test_what_nothing_is_learnt_from_is_refused_with_the_way_out(
     model: Path, corpus: Path, tmp_path: Path
 ) -> None:
     trainer = make_trainer(model, corpus, tmp_path)
     with pytest.raises(ValueError, match=r"one kept utterance, found none: raise filter\.max_wer"):
-        replace(trainer, data=replace(trainer.data, examples=[]))
+        with_inputs(trainer, examples=[])
+    endless = replace(trainer.inputs.examples[1], token_ids=(1,) * 33)
+    with pytest.raises(ValueError, match=r"hold 2 to 32 tokens, found 33 in 'u1': filter again"):
+        with_inputs(trainer, examples=[trainer.inputs.examples[0], endless])
 
 
 def test_settings_that_make_no_sense_are_refused_together() -> None:
@@ -603,11 +613,11 @@ def test_a_run_goes_on_without_the_utterance_that_stopped_it(
 
     def trainer(**more: Any) -> Trainer:
         made = make_trainer(model, corpus, tmp_path, timestamp_probability=1.0, **changed, **more)
-        last = max(len(example.token_ids) for example in made.data.examples) - 2
+        last = max(len(example.token_ids) for example in made.inputs.examples) - 2
         made.student.model.decoder.embed_positions.weight.data[last] = float("nan")
         return made
 
-    lengths = [len(example.token_ids) for example in trainer().data.examples]
+    lengths = [len(example.token_ids) for example in trainer().inputs.examples]
     (longest,) = [i for i, length in enumerate(lengths) if length == max(lengths)]
     at = epoch_order(5, seed=0, epoch=0).index(longest)
     with pytest.raises(NonFiniteLoss, match=rf"step {at + 1}, utterances u{longest}; .*skip_utt"):
@@ -628,9 +638,9 @@ def test_the_micro_batch_at_fault_is_named_and_not_its_neighbours(
     model: Path, corpus: Path, tmp_path: Path
 ) -> None:
     trainer = make_trainer(model, corpus, tmp_path, batch_size=5, timestamp_probability=1.0)
-    last = max(len(example.token_ids) for example in trainer.data.examples) - 2
+    last = max(len(example.token_ids) for example in trainer.inputs.examples) - 2
     trainer.student.model.decoder.embed_positions.weight.data[last] = float("nan")
-    lengths = [len(trainer.data.examples[d.example].token_ids) for d in drawn(trainer, 0)]
+    lengths = [len(trainer.inputs.examples[d.example].token_ids) for d in drawn(trainer, 0)]
     (at,) = [i for i, length in enumerate(lengths) if length == last + 2]
     micro_batches = [list(chain.from_iterable(m)) for m in trainer.inputs.micro_batches(0)]
     (named,) = [windows for windows in micro_batches if drawn(trainer, 0)[at] in windows]
@@ -646,9 +656,9 @@ def drawn(trainer: Trainer, step: int) -> list[Drawn]:
 
 def test_audio_that_is_gone_is_named(model: Path, corpus: Path, tmp_path: Path) -> None:
     trainer = make_trainer(model, corpus, tmp_path)
-    moved = Manifest(corpus, tmp_path, trainer.data.manifest.utterances)
+    moved = Manifest(corpus, tmp_path, trainer.inputs.manifest.utterances)
     with pytest.raises(UnreadableRecording, match=r"utterance 'u\d' of .* must have audio"):
-        replace(trainer, data=replace(trainer.data, manifest=moved)).fit()
+        with_inputs(trainer, manifest=moved).fit()
 
 
 # Stopped and resumed
@@ -792,8 +802,8 @@ LEARNS_BY_HEART = {
 def says(trainer: Trainer) -> list[str]:
     """What the student hears in what it learns from, decoded greedily and without timestamps."""
     settings = DecodingSettings(timestamps=False, temperature=(0.0,))
-    transcriber = Transcriber(trainer.student, trainer.tokenizer, settings)
-    manifest = trainer.data.manifest
+    transcriber = Transcriber(trainer.student, trainer.inputs.tokenizer, settings)
+    manifest = trainer.inputs.manifest
     pieces = [load_samples(manifest.audio_source(u)) for u in manifest.utterances]
     return [window.text for window in transcriber.decode(pieces)]
 
@@ -810,11 +820,11 @@ def test_the_weights_of_the_best_validation_are_taken(
     best = weights_of(first.student.model)
     heard = [
         replace(utterance, text=text)
-        for utterance, text in zip(first.data.manifest.utterances, says(first), strict=True)
+        for utterance, text in zip(first.inputs.manifest.utterances, says(first), strict=True)
     ]
     second = make_trainer(model, corpus, tmp_path / "second", **settings)
-    validation = replace(first.data.manifest, utterances=tuple(heard))
-    second = replace(second, data=replace(second.data, validation={"heard": validation}))
+    validation = replace(first.inputs.manifest, utterances=tuple(heard))
+    second = replace(second, validation={"heard": validation})
     progress = second.fit()
     wers = {r["step"]: r["validation_wer"] for r in rows(second.out) if "validation_wer" in r}
     assert list(wers) == [20, 40, 60]
@@ -848,32 +858,30 @@ def test_a_student_learns_to_say_nothing_where_nobody_speaks(
     """Its teacher says something everywhere."""
     settings = {**LEARNS_BY_HEART, "steps": 120, "checkpoint_every": 120}
     trainer = make_trainer(model, corpus, tmp_path, **settings)
-    first, *others = trainer.data.manifest.utterances
+    first, *others = trainer.inputs.manifest.utterances
     heard = {
-        u.id: Label(u.id, label(trainer.tokenizer, t), t, "en", -0.1, 0.0, 1.0, None)
-        for u, t in zip(trainer.data.manifest.utterances, TEXTS, strict=True)
+        u.id: Label(u.id, label(trainer.inputs.tokenizer, t), t, "en", -0.1, 0.0, 1.0, None)
+        for u, t in zip(trainer.inputs.manifest.utterances, TEXTS, strict=True)
     }
-    manifest = replace(trainer.data.manifest, utterances=(replace(first, text=""), *others))
+    manifest = replace(trainer.inputs.manifest, utterances=(replace(first, text=""), *others))
     kept = {id_: Verdict(id_, True, "") for id_ in heard}
-    examples = join_kept(manifest, heard, kept, trainer.tokenizer)
-    trainer = replace(
-        trainer,
-        data=replace(trainer.data, manifest=manifest, examples=examples),
-        student=allow_silence(replace(trainer.student, folder=model)),
-    )
+    examples = join_kept(manifest, heard, kept, trainer.inputs.tokenizer)
+    trainer = with_inputs(trainer, manifest=manifest, examples=examples)
+    student = allow_silence(replace(trainer.student, folder=model))
+    trainer = replace(trainer, student=student)
     trainer.fit()
     assert says(trainer) == ["", *TEXTS[1:]]
 
 
 def test_the_mean_over_validation_sets_decides(model: Path, corpus: Path, tmp_path: Path) -> None:
     trainer = make_trainer(model, corpus, tmp_path, log_every=1, **ONE_STEP)
-    manifest = trainer.data.manifest
+    manifest = trainer.inputs.manifest
     first, rest = manifest.utterances[:1], manifest.utterances[1:]
     sets = {
         "one": replace(manifest, utterances=first),
         "others": replace(manifest, utterances=rest),
     }
-    progress = replace(trainer, data=replace(trainer.data, validation=sets)).fit()
+    progress = replace(trainer, validation=sets).fit()
     (row,) = [row for row in rows(tmp_path) if "validation_wer" in row]
     assert set(row["wer_by_set"]) == {"one", "others"}
     assert row["validation_wer"] == sum(row["wer_by_set"].values()) / 2 == progress.best_wer

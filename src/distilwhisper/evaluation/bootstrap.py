@@ -10,7 +10,8 @@ Source: Bisani and Ney, "Bootstrap estimates for confidence intervals in ASR per
 evaluation", ICASSP 2004, where the draws are of sentences.
 """
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -36,32 +37,20 @@ class Interval:
     high: float
 
 
-@dataclass(frozen=True)
-class Counted:
-    """A set's utterances, one after the other: what was counted in each, and where it is from."""
+# What was counted in a set, by recording, or by what else its errors depend on: what is drawn.
+Counted: TypeAlias = Mapping[str, ErrorCounts]
 
-    errors: Sequence[int]
-    words: Sequence[int]  # of the reference
-    groups: Sequence[str]  # the recording, or what else its errors depend on: what is drawn
 
-    @classmethod
-    def of(cls, rows: Sequence[tuple[str, str, ErrorCounts]]) -> "Counted":
-        """Return what was counted of utterances, by id and recording: what is drawn is recordings.
+def by_recording(rows: Sequence[tuple[str, str, ErrorCounts]]) -> Counted:
+    """Add up what was counted of utterances, given by id and recording.
 
-        Of a single one it is utterances; an interval of one recording or voice holds for it alone.
-        """
-        is_one = len({recording for _, recording, _ in rows}) == 1
-        groups = [id_ if is_one else recording for id_, recording, _ in rows]
-        counts = [counts for *_, counts in rows]
-        return cls([one.errors for one in counts], [one.words for one in counts], groups)
-
-    def __post_init__(self) -> None:
-        lengths = len(self.errors), len(self.words), len(self.groups)
-        if len(set(lengths)) > 1:
-            raise ValueError(
-                "errors, words and groups must be of the same utterances, found {} and {} and {} "
-                "of them".format(*lengths)
-            )
+    Of a single recording its utterances are drawn; an interval then holds for that one alone.
+    """
+    is_one = len({recording for _, recording, _ in rows}) == 1
+    sums = defaultdict[str, ErrorCounts](ErrorCounts)
+    for id_, recording, counts in rows:
+        sums[id_ if is_one else recording] += counts
+    return dict(sums)
 
 
 @dataclass(frozen=True)
@@ -134,16 +123,15 @@ def _mean_rates(sets: Sequence[Sequence[Counted]], resampling: Resampling) -> Nu
 
 def _sums_by_group(systems: Sequence[Counted]) -> Numbers:
     """Return a row for each group: the errors and the words of the first system, of the next..."""
-    groups, columns = set(systems[0].groups), []
+    groups = systems[0].keys()
     for system in systems:
-        if (own := set(system.groups)) != groups:
+        if system.keys() != groups:
             raise ValueError(
                 f"both systems must transcribe the same recordings, found {len(groups)} of the one "
-                f"and {len(own)} of the other, {len(groups & own)} of them of both"
+                f"and {len(system)} of the other, {len(groups & system.keys())} of them of both"
             )
-        _, rows = np.unique(system.groups, return_inverse=True)
-        columns += [np.bincount(rows, counts) for counts in (system.errors, system.words)]
-    return np.stack(columns, axis=1).astype(np.int64)
+    rows = [[system[group] for system in systems] for group in sorted(groups)]
+    return np.array([[n for c in row for n in (c.errors, c.words)] for row in rows], dtype=np.int64)
 
 
 def _draw(sums: Numbers, n_draws: int, rng: np.random.Generator) -> Numbers:

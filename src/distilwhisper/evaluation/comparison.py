@@ -17,6 +17,7 @@ from distilwhisper.evaluation.bootstrap import (
     Counted,
     Interval,
     Resampling,
+    by_recording,
     mean_difference,
     mean_interval,
 )
@@ -72,9 +73,9 @@ class Evaluation(Place):
 
     @cached_property
     def counted(self) -> Counted:
-        """Errors and words of every utterance, with its recording."""
+        """Errors and words of every recording."""
         rows = self.scores
-        return Counted.of([(r["id"], r["group"], ErrorCounts(**r["errors"])) for r in rows])
+        return by_recording([(r["id"], r["group"], ErrorCounts(**r["errors"])) for r in rows])
 
 
 @dataclass(frozen=True)
@@ -251,8 +252,8 @@ def compare(
     for noise, set_, model in product(noises, (*sets, None), models):
         if baseline is not None and model != baseline:
             parts = [part for part in sets if set_ in (None, part)]
-            ones, others = ([counted[m, part, noise] for part in parts] for m in (model, baseline))
-            difference = _difference(ones, others, resampling)
+            pairs = [(counted[model, p, noise], counted[baseline, p, noise]) for p in parts]
+            difference = _difference(pairs, resampling)
             differences.append(Difference(model, baseline, set_, noise, *difference))
     return Comparison(
         models=models,
@@ -290,7 +291,7 @@ def _cell(evaluation: Evaluation, folder: Path, resampling: Resampling) -> Cell:
     return Cell(
         *evaluation.place,
         folder=os.path.relpath(evaluation.folder, folder),
-        n_groups=len(set(counted.groups)),
+        n_groups=len(counted),
         drawn_over=drawn_over([row["group"] for row in evaluation.scores]),
         wer_low=low,
         wer_high=high,
@@ -300,16 +301,15 @@ def _cell(evaluation: Evaluation, folder: Path, resampling: Resampling) -> Cell:
 
 def _mean(sets: Sequence[Counted], resampling: Resampling) -> tuple[float | None, ...]:
     """Return the mean rate of sets, and its bounds; those without references have no rate."""
-    known = [counted for counted in sets if sum(counted.words)]
+    known = [counted for counted in sets if _total(counted).words]
     return _mean_rate(known), *_ends(mean_interval(known, resampling))
 
 
 def _difference(
-    ones: Sequence[Counted], others: Sequence[Counted], resampling: Resampling
+    pairs: Sequence[tuple[Counted, Counted]], resampling: Resampling
 ) -> tuple[float | None, ...]:
     """Return the difference of two such means, its bounds and p."""
-    pairs = zip(ones, others, strict=True)
-    known = [pair for pair in pairs if all(sum(counted.words) for counted in pair)]
+    known = [pair for pair in pairs if all(_total(counted).words for counted in pair)]
     rate, other = (_mean_rate([pair[i] for pair in known]) for i in (0, 1))
     interval, p = mean_difference(known, resampling) or (None, None)
     return None if rate is None or other is None else rate - other, *_ends(interval), p
@@ -320,8 +320,12 @@ def _ends(interval: Interval | None) -> tuple[float | None, float | None]:
 
 
 def _mean_rate(sets: Sequence[Counted]) -> float | None:
-    rates = [sum(counted.errors) / sum(counted.words) for counted in sets]
+    rates = [_total(counted).wer for counted in sets]
     return sum(rates) / len(rates) if rates else None
+
+
+def _total(counted: Counted) -> ErrorCounts:
+    return sum(counted.values(), ErrorCounts())
 
 
 def _worst(evaluation: Evaluation, folder: Path) -> list[WorstUtterance]:

@@ -77,7 +77,9 @@ def above_wer(measures: Measures, settings: FilterSettings) -> Flags:
     return measures.rates > limits[measures["language"]]
 
 
-# When each reason holds; the first that does is the verdict's.
+# When each reason holds; the first that does is the verdict's. A student learns the empty text of
+# silence that is kept, whatever its label; a label that is cut off ran into the token limit; bad
+# ones are written in capitals throughout.
 _RULES: dict[str, Callable[[Measures, FilterSettings], Flags]] = {
     "unlabelled": lambda m, _: ~m["has_label"],
     "label_failed": lambda m, _: m["has_error"],

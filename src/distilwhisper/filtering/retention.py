@@ -126,13 +126,13 @@ def retention(measures: Measures, settings: FilterSettings, kept: Flags) -> Rete
 
 
 def _by_limit(measures: Measures, settings: FilterSettings) -> dict[float, Kept]:
-    """Return what each limit would keep; all other reasons are found once."""
-    lax = replace(settings, max_wer=max(LIMITS), max_wer_by_language=())
-    kept = is_kept(judge_all(measures, lax))
+    """Return what each limit would keep."""
     judged = measures["has_reference"].astype(np.intp) - 1  # -1 is in no group
-    rates = np.where(measures["silent_reference"], 0, np.nan_to_num(measures.rates, nan=np.inf))
-    limited = {limit: kept & (rates <= limit) for limit in LIMITS}
-    return {at: _sums(measures, flags, judged, ["all"])["all"] for at, flags in limited.items()}
+    by_limit = {}
+    for limit in LIMITS:
+        codes = judge_all(measures, replace(settings, max_wer=limit, max_wer_by_language=()))
+        by_limit[limit] = _sums(measures, is_kept(codes), judged, ["all"])["all"]
+    return by_limit
 
 
 def _sums(

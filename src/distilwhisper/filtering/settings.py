@@ -50,10 +50,3 @@ class FilterSettings:
         ]
         twice = f"max_wer_by_language must name a language once, found {', '.join(names)}"
         check_rules(self, *unknown, is_twice and twice, *limits)
-
-    @property
-    def limits_above_1(self) -> dict[str, float]:
-        """The limits on errors that keep nearly all: where they are meant as per cent, a slip."""
-        limits = {f"max_wer_by_language {name}": limit for name, limit in self.max_wer_by_language}
-        limits = {"max_wer": self.max_wer, **limits, "max_disagreement": self.max_disagreement or 0}
-        return {name: limit for name, limit in limits.items() if limit > 1}

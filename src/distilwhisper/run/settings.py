@@ -4,7 +4,7 @@ import difflib
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from os import PathLike
 from pathlib import Path
@@ -89,9 +89,7 @@ def settings_to_toml(settings: Any) -> str:
 
     None is left out, as TOML has no word for it.
     """
-    lines: list[str] = []
-    _write_table(settings, (), lines)
-    return "\n".join(lines).lstrip("\n") + "\n"
+    return "\n".join(_table_lines(settings, ())).lstrip("\n") + "\n"
 
 
 def _section(cls: Any, mapping: Any, key: str, base: object | None, faults: list[str]) -> Any:
@@ -223,15 +221,15 @@ def put_override(mapping: dict[str, Any], override: str) -> None:
     mapping[name] = value
 
 
-def _write_table(table: Any, path: tuple[str, ...], lines: list[str]) -> None:
+def _table_lines(table: Any, path: tuple[str, ...]) -> Iterator[str]:
     values = _given(table)
     sections = {name: value for name, value in values.items() if is_dataclass(value)}
     plain = [f"{name} = {_toml(value)}" for name, value in values.items() if name not in sections]
     if path and (plain or not sections):
-        lines += ["", f"[{'.'.join(path)}]"]
-    lines += plain
+        yield from ("", f"[{'.'.join(path)}]")
+    yield from plain
     for name, value in sections.items():
-        _write_table(value, (*path, name), lines)
+        yield from _table_lines(value, (*path, name))
 
 
 def _given(table: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from distilwhisper.run.settings import shown
 
 _STAGE_FILE = "stage.json"
 _TEMPORARY = f".{_STAGE_FILE}.tmp"
+_FINGERPRINT = re.compile(r'"([0-9a-f]{12})[0-9a-f]{52}"')
 
 
 class StageChanged(DistilwhisperError):
@@ -89,10 +90,11 @@ def _read_stage(folder: Path) -> dict[str, Any] | None:
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     """Yield a line for every setting and input that is another."""
     for part, label in (("settings", ""), ("inputs", "input ")):
-        old, new = dict(_flat(before[part])), dict(_flat(now[part]))
+        old, new = dict(_flat(before[part], label)), dict(_flat(now[part], label))
         for key in {**old, **new}:
             if (key in old, old.get(key)) != (key in new, new.get(key)):
-                yield f"{label}{key}: was {_value_of(old, key)}, now {_value_of(new, key)}"
+                was, is_now = (shown(of[key]) if key in of else "absent" for of in (old, new))
+                yield _FINGERPRINT.sub(r"\1...", f"{key}: was {was}, now {is_now}")
 
 
 def _flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -101,13 +103,6 @@ def _flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def _value_of(values: Mapping[str, Any], key: str) -> str:
-    value = values.get(key)
-    if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value):
-        return f"{value[:12]}..."
-    return shown(value) if key in values else "absent"
 
 
 def _empty(folder: Path) -> None:

@@ -208,9 +208,10 @@ class EvaluationSet(ShardedSet):
     noise: Degradation | None
     noise_seed: int
 
-    def is_done(self, number: int) -> bool:
-        """Return whether a shard is there, with its timing."""
-        return shard_path(self.out, number).exists() and self._timing_path(number).exists()
+    def left(self, number: int) -> Sequence[Utterance]:
+        """Return the utterances of a shard that is not there, or without its timing."""
+        is_done = shard_path(self.out, number).exists() and self._timing_path(number).exists()
+        return () if is_done else self.shard(number)
 
     def _timing_path(self, number: int) -> Path:
         return self.out / "timing" / f"{number:05d}.json"

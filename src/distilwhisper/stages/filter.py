@@ -4,26 +4,11 @@
     OUT/stage.json         what the verdicts were made from and with
     OUT/shard-00000.jsonl  one verdict per label, in their order; then those of utterances without
     OUT/figures/           what is kept, and its errors, unless figures=False   filtering/figures.py
-    OUT/summary.json       counts, hours and errors by reason; retention.py and calibration.py
+    OUT/summary.json       counts, hours and errors by reason   filtering/retention.py, gates.py
 
 Measures come from texts and scores alone, never from audio. Verdicts are a view of them: another
-folder with other limits takes the same measures and seconds. The first that holds is the verdict's
-reason, and a value at its limit is kept:
-
-    unlabelled, label_failed  there is no label, or an error in the place of its text
-    kept_silence              with keep_silence: the reference is blank, and the student learns the
-                              empty text, whatever the label holds
-    cut_off                   the teacher ran into the token limit
-    empty_reference, empty_pseudo_label    one normalises to nothing
-    all_capitals              the label is written in capitals throughout, as bad ones are
-    wer_above_limit, cer_above_limit       against the reference, in words or characters
-    compression_ratio_above_limit          the label repeats itself
-
-    and without a reference only: log_probability_below_limit, no_speech_probability_above_limit,
-    repetition_above_limit, other_language_above_limit, disagreement_above_limit (with the second
-    label); if none of them holds, kept_without_reference
-
-    kept                      none of these, with a reference
+folder with other limits takes the same measures and seconds. The first of the reasons of gates.py
+that holds is the verdict's, and a value at its limit is kept.
 
 Source: arXiv:2311.00430, equation 7. It differs from the published script on purpose: clips are
 judged before they are packed into windows, where a wrong short one would hide; a text in capitals
@@ -195,12 +180,15 @@ def filter_labels(
 
 
 def warn_of_limits(settings: FilterSettings) -> None:
-    """Log the limits on errors that keep nearly all."""
-    for name, limit in settings.limits_above_1.items():
-        warn(
-            f"filter: warning: {name} {limit:g} keeps labels with up to {limit:g} errors for every "
-            "word: limits are fractions, and 0.10 is 10 %"
-        )
+    """Log the limits on errors that keep nearly all: where they are meant as per cent, a slip."""
+    of = {f"max_wer_by_language {name}": limit for name, limit in settings.max_wer_by_language}
+    limits = {"max_wer": settings.max_wer, **of, "max_disagreement": settings.max_disagreement}
+    for name, limit in limits.items():
+        if limit is not None and limit > 1:
+            warn(
+                f"filter: warning: {name} {limit:g} keeps labels with up to {limit:g} errors for "
+                "every word: limits are fractions, and 0.10 is 10 %"
+            )
 
 
 def judge(utterance: Utterance, label: Label | None, settings: FilterSettings) -> Verdict:

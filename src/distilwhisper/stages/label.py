@@ -111,20 +111,14 @@ class LabelSet(ShardedSet):
     pack: bool
     retry_failed: bool
 
-    def is_done(self, number: int) -> bool:
-        """Return whether a shard is there and, to retry what failed, has no label to make anew."""
+    def left(self, number: int) -> Sequence[Utterance]:
+        """Return what of a shard is to be labelled: all, or to retry what failed, some; or none."""
         shard = shard_path(self.out, number)
-        if not shard.exists():
-            return False
-        if self.retry_failed:
-            return not self.left(number)
+        if self.retry_failed or not shard.exists():
+            kept = self._kept(number)
+            return [utterance for utterance in self.shard(number) if utterance.id not in kept]
         check_shard(shard)
-        return True
-
-    def left(self, number: int) -> list[Utterance]:
-        """Return the utterances of one shard that have no label yet, or one of other sound."""
-        kept = self._kept(number)
-        return [utterance for utterance in self.shard(number) if utterance.id not in kept]
+        return ()
 
     def _kept(self, number: int) -> dict[str, dict[str, Any]]:
         """Return the rows of a shard that need not be made again, by id."""
@@ -140,7 +134,8 @@ class LabelSet(ShardedSet):
 
     def write(self, transcriber: Transcriber, number: int, on_progress: Advance) -> Counts:
         """Label a shard, and return what decoding it cost."""
-        before, rows, left = transcriber.counts, self._kept(number), self.left(number)
+        before, rows = transcriber.counts, self._kept(number)
+        left = [utterance for utterance in self.shard(number) if utterance.id not in rows]
         labels = label_utterances(
             transcriber, self.manifest, left, pack=self.pack, on_progress=on_progress
         )

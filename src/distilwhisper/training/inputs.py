@@ -13,6 +13,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
+from distilwhisper.checks import check_rules
 from distilwhisper.corpus.batches import (
     Drawn,
     Example,
@@ -45,8 +46,9 @@ class TrainingInput:
     """The stream of windows that a run trains on; its examples are in the order that numbers them.
 
     Raises:
-        ValueError: the settings weigh other sources than the examples have, skip utterances that
-            are in none, or ask for prompts where there are none.
+        ValueError: there is nothing to learn from, or a label is too long; the settings weigh other
+            sources than the examples have, skip utterances that are in none, or ask for prompts
+            where there are none.
     """
 
     manifest: Manifest
@@ -56,22 +58,32 @@ class TrainingInput:
     sizes: WhisperConfig  # of the student
 
     def __post_init__(self) -> None:
-        _ = self._mixture
-        strays = {*self.settings.skip_utterances}
+        settings, most = self.settings, self.sizes.max_tokens
+        strays = {*settings.skip_utterances}
         if strays:  # else nobody's ids need be gathered
             strays -= {u.id for example in self.examples for u in example.utterances}
-        if strays:
-            raise ValueError(
-                "skip_utterances must name utterances that are trained on, found others: "
-                f"{', '.join(map(repr, sorted(strays)))}; take the ids from {self.manifest.path}"
-            )
-        if self.settings.prompt_probability and not any(e.previous for e in self.examples):
-            raise ValueError(
-                "prompt_probability needs windows with speech just before them, found none: in "
-                f"{self.manifest.path} no kept utterance ends (start_s + duration_s) at most "
-                f"prompt_gap_s ({self.settings.prompt_gap_s:g} s) before another begins in the "
-                "same audio file, recording and speaker; name such spans, or set it to 0"
-            )
+        check_rules(
+            self,
+            not self.examples
+            and "training needs at least one kept utterance, found none: raise filter.max_wer, or "
+            "see why the labels were dropped in the verdicts' summary.json",
+            *[
+                f"a label must hold 2 to {most} tokens, found {len(example.token_ids)} in "
+                f"{example.id!r}: filter again without it"
+                for example in self.examples
+                if not 2 <= len(example.token_ids) <= most
+            ][:1],
+            bool(strays)
+            and "skip_utterances must name utterances that are trained on, found others: "
+            f"{', '.join(map(repr, sorted(strays)))}; take the ids from {self.manifest.path}",
+            settings.prompt_probability > 0
+            and not any(example.previous for example in self.examples)
+            and "prompt_probability needs windows with speech just before them, found none: in "
+            f"{self.manifest.path} no kept utterance ends (start_s + duration_s) at most "
+            f"prompt_gap_s ({settings.prompt_gap_s:g} s) before another begins in the same audio "
+            "file, recording and speaker; name such spans, or set it to 0",
+        )
+        _ = self._mixture  # its weights may be of other sources
 
     @cached_property
     def _mixture(self) -> Mixture:
@@ -115,12 +127,12 @@ class TrainingInput:
             label, example.previous, self.tokenizer, max_tokens=self.sizes.max_tokens
         )
 
-    def forms(self, example: int) -> list[tuple[int, ...]]:
-        """Return all sequences that the run draws for an example, each once; none if skipped."""
+    def forms(self, example: int) -> list[Drawn]:
+        """Return a window of each sequence that the run draws for an example; none if skipped."""
         if example in self._skipped:
             return []
         drawn = (Drawn(example, epoch) for epoch in sorted(self._epochs[example]))
-        return list(dict.fromkeys(tuple(self.sequence(window)) for window in drawn))
+        return list({tuple(self.sequence(window)): window for window in drawn}.values())
 
     @cached_property
     def _skipped(self) -> frozenset[int]:

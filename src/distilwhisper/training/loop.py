@@ -1,10 +1,9 @@
 """Stage 4: train the student's decoder on the teacher's labels and distributions.
 
     settings.py     what can be set             inputs.py       which windows, labels and sounds
-    forcing.py      decoders given their text   source.py       states: of the networks, or of
-    loss.py         the objective               caches.py       files on disk
-    validation.py   WER while it learns         state.py        checkpoints
-    ranks.py        several processes, one run
+    forcing.py      decoders given their text   source.py       states, of the networks or on disk
+    loss.py         the objective               state.py        checkpoints
+    validation.py   WER while it learns         ranks.py        several processes, one run
     tensorboard.py  metrics.jsonl, for those who like to watch
 
 The teacher's encoder runs once per batch, without gradients, and serves both decoders where both
@@ -28,7 +27,7 @@ from torch import Tensor
 
 from distilwhisper.checks import check_rules
 from distilwhisper.corpus.ahead import in_order
-from distilwhisper.corpus.batches import IGNORE, Drawn, Example, TokenBatch
+from distilwhisper.corpus.batches import IGNORE, Drawn, TokenBatch
 from distilwhisper.corpus.records import Manifest
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
@@ -36,7 +35,6 @@ from distilwhisper.errors import DistilwhisperError
 from distilwhisper.model.checkpoint import Checkpoint
 from distilwhisper.model.whisper import Whisper
 from distilwhisper.run.files import MetricsLog
-from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.training.forcing import forced_states
 from distilwhisper.training.inputs import TrainingInput
 from distilwhisper.training.loss import Objective, fused_sums, hidden_mse_sum
@@ -61,18 +59,6 @@ class NonFiniteLoss(DistilwhisperError, ArithmeticError):
     """The loss or its gradient is no number; the weights were left as they were."""
 
 
-@dataclass(frozen=True)
-class TrainingData:
-    """What a run learns from, and what it is judged by while it learns."""
-
-    manifest: Manifest
-    examples: Sequence[Example]
-    validation: Mapping[str, Manifest] = field(default_factory=dict)
-    """Sets with references, by name; with none, the last weights win."""
-    task: Literal["transcribe", "translate"] = "transcribe"
-    """Of the student when it is validated."""
-
-
 # Windows of one context, with their tokens; all that goes backward together.
 MicroBatch: TypeAlias = Sequence[tuple[Sequence[Drawn], TokenBatch]]
 
@@ -94,16 +80,18 @@ class Trainer:
 
     Raises:
         ValueError: teacher and student differ in vocabulary or mel bins; the teacher is in
-            float16; there is nothing to learn from; a label is too long; a validation set holds no
-            text, utterances over 30 s, or a language or task that the student does not know.
+            float16; a validation set holds no text, utterances over 30 s, or a language or task
+            that the student does not know.
     """
 
     teacher: Whisper  # never changed; with ``cache_teacher`` its layers are given up
     student: Checkpoint  # its decoder is trained, in float32; its encoder if the settings say so
-    tokenizer: Tokenizer  # of both
-    data: TrainingData
-    settings: TrainingSettings
+    inputs: TrainingInput
     out: Path  # for checkpoints, metrics.jsonl, and cached states while they are needed
+    validation: Mapping[str, Manifest] = field(default_factory=dict)
+    """Sets with references, by name; with none, the last weights win."""
+    task: Literal["transcribe", "translate"] = "transcribe"
+    """Of the student when it is validated."""
     ranks: Ranks = field(default_factory=Ranks)
 
     def __post_init__(self) -> None:
@@ -119,31 +107,15 @@ class Trainer:
             self.teacher.dtype == torch.float16
             and "the teacher must be in float32 or bfloat16, found float16, in which small "
             "gradients become 0 for want of loss scaling: load it in one of the two",
-            self.settings.mse_weight > 0
+            self.inputs.settings.mse_weight > 0
             and (teacher.width != student.width or teacher.decoder_layers < student.decoder_layers)
             and "mse_weight pairs states of one width, and each student layer with a block of the "
             f"teacher's: found widths {teacher.width} and {student.width}, "
             f"{teacher.decoder_layers} and {student.decoder_layers} decoder layers; set it to 0",
-            not self.data.examples
-            and "training needs at least one kept utterance, found none: raise filter.max_wer, or "
-            "see why the labels were dropped in the verdicts' summary.json",
-            *[
-                f"a label must hold 2 to {student.max_tokens} tokens, found "
-                f"{len(example.token_ids)} in {example.id!r}: filter again without it"
-                for example in self.data.examples
-                if not 2 <= len(example.token_ids) <= student.max_tokens
-            ][:1],
         )
         transcriber = self._transcriber()
-        for manifest in self.data.validation.values():
+        for manifest in self.validation.values():
             check_set(manifest, transcriber)
-        _ = self.inputs  # its weights may be of other sources
-
-    @cached_property
-    def inputs(self) -> TrainingInput:
-        """The stream of windows."""
-        data, sizes = self.data, self.student.model.config
-        return TrainingInput(data.manifest, data.examples, self.tokenizer, self.settings, sizes)
 
     def fit(self, *, on_steps: Callable[[float], None] = lambda _: None) -> Progress:
         """Train to the last step, from the newest checkpoint if there is one.
@@ -155,13 +127,17 @@ class Trainer:
             NonFiniteLoss: before the update, naming the step and the utterances.
         """
         weights = self._trained()
-        optimizer = make_optimizer(weights.values(), self.settings)
+        optimizer = make_optimizer(weights.values(), self.inputs.settings)
         paths = checkpoints(self.out)
         progress = load_state(paths[-1], weights, optimizer) if paths else Progress(step=0)
-        learner = Learner(weights, optimizer, self._log(progress))
+        log = MetricsLog(self.out / "metrics.jsonl") if self.ranks.is_first else None
+        if log:  # a resumed run writes again what follows
+            without = None if progress.is_validated else "validation_wer"
+            log.truncate_after(progress.step, without=without)
+        learner = Learner(weights, optimizer, log)
         if not progress.is_validated:  # stopped between the two
             progress = self._validate(progress, learner)
-        if progress.step < self.settings.steps:
+        if progress.step < self.inputs.settings.steps:
             progress = self._learn(progress, learner, on_steps)
         else:
             on_steps(progress.step)
@@ -176,7 +152,7 @@ class Trainer:
     def _learn(
         self, progress: Progress, learner: Learner, on_steps: Callable[[float], None]
     ) -> Progress:
-        settings, first, log = self.settings, progress.step, learner.log
+        settings, first, log = self.inputs.settings, progress.step, learner.log
         source = self.source  # fills the caches
         updates, ahead = tee(map(self._own, range(first, settings.steps)))
         reading = in_order(
@@ -194,7 +170,7 @@ class Trainer:
                 n_done = step + 1
                 is_last = n_done == settings.steps
                 if log and (is_last or n_done % settings.log_every == 0):
-                    epoch = round(n_done * settings.batch_size / len(self.data.examples), 4)
+                    epoch = round(n_done * settings.batch_size / len(self.inputs.examples), 4)
                     speed = (n_done - first) * settings.batch_size / (time.perf_counter() - began)
                     row = {"step": n_done, "epoch": epoch, **metrics}
                     log.append({**row, "windows_per_s": round(speed, 3)})
@@ -222,7 +198,7 @@ class Trainer:
         Losses are per token: KL and PL in nats, temperature squared included; MSE summed over the
         student's layers. KL is None without a teacher.
         """
-        settings, optimizer = self.settings, learner.optimizer
+        settings, optimizer = self.inputs.settings, learner.optimizer
         lr = settings.learning_rate(step)
         for group in optimizer.param_groups:
             group["lr"] = lr
@@ -261,7 +237,7 @@ class Trainer:
 
         Gradients flow through the loss alone. ``share`` of the teacher's weights is left.
         """
-        settings, device = self.settings, self.teacher.device
+        settings, device = self.inputs.settings, self.teacher.device
         student = self.student.model.decoder
         weights = settings.kl_weight * share, settings.pl_weight
         objective = Objective(*weights, settings.temperature, settings.divergence)
@@ -295,26 +271,22 @@ class Trainer:
     def _projection(self) -> Tensor:
         """The student's embedding as the loss takes it; cast once where it does not change."""
         weight = self.student.model.decoder.embed_tokens.weight
-        return weight.to(self.teacher.dtype) if self.settings.freeze_embeddings else weight
+        return weight.to(self.teacher.dtype) if self.inputs.settings.freeze_embeddings else weight
 
     @cached_property
     def source(self) -> StateSource:
         """Where states come from; the caches on disk are filled first."""
-        settings, teacher, student = self.settings, self.teacher, self.student.model
-        shares = not settings.train_encoder and student.encoder.equals(teacher.encoder)
+        teacher, student = self.teacher, self.student.model
+        shares = not self.inputs.settings.train_encoder and student.encoder.equals(teacher.encoder)
         source = StateSource(teacher, student, self.inputs, shares_encoder=shares)
         with self._autocast():
-            if settings.cache_encoder:
-                source = source.with_encoder_caches(self.out, self.ranks)
-            if settings.cache_teacher:
-                source = source.with_teacher_store(self.out, self.ranks)
-        return source
+            return source.kept(self.out, self.ranks)
 
     # Checkpoints
 
     def _trained(self) -> dict[str, Tensor]:
         """Return what is trained, by name; all else of the student takes no gradient."""
-        model, settings = self.student.model, self.settings
+        model, settings = self.student.model, self.inputs.settings
         model.requires_grad_(False)
         model.decoder.requires_grad_(True)
         model.decoder.embed_tokens.requires_grad_(not settings.freeze_embeddings)
@@ -324,18 +296,9 @@ class Trainer:
             model.encoder.embed_positions.requires_grad_(False)  # sinusoids, never learnt
         return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
 
-    def _log(self, progress: Progress) -> MetricsLog | None:
-        """Return the log of the first rank, with what a resumed run writes again taken out."""
-        if not self.ranks.is_first:
-            return None
-        log = MetricsLog(self.out / "metrics.jsonl")
-        again = None if progress.is_validated else "validation_wer"
-        log.truncate_after(progress.step, without=again)
-        return log
-
     def _validate(self, progress: Progress, learner: Learner) -> Progress:
         """Validate the newest checkpoint; the best mean of the sets' WERs becomes the student."""
-        wers = validation_wers(self._transcriber(), self.data.validation, self.ranks)
+        wers = validation_wers(self._transcriber(), self.validation, self.ranks)
         mean = sum(wers.values()) / len(wers) if wers else None
         is_best = mean is None or progress.best_wer is None or mean < progress.best_wer
         progress = replace(progress, is_validated=True)
@@ -353,11 +316,11 @@ class Trainer:
 
     def _transcriber(self) -> Transcriber:
         """Return what transcribes the validation sets; its caches last no longer than itself."""
-        task, margin_s = self.data.task, self.settings.validation_context_margin_s
+        task, margin_s = self.task, self.inputs.settings.validation_context_margin_s
         greedy = DecodingSettings(
             task=task, timestamps=False, temperature=(0.0,), context_margin_s=margin_s
         )
-        return Transcriber(self.student, self.tokenizer, greedy)
+        return Transcriber(self.student, self.inputs.tokenizer, greedy)
 
     # Reporting
 
@@ -374,7 +337,7 @@ class Trainer:
             for micro_batch, fault in zip(micro_batches, faults, strict=True)
             if fault or not any(faults)  # the losses are numbers, and their gradient is none
             for window in chain.from_iterable(micro_batch)
-            for utterance in self.data.examples[window.example].utterances
+            for utterance in self.inputs.examples[window.example].utterances
         ]
         return NonFiniteLoss(
             f"loss and gradient must be finite, found KL {kl}, PL {pl}, gradient norm {norm} at "

@@ -55,13 +55,7 @@ def write_events(
 
 
 class EventWriter:
-    """One run's event file, which follows its log.
-
-    The log need not be there yet. An earlier event file of ours is deleted.
-
-    Raises:
-        MissingExtra: the package is not installed.
-    """
+    """One run's event file, in place of an earlier one; its log need not be there yet."""
 
     def __init__(self, log: Path, folder: Path) -> None:
         with needed_by("writing event files", extra="tensorboard"):
