@@ -18,9 +18,11 @@ import pytest
 
 import distilwhisper as dw
 from corpora import corpus, hearing_model, noise
+from distilwhisper.model.layout import read_json_object
 from distilwhisper.speech.arrays import to_samples
 from distilwhisper.speech.audio import load_samples, write_wav
 from distilwhisper.speech.units import samples_to_seconds, seconds_to_samples
+from tiny_model import write_tiny_model
 
 SHORT = {"max_new_tokens": 8, "temperature": 0.0}
 
@@ -246,6 +248,22 @@ def test_a_file_that_was_read_to_its_end_is_no_empty_one(wav: Path, model: dw.Mo
 
 
 # Transcription
+
+
+def test_a_student_that_was_trained_without_prompts_warns_of_one(
+    wav: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_tiny_model(tmp_path / "student")
+    rules = read_json_object(folder / "generation_config.json")
+    for trained, is_warned in ((None, False), (True, False), (False, True)):
+        known = {} if trained is None else {"trained_with_prompts": trained}
+        (folder / "generation_config.json").write_text(json.dumps(rules | known))
+        model = dw.load_model(folder)
+        for prompt in ({"initial_prompt": "the"}, {"hotwords": "the"}, {}):
+            caplog.clear()
+            model.transcribe(wav, **prompt, **SHORT)
+            warned = any("was trained without prompts" in r.message for r in caplog.records)
+            assert warned == (is_warned and bool(prompt))
 
 
 def test_a_model_in_another_process_is_loaded_there(wav: Path, model: dw.Model) -> None:

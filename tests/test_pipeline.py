@@ -771,6 +771,8 @@ def test_silence_is_taught_on_request(tmp_path: Path, teacher: Path) -> None:
     for model, may_say_nothing in ((teacher, False), (work.out / "student", True)):
         first = read_json_object(model / "generation_config.json")["begin_suppress_tokens"]
         assert (eot in first, 220 in first) == (not may_say_nothing, True)
+    rules = read_json_object(work.out / "student" / "generation_config.json")
+    assert rules["trained_with_prompts"] is False
 
 
 # Every setting is read

@@ -68,7 +68,12 @@ from distilwhisper.stages.evaluate import EvaluationTask, evaluate_tasks
 from distilwhisper.stages.filter import filter_labels
 from distilwhisper.stages.label import label_manifests
 from distilwhisper.stages.settings import STAGES, StageName, Workers
-from distilwhisper.stages.student import add_alignment_heads, allow_silence, make_student
+from distilwhisper.stages.student import (
+    add_alignment_heads,
+    allow_silence,
+    make_student,
+    record_prompts,
+)
 from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.training.inputs import TrainingInput
 from distilwhisper.training.loop import Trainer
@@ -369,6 +374,7 @@ def _trainer(run: Run) -> Trainer:
     student = load_checkpoint(run.path("student-init"), device=device)
     tokenizer = Tokenizer.from_json(teacher.files.tokenizer_json, where=run.teacher)
     student = allow_silence(student) if recipe.filter.keep_silence else student
+    student = record_prompts(student, recipe.training.prompt_probability > 0)
     judged = recipe.evaluate.decoding
     sets = {n: in_language(read_manifest(p), judged.language) for n, p in run.validation.items()}
     examples, sizes = _examples(run, manifest, tokenizer), student.model.config

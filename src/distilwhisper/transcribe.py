@@ -376,7 +376,9 @@ class Model:
         return _stream(self._for_call(options), source, listening)
 
     def _for_call(self, options: dict[str, Any]) -> Transcriber:
-        return self.transcriber.with_settings(settings_of(DecodingSettings, options))
+        transcriber = self.transcriber.with_settings(settings_of(DecodingSettings, options))
+        transcriber.warn_of_prompts()
+        return transcriber
 
 
 def load_model(

@@ -100,9 +100,7 @@ def with_alignment_heads(checkpoint: Checkpoint, heads: Sequence[Head]) -> Check
         ValueError: the decoder lacks one of them, or there are none.
     """
     _check_heads(heads, checkpoint.model.config)
-    named = [[layer, head] for layer, head in heads]
-    config = {**checkpoint.files.generation_config, "alignment_heads": named}
-    return replace(checkpoint, files=replace(checkpoint.files, generation_config=config))
+    return checkpoint.with_generation(alignment_heads=[[layer, head] for layer, head in heads])
 
 
 @dataclass(frozen=True)

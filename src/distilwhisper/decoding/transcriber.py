@@ -28,12 +28,12 @@ from distilwhisper.decoding.packed_windows import Piece, decode_packed, group_pi
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcription import Transcription
 from distilwhisper.decoding.windows import DecodedWindow, Task, WindowDecoder, WindowRequest
-from distilwhisper.model.checkpoint import load_checkpoint
+from distilwhisper.model.checkpoint import TRAINED_WITH_PROMPTS, load_checkpoint
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.hub import resolve_model
 from distilwhisper.model.openvino import accelerate
 from distilwhisper.model.packed import can_pack, pack
-from distilwhisper.progress import say
+from distilwhisper.progress import say, warn
 from distilwhisper.speech.arrays import Sound, to_samples
 from distilwhisper.speech.audio import stream_samples
 from distilwhisper.speech.recording import HeldRecording, Recording, StreamedRecording
@@ -107,7 +107,7 @@ class Transcriber(WindowDecoder):
             drafting.model.encoder = checkpoint.model.encoder  # it is then run once
         tokenizer = Tokenizer.from_json(checkpoint.files.tokenizer_json, where=folder)
         made = cls(checkpoint, tokenizer, settings or DecodingSettings(), drafting)
-        made._say_what_is_cut()
+        made.warn_of_prompts()
         for loaded in filter(None, (checkpoint, drafting)):
             if by_openvino:
                 accelerate(loaded.model, precision=hardware.pick_dtype(), folder=loaded.folder)
@@ -115,8 +115,8 @@ class Transcriber(WindowDecoder):
                 pack(loaded.model)
         return made
 
-    def _say_what_is_cut(self) -> None:
-        """Tell the log if the model cannot be given all of a prompt."""
+    def warn_of_prompts(self) -> None:
+        """Tell the log if a prompt does harm, or cannot be given whole."""
         n_hotwords, n_prompt = len(self.hotwords), len(self.first_prompt)
         room = max(MAX_PREVIOUS_TOKENS - n_hotwords, 0)
         if n_hotwords > MAX_PREVIOUS_TOKENS:
@@ -124,6 +124,13 @@ class Transcriber(WindowDecoder):
         if n_prompt > room:
             say(
                 f"initial prompt: {n_prompt} tokens, and the last {room} are used: there is no room"
+            )
+        is_prompted = n_hotwords or n_prompt or self.settings.condition_on_previous_text
+        if is_prompted and self.checkpoint.generation_config.get(TRAINED_WITH_PROMPTS) is False:
+            warn(
+                f"{self.checkpoint.folder} was trained without prompts, and mostly fails behind "
+                "one: leave out initial_prompt, hotwords and condition_on_previous_text, or train "
+                "with training.prompt_probability"
             )
 
     def check_languages(self, languages: Mapping[str, str | None]) -> None:

@@ -17,6 +17,9 @@ from distilwhisper.model.layout import (
 )
 from distilwhisper.model.whisper import Whisper, WhisperConfig
 
+# In generation_config.json of students: whether training gave them the text that precedes.
+TRAINED_WITH_PROMPTS = "trained_with_prompts"
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -30,6 +33,11 @@ class Checkpoint:
     def generation_config(self) -> dict[str, Any]:
         """The model's ``generation_config.json``: suppress lists, alignment heads, languages."""
         return self.files.generation_config
+
+    def with_generation(self, **settings: Any) -> "Checkpoint":
+        """Return the same model with other values in its ``generation_config.json``."""
+        config = self.generation_config | settings
+        return replace(self, files=replace(self.files, generation_config=config))
 
 
 def load_checkpoint(

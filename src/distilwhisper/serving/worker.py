@@ -108,10 +108,12 @@ class ModelQueue:
     def fitted(self, settings: DecodingSettings) -> Transcriber:
         """Return the model under a caller's settings, or refuse those that do not fit it."""
         try:
-            return self.transcriber.with_settings(settings)
+            transcriber = self.transcriber.with_settings(settings)
         except ValueError as error:
             param = "language" if "language" in str(error) else None
             raise ApiError(400, str(error), code="invalid_value", param=param) from error
+        transcriber.warn_of_prompts()
+        return transcriber
 
     def turn(self) -> None:
         """Let jobs come and go, and decode a step."""

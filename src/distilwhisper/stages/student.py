@@ -17,6 +17,7 @@ from distilwhisper.decoding.alignment import (
 )
 from distilwhisper.files import require_new
 from distilwhisper.model.checkpoint import (
+    TRAINED_WITH_PROMPTS,
     Checkpoint,
     count_parameters,
     load_checkpoint,
@@ -129,10 +130,15 @@ def allow_silence(checkpoint: Checkpoint) -> Checkpoint:
     Whisper's own files forbid the end as the first token, so that without timestamps every
     published model emits text.
     """
-    config, eot = dict(checkpoint.generation_config), _tokenizer(checkpoint).eot
-    forbidden = config.get("begin_suppress_tokens") or []
-    config["begin_suppress_tokens"] = [token for token in forbidden if token != eot]
-    return replace(checkpoint, files=replace(checkpoint.files, generation_config=config))
+    eot = _tokenizer(checkpoint).eot
+    forbidden = checkpoint.generation_config.get("begin_suppress_tokens") or []
+    without_eot = [token for token in forbidden if token != eot]
+    return checkpoint.with_generation(begin_suppress_tokens=without_eot)
+
+
+def record_prompts(checkpoint: Checkpoint, are_given: bool) -> Checkpoint:
+    """Return a model whose generation settings say whether training gives it prompts."""
+    return checkpoint.with_generation(**{TRAINED_WITH_PROMPTS: are_given})
 
 
 def _tokenizer(checkpoint: Checkpoint) -> Tokenizer:
