@@ -1,5 +1,5 @@
 #!/bin/sh
-# All that is beside this file, from the folder that holds small.toml, trained.toml, data/, noise/ and base-2-layers/:
+# All that is beside this file, from the folder that holds small.toml, trained.toml, data/ and whisper-base-2/:
 #   PYTHONPATH=CHECKOUT sh run.sh [NAME...]
 # What was measured before is not measured again.
 set -e
@@ -21,28 +21,28 @@ measure() {
 }
 
 WANTED=${*:-all}
-FEW='--set short=["data/ljspeech16.jsonl"] --set decoding.temperatures=[0.0]'
+FEW='--set short=["data/ljspeech16.jsonl"] --set decoding.temperature=[0.0]'
 TWO='--set short=["data/ljspeech16.jsonl","data/fotaq24.jsonl"]'
 BRIEF='--set training.steps=40 --set training.checkpoint_every=40 --set rounds=1 --set timed_utterances=5'
-TIMED='--set timed_recordings=1 --set rounds=1 --set timed_utterances=3'
+DRAFTS='--set hardware.dtype=float32 --set hardware.backend=torch'
 
-results table5 $TIMED
+results table5 --set timed_recordings=1
 results table6
-results table7 $TIMED
+results table7 --set timed_recordings=1 --set timed_utterances=3
 results table8
-results table9 $FEW
+results table9 $FEW $DRAFTS
 results table16
 results table17
 results table18
 results table19
 results table20 $FEW
-results table22 $FEW
+results table22 $FEW $DRAFTS
 results table23
 results table24 $FEW
-results figure2 $FEW --set 'snrs_db=[30,10,5,0,-5]' --set 'noises=["white","babble"]' --set noise_folder=noise
-results overlap --set 'seam_chunks_s=[30]' --set 'decoding.temperatures=[0.0]'
+results figure2 $FEW --set 'snrs_db=[30,10,5,0,-5]' --set 'noises=["white","babble"]'
+results overlap --set 'seam_chunks_s=[30]' --set 'decoding.temperature=[0.0]'
 results prompts $FEW
-results label-quality --set train=data/trusted.jsonl --set label.pack=true --set 'label.decoding.temperatures=[0.0]'
+results label-quality --set train=data/trusted.jsonl --set label.pack=true --set 'label.decoding.temperature=[0.0]'
 results hallucination --set nonspeech_minutes=0.25
 
 trained table10 $TWO $BRIEF --set 'max_wers=[1.0,0.1]'
