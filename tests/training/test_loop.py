@@ -887,6 +887,16 @@ def test_the_mean_over_validation_sets_decides(model: Path, corpus: Path, tmp_pa
     assert row["validation_wer"] == sum(row["wer_by_set"].values()) / 2 == progress.best_wer
 
 
+def test_of_equal_validations_the_latest_is_taken(
+    model: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = iter([0.5, 0.25, 0.25, 0.75])
+    monkeypatch.setattr(loop, "validation_wers", lambda *_: {"set": next(found)})
+    settings = {**ONE_STEP, "steps": 4, "checkpoint_every": 1}
+    progress = make_trainer(model, corpus, tmp_path, **settings).fit()
+    assert (progress.best_step, progress.best_wer) == (3, 0.25)
+
+
 @pytest.mark.slow
 def test_readers_of_audio_change_nothing(model: Path, corpus: Path, tmp_path: Path) -> None:
     """Neither their number nor how far ahead of the network they are."""

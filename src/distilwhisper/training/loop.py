@@ -297,10 +297,13 @@ class Trainer:
         return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
 
     def _validate(self, progress: Progress, learner: Learner) -> Progress:
-        """Validate the newest checkpoint; the best mean of the sets' WERs becomes the student."""
+        """Validate the newest checkpoint; the best mean of the sets' WERs becomes the student.
+
+        Of equals it is the latest: small sets tie often, and its learning rate is the lowest.
+        """
         wers = validation_wers(self._transcriber(), self.validation, self.ranks)
         mean = sum(wers.values()) / len(wers) if wers else None
-        is_best = mean is None or progress.best_wer is None or mean < progress.best_wer
+        is_best = mean is None or progress.best_wer is None or mean <= progress.best_wer
         progress = replace(progress, is_validated=True)
         if is_best:
             progress = replace(progress, best_wer=mean, best_step=progress.step)
