@@ -14,6 +14,7 @@ from distilwhisper.decoding.alignment import TimedWindow
 from distilwhisper.decoding.chunks import JoinedText
 from distilwhisper.decoding.segments import TimedWord
 from distilwhisper.decoding.transcriber import Transcriber
+from distilwhisper.decoding.transcription import Transcription
 from distilwhisper.plotting import draw_panels
 from distilwhisper.run.stages import fingerprint
 from distilwhisper.speech.arrays import Sound, to_samples
@@ -242,7 +243,7 @@ def decode_chunks(
         ValueError: there is no sample, or one is NaN.
     """
     chunked = transcriber.with_settings(replace(transcriber.settings, long_form="chunked"))
-    one = chunked.begin(HeldRecording(to_samples(sound, "the recording")), language=language)
+    one = Transcription(chunked, HeldRecording(to_samples(sound, "the recording")), language)
     for _ in chunked.run(one.tasks):
         pass
     return one.windows

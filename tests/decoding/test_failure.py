@@ -22,6 +22,7 @@ from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.decoding.windows import DecodedWindow, Window, WindowRequest
 from distilwhisper.model.hardware import Hardware
+from distilwhisper.model.whisper import Encoder, WhisperConfig
 
 SETTINGS = DecodingSettings()
 REQUEST = WindowRequest(Window(torch.zeros(80, 10), 1600), (5, 6), seed=3)
@@ -178,13 +179,13 @@ def test_a_cut_window_gets_its_silence_back_before_it_is_tried_hotter(
 ) -> None:
     whole = torch.zeros(80, 30)
     cut = Window(whole[:, :10], 1600, whole_mel=whole)
-    cut.encoder_states = torch.zeros(5, 4)
+    cut.states[Encoder(WhisperConfig(8, 80, 4, 1, 2, 8, 1, 2, 8))] = torch.zeros(5, 4)
     task = decode_with_fallback(WindowRequest(cut), SETTINGS)
     assert next(task) == WindowRequest(cut)
     again = task.send(broken)
     assert again == WindowRequest(cut)
     assert cut.mel is whole
-    assert cut.encoder_states is None
+    assert not cut.states
     assert task.send(UNLIKELY).temperature == SETTINGS.temperature[1]
     assert task.send(UNLIKELY).temperature == SETTINGS.temperature[2]
 

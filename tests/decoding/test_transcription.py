@@ -51,7 +51,7 @@ def run_together(
 ) -> list[Transcript]:
     """Run recordings in one batch, a new one after every so many steps."""
     waiting = [
-        (one, caller.begin(HeldRecording(samples)))
+        (one, Transcription(caller, HeldRecording(samples)))
         for one, (caller, samples) in enumerate(zip(callers, recordings, strict=True))
     ]
     arrived: list[tuple[int, Transcription]] = []
@@ -120,7 +120,7 @@ def test_the_tasks_of_a_batch_have_the_same_rules(
     transcriber: Transcriber, change: dict[str, Any]
 ) -> None:
     other = transcriber.with_settings(replace(SHORT, **change))
-    task = next(other.begin(HeldRecording(noise(1.0, seed=1))).tasks)
+    task = next(Transcription(other, HeldRecording(noise(1.0, seed=1))).tasks)
     with closing(Batch(transcriber)) as batch:
         with pytest.raises(ValueError, match=f"have the same {next(iter(change))}, .* another"):
             batch.add(0, task, other)
@@ -128,7 +128,9 @@ def test_the_tasks_of_a_batch_have_the_same_rules(
 
 
 def test_a_cpu_admits_one_window_a_step(transcriber: Transcriber) -> None:
-    one = transcriber.with_settings(CUT).begin(HeldRecording(noise(60.0, seed=1)), language="en")
+    one = Transcription(
+        transcriber.with_settings(CUT), HeldRecording(noise(60.0, seed=1)), language="en"
+    )
     running = []
     with closing(Batch(transcriber)) as batch:
         for number, task in enumerate(one.tasks):
@@ -147,7 +149,7 @@ def test_a_task_that_is_left_frees_its_slot_and_the_others_stay_as_they_are(
     english = transcriber.with_settings(replace(SHORT, language="en"))
     sounds = [noise(1.0 + i, seed=i) for i in range(5)]
     alone = [english.transcribe(samples).text for samples in sounds]
-    begun = [english.begin(HeldRecording(samples)) for samples in sounds]
+    begun = [Transcription(english, HeldRecording(samples)) for samples in sounds]
     with closing(Batch(english)) as batch:
         left = next(begun[1].tasks)
         for number, task in enumerate([next(begun[0].tasks), left, next(begun[2].tasks)]):
@@ -204,8 +206,9 @@ def test_segments_come_long_before_the_end_of_a_recording(
     settings = replace(CUT, long_form=long_form, language="en", batch_size=1, max_new_tokens=30)
     done_s: list[float] = []
     samples = HeldRecording(noise(200.0, seed=3))
-    one = transcriber.with_settings(settings).begin(samples, on_progress=done_s.append)
-    for _ in transcriber.with_settings(settings).steps(one.tasks):
+    english = transcriber.with_settings(settings)
+    one = Transcription(english, samples, on_progress=done_s.append)
+    for _ in english.steps(one.tasks):
         if one.take_segments():
             break
     assert sum(done_s) < 40
@@ -239,5 +242,5 @@ def test_whatever_settings_allow_can_be_planned(
     overlap_s = None if share is None else share * chunk_s
     cut = replace(SHORT, chunk_s=chunk_s, overlap_s=overlap_s)
     recording = HeldRecording(np.zeros(int(length_s * 16_000), dtype=np.float32))
-    plan = list(transcriber.with_settings(cut).begin(recording)._plan(recording))
+    plan = list(Transcription(transcriber.with_settings(cut), recording)._plan(recording))
     assert (plan[0].start, plan[-1].stop) == (0, len(recording.samples))

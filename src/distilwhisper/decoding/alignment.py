@@ -242,9 +242,9 @@ class Aligner:
     @classmethod
     def of(cls, decoder: WindowDecoder, window: Window) -> "Aligner":
         """Return the aligner of a window that was decoded."""
-        checkpoint, tokenizer, states = decoder.checkpoint, decoder.tokenizer, window.encoder_states
-        assert states is not None
+        checkpoint, tokenizer = decoder.checkpoint, decoder.tokenizer
         config, task = checkpoint.model.config, decoder.settings.task
+        states = window.states[checkpoint.model.encoder]
         prompt = tokenizer.prompt_ids(language=window.language, task=task, timestamps=False)
         heads = alignment_heads(checkpoint.generation_config, config) or upper_half_heads(config)
         n_frames = min(-(-window.n_samples // (2 * HOP_SAMPLES)), len(states))

@@ -190,7 +190,7 @@ class Transcriber(WindowDecoder):
             FileNotFoundError, CorruptAudio: the path cannot be read.
             ValueError: the array is no sound: as :func:`~distilwhisper.speech.arrays.to_samples`.
         """
-        one = self.begin(_recording_of(sound), language=language)
+        one = Transcription(self, _recording_of(sound), language)
         for _ in self.run(one.tasks):
             pass
         return one.result()
@@ -200,24 +200,10 @@ class Transcriber(WindowDecoder):
 
         Their times may differ from a transcript's where two would overlap.
         """
-        one = self.begin(_recording_of(sound))
+        one = Transcription(self, _recording_of(sound))
         for _ in self.steps(one.tasks):
             yield from one.take_segments()
         one.result()
-
-    def begin(
-        self,
-        recording: Recording,
-        *,
-        language: str | None = None,
-        on_progress: Callable[[float], None] = lambda _: None,
-    ) -> Transcription:
-        """Begin a recording whose tasks the caller runs, beside those of others.
-
-        It is read as its tasks are taken; ``language`` is as for :meth:`transcribe`, and
-        ``on_progress`` is called with the seconds of audio just done.
-        """
-        return Transcription(self, recording, language, on_progress)
 
     def transcribe_all(
         self,
@@ -241,7 +227,7 @@ class Transcriber(WindowDecoder):
         def tasks() -> Iterator[Task[Transcription]]:
             known = repeat(None) if languages is None else iter(languages)
             for number, recording in enumerate(recordings):
-                one = self.begin(recording, language=next(known), on_progress=on_progress)
+                one = Transcription(self, recording, next(known), on_progress)
                 numbers[one] = number
                 yield from one.tasks
 

@@ -26,7 +26,7 @@ from distilwhisper.decoding.slots import Counts, Hypothesis, Job, SpecialTokens
 from distilwhisper.model.checkpoint import Checkpoint
 from distilwhisper.model.hardware import one_thread
 from distilwhisper.model.silence import KeptFrames, thin_silence
-from distilwhisper.model.whisper import Whisper
+from distilwhisper.model.whisper import Encoder
 from distilwhisper.shapes import Float
 from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.mel import window_log_mel
@@ -69,15 +69,14 @@ class Window:
     n_samples: int  # of the sound; the rest of the frames is silence
     language: str | None = None  # a code; none: detected when it is first decoded
     whole_mel: Float[Tensor, "n_mels whole"] | None = field(default=None, repr=False)  # if cut
-    encoder_states: Float[Tensor, "frames width"] | None = field(default=None, repr=False)
-    draft_states: Float[Tensor, "frames width"] | None = field(default=None, repr=False)
+    states: dict[Encoder, Float[Tensor, "frames width"]] = field(default_factory=dict, repr=False)
     kept: KeptFrames | None = field(default=None, repr=False)  # of those encoded; none: all
 
     def uncut(self) -> None:
         """Put back the silence that was cut off; a language that was detected stays."""
         assert self.whole_mel is not None
         self.mel, self.whole_mel = self.whole_mel, None
-        self.encoder_states = self.draft_states = None
+        self.states.clear()
 
 
 @dataclass(frozen=True)
@@ -224,13 +223,12 @@ class WindowDecoder:
         if not self.tokenizer.is_multilingual:
             return DetectedLanguage("en")
         codes, ids = zip(*self.tokenizer.languages.items(), strict=True)
-        decoder, logs = self.checkpoint.model.decoder, list[Tensor]()
+        model, logs = self.checkpoint.model, list[Tensor]()
+        decoder, sot = model.decoder, torch.tensor([[self.tokenizer.sot]], device=model.device)
         for window in windows:
             with self.searches.lock:
                 self.encode([window])
-                assert window.encoder_states is not None
-                cross = decoder.cross_cache(window.encoder_states[None], window.kept)
-                sot = torch.tensor([[self.tokenizer.sot]], device=window.encoder_states.device)
+                cross = decoder.cross_cache(window.states[model.encoder][None], window.kept)
                 logits = decoder.project(decoder(sot, cross)[:, 0])[0]
                 logs.append(logits[list(ids)].float().softmax(dim=0).log())
         probability, place = torch.stack(logs).mean(dim=0).softmax(dim=0).max(dim=0)
@@ -238,37 +236,29 @@ class WindowDecoder:
 
     @torch.inference_mode()
     def encode(self, windows: Sequence[Window]) -> None:
-        """Fill in the encoder states that windows lack."""
-        model, draft = self.checkpoint.model, self.draft and self.draft.model
-        self._encode(windows, model, "encoder_states")
-        if draft and draft.encoder is not model.encoder:
-            self._encode(windows, draft, "draft_states")
-        elif draft:
-            for window in windows:
-                window.draft_states = window.encoder_states
-
-    def _encode(self, windows: Sequence[Window], model: Whisper, name: str) -> None:
-        new = [window for window in windows if getattr(window, name) is None]
+        """Fill in the encoder states that windows lack; a draft may have an encoder of its own."""
         # A CPU's caches hold one window's states and not many; a GPU wants them all at once.
-        on_gpu = model.device.type == "cuda"
-        for _, group in groupby(new, key=lambda w: w.mel.shape[1] if on_gpu else id(w)):
-            same = list(group)
-            mel = torch.stack([window.mel for window in same]).to(model.dtype)
-            for window, states in zip(same, model.encoder(mel, same[0].kept), strict=True):
-                setattr(window, name, states)
+        on_gpu = self.checkpoint.model.device.type == "cuda"
+        for model in (one.model for one in (self.checkpoint, self.draft) if one is not None):
+            new = [window for window in windows if model.encoder not in window.states]
+            for _, group in groupby(new, key=lambda w: w.mel.shape[1] if on_gpu else id(w)):
+                same = list(group)
+                mel = torch.stack([window.mel for window in same]).to(model.dtype)
+                for window, states in zip(same, model.encoder(mel, same[0].kept), strict=True):
+                    window.states[model.encoder] = states
 
     def _job(self, ticket: object, request: WindowRequest) -> Job:
-        prompt, window = self._prompt(request), request.window
-        room = self.checkpoint.model.config.max_tokens - len(prompt)
+        prompt, window, model = self._prompt(request), request.window, self.checkpoint.model
+        room = model.config.max_tokens - len(prompt)
         return Job(
             ticket,
-            window.encoder_states,
+            window.states[model.encoder],
             prompt,
             min(self.settings.max_new_tokens, room),
             request.temperature,
             request.seed,
             window.kept,
-            window.draft_states,
+            None if self.draft is None else window.states[self.draft.model.encoder],
         )
 
     def _prompt(self, request: WindowRequest) -> tuple[int, ...]:

@@ -56,7 +56,7 @@ class Job:
 
     def __post_init__(self) -> None:
         self.is_short = self.recording.reach(WINDOW_SAMPLES + 1) <= WINDOW_SAMPLES
-        self.transcription = self.transcriber.begin(self.recording)
+        self.transcription = Transcription(self.transcriber, self.recording)
         self.arrived_s = time.monotonic()
 
     @property
