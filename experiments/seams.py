@@ -242,7 +242,7 @@ def decode_chunks(
     Raises:
         ValueError: there is no sample, or one is NaN.
     """
-    chunked = transcriber.with_settings(replace(transcriber.settings, long_form="chunked"))
+    chunked = replace(transcriber, settings=replace(transcriber.settings, long_form="chunked"))
     one = Transcription(chunked, HeldRecording(to_samples(sound, "the recording")), language)
     for _ in chunked.run(one.tasks):
         pass

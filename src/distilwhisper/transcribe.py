@@ -376,7 +376,7 @@ class Model:
         return _stream(self._for_call(options), source, listening)
 
     def _for_call(self, options: dict[str, Any]) -> Transcriber:
-        return self.transcriber.with_settings(settings_of(DecodingSettings, options))
+        return replace(self.transcriber, settings=settings_of(DecodingSettings, options))
 
 
 def load_model(

@@ -393,7 +393,7 @@ def test_whatever_settings_allow_covers_a_recording(
 ) -> None:
     settings = replace(SHORT, chunk_s=chunk_s, overlap_s=share * chunk_s)
     recording = HeldRecording(np.zeros(n_samples, dtype=np.float32))
-    begun = Transcription(multilingual.with_settings(settings), recording)
+    begun = Transcription(replace(multilingual, settings=settings), recording)
     plan = list(begun._plan(recording))
     assert (plan[0].start, plan[-1].stop) == (0, n_samples)
     for left, right in pairwise(plan):

@@ -215,8 +215,7 @@ def _join_errors_s(
     errors_s = np.zeros(len(heads))
     for window in windows:
         aligner = replace(window.aligner, heads=heads)
-        seen, _, writers = aligner.maps(window.text, [aligner.tokenizer.eot])
-        maps = seen[:, writers.start : writers.stop + 1].cpu().double().numpy()
+        maps = aligner.maps(window.text, [aligner.tokenizer.eot])[0].cpu().double().numpy()
         maps = np.cumsum(maps, axis=0) if together else maps
         starts_s = np.stack([_token_starts(one) for one in maps]) / FRAMES_PER_SECOND
         outside_s = [
@@ -317,11 +316,10 @@ class Aligner:
             return []
         # As in openai-whisper; a full sequence has no place for it.
         has_room = len(self.prompt_ids) + len(text) < self.model.config.max_tokens
-        maps, states, writers = self.maps(text, [self.tokenizer.eot] if has_room else [])
+        maps, states = self.maps(text, [self.tokenizer.eot] if has_room else [])
         seen = maps.mean(dim=0).cpu().double().numpy()
-        rows = slice(writers.start, writers.stop + 1)  # the last one tells when the text ends
-        times = start_s + _token_starts(seen[rows]) / FRAMES_PER_SECOND
-        odds = self.model.decoder.project(states[writers])[:, : self.tokenizer.eot]
+        times = start_s + _token_starts(seen) / FRAMES_PER_SECOND
+        odds = self.model.decoder.project(states[:-1])[:, : self.tokenizer.eot]
         odds = odds.to(maps.dtype).softmax(dim=-1)
         chosen = torch.tensor(text, device=odds.device)[:, None]
         probable = odds.gather(1, chosen)[:, 0].cpu().double().numpy()
@@ -342,14 +340,15 @@ class Aligner:
 
     def maps(
         self, text: Sequence[int], behind: Sequence[int] = ()
-    ) -> tuple[Maps, Float[Tensor, "tokens width"], slice]:
-        """Return how far each token of prompt, text and more stands out in each frame, by head.
+    ) -> tuple[Maps, Float[Tensor, "tokens width"]]:
+        """Return how far the positions stand out in each frame, by head, and their final states.
 
-        And the final states, and which positions write the text.
+        Those that write a token of the text, and the one behind, which tells when the text ends.
         """
         weights, states = self.attention([*self.prompt_ids, *text, *behind])
         first = len(self.prompt_ids) - 1  # position i writes token i + 1
-        return _contrast(weights), states, slice(first, first + len(text))
+        rows = slice(first, first + len(text) + 1)
+        return _contrast(weights)[:, rows], states[rows]
 
 
 @dataclass(frozen=True)
@@ -410,9 +409,9 @@ def _places_s(
     """Return where each token of the text looks most, in seconds from the window's start."""
     text = [i for i in decoded.token_ids if not decoder.tokenizer.is_special(i)]
     with decoder.searches.lock:
-        maps, _, writers = Aligner.of(decoder, window).maps(text)
+        maps, _ = Aligner.of(decoder, window).maps(text)
         seen = maps.mean(dim=0).cpu().double().numpy()
-    return seen[writers].argmax(axis=1) / FRAMES_PER_SECOND
+    return seen[:-1].argmax(axis=1) / FRAMES_PER_SECOND
 
 
 def trim_words(

@@ -10,7 +10,7 @@ import threading
 from collections import defaultdict, deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, groupby
 from typing import Generic, TypeAlias, TypeVar
@@ -36,7 +36,6 @@ from distilwhisper.text.transcript import compression_ratio
 
 K = TypeVar("K")
 T = TypeVar("T")
-Decoder = TypeVar("Decoder", bound="WindowDecoder")
 
 # On a GPU, windows enter when this share of the slots is free: encoding one alone wastes it. On a
 # CPU one enters a step: to encode all that wait would hold up those that are being decoded.
@@ -125,6 +124,8 @@ class WindowDecoder:
     """A model, and perhaps a draft of its vocabulary, that decode windows for tasks.
 
     Threads may share it: every batch has slots of its own, and the network works for one at a time.
+    Copies with other settings, by ``dataclasses.replace``, share the model and its slots; settings
+    that do not fit are a ValueError.
     """
 
     checkpoint: Checkpoint
@@ -133,14 +134,6 @@ class WindowDecoder:
     draft: Checkpoint | None = None
     """Proposes tokens that the model then checks: the same text, sooner if most are right."""
     searches: Searches = field(default_factory=Searches, repr=False, compare=False)
-
-    def with_settings(self: Decoder, settings: DecodingSettings) -> Decoder:
-        """Return the same model under other settings: nothing is loaded, and the slots are shared.
-
-        Raises:
-            ValueError: the settings do not fit the model, or the draft.
-        """
-        return replace(self, settings=settings)
 
     @property
     def counts(self) -> Counts:
@@ -372,7 +365,7 @@ class Batch(Generic[K, T]):
         """Begin a task; return its key and what it returned, if it is done already.
 
         Its key names it, perhaps with other tasks. A task with settings of its own comes with the
-        decoder that has them, see :meth:`WindowDecoder.with_settings`.
+        decoder that has them, a copy of this one.
 
         Raises:
             ValueError: the task has other :data:`RULES` than the batch.
@@ -402,7 +395,7 @@ class Batch(Generic[K, T]):
         :meth:`WindowDecoder.run`.
         """
         decoder, search = self._decoder, self._search
-        decoded: list[tuple[_Begun[K, T], DecodedWindow]] = []
+        done: list[tuple[_Begun[K, T], Hypothesis]] = []
         least = max(1, GPU_ADMIT_SHARE * search.n_slots) if self._on_gpu else 1
         has_engine = decoder.checkpoint.model.decoder.engine is not None
         with one_thread() if has_engine else nullcontext():
@@ -410,17 +403,17 @@ class Batch(Generic[K, T]):
             if self._waiting and search.n_free >= least:
                 n_new = min(len(self._waiting), search.n_free) if self._on_gpu else 1
                 with decoder.searches.lock:
-                    decoded += self._admit([self._waiting.popleft() for _ in range(n_new)])
+                    done += self._admit([self._waiting.popleft() for _ in range(n_new)])
             with decoder.searches.lock:
-                done = search.step(0.0 if n_new else CPU_SECONDS_PER_LOOK)
-            decoded += [(one, one.decoder._decoded(one.request, text)) for one, text in done]
-            return [result for one, window in decoded for result in self._resume(one, window)]
+                done += search.step(0.0 if n_new else CPU_SECONDS_PER_LOOK)
+            windows = [(one, one.decoder._decoded(one.request, text)) for one, text in done]
+            return [result for one, window in windows for result in self._resume(one, window)]
 
     @torch.inference_mode()
-    def _admit(self, new: Sequence[_Begun[K, T]]) -> list[tuple[_Begun[K, T], DecodedWindow]]:
+    def _admit(self, new: Sequence[_Begun[K, T]]) -> list[tuple[_Begun[K, T], Hypothesis]]:
         """Encode windows and admit them; return those of them that are done already."""
         self._decoder.encode([one.request.window for one in new])
-        done: list[tuple[_Begun[K, T], DecodedWindow]] = []
+        done: list[tuple[_Begun[K, T], Hypothesis]] = []
         jobs: list[Job] = []
         for one in new:
             decoder, request = one.decoder, one.request
@@ -433,7 +426,7 @@ class Batch(Generic[K, T]):
             else:
                 rules, special = self._search.rules, self._search.special
                 best = beam_search(self._search.model, job, rules, special, beam_size=size)
-                done.append((one, decoder._decoded(request, best)))
+                done.append((one, best))
         self._search.admit(jobs)
         return done
 

@@ -1,7 +1,7 @@
 """The models of a server, and one thread that decodes for all callers.
 
-Windows of all their recordings share a model's slots. A caller's settings are its own, see
-:meth:`Transcriber.with_settings`. Who comes next:
+Windows of all their recordings share a model's slots. A caller's settings are its own: those of a
+copy of the transcriber. Who comes next:
 
 - A recording with fewer windows in slots goes before one with more; of equals, the first to come.
   Windows of silence, which need no slot, count for the step at which they are read.
@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from distilwhisper.decoding.settings import DecodingSettings
@@ -108,7 +108,7 @@ class ModelQueue:
     def fitted(self, settings: DecodingSettings) -> Transcriber:
         """Return the model under a caller's settings, or refuse those that do not fit it."""
         try:
-            return self.transcriber.with_settings(settings)
+            return replace(self.transcriber, settings=settings)
         except ValueError as error:
             param = "language" if "language" in str(error) else None
             raise ApiError(400, str(error), code="invalid_value", param=param) from error
