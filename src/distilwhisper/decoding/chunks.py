@@ -21,7 +21,7 @@ from itertools import groupby, pairwise
 from operator import itemgetter
 
 from distilwhisper.decoding.segments import NumberedWord, TimedWord, word_key
-from distilwhisper.speech.units import Span
+from distilwhisper.speech.units import Span, merged_spans
 
 WHOLE = Span(0, sys.maxsize)  # all of a recording, however long it is
 
@@ -124,17 +124,8 @@ def plan_speech(spans: Iterable[Span], cut: Cut) -> Iterator[ChunkSpan]:
     A span that is longer than a chunk is cut as by :func:`plan_chunks`; other chunks share nothing,
     as they end in silence.
     """
-    held: list[ChunkSpan] = []  # what neighbours share a chunk so far, or nothing
-    for span in spans:
-        if held and span.stop - held[0].start <= cut.chunk_samples:
-            held = [ChunkSpan(held[0].start, span.stop)]
-            continue
-        yield from held
-        held = [ChunkSpan(span.start, span.stop)]
-        if span.stop - span.start > cut.chunk_samples:
-            yield from plan_chunks(lambda stop: stop, cut, span)
-            held = []
-    yield from held
+    for span in merged_spans(spans, cut.chunk_samples):
+        yield from plan_chunks(lambda stop: stop, cut, span)
 
 
 class JoinedText:
