@@ -51,11 +51,11 @@ def run_together(
 ) -> list[Transcript]:
     """Run recordings in one batch, a new one after every so many steps."""
     waiting = [
-        (one, Transcription(caller, HeldRecording(samples)))
-        for one, (caller, samples) in enumerate(zip(callers, recordings, strict=True))
+        Transcription(caller, HeldRecording(samples))
+        for caller, samples in zip(callers, recordings, strict=True)
     ]
-    arrived: list[tuple[int, Transcription]] = []
-    begun: list[tuple[int, Transcription]] = []
+    arrived: list[Transcription] = []
+    begun: list[Transcription] = []
     steps = numbers = 0
     with closing(Batch(callers[0])) as batch:
         while waiting or arrived or not batch.is_empty:
@@ -63,16 +63,15 @@ def run_together(
                 arrived.append(waiting.pop(0))
                 begun.append(arrived[-1])
             while arrived and batch.has_room:
-                number, one = arrived[0]
-                task = next(one.tasks, None)
+                task = next(arrived[0].tasks, None)
                 if task is None:
                     arrived.pop(0)
                     continue
-                batch.add(numbers, task, callers[number])
+                batch.add(numbers, task)
                 numbers += 1
             batch.step()
             steps += 1
-    outcomes = [one.outcome for _, one in begun]
+    outcomes = [one.outcome for one in begun]
     assert all(isinstance(outcome, Transcript) for outcome in outcomes)
     return [outcome for outcome in outcomes if isinstance(outcome, Transcript)]
 
@@ -123,7 +122,7 @@ def test_the_tasks_of_a_batch_have_the_same_rules(
     task = next(Transcription(other, HeldRecording(noise(1.0, seed=1))).tasks)
     with closing(Batch(transcriber)) as batch:
         with pytest.raises(ValueError, match=f"have the same {next(iter(change))}, .* another"):
-            batch.add(0, task, other)
+            batch.add(0, task)
         assert batch.is_empty
 
 

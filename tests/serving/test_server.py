@@ -270,7 +270,8 @@ def test_windows_that_fail_at_one_step_fail_their_recording_alone(folder: Path) 
     n_before = transcriber.checkpoint.model.config.max_tokens - n_prompt - room - 1
 
     def failing(before: tuple[int, ...]) -> Task[Transcription]:
-        yield WindowRequest(transcriber.window(noise(1.0, seed=1), language="en"), before)
+        window = endless.window(noise(1.0, seed=1), language="en")
+        yield WindowRequest(endless, window, before)
         raise CorruptAudio("the end is gone")
 
     events: list[Event] = []

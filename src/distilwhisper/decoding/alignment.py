@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distilwhisper.decoding.segments import SENTENCE_ENDS, TimedSegment, TimedWord, split_words
-from distilwhisper.decoding.windows import DecodedWindow, Window, WindowDecoder
+from distilwhisper.decoding.windows import DecodedWindow, WindowRequest
 from distilwhisper.languages import uses_spaces
 from distilwhisper.model.checkpoint import Checkpoint
 from distilwhisper.model.silence import KeptFrames
@@ -239,8 +239,9 @@ class Aligner:
     kept: KeptFrames | None = None  # the frames that were encoded; None: all
 
     @classmethod
-    def of(cls, decoder: WindowDecoder, window: Window) -> "Aligner":
+    def of(cls, request: WindowRequest) -> "Aligner":
         """Return the aligner of a window that was decoded."""
+        decoder, window = request.decoder, request.window
         checkpoint, tokenizer = decoder.checkpoint, decoder.tokenizer
         config, task = checkpoint.model.config, decoder.settings.task
         states = window.states[checkpoint.model.encoder]
@@ -363,8 +364,7 @@ class TimedWindow:
 
 
 def time_window(
-    decoder: WindowDecoder,
-    window: Window,
+    request: WindowRequest,
     decoded: DecodedWindow,
     segments: Sequence[TimedSegment],
     *,
@@ -372,17 +372,17 @@ def time_window(
     end_s: float,
 ) -> TimedWindow:
     """Add words to a decoded window: timed by attention if the settings want it, else estimated."""
-    spaced = uses_spaces(decoded.language)
+    decoder, spaced = request.decoder, uses_spaces(decoded.language)
     words = split_words(segments, decoder.tokenizer, spaced=spaced, logprobs=decoded.logprobs)
     if decoder.settings.word_timestamps and words:
         with decoder.searches.lock:
-            words = Aligner.of(decoder, window).place(words, start_s=start_s)
+            words = Aligner.of(request).place(words, start_s=start_s)
         spans = [(segment.start_s, segment.end_s) for segment in segments]
         words = trim_words(words, spans, spoken_s=start_s)
     return TimedWindow(decoded, start_s, end_s, tuple(segments), tuple(words))
 
 
-def moves_on(decoder: WindowDecoder, window: Window, decoded: DecodedWindow) -> bool:
+def moves_on(request: WindowRequest, decoded: DecodedWindow) -> bool:
     """Return whether a decoder looked further on in the sound as it wrote its text.
 
     It does where the same thing is spoken several times. In a loop it looks at one place, or
@@ -390,7 +390,7 @@ def moves_on(decoder: WindowDecoder, window: Window, decoded: DecodedWindow) -> 
     """
     if not decoded.finished:
         return False
-    places_s = _places_s(decoder, window, decoded)
+    places_s = _places_s(request, decoded)
     if len(places_s) < 2:
         return False
     apart = min(TOKENS_APART, len(places_s) // 2)
@@ -398,18 +398,16 @@ def moves_on(decoder: WindowDecoder, window: Window, decoded: DecodedWindow) -> 
     return float(np.mean(moved_s > apart * LEAST_TOKEN_S)) >= MOVING_SHARE
 
 
-def text_end_s(decoder: WindowDecoder, window: Window, decoded: DecodedWindow) -> float:
+def text_end_s(request: WindowRequest, decoded: DecodedWindow) -> float:
     """Return where in its window a text ends, in seconds, by where the decoder looked last."""
-    return float(_places_s(decoder, window, decoded)[-LAST_TOKENS:].max())
+    return float(_places_s(request, decoded)[-LAST_TOKENS:].max())
 
 
-def _places_s(
-    decoder: WindowDecoder, window: Window, decoded: DecodedWindow
-) -> Float64[np.ndarray, " tokens"]:
+def _places_s(request: WindowRequest, decoded: DecodedWindow) -> Float64[np.ndarray, " tokens"]:
     """Return where each token of the text looks most, in seconds from the window's start."""
-    text = [i for i in decoded.token_ids if not decoder.tokenizer.is_special(i)]
-    with decoder.searches.lock:
-        maps, _ = Aligner.of(decoder, window).maps(text)
+    text = [i for i in decoded.token_ids if not request.decoder.tokenizer.is_special(i)]
+    with request.decoder.searches.lock:
+        maps, _ = Aligner.of(request).maps(text)
         seen = maps.mean(dim=0).cpu().double().numpy()
     return seen[:-1].argmax(axis=1) / FRAMES_PER_SECOND
 

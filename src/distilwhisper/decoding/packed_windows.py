@@ -110,7 +110,7 @@ def decode_packed(
             joined[place.start * STEP_SAMPLES :][: len(piece.samples)] = piece.samples
         window = decoder.window(joined, language=group[0].language)
         temperature = decoder.settings.temperature[0]
-        decoded = yield WindowRequest(window, decoder.previous_ids, temperature)
+        decoded = yield WindowRequest(decoder, window, decoder.previous_ids, temperature)
         if decoded.finished and why_failed(decoded, decoder.settings) is None:
             by_number = _split(decoded, group, places, decoder.tokenizer)
     done: list[tuple[int, DecodedWindow]] = []

@@ -22,7 +22,6 @@ from pathlib import Path
 
 import torch
 
-from distilwhisper.decoding.alignment import moves_on
 from distilwhisper.decoding.failure import decode_with_fallback
 from distilwhisper.decoding.packed_windows import Piece, decode_packed, group_pieces
 from distilwhisper.decoding.settings import DecodingSettings
@@ -241,9 +240,8 @@ class Transcriber(WindowDecoder):
 
     def _decode_piece(self, piece: Piece) -> Task[DecodedWindow]:
         window = self.window(piece.samples, language=piece.language)
-        request = WindowRequest(window, self.previous_ids, seed=self.settings.seed)
-        goes_on = partial(moves_on, self, window)
-        return decode_with_fallback(request, self.settings, moves_on=goes_on)
+        request = WindowRequest(self, window, self.previous_ids, seed=self.settings.seed)
+        return decode_with_fallback(request)
 
 
 def _recording_of(sound: Sound | str | Path | Recording) -> Recording:

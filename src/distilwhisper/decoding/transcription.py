@@ -8,7 +8,7 @@ from functools import partial
 from itertools import chain, zip_longest
 from typing import TypeAlias
 
-from distilwhisper.decoding.alignment import TimedWindow, moves_on, time_window
+from distilwhisper.decoding.alignment import TimedWindow, time_window
 from distilwhisper.decoding.chunked import Chunk, decode_chunk
 from distilwhisper.decoding.chunks import (
     WHOLE,
@@ -153,12 +153,11 @@ class Transcription:
                 own_language = None if settings.multilingual else language
                 window = decoder.window_of(frames, n_frames * HOP_SAMPLES, language=own_language)
                 previous = tuple(tokenizer.previous_ids(before, hotwords=decoder.hotwords))
-                request = WindowRequest(window, previous, seed=settings.seed + seek)
-                goes_on = partial(moves_on, decoder, window)
-                decoded = yield from decode_with_fallback(request, settings, moves_on=goes_on)
+                request = WindowRequest(decoder, window, previous, seed=settings.seed + seek)
+                decoded = yield from decode_with_fallback(request)
                 if window.language != language and not decoded.own_language.is_sure:
                     window.language = language
-                    decoded = yield from decode_with_fallback(request, settings, moves_on=goes_on)
+                    decoded = yield from decode_with_fallback(request)
                 moved = n_frames
                 if not is_silence(decoded, settings):
                     start_s = seek / FRAMES_PER_SECOND
@@ -167,9 +166,7 @@ class Transcription:
                         decoded.token_ids, tokenizer, start_s=start_s, n_frames=n_frames
                     )
                     segments = [segment for segment, _ in pieces]
-                    timed = time_window(
-                        decoder, window, decoded, segments, start_s=start_s, end_s=end_s
-                    )
+                    timed = time_window(request, decoded, segments, start_s=start_s, end_s=end_s)
                     self._join(timed, stop_s=start_s)  # the next one shares no text with it
                     before += [token_id for _, ids in pieces for token_id in ids]
                     if decoded.temperature > HOT or not settings.condition_on_previous_text:

@@ -82,6 +82,7 @@ class Window:
 class WindowRequest:
     """One attempt at a window."""
 
+    decoder: "WindowDecoder"  # whose settings hold
     window: Window
     previous_ids: tuple[int, ...] = ()  # start-of-prev and the text before, or nothing
     temperature: float = 0.0
@@ -321,7 +322,6 @@ class WindowDecoder:
 class _Begun(Generic[K, T]):
     key: K
     task: "Task[T]"
-    decoder: WindowDecoder  # whose settings the task has
     request: WindowRequest = field(init=False)  # the window it waits for
 
 
@@ -329,7 +329,8 @@ class Batch(Generic[K, T]):
     """Tasks under way side by side, in slots of their own; to be closed.
 
     Whoever drives it adds tasks, between any two steps, and leaves those nobody waits for any more.
-    The settings of the decoder say how many slots there are, and hold for tasks without their own.
+    The settings of the decoder say how many slots there are; a request's decoder may be a copy that
+    has others.
     """
 
     def __init__(self, decoder: WindowDecoder) -> None:
@@ -359,26 +360,15 @@ class Batch(Generic[K, T]):
         """Windows in slots."""
         return self._search.n_slots - self._search.n_free
 
-    def add(
-        self, key: K, task: "Task[T]", decoder: WindowDecoder | None = None
-    ) -> list[tuple[K, T]]:
+    def add(self, key: K, task: "Task[T]") -> list[tuple[K, T]]:
         """Begin a task; return its key and what it returned, if it is done already.
 
-        Its key names it, perhaps with other tasks. A task with settings of its own comes with the
-        decoder that has them, a copy of this one.
+        Its key names it, perhaps with other tasks.
 
         Raises:
             ValueError: the task has other :data:`RULES` than the batch.
         """
-        decoder = decoder or self._decoder
-        for name in RULES:
-            found, wanted = (getattr(one.settings, name) for one in (decoder, self._decoder))
-            if found != wanted:
-                raise ValueError(
-                    f"tasks of one batch must have the same {name}, found {found} in a batch of "
-                    f"{wanted}: begin another batch"
-                )
-        return self._resume(_Begun(key, task, decoder))
+        return self._resume(_Begun(key, task))
 
     def leave(self, key: K) -> None:
         """Give the tasks of a key up: their slots are free at once, and they are closed."""
@@ -406,7 +396,7 @@ class Batch(Generic[K, T]):
                     done += self._admit([self._waiting.popleft() for _ in range(n_new)])
             with decoder.searches.lock:
                 done += search.step(0.0 if n_new else CPU_SECONDS_PER_LOOK)
-            windows = [(one, one.decoder._decoded(one.request, text)) for one, text in done]
+            windows = [(one, one.request.decoder._decoded(one.request, text)) for one, text in done]
             return [result for one, window in windows for result in self._resume(one, window)]
 
     @torch.inference_mode()
@@ -416,8 +406,7 @@ class Batch(Generic[K, T]):
         done: list[tuple[_Begun[K, T], Hypothesis]] = []
         jobs: list[Job] = []
         for one in new:
-            decoder, request = one.decoder, one.request
-            window = request.window
+            request, decoder, window = one.request, one.request.decoder, one.request.window
             window.language = window.language or decoder.detect_language([window]).code
             job = decoder._job(one, request)
             size = decoder.settings.beam_size
@@ -436,5 +425,13 @@ class Batch(Generic[K, T]):
             one.request = next(one.task) if decoded is None else one.task.send(decoded)
         except StopIteration as stop:
             return [(one.key, stop.value)]
+        for name in RULES:
+            decoders = one.request.decoder, self._decoder
+            found, wanted = (getattr(decoder.settings, name) for decoder in decoders)
+            if found != wanted:
+                raise ValueError(
+                    f"tasks of one batch must have the same {name}, found {found} in a batch of "
+                    f"{wanted}: begin another batch"
+                )
         self._waiting.append(one)
         return []

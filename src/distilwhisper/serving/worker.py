@@ -156,7 +156,7 @@ class ModelQueue:
                 job.is_planned = True
                 return
             job.n_running += 1
-            for _, done in self.batch.add(job, _guarded(job, task), job.transcriber):
+            for _, done in self.batch.add(job, _guarded(job, task)):
                 job.n_silent += 1
                 self._take(job, done)
             if not job.is_short:
