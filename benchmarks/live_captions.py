@@ -9,7 +9,7 @@ OMP_NUM_THREADS=1.
 
 import argparse
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +77,7 @@ def main() -> None:
     asked = parser.parse_args()
     base = DecodingSettings(language="en")
     offline = Transcriber.from_model(asked.model, base, Hardware("cpu", asked.dtype))
-    live = offline.with_settings(live_settings(base, asked.margin))
+    live = replace(offline, settings=live_settings(base, asked.margin))
     normalize = normalizer_for("en")
     delays_s: list[float] = []
     busy_s = audio_s = 0.0

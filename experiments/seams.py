@@ -14,6 +14,7 @@ from distilwhisper.decoding.alignment import TimedWindow
 from distilwhisper.decoding.chunks import JoinedText
 from distilwhisper.decoding.segments import TimedWord
 from distilwhisper.decoding.transcriber import Transcriber
+from distilwhisper.decoding.transcription import Transcription
 from distilwhisper.plotting import draw_panels
 from distilwhisper.run.stages import fingerprint
 from distilwhisper.speech.arrays import Sound, to_samples
@@ -241,8 +242,8 @@ def decode_chunks(
     Raises:
         ValueError: there is no sample, or one is NaN.
     """
-    chunked = transcriber.with_settings(replace(transcriber.settings, long_form="chunked"))
-    one = chunked.begin(HeldRecording(to_samples(sound, "the recording")), language=language)
+    chunked = replace(transcriber, settings=replace(transcriber.settings, long_form="chunked"))
+    one = Transcription(chunked, HeldRecording(to_samples(sound, "the recording")), language)
     for _ in chunked.run(one.tasks):
         pass
     return one.windows

@@ -376,7 +376,8 @@ class Model:
         return _stream(self._for_call(options), source, listening)
 
     def _for_call(self, options: dict[str, Any]) -> Transcriber:
-        transcriber = self.transcriber.with_settings(settings_of(DecodingSettings, options))
+        settings = settings_of(DecodingSettings, options)
+        transcriber = replace(self.transcriber, settings=settings)
         transcriber.warn_of_prompts()
         return transcriber
 

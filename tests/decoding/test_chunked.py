@@ -131,8 +131,9 @@ def test_a_language_token_inside_a_text_is_none_of_its_words(
     decoder: WindowDecoder, timestamps: bool
 ) -> None:
     """Weak models write one; word times and logarithms are those of the text around it."""
-    timing = decoder.with_settings(
-        replace(decoder.settings, word_timestamps=timestamps, timestamps=timestamps)
+    timing = replace(
+        decoder,
+        settings=replace(decoder.settings, word_timestamps=timestamps, timestamps=timestamps),
     )
     said = says(decoder, *((0.0, " the cat", 2.0) if timestamps else (" the cat",)))
     half = len(said.token_ids) // 2

@@ -1,6 +1,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import create_autospec
 
 import numpy as np
 import pytest
@@ -20,11 +21,17 @@ from distilwhisper.decoding.failure import (
 )
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
-from distilwhisper.decoding.windows import DecodedWindow, Window, WindowRequest
+from distilwhisper.decoding.windows import DecodedWindow, Window, WindowDecoder, WindowRequest
 from distilwhisper.model.hardware import Hardware
+from distilwhisper.model.whisper import Encoder, WhisperConfig
 
 SETTINGS = DecodingSettings()
-REQUEST = WindowRequest(Window(torch.zeros(80, 10), 1600), (5, 6), seed=3)
+
+
+def request_of(settings: DecodingSettings, window: Window) -> WindowRequest:
+    """A request of a decoder of which nothing but the settings is asked."""
+    decoder = create_autospec(WindowDecoder, instance=True, settings=settings)
+    return WindowRequest(decoder, window, (5, 6), seed=3)
 
 
 def window(
@@ -51,7 +58,9 @@ def climb(
     settings: DecodingSettings, answers: Iterator[DecodedWindow], **judge: object
 ) -> tuple[DecodedWindow, list[WindowRequest]]:
     """Answer each request with the next window; return what came out, and the requests."""
-    task = decode_with_fallback(REQUEST, settings, **judge)  # type: ignore[arg-type]
+    request = request_of(settings, Window(torch.zeros(80, 10), 1600))
+    judge = {"excuse": lambda *_: False, **judge}
+    task = decode_with_fallback(request, **judge)  # type: ignore[arg-type]
     asked = [next(task)]
     while True:
         try:
@@ -68,7 +77,8 @@ def test_the_ladder_ends_at_the_first_text_that_is_believed(n_failing: int) -> N
     assert decoded == GOOD
     assert [request.temperature for request in asked] == list(SETTINGS.temperature[: n_failing + 1])
     for request in asked:
-        assert request == replace(REQUEST, temperature=request.temperature)
+        assert request == replace(asked[0], temperature=request.temperature)
+        assert (request.previous_ids, request.seed) == ((5, 6), 3)
     assert next(answers) is UNLIKELY
 
 
@@ -97,21 +107,21 @@ REPEATED = replace(GOOD, text="go on " * 6)
 def test_a_text_that_repeats_itself_as_the_sound_does_is_believed(
     repeating: DecodedWindow,
 ) -> None:
-    decoded, asked = climb(SETTINGS, iter([repeating]), stricter=loops, moves_on=lambda _: True)
+    decoded, asked = climb(SETTINGS, iter([repeating]), stricter=loops, excuse=lambda *_: True)
     assert decoded == repeating
     assert len(asked) == 1
     decoded, asked = climb(
-        SETTINGS, iter([repeating, GOOD]), stricter=loops, moves_on=lambda _: False
+        SETTINGS, iter([repeating, GOOD]), stricter=loops, excuse=lambda *_: False
     )
     assert decoded == GOOD
 
 
 def test_only_the_first_text_and_only_its_repetition_is_excused() -> None:
-    def never(_: DecodedWindow) -> bool:
+    def never(*_: object) -> bool:
         raise AssertionError
 
-    climb(SETTINGS, iter([UNLIKELY, LOOPING_AND_UNLIKELY, LOOPING, GOOD]), moves_on=never)
-    climb(SETTINGS, iter([LOOPING_AND_UNLIKELY, GOOD]), moves_on=never)
+    climb(SETTINGS, iter([UNLIKELY, LOOPING_AND_UNLIKELY, LOOPING, GOOD]), excuse=never)
+    climb(SETTINGS, iter([LOOPING_AND_UNLIKELY, GOOD]), excuse=never)
 
 
 def test_a_stricter_judge_is_asked_of_texts_that_pass_the_thresholds() -> None:
@@ -178,20 +188,21 @@ def test_a_cut_window_gets_its_silence_back_before_it_is_tried_hotter(
 ) -> None:
     whole = torch.zeros(80, 30)
     cut = Window(whole[:, :10], 1600, whole_mel=whole)
-    cut.encoder_states = torch.zeros(5, 4)
-    task = decode_with_fallback(WindowRequest(cut), SETTINGS)
-    assert next(task) == WindowRequest(cut)
+    cut.states[Encoder(WhisperConfig(8, 80, 4, 1, 2, 8, 1, 2, 8))] = torch.zeros(5, 4)
+    request = request_of(SETTINGS, cut)
+    task = decode_with_fallback(request, excuse=lambda *_: False)
+    assert next(task) == request
     again = task.send(broken)
-    assert again == WindowRequest(cut)
+    assert again == request
     assert cut.mel is whole
-    assert cut.encoder_states is None
+    assert not cut.states
     assert task.send(UNLIKELY).temperature == SETTINGS.temperature[1]
     assert task.send(UNLIKELY).temperature == SETTINGS.temperature[2]
 
 
 def test_a_cut_window_that_is_believed_stays_cut() -> None:
     cut = Window(torch.zeros(80, 10), 1600, whole_mel=torch.zeros(80, 30))
-    task = decode_with_fallback(WindowRequest(cut), SETTINGS)
+    task = decode_with_fallback(request_of(SETTINGS, cut))
     next(task)
     with pytest.raises(StopIteration) as stop:
         task.send(GOOD)

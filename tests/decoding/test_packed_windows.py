@@ -258,7 +258,7 @@ def test_every_token_of_text_is_in_one_run(
     runs = list(runs_of_text(token_ids, tokenizer))
     covered = [place for run in runs for place in range(len(token_ids))[run.text]]
     assert covered == [n for n, one in enumerate(token_ids) if not tokenizer.is_timestamp(one)]
-    assert all((run.opened or 0) <= (run.closed or 1500) for run in runs)
+    assert all(run.opened <= (run.closed or 1500) for run in runs)
 
 
 def test_a_beam_or_no_timestamps_cannot_be_packed(tiny_model: Path) -> None:

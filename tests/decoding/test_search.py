@@ -445,7 +445,7 @@ def test_languages_share_one_and_are_those_of_the_full_pass(tiny_multilingual_mo
     decoder = WindowDecoder(checkpoint, tokenizer, DecodingSettings())
     windows = [Window(torch.zeros(80, 3000), 480_000) for _ in states]
     for window, one in zip(windows, states, strict=True):
-        window.encoder_states = one
+        window.states[model.encoder] = one
     for window, probabilities in zip(windows, wanted, strict=True):
         found = decoder.detect_language([window])
         assert found.code == codes[int(probabilities.argmax())]

@@ -115,7 +115,7 @@ def outputs_of_noise(folder: Path) -> dict[str, Any]:
     write_tiny_model(folder / "other", seed=1, std=0.6, decoder_layers=3)
     made: dict[str, Any] = {}
     for name, settings in PIECES.items():
-        windows = english.with_settings(replace(GREEDY, **settings)).decode(pieces)
+        windows = replace(english, settings=replace(GREEDY, **settings)).decode(pieces)
         made[name] = [of_window(one) for one in windows]
     for draft in ("english", "other"):
         drafted = Transcriber.from_model(
@@ -128,17 +128,17 @@ def outputs_of_noise(folder: Path) -> dict[str, Any]:
     made["packed"] = [of_window(window) for _, window in sorted(packed, key=lambda one: one[0])]
     made["languages"] = [of_window(one) for one in multilingual.decode(pieces)]
     for name, settings in RECORDINGS.items():
-        one = english.with_settings(replace(GREEDY, **settings))
+        one = replace(english, settings=replace(GREEDY, **settings))
         made[name] = of_recording(one, sound)
     for name in ("chunked, word times", "sequential"):
-        one = english.with_settings(replace(GREEDY, **RECORDINGS[name]))
+        one = replace(english, settings=replace(GREEDY, **RECORDINGS[name]))
         made[f"{name}, streamed"] = [of_segment(segment) for segment in one.stream(sound)]
     for name, settings in (
         ("chunked, detected", CUT),
         ("chunked, mixed", {**CUT, "multilingual": True}),
         ("sequential, mixed", {"long_form": "sequential", "multilingual": True}),
     ):
-        one = multilingual.with_settings(replace(GREEDY, **settings))
+        one = replace(multilingual, settings=replace(GREEDY, **settings))
         made[name] = of_recording(one, sound)
     return made
 
@@ -150,7 +150,7 @@ def outputs_of_speech(tiny_en: Path, sounds: Sequence[Samples]) -> dict[str, Any
     model = Transcriber.from_model(str(tiny_en), DecodingSettings(temperature=(0.0,)), FLOAT32)
     made["short"] = [of_window(one) for one in model.decode(sounds)]
     for name, settings in OF_SPEECH.items():
-        one = model.with_settings(replace(model.settings, **settings))
+        one = replace(model, settings=replace(model.settings, **settings))
         made[name] = of_recording(one, sound)
     return made
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from corpora import hearing_model, noise
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.transcriber import Transcriber
+from distilwhisper.decoding.transcription import Transcription
 from distilwhisper.model.hardware import Hardware
 from distilwhisper.speech.audio import Samples, load_samples, write_wav
 from distilwhisper.speech.recording import HeldRecording
@@ -212,7 +213,7 @@ def test_more_windows_are_asked_where_a_language_is_in_doubt(doubting: Transcrib
     """Twice as many until there are no more, and the doubt is in the transcript."""
     samples = np.concatenate([QUIET, silent(27), LOUD, silent(22), QUIET, silent(27)])
     recording = HeldRecording(samples)
-    begun = doubting.begin(recording)
+    begun = Transcription(doubting, recording)
     assert begun._speech_starts(1) == [0]
     assert begun._speech_starts(2) == [0, 2 * WINDOW_SAMPLES]
     assert begun._speech_starts(8) == [n * WINDOW_SAMPLES for n in range(3)]
@@ -392,7 +393,7 @@ def test_whatever_settings_allow_covers_a_recording(
 ) -> None:
     settings = replace(SHORT, chunk_s=chunk_s, overlap_s=share * chunk_s)
     recording = HeldRecording(np.zeros(n_samples, dtype=np.float32))
-    begun = multilingual.with_settings(settings).begin(recording)
+    begun = Transcription(replace(multilingual, settings=settings), recording)
     plan = list(begun._plan(recording))
     assert (plan[0].start, plan[-1].stop) == (0, n_samples)
     for left, right in pairwise(plan):

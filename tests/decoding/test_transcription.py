@@ -51,11 +51,11 @@ def run_together(
 ) -> list[Transcript]:
     """Run recordings in one batch, a new one after every so many steps."""
     waiting = [
-        (one, caller.begin(HeldRecording(samples)))
-        for one, (caller, samples) in enumerate(zip(callers, recordings, strict=True))
+        Transcription(caller, HeldRecording(samples))
+        for caller, samples in zip(callers, recordings, strict=True)
     ]
-    arrived: list[tuple[int, Transcription]] = []
-    begun: list[tuple[int, Transcription]] = []
+    arrived: list[Transcription] = []
+    begun: list[Transcription] = []
     steps = numbers = 0
     with closing(Batch(callers[0])) as batch:
         while waiting or arrived or not batch.is_empty:
@@ -63,16 +63,15 @@ def run_together(
                 arrived.append(waiting.pop(0))
                 begun.append(arrived[-1])
             while arrived and batch.has_room:
-                number, one = arrived[0]
-                task = next(one.tasks, None)
+                task = next(arrived[0].tasks, None)
                 if task is None:
                     arrived.pop(0)
                     continue
-                batch.add(numbers, task, callers[number])
+                batch.add(numbers, task)
                 numbers += 1
             batch.step()
             steps += 1
-    outcomes = [one.outcome for _, one in begun]
+    outcomes = [one.outcome for one in begun]
     assert all(isinstance(outcome, Transcript) for outcome in outcomes)
     return [outcome for outcome in outcomes if isinstance(outcome, Transcript)]
 
@@ -90,7 +89,7 @@ def written(transcript: Transcript) -> list[object]:
 def test_requests_of_different_settings_in_one_batch_give_what_each_gives_alone(
     transcriber: Transcriber, every: int
 ) -> None:
-    callers = [transcriber.with_settings(settings) for settings in many_settings()]
+    callers = [replace(transcriber, settings=settings) for settings in many_settings()]
     recordings = [noise(2.0 + 3 * (i % 3), seed=7) for i in range(len(callers))]
     recordings[-2:] = [noise(41.0, seed=8), noise(41.0, seed=8)]
     alone = [one.transcribe(samples) for one, samples in zip(callers, recordings, strict=True)]
@@ -102,13 +101,13 @@ def test_requests_of_different_settings_in_one_batch_give_what_each_gives_alone(
 
 def test_settings_that_do_not_fit_the_model_are_refused(transcriber: Transcriber) -> None:
     with pytest.raises(ValueError, match="klingon"):
-        transcriber.with_settings(replace(SHORT, language="klingon"))
+        replace(transcriber, settings=replace(SHORT, language="klingon"))
 
 
 def test_other_settings_share_the_model_and_its_slots(transcriber: Transcriber) -> None:
     transcriber.transcribe(noise(1.0, seed=1))
     before = len(transcriber.searches.made)
-    german = transcriber.with_settings(replace(SHORT, language="de", temperature=(0.5,)))
+    german = replace(transcriber, settings=replace(SHORT, language="de", temperature=(0.5,)))
     german.transcribe(noise(1.0, seed=1))
     assert german.searches is transcriber.searches
     assert len(transcriber.searches.made) == before
@@ -119,16 +118,18 @@ def test_other_settings_share_the_model_and_its_slots(transcriber: Transcriber) 
 def test_the_tasks_of_a_batch_have_the_same_rules(
     transcriber: Transcriber, change: dict[str, Any]
 ) -> None:
-    other = transcriber.with_settings(replace(SHORT, **change))
-    task = next(other.begin(HeldRecording(noise(1.0, seed=1))).tasks)
+    other = replace(transcriber, settings=replace(SHORT, **change))
+    task = next(Transcription(other, HeldRecording(noise(1.0, seed=1))).tasks)
     with closing(Batch(transcriber)) as batch:
         with pytest.raises(ValueError, match=f"have the same {next(iter(change))}, .* another"):
-            batch.add(0, task, other)
+            batch.add(0, task)
         assert batch.is_empty
 
 
 def test_a_cpu_admits_one_window_a_step(transcriber: Transcriber) -> None:
-    one = transcriber.with_settings(CUT).begin(HeldRecording(noise(60.0, seed=1)), language="en")
+    one = Transcription(
+        replace(transcriber, settings=CUT), HeldRecording(noise(60.0, seed=1)), language="en"
+    )
     running = []
     with closing(Batch(transcriber)) as batch:
         for number, task in enumerate(one.tasks):
@@ -144,10 +145,10 @@ def test_a_cpu_admits_one_window_a_step(transcriber: Transcriber) -> None:
 def test_a_task_that_is_left_frees_its_slot_and_the_others_stay_as_they_are(
     transcriber: Transcriber,
 ) -> None:
-    english = transcriber.with_settings(replace(SHORT, language="en"))
+    english = replace(transcriber, settings=replace(SHORT, language="en"))
     sounds = [noise(1.0 + i, seed=i) for i in range(5)]
     alone = [english.transcribe(samples).text for samples in sounds]
-    begun = [english.begin(HeldRecording(samples)) for samples in sounds]
+    begun = [Transcription(english, HeldRecording(samples)) for samples in sounds]
     with closing(Batch(english)) as batch:
         left = next(begun[1].tasks)
         for number, task in enumerate([next(begun[0].tasks), left, next(begun[2].tasks)]):
@@ -180,7 +181,7 @@ def test_streamed_segments_are_those_of_the_transcript(
     settings = replace(
         CUT, long_form=long_form, word_timestamps=words, language="en", max_new_tokens=30
     )
-    one = transcriber.with_settings(settings)
+    one = replace(transcriber, settings=settings)
     samples = noise(95.0, seed=3)
     whole = one.transcribe(samples)
     streamed = list(one.stream(samples))
@@ -204,8 +205,9 @@ def test_segments_come_long_before_the_end_of_a_recording(
     settings = replace(CUT, long_form=long_form, language="en", batch_size=1, max_new_tokens=30)
     done_s: list[float] = []
     samples = HeldRecording(noise(200.0, seed=3))
-    one = transcriber.with_settings(settings).begin(samples, on_progress=done_s.append)
-    for _ in transcriber.with_settings(settings).steps(one.tasks):
+    english = replace(transcriber, settings=settings)
+    one = Transcription(english, samples, on_progress=done_s.append)
+    for _ in english.steps(one.tasks):
         if one.take_segments():
             break
     assert sum(done_s) < 40
@@ -213,7 +215,7 @@ def test_segments_come_long_before_the_end_of_a_recording(
 
 
 def test_silence_streams_nothing(transcriber: Transcriber) -> None:
-    english = transcriber.with_settings(replace(SHORT, language="en"))
+    english = replace(transcriber, settings=replace(SHORT, language="en"))
     assert list(english.stream(np.zeros(16_000 * 40, dtype=np.float32))) == []
 
 
@@ -239,5 +241,5 @@ def test_whatever_settings_allow_can_be_planned(
     overlap_s = None if share is None else share * chunk_s
     cut = replace(SHORT, chunk_s=chunk_s, overlap_s=overlap_s)
     recording = HeldRecording(np.zeros(int(length_s * 16_000), dtype=np.float32))
-    plan = list(transcriber.with_settings(cut).begin(recording)._plan(recording))
+    plan = list(Transcription(replace(transcriber, settings=cut), recording)._plan(recording))
     assert (plan[0].start, plan[-1].stop) == (0, len(recording.samples))

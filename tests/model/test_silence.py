@@ -98,5 +98,4 @@ def test_silence_is_thinned_where_time_is_short(
     decoder = WindowDecoder(checkpoint, Tokenizer.from_folder(tiny_model), DecodingSettings())
     window = decoder.window(noise(1.0, seed=1))
     decoder.encode([window])
-    assert window.encoder_states is not None
-    assert len(window.encoder_states) == n_kept
+    assert len(window.states[checkpoint.model.encoder]) == n_kept

@@ -59,7 +59,7 @@ CLIP = wav(noise(3.0, seed=2))
 @pytest.mark.parametrize("data", [CLIP, LONG], ids=["clip", "long"])
 def test_the_text_is_that_of_the_command_line(client, transcriber, data: bytes) -> None:
     told = client.audio.transcriptions.create(file=("a.wav", data), model="many", language="de")
-    german = transcriber.with_settings(replace(SHORT, language="de"))
+    german = replace(transcriber, settings=replace(SHORT, language="de"))
     assert told.text == german.transcribe(heard(data)).text
     assert told.text
     assert told.usage.type == "duration"
@@ -78,13 +78,13 @@ def test_what_a_request_asks_for_is_asked_of_the_model(client, transcriber) -> N
             file=("a.wav", CLIP), model="many", **{"language": "en", field: value}
         )
         wanted = replace(SHORT, **{"language": "en", **settings})
-        assert told.text == transcriber.with_settings(wanted).transcribe(heard(CLIP)).text
+        assert told.text == replace(transcriber, settings=wanted).transcribe(heard(CLIP)).text
         texts.add(told.text)
     hot = client.audio.transcriptions.create(
         file=("a.wav", CLIP), model="many", language="en", extra_body={"hotwords": "aha"}
     )
     wanted = replace(SHORT, language="en", hotwords="aha")
-    assert hot.text == transcriber.with_settings(wanted).transcribe(heard(CLIP)).text
+    assert hot.text == replace(transcriber, settings=wanted).transcribe(heard(CLIP)).text
     assert len(texts) > 1
 
 
@@ -93,7 +93,7 @@ def test_a_translation_is_the_models_translation(client, transcriber) -> None:
     told = client.audio.translations.create(
         file=("a.wav", CLIP), model="many", response_format="verbose_json"
     )
-    translating = transcriber.with_settings(replace(SHORT, task="translate"))
+    translating = replace(transcriber, settings=replace(SHORT, task="translate"))
     assert told.text == translating.transcribe(heard(CLIP)).text
     assert told.language == "english"
     assert told.task == "translate"
@@ -104,7 +104,7 @@ def test_texts_and_subtitles(client, transcriber, kind: str) -> None:
     told = client.audio.transcriptions.create(
         file=("a.wav", LONG), model="many", language="en", response_format=kind
     )
-    whole = transcriber.with_settings(replace(SHORT, language="en")).transcribe(heard(LONG))
+    whole = replace(transcriber, settings=replace(SHORT, language="en")).transcribe(heard(LONG))
     assert told == (f"{whole.text}\n" if kind == "text" else render(whole, kind))
 
 
@@ -117,7 +117,7 @@ def test_all_of_a_transcript(client, transcriber) -> None:
         timestamp_granularities=["word", "segment"],
     )
     wanted = replace(SHORT, language="de", word_timestamps=True)
-    whole = transcriber.with_settings(wanted).transcribe(heard(LONG))
+    whole = replace(transcriber, settings=wanted).transcribe(heard(LONG))
     assert told.language == "german"
     assert told.duration == pytest.approx(95.0)
     assert [(s.id, s.seek, s.start, s.end, s.text, tuple(s.tokens)) for s in told.segments] == [
@@ -161,7 +161,7 @@ def raw(logprobs: list) -> list[bytes]:
 def test_tokens_come_with_their_log_probabilities(client, transcriber) -> None:
     asked = {"file": ("a.wav", CLIP), "model": "many", "language": "de", "include": ["logprobs"]}
     told = client.audio.transcriptions.create(**asked)
-    german = transcriber.with_settings(replace(SHORT, language="de"))
+    german = replace(transcriber, settings=replace(SHORT, language="de"))
     (window,) = german.decode([heard(CLIP)])
     tokenizer = german.tokenizer
     wanted = [

@@ -264,13 +264,14 @@ def test_everybody_gets_a_turn(folder: Path) -> None:
 def test_windows_that_fail_at_one_step_fail_their_recording_alone(folder: Path) -> None:
     transcriber = Transcriber.from_model(str(folder), SHORT, CPU)
     tokenizer = transcriber.tokenizer
-    endless = transcriber.with_settings(replace(SHORT, suppress_tokens=(tokenizer.eot,)))
+    endless = replace(transcriber, settings=replace(SHORT, suppress_tokens=(tokenizer.eot,)))
     n_prompt = len(tokenizer.prompt_ids(language="en", timestamps=True))
     room = SHORT.max_new_tokens - 1  # for the window that comes a step later
     n_before = transcriber.checkpoint.model.config.max_tokens - n_prompt - room - 1
 
     def failing(before: tuple[int, ...]) -> Task[Transcription]:
-        yield WindowRequest(transcriber.window(noise(1.0, seed=1), language="en"), before)
+        window = endless.window(noise(1.0, seed=1), language="en")
+        yield WindowRequest(endless, window, before)
         raise CorruptAudio("the end is gone")
 
     events: list[Event] = []

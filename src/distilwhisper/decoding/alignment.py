@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distilwhisper.decoding.segments import SENTENCE_ENDS, TimedSegment, TimedWord, split_words
-from distilwhisper.decoding.windows import DecodedWindow, Window, WindowDecoder
+from distilwhisper.decoding.windows import DecodedWindow, WindowRequest
 from distilwhisper.languages import uses_spaces
 from distilwhisper.model.checkpoint import Checkpoint
 from distilwhisper.model.silence import KeptFrames
@@ -213,8 +213,7 @@ def _join_errors_s(
     errors_s = np.zeros(len(heads))
     for window in windows:
         aligner = replace(window.aligner, heads=heads)
-        seen, _, writers = aligner.maps(window.text, [aligner.tokenizer.eot])
-        maps = seen[:, writers.start : writers.stop + 1].cpu().double().numpy()
+        maps = aligner.maps(window.text, [aligner.tokenizer.eot])[0].cpu().double().numpy()
         maps = np.cumsum(maps, axis=0) if together else maps
         starts_s = np.stack([_token_starts(one) for one in maps]) / FRAMES_PER_SECOND
         outside_s = [
@@ -238,11 +237,12 @@ class Aligner:
     kept: KeptFrames | None = None  # the frames that were encoded; None: all
 
     @classmethod
-    def of(cls, decoder: WindowDecoder, window: Window) -> "Aligner":
+    def of(cls, request: WindowRequest) -> "Aligner":
         """Return the aligner of a window that was decoded."""
-        checkpoint, tokenizer, states = decoder.checkpoint, decoder.tokenizer, window.encoder_states
-        assert states is not None
+        decoder, window = request.decoder, request.window
+        checkpoint, tokenizer = decoder.checkpoint, decoder.tokenizer
         config, task = checkpoint.model.config, decoder.settings.task
+        states = window.states[checkpoint.model.encoder]
         prompt = tokenizer.prompt_ids(language=window.language, task=task, timestamps=False)
         heads = alignment_heads(checkpoint.generation_config, config) or upper_half_heads(config)
         n_frames = min(-(-window.n_samples // (2 * HOP_SAMPLES)), len(states))
@@ -315,11 +315,10 @@ class Aligner:
             return []
         # As in openai-whisper; a full sequence has no place for it.
         has_room = len(self.prompt_ids) + len(text) < self.model.config.max_tokens
-        maps, states, writers = self.maps(text, [self.tokenizer.eot] if has_room else [])
+        maps, states = self.maps(text, [self.tokenizer.eot] if has_room else [])
         seen = maps.mean(dim=0).cpu().double().numpy()
-        rows = slice(writers.start, writers.stop + 1)  # the last one tells when the text ends
-        times = start_s + _token_starts(seen[rows]) / FRAMES_PER_SECOND
-        odds = self.model.decoder.project(states[writers])[:, : self.tokenizer.eot]
+        times = start_s + _token_starts(seen) / FRAMES_PER_SECOND
+        odds = self.model.decoder.project(states[:-1])[:, : self.tokenizer.eot]
         odds = odds.to(maps.dtype).softmax(dim=-1)
         chosen = torch.tensor(text, device=odds.device)[:, None]
         probable = odds.gather(1, chosen)[:, 0].cpu().double().numpy()
@@ -340,14 +339,15 @@ class Aligner:
 
     def maps(
         self, text: Sequence[int], behind: Sequence[int] = ()
-    ) -> tuple[Maps, Float[Tensor, "tokens width"], slice]:
-        """Return how far each token of prompt, text and more stands out in each frame, by head.
+    ) -> tuple[Maps, Float[Tensor, "tokens width"]]:
+        """Return how far the positions stand out in each frame, by head, and their final states.
 
-        And the final states, and which positions write the text.
+        Those that write a token of the text, and the one behind, which tells when the text ends.
         """
         weights, states = self.attention([*self.prompt_ids, *text, *behind])
         first = len(self.prompt_ids) - 1  # position i writes token i + 1
-        return _contrast(weights), states, slice(first, first + len(text))
+        rows = slice(first, first + len(text) + 1)
+        return _contrast(weights)[:, rows], states[rows]
 
 
 @dataclass(frozen=True)
@@ -362,8 +362,7 @@ class TimedWindow:
 
 
 def time_window(
-    decoder: WindowDecoder,
-    window: Window,
+    request: WindowRequest,
     decoded: DecodedWindow,
     segments: Sequence[TimedSegment],
     *,
@@ -371,17 +370,17 @@ def time_window(
     end_s: float,
 ) -> TimedWindow:
     """Add words to a decoded window: timed by attention if the settings want it, else estimated."""
-    spaced = uses_spaces(decoded.language)
+    decoder, spaced = request.decoder, uses_spaces(decoded.language)
     words = split_words(segments, decoder.tokenizer, spaced=spaced, logprobs=decoded.logprobs)
     if decoder.settings.word_timestamps and words:
         with decoder.searches.lock:
-            words = Aligner.of(decoder, window).place(words, start_s=start_s)
+            words = Aligner.of(request).place(words, start_s=start_s)
         spans = [(segment.start_s, segment.end_s) for segment in segments]
         words = trim_words(words, spans, spoken_s=start_s)
     return TimedWindow(decoded, start_s, end_s, tuple(segments), tuple(words))
 
 
-def moves_on(decoder: WindowDecoder, window: Window, decoded: DecodedWindow) -> bool:
+def moves_on(request: WindowRequest, decoded: DecodedWindow) -> bool:
     """Return whether a decoder looked further on in the sound as it wrote its text.
 
     It does where the same thing is spoken several times. In a loop it looks at one place, or
@@ -389,7 +388,7 @@ def moves_on(decoder: WindowDecoder, window: Window, decoded: DecodedWindow) -> 
     """
     if not decoded.finished:
         return False
-    places_s = _places_s(decoder, window, decoded)
+    places_s = _places_s(request, decoded)
     if len(places_s) < 2:
         return False
     apart = min(TOKENS_APART, len(places_s) // 2)
@@ -397,20 +396,18 @@ def moves_on(decoder: WindowDecoder, window: Window, decoded: DecodedWindow) -> 
     return float(np.mean(moved_s > apart * LEAST_TOKEN_S)) >= MOVING_SHARE
 
 
-def text_end_s(decoder: WindowDecoder, window: Window, decoded: DecodedWindow) -> float:
+def text_end_s(request: WindowRequest, decoded: DecodedWindow) -> float:
     """Return where in its window a text ends, in seconds, by where the decoder looked last."""
-    return float(_places_s(decoder, window, decoded)[-LAST_TOKENS:].max())
+    return float(_places_s(request, decoded)[-LAST_TOKENS:].max())
 
 
-def _places_s(
-    decoder: WindowDecoder, window: Window, decoded: DecodedWindow
-) -> Float64[np.ndarray, " tokens"]:
+def _places_s(request: WindowRequest, decoded: DecodedWindow) -> Float64[np.ndarray, " tokens"]:
     """Return where each token of the text looks most, in seconds from the window's start."""
-    text = [i for i in decoded.token_ids if not decoder.tokenizer.is_special(i)]
-    with decoder.searches.lock:
-        maps, _, writers = Aligner.of(decoder, window).maps(text)
+    text = [i for i in decoded.token_ids if not request.decoder.tokenizer.is_special(i)]
+    with request.decoder.searches.lock:
+        maps, _ = Aligner.of(request).maps(text)
         seen = maps.mean(dim=0).cpu().double().numpy()
-    return seen[writers].argmax(axis=1) / FRAMES_PER_SECOND
+    return seen[:-1].argmax(axis=1) / FRAMES_PER_SECOND
 
 
 def trim_words(

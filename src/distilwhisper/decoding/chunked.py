@@ -1,11 +1,10 @@
 """One chunk of a long recording: decoded, judged, and decoded in two halves where it failed."""
 
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 
-from distilwhisper.decoding.alignment import TimedWindow, moves_on, text_end_s, time_window
+from distilwhisper.decoding.alignment import TimedWindow, text_end_s, time_window
 from distilwhisper.decoding.failure import decode_with_fallback, is_silence, loops
 from distilwhisper.decoding.segments import split_segments
 from distilwhisper.decoding.windows import Task, WindowDecoder, WindowRequest
@@ -122,14 +121,13 @@ def _rest(window: TimedWindow, part: Chunk, tokenizer: Tokenizer) -> Chunk | Non
 def _attempt(decoder: WindowDecoder, part: Chunk) -> Task[TimedWindow]:
     settings, start_s, end_s = decoder.settings, part.start_s, part.end_s
     window = decoder.window(part.samples, language=part.language)
-    request = WindowRequest(window, decoder.previous_ids, seed=settings.seed + part.start)
-    decoded = yield from decode_with_fallback(
-        request, settings, stricter=loops, moves_on=partial(moves_on, decoder, window)
-    )
+    seed = settings.seed + part.start
+    request = WindowRequest(decoder, window, decoder.previous_ids, seed=seed)
+    decoded = yield from decode_with_fallback(request, stricter=loops)
     token_ids = () if is_silence(decoded, settings) else decoded.token_ids
     segments = split_segments(token_ids, decoder.tokenizer, start_s=start_s, end_s=end_s)
     if segments and not settings.timestamps:
-        text_end = start_s + text_end_s(decoder, window, decoded)
+        text_end = start_s + text_end_s(request, decoded)
         if text_end < end_s - LEFT_S:  # nearer to the end the estimate is as good
             segments[-1] = replace(segments[-1], end_s=text_end)
-    return time_window(decoder, window, decoded, segments, start_s=start_s, end_s=end_s)
+    return time_window(request, decoded, segments, start_s=start_s, end_s=end_s)

@@ -21,7 +21,7 @@ from itertools import groupby, pairwise
 from operator import itemgetter
 
 from distilwhisper.decoding.segments import NumberedWord, TimedWord, word_key
-from distilwhisper.speech.units import Span
+from distilwhisper.speech.units import Span, merged_spans
 
 WHOLE = Span(0, sys.maxsize)  # all of a recording, however long it is
 
@@ -124,17 +124,8 @@ def plan_speech(spans: Iterable[Span], cut: Cut) -> Iterator[ChunkSpan]:
     A span that is longer than a chunk is cut as by :func:`plan_chunks`; other chunks share nothing,
     as they end in silence.
     """
-    held: list[ChunkSpan] = []  # what neighbours share a chunk so far, or nothing
-    for span in spans:
-        if held and span.stop - held[0].start <= cut.chunk_samples:
-            held = [ChunkSpan(held[0].start, span.stop)]
-            continue
-        yield from held
-        held = [ChunkSpan(span.start, span.stop)]
-        if span.stop - span.start > cut.chunk_samples:
-            yield from plan_chunks(lambda stop: stop, cut, span)
-            held = []
-    yield from held
+    for span in merged_spans(spans, cut.chunk_samples):
+        yield from plan_chunks(lambda stop: stop, cut, span)
 
 
 class JoinedText:
@@ -198,16 +189,8 @@ def _place(number: int, words: Sequence[TimedWord]) -> list[_Placed]:
     return placed
 
 
-@dataclass(frozen=True)
-class _Stretch:
-    """Words that stand between the same words of both sides, or are the same on both."""
-
-    tail: Sequence[_Placed]
-    head: Sequence[_Placed]
-    is_common: bool
-
-
 Words = Sequence[_Placed]
+Stretch = tuple[Words, Words]  # two readings of one time: the earlier chunk's, the later one's
 Run = tuple[int, int, int]  # place in one text, place in the other, length; of no words: zeros
 
 
@@ -241,9 +224,8 @@ def _merge(tail: Words, head: Words, anchor: Run, middle_s: float) -> list[_Plac
     i, j, length = anchor
     before = _align(tail[:i], head[:j], middle_s)
     after = _align(tail[i + length :], head[j + length :], middle_s)
-    others = [*before, *after]
-    n_common = length + sum(len(one.tail) for one in others if one.is_common)
-    n_differing = sum(min(len(one.tail), len(one.head)) for one in others if not one.is_common)
+    n_common = length + sum(len(same) for same, _ in (*before[1::2], *after[1::2]))
+    n_differing = sum(min(map(len, stretch)) for stretch in (*before[::2], *after[::2]))
     if not length or n_common < n_differing:
         return _keep_apart(tail, head, middle_s)
     half = (length + 1) // 2
@@ -255,26 +237,29 @@ def _merge(tail: Words, head: Words, anchor: Run, middle_s: float) -> list[_Plac
     ]
 
 
-def _align(tail: Words, head: Words, middle_s: float) -> list[_Stretch]:
-    """Line two readings up at the longest run that they share, and again on both sides of it."""
+def _align(tail: Words, head: Words, middle_s: float) -> list[Stretch]:
+    """Line two readings up at the longest run that they share, and again on both sides of it.
+
+    Of the stretches, each second one has the same words in both.
+    """
     i, j, length = _longest_run(tail, head, middle_s, room_share=1.0)
     if not length:
-        return [_Stretch(tail, head, is_common=False)]
+        return [(tail, head)]
     return [
         *_align(tail[:i], head[:j], middle_s),
-        _Stretch(tail[i : i + length], head[j : j + length], is_common=True),
+        (tail[i : i + length], head[j : j + length]),
         *_align(tail[i + length :], head[j + length :], middle_s),
     ]
 
 
-def _chosen(stretches: Sequence[_Stretch], *, outermost: int, tail_wins: bool) -> Iterator[_Placed]:
+def _chosen(stretches: Sequence[Stretch], *, outermost: int, tail_wins: bool) -> Iterator[_Placed]:
     """Yield one reading of each stretch: that of the winner, unless it has much less of it.
 
     The outermost stretch has common words on one side only: there the loser's words stay that the
     winner has nothing for.
     """
-    for number, one in enumerate(stretches):
-        wins, loses = (one.tail, one.head) if tail_wins else (one.head, one.tail)
+    for number, stretch in enumerate(stretches):
+        wins, loses = stretch if tail_wins else stretch[::-1]
         if number == outermost:
             spans = [(w.word.start_s, w.word.end_s) for w in wins]
             extra = [w for w in loses if not _is_covered((w.word.start_s, w.word.end_s), spans)]

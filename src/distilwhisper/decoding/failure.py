@@ -8,6 +8,7 @@ that holds much good text stays below the compression threshold.
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from distilwhisper.decoding.alignment import moves_on
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.windows import DecodedWindow, Task, WindowRequest
 from distilwhisper.languages import uses_spaces
@@ -18,21 +19,21 @@ MAX_PHRASE_WORDS = 8
 
 def decode_with_fallback(
     request: WindowRequest,
-    settings: DecodingSettings,
     *,
     stricter: Callable[[DecodedWindow], str | None] | None = None,
-    moves_on: Callable[[DecodedWindow], bool] | None = None,
+    excuse: Callable[[WindowRequest, DecodedWindow], bool] = moves_on,
 ) -> Task[DecodedWindow]:
     """Decode a window at each of the settings' temperatures until its text is to be believed.
 
     A window whose silence was cut off gets it back, for good, before it is tried any hotter. Texts
-    that pass the thresholds may have a ``stricter`` judge, and ``moves_on`` tells of a first text
-    that only repeats itself whether it follows the sound.
+    that pass the thresholds may have a ``stricter`` judge, and there may be an ``excuse`` for a
+    first text that only repeats itself: that it follows the sound.
 
     Returns:
         The attempt that is believed; or else the likeliest, of those that do not repeat themselves
         if there are any, and of the others the last. Its ``failure`` tells which.
     """
+    settings = request.decoder.settings
     attempts: list[DecodedWindow] = []
     for temperature in settings.temperature:
         window = yield replace(request, temperature=temperature)
@@ -40,8 +41,8 @@ def decode_with_fallback(
             request.window.uncut()
             window = yield replace(request, temperature=temperature)
         failure = why_failed(window, settings) or (stricter(window) if stricter else None)
-        if failure and not attempts and moves_on and _repeats_only(window, settings):
-            failure = None if moves_on(window) else failure
+        if failure and not attempts and _repeats_only(window, settings):
+            failure = None if excuse(request, window) else failure
         attempts.append(replace(window, failure=failure))
         if failure is None:
             return attempts[-1]

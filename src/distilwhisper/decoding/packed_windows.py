@@ -110,7 +110,7 @@ def decode_packed(
             joined[place.start * STEP_SAMPLES :][: len(piece.samples)] = piece.samples
         window = decoder.window(joined, language=group[0].language)
         temperature = decoder.settings.temperature[0]
-        decoded = yield WindowRequest(window, decoder.previous_ids, temperature)
+        decoded = yield WindowRequest(decoder, window, decoder.previous_ids, temperature)
         if decoded.finished and why_failed(decoded, decoder.settings) is None:
             by_number = _split(decoded, group, places, decoder.tokenizer)
     done: list[tuple[int, DecodedWindow]] = []
@@ -128,8 +128,7 @@ def _split(
     """Return the text of each piece, by its number, where it is plain whose it is."""
     runs = list(runs_of_text(decoded.token_ids, tokenizer))
     spans: list[Span] = []
-    for opened, closed, _ in runs:  # without a timestamp behind it a text stands up to the end
-        start = opened or 0
+    for start, closed, _ in runs:  # without a timestamp behind it a text stands up to the end
         spans.append(Span(start, max(places[-1].stop, start) if closed is None else closed))
     return {
         piece.number: _of_piece(decoded, [(runs[i].text, spans[i]) for i in own], place, tokenizer)

@@ -44,14 +44,14 @@ class TimedWord:
 class TextRun(NamedTuple):
     """Text tokens that follow each other, and the timestamps around them, in steps of 20 ms."""
 
-    opened: int | None  # None: the window begins with this text
+    opened: int  # 0 where the window begins with this text
     closed: int | None  # None: nothing stands behind it
     text: slice  # its places
 
 
 def runs_of_text(token_ids: Sequence[int], tokenizer: Tokenizer) -> Iterator[TextRun]:
     """Cut a window's tokens at its timestamps; every token of text is in one run."""
-    opened, first = None, 0
+    opened = first = 0
     for place, token_id in enumerate(token_ids):
         if not tokenizer.is_timestamp(token_id):
             continue
@@ -82,7 +82,7 @@ def split_segments(
     """
     segments: list[TimedSegment] = []
     for opened, closed, text in runs_of_text(token_ids, tokenizer):
-        from_s = min(start_s + (opened or 0) / TIMESTAMPS_PER_SECOND, end_s)
+        from_s = min(start_s + opened / TIMESTAMPS_PER_SECOND, end_s)
         closed_s = end_s if closed is None else start_s + closed / TIMESTAMPS_PER_SECOND
         to_s = max(min(closed_s, end_s), from_s)
         segments.append(text_segment(token_ids, text, tokenizer, start_s=from_s, end_s=to_s))
@@ -113,22 +113,18 @@ def split_window(
             moved = (token_ids[end - 1] - tokenizer.timestamp_begin) * FRAMES_PER_TIMESTAMP
         spans = [
             (
-                start_s + (run.opened or 0) / TIMESTAMPS_PER_SECOND,
+                start_s + run.opened / TIMESTAMPS_PER_SECOND,
                 start_s + (run.closed or 0) / TIMESTAMPS_PER_SECOND,
                 slice(max(run.text.start - 1, 0), run.text.stop + 1),
             )
             for run in runs_of_text(token_ids, tokenizer)
             if run.text.stop < end
         ]
-    segments = [
-        (text_segment(token_ids, part, tokenizer, start_s=start, end_s=stop), token_ids[part])
-        for start, stop, part in spans
-    ]
-    spoken = [
-        (one, ids)
-        for one, ids in segments
-        if one.end_s > one.start_s and tokenizer.decode(one.token_ids).strip()
-    ]
+    spoken: list[tuple[TimedSegment, Sequence[int]]] = []
+    for start, stop, part in spans:
+        one = text_segment(token_ids, part, tokenizer, start_s=start, end_s=stop)
+        if stop > start and tokenizer.decode(one.token_ids).strip():
+            spoken.append((one, token_ids[part]))
     return spoken, moved
 
 

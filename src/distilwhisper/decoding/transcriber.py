@@ -22,7 +22,6 @@ from pathlib import Path
 
 import torch
 
-from distilwhisper.decoding.alignment import moves_on
 from distilwhisper.decoding.failure import decode_with_fallback
 from distilwhisper.decoding.packed_windows import Piece, decode_packed, group_pieces
 from distilwhisper.decoding.settings import DecodingSettings
@@ -197,7 +196,7 @@ class Transcriber(WindowDecoder):
             FileNotFoundError, CorruptAudio: the path cannot be read.
             ValueError: the array is no sound: as :func:`~distilwhisper.speech.arrays.to_samples`.
         """
-        one = self.begin(_recording_of(sound), language=language)
+        one = Transcription(self, _recording_of(sound), language)
         for _ in self.run(one.tasks):
             pass
         return one.result()
@@ -207,24 +206,10 @@ class Transcriber(WindowDecoder):
 
         Their times may differ from a transcript's where two would overlap.
         """
-        one = self.begin(_recording_of(sound))
+        one = Transcription(self, _recording_of(sound))
         for _ in self.steps(one.tasks):
             yield from one.take_segments()
         one.result()
-
-    def begin(
-        self,
-        recording: Recording,
-        *,
-        language: str | None = None,
-        on_progress: Callable[[float], None] = lambda _: None,
-    ) -> Transcription:
-        """Begin a recording whose tasks the caller runs, beside those of others.
-
-        It is read as its tasks are taken; ``language`` is as for :meth:`transcribe`, and
-        ``on_progress`` is called with the seconds of audio just done.
-        """
-        return Transcription(self, recording, language, on_progress)
 
     def transcribe_all(
         self,
@@ -248,7 +233,7 @@ class Transcriber(WindowDecoder):
         def tasks() -> Iterator[Task[Transcription]]:
             known = repeat(None) if languages is None else iter(languages)
             for number, recording in enumerate(recordings):
-                one = self.begin(recording, language=next(known), on_progress=on_progress)
+                one = Transcription(self, recording, next(known), on_progress)
                 numbers[one] = number
                 yield from one.tasks
 
@@ -262,9 +247,8 @@ class Transcriber(WindowDecoder):
 
     def _decode_piece(self, piece: Piece) -> Task[DecodedWindow]:
         window = self.window(piece.samples, language=piece.language)
-        request = WindowRequest(window, self.previous_ids, seed=self.settings.seed)
-        goes_on = partial(moves_on, self, window)
-        return decode_with_fallback(request, self.settings, moves_on=goes_on)
+        request = WindowRequest(self, window, self.previous_ids, seed=self.settings.seed)
+        return decode_with_fallback(request)
 
 
 def _recording_of(sound: Sound | str | Path | Recording) -> Recording:

@@ -3,12 +3,12 @@
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, zip_longest
 from typing import TypeAlias
 
-from distilwhisper.decoding.alignment import TimedWindow, moves_on, time_window
+from distilwhisper.decoding.alignment import TimedWindow, time_window
 from distilwhisper.decoding.chunked import Chunk, decode_chunk
 from distilwhisper.decoding.chunks import (
     WHOLE,
@@ -54,24 +54,22 @@ Unreadable = (CorruptAudio, OSError)
 End: TypeAlias = float | CorruptAudio | OSError  # seconds, or why it cannot be read any further
 
 
+@dataclass(eq=False)
 class Transcription:
-    """A recording on its way to a transcript; made by ``Transcriber.begin``.
+    """A recording on its way to a transcript, whose tasks the caller runs, beside those of others.
 
-    Its tasks decode it, in this order; each is to be begun when there is a slot for it. They may
-    finish in any order, and return this transcription.
+    Its tasks decode it, in this order; each is to be begun when there is a slot for it, and taking
+    it reads the recording. They may finish in any order, and return this transcription.
     """
 
-    def __init__(
-        self,
-        decoder: WindowDecoder,
-        recording: Recording,
-        language: str | None,
-        report: Callable[[float], None],
-    ) -> None:
-        self._decoder, self._settings = decoder, decoder.settings
-        self._recording = recording
-        self._report = report  # called with the seconds of audio just done
-        code = decoder.code_of(language)
+    decoder: WindowDecoder
+    recording: Recording
+    language: str | None = None  # of the recording; None: the settings' language, or else detected
+    on_progress: Callable[[float], None] = lambda _: None  # called with the seconds just done
+
+    def __post_init__(self) -> None:
+        self._settings = self.decoder.settings
+        code = self.decoder.code_of(self.language)
         self._spoken = None if code is None else DetectedLanguage(code)
         is_sequential = self._settings.long_form == "sequential"
         self.tasks: Iterator[Task[Transcription]] = (
@@ -83,7 +81,7 @@ class Transcription:
         self._starts_s: list[float] = []  # of the chunks that were planned
         self._early: dict[int, list[TimedWindow]] = {}  # chunks done before one in front of them
         self._n_chunks = 0  # that are joined
-        self._duration_s: float | None = None  # known when there are no more chunks
+        self._end: End | None = None  # known when there are no more chunks
         self._text = JoinedText()
         self._n_taken = 0  # words
         self._taken: list[Segment] = []
@@ -124,16 +122,16 @@ class Transcription:
         return self._taken[first:]
 
     def _sequential_task(self) -> Task["Transcription"]:
-        model = self._decoder.checkpoint.model
-        end: End
+        model = self.decoder.checkpoint.model
         try:
             self._spoken = self._spoken or self._detect()
-            mel = RecordingMel(self._recording, n_mels=model.config.n_mels, device=model.device)
+            mel = RecordingMel(self.recording, n_mels=model.config.n_mels, device=model.device)
             yield from self._decode_in_order(mel, self._spoken.code)
-            end = mel.duration_s
+            self._end = mel.duration_s
         except Unreadable as error:
-            end = error
-        return (yield from self._end_task(end))
+            self._end = error
+        self._finish()
+        return self
 
     def _decode_in_order(self, mel: RecordingMel, language: str) -> Task[None]:
         """Decode window by window: each begins where the timestamps of the last one ended.
@@ -143,10 +141,10 @@ class Transcription:
         Source: ``openai/whisper: whisper/transcribe.py``; with the same weights and settings the
         text is the same, as long as nothing is sampled.
         """
-        decoder, settings, tokenizer = self._decoder, self._settings, self._decoder.tokenizer
+        decoder, settings, tokenizer = self.decoder, self._settings, self.decoder.tokenizer
         before = list(decoder.first_prompt)
         seek = crawls = 0
-        for span in self._spans(self._recording):
+        for span in self._spans(self.recording):
             seek = max(seek, span.start // HOP_SAMPLES)
             while True:
                 frames, n_frames = mel.window(seek, -(-span.stop // HOP_SAMPLES))
@@ -155,12 +153,11 @@ class Transcription:
                 own_language = None if settings.multilingual else language
                 window = decoder.window_of(frames, n_frames * HOP_SAMPLES, language=own_language)
                 previous = tuple(tokenizer.previous_ids(before, hotwords=decoder.hotwords))
-                request = WindowRequest(window, previous, seed=settings.seed + seek)
-                goes_on = partial(moves_on, decoder, window)
-                decoded = yield from decode_with_fallback(request, settings, moves_on=goes_on)
+                request = WindowRequest(decoder, window, previous, seed=settings.seed + seek)
+                decoded = yield from decode_with_fallback(request)
                 if window.language != language and not decoded.own_language.is_sure:
                     window.language = language
-                    decoded = yield from decode_with_fallback(request, settings, moves_on=goes_on)
+                    decoded = yield from decode_with_fallback(request)
                 moved = n_frames
                 if not is_silence(decoded, settings):
                     start_s = seek / FRAMES_PER_SECOND
@@ -169,9 +166,7 @@ class Transcription:
                         decoded.token_ids, tokenizer, start_s=start_s, n_frames=n_frames
                     )
                     segments = [segment for segment, _ in pieces]
-                    timed = time_window(
-                        decoder, window, decoded, segments, start_s=start_s, end_s=end_s
-                    )
+                    timed = time_window(request, decoded, segments, start_s=start_s, end_s=end_s)
                     self._join(timed, stop_s=start_s)  # the next one shares no text with it
                     before += [token_id for _, ids in pieces for token_id in ids]
                     if decoded.temperature > HOT or not settings.condition_on_previous_text:
@@ -179,11 +174,11 @@ class Transcription:
                     crawls = crawls + 1 if moved < CRAWL_FRAMES else 0
                     moved = n_frames if crawls > MAX_CRAWLS else moved
                 seek += moved
-                self._report(moved / FRAMES_PER_SECOND)
+                self.on_progress(moved / FRAMES_PER_SECOND)
 
     def _chunk_tasks(self) -> Iterator[Task["Transcription"]]:
         """Yield a task for every chunk, and one for the end."""
-        recording, settings = self._recording, self._settings
+        recording, settings = self.recording, self._settings
         end: End
         done = 0
         try:
@@ -207,11 +202,11 @@ class Transcription:
         """Decode a chunk in the recording's language or, where they are mixed, in its own."""
         code = None if self._spoken is None else self._spoken.code
         for language in (None, code) if self._settings.multilingual and code else (code,):
-            windows = yield from decode_chunk(self._decoder, replace(chunk, language=language))
+            windows = yield from decode_chunk(self.decoder, replace(chunk, language=language))
             found = (one.decoded.own_language for one in windows)
             if all(own.code == code or own.is_sure for own in found):
                 break
-        self._report(new_s)
+        self.on_progress(new_s)
         self._early[number] = windows
         while self._n_chunks in self._early:
             for one in self._early.pop(self._n_chunks):
@@ -223,11 +218,8 @@ class Transcription:
     def _end_task(self, end: End) -> Task["Transcription"]:
         """Note that there are no more chunks; a task without a window."""
         yield from ()
-        if isinstance(end, float):
-            self._duration_s = end
-            self._finish()
-        else:
-            self.outcome = end
+        self._end = end
+        self._finish()
         return self
 
     def _join(self, one: TimedWindow, *, stop_s: float) -> None:
@@ -236,8 +228,10 @@ class Transcription:
 
     def _finish(self) -> None:
         """Make the transcript, once there are no more chunks and all are joined."""
-        is_left = self._n_chunks < len(self._starts_s)
-        if self.outcome is not None or self._duration_s is None or is_left:
+        if not isinstance(self._end, float):
+            self.outcome = self._end
+            return
+        if self.outcome is not None or self._n_chunks < len(self._starts_s):
             return
         segments = [self._segment(group) for group in self._groups(self._text.words())]
         # Where none was given, and nobody speaks, it is English.
@@ -251,7 +245,7 @@ class Transcription:
         self.outcome = Transcript.of(
             segments,
             spoken.code,
-            duration_s=self._duration_s,
+            duration_s=self._end,
             language_probability=spoken.probability,
         )
 
@@ -264,7 +258,7 @@ class Transcription:
         window, last = (self.windows[number] for number in (group[0][0], group[-1][0]))
         timed = [word for _, word in group]
         token_ids = tuple(token_id for word in timed for token_id in word.token_ids)
-        text = self._decoder.tokenizer.decode(token_ids)
+        text = self.decoder.tokenizer.decode(token_ids)
         words = tuple(
             Word(w.start_s, w.end_s, w.text, math.nan if w.probability is None else w.probability)
             for w in timed
@@ -322,9 +316,9 @@ class Transcription:
         n_windows = self._settings.language_windows
         while True:
             starts = self._speech_starts(n_windows)
-            scan = self._recording.again()
+            scan = self.recording.again()
             pieces = (scan.read(start, start + WINDOW_SAMPLES) for start in starts)
-            detected = self._decoder.detect_language([self._decoder.window(p) for p in pieces])
+            detected = self.decoder.detect_language([self.decoder.window(p) for p in pieces])
             if detected.is_sure or len(starts) < n_windows or 2 * n_windows > MOST_LANGUAGE_WINDOWS:
                 return detected
             n_windows *= 2
@@ -334,7 +328,7 @@ class Transcription:
 
         One window is the first of them, and nothing behind it is read.
         """
-        scan = self._recording.again()
+        scan = self.recording.again()
         starts: Iterator[int]
         if self._settings.vad_filter:
             starts = (chunk.start for chunk in self._plan(scan))

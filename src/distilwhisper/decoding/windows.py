@@ -10,7 +10,7 @@ import threading
 from collections import defaultdict, deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, groupby
 from typing import Generic, TypeAlias, TypeVar
@@ -26,7 +26,7 @@ from distilwhisper.decoding.slots import Counts, Hypothesis, Job, SpecialTokens
 from distilwhisper.model.checkpoint import Checkpoint
 from distilwhisper.model.hardware import one_thread
 from distilwhisper.model.silence import KeptFrames, thin_silence
-from distilwhisper.model.whisper import Whisper
+from distilwhisper.model.whisper import Encoder
 from distilwhisper.shapes import Float
 from distilwhisper.speech.audio import Samples
 from distilwhisper.speech.mel import window_log_mel
@@ -36,7 +36,6 @@ from distilwhisper.text.transcript import compression_ratio
 
 K = TypeVar("K")
 T = TypeVar("T")
-Decoder = TypeVar("Decoder", bound="WindowDecoder")
 
 # On a GPU, windows enter when this share of the slots is free: encoding one alone wastes it. On a
 # CPU one enters a step: to encode all that wait would hold up those that are being decoded.
@@ -69,21 +68,21 @@ class Window:
     n_samples: int  # of the sound; the rest of the frames is silence
     language: str | None = None  # a code; none: detected when it is first decoded
     whole_mel: Float[Tensor, "n_mels whole"] | None = field(default=None, repr=False)  # if cut
-    encoder_states: Float[Tensor, "frames width"] | None = field(default=None, repr=False)
-    draft_states: Float[Tensor, "frames width"] | None = field(default=None, repr=False)
+    states: dict[Encoder, Float[Tensor, "frames width"]] = field(default_factory=dict, repr=False)
     kept: KeptFrames | None = field(default=None, repr=False)  # of those encoded; none: all
 
     def uncut(self) -> None:
         """Put back the silence that was cut off; a language that was detected stays."""
         assert self.whole_mel is not None
         self.mel, self.whole_mel = self.whole_mel, None
-        self.encoder_states = self.draft_states = None
+        self.states.clear()
 
 
 @dataclass(frozen=True)
 class WindowRequest:
     """One attempt at a window."""
 
+    decoder: "WindowDecoder"  # whose settings hold
     window: Window
     previous_ids: tuple[int, ...] = ()  # start-of-prev and the text before, or nothing
     temperature: float = 0.0
@@ -126,6 +125,8 @@ class WindowDecoder:
     """A model, and perhaps a draft of its vocabulary, that decode windows for tasks.
 
     Threads may share it: every batch has slots of its own, and the network works for one at a time.
+    Copies with other settings, by ``dataclasses.replace``, share the model and its slots; settings
+    that do not fit are a ValueError.
     """
 
     checkpoint: Checkpoint
@@ -134,14 +135,6 @@ class WindowDecoder:
     draft: Checkpoint | None = None
     """Proposes tokens that the model then checks: the same text, sooner if most are right."""
     searches: Searches = field(default_factory=Searches, repr=False, compare=False)
-
-    def with_settings(self: Decoder, settings: DecodingSettings) -> Decoder:
-        """Return the same model under other settings: nothing is loaded, and the slots are shared.
-
-        Raises:
-            ValueError: the settings do not fit the model, or the draft.
-        """
-        return replace(self, settings=settings)
 
     @property
     def counts(self) -> Counts:
@@ -224,13 +217,12 @@ class WindowDecoder:
         if not self.tokenizer.is_multilingual:
             return DetectedLanguage("en")
         codes, ids = zip(*self.tokenizer.languages.items(), strict=True)
-        decoder, logs = self.checkpoint.model.decoder, list[Tensor]()
+        model, logs = self.checkpoint.model, list[Tensor]()
+        decoder, sot = model.decoder, torch.tensor([[self.tokenizer.sot]], device=model.device)
         for window in windows:
             with self.searches.lock:
                 self.encode([window])
-                assert window.encoder_states is not None
-                cross = decoder.cross_cache(window.encoder_states[None], window.kept)
-                sot = torch.tensor([[self.tokenizer.sot]], device=window.encoder_states.device)
+                cross = decoder.cross_cache(window.states[model.encoder][None], window.kept)
                 logits = decoder.project(decoder(sot, cross)[:, 0])[0]
                 logs.append(logits[list(ids)].float().softmax(dim=0).log())
         probability, place = torch.stack(logs).mean(dim=0).softmax(dim=0).max(dim=0)
@@ -238,37 +230,29 @@ class WindowDecoder:
 
     @torch.inference_mode()
     def encode(self, windows: Sequence[Window]) -> None:
-        """Fill in the encoder states that windows lack."""
-        model, draft = self.checkpoint.model, self.draft and self.draft.model
-        self._encode(windows, model, "encoder_states")
-        if draft and draft.encoder is not model.encoder:
-            self._encode(windows, draft, "draft_states")
-        elif draft:
-            for window in windows:
-                window.draft_states = window.encoder_states
-
-    def _encode(self, windows: Sequence[Window], model: Whisper, name: str) -> None:
-        new = [window for window in windows if getattr(window, name) is None]
+        """Fill in the encoder states that windows lack; a draft may have an encoder of its own."""
         # A CPU's caches hold one window's states and not many; a GPU wants them all at once.
-        on_gpu = model.device.type == "cuda"
-        for _, group in groupby(new, key=lambda w: w.mel.shape[1] if on_gpu else id(w)):
-            same = list(group)
-            mel = torch.stack([window.mel for window in same]).to(model.dtype)
-            for window, states in zip(same, model.encoder(mel, same[0].kept), strict=True):
-                setattr(window, name, states)
+        on_gpu = self.checkpoint.model.device.type == "cuda"
+        for model in (one.model for one in (self.checkpoint, self.draft) if one is not None):
+            new = [window for window in windows if model.encoder not in window.states]
+            for _, group in groupby(new, key=lambda w: w.mel.shape[1] if on_gpu else id(w)):
+                same = list(group)
+                mel = torch.stack([window.mel for window in same]).to(model.dtype)
+                for window, states in zip(same, model.encoder(mel, same[0].kept), strict=True):
+                    window.states[model.encoder] = states
 
     def _job(self, ticket: object, request: WindowRequest) -> Job:
-        prompt, window = self._prompt(request), request.window
-        room = self.checkpoint.model.config.max_tokens - len(prompt)
+        prompt, window, model = self._prompt(request), request.window, self.checkpoint.model
+        room = model.config.max_tokens - len(prompt)
         return Job(
             ticket,
-            window.encoder_states,
+            window.states[model.encoder],
             prompt,
             min(self.settings.max_new_tokens, room),
             request.temperature,
             request.seed,
             window.kept,
-            window.draft_states,
+            None if self.draft is None else window.states[self.draft.model.encoder],
         )
 
     def _prompt(self, request: WindowRequest) -> tuple[int, ...]:
@@ -338,7 +322,6 @@ class WindowDecoder:
 class _Begun(Generic[K, T]):
     key: K
     task: "Task[T]"
-    decoder: WindowDecoder  # whose settings the task has
     request: WindowRequest = field(init=False)  # the window it waits for
 
 
@@ -346,7 +329,8 @@ class Batch(Generic[K, T]):
     """Tasks under way side by side, in slots of their own; to be closed.
 
     Whoever drives it adds tasks, between any two steps, and leaves those nobody waits for any more.
-    The settings of the decoder say how many slots there are, and hold for tasks without their own.
+    The settings of the decoder say how many slots there are; a request's decoder may be a copy that
+    has others.
     """
 
     def __init__(self, decoder: WindowDecoder) -> None:
@@ -376,26 +360,15 @@ class Batch(Generic[K, T]):
         """Windows in slots."""
         return self._search.n_slots - self._search.n_free
 
-    def add(
-        self, key: K, task: "Task[T]", decoder: WindowDecoder | None = None
-    ) -> list[tuple[K, T]]:
+    def add(self, key: K, task: "Task[T]") -> list[tuple[K, T]]:
         """Begin a task; return its key and what it returned, if it is done already.
 
-        Its key names it, perhaps with other tasks. A task with settings of its own comes with the
-        decoder that has them, see :meth:`WindowDecoder.with_settings`.
+        Its key names it, perhaps with other tasks.
 
         Raises:
             ValueError: the task has other :data:`RULES` than the batch.
         """
-        decoder = decoder or self._decoder
-        for name in RULES:
-            found, wanted = (getattr(one.settings, name) for one in (decoder, self._decoder))
-            if found != wanted:
-                raise ValueError(
-                    f"tasks of one batch must have the same {name}, found {found} in a batch of "
-                    f"{wanted}: begin another batch"
-                )
-        return self._resume(_Begun(key, task, decoder))
+        return self._resume(_Begun(key, task))
 
     def leave(self, key: K) -> None:
         """Give the tasks of a key up: their slots are free at once, and they are closed."""
@@ -412,7 +385,7 @@ class Batch(Generic[K, T]):
         :meth:`WindowDecoder.run`.
         """
         decoder, search = self._decoder, self._search
-        decoded: list[tuple[_Begun[K, T], DecodedWindow]] = []
+        done: list[tuple[_Begun[K, T], Hypothesis]] = []
         least = max(1, GPU_ADMIT_SHARE * search.n_slots) if self._on_gpu else 1
         has_engine = decoder.checkpoint.model.decoder.engine is not None
         with one_thread() if has_engine else nullcontext():
@@ -420,21 +393,20 @@ class Batch(Generic[K, T]):
             if self._waiting and search.n_free >= least:
                 n_new = min(len(self._waiting), search.n_free) if self._on_gpu else 1
                 with decoder.searches.lock:
-                    decoded += self._admit([self._waiting.popleft() for _ in range(n_new)])
+                    done += self._admit([self._waiting.popleft() for _ in range(n_new)])
             with decoder.searches.lock:
-                done = search.step(0.0 if n_new else CPU_SECONDS_PER_LOOK)
-            decoded += [(one, one.decoder._decoded(one.request, text)) for one, text in done]
-            return [result for one, window in decoded for result in self._resume(one, window)]
+                done += search.step(0.0 if n_new else CPU_SECONDS_PER_LOOK)
+            windows = [(one, one.request.decoder._decoded(one.request, text)) for one, text in done]
+            return [result for one, window in windows for result in self._resume(one, window)]
 
     @torch.inference_mode()
-    def _admit(self, new: Sequence[_Begun[K, T]]) -> list[tuple[_Begun[K, T], DecodedWindow]]:
+    def _admit(self, new: Sequence[_Begun[K, T]]) -> list[tuple[_Begun[K, T], Hypothesis]]:
         """Encode windows and admit them; return those of them that are done already."""
         self._decoder.encode([one.request.window for one in new])
-        done: list[tuple[_Begun[K, T], DecodedWindow]] = []
+        done: list[tuple[_Begun[K, T], Hypothesis]] = []
         jobs: list[Job] = []
         for one in new:
-            decoder, request = one.decoder, one.request
-            window = request.window
+            request, decoder, window = one.request, one.request.decoder, one.request.window
             window.language = window.language or decoder.detect_language([window]).code
             job = decoder._job(one, request)
             size = decoder.settings.beam_size
@@ -443,7 +415,7 @@ class Batch(Generic[K, T]):
             else:
                 rules, special = self._search.rules, self._search.special
                 best = beam_search(self._search.model, job, rules, special, beam_size=size)
-                done.append((one, decoder._decoded(request, best)))
+                done.append((one, best))
         self._search.admit(jobs)
         return done
 
@@ -453,5 +425,13 @@ class Batch(Generic[K, T]):
             one.request = next(one.task) if decoded is None else one.task.send(decoded)
         except StopIteration as stop:
             return [(one.key, stop.value)]
+        for name in RULES:
+            decoders = one.request.decoder, self._decoder
+            found, wanted = (getattr(decoder.settings, name) for decoder in decoders)
+            if found != wanted:
+                raise ValueError(
+                    f"tasks of one batch must have the same {name}, found {found} in a batch of "
+                    f"{wanted}: begin another batch"
+                )
         self._waiting.append(one)
         return []

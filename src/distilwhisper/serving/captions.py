@@ -63,7 +63,8 @@ class Pass:
         """Return the model with the prompt of this pass."""
         if not self.prompt:
             return transcriber
-        return transcriber.with_settings(replace(transcriber.settings, initial_prompt=self.prompt))
+        settings = replace(transcriber.settings, initial_prompt=self.prompt)
+        return replace(transcriber, settings=settings)
 
 
 def live_settings(base: DecodingSettings, margin_s: float | None) -> DecodingSettings:

@@ -1,7 +1,7 @@
 """The models of a server, and one thread that decodes for all callers.
 
-Windows of all their recordings share a model's slots. A caller's settings are its own, see
-:meth:`Transcriber.with_settings`. Who comes next:
+Windows of all their recordings share a model's slots. A caller's settings are its own: those of a
+copy of the transcriber. Who comes next:
 
 - A recording with fewer windows in slots goes before one with more; of equals, the first to come.
   Windows of silence, which need no slot, count for the step at which they are read.
@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from distilwhisper.decoding.settings import DecodingSettings
@@ -56,7 +56,7 @@ class Job:
 
     def __post_init__(self) -> None:
         self.is_short = self.recording.reach(WINDOW_SAMPLES + 1) <= WINDOW_SAMPLES
-        self.transcription = self.transcriber.begin(self.recording)
+        self.transcription = Transcription(self.transcriber, self.recording)
         self.arrived_s = time.monotonic()
 
     @property
@@ -108,7 +108,7 @@ class ModelQueue:
     def fitted(self, settings: DecodingSettings) -> Transcriber:
         """Return the model under a caller's settings, or refuse those that do not fit it."""
         try:
-            transcriber = self.transcriber.with_settings(settings)
+            transcriber = replace(self.transcriber, settings=settings)
         except ValueError as error:
             param = "language" if "language" in str(error) else None
             raise ApiError(400, str(error), code="invalid_value", param=param) from error
@@ -158,7 +158,7 @@ class ModelQueue:
                 job.is_planned = True
                 return
             job.n_running += 1
-            for _, done in self.batch.add(job, _guarded(job, task), job.transcriber):
+            for _, done in self.batch.add(job, _guarded(job, task)):
                 job.n_silent += 1
                 self._take(job, done)
             if not job.is_short:

@@ -1,6 +1,7 @@
 """What everything counts in: Whisper's sample rate, frames and windows."""
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 SAMPLE_RATE_HZ = 16_000
@@ -20,6 +21,22 @@ class Span:
     def overlap(self, other: "Span") -> int:
         """Return how many steps the two have in common; below zero, how many lie between them."""
         return min(self.stop, other.stop) - max(self.start, other.start)
+
+
+def merged_spans(
+    spans: Iterable[Span], most: int, *, long_pause: float = math.inf
+) -> Iterator[Span]:
+    """Yield spans, neighbours as one while it is at most so long and no long pause parts them."""
+    held: Span | None = None
+    for span in spans:
+        if held and span.stop - held.start <= most and span.start - held.stop < long_pause:
+            held = Span(held.start, span.stop)
+            continue
+        if held:
+            yield held
+        held = span
+    if held:
+        yield held
 
 
 def seconds_to_samples(seconds: float) -> int:

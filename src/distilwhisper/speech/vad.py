@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from distilwhisper.extras import MissingExtra
 from distilwhisper.shapes import Float
 from distilwhisper.speech.audio import Samples, in_blocks
-from distilwhisper.speech.units import WINDOW_SAMPLES, Span, seconds_to_samples
+from distilwhisper.speech.units import WINDOW_SAMPLES, Span, merged_spans, seconds_to_samples
 
 FRAME_SAMPLES = 512  # of the detector, which has one probability for them: 32 ms
 CONTEXT_SAMPLES = 64  # of the frame before, in front of each frame
@@ -252,17 +252,8 @@ def plan_pieces(spans: Iterable[Span], probabilities: Sequence[float]) -> list[S
 
     These are of speech, in order and apart; the probabilities are of each frame of the recording.
     """
-    pieces: list[Span] = []
-    long_pause = seconds_to_samples(LONG_PAUSE_S)
-    for span in spans:
-        for part in _broken(span, probabilities):
-            last = pieces[-1] if pieces else part
-            fits = part.stop - last.start <= WINDOW_SAMPLES and part.start - last.stop < long_pause
-            if pieces and fits:
-                pieces[-1] = replace(last, stop=part.stop)
-            else:
-                pieces.append(part)
-    return pieces
+    parts = (part for span in spans for part in _broken(span, probabilities))
+    return list(merged_spans(parts, WINDOW_SAMPLES, long_pause=seconds_to_samples(LONG_PAUSE_S)))
 
 
 def _broken(span: Span, probabilities: Sequence[float]) -> list[Span]:
