@@ -127,9 +127,9 @@ class Transcriber(WindowDecoder):
         is_prompted = n_hotwords or n_prompt or self.settings.condition_on_previous_text
         if is_prompted and self.checkpoint.generation_config.get(TRAINED_WITH_PROMPTS) is False:
             warn(
-                f"{self.checkpoint.folder} was trained without prompts, and mostly fails behind "
-                "one: leave out initial_prompt, hotwords and condition_on_previous_text, or train "
-                "with training.prompt_probability"
+                f"{self.checkpoint.folder} was trained without prompts, and its text behind one "
+                "may be wrong or missing, the likelier the longer it is: leave out initial_prompt, "
+                "hotwords and condition_on_previous_text, or train with prompt_probability"
             )
 
     def check_languages(self, languages: Mapping[str, str | None]) -> None:
