@@ -86,6 +86,25 @@ def test_a_limit_is_made_on_one_half_and_scored_on_the_other() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("gate", "edge", "limit"),
+    [
+        ("max_compression_ratio", 1.1, 1.1),
+        ("max_compression_ratio", 1.23456, 1.24),
+        ("max_compression_ratio", 0.0, 0.0),
+        ("min_avg_logprob", -2.2, -2.2),
+        ("min_avg_logprob", -0.98765, -0.988),
+    ],
+)
+def test_a_suggested_limit_has_three_digits_and_is_no_laxer_than_they_ask(
+    gate: str, edge: float, limit: float
+) -> None:
+    (one,) = (one for one in GATES if one.setting == gate)
+    bad = 9.0 if one.is_maximum else -9.0
+    is_bad = np.array([False] * 4 + [True] * 4)
+    assert suggest(one, np.array([edge] * 4 + [bad] * 4), is_bad) == limit
+
+
 def test_without_good_and_bad_labels_nothing_can_be_told() -> None:
     assert calibrate(both_halves([0.0, 0.0], [-0.1, -0.2]), FilterSettings()) is None
     for row in (1, 3):  # the bad one of either half

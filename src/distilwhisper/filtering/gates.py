@@ -6,6 +6,7 @@ How well the gates that need no reference find bad labels is measured on labels 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 from operator import itemgetter
 
 import numpy as np
@@ -235,8 +236,5 @@ def _score(dropped: Flags, bad: Flags, limit: float | None = None) -> Score:
 
 def _round_outwards(value: float, *, up: bool) -> float:
     """Round to three digits that a person can type, to the side on which more is kept."""
-    if value == 0:
-        return 0.0
-    digits = 2 - math.floor(math.log10(abs(value)))
-    scaled = value * 10.0**digits
-    return round((math.ceil(scaled) if up else math.floor(scaled)) / 10.0**digits, digits)
+    rounding = ROUND_CEILING if up else ROUND_FLOOR
+    return float(Context(prec=3, rounding=rounding).create_decimal(repr(value)))
