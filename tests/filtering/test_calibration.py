@@ -96,7 +96,7 @@ def test_a_limit_is_made_on_one_half_and_scored_on_the_other() -> None:
         ("min_avg_logprob", -0.98765, -0.988),
     ],
 )
-def test_a_suggested_limit_has_three_digits_and_is_no_laxer_than_they_ask(
+def test_a_suggested_limit_has_three_digits_and_drops_nothing_more(
     gate: str, edge: float, limit: float
 ) -> None:
     (one,) = (one for one in GATES if one.setting == gate)
