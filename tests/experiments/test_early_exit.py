@@ -152,8 +152,8 @@ def test_states_are_copied_to_the_layers_that_are_left_out(
             for number, layer in enumerate(decoder.layers):
                 normed = layer.self_attn_layer_norm(states)
                 keys, values = layer.self_attn.keys_values(normed)
-                torch.testing.assert_close(cache.keys[number][row, :, :1], keys[0])
-                torch.testing.assert_close(cache.values[number][row, :, :1], values[0])
+                torch.testing.assert_close(cache.states[0, number, row, :, :1], keys[0])
+                torch.testing.assert_close(cache.states[1, number, row, :, :1], values[0])
                 if number < single.n_layers:
                     states = decoder.run_layer(
                         number, states, step, partial(own.attend, number), alone
