@@ -42,14 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     teacher, tokenizer = load_checkpoint(folder).model, Tokenizer.from_folder(folder)
     students = {name: load_checkpoint(resolve_model(name)).model for name in asked.students}
     for student in students.values():
-        if has_encoder_of(teacher, student):  # as it has when that was frozen
+        if student.encoder.equals(teacher.encoder):  # as it has when that was frozen
             student.encoder = teacher.encoder
     found: dict[str, list[Tensor]] = defaultdict(list)  # of a source: (students, tokens)
     for utterance, samples in load_readable(manifest, labelled):
         mel = window_log_mel(samples, n_mels=teacher.config.n_mels, device=teacher.device)
         ids = decoder_sequence(labels[utterance.id].token_ids, tokenizer, timestamps=False)
-        if ids[-1] != tokenizer.eot:
-            ids.append(tokenizer.eot)
         n_prompt = ids.index(tokenizer.no_timestamps) + 1
         divergences = token_divergences(teacher, list(students.values()), mel, ids, n_prompt)
         found[utterance.source or "no source"].append(divergences)
@@ -82,12 +80,6 @@ def token_divergences(
     return torch.stack(
         [(expected.exp() * (expected - log_probs(student))).sum(dim=-1) for student in students]
     )
-
-
-def has_encoder_of(teacher: Whisper, student: Whisper) -> bool:
-    """Return whether a student's encoder is its teacher's."""
-    ours, theirs = teacher.encoder.state_dict(), student.encoder.state_dict()
-    return ours.keys() == theirs.keys() and all(map(torch.equal, ours.values(), theirs.values()))
 
 
 if __name__ == "__main__":

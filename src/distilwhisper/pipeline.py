@@ -51,7 +51,11 @@ from distilwhisper.corpus.store import read_jsonl
 from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.evaluation.scoring import summary_line
 from distilwhisper.files import write_atomic
-from distilwhisper.model.checkpoint import load_checkpoint, save_checkpoint
+from distilwhisper.model.checkpoint import (
+    TRAINED_WITH_PROMPTS,
+    load_checkpoint,
+    save_checkpoint,
+)
 from distilwhisper.model.hardware import dtype_name
 from distilwhisper.model.hub import resolve_model
 from distilwhisper.model.layout import require_whole
@@ -68,12 +72,7 @@ from distilwhisper.stages.evaluate import EvaluationTask, evaluate_tasks
 from distilwhisper.stages.filter import filter_labels
 from distilwhisper.stages.label import label_manifests
 from distilwhisper.stages.settings import STAGES, StageName, Workers
-from distilwhisper.stages.student import (
-    add_alignment_heads,
-    allow_silence,
-    make_student,
-    record_prompts,
-)
+from distilwhisper.stages.student import add_alignment_heads, allow_silence, make_student
 from distilwhisper.text.tokens import Tokenizer
 from distilwhisper.training.inputs import TrainingInput
 from distilwhisper.training.loop import Trainer
@@ -374,7 +373,8 @@ def _trainer(run: Run) -> Trainer:
     student = load_checkpoint(run.path("student-init"), device=device)
     tokenizer = Tokenizer.from_json(teacher.files.tokenizer_json, where=run.teacher)
     student = allow_silence(student) if recipe.filter.keep_silence else student
-    student = record_prompts(student, recipe.training.prompt_probability > 0)
+    has_prompts = recipe.training.prompt_probability > 0
+    student = student.with_generation(**{TRAINED_WITH_PROMPTS: has_prompts})
     judged = recipe.evaluate.decoding
     sets = {n: in_language(read_manifest(p), judged.language) for n, p in run.validation.items()}
     examples, sizes = _examples(run, manifest, tokenizer), student.model.config

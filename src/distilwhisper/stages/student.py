@@ -17,7 +17,6 @@ from distilwhisper.decoding.alignment import (
 )
 from distilwhisper.files import require_new
 from distilwhisper.model.checkpoint import (
-    TRAINED_WITH_PROMPTS,
     Checkpoint,
     count_parameters,
     load_checkpoint,
@@ -134,11 +133,6 @@ def allow_silence(checkpoint: Checkpoint) -> Checkpoint:
     forbidden = checkpoint.generation_config.get("begin_suppress_tokens") or []
     without_eot = [token for token in forbidden if token != eot]
     return checkpoint.with_generation(begin_suppress_tokens=without_eot)
-
-
-def record_prompts(checkpoint: Checkpoint, are_given: bool) -> Checkpoint:
-    """Return a model whose generation settings say whether training gives it prompts."""
-    return checkpoint.with_generation(**{TRAINED_WITH_PROMPTS: are_given})
 
 
 def _tokenizer(checkpoint: Checkpoint) -> Tokenizer:
