@@ -12,40 +12,27 @@ from distilwhisper.model.whisper import Whisper
 from distilwhisper.shapes import Float
 
 
-class PackedWeight:
-    """A bfloat16 weight matrix on the CPU, in oneDNN's own layout."""
+class PackedLinear(nn.Module):
+    """A linear layer for inference only, its bfloat16 weight on the CPU in oneDNN's own layout."""
 
-    def __init__(self, weight: Float[Tensor, "out in"]) -> None:
+    def __init__(self, weight: Float[Tensor, "out in"], bias: nn.Parameter | None = None) -> None:
+        super().__init__()
         # What inductor emits for a linear layer whose weights are frozen.
-        self.tensor: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), 1)
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), 1)
+        # Counted among the parameters, as the plain weight was.
+        self.weight = nn.Parameter(packed, requires_grad=False)
+        self.bias = bias
 
-    def __call__(
-        self, states: Float[Tensor, "*rows in"], bias: Float[Tensor, " out"] | None = None
-    ) -> Float[Tensor, "*rows out"]:
+    def forward(self, states: Float[Tensor, "*rows in"]) -> Float[Tensor, "*rows out"]:
         """Return the product, and the bias added before anything is rounded."""
         shape = states.shape[:-1]
         rows = states.reshape(-1, states.shape[-1])
         # One row alone takes another path than two and more, with other roundings.
         pair = rows.expand(2, -1) if len(rows) == 1 else rows
         product: Tensor = torch.ops.mkldnn._linear_pointwise(
-            pair, self.tensor, bias, "none", [], ""
+            pair, self.weight, self.bias, "none", [], ""
         )
         return product[: len(rows)].view(*shape, -1)
-
-
-class PackedLinear(nn.Module):
-    """A linear layer whose weight is packed; for inference only."""
-
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
-        self.product = PackedWeight(linear.weight.detach())
-        # Counted among the parameters, as the plain weight was.
-        self.weight = nn.Parameter(self.product.tensor, requires_grad=False)
-        self.bias = linear.bias
-
-    def forward(self, states: Float[Tensor, "*rows in"]) -> Float[Tensor, "*rows out"]:
-        """Return what the plain layer would."""
-        return self.product(states, self.bias)
 
 
 def can_pack(model: Whisper) -> bool:
@@ -68,5 +55,6 @@ def pack(model: Whisper) -> None:
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, nn.Linear):
-                setattr(module, name, PackedLinear(child))
-    model.decoder.packed_projection = PackedWeight(model.decoder.embed_tokens.weight.detach())
+                setattr(module, name, PackedLinear(child.weight, child.bias))
+    # Its method alone: as a module it would be counted beside the embedding.
+    model.decoder.packed_projection = PackedLinear(model.decoder.embed_tokens.weight).forward
