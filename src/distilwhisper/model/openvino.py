@@ -289,7 +289,7 @@ class DecoderEngine:
             out=[self._states, self._new],
         )
         by_layer = self._new.view(n_rows, self._n_layers, 2, self._heads, n_tokens, -1)
-        cache.write_layers(by_layer.movedim((2, 1), (0, 1)), step)
+        step.write(cache.states, by_layer.movedim((2, 1), (0, 1)))
         return self._states.clone()
 
     def _penalty(self, step: DecoderStep, capacity: int) -> Tensor:

@@ -163,15 +163,9 @@ class SelfCache:
     ) -> tuple[Tensor, Tensor]:
         """Write one layer's new keys and values; return all that the step can see."""
         layer = self.states[:, number]
-        _write(layer, torch.stack([keys, values]), step)
+        step.write(layer, torch.stack([keys, values]))
         seen_keys, seen_values = layer[:, :, :, : step.n_keys]
         return seen_keys, seen_values
-
-    def write_layers(
-        self, new: Float[Tensor, "2 layers batch heads tokens head_dim"], step: "DecoderStep"
-    ) -> None:
-        """Write the new keys and values of all layers."""
-        _write(self.states, new, step)
 
     def select(self, rows: Int[Tensor, " kept"]) -> "SelfCache":
         """Return the cache of some rows, in the order asked for."""
@@ -365,6 +359,16 @@ class DecoderStep:
         """Which keys each token sees: its own, and those before it."""
         keys_at = torch.arange(self.n_keys, device=self.positions.device)
         return keys_at <= self.positions[:, None, :, None]
+
+    def write(
+        self,
+        target: Float[Tensor, "*layers batch heads capacity head_dim"],
+        new: Float[Tensor, "*layers batch heads tokens head_dim"],
+    ) -> None:
+        """Write the tokens' keys and values to a cache, of one layer or of all."""
+        # By index: scatter_ took 470 us for a token of whisper-base, this takes 6.
+        by_place = target.movedim((-4, -2), (0, 1))
+        by_place[self.rows, self.positions] = new.movedim((-4, -2), (0, 1))
 
 
 class Decoder(nn.Module):
@@ -596,13 +600,3 @@ def _blank_embedding(n_rows: int, width: int) -> nn.Embedding:
     Torch's own random start takes seconds on the meta device, where every checkpoint begins.
     """
     return nn.Embedding(n_rows, width, _weight=torch.zeros(n_rows, width))
-
-
-def _write(
-    target: Float[Tensor, "*layers batch heads capacity head_dim"],
-    new: Float[Tensor, "*layers batch heads tokens head_dim"],
-    step: DecoderStep,
-) -> None:
-    # By index: scatter_ took 470 us for a token of whisper-base, this takes 6.
-    by_place = target.movedim((-4, -2), (0, 1))
-    by_place[step.rows, step.positions] = new.movedim((-4, -2), (0, 1))
