@@ -8,14 +8,12 @@ heads are looked up for the published sizes.
 Source: openai/whisper: ``whisper/__init__.py``, ``whisper/model.py``, ``whisper/tokenizer.py``.
 """
 
-import base64
-import gzip
+import copy
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tokenizers
 
 from distilwhisper.model.layout import (
@@ -195,11 +193,7 @@ def published_alignment_heads(
 
     None for a decoder of other sizes than the published ones, and for large-v1 and large-v2.
 
-    Source: openai/whisper: ``whisper/__init__.py``, ``_ALIGNMENT_HEADS``: for each decoder an array
-    of booleans, (layers, heads), gzipped, in base 85.
+    Source: openai/whisper: ``whisper/__init__.py``, ``_ALIGNMENT_HEADS``.
     """
-    packed = TEMPLATES["alignment_heads"].get(f"{width} {n_layers} {vocab_size}")
-    if packed is None:
-        return None
-    mask = np.frombuffer(gzip.decompress(base64.b85decode(packed)), dtype=bool)
-    return [[int(layer), int(head)] for layer, head in np.argwhere(mask.reshape(n_layers, -1))]
+    heads: dict[str, list[list[int]]] = TEMPLATES["alignment_heads"]
+    return copy.deepcopy(heads.get(f"{width} {n_layers} {vocab_size}"))
