@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -456,7 +457,7 @@ def test_a_file_that_is_not_there_is_named_once_and_without_a_number(
     assert call(["transcribe", *files, "--model", model, *FAST]) == SOME_FAILED
     log = err(capsys)
     assert f"failed: {missing}: no such file or directory distil" in log
-    assert f"failed: {tmp_path}: is a directory" in log
+    assert f"failed: {tmp_path}: must be a file, found a folder: name the files in it" in log
     assert call(["serve", "--model", model, "--api-key-file", missing]) == SOME_FAILED
     assert f"error: {missing}: no such file or directory" in err(capsys)
 
@@ -474,6 +475,23 @@ def test_several_formats_at_once(
     assert call(["transcribe", recording, *options, "--format", "all"]) == OK
     assert len(list((tmp_path / "out").iterdir())) == 5
     assert len(capsys.readouterr().out.splitlines()) == 7
+
+
+def test_numbers_may_be_separated_by_commas_as_other_tools_want_them(
+    recording: str, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def transcript(*options: str) -> Any:
+        spoken = ["transcribe", recording, "--model", model, "--format", "json", *FAST]
+        assert call([*spoken, *options]) == OK
+        return json.loads(capsys.readouterr().out)
+
+    whole = transcript()
+    clipped = transcript("--clip_timestamps", "0.1,0.3", "--suppress-tokens=-1")
+    assert clipped["segments"] != whole["segments"]
+    assert clipped == transcript("--clip-timestamps", "0.1", "0.3", "--suppress-tokens", "-1")
+    first = whole["segments"][0]["tokens"][0]
+    without = transcript("--suppress_tokens", f"-1,{first}")
+    assert first not in without["segments"][0]["tokens"]
 
 
 def test_cues_cut_by_words_time_them(

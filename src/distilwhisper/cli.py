@@ -32,6 +32,7 @@ from distilwhisper.text.transcript import TranscriptFormat
 
 OK, SOME_FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
+_NUMBERS = ("--clip-timestamps", "--suppress-tokens", "--temperature")
 Overrides = UseAppendAction[tuple[str, ...]]
 _CONFIG = (OmitArgPrefixes,)  # --batch-size, not --settings.decoding.batch-size
 
@@ -592,20 +593,24 @@ def call(arguments: Sequence[str]) -> int:
         hint = f"did you mean {near[0]}?" if near else "see distilwhisper --help"
         print(f"distilwhisper: error: there is no command {name!r}; {hint}", file=sys.stderr)
         return USAGE
-    command, rest = COMMANDS[name], _each_format(rest)
+    command, rest = COMMANDS[name], _each_value(rest)
     return status_of(
         lambda: tyro.cli(command, args=rest, prog=f"distilwhisper {name}", config=_CONFIG),
         program="distilwhisper",
     )
 
 
-def _each_format(arguments: Sequence[str]) -> list[str]:
-    """Name the option before each of several formats, so that none takes a file's place."""
+def _each_value(arguments: Sequence[str]) -> list[str]:
+    """Name the option before each of several formats, so that none takes a file's place.
+
+    Numbers may be separated by commas, as other Whisper tools want them.
+    """
     known, spread = {*get_args(TranscriptFormat), "all"}, list[str]()
     for argument in arguments:
-        if argument in known and spread[-2:-1] == ["--format"] and spread[-1] in known:
+        option = spread[-1].replace("_", "-") if spread else ""
+        if argument in known and spread[-2:-1] == ["--format"] and option in known:
             spread.append("--format")
-        spread.append(argument)
+        spread += argument.split(",") if option in _NUMBERS else [argument]
     return spread
 
 

@@ -89,6 +89,8 @@ def fingerprint(source: str) -> str:
 def _open_path(path: str) -> OpenFile:
     """Open a file on a disk, or what a URL stands for, read in pieces as they are asked for."""
     if "://" not in path:
+        if Path(path).is_dir():
+            raise IsADirectoryError(f"{path}: must be a file, found a folder: name the files in it")
         return Path(path).open("rb")
     storage, place = _storage(path)
     with _asking_storage(path):
