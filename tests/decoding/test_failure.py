@@ -16,6 +16,7 @@ from distilwhisper.decoding.failure import (
     decode_with_fallback,
     is_silence,
     loops,
+    loops_already,
     repeats,
     why_failed,
 )
@@ -139,6 +140,16 @@ def test_a_stricter_judge_is_asked_of_texts_that_pass_the_thresholds() -> None:
     assert decoded == replace(GOOD, failure="no")
 
 
+def test_no_text_that_may_be_returned_is_given_up_on_its_way() -> None:
+    """The first may be excused, and the last is taken where all fail."""
+    decoded, asked = climb(SETTINGS, iter([LOOPING] * 6), hopeless=loops_already)
+    assert decoded.failure
+    assert [one.hopeless for one in asked] == [None, *[loops_already] * 4, None]
+    once = replace(SETTINGS, temperature=(0.0,))
+    _, asked = climb(once, iter([LOOPING]), hopeless=loops_already)
+    assert [one.hopeless for one in asked] == [None]
+
+
 @pytest.mark.parametrize(
     ("one", "changed", "failure"),
     [
@@ -250,6 +261,27 @@ def test_a_phrase_said_over_and_over_is_found_wherever_it_stands(
     phrase: list[str], before: list[str], after: list[str]
 ) -> None:
     assert repeats([*before, *phrase * (MAX_REPEATS + 1), *after])
+
+
+@pytest.fixture(scope="module")
+def decoder(tiny_model: Path) -> Transcriber:
+    return Transcriber.from_model(str(tiny_model), SETTINGS, Hardware("cpu", "float32"))
+
+
+@pytest.mark.parametrize("language", ["en", "ja"])
+@given(data=st.data())
+def test_a_text_whose_beginning_loops_will_loop(
+    decoder: Transcriber, language: str, data: st.DataObject
+) -> None:
+    words = data.draw(EDGES) + data.draw(st.lists(WORDS, max_size=3)) * 6 + data.draw(EDGES)
+    token_ids = decoder.tokenizer.encode(" " + " ".join(words) + " né über")
+    request = WindowRequest(decoder, Window(torch.zeros(80, 10), 1600, language))
+    text = decoder.tokenizer.decode(token_ids).strip()
+    is_loop = bool(loops(replace(GOOD, text=text, language=language)))
+    already = [loops_already(request, token_ids[:n]) for n in range(len(token_ids) + 1)]
+    assert already == sorted(already)
+    assert not already[0]
+    assert already[-1] == is_loop or language == "ja"  # whose last sign is not looked at
 
 
 @given(

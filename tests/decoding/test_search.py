@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from distilwhisper.decoding.rules import DecodingRules
-from distilwhisper.decoding.search import NonFiniteOutput, Search
+from distilwhisper.decoding.search import TOKENS_PER_JUDGEMENT, NonFiniteOutput, Search
 from distilwhisper.decoding.settings import DecodingSettings
 from distilwhisper.decoding.slots import TOKENS_PER_BLOCK, Counts, Hypothesis, Job, SpecialTokens
 from distilwhisper.decoding.windows import Window, WindowDecoder
@@ -114,6 +114,33 @@ def test_a_window_in_a_slot_is_held_once(
     gc.collect()
     assert len(held) == 3
     assert not [one for one in held if one() is not None]
+
+
+@pytest.mark.parametrize("for_s", [0.0, 1e6])
+def test_a_hopeless_text_is_cut_at_the_same_place_whenever_it_is_looked_at(
+    checkpoint: Checkpoint, tokenizer: Tokenizer, encoder_states: Tensor, for_s: float
+) -> None:
+    rules = make_rules(tokenizer, timestamps=False, suppress=[tokenizer.eot])
+    jobs = make_jobs(checkpoint, tokenizer, encoder_states[:3], timestamps=False, max_new_tokens=70)
+    wanted = decode(make_search(checkpoint, tokenizer, n_slots=1, rules=rules), jobs)
+    judged: list[int] = []
+
+    def hopeless(token_ids: Sequence[int]) -> bool:
+        judged.append(len(token_ids))
+        return len(token_ids) >= 33
+
+    search = make_search(checkpoint, tokenizer, n_slots=3, rules=rules)
+    search.admit([jobs[0], replace(jobs[1], hopeless=hopeless), jobs[2]])
+    found: dict[int, Hypothesis] = {}
+    while search.n_free < 3:
+        found |= search.step(for_s)
+    n = 3 * TOKENS_PER_JUDGEMENT
+    assert judged == [n // 3, 2 * n // 3, n]
+    assert found[1].token_ids == wanted[1].token_ids[:n]
+    assert found[1].logprobs == pytest.approx(wanted[1].logprobs[:n], abs=1e-6)
+    assert not found[1].finished
+    for ticket in (0, 2):
+        assert_same(found[ticket], wanted[ticket])
 
 
 def test_cached_search_equals_choosing_from_the_full_pass(

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from distilwhisper.decoding.alignment import TimedWindow, text_end_s, time_window
-from distilwhisper.decoding.failure import decode_with_fallback, is_silence, loops
+from distilwhisper.decoding.failure import decode_with_fallback, is_silence, loops, loops_already
 from distilwhisper.decoding.segments import split_segments
 from distilwhisper.decoding.windows import Task, WindowDecoder, WindowRequest
 from distilwhisper.speech.audio import Samples
@@ -123,7 +123,7 @@ def _attempt(decoder: WindowDecoder, part: Chunk) -> Task[TimedWindow]:
     window = decoder.window(part.samples, language=part.language)
     seed = settings.seed + part.start
     request = WindowRequest(decoder, window, decoder.previous_ids, seed=seed)
-    decoded = yield from decode_with_fallback(request, stricter=loops)
+    decoded = yield from decode_with_fallback(request, stricter=loops, hopeless=loops_already)
     token_ids = () if is_silence(decoded, settings) else decoded.token_ids
     segments = split_segments(token_ids, decoder.tokenizer, start_s=start_s, end_s=end_s)
     if segments and not settings.timestamps:

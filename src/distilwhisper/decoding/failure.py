@@ -21,13 +21,15 @@ def decode_with_fallback(
     request: WindowRequest,
     *,
     stricter: Callable[[DecodedWindow], str | None] | None = None,
+    hopeless: Callable[[WindowRequest, Sequence[int]], bool] | None = None,
     excuse: Callable[[WindowRequest, DecodedWindow], bool] = moves_on,
 ) -> Task[DecodedWindow]:
     """Decode a window at each of the settings' temperatures until its text is to be believed.
 
     A window whose silence was cut off gets it back, for good, before it is tried any hotter. Texts
-    that pass the thresholds may have a ``stricter`` judge, and there may be an ``excuse`` for a
-    first text that only repeats itself: that it follows the sound.
+    that pass the thresholds may have a ``stricter`` judge. There may be an ``excuse`` for a first
+    text that only repeats itself: that it follows the sound. Between the first text and the last,
+    one that the judge will not pass, as its beginning is ``hopeless``, is not decoded to its end.
 
     Returns:
         The attempt that is believed; or else the likeliest, of those that do not repeat themselves
@@ -36,10 +38,12 @@ def decode_with_fallback(
     settings = request.decoder.settings
     attempts: list[DecodedWindow] = []
     for temperature in settings.temperature:
-        window = yield replace(request, temperature=temperature)
+        is_whole = not attempts or temperature == settings.temperature[-1]
+        attempt = replace(request, temperature=temperature, hopeless=None if is_whole else hopeless)
+        window = yield attempt
         if request.window.whole_mel is not None and _needs_whole(window, settings):
             request.window.uncut()
-            window = yield replace(request, temperature=temperature)
+            window = yield attempt
         failure = why_failed(window, settings) or (stricter(window) if stricter else None)
         if failure and not attempts and _repeats_only(window, settings):
             failure = None if excuse(request, window) else failure
@@ -91,8 +95,18 @@ def is_silence(window: DecodedWindow, settings: DecodingSettings) -> bool:
 
 def loops(window: DecodedWindow) -> str | None:
     """Return how a window's text repeats itself, if it does."""
-    words = window.text.split() if uses_spaces(window.language) else list(window.text)
+    words = _words(window.text, window.language)
     return "a phrase repeated over and over" if repeats(words) else None
+
+
+def loops_already(request: WindowRequest, token_ids: Sequence[int]) -> bool:
+    """Return whether a text that begins with these tokens loops, however it goes on."""
+    text = request.decoder.tokenizer.decode(token_ids).strip()
+    return repeats(_words(text, request.window.language or "en")[:-1])  # the last one may go on
+
+
+def _words(text: str, language: str) -> list[str]:
+    return text.split() if uses_spaces(language) else list(text)
 
 
 def repeats(words: Sequence[str]) -> bool:

@@ -6,6 +6,7 @@ place: a step that works on them has no shape of its own and can be captured in 
 
 import math
 import operator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -43,6 +44,8 @@ class Job:
     seed: int = 0  # of the sampling
     kept: KeptFrames | None = None  # the frames that were encoded; None: all
     draft_states: Float[Tensor, "frames width"] | None = None  # where the slots have a draft
+    # Whether a text that begins with these tokens will be of no use, however it goes on
+    hopeless: Callable[[Sequence[int]], bool] | None = None
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Hypothesis:
     """The tokens of one window, and how likely they are."""
 
     token_ids: tuple[int, ...]  # without prompt and without the end token
-    finished: bool  # the end token was written; False where the token limit cut the text off
+    finished: bool  # the end token was written; False where the text was cut off
     avg_logprob: float  # mean log-probability per token, the end token counted (nats)
     no_speech_prob: float  # of the no-speech token, right after start of transcript
     language_id: int | None = None  # the likeliest language's token at the same place

@@ -8,10 +8,10 @@ task: those of one batch may differ in all but the rules of their tokens.
 
 import threading
 from collections import defaultdict, deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain, groupby
 from typing import Generic, TypeAlias, TypeVar
 
@@ -87,6 +87,8 @@ class WindowRequest:
     previous_ids: tuple[int, ...] = ()  # start-of-prev and the text before, or nothing
     temperature: float = 0.0
     seed: int = 0
+    # Whether a text that begins with these tokens will be of no use, however it goes on
+    hopeless: Callable[["WindowRequest", Sequence[int]], bool] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,6 +255,7 @@ class WindowDecoder:
             request.seed,
             window.kept,
             None if self.draft is None else window.states[self.draft.model.encoder],
+            request.hopeless and partial(request.hopeless, request),
         )
 
     def _prompt(self, request: WindowRequest) -> tuple[int, ...]:
