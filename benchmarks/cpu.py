@@ -74,6 +74,12 @@ class Engine:
 ENGINES = (
     Engine("ours float32", OURS, {"hardware": {"dtype": "float32"}}),
     Engine("ours bfloat16", OURS, {"hardware": {"dtype": "bfloat16"}}),
+    Engine(
+        "student float32, 1 s of silence",
+        OURS,
+        {"hardware": {"dtype": "float32"}, "settings": {"context_margin_s": 1.0}},
+        is_student=True,
+    ),
     Engine("ours openvino", OURS, {"hardware": {"backend": "openvino"}}),
     Engine("student openvino", OURS, {"hardware": {"backend": "openvino"}}, is_student=True),
     Engine(
