@@ -81,6 +81,10 @@ ENGINES = (
         is_student=True,
     ),
     Engine("ours openvino", OURS, {"hardware": {"backend": "openvino"}}),
+    # What auto takes on a CPU with AVX2 alone.
+    Engine(
+        "ours openvino float32", OURS, {"hardware": {"backend": "openvino", "dtype": "float32"}}
+    ),
     Engine("student openvino", OURS, {"hardware": {"backend": "openvino"}}, is_student=True),
     Engine(
         "student openvino, 1 s of silence",

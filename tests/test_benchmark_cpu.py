@@ -110,6 +110,7 @@ def test_rows_are_asked_for_by_a_word_of_their_name() -> None:
         "ours float32",
         "ours bfloat16",
         "ours openvino",
+        "ours openvino float32",
         "student openvino",
         "student openvino, 1 s of silence",
         "OpenVINO int8 + bf16",

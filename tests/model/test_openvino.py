@@ -115,6 +115,7 @@ def test_the_encoder_multiplies_in_int8_where_that_is_faster(
     monkeypatch.setattr(openvino, "cpu_has", features.split().__contains__)
     assert openvino._Compiler(torch.bfloat16, None).encodes_in_int8 == in_int8
     assert not openvino._Compiler(torch.float32, None).encodes_in_int8
+    assert openvino._Compiler(torch.float32, None, may_round=True).encodes_in_int8 == in_int8
 
 
 @pytest.mark.skipif(not cpu_has("avx512_bf16"), reason="needs a CPU that multiplies bfloat16")
@@ -123,16 +124,20 @@ def test_an_encoder_in_int8_is_off_by_little_more_than_in_bfloat16(
 ) -> None:
     mel = torch.randn(1, 80, 3000, generator=torch.Generator().manual_seed(0))
     errors = []
-    for features in ("avx512_vnni amx_bf16", "avx512_vnni"):
+    for features, precision in (
+        ("avx512_vnni amx_bf16", torch.bfloat16),
+        ("avx512_vnni", torch.bfloat16),
+        ("avx512_vnni", torch.float32),
+    ):
         monkeypatch.setattr(openvino, "cpu_has", features.split().__contains__)
         model = load_checkpoint(tiny_model, dtype=torch.float32).model
-        accelerate(model, precision=torch.bfloat16)
+        accelerate(model, precision=precision, may_round=True)
         with torch.inference_mode():
             wanted = rounded.encoder(mel)
             errors.append(float((model.encoder(mel) - wanted).norm() / wanted.norm()))
-    in_bfloat16, in_int8 = errors
+    in_bfloat16, in_both, in_int8 = errors
     # Of 127 steps a weight or an activation is off by half a one; errors of a row add up as noise.
-    assert 0 < in_bfloat16 < in_int8 < 0.03
+    assert 0 < in_int8 < in_bfloat16 < in_both < 0.03
 
 
 def test_rows_of_any_lengths_go_on_as_in_torch(rounded: Whisper, engine: Whisper) -> None:
@@ -276,13 +281,15 @@ def test_few_models_are_kept_compiled(tmp_path: Path) -> None:
     ("asked", "feature", "picked"),
     [
         ({}, "amx_bf16", "openvino"),
-        ({}, "avx2", "torch"),
+        ({}, "avx2", "openvino"),
+        ({}, "sse4_2", "torch"),
+        ({"dtype": "float32"}, "avx2", "torch"),
         ({"dtype": "float32"}, "amx_bf16", "torch"),
         ({"dtype": "float32", "backend": "openvino"}, "avx2", "openvino"),
         ({"backend": "torch"}, "amx_bf16", "torch"),
     ],
 )
-def test_auto_takes_openvino_where_the_cpu_rounds_and_no_numbers_are_asked_for(
+def test_auto_takes_openvino_where_it_is_faster_and_no_numbers_are_asked_for(
     asked: dict[str, Any], feature: str, picked: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("distilwhisper.model.hardware.cpu_has", lambda name: name == feature)
@@ -312,13 +319,28 @@ def test_a_missing_package_names_the_extra(
         Transcriber.from_model(str(tiny_model), GREEDY, CPU)
 
 
-def test_a_draft_in_bfloat16_is_left_to_torch(tiny_model: Path) -> None:
+def test_a_draft_in_bfloat16_is_left_to_torch(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Sums that are rounded to bfloat16 depend on how many tokens are decoded at once."""
     model = str(tiny_model)
     with pytest.raises(ValueError, match="a draft with backend openvino needs dtype float32"):
         Transcriber.from_model(model, None, Hardware("cpu", "bfloat16", "openvino"), draft=model)
+    monkeypatch.setattr("distilwhisper.model.hardware.cpu_has", {"avx512_bf16"}.__contains__)
     made = Transcriber.from_model(model, None, Hardware("cpu"), draft=model)
     assert made.checkpoint.model.decoder.engine is None
+    # Where nothing is rounded to bfloat16, nothing is to int8 either.
+    monkeypatch.setattr("distilwhisper.model.hardware.cpu_has", {"avx2"}.__contains__)
+    made_with = []
+    monkeypatch.setattr(
+        "distilwhisper.decoding.transcriber.accelerate", lambda _, **how: made_with.append(how)
+    )
+    for draft in (None, model):
+        Transcriber.from_model(model, None, Hardware("cpu"), draft=draft)
+    assert [(how["precision"], how["may_round"]) for how in made_with] == [
+        (torch.float32, True),
+        *[(torch.float32, False)] * 2,
+    ]
 
 
 # Real weights

@@ -109,7 +109,12 @@ class Transcriber(WindowDecoder):
         made.warn_of_prompts()
         for loaded in filter(None, (checkpoint, drafting)):
             if by_openvino:
-                accelerate(loaded.model, precision=hardware.pick_dtype(), folder=loaded.folder)
+                accelerate(
+                    loaded.model,
+                    precision=hardware.pick_dtype(),
+                    may_round=hardware.dtype == "auto" and draft is None,
+                    folder=loaded.folder,
+                )
             elif can_pack(loaded.model):
                 pack(loaded.model)
         return made

@@ -28,8 +28,8 @@ class Hardware(Checked):
     GPU and float32 on a CPU. Training takes float32 instead of float16."""
     backend: Backend = "auto"
     """What decodes: torch, or on a CPU OpenVINO (extra openvino), its decoder's weights in int8.
-    auto: OpenVINO where it is installed, the CPU multiplies bfloat16, and neither a dtype nor a
-    draft is asked for; else torch. Training is torch's."""
+    auto: OpenVINO where it is installed, the CPU has AVX2 or multiplies bfloat16, and no dtype is
+    asked for, nor a draft beside bfloat16; else torch. Training is torch's."""
 
     def pick_device(self) -> "torch.device":
         """Return the device asked for.
@@ -98,7 +98,8 @@ class Hardware(Checked):
         """
         device, rounds = self.pick_device(), dtype_name(self.pick_dtype()) == "bfloat16"
         if self.backend == "auto":
-            fits = device.type == "cpu" and self.dtype == "auto" and rounds and not has_draft
+            fits = not has_draft if rounds else cpu_has("avx2")
+            fits = fits and device.type == "cpu" and self.dtype == "auto"
             return "openvino" if fits and find_spec("openvino") is not None else "torch"
         if self.backend == "openvino" and (device.type != "cpu" or self.dtype == "float16"):
             raise ValueError(

@@ -8,9 +8,9 @@ that embed tokens and places. The torch weights stay: word times and training op
 The encoder computes more than it reads, and is as fast as its products: in bfloat16 where the CPU
 has it, those of its linear layers in int8 where that is faster still (VNNI without AMX). A step of
 the decoder takes the time to read its weights, and some microseconds an operation. The weights are
-held in int8, one scale per row, cross keys and values in bfloat16 where the CPU has it. On such
-a CPU the vocabulary, which was half of all bytes, is held in int4, and the tokens that may be the
-likeliest are multiplied once more in float32.
+held in int8, one scale per row, cross keys and values in bfloat16 where the CPU has it. Where
+products may be rounded, the vocabulary, which was half of all bytes, is held in int4, and the
+tokens that may be the likeliest are multiplied once more in float32.
 """
 
 import hashlib
@@ -61,13 +61,18 @@ _log = logging.getLogger(__name__)
 
 
 def accelerate(
-    model: Whisper, *, precision: torch.dtype = torch.float32, folder: Path | None = None
+    model: Whisper,
+    *,
+    precision: torch.dtype = torch.float32,
+    may_round: bool = False,
+    folder: Path | None = None,
 ) -> None:
     """Let OpenVINO run a float32 model's encoder and decoder on the CPU.
 
     Args:
         model: in float32 on the CPU; its weights must not change afterwards.
         precision: of the products; float32, or bfloat16 where the CPU multiplies it.
+        may_round: to int8 all the same, where the CPU multiplies that (AVX-512 VNNI).
         folder: where the weights were read from; the graphs compiled from it are kept for the next
             time. None: nothing is kept.
 
@@ -80,7 +85,7 @@ def accelerate(
             "backend openvino needs float32 weights on the CPU, found "
             f"{dtype_name(model.dtype)} on {model.device}: take device=cpu"
         )
-    compiler = _Compiler(precision, folder)
+    compiler = _Compiler(precision, folder, may_round=may_round)
     model.decoder.engine = DecoderEngine(model.decoder, compiler)
     if model.encoder.engine is None:  # a draft may share its model's
         model.encoder.engine = _EncoderEngine(model.encoder, compiler)
@@ -89,12 +94,12 @@ def accelerate(
 class _Compiler:
     """Compiles graphs for this CPU, or reads those compiled before.
 
-    Args:
-        precision: of the products.
-        folder: as for :func:`accelerate`.
+    All arguments are as for :func:`accelerate`.
     """
 
-    def __init__(self, precision: torch.dtype, folder: Path | None) -> None:
+    def __init__(
+        self, precision: torch.dtype, folder: Path | None, *, may_round: bool = False
+    ) -> None:
         with needed_by("backend openvino", extra="openvino"):
             import openvino
             import openvino.opset15 as ops
@@ -103,9 +108,9 @@ class _Compiler:
         self.dtype = precision
         types = self.openvino.Type
         self.element_type = types.bf16 if precision == torch.bfloat16 else types.f32
-        self.encodes_in_int8 = (
-            precision == torch.bfloat16 and cpu_has("avx512_vnni") and not cpu_has("amx_bf16")
-        )
+        has_vnni = cpu_has("avx512_vnni")
+        self.rounds = precision == torch.bfloat16 or (may_round and has_vnni)
+        self.encodes_in_int8 = self.rounds and has_vnni and not cpu_has("amx_bf16")
         self.for_frames = {  # options of graphs that work on all frames
             "INFERENCE_PRECISION_HINT": self.element_type,
             "DYNAMIC_QUANTIZATION_GROUP_SIZE": 256 if self.encodes_in_int8 else 0,
@@ -147,6 +152,7 @@ class _Compiler:
             self._core.get_property("CPU", "FULL_DEVICE_NAME"),
             sorted(self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")),
             self.dtype,
+            self.rounds,
         ]
         digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
         return cache_folder() / "openvino" / f"{folder.name}-{digest}"
@@ -251,7 +257,7 @@ class DecoderEngine:
         options = {
             "INFERENCE_PRECISION_HINT": "f32",
             # Activations go through int8 where weights do: a product of int8 is exact in any order.
-            "DYNAMIC_QUANTIZATION_GROUP_SIZE": 32 if compiler.dtype == torch.bfloat16 else 0,
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": 32 if compiler.rounds else 0,
             # Fused attention turns all keys around at every step.
             "SNIPPETS_MODE": "DISABLE",
         }
@@ -262,8 +268,7 @@ class DecoderEngine:
         n_places = decoder.embed_positions.num_embeddings
         self._hidden = torch.full((n_places, n_places), -torch.inf).triu()
         self._hidden = torch.cat([self._hidden, torch.zeros(1, n_places)])
-        has_int4 = compiler.dtype == torch.bfloat16
-        self._n_in_int4 = max(len(self._embedding) - N_SPECIAL, 0) if has_int4 else 0
+        self._n_in_int4 = max(len(self._embedding) - N_SPECIAL, 0) if compiler.rounds else 0
         build = partial(_projection, *parts, self._n_in_int4)
         # This graph first: building it takes the most memory.
         self._projection = compiler.compile("vocabulary", build, **options)
