@@ -14,7 +14,8 @@ file of ten minutes, joined from readings of LJSpeech, sonnets and a monologue.
 A word error rate that differs from that of our own float32 by more than 0.3 points is marked "!".
 Ratios compare our fastest row without that mark with the row that they stand in, round by round.
 With --busy one process per core counts meanwhile, as on most servers something does. On a machine
-that others use, compare the processor seconds, which stand in the JSON file.
+that others use, compare the processor seconds, which stand in the JSON file. The variables LIMITS,
+such as ONEDNN_MAX_CPU_ISA=AVX2, show what a lesser CPU would do, as far as libraries obey them.
 """
 
 import argparse
@@ -53,6 +54,13 @@ PEERS = ROOT / ".cache" / "peers"
 WORKER = HERE / "cpu_worker.py"
 CONVERTER = HERE / "cpu_convert.py"
 
+# By which libraries use less than the CPU has: oneDNN (OpenVINO), torch, MKL, CTranslate2.
+LIMITS = (
+    "ONEDNN_MAX_CPU_ISA",
+    "ATEN_CPU_CAPABILITY",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "CT2_FORCE_CPU_ISA",
+)
 MAX_WER_POINTS = 0.3  # what a faster number format may cost
 N_CALIBRATION_WINDOWS = 20
 WARM_UP_S = 75.0  # of the long recording: more than two windows
@@ -614,6 +622,7 @@ def conditions(arguments: argparse.Namespace) -> dict[str, Any]:
         "busy": arguments.busy,
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
+        "limits": {name: os.environ[name] for name in LIMITS if name in os.environ},
         "python": platform.python_version(),
         "commit": commit(),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -625,7 +634,8 @@ def describe(result: Mapping[str, Any]) -> str:
     """Return the line above the table."""
     audio = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result["audio_s"].items())
     return (
-        f"{result['model']}; {audio}; {result['cpu']}, {result['cores']} cores, "
+        f"{result['model']}; {audio}; {result['cpu']}, {result['cores']} cores"
+        f"{''.join(f' {name}={value}' for name, value in result['limits'].items())}, "
         f"{result['threads']} threads; {result['rounds']} rounds"
         f"{', one busy process per core' if result['busy'] else ''}; "
         f"commit {result['commit']}; {result['date']}"
