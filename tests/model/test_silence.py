@@ -10,12 +10,10 @@ from hypothesis import strategies as st
 
 from corpora import noise
 from distilwhisper.decoding.settings import DecodingSettings
-from distilwhisper.decoding.windows import WindowDecoder
+from distilwhisper.decoding.transcriber import Transcriber
 from distilwhisper.model.checkpoint import load_checkpoint
-from distilwhisper.model.hardware import Backend
-from distilwhisper.model.openvino import accelerate
+from distilwhisper.model.hardware import Hardware
 from distilwhisper.model.silence import MARGIN_FRAMES, MEANS_PER_BLOCK, STRIDE, thin_silence
-from distilwhisper.text.tokens import Tokenizer
 
 N_FRAMES = 1500
 
@@ -87,15 +85,34 @@ def test_frames_that_are_alike_can_stand_for_each_other(tiny_model: Path) -> Non
     assert not torch.allclose(states[2], states[0], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("backend", "n_kept"), [("torch", N_FRAMES), ("openvino", 360)])
-def test_silence_is_thinned_where_time_is_short(
-    tiny_model: Path, backend: Backend, n_kept: int
+@pytest.mark.parametrize(
+    ("hardware", "n_kept"),
+    [
+        (Hardware("cpu", backend="torch"), 360),
+        (Hardware("cpu", "float32", "torch"), N_FRAMES),
+        (Hardware("cpu", "float32", "openvino"), 360),
+    ],
+)
+def test_silence_is_thinned_unless_numbers_of_torch_are_asked_for(
+    tiny_model: Path, hardware: Hardware, n_kept: int
 ) -> None:
-    checkpoint = load_checkpoint(tiny_model, dtype=torch.float32)
-    if backend == "openvino":
+    if hardware.backend == "openvino":
         pytest.importorskip("openvino")
-        accelerate(checkpoint.model)
-    decoder = WindowDecoder(checkpoint, Tokenizer.from_folder(tiny_model), DecodingSettings())
+    decoder = Transcriber.from_model(str(tiny_model), hardware=hardware)
     window = decoder.window(noise(1.0, seed=1))
     decoder.encode([window])
-    assert len(window.states[checkpoint.model.encoder]) == n_kept
+    assert len(window.states[decoder.checkpoint.model.encoder]) == n_kept
+
+
+def test_windows_of_thinned_silence_have_the_same_text_in_any_company(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("distilwhisper.model.hardware.cpu_has", lambda _: False)
+    settings = DecodingSettings(temperature=(0.0,), max_new_tokens=12)
+    decoder = Transcriber.from_model(str(tiny_model), settings, Hardware("cpu"))
+    assert decoder.checkpoint.model.decoder.engine is None
+    pieces = [noise(length_s, seed=seed) for seed, length_s in enumerate((0.5, 29.0, 9.0))]
+    for piece, together in zip(pieces, decoder.decode(pieces), strict=True):
+        (alone,) = decoder.decode([piece])
+        assert alone.token_ids == together.token_ids
+        assert alone.logprobs == pytest.approx(together.logprobs, abs=1e-5)

@@ -107,7 +107,9 @@ class Transcriber(WindowDecoder):
         tokenizer = Tokenizer.from_json(checkpoint.files.tokenizer_json, where=folder)
         made = cls(checkpoint, tokenizer, settings or DecodingSettings(), drafting)
         made.warn_of_prompts()
+        has_time = hardware.dtype != "auto" or hardware.pick_device().type != "cpu"
         for loaded in filter(None, (checkpoint, drafting)):
+            loaded.model.encoder.thins_silence = by_openvino or not has_time
             if by_openvino:
                 accelerate(
                     loaded.model,

@@ -244,11 +244,8 @@ class Encoder(nn.Module):
         self.layer_norm = nn.LayerNorm(config.width)
         # Set by openvino.py.
         self.engine: Callable[[Tensor, KeptFrames | None], Tensor] | None = None
-
-    @property
-    def thins_silence(self) -> bool:
-        """Whether windows are to be encoded with fewer frames of silence: where time is short."""
-        return self.engine is not None
+        # Whether windows are to be encoded with fewer frames of silence: where time is short.
+        self.thins_silence = False
 
     def forward(self, mel: Mel, kept: KeptFrames | None = None) -> FrameStates:
         """Encode windows; two mel frames of 10 ms make one frame of 20 ms.
