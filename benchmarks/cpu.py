@@ -54,7 +54,7 @@ PEERS = ROOT / ".cache" / "peers"
 WORKER = HERE / "cpu_worker.py"
 CONVERTER = HERE / "cpu_convert.py"
 
-# By which libraries use less than the CPU has: oneDNN (OpenVINO), torch, MKL, CTranslate2.
+# They make oneDNN (OpenVINO), torch, MKL and CTranslate2 use less than the CPU has.
 LIMITS = (
     "ONEDNN_MAX_CPU_ISA",
     "ATEN_CPU_CAPABILITY",

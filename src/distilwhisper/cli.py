@@ -32,7 +32,7 @@ from distilwhisper.text.transcript import TranscriptFormat
 
 OK, SOME_FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
-_NUMBERS = ("--clip-timestamps", "--suppress-tokens", "--temperature")
+_NUMBERS = ("--clip-timestamps", "--suppress-tokens", "--temperature")  # 1,2 as well as 1 2
 Overrides = UseAppendAction[tuple[str, ...]]
 _CONFIG = (OmitArgPrefixes,)  # --batch-size, not --settings.decoding.batch-size
 
@@ -601,10 +601,7 @@ def call(arguments: Sequence[str]) -> int:
 
 
 def _each_value(arguments: Sequence[str]) -> list[str]:
-    """Name the option before each of several formats, so that none takes a file's place.
-
-    Numbers may be separated by commas, as other Whisper tools want them.
-    """
+    """Name the option before each of several formats, so that none takes a file's place."""
     known, spread = {*get_args(TranscriptFormat), "all"}, list[str]()
     for argument in arguments:
         option = spread[-1].replace("_", "-") if spread else ""

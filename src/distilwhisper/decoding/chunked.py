@@ -1,6 +1,7 @@
 """One chunk of a long recording: decoded, judged, and decoded in two halves where it failed."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -123,7 +124,8 @@ def _attempt(decoder: WindowDecoder, part: Chunk) -> Task[TimedWindow]:
     window = decoder.window(part.samples, language=part.language)
     seed = settings.seed + part.start
     request = WindowRequest(decoder, window, decoder.previous_ids, seed=seed)
-    decoded = yield from decode_with_fallback(request, stricter=loops, hopeless=loops_already)
+    hopeless = partial(loops_already, request)
+    decoded = yield from decode_with_fallback(request, stricter=loops, hopeless=hopeless)
     token_ids = () if is_silence(decoded, settings) else decoded.token_ids
     segments = split_segments(token_ids, decoder.tokenizer, start_s=start_s, end_s=end_s)
     if segments and not settings.timestamps:

@@ -21,7 +21,7 @@ def decode_with_fallback(
     request: WindowRequest,
     *,
     stricter: Callable[[DecodedWindow], str | None] | None = None,
-    hopeless: Callable[[WindowRequest, Sequence[int]], bool] | None = None,
+    hopeless: Callable[[Sequence[int]], bool] | None = None,
     excuse: Callable[[WindowRequest, DecodedWindow], bool] = moves_on,
 ) -> Task[DecodedWindow]:
     """Decode a window at each of the settings' temperatures until its text is to be believed.

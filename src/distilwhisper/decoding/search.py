@@ -43,7 +43,7 @@ GPU_STEPS_PER_LOOK = 8
 # The time between two such looks on a CPU, where a look takes a tenth of a short step. Windows that
 # wait are admitted after it.
 CPU_SECONDS_PER_LOOK = 0.02
-# Tokens between two looks at whether a text is hopeless; when rows are looked at does not matter.
+# Tokens between two judgements of a text, whenever its row is looked at.
 TOKENS_PER_JUDGEMENT = 16
 # A step captured in a CUDA graph looks at whole blocks of keys, or every length would need its own.
 KEYS_PER_BLOCK = 64
@@ -331,9 +331,11 @@ class Search:
         """Take the windows that are done out of their slots."""
         state = self._state
         ended, lengths = torch.stack([state.ended[:n].long(), state.lengths[:n]]).tolist()
-        is_done = [self._gives_up(slot, lengths) or ended[slot] for slot in range(n)]
+        for slot in range(n):
+            if (cut := self._hopeless_at(slot, lengths[slot])) is not None:
+                ended[slot], lengths[slot] = True, cut
         self._lengths = lengths
-        done = [slot for slot in range(n) if is_done[slot] and self._jobs[slot] is not None]
+        done = [slot for slot in range(n) if ended[slot] and self._jobs[slot] is not None]
         if not done:
             return []
         rows = torch.tensor(done, device=self.model.device)
@@ -365,18 +367,16 @@ class Search:
             hypotheses.append((job.ticket, hypothesis))
         return hypotheses
 
-    def _gives_up(self, slot: int, lengths: list[int]) -> bool:
-        """Return whether a slot's text has become hopeless; then its length is where it did."""
-        job, stop = self._jobs[slot], lengths[slot] + 1
+    def _hopeless_at(self, slot: int, length: int) -> int | None:
+        """Return the length at which a slot's text has become hopeless, if it has."""
+        job = self._jobs[slot]
         if job is None or job.hopeless is None:
-            return False
+            return None
         first, every = len(job.prompt), TOKENS_PER_JUDGEMENT
-        n_judged = self._lengths[slot] + 1 - first
-        for n_tokens in range(n_judged + every - n_judged % every, stop - first + 1, every):
-            if job.hopeless(self._state.tokens[slot, first : first + n_tokens].tolist()):
-                lengths[slot] = first + n_tokens - 1
-                return True
-        return False
+        n_before, n_now = (last + 1 - first for last in (self._lengths[slot], length))
+        stops = range(n_before + every - n_before % every, n_now + 1, every)
+        texts = ((n, self._state.tokens[slot, first : first + n].tolist()) for n in stops)
+        return next((first + n - 1 for n, text in texts if job.hopeless(text)), None)
 
     def _close_ranks(self) -> None:
         """Move the last windows into slots that are done: the slots in use are the first ones."""

@@ -96,9 +96,10 @@ class Transcriber(WindowDecoder):
             ValueError: the draft does not fit the model, or the backend not the hardware.
         """
         hardware = hardware or Hardware()
+        device, is_auto = hardware.pick_device(), hardware.dtype == "auto"
         by_openvino = hardware.pick_backend(has_draft=draft is not None) == "openvino"
         dtype = torch.float32 if by_openvino else hardware.pick_dtype()
-        load = partial(load_checkpoint, device=hardware.pick_device(), dtype=dtype)
+        load = partial(load_checkpoint, device=device, dtype=dtype)
         folder = resolve_model(name)
         checkpoint = load(folder)
         drafting = None if draft is None else load(resolve_model(draft))
@@ -107,14 +108,13 @@ class Transcriber(WindowDecoder):
         tokenizer = Tokenizer.from_json(checkpoint.files.tokenizer_json, where=folder)
         made = cls(checkpoint, tokenizer, settings or DecodingSettings(), drafting)
         made.warn_of_prompts()
-        has_time = hardware.dtype != "auto" or hardware.pick_device().type != "cpu"
         for loaded in filter(None, (checkpoint, drafting)):
-            loaded.model.encoder.thins_silence = by_openvino or not has_time
+            loaded.model.encoder.thins_silence = by_openvino or (is_auto and device.type == "cpu")
             if by_openvino:
                 accelerate(
                     loaded.model,
                     precision=hardware.pick_dtype(),
-                    may_round=hardware.dtype == "auto" and draft is None,
+                    may_round=is_auto and draft is None,
                     folder=loaded.folder,
                 )
             elif can_pack(loaded.model):

@@ -11,7 +11,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import chain, groupby
 from typing import Generic, TypeAlias, TypeVar
 
@@ -87,8 +87,7 @@ class WindowRequest:
     previous_ids: tuple[int, ...] = ()  # start-of-prev and the text before, or nothing
     temperature: float = 0.0
     seed: int = 0
-    # Whether a text that begins with these tokens will be of no use, however it goes on
-    hopeless: Callable[["WindowRequest", Sequence[int]], bool] | None = None
+    hopeless: Callable[[Sequence[int]], bool] | None = None  # as of a Job
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,7 +254,7 @@ class WindowDecoder:
             request.seed,
             window.kept,
             None if self.draft is None else window.states[self.draft.model.encoder],
-            request.hopeless and partial(request.hopeless, request),
+            request.hopeless,
         )
 
     def _prompt(self, request: WindowRequest) -> tuple[int, ...]:

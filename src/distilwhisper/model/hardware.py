@@ -28,8 +28,8 @@ class Hardware(Checked):
     GPU and float32 on a CPU. Training takes float32 instead of float16."""
     backend: Backend = "auto"
     """What decodes: torch, or on a CPU OpenVINO (extra openvino), its decoder's weights in int8.
-    auto: OpenVINO where it is installed, the CPU has AVX2 or multiplies bfloat16, and no dtype is
-    asked for, nor a draft beside bfloat16; else torch. Training is torch's."""
+    auto: OpenVINO where it is installed and the CPU has AVX2 or multiplies bfloat16; torch where a
+    dtype is asked for, where a model drafts in bfloat16, and elsewhere. Training is torch's."""
 
     def pick_device(self) -> "torch.device":
         """Return the device asked for.

@@ -72,7 +72,7 @@ def accelerate(
     Args:
         model: in float32 on the CPU; its weights must not change afterwards.
         precision: of the products; float32, or bfloat16 where the CPU multiplies it.
-        may_round: to int8 all the same, where the CPU multiplies that (AVX-512 VNNI).
+        may_round: products to int8, even in float32, where the CPU has AVX-512 VNNI.
         folder: where the weights were read from; the graphs compiled from it are kept for the next
             time. None: nothing is kept.
 
